@@ -1,0 +1,1 @@
+"""Cockpit: the operator's command line, screens, supervision and planning."""

@@ -1,0 +1,281 @@
+"""A metric over steps or time: append-only numbers with a min/max pyramid, so that a chart costs O(columns).
+
+Every sixteen values are summed up as their smallest and largest, and every sixteen of those again. A column of a chart
+reads at most a few dozen numbers however long the run is, and never misses a spike. Non-finite values (NaN and the
+infinities) take no part in extents: they are gaps that carry a mark. A value that could not be measured (`None`) is
+neither: it is simply not there.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+FAN = 16
+_INF = math.inf
+
+Column: TypeAlias = "tuple[float, float, bool] | None"
+"""Smallest and largest finite value (both NaN when there is none), and whether a non-finite one is there; None: no value."""
+
+
+class Series:
+    """Points (x, y) in order of x. `x` and `y` may be shared, append-only arrays that somebody else fills.
+
+    Args:
+        x: positions, finite.
+        y: values; NaN and infinities are kept.
+        absent: indexes at which y was not measurable (its NaN there means nothing).
+    """
+
+    def __init__(
+        self, x: array[float] | None = None, y: array[float] | None = None, absent: array[int] | None = None
+    ) -> None:
+        self._x_in: array[float] = array("d") if x is None else x
+        self._y_in: array[float] = array("d") if y is None else y
+        self._absent_in: array[int] = array("q") if absent is None else absent
+        self._x, self._y, self._absent = self._x_in, self._y_in, self._absent_in
+        self._sorted_copy = False
+        self._checked = 0
+        self._reset_index()
+        self._smoothed: dict[float, tuple[Series, _Average]] = {}
+
+    def append(self, x: float, y: float | None) -> None:
+        """Add one point; a position that is not finite is refused silently, as it could be drawn nowhere."""
+        if not math.isfinite(x):
+            return
+        if y is None:
+            self._absent_in.append(len(self._y_in))
+            y = math.nan
+        self._x_in.append(x)
+        self._y_in.append(y)
+
+    def extend(self, points: Iterable[tuple[float, float | None]]) -> None:
+        """Append many points."""
+        for x, y in points:
+            self.append(x, y)
+
+    def __len__(self) -> int:
+        return min(len(self._x_in), len(self._y_in))
+
+    @property
+    def x(self) -> array[float]:
+        """Positions, in order."""
+        self._settle()
+        return self._x
+
+    @property
+    def y(self) -> array[float]:
+        """Values at those positions; NaN where non-finite or absent."""
+        self._settle()
+        return self._y
+
+    @property
+    def bad(self) -> array[int]:
+        """Indexes of non-finite values that were measured."""
+        self._settle()
+        return self._bad
+
+    @property
+    def absent(self) -> array[int]:
+        """Indexes of values that were not measurable."""
+        self._settle()
+        return self._absent
+
+    def is_absent(self, index: int) -> bool:
+        """Whether the value at `index` was not measurable."""
+        absent = self.absent
+        at = bisect_left(absent, index)
+        return at < len(absent) and absent[at] == index
+
+    def last(self, upto: int | None = None) -> float | None:
+        """The newest measured value before index `upto` (NaN is a value), or None."""
+        y = self.y
+        for index in range(min(len(y), len(self)) - 1 if upto is None else min(upto, len(y)) - 1, -1, -1):
+            if not self.is_absent(index):
+                return y[index]
+        return None
+
+    def at(self, x: float) -> tuple[float, float] | None:
+        """The measured point at `x`, or the nearest one before it."""
+        index = bisect_right(self.x, x) - 1
+        while index >= 0 and self.is_absent(index):
+            index -= 1
+        return None if index < 0 else (self._x[index], self._y[index])
+
+    def extent(self, x0: float = -_INF, x1: float = _INF, upto: int | None = None) -> tuple[float, float] | None:
+        """Smallest and largest finite y with x0 ≤ x ≤ x1, or None."""
+        x = self.x
+        n = self._limit(upto)
+        lo, hi = self._range(bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n))
+        return None if lo > hi else (lo, hi)
+
+    def envelope(self, x0: float, x1: float, columns: int, upto: int | None = None) -> list[Column]:
+        """The extents of `columns` equal parts of [x0, x1]; the last part includes x1.
+
+        Args:
+            x0: left edge.
+            x1: right edge, larger than x0.
+            columns: number of parts.
+            upto: use only the first `upto` points.
+        """
+        x = self.x
+        n = self._limit(upto)
+        width = (x1 - x0) / columns
+        result: list[Column] = []
+        start = bisect_left(x, x0, 0, n)
+        for column in range(columns):
+            if column == columns - 1:
+                stop = bisect_right(x, x1, start, n)
+            else:
+                stop = bisect_left(x, x0 + (column + 1) * width, start, n)
+            result.append(self._column(start, stop))
+            start = stop
+        return result
+
+    def ema(self, alpha: float) -> Series:
+        """The debiased exponential moving average, s ← alpha·s + (1-alpha)·y divided by 1-alphaⁿ (as Adam's moments).
+
+        It is computed for new points only. A non-finite value leaves the average as it was and is a gap in it.
+        """
+        if alpha not in self._smoothed:
+            self._smoothed[alpha] = (Series(absent=self._absent), _Average(alpha))
+        smooth, average = self._smoothed[alpha]
+        x, y = self.x, self.y
+        for index in range(len(smooth._y_in), self._limit(None)):
+            smooth._x_in.append(x[index])
+            smooth._y_in.append(average.add(y[index]))
+        return smooth
+
+    def _limit(self, upto: int | None) -> int:
+        n = min(len(self._x), len(self._y))
+        return n if upto is None else max(0, min(n, upto))
+
+    def _column(self, start: int, stop: int) -> Column:
+        if start >= stop:
+            return None
+        bad = self._bad
+        marked = bool(bad) and bisect_left(bad, start) < bisect_left(bad, stop)
+        lo, hi = self._range(start, stop)
+        if lo > hi:
+            return (math.nan, math.nan, True) if marked else None
+        return (lo, hi, marked)
+
+    def _range(self, start: int, stop: int) -> tuple[float, float]:
+        """Extent of y[start:stop]; (inf, -inf) when nothing there is finite."""
+        lo, hi = _INF, -_INF
+        lows: Sequence[float] = self._y
+        highs: Sequence[float] = self._y
+        level = 0
+        while start < stop:
+            parents = len(self._low[level]) if level < len(self._low) else 0
+            first, last = -(-start // FAN), min(stop // FAN, parents)
+            pieces = ((start, stop),) if first >= last else ((start, first * FAN), (last * FAN, stop))
+            for a, b in pieces:
+                if a < b:
+                    low, high = _extent(lows[a:b]) if level == 0 else (min(lows[a:b]), max(highs[a:b]))
+                    lo, hi = min(lo, low), max(hi, high)
+            if first >= last:
+                break
+            lows, highs = self._low[level], self._high[level]
+            start, stop, level = first, last, level + 1
+        return lo, hi
+
+    def _reset_index(self) -> None:
+        self._low: list[array[float]] = []
+        self._high: list[array[float]] = []
+        self._bad: array[int] = array("q")
+        self._seen = 0
+
+    def _settle(self) -> None:
+        """Bring order, gaps and the pyramid up to the newest point."""
+        n = len(self)
+        if n == self._checked:
+            return
+        x = self._x_in
+        last = x[self._checked - 1] if self._checked else -_INF
+        ordered = True
+        for value in x[self._checked : n]:
+            if value < last:
+                ordered = False
+                break
+            last = value
+        if self._sorted_copy or not ordered:
+            self._sort(n)
+        self._checked = n
+        self._index(n)
+
+    def _sort(self, n: int) -> None:
+        """Positions went back (a clock was set): work on a sorted copy from now on."""
+        order = sorted(range(n), key=self._x_in.__getitem__)
+        absent = set(self._absent_in)
+        self._x = array("d", (self._x_in[i] for i in order))
+        self._y = array("d", (self._y_in[i] for i in order))
+        self._absent = array("q", (new for new, old in enumerate(order) if old in absent))
+        self._sorted_copy = True
+        self._smoothed.clear()
+        self._reset_index()
+
+    def _index(self, n: int) -> None:
+        y, absent = self._y, self._absent
+        if self._seen < n:
+            fresh = y[self._seen : n]
+            total = sum(fresh)
+            if total - total != 0.0:  # a non-finite value is among them (or the sum overflowed)
+                skip = set(absent[bisect_left(absent, self._seen) :])
+                bad = (i for i, v in enumerate(fresh, self._seen) if not math.isfinite(v) and i not in skip)
+                self._bad.extend(bad)
+        self._seen = n
+        lows: Sequence[float] = y
+        highs: Sequence[float] = y
+        size, level = n, 0
+        while size >= FAN:
+            if level == len(self._low):
+                self._low.append(array("d"))
+                self._high.append(array("d"))
+            low, high = self._low[level], self._high[level]
+            for block in range(len(low), size // FAN):
+                at = block * FAN
+                if level == 0:
+                    a, b = _extent(lows[at : at + FAN])
+                else:
+                    a, b = min(lows[at : at + FAN]), max(highs[at : at + FAN])
+                low.append(a)
+                high.append(b)
+            lows, highs, size, level = low, high, len(low), level + 1
+
+
+class _Average:
+    """Running state of one debiased exponential moving average."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+        self.sum = 0.0
+        self.weight = 0.0
+
+    def add(self, value: float) -> float:
+        if not math.isfinite(value):
+            return math.nan
+        self.sum = self.alpha * self.sum + (1.0 - self.alpha) * value
+        self.weight = self.alpha * self.weight + (1.0 - self.alpha)
+        return self.sum / self.weight
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    total = sum(values)
+    if total - total == 0.0:
+        return (min(values), max(values)) if values else (_INF, -_INF)
+    finite = [v for v in values if math.isfinite(v)]
+    return (min(finite), max(finite)) if finite else (_INF, -_INF)
+
+
+def joined(parts: Iterable[Series]) -> Series:
+    """One series of the points of several, in order of x (equal positions in the order of the parts)."""
+    whole = Series()
+    for part in parts:
+        absent = set(part.absent)
+        for index, (x, y) in enumerate(zip(part.x, part.y, strict=False)):
+            whole.append(x, None if index in absent else y)
+    return whole

@@ -1,0 +1,111 @@
+"""Requests to a running engine: small numbered files, renamed into the run's `control/` folder.
+
+The engine's rank 0 reads them at step boundaries and answers each with a `control_applied` event; the supervisor
+answers those that no engine will take. A file is moved to `control/done/` when it is taken, so that none acts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.run_dir import fsync_folder
+
+VERBS = (
+    "stop",
+    "stop-after-checkpoint",
+    "checkpoint",
+    "evaluate",
+    "sample",
+    "pause",
+    "continue",
+    "learning-rate",
+    "max-steps",
+)
+STOP_VERBS = ("stop", "stop-after-checkpoint")
+_NAME = re.compile(r"^(\d{6,})-([a-z-]+)\.json$")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. `value` belongs to learning-rate (a positive number) and max-steps (a step)."""
+
+    number: int
+    verb: str
+    value: float | None = None
+    by: str = "operator"
+    file: str = ""
+
+
+def put_request(control: Path, verb: str, value: float | None = None, by: str = "operator") -> Request:
+    """Leave a request for the run.
+
+    Raises:
+        ValueError: not a verb, or a value where none belongs (or none where one does).
+        OSError: the folder cannot be written.
+    """
+    if verb not in VERBS:
+        raise ValueError(f"control verb — got {verb!r}; allowed {', '.join(VERBS)}")
+    if (value is not None) != (verb in {"learning-rate", "max-steps"}):
+        raise ValueError(f"{verb} {'takes no' if value is not None else 'needs a'} value")
+    control.mkdir(exist_ok=True)
+    data = json.dumps({"verb": verb, "value": value, "by": by}).encode()
+    temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    temporary.write_bytes(data)
+    number = _highest(control) + 1
+    try:
+        while True:
+            name = f"{number:06d}-{verb}.json"
+            try:
+                # A link, not a rename: two requests of one moment must not overwrite each other's number.
+                os.link(temporary, control / f"{number:06d}.claim")
+            except FileExistsError:
+                number += 1
+                continue
+            temporary.rename(control / name)
+            fsync_folder(control)
+            return Request(number, verb, value, by, name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pending(control: Path) -> list[Request]:
+    """Requests not yet taken, oldest first. Unreadable or foreign files are ignored."""
+    requests: list[Request] = []
+    try:
+        names = os.listdir(control)
+    except OSError:
+        return requests
+    for name in names:
+        match = _NAME.match(name)
+        if match and match[2] in VERBS:
+            with suppress(OSError, ValueError, TypeError, AttributeError):
+                raw = (control / name).read_bytes()[:4096]
+                body = json.loads(raw)
+                value = body.get("value")
+                number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+                requests.append(Request(int(match[1]), match[2], number, str(body.get("by", "operator"))[:80], name))
+    return sorted(requests, key=lambda request: request.number)
+
+
+def take(control: Path, request: Request) -> bool:
+    """Move a request out of the way; False when somebody else was quicker."""
+    done = control / "done"
+    done.mkdir(exist_ok=True)
+    try:
+        (control / request.file).rename(done / request.file)
+    except OSError:
+        return False
+    return True
+
+
+def _highest(control: Path) -> int:
+    numbers = [0]
+    for folder in (control, control / "done"):
+        with suppress(OSError):
+            numbers += [int(name[:6]) for name in os.listdir(folder) if name[:6].isdigit()]
+    return max(numbers)

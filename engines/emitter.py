@@ -1,0 +1,239 @@
+"""Writing events: one `os.write` of one whole line to the journal, and a copy into the live pipe.
+
+The journal is the truth: `emit` returns when the record is in it. The pipe is only for the screens' eyes and is never
+waited for. When the journal cannot be written (disk full), training goes on: lifecycle records wait in a bounded ring,
+measurements are dropped and counted, and a `gap` record follows when the disk takes records again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from engines.events import METRIC_KINDS, Event, Gap, WriterOpened, encode_record, kind_of
+from engines.identity import Identity
+
+PIPE_RECORD_BYTES = 4096
+RING_RECORDS = 10_000
+RING_BYTES = 4 * 1024 * 1024
+MAX_LINE_BYTES = 65_536
+SYNC_INTERVAL_S = 2.0
+DURABLE_KINDS = frozenset(
+    {
+        "run_started",
+        "run_ended",
+        "attempt_started",
+        "attempt_ended",
+        "stage_succeeded",
+        "stage_failed",
+        "checkpoint_committed",
+        "artifact_committed",
+        "guard_tripped",
+    }
+)
+
+
+def wall_clock_s() -> float:
+    """Unix seconds: the one place that reads the wall clock for records."""
+    return time.time()  # noqa: TID251
+
+
+class EventWriter:
+    """One writer of a run's journal. Thread-safe; refuses to be used after a fork.
+
+    Args:
+        journal: the file to append to; made if missing.
+        fifo: the run's live pipe, or None.
+        role: supervisor, engine or sampler.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        fifo: Path | None,
+        *,
+        role: str,
+        stage: str | None = None,
+        attempt: int | None = None,
+        rank: int = 0,
+    ) -> None:
+        self.writer = f"{role[0]}{secrets.token_hex(5)}"
+        self.seq = 0
+        self.lost = 0
+        self._journal_path = journal
+        self._fifo_path = fifo
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._fd: int | None = None
+        self._pipe: int | None = None
+        self._torn = False
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._lost_reason = ""
+        self._unsynced = False
+        self._closed = threading.Event()
+        self._open_journal()
+        self._open_pipe()
+        own = Identity.own()
+        self.emit(
+            WriterOpened(
+                role=role,
+                host=socket.gethostname(),
+                boot_id=own.boot_id,
+                pid=own.pid,
+                start_time=own.start_time,
+                stage=stage,
+                attempt=attempt,
+                rank=rank,
+            )
+        )
+        threading.Thread(target=self._sync_now_and_then, name="journal-sync", daemon=True).start()
+
+    def emit(self, event: Event) -> int:
+        """Append one record; returns its sequence number. Never raises for a disk that is full or slow.
+
+        Raises:
+            RuntimeError: called in a forked child, which would mix two processes under one writer.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("events are emitted by the process that opened the writer, not by its forks")
+        with self._lock:
+            caught_up = self._flush_waiting()  # first: its `gap` takes the sequence number before ours
+            seq = self.seq
+            self.seq += 1
+            record = self._encode(event, seq)
+            if caught_up and self._append(record):
+                self._unsynced = True
+            else:
+                self._put_aside(event, record)
+            self._send(record)
+        if kind_of(event) in DURABLE_KINDS:
+            self.sync()
+        return seq
+
+    def sync(self) -> None:
+        """Ask the disk to keep what is written; a disk that cannot is not the training's problem."""
+        with self._lock:
+            fd, self._unsynced = self._fd, False
+        if fd is not None:
+            with suppress(OSError):
+                os.fdatasync(fd)
+
+    def retry_waiting(self) -> bool:
+        """Write what a full disk kept back; True when nothing waits any more."""
+        with self._lock:
+            return self._flush_waiting()
+
+    def close(self) -> None:
+        self._closed.set()
+        self.retry_waiting()
+        self.sync()
+        with self._lock:
+            for fd in (self._fd, self._pipe):
+                if fd is not None:
+                    os.close(fd)
+            self._fd = self._pipe = None
+
+    def _encode(self, event: Event, seq: int) -> bytes:
+        record = encode_record(event, writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
+        limit = MAX_LINE_BYTES
+        while len(record) > limit:  # cut the longest text; a record is never split
+            event = _shortened(event, len(record) - limit)
+            record = encode_record(event, writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
+        return record
+
+    def _open_journal(self) -> None:
+        try:
+            self._fd = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._lost_reason = error.strerror or str(error)
+            return
+        # A former writer may have died inside a record, or been cut short by a full disk: start on a line of our own.
+        with suppress(OSError), self._journal_path.open("rb") as journal:
+            size = journal.seek(0, os.SEEK_END)
+            if size:
+                journal.seek(size - 1)
+                self._torn = journal.read(1) != b"\n"
+
+    def _open_pipe(self) -> None:
+        if self._fifo_path is None:
+            return
+        with suppress(OSError):  # a file system without pipes: screens follow the journal alone
+            # Read and write: there is always a reader (us), so nobody's death is ever a broken pipe here.
+            self._pipe = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _append(self, record: bytes) -> bool:
+        if self._fd is None:
+            self._open_journal()
+            if self._fd is None:
+                return False
+        line = b"\n" + record if self._torn else record
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            self._lost_reason = error.strerror or str(error)
+            return False
+        self._torn = written < len(line)
+        if self._torn:
+            self._lost_reason = "short write"
+            return False
+        return True
+
+    def _flush_waiting(self) -> bool:
+        if not self._waiting and not self.lost:
+            return True
+        while self._waiting:
+            if not self._append(self._waiting[0]):
+                return False
+            self._waiting_bytes -= len(self._waiting.popleft())
+        seq, lost, reason = self.seq, self.lost, self._lost_reason
+        if lost:
+            gap = encode_record(Gap(lost=lost, reason=reason), writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
+            if not self._append(gap):
+                return False
+            self._send(gap)
+            self.seq += 1
+            self.lost = 0
+        return True
+
+    def _put_aside(self, event: Event, record: bytes) -> None:
+        if kind_of(event) in METRIC_KINDS:
+            self.lost += 1
+            return
+        self._waiting.append(record)
+        self._waiting_bytes += len(record)
+        while len(self._waiting) > RING_RECORDS or self._waiting_bytes > RING_BYTES:
+            self._waiting_bytes -= len(self._waiting.popleft())
+            self.lost += 1
+
+    def _send(self, record: bytes) -> None:
+        if self._pipe is not None and len(record) <= PIPE_RECORD_BYTES:
+            with suppress(OSError):  # full: nobody reads fast enough; the journal has it
+                os.write(self._pipe, record)
+
+    def _sync_now_and_then(self) -> None:
+        while not self._closed.wait(SYNC_INTERVAL_S):
+            if self._waiting or self.lost:
+                self.retry_waiting()
+            if self._unsynced:
+                self.sync()
+
+
+def _shortened(event: Event, excess_bytes: int) -> Event:
+    """The same event with its longest text cut, so that the record fits; what was cut is said."""
+    import msgspec
+
+    texts = {name: value for name in event.__struct_fields__ if isinstance(value := getattr(event, name), str)}
+    longest = max(texts, key=lambda name: len(texts[name]), default="")
+    if not longest or len(texts[longest]) < 64:
+        containers = {name: [] if isinstance(getattr(event, name), list) else {} for name in event.__struct_fields__ if isinstance(getattr(event, name), list | dict)}
+        return msgspec.structs.replace(event, **containers)
+    text = texts[longest]
+    keep = max(16, len(text) - excess_bytes - 64) if text.isascii() else max(16, len(text) // 2)
+    return msgspec.structs.replace(event, **{longest: text[:keep] + " [cut]"})

@@ -1,0 +1,426 @@
+"""The events of a run's journal: what they mean, in which units, and their form on the wire.
+
+A record is one JSON object on one line. It begins `{"v":1,"w":"<writer>","seq":<n>,"t":<Unix s>,"m":<monotonic s>,` and
+goes on with the event: `"k":"<kind>"` and its fields. Units are in names: `_s` seconds, `_bytes` bytes. Losses are mean
+nats per loss token. JSON has no word for NaN and the infinities, so they are the strings "NaN", "Infinity" and
+"-Infinity"; null means "not measurable" and is never zero. A field with a default may be left out when it has that value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import msgspec
+
+VERSION = 1
+RECORD_START = b'{"v":1,"w":"'
+MAX_RECORD_BYTES = 65_536
+_NONFINITE = {"NaN", "Infinity", "-Infinity"}
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="k", omit_defaults=True):
+    """One fact. The five header fields are filled in when a record is read; a writer leaves them alone."""
+
+    v: int = 0
+    w: str = ""
+    seq: int = -1
+    t: float = 0.0
+    m: float = 0.0
+
+
+class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
+    """The first record of every writer: which process it is. Role: supervisor, engine or sampler."""
+
+    role: str
+    host: str
+    boot_id: str
+    pid: int
+    start_time: int
+    stage: str | None = None
+    attempt: int | None = None
+    rank: int = 0
+
+
+class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
+    """A supervisor took the run up: at launch, at an operator's resume, or by adopting it after a supervisor's death."""
+
+    run: str
+    recipe: str
+    reason: str
+    """launch, resume or adopt"""
+    stages: list[str]
+    kinds: list[str]
+    redo: list[str] = []
+    """stages that an operator asked to do again (with what depends on them)"""
+    only: list[str] = []
+    """stages to run, when not all of them"""
+    checkpoint: int | None = None
+    """step that an operator's resume goes back to"""
+    checkpoint_stage: str | None = None
+    parent: str | None = None
+
+
+class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
+    """The run reached an end. State: succeeded, failed, stopped or refused."""
+
+    state: str
+    reason: str = ""
+
+
+class StageStarted(Event, frozen=True, kw_only=True, tag="stage_started"):
+    stage: str
+    kind: str
+    attempt: int = 1
+    steps: int | None = None
+    """optimizer steps planned, when known"""
+
+
+class StageSucceeded(Event, frozen=True, kw_only=True, tag="stage_succeeded"):
+    """Written by the engine after its out/ was renamed into place."""
+
+    stage: str
+    attempt: int
+    fingerprint: str
+    manifest_sha256: str
+    metrics: dict[str, float | None] = {}
+
+
+class StageFailed(Event, frozen=True, kw_only=True, tag="stage_failed"):
+    """Written by the supervisor when no attempt is left, or by a gate's refusal (`refused`)."""
+
+    stage: str
+    reason: str
+    refused: bool = False
+
+
+class StageSkipped(Event, frozen=True, kw_only=True, tag="stage_skipped"):
+    """The stage is already done (its fingerprint and manifest hold) or is not asked for."""
+
+    stage: str
+    reason: str
+
+
+class ResumedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """The checkpoint an attempt goes on from; `sha256` is that of the checkpoint's manifest."""
+
+    attempt: int
+    step: int
+    sha256: str
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
+    """Written by the engine: one process begins one attempt."""
+
+    stage: str
+    kind: str
+    attempt: int
+    resumed_from: ResumedFrom | None = None
+    total_steps: int | None = None
+    learning_rate_scale: float = 1.0
+    pid: int = 0
+
+
+class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
+    """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
+
+    Reasons: succeeded, stopped, guard, error, out_of_memory, refused, killed, died, unknown. `exit` is the exit status,
+    negative for a signal, null when it cannot be known (an adopted engine is nobody's child).
+    """
+
+    stage: str
+    attempt: int
+    reason: str
+    exit: int | None = None
+    detail: str = ""
+    step: int | None = None
+
+
+class Phase(Event, frozen=True, kw_only=True, tag="phase"):
+    """A named part of an attempt that has no steps: importing, loading, tokenizing, first step, saving, …"""
+
+    stage: str
+    attempt: int
+    name: str
+
+
+class Progress(Event, frozen=True, kw_only=True, tag="progress"):
+    """Work done of work in all, in a unit (files, tokens, tensors, positions, …)."""
+
+    stage: str
+    attempt: int
+    done: float
+    total: float | None
+    unit: str
+
+
+class StepsPlanned(Event, frozen=True, kw_only=True, tag="steps_planned"):
+    """How many optimizer steps the attempt will have, once the engine knows."""
+
+    stage: str
+    attempt: int
+    total_steps: int
+
+
+class Step(Event, frozen=True, kw_only=True, tag="step"):
+    """One optimizer step (or, when a guard tripped on it, the step that was refused).
+
+    `loss`: mean nats per loss token over the accumulation window and all ranks. `learning_rate`: the one this step used.
+    `grad_norm`: L2, before clipping. `tokens`: real (unpadded) tokens of all ranks, cumulative over the stage's lineage;
+    `loss_tokens`: those the loss counts, cumulative. `step_s`: the whole step; `data_wait_s`: the part spent waiting for data.
+    """
+
+    stage: str
+    attempt: int
+    step: int
+    epoch: float
+    loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens: int
+    loss_tokens: int
+    step_s: float
+    data_wait_s: float | None = None
+    metrics: dict[str, float | None] = {}
+
+
+class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
+    """Loss and perplexity on held-out data, weighted by tokens. Protocol names how they were computed."""
+
+    stage: str
+    attempt: int
+    step: int | None
+    loss: float | None
+    perplexity: float | None
+    tokens: int
+    protocol: str
+    metrics: dict[str, float | None] = {}
+
+
+class SampledText(Event, frozen=True, kw_only=True, tag="sampled_text"):
+    """Greedy text of the model: hostile until rendered safe. `expected` is the held-out answer, when there is one."""
+
+    stage: str
+    attempt: int
+    step: int | None
+    prompt: str
+    text: str
+    expected: str | None = None
+
+
+class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_committed"):
+    """A checkpoint was renamed into place. `path` is relative to the run directory; `sha256` is its manifest's."""
+
+    stage: str
+    attempt: int
+    step: int
+    path: str
+    sha256: str
+    healthy: bool
+    best: bool = False
+    bytes: int = 0
+    loss: float | None = None
+
+
+class CheckpointRemoved(Event, frozen=True, kw_only=True, tag="checkpoint_removed"):
+    stage: str
+    attempt: int
+    step: int
+    path: str
+    sha256: str
+    healthy: bool = True
+    best: bool = False
+
+
+class ArtifactCommitted(Event, frozen=True, kw_only=True, tag="artifact_committed"):
+    """A file or folder for use. `path` is relative to the run directory; `parents` are the SHA-256 it was made from."""
+
+    stage: str
+    attempt: int
+    name: str
+    kind: str
+    path: str
+    bytes: int
+    sha256: str
+    parents: list[str] = []
+
+
+class GuardTripped(Event, frozen=True, kw_only=True, tag="guard_tripped"):
+    """The engine refused to apply a step. `value` is what was seen, `limit` what was allowed (null: any finite number)."""
+
+    stage: str
+    attempt: int
+    guard: str
+    step: int
+    value: float | None
+    limit: float | None
+
+
+class GateChecked(Event, frozen=True, kw_only=True, tag="gate_checked"):
+    """Result: pass, fail or not_measured (which never passes)."""
+
+    stage: str
+    metric: str
+    op: str
+    limit: float
+    value: float | None
+    result: str
+    stretch: float | None = None
+    stretch_met: bool | None = None
+
+
+class ControlApplied(Event, frozen=True, kw_only=True, tag="control_applied"):
+    """A request from `control/` was taken. `by` is the engine or the supervisor; `effect` says what came of it."""
+
+    request: str
+    by: str
+    effect: str
+    step: int | None = None
+    stage: str | None = None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One accelerator; null is "not reported". On a unified-memory machine its memory is the machine's."""
+
+    id: int
+    name: str
+    util_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):
+    host: str
+    cpu_percent: float | None
+    ram_total_bytes: int | None
+    ram_available_bytes: int | None
+    engine_rss_bytes: int | None
+    unified: bool
+    devices: list[Device]
+    stage: str | None = None
+
+
+class Warned(Event, frozen=True, kw_only=True, tag="warned"):
+    """Something the operator should know; the text may quote data and is hostile until rendered safe."""
+
+    message: str
+    stage: str | None = None
+    attempt: int | None = None
+
+
+class Gap(Event, frozen=True, kw_only=True, tag="gap"):
+    """This writer could not write `lost` records (disk full, say); training went on."""
+
+    lost: int
+    reason: str = ""
+
+
+AnyEvent: TypeAlias = (
+    WriterOpened
+    | RunStarted
+    | RunEnded
+    | StageStarted
+    | StageSucceeded
+    | StageFailed
+    | StageSkipped
+    | AttemptStarted
+    | AttemptEnded
+    | Phase
+    | Progress
+    | StepsPlanned
+    | Step
+    | Evaluated
+    | SampledText
+    | CheckpointCommitted
+    | CheckpointRemoved
+    | ArtifactCommitted
+    | GuardTripped
+    | GateChecked
+    | ControlApplied
+    | MachineSampled
+    | Warned
+    | Gap
+)
+
+METRIC_KINDS = frozenset({"step", "progress", "machine_sampled", "phase", "sampled_text"})
+"""Kinds that may be dropped first when the journal cannot be written; all others are lifecycle."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AnyEvent)
+_raw_decoder = msgspec.json.Decoder()
+_KINDS = frozenset(t.__struct_config__.tag for t in AnyEvent.__args__)
+
+
+class UnreadableRecordError(ValueError):
+    """A line that is not a record (torn, or not JSON, or with fields of the wrong type)."""
+
+
+class UnknownKindError(UnreadableRecordError):
+    """A well-formed record of a kind that this version does not know: skipped and counted."""
+
+
+def kind_of(event: Event) -> str:
+    """The event's kind, as on the wire."""
+    return str(type(event).__struct_config__.tag)
+
+
+def encode_record(event: Event, *, writer: str, seq: int, t: float, m: float) -> bytes:
+    """One complete line, newline included. `t` is Unix seconds, `m` monotonic seconds."""
+    body = _encoder.encode(event)
+    if b"null" in body:  # only None and non-finite floats become null: tell them apart on this rare path
+        body = _encoder.encode(_name_nonfinite(msgspec.to_builtins(event)))
+    head = b'{"v":1,"w":"%s","seq":%d,"t":%.6f,"m":%.6f,' % (writer.encode(), seq, t, m)
+    return head + body[1:] + b"\n"
+
+
+def decode_record(line: bytes) -> AnyEvent:
+    """The event of one line.
+
+    Raises:
+        UnknownKindError: a record of a kind this version does not know.
+        UnreadableRecordError: anything else that is not a record.
+    """
+    try:
+        event = _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        event = _decode_slowly(line)
+    if event.seq < 0 or not event.w:
+        raise UnreadableRecordError("no writer or sequence number")
+    return event
+
+
+def _decode_slowly(line: bytes) -> AnyEvent:
+    try:
+        raw = _raw_decoder.decode(line)
+        if isinstance(raw, dict) and raw.get("k") not in _KINDS and "seq" in raw and "w" in raw:
+            raise UnknownKindError(f"kind {raw.get('k')!r}")
+        return msgspec.convert(_number_nonfinite(raw), AnyEvent)
+    except UnknownKindError:
+        raise
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError, TypeError) as error:
+        raise UnreadableRecordError(str(error)) from error
+
+
+def _name_nonfinite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {key: _name_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_name_nonfinite(item) for item in value]
+    return value
+
+
+_TEXT_FIELDS = frozenset({"message", "text", "prompt", "expected", "detail", "reason", "name", "effect", "request", "by", "path"})
+
+
+def _number_nonfinite(value: Any, key: str = "") -> Any:
+    if isinstance(value, str) and value in _NONFINITE and key not in _TEXT_FIELDS:
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _number_nonfinite(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_number_nonfinite(item, key) for item in value]
+    return value

@@ -1,0 +1,283 @@
+"""The names of the files in a run directory: the only module that knows them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+class RunDirError(Exception):
+    """A run directory cannot be made, read or locked; the message is for the operator."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's directory. Paths only: nothing is read or written by asking for a name."""
+
+    root: Path
+
+    @property
+    def id(self) -> str:
+        return self.root.name
+
+    @property
+    def run_json(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def recipe_toml(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def recipe_json(self) -> Path:
+        return self.root / "recipe.json"
+
+    @property
+    def plan_json(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def journal_parts(self) -> Path:
+        """Journals of ranks above 0 and of other hosts."""
+        return self.root / "journal.d"
+
+    @property
+    def fifo(self) -> Path:
+        return self.root / "live.fifo"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "control"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def exit_json(self) -> Path:
+        return self.root / "exit.json"
+
+    def stage_dir(self, stage: str) -> Path:
+        return self.root / "stages" / stage
+
+    def attempt_dir(self, stage: str, attempt: int) -> Path:
+        return self.stage_dir(stage) / str(attempt)
+
+    def out(self, stage: str) -> Path:
+        return self.stage_dir(stage) / "out"
+
+    def stage_json(self, stage: str, attempt: int) -> Path:
+        return self.attempt_dir(stage, attempt) / "stage.json"
+
+    def console_log(self, stage: str, attempt: int) -> Path:
+        return self.attempt_dir(stage, attempt) / "console.log"
+
+    def engine_lock(self, stage: str, attempt: int) -> Path:
+        return self.attempt_dir(stage, attempt) / "engine.lock"
+
+    def checkpoints(self, stage: str, attempt: int) -> Path:
+        return self.attempt_dir(stage, attempt) / "checkpoints"
+
+    def relative(self, path: Path) -> str:
+        """A path inside the run as journals write it; an absolute one stays absolute."""
+        with suppress(ValueError):
+            return str(path.relative_to(self.root))
+        return str(path)
+
+    def read_run_json(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            RunDirError: it is missing or not JSON.
+        """
+        try:
+            value = json.loads(self.run_json.read_text())
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.root} is not a run directory: run.json: {error}") from error
+        if not isinstance(value, dict):
+            raise RunDirError(f"{self.root} is not a run directory: run.json is not an object")
+        return value
+
+    def require_writable_format(self) -> None:
+        """Refuse to write into a directory that a newer cockpit made.
+
+        Raises:
+            RunDirError: its format is higher than this version's.
+        """
+        found = self.read_run_json().get("format")
+        if not isinstance(found, int) or found > FORMAT:
+            raise RunDirError(
+                f"{self.root}: run.json  format — is newer than this cockpit; got {found}; allowed up to {FORMAT}; "
+                "it can be shown and replayed, but not resumed"
+            )
+
+    def attempts(self, stage: str) -> list[int]:
+        """Attempt numbers that have a folder, ascending."""
+        try:
+            names = [entry.name for entry in os.scandir(self.stage_dir(stage)) if entry.is_dir()]
+        except OSError:
+            return []
+        return sorted(int(name) for name in names if name.isdigit())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a whole file: temporary name, fsync, rename, fsync of the folder. The old file survives any failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create_run_dir(
+    runs_root: Path,
+    *,
+    name: str,
+    recipe: str,
+    recipe_toml: str,
+    recipe_json: dict[str, Any],
+    plan_json: dict[str, Any],
+    version: str,
+    recipe_path: str | None = None,
+    parent: str | None = None,
+) -> RunDir:
+    """Make a run directory whole, or not at all: it is filled under a temporary name and renamed.
+
+    Run ids sort by time and are readable: `20261120-2130-atlas`; a second one of the same minute gets `-2`.
+
+    Raises:
+        RunDirError: the root cannot be written.
+    """
+    os.umask(0o077)
+    try:
+        runs_root.mkdir(parents=True, exist_ok=True)
+        temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
+        temporary.mkdir()
+        draft = RunDir(temporary)
+        for folder in (draft.control, draft.root / "stages", draft.journal_parts):
+            folder.mkdir()
+        draft.journal.touch()
+        os.mkfifo(draft.fifo, 0o600)
+        write_durably(draft.recipe_toml, recipe_toml.encode())
+        write_durably(draft.recipe_json, json.dumps(recipe_json, indent=1).encode())
+        write_durably(draft.plan_json, json.dumps(plan_json, indent=1).encode())
+        stamp = time.strftime("%Y%m%d-%H%M", time.localtime())
+        for run_id in _candidate_ids(f"{stamp}-{name}"):
+            target = runs_root / run_id
+            if target.exists():
+                continue
+            facts = {"format": FORMAT, "id": run_id, "recipe": recipe, "parent": parent, "version": version}
+            facts |= {"recipe_path": recipe_path, "created_t": time.time()}  # noqa: TID251 - a wall-clock fact
+            write_durably(draft.run_json, json.dumps(facts, indent=1).encode())
+            try:
+                temporary.rename(target)
+            except OSError:  # another launch took the name between the look and the rename
+                continue
+            fsync_folder(runs_root)
+            return RunDir(target)
+        raise AssertionError("unreachable: candidate ids are endless")
+    except OSError as error:
+        raise RunDirError(f"cannot make a run directory in {runs_root}: {error.strerror or error}") from error
+
+
+def _candidate_ids(base: str) -> Iterator[str]:
+    yield base
+    number = 1
+    while True:
+        number += 1
+        yield f"{base}-{number}"
+
+
+class Lock:
+    """An flock that says who holds it. It is held by the process *and its forks*, until the last of them ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self, holder: dict[str, Any]) -> bool:
+        """Take the lock without waiting, and write who has it. False when another holds it."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        with suppress(OSError):  # a full disk must not keep a run from being supervised
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(holder).encode(), 0)
+        return True
+
+    def keep_over_exec(self) -> None:
+        """Let the lock survive an exec of this process."""
+        if self._fd is not None:
+            os.set_inheritable(self._fd, True)
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether some process holds the lock now. Taking and dropping it is the only reliable question."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def lock_holder(path: Path) -> dict[str, Any]:
+    """What the last holder wrote of itself; empty when unreadable."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
