@@ -1,0 +1,1 @@
+"""An engine with no model: it drives the same events as a real one."""

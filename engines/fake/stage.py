@@ -1,0 +1,247 @@
+"""The fake engine: a believable training with no model, for demonstrations, tests and screenshots.
+
+Its losses are a pure function of seed and step, so a resumed run shows the very numbers of an uninterrupted one. With
+`COCKPIT_TEST_FAULTS` it serves the kill tests: `{"ack_file": PATH}` stores each acknowledged sequence number in a
+memory-mapped file after `emit` returns, `{"ignore_stop": true}` makes it deaf to requests and SIGTERM,
+`{"orphan": true}` starts a child in a session of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from engines.checkpoints import remove_checkpoint, scan_attempt, which_to_remove
+from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
+from engines.guards import check_step
+from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
+from engines.manifest import commit_folder, write_manifest
+from engines.run_dir import RunDir
+
+TOKENS_PER_STEP = 8192
+
+
+def loss_at(seed: int, step: int) -> float:
+    """The pretended loss of a step: a falling curve with noise, in nats per token."""
+    noise = random.Random(f"{seed}:{step}").gauss(0, 0.05)
+    return 1.2 + 2.6 * math.exp(-step / 60) + noise
+
+
+class _Acknowledged:
+    """The last sequence number whose emit returned, where a kill -9 cannot take it back."""
+
+    def __init__(self, path: str | None) -> None:
+        self._map: mmap.mmap | None = None
+        if path:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            os.ftruncate(fd, 64)
+            self._map = mmap.mmap(fd, 64)
+
+    def store(self, writer: str, seq: int) -> None:
+        if self._map is not None:
+            self._map[:40] = struct.pack("<q32s", seq, writer.encode())
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Pretend to train."""
+    return _FakeTraining(ctx).run()
+
+
+class _FakeTraining:
+    def __init__(self, ctx: StageContext) -> None:
+        self.ctx = ctx
+        self.stage = ctx.stage
+        self.first_step = ctx.resume.step + 1 if ctx.resume else 1
+        self.total_steps = int(ctx.stage.max_steps)
+        self.learning_rate = ctx.stage.learning_rate * ctx.learning_rate_scale
+        self.acknowledged = _Acknowledged(ctx.test_faults.get("ack_file"))
+        self.best: float | None = None
+        self.evaluated: float | None = None
+        self.healthy = True
+
+    def run(self) -> StageResult:
+        ctx = self.ctx
+        if ctx.test_faults.get("ignore_stop"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if ctx.test_faults.get("orphan"):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        ctx.phase("loading")
+        ctx.emit(StepsPlanned(stage=ctx.stage_name, attempt=ctx.attempt, total_steps=self.total_steps))
+        loss = loss_at(self.stage.seed, self.first_step - 1)
+        step = self.first_step - 1
+        while step < self.total_steps:
+            step += 1
+            loss = self._step(step)
+            if self.stage.eval_steps and step % self.stage.eval_steps == 0:
+                self._evaluate(step)
+            saved = step % self.stage.save_steps == 0 or step == self.total_steps
+            if saved:
+                self._save(step)
+            self._obey(step, saved=saved)
+        (ctx.out / "fake.json").write_text(json.dumps({"loss": loss, "steps": self.total_steps}))
+        artifacts = [Artifact(name=ctx.stage_name, kind="report", path="fake.json")]
+        return StageResult(metrics={"loss": loss, "steps": self.total_steps, "tokens": step * TOKENS_PER_STEP}, artifacts=artifacts)
+
+    def _step(self, step: int) -> float:
+        ctx, began_s = self.ctx, time.monotonic()
+        if self.stage.step_s:
+            time.sleep(self.stage.step_s)
+        faulty = ctx.attempt == 1
+        if faulty and step == self.stage.fail_at_step:
+            raise RuntimeError(f"a pretended failure at step {step}")
+        loss = math.nan if faulty and step == self.stage.nan_at_step else loss_at(self.stage.seed, step)
+        grad_norm = 0.4 + 2.0 * math.exp(-step / 40) + 0.1 * abs(loss_at(self.stage.seed + 1, step) - 1.2)
+        share = step / max(1, self.total_steps)
+        event = Step(
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=step,
+            epoch=share,
+            loss=loss,
+            learning_rate=self.learning_rate * min(1.0, step / 10) * (0.1 + 0.45 * (1 + math.cos(math.pi * share))),
+            grad_norm=grad_norm,
+            tokens=step * TOKENS_PER_STEP,
+            loss_tokens=step * TOKENS_PER_STEP,
+            step_s=max(time.monotonic() - began_s, 1e-6),
+            data_wait_s=0.0,
+        )
+        self._emit(event)
+        trip = check_step(loss, grad_norm, self.stage.guards.grad_norm)
+        if trip is not None:
+            self.healthy = False
+            self._emit(
+                GuardTripped(
+                    stage=ctx.stage_name, attempt=ctx.attempt, guard=trip.guard, step=step, value=trip.value, limit=trip.limit
+                )
+            )
+            raise GuardTrippedError(f"{trip.guard} at step {step}")
+        return loss
+
+    def _emit(self, event: Step | GuardTripped | Evaluated | CheckpointCommitted | CheckpointRemoved) -> None:
+        self.acknowledged.store(self.ctx.writer.writer, self.ctx.emit(event))
+
+    def _evaluate(self, step: int) -> None:
+        loss = loss_at(self.stage.seed, step) + 0.08
+        self.evaluated = loss
+        self._emit(
+            Evaluated(
+                stage=self.ctx.stage_name,
+                attempt=self.ctx.attempt,
+                step=step,
+                loss=loss,
+                perplexity=math.exp(loss),
+                tokens=TOKENS_PER_STEP,
+                protocol="fake",
+            )
+        )
+
+    def _save(self, step: int) -> None:
+        ctx = self.ctx
+        best = self.evaluated is not None and (self.best is None or self.evaluated <= self.best)
+        if best:
+            self.best = self.evaluated
+        draft = ctx.checkpoints / f".tmp-step-{step}-{os.getpid()}"
+        draft.mkdir()
+        (draft / "state.bin").write_bytes(random.Random(f"{self.stage.seed}:{step}").randbytes(self.stage.checkpoint_bytes))
+        sha256 = write_manifest(
+            draft,
+            run=ctx.run_id,
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=step,
+            tokens=step * TOKENS_PER_STEP,
+            healthy=self.healthy,
+            best=best,
+            metrics={} if self.evaluated is None else {"eval_loss": self.evaluated},
+        )
+        final = ctx.checkpoints / f"step-{step}"
+        commit_folder(draft, final)
+        self._emit(
+            CheckpointCommitted(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                step=step,
+                path=RunDir(ctx.run_root).relative(final),
+                sha256=sha256,
+                healthy=self.healthy,
+                best=best,
+                bytes=self.stage.checkpoint_bytes,
+                loss=self.evaluated,
+            )
+        )
+        self._rotate()
+
+    def _rotate(self) -> None:
+        complete, _ = scan_attempt(self.ctx.checkpoints)
+        for old in which_to_remove(complete, self.stage.save_total_limit):
+            remove_checkpoint(old)
+            self._emit(
+                CheckpointRemoved(
+                    stage=self.ctx.stage_name,
+                    attempt=self.ctx.attempt,
+                    step=old.step,
+                    path=RunDir(self.ctx.run_root).relative(Path(old.path)),
+                    sha256=old.sha256,
+                    healthy=old.healthy,
+                    best=old.best,
+                )
+            )
+
+    def _obey(self, step: int, *, saved: bool) -> None:
+        if self.ctx.test_faults.get("ignore_stop"):
+            return
+        for request in self.ctx.requests():
+            match request.verb:
+                case "stop":
+                    self.ctx.applied(request, "stopping now", step)
+                    raise StopRequested
+                case "stop-after-checkpoint":
+                    if not saved:
+                        self._save(step)
+                    self.ctx.applied(request, f"stopping after checkpoint step-{step}", step)
+                    raise StopRequested
+                case "checkpoint":
+                    if not saved:
+                        self._save(step)
+                    self.ctx.applied(request, f"checkpoint step-{step}", step)
+                case "evaluate":
+                    self._evaluate(step)
+                    self.ctx.applied(request, "evaluated", step)
+                case "learning-rate" if request.value is not None:
+                    self.learning_rate = request.value
+                    self.ctx.applied(request, f"peak learning rate is now {request.value:g}", step)
+                case "max-steps" if request.value is not None:
+                    self.total_steps = max(step, int(request.value))
+                    self.ctx.emit(
+                        StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=self.total_steps)
+                    )
+                    self.ctx.applied(request, f"the stage ends at step {self.total_steps}", step)
+                case "pause":
+                    self.ctx.applied(request, "paused", step)
+                    self._pause(step)
+                case _:
+                    self.ctx.applied(request, "ignored: a fake engine has no model to do that with", step)
+
+    def _pause(self, step: int) -> None:
+        self.ctx.phase("paused")
+        while True:
+            time.sleep(0.1)
+            for request in self.ctx.requests():
+                if request.verb == "continue":
+                    self.ctx.applied(request, "going on", step)
+                    self.ctx.phase("training")
+                    return
+                if request.verb in {"stop", "stop-after-checkpoint"}:
+                    self._save(step)
+                    self.ctx.applied(request, f"stopping after checkpoint step-{step}", step)
+                    raise StopRequested
+                self.ctx.applied(request, "ignored while paused", step)

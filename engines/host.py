@@ -1,0 +1,387 @@
+"""What every stage's process shares: its context, its journal writer, requests, signals, and the commit of its output.
+
+`python -m engines.run STAGE_JSON` and `python -m exporters.run STAGE_JSON` call `host_main` with their stage functions.
+The life of an attempt: lock, open the journal, `attempt_started`, the stage's own work, `out/` made durable and renamed,
+gates, `stage_succeeded`, `attempt_ended`. Whatever happens is in the journal before the process ends.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn, Protocol
+
+from engines import control
+from engines.emitter import EventWriter
+from engines.events import (
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    ControlApplied,
+    Event,
+    GateChecked,
+    Phase,
+    Progress,
+    ResumedFrom,
+    StageSucceeded,
+    Warned,
+)
+from engines.manifest import commit_folder, write_manifest
+from engines.run_dir import Lock, RunDir
+from recipes.problems import OperatorError
+from recipes.schema import STAGE_TYPES, StageFields
+
+PROGRESS_INTERVAL_S = 0.2
+STAGE_FORMAT = 1
+
+
+class StopRequested(Exception):  # noqa: N818 - an outcome, not an error
+    """The operator asked the stage to stop, and it has."""
+
+
+class GuardTrippedError(Exception):
+    """A guard refused a step; its `guard_tripped` is in the journal already."""
+
+
+class StageFailedError(Exception):
+    """The stage did its work and found the result wrong (a parity that does not hold, say). The text is for operators."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where one of the stage's inputs is.
+
+    `path` is absolute: the finished folder of a stage or what the operator named; None for a hub id.
+    `output` is what it holds, by the words of `accepts`, when a stage made it.
+    """
+
+    field: str
+    origin: Literal["stage", "path", "hub"]
+    name: str
+    path: Path | None
+    output: str | None = None
+    manifest_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that the attempt goes on from; `sha256` is its manifest's."""
+
+    attempt: int
+    step: int
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something in `out/` for use; `path` is relative to it, "." is the whole folder."""
+
+    name: str
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage reports when it is done. Metric names end in their units."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+
+
+class StageFunction(Protocol):
+    """The one function of a stage's module."""
+
+    def __call__(self, ctx: StageContext) -> StageResult: ...
+
+
+@dataclass
+class StageContext:
+    """Everything a stage may know and do."""
+
+    stage: Any
+    inputs: Mapping[str, Input]
+    out: Path
+    work: Path
+    attempt: int
+    resume: ResumePoint | None
+    learning_rate_scale: float
+    checkpoints: Path
+    run_id: str
+    stage_name: str
+    run_root: Path
+    writer: EventWriter
+    test_faults: dict[str, Any] = field(default_factory=dict)
+    _progress_due_s: float = 0.0
+    _signal: int | None = None
+    _signal_answered: bool = False
+    _stop_request: control.Request | None = None
+
+    def emit(self, event: Event) -> int:
+        """Append an event; it is in the journal when this returns."""
+        return self.writer.emit(event)
+
+    def phase(self, name: str) -> None:
+        """Name what the attempt is doing now."""
+        self.emit(Phase(stage=self.stage_name, attempt=self.attempt, name=name))
+
+    def warn(self, message: str) -> None:
+        """Tell the operator something that does not stop the work."""
+        self.emit(Warned(message=message, stage=self.stage_name, attempt=self.attempt))
+
+    def progress(self, done: float, total: float | None, unit: str) -> None:
+        """Report work done, at most five times a second and always the last.
+
+        Raises:
+            StopRequested: the operator asked to stop.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._progress_due_s or (total is not None and done >= total):
+            self._progress_due_s = now_s + PROGRESS_INTERVAL_S
+            self.emit(Progress(stage=self.stage_name, attempt=self.attempt, done=done, total=total, unit=unit))
+            self.check_stop()
+
+    def check_stop(self) -> None:
+        """For stages without checkpoints: end here if a stop was asked for.
+
+        Raises:
+            StopRequested: it was.
+        """
+        for request in self.requests():
+            if request.verb in control.STOP_VERBS:
+                self.applied(request, "stopping; this stage starts afresh when the run is resumed")
+                raise StopRequested
+            self.applied(request, f"ignored: a {self.stage.kind} stage has nothing to {request.verb}")
+
+    def requests(self) -> list[control.Request]:
+        """New requests, oldest first; each is returned once. A termination signal is one of them."""
+        taken = [request for request in control.pending(RunDir(self.run_root).control) if self._take(request)]
+        if self._signal is not None and not self._signal_answered:
+            self._signal_answered = True
+            taken.append(control.Request(0, "stop-after-checkpoint", by=signal.Signals(self._signal).name))
+        return taken
+
+    def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
+        """Acknowledge a request with what came of it."""
+        asked = request.verb if request.value is None else f"{request.verb} {request.value:g}"
+        self.emit(ControlApplied(request=asked, by=request.by, effect=effect, step=step, stage=self.stage_name))
+
+    def _take(self, request: control.Request) -> bool:
+        return control.take(RunDir(self.run_root).control, request)
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Remember a termination signal; it acts at the next step boundary."""
+        self._signal = number
+
+
+def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
+    """The context of an attempt, from its resolved `stage.json`."""
+    spec = json.loads(stage_json.read_text())
+    if spec["format"] > STAGE_FORMAT:
+        raise OperatorError(
+            f"{stage_json}: format — got {spec['format']}; allowed up to {STAGE_FORMAT}",
+            "this interpreter's engines are older than the cockpit: install the same version in both",
+        )
+    run = RunDir(Path(spec["run_root"]))
+    attempt = int(spec["attempt"])
+    fields = spec["stage"]
+    stage: StageFields = STAGE_TYPES[spec["tag"]].model_validate(fields)
+    folder = run.attempt_dir(stage.name, attempt)
+    out, work = folder / "out.tmp", folder / "work"
+    for scratch in (out, work):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    run.checkpoints(stage.name, attempt).mkdir(exist_ok=True)
+    inputs = {
+        name: Input(
+            name, value["origin"], value["name"], Path(value["path"]) if value["path"] else None, value["output"], value["manifest_sha256"]
+        )
+        for name, value in spec["inputs"].items()
+    }
+    resume = spec["resume"]
+    context = StageContext(
+        stage=stage,
+        inputs=inputs,
+        out=out,
+        work=work,
+        attempt=attempt,
+        resume=ResumePoint(resume["attempt"], resume["step"], Path(resume["path"]), resume["sha256"]) if resume else None,
+        learning_rate_scale=float(spec["learning_rate_scale"]),
+        checkpoints=run.checkpoints(stage.name, attempt),
+        run_id=run.id,
+        stage_name=stage.name,
+        run_root=run.root,
+        writer=EventWriter(run.journal, run.fifo, role="engine", stage=stage.name, attempt=attempt),
+        test_faults=_test_faults(),
+    )
+    return context, spec
+
+
+def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
+    """Run one attempt and end the process. The exit status repeats what the journal says: 0 done, 1 not, 3 refused."""
+    os.umask(0o077)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    stage_json = Path(argv[1])
+    lock = Lock(stage_json.parent / "engine.lock")
+    if not lock.acquire({"pid": os.getpid()}):
+        print(f"{stage_json.parent}: another engine works on this attempt", file=sys.stderr)
+        os._exit(2)
+    context, spec = load_context(stage_json)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, context.on_signal)
+    status = _attempt(context, spec, stage_modules)
+    context.writer.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: gloo and some native libraries abort while the interpreter is torn down, after all is done and said.
+    os._exit(status)
+
+
+def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str, str]) -> int:
+    started_s = time.monotonic()
+    resumed = ctx.resume and ResumedFrom(attempt=ctx.resume.attempt, step=ctx.resume.step, sha256=ctx.resume.sha256)
+    ctx.emit(
+        AttemptStarted(
+            stage=ctx.stage_name,
+            kind=ctx.stage.kind,
+            attempt=ctx.attempt,
+            resumed_from=resumed,
+            learning_rate_scale=ctx.learning_rate_scale,
+            pid=os.getpid(),
+        )
+    )
+    try:
+        ctx.phase("importing")
+        run: StageFunction = importlib.import_module(stage_modules[ctx.stage.kind]).run
+        result = run(ctx)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        metrics: dict[str, float | None] = {
+            **result.metrics,
+            "wall_s": time.monotonic() - started_s,
+            "cpu_s": usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
+            "peak_rss_bytes": usage.ru_maxrss * 1024,
+        }
+        refused = _check_gates(ctx, metrics)
+        _commit(ctx, spec, result, metrics, refused=refused)
+        return _ended(ctx, "refused", "a gate said no: " + refused, 3) if refused else _ended(ctx, "succeeded", "", 0)
+    except StopRequested:
+        return _ended(ctx, "stopped", "", 0)
+    except GuardTrippedError as error:
+        return _ended(ctx, "guard", str(error), 1)
+    except OperatorError as error:
+        print(error, error.hint, sep="\n", file=sys.stderr)
+        return _ended(ctx, "error", f"{error} {error.hint}".strip(), 1)
+    except StageFailedError as error:
+        print(error, file=sys.stderr)
+        return _ended(ctx, "error", str(error), 1)
+    except MemoryError as error:
+        traceback.print_exc()
+        return _ended(ctx, "out_of_memory", str(error), 1)
+    except BaseException as error:  # noqa: BLE001 - the boundary: whatever it was, the journal says it
+        traceback.print_exc()
+        reason = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "error"
+        return _ended(ctx, reason, f"{type(error).__name__}: {error}", 1)
+
+
+def _ended(ctx: StageContext, reason: str, detail: str, status: int) -> int:
+    ctx.emit(AttemptEnded(stage=ctx.stage_name, attempt=ctx.attempt, reason=reason, detail=detail[:2000]))
+    return status
+
+
+def _check_gates(ctx: StageContext, metrics: Mapping[str, float | None]) -> str:
+    """Journal every gate; returns what was refused, or the empty string."""
+    refused = []
+    for gate in ctx.stage.gate:
+        value = metrics.get(gate.metric)
+        met = None if value is None else holds(value, gate.op, gate.value)
+        ctx.emit(
+            GateChecked(
+                stage=ctx.stage_name,
+                metric=gate.metric,
+                op=gate.op,
+                limit=gate.value,
+                value=value,
+                result="not_measured" if met is None else "pass" if met else "fail",
+                stretch=gate.stretch,
+                stretch_met=None if value is None or gate.stretch is None else holds(value, gate.op, gate.stretch),
+            )
+        )
+        if not met:
+            shown = "not measured" if value is None else f"{value:g}"
+            refused.append(f"{gate.metric} {gate.op} {gate.value:g} (got {shown})")
+    return "; ".join(refused)
+
+
+def holds(value: float, op: str, limit: float) -> bool:
+    """Whether `value op limit`; never for a NaN."""
+    return {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[op]
+
+
+def _commit(ctx: StageContext, spec: dict[str, Any], result: StageResult, metrics: dict[str, float | None], *, refused: str) -> None:
+    """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside, for a look."""
+    run = RunDir(ctx.run_root)
+    parents = [item.manifest_sha256 for item in ctx.inputs.values() if item.manifest_sha256]
+    ctx.phase("saving")
+    sha256 = write_manifest(
+        ctx.out,
+        run=ctx.run_id,
+        stage=ctx.stage_name,
+        kind=ctx.stage.kind,
+        attempt=ctx.attempt,
+        fingerprint=spec["fingerprint"],
+        parents=parents,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        artifacts=[vars(artifact) for artifact in result.artifacts],
+    )
+    final = run.attempt_dir(ctx.stage_name, ctx.attempt) / "refused" if refused else run.out(ctx.stage_name)
+    commit_folder(ctx.out, final)
+    hashes = {entry["path"]: entry for entry in json.loads((final / "manifest.json").read_text())["files"]}
+    for artifact in result.artifacts:
+        path = final / artifact.path
+        entry = hashes.get(artifact.path)
+        ctx.emit(
+            ArtifactCommitted(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                name=artifact.name,
+                kind=artifact.kind,
+                path=run.relative(path if artifact.path != "." else final),
+                bytes=entry["bytes"] if entry else sum(item["bytes"] for item in hashes.values()),
+                sha256=entry["sha256"] if entry else sha256,
+                parents=parents,
+            )
+        )
+    if not refused:
+        ctx.emit(
+            StageSucceeded(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                fingerprint=spec["fingerprint"],
+                manifest_sha256=sha256,
+                metrics=metrics,
+            )
+        )
+
+
+def _test_faults() -> dict[str, Any]:
+    """Faults that tests ask for (COCKPIT_TEST_FAULTS, a JSON object); empty in every real run."""
+    text = os.environ.get("COCKPIT_TEST_FAULTS", "")
+    value = json.loads(text) if text else {}
+    return value if isinstance(value, dict) else {}
+
+
