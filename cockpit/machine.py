@@ -1,0 +1,145 @@
+"""Reading the machine: CPU, memory and accelerators, with "not measurable" said as null and never as zero."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from engines.events import Device, MachineSampled
+
+NVML_TIMEOUT_S = 5.0
+UNIFIED_NAMES = ("GB10", "GB110", "Orin", "Thor", "Tegra")
+"""Integrated devices whose memory is the machine's: NVML answers "not supported" for it."""
+
+
+@dataclass
+class DeviceReading:
+    """Devices, whether their memory is the machine's, and what went wrong ("" if nothing)."""
+
+    devices: list[Device]
+    unified: bool = False
+    problem: str = ""
+
+
+class Accelerators:
+    """NVIDIA devices through NVML, read on a thread of its own so that a hang costs telemetry and nothing else."""
+
+    def __init__(self, *, nvml: Any = None, timeout_s: float = NVML_TIMEOUT_S) -> None:
+        self._nvml = nvml
+        self._timeout_s = timeout_s
+        self._ready = False
+        self._hung: threading.Thread | None = None
+        self._result: DeviceReading | None = None
+        self.absent = False
+
+    def read(self) -> DeviceReading:
+        """One reading; `problem` says why there is none. A machine without NVIDIA devices has no problem."""
+        if self.absent:
+            return DeviceReading([])
+        if self._hung is not None and self._hung.is_alive():
+            return DeviceReading([], problem="GPU telemetry hangs: NVML has not answered")
+        self._result = None
+        thread = threading.Thread(target=self._read, name="nvml", daemon=True)
+        thread.start()
+        thread.join(self._timeout_s)
+        if thread.is_alive():
+            self._hung = thread
+            return DeviceReading([], problem=f"GPU telemetry lost: NVML did not answer in {self._timeout_s:g} s")
+        self._hung = None
+        return self._result or DeviceReading([], problem="GPU telemetry lost: NVML gave nothing")
+
+    def _read(self) -> None:
+        try:
+            if self._nvml is None:
+                import pynvml
+
+                self._nvml = pynvml
+            if not self._ready:
+                self._nvml.nvmlInit()
+                self._ready = True
+            self._result = self._devices()
+        except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time; each is a message
+            name = type(error).__name__
+            missing = name in {"NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded", "ModuleNotFoundError"}
+            self.absent = missing
+            self._result = DeviceReading([], problem="" if missing else f"GPU telemetry lost: {error}")
+
+    def _devices(self) -> DeviceReading:
+        nvml, devices, unified = self._nvml, [], False
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            name = _text(nvml.nvmlDeviceGetName(handle))
+            used, total, shared = self._memory(handle, name)
+            unified = unified or shared
+            devices.append(
+                Device(
+                    id=index,
+                    name=name,
+                    util_percent=self._ask(lambda h=handle: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu)),
+                    memory_used_bytes=used,
+                    memory_total_bytes=total,
+                    temperature_c=self._ask(lambda h=handle: float(nvml.nvmlDeviceGetTemperature(h, 0))),
+                    power_w=self._ask(lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h) / 1000),
+                )
+            )
+        return DeviceReading(devices, unified)
+
+    def _memory(self, handle: Any, name: str) -> tuple[int | None, int | None, bool]:
+        try:
+            info = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        except Exception as error:  # noqa: BLE001 - see _read
+            # Only "not supported" on a known integrated device means one pool; a lost GPU must never look like that.
+            if type(error).__name__ == "NVMLError_NotSupported" and any(part in name for part in UNIFIED_NAMES):
+                memory = psutil.virtual_memory()
+                return memory.total - memory.available, memory.total, True
+            return None, None, False
+        return int(info.used), int(info.total), False
+
+    @staticmethod
+    def _ask(question: Any) -> float | None:
+        try:
+            return float(question())
+        except Exception:  # noqa: BLE001 - one unsupported reading is null, the others stay
+            return None
+
+
+def sample_machine(accelerators: DeviceReading, engine_pid: int | None, stage: str | None) -> MachineSampled:
+    """One reading of the machine and of the engine's process tree (resident bytes, private and shared)."""
+    memory = psutil.virtual_memory()
+    return MachineSampled(
+        host=socket.gethostname(),
+        cpu_percent=psutil.cpu_percent(interval=None),
+        ram_total_bytes=memory.total,
+        ram_available_bytes=memory.available,
+        engine_rss_bytes=_tree_rss(engine_pid),
+        unified=accelerators.unified,
+        devices=accelerators.devices,
+        stage=stage,
+    )
+
+
+def _tree_rss(pid: int | None) -> int | None:
+    if pid is None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return None
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.Error:  # ended between the look and the question
+            continue
+    return total or None
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+

@@ -1,0 +1,103 @@
+"""Before a launch: does the interpreter that will run each stage have what the stage needs?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+from recipes.problems import OperatorError
+from recipes.schema import Recipe, StageFields
+
+LIGHT = ("msgspec", "pydantic")
+TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "fake": LIGHT,
+    "prepare": (*LIGHT, "sentencepiece"),
+    "tokenizer": (*LIGHT, "sentencepiece", "protobuf", "transformers"),
+    "pretrain": TRAIN,
+    "finetune": TRAIN,
+    "evaluate": TRAIN,
+    "merge": (*LIGHT, "torch", "safetensors"),
+    "export": (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "protobuf", "xllamacpp"),
+}
+"""Distributions that a stage of each kind imports."""
+
+TESTED = {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"}
+"""Minor versions whose private hooks the engines rely on. Another interpreter must have the same."""
+
+INSTALL = "install the engines' packages into it: pip install 'training-cockpit[train,export]'"
+ASK_TIMEOUT_S = 60.0
+_QUESTION = """
+import json, sys
+from importlib import metadata
+found = {}
+for name in sys.argv[1:]:
+    try: found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError: found[name] = None
+print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
+"""
+
+
+def needs_of(stage: StageFields) -> tuple[str, ...]:
+    """Distributions the stage's engine needs."""
+    kind = stage.kind  # type: ignore[attr-defined]
+    if kind == "prepare" and stage.output != "tokens":  # type: ignore[attr-defined]
+        return LIGHT
+    return NEEDS[kind]
+
+
+def check_interpreters(recipe: Recipe, names: list[str]) -> None:
+    """Refuse a launch whose engines cannot start.
+
+    Raises:
+        OperatorError: an interpreter is missing, too old, lacks a package or has an untested version of one.
+    """
+    problems: list[str] = []
+    wanted: dict[str | None, set[str]] = {}
+    for stage in recipe.stage:
+        if stage.name in names:
+            wanted.setdefault(stage.python, set()).update(needs_of(stage))
+    for python, packages in wanted.items():
+        found = _versions_here(packages) if python is None else _versions_there(python, packages, problems)
+        problems += _mismatches(python or sys.executable, found, strict=python is not None)
+    if problems:
+        raise OperatorError("\n".join(problems), INSTALL)
+
+
+def _mismatches(python: str, found: dict[str, str | None], *, strict: bool) -> list[str]:
+    missing = sorted(name for name, version in found.items() if version is None)
+    problems = [f"{python} lacks {', '.join(missing)}"] if missing else []
+    for name, tested in TESTED.items():
+        version = found.get(name)
+        if strict and version and not version.startswith(tested + "."):
+            problems.append(f"{python} has {name} {version}; the engines are tested with {tested}.*")
+    return problems
+
+
+def _versions_here(packages: set[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _versions_there(python: str, packages: set[str], problems: list[str]) -> dict[str, str | None]:
+    try:
+        answer = subprocess.run(
+            [python, "-c", _QUESTION, *sorted(packages)], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True
+        )
+        value = json.loads(answer.stdout.splitlines()[-1])
+    except FileNotFoundError:
+        problems.append(f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer")
+        return {}
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        problems.append(f"python — {python!r} does not answer: {error}")
+        return {}
+    if tuple(value["python"]) < (3, 11):
+        problems.append(f"python — {python!r} is Python {'.'.join(map(str, value['python']))}; allowed 3.11 or newer")
+    return dict(value["found"])

@@ -1,0 +1,126 @@
+"""Ending a run's processes: exactly those that are the run's, all of them, verified.
+
+Workers may sit in sessions of their own (torchrun starts each so), so a process group is not a tree. A process is the
+run's when it descends from a recorded one, or carries the run's id in its environment and belongs to the same user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from engines.identity import Identity
+
+RUN_ENV = "COCKPIT_RUN_ROOT"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> bool:
+    """Let orphaned grandchildren become our children, so that they can be found and reaped (Linux)."""
+    with suppress(OSError, AttributeError):
+        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return False
+
+
+def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
+    """Living processes of the run: the recorded ones, their descendants, and those marked with its directory.
+
+    Never pid 1, this process, or one of its ancestors; never another user's.
+    """
+    parents, marked = _process_table(run_root)
+    ours = {root.pid for root in roots if root.is_alive()} | marked
+    grew = True
+    while grew:
+        grew = False
+        for pid, parent in parents.items():
+            if parent in ours and pid not in ours:
+                ours.add(pid)
+                grew = True
+    ours -= {0, 1} | _self_and_ancestors(parents)
+    return [identity for pid in sorted(ours) if (identity := Identity.of(pid)) is not None]
+
+
+def signal_process(target: Identity, number: int) -> bool:
+    """Signal this very process (by pidfd, so that a reused pid is never hit). False when it is gone."""
+    try:
+        fd = os.pidfd_open(target.pid)
+    except OSError:
+        return False
+    try:
+        if not target.is_alive():  # checked after the pidfd is held: from here on it cannot be another process
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def kill_tree(run_root: Path, roots: list[Identity], *, term_grace_s: float, wait: Callable[[float], None] = time.sleep) -> list[int]:
+    """TERM, then KILL, everything of the run until two looks in a row find nothing.
+
+    Returns:
+        pids that are left; empty in every case but a process stuck in the kernel.
+    """
+    deadline_s = time.monotonic() + term_grace_s
+    for target in run_processes(run_root, roots):
+        signal_process(target, signal.SIGTERM)
+    while time.monotonic() < deadline_s and run_processes(run_root, roots):
+        reap_children()
+        wait(0.05)
+    empty_looks, give_up_s = 0, time.monotonic() + 15.0
+    while empty_looks < 2 and time.monotonic() < give_up_s:
+        left = run_processes(run_root, roots)
+        empty_looks = 0 if left else empty_looks + 1
+        for target in left:
+            signal_process(target, signal.SIGKILL)
+        reap_children()
+        wait(0.05)
+    return [target.pid for target in run_processes(run_root, roots)]
+
+
+def reap_children(keep: frozenset[int] = frozenset()) -> dict[int, int]:
+    """Collect exit statuses of ended children but those to `keep`; negative for a signal."""
+    statuses: dict[int, int] = {}
+    while True:
+        try:
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return statuses
+        if info is None or info.si_pid in keep:
+            return statuses
+        pid, status = os.waitpid(info.si_pid, os.WNOHANG)
+        if pid:
+            statuses[pid] = os.waitstatus_to_exitcode(status)
+
+
+def _process_table(run_root: Path) -> tuple[dict[int, int], set[int]]:
+    parents: dict[int, int] = {}
+    marked: set[int] = set()
+    mark, uid = f"{RUN_ENV}={run_root}".encode(), os.getuid()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        with suppress(OSError, ValueError, IndexError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if entry.stat().st_uid == uid and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                marked.add(pid)
+    return parents, marked
+
+
+def _self_and_ancestors(parents: dict[int, int]) -> set[int]:
+    pid, found = os.getpid(), set()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = parents.get(pid, 0)
+    return found
+
+
+__all__ = ["RUN_ENV", "become_subreaper", "kill_tree", "reap_children", "run_processes", "signal_process"]
