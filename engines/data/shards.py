@@ -1,0 +1,156 @@
+"""Open token shards: raw little-endian integers, one file per split, described by tokens.json."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from recipes.problems import OperatorError
+
+MANIFEST = "tokens.json"
+DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+FORMAT = 1
+
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+class SplitEntry(msgspec.Struct, frozen=True):
+    """One split's file: its name, its length, and the SHA-256 of its bytes."""
+
+    tokens: int
+    documents: int
+    file: str
+    sha256: str
+    index: str
+
+
+class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of tokens.json."""
+
+    format: int
+    dtype: str
+    eos_id: int
+    vocab_size: int
+    tokenizer_sha256: str
+    splits: dict[str, SplitEntry]
+
+
+def read_tokens_manifest(path: Path) -> TokensManifest:
+    """tokens.json of a tokens folder.
+
+    Raises:
+        OperatorError: it is missing, damaged, or of a newer format.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = msgspec.json.decode(file.read_bytes(), type=TokensManifest)
+    except FileNotFoundError as error:
+        raise OperatorError(
+            f"{file} does not exist", "give a folder that a prepare stage with output = tokens made"
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise OperatorError(
+            f"{file} is not a description of token shards: {error}", "prepare the tokens again"
+        ) from error
+    if manifest.format != FORMAT or manifest.dtype not in DTYPES:
+        raise OperatorError(
+            f"{file} has format {manifest.format} and dtype {manifest.dtype}; "
+            f"this version reads {FORMAT} with {' or '.join(DTYPES)}",
+            "prepare the tokens again with this version",
+        )
+    return manifest
+
+
+class TokenShard:
+    """One split, memory-mapped: `tokens` is read from the disk as it is used.
+
+    Attributes:
+        tokens: all documents after one another, each ended by `eos_id`; shape [tokens].
+        document_ends: position after each document's end; shape [documents], int64.
+        manifest: the folder's description.
+        split: train, val or test.
+    """
+
+    def __init__(self, path: Path, split: str, *, verify: bool = False) -> None:
+        """Open a split and refuse it when it is not what tokens.json says.
+
+        Args:
+            path: a tokens folder.
+            split: train, val or test.
+            verify: also compare the SHA-256 of the file (reads all of it).
+
+        Raises:
+            OperatorError: the split is missing, has another length, or other bytes.
+        """
+        self.path = path
+        self.split = split
+        self.manifest = read_tokens_manifest(path)
+        if split not in self.manifest.splits:
+            raise OperatorError(f"{path} has no {split} split", f"it has: {', '.join(self.manifest.splits) or 'none'}")
+        self.entry = self.manifest.splits[split]
+        file = _inside(path, self.entry.file)
+        self.tokens: Tokens = _map(file, DTYPES[self.manifest.dtype], self.entry.tokens)
+        self.document_ends: npt.NDArray[np.int64] = _map(
+            _inside(path, self.entry.index), "<u8", self.entry.documents
+        ).astype(np.int64)
+        if self.entry.documents and int(self.document_ends[-1]) != self.entry.tokens:
+            raise OperatorError(
+                f"{self.entry.index} does not end where {self.entry.file} does", "prepare the tokens again"
+            )
+        if verify and sha256_of(file) != self.entry.sha256:
+            raise OperatorError(
+                f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again"
+            )
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends every document."""
+        return self.manifest.eos_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token is below this."""
+        return self.manifest.vocab_size
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer that made these tokens."""
+        return self.path / "tokenizer"
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _inside(path: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise OperatorError(
+            f"{path / MANIFEST} names the file {name[:80]!r} outside its folder", "prepare the tokens again"
+        )
+    return path / name
+
+
+def _map(file: Path, dtype: str, count: int) -> Any:
+    kind = np.dtype(dtype)
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError as error:
+        raise OperatorError(f"{file} does not exist", "prepare the tokens again") from error
+    if size != count * kind.itemsize:
+        raise OperatorError(
+            f"{file} has {size:,} bytes; {MANIFEST} says {count:,} tokens of {kind.itemsize} bytes",
+            "the file was cut or belongs to another manifest: prepare the tokens again",
+        )
+    if count == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype=kind)
+    return np.memmap(file, dtype=kind, mode="r", shape=(count,))

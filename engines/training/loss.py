@@ -1,0 +1,262 @@
+"""Token-weighted loss: which tokens count, how they are batched, and the mean over them.
+
+Evaluation stages and the evaluations during training use the same functions, so their numbers can be compared. A loss
+is the sum of the negative log likelihoods (float64) of all scored tokens over their number, never a mean of batch means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from recipes.problems import OperatorError
+
+IGNORED = -100
+"""Label of a position that the loss does not count (torch's own convention)."""
+
+ANSWERS_PROTOCOL = "answers"
+WINDOWS_PROTOCOL = "windows"
+
+
+class Shard(Protocol):
+    """What `window_batches` needs of a token shard."""
+
+    tokens: Any
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized conversation. `labels` are the ids at answer positions, `IGNORED` elsewhere; equal lengths."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def scored(self) -> int:
+        """Tokens that the loss counts; the first position has nothing before it."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+@dataclass
+class AnswerStats:
+    """What became of the rows: none is left out without being counted."""
+
+    rows: int = 0
+    truncated: int = 0
+    """rows cut at max_length with some of the answer left"""
+    dropped: int = 0
+    """rows with nothing of the answer left after the cut"""
+    control_strings: int = 0
+    """rows left out because their text holds a literal control string, such as <|im_end|>"""
+    tokens: int = 0
+    scored_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tensors of shape [batch, longest]; `labels` is `IGNORED` at padding and outside answers."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches that can be walked more than once, with their totals known before."""
+
+    walk: Callable[[], Iterator[Batch]]
+    scored_tokens: int
+    protocol: str
+    stats: AnswerStats = field(default_factory=AnswerStats)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.walk()
+
+
+def encode_answers(
+    rows: Iterable[Sequence[dict[str, str]]], tokenizer: Any, max_length: int, *, max_tokens: int | None = None
+) -> tuple[list[Example], AnswerStats]:
+    """Tokenize conversations with the tokenizer's chat template; labels only on what the assistant says.
+
+    The end-of-turn token that the template puts inside `{% generation %}` is labelled too, so stopping is learnt. A
+    template without these marks is rendered turn by turn, and what each assistant turn adds is labelled.
+
+    Args:
+        rows: conversations, each a list of {"role", "content"} that ends with an assistant turn.
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        max_length: longer examples are cut at the end, and counted.
+        max_tokens: take no further row once this many tokens are scored.
+
+    Raises:
+        OperatorError: the tokenizer has no chat template, or the template is not consistent from turn to turn.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise OperatorError(
+            "the model's tokenizer has no chat template, so questions cannot be put to it",
+            "use a model whose folder has chat_template.jinja",
+        )
+    stats = AnswerStats()
+    examples: list[Example] = []
+    marked = "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template
+    encode = _encode_marked if marked else _encode_by_turns
+    controls = [text for text in tokenizer.all_special_tokens if text]
+    for messages in rows:
+        if max_tokens is not None and stats.scored_tokens >= max_tokens:
+            break
+        stats.rows += 1
+        if any(text in turn["content"] for turn in messages for text in controls):
+            stats.control_strings += 1  # the template would turn the text into a real end of turn
+            continue
+        ids, mask = encode(tokenizer, list(messages))
+        labels = [token if counted else IGNORED for token, counted in zip(ids, mask, strict=True)]
+        example = Example(ids[:max_length], labels[:max_length])
+        if example.scored == 0:
+            stats.dropped += 1
+            continue
+        stats.truncated += len(ids) > max_length
+        stats.tokens += len(example.input_ids)
+        stats.scored_tokens += example.scored
+        examples.append(example)
+    return examples, stats
+
+
+def _encode_marked(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    encoded = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
+    )
+    return list(encoded["input_ids"]), list(encoded["assistant_masks"])
+
+
+def _encode_by_turns(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    ids = _render(tokenizer, messages, prompt=False)
+    mask = [0] * len(ids)
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, messages[:turn], prompt=True)
+        after = _render(tokenizer, messages[: turn + 1], prompt=False)
+        if ids[: len(before)] != before or ids[: len(after)] != after:
+            raise OperatorError(
+                "the chat template changes earlier turns when a turn is added, so answers cannot be told apart",
+                "mark the assistant's text in chat_template.jinja with {% generation %} … {% endgeneration %}",
+            )
+        mask[len(before) : len(after)] = [1] * (len(after) - len(before))
+    return ids, mask
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> list[int]:
+    encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt)
+    return list(encoded["input_ids"])
+
+
+def answer_batches(
+    rows: Iterable[Sequence[dict[str, str]]],
+    tokenizer: Any,
+    max_length: int,
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+) -> Batches:
+    """Batches of conversations for evaluation; the loss counts answers only.
+
+    Args:
+        rows: conversations, as for `encode_answers`.
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        max_length: longer examples are cut at the end, and counted.
+        batch_size: examples per batch; it does not change the loss.
+        max_tokens: no further example once this many tokens are scored; the same examples for every batch size.
+    """
+    examples, stats = encode_answers(rows, tokenizer, max_length, max_tokens=max_tokens)
+    examples.sort(key=lambda example: len(example.input_ids))  # equal lengths together: little padding
+
+    def walk() -> Iterator[Batch]:
+        for start in range(0, len(examples), batch_size):
+            yield pad_batch(examples[start : start + batch_size])
+
+    return Batches(walk, stats.scored_tokens, f"{ANSWERS_PROTOCOL}(max_length={max_length})", stats)
+
+
+def pad_batch(examples: Sequence[Example], pad_id: int = 0) -> Batch:
+    """Right-pad examples to the longest; padding is masked and unlabelled, so `pad_id` can be any token."""
+    longest = max(len(example.input_ids) for example in examples)
+    ids = torch.full((len(examples), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(examples), longest), dtype=torch.long)
+    labels = torch.full((len(examples), longest), IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        ids[row, :length] = torch.tensor(example.input_ids, dtype=torch.long)
+        mask[row, :length] = 1
+        labels[row, :length] = torch.tensor(example.labels, dtype=torch.long)
+    return Batch(ids, mask, labels)
+
+
+def window_batches(shard: Shard, max_length: int, batch_size: int, *, max_tokens: int | None = None) -> Batches:
+    """Consecutive windows of a token shard; every token but the first of a window is scored.
+
+    Args:
+        shard: an open split; read window by window, never whole.
+        max_length: tokens per window; the last window may be shorter.
+        batch_size: windows per batch; it does not change the loss.
+        max_tokens: no further window once this many tokens are scored.
+    """
+    starts, scored = [], 0
+    for start in range(0, len(shard) - 1, max_length):
+        if max_tokens is not None and scored >= max_tokens:
+            break
+        starts.append(start)
+        scored += min(max_length, len(shard) - start) - 1
+
+    def walk() -> Iterator[Batch]:
+        for at in range(0, len(starts), batch_size):
+            windows = [shard.tokens[start : start + max_length].tolist() for start in starts[at : at + batch_size]]
+            yield pad_batch([Example(window, window) for window in windows])
+
+    return Batches(walk, scored, f"{WINDOWS_PROTOCOL}(max_length={max_length})")
+
+
+def token_weighted_loss(
+    model: Any, batches: Iterable[Batch], on_progress: Callable[[int], None] | None = None
+) -> tuple[float, int]:
+    """Mean negative log likelihood per scored token, in nats, and the number of scored tokens.
+
+    Logits are taken to float32 and their losses summed in float64. The model is put into evaluation mode and back into
+    the mode it was in. No scored token gives (NaN, 0).
+
+    Args:
+        model: a causal language model that takes `input_ids` and `attention_mask` and gives `.logits`
+            of shape [batch, length, vocabulary].
+        batches: what to score.
+        on_progress: called after each batch with the tokens scored so far; what it raises ends the evaluation.
+    """
+    was_training = bool(model.training)
+    device = next(model.parameters()).device
+    model.eval()
+    total, tokens = 0.0, 0
+    try:
+        for batch in batches:
+            nll, scored = _batch_nll(model, batch, device)
+            total += nll
+            tokens += scored
+            if on_progress is not None:
+                on_progress(tokens)
+    finally:
+        model.train(was_training)
+    return (total / tokens if tokens else float("nan")), tokens
+
+
+@torch.no_grad()
+def _batch_nll(model: Any, batch: Batch, device: torch.device) -> tuple[float, int]:
+    logits = model(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    ).logits[:, :-1]
+    targets = batch.labels[:, 1:].to(device)
+    scored = targets != IGNORED
+    nll = cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+    return float(nll.double().sum()), int(scored.sum())
