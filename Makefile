@@ -1,0 +1,48 @@
+# Everything a newcomer needs; `make` alone prints this list.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The stamp carries the contents of both files, not their dates: nothing is installed or downloaded a second time.
+STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --progress-bar off -c constraints.txt
+
+# One thread per parallel test: oversubscription costs tenfold. Nothing in tests reaches a model hub.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix bench screenshots
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv and install everything in it, once
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setup: installing into $(VENV) (about 2 GB, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e ".[train,export,dev]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: setup  ## a small language model from source text to quantized files, in about ten minutes
+	@$(BIN)/cockpit run recipes/demo.toml
+
+check: setup  ## formatting, lint, types and import contracts
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: setup  ## format, and repair what lint can repair
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: check  ## check, and every test
+	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+bench: setup  ## the measured figures, in one table
+	@$(BIN)/python -m bench
+
+screenshots: setup  ## the pictures in screenshots/, from a recorded run
+	@$(BIN)/python -m screenshots
