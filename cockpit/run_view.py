@@ -1,0 +1,469 @@
+"""Stages, attempts and states of a run, combined from what its writers said.
+
+The lifecycle facts of all writers are merged by (time, writer, order within the writer), a rule that does not depend
+on how they arrived, and then read one after another. There are few of them, so this is done again whenever one is new.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TypeAlias
+
+from cockpit.writer_facts import Track, WriterFacts
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    ControlApplied,
+    Evaluated,
+    Gap,
+    GateChecked,
+    GuardTripped,
+    Phase,
+    Progress,
+    ResumedFrom,
+    RunEnded,
+    RunStarted,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Step,
+    StepsPlanned,
+)
+
+RECENT_STEPS = 32
+NEUTRAL_REASONS = ("", "unknown")
+Order: TypeAlias = tuple[float, str, int]
+
+
+@dataclass
+class AttemptView:
+    """One engine process within a stage.
+
+    `reason` is the engine's own when it gave one, else the supervisor's; `exit` is the supervisor's when it knew it.
+    """
+
+    stage: str
+    attempt: int
+    kind: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    announced: bool = False
+    resumed_from: ResumedFrom | None = None
+    total_steps: int | None = None
+    learning_rate_scale: float = 1.0
+    pid: int = 0
+    reason: str = ""
+    exit: int | None = None
+    detail: str = ""
+    guards: list[GuardTripped] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+    first: Order = (0.0, "", 0)
+    _engine_reason: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether anybody said that it ended."""
+        return bool(self.reason)
+
+    @property
+    def last_step(self) -> Step | None:
+        """Its newest step."""
+        return max((t.last_step for t in self.tracks if t.last_step), key=lambda s: (s.t, s.w), default=None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Its newest progress."""
+        return max((t.progress for t in self.tracks if t.progress), key=lambda p: (p.t, p.w), default=None)
+
+    @property
+    def phase(self) -> Phase | None:
+        """What it said last that it was doing."""
+        return max((t.phase for t in self.tracks if t.phase), key=lambda p: (p.t, p.w), default=None)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median time of its newest steps."""
+        times = [s for t in self.tracks for s in t.columns["step_s"][-RECENT_STEPS:]]
+        return median(times) if times else None
+
+    @property
+    def progress_rate(self) -> float | None:
+        """Units of progress per second, over its newest reports."""
+        for track in self.tracks:
+            if len(track.rate) >= 2:
+                (t0, done0), (t1, done1) = track.rate[0], track.rate[-1]
+                if t1 > t0 and done1 > done0:
+                    return (done1 - done0) / (t1 - t0)
+        return None
+
+    def end(self, event: AttemptEnded, role: str) -> None:
+        """Take one side's account of the end."""
+        by_supervisor = role == "supervisor" or (not role and event.exit is not None)
+        if not by_supervisor:
+            self._engine_reason = event.reason
+            self.detail = event.detail or self.detail
+        if self._engine_reason in NEUTRAL_REASONS or not by_supervisor:
+            self.reason = event.reason
+            self.detail = event.detail or self.detail
+        if event.exit is not None and (by_supervisor or self.exit is None):
+            self.exit = event.exit
+        self.ended_t = event.t
+
+
+@dataclass
+class StageView:
+    """A stage as it stands: pending, running, succeeded, failed, stopped, refused or skipped."""
+
+    name: str
+    kind: str = ""
+    state: str = "pending"
+    reason: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    planned_steps: int | None = None
+    fingerprint: str = ""
+    manifest_sha256: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    by_attempt: dict[int, AttemptView] = field(default_factory=dict)
+    gates: list[GateChecked] = field(default_factory=list)
+    all_evaluations: list[Evaluated] = field(default_factory=list)
+    all_artifacts: list[ArtifactCommitted] = field(default_factory=list)
+    succeeded_attempt: int | None = None
+    _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
+    _removed: set[tuple[int, int, str]] = field(default_factory=set)
+
+    @property
+    def attempts(self) -> list[AttemptView]:
+        """Attempts by number."""
+        return [self.by_attempt[n] for n in sorted(self.by_attempt)]
+
+    @property
+    def current(self) -> AttemptView | None:
+        """The newest attempt."""
+        return self.by_attempt[max(self.by_attempt)] if self.by_attempt else None
+
+    @property
+    def checkpoints(self) -> list[CheckpointCommitted]:
+        """Committed and not removed, by attempt and step."""
+        return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
+
+    @property
+    def best_checkpoint(self) -> CheckpointCommitted | None:
+        """The newest that was the best when it was committed."""
+        return next((c for c in reversed(self.checkpoints) if c.best), None)
+
+    @property
+    def artifacts(self) -> list[ArtifactCommitted]:
+        """What the successful attempt produced; before there is one, all that is there."""
+        done = [a for a in self.all_artifacts if a.attempt == self.succeeded_attempt]
+        return done or list(self.all_artifacts)
+
+    @property
+    def lineage(self) -> list[tuple[AttemptView, float]]:
+        """The attempts the stage's numbers come from, oldest first, each with the last step that still counts."""
+        chain: list[tuple[AttemptView, float]] = []
+        attempt, cut = self.current, float("inf")
+        while attempt is not None and all(attempt is not seen for seen, _ in chain):
+            chain.append((attempt, cut))
+            origin = attempt.resumed_from
+            if origin is None:
+                break
+            attempt, cut = self.by_attempt.get(origin.attempt), min(cut, origin.step)
+        return chain[::-1]
+
+    @property
+    def evaluations(self) -> list[Evaluated]:
+        """Evaluations of steps that were not superseded."""
+        cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
+        return [e for e in self.all_evaluations if e.attempt in cuts and (e.step or 0) <= cuts[e.attempt]]
+
+    @property
+    def guards(self) -> list[GuardTripped]:
+        """Every guard that tripped, by attempt."""
+        return [guard for attempt in self.attempts for guard in attempt.guards]
+
+    @property
+    def last_step(self) -> Step | None:
+        """The newest step of the newest attempt that has one, within the lineage."""
+        for attempt, cut in reversed(self.lineage):
+            step = attempt.last_step
+            if step is not None and step.step <= cut:
+                return step
+        return None
+
+    @property
+    def at_step(self) -> int | None:
+        """The step the stage has reached: the newest one, or the one it was resumed from."""
+        for attempt, _cut in reversed(self.lineage):
+            step = attempt.last_step
+            if step is not None:
+                return step.step
+            if attempt.resumed_from is not None:
+                return attempt.resumed_from.step
+        return None
+
+    @property
+    def progress(self) -> Progress | None:
+        """Progress of the newest attempt: done, total, unit, t."""
+        return self.current.progress if self.current else None
+
+    @property
+    def phase(self) -> str:
+        """What the newest attempt is doing, by its own word."""
+        phase = self.current.phase if self.current else None
+        return phase.name if phase else ""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps planned."""
+        for attempt in reversed(self.attempts):
+            if attempt.total_steps is not None:
+                return attempt.total_steps
+        return self.planned_steps
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the work that is done, 0 to 1."""
+        if self.state == "succeeded":
+            return 1.0
+        if self.total_steps and self.at_step is not None:
+            return min(1.0, self.at_step / self.total_steps)
+        progress = self.progress
+        if progress and progress.total:
+            return max(0.0, min(1.0, progress.done / progress.total))
+        return None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left: steps left times the median of recent step times, or progress left over its recent rate."""
+        attempt = self.current
+        if attempt is None or self.state != "running":
+            return None
+        if self.total_steps is not None and self.at_step is not None:
+            seconds = attempt.step_seconds
+            return None if seconds is None else max(0, self.total_steps - self.at_step) * seconds
+        progress, rate = self.progress, attempt.progress_rate
+        if progress is None or progress.total is None or rate is None:
+            return None
+        return max(0.0, progress.total - progress.done) / rate
+
+    def commit(self, event: CheckpointCommitted) -> None:
+        """A checkpoint came to be."""
+        self._checkpoints[event.attempt, event.step, event.sha256] = event
+
+    def remove(self, event: CheckpointRemoved) -> None:
+        """A checkpoint is gone; the order of both facts does not matter."""
+        self._removed.add((event.attempt, event.step, event.sha256))
+
+
+@dataclass
+class RunView:
+    """The run as its lifecycle facts tell it."""
+
+    id: str = ""
+    recipe: str = ""
+    parent: str | None = None
+    state: str = "queued"
+    reason: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    taken_up: Order | None = None
+    paused: bool = False
+    order: list[str] = field(default_factory=list)
+    stages: dict[str, StageView] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    controls: list[ControlApplied] = field(default_factory=list)
+    redone: dict[str, Order] = field(default_factory=dict)
+    paused_by: ControlApplied | None = None
+
+    def stage(self, name: str) -> StageView:
+        """The stage of that name, made at first mention."""
+        if name not in self.stages:
+            self.stages[name] = StageView(name)
+            self.order.append(name)
+        return self.stages[name]
+
+    def attempt(self, stage: str, number: int, order: Order) -> AttemptView:
+        """The attempt, made at first mention."""
+        attempts = self.stage(stage).by_attempt
+        if number not in attempts:
+            attempts[number] = AttemptView(stage, number, first=order)
+        return attempts[number]
+
+    @property
+    def listed(self) -> list[StageView]:
+        """Stages in run order."""
+        return [self.stages[name] for name in self.order]
+
+
+def combine(writers: Iterable[WriterFacts]) -> RunView:
+    """The run of these writers."""
+    writers = sorted(writers, key=lambda w: w.name)
+    run = RunView()
+    roles = {w.name: w.role for w in writers}
+    for order, event in _merged(writers):
+        _take(run, event, order, roles.get(event.w, ""))
+    for writer in writers:
+        for (stage, number), track in writer.tracks.items():
+            run.attempt(stage, number, (writer.t_max, writer.name, 0)).tracks.append(track)
+    _settle_stages(run)
+    return run
+
+
+def _merged(writers: Iterable[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
+    streams = ([((t, w.name, n), event) for n, (t, event) in enumerate(w.lifecycle)] for w in writers)
+    return heapq.merge(*streams, key=lambda item: item[0])
+
+
+def _take(run: RunView, event: AnyEvent, order: Order, role: str) -> None:
+    match event:
+        case RunStarted():
+            _take_run_started(run, event, order)
+        case RunEnded():
+            run.state, run.reason, run.ended_t = event.state, event.reason, event.t
+        case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
+            _take_stage(run.stage(event.stage), event, run, order)
+        case AttemptStarted():
+            _take_attempt_started(run, event, order)
+        case AttemptEnded():
+            _take_attempt_ended(run, event, order, role)
+        case StepsPlanned():
+            run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
+        case Evaluated():
+            run.stage(event.stage).all_evaluations.append(event)
+        case CheckpointCommitted():
+            run.stage(event.stage).commit(event)
+        case CheckpointRemoved():
+            run.stage(event.stage).remove(event)
+        case ArtifactCommitted():
+            run.stage(event.stage).all_artifacts.append(event)
+        case GuardTripped():
+            run.attempt(event.stage, event.attempt, order).guards.append(event)
+        case GateChecked():
+            run.stage(event.stage).gates.append(event)
+        case ControlApplied():
+            run.controls.append(event)
+        case Gap():
+            run.gaps.append(event)
+        case _:
+            pass
+
+
+def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
+    run.id, run.recipe, run.parent = event.run, event.recipe, event.parent
+    run.state, run.reason, run.ended_t = "running", "", None
+    if run.started_t is None:
+        run.started_t = event.t
+    if event.reason != "adopt":
+        run.taken_up = order
+    named = [name for name in run.order if name not in event.stages]
+    for name, kind in zip(event.stages, event.kinds, strict=False):
+        run.stage(name).kind = kind
+    run.order = list(dict.fromkeys(event.stages)) + named
+    run.order += [name for name in run.stages if name not in run.order]
+    for name in event.stages:
+        run.stage(name)
+    for name in event.redo:
+        stage = run.stage(name)
+        stage.state, stage.reason, stage.metrics, stage.succeeded_attempt, stage.gates = "pending", "", {}, None, []
+
+
+def _take_stage(
+    stage: StageView, event: StageStarted | StageSucceeded | StageFailed | StageSkipped, run: RunView, order: Order
+) -> None:
+    match event:
+        case StageStarted():
+            attempt = run.attempt(stage.name, event.attempt, order)
+            attempt.kind = stage.kind = event.kind
+            attempt.announced = True
+            if attempt.started_t is None:
+                attempt.started_t = event.t
+            if event.steps is not None:
+                stage.planned_steps = event.steps
+            _begin(stage, event.t)
+        case StageSucceeded():
+            stage.state, stage.reason, stage.ended_t = "succeeded", "", event.t
+            stage.metrics, stage.succeeded_attempt = dict(event.metrics), event.attempt
+            stage.fingerprint, stage.manifest_sha256 = event.fingerprint, event.manifest_sha256
+        case StageFailed():
+            stage.state, stage.reason, stage.ended_t = "refused" if event.refused else "failed", event.reason, event.t
+        case StageSkipped():
+            if stage.state != "succeeded":
+                stage.state, stage.reason = "skipped", event.reason
+
+
+def _begin(stage: StageView, t: float) -> None:
+    if stage.state != "running":
+        stage.gates = []
+    stage.state, stage.reason, stage.ended_t, stage.succeeded_attempt = "running", "", None, None
+    if stage.started_t is None:
+        stage.started_t = t
+
+
+def _take_attempt_started(run: RunView, event: AttemptStarted, order: Order) -> None:
+    attempt = run.attempt(event.stage, event.attempt, order)
+    attempt.kind, attempt.announced, attempt.pid = event.kind, True, event.pid
+    attempt.resumed_from, attempt.learning_rate_scale = event.resumed_from, event.learning_rate_scale
+    attempt.started_t = event.t if attempt.started_t is None else min(attempt.started_t, event.t)
+    if event.total_steps is not None:
+        attempt.total_steps = event.total_steps
+    stage = run.stage(event.stage)
+    stage.kind = stage.kind or event.kind
+    if not attempt.ended:
+        _begin(stage, event.t)
+
+
+def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: str) -> None:
+    attempt = run.attempt(event.stage, event.attempt, order)
+    attempt.end(event, role)
+    stage = run.stage(event.stage)
+    if attempt.reason == "succeeded" or stage.succeeded_attempt == event.attempt or stage.current is not attempt:
+        return
+    if stage.state in {"failed", "refused"}:  # the supervisor's last word on the stage stands
+        return
+    outcome = {"stopped": "stopped", "refused": "refused"}.get(attempt.reason, "failed")
+    stage.state, stage.ended_t = outcome, event.t
+    stage.reason = attempt.detail or attempt.reason
+
+
+def _settle_stages(run: RunView) -> None:
+    """What follows from all facts together: a stage left running by a run that ended; whether the run is paused."""
+    if run.state != "running":
+        for stage in run.stages.values():
+            if stage.state == "running":
+                stage.state = "stopped" if run.state in {"stopped", "succeeded"} else "failed"
+        return
+    running = [stage for stage in run.stages.values() if stage.state == "running"]
+    run.paused = any(_paused(stage, run.controls) for stage in running)
+    if run.paused:
+        run.state = "paused"
+
+
+def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
+    attempt = stage.current
+    if attempt is None:
+        return False
+    since = attempt.started_t or 0.0
+    wanted = {"pause", "continue"}
+    asked = [
+        c
+        for c in controls
+        if c.request.split()[:1] and c.request.split()[0] in wanted and c.stage in {None, stage.name}
+        if c.t >= since and not c.effect.startswith("ignored")
+    ]
+    step = attempt.last_step
+    if asked and asked[-1].request.startswith("pause"):
+        pause = asked[-1]
+        moved = step is not None and (step.step > pause.step if pause.step is not None else step.t > pause.t)
+        if not moved:
+            return True
+    phase = attempt.phase
+    return phase is not None and phase.name == "paused" and (step is None or (phase.t, phase.seq) > (step.t, step.seq))

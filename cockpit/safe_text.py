@@ -1,0 +1,77 @@
+"""Text from data, made harmless: for anything that is printed or drawn.
+
+Data (log lines, model output, paths, names, exceptions) may hold terminal commands, characters that reorder a line, or
+invisible ones. Each is replaced by a visible stand-in, so that nothing it says can act on a terminal or imitate the
+screen, and the reader sees that something was there.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_CONTROL = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
+_C1 = dict.fromkeys(range(0x80, 0xA0), "\u2426")
+_INVISIBLE_CODES = (
+    *(0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180E, 0x3164, 0xFEFF, 0xFFA0),
+    *range(0x200B, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    *range(0xFFF0, 0xFFFC),
+    *range(0xE0000, 0xE0080),
+)
+_INVISIBLE = dict.fromkeys(_INVISIBLE_CODES, "\ufffd")
+_TABLE = _CONTROL | _C1 | _INVISIBLE
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff0-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+MAX_COMBINING = 3
+
+
+def is_safe(text: str) -> bool:
+    """Whether nothing in the text would be replaced one for one."""
+    return _UNSAFE.search(text) is None
+
+
+def safe_characters(text: str) -> str:
+    """The text with every unsafe character replaced by one visible one: the length stays the same."""
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda match: _TABLE.get(ord(match[0]), "\ufffd"), text)
+
+
+def safe_text(text: object, limit: int | None = 2000) -> str:
+    """One line of harmless text.
+
+    Line ends become a visible arrow, tabs a space, other control and invisible characters a stand-in, and towers of
+    combining marks are cut.
+
+    Args:
+        text: anything; it is converted with `str`.
+        limit: longest result in characters; a longer one ends with an ellipsis. None for no limit.
+    """
+    line = str(text)
+    if limit is not None and len(line) > limit:
+        line = line[: max(0, limit - 1)] + "…"
+    if line.isascii() and line.isprintable():
+        return line
+    line = line.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", " ")
+    line = safe_characters(line)
+    return line if line.isascii() else _without_towers(line)
+
+
+def safe_lines(text: object, limit: int = 200) -> list[str]:
+    """The text's lines, each harmless; at most `limit` of them."""
+    lines = str(text).replace("\r\n", "\n").split("\n")
+    kept = [safe_text(line.rstrip("\r")) for line in lines[:limit]]
+    return kept if len(lines) <= limit else [*kept, f"… {len(lines) - limit} more lines"]
+
+
+def _without_towers(line: str) -> str:
+    kept, marks = [], 0
+    for character in line:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MAX_COMBINING:
+            kept.append(character)
+    return "".join(kept)
