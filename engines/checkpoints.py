@@ -1,0 +1,227 @@
+"""Checkpoints of a stage: which are complete, which one to go on from, and which may be removed.
+
+A checkpoint is a folder `stages/<stage>/<attempt>/checkpoints/step-<n>` with a manifest. A name says nothing about
+content, so only the manifest makes one complete. Nothing here deletes what could be needed: `which_to_remove` is pure,
+removal renames first, and folders that are refused stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
+
+_NAME = re.compile(r"^step-(\d{1,12})$")
+TEMPORARY = ".tmp-"
+TRASH = ".trash-"
+
+Refused = tuple[Path, str]
+Lineage = Sequence[tuple[int, int | None]]
+"""Attempts that led to a state, newest first: (attempt, the last of its steps that counts; None for all)."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint. `sha256` is its manifest's; `best` says that it was the best when it was written."""
+
+    attempt: int
+    step: int
+    path: Path
+    sha256: str
+    healthy: bool
+    best: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    position: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def eval_loss(self) -> float | None:
+        """Loss on the val split at this step, in nats per token, when it was measured and is finite."""
+        value = self.metrics.get("eval_loss")
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def scan(stage_dir: Path, hashes: bool = False) -> tuple[list[Checkpoint], list[Refused]]:
+    """Every checkpoint of a stage's attempts: the complete ones by attempt and step, and the others with the reason.
+
+    Args:
+        stage_dir: `stages/<stage>` of a run.
+        hashes: also compare the SHA-256 of every file; sizes are always compared.
+    """
+    complete: list[Checkpoint] = []
+    refused: list[Refused] = []
+    for folder in _attempt_folders(stage_dir):
+        found, bad = scan_attempt(folder / "checkpoints", hashes=hashes)
+        complete += found
+        refused += bad
+    return sorted(complete, key=lambda checkpoint: (checkpoint.attempt, checkpoint.step)), refused
+
+
+def scan_attempt(checkpoints: Path, hashes: bool = False) -> tuple[list[Checkpoint], list[Refused]]:
+    """The same for the `checkpoints` folder of one attempt."""
+    complete: list[Checkpoint] = []
+    refused: list[Refused] = []
+    attempt = int(checkpoints.parent.name) if checkpoints.parent.name.isdigit() else 0
+    for folder in _entries(checkpoints):
+        match = _NAME.match(folder.name)
+        if match is None:
+            if folder.name.startswith(TEMPORARY):
+                refused.append((folder, "was not finished: it has its temporary name"))
+            continue
+        try:
+            complete.append(_read(folder, attempt, int(match[1]), hashes=hashes))
+        except ManifestError as error:
+            refused.append((folder, str(error)))
+    return sorted(complete, key=lambda checkpoint: checkpoint.step), refused
+
+
+def newest(
+    stage_dir: Path, lineage: Lineage | None = None, at_most_step: int | None = None, healthy_only: bool = False
+) -> tuple[Checkpoint | None, list[Refused]]:
+    """The checkpoint to go on from: the highest step of the lineage that is whole, hashes included.
+
+    Args:
+        stage_dir: `stages/<stage>` of a run.
+        lineage: attempts that count and up to which step (see `lineage_of`); None counts every attempt.
+        at_most_step: an operator's choice to go back.
+        healthy_only: pass over checkpoints with non-finite weights or steps.
+
+    Returns:
+        The checkpoint (None when there is none) and those that were passed over, each with the reason.
+    """
+    complete, refused = scan(stage_dir)
+    if lineage is not None:
+        last = dict(reversed(list(lineage)))
+        complete = [item for item in complete if item.attempt in last and _within(item.step, last[item.attempt])]
+        refused = [item for item in refused if _attempt_of(item[0]) in last]
+    for candidate in sorted(complete, key=lambda item: (item.step, item.attempt), reverse=True):
+        if not _within(candidate.step, at_most_step):
+            continue
+        if healthy_only and not candidate.healthy:
+            refused.append((candidate.path, "is not healthy: weights or steps before it were not finite"))
+            continue
+        problems = verify_manifest(candidate.path)
+        if not problems:
+            return candidate, refused
+        refused.append((candidate.path, "; ".join(problems)))
+    return None, refused
+
+
+def lineage_of(attempt: int, resumed_from: Mapping[int, tuple[int, int] | None]) -> list[tuple[int, int | None]]:
+    """The attempts behind one attempt, newest first.
+
+    Args:
+        attempt: the newest attempt.
+        resumed_from: for each attempt, the (attempt, step) it went on from, or None when it began afresh.
+    """
+    lineage: list[tuple[int, int | None]] = [(attempt, None)]
+    highest: int | None = None
+    seen = {attempt}
+    while (origin := resumed_from.get(attempt)) is not None and origin[0] not in seen:
+        attempt, step = origin
+        highest = step if highest is None else min(step, highest)
+        lineage.append((attempt, highest))
+        seen.add(attempt)
+    return lineage
+
+
+def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) -> list[Checkpoint]:
+    """Which complete checkpoints of one lineage may go, oldest first.
+
+    Kept are the newest `save_total_limit` (at least one), the best by evaluation loss, and the newest healthy one.
+    """
+    ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
+    kept = set(ordered[-max(1, save_total_limit) :])
+    healthy = [checkpoint for checkpoint in ordered if checkpoint.healthy]
+    if healthy:
+        kept.add(healthy[-1])
+    best = current_best(ordered)
+    if best is not None:
+        kept.add(best)
+    return [checkpoint for checkpoint in ordered if checkpoint not in kept]
+
+
+def current_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest evaluation loss (the newer of two equals); without any loss, the newest called best."""
+    ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
+    measured = [(checkpoint.eval_loss, checkpoint) for checkpoint in ordered if checkpoint.eval_loss is not None]
+    if measured:
+        lowest = min(loss for loss, _ in measured)
+        return next(checkpoint for loss, checkpoint in reversed(measured) if loss == lowest)
+    return next((checkpoint for checkpoint in reversed(ordered) if checkpoint.best), None)
+
+
+def remove_checkpoint(checkpoint: Checkpoint) -> None:
+    """Take a checkpoint away: renamed first, so that a half-deleted one never looks complete."""
+    trash = checkpoint.path.with_name(f"{TRASH}{checkpoint.path.name}-{os.urandom(4).hex()}")
+    try:
+        checkpoint.path.rename(trash)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def clean_leftovers(checkpoints: Path) -> list[str]:
+    """Delete what a dead engine left half-written or half-deleted in an attempt's `checkpoints`; returns the names.
+
+    Only for the one engine that holds the attempt's lock.
+    """
+    names = []
+    for folder in _entries(checkpoints):
+        if folder.name.startswith((TEMPORARY, TRASH)):
+            shutil.rmtree(folder, ignore_errors=True)
+            names.append(folder.name)
+    return names
+
+
+def _read(folder: Path, attempt: int, step: int, *, hashes: bool) -> Checkpoint:
+    sha256 = manifest_sha256(folder)
+    manifest = read_manifest(folder)
+    if manifest.get("step") != step:
+        raise ManifestError(f"the manifest is of step {manifest.get('step')!r}")
+    problems = verify_manifest(folder, hashes=hashes)
+    if problems:
+        raise ManifestError("; ".join(problems))
+    metrics = manifest.get("metrics")
+    position = manifest.get("position")
+    return Checkpoint(
+        attempt=attempt,
+        step=step,
+        path=folder,
+        sha256=sha256,
+        healthy=manifest.get("healthy") is True,
+        best=manifest.get("best") is True,
+        metrics={
+            name: float(value)
+            for name, value in (metrics.items() if isinstance(metrics, dict) else ())
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        },
+        position=position if isinstance(position, dict) else {},
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return sorted(found)
+
+
+def _attempt_folders(stage_dir: Path) -> list[Path]:
+    return sorted((folder for folder in _entries(stage_dir) if folder.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _attempt_of(checkpoint: Path) -> int:
+    name = checkpoint.parent.parent.name
+    return int(name) if name.isdigit() else 0
+
+
+def _within(step: int, last: int | None) -> bool:
+    return last is None or step <= last

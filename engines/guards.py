@@ -1,0 +1,37 @@
+"""When an engine refuses a step, before the optimizer applies it: pure functions of what the step measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Guard = Literal["nonfinite_loss", "nonfinite_grad_norm", "grad_norm"]
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One guard that said no. `limit` is None where any finite value is allowed."""
+
+    guard: Guard
+    value: float
+    limit: float | None
+
+
+def check_step(loss: float, grad_norm: float | None, grad_norm_limit: float) -> Trip | None:
+    """The first guard that refuses the step, or None.
+
+    Args:
+        loss: mean nats per loss token of the step.
+        grad_norm: L2 norm of the gradient before clipping; None when it was not measured, which no guard judges.
+        grad_norm_limit: the largest norm that is applied; a norm equal to it still is.
+    """
+    if not math.isfinite(loss):
+        return Trip("nonfinite_loss", loss, None)
+    if grad_norm is None:
+        return None
+    if not math.isfinite(grad_norm):
+        return Trip("nonfinite_grad_norm", grad_norm, None)
+    if grad_norm > grad_norm_limit:
+        return Trip("grad_norm", grad_norm, grad_norm_limit)
+    return None

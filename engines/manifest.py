@@ -1,0 +1,245 @@
+"""Folders that are whole or absent: every file listed with size and SHA-256, made durable, and renamed into place.
+
+`manifest.json` is written last; its own SHA-256 is the identity of the folder. A manifest may come from anywhere, so
+reading one believes nothing: no path leaves its folder, no symbolic link is followed, and its size is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+_RESERVED = frozenset({"format", "files"})
+
+
+class ManifestError(ValueError):
+    """A manifest that is missing, damaged, too large, or not to be trusted."""
+
+
+def write_manifest(folder: Path, **fields: Any) -> str:
+    """List, hash and fsync every file of a folder, and write its `manifest.json` last.
+
+    Args:
+        folder: the finished folder; an older manifest in it is replaced and not listed.
+        fields: what else the manifest says; non-finite floats are written as the strings of the journal.
+
+    Returns:
+        The manifest's SHA-256, as hex.
+
+    Raises:
+        ManifestError: the folder holds something that is neither file nor folder, or a field has a reserved name.
+        OSError: the disk is full or fails; no manifest is left behind.
+    """
+    if taken := _RESERVED & fields.keys():
+        raise ManifestError(f"manifest field {sorted(taken)[0]!r} is reserved")
+    files = []
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name == MANIFEST:
+            continue
+        size, sha256 = _hash_and_sync(path)
+        files.append({"path": name, "bytes": size, "sha256": sha256})
+    files.sort(key=lambda entry: str(entry["path"]))
+    body = {"format": FORMAT, **fields, "files": files}
+    data = json.dumps(_finite(body), indent=1, allow_nan=False).encode() + b"\n"
+    for directory in _folders(folder):
+        if directory != folder:
+            _fsync(directory, os.O_DIRECTORY)
+    _write_durably(folder / MANIFEST, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, checked for shape but not against the files.
+
+    Raises:
+        ManifestError: it is missing, too large, not JSON, of a newer format, or names a path outside the folder.
+    """
+    return _parse(_read_bytes(folder), folder)
+
+
+def manifest_sha256(folder: Path) -> str:
+    """SHA-256 of the manifest's bytes: the identity of the folder.
+
+    Raises:
+        ManifestError: there is no readable manifest.
+    """
+    return hashlib.sha256(_read_bytes(folder)).hexdigest()
+
+
+def verify_manifest(folder: Path, hashes: bool = True) -> list[str]:
+    """What is wrong with a folder, in words; an empty list means it is whole.
+
+    Files that the manifest does not list are tolerated: they are not part of the folder's identity.
+
+    Args:
+        folder: the folder.
+        hashes: also compare every file's SHA-256 (reads all of it); sizes are always compared.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        return [str(error)]
+    problems = []
+    for entry in manifest["files"]:
+        problem = _check_entry(folder, entry, hashes=hashes)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def fsync_tree(folder: Path) -> None:
+    """Make every file and folder below (and the folder itself) durable."""
+    for path in _files(folder):
+        _fsync(path)
+    for directory in _folders(folder):
+        _fsync(directory, os.O_DIRECTORY)
+
+
+def commit_folder(tmp: Path, final: Path) -> None:
+    """Rename a finished folder into place and make the rename durable.
+
+    A folder that is already there is not lost: it becomes `final.1`, or the next number that is free.
+    """
+    if final.exists() or final.is_symlink():
+        number = 1
+        while os.path.lexists(superseded := final.with_name(f"{final.name}.{number}")):
+            number += 1
+        final.rename(superseded)
+    tmp.rename(final)
+    for parent in {final.parent, tmp.parent}:
+        _fsync(parent, os.O_DIRECTORY)
+
+
+def _read_bytes(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ManifestError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ManifestError(f"{MANIFEST} is not a file")
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return data
+
+
+def _parse(data: bytes, folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+        raise ManifestError(f"{MANIFEST} does not list files")
+    version = manifest.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT:
+        raise ManifestError(f"{MANIFEST} has format {version!r}; this version reads up to {FORMAT}")
+    for entry in manifest["files"]:
+        _check_shape(entry)
+    return manifest
+
+
+def _check_shape(entry: Any) -> None:
+    if not isinstance(entry, Mapping):
+        raise ManifestError(f"{MANIFEST} lists something that is not a file")
+    path, size, sha256 = entry.get("path"), entry.get("bytes"), entry.get("sha256")
+    if not isinstance(path, str) or not isinstance(sha256, str) or isinstance(size, bool) or not isinstance(size, int):
+        raise ManifestError(f"{MANIFEST} lists a file without path, bytes or sha256")
+    pure = PurePosixPath(path)
+    if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts or str(pure) in {".", MANIFEST}:
+        raise ManifestError(f"{MANIFEST} names {path[:80]!r}, which is not a file inside the folder")
+
+
+def _check_entry(folder: Path, entry: Mapping[str, Any], *, hashes: bool) -> str:
+    name, path = entry["path"], folder / entry["path"]
+    try:
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            return f"{name} is outside the folder"
+        found = path.lstat()
+    except (OSError, RuntimeError):
+        return f"{name} is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{name} is not a file"
+    if found.st_size != entry["bytes"]:
+        return f"{name} has {found.st_size} bytes, not {entry['bytes']}"
+    if hashes:
+        try:
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if actual != entry["sha256"]:
+            return f"{name} has other content than when it was written (SHA-256 differs)"
+    return ""
+
+
+def _hash_and_sync(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size, sha256
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for directory in _folders(folder):
+        for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                raise ManifestError(f"{entry.path} is neither a file nor a folder")
+            if entry.is_file():
+                yield Path(entry.path)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """The folder and all below, deepest first, so that a parent is synced after its children."""
+    for directory, _names, _files_ in os.walk(folder, topdown=False, onerror=_raise):
+        yield Path(directory)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _fsync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _fsync(path.parent, os.O_DIRECTORY)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: non-finite floats become the strings that the journal uses."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
