@@ -113,7 +113,7 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
         case AttemptStarted():
             origin = event.resumed_from
             back = f" from checkpoint {origin.step} of attempt {origin.attempt}" if origin else ""
-            scaled = f", learning rate ×{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
+            scaled = f", learning rate x{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
             level: Level = {"succeeded": "quiet", "stopped": "warn"}.get(event.reason, "error")  # type: ignore[assignment]

@@ -255,13 +255,19 @@ class StageView:
             return None
         return max(0.0, progress.total - progress.done) / rate
 
-    def commit(self, event: CheckpointCommitted) -> None:
-        """A checkpoint came to be."""
-        self._checkpoints[event.attempt, event.step, event.sha256] = event
-
-    def remove(self, event: CheckpointRemoved) -> None:
-        """A checkpoint is gone; the order of both facts does not matter."""
-        self._removed.add((event.attempt, event.step, event.sha256))
+    def keep(self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked) -> None:
+        """Something that was measured or made; whether a removal came before its commit does not matter."""
+        match event:
+            case Evaluated():
+                self.all_evaluations.append(event)
+            case CheckpointCommitted():
+                self._checkpoints[event.attempt, event.step, event.sha256] = event
+            case CheckpointRemoved():
+                self._removed.add((event.attempt, event.step, event.sha256))
+            case ArtifactCommitted():
+                self.all_artifacts.append(event)
+            case GateChecked():
+                self.gates.append(event)
 
 
 @dataclass
@@ -325,10 +331,6 @@ def _merged(writers: Iterable[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
 
 def _take(run: RunView, event: AnyEvent, order: Order, role: str) -> None:
     match event:
-        case RunStarted():
-            _take_run_started(run, event, order)
-        case RunEnded():
-            run.state, run.reason, run.ended_t = event.state, event.reason, event.t
         case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
             _take_stage(run.stage(event.stage), event, run, order)
         case AttemptStarted():
@@ -337,18 +339,20 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: str) -> None:
             _take_attempt_ended(run, event, order, role)
         case StepsPlanned():
             run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
-        case Evaluated():
-            run.stage(event.stage).all_evaluations.append(event)
-        case CheckpointCommitted():
-            run.stage(event.stage).commit(event)
-        case CheckpointRemoved():
-            run.stage(event.stage).remove(event)
-        case ArtifactCommitted():
-            run.stage(event.stage).all_artifacts.append(event)
         case GuardTripped():
             run.attempt(event.stage, event.attempt, order).guards.append(event)
-        case GateChecked():
-            run.stage(event.stage).gates.append(event)
+        case Evaluated() | CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted() | GateChecked():
+            run.stage(event.stage).keep(event)
+        case _:
+            _take_run_fact(run, event, order)
+
+
+def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:
+    match event:
+        case RunStarted():
+            _take_run_started(run, event, order)
+        case RunEnded():
+            run.state, run.reason, run.ended_t = event.state, event.reason, event.t
         case ControlApplied():
             run.controls.append(event)
         case Gap():

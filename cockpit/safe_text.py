@@ -22,23 +22,24 @@ _INVISIBLE_CODES = (
 )
 _INVISIBLE = dict.fromkeys(_INVISIBLE_CODES, "\ufffd")
 _TABLE = _CONTROL | _C1 | _INVISIBLE
-_UNSAFE = re.compile(
+UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
     "\uffa0\ufff0-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+"""One character that must not reach a terminal."""
 MAX_COMBINING = 3
 
 
 def is_safe(text: str) -> bool:
     """Whether nothing in the text would be replaced one for one."""
-    return _UNSAFE.search(text) is None
+    return UNSAFE.search(text) is None
 
 
 def safe_characters(text: str) -> str:
     """The text with every unsafe character replaced by one visible one: the length stays the same."""
-    if _UNSAFE.search(text) is None:
+    if UNSAFE.search(text) is None:
         return text
-    return _UNSAFE.sub(lambda match: _TABLE.get(ord(match[0]), "\ufffd"), text)
+    return UNSAFE.sub(lambda match: _TABLE.get(ord(match[0]), "\ufffd"), text)
 
 
 def safe_text(text: object, limit: int | None = 2000) -> str:

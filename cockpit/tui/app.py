@@ -1,0 +1,168 @@
+"""The cockpit's screens in one application.
+
+The application owns nothing: runs live in their own processes, and any screen may die at any time. Screens are opened
+by path through `open_run`, `open_replay`, `open_home`, `open_recipe` and `open_checkpoints`, each loaded when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.app import App
+from textual.binding import BindingType
+from textual.color import Color
+from textual.filter import LineFilter
+from textual.screen import Screen
+
+from cockpit.safe_text import UNSAFE
+from cockpit.tui.keys import bindings
+from cockpit.tui.theme import ANSI_VARIABLES, THEMES, chosen_theme
+
+
+class HarmlessLines(LineFilter):
+    """The one choke point before the terminal: no control, reordering or invisible character of any text passes.
+
+    Widgets show such characters through `safe_text` as visible stand-ins; this is for whatever forgot to. Hyperlinks are
+    taken off too: no text of ours needs one, and a link's address would reach the terminal as it is.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - the base's signature
+        """The segments, with the same widths and nothing but printable characters."""
+        if all(_harmless(segment) for segment in segments):
+            return segments
+        return [_clean(segment) for segment in segments]
+
+
+def _harmless(segment: Segment) -> bool:
+    text, style, control = segment
+    return not control and (text.isascii() and text.isprintable() or UNSAFE.search(text) is None) and not _linked(style)
+
+
+def _linked(style: Style | None) -> bool:
+    return style is not None and style.link is not None
+
+
+def _clean(segment: Segment) -> Segment:
+    text, style, _control = segment
+    clean = UNSAFE.sub(lambda match: " " * cell_len(match[0]), text)
+    if style is not None and _linked(style):
+        style = style.update_link(None)
+    return Segment(clean, style)
+
+
+class CockpitApp(App[None]):
+    """Home, recipe forms, runs and replays.
+
+    Args:
+        runs_root: the folder of runs.
+        open_run: a run directory to show at once.
+        replay: a run directory (or journal file) to play back at once.
+    """
+
+    TITLE = "cockpit"
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("app")]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (36, "-tall")]
+    CSS = """
+    Screen { background: $background; }
+    """
+
+    def __init__(self, runs_root: Path, open_run: Path | None = None, replay: Path | None = None) -> None:
+        super().__init__()
+        self.runs_root = runs_root
+        self._first_run = open_run
+        self._first_replay = replay
+        self._safety = HarmlessLines()
+        self.animation_level = "none"
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = chosen_theme()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's own filters, after the one that lets nothing harmful through."""
+        return [self._safety, *super().get_line_filters()]
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of ours for themes that do not define them."""
+        return ANSI_VARIABLES
+
+    def on_mount(self) -> None:
+        if self._first_replay is not None:
+            self.open_replay(self._first_replay)
+        elif self._first_run is not None:
+            self.open_run(self._first_run)
+        else:
+            self.open_home()
+
+    # ---- opening screens
+
+    def open_home(self) -> None:
+        """Show the recipes and runs."""
+        from cockpit.tui.screens.home import HomeScreen
+
+        for screen in self.screen_stack:
+            if isinstance(screen, HomeScreen):
+                while self.screen is not screen:
+                    self.pop_screen()
+                return
+        self.push_screen(HomeScreen(self.runs_root))
+
+    def open_run(self, run_dir: Path) -> None:
+        """Show a run: live while it runs, and where it ended afterwards."""
+        from cockpit.tui.screens.run import RunScreen
+        from cockpit.tui.sources import LiveSource
+
+        self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
+
+    def open_replay(self, path: Path) -> None:
+        """Play a run back from its directory or its journal file."""
+        from cockpit.tui.screens.run import RunScreen
+        from cockpit.tui.sources import load_replay
+
+        self.push_screen(RunScreen(load_replay(path), run_dir=path if path.is_dir() else path.parent))
+
+    def open_recipe(self, path: Path) -> None:
+        """Edit a recipe in forms."""
+        from cockpit.tui.screens.recipe_form import RecipeScreen
+
+        self.push_screen(RecipeScreen(path))
+
+    def open_checkpoints(self, run_dir: Path) -> None:
+        """Checkpoints of a run: resume, merge, quantize."""
+        from cockpit.tui.screens.checkpoints import CheckpointsScreen
+
+        self.push_screen(CheckpointsScreen(run_dir))
+
+    # ---- actions of every screen
+
+    def action_keys_help(self) -> None:
+        """Every key of the current screen."""
+        from cockpit.tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(scopes_of(self.screen)))
+
+    def action_back(self) -> None:
+        """Close the current screen; from the last one, go home."""
+        if len(self.screen_stack) > 2:
+            self.pop_screen()
+            return
+        from cockpit.tui.screens.home import HomeScreen
+
+        if not isinstance(self.screen, HomeScreen):
+            self.switch_screen(HomeScreen(self.runs_root))
+
+    def action_leave(self) -> None:
+        """End the screen, and nothing else."""
+        self.exit()
+
+
+def scopes_of(screen: Screen[object]) -> tuple[str, ...]:
+    """The key scopes that a screen declares in `key_scopes`, and those of the application."""
+    return (*getattr(screen, "key_scopes", ()), "app")

@@ -1,0 +1,133 @@
+"""Every key in one table: it makes the bindings, the line at the bottom and the help screen, so none can disagree.
+
+Each key has an id. A user's keymap may name another key for it. Keys that terminal multiplexers take for themselves
+(ctrl+a, ctrl+b, ctrl+\\, ctrl+z) are left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+        id: `scope.name`, for keymaps.
+        keys: Textual's names, comma-separated.
+        action: the action of the screen (or `app.…`).
+        label: what the line at the bottom says; empty to leave it out there.
+        help: what it does, in one sentence.
+        shown: the key as it is drawn.
+    """
+
+    id: str
+    keys: str
+    action: str
+    label: str
+    help: str
+    shown: str = ""
+
+    @property
+    def drawn(self) -> str:
+        """The key as people read it."""
+        return self.shown or self.keys.split(",")[0].replace("ctrl+", "^").replace("question_mark", "?")
+
+
+SCOPES: dict[str, tuple[Key, ...]] = {
+    "app": (
+        Key("app.help", "question_mark,f1", "app.keys_help", "Help", "Show every key of this screen.", "?"),
+        Key("app.palette", "ctrl+p", "app.command_palette", "", "Search the commands.", "^p"),
+        Key("app.back", "escape", "app.back", "Back", "Close this screen; training continues.", "esc"),
+        Key("app.quit", "ctrl+q", "app.leave", "", "Leave the cockpit; training continues.", "^q"),
+    ),
+    "run": (
+        Key("run.freeze", "space", "freeze", "Freeze", "Hold the picture still (or let it follow again); training goes on."),
+        Key("run.checkpoint", "k", "checkpoint", "Ckpt", "Ask the engine for a checkpoint at the next step."),
+        Key("run.stop", "x", "stop", "Stop…", "Stop: after a checkpoint, or now; asks first."),
+        Key("run.log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
+        Key("run.smooth", "m", "smooth", "Smooth", "Next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
+        Key("run.fit", "f", "fit", "Fit", "Fit the value axes to the data and show all steps."),
+        Key("run.maximise", "z", "maximise", "Zoom", "Show the chosen chart alone, or all of them again."),
+        Key("run.actions", "a", "actions", "Actions", "Checkpoints and what can be made of them."),
+        Key("run.zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),
+        Key("run.zoom_out", "minus", "zoom(2.0)", "", "Show twice as many steps.", "-"),
+        Key("run.pane_1", "1", "pane(1)", "", "Choose the first chart.", "1"),
+        Key("run.pane_2", "2", "pane(2)", "", "Choose the second chart."),
+        Key("run.pane_3", "3", "pane(3)", "", "Choose the third chart."),
+        Key("run.pane_4", "4", "pane(4)", "", "Choose the fourth chart."),
+        Key("run.pane_5", "5", "pane(5)", "", "Choose the fifth chart."),
+        Key("run.pane_6", "6", "pane(6)", "", "Choose the sixth chart."),
+        Key("run.left", "left", "inspect(-1)", "", "Inspect the step before.", "←"),
+        Key("run.right", "right", "inspect(1)", "", "Inspect the step after.", "→"),
+        Key("run.far_left", "shift+left", "inspect(-50)", "", "Inspect fifty steps before.", "shift+←"),
+        Key("run.far_right", "shift+right", "inspect(50)", "", "Inspect fifty steps after.", "shift+→"),
+        Key("run.stage_back", "left_square_bracket", "stage(-1)", "", "Look at the stage before.", "["),
+        Key("run.stage_on", "right_square_bracket", "stage(1)", "", "Look at the stage after.", "]"),
+        Key("run.follow", "0", "follow", "", "Follow the running stage with every chart as it was.", "0"),
+        Key("run.copy", "Y", "copy_path", "", "Copy the path of the run's folder.", "Y"),
+    ),
+    "replay": (
+        Key("replay.play", "space", "play", "Play", "Play or pause."),
+        Key("replay.back", "left", "seek(-1)", "±1", "One sample back.", "←/→"),
+        Key("replay.on", "right", "seek(1)", "", "One sample on.", "→"),
+        Key("replay.far_back", "shift+left", "seek(-50)", "", "Fifty samples back.", "shift+←"),
+        Key("replay.far_on", "shift+right", "seek(50)", "", "Fifty samples on.", "shift+→"),
+        Key("replay.slower", "left_square_bracket", "speed(-1)", "Speed", "Slower: down to half of real time.", "[ ]"),
+        Key("replay.faster", "right_square_bracket", "speed(1)", "", "Faster: up to 64 times, then as fast as possible.", "]"),
+        Key("replay.start", "home", "edge(0)", "", "To the beginning.", "home"),
+        Key("replay.end", "end", "edge(1)", "", "To the end.", "end"),
+        Key("replay.goto", "g", "goto", "Goto", "Go to a step by its number."),
+        Key("replay.next_event", "e", "event(1)", "Event", "To the next checkpoint, guard or failure.", "e/E"),
+        Key("replay.last_event", "E", "event(-1)", "", "To the checkpoint, guard or failure before.", "E"),
+        Key("replay.log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
+        Key("replay.smooth", "m", "smooth", "Smooth", "Next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
+        Key("replay.fit", "f", "fit", "", "Fit the value axes to the data and show all steps."),
+        Key("replay.maximise", "z", "maximise", "", "Show the chosen chart alone, or all of them again."),
+        Key("replay.zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),
+        Key("replay.zoom_out", "minus", "zoom(2.0)", "", "Show twice as many steps.", "-"),
+        Key("replay.pane_1", "1", "pane(1)", "", "Choose the first chart."),
+        Key("replay.pane_2", "2", "pane(2)", "", "Choose the second chart."),
+        Key("replay.pane_3", "3", "pane(3)", "", "Choose the third chart."),
+        Key("replay.pane_4", "4", "pane(4)", "", "Choose the fourth chart."),
+        Key("replay.pane_5", "5", "pane(5)", "", "Choose the fifth chart."),
+        Key("replay.pane_6", "6", "pane(6)", "", "Choose the sixth chart."),
+        Key("replay.follow", "0", "follow", "", "Show the stage at the playhead with every chart as it was."),
+        Key("replay.actions", "a", "actions", "", "Checkpoints and what can be made of them."),
+        Key("replay.copy", "Y", "copy_path", "", "Copy the path of the run's folder."),
+    ),
+    "home": (
+        Key("home.new", "n", "new_run", "New run", "Start the recipe under the cursor; shows first what it costs."),
+        Key("home.edit", "e", "edit_recipe", "Edit", "Edit the recipe under the cursor."),
+        Key("home.replay", "r", "replay", "Replay", "Play the run under the cursor back."),
+        Key("home.actions", "a", "actions", "Actions", "Checkpoints of the run and what can be made of them."),
+        Key("home.filter", "slash", "filter", "Filter", "Show only what contains some text.", "/"),
+        Key("home.copy", "Y", "copy_path", "", "Copy the path of what is under the cursor."),
+    ),
+    "recipe": (
+        Key("recipe.save", "ctrl+s", "save", "Save", "Save the recipe; comments and order stay as they are."),
+        Key("recipe.launch", "ctrl+l", "launch", "Launch", "Show what the run will cost, then start it."),
+        Key("recipe.diff", "ctrl+d", "diff", "Diff", "Show what differs from the file."),
+        Key("recipe.next", "ctrl+n", "next_problem", "Problem", "Go to the next problem."),
+        Key("recipe.find", "ctrl+f", "find", "Find", "Go to a field by its name."),
+    ),
+    "checkpoints": (),
+}
+"""Scopes by name; "app" belongs to every screen."""
+
+
+def bindings(*scopes: str) -> list[Binding]:
+    """Textual's bindings for these scopes."""
+    return [
+        Binding(key.keys, key.action, key.label or key.help, show=False, key_display=key.drawn, tooltip=key.help, id=key.id)
+        for scope in scopes
+        for key in SCOPES[scope]
+    ]
+
+
+def footer_keys(*scopes: str) -> list[Key]:
+    """The keys of these scopes that the line at the bottom names."""
+    return [key for scope in scopes for key in SCOPES[scope] if key.label]

@@ -1,0 +1,182 @@
+"""Colours that are exact entries of the xterm 256-colour palette.
+
+OpenSSH does not forward COLORTERM, so most terminals over SSH are told 256 colours; a colour between two entries
+collapses there, and neighbouring surfaces become one. Each hex below is one of the palette's own values.
+"""
+
+from __future__ import annotations
+
+import os
+
+from textual.theme import Theme
+
+DARK_VARIABLES = {
+    "text-muted": "#9e9e9e",
+    "text-disabled": "#767676",
+    "foreground-muted": "#9e9e9e",
+    "foreground-disabled": "#767676",
+    "border": "#5f87af",
+    "border-blurred": "#444444",
+    "block-cursor-background": "#5fafff",
+    "block-cursor-foreground": "#121212",
+    "block-cursor-blurred-background": "#303030",
+    "block-cursor-blurred-foreground": "#d0d0d0",
+    "input-cursor-background": "#d0d0d0",
+    "input-cursor-foreground": "#121212",
+    "scrollbar": "#444444",
+    "scrollbar-hover": "#585858",
+    "scrollbar-active": "#5fafff",
+    "scrollbar-background": "#1c1c1c",
+    "scrollbar-background-hover": "#1c1c1c",
+    "scrollbar-background-active": "#1c1c1c",
+    "scrollbar-corner-color": "#1c1c1c",
+    "footer-background": "#1c1c1c",
+    "chart-axis": "#767676",
+    "chart-title": "#d0d0d0",
+    "chart-line": "#5fd7ff",
+    "chart-raw": "#5f87af",
+    "chart-old": "#585858",
+    "chart-eval": "#ffd75f",
+    "chart-bad": "#ff5f5f",
+    "chart-guard": "#d75f5f",
+    "chart-mark": "#87d787",
+}
+
+LIGHT_VARIABLES = {
+    **DARK_VARIABLES,
+    "text-muted": "#626262",
+    "text-disabled": "#8a8a8a",
+    "foreground-muted": "#626262",
+    "foreground-disabled": "#8a8a8a",
+    "border": "#5f87af",
+    "border-blurred": "#bcbcbc",
+    "block-cursor-background": "#005faf",
+    "block-cursor-foreground": "#ffffff",
+    "block-cursor-blurred-background": "#dadada",
+    "block-cursor-blurred-foreground": "#262626",
+    "input-cursor-background": "#262626",
+    "input-cursor-foreground": "#ffffff",
+    "scrollbar": "#bcbcbc",
+    "scrollbar-hover": "#a8a8a8",
+    "scrollbar-active": "#005faf",
+    "scrollbar-background": "#eeeeee",
+    "scrollbar-background-hover": "#eeeeee",
+    "scrollbar-background-active": "#eeeeee",
+    "scrollbar-corner-color": "#eeeeee",
+    "footer-background": "#eeeeee",
+    "chart-axis": "#8a8a8a",
+    "chart-title": "#262626",
+    "chart-line": "#005faf",
+    "chart-raw": "#87afd7",
+    "chart-old": "#bcbcbc",
+    "chart-eval": "#af5f00",
+    "chart-bad": "#d70000",
+    "chart-guard": "#d75f5f",
+    "chart-mark": "#008700",
+}
+
+ANSI_VARIABLES = {
+    "chart-axis": "ansi_bright_black",
+    "chart-title": "ansi_default",
+    "chart-line": "ansi_bright_cyan",
+    "chart-raw": "ansi_blue",
+    "chart-old": "ansi_bright_black",
+    "chart-eval": "ansi_bright_yellow",
+    "chart-bad": "ansi_bright_red",
+    "chart-guard": "ansi_red",
+    "chart-mark": "ansi_bright_green",
+}
+"""For terminals with sixteen colours, on top of Textual's own ansi themes."""
+
+DARK = Theme(
+    name="cockpit",
+    primary="#5fafff",
+    secondary="#87afd7",
+    accent="#ffaf5f",
+    foreground="#d0d0d0",
+    background="#121212",
+    surface="#1c1c1c",
+    panel="#303030",
+    success="#87d787",
+    warning="#ffd75f",
+    error="#ff5f5f",
+    dark=True,
+    variables=DARK_VARIABLES,
+)
+LIGHT = Theme(
+    name="cockpit-light",
+    primary="#005faf",
+    secondary="#5f87af",
+    accent="#af5f00",
+    foreground="#262626",
+    background="#ffffff",
+    surface="#eeeeee",
+    panel="#dadada",
+    success="#008700",
+    warning="#af5f00",
+    error="#d70000",
+    dark=False,
+    variables=LIGHT_VARIABLES,
+)
+THEMES = (DARK, LIGHT)
+
+_SIXTEEN_COLOURS = ("linux", "xterm", "vt100", "vt220", "ansi", "screen")
+
+GLYPHS = {
+    "queued": "○",
+    "pending": "○",
+    "running": "●",
+    "paused": "‖",
+    "succeeded": "✓",
+    "failed": "✗",
+    "stopped": "■",
+    "refused": "!",
+    "skipped": "–",
+    "lost": "?",
+}
+"""A state is told by a glyph as well as a colour, so that it is readable without colours."""
+
+ASCII_GLYPHS = {
+    **dict.fromkeys(("queued", "pending"), "o"),
+    "running": "*",
+    "paused": "=",
+    "succeeded": "+",
+    "failed": "x",
+    "stopped": "#",
+    "refused": "!",
+    "skipped": "-",
+    "lost": "?",
+}
+
+STATE_COLOURS = {
+    "queued": "text-muted",
+    "pending": "text-muted",
+    "running": "primary",
+    "paused": "warning",
+    "succeeded": "success",
+    "failed": "error",
+    "stopped": "warning",
+    "refused": "error",
+    "skipped": "text-muted",
+    "lost": "error",
+}
+"""Names of theme variables, for `App.theme_variables`."""
+
+
+def ascii_only() -> bool:
+    """Whether the operator asked for a screen without braille and other symbols (COCKPIT_GLYPHS=ascii)."""
+    return os.environ.get("COCKPIT_GLYPHS", "braille").lower() == "ascii"
+
+
+def state_glyph(state: str) -> str:
+    """One character for a run's or stage's state."""
+    return (ASCII_GLYPHS if ascii_only() else GLYPHS).get(state, "?")
+
+
+def chosen_theme() -> str:
+    """COCKPIT_THEME, else the sixteen-colour theme where the terminal has no more, else `cockpit`."""
+    asked = os.environ.get("COCKPIT_THEME", "")
+    if asked in {"cockpit", "cockpit-light", "ansi-dark", "ansi-light"}:
+        return asked
+    term = os.environ.get("TERM", "")
+    return "ansi-dark" if term in _SIXTEEN_COLOURS and not os.environ.get("COLORTERM") else "cockpit"

@@ -1,0 +1,68 @@
+"""The line at the bottom: the keys that do something here and now."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import RenderResult
+from textual.events import Click
+from textual.widget import Widget
+
+from cockpit.tui.keys import Key, footer_keys
+
+
+class KeyBar(Widget):
+    """Draws the keys of the given scopes, as many as fit; the help key is always among them.
+
+    A key whose action the screen's `check_action` refuses is not drawn. A click on a key runs its action.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"key-bar--key", "key-bar--label"}
+    DEFAULT_CSS = """
+    KeyBar { height: 1; dock: bottom; background: $surface; color: $text-muted; }
+    KeyBar > .key-bar--key { color: $primary; text-style: bold; }
+    KeyBar > .key-bar--label { color: $text-muted; }
+    """
+
+    def __init__(self, *scopes: str) -> None:
+        super().__init__()
+        self.scopes = scopes
+
+    def keys_that_fit(self, width: int) -> list[tuple[int, Key]]:
+        """Each drawn key with its column."""
+        keys = [key for key in footer_keys(*self.scopes, "app") if self._possible(key)]
+        last = [key for key in keys if key.id in {"app.help", "app.back"}]
+        first = [key for key in keys if key not in last]
+        room = width - 1 - sum(len(key.drawn) + len(key.label) + 3 for key in last)
+        placed: list[tuple[int, Key]] = []
+        x = 1
+        for key in first:
+            need = len(key.drawn) + len(key.label) + 3
+            if x + need <= room + 2:
+                placed.append((x, key))
+                x += need
+        for key in last:
+            placed.append((x, key))
+            x += len(key.drawn) + len(key.label) + 3
+        return placed
+
+    def render(self) -> RenderResult:
+        key_style = self.get_component_rich_style("key-bar--key", partial=True)
+        label_style = self.get_component_rich_style("key-bar--label", partial=True)
+        line = Text(no_wrap=True, overflow="crop", end="")
+        for x, key in self.keys_that_fit(self.size.width):
+            line.append(" " * (x - len(line)))
+            line.append(key.drawn, key_style)
+            line.append(" " + key.label, label_style)
+        return line
+
+    async def on_click(self, event: Click) -> None:
+        for x, key in self.keys_that_fit(self.size.width):
+            if x <= event.x < x + len(key.drawn) + 1 + len(key.label):
+                await self.app.run_action(key.action, self.screen)
+
+    def _possible(self, key: Key) -> bool:
+        target = self.app if key.action.startswith("app.") else self.screen
+        name = key.action.removeprefix("app.").partition("(")[0]
+        return bool(target.check_action(name, ()))
