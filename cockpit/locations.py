@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cockpit.run_list import RunSummary
+from cockpit.run_list import list_runs as summaries
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 
@@ -26,6 +28,11 @@ def run_ids(root: Path) -> list[str]:
         return []
     found = [name for name in names if (root / name / "run.json").exists()]
     return sorted(found, key=_id_order, reverse=True)
+
+
+def list_runs(root: Path, limit: int | None = None) -> list[RunSummary]:
+    """Summaries of a folder's runs, newest first."""
+    return summaries(root, run_ids(root)[:limit])
 
 
 def find_run(root: Path, wanted: str) -> RunDir:

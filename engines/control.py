@@ -56,7 +56,7 @@ def put_request(control: Path, verb: str, value: float | None = None, by: str = 
     data = json.dumps({"verb": verb, "value": value, "by": by}).encode()
     temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
     temporary.write_bytes(data)
-    number = _highest(control) + 1
+    number = highest_number(control) + 1
     try:
         while True:
             name = f"{number:06d}-{verb}.json"
@@ -103,9 +103,16 @@ def take(control: Path, request: Request) -> bool:
     return True
 
 
-def _highest(control: Path) -> int:
+def history(control: Path, *, after: int = 0) -> list[Request]:
+    """Requests with a number above `after`, taken or not, oldest first."""
+    found = {request.number: request for folder in (control / "done", control) for request in pending(folder)}
+    return [found[number] for number in sorted(found) if number > after]
+
+
+def highest_number(control: Path, *, taken_only: bool = False) -> int:
+    """The highest number given so far; 0 when there is none."""
     numbers = [0]
-    for folder in (control, control / "done"):
+    for folder in (control / "done",) if taken_only else (control, control / "done"):
         with suppress(OSError):
-            numbers += [int(name[:6]) for name in os.listdir(folder) if name[:6].isdigit()]
+            numbers += [int(name.partition("-")[0].partition(".")[0]) for name in os.listdir(folder) if name[:6].isdigit()]
     return max(numbers)

@@ -1,0 +1,125 @@
+"""What a run is to do, as its directory says: the resolved recipe, the order of its stages and where inputs come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.run_dir import RunDir, RunDirError
+from recipes.fingerprint import fingerprint
+from recipes.schema import Recipe, StageFields, output_of
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """One input of a stage: another stage, an absolute path, or a hub id."""
+
+    origin: str
+    name: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class RunRecipe:
+    """The resolved recipe of a run, read from `recipe.json`."""
+
+    recipe: Recipe
+    order: list[str]
+    inputs: dict[str, dict[str, InputRef]]
+    only: list[str]
+
+    def stage(self, name: str) -> StageFields:
+        return next(stage for stage in self.recipe.stage if stage.name == name)
+
+    def wanted(self) -> list[str]:
+        """Stages of this run, in the order they run."""
+        return [name for name in self.order if not self.only or name in self.only]
+
+    def descendants(self, names: set[str]) -> set[str]:
+        """The named stages and everything that depends on them."""
+        found = set(names)
+        for name in self.order:
+            if any(ref.origin == "stage" and ref.name in found for ref in self.inputs.get(name, {}).values()):
+                found.add(name)
+        return found
+
+    def ancestors(self, names: set[str]) -> set[str]:
+        """The named stages and everything they depend on."""
+        found = set(names)
+        for name in reversed(self.order):
+            if name in found:
+                found |= {ref.name for ref in self.inputs.get(name, {}).values() if ref.origin == "stage"}
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "recipe": self.recipe.model_dump(mode="json", by_alias=True),
+            "order": self.order,
+            "inputs": {stage: {field: vars(ref) for field, ref in refs.items()} for stage, refs in self.inputs.items()},
+            "only": self.only,
+        }
+
+    @staticmethod
+    def read(run: RunDir) -> RunRecipe:
+        """The recipe of a run directory.
+
+        Raises:
+            RunDirError: recipe.json is missing or not one of ours.
+        """
+        try:
+            value = json.loads(run.recipe_json.read_text())
+            return RunRecipe(
+                recipe=Recipe.model_validate(value["recipe"]),
+                order=list(value["order"]),
+                inputs={s: {f: InputRef(**ref) for f, ref in refs.items()} for s, refs in value["inputs"].items()},
+                only=list(value["only"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error
+
+    def stage_inputs(self, run: RunDir, name: str) -> dict[str, dict[str, Any]]:
+        """The stage's inputs as `stage.json` has them: origin, name, absolute path, output, manifest hash."""
+        result: dict[str, dict[str, Any]] = {}
+        for field, ref in self.inputs.get(name, {}).items():
+            path = str(run.out(ref.name)) if ref.origin == "stage" else ref.path
+            result[field] = {
+                "origin": ref.origin,
+                "name": ref.name,
+                "path": path,
+                "output": output_of(self.stage(ref.name)) if ref.origin == "stage" else None,
+                "manifest_sha256": input_hash(Path(path)) if path else None,
+            }
+        return result
+
+    def fingerprint(self, run: RunDir, name: str) -> str:
+        """Today's fingerprint of a stage: its fields and the hashes of its inputs."""
+        inputs = self.stage_inputs(run, name)
+        hashes = [inputs[field]["manifest_sha256"] or inputs[field]["name"] for field in sorted(inputs)]
+        return fingerprint(self.stage(name).model_dump(mode="json"), hashes)
+
+
+def input_hash(path: Path) -> str | None:
+    """What identifies an input folder or file: its manifest's SHA-256, else a SHA-256 over names, sizes and times.
+
+    Hashing the content of a foreign folder would cost minutes for a large model at every resume; a changed file changes
+    its size or its time.
+    """
+    manifest = path / "manifest.json"
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except OSError:
+        pass
+    digest = hashlib.sha256()
+    try:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            status = os.stat(file)
+            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    except OSError:
+        return None
+    return digest.hexdigest() if files else None

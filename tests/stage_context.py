@@ -1,0 +1,69 @@
+"""A real stage context over a real journal in a temporary folder: to try a stage's function without its process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engines.emitter import EventWriter
+from engines.events import AnyEvent
+from engines.host import Input, ResumePoint, StageContext
+from engines.journal import read_journal
+from engines.manifest import manifest_sha256
+from engines.run_dir import RunDir
+from recipes.schema import STAGE_TYPES
+
+
+class TriedContext(StageContext):
+    """A stage context that can read its journal back."""
+
+    def events(self) -> list[AnyEvent]:
+        """Everything in the journal so far."""
+        return list(read_journal(RunDir(self.run_root).journal))
+
+
+def make_context(
+    tmp_path: Path,
+    stage: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, Path | str] | None = None,
+    attempt: int = 1,
+    resume: ResumePoint | None = None,
+    learning_rate_scale: float = 1.0,
+    test_faults: Mapping[str, Any] | None = None,
+) -> TriedContext:
+    """A context for a stage given as in a recipe. Inputs are folders by field name, or hub ids as strings."""
+    kind = stage["kind"]
+    tag = f"prepare-{stage['output']}" if kind == "prepare" else kind
+    model = STAGE_TYPES[tag].model_validate(dict(stage))
+    run = RunDir(tmp_path / "run")
+    folder = run.attempt_dir(model.name, attempt)
+    for path in (run.control, folder / "out.tmp", folder / "work", run.checkpoints(model.name, attempt)):
+        path.mkdir(parents=True, exist_ok=True)
+    if not run.run_json.exists():
+        run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "tried", "parent": None, "version": "0"}))
+    given = {name: _input(name, value) for name, value in (inputs or {}).items()}
+    return TriedContext(
+        stage=model,
+        inputs=given,
+        out=folder / "out.tmp",
+        work=folder / "work",
+        attempt=attempt,
+        resume=resume,
+        learning_rate_scale=learning_rate_scale,
+        checkpoints=run.checkpoints(model.name, attempt),
+        run_id=run.id,
+        stage_name=model.name,
+        run_root=run.root,
+        writer=EventWriter(run.journal, None, role="engine", stage=model.name, attempt=attempt),
+        test_faults=dict(test_faults or {}),
+    )
+
+
+def _input(field: str, value: Path | str) -> Input:
+    if isinstance(value, str):
+        return Input(field, "hub", value, None)
+    has_manifest = (value / "manifest.json").exists()
+    return Input(field, "path", value.name, value, None, manifest_sha256(value) if has_manifest else None)
