@@ -88,7 +88,7 @@ class PrepareText(SplitFields):
     kind: Literal["prepare"] = "prepare"
     output: Literal["text"]
     source: str = setting(
-        section="Source", min_length=1, help='Folder to read, or "python-stdlib" for the standard library of the running Python.'
+        section="Source", folder=True, min_length=1, help='Folder to read, or "python-stdlib" for the standard library of the running Python.'
     )
     include: list[str] = setting(default_factory=lambda: ["*.py"], section="Source", help="File-name patterns that are read.")
     exclude: list[str] = setting(
@@ -369,7 +369,7 @@ class Recipe(Strict):
     stop_grace_s: float = setting(
         120.0, section="Recipe", ge=1, le=86_400, unit="seconds", help="Time a stopping engine has for its last checkpoint."
     )
-    stage: list[Stage] = setting(section="Recipe", min_length=1, help="The stages.")
+    stage: list[Stage] = setting(section="Recipe", min_length=1, max_length=256, help="The stages.")
 
 
 def output_of(stage: StageFields) -> str:

@@ -15,6 +15,7 @@ def setting(
     help: str,
     unit: str | None = None,
     accepts: tuple[str, ...] | None = None,
+    folder: bool = False,
     advanced: bool = False,
     default_factory: Any = None,
     **bounds: Any,
@@ -26,7 +27,8 @@ def setting(
         section: the heading it stands under in forms and in the reference.
         help: one sentence, as an operator would want to read it.
         unit: the unit of the value, when it has one.
-        accepts: for a field that names another stage: the outputs it takes (see `OUTPUTS`).
+        accepts: for a field that names another stage: the outputs it takes (the words of `schema.output_of`).
+        folder: the value is a folder, given from the recipe's own folder when it is not absolute.
         advanced: shown after the others.
         default_factory: for mutable defaults.
         bounds: pydantic constraints (`gt`, `ge`, `lt`, `le`, `min_length`, …).
@@ -36,6 +38,8 @@ def setting(
         extra["unit"] = unit
     if accepts is not None:
         extra["accepts"] = list(accepts)
+    if folder:
+        extra["folder"] = True
     if advanced:
         extra["advanced"] = True
     if default_factory is not None:

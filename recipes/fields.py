@@ -1,0 +1,224 @@
+"""Every field of every stage kind as plain data, read off the schema: forms, messages and the reference use only this."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from recipes.problems import either, shown
+from recipes.schema import STAGE_TYPES, Recipe
+
+FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "tables"]
+
+IDENTITY = ("kind", "output")
+"""Keys that say which type a stage is; they are no settings."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a number, or of a length for text and lists; None is no limit."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+
+    def words(self) -> str:
+        """Such as `> 0 and ≤ 1`; empty without limits."""
+        signs = (("≥", self.ge), (">", self.gt), ("≤", self.le), ("<", self.lt))
+        return " and ".join(f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}" for sign, limit in signs if limit is not None)
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One settable field.
+
+    `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
+    `choices` when only some words are allowed) and `tables` for `[[stage.gate]]`, whose fields are in `items`.
+    `nullable` fields may be left out and then mean "none". `default` is a value as TOML would have it, None without one.
+    """
+
+    path: str
+    kind: FieldKind
+    default: Any
+    required: bool
+    nullable: bool
+    choices: tuple[str, ...]
+    bounds: Bounds
+    unit: str | None
+    help: str
+    section: str
+    advanced: bool
+    accepts: tuple[str, ...]
+    folder: bool
+    items: tuple[FieldSpec, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        limits = self.bounds.words()
+        if self.kind in ("int", "float"):
+            return f"{'a whole number' if self.kind == 'int' else 'a number'}{' ' + limits if limits else ''}"
+        if self.kind == "bool":
+            return "true or false"
+        if self.kind == "choice":
+            return either(self.choices)
+        if self.kind == "tables":
+            return "a list of tables with " + ", ".join(item.path for item in self.items)
+        if self.kind == "list":
+            some = "one or more of" if self.bounds.min_length else "any of"
+            return f"a list of {some} {either(self.choices)}" if self.choices else "a list of texts"
+        if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
+            return "1 to 40 of a-z, 0-9 and -"
+        length = f" of at most {self.bounds.max_length:,} characters" if self.bounds.max_length else ""
+        return f"text{' that is not empty' if self.bounds.min_length else length}"
+
+    @property
+    def default_words(self) -> str:
+        """The default as TOML, `required`, or `none`."""
+        if self.required:
+            return "required"
+        return "none" if self.default is None else shown_whole(self.default)
+
+
+def shown_whole(value: Any) -> str:
+    """A default as TOML, never shortened."""
+    if isinstance(value, list):
+        return "[" + ", ".join(shown_whole(item) for item in value) + "]"
+    return shown(value) if isinstance(value, (str, bool)) else str(value)
+
+
+@lru_cache(maxsize=None)
+def _specs(model: type[BaseModel]) -> tuple[FieldSpec, ...]:
+    found: list[FieldSpec] = []
+    for name, info in model.model_fields.items():
+        if name in IDENTITY or (model is Recipe and name == "stage"):
+            continue
+        table = _table_of(info.annotation)
+        if table is not None:
+            found.extend(_nested(name, info, table))
+        else:
+            found.append(_spec(info.alias or name, info))
+    return tuple(found)
+
+
+def fields_of(tag: str) -> list[FieldSpec]:
+    """The fields of a stage type (a key of `STAGE_TYPES`), nested tables flattened, in the order of the schema.
+
+    Raises:
+        KeyError: there is no such stage type.
+    """
+    return list(_specs(STAGE_TYPES[tag]))
+
+
+def recipe_fields() -> list[FieldSpec]:
+    """The keys at the top of a recipe."""
+    return list(_specs(Recipe))
+
+
+def sections_of(tag: str) -> dict[str, list[FieldSpec]]:
+    """The fields of a stage type under their headings; within one, advanced fields come last."""
+    sections: dict[str, list[FieldSpec]] = {}
+    for spec in fields_of(tag):
+        sections.setdefault(spec.section, []).append(spec)
+    return {name: sorted(specs, key=lambda spec: spec.advanced) for name, specs in sections.items()}
+
+
+def keys_of(tag: str) -> tuple[str, ...]:
+    """The keys that a stage table of this type may have, `kind` and nested tables included."""
+    return tuple(STAGE_TYPES[tag].model_fields)
+
+
+def tags_of(kind: str) -> list[str]:
+    """The stage types of a kind: one, or three for `prepare`."""
+    return [tag for tag, model in STAGE_TYPES.items() if model.model_fields["kind"].default == kind]
+
+
+def kind_of(tag: str) -> str:
+    """The kind that a stage of this type has."""
+    return str(STAGE_TYPES[tag].model_fields["kind"].default)
+
+
+def inputs_of(tag: str) -> list[FieldSpec]:
+    """The fields that name another stage, a path or a hub id."""
+    return [spec for spec in fields_of(tag) if spec.accepts]
+
+
+def _nested(name: str, info: FieldInfo, table: type[BaseModel]) -> list[FieldSpec]:
+    """The fields of a nested table with dotted paths; the default of the whole table wins over its fields' own."""
+    whole = info.get_default(call_default_factory=True)
+    values = whole.model_dump() if isinstance(whole, BaseModel) else {}
+    return [
+        FieldSpec(**{**vars(spec), "path": f"{name}.{spec.path}", "default": values.get(spec.path, spec.default)})
+        for spec in _specs(table)
+    ]
+
+
+def _spec(path: str, info: FieldInfo) -> FieldSpec:
+    plain, nullable = _without_none(info.annotation)
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    default = info.get_default(call_default_factory=True)
+    items: tuple[FieldSpec, ...] = ()
+    kind: FieldKind
+    choices: tuple[str, ...] = ()
+    if typing.get_origin(plain) is list:
+        (inner,) = typing.get_args(plain)
+        table = _table_of(inner)
+        kind, items = ("tables", _specs(table)) if table else ("list", ())
+        choices = _choices(inner)
+    elif typing.get_origin(plain) is Literal:
+        choices = _choices(plain)
+        kind = "int" if all(isinstance(choice, int) for choice in choices) else "choice"
+    else:
+        kind = _SCALARS[plain]
+    return FieldSpec(
+        path=path,
+        kind=kind,
+        default=None if default is PydanticUndefined else default,
+        required=info.is_required(),
+        nullable=nullable,
+        choices=choices,
+        bounds=_bounds(info),
+        unit=typing.cast("str | None", extra.get("unit")),
+        help=info.description or "",
+        section=str(extra.get("section", "")),
+        advanced=bool(extra.get("advanced", False)),
+        accepts=tuple(typing.cast("list[str]", extra.get("accepts", []))),
+        folder=bool(extra.get("folder", False)),
+        items=items,
+    )
+
+
+_SCALARS: dict[Any, FieldKind] = {int: "int", float: "float", bool: "bool", str: "str"}
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        rest = [option for option in typing.get_args(annotation) if option is not type(None)]
+        return rest[0], len(rest) < len(typing.get_args(annotation))
+    return annotation, False
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    plain, _ = _without_none(annotation)
+    return plain if isinstance(plain, type) and issubclass(plain, BaseModel) else None
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def _bounds(info: FieldInfo) -> Bounds:
+    names = Bounds.__dataclass_fields__
+    found = {name: getattr(item, name) for item in info.metadata for name in names if getattr(item, name, None) is not None}
+    return Bounds(**found)
