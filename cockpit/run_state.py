@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cockpit.run_combine import combine
 from cockpit.run_log import LogLine, line_of
-from cockpit.run_view import AttemptView, RunView, StageView, combine
+from cockpit.run_view import AttemptView, RunView, StageView
 from cockpit.series import Series, joined
 from cockpit.writer_facts import HANDLERS, WriterFacts
 from engines.events import AnyEvent, ControlApplied, Gap, MachineSampled, SampledText

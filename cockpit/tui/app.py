@@ -40,7 +40,8 @@ class HarmlessLines(LineFilter):
 
 def _harmless(segment: Segment) -> bool:
     text, style, control = segment
-    return not control and (text.isascii() and text.isprintable() or UNSAFE.search(text) is None) and not _linked(style)
+    plain = (text.isascii() and text.isprintable()) or UNSAFE.search(text) is None
+    return plain and not control and not _linked(style)
 
 
 def _linked(style: Style | None) -> bool:

@@ -45,7 +45,13 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("app.quit", "ctrl+q", "app.leave", "", "Leave the cockpit; training continues.", "^q"),
     ),
     "run": (
-        Key("run.freeze", "space", "freeze", "Freeze", "Hold the picture still (or let it follow again); training goes on."),
+        Key(
+            "run.freeze",
+            "space",
+            "freeze",
+            "Freeze",
+            "Hold the picture still (or let it follow again); training goes on.",
+        ),
         Key("run.checkpoint", "k", "checkpoint", "Ckpt", "Ask the engine for a checkpoint at the next step."),
         Key("run.stop", "x", "stop", "Stop…", "Stop: after a checkpoint, or now; asks first."),
         Key("run.log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
@@ -77,7 +83,14 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("replay.far_back", "shift+left", "seek(-50)", "", "Fifty samples back.", "shift+←"),
         Key("replay.far_on", "shift+right", "seek(50)", "", "Fifty samples on.", "shift+→"),
         Key("replay.slower", "left_square_bracket", "speed(-1)", "Speed", "Slower: down to half of real time.", "[ ]"),
-        Key("replay.faster", "right_square_bracket", "speed(1)", "", "Faster: up to 64 times, then as fast as possible.", "]"),
+        Key(
+            "replay.faster",
+            "right_square_bracket",
+            "speed(1)",
+            "",
+            "Faster: up to 64 times, then as fast as possible.",
+            "]",
+        ),
         Key("replay.start", "home", "edge(0)", "", "To the beginning.", "home"),
         Key("replay.end", "end", "edge(1)", "", "To the end.", "end"),
         Key("replay.goto", "g", "goto", "Goto", "Go to a step by its number."),
@@ -122,7 +135,9 @@ SCOPES: dict[str, tuple[Key, ...]] = {
 def bindings(*scopes: str) -> list[Binding]:
     """Textual's bindings for these scopes."""
     return [
-        Binding(key.keys, key.action, key.label or key.help, show=False, key_display=key.drawn, tooltip=key.help, id=key.id)
+        Binding(
+            key.keys, key.action, key.label or key.help, show=False, key_display=key.drawn, tooltip=key.help, id=key.id
+        )
         for scope in scopes
         for key in SCOPES[scope]
     ]

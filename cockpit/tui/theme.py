@@ -131,7 +131,7 @@ GLYPHS = {
     "failed": "✗",
     "stopped": "■",
     "refused": "!",
-    "skipped": "–",
+    "skipped": "-",
     "lost": "?",
 }
 """A state is told by a glyph as well as a colour, so that it is readable without colours."""
