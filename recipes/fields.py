@@ -36,7 +36,9 @@ class Bounds:
     def words(self) -> str:
         """Such as `> 0 and ≤ 1`; empty without limits."""
         signs = (("≥", self.ge), (">", self.gt), ("≤", self.le), ("<", self.lt))
-        return " and ".join(f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}" for sign, limit in signs if limit is not None)
+        return " and ".join(
+            f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}" for sign, limit in signs if limit is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -220,5 +222,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 def _bounds(info: FieldInfo) -> Bounds:
     names = Bounds.__dataclass_fields__
-    found = {name: getattr(item, name) for item in info.metadata for name in names if getattr(item, name, None) is not None}
+    found = {
+        name: getattr(item, name) for item in info.metadata for name in names if getattr(item, name, None) is not None
+    }
     return Bounds(**found)

@@ -65,7 +65,10 @@ class StageFields(Strict):
 
     name: str = setting(section="Stage", pattern=STAGE_NAME, help="Unique name; later stages use it as an input.")
     python: str | None = setting(
-        None, section="Launch", advanced=True, help="Interpreter that runs this stage's engine; the cockpit's own by default."
+        None,
+        section="Launch",
+        advanced=True,
+        help="Interpreter that runs this stage's engine; the cockpit's own by default.",
     )
     threads: int | None = setting(
         None, section="Launch", ge=1, advanced=True, help="CPU threads of the engine; all physical cores by default."
@@ -77,9 +80,15 @@ class StageFields(Strict):
 class SplitFields(StageFields):
     """How documents are divided, once, into train, val and test by a keyed hash of their path."""
 
-    val_fraction: float = setting(0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for validation.")
-    test_fraction: float = setting(0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for the final test.")
-    seed: int = setting(42, section="Split", ge=0, help="Key of the split; the same seed gives the same split on any machine.")
+    val_fraction: float = setting(
+        0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for validation."
+    )
+    test_fraction: float = setting(
+        0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for the final test."
+    )
+    seed: int = setting(
+        42, section="Split", ge=0, help="Key of the split; the same seed gives the same split on any machine."
+    )
 
 
 class PrepareText(SplitFields):
@@ -88,15 +97,26 @@ class PrepareText(SplitFields):
     kind: Literal["prepare"] = "prepare"
     output: Literal["text"]
     source: str = setting(
-        section="Source", folder=True, min_length=1, help='Folder to read, or "python-stdlib" for the standard library of the running Python.'
+        section="Source",
+        folder=True,
+        min_length=1,
+        help='Folder to read, or "python-stdlib" for the standard library of the running Python.',
     )
-    include: list[str] = setting(default_factory=lambda: ["*.py"], section="Source", help="File-name patterns that are read.")
+    include: list[str] = setting(
+        default_factory=lambda: ["*.py"], section="Source", help="File-name patterns that are read."
+    )
     exclude: list[str] = setting(
         default_factory=list, section="Source", help="Patterns on the path inside the source that are left out."
     )
-    max_file_bytes: int = setting(1_048_576, section="Source", gt=0, unit="bytes", help="Larger files are left out and counted.")
+    max_file_bytes: int = setting(
+        1_048_576, section="Source", gt=0, unit="bytes", help="Larger files are left out and counted."
+    )
     max_bytes: int | None = setting(
-        None, section="Source", gt=0, unit="bytes", help="Stop after this much text, taking files in the order of their hash."
+        None,
+        section="Source",
+        gt=0,
+        unit="bytes",
+        help="Stop after this much text, taking files in the order of their hash.",
     )
 
 
@@ -106,7 +126,9 @@ class PrepareTokens(StageFields):
     kind: Literal["prepare"] = "prepare"
     output: Literal["tokens"]
     data: str = setting(section="Inputs", accepts=("text",), help="The text stage whose documents are tokenized.")
-    tokenizer: str = setting(section="Inputs", accepts=("tokenizer",), help="The tokenizer stage, or a folder with tokenizer.model.")
+    tokenizer: str = setting(
+        section="Inputs", accepts=("tokenizer",), help="The tokenizer stage, or a folder with tokenizer.model."
+    )
 
 
 class PrepareMessages(SplitFields):
@@ -115,16 +137,25 @@ class PrepareMessages(SplitFields):
     kind: Literal["prepare"] = "prepare"
     output: Literal["messages"]
     data: str = setting(
-        section="Inputs", accepts=("text",), help="A text stage (its split is kept) or a folder of Python sources (split here)."
+        section="Inputs",
+        accepts=("text",),
+        help="A text stage (its split is kept) or a folder of Python sources (split here).",
     )
     questions: list[Literal["docstring", "signature", "bases"]] = setting(
-        default_factory=lambda: ["docstring", "signature", "bases"], section="Questions", min_length=1, help="Kinds of facts asked for."
+        default_factory=lambda: ["docstring", "signature", "bases"],
+        section="Questions",
+        min_length=1,
+        help="Kinds of facts asked for.",
     )
     max_examples: int | None = setting(
         None, section="Questions", gt=0, help="At most this many examples in all, shared out over the splits."
     )
     max_answer_chars: int = setting(
-        400, section="Questions", gt=0, unit="characters", help="Examples with a longer answer are left out and counted."
+        400,
+        section="Questions",
+        gt=0,
+        unit="characters",
+        help="Examples with a longer answer are left out and counted.",
     )
 
 
@@ -133,9 +164,15 @@ class TokenizerStage(StageFields):
 
     kind: Literal["tokenizer"] = "tokenizer"
     data: str = setting(section="Inputs", accepts=("text",), help="The text stage; only its train split is seen.")
-    vocab_size: int = setting(4096, section="Vocabulary", ge=300, le=262_144, help="Number of pieces, special ones included.")
+    vocab_size: int = setting(
+        4096, section="Vocabulary", ge=300, le=262_144, help="Number of pieces, special ones included."
+    )
     character_coverage: float = setting(
-        1.0, section="Vocabulary", gt=0, le=1, help="Share of characters that get pieces of their own; the rest fall back to bytes."
+        1.0,
+        section="Vocabulary",
+        gt=0,
+        le=1,
+        help="Share of characters that get pieces of their own; the rest fall back to bytes.",
     )
     split_digits: bool = setting(True, section="Vocabulary", help="Give every digit its own piece.")
     max_bytes: int | None = setting(
@@ -147,10 +184,16 @@ class TokenizerStage(StageFields):
 class TrainingFields(StageFields):
     """What pretraining and fine-tuning share."""
 
-    max_length: int = setting(512, section="Data", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted.")
-    per_device_train_batch_size: int = setting(8, section="Batch", ge=1, help="Sequences per forward pass on each device.")
+    max_length: int = setting(
+        512, section="Data", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted."
+    )
+    per_device_train_batch_size: int = setting(
+        8, section="Batch", ge=1, help="Sequences per forward pass on each device."
+    )
     gradient_accumulation_steps: int = setting(1, section="Batch", ge=1, help="Forward passes per optimizer step.")
-    max_steps: int | None = setting(None, section="Schedule", ge=1, help="Optimizer steps in all; overrides num_train_epochs.")
+    max_steps: int | None = setting(
+        None, section="Schedule", ge=1, help="Optimizer steps in all; overrides num_train_epochs."
+    )
     num_train_epochs: float = setting(1.0, section="Schedule", gt=0, help="Passes over the training data.")
     learning_rate: float = setting(2e-4, section="Optim", gt=0, le=1, help="Peak learning rate.")
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant"] = setting(
@@ -166,23 +209,42 @@ class TrainingFields(StageFields):
     weight_decay: float = setting(0.0, section="Optim", ge=0, le=1, help="Decoupled weight decay.")
     adam_beta1: float = setting(0.9, section="Optim", ge=0, lt=1, advanced=True, help="Decay of the first moment.")
     adam_beta2: float = setting(0.999, section="Optim", ge=0, lt=1, advanced=True, help="Decay of the second moment.")
-    adam_epsilon: float = setting(1e-8, section="Optim", gt=0, lt=1, advanced=True, help="Added to the denominator of Adam.")
+    adam_epsilon: float = setting(
+        1e-8, section="Optim", gt=0, lt=1, advanced=True, help="Added to the denominator of Adam."
+    )
     max_grad_norm: float = setting(1.0, section="Optim", gt=0, help="Gradients are clipped to this L2 norm.")
     bf16: bool = setting(False, section="Precision", help="Compute in bfloat16 under autocast; weights stay float32.")
     gradient_checkpointing: bool = setting(
-        False, section="Precision", help="Recompute activations in the backward pass: less memory, about a fifth slower."
+        False,
+        section="Precision",
+        help="Recompute activations in the backward pass: less memory, about a fifth slower.",
     )
     seed: int = setting(42, section="Data", ge=0, help="Seed of initialization, data order and dropout.")
-    dataloader_num_workers: int = setting(0, section="Data", ge=0, le=64, advanced=True, help="Processes that load data.")
-    save_steps: int = setting(100, section="Checkpoints", ge=1, unit="steps", help="A checkpoint every so many steps, and one at the end.")
+    dataloader_num_workers: int = setting(
+        0, section="Data", ge=0, le=64, advanced=True, help="Processes that load data."
+    )
+    save_steps: int = setting(
+        100, section="Checkpoints", ge=1, unit="steps", help="A checkpoint every so many steps, and one at the end."
+    )
     save_total_limit: int = setting(
-        3, section="Checkpoints", ge=1, help="Newest checkpoints that are kept; the best and the newest healthy one stay besides."
+        3,
+        section="Checkpoints",
+        ge=1,
+        help="Newest checkpoints that are kept; the best and the newest healthy one stay besides.",
     )
-    eval_steps: int | None = setting(None, section="Evaluation", ge=1, unit="steps", help="Evaluate on the val split every so many steps.")
+    eval_steps: int | None = setting(
+        None, section="Evaluation", ge=1, unit="steps", help="Evaluate on the val split every so many steps."
+    )
     eval_max_tokens: int = setting(
-        20_000, section="Evaluation", ge=1, unit="tokens", help="Tokens of the val split used by an evaluation during training."
+        20_000,
+        section="Evaluation",
+        ge=1,
+        unit="tokens",
+        help="Tokens of the val split used by an evaluation during training.",
     )
-    per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass of an evaluation.")
+    per_device_eval_batch_size: int = setting(
+        8, section="Evaluation", ge=1, help="Sequences per forward pass of an evaluation."
+    )
     guards: Guards = setting(default_factory=Guards, section="Guards", help="When the engine stops itself.")
 
 
@@ -191,17 +253,27 @@ class PretrainStage(TrainingFields):
 
     kind: Literal["pretrain"] = "pretrain"
     data: str = setting(section="Inputs", accepts=("tokens",), help="The tokens stage; its tokenizer comes with it.")
-    hidden_size: int = setting(section="Model", ge=8, help="Width of the residual stream; a multiple of 256 quantizes best.")
+    hidden_size: int = setting(
+        section="Model", ge=8, help="Width of the residual stream; a multiple of 256 quantizes best."
+    )
     intermediate_size: int = setting(section="Model", ge=8, help="Width of the SwiGLU feed-forward layer.")
     num_hidden_layers: int = setting(section="Model", ge=1, le=1000, help="Decoder layers.")
     num_attention_heads: int = setting(section="Model", ge=1, help="Query heads; divides hidden_size.")
     num_key_value_heads: int = setting(section="Model", ge=1, help="Key and value heads; divides num_attention_heads.")
     rope_theta: float = setting(10_000.0, section="Model", gt=0, help="Base of the rotary position embedding.")
-    rms_norm_eps: float = setting(1e-5, section="Model", gt=0, lt=1, advanced=True, help="Added to the variance in RMSNorm.")
+    rms_norm_eps: float = setting(
+        1e-5, section="Model", gt=0, lt=1, advanced=True, help="Added to the variance in RMSNorm."
+    )
     tie_word_embeddings: bool = setting(True, section="Model", help="Use one matrix for embedding and output head.")
-    attention_dropout: float = setting(0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights while training.")
-    initializer_range: float = setting(0.02, section="Model", gt=0, lt=1, advanced=True, help="Standard deviation of the initial weights.")
-    sample_steps: int | None = setting(None, section="Samples", ge=1, unit="steps", help="Generate from sample_prompts every so many steps.")
+    attention_dropout: float = setting(
+        0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights while training."
+    )
+    initializer_range: float = setting(
+        0.02, section="Model", gt=0, lt=1, advanced=True, help="Standard deviation of the initial weights."
+    )
+    sample_steps: int | None = setting(
+        None, section="Samples", ge=1, unit="steps", help="Generate from sample_prompts every so many steps."
+    )
     sample_prompts: list[str] = setting(
         default_factory=lambda: ["def "], section="Samples", help="Prompts for the samples taken while training."
     )
@@ -232,10 +304,16 @@ class FinetuneStage(TrainingFields):
 
     kind: Literal["finetune"] = "finetune"
     model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
-    data: str = setting(section="Inputs", accepts=("messages",), help="The messages stage, or a folder with train.jsonl.")
+    data: str = setting(
+        section="Inputs", accepts=("messages",), help="The messages stage, or a folder with train.jsonl."
+    )
     r: int = setting(16, section="LoRA", ge=1, help="Rank of the adapter.")
-    lora_alpha: float = setting(32.0, section="LoRA", gt=0, help="Scale of the adapter; it is multiplied by lora_alpha / r.")
-    lora_dropout: float = setting(0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input while training.")
+    lora_alpha: float = setting(
+        32.0, section="LoRA", gt=0, help="Scale of the adapter; it is multiplied by lora_alpha / r."
+    )
+    lora_dropout: float = setting(
+        0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input while training."
+    )
     use_rslora: bool = setting(False, section="LoRA", advanced=True, help="Scale by lora_alpha / sqrt(r) instead.")
     target_modules: list[TargetModule] = setting(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -249,13 +327,23 @@ class EvaluateStage(StageFields):
     """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
 
     kind: Literal["evaluate"] = "evaluate"
-    model: str = setting(section="Inputs", accepts=("model", "adapter"), help="A stage's model or adapter, a folder, or a hub id.")
-    data: str = setting(section="Inputs", accepts=("messages", "tokens"), help="The messages or tokens stage to evaluate on.")
+    model: str = setting(
+        section="Inputs", accepts=("model", "adapter"), help="A stage's model or adapter, a folder, or a hub id."
+    )
+    data: str = setting(
+        section="Inputs", accepts=("messages", "tokens"), help="The messages or tokens stage to evaluate on."
+    )
     split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split that is evaluated.")
-    max_length: int = setting(512, section="Evaluation", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted.")
-    max_tokens: int = setting(200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens.")
+    max_length: int = setting(
+        512, section="Evaluation", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted."
+    )
+    max_tokens: int = setting(
+        200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."
+    )
     per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass.")
-    answers: int = setting(0, section="Answers", ge=0, le=1000, help="Questions of the split that are answered greedily and shown.")
+    answers: int = setting(
+        0, section="Answers", ge=0, le=1000, help="Questions of the split that are answered greedily and shown."
+    )
     max_new_tokens: int = setting(48, section="Answers", ge=1, unit="tokens", help="Longest answer.")
 
 
@@ -263,7 +351,9 @@ class MergeStage(StageFields):
     """An adapter merged into its 16- or 32-bit base: W + scale * B A, rounded once."""
 
     kind: Literal["merge"] = "merge"
-    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="The base model: a stage, a folder, or a hub id.")
+    model: str = setting(
+        section="Inputs", accepts=MODEL_OUTPUTS, help="The base model: a stage, a folder, or a hub id."
+    )
     adapter: str = setting(section="Inputs", accepts=("adapter",), help="The adapter: a finetune stage or a folder.")
     dtype: Literal["base", "float32", "bfloat16", "float16"] = setting(
         "base", section="Merge", help="Type of the merged weights; base keeps the base model's."
@@ -276,13 +366,22 @@ class ExportStage(StageFields):
     kind: Literal["export"] = "export"
     model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
     data: str | None = setting(
-        None, section="Inputs", accepts=DATA_OUTPUTS, help="Held-out text of the parity check; standard-library text by default."
+        None,
+        section="Inputs",
+        accepts=DATA_OUTPUTS,
+        help="Held-out text of the parity check; standard-library text by default.",
     )
     file_types: list[FileType] = setting(
-        default_factory=lambda: ["F16", "Q8_0", "Q4_K_M"], section="Files", min_length=1, help="GGUF file types to write."
+        default_factory=lambda: ["F16", "Q8_0", "Q4_K_M"],
+        section="Files",
+        min_length=1,
+        help="GGUF file types to write.",
     )
     parity_positions: int = setting(
-        2048, section="Parity", ge=0, help="Token positions compared with transformers per file; 0 skips the comparison."
+        2048,
+        section="Parity",
+        ge=0,
+        help="Token positions compared with transformers per file; 0 skips the comparison.",
     )
     max_length: int = setting(256, section="Parity", ge=8, unit="tokens", help="Context length of the comparison.")
 
@@ -303,8 +402,12 @@ class FakeStage(StageFields):
     seed: int = setting(42, section="Data", ge=0, help="Seed of the pretended noise.")
     save_steps: int = setting(20, section="Checkpoints", ge=1, unit="steps", help="A checkpoint every so many steps.")
     save_total_limit: int = setting(3, section="Checkpoints", ge=1, help="Newest checkpoints that are kept.")
-    checkpoint_bytes: int = setting(4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a pretended checkpoint.")
-    eval_steps: int | None = setting(None, section="Evaluation", ge=1, unit="steps", help="Pretend an evaluation every so many steps.")
+    checkpoint_bytes: int = setting(
+        4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a pretended checkpoint."
+    )
+    eval_steps: int | None = setting(
+        None, section="Evaluation", ge=1, unit="steps", help="Pretend an evaluation every so many steps."
+    )
     nan_at_step: int | None = setting(
         None, section="Faults", ge=1, help="The first attempt's loss is not a number at this step, and the guard trips."
     )
@@ -364,25 +467,43 @@ class Recipe(Strict):
     name: str = setting(section="Recipe", pattern=STAGE_NAME, help="Name of the recipe; run ids end with it.")
     description: str = setting("", section="Recipe", max_length=2000, help="What the recipe is for.")
     sample_interval_s: float = setting(
-        2.0, section="Recipe", ge=0.1, le=600, unit="seconds", help="Time between two readings of the machine's memory and load."
+        2.0,
+        section="Recipe",
+        ge=0.1,
+        le=600,
+        unit="seconds",
+        help="Time between two readings of the machine's memory and load.",
     )
     stop_grace_s: float = setting(
-        120.0, section="Recipe", ge=1, le=86_400, unit="seconds", help="Time a stopping engine has for its last checkpoint."
+        120.0,
+        section="Recipe",
+        ge=1,
+        le=86_400,
+        unit="seconds",
+        help="Time a stopping engine has for its last checkpoint.",
     )
     stage: list[Stage] = setting(section="Recipe", min_length=1, max_length=256, help="The stages.")
 
 
+_OUTPUTS = {
+    "prepare-text": "text",
+    "prepare-tokens": "tokens",
+    "prepare-messages": "messages",
+    "tokenizer": "tokenizer",
+    "pretrain": "model",
+    "merge": "model",
+    "finetune": "adapter",
+    "evaluate": "report",
+    "export": "gguf",
+    "fake": "fake",
+}
+
+
+def output_word(tag: str) -> str:
+    """What a stage of this type (a key of `STAGE_TYPES`) produces, as a word that `accepts` lists know."""
+    return _OUTPUTS[tag]
+
+
 def output_of(stage: StageFields) -> str:
     """What a stage produces, as a word that `accepts` lists know."""
-    kind = stage.kind  # type: ignore[attr-defined]
-    if kind == "prepare":
-        return str(stage.output)  # type: ignore[attr-defined]
-    return {
-        "tokenizer": "tokenizer",
-        "pretrain": "model",
-        "merge": "model",
-        "finetune": "adapter",
-        "evaluate": "report",
-        "export": "gguf",
-        "fake": "fake",
-    }[kind]
+    return output_word(_stage_tag(stage))

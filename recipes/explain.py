@@ -1,0 +1,187 @@
+"""pydantic's findings in the operator's words: what is wrong, what was got, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from recipes.fields import FieldSpec, fields_of, keys_of, kind_of, recipe_fields
+from recipes.overrides import belongs
+from recipes.problems import closest, either, kind_of_value, shown
+from recipes.schema import Recipe
+from recipes.toml_scan import KeyPath
+
+Report = Callable[[KeyPath, str, str, str, str], None]
+"""Called with the path inside the validated table, the message, got, allowed and hint."""
+
+_OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
+_EMPTY = {"too_short", "string_too_short"}
+_LONG = {"too_long", "string_too_long"}
+
+
+def check_table(model: type[BaseModel], table: Mapping[str, Any], tag: str | None, report: Report) -> None:
+    """Validate a table and report everything that is wrong with it.
+
+    Checks across fields run only on a table without other mistakes. So the wrong keys that can be left out are left
+    out and the table is validated once more, and a mistake never hides another one.
+    """
+    findings = _findings(model, table)
+    for finding in findings:
+        _explain(finding, tag, report)
+    wrong = {finding["loc"][0] for finding in findings if finding["loc"]}
+    if wrong:
+        rest = {key: value for key, value in table.items() if key not in wrong}
+        if "name" in wrong:
+            rest["name"] = "x"
+        if "name" in rest:
+            for finding in _findings(model, rest):
+                if not finding["loc"]:
+                    _explain(finding, tag, report)
+
+
+def check_values(model: type[BaseModel], table: Mapping[str, Any], tag: str, report: Report) -> None:
+    """Validate the values of a table that need not be complete."""
+    for finding in _findings(model, table):
+        if finding["type"] != "missing" or len(finding["loc"]) > 1:
+            _explain(finding, tag, report)
+
+
+def _findings(model: type[BaseModel], table: Mapping[str, Any]) -> Sequence[Any]:
+    try:
+        model.model_validate(dict(table))
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _explain(finding: Any, tag: str | None, report: Report) -> None:
+    loc: KeyPath = tuple(finding["loc"])
+    kind, value = finding["type"], finding["input"]
+    if kind == "value_error":
+        _across_fields(loc, str(finding["ctx"]["error"]), report)
+        return
+    if kind == "extra_forbidden":
+        _unknown_key(loc, tag, report)
+        return
+    spec = _spec_at(tag, loc)
+    allowed = _allowed(tag, loc, spec, kind)
+    got = shown(value) if kind != "missing" else ""
+    report(loc, _message(kind, spec), got, allowed, _hint(kind, value, spec))
+
+
+def _message(kind: str, spec: FieldSpec | None) -> str:
+    if kind == "missing":
+        return f"required: {spec.help[0].lower()}{spec.help[1:].rstrip('.')}" if spec and spec.help else "required"
+    if kind == "literal_error":
+        return "not one of the choices"
+    if kind == "string_pattern_mismatch":
+        return "not a name"
+    if kind == "finite_number":
+        return "not a finite number"
+    if kind in _OUT_OF_RANGE:
+        return "out of range"
+    if kind in _EMPTY:
+        return "too short"
+    return "too long" if kind in _LONG else "wrong type"
+
+
+def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
+    """The value that was probably meant, when that is plain."""
+    if kind == "literal_error" and spec and isinstance(value, str):
+        return closest(value, [str(choice) for choice in spec.choices])
+    if kind == "missing" or spec is None:
+        return ""
+    if spec.kind in ("int", "float") and isinstance(value, str) and _is_number(value):
+        return f"did you mean {value.strip()} without quotes?"
+    if spec.kind == "int" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"did you mean {int(value)}?"
+    if spec.kind == "bool" and value in (0, 1, "true", "false"):
+        return f"did you mean {'true' if value in (1, 'true') else 'false'}?"
+    if spec.kind == "list" and isinstance(value, str):
+        return f"did you mean [{shown(value)}]?"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None, kind: str) -> str:
+    if spec is None:
+        keys = _keys_below(tag, loc)
+        return f"a table with {', '.join(keys)}" if keys else ""
+    if isinstance(loc[-1], int):
+        return either(spec.choices) if spec.choices else ("a table" if spec.kind == "tables" else "text")
+    return spec.allowed
+
+
+def _across_fields(loc: KeyPath, text: str, report: Report) -> None:
+    """Split a validator's `key — what; got …; allowed: …`."""
+    key, dash, rest = text.partition(" — ")
+    if not dash:
+        report(loc, text, "", "", "")
+        return
+    what, *more = [part.strip() for part in rest.split("; ")]
+    named = {"got": "", "allowed": ""}
+    hints = []
+    for part in more:
+        word = part.split(" ")[0].rstrip(":")
+        if word in named:
+            named[word] = part[len(word) :].lstrip(": ")
+        else:
+            hints.append(part)
+    report((*loc, *key.split(".")), what, named["got"], named["allowed"], "; ".join(hints))
+
+
+def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:
+    key = str(loc[-1])
+    keys = _keys_below(tag, loc[:-1])
+    nested = [spec.path for spec in _specs(tag) if spec.path.endswith(f".{key}")] if len(loc) == 1 else []
+    hint = f"did you mean {nested[0]}?" if nested else ""
+    hint = hint or (belongs(key) if len(loc) == 1 else "") or closest(key, keys)
+    where = kind_of(tag) if tag else "the recipe"
+    message = f"{where} has no such key" if len(loc) == 1 else f"{loc[-2]} has no such key"
+    if isinstance(loc[-2] if len(loc) > 1 else "", int):
+        message = f"{loc[-3]} has no such key"
+    allowed = ", ".join(keys) if len(keys) <= 8 else ""
+    report(loc, message, "", allowed, hint or ("" if allowed else "recipes/REFERENCE.md lists what there is"))
+
+
+def _specs(tag: str | None) -> list[FieldSpec]:
+    return fields_of(tag) if tag else recipe_fields()
+
+
+def _keys_below(tag: str | None, loc: KeyPath) -> list[str]:
+    """The keys of the table at `loc`."""
+    names = [part for part in loc if isinstance(part, str)]
+    if not names:
+        return (
+            list(keys_of(tag))
+            if tag
+            else [info.alias or name for name, info in Recipe.model_fields.items()] + ["defaults"]
+        )
+    start = names[0] + "."
+    below = [spec.path.removeprefix(start) for spec in _specs(tag) if spec.path.startswith(start)]
+    tables = [spec for spec in _specs(tag) if spec.path == names[0] and spec.items]
+    return below or [item.path for table in tables for item in table.items]
+
+
+def _spec_at(tag: str | None, loc: KeyPath) -> FieldSpec | None:
+    names = [part for part in loc if isinstance(part, str)]
+    for spec in _specs(tag):
+        if spec.path == ".".join(names):
+            return spec
+        if spec.items and names[:1] == [spec.path] and len(names) == 2:
+            return next((item for item in spec.items if item.path == names[1]), None)
+    return None
+
+
+def kind_words(value: Any) -> str:
+    """A value and its type, for a wrong kind of table."""
+    return f"{kind_of_value(value)}: {shown(value)}"

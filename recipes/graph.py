@@ -1,0 +1,261 @@
+"""A recipe as a graph: which stage takes what from where, and the order in which stages run."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from recipes.fields import inputs_of
+from recipes.problems import Problem, RecipeError, closest, printable, shown
+from recipes.schema import STAGE_NAME, Recipe, StageFields, output_of
+
+Origin = Literal["stage", "path", "hub"]
+
+_HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SHOWN_STAGES = 12
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an input names: a stage of the recipe, an absolute path, or a hub id (then `path` is None)."""
+
+    origin: Origin
+    name: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`order` is topological, with the file's order as tie-break. All maps have every stage as a key."""
+
+    order: list[str]
+    inputs: dict[str, dict[str, Reference]]
+    parents: dict[str, list[str]]
+    descendants: dict[str, set[str]]
+
+    def ancestors(self, stage: str) -> set[str]:
+        """Every stage that `stage` needs, itself not included."""
+        return {name for name, below in self.descendants.items() if stage in below}
+
+
+@dataclass
+class Node:
+    """A stage as the graph sees it; `output` is None where the type of the stage is not known."""
+
+    number: int
+    name: str | None
+    output: str | None
+    inputs: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    """field, its value, and the outputs it accepts"""
+
+
+Report = Callable[[int, str, str, str, str, str], None]
+"""Called with the stage's number, the field, the message, got, allowed and hint."""
+
+
+def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) -> Graph:
+    """The graph of a validated recipe.
+
+    Args:
+        recipe: a recipe with defaults laid under its stages.
+        recipe_dir: the folder that relative paths start from.
+        check_paths: refuse paths that do not exist now.
+
+    Raises:
+        RecipeError: every problem of the graph. `load_recipe` reports the same ones with their lines.
+    """
+    problems: list[Problem] = []
+
+    def report(number: int, key: str, message: str, got: str, allowed: str, hint: str) -> None:
+        name = recipe.stage[number].name
+        problems.append(Problem(recipe_dir, 0, f"{name}.{key}", message, got, allowed, hint))
+
+    graph = build_graph(
+        [node_of(number, stage) for number, stage in enumerate(recipe.stage)], recipe_dir, report, check_paths
+    )
+    if problems:
+        raise RecipeError(problems)
+    return graph
+
+
+def node_of(number: int, stage: StageFields) -> Node:
+    """The node of a validated stage."""
+    kind = str(stage.kind)  # type: ignore[attr-defined]
+    tag = f"prepare-{output_of(stage)}" if kind == "prepare" else kind
+    values = [(spec.path, getattr(stage, spec.path), spec.accepts) for spec in inputs_of(tag)]
+    return Node(number, stage.name, output_of(stage), [item for item in values if item[1] is not None])
+
+
+def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_paths: bool = True) -> Graph:
+    """The graph of stages that may have mistakes; each mistake is reported, and what is sound is in the result."""
+    by_name: dict[str, Node] = {}
+    for node in nodes:
+        if node.name is None:
+            continue
+        if node.name in by_name:
+            first = by_name[node.name].number + 1
+            report(
+                node.number,
+                "name",
+                "two stages have this name",
+                shown(node.name),
+                "a name of its own",
+                f"stage {first} has it too",
+            )
+        else:
+            by_name[node.name] = node
+    inputs: dict[str, dict[str, Reference]] = {name: {} for name in by_name}
+    for node in nodes:
+        for key, value, accepts in node.inputs:
+            found = _reference(node, key, value, accepts, by_name, recipe_dir, report, check_paths)
+            if found is not None and node.name is not None and by_name[node.name] is node:
+                inputs[node.name][key] = found
+    parents = {
+        name: list(dict.fromkeys(ref.name for ref in refs.values() if ref.origin == "stage"))
+        for name, refs in inputs.items()
+    }
+    order = _order(list(by_name), parents)
+    if len(order) < len(by_name):
+        _report_cycles(by_name, parents, inputs, report)
+    return Graph(order, inputs, parents, _descendants(order, parents))
+
+
+def is_path(value: str) -> bool:
+    """Whether an input's value is a path by its spelling."""
+    return value in (".", "..", "~") or value.startswith(("/", "./", "../", "~/"))
+
+
+def absolute(value: str, recipe_dir: Path) -> Path:
+    """A path of a recipe, from the recipe's folder."""
+    return Path((recipe_dir / Path(value).expanduser()).absolute())
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; a path that cannot be looked at is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _reference(
+    node: Node,
+    key: str,
+    value: str,
+    accepts: tuple[str, ...],
+    by_name: dict[str, Node],
+    recipe_dir: Path,
+    report: Report,
+    check_paths: bool,
+) -> Reference | None:
+    """What a value names; None and a report when it names nothing."""
+    if is_path(value):
+        path = absolute(value, recipe_dir)
+        if check_paths and not exists(path):
+            report(node.number, key, "there is no such path", shown(value), "a path from the recipe's folder", "")
+            return None
+        return Reference("path", value, path)
+    if _HUB.fullmatch(value):
+        if "model" in accepts:
+            return Reference("hub", value)
+        hint = f"for a folder write ./{printable(value)}"
+        report(node.number, key, "a hub id can only be a model", shown(value), _takes(accepts), hint)
+        return None
+    source = by_name.get(value)
+    if source is None:
+        allowed = "a stage, a path that begins with / ./ ../ or ~/" + (", or org/name" if "model" in accepts else "")
+        fitting = [name for name, other in by_name.items() if other.output in accepts and other is not node]
+        hint = closest(value, fitting) or closest(value, by_name)
+        if not hint and fitting and re.fullmatch(STAGE_NAME, value):
+            hint = f"stages that fit: {', '.join(fitting[:_SHOWN_STAGES])}"
+        report(node.number, key, "no stage has this name", shown(value), allowed, hint)
+        return None
+    if source.output is not None and source.output not in accepts and source is not node:
+        message = f"stage {printable(value)} makes the wrong thing"
+        report(node.number, key, message, source.output, _takes(accepts), _fitting(by_name, accepts, node))
+    return Reference("stage", value)
+
+
+def _takes(accepts: tuple[str, ...]) -> str:
+    return ", ".join(accepts)
+
+
+def _fitting(by_name: dict[str, Node], accepts: tuple[str, ...], node: Node) -> str:
+    names = [name for name, other in by_name.items() if other.output in accepts and other is not node]
+    return f"stages that fit: {', '.join(printable(name) for name in names[:_SHOWN_STAGES])}" if names else ""
+
+
+def _order(names: Sequence[str], parents: dict[str, list[str]]) -> list[str]:
+    """Kahn's algorithm; of the stages that are ready, the first in the file goes first. Stages in cycles are missing."""
+    place = {name: number for number, name in enumerate(names)}
+    waiting = {name: len(parents[name]) for name in names}
+    children = _children(parents)
+    ready = [place[name] for name in names if not waiting[name]]
+    order: list[str] = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        order.append(name)
+        for child in children[name]:
+            waiting[child] -= 1
+            if not waiting[child]:
+                heapq.heappush(ready, place[child])
+    return order
+
+
+def _children(parents: dict[str, list[str]]) -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {name: [] for name in parents}
+    for name, above in parents.items():
+        for parent in above:
+            children[parent].append(name)
+    return children
+
+
+def _descendants(order: Sequence[str], parents: dict[str, list[str]]) -> dict[str, set[str]]:
+    below: dict[str, set[str]] = {name: set() for name in parents}
+    children = _children(parents)
+    for name in reversed(order):
+        for child in children[name]:
+            below[name] |= {child} | below[child]
+    return below
+
+
+def _report_cycles(
+    by_name: dict[str, Node], parents: dict[str, list[str]], inputs: dict[str, dict[str, Reference]], report: Report
+) -> None:
+    """Report one cycle for each group of stages that wait for each other, at the input that closes it."""
+    done: set[str] = set()
+    for start in by_name:
+        trail: list[str] = []
+        on_trail: dict[str, int] = {}
+        choices = [iter([start])]
+        while choices:
+            name = next(choices[-1], None)
+            if name is None:
+                choices.pop()
+                if trail and len(choices) == len(trail):
+                    done.add(trail[-1])
+                    del on_trail[trail.pop()]
+                continue
+            if name in on_trail:
+                _report_cycle(trail[on_trail[name] :], by_name, inputs, report)
+            elif name not in done:
+                on_trail[name] = len(trail)
+                trail.append(name)
+                choices.append(iter(parents[name]))
+
+
+def _report_cycle(
+    cycle: list[str], by_name: dict[str, Node], inputs: dict[str, dict[str, Reference]], report: Report
+) -> None:
+    """`cycle` goes from each stage to one that it waits for; it is told in the order in which results would flow."""
+    first = min(range(len(cycle)), key=lambda number: by_name[cycle[number]].number)
+    cycle = cycle[first:] + cycle[:first]
+    names = [cycle[0], *reversed(cycle)]
+    key = next(key for key, ref in inputs[cycle[0]].items() if ref.name == cycle[1 % len(cycle)])
+    told = names if len(names) <= _SHOWN_STAGES else [*names[:_SHOWN_STAGES], "…", names[-1]]
+    message = "the stages wait for each other: " + " → ".join(printable(name) for name in told)
+    report(by_name[cycle[0]].number, key, message, shown(cycle[1 % len(cycle)]), "inputs without a cycle", "")

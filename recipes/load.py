@@ -1,0 +1,284 @@
+"""From a recipe file to a recipe that can run, or to every reason why it cannot."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.explain import check_table, check_values, kind_words
+from recipes.fields import fields_of, inputs_of, keys_of, tags_of
+from recipes.graph import Graph, Node, absolute, build_graph, exists, is_path
+from recipes.overrides import apply_overrides, belongs, tag_of
+from recipes.problems import Problem, RecipeError, closest, either, shown
+from recipes.schema import KINDS, STAGE_TYPES, FakeStage, Recipe, output_word
+from recipes.source import Source
+from recipes.toml_read import parse, read_text
+from recipes.toml_scan import KeyPath
+
+MAX_STAGES = 256
+STANDARD_LIBRARY = "python-stdlib"
+_EACH_STAGES_OWN = ("name", "kind", "output")
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe ready to run.
+
+    `recipe` and `resolved` have every value: the stage's own, else the kind's default, else the schema's; and every
+    path in them is absolute. `resolved` is what JSON can hold, `Recipe.model_validate(resolved)` gives `recipe` again.
+    """
+
+    recipe: Recipe
+    text: str
+    path: Path
+    resolved: dict[str, Any]
+    overrides: tuple[str, ...]
+    graph: Graph
+    source: Source
+
+    def line_of(self, stage: str | None, field: str) -> int:
+        """The line that decides a field (dotted for nested tables); 0 for an override, the header's if none names it."""
+        if stage is None:
+            return self.source.line((field,))
+        number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)
+        return self.source.line(("stage", number, *field.split(".")), tag_of(self.resolved["stage"][number]))
+
+
+def load_recipe(path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, check and complete a recipe file.
+
+    Args:
+        path: the file.
+        sets: overrides, each `STAGE.FIELD=VALUE`.
+
+    Raises:
+        OperatorError: the file cannot be read.
+        RecipeError: everything that is wrong with it, each problem with its line.
+    """
+    path = Path(path)
+    return load_recipe_text(read_text(path), path, sets)
+
+
+def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
+    """Check and complete a recipe given as text; `path` is where it is (to be) stored, for relative paths and messages.
+
+    Raises:
+        RecipeError: everything that is wrong with it.
+    """
+    path = Path(path)
+    data, index = parse(text, path)
+    check = _Check(Source(path, index, data), path.parent)
+    check.problems += apply_overrides(check.source, sets)
+    graph = check.everything()
+    if check.problems:
+        raise RecipeError(check.problems)
+    recipe = Recipe.model_validate(check.completed())
+    resolved = recipe.model_dump(mode="json", by_alias=True)
+    return LoadedRecipe(recipe, text, path, resolved, tuple(sets), graph, check.source)
+
+
+def problems_of(text: str, path: Path | str, sets: Sequence[str] = ()) -> list[Problem]:
+    """What `load_recipe_text` would raise, as a list; empty for a sound recipe."""
+    try:
+        load_recipe_text(text, path, sets)
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+class _Check:
+    """One pass over a parsed recipe. Stages are completed with their defaults first, then checked one by one."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self.defaults: dict[str, dict[str, Any]] = {}
+        self.stages: list[dict[str, Any]] = []
+
+    def add(
+        self, path: KeyPath, message: str, got: str = "", allowed: str = "", hint: str = "", tag: str | None = None
+    ) -> None:
+        self.problems.append(self.source.problem(path, message, got, allowed, hint, tag))
+
+    def everything(self) -> Graph:
+        """Check it all; the graph is complete only when there are no problems."""
+        self._check_top()
+        self._check_numbers()
+        self._check_defaults()
+        nodes: list[Node] = []
+        for number, table in enumerate(self._tables()):
+            tag = tag_of(table)
+            self.stages.append(self._laid(table, tag))
+            self._check_stage(number, tag)
+            nodes.append(self._node(number, tag))
+
+        def report(number: int, key: str, message: str, got: str, allowed: str, hint: str) -> None:
+            self.add(("stage", number, key), message, got, allowed, hint, tag_of(self.stages[number]))
+
+        return build_graph(nodes, self.folder, report)
+
+    def completed(self) -> dict[str, Any]:
+        """The recipe's data with defaults laid under its stages and absolute paths."""
+        for stage in self.stages:
+            tag = tag_of(stage)
+            for spec in fields_of(tag) if tag else []:
+                value = stage.get(spec.path)
+                if not isinstance(value, str):
+                    continue
+                if (spec.accepts and is_path(value)) or (spec.folder and value != STANDARD_LIBRARY):
+                    stage[spec.path] = str(absolute(value, self.folder))
+        top = {key: value for key, value in self.source.data.items() if key != "defaults"}
+        return {**top, "stage": self.stages}
+
+    def _check_top(self) -> None:
+        data = self.source.data
+        top = {key: value for key, value in data.items() if key not in ("stage", "defaults")}
+        # True and 1.0 equal 1 in Python, and so in pydantic's Literal[1].
+        if "schema" in top and not (type(top["schema"]) is int and top["schema"] == 1):
+            hint = "a newer cockpit may read it" if type(top["schema"]) is int and top["schema"] > 1 else ""
+            self.add(("schema",), "not a recipe format that this version reads", shown(top["schema"]), "1", hint)
+            top["schema"] = 1
+
+        def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+            self.add(loc, message, got, allowed, hint)
+
+        check_table(Recipe, {**top, "stage": [FakeStage(name="x")]}, None, report)
+
+    def _check_numbers(self) -> None:
+        """TOML numbers have 64 bits; Python reads longer ones, which neither JSON readers nor engines could keep."""
+        pending: list[tuple[KeyPath, Any]] = [((), self.source.data)]
+        while pending:
+            path, value = pending.pop()
+            if isinstance(value, dict):
+                pending.extend(((*path, key), item) for key, item in value.items())
+            elif isinstance(value, list):
+                pending.extend(((*path, number), item) for number, item in enumerate(value))
+            elif type(value) is int and not -(2**63) <= value < 2**63:
+                self.add(path, "too large", shown(value), "a number of 64 bits")
+
+    def _check_defaults(self) -> None:
+        tables = self.source.data.get("defaults", {})
+        if not isinstance(tables, dict):
+            self.add(("defaults",), "wrong type", kind_words(tables), "tables such as [defaults.finetune]")
+            return
+        for kind, table in tables.items():
+            if kind not in KINDS:
+                self.add(("defaults", kind), "not a kind of stage", "", ", ".join(KINDS), closest(kind, KINDS))
+            elif not isinstance(table, dict):
+                self.add(("defaults", kind), "wrong type", kind_words(table), f"a table [defaults.{kind}]")
+            else:
+                self.defaults[kind] = table
+                self._check_kind(kind, table)
+
+    def _check_kind(self, kind: str, table: Mapping[str, Any]) -> None:
+        """The defaults of one kind, whether or not the recipe has a stage of it."""
+        tags = tags_of(kind)
+        known = dict.fromkeys(key for tag in tags for key in keys_of(tag) if key not in _EACH_STAGES_OWN)
+        for key in table:
+            if key in _EACH_STAGES_OWN:
+                self.add(("defaults", kind, key), "every stage has its own; this is no default")
+            elif key not in known:
+                hint = belongs(key) or closest(key, known)
+                self.add(("defaults", kind, key), f"no {kind} stage has such a key", hint=hint)
+
+        def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+            self.add(("defaults", kind, *loc), message, got, allowed, hint)
+
+        for tag in tags:
+            check_values(STAGE_TYPES[tag], _settable(table, tag), tag, report)
+
+    def _tables(self) -> list[dict[str, Any]]:
+        """The stage tables; anything else that stands for stages is reported."""
+        stages = self.source.data.get("stage")
+        if stages is None:
+            self.add(("stage",), "required: a recipe has at least one stage", "", "[[stage]] tables")
+            return []
+        if not isinstance(stages, list) or not stages:
+            self.add(("stage",), "wrong type", kind_words(stages), "[[stage]] tables")
+            return []
+        if len(stages) > MAX_STAGES:
+            self.add(("stage", MAX_STAGES), "too many stages", str(len(stages)), f"at most {MAX_STAGES}")
+        for number, table in enumerate(stages):
+            if not isinstance(table, dict):
+                self.add(("stage", number), "wrong type", kind_words(table), "[[stage]] tables")
+        return [table if isinstance(table, dict) else {} for table in stages[:MAX_STAGES]]
+
+    def _laid(self, table: Mapping[str, Any], tag: str | None) -> dict[str, Any]:
+        """A stage with the defaults of its kind under it: its own key wins, lists replace, tables merge."""
+        own = copy.deepcopy(dict(table))
+        if tag is None:
+            return own
+        return _over(_settable(self.defaults.get(own["kind"], {}), tag), own)
+
+    def _check_stage(self, number: int, tag: str | None) -> None:
+        stage = self.stages[number]
+        here: KeyPath = ("stage", number)
+
+        def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+            self.add((*here, *loc), message, got, allowed, hint, tag)
+
+        if tag is None:
+            if stage or isinstance(self.source.data["stage"][number], dict):
+                self._check_unknown(here, stage)
+            return
+        check_table(STAGE_TYPES[tag], stage, tag, report)
+        for spec in fields_of(tag):
+            value = stage.get(spec.path)
+            if spec.folder and isinstance(value, str) and value and value != STANDARD_LIBRARY:
+                if not exists(absolute(value, self.folder)):
+                    allowed = f'a folder, from the recipe\'s own, or "{STANDARD_LIBRARY}"'
+                    hint = closest(value, [STANDARD_LIBRARY])
+                    report((spec.path,), "there is no such folder", shown(value), allowed, hint)
+
+    def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
+        """A stage whose type is not known: only its name, kind and output can be judged."""
+        if "name" not in stage:
+            self.add((*here, "name"), "required: unique name; later stages use it as an input")
+        else:
+            name = {"name": stage["name"]}
+
+            def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+                self.add((*here, *loc), message, got, allowed, hint)
+
+            check_values(STAGE_TYPES["fake"], name, "fake", report)
+        kind = stage.get("kind")
+        if kind != "prepare":
+            message = "required: what the stage does" if "kind" not in stage else "not a kind of stage"
+            got = "" if "kind" not in stage else shown(kind)
+            self.add(
+                (*here, "kind"), message, got, either(KINDS), closest(kind, KINDS) if isinstance(kind, str) else ""
+            )
+            return
+        outputs = [output_word(tag) for tag in tags_of("prepare")]
+        output = stage.get("output")
+        message = "required: what is prepared" if "output" not in stage else "not one of the choices"
+        got = "" if "output" not in stage else shown(output)
+        hint = closest(output, outputs) if isinstance(output, str) else ""
+        self.add((*here, "output"), message, got, either(outputs), hint)
+
+    def _node(self, number: int, tag: str | None) -> Node:
+        stage = self.stages[number]
+        name = stage.get("name")
+        node = Node(number, name if isinstance(name, str) and name else None, output_word(tag) if tag else None)
+        for spec in inputs_of(tag) if tag else []:
+            value = stage.get(spec.path)
+            if isinstance(value, str):
+                node.inputs.append((spec.path, value, spec.accepts))
+        return node
+
+
+def _settable(table: Mapping[str, Any], tag: str) -> dict[str, Any]:
+    """Those of a kind's defaults that this type of stage has."""
+    keys = [key for key in keys_of(tag) if key not in _EACH_STAGES_OWN]
+    return {key: copy.deepcopy(value) for key, value in table.items() if key in keys}
+
+
+def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in above.items():
+        under = below.get(key)
+        below[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return below

@@ -1,0 +1,156 @@
+"""`--set atlas.learning_rate=2e-4`: one changed value of a recipe, named by stage and field."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from recipes.fields import FieldSpec, fields_of, keys_of, kind_of, recipe_fields, tags_of
+from recipes.problems import OperatorError, Problem, closest, printable
+from recipes.schema import KINDS, STAGE_TYPES
+from recipes.source import Source
+from recipes.toml_scan import MAX_KEY_PARTS, KeyPath, ScanError, scan
+
+MAX_CHARACTERS = 64 * 1024
+FIXED = ("name", "kind", "output")
+"""Keys of a stage that say which stage it is."""
+
+
+def apply_overrides(source: Source, sets: Sequence[str]) -> list[Problem]:
+    """Write overrides into `source.data`, later ones over earlier ones, and note where they came from.
+
+    Returns:
+        The problems of the overrides that could not be applied. Values are checked with the recipe, not here.
+    """
+    problems: list[Problem] = []
+    for text in sets:
+        try:
+            _apply(source, text)
+        except OperatorError as error:
+            key = text.partition("=")[0].strip()
+            problems.append(Problem(f"--set {text}", 0, key, error.message, hint=error.hint))
+    return problems
+
+
+def parse_value(text: str) -> Any:
+    """A value typed on a command line: TOML, or else a bare word as text.
+
+    Raises:
+        OperatorError: it begins like a TOML list, table or string and is none, or there is nothing.
+    """
+    text = text.strip()
+    if not text:
+        raise OperatorError("no value", "write KEY=VALUE")
+    if len(text) > MAX_CHARACTERS:
+        raise OperatorError("the value is too long", f"at most {MAX_CHARACTERS} characters")
+    try:
+        if "\n" not in text and "\r" not in text:
+            scan(f"value = {text}")
+            found = tomllib.loads(f"value = {text}")
+            if list(found) == ["value"] and "#" not in text.replace(str(found["value"]), ""):
+                return found["value"]
+    except ScanError as error:
+        if error.hostile:
+            raise OperatorError(f"refused: {error.message}") from None
+    except (ValueError, RecursionError):
+        pass
+    if text[0] in "[{\"'":
+        raise OperatorError("the value is not TOML", """quote it for the shell, as in '["Q8_0"]'""")
+    return text
+
+
+def _apply(source: Source, text: str) -> None:
+    key, sign, value_text = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not sign or not all(parts) or len(parts) > MAX_KEY_PARTS:
+        raise OperatorError("not an override", "write STAGE.FIELD=VALUE, or FIELD=VALUE for the recipe itself")
+    path, specs, others = _target(source, parts)
+    field_path = ".".join(parts[len(parts) - _field_parts(parts) :])
+    spec = _spec(specs, field_path, others)
+    value = parse_value(value_text)
+    if spec is not None and spec.kind in ("str", "choice") and not isinstance(value, (str, bool, list, dict)):
+        value = value_text.strip()  # a name such as 2026-11-20 is meant as text
+    _write(source.data, path, value)
+    source.override(path, text)
+
+
+def _field_parts(parts: Sequence[str]) -> int:
+    """How many of the parts, from the end, name the field."""
+    if len(parts) == 1:
+        return 1
+    return len(parts) - 2 if parts[0] == "defaults" else len(parts) - 1
+
+
+def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec], list[str]]:
+    """Where an override goes, the fields that may stand there, and other keys of that table."""
+    stages = source.data.get("stage")
+    tables = stages if isinstance(stages, list) else []
+    names = [table.get("name") for table in tables if isinstance(table, dict)]
+    if len(parts) == 1:
+        specs = [spec for spec in recipe_fields()]
+        if parts[0] in names:
+            raise OperatorError("this is a stage, not a field", f"write {printable(parts[0])}.FIELD=VALUE")
+        return (parts[0],), specs, []
+    if parts[0] == "defaults":
+        if parts[1] not in KINDS or len(parts) < 3:
+            raise OperatorError("not a kind of stage", closest(parts[1], KINDS) or "kinds: " + ", ".join(KINDS))
+        tags = tags_of(parts[1])
+        known = [spec for tag in tags for spec in fields_of(tag)]
+        return tuple(parts), [spec for spec in known if spec.path != "name"], _tables(tags)
+    if parts[0] not in names:
+        known_names = [name for name in names if isinstance(name, str)]
+        hint = closest(parts[0], [*known_names, "defaults"]) or "stages: " + ", ".join(known_names[:12])
+        raise OperatorError("no stage has this name", printable(hint, 400))
+    number = next(i for i, table in enumerate(tables) if isinstance(table, dict) and table.get("name") == parts[0])
+    if parts[1] in FIXED:
+        raise OperatorError("an override cannot change which stage this is", "change it in the file")
+    tag = tag_of(tables[number])
+    if tag is None:
+        return ("stage", number, *parts[1:]), [], []
+    return ("stage", number, *parts[1:]), fields_of(tag), _tables([tag])
+
+
+def _tables(tags: Iterable[str]) -> list[str]:
+    """Keys of the types that are tables of fields, such as `retry`."""
+    nested = {spec.path.split(".")[0] for tag in tags for spec in fields_of(tag) if "." in spec.path}
+    return [key for tag in tags for key in keys_of(tag) if key in nested]
+
+
+def _spec(specs: list[FieldSpec], field_path: str, tables: list[str]) -> FieldSpec | None:
+    """The field of that path.
+
+    Raises:
+        OperatorError: there is none; names a near one, or the kind that has it.
+    """
+    if not specs or field_path in tables:
+        return None
+    for spec in specs:
+        if spec.path == field_path:
+            return spec
+    hint = belongs(field_path) or closest(field_path, [spec.path for spec in specs])
+    raise OperatorError("no such field", hint or "recipes/REFERENCE.md lists the fields of every kind")
+
+
+def belongs(field_path: str) -> str:
+    """Which kinds have a field of this path, as a hint; empty when none has."""
+    kinds = dict.fromkeys(kind_of(tag) for tag in STAGE_TYPES for spec in fields_of(tag) if spec.path == field_path)
+    return f"it is a field of {' and '.join(kinds)}" if kinds else ""
+
+
+def tag_of(table: Any) -> str | None:
+    """The stage type that a stage table asks for, or None when there is no such type."""
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
+        return None
+    tag = f"prepare-{table.get('output')}" if table["kind"] == "prepare" else table["kind"]
+    return tag if tag in STAGE_TYPES else None
+
+
+def _write(data: dict[str, Any], path: KeyPath, value: Any) -> None:
+    here: Any = data
+    for part in path[:-1]:
+        if isinstance(part, str):
+            below = here.get(part)
+            here[part] = below if isinstance(below, (dict, list)) else {}
+        here = here[part]
+    here[path[-1]] = value
