@@ -1,7 +1,7 @@
 """Token-weighted loss: which tokens count, how they are batched, and the mean over them.
 
 Evaluation stages and the evaluations during training use the same functions, so their numbers can be compared. A loss
-is the sum of the negative log likelihoods (float64) of all scored tokens over their number, never a mean of batch means.
+is the sum of the negative log likelihoods (float64) of all scored tokens over their number, never a mean of batches.
 """
 
 from __future__ import annotations

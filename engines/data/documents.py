@@ -1,0 +1,64 @@
+"""The text folder: train.jsonl, val.jsonl and test.jsonl with one document a line, and metadata.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.data.split import SPLITS
+from recipes.problems import OperatorError
+
+METADATA = "metadata.json"
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One file of the corpus. `path` is relative to the source, with `/`."""
+
+    path: str
+    text: str
+
+
+def split_file(path: Path, split: str) -> Path:
+    """Where a split's documents (or rows) are."""
+    return path / f"{split}.jsonl"
+
+
+def is_text_folder(path: Path) -> bool:
+    """Whether a folder was made by a prepare stage with output = text."""
+    try:
+        metadata = json.loads((path / METADATA).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(metadata, dict) and metadata.get("kind") == "text"
+
+
+def corpus_bytes(path: Path, splits: tuple[str, ...] = SPLITS) -> int:
+    """Size of the splits' files: the total for progress while they are read."""
+    return sum(split_file(path, split).stat().st_size for split in splits if split_file(path, split).is_file())
+
+
+def read_documents(path: Path, split: str) -> Iterator[tuple[Document, int]]:
+    """The documents of a split in the file's order, one at a time, each with the bytes of its line.
+
+    Raises:
+        OperatorError: the file is missing, or a line is not a document; the message begins `file:line`.
+    """
+    file = split_file(path, split)
+    if not file.is_file():
+        raise OperatorError(f"{file} does not exist", "give a folder that a prepare stage with output = text made")
+    decoder = msgspec.json.Decoder(Document)
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield decoder.decode(line), len(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise OperatorError(f"{file}:{number}: not a document: {error}", "prepare the text again") from error
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a small JSON file for people and programs."""
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")

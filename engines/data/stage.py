@@ -1,0 +1,97 @@
+"""The prepare stage: text, tokens or messages, by the recipe's `output`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.data.messages import prepare_messages
+from engines.data.text import prepare_text
+from engines.data.tokens import prepare_tokens
+from engines.host import Artifact, StageContext, StageResult
+from recipes.problems import OperatorError
+from recipes.schema import PrepareMessages, PrepareText, PrepareTokens
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Prepare what the recipe asks for into `ctx.out`."""
+    stage = ctx.stage
+    if isinstance(stage, PrepareText):
+        return _text(ctx, stage)
+    if isinstance(stage, PrepareTokens):
+        return _tokens(ctx)
+    if isinstance(stage, PrepareMessages):
+        return _messages(ctx, stage)
+    raise TypeError(f"not a prepare stage: {type(stage).__name__}")
+
+
+def _text(ctx: StageContext, stage: PrepareText) -> StageResult:
+    metadata = prepare_text(
+        stage.source,
+        ctx.out,
+        include=stage.include,
+        exclude=stage.exclude,
+        max_file_bytes=stage.max_file_bytes,
+        max_bytes=stage.max_bytes,
+        val_fraction=stage.val_fraction,
+        test_fraction=stage.test_fraction,
+        seed=stage.seed,
+        report=ctx.progress,
+        phase=ctx.phase,
+    )
+    if moved := metadata["moved_to_fill_a_split"]:
+        ctx.warn(f"the corpus is small: {len(moved)} document(s) were moved so that no split is empty")
+    splits = metadata["splits"].values()
+    metrics = {
+        "documents": float(sum(split["documents"] for split in splits)),
+        "bytes": float(sum(split["bytes"] for split in splits)),
+        "dropped": float(sum(metadata["dropped"].values())),
+    }
+    return StageResult(metrics, [Artifact(ctx.stage_name, "text", ".")])
+
+
+def _tokens(ctx: StageContext) -> StageResult:
+    ctx.phase("tokenizing")
+    counts = prepare_tokens(input_folder(ctx, "data"), input_folder(ctx, "tokenizer"), ctx.out, report=ctx.progress)
+    if counts["space_marks"]:
+        ctx.warn(f"{counts['space_marks']} document(s) hold U+2581, which the tokenizer reads as a space")
+    metrics = {name: float(value) for name, value in counts.items()}
+    if counts["tokens"]:
+        metrics["bytes_per_token"] = counts["bytes"] / counts["tokens"]
+    return StageResult(metrics, [Artifact(ctx.stage_name, "tokens", ".")])
+
+
+def _messages(ctx: StageContext, stage: PrepareMessages) -> StageResult:
+    metadata = prepare_messages(
+        input_folder(ctx, "data"),
+        ctx.out,
+        ctx.work,
+        questions=stage.questions,
+        max_examples=stage.max_examples,
+        max_answer_chars=stage.max_answer_chars,
+        val_fraction=stage.val_fraction,
+        test_fraction=stage.test_fraction,
+        seed=stage.seed,
+        report=ctx.progress,
+        phase=ctx.phase,
+    )
+    splits = metadata["splits"]
+    for name in ("val", "test"):
+        if not splits[name]["examples"]:
+            ctx.warn(f"the {name} split has no examples")
+    metrics = {
+        "examples": float(sum(split["examples"] for split in splits.values())),
+        "dropped": float(sum(metadata["dropped"].values())),
+    }
+    return StageResult(metrics, [Artifact(ctx.stage_name, "messages", ".")])
+
+
+def input_folder(ctx: StageContext, field: str) -> Path:
+    """The folder of an input.
+
+    Raises:
+        OperatorError: the input is not on this machine.
+    """
+    given = ctx.inputs[field]
+    if given.path is None or not given.path.is_dir():
+        raise OperatorError(f"{field} = {given.name!r} is not a folder", "name a stage of the recipe, or a folder")
+    return given.path
