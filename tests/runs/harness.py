@@ -1,0 +1,140 @@
+"""Real runs for tests: launched as an operator launches them, waited for by facts in their journals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cockpit.launch import launch
+from cockpit.process_tree import kill_tree, run_processes
+from cockpit.run_list import fold_run, summarize
+from cockpit.run_state import RunState
+from engines.events import AnyEvent
+from engines.journal import read_journal
+from engines.run_dir import RunDir, lock_holder, lock_is_held
+from recipes.load import load_recipe_text
+
+T = TypeVar("T")
+PATIENCE_S = 120.0
+"""How long a fact may take on a machine that is busy with other tests; a pass never waits that long."""
+
+
+def wait_for(fact: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
+    """Wait until a fact holds (is neither None nor False) and return it."""
+    give_up_s = time.monotonic() + patience_s
+    while True:
+        value = fact()
+        if value is not None and value is not False:
+            return value
+        if time.monotonic() > give_up_s:
+            raise AssertionError(f"waited {patience_s:g} s in vain for: {what}")
+        time.sleep(0.01)
+
+
+def fake_recipe(*stages: Mapping[str, Any], **top: Any) -> str:
+    """A recipe of fake stages as TOML."""
+    lines = ["schema = 1", 'name = "fake"', *(f"{key} = {json.dumps(value)}" for key, value in top.items())]
+    for number, fields in enumerate(stages, 1):
+        values = {"name": f"part-{number}", "kind": "fake", **fields}
+        tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+        lines += ["[[stage]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables)]
+        for key, table in tables.items():
+            lines += [f"[stage.{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def launch_text(text: str, folder: Path, **options: Any) -> RunDir:
+    """Launch a recipe given as text; its runs are in `folder`/runs."""
+    return launch(load_recipe_text(text, folder / "recipe.toml"), runs_root=folder / "runs", **options)
+
+
+@contextmanager
+def nothing_left(*roots: Path) -> Iterator[None]:
+    """Whatever happens, no process of these runs survives the test."""
+    try:
+        yield
+    finally:
+        for root in roots:
+            for run_root in root.glob("*/run.json"):
+                run = RunDir(run_root.parent)
+                kill_supervisor(run)
+                kill_tree(run.root, [], term_grace_s=0.0)
+
+
+def kill_supervisor(run: RunDir) -> int | None:
+    """SIGKILL the run's supervisor, if it has one, and wait until it is gone; returns its pid."""
+    if not lock_is_held(run.supervisor_lock):
+        return None
+    pid = lock_holder(run.supervisor_lock).get("pid")
+    if not isinstance(pid, int):
+        return None
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return None
+    wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's lock to be free")
+    return pid
+
+
+def ended(run: RunDir) -> str | None:
+    """The run's state if it has ended and its supervisor is gone."""
+    if lock_is_held(run.supervisor_lock):
+        return None
+    state = summarize(run).state
+    return state if state in {"succeeded", "failed", "stopped", "refused"} else None
+
+
+def wait_for_end(run: RunDir, patience_s: float = PATIENCE_S) -> str:
+    """Wait until the run has ended; returns its state."""
+    return wait_for(lambda: ended(run), f"the end of {run.id}", patience_s)
+
+
+def events(run: RunDir) -> list[AnyEvent]:
+    """The journal as it is now."""
+    return list(read_journal(run.journal))
+
+
+def state(run: RunDir) -> RunState:
+    """The fold of the journal as it is now."""
+    return fold_run(run)
+
+
+def engine_pid(run: RunDir, stage: str, attempt: int) -> int | None:
+    """The pid that the supervisor recorded for an attempt."""
+    try:
+        value = json.loads((run.attempt_dir(stage, attempt) / "engine.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return int(value["pid"])
+
+
+def acknowledged(path: Path) -> tuple[str, int] | None:
+    """The writer and sequence number that the fake engine stored last, after `emit` had returned."""
+    try:
+        seq, writer = struct.unpack("<q32s", path.read_bytes()[:40])
+    except (OSError, struct.error):
+        return None
+    name = writer.rstrip(b"\0").decode()
+    return (name, seq) if name else None
+
+
+def assert_contiguous(run: RunDir) -> dict[str, int]:
+    """Every writer's records are 0, 1, 2, …; returns the last number of each."""
+    last: dict[str, int] = {}
+    for event in events(run):
+        assert event.seq == last.get(event.w, -1) + 1, f"{event.w}: {event.seq} after {last.get(event.w)}"
+        last[event.w] = event.seq
+    return last
+
+
+def assert_no_process_left(run: RunDir) -> None:
+    """Nothing of the run lives."""
+    wait_for(lambda: not run_processes(run.root, []), "every process of the run to be gone")
+    assert not lock_is_held(run.supervisor_lock)

@@ -1,0 +1,156 @@
+"""Dropped terminals, readers that are not there, and disks that are full: training goes on."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cockpit.follow import Follower
+from cockpit.locations import run_ids
+from cockpit.run_state import RunState
+from engines.events import Gap, Step, WriterOpened
+from engines.run_dir import RunDir, lock_holder
+from tests.runs.harness import (
+    assert_contiguous,
+    assert_no_process_left,
+    engine_pid,
+    events,
+    fake_recipe,
+    launch_text,
+    nothing_left,
+    state,
+    wait_for,
+    wait_for_end,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _in_a_terminal(argv: list[str]) -> tuple[int, int]:
+    """Start a program as the leader of a new terminal; returns its pid and the terminal's other end."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])  # noqa: S606 - the child of a fork
+    return pid, master
+
+
+def _steps(run: RunDir) -> int:
+    return sum(1 for event in events(run) if isinstance(event, Step))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
+    runs = tmp_path / "runs"
+    with nothing_left(runs):
+        pid, master = _in_a_terminal(["run", str(recipe), "--runs-dir", str(runs)])
+        run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
+        wait_for(lambda: _steps(run) > 5, "a few steps")
+        os.close(master)
+        os.waitpid(pid, 0)
+        assert wait_for_end(run) == "succeeded"
+        last = state(run).stage("part-1")
+        assert last is not None
+        assert last.last_step is not None
+        assert last.last_step.step == 200
+        assert_no_process_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> None:
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
+        wait_for(lambda: _steps(run) > 0, "the first step")
+        supervisor = lock_holder(run.supervisor_lock)["pid"]
+        os.kill(supervisor, signal.SIGSTOP)  # alive, holding everything, reading nothing
+        try:
+            wait_for(lambda: _steps(run) == 2000, "the last step, with the pipe full since long")
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        assert wait_for_end(run) == "succeeded"
+        assert_contiguous(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_follows(tmp_path: Path) -> None:
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({"max_steps": 600, "step_s": 0.01, "save_steps": 1000}), tmp_path)
+        wait_for(lambda: _steps(run) > 5, "a few steps")
+        pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
+        follower = Follower(run.root)
+        screen = RunState()
+        wait_for(lambda: screen.apply_all(follower.poll(0.1)) == 0 and screen.stage("part-1") is not None, "the screen to catch up")
+        size = run.journal.stat().st_size
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # the engine's disk is full
+        journaled = _steps(run)
+
+        def charted() -> int:
+            screen.apply_all(follower.poll(0.1))
+            stage = screen.stage("part-1")
+            return stage.last_step.step if stage and stage.last_step else 0
+
+        reached = wait_for(lambda: (at := charted()) > journaled + 50 and at, "charts that move without the journal")
+        assert _steps(run) <= journaled + 1
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        gap = wait_for(lambda: next((e for e in events(run) if isinstance(e, Gap)), None), "a gap record")
+        assert gap.lost >= reached - journaled - 2
+        assert wait_for_end(run) == "succeeded"
+        stage = state(run).stage("part-1")
+        assert stage is not None
+        assert stage.last_step is not None
+        assert stage.last_step.step == 600
+        follower.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_file_system_that_is_really_full_keeps_lifecycle_records_for_later(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(small)], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        from engines.emitter import EventWriter
+        from engines.events import Warned
+        from engines.journal import JournalReader
+
+        ballast = small / "ballast"
+        writer = EventWriter(small / "journal.jsonl", None, role="engine", stage="s", attempt=1)
+        fd = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="space"):
+            while os.write(fd, b"x" * 4096):
+                pass
+        os.close(fd)
+        for step in range(1, 400):
+            writer.emit(
+                Step(stage="s", attempt=1, step=step, epoch=0, loss=1.0, learning_rate=1.0, grad_norm=1.0, tokens=1, loss_tokens=1, step_s=1)
+            )
+        writer.emit(Warned(message="said while the disk was full"))
+        ballast.unlink()
+        writer.emit(Warned(message="said when space had returned"))
+        writer.close()
+        reader = JournalReader(small / "journal.jsonl")
+        found = [record.event for record in reader.read(10_000)]
+        assert isinstance(found[0], WriterOpened)
+        texts = [event.message for event in found if isinstance(event, Warned)]
+        assert texts == ["said while the disk was full", "said when space had returned"]
+        gaps = [event.lost for event in found if isinstance(event, Gap)]
+        steps = sum(1 for event in found if isinstance(event, Step))
+        assert sum(gaps) + steps == 399
+        assert reader.bad <= 1, "at most the record that was cut short"
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)

@@ -1,0 +1,119 @@
+"""Seeded kills with -9 of every process of a run: nothing acknowledged is lost, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cockpit.launch import adopt_if_needed, resume
+from engines.events import Warned, WriterOpened
+from engines.identity import Identity
+from engines.run_dir import RunDir
+from tests.runs.harness import (
+    acknowledged,
+    assert_contiguous,
+    assert_no_process_left,
+    ended,
+    engine_pid,
+    events,
+    fake_recipe,
+    kill_supervisor,
+    launch_text,
+    nothing_left,
+    state,
+    wait_for,
+    wait_for_end,
+)
+
+ENGINE_KILLS = 150
+SUPERVISOR_KILLS = 30
+SAMPLER_KILLS = 10
+SEED = 20261120
+
+
+def _writer_of_attempt(run: RunDir, attempt: int) -> bool:
+    return any(isinstance(e, WriterOpened) and e.role == "engine" and e.attempt == attempt for e in events(run))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(5))
+def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    draw = random.Random(SEED + part)
+    ack_file = tmp_path / "acknowledged"
+    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ack_file": str(ack_file)}))
+    recipe = fake_recipe({"max_steps": 100_000, "step_s": 0.0005, "save_steps": 50, "retry": {"max_attempts": 3}})
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(recipe, tmp_path)
+        acked: dict[str, int] = {}
+        for kill in range(1, ENGINE_KILLS // 5 + 1):
+            wait_for(lambda n=kill: run.console_log("part-1", n).exists() and _writer_of_attempt(run, n), f"attempt {kill}")
+            time.sleep(draw.uniform(0.0, 0.12))
+            pid = engine_pid(run, "part-1", kill)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda p=pid: Identity.of(p) is None, "the engine's end")
+            stored = acknowledged(ack_file)
+            if stored is not None:
+                acked[stored[0]] = stored[1]
+            if kill % 3 == 0:
+                assert wait_for_end(run) == "failed"
+                resume(run)
+        kill_supervisor(run)
+        last = assert_contiguous(run)
+        assert acked
+        for writer, seq in acked.items():
+            assert last[writer] >= seq, f"{writer}: {seq} was acknowledged, the journal ends at {last[writer]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(3))
+def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the_next_stage(tmp_path: Path, part: int) -> None:
+    draw = random.Random(SEED + 100 + part)
+    stages = [{"max_steps": 60, "step_s": 0.02, "save_steps": 20} for _ in range(8)]
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe(*stages), tmp_path)
+        kills = 0
+        while ended(run) is None:
+            time.sleep(draw.uniform(0.0, 0.8))
+            if kills < SUPERVISOR_KILLS // 3 and kill_supervisor(run) is not None:
+                kills += 1
+                time.sleep(draw.uniform(0.0, 0.4))
+            adopt_if_needed(run)
+        assert kills == SUPERVISOR_KILLS // 3
+        assert state(run).state == "succeeded"
+        assert_contiguous(run)
+        for stage in state(run).stages:
+            assert len(stage.attempts) == 1, f"{stage.name} needed one engine only: no supervisor's death ended it"
+            assert stage.last_step is not None
+            assert stage.last_step.step == 60
+        assert_no_process_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(SAMPLER_KILLS // 2))
+def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int) -> None:
+    draw = random.Random(SEED + 200 + part)
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)
+        for kill in (1, 2):
+            samplers = wait_for(
+                lambda n=kill: [e for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler"][n - 1 : n], "a sampler"
+            )
+            time.sleep(draw.uniform(0.0, 0.2))
+            os.kill(samplers[0].pid, signal.SIGKILL)
+        wait_for(
+            lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2, "both deaths to be told"
+        )
+        wait_for(lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3, "a third sampler")
+        assert len(state(run).stage("part-1").attempts) == 1  # type: ignore[union-attr]
+        kill_supervisor(run)
+        assert_contiguous(run)
