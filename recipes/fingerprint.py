@@ -1,18 +1,43 @@
-"""What makes a stage's output today's: its kind, its resolved fields, and the outputs it was made from."""
+"""What a finished stage depends on, as one hash: a stage whose fingerprint is unchanged need not run again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-LAUNCH_ONLY = ("python", "threads", "retry", "gate")
-"""Fields that decide how a stage is run and judged, and not what it makes: changing them keeps what is done."""
+from recipes.schema import Recipe
+
+FORMAT = 1
+LEFT_OUT = frozenset({"name", "python", "threads", "retry", "gate"})
+"""Fields that do not decide what a stage produces.
+
+The name is the stage's identity already; `python` and `threads` say where and how fast it runs; `retry` only matters
+to an attempt that fails; gates judge the result and are checked again without running the stage again.
+"""
 
 
-def fingerprint(stage: Mapping[str, Any], parent_hashes: Sequence[str]) -> str:
-    """SHA-256 over a stage's resolved fields (JSON-able values) and the hashes of its inputs, in the order of fields."""
-    fields = {name: value for name, value in stage.items() if name not in LAUNCH_ONLY}
-    canonical = json.dumps({"stage": fields, "parents": list(parent_hashes)}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def resolved_stage(recipe: Recipe, name: str) -> dict[str, Any]:
+    """A stage with every value, as JSON can hold it.
+
+    Raises:
+        KeyError: the recipe has no such stage.
+    """
+    for stage in recipe.stage:
+        if stage.name == name:
+            return stage.model_dump(mode="json")
+    raise KeyError(name)
+
+
+def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
+    """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
+
+    Args:
+        stage: from `resolved_stage`.
+        parent_hashes: what identifies each input, by the order of the fields' names: the SHA-256 of the input's manifest.
+    """
+    fields = {key: value for key, value in stage.items() if key not in LEFT_OUT}
+    content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -59,6 +59,8 @@ class TomlIndex:
     """offset of the key of every `key = value`"""
     values: dict[KeyPath, Span] = field(default_factory=dict)
     """the value of every `key = value` and of every array element"""
+    headers: dict[KeyPath, int] = field(default_factory=dict)
+    """for every table with a header: the offset of its first bracket"""
     bodies: dict[KeyPath, int] = field(default_factory=dict)
     """for the root and every table with a header: the offset behind its last statement, where the next one may go"""
 
@@ -117,7 +119,7 @@ class _Scanner:
 
     def _header(self, pos: int) -> int:
         """`[table]` or `[[array of tables]]`; what follows belongs to it."""
-        line = self.positions.line(pos)
+        start, line = pos, self.positions.line(pos)
         many = self.text.startswith("[[", pos)
         parts, pos = self._key(self._skip(_SPACE, pos + 1 + many))
         close = "]]" if many else "]"
@@ -134,6 +136,7 @@ class _Scanner:
         for length in range(1, len(path) + 1):
             self.index.lines.setdefault(path[:length], line)
         self.table = path
+        self.index.headers.setdefault(path, start)
         return pos + len(close)
 
     def _resolve(self, parts: tuple[str, ...]) -> KeyPath:

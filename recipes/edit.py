@@ -1,0 +1,261 @@
+"""Change one value in a recipe's text and nothing else: comments, order, spacing and spellings stay as they are.
+
+The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text; tomlkit
+spells the new value. Each edit is verified: the parsed result differs from the old one in that value only.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import tomlkit
+
+from recipes.problems import OperatorError, RecipeError
+from recipes.toml_read import parse
+from recipes.toml_scan import KeyPath, TomlIndex
+
+_NAME = "recipe"
+
+
+class EditError(OperatorError):
+    """The text cannot be changed in that place."""
+
+
+def set_field(text: str, stage: str | None, field_path: str, value: Any) -> str:
+    """Set a field of a stage by name (None for the recipe's own keys), in the stage's own table.
+
+    Args:
+        text: the recipe.
+        stage: the stage's name.
+        field_path: the field, dotted for nested tables (`retry.max_attempts`).
+        value: what TOML can hold.
+
+    Raises:
+        EditError: there is no such stage, or the value cannot stand there.
+        RecipeError: the text is not TOML.
+    """
+    return set_value(text, field_key(text, stage, field_path), value)
+
+
+def unset_field(text: str, stage: str | None, field_path: str) -> str:
+    """Remove a field of a stage, so that its default counts; the text unchanged when the stage does not name it."""
+    return unset_value(text, field_key(text, stage, field_path))
+
+
+def field_key(text: str, stage: str | None, field_path: str) -> KeyPath:
+    """Where a field of a stage stands (or would stand) in the text: `("stage", 2, "retry", "max_attempts")`.
+
+    Raises:
+        EditError: there is no such stage.
+    """
+    parts = tuple(field_path.split("."))
+    if stage is None:
+        return parts
+    data, _ = parse(text, _NAME)
+    tables = data.get("stage")
+    for number, table in enumerate(tables if isinstance(tables, list) else []):
+        if isinstance(table, dict) and table.get("name") == stage:
+            return ("stage", number, *parts)
+    raise EditError(f"no stage has the name {stage!r}")
+
+
+def set_value(text: str, path: KeyPath, value: Any) -> str:
+    """The text with the value at `path` set; unchanged, to the byte, when it already has that value.
+
+    Raises:
+        EditError: the value cannot stand there.
+        RecipeError: the text is not TOML.
+    """
+    data, index = parse(text, _NAME)
+    if _same(_at(data, path), value):
+        return text
+    spelled = spell(value)
+    if path in index.values:
+        span = index.values[path]
+        new = text[: span.start] + spelled + text[span.end :]
+    else:
+        bare = unset_value(text, path)
+        new = _inserted(bare, parse(bare, _NAME)[1], path, spelled)
+    expected = copy.deepcopy(data)
+    _put(expected, path, value)
+    return _verified(new, expected)
+
+
+def unset_value(text: str, path: KeyPath) -> str:
+    """The text without the key at `path` and everything under it; unchanged when there is none.
+
+    Raises:
+        EditError: it cannot be removed there.
+        RecipeError: the text is not TOML.
+    """
+    data, index = parse(text, _NAME)
+    if _at(data, path) is _ABSENT:
+        return text
+    expected = copy.deepcopy(data)
+    _drop(expected, path)
+    new = text
+    while found := _removal(new, index, path):
+        new = new[: found[0]] + new[found[1] :]
+        index = parse(new, _NAME)[1]
+    return _verified(new, expected, path)
+
+
+def diff_lines(old: str, new: str) -> list[str]:
+    """What changed, line by line: `- ` before what goes, `+ ` before what comes, `  ` before a line around them."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
+    return [f"{line[0]} {line[1:]}" for line in list(lines)[2:] if not line.startswith("@@")]
+
+
+def spell(value: Any) -> str:
+    """A value as TOML on one line; small numbers as people write them (2e-4).
+
+    Raises:
+        EditError: TOML has no such value.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isfinite(value):
+        return _number(value)
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_key((str(key),))} = {spell(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(spell(item) for item in value) + "]"
+    if isinstance(value, (int, float, str)):
+        return tomlkit.item(value).as_string()
+    raise EditError(f"a recipe cannot hold a {type(value).__name__}")
+
+
+def _number(value: float) -> str:
+    """The shortest spelling that reads back as the same number and as a float."""
+    plain = repr(value)
+    if 0 < abs(value) < 0.001 or "e" in plain:
+        mantissa, _, exponent = (plain if "e" in plain else f"{value:.16e}").partition("e")
+        short = f"{repr(float(mantissa)).removesuffix('.0')}e{int(exponent)}"
+        return short if float(short) == value else plain
+    return plain
+
+
+def _key(parts: KeyPath) -> str:
+    words = [str(part) for part in parts]
+    return ".".join(word if re.fullmatch(r"[A-Za-z0-9_-]+", word) else tomlkit.item(word).as_string() for word in words)
+
+
+def _inserted(text: str, index: TomlIndex, path: KeyPath, spelled: str) -> str:
+    """The text with a new key in the innermost table around `path` that is written out."""
+    for length in range(len(path) - 1, -1, -1):
+        rest = path[length:]
+        if any(isinstance(part, int) for part in rest):
+            raise EditError("there is no such item in the list")
+        statement = f"{_key(rest)} = {spelled}"
+        span = index.values.get(path[:length]) if length else None
+        if span is not None:
+            if text[span.start] != "{":
+                raise EditError(f"{path[length - 1]} is not a table")
+            inner = text[span.start + 1 : span.end - 1].strip()
+            inner = f"{inner}, {statement}" if inner else statement
+            return f"{text[: span.start]}{{ {inner} }}{text[span.end :]}"
+        if path[:length] in index.bodies:
+            return _new_line(text, index.bodies[path[:length]], statement, first=not length and not index.bodies[()])
+    raise EditError("there is no such table")
+
+
+def _new_line(text: str, end: int, statement: str, first: bool) -> str:
+    """A statement on a line of its own behind offset `end`, indented like the line before it."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    if first:
+        return f"{statement}{newline}{text}"
+    start = text.rfind("\n", 0, end) + 1
+    line = text[start:end]
+    indent = line[: len(line) - len(line.lstrip(" \t"))]
+    return f"{text[:end]}{newline}{indent}{statement}{text[end:]}"
+
+
+def _removal(text: str, index: TomlIndex, path: KeyPath) -> tuple[int, int] | None:
+    """The next piece of text to take out for `path`: a statement, a member of an inline table, or a whole table."""
+    under = [key for key in index.keys if key[: len(path)] == path]
+    headers = [table for table in index.headers if table[: len(path)] == path]
+    if headers:
+        return _line_start(text, index.headers[headers[0]]), _next_line(text, index.bodies[headers[0]])
+    if not under:
+        return None
+    start, end = index.keys[under[0]], index.values[under[0]].end
+    inline = any(_is_inline(text, index, under[0][:length]) for length in range(1, len(under[0])))
+    return _member(text, start, end) if inline else (_line_start(text, start), _next_line(text, end))
+
+
+def _is_inline(text: str, index: TomlIndex, path: KeyPath) -> bool:
+    return path in index.values and text[index.values[path].start] == "{"
+
+
+def _member(text: str, start: int, end: int) -> tuple[int, int]:
+    """A member of an inline table with one of its commas."""
+    after = re.compile(r"\s*,\s*").match(text, end)
+    if after:
+        return start, after.end()
+    before = text[:start].rstrip()
+    return (len(before) - 1, end) if before.endswith(",") else (start, end)
+
+
+def _line_start(text: str, offset: int) -> int:
+    return text.rfind("\n", 0, offset) + 1
+
+
+def _next_line(text: str, offset: int) -> int:
+    end = text.find("\n", offset)
+    return len(text) if end < 0 else end + 1
+
+
+_ABSENT = object()
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return _ABSENT
+    return data
+
+
+def _put(data: Any, path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {}) if isinstance(data, dict) else data[part]
+    data[path[-1]] = value
+
+
+def _drop(data: Any, path: KeyPath) -> None:
+    del _at(data, path[:-1])[path[-1]]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal in value and type, NaN equal to NaN."""
+    if isinstance(one, dict) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _verified(text: str, expected: dict[str, Any], removed: KeyPath = ()) -> str:
+    """The edited text, once it is known to say what it should.
+
+    A table that becomes empty by a removal may be written out still, or be gone.
+    """
+    try:
+        data, _ = parse(text, _NAME)
+    except RecipeError as error:
+        raise EditError("the value cannot stand there", str(error)) from None
+    for length in range(len(removed) - 1, 0, -1):
+        if _at(expected, removed[:length]) == {} and _at(data, removed[:length]) is _ABSENT:
+            _drop(expected, removed[:length])
+    if not _same(data, expected):
+        raise EditError("the value cannot be changed there without changing another one", "edit the file")
+    return text
