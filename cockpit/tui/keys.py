@@ -113,23 +113,41 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("replay.copy", "Y", "copy_path", "", "Copy the path of the run's folder."),
     ),
     "home": (
-        Key("home.new", "n", "new_run", "New run", "Start the recipe under the cursor; shows first what it costs."),
+        Key("home.open", "enter", "open", "Open", "Open what is under the cursor: a run's charts, or a recipe's form."),
+        Key("home.new", "n,l", "new_run", "New run", "Start the recipe under the cursor (or the run's recipe); asks first."),
         Key("home.edit", "e", "edit_recipe", "Edit", "Edit the recipe under the cursor."),
+        Key("home.actions", "a", "actions", "Checkpoints", "Checkpoints of the run: resume, merge, quantize."),
         Key("home.replay", "r", "replay", "Replay", "Play the run under the cursor back."),
-        Key("home.actions", "a", "actions", "Actions", "Checkpoints of the run and what can be made of them."),
+        Key("home.stop", "x", "stop", "Stop…", "Stop the run: after a checkpoint, or now; asks first."),
         Key("home.filter", "slash", "filter", "Filter", "Show only what contains some text.", "/"),
         Key("home.copy", "Y", "copy_path", "", "Copy the path of what is under the cursor."),
+        Key("home.quit", "q", "quit_cockpit", "Quit", "Leave the cockpit; runs go on by themselves."),
     ),
     "recipe": (
         Key("recipe.save", "ctrl+s", "save", "Save", "Save the recipe; comments and order stay as they are."),
         Key("recipe.launch", "ctrl+l", "launch", "Launch", "Show what the run will cost, then start it."),
-        Key("recipe.diff", "ctrl+d", "diff", "Diff", "Show what differs from the file."),
         Key("recipe.next", "ctrl+n", "next_problem", "Problem", "Go to the next problem."),
+        Key("recipe.diff", "ctrl+d", "diff", "Diff", "Show what differs from the file (also: d outside a field)."),
+        Key("recipe.undo", "ctrl+z", "undo", "Undo", "Take the last edit back."),
+        Key("recipe.redo", "ctrl+y", "redo", "", "Do again what was undone."),
+        Key("recipe.reset", "ctrl+r", "reset", "", "Put the field back to what the file says."),
         Key("recipe.find", "ctrl+f", "find", "Find", "Go to a field by its name."),
+        Key("recipe.pick", "f2", "pick", "", "Choose the field's value from those that fit (also: enter)."),
     ),
-    "checkpoints": (),
+    "checkpoints": (
+        Key("checkpoints.resume", "r,1", "resume", "Resume", "Go on from the checkpoint under the cursor; asks first."),
+        Key("checkpoints.merge", "m,2", "merge", "Merge", "Merge an adapter into its base, as a run of its own."),
+        Key("checkpoints.quantize", "q,3", "quantize", "Quantize", "Write GGUF files of a model, as a run of its own."),
+        Key("checkpoints.copy", "Y", "copy_path", "Copy path", "Copy the path of the checkpoint under the cursor."),
+    ),
+    "lists": (
+        Key("lists.move", "up,down,j,k", "", "", "Move the cursor.", "↑↓ jk"),
+        Key("lists.page", "pageup,pagedown", "", "", "A page up or down.", "pgup/pgdn"),
+        Key("lists.ends", "home,end", "", "", "First or last.", "home/end"),
+        Key("lists.panes", "tab,shift+tab", "", "", "Next or previous pane.", "tab"),
+    ),
 }
-"""Scopes by name; "app" belongs to every screen."""
+"""Scopes by name; "app" belongs to every screen, and "lists" is told in help only: lists bind their keys themselves."""
 
 
 def bindings(*scopes: str) -> list[Binding]:
