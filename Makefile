@@ -17,7 +17,7 @@ help:  ## this list
 
 setup: $(STAMP)  ## make .venv and install everything in it, once
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP):
 	@echo "setup: installing into $(VENV) (about 2 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0

@@ -1,1 +1,3 @@
-"""Cockpit: the operator's command line, screens, supervision and planning."""
+"""Cockpit: trains language models from a recipe, live, resumable and replayable, in a terminal."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,10 @@
+"""`python -m cockpit` is `cockpit`."""
+
+from __future__ import annotations
+
+import sys
+
+from cockpit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The command line: what may be asked, in words; each command's work is in `cockpit/commands/`.
+
+Nothing heavy is imported here, and nothing but this module opens the screens: `cockpit --help` costs a tenth of a
+second, and headless commands never load Textual. stdout is output, stderr diagnostics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import cockpit
+
+EPILOG = """RUN is a run's id, a unique prefix of it, its path, or: last. RECIPE is a path, or the name of a shipped recipe.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 3 a gate refused, 130 interrupted or stopped.
+Without a command, cockpit opens its screen."""
+
+DONE, FAILED, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    args.runs_dir = getattr(args, "runs_dir", None)
+    args.open_screen = open_screen
+    try:
+        if args.command is None:
+            return open_screen(args.runs_dir)
+        code: int = importlib.import_module(f"cockpit.commands.{args.command}").run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough (`| head -1`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        return _operators_mistake(error)
+    return code
+
+
+def open_screen(
+    runs_dir: str | None, *, run: Path | None = None, replay: Path | None = None, speed: float | None = None
+) -> int:
+    """Open the terminal screen: at Home, at a run, or replaying a journal.
+
+    Args:
+        runs_dir: `--runs-dir` as given.
+        run: directory of the run to open at.
+        replay: run directory or journal file to play back.
+        speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's own.
+    """
+    from cockpit.locations import runs_root  # noqa: PLC0415 - light commands do without it
+    from recipes.problems import OperatorError  # noqa: PLC0415
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise OperatorError("the screen needs a terminal", "without one: cockpit run, ls, show, attach, replay --plain")
+    from cockpit.tui.app import run_screen  # noqa: PLC0415 - the only way into the screens
+
+    return run_screen(runs_root(runs_dir), run=run, replay=replay, speed=speed)
+
+
+def _operators_mistake(error: Exception) -> int:
+    """Two lines for a mistake of the operator's; anything else is a fault of ours, with its traceback."""
+    from engines.run_dir import RunDirError  # noqa: PLC0415
+    from recipes.problems import OperatorError  # noqa: PLC0415
+
+    if isinstance(error, OperatorError):
+        message, hint = error.message, error.hint
+    elif isinstance(error, RunDirError):
+        message, hint = str(error), ""
+    else:
+        raise error
+    sys.stderr.write(f"cockpit: {message}\n" + (f"  {hint}\n" if hint else ""))
+    return MISTAKE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Two lines on stderr instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"cockpit: {message}\n  see: {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="cockpit", description=cockpit.__doc__, epilog=EPILOG, formatter_class=formatter)
+    parser.add_argument("--version", action="version", version=f"cockpit {cockpit.__version__}")
+    _add_runs_dir(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=EPILOG, formatter_class=formatter)
+        _add_runs_dir(sub)
+        return sub
+
+    _add_launching(command)
+    _add_looking(command)
+    _add_steering(command)
+    _add_making(command)
+    return parser
+
+
+class _Add:
+    """Type of the function that adds one command."""
+
+    def __call__(self, name: str, summary: str) -> argparse.ArgumentParser: ...
+
+
+def _add_launching(command: _Add) -> None:
+    run = command("run", "launch a recipe and follow it; leaving never stops it")
+    run.add_argument("recipe", metavar="RECIPE")
+    _add_sets(run)
+    run.add_argument("--name", help="name in the run's id, instead of the recipe's")
+    run.add_argument("--stage", metavar="S", help="only this stage and what it needs")
+    _add_following(run)
+    check = command("check", "say everything that is wrong with a recipe; makes nothing")
+    check.add_argument("recipe", metavar="RECIPE")
+    _add_sets(check)
+    _add_json(check)
+
+
+def _add_looking(command: _Add) -> None:
+    listing = command("ls", "list the runs, newest first")
+    _add_json(listing)
+    show = command("show", "one run: its stages, checkpoints, artifacts and numbers")
+    _add_run(show)
+    _add_json(show)
+    attach = command("attach", "follow a run; goes on with it if its supervisor died")
+    _add_run(attach)
+    _add_output(attach)
+    replay = command("replay", "play a past run back, on the screen or as lines")
+    replay.add_argument("run", metavar="RUN|FILE")
+    replay.add_argument("--speed", type=_speed, metavar="X|max", help="multiple of real time")
+    how = replay.add_mutually_exclusive_group()
+    how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
+    how.add_argument("--json", action="store_true", help="print the journal's lines")
+
+
+def _add_steering(command: _Add) -> None:
+    stop = command("stop", "stop a run after a checkpoint, and wait until it has stopped")
+    _add_run(stop)
+    stop.add_argument("--now", action="store_true", help="at the next step, without a checkpoint")
+    _add_json(stop)
+    resume = command("resume", "go on with a run that ended: done stages stay, training goes on from its checkpoint")
+    _add_run(resume)
+    resume.add_argument("--stage", metavar="S", help="do this stage again, and what depends on it")
+    resume.add_argument("--checkpoint", metavar="N", type=_step, help="from this step's checkpoint, not the newest")
+    _add_following(resume)
+
+
+def _add_making(command: _Add) -> None:
+    merge = command("merge", "merge an adapter into its base model, as a run of its own")
+    merge.add_argument("--adapter", required=True, metavar="DIR|RUN:STAGE")
+    merge.add_argument("--model", metavar="DIR|RUN:STAGE", help="the base; by default the one the adapter names")
+    merge.add_argument("--dtype", choices=("base", "float32", "bfloat16", "float16"), help="type of the merged weights")
+    merge.add_argument("--name", help="name in the run's id")
+    _add_following(merge)
+    export = command("export", "write GGUF files of a model and compare them with it, as a run of its own")
+    export.add_argument("model", metavar="DIR|RUN:STAGE")
+    export.add_argument("--types", metavar="T,T,…", help="file types, such as F16,Q8_0,Q4_K_M")
+    export.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for the comparison")
+    export.add_argument("--name", help="name in the run's id")
+    _add_following(export)
+
+
+def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
+    # Accepted before and after the command; SUPPRESS keeps the one from erasing the other.
+    text = "folder of the runs (or COCKPIT_RUNS_DIR)"
+    parser.add_argument("--runs-dir", metavar="DIR", default=argparse.SUPPRESS, help=text)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_sets(parser: argparse.ArgumentParser) -> None:
+    text = "override a field: stage.field=value or defaults.kind.field=value; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", dest="sets", help=text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print the journal's lines, and nothing else")
+    how.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
+
+
+def _add_following(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detach", action="store_true", help="launch, print the run's id and return")
+    _add_output(parser)
+
+
+def _speed(text: str) -> float:
+    if text == "max":
+        return float("inf")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"— must be above 0; got {text!r}; allowed a number such as 4, or max")
+    return value
+
+
+def _step(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"— must be a step; got {text!r}; allowed a whole number from 0 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

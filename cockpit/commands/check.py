@@ -1,0 +1,59 @@
+"""`cockpit check RECIPE`: everything that is wrong with a recipe, or what it will take. Makes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from cockpit import formatting as fmt
+from cockpit.headless import say
+from cockpit.plan import Plan, StagePlan, plan
+from cockpit.recipe_files import load_wanted
+from cockpit.text_table import text_table
+from recipes.problems import OperatorError, Problem, RecipeError
+
+MISTAKE = 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check; exit code 2 when something is wrong."""
+    try:
+        loaded = load_wanted(args.recipe, args.sets)
+    except OperatorError as error:
+        if not args.json:
+            raise
+        problems = error.problems if isinstance(error, RecipeError) else []
+        print(json.dumps({"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]}, indent=1))
+        return MISTAKE
+    made = plan(loaded.recipe)
+    if args.json:
+        print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
+        return 0
+    print(f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n")
+    print("\n".join(_table(made, loaded.graph.order)))
+    say("a dash: known only when the stage has its data")
+    return 0
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    fields = ("line", "column", "key", "message", "got", "allowed", "hint")
+    return {"file": str(problem.path), **{name: getattr(problem, name) for name in fields}}
+
+
+def _table(made: Plan, order: list[str]) -> list[str]:
+    stages = sorted(made.stages, key=lambda stage: order.index(stage.name))
+    titles = ("stage", "kind", "parameters", "trained", "steps", "tokens", "checkpoints", "each")
+    return text_table(titles, [_row(stage) for stage in stages], right=range(2, 8))
+
+
+def _row(stage: StagePlan) -> list[str]:
+    figures = (
+        fmt.count(stage.parameters) if stage.parameters is not None else "-",
+        fmt.count(stage.trainable_parameters) if stage.trainable_parameters is not None else "-",
+        str(stage.steps) if stage.steps is not None else "-",
+        fmt.count(stage.tokens) if stage.tokens is not None else "-",
+        str(stage.checkpoints) if stage.checkpoints is not None else "-",
+        f"about {fmt.size(stage.checkpoint_bytes)}" if stage.checkpoint_bytes is not None else "-",
+    )
+    return [stage.name, stage.kind, *figures]

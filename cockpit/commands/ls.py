@@ -1,0 +1,44 @@
+"""`cockpit ls`: the runs, newest first."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from cockpit import formatting as fmt
+from cockpit.locations import run_ids, runs_root
+from cockpit.run_list import RunSummary, list_runs
+from cockpit.safe_text import safe_text
+from cockpit.text_table import text_table
+from engines.emitter import wall_clock_s
+
+
+def run(args: argparse.Namespace) -> int:
+    """List them."""
+    root = runs_root(args.runs_dir)
+    summaries = list_runs(root, run_ids(root))
+    if args.json:
+        print(json.dumps([summary.to_json() for summary in summaries], indent=1))
+    elif not summaries:
+        print(f"no runs in {root} yet; start one: cockpit run demo")
+    else:
+        rows = [_row(summary) for summary in summaries]
+        print("\n".join(text_table(("run", "state", "stage", "done", "step", "loss", "time", "last sign"), rows, right=(3, 4, 5, 6))))
+    return 0
+
+
+def _row(summary: RunSummary) -> list[str]:
+    now = wall_clock_s()
+    end = summary.ended_t or summary.last_event_t
+    time_s = end - summary.started_t if end and summary.started_t else None
+    total = f"/{summary.total_steps}" if summary.total_steps else ""
+    return [
+        safe_text(summary.id, 60),
+        summary.state,
+        safe_text(summary.stage or "", 40),
+        "" if summary.progress is None else fmt.percent(summary.progress),
+        "" if summary.step is None else f"{summary.step}{total}",
+        "" if summary.loss is None else fmt.number(summary.loss),
+        "" if time_s is None else fmt.duration(time_s),
+        "" if summary.last_event_t is None else fmt.ago(now - summary.last_event_t),
+    ]

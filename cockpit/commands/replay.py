@@ -1,0 +1,83 @@
+"""`cockpit replay RUN|FILE`: a past run again, on the screen or as the lines that were printed live. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cockpit.following import tell_unreadable
+from cockpit.headless import OutputClosedError, write_out
+from cockpit.lines import Display, JsonLines, LiveLines, PlainLines
+from cockpit.locations import find_run, runs_root
+from cockpit.report import report_lines
+from cockpit.run_state import RunState
+from engines.journal import JournalReader, Record, journal_files
+
+BATCH = 500
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the Replay screen on a terminal; else print."""
+    source = _source(args)
+    if not (args.plain or args.json) and sys.stdout.isatty() and sys.stdin.isatty():
+        code: int = args.open_screen(args.runs_dir, replay=source, speed=args.speed)
+        return code
+    files = [source] if source.is_file() else journal_files(source)
+    readers = [JournalReader(path) for path in files]
+    paced = args.speed is not None and math.isfinite(args.speed)
+    display: Display = JsonLines() if args.json else LiveLines() if paced and sys.stdout.isatty() else PlainLines()
+    state = RunState()
+    try:
+        for batch in _batches(_records(readers), args.speed if paced else None):
+            state.apply_all(record.event for record in batch)
+            display.show(batch, state)
+            display.tick(state)
+        display.close()
+        if not args.json:
+            write_out("\n".join(["", *report_lines(state)]) + "\n")
+    except OutputClosedError:
+        return 0
+    state.unreadable, state.unknown = sum(r.bad for r in readers), sum(r.unknown for r in readers)
+    tell_unreadable(state)
+    return 0
+
+
+def _source(args: argparse.Namespace) -> Path:
+    """A journal file, or a run directory."""
+    path = Path(args.run).expanduser()
+    if path.is_file():
+        return path.absolute()
+    wanted = args.run if os.sep in args.run or not path.joinpath("run.json").is_file() else f".{os.sep}{args.run}"
+    return find_run(runs_root(args.runs_dir), wanted).root
+
+
+def _records(readers: Iterable[JournalReader]) -> Iterator[Record]:
+    for reader in readers:
+        while not reader.at_end:
+            yield from reader.read()
+        yield from reader.finish()
+
+
+def _batches(records: Iterable[Record], speed: float | None) -> Iterator[list[Record]]:
+    """Records in portions; with a speed, one by one and each at its time."""
+    if speed is None:
+        portion: list[Record] = []
+        for record in records:
+            portion.append(record)
+            if len(portion) >= BATCH:
+                yield portion
+                portion = []
+        yield portion
+        return
+    begun_s, first_t = time.monotonic(), None
+    for record in records:
+        first_t = record.event.t if first_t is None else first_t
+        wait_s = (record.event.t - first_t) / speed - (time.monotonic() - begun_s)
+        if wait_s > 0:
+            time.sleep(wait_s)
+        yield [record]

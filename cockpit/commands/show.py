@@ -1,0 +1,29 @@
+"""`cockpit show RUN`: one run, from its journal; starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from cockpit.following import tell_unreadable
+from cockpit.locations import find_run, runs_root
+from cockpit.report import report_lines, run_json
+from cockpit.run_list import fold_run, state_of
+from cockpit.safe_text import safe_text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    found = find_run(runs_root(args.runs_dir), args.run)
+    state = fold_run(found)
+    real = state_of(found, state)
+    facts = found.read_run_json()
+    if args.json:
+        print(json.dumps(run_json(found, facts, state, real), indent=1))
+        return 0
+    print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
+    print(f"recipe {safe_text(facts.get('recipe'), 60)}" + (f", made from {safe_text(facts['parent'], 100)}" if facts.get("parent") else ""))
+    print(f"in {found.root}\n")
+    print("\n".join(report_lines(state)))
+    tell_unreadable(state)
+    return 0

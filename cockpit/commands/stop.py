@@ -1,0 +1,27 @@
+"""`cockpit stop RUN`: ask a run to stop, and wait until it has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from cockpit.headless import Following, Signals, say
+from cockpit.launch import request
+from cockpit.lines import Nothing
+from cockpit.locations import find_run, runs_root
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, wait, and say how the run ended. Ctrl-C leaves the request standing."""
+    found = find_run(runs_root(args.runs_dir), args.run)
+    verb = "stop" if args.now else "stop-after-checkpoint"
+    request(found, verb)
+    if not args.json:
+        say(f"{found.id}: {verb} was asked for; waiting (Ctrl-C: leave, the request stands)")
+    signals = Signals()
+    following = Following(found, Nothing(), signals, ask=False)
+    with signals.caught(termination=False):
+        code = following.until_end()
+    state = "stopping" if following.detached else following.state.state
+    print(json.dumps({"id": found.id, "state": state}) if args.json else f"{found.id} {state}")
+    return code if following.detached else 0

@@ -1,0 +1,44 @@
+"""What `run`, `resume`, `merge` and `export` do once there is a run: follow it, or leave it alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cockpit.headless import Following, OutputClosedError, Signals, say, write_out
+from cockpit.lines import JsonLines, chosen_display
+from cockpit.report import report_lines
+from cockpit.run_state import RunState
+from engines.run_dir import RunDir
+
+
+def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> int:
+    """Follow a run to its end, then print the report; returns the exit code.
+
+    `args` has the flags `json` and `quiet`, and perhaps `detach`.
+    """
+    if getattr(args, "detach", False):
+        print(run.id)  # noqa: T201 - the command's output
+        return 0
+    display = chosen_display(json=args.json, quiet=args.quiet, catching_up=catching_up)
+    following = Following(run, display, signals, raw=isinstance(display, JsonLines))
+    code = following.until_end()
+    tell_unreadable(following.state)
+    if following.detached or args.json or args.quiet or following.state.state not in {"succeeded", "failed", "refused", "stopped"}:
+        return code
+    try:
+        write_out("\n".join(["", *report_lines(following.state)]) + "\n")
+    except OutputClosedError:
+        pass
+    return code
+
+
+def tell_unreadable(state: RunState) -> None:
+    """Say on stderr what a journal held that could not be understood."""
+    if state.unreadable or state.unknown:
+        say(f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this version does not know")
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person reads the output as it comes."""
+    return sys.stdout.isatty()

@@ -1,0 +1,45 @@
+"""Which file an operator means by RECIPE: a path, or the name of a shipped recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from recipes.load import LoadedRecipe, load_recipe
+from recipes.problems import OperatorError, closest, printable
+from recipes.shipped import shipped_recipe, shipped_recipes
+
+__all__ = ["find_recipe", "load_wanted", "shipped_recipes"]
+
+def find_recipe(wanted: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        OperatorError: there is none.
+    """
+    path = Path(wanted).expanduser()
+    if path.is_file():
+        return path
+    shipped = None if os.sep in wanted else shipped_recipe(wanted)
+    if shipped is not None:
+        return shipped
+    names = [file.stem for file in shipped_recipes()]
+    hint = closest(path.stem, names)
+    if path.is_dir():
+        raise OperatorError(f"RECIPE — {printable(wanted, 400)} is a folder; allowed: a recipe file", hint)
+    raise OperatorError(
+        f"RECIPE — no file {printable(wanted, 400)}; shipped recipes: {', '.join(names)}",
+        hint or "give a path, or the name of a shipped recipe",
+    )
+
+
+def load_wanted(wanted: str, sets: Sequence[str] = ()) -> LoadedRecipe:
+    """Load the recipe an operator means; problems name the file as it was given, the result knows its whole path.
+
+    Raises:
+        OperatorError: there is no such file, or the recipe has problems.
+    """
+    loaded = load_recipe(find_recipe(wanted), sets)
+    return replace(loaded, path=loaded.path.absolute())
