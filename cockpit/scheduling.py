@@ -25,6 +25,9 @@ from engines.events import (
 )
 
 
+NOT_STARTED = "not_started"
+
+
 @dataclass
 class AttemptFacts:
     """One attempt as engine and supervisor told it; their records may come in any order."""
@@ -45,7 +48,8 @@ class AttemptFacts:
 
     @property
     def never_began(self) -> bool:
-        return self.started is None and not self.reason
+        """Announced, and its supervisor died before there was a process: it does not count as an attempt."""
+        return self.started is None and self.reason in {"", NOT_STARTED}
 
 
 @dataclass

@@ -22,7 +22,7 @@ from cockpit.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.run_list import exit_facts
 from cockpit.run_plan import RunRecipe
 from cockpit.sampler_process import SamplerProcess
-from cockpit.scheduling import EndRun, RunFacts, RunStage, add_facts, next_action
+from cockpit.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, add_facts, next_action
 from cockpit.stop_ladder import StopLadder
 from cockpit.supervisor_loop import Watch
 from engines import control
@@ -113,7 +113,10 @@ class Supervisor:
                 if engine is not None:
                     self.sampler.start()
                     self._supervise(engine)
-                elif not attempt.never_began or attempt.opened is not None:
+                elif attempt.never_began and attempt.opened is None:
+                    detail = "the supervisor died before there was a process"
+                    self.writer.emit(AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail))
+                else:
                     self._record_end(name, attempt.number, None)
 
     def _run_stage(self, action: RunStage) -> None:

@@ -124,7 +124,8 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
 
-    Reasons: succeeded, stopped, guard, error, out_of_memory, refused, killed, died, unknown. `exit` is the exit status,
+    Reasons: succeeded, stopped, guard, error, out_of_memory, refused, killed, died, not_started,
+    unknown. `exit` is the exit status,
     negative for a signal, null when it cannot be known (an adopted engine is nobody's child).
     """
 

@@ -27,11 +27,11 @@ PATIENCE_S = 120.0
 
 
 def wait_for(fact: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
-    """Wait until a fact holds (is neither None nor False) and return it."""
+    """Wait until a fact holds (is truthy) and return it."""
     give_up_s = time.monotonic() + patience_s
     while True:
         value = fact()
-        if value is not None and value is not False:
+        if value:
             return value
         if time.monotonic() > give_up_s:
             raise AssertionError(f"waited {patience_s:g} s in vain for: {what}")
