@@ -151,7 +151,7 @@ def _docstring(_name: str, node: Definition) -> str:
     return " ".join(paragraph.split()) if re.search(r"\w", paragraph) else ""
 
 
-def _signature(name: str, node: Definition) -> str:
+def _signature(_name: str, node: Definition) -> str:
     if isinstance(node, ast.ClassDef):
         return ""
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""

@@ -59,10 +59,9 @@ def read_messages(path: Path, split: str) -> Iterator[MessageRow]:
     decoder = msgspec.json.Decoder(MessageRow)
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield _decode(decoder, line, f"{file}:{number}")
+            row = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if row.strip():
+                yield _decode(decoder, row, f"{file}:{number}")
 
 
 def _decode(decoder: msgspec.json.Decoder[MessageRow], line: bytes, where: str) -> MessageRow:

@@ -6,12 +6,14 @@ is the sum of the negative log likelihoods (float64) of all scored tokens over t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from recipes.problems import OperatorError
 
@@ -104,8 +106,6 @@ def encode_answers(
         )
     stats = AnswerStats()
     examples: list[Example] = []
-    marked = "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template
-    encode = _encode_marked if marked else _encode_by_turns
     controls = [text for text in tokenizer.all_special_tokens if text]
     for messages in rows:
         if max_tokens is not None and stats.scored_tokens >= max_tokens:
@@ -114,8 +114,7 @@ def encode_answers(
         if any(text in turn["content"] for turn in messages for text in controls):
             stats.control_strings += 1  # the template would turn the text into a real end of turn
             continue
-        ids, mask = encode(tokenizer, list(messages))
-        labels = [token if counted else IGNORED for token, counted in zip(ids, mask, strict=True)]
+        ids, labels = _encode(tokenizer, list(messages))
         example = Example(ids[:max_length], labels[:max_length])
         if example.scored == 0:
             stats.dropped += 1
@@ -127,33 +126,58 @@ def encode_answers(
     return examples, stats
 
 
-def _encode_marked(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    encoded = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
-    )
-    return list(encoded["input_ids"]), list(encoded["assistant_masks"])
+def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Ids and labels of one conversation.
+
+    The text is cut where an answer begins and ends, and each part is tokenized by itself: otherwise a piece such as
+    newline-and-backtick could join the end of the prompt to the answer, and the prompt of a generation, which ends
+    there, would have other tokens than the ones that were trained.
+    """
+    text, spans = _rendered(tokenizer, messages)
+    ids: list[int] = []
+    labels: list[int] = []
+    at = 0
+    for start, end in spans:
+        prompt, answer = _tokens(tokenizer, text[at:start], first=at == 0), _tokens(tokenizer, text[start:end])
+        ids += prompt + answer
+        labels += [IGNORED] * len(prompt) + answer
+        at = end
+    rest = _tokens(tokenizer, text[at:], first=at == 0)
+    return ids + rest, labels + [IGNORED] * len(rest)
 
 
-def _encode_by_turns(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    ids = _render(tokenizer, messages, prompt=False)
-    mask = [0] * len(ids)
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+def _tokens(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
+    if first or tokenizer.eos_token is None:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    # Behind a special token no tokenizer takes the text for the beginning of a document and adds a space to it.
+    return list(tokenizer.encode(tokenizer.eos_token + text, add_special_tokens=False))[1:] if text else []
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+    """The conversation as text, and where the answers are in it."""
+    template = tokenizer.chat_template
+    if re.search(r"\{%-?\s*generation\s*-?%\}", template):
+        texts, spans = render_jinja_template(
+            [messages], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+        )
+        return texts[0], [(start, end) for start, end in spans[0]]
+    text = _render(tokenizer, messages, prompt=False)
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    found = []
+    for turn in turns:
         before = _render(tokenizer, messages[:turn], prompt=True)
         after = _render(tokenizer, messages[: turn + 1], prompt=False)
-        if ids[: len(before)] != before or ids[: len(after)] != after:
+        if not (after.startswith(before) and text.startswith(after)):
             raise OperatorError(
                 "the chat template changes earlier turns when a turn is added, so answers cannot be told apart",
                 "mark the assistant's text in chat_template.jinja with {% generation %} … {% endgeneration %}",
             )
-        mask[len(before) : len(after)] = [1] * (len(after) - len(before))
-    return ids, mask
+        found.append((len(before), len(after)))
+    return text, found
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> list[int]:
-    encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt)
-    return list(encoded["input_ids"])
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
 
 
 def answer_batches(

@@ -1,0 +1,97 @@
+"""Loss and perplexity of a model on one split of messages or tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engines.data.messages_reader import read_messages
+from engines.data.shards import MANIFEST, TokenShard, sha256_of
+from engines.evaluate.model import LoadedModel
+from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches
+from recipes.problems import OperatorError
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured: `loss` is the mean nats per scored token, `perplexity` its exponential."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+    protocol: str
+    stats: AnswerStats
+
+    def counts(self) -> dict[str, int]:
+        """What became of the rows; empty for token windows."""
+        return asdict(self.stats) if self.stats.rows else {}
+
+
+def is_tokens_folder(data: Path) -> bool:
+    """Whether a data folder holds token shards; it holds messages otherwise."""
+    return (data / MANIFEST).is_file()
+
+
+def make_batches(
+    loaded: LoadedModel, data: Path, *, split: str, max_length: int, batch_size: int, max_tokens: int | None
+) -> Batches:
+    """Batches of one split: answers of messages, or windows of tokens.
+
+    Raises:
+        OperatorError: the split is missing or empty, or its tokens were made with another tokenizer than the model's.
+    """
+    if is_tokens_folder(data):
+        shard = TokenShard(data, split)
+        check_tokenizer(loaded, shard)
+        batches = window_batches(shard, max_length, batch_size, max_tokens=max_tokens)
+    else:
+        rows = (row.as_dicts() for row in read_messages(data, split))
+        batches = answer_batches(rows, loaded.tokenizer, max_length, batch_size, max_tokens=max_tokens)
+    if not batches.scored_tokens:
+        found = batches.stats
+        raise OperatorError(
+            f"the {split} split of {data} has nothing to score "
+            f"({found.rows} rows, {found.dropped} with no answer left after {max_length} tokens)",
+            "choose another split, or a larger max_length",
+        )
+    return batches
+
+
+def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
+    """Refuse a model whose tokenizer is not the one that made the tokens: ids would mean other pieces.
+
+    Raises:
+        OperatorError: tokenizer.model is missing or differs, or the vocabulary is larger than the model's.
+    """
+    if loaded.tokenizer_model is None:
+        raise OperatorError(
+            "the model's folder has no tokenizer.model, so it cannot be shown that the tokens were made for it",
+            "evaluate on messages, or on tokens with the model that was trained on them",
+        )
+    if sha256_of(loaded.tokenizer_model) != shard.manifest.tokenizer_sha256:
+        raise OperatorError(
+            f"{shard.path} was made with another tokenizer than the model's ({loaded.tokenizer_model})",
+            "prepare tokens with the model's own tokenizer",
+        )
+    rows = int(loaded.model.get_input_embeddings().weight.shape[0])
+    if shard.vocab_size > rows:
+        raise OperatorError(
+            f"the tokens use {shard.vocab_size:,} pieces and the model knows {rows:,}",
+            "evaluate the model they were made for",
+        )
+
+
+def score(loaded: LoadedModel, batches: Batches, on_progress: Callable[[int], None] | None = None) -> Score:
+    """Token-weighted loss and perplexity over all batches."""
+    loss, tokens = token_weighted_loss(loaded.model, batches, on_progress)
+    return Score(loss, perplexity(loss), tokens, batches.protocol, batches.stats)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinity where that is larger than any number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,127 @@
+"""The evaluate stage: score a split, answer a few questions, and write report.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from itertools import count
+from typing import Any
+
+from engines.data.messages_reader import read_messages
+from engines.data.stage import input_folder
+from engines.evaluate.answers import Answer, answer, choose_questions
+from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score
+from engines.evaluate.model import LoadedModel, load_model
+from engines.events import Evaluated, SampledText
+from engines.host import Artifact, StageContext, StageResult
+from recipes.problems import OperatorError
+
+SHOWN_CHARACTERS = 4_000
+"""Longest text in an event; report.json has all of it."""
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Evaluate the model or adapter on the data and write `report.json` into `ctx.out`."""
+    stage = ctx.stage
+    data = input_folder(ctx, "data")
+    if stage.answers and is_tokens_folder(data):
+        raise OperatorError(
+            f"answers — got {stage.answers}, but token shards hold no questions",
+            "set answers = 0, or give a messages stage",
+        )
+    ctx.phase("loading")
+    given = ctx.inputs["model"]
+    loaded = load_model(given.path, given.name)
+    ctx.phase("tokenizing")
+    batches = make_batches(
+        loaded,
+        data,
+        split=stage.split,
+        max_length=stage.max_length,
+        batch_size=stage.per_device_eval_batch_size,
+        max_tokens=stage.max_tokens,
+    )
+    ctx.phase("scoring")
+    began_s = time.monotonic()
+    scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"))
+    seconds = time.monotonic() - began_s
+    _emit(ctx, scored)
+    answers = _answers(ctx, loaded)
+    _write_report(ctx, scored, answers)
+    metrics = {
+        "loss": scored.loss,
+        "perplexity": scored.perplexity,
+        "tokens": float(scored.tokens),
+        "tokens_per_second": scored.tokens / seconds if seconds > 0 else 0.0,
+    }
+    if scored.stats.rows:
+        kept = scored.stats.rows - scored.stats.dropped - scored.stats.control_strings
+        metrics |= {"examples": float(kept), "truncated": float(scored.stats.truncated)}
+    return StageResult(metrics, [Artifact(ctx.stage_name, "report", "report.json")])
+
+
+def _emit(ctx: StageContext, scored: Score) -> None:
+    ctx.emit(
+        Evaluated(
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=None,
+            loss=scored.loss,
+            perplexity=scored.perplexity,
+            tokens=scored.tokens,
+            protocol=scored.protocol,
+            metrics={name: float(value) for name, value in scored.counts().items()},
+        )
+    )
+    if scored.stats.control_strings:
+        ctx.warn(f"{scored.stats.control_strings} row(s) hold literal control strings and were left out")
+
+
+def _answers(ctx: StageContext, loaded: LoadedModel) -> list[Answer]:
+    stage = ctx.stage
+    if not stage.answers:
+        return []
+    ctx.phase("answering")
+    rows = choose_questions(read_messages(input_folder(ctx, "data"), stage.split), stage.answers)
+    given = []
+    for done, row in zip(count(1), rows, strict=False):
+        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens)
+        given.append(one)
+        ctx.emit(
+            SampledText(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                step=None,
+                prompt=one.prompt[:SHOWN_CHARACTERS],
+                text=one.answer[:SHOWN_CHARACTERS],
+                expected=one.expected[:SHOWN_CHARACTERS],
+            )
+        )
+        ctx.progress(done, len(rows), "answers")
+    return given
+
+
+def _write_report(ctx: StageContext, scored: Score, answers: list[Answer]) -> None:
+    given = ctx.inputs["model"]
+    report: dict[str, Any] = {
+        "format": 1,
+        "loss": _named(scored.loss),
+        "perplexity": _named(scored.perplexity),
+        "tokens": scored.tokens,
+        "split": ctx.stage.split,
+        "protocol": scored.protocol,
+        "model": {"name": given.name, "manifest_sha256": given.manifest_sha256},
+        "data": {"name": ctx.inputs["data"].name, "manifest_sha256": ctx.inputs["data"].manifest_sha256},
+        "rows": scored.counts(),
+        "answers": [one.as_dict() for one in answers],
+    }
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    (ctx.out / "report.json").write_text(text + "\n", "utf-8", errors="replace")
+
+
+def _named(value: float) -> float | str:
+    """A number, or the name that the journal gives to one that JSON cannot write."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
