@@ -66,14 +66,14 @@ def _explain(finding: Any, tag: str | None, report: Report) -> None:
         _unknown_key(loc, tag, report)
         return
     spec = _spec_at(tag, loc)
-    allowed = _allowed(tag, loc, spec, kind)
+    allowed = _allowed(tag, loc, spec)
     got = shown(value) if kind != "missing" else ""
     report(loc, _message(kind, spec), got, allowed, _hint(kind, value, spec))
 
 
 def _message(kind: str, spec: FieldSpec | None) -> str:
     if kind == "missing":
-        return f"required: {spec.help[0].lower()}{spec.help[1:].rstrip('.')}" if spec and spec.help else "required"
+        return f"required: {_first_clause(spec.help)}" if spec and spec.help else "required"
     if kind == "literal_error":
         return "not one of the choices"
     if kind == "string_pattern_mismatch":
@@ -85,6 +85,12 @@ def _message(kind: str, spec: FieldSpec | None) -> str:
     if kind in _EMPTY:
         return "too short"
     return "too long" if kind in _LONG else "wrong type"
+
+
+def _first_clause(help_text: str) -> str:
+    """A help sentence up to its semicolon, which would look like the next part of the message."""
+    clause = help_text.partition(";")[0].rstrip(".")
+    return clause[:1].lower() + clause[1:]
 
 
 def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
@@ -112,7 +118,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None, kind: str) -> str:
+def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
     if spec is None:
         keys = _keys_below(tag, loc)
         return f"a table with {', '.join(keys)}" if keys else ""

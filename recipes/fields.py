@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -19,6 +19,10 @@ FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "tables"]
 
 IDENTITY = ("kind", "output")
 """Keys that say which type a stage is; they are no settings."""
+
+
+_SECTIONS_FIRST = ("Stage", "Source", "Inputs", "Model", "LoRA")
+_SECTIONS_LAST = ("Precision", "Evaluation", "Samples", "Checkpoints", "Guards", "Retry", "Gates", "Launch")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class FieldSpec:
     def allowed(self) -> str:
         """What a value may be, in words."""
         limits = self.bounds.words()
+        if self.kind == "int" and self.choices:
+            return either(self.choices)
         if self.kind in ("int", "float"):
             return f"{'a whole number' if self.kind == 'int' else 'a number'}{' ' + limits if limits else ''}"
         if self.kind == "bool":
@@ -100,7 +106,7 @@ def shown_whole(value: Any) -> str:
     return shown(value) if isinstance(value, (str, bool)) else str(value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _specs(model: type[BaseModel]) -> tuple[FieldSpec, ...]:
     found: list[FieldSpec] = []
     for name, info in model.model_fields.items():
@@ -129,11 +135,17 @@ def recipe_fields() -> list[FieldSpec]:
 
 
 def sections_of(tag: str) -> dict[str, list[FieldSpec]]:
-    """The fields of a stage type under their headings; within one, advanced fields come last."""
+    """The fields of a stage type under their headings, in the order in which one thinks of them.
+
+    What the stage is and takes comes first, how it is watched and launched last; within a section, advanced fields.
+    """
     sections: dict[str, list[FieldSpec]] = {}
     for spec in fields_of(tag):
         sections.setdefault(spec.section, []).append(spec)
-    return {name: sorted(specs, key=lambda spec: spec.advanced) for name, specs in sections.items()}
+    place = {name: number - len(_SECTIONS_FIRST) for number, name in enumerate(_SECTIONS_FIRST)}
+    place |= {name: number + 1 for number, name in enumerate(_SECTIONS_LAST)}
+    ordered = sorted(sections, key=lambda name: place.get(name, 0))
+    return {name: sorted(sections[name], key=lambda spec: spec.advanced) for name in ordered}
 
 
 def keys_of(tag: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.explain import check_table, check_values, kind_words
 from recipes.fields import fields_of, inputs_of, keys_of, tags_of
-from recipes.graph import Graph, Node, absolute, build_graph, exists, is_path
+from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path
 from recipes.overrides import apply_overrides, belongs, tag_of
 from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import KINDS, STAGE_TYPES, FakeStage, Recipe, output_word
@@ -228,11 +228,11 @@ class _Check:
         check_table(STAGE_TYPES[tag], stage, tag, report)
         for spec in fields_of(tag):
             value = stage.get(spec.path)
-            if spec.folder and isinstance(value, str) and value and value != STANDARD_LIBRARY:
-                if not exists(absolute(value, self.folder)):
-                    allowed = f'a folder, from the recipe\'s own, or "{STANDARD_LIBRARY}"'
-                    hint = closest(value, [STANDARD_LIBRARY])
-                    report((spec.path,), "there is no such folder", shown(value), allowed, hint)
+            named = spec.folder and isinstance(value, str) and value not in ("", STANDARD_LIBRARY)
+            if named and not is_folder(absolute(str(value), self.folder)):
+                allowed = f'a folder, from the recipe\'s own, or "{STANDARD_LIBRARY}"'
+                hint = closest(str(value), [STANDARD_LIBRARY])
+                report((spec.path,), "there is no such folder", shown(value), allowed, hint)
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
         """A stage whose type is not known: only its name, kind and output can be judged."""

@@ -88,7 +88,7 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
     tables = stages if isinstance(stages, list) else []
     names = [table.get("name") for table in tables if isinstance(table, dict)]
     if len(parts) == 1:
-        specs = [spec for spec in recipe_fields()]
+        specs = recipe_fields()
         if parts[0] in names:
             raise OperatorError("this is a stage, not a field", f"write {printable(parts[0])}.FIELD=VALUE")
         return (parts[0],), specs, []

@@ -12,7 +12,7 @@ def setting(
     default: Any = PydanticUndefined,
     *,
     section: str,
-    help: str,
+    help: str,  # noqa: A002 - the word that argparse and every reader of a form knows
     unit: str | None = None,
     accepts: tuple[str, ...] | None = None,
     folder: bool = False,

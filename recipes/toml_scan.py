@@ -125,7 +125,7 @@ class _Scanner:
         close = "]]" if many else "]"
         if not self.text.startswith(close, pos):
             raise self._confused(pos, f"{close} was expected here")
-        path = self._resolve(parts[:-1]) + (parts[-1],)
+        path = (*self._resolve(parts[:-1]), parts[-1])
         self.index.lines.setdefault(path, line)
         if many:
             number = self.arrays.get(path, 0)

@@ -1,0 +1,191 @@
+"""Generate `REFERENCE.md` and `recipe.schema.json` from the schema: `python -m recipes.reference` rewrites both."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, shown_whole, tags_of
+from recipes.schema import KINDS, SCHEMA, STAGE_TYPES, output_word
+
+FOLDER = Path(__file__).resolve().parent
+REFERENCE = FOLDER / "REFERENCE.md"
+JSON_SCHEMA = FOLDER / "recipe.schema.json"
+
+_INTRODUCTION = """# Every field of a recipe
+
+A recipe is a TOML file: a name and a list of stages, each with a `kind`. This page is generated from the schema by
+`python -m recipes.reference`.
+
+```toml
+schema = 1                      # the version of this format
+name = "example"
+
+[defaults.finetune]             # laid under every stage of that kind; the stage's own key wins, lists replace
+learning_rate = 1e-4
+
+[[stage]]
+name = "atlas"                  # a-z, 0-9 and -, at most 40; other stages use it as an input
+kind = "finetune"
+model = "org/name"              # a bare word is a stage of this recipe; /x ./x ../x ~/x a path, from the recipe's
+data = "./questions"            # own folder; org/name a hub id
+```
+
+On the command line, `--set atlas.learning_rate=2e-4`, `--set defaults.finetune.learning_rate=2e-4` and
+`--set name=other` change one value. A dotted name such as `retry.max_attempts` is a key of a table: `[stage.retry]`
+with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
+"""
+
+
+def reference_text() -> str:
+    """The text of `REFERENCE.md`."""
+    parts = [_INTRODUCTION, "## The recipe\n\n" + _table(recipe_fields())]
+    for tag, model in STAGE_TYPES.items():
+        kind, output = kind_of(tag), output_word(tag)
+        title = f'kind = "{kind}"' + (f', output = "{output}"' if kind == "prepare" else "")
+        summary = " ".join((model.__doc__ or "").split())
+        parts.append(f"## `{title}`\n\n{summary}\n\nMakes: {output}.")
+        parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def json_schema_text() -> str:
+    """The text of `recipe.schema.json`: a recipe as it is written, before defaults are laid under its stages."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 7, which taplo and other TOML editors read).
+
+    A stage needs only what makes it a stage, because `[defaults.<kind>]` may give it any other required field; the
+    loader checks the rest.
+    """
+    top = {spec.path: _property(spec) for spec in recipe_fields()}
+    top["schema"] = {"const": SCHEMA, "description": "Version of the recipe format."}
+    stages = [{"$ref": f"#/definitions/{tag}"} for tag in STAGE_TYPES]
+    top["stage"] = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"oneOf": stages}}
+    top["defaults"] = _object({kind: _defaults(kind) for kind in KINDS}, [])
+    top["defaults"]["description"] = "Values laid under every stage of a kind."
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Recipe",
+        **_object(top, ["schema", "name", "stage"]),
+        "definitions": {tag: _stage(tag) for tag in STAGE_TYPES},
+    }
+
+
+def _stage(tag: str) -> dict[str, Any]:
+    kind = kind_of(tag)
+    identity: dict[str, Any] = {
+        "kind": {"const": kind, "description": " ".join((STAGE_TYPES[tag].__doc__ or "").split())}
+    }
+    if kind == "prepare":
+        identity["output"] = {"const": output_word(tag), "description": "What is prepared."}
+    return _object({**identity, **_properties(fields_of(tag))}, ["name", *identity])
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """All fields that some type of the kind has, except each stage's own name."""
+    merged: dict[str, Any] = {}
+    for tag in tags_of(kind):
+        for key, value in _properties(fields_of(tag)).items():
+            merged.setdefault(key, value)
+    return _object({key: value for key, value in merged.items() if key != "name"}, [])
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    needed = {"required": required} if required else {}
+    return {"type": "object", "properties": properties, **needed, "additionalProperties": False}
+
+
+def _properties(specs: Iterable[FieldSpec]) -> dict[str, Any]:
+    """Properties of a table; dotted fields become a table of their own."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        table, dot, key = spec.path.rpartition(".")
+        if dot:
+            found.setdefault(table, _object({}, []))["properties"][key] = _property(spec)
+        else:
+            found[spec.path] = _property(spec)
+    return found
+
+
+def _property(spec: FieldSpec) -> dict[str, Any]:
+    """One field: its type, limits, default and sentence."""
+    unit = f" Unit: {spec.unit}." if spec.unit else ""
+    result: dict[str, Any] = {"description": spec.help + unit}
+    if spec.kind in _JSON_TYPES:
+        result["type"] = _JSON_TYPES[spec.kind]
+    if spec.kind == "choice":
+        result["enum"] = list(spec.choices)
+    if spec.kind == "list":
+        result["items"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
+    if spec.kind == "tables":
+        required = [item.path for item in spec.items if item.required]
+        result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
+    result |= _limits(spec)
+    if spec.default is not None:
+        result["default"] = spec.default
+    return result
+
+
+_JSON_TYPES = {
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "choice": "string",
+    "str": "string",
+    "list": "array",
+    "tables": "array",
+}
+_JSON_LIMITS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "pattern": "pattern",
+}
+
+
+def _limits(spec: FieldSpec) -> dict[str, Any]:
+    limits = {word: getattr(spec.bounds, name) for name, word in _JSON_LIMITS.items()}
+    length = "Items" if spec.kind in ("list", "tables") else "Length"
+    limits |= {f"min{length}": spec.bounds.min_length, f"max{length}": spec.bounds.max_length}
+    return {word: value for word, value in limits.items() if value is not None}
+
+
+def _table(specs: Iterable[FieldSpec]) -> str:
+    lines = ["| field | value | default | unit | |", "|---|---|---|---|---|"]
+    for spec in specs:
+        if spec.kind == "tables":
+            lines.extend(_row(f"{spec.path}[].{item.path}", item, f"{spec.help} {item.help}") for item in spec.items)
+        else:
+            lines.append(_row(spec.path, spec, spec.help))
+    return "\n".join(lines)
+
+
+def _row(path: str, spec: FieldSpec, sentence: str) -> str:
+    default = spec.default_words if spec.required or spec.default is None else f"`{shown_whole(spec.default)}`"
+    takes = f" Takes: {', '.join(spec.accepts)}." if spec.accepts else ""
+    cells = [f"`{path}`", spec.allowed, default, spec.unit or "", sentence + takes]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def write_reference() -> list[Path]:
+    """Rewrite both files, each by rename; returns their paths."""
+    for path, text in ((REFERENCE, reference_text()), (JSON_SCHEMA, json_schema_text())):
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    return [REFERENCE, JSON_SCHEMA]
+
+
+if __name__ == "__main__":
+    write_reference()
