@@ -1,0 +1,88 @@
+"""Conversations as training examples, tokenized by us: labels on answers only, and nothing dropped without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from engines.data.messages_reader import read_messages
+from engines.host import StageContext
+from engines.training.loss import AnswerStats, Batches, Example, answer_batches, encode_answers, pad_batch
+from recipes.problems import OperatorError
+
+
+class ExampleDataset(Dataset[Example]):
+    """Tokenized conversations, in the file's order."""
+
+    def __init__(self, examples: list[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+def load_train(ctx: StageContext, data: Path, tokenizer: Any) -> ExampleDataset:
+    """Tokenize the train split and warn about every row that was cut or left out.
+
+    Raises:
+        OperatorError: no row is left to train on.
+        StopRequested: the operator asked to stop.
+    """
+    examples, stats = encode_answers(_reported(ctx, data), tokenizer, ctx.stage.max_length)
+    _warn(ctx, stats)
+    if not examples:
+        raise OperatorError(
+            f"{data}: none of the {stats.rows} rows of train.jsonl has an answer within {ctx.stage.max_length} tokens",
+            "raise max_length, or prepare other messages",
+        )
+    return ExampleDataset(examples)
+
+
+def load_val(ctx: StageContext, data: Path, tokenizer: Any) -> Batches | None:
+    """Batches of the val split for evaluations while training; None without rows."""
+    stage = ctx.stage
+    if (data / "val.jsonl").is_file():
+        rows = (row.as_dicts() for row in read_messages(data, "val"))
+        batches = answer_batches(
+            rows, tokenizer, stage.max_length, stage.per_device_eval_batch_size, max_tokens=stage.eval_max_tokens
+        )
+        if batches.scored_tokens:
+            return batches
+    if stage.eval_steps is not None:
+        ctx.warn("the messages have no val split, so nothing is evaluated while training")
+    return None
+
+
+def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch padded on the right to its longest example. Draws no random numbers."""
+    batch = pad_batch(examples, pad_id)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+
+
+def collator(pad_id: int) -> Any:
+    """A collate function that data-loading processes can take with them."""
+    return partial(collate_examples, pad_id=pad_id)
+
+
+def _reported(ctx: StageContext, data: Path) -> Iterator[list[dict[str, str]]]:
+    for count, row in enumerate(read_messages(data, "train"), start=1):
+        yield row.as_dicts()
+        ctx.progress(count, None, "rows")
+
+
+def _warn(ctx: StageContext, stats: AnswerStats) -> None:
+    length = ctx.stage.max_length
+    if stats.truncated:
+        ctx.warn(f"{stats.truncated} of {stats.rows} rows were cut at {length} tokens, and their answers with them")
+    if stats.dropped:
+        ctx.warn(f"{stats.dropped} of {stats.rows} rows were left out: no answer within {length} tokens")
+    if stats.control_strings:
+        ctx.warn(f"{stats.control_strings} of {stats.rows} rows were left out: they hold a literal control string")

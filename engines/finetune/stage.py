@@ -1,0 +1,64 @@
+"""Fine-tuning: a model and conversations in, a LoRA adapter folder out.
+
+On `transformers.Trainer` with PEFT rather than TRL's SFTTrainer: rows are tokenized here, with labels on answers only, so
+nothing of TRL's data preparation is left to use, and its loss always runs through a fused head that is slower on a CPU and
+computes entropy and accuracy at each step that nobody asked for. The mixin works over either.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from transformers import set_seed
+
+from engines.finetune.model import add_adapter, load_base
+from engines.finetune.rows import collator, load_train, load_val
+from engines.host import Artifact, StageContext, StageResult
+from engines.training.inputs import input_folder
+from engines.training.saving import save_model
+from engines.training.session import Session, Task
+from engines.training.threads import use_threads
+from engines.training.tokenizer_files import copy_tokenizer
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Train an adapter.
+
+    Raises:
+        OperatorError: the model or the messages cannot be used.
+    """
+    use_threads(ctx.stage.threads)
+    ctx.phase("loading")
+    base = input_folder(ctx.inputs["model"])
+    data = input_folder(ctx.inputs["data"])
+    model, tokenizer = load_base(base, bf16=ctx.stage.bf16)
+    ctx.phase("tokenizing")
+    dataset = load_train(ctx, data, tokenizer)
+    val = load_val(ctx, data, tokenizer)
+    set_seed(ctx.stage.seed)
+    adapted = add_adapter(model, ctx.stage)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    save_extras = partial(_save_extras, base, ctx.inputs["model"].manifest_sha256)
+    task = Task(
+        model=adapted,
+        dataset=dataset,
+        collate=collator(pad_id or 0),
+        examples=len(dataset),
+        save_tokenizer=save_extras,
+        val=val,
+    )
+    session = Session(ctx, task)
+    session.run()
+    ctx.phase("saving")
+    save_model(adapted, ctx.out)
+    save_extras(ctx.out)
+    return StageResult(metrics=session.result(), artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
+
+
+def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:
+    """What makes an adapter folder complete: the base's tokenizer, and which base it belongs to."""
+    copy_tokenizer(base, target)
+    body = {"path": str(base.resolve()), "manifest_sha256": manifest_sha256}
+    (target / "base.json").write_text(json.dumps(body, indent=1) + "\n")

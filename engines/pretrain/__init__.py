@@ -1,0 +1,1 @@
+"""Pretraining from scratch on token shards."""

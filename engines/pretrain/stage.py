@@ -1,0 +1,101 @@
+"""Pretraining: token shards in, a Hugging Face model folder out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, set_seed
+
+from engines.data.shards import TokenShard
+from engines.events import SampledText
+from engines.host import Artifact, StageContext, StageResult
+from engines.pretrain.model import build_model
+from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
+from engines.training.inputs import input_folder
+from engines.training.loss import Batches, window_batches
+from engines.training.saving import save_model
+from engines.training.session import Session, Task
+from engines.training.threads import use_threads
+from engines.training.tokenizer_files import copy_tokenizer
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Train a model from scratch.
+
+    Raises:
+        OperatorError: the tokens are missing, damaged or too few.
+    """
+    use_threads(ctx.stage.threads)
+    ctx.phase("loading")
+    data = input_folder(ctx.inputs["data"])
+    shard = TokenShard(data, "train")
+    verify_shard(shard, lambda done, total: ctx.progress(done, total, "bytes"))
+    dataset = WindowDataset(data, "train", ctx.stage.max_length)
+    tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer))
+    set_seed(ctx.stage.seed)
+    model = build_model(ctx.stage, vocab_size=shard.vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
+    task = Task(
+        model=model,
+        dataset=dataset,
+        collate=collate_windows,
+        examples=len(dataset),
+        save_tokenizer=partial(_save_tokenizer, shard.tokenizer),
+        val=_val_batches(ctx, data),
+        sample=partial(_sample, ctx, model, tokenizer),
+    )
+    session = Session(ctx, task)
+    session.run()
+    ctx.phase("saving")
+    save_model(model, ctx.out)
+    copy_tokenizer(shard.tokenizer, ctx.out)
+    return StageResult(
+        metrics={**session.result(), "documents": float(dataset.documents)},
+        artifacts=[Artifact(name=ctx.stage_name, kind="model", path=".")],
+    )
+
+
+def _save_tokenizer(source: Path, target: Path) -> None:
+    copy_tokenizer(source, target)
+
+
+def _val_batches(ctx: StageContext, data: Path) -> Batches | None:
+    stage = ctx.stage
+    shard = TokenShard(data, "train")
+    if "val" in shard.manifest.splits:
+        batches = window_batches(
+            TokenShard(data, "val"),
+            stage.max_length,
+            stage.per_device_eval_batch_size,
+            max_tokens=stage.eval_max_tokens,
+        )
+        if batches.scored_tokens:
+            return batches
+    if stage.eval_steps is not None:
+        ctx.warn("the tokens have no val split, so nothing is evaluated while training")
+    return None
+
+
+@torch.no_grad()
+def _sample(ctx: StageContext, model: Any, tokenizer: Any, step: int) -> None:
+    """Continue each prompt greedily, which draws no random numbers."""
+    was_training = model.training
+    model.eval()
+    try:
+        for prompt in ctx.stage.sample_prompts:
+            ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).input_ids.to(model.device)
+            if ids.shape[1] == 0:
+                continue
+            made = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=ctx.stage.sample_max_new_tokens,
+                do_sample=False,
+                use_cache=True,
+            )
+            text = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+            ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text[:8000]))
+    finally:
+        model.train(was_training)

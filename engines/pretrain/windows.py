@@ -1,0 +1,80 @@
+"""Token shards as training examples: windows of equal length, read from the disk as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from engines.data.shards import MANIFEST, TokenShard
+from recipes.problems import OperatorError
+
+CHUNK_BYTES = 8 * 1024 * 1024
+
+
+class WindowDataset(Dataset[torch.Tensor]):
+    """Consecutive windows of `max_length` tokens; what is left at the end of the shard is not used.
+
+    Map-style, so that a resume skips in the order of indices and reads nothing of what it skips.
+    """
+
+    def __init__(self, path: Path, split: str, max_length: int) -> None:
+        """Open a split.
+
+        Raises:
+            OperatorError: the shard is not what tokens.json says, or shorter than one window.
+        """
+        self._path, self._split, self._length = path, split, max_length
+        self._shard: TokenShard | None = TokenShard(path, split)
+        self._count = len(self._shard) // max_length
+        self.documents = self._shard.entry.documents
+        if self._count == 0:
+            raise OperatorError(
+                f"{path}: the {split} split has {len(self._shard):,} tokens, fewer than one window of {max_length}",
+                "prepare more text, or lower max_length",
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Token ids of one window; shape [max_length], int64."""
+        if self._shard is None:
+            self._shard = TokenShard(self._path, self._split)  # once per loading process
+        start = index * self._length
+        return torch.from_numpy(self._shard.tokens[start : start + self._length].astype(np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shard": None}
+
+
+def collate_windows(windows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch without padding, and so without a mask; the model shifts the labels itself."""
+    ids = torch.stack(windows)
+    return {"input_ids": ids, "labels": ids}
+
+
+def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None]) -> None:
+    """Compare a shard's bytes with the SHA-256 in tokens.json.
+
+    Args:
+        shard: an open split.
+        on_progress: called with bytes read and bytes in all; what it raises ends the reading.
+
+    Raises:
+        OperatorError: the bytes are others.
+    """
+    file = shard.path / shard.entry.file
+    total, done, digest = file.stat().st_size, 0, hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            on_progress(done, total)
+    if digest.hexdigest() != shard.entry.sha256:
+        raise OperatorError(f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again")

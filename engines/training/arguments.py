@@ -1,0 +1,76 @@
+"""A stage's fields as `transformers.TrainingArguments`, and how many steps they come to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from recipes.schema import TrainingFields
+
+_KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
+    """The arguments of a stage's Trainer.
+
+    Saving, evaluating and logging are the engine's own, so the Trainer's are off; with them goes the filter that shows
+    an average where a loss is not a number. Names that another version of transformers lacks are left out.
+    """
+    cuda = torch.cuda.is_available()
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
+    wanted: dict[str, Any] = {
+        "output_dir": str(work / "trainer"),
+        "max_steps": -1 if stage.max_steps is None else stage.max_steps,
+        "num_train_epochs": stage.num_train_epochs,
+        "per_device_train_batch_size": stage.per_device_train_batch_size,
+        "per_device_eval_batch_size": stage.per_device_eval_batch_size,
+        "gradient_accumulation_steps": stage.gradient_accumulation_steps,
+        "learning_rate": stage.learning_rate,
+        "optim": stage.optim,
+        "weight_decay": stage.weight_decay,
+        "adam_beta1": stage.adam_beta1,
+        "adam_beta2": stage.adam_beta2,
+        "adam_epsilon": stage.adam_epsilon,
+        "max_grad_norm": stage.max_grad_norm,
+        "bf16": stage.bf16,
+        checkpointing: stage.gradient_checkpointing,
+        f"{checkpointing}_kwargs": {"use_reentrant": False},
+        "seed": stage.seed,
+        "data_seed": stage.seed,
+        "dataloader_num_workers": stage.dataloader_num_workers,
+        "dataloader_pin_memory": cuda,
+        "use_cpu": not cuda,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "save_total_limit": None,
+        "include_num_input_tokens_seen": "no",
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    arguments = TrainingArguments(**{name: value for name, value in wanted.items() if name in _KNOWN})
+    # On a machine with several GPUs a single process would split each batch over them (DataParallel): slower than one
+    # GPU in most cases, and with a loss that is no longer the mean over the window's tokens.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def steps_per_epoch(stage: TrainingFields, examples: int) -> int:
+    """Optimizer steps of one pass over the data; the last one may have a smaller window."""
+    batches = math.ceil(examples / stage.per_device_train_batch_size)
+    return max(1, math.ceil(batches / stage.gradient_accumulation_steps))
+
+
+def planned_steps(stage: TrainingFields, examples: int) -> int:
+    """Optimizer steps of the whole stage."""
+    if stage.max_steps is not None:
+        return stage.max_steps
+    return math.ceil(stage.num_train_epochs * steps_per_epoch(stage, examples))

@@ -1,0 +1,104 @@
+"""What the operator asked for, done at a step boundary and answered with what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from engines.control import STOP_VERBS, Request
+from engines.host import StopRequested
+
+if TYPE_CHECKING:
+    from engines.training.session import Session
+
+PAUSE_POLL_S = 0.1
+PAUSE_HEARTBEAT_S = 10.0
+
+
+def obey(session: Session) -> None:
+    """Take all new requests, oldest first.
+
+    Raises:
+        StopRequested: one of them was to stop.
+    """
+    for request in session.ctx.requests():
+        if request.verb == "pause":
+            session.ctx.applied(request, "paused", session.step)
+            _pause(session)
+        else:
+            _obey_one(session, request)
+
+
+def _obey_one(session: Session, request: Request) -> None:
+    match request.verb:
+        case verb if verb in STOP_VERBS:
+            _stop(session, request)
+            return
+        case "checkpoint":
+            saved = session.save()
+            effect = f"checkpoint step-{session.step}" if saved else "the checkpoint could not be written"
+        case "evaluate":
+            result = session.evaluate()
+            loss = None if result is None else result.loss
+            effect = "ignored: there is no val split to evaluate on" if loss is None else f"val loss {loss:.4f}"
+        case "sample":
+            effect = "sampled" if session.sample() else f"ignored: a {session.stage.kind} stage takes no samples"
+        case "learning-rate":
+            effect = _learning_rate(session, request.value)
+        case "max-steps":
+            effect = _max_steps(session, request.value)
+        case _:
+            effect = "ignored: not paused"
+    session.ctx.applied(request, effect, session.step)
+
+
+def _stop(session: Session, request: Request) -> None:
+    """Stop here. A stop that wants a checkpoint and cannot have one is refused, unless the system itself asked."""
+    if request.verb == "stop":
+        session.ctx.applied(request, "stopping now; the run goes on from its newest checkpoint", session.step)
+        raise StopRequested
+    saved = session.save()
+    if saved:
+        session.ctx.applied(request, f"stopping after checkpoint step-{session.step}", session.step)
+        raise StopRequested
+    if request.number == 0:
+        session.ctx.applied(request, "stopping; the checkpoint could not be written", session.step)
+        raise StopRequested
+    session.ctx.applied(request, "ignored: the checkpoint could not be written, so training goes on", session.step)
+
+
+def _learning_rate(session: Session, value: float | None) -> str:
+    if value is None or not math.isfinite(value) or not 0 < value <= 1:
+        return f"ignored: learning_rate — got {value}; allowed above 0, up to 1"
+    session.set_learning_rate(value)
+    return f"peak learning rate is now {value:g}"
+
+
+def _max_steps(session: Session, value: float | None) -> str:
+    planned = session.trainer.state.max_steps
+    if value is None or not math.isfinite(value) or value < 1 or value != int(value):
+        return f"ignored: max_steps — got {value}; allowed a whole number from 1"
+    if value > planned:
+        return f"ignored: {planned} steps are planned, and a running stage can only be shortened"
+    return f"the stage ends at step {session.lower_max_steps(int(value))}"
+
+
+def _pause(session: Session) -> None:
+    """Wait at the step boundary, with a heartbeat. Other requests are served meanwhile."""
+    session.ctx.phase("paused")
+    heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
+    while True:
+        for request in session.ctx.requests():
+            if request.verb == "continue":
+                session.ctx.applied(request, "going on", session.step)
+                session.ctx.phase("training")
+                return
+            if request.verb == "pause":
+                session.ctx.applied(request, "paused already", session.step)
+            else:
+                _obey_one(session, request)
+        time.sleep(PAUSE_POLL_S)
+        if time.monotonic() >= heartbeat_s:
+            heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
+            session.ctx.phase("paused")

@@ -1,0 +1,53 @@
+"""Whether a checkpoint is the one that was meant, and whether going on from it can be bit-exact."""
+
+from __future__ import annotations
+
+import torch
+
+from engines.host import ResumePoint, StageContext
+from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
+from engines.training.saving import versions
+from recipes.problems import OperatorError
+
+
+def check_resume(ctx: StageContext, resume: ResumePoint) -> None:
+    """Refuse a checkpoint that has changed; warn where the arithmetic may differ from an uninterrupted run.
+
+    Raises:
+        OperatorError: the checkpoint is not whole, or not the one that was chosen.
+    """
+    try:
+        problems = verify_manifest(resume.path, hashes=False)
+        if not problems and manifest_sha256(resume.path) != resume.sha256:
+            problems = ["its manifest is not the one that was chosen"]
+        manifest = {} if problems else read_manifest(resume.path)
+    except ManifestError as error:
+        raise OperatorError(f"checkpoint {resume.path}: {error}", "resume from another checkpoint") from error
+    if problems:
+        raise OperatorError(f"checkpoint {resume.path}: {'; '.join(problems)}", "resume from another checkpoint")
+    differences = _differences(manifest)
+    if differences:
+        ctx.warn(
+            f"resumed from step {resume.step}, but not bit for bit what an uninterrupted run would be: "
+            + "; ".join(differences)
+        )
+
+
+def _differences(manifest: dict[str, object]) -> list[str]:
+    now = {
+        "world_size": 1,
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    found = [
+        f"{name} was {manifest.get(name)}, is {value}" for name, value in now.items() if manifest.get(name) != value
+    ]
+    then = manifest.get("versions")
+    if isinstance(then, dict):
+        here = versions()
+        found += [
+            f"{name} was {then.get(name, 'absent')}, is {here.get(name, 'absent')}"
+            for name in sorted({*then, *here})
+            if then.get(name) != here.get(name)
+        ]
+    return found

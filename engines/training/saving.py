@@ -1,0 +1,248 @@
+"""Checkpoints, written whole or not at all: draft folder, files, manifest, rename, then rotation.
+
+This takes the place of Trainer's own save, which writes into the final folder, syncs nothing, and rotates by time of
+change. The files keep Trainer's names, so that Trainer can load them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from engines.checkpoints import (
+    TEMPORARY,
+    Checkpoint,
+    Lineage,
+    clean_leftovers,
+    current_best,
+    remove_checkpoint,
+    scan,
+    which_to_remove,
+)
+from engines.events import CheckpointCommitted, CheckpointRemoved
+from engines.host import StageContext
+from engines.manifest import commit_folder, read_manifest, write_manifest
+from engines.run_dir import RunDir, lock_is_held
+from engines.training.faults import Faults
+from engines.training.progress import Counters
+
+VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one attempt and removes old ones of its lineage."""
+
+    def __init__(self, ctx: StageContext, faults: Faults, save_tokenizer: Callable[[Path], None]) -> None:
+        self._ctx = ctx
+        self._run = RunDir(ctx.run_root)
+        self._faults = faults
+        self._save_tokenizer = save_tokenizer
+        self._fingerprint = _fingerprint(self._run.stage_json(ctx.stage_name, ctx.attempt))
+        self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
+        self.last_step: int | None = None
+        self._clean()
+
+    @property
+    def lineage(self) -> Lineage:
+        """This attempt and those it goes on from, newest first."""
+        return [(self._ctx.attempt, None), *self._ancestors]
+
+    def commit(self, trainer: Any, counters: Counters, eval_loss: float | None, lowered_to: int | None = None) -> bool:
+        """Write a checkpoint of the present step; False when the disk would not take it, which is warned about.
+
+        Args:
+            trainer: the Trainer, right after an optimizer step.
+            counters: what has been trained.
+            eval_loss: loss on the val split at this very step, when it was measured.
+            lowered_to: the step at which an operator had the stage end, if one did.
+        """
+        step = int(trainer.state.global_step)
+        if self.last_step == step:
+            return True
+        final = self._ctx.checkpoints / f"step-{step}"
+        draft = final.with_name(f"{TEMPORARY}{final.name}-{os.urandom(4).hex()}")
+        try:
+            draft.mkdir(parents=True)
+            position = {"epoch": trainer.state.epoch, "lowered_to": lowered_to, **counters.saved()}
+            event = self._write(draft, final, trainer, counters, eval_loss, position)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not _is_of_the_disk(error):
+                raise
+            free = shutil.disk_usage(self._ctx.checkpoints).free
+            self._ctx.warn(
+                f"checkpoint of step {step} could not be written ({error}); {free / 1e9:.2f} GB are free; "
+                "training goes on and tries again at the next save; older checkpoints are intact"
+            )
+            return False
+        self.last_step = step
+        counters.all_finite = True
+        self._ctx.emit(event)
+        self._rotate()
+        return True
+
+    def _write(
+        self,
+        draft: Path,
+        final: Path,
+        trainer: Any,
+        counters: Counters,
+        eval_loss: float | None,
+        position: dict[str, Any],
+    ) -> CheckpointCommitted:
+        ctx, step = self._ctx, int(trainer.state.global_step)
+        write_training_state(draft, trainer)
+        self._save_tokenizer(draft)
+        healthy = counters.all_finite and all_finite(trainer.model, trainer.optimizer)
+        best = eval_loss is not None and healthy and self._is_best(eval_loss)
+        self._faults.save(step)
+        sha256 = write_manifest(
+            draft,
+            run=ctx.run_id,
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=step,
+            tokens=counters.tokens,
+            fingerprint=self._fingerprint,
+            lineage=self._ancestors,
+            world_size=int(trainer.args.world_size),
+            threads=torch.get_num_threads(),
+            device=trainer.args.device.type,
+            versions=versions(),
+            position=position,
+            metrics={} if eval_loss is None else {"eval_loss": eval_loss},
+            healthy=healthy,
+            best=best,
+        )
+        size = sum(entry["bytes"] for entry in read_manifest(draft)["files"])
+        commit_folder(draft, final)
+        return CheckpointCommitted(
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            step=step,
+            path=self._run.relative(final),
+            sha256=sha256,
+            healthy=healthy,
+            best=best,
+            bytes=size,
+            loss=eval_loss,
+        )
+
+    def _is_best(self, eval_loss: float) -> bool:
+        best = current_best(self._of_lineage())
+        return best is None or best.eval_loss is None or eval_loss <= best.eval_loss
+
+    def _rotate(self) -> None:
+        for old in which_to_remove(self._of_lineage(), self._ctx.stage.save_total_limit):
+            remove_checkpoint(old)
+            self._ctx.emit(
+                CheckpointRemoved(
+                    stage=self._ctx.stage_name,
+                    attempt=old.attempt,
+                    step=old.step,
+                    path=self._run.relative(old.path),
+                    sha256=old.sha256,
+                    healthy=old.healthy,
+                    best=old.best,
+                )
+            )
+
+    def _of_lineage(self) -> list[Checkpoint]:
+        """Complete checkpoints that led here. Those that a resume went back behind are superseded, and left alone."""
+        last = dict(self.lineage)
+        complete, _ = scan(self._run.stage_dir(self._ctx.stage_name))
+        counted = [(checkpoint, last.get(checkpoint.attempt, -1)) for checkpoint in complete]
+        return [checkpoint for checkpoint, limit in counted if limit is None or checkpoint.step <= limit]
+
+    def _clean(self) -> None:
+        """Take away what dead engines of this stage left half-written."""
+        stage = self._ctx.stage_name
+        for attempt in self._run.attempts(stage):
+            if attempt == self._ctx.attempt or not lock_is_held(self._run.engine_lock(stage, attempt)):
+                clean_leftovers(self._run.checkpoints(stage, attempt))
+
+
+def write_training_state(folder: Path, trainer: Any) -> None:
+    """Model or adapter, optimizer, scheduler, random states and Trainer's state, by Trainer's own names."""
+    save_model(trainer.model, folder)
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_rng_state(str(folder))
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Save a model as a Hugging Face folder, or a PEFT model's adapter as an adapter folder; always safetensors."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with suppress(FileNotFoundError):
+            (folder / "README.md").unlink()  # an empty template for a model hub
+    else:
+        model.save_pretrained(str(folder))
+
+
+def all_finite(model: torch.nn.Module, optimizer: Any) -> bool:
+    """Whether every trained weight and every floating tensor of the optimizer's state is finite."""
+    state = (value for values in optimizer.state.values() for value in values.values() if torch.is_tensor(value))
+    return _finite(parameter for parameter in model.parameters() if parameter.requires_grad) and _finite(state)
+
+
+def _finite(tensors: Iterable[torch.Tensor]) -> bool:
+    # A sum that is finite proves all parts finite in one pass without a mask; only a sum that is not is looked at closer.
+    for tensor in tensors:
+        detached = tensor.detach()
+        if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):
+            continue
+        if not bool(torch.isfinite(detached).all()):
+            return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the arithmetic depends on."""
+    found = {}
+    for name in VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _ancestors(ctx: StageContext) -> list[tuple[int, int]]:
+    if ctx.resume is None:
+        return []
+    older = read_manifest(ctx.resume.path).get("lineage") or []
+    known = {ctx.resume.attempt, ctx.attempt}
+    lineage = [(ctx.resume.attempt, ctx.resume.step)]
+    for attempt, step in older:
+        if attempt not in known:
+            known.add(int(attempt))
+            lineage.append((int(attempt), min(int(step), lineage[-1][1])))
+    return lineage
+
+
+def _fingerprint(stage_json: Path) -> str:
+    try:
+        return str(json.loads(stage_json.read_text()).get("fingerprint", ""))
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether a failed save is worth going on after. torch and safetensors wrap the system's error in words."""
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    words = str(error).lower()
+    signs = [os.strerror(code).lower() for code in _NO_SPACE] + ["unexpected pos", "pytorchstreamwriter failed"]
+    return any(sign in words for sign in signs)

@@ -1,0 +1,78 @@
+"""The learning rate by step, as an object whose state is saved with the scheduler.
+
+The shapes are those of `transformers.optimization`. An object, not a function: its attributes are in the checkpoint, so a
+change made while training (a new peak, fewer steps) is still there after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+SHAPES = ("cosine", "cosine_with_min_lr", "linear", "constant")
+
+
+def warmup_steps(value: float, total_steps: int) -> int:
+    """Warm-up steps of a recipe's `warmup_steps`: below 1 it is a share of all steps, rounded up."""
+    return math.ceil(value * total_steps) if value < 1 else int(value)
+
+
+class Schedule:
+    """Multiplier of the recipe's learning rate, called with the number of steps done.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        warmup: steps of linear warm-up; the first step of one has a learning rate of zero.
+        total: the step at which the shape ends.
+        min_rate: the end of `cosine_with_min_lr`, as a share of the peak.
+        scale: what retries and live changes make of the peak.
+        retry_scale: the part of `scale` that comes from retries.
+    """
+
+    def __init__(self, shape: str, *, warmup: int, total: int, min_rate: float, retry_scale: float = 1.0) -> None:
+        if shape not in SHAPES:
+            raise ValueError(f"shape — got {shape!r}; allowed {', '.join(SHAPES)}")
+        self.shape = shape
+        self.warmup = warmup
+        self.total = total
+        self.min_rate = min_rate
+        self.scale = retry_scale
+        self.retry_scale = retry_scale
+
+    def __call__(self, done: int) -> float:
+        return self.scale * self.shape_at(done)
+
+    def shape_at(self, done: int) -> float:
+        """The multiplier before `scale`, between 0 and 1."""
+        if done < self.warmup:
+            return done / max(1, self.warmup)
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "linear":
+            return max(0.0, (self.total - done) / max(1, self.total - self.warmup))
+        progress = min(1.0, (done - self.warmup) / max(1, self.total - self.warmup))
+        cosine = max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+        return cosine * (1.0 - self.min_rate) + self.min_rate if self.shape == "cosine_with_min_lr" else cosine
+
+    def retry_with(self, retry_scale: float) -> None:
+        """Take the scale of another attempt in place of the one this state was saved with."""
+        self.scale *= retry_scale / self.retry_scale
+        self.retry_scale = retry_scale
+
+
+def schedule_of(scheduler: Any) -> Schedule:
+    """The one schedule of a LambdaLR: all its parameter groups share the object."""
+    schedule = scheduler.lr_lambdas[0]
+    assert isinstance(schedule, Schedule)
+    return schedule
+
+
+def apply_now(scheduler: Any) -> None:
+    """Make the optimizer use the schedule's present value at its next step, without counting a step."""
+    rates = [
+        base * multiplier(scheduler.last_epoch)
+        for base, multiplier in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -1,0 +1,283 @@
+"""One attempt of a training stage: what happens before, between and after its optimizer steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
+from engines.guards import Trip, check_step
+from engines.host import GuardTrippedError, StageContext
+from engines.manifest import read_manifest
+from engines.training.arguments import planned_steps, training_arguments
+from engines.training.faults import Faults
+from engines.training.loss import Batches, token_weighted_loss
+from engines.training.obey import obey
+from engines.training.progress import Counters
+from engines.training.resume import check_resume
+from engines.training.saving import CheckpointWriter
+from engines.training.schedule import Schedule, apply_now, schedule_of
+from engines.training.trainer import EngineTrainer, Measured, build_trainer
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between pretraining and fine-tuning.
+
+    Attributes:
+        model: the model, on any device; Trainer moves it.
+        dataset: map-style; its order is drawn from the stage's seed.
+        collate: examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no random numbers.
+        examples: length of the dataset.
+        save_tokenizer: puts the tokenizer's files into a folder.
+        val: batches of the val split; None when there is nothing to evaluate on.
+        sample: generate text now; None where that is not offered.
+    """
+
+    model: torch.nn.Module
+    dataset: Any
+    collate: Callable[[list[Any]], dict[str, torch.Tensor]]
+    examples: int
+    save_tokenizer: Callable[[Path], None]
+    val: Batches | None = None
+    sample: Callable[[int], None] | None = None
+
+
+class Session:
+    """Trains one task in one context. `run` returns when the last step is done."""
+
+    def __init__(self, ctx: StageContext, task: Task) -> None:
+        self.ctx = ctx
+        self.stage = ctx.stage
+        self.task = task
+        self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
+        self.counters = Counters()
+        self.total_steps = planned_steps(self.stage, task.examples)
+        self.resumed_step = 0
+        self.lowered_to: int | None = None
+        if ctx.resume is not None:
+            check_resume(ctx, ctx.resume)
+            self._take_up(read_manifest(ctx.resume.path), ctx.resume.step)
+        self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
+        self.last_eval: Evaluated | None = None
+        self.trainer: EngineTrainer = build_trainer(
+            self, task.model, training_arguments(self.stage, ctx.work), task.dataset, task.collate
+        )
+        self._measured: Measured | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.trainer.state.global_step)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The live learning-rate schedule."""
+        return schedule_of(self.trainer.lr_scheduler)
+
+    def run(self) -> None:
+        """Train to the last step, save and evaluate there.
+
+        Raises:
+            GuardTrippedError: a guard refused a step.
+            StopRequested: the operator asked to stop.
+        """
+        resume = self.ctx.resume
+        if resume is not None and resume.step >= self.total_steps:
+            # Only the stage's output is missing. Trainer would train one step too many here.
+            self.trainer._load_from_checkpoint(str(resume.path))
+            self.trainer.state.global_step = resume.step
+            self.trainer.state.max_steps = resume.step
+            self._plan(resume.step)
+            if self.stage.eval_steps is not None:
+                self.evaluate()
+            return
+        self.ctx.phase("first step")
+        self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
+
+    def result(self) -> dict[str, float]:
+        """Metrics of the finished stage."""
+        model = self.task.model
+        metrics: dict[str, float | None] = {
+            "loss": self.counters.mean_recent_loss,
+            "steps": self.step,
+            "tokens": self.counters.tokens,
+            "loss_tokens": self.counters.loss_tokens,
+            "tokens_per_second": self.counters.tokens_per_second,
+            "examples": self.task.examples,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        }
+        if self.last_eval is not None:
+            metrics["eval_loss"] = self.last_eval.loss
+            metrics["eval_perplexity"] = self.last_eval.perplexity
+        return {name: float(value) for name, value in metrics.items() if value is not None}
+
+    # What the Trainer calls, in the order of a step.
+
+    def train_begins(self) -> None:
+        """Trainer knows how many steps it will take; an operator may have had fewer."""
+        self.trainer.state.max_steps = self.total_steps
+        self._plan(self.total_steps)
+
+    def after_scheduler_load(self) -> None:
+        """The checkpoint's schedule and rates are in place; lay this attempt's over them."""
+        schedule = self.schedule
+        schedule.total = self.total_steps
+        schedule.retry_with(self.ctx.learning_rate_scale)
+        self.trainer.lr_scheduler.base_lrs = [self.stage.learning_rate] * len(self.trainer.lr_scheduler.base_lrs)
+        apply_now(self.trainer.lr_scheduler)
+
+    def before_optimizer_step(self, measured: Measured) -> None:
+        """Judge a step while the weights are still those of the step before.
+
+        Raises:
+            GuardTrippedError: the step is refused; its event and the guard's are in the journal.
+        """
+        self._measured = measured
+        trip = check_step(measured.loss, measured.grad_norm, self.stage.guards.grad_norm)
+        if trip is not None:
+            self._refuse(trip, measured)
+
+    def after_optimizer_step(self) -> None:
+        """Report the step, then do what is due: evaluate, sample, save, and what was asked for."""
+        measured, state = self._measured, self.trainer.state
+        assert measured is not None
+        window = measured.window
+        step_s = time.monotonic() - window.began_s
+        self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s)
+        self.ctx.emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
+        if state.global_step == self.resumed_step + 1:
+            self.ctx.phase("training")
+        self.faults.after_step(state.global_step)
+        self._do_what_is_due()
+        obey(self)
+        if self.step >= state.max_steps and state.max_steps < self.total_steps:
+            self._finish()  # an operator ended the stage early, at this very step
+        self.total_steps = state.max_steps
+
+    def _do_what_is_due(self) -> None:
+        stage, step = self.stage, self.step
+        if step >= self.trainer.state.max_steps:
+            self._finish()
+            return
+        if stage.eval_steps is not None and step % stage.eval_steps == 0:
+            self.evaluate()
+        if getattr(stage, "sample_steps", None) is not None and step % stage.sample_steps == 0:
+            self.sample()
+        if step % stage.save_steps == 0:
+            self.save()
+
+    def _finish(self) -> None:
+        if self.stage.eval_steps is not None:
+            self.evaluate()
+        if getattr(self.stage, "sample_steps", None) is not None:
+            self.sample()
+        self.save()
+
+    # What a step boundary can do.
+
+    def save(self) -> bool:
+        """Write a checkpoint of the present step; False when the disk would not take it."""
+        measured_here = self.last_eval is not None and self.last_eval.step == self.step
+        eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
+        return self.writer.commit(self.trainer, self.counters, eval_loss, self.lowered_to)
+
+    def evaluate(self) -> Evaluated | None:
+        """Loss on the val split now, token-weighted; None when there is no val split. Draws no random numbers."""
+        if self.task.val is None:
+            return None
+        if self.last_eval is not None and self.last_eval.step == self.step:
+            return self.last_eval
+        with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.stage.bf16):
+            loss, tokens = token_weighted_loss(self.task.model, self.task.val)
+        self.last_eval = Evaluated(
+            stage=self.ctx.stage_name,
+            attempt=self.ctx.attempt,
+            step=self.step,
+            loss=loss,
+            perplexity=perplexity(loss),
+            tokens=tokens,
+            protocol=self.task.val.protocol + (", bf16" if self.stage.bf16 else ""),
+        )
+        self.ctx.emit(self.last_eval)
+        return self.last_eval
+
+    def sample(self) -> bool:
+        """Generate text now, where the engine offers it."""
+        if self.task.sample is None:
+            return False
+        self.task.sample(self.step)
+        return True
+
+    def set_learning_rate(self, peak: float) -> None:
+        """Make `peak` the top of the schedule from the next step on."""
+        self.schedule.scale = peak / self.stage.learning_rate
+        apply_now(self.trainer.lr_scheduler)
+
+    def lower_max_steps(self, steps: int) -> int:
+        """End the stage earlier, at this step at the soonest; returns the step at which it ends."""
+        last = max(self.step, steps)
+        self.lowered_to = last
+        self.trainer.state.max_steps = last
+        self.schedule.total = last
+        apply_now(self.trainer.lr_scheduler)
+        self._plan(last)
+        return last
+
+    def _plan(self, steps: int) -> None:
+        self.ctx.emit(StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=steps))
+
+    def _take_up(self, manifest: dict[str, Any], step: int) -> None:
+        self.counters.restore(manifest)
+        self.resumed_step = step
+        self.lowered_to = (manifest.get("position") or {}).get("lowered_to")
+        if self.lowered_to is not None:
+            self.total_steps = min(self.total_steps, self.lowered_to)
+
+    def _step_event(self, measured: Measured, step: int, epoch: float, step_s: float) -> Step:
+        return Step(
+            stage=self.ctx.stage_name,
+            attempt=self.ctx.attempt,
+            step=step,
+            epoch=epoch,
+            loss=measured.loss,
+            learning_rate=measured.learning_rate,
+            grad_norm=measured.grad_norm,
+            tokens=self.counters.tokens,
+            loss_tokens=self.counters.loss_tokens,
+            step_s=step_s,
+            data_wait_s=measured.window.data_wait_s,
+        )
+
+    def _refuse(self, trip: Trip, measured: Measured) -> None:
+        step = self.step + 1
+        self.counters.all_finite = False
+        epoch = float(self.trainer.state.epoch or 0.0)
+        self.ctx.emit(self._step_event(measured, step, epoch, time.monotonic() - measured.window.began_s))
+        self.ctx.emit(
+            GuardTripped(
+                stage=self.ctx.stage_name,
+                attempt=self.ctx.attempt,
+                guard=trip.guard,
+                step=step,
+                value=trip.value,
+                limit=trip.limit,
+            )
+        )
+        limit = "" if trip.limit is None else f", over the limit {trip.limit:g}"
+        raise GuardTrippedError(f"{trip.guard} at step {step}: {trip.value:g}{limit}; the step was not applied")
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where a float cannot hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

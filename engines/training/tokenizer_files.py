@@ -1,0 +1,27 @@
+"""The files of a tokenizer, copied byte for byte: what a model folder needs to be merged, converted and talked to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+NAMES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+def copy_tokenizer(source: Path, target: Path) -> list[str]:
+    """Copy what there is of a tokenizer from one folder into another; returns the names."""
+    copied = [name for name in NAMES if (source / name).is_file()]
+    for name in copied:
+        shutil.copyfile(source / name, target / name)
+    return copied

@@ -1,0 +1,155 @@
+"""`transformers.Trainer` with the engine's measurements, guards and checkpoints: one mixin for all its subclasses.
+
+Trainer's callbacks see no loss and no gradient norm before the optimizer steps, and its log shows the next step's
+learning rate at best. So the mixin measures where the numbers arise: losses as `training_step` returns them, the norm in
+`_get_grad_norm`, which runs after the backward pass and before the optimizer, and there it may refuse the step.
+
+The loss of a step is the sum of its micro-batch losses, because Trainer divides each by the number of loss tokens of the
+whole accumulation window. One process trains; there is no reduction over ranks here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from engines.training.schedule import Schedule, warmup_steps
+
+if TYPE_CHECKING:
+    from engines.training.session import Session
+
+for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
+    assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version cannot be measured safely"
+
+
+@dataclass
+class Window:
+    """What one optimizer step has gathered so far: an accumulation window of micro-batches."""
+
+    began_s: float = 0.0
+    data_wait_s: float = 0.0
+    tokens: int = 0
+    loss_tokens: int = 0
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a step before the optimizer takes it. `learning_rate` is the one it would use."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    window: Window
+
+
+class EngineMixin:
+    """To be laid over Trainer or one of its subclasses; `session` must be set before `train`."""
+
+    session: Session
+    window: Window
+    args: TrainingArguments
+    state: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
+        """Fetch a window, and count its tokens: real ones, and those that the loss counts."""
+        began_s = time.monotonic()
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self.window = Window(began_s, time.monotonic() - began_s)
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            self.window.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
+        self.window.loss_tokens = int(items) if items is not None else 0
+        return batches, items
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss; tests may spoil it."""
+        loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
+        if self.session.ctx.test_faults and torch.is_tensor(loss):
+            factor = self.session.faults.loss_factor(self.state.global_step + 1, len(self.window.losses) + 1)
+            return loss if factor is None else loss * factor
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward of one micro-batch; its share of the window's loss is kept without a transfer."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.window.losses.append(loss)
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        parts = [loss.double() for loss in self.window.losses]
+        both = torch.stack([torch.stack(parts).sum(), torch.as_tensor(norm, device=parts[0].device).double()]).tolist()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.session.before_optimizer_step(Measured(both[0], both[1], rate, self.window))
+        return norm
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """A LambdaLR over the engine's own schedule object."""
+        if self.lr_scheduler is None:
+            stage = self.session.ctx.stage
+            schedule = Schedule(
+                stage.lr_scheduler_type,
+                warmup=warmup_steps(stage.warmup_steps, num_training_steps),
+                total=num_training_steps,
+                min_rate=stage.min_lr_rate,
+                retry_scale=self.session.ctx.learning_rate_scale,
+            )
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None:
+            self.session.after_scheduler_load()
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        self.session.save()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing reads Trainer's count, and computing it walks the model at every micro-batch."""
+        return 0
+
+
+class EngineTrainer(EngineMixin, Trainer):
+    """The Trainer of both engines."""
+
+
+class Boundary(TrainerCallback):
+    """Hands the places between steps to the session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Trainer has made its plan."""
+        self._session.train_begins()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """The optimizer has stepped and the step is counted."""
+        self._session.after_optimizer_step()
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+        return control
+
+
+def build_trainer(
+    session: Session, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
+) -> EngineTrainer:
+    """A Trainer that reports to the session and prints nothing."""
+    trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Boundary(session))
+    trainer.session = session
+    return trainer
