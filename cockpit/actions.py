@@ -1,0 +1,253 @@
+"""What the Resume, Merge and Quantize buttons do, prepared without a screen: what fits, why not, what it takes.
+
+A merge or an export of something that a run made is a run of its own with one stage, whose inputs are named by path
+and whose parent is the run they come from; a finished journal grows only by Resume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cockpit.form_values import quoted
+from cockpit.model_files import model_facts
+from cockpit.run_view import StageView
+from engines.events import CheckpointCommitted
+from engines.run_dir import RunDir
+from recipes.schema import TRAINING_KINDS
+
+LIVE_STATES = ("queued", "running", "paused")
+PRODUCES: dict[str, Literal["model", "adapter"]] = {"pretrain": "model", "merge": "model", "finetune": "adapter"}
+"""What the stages whose results can be merged or exported leave behind."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished result or a checkpoint that can be merged or exported.
+
+    `path` is its folder; `manifest_sha256` what it is known by; `step` None for the finished result.
+    """
+
+    kind: Literal["model", "adapter"]
+    stage: str
+    path: Path
+    manifest_sha256: str
+    step: int | None = None
+    attempt: int | None = None
+    best: bool = False
+    healthy: bool = True
+
+    @property
+    def title(self) -> str:
+        """`tuned, finished` or `tuned, step 400`."""
+        return f"{self.stage}, {'finished' if self.step is None else f'step {self.step}'}"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an adapter belongs to: a folder, or a hub id."""
+
+    text: str
+    path: Path | None
+    manifest_sha256: str | None
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One checkpoint of a run, removed ones included."""
+
+    stage: str
+    kind: str
+    checkpoint: CheckpointCommitted
+    removed: bool
+    eval_loss: float | None
+    superseded: bool = False
+
+
+@dataclass(frozen=True)
+class OneStageRecipe:
+    """A recipe made by a button: its name, its text, and the run it stems from."""
+
+    name: str
+    text: str
+    parent: str
+
+
+def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
+    """Every checkpoint of the training stages, newest stage and step first."""
+    rows = []
+    for stage in reversed(stages):
+        if stage.kind not in TRAINING_KINDS:
+            continue
+        losses = {e.step: e.loss for e in stage.all_evaluations}
+        kept = {id(c) for c in stage.checkpoints}
+        counted = {attempt.attempt: cut for attempt, cut in stage.lineage}
+        everything = sorted(stage.all_checkpoints, key=lambda c: (c.attempt, c.step), reverse=True)
+        for checkpoint in everything:
+            rows.append(
+                CheckpointRow(
+                    stage.name,
+                    stage.kind,
+                    checkpoint,
+                    removed=id(checkpoint) not in kept,
+                    eval_loss=losses.get(checkpoint.step, checkpoint.loss),
+                    superseded=checkpoint.step > counted.get(checkpoint.attempt, -1),
+                )
+            )
+    return rows
+
+
+def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
+    """Finished results and checkpoints that are still there, the last stage first, its finished result first."""
+    found = []
+    for stage in reversed(stages):
+        kind = PRODUCES.get(stage.kind)
+        if kind is None:
+            continue
+        if stage.state in {"succeeded", "skipped"} and run.out(stage.name).is_dir():
+            found.append(Source(kind, stage.name, run.out(stage.name), stage.manifest_sha256))
+        for row in checkpoint_rows([stage]):
+            checkpoint = row.checkpoint
+            path = run.root / checkpoint.path
+            if not row.removed and path.is_dir():
+                found.append(
+                    Source(
+                        kind,
+                        stage.name,
+                        path,
+                        checkpoint.sha256,
+                        checkpoint.step,
+                        checkpoint.attempt,
+                        checkpoint.best,
+                        checkpoint.healthy,
+                    )
+                )
+    return found
+
+
+def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> Source | None:
+    """The source a button works on: the chosen checkpoint when it is of that kind, else the newest finished result."""
+    if row is not None:
+        chosen = row.checkpoint
+        for source in found:
+            if (source.kind, source.stage, source.step, source.attempt) == (kind, row.stage, chosen.step, chosen.attempt):
+                return source
+    finished = [source for source in found if source.kind == kind and source.step is None]
+    return finished[0] if finished else None
+
+
+def why_no_resume(state: str, row: CheckpointRow | None) -> str:
+    """Why the run cannot go on from this checkpoint; nothing when it can."""
+    if state in LIVE_STATES:
+        return "the run is live: stop it first"
+    if row is None:
+        return "no checkpoint is selected"
+    if row.removed:
+        return "this checkpoint was removed by save_total_limit"
+    if row.superseded:
+        return "superseded by an earlier resume"
+    return ""
+
+
+def why_no_merge(state: str, source: Source | None) -> str:
+    """Why there is nothing to merge; nothing when there is."""
+    if state in LIVE_STATES:
+        return "the run is live: stop it first"
+    return "" if source else "no adapter here: merge needs a finetune stage's result or checkpoint"
+
+
+def why_no_export(state: str, source: Source | None) -> str:
+    """Why there is nothing to quantize; nothing when there is."""
+    if state in LIVE_STATES:
+        return "the run is live: stop it first"
+    return "" if source else "no whole model here: merge the adapter first"
+
+
+def base_of(run: RunDir, source: Source) -> Base | None:
+    """The model that an adapter was trained on, as its attempt recorded it; None when no record is readable."""
+    attempts = [source.attempt] if source.attempt is not None else run.attempts(source.stage)[::-1]
+    for attempt in attempts:
+        found = _recorded_base(run.stage_json(source.stage, attempt))
+        if found is not None:
+            return found
+    try:
+        recorded = json.loads((source.path / "base.json").read_text())
+        return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def merge_recipe(run: RunDir, recipe: str, source: Source, base: Base, dtype: str) -> OneStageRecipe:
+    """A run of one merge stage: the adapter and its base by path and hash."""
+    name = short_name(recipe, "merged")
+    fields = [
+        ("model", quoted(base.text), base.manifest_sha256),
+        ("adapter", quoted(str(source.path)), source.manifest_sha256),
+        ("dtype", quoted(dtype), None),
+    ]
+    return OneStageRecipe(name, _one_stage(name, "merge", run.id, source, fields), run.id)
+
+
+def export_recipe(
+    run: RunDir, recipe: str, source: Source, file_types: Sequence[str], parity_positions: int | None = None
+) -> OneStageRecipe:
+    """A run of one export stage: the model by path and hash, and the file types to write."""
+    name = short_name(recipe, "gguf")
+    types = "[" + ", ".join(quoted(file_type) for file_type in file_types) + "]"
+    fields: list[tuple[str, str, str | None]] = [
+        ("model", quoted(str(source.path)), source.manifest_sha256),
+        ("file_types", types, None),
+    ]
+    if parity_positions is not None:
+        fields.append(("parity_positions", str(parity_positions), None))
+    return OneStageRecipe(name, _one_stage(name, "export", run.id, source, fields), run.id)
+
+
+def short_name(recipe: str, suffix: str) -> str:
+    """A recipe name of at most 40 characters that says what it came from; never `gguf-gguf`."""
+    stem = "".join(char if char.isascii() and (char.islower() or char.isdigit()) else "-" for char in recipe.lower())
+    stem = stem.strip("-") or "run"
+    for old in ("-merged", "-gguf"):
+        stem = stem.removesuffix(old)
+    return f"{stem[: 39 - len(suffix)].rstrip('-')}-{suffix}"
+
+
+def _one_stage(
+    name: str, kind: str, run_id: str, source: Source, fields: Sequence[tuple[str, str, str | None]]
+) -> str:
+    lines = [
+        "schema = 1",
+        f"name = {quoted(name)}",
+        f"description = {quoted(f'{kind.capitalize()} of {source.title}, of the run {run_id}.')}",
+        "",
+        "[[stage]]",
+        f"name = {quoted({'merge': 'merged', 'export': 'gguf'}[kind])}",
+        f"kind = {quoted(kind)}",
+    ]
+    for key, value, sha256 in fields:
+        lines.append(f"{key} = {value}" + (f"  # manifest sha256 {_hex(sha256)}" if sha256 else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _hex(text: str) -> str:
+    """A hash for a comment: nothing but its hexadecimal digits, whatever the record held."""
+    return "".join(char for char in text if char in "0123456789abcdef")[:64]
+
+
+def _recorded_base(stage_json: Path) -> Base | None:
+    try:
+        recorded: dict[str, Any] = json.loads(stage_json.read_text())["inputs"]["model"]
+        if recorded["origin"] == "hub":
+            return Base(str(recorded["name"]), None, None)
+        return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def parameters_of(path: Path | None) -> int | None:
+    """Parameters of a model folder by its safetensors headers; None when it cannot be known from here."""
+    facts = model_facts(path) if path is not None else None
+    return facts.parameters if facts else None

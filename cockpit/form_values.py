@@ -1,0 +1,178 @@
+"""Recipe values as one line of text, and back: what a form's row shows and what is typed into it.
+
+Reading never judges: text that is no number goes into the recipe as text, and the recipe's own validation says what is
+wrong with it, in the same words as everywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+_GATE = re.compile(r"^\s*(?P<metric>[^\s<>=]+)\s*(?P<op><=|>=|<|>)\s*(?P<value>\S+)(?:\s+stretch\s+(?P<stretch>\S+))?\s*$")
+_WHOLE = re.compile(r"^[+-]?\d+$")
+
+
+class NoValue:
+    """The key is not in the file: the default counts."""
+
+
+NO_VALUE = NoValue()
+
+
+def show_number(value: float) -> str:
+    """A number as short as it can be written: 0.0002 as 2e-4, 32.0 as 32."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if value == int(value) and abs(value) < 1e16:
+        return str(int(value))
+    text = repr(value)
+    if "e" not in text and 0 < abs(value) < 0.001:
+        digits = f"{value:.16e}"
+        mantissa, exponent = digits.split("e")
+        short = repr(float(mantissa)).removesuffix(".0")
+        candidate = f"{short}e{int(exponent)}"
+        text = candidate if float(candidate) == value else text
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return text
+
+
+def show_value(value: Any) -> str:
+    """A value on one line, such that `read_value` gives it back; nothing for no value."""
+    if value is None or isinstance(value, NoValue):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return show_number(value)
+    if isinstance(value, str):
+        return value if _plain(value) else quoted(value)
+    if isinstance(value, (list, tuple)):
+        return _show_list(list(value))
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_key(str(key))} = {_literal(item)}" for key, item in value.items())
+        return "{ " + inner + " }" if inner else "{}"
+    return str(value)
+
+
+def quoted(text: str) -> str:
+    """Text as a TOML basic string on one line."""
+    out = []
+    for char in text:
+        if char in '"\\':
+            out.append("\\" + char)
+        elif char.isprintable():
+            out.append(char)
+        else:
+            named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char)
+            code = ord(char)
+            out.append(named or (f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"))
+    return '"' + "".join(out) + '"'
+
+
+def read_value(text: str, kind: str) -> Any:
+    """What typed text means for a field of a kind; `NO_VALUE` for empty text (the key is taken out).
+
+    Args:
+        text: one line, as typed.
+        kind: the kind of a `FieldSpec`.
+    """
+    if kind in {"str", "choice"}:
+        return _read_text(text)
+    stripped = text.strip()
+    if not stripped:
+        return NO_VALUE
+    if kind == "bool":
+        return {"true": True, "false": False}.get(stripped.lower(), stripped)
+    if kind in {"int", "float"}:
+        return _read_number(stripped, kind)
+    if kind == "tables":
+        return _read_gates(stripped)
+    return _read_list(stripped)
+
+
+def toggled(items: Sequence[Any], choice: str, order: Sequence[str]) -> list[Any]:
+    """A list of choices with one added or taken out, in the order in which the choices are declared."""
+    kept = [item for item in items if item != choice] if choice in items else [*items, choice]
+    place = {name: index for index, name in enumerate(order)}
+    return sorted(kept, key=lambda item: place.get(item, len(place)) if isinstance(item, str) else len(place))
+
+
+def _plain(text: str) -> bool:
+    return bool(text) and text.isprintable() and text == text.strip() and not text.startswith('"')
+
+
+def _read_text(text: str) -> Any:
+    stripped = text.strip()
+    if not stripped:
+        return NO_VALUE
+    if stripped.startswith('"') and stripped.endswith('"') and len(stripped) > 1:
+        value = _toml(stripped)
+        return value if isinstance(value, str) else stripped
+    return stripped
+
+
+def _read_number(text: str, kind: str) -> Any:
+    compact = text.replace("_", "").replace(" ", "")
+    if _WHOLE.match(compact) and len(compact) < 40:
+        return int(compact)
+    try:
+        number = float(compact)
+    except ValueError:
+        return text
+    if kind == "int" and number.is_integer() and abs(number) < 1e18:
+        return int(number)
+    return number
+
+
+def _read_list(text: str) -> Any:
+    if text.startswith("["):
+        value = _toml(text)
+        return value if isinstance(value, list) else text
+    parts = [part.strip() for part in text.split(",")]
+    return [part for part in parts if part]
+
+
+def _read_gates(text: str) -> Any:
+    gates = []
+    for part in text.split(","):
+        found = _GATE.match(part)
+        if not found:
+            return text
+        gate: dict[str, Any] = {"metric": found["metric"], "op": found["op"], "value": _read_number(found["value"], "float")}
+        if found["stretch"]:
+            gate["stretch"] = _read_number(found["stretch"], "float")
+        gates.append(gate)
+    return gates
+
+
+def _show_list(items: list[Any]) -> str:
+    if items and all(isinstance(item, dict) and {"metric", "op", "value"} <= set(item) for item in items):
+        return ", ".join(_show_gate(item) for item in items)
+    if items and all(isinstance(item, str) and _plain(item) and "," not in item and item[0] != "[" for item in items):
+        return ", ".join(items)
+    return "[" + ", ".join(_literal(item) for item in items) + "]"
+
+
+def _show_gate(gate: dict[str, Any]) -> str:
+    text = f"{gate['metric']} {gate['op']} {show_value(gate['value'])}"
+    return text + (f" stretch {show_value(gate['stretch'])}" if gate.get("stretch") is not None else "")
+
+
+def _literal(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else show_value(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}\n").get("value")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return None

@@ -1,0 +1,123 @@
+"""The recipes an operator can pick: the shipped ones, their own, and those of the folder they stand in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.load import load_recipe_text
+from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.shipped import shipped_recipes
+from recipes.toml_read import read_text
+
+SHIPPED, OWN, HERE = "shipped", "yours", "here"
+MAX_RECIPES = 500
+"""In one folder; a folder with more is no folder of recipes."""
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """A recipe file as a list shows it. Its texts are as the author wrote them: hostile until made safe."""
+
+    path: Path
+    group: str
+    name: str
+    description: str = ""
+    stages: tuple[tuple[str, str], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def editable(self) -> bool:
+        """Whether the file itself may be changed; a shipped one is saved as a copy."""
+        return self.group != SHIPPED and os.access(self.path, os.W_OK)
+
+
+def own_folder() -> Path:
+    """Where edited recipes are kept: $XDG_CONFIG_HOME/cockpit/recipes."""
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return (Path(config).expanduser() / "cockpit" / "recipes").absolute()
+
+
+class Shelf:
+    """All recipes there are; a file is read again only when it has changed."""
+
+    def __init__(self, here: Path | None = None) -> None:
+        self._here = (here or Path.cwd()).absolute()
+        self._known: dict[Path, tuple[tuple[int, int], RecipeEntry]] = {}
+
+    def entries(self) -> list[RecipeEntry]:
+        """The shipped recipes, the operator's own, then those here; each file once."""
+        found: list[RecipeEntry] = []
+        seen: set[Path] = set()
+        places = [
+            (SHIPPED, shipped_recipes()),
+            (OWN, _tomls(own_folder())),
+            (HERE, [*_tomls(self._here / "recipes"), *_tomls(self._here)]),
+        ]
+        for group, paths in places:
+            for path in paths:
+                real = path.resolve()
+                if real in seen:
+                    continue
+                seen.add(real)
+                entry = self._entry(path, group)
+                if entry is not None:
+                    found.append(entry)
+        return found
+
+    def _entry(self, path: Path, group: str) -> RecipeEntry | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            entry = read_entry(path, group)
+            if entry is None:
+                return None
+            known = self._known[path] = (stamp, entry)
+        return known[1]
+
+
+def read_entry(path: Path, group: str) -> RecipeEntry | None:
+    """One recipe file; None for a TOML file that is something else (no stages and no schema: `pyproject.toml`)."""
+    try:
+        text = read_text(path)
+    except RecipeError as error:
+        return RecipeEntry(path, group, path.stem, problems=tuple(error.problems))
+    except OperatorError as error:
+        return RecipeEntry(path, group, path.stem, problems=(Problem(path, 0, "", error.message),))
+    if group == HERE and not _looks_like_a_recipe(text):
+        return None
+    try:
+        recipe = load_recipe_text(text, path).recipe
+    except RecipeError as error:
+        return RecipeEntry(path, group, path.stem, problems=tuple(error.problems))
+    stages = tuple((stage.name, str(stage.kind)) for stage in recipe.stage)
+    return RecipeEntry(path, group, recipe.name, recipe.description, stages)
+
+
+def copy_path(name: str, taken: Sequence[Path] = ()) -> Path:
+    """Where a copy of a shipped recipe goes; a name that is taken gets -2, -3, …"""
+    folder = own_folder()
+    number = 1
+    while True:
+        path = folder / (f"{name}.toml" if number == 1 else f"{name}-{number}.toml")
+        if not path.exists() and path not in taken:
+            return path
+        number += 1
+
+
+def _tomls(folder: Path) -> list[Path]:
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if e.name.endswith(".toml") and not e.name.startswith("."))
+    except OSError:
+        return []
+    return [folder / name for name in names[:MAX_RECIPES]]
+
+
+def _looks_like_a_recipe(text: str) -> bool:
+    return any(line.strip().startswith(("schema", "[[stage]]", "[[ stage")) for line in text.splitlines())

@@ -1,0 +1,79 @@
+"""Every key of a screen, from the one table that also makes its bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from cockpit.tui.keys import SCOPES
+from cockpit.tui.screens.confirm import DIALOG_CSS
+
+TITLES = {
+    "app": "Everywhere",
+    "run": "Run",
+    "replay": "Replay",
+    "home": "Home",
+    "recipe": "Recipe form",
+    "checkpoints": "Checkpoints",
+    "lists": "Lists",
+}
+
+
+class HelpScreen(ModalScreen[None]):
+    """The keys of some scopes, each with the sentence that says what it does."""
+
+    CSS = (
+        DIALOG_CSS.format(name="HelpScreen")
+        + """
+    HelpScreen > Vertical { width: 78; height: 90%; }
+    HelpScreen .body { height: 1fr; max-height: 100%; }
+    """
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,f1,enter", "close", "Close", show=False),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
+    ]
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__()
+        self._scopes = list(scopes)
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Text("Keys"), classes="title")
+            with VerticalScroll(classes="body"):
+                yield Static(keys_text(self._scopes))
+            yield Static(Text("Leaving a screen never stops a run.   esc close", style="dim"))
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_close(self) -> None:
+        self.dismiss()
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
+
+
+def keys_text(scopes: Sequence[str]) -> Text:
+    """A table of keys, one heading per scope; scopes that no table has are left out."""
+    text = Text()
+    for scope in scopes:
+        keys = SCOPES.get(scope, ())
+        if not keys:
+            continue
+        text.append(f"{TITLES.get(scope, scope.capitalize())}\n", style="bold")
+        for key in keys:
+            text.append(f"  {key.drawn:<12}", style="bold")
+            text.append(f"{key.help}\n")
+        text.append("\n")
+    text.rstrip()
+    return text

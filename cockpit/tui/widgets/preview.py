@@ -1,0 +1,153 @@
+"""What is under Home's cursor: a recipe's stages and figures, or a run's numbers and its curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from cockpit import formatting
+from cockpit.plan import Plan
+from cockpit.recipe_shelf import RecipeEntry
+from cockpit.run_list import RunSummary
+from cockpit.run_state import RunState, StageView
+from cockpit.safe_text import safe_text
+from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+
+METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")
+
+
+class Pen:
+    """A text under construction, with the theme's colours by name."""
+
+    def __init__(self, colours: dict[str, str]) -> None:
+        self.text = Text(no_wrap=False)
+        self._colours = colours
+
+    def write(self, words: str, colour: str = "", *, bold: bool = False) -> Pen:
+        """Append words in a colour of the theme."""
+        style = self._colours.get(colour, "")
+        self.text.append(words, f"bold {style}".strip() if bold else style)
+        return self
+
+    def line(self, words: str = "", colour: str = "") -> Pen:
+        """Append words and end the line."""
+        return self.write(f"{words}\n", colour)
+
+
+def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str], width: int) -> Text:
+    """Description, stages with their figures, and where the file is; a broken recipe's problems instead."""
+    pen = Pen(colours)
+    if entry.problems:
+        count = len(entry.problems)
+        pen.line(f"{count} {'problem' if count == 1 else 'problems'}: this recipe cannot start", "error")
+        for problem in entry.problems[:8]:
+            where = f"line {problem.line}  " if problem.line else ""
+            what = f"{problem.key} — {problem.message}" if problem.key else problem.message
+            pen.write(where, "text-muted").write(safe_text(what))
+            pen.line(safe_text("".join(f"; {part}" for part in (_got(problem.got), problem.hint) if part)))
+        if count > 8:
+            pen.line(f"… and {count - 8} more", "text-muted")
+    else:
+        if entry.description:
+            pen.line(safe_text(entry.description))
+        figures = {stage.name: stage for stage in plan.stages} if plan else {}
+        pen.line(f"{len(entry.stages)} stages" if len(entry.stages) != 1 else "1 stage", "text-muted")
+        longest = min(18, max((len(name) for name, _ in entry.stages), default=0))
+        for name, kind in entry.stages:
+            pen.write(f"  {safe_text(name, longest):<{longest}} ").write(f"{kind:<10}", "text-muted")
+            pen.line(_stage_figures(figures.get(name)))
+    pen.write(safe_text(entry.path, 300), "text-muted")
+    return pen.text
+
+
+def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
+    """The lines above a run's curve: its state and why, the newest numbers, and how old they are."""
+    pen = Pen(colours)
+    pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)
+    pen.write(f"  {safe_text(run.recipe, 40)}", "text-muted")
+    if run.parent:
+        pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
+    pen.line()
+    if run.reason and run.state not in {"succeeded", "running"}:
+        pen.line(safe_text(run.reason, 200), STATE_COLOURS.get(run.state, ""))
+    if state is not None and len(state.stages) > 1:
+        for stage in state.stages:
+            pen.write(state_glyph(stage.state), STATE_COLOURS.get(stage.state, ""))
+            pen.write(f" {safe_text(stage.name, 14)} ", "" if stage.state == "running" else "text-muted")
+        pen.line()
+    stage = shown_stage(state)
+    numbers = stage_numbers(stage) if stage else []
+    if numbers:
+        pen.line("  ".join(numbers))
+    if run.last_event_t is not None:
+        pen.write(f"last event {formatting.ago(now - run.last_event_t)}", "text-muted")
+    pen.text.rstrip()
+    return pen.text
+
+
+def shown_stage(state: RunState | None) -> StageView | None:
+    """The stage whose curve says most: the running one if it has steps, else the newest that has."""
+    if state is None:
+        return None
+    current = state.current_stage
+    if current is not None and current.last_step is not None:
+        return current
+    stepped = [stage for stage in state.stages if stage.last_step is not None]
+    return max(stepped, key=lambda s: s.last_step.t if s.last_step else 0.0) if stepped else current
+
+
+def stage_numbers(stage: StageView) -> list[str]:
+    """The stage's newest numbers in words."""
+    words = [safe_text(stage.name, 20)]
+    step = stage.last_step
+    if step is not None:
+        total = f"/{stage.total_steps}" if stage.total_steps else ""
+        words += [f"step {step.step}{total}", f"loss {formatting.number(step.loss)}"]
+        words.append(f"lr {formatting.learning_rate(step.learning_rate)}")
+    elif stage.metrics:
+        words += [f"{name} {formatting.number(stage.metrics[name])}" for name in METRICS_SHOWN if name in stage.metrics]
+    best = stage.best_checkpoint
+    if best is not None:
+        loss = f" {formatting.number(best.loss)}" if best.loss is not None else ""
+        words.append(f"{'*' if ascii_only() else '★'} best{loss} @{best.step}")
+    if stage.eta_s is not None:
+        words.append(f"ETA {formatting.duration(stage.eta_s)}")
+    return words
+
+
+def plan_words(plan: Plan | None) -> str:
+    """A plan in one line: parameters, steps, tokens, checkpoint bytes; what is not known is left out."""
+    if plan is None:
+        return ""
+    words: list[str] = []
+    _sum(words, [stage.trainable_parameters for stage in plan.stages], "{} trained parameters", formatting.count)
+    _sum(words, [stage.steps for stage in plan.stages], "{} steps", formatting.whole)
+    _sum(words, [stage.tokens for stage in plan.stages], "{} tokens", formatting.count)
+    each = [stage.checkpoint_bytes for stage in plan.stages if stage.checkpoint_bytes]
+    if each:
+        words.append(f"checkpoints of {formatting.size(max(each))}")
+    return " · ".join(words)
+
+
+def _sum(words: list[str], values: Sequence[int | None], form: str, shown: object) -> None:
+    known = [value for value in values if value is not None]
+    if known and callable(shown):
+        words.append(form.format(shown(sum(known))))
+
+
+def _stage_figures(stage: object) -> str:
+    words = []
+    for name, form, shown in (
+        ("parameters", "{} parameters", formatting.count),
+        ("steps", "{} steps", formatting.whole),
+        ("tokens", "{} tokens", formatting.count),
+    ):
+        value = getattr(stage, name, None)
+        if value is not None:
+            words.append(form.format(shown(value)))
+    return ", ".join(words)
+
+
+def _got(got: str) -> str:
+    return f"got {got}" if got else ""

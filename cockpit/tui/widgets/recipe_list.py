@@ -1,0 +1,49 @@
+"""The list of recipes, by where they come from; a broken one is marked and says so in the preview."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from rich.text import Text
+
+from cockpit.recipe_shelf import RecipeEntry
+from cockpit.safe_text import safe_text
+from cockpit.tui.ink import ink
+from cockpit.tui.theme import ascii_only
+from cockpit.tui.widgets.line_list import LineList
+
+
+class RecipeList(LineList["RecipeEntry | str"]):
+    """Recipes under headings. The cursor stands on recipes only."""
+
+    empty_message = "no recipes"
+
+    def show(self, entries: Sequence[RecipeEntry]) -> None:
+        """Show these, with a heading before each group."""
+        items: list[RecipeEntry | str] = []
+        for entry in entries:
+            if not any(isinstance(item, RecipeEntry) and item.group == entry.group for item in items):
+                items.append(entry.group)
+            items.append(entry)
+        self.set_items(items)
+
+    @property
+    def entry(self) -> RecipeEntry | None:
+        """The recipe under the cursor."""
+        current = self.current
+        return current if isinstance(current, RecipeEntry) else None
+
+    def key_of(self, item: RecipeEntry | str) -> Hashable:
+        return item if isinstance(item, str) else item.path
+
+    def selectable(self, item: RecipeEntry | str) -> bool:
+        return isinstance(item, RecipeEntry)
+
+    def draw_item(self, item: RecipeEntry | str, width: int) -> Text:
+        if isinstance(item, str):
+            return Text(f" {item}", style=ink(self.app)["text-muted"])
+        text = Text(f"   {safe_text(item.path.stem, max(4, width - 5))}")
+        if item.problems:
+            text.append(" ", "")
+            text.append("!" if ascii_only() else "✗", ink(self.app)["error"])
+        return text

@@ -1,0 +1,123 @@
+"""The runs, newest first, each on one line: state, id, stage, step, loss, time. The width decides what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from cockpit import formatting
+from cockpit.run_list import RunSummary
+from cockpit.safe_text import safe_text
+from cockpit.tui.ink import ink
+from cockpit.tui.theme import STATE_COLOURS, state_glyph
+from cockpit.tui.widgets.line_list import LineList
+
+LIVE = ("queued", "running", "paused")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Cells of each column; 0 leaves it out."""
+
+    id: int
+    recipe: int
+    state: int
+    stage: int
+    step: int
+    loss: int
+    time: int
+
+
+def columns(width: int) -> _Columns:
+    """How a line of this width is divided. The id takes what the others leave."""
+    state, stage, step, loss, time = 10, 12, 12, 7, 7
+    recipe = 0
+    if width < 44:
+        stage = step = 0
+    elif width < 54:
+        stage, step = 0, 10
+    elif width < 72:
+        state, stage, step = 0, 10, 10
+    elif width >= 100:
+        recipe, stage, step = 16, 14, 15
+    shown = [cells for cells in (recipe, state, stage, step, loss, time) if cells]
+    return _Columns(max(8, width - 4 - sum(shown) - len(shown)), recipe, state, stage, step, loss, time)
+
+
+class RunTable(LineList[RunSummary]):
+    """Summaries of runs. `now` is the time that running ones are measured to, Unix seconds."""
+
+    has_header = True
+    empty_message = "no runs yet: choose a recipe and press n"
+    now: float = 0.0
+
+    def key_of(self, item: RunSummary) -> Hashable:
+        return item.path
+
+    def draw_header(self, width: int) -> Text:
+        at = columns(width)
+        parts = [
+            ("  ", "run", at.id),
+            (" ", "recipe", at.recipe),
+            (" ", "state", at.state),
+            (" ", "stage", at.stage),
+            (" ", "step", at.step),
+            (" ", "loss", at.loss),
+            (" ", "time", at.time),
+        ]
+        right = {"loss", "time"}
+        line = " "
+        for gap, name, cells in parts:
+            if cells:
+                line += gap + (name.rjust(cells) if name in right else name.ljust(cells))
+        return Text(line)
+
+    def draw_item(self, item: RunSummary, width: int) -> Text:
+        at = columns(width)
+        colours = ink(self.app)
+        colour, muted = colours.get(STATE_COLOURS.get(item.state, ""), ""), colours["text-muted"]
+        text = Text(" ")
+        text.append(state_glyph(item.state), colour)
+        text.append(" " + _fit(item.id, at.id))
+        if at.recipe:
+            text.append(" " + _fit(item.recipe, at.recipe), muted)
+        if at.state:
+            text.append(" " + _fit(item.state, at.state), colour)
+        if at.stage:
+            text.append(" " + _fit(item.stage or "", at.stage))
+        if at.step:
+            text.append(" " + _fit(step_words(item), at.step))
+        text.append(" " + formatting.number(item.loss).rjust(at.loss) if item.loss is not None else " " * (at.loss + 1))
+        text.append(" " + formatting.duration(self.seconds_of(item)).rjust(at.time), muted)
+        return text
+
+    def seconds_of(self, item: RunSummary) -> float | None:
+        """How long the run took, or has taken so far."""
+        if item.started_t is None:
+            return None
+        if item.state in LIVE:
+            return max(0.0, self.now - item.started_t)
+        end = item.ended_t or item.last_event_t
+        return None if end is None else max(0.0, end - item.started_t)
+
+
+def step_words(item: RunSummary) -> str:
+    """`412/820`, `412`, a percentage where there are no steps, or nothing."""
+    if item.step is not None:
+        total = f"/{item.total_steps}" if item.total_steps else ""
+        words = f"{item.step}{total}"
+        return words if len(words) <= 13 else f"{formatting.count(item.step)}{'/' + formatting.count(item.total_steps) if total else ''}"
+    if item.state in LIVE and item.progress:
+        return formatting.percent(item.progress)
+    return ""
+
+
+def _fit(text: str, cells: int) -> str:
+    """Safe text of exactly so many cells; a cut one ends with an ellipsis."""
+    safe = safe_text(text, 4 * cells)
+    if cell_len(safe) <= cells:
+        return set_cell_size(safe, cells)
+    return set_cell_size(set_cell_size(safe, cells - 1).rstrip() + "…", cells)
