@@ -1,0 +1,151 @@
+"""llama.cpp's inference interface by ctypes; imported in the logits worker only.
+
+Parameter structs are opaque: the library fills its own defaults, and only fields whose place is certain are set. The
+cache's type and flash attention are set where the defaults around them are as they were in the version that was measured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.llama.library import NativeError, find_library, open_library
+
+_N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _FLASH, _TYPE_K = 0, 4, 8, 28, 52, 104
+_F32 = 0
+
+
+class _Opaque(ctypes.Structure):
+    """Larger than any parameter struct; returned through a hidden pointer and passed in memory, as the ABI does for such."""
+
+    _fields_ = [("raw", ctypes.c_uint8 * 1024)]
+
+
+class _Batch(ctypes.Structure):
+    """`llama_batch`."""
+
+    _fields_ = [
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    ]
+
+
+_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "llama_backend_init": (None, []),
+    "llama_model_default_params": (_Opaque, []),
+    "llama_context_default_params": (_Opaque, []),
+    "llama_model_load_from_file": (ctypes.c_void_p, [ctypes.c_char_p, _Opaque]),
+    "llama_init_from_model": (ctypes.c_void_p, [ctypes.c_void_p, _Opaque]),
+    "llama_model_get_vocab": (ctypes.c_void_p, [ctypes.c_void_p]),
+    "llama_vocab_n_tokens": (ctypes.c_int32, [ctypes.c_void_p]),
+    "llama_n_ctx": (ctypes.c_uint32, [ctypes.c_void_p]),
+    "llama_set_n_threads": (None, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]),
+    "llama_get_memory": (ctypes.c_void_p, [ctypes.c_void_p]),
+    "llama_memory_clear": (None, [ctypes.c_void_p, ctypes.c_bool]),
+    "llama_batch_init": (_Batch, [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
+    "llama_decode": (ctypes.c_int32, [ctypes.c_void_p, _Batch]),
+    "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p, ctypes.c_int32]),
+    "llama_tokenize": (
+        ctypes.c_int32,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_bool, ctypes.c_bool],
+    ),
+}
+
+
+class LlamaModel:
+    """One GGUF file, loaded, with a context of its own."""
+
+    def __init__(self, path: str, n_ctx: int, threads: int) -> None:
+        """Load the model.
+
+        Args:
+            path: the GGUF file.
+            n_ctx: longest sequence that is scored at once, in tokens.
+            threads: CPU threads of a decode.
+
+        Raises:
+            NativeError: the library refuses the file or the context.
+        """
+        self.library = find_library()
+        self._native = open_library(self.library)
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._native, name)
+            function.restype, function.argtypes = result, arguments
+        self._native.llama_backend_init()
+        self._model = self._native.llama_model_load_from_file(path.encode(), self._native.llama_model_default_params())
+        if not self._model:
+            raise NativeError(f"llama.cpp cannot load {path}")
+        self._vocab = self._native.llama_model_get_vocab(self._model)
+        self.vocab_size = int(self._native.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx = n_ctx
+        parameters = self._native.llama_context_default_params()
+        self.cache_type = _set_context(parameters, n_ctx, threads)
+        self._context = self._native.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise NativeError(f"llama.cpp cannot make a context of {n_ctx} tokens for {path}")
+        self._native.llama_set_n_threads(self._context, threads, threads)
+        self._batch = self._native.llama_batch_init(n_ctx, 0, 1)
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Ids of a text, without added begin or end. `parse_special` reads control tokens in it by their names."""
+        data = text.encode()
+        room = len(data) + 8
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self._native.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence, starting from an empty cache: float32, [tokens, vocabulary].
+
+        Raises:
+            NativeError: the sequence is longer than the context, has an id outside the vocabulary, or decoding fails.
+        """
+        count = len(ids)
+        if not 0 < count <= self.n_ctx:
+            raise NativeError(f"{count} tokens do not fit a context of {self.n_ctx}")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
+        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        batch = self._batch
+        batch.n_tokens = count
+        for index, token in enumerate(ids):
+            batch.token[index], batch.pos[index] = token, index
+            batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
+        status = self._native.llama_decode(self._context, batch)
+        if status:
+            raise NativeError(f"llama_decode returned {status}")
+        out = np.empty((count, self.vocab_size), np.float32)
+        for index in range(count):
+            out[index] = np.ctypeslib.as_array(self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,))
+        return out
+
+
+def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:
+    """Set what is certain; returns the cache's type. The cache is float32 and attention exact where that can be asked for."""
+    raw = bytes(parameters.raw)
+    known = (
+        struct.unpack_from("<4I", raw, 0) == (512, 2048, 512, 1)
+        and struct.unpack_from("<4i", raw, 40) == (-1, -1, -1, -1)
+        and struct.unpack_from("<2i", raw, _TYPE_K) == (1, 1)
+        and struct.unpack_from("<2Q", raw, 88) == (0, 0)
+    )
+    for place in (_N_CTX, _N_BATCH, _N_UBATCH):
+        struct.pack_into("<I", parameters.raw, place, n_ctx)
+    if not known:
+        return "f16"
+    struct.pack_into("<2i", parameters.raw, _THREADS, threads, threads)
+    struct.pack_into("<i", parameters.raw, _FLASH, 0)
+    struct.pack_into("<2i", parameters.raw, _TYPE_K, _F32, _F32)
+    return "f32"

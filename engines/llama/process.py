@@ -1,0 +1,64 @@
+"""A GGUF file in llama.cpp, in a process of its own: tokens and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.llama.worker_process import WorkerProcess
+
+
+class LlamaProcess:
+    """A loaded GGUF file. A crash of the native side is a `NativeError` here, with its last lines.
+
+    Attributes:
+        vocab_size: number of tokens, which is the width of the logits.
+        cache_type: type of the key and value cache, "f32" or "f16".
+        library: record of the library that was used.
+    """
+
+    def __init__(self, gguf_path: Path, n_ctx: int, threads: int) -> None:
+        """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads.
+
+        Raises:
+            NativeError: the library is missing, or does not take the file.
+        """
+        self._worker = WorkerProcess("engines.llama.logits_worker", threads)
+        try:
+            answer, _ = self._worker.ask({"open": str(gguf_path), "n_ctx": n_ctx, "threads": threads})
+        except BaseException:
+            self._worker.close()
+            raise
+        self.vocab_size: int = answer["vocab_size"]
+        self.cache_type: str = answer["cache_type"]
+        self.library: dict[str, str] = answer["library"]
+
+    @property
+    def pid(self) -> int:
+        """The native process."""
+        return self._worker.pid
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Ids of a text, without added begin or end; `parse_special` reads control tokens in it by their names."""
+        answer, _ = self._worker.ask({"tokenize": text, "parse_special": parse_special})
+        return list(answer["ids"])
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence, from an empty cache: float32, [tokens, vocab_size]."""
+        _, data = self._worker.ask({"logits": [int(token) for token in ids]})
+        return np.frombuffer(data, "<f4").reshape(len(ids), self.vocab_size)
+
+    def close(self) -> None:
+        """End the native process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

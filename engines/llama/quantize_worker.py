@@ -1,0 +1,28 @@
+"""`python -m engines.llama.quantize_worker`: quantize rows of float32 on request.
+
+Requests: `{"open": threads}` → the library's record; `{"type", "rows", "columns"}` + float32 values → the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engines.llama.kernels import Kernels
+from engines.llama.worker import serve
+
+
+class _Worker:
+    kernels: Kernels
+
+    def __call__(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
+        if "open" in header:
+            self.kernels = Kernels(header["open"])
+            return self.kernels.library.record(), b""
+        rows = np.frombuffer(payload, "<f4").reshape(header["rows"], header["columns"])
+        return {}, self.kernels.quantize(header["type"], rows).tobytes()
+
+
+if __name__ == "__main__":
+    serve(_Worker())

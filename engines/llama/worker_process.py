@@ -1,0 +1,88 @@
+"""The stage's side of a native process: start a worker, ask it, and turn its death into an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from engines.llama.frames import read_frame, write_frame
+from engines.llama.library import NativeError
+
+ERROR_LINES = 8
+
+
+class WorkerProcess:
+    """One worker of its own process; the native code it runs cannot take the stage down."""
+
+    def __init__(self, module: str, threads: int) -> None:
+        """Start `python -m module`. `threads` bounds its OpenMP pool."""
+        self.module = module
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
+        )
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def ask(self, header: dict[str, Any], payload: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            NativeError: the worker reported an error, or died; with its last lines on stderr.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            write_frame(self._process.stdin, header, payload)  # type: ignore[arg-type]
+            answer, data = read_frame(self._process.stdout)  # type: ignore[arg-type]
+        except (EOFError, BrokenPipeError) as error:
+            raise NativeError(self._obituary()) from error
+        if "error" in answer:
+            raise NativeError(f"{self.module}: {answer['error']}")
+        return answer, data
+
+    def errors(self) -> str:
+        """Everything the worker has printed so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End the worker; safe to call twice."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _obituary(self) -> str:
+        code = self._process.wait()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        lines = self.errors().strip().splitlines()[-ERROR_LINES:]
+        return f"{self.module} {how}; its last lines: " + (" | ".join(lines) or "none")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

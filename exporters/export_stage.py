@@ -1,0 +1,255 @@
+"""The export stage: a model folder becomes GGUF files, each proven to be the model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.events import Evaluated
+from engines.host import Artifact, StageContext, StageFailedError, StageResult
+from engines.llama.library import NativeError
+from engines.llama.process import LlamaProcess
+from engines.llama.quantizer import Quantizer, open_quantizer
+from exporters.gguf_write import Model, read_model, write_gguf
+from exporters.model_folder import local_folder
+from exporters.parity import MEAN_KL_LIMITS, STRICT_TOP1, TIE_GAP, Comparison, Reference, check_limits, check_tokens, compare
+from exporters.parity_data import ParityData, read_parity_data
+from exporters.preflight import check_disk, check_memory, physical_cores
+from exporters.quant_types import QUANTIZED, FilePlan
+from recipes.problems import OperatorError
+
+PARITY_FILE = "parity.json"
+_PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+
+
+@dataclass
+class Export:
+    """What the stage is making."""
+
+    ctx: StageContext
+    model: Model
+    plans: list[FilePlan]
+    threads: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, plan: FilePlan) -> Path:
+        """The file's final name, after the run's id."""
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", self.ctx.run_id)
+        return self.ctx.out / f"{stem}-{plan.file_type}.gguf"
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Write every file type, compare each with the model, and describe it all in parity.json.
+
+    Raises:
+        OperatorError: the model cannot be written, or disk, memory or llama.cpp's kernels are missing.
+        StageFailedError: a file is not the model: token ids or distributions differ by more than its type allows.
+        StopRequested: the operator asked to stop.
+    """
+    ctx.phase("loading")
+    model = read_model(local_folder(ctx.inputs["model"]))
+    types = list(dict.fromkeys(ctx.stage.file_types))
+    export = Export(ctx, model, [model.plan(name) for name in types], ctx.stage.threads or physical_cores())
+    export.record = {"format": 1, "model": _describe(export)}
+    for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
+        if warning:
+            ctx.warn(warning)
+    positions = ctx.stage.parity_positions
+    reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
+    check_disk(ctx.out, files=sum(plan.bytes for plan in export.plans), scratch=reference_bytes)
+    if positions:
+        check_memory(model.parameters * 4)
+    _write_files(export)
+    problems = _compare_files(export) if positions else []
+    _save_record(export, problems)
+    if problems:
+        raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
+    artifacts = [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
+
+
+def _write_files(export: Export) -> None:
+    ctx, model = export.ctx, export.model
+    needed = {choice.type for plan in export.plans for choice in plan.choices} - _PLAIN_TYPES
+    quantizer: Quantizer | None = None
+    if needed:
+        ctx.phase("testing kernels")
+        try:
+            quantizer, notes = open_quantizer(needed, export.threads)
+        except NativeError as error:
+            raise OperatorError(f"file_types — {', '.join(sorted(needed))} cannot be written here: {error}", "install the export extra, or export F16 and BF16 only") from error
+        export.record["quantizer"] = quantizer.record
+        for note in notes:
+            ctx.warn(note)
+    total, done = model.parameters * len(export.plans), 0
+
+    def advance(values: int) -> None:
+        nonlocal done
+        done += values
+        ctx.progress(done, total, "weights")
+
+    try:
+        for plan in export.plans:
+            ctx.phase(f"writing {plan.file_type}")
+            path = export.path(plan)
+            write_gguf(model, plan, path, quantizer, advance)
+            prefix = plan.file_type.lower()
+            export.metrics[f"{prefix}_bytes"] = float(path.stat().st_size)
+            export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
+    except NativeError as error:
+        raise StageFailedError(f"quantization failed: {error}") from error
+    finally:
+        if quantizer is not None:
+            quantizer.close()
+
+
+def _compare_files(export: Export) -> list[str]:
+    """Compare every file with transformers; returns what is wrong."""
+    from transformers import AutoTokenizer
+
+    ctx, model = export.ctx, export.model
+    ctx.phase("reading held-out text")
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    length = min(ctx.stage.max_length, int(model.config["max_position_embeddings"]))
+    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
+    data = read_parity_data(folder, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
+    _describe_data(export, data, length)
+    total, done = data.positions * (1 + len(export.plans)), 0
+
+    def advance(positions: int) -> None:
+        nonlocal done
+        done += positions
+        ctx.progress(done, total, "positions")
+
+    ctx.phase("reference")
+    scratch = ctx.work / "reference.f32"
+    try:
+        reference = Reference(scratch, data.windows, int(model.config["vocab_size"]))
+        reference.compute(model.folder, export.threads, advance)
+        problems: list[str] = []
+        for plan in export.plans:
+            ctx.phase(f"comparing {plan.file_type}")
+            problems += _compare_file(export, plan, tokenizer, data, reference, length, advance)
+    except NativeError as error:
+        raise StageFailedError(f"the comparison could not be made: {error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return problems
+
+
+def _compare_file(
+    export: Export, plan: FilePlan, tokenizer: Any, data: ParityData, reference: Reference, length: int, advance: Any
+) -> list[str]:
+    path = export.path(plan)
+    with LlamaProcess(path, length, export.threads) as llama:
+        tokens = check_tokens(tokenizer, llama, data)
+        if llama.vocab_size != int(export.model.config["vocab_size"]):
+            return [f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has {export.model.config['vocab_size']}"]
+        comparison = compare(reference, llama, advance)
+        export.record["llama"] = {**llama.library, "cache": llama.cache_type}
+    problems = [*(f"{plan.file_type}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
+    export.record["files"].append(
+        {
+            **_describe_file(export, plan),
+            **comparison.record(),
+            "tokenizer": {"texts": tokens.texts, "different": tokens.different, "control_literals": tokens.literals},
+            "limits": {
+                "mean_kl": MEAN_KL_LIMITS.get(plan.file_type),
+                "top1_gap": TIE_GAP if plan.file_type in STRICT_TOP1 else None,
+                "token_ids": "equal",
+            },
+            "passed": not problems,
+            "problems": problems,
+        }
+    )
+    _report(export, plan, comparison)
+    return problems
+
+
+def _report(export: Export, plan: FilePlan, comparison: Comparison) -> None:
+    prefix = plan.file_type.lower()
+    values = {
+        "mean_kl": comparison.mean_kl,
+        "max_kl": comparison.max_kl,
+        "top1": comparison.top1,
+        "top1_differences": float(len(comparison.differences)),
+    }
+    export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
+    export.ctx.emit(
+        Evaluated(
+            stage=export.ctx.stage_name,
+            attempt=export.ctx.attempt,
+            step=None,
+            loss=comparison.loss,
+            perplexity=math.exp(min(comparison.loss, 700.0)),
+            tokens=comparison.loss_tokens,
+            protocol=f"parity:{prefix}",
+            metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
+        )
+    )
+
+
+def _describe(export: Export) -> dict[str, Any]:
+    model, given = export.model, export.ctx.inputs["model"]
+    config = model.folder / "config.json"
+    return {
+        "name": given.name,
+        "manifest_sha256": given.manifest_sha256,
+        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "architecture": model.architecture.name,
+        "parameters": model.parameters,
+        "reference": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "gguf")} | {"dtype": "float32"},
+    }
+
+
+def _describe_data(export: Export, data: ParityData, length: int) -> None:
+    asked = export.ctx.stage.parity_positions
+    if data.positions < asked:
+        export.ctx.warn(f"parity_positions — the held-out {data.source} has only {data.positions} positions of the {asked} asked for")
+    export.metrics["positions"] = float(data.positions)
+    export.record["data"] = {
+        "source": data.source,
+        "split": data.split,
+        "windows": len(data.windows),
+        "positions": data.positions,
+        "asked": asked,
+        "max_length": length,
+        "sha256": data.sha256,
+    }
+    export.record["files"] = []
+
+
+def _describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
+    path = export.path(plan)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "file": path.name,
+        "file_type": plan.file_type,
+        "bytes": path.stat().st_size,
+        "sha256": sha256,
+        "bits_per_weight": plan.bits_per_weight,
+        "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
+    }
+
+
+def _save_record(export: Export, problems: list[str]) -> None:
+    if "files" not in export.record:
+        export.record["files"] = [_describe_file(export, plan) for plan in export.plans]
+    compared = export.ctx.stage.parity_positions > 0
+    export.record |= {"passed": not problems if compared else None, "problems": problems}
+    path = export.ctx.out / PARITY_FILE
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(export.record, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

@@ -1,0 +1,49 @@
+"""Which of llama.cpp's pre-tokenizers a tokenizer.json means, told by its structure and never by a list of known models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from recipes.problems import OperatorError, printable
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERNS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+
+
+def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
+    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.
+
+    Returns:
+        The name for `tokenizer.ggml.pre`, and what llama.cpp will do otherwise.
+
+    Raises:
+        OperatorError: a structure that llama.cpp has no counterpart for; the text shows it.
+    """
+    whole = tokenizer.get("pre_tokenizer") or {}
+    parts = whole.get("pretokenizers", []) if whole.get("type") == "Sequence" else [whole]
+    if any(part.get("type") == "ByteLevel" and part.get("add_prefix_space") for part in parts):
+        raise OperatorError("tokenizer.json: add_prefix_space — got true; llama.cpp has no counterpart for byte-level BPE")
+    name = _name(parts)
+    if name is None:
+        raise OperatorError(f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(whole), 400)}")
+    # llama.cpp takes whole words that are tokens before it merges, for this pre-tokenizer and no other
+    if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
+        raise OperatorError(f"tokenizer.json: ignore_merges — got {tokenizer['model'].get('ignore_merges')}; llama.cpp's {name} does the opposite")
+    normalizer = tokenizer.get("normalizer")
+    warnings = []
+    if normalizer:
+        warnings.append(f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text that it would change gets other ids")
+    return name, warnings
+
+
+def _name(parts: list[dict[str, Any]]) -> str | None:
+    kinds = [part.get("type") for part in parts]
+    if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") and parts[1].get("use_regex", True):
+        return "starcoder"
+    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True) and parts[0].get("behavior") == "Isolated":
+        return _PATTERNS.get(str(parts[0].get("pattern", {}).get("Regex")))
+    return None

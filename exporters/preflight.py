@@ -1,0 +1,66 @@
+"""Is there room for an export? Asked before the work, not found out at its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from recipes.problems import OperatorError
+
+_SPARE_BYTES = 64 * 1024 * 1024
+"""Headers, vocabulary, parity.json and the journal."""
+
+
+def check_disk(folder: Path, *, files: int, scratch: int) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Args:
+        folder: where it will be written.
+        files: bytes of all files.
+        scratch: bytes that are needed meanwhile.
+
+    Raises:
+        OperatorError: too little room; names what is needed and what there is.
+    """
+    need, have = files + scratch + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if need > have:
+        raise OperatorError(
+            f"the export needs {need / 1e9:.2f} GB of disk (files {files / 1e9:.2f}, comparison {scratch / 1e9:.2f}); {folder} has {have / 1e9:.2f} GB free",
+            "free space, choose fewer file_types or fewer parity_positions, or another --runs-dir",
+        )
+
+
+def check_memory(reference_bytes: int) -> None:
+    """Refuse a comparison whose float32 reference does not fit into memory.
+
+    Raises:
+        OperatorError: it does not; where the system tells.
+    """
+    have = _available_bytes()
+    if have is not None and reference_bytes > have:
+        raise OperatorError(
+            f"the comparison needs the model in float32, {reference_bytes / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are available",
+            "compare on a larger machine, or set parity_positions = 0 to skip the comparison",
+        )
+
+
+def physical_cores() -> int:
+    """Cores this process may use, hyperthreads not counted twice where that is known."""
+    usable = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in usable:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            return len(usable)
+        cores.add(siblings)
+    return max(1, len(cores))
+
+
+def _available_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
