@@ -1,0 +1,430 @@
+"""A recipe as a form: a stage, one of its sections, and that section's rows, each of which is its own editor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Input, Static
+
+from cockpit import formatting
+from cockpit.form_model import RECIPE, FormModel, Row, Spot
+from cockpit.form_values import quoted, read_value, show_value
+from cockpit.plan import Plan, plan
+from cockpit.recipe_save import is_read_only
+from cockpit.safe_text import safe_text
+from cockpit.tui.ink import ink
+from cockpit.tui.keys import bindings
+from cockpit.tui.notices import say
+from cockpit.tui.screens import form_files
+from cockpit.tui.screens.confirm import PickScreen, TextScreen
+from cockpit.tui.widgets.field_row import FieldRow
+from cockpit.tui.widgets.form_lists import SectionList, StageList
+from cockpit.tui.widgets.key_bar import KeyBar
+from cockpit.tui.widgets.line_list import LineList
+from cockpit.tui.widgets.preview import Pen, plan_words
+from recipes.problems import OperatorError, Problem
+from recipes.toml_read import read_text
+
+CHECK_AFTER_S = 0.1
+"""Typing pauses this long before the whole recipe is checked."""
+
+
+class RecipeScreen(Screen[None]):
+    """The form of one recipe file."""
+
+    key_scopes: ClassVar[tuple[str, ...]] = ("recipe", "lists")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(b.key, b.action, b.description, show=False, id=b.id, priority=True) for b in bindings("recipe")),
+        Binding("d", "diff", "Diff", show=False),
+        Binding("escape", "leave", "Back", show=False),
+    ]
+    CSS = """
+    RecipeScreen { layout: vertical; }
+    RecipeScreen > #title { height: 1; background: $surface; }
+    RecipeScreen > Horizontal { height: 1fr; }
+    RecipeScreen #left { width: 20; }
+    RecipeScreen StageList { border: round $border-blurred; height: 1fr; }
+    RecipeScreen SectionList { border: round $border-blurred; height: 1fr; }
+    RecipeScreen #middle { width: 1fr; }
+    RecipeScreen #rows { border: round $border-blurred; height: 1fr; }
+    RecipeScreen StageList:focus, RecipeScreen SectionList:focus, RecipeScreen #rows:focus-within { border: round $border; }
+    RecipeScreen #hint { border: round $border-blurred; height: 6; padding: 0 1; }
+    RecipeScreen #right { width: 50; display: none; }
+    RecipeScreen #diff { border: round $border-blurred; height: 1fr; padding: 0 1; }
+    RecipeScreen #estimate { border: round $border-blurred; height: auto; min-height: 6; padding: 0 1; }
+    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; }
+    RecipeScreen.-wide #left { width: 28; }
+    RecipeScreen.-wide #right { display: block; }
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.model = FormModel("", path)
+        self.read_only = False
+        self.unreadable = ""
+        self._rows: dict[str, FieldRow] = {}
+        self._here = Spot(RECIPE, "", "")
+        self._due: Timer | None = None
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self.model = FormModel(read_text(self.path), self.path)
+            self.read_only = is_read_only(self.path)
+        except OperatorError as error:
+            self.unreadable = error.message
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        with Horizontal():
+            with Vertical(id="left"):
+                yield StageList(self.model.heads(), id="stages")
+                yield SectionList(id="sections")
+            with Vertical(id="middle"):
+                yield VerticalScroll(id="rows", can_focus=False)
+                yield Static(id="hint")
+            with Vertical(id="right"):
+                with VerticalScroll(id="diff", can_focus=False):
+                    yield Static(id="diff_text")
+                yield Static(id="estimate")
+        yield Static(id="cost")
+        yield KeyBar("recipe")
+
+    def on_mount(self) -> None:
+        for selector, title in (("#stages", "Stages"), ("#sections", "Sections"), ("#diff", "Changes"), ("#estimate", "Estimate")):
+            self.query_one(selector).border_title = title
+        self.query_one(StageList).focus()
+        stages = [head.place for head in self.model.heads() if head.place != RECIPE]
+        self._show_stage(stages[0] if stages else RECIPE)
+        self._show_facts()
+
+    # ---- where the form stands
+
+    def _show_stage(self, place: int, section: str = "", key: str = "") -> None:
+        self.query_one(StageList).select(place)
+        sections = self.model.sections(place)
+        chosen = section or next((s.name for s in sections if s.name != "Stage"), sections[0].name if sections else "")
+        self._here = Spot(place, "", "")
+        lister = self.query_one(SectionList)
+        with self.prevent(LineList.Moved):
+            lister.set_items(sections)
+            lister.select(chosen)
+        self.call_later(self._mount_rows, place, chosen, key)
+
+    async def _mount_rows(self, place: int, section: str, key: str) -> None:
+        """Put one section's rows on the screen; a dozen widgets at a time keeps every key quick."""
+        rows = self.query_one("#rows", VerticalScroll)
+        if (place, section) != (self._here.place, self._here.section) or not self._rows:
+            self.model.close_edit()
+            self._here = Spot(place, section, "")
+            self._rows = {row.key: FieldRow(row) for row in self.model.rows(place, section)}
+            head = next((h for h in self.model.heads() if h.place == place), None)
+            where = safe_text(head.name, 40) if head else ""
+            rows.border_title = Text(f"{where} · {section}" if section else where)
+            async with self.batch():
+                await rows.remove_children()
+                await rows.mount_all(self._rows.values())
+        if key in self._rows:
+            self._rows[key].editor.focus()
+        self._show_hint()
+
+    @on(LineList.Moved, "#stages")
+    def _stage_moved(self) -> None:
+        current = self.query_one(StageList).current
+        if current is not None and current.place != self._here.place:
+            self._show_stage(current.place)
+
+    @on(LineList.Moved, "#sections")
+    def _section_moved(self) -> None:
+        current = self.query_one(SectionList).current
+        if current is not None and current.name != self._here.section:
+            self.call_later(self._mount_rows, self._here.place, current.name, "")
+
+    @on(LineList.Chosen, "#stages")
+    def _into_sections(self) -> None:
+        self.query_one(SectionList).focus()
+
+    @on(LineList.Chosen, "#sections")
+    def _into_rows(self) -> None:
+        if self._rows:
+            next(iter(self._rows.values())).editor.focus()
+
+    @on(FieldRow.Moved)
+    def _next_row(self, event: FieldRow.Moved) -> None:
+        keys = list(self._rows)
+        place = keys.index(event.key) + event.by if event.key in keys else 0
+        if 0 <= place < len(keys):
+            self._rows[keys[place]].editor.focus()
+
+    @on(FieldRow.Entered)
+    def _entered(self, event: FieldRow.Entered) -> None:
+        if event.key != self._here.key:
+            self.model.close_edit()
+        self._here = Spot(self._here.place, self._here.section, event.key)
+        self._show_hint()
+
+    # ---- edits
+
+    @on(FieldRow.Edited)
+    def _edited(self, event: FieldRow.Edited) -> None:
+        self.model.set(self._here.place, event.key, event.text)
+        if self.model.refusal:
+            say(self, self.model.refusal, "warning")
+        self._show_row(event.key, keep_text=True)
+        if self._due is not None:
+            self._due.stop()
+        self._due = self.set_timer(CHECK_AFTER_S, self._check)
+
+    def _check(self) -> None:
+        self.model.check()
+        self._refresh(keep_text=True)
+
+    def check_now(self) -> None:
+        """Check what has been typed so far without waiting for the pause."""
+        if self._due is not None:
+            self._due.stop()
+            self._due = None
+        self._check()
+
+    def refresh_all(self) -> None:
+        """Show everything again after the text changed as a whole."""
+        self._refresh(keep_text=False)
+
+    def _refresh(self, *, keep_text: bool) -> None:
+        self.query_one(StageList).set_items(self.model.heads())
+        with self.prevent(LineList.Moved):
+            self.query_one(SectionList).set_items(self.model.sections(self._here.place))
+        for key in self._rows:
+            self._show_row(key, keep_text=keep_text)
+        self._show_hint()
+        self._show_facts()
+
+    def _show_row(self, key: str, *, keep_text: bool) -> None:
+        row = self.model.row(self._here.place, key)
+        if row is not None and key in self._rows:
+            focused = self._rows[key].is_mounted and self._rows[key].editor.has_focus
+            self._rows[key].show(row, keep_text=keep_text and focused)
+
+    @on(FieldRow.Asked)
+    def _asked(self, event: FieldRow.Asked) -> None:
+        self._pick(event.key)
+
+    def action_pick(self) -> None:
+        if self._here.key:
+            self._pick(self._here.key)
+
+    def _pick(self, key: str) -> None:
+        row = self.model.row(self._here.place, key)
+        words = self.model.candidates(self._here.place, key)
+        if row is None:
+            return
+        if not words:
+            self._next_row(FieldRow.Moved(key, 1))
+            return
+        many = row.spec.kind == "list"
+        held = read_value(row.text, "list") if many else None
+        marked = [word for word in held if word in words] if isinstance(held, list) else None
+
+        def take(answer: list[str] | None) -> None:
+            if answer is not None:
+                text = show_value(answer) if many else (answer[0] if answer else "")
+                self._take_value(key, text)
+
+        self.app.push_screen(PickScreen(f"{key}: {row.spec.help}", words, marked if many else None), take)
+
+    def _take_value(self, key: str, text: str) -> None:
+        self.model.close_edit()
+        self.model.set(self._here.place, key, text)
+        self.model.close_edit()
+        self.model.check()
+        self.refresh_all()
+
+    def action_undo(self) -> None:
+        self._travelled(self.model.undo(), "nothing to undo")
+
+    def action_redo(self) -> None:
+        self._travelled(self.model.redo(), "nothing to redo")
+
+    def _travelled(self, spot: tuple[int, str] | None, otherwise: str) -> None:
+        if spot is None:
+            say(self, otherwise)
+            return
+        self.refresh_all()
+        place, key = spot
+        section = self.model.section_of(place, key)
+        if section and (place, section) != (self._here.place, self._here.section):
+            self._show_stage(place, section, key)
+        elif key in self._rows:
+            self._rows[key].editor.focus()
+
+    def action_reset(self) -> None:
+        if self._here.key:
+            self.model.reset(self._here.place, self._here.key)
+            self.model.check()
+            self.refresh_all()
+
+    # ---- finding
+
+    def action_next_problem(self) -> None:
+        self.check_now()
+        spot = self.model.next_problem(self._here)
+        if spot is None:
+            say(self, "no problems")
+            return
+        if spot.key:
+            self._show_stage(spot.place, spot.section, spot.key)
+            return
+        self._show_stage(spot.place)
+        loose = self.model.loose_problems(spot.place)
+        say(self, str(loose[0]), "warning")
+
+    def action_find(self) -> None:
+        spots: dict[str, Spot] = {}
+        for head in self.model.heads():
+            for section in self.model.sections(head.place):
+                for row in self.model.rows(head.place, section.name):
+                    spots[f"{head.name}.{row.key}"] = Spot(head.place, section.name, row.key)
+
+        def go(answer: list[str] | None) -> None:
+            if answer:
+                spot = spots[answer[0]]
+                self._show_stage(spot.place, spot.section, spot.key)
+
+        self.app.push_screen(PickScreen("Go to a field", list(spots), search=True), go)
+
+    def action_diff(self) -> None:
+        self.app.push_screen(TextScreen(f"{self.model.path.name}: changes to the file", self._diff_text()))
+
+    # ---- files and launch (form_files has the conversations)
+
+    def action_save(self) -> None:
+        self.check_now()
+        form_files.save(self)
+
+    def action_launch(self) -> None:
+        self.check_now()
+        form_files.launch(self)
+
+    def action_leave(self) -> None:
+        form_files.leave(self)
+
+    def plan(self) -> Plan | None:
+        """What the recipe will take, when it is sound."""
+        return plan(self.model.loaded.recipe) if self.model.loaded is not None else None
+
+    # ---- what is told
+
+    def _show_facts(self) -> None:
+        self.query_one("#title", Static).update(self._title())
+        words = plan_words(self.plan())
+        self.query_one("#cost", Static).update(Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True))
+        self.query_one("#diff_text", Static).update(self._diff_text())
+        self.query_one("#estimate", Static).update(self._estimate())
+
+    def _title(self) -> Text:
+        colours = ink(self.app)
+        model = self.model
+        title = Text(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold", no_wrap=True)
+        if self.read_only:
+            title.append("  shipped: saving makes a copy", colours["text-muted"])
+        if model.changed_rows:
+            title.append(f"  *{model.changed_rows} changed", colours["accent"])
+        if self.unreadable:
+            title.append(f"  {safe_text(self.unreadable, 200)}", colours["error"])
+        elif model.problems:
+            count = len(model.problems)
+            title.append(f"  !{count} {'problem' if count == 1 else 'problems'}", colours["error"])
+        else:
+            title.append("  no problems", colours["success"])
+        return title
+
+    def _show_hint(self) -> None:
+        self.query_one("#hint", Static).update(self._hint())
+
+    def _hint(self) -> Text:
+        pen = Pen(ink(self.app))
+        row = self.model.row(self._here.place, self._here.key) if self._here.key in self._rows else None
+        if row is None:
+            self._hint_without_row(pen)
+        else:
+            pen.write(row.key, bold=True).line(f" — {row.spec.help}")
+            default = show_value(row.spec.default)
+            words = [row.spec.allowed, row.spec.unit or "", f"default {default}" if default else row.spec.default_words]
+            stages = self.model.candidates(self._here.place, row.key) if row.spec.accepts else []
+            if stages:
+                words.append(f"stages that fit: {', '.join(safe_text(name, 40) for name in stages)} (enter to choose)")
+            pen.line(" · ".join(word for word in words if word), "text-muted")
+            for problem in row.problems:
+                pen.line(_told(problem), "error")
+        pen.text.rstrip()
+        return pen.text
+
+    def _hint_without_row(self, pen: Pen) -> None:
+        broken = self.model.broken
+        if broken is not None:
+            pen.line(safe_text(str(broken)), "error")
+            pen.line("the form cannot show this text: mend it in an editor, then open it again", "text-muted")
+            return
+        for problem in self.model.loose_problems(self._here.place):
+            pen.line(f"line {problem.line}: {_told(problem)}", "error")
+        if self._here.place == RECIPE and self.model.loaded is not None:
+            pen.line(safe_text(self.model.loaded.recipe.description))
+        pen.line("enter goes in, tab to the next pane; a value that is cleared takes its default", "text-muted")
+
+    def _diff_text(self) -> Text:
+        pen = Pen(ink(self.app))
+        for line in self.model.diff():
+            colour = {"+": "success", "-": "error"}.get(line[:1], "text-muted")
+            pen.line(safe_text(line, 300), colour)
+        if not pen.text:
+            pen.write("as on disk", "text-muted")
+        pen.text.rstrip()
+        return pen.text
+
+    def _estimate(self) -> Text:
+        pen = Pen(ink(self.app))
+        figures = self.plan()
+        if figures is None:
+            pen.write("no estimate while there are problems", "text-muted")
+            return pen.text
+        for stage in figures.stages:
+            words = [
+                f"{formatting.count(stage.parameters)} parameters" if stage.parameters is not None else "",
+                f"{stage.steps} steps" if stage.steps is not None else "",
+                f"{formatting.count(stage.tokens)} tokens" if stage.tokens is not None else "",
+            ]
+            pen.write(f"{safe_text(stage.name, 16):<16} ").line(", ".join(w for w in words if w) or stage.kind, "text-muted")
+        pen.text.rstrip()
+        return pen.text
+
+    def on_screen_resume(self, _event: events.ScreenResume) -> None:
+        self._show_hint()
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+
+
+def _told(problem: Problem) -> str:
+    parts = [problem.message]
+    if problem.got:
+        parts.append(f"got {problem.got}")
+    if problem.allowed:
+        parts.append(f"allowed {problem.allowed}")
+    if problem.hint:
+        parts.append(problem.hint)
+    return safe_text("; ".join(parts), 500)
+
+
+def row_as_toml(row: Row) -> str:
+    """`key = "value"`, for the clipboard."""
+    return f"{row.key} = {quoted(row.text) if row.spec.kind in {'str', 'choice'} else row.text}"
