@@ -73,9 +73,10 @@ def collator(pad_id: int) -> Any:
 
 
 def _reported(ctx: StageContext, data: Path) -> Iterator[list[dict[str, str]]]:
-    for count, row in enumerate(read_messages(data, "train"), start=1):
+    rows = list(read_messages(data, "train"))
+    for count, row in enumerate(rows, start=1):
         yield row.as_dicts()
-        ctx.progress(count, None, "rows")
+        ctx.progress(count, len(rows), "rows")
 
 
 def _warn(ctx: StageContext, stats: AnswerStats) -> None:

@@ -19,7 +19,7 @@ from engines.host import Artifact, StageContext, StageResult
 from engines.training.inputs import input_folder
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
-from engines.training.threads import use_threads
+from engines.training.start import set_up_process
 from engines.training.tokenizer_files import copy_tokenizer
 
 
@@ -29,7 +29,7 @@ def run(ctx: StageContext) -> StageResult:
     Raises:
         OperatorError: the model or the messages cannot be used.
     """
-    use_threads(ctx.stage.threads)
+    set_up_process(ctx.stage)
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
     data = input_folder(ctx.inputs["data"])

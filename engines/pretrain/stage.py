@@ -18,7 +18,7 @@ from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
-from engines.training.threads import use_threads
+from engines.training.start import set_up_process
 from engines.training.tokenizer_files import copy_tokenizer
 
 
@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> StageResult:
     Raises:
         OperatorError: the tokens are missing, damaged or too few.
     """
-    use_threads(ctx.stage.threads)
+    set_up_process(ctx.stage)
     ctx.phase("loading")
     data = input_folder(ctx.inputs["data"])
     shard = TokenShard(data, "train")

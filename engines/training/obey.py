@@ -17,17 +17,36 @@ PAUSE_HEARTBEAT_S = 10.0
 
 
 def obey(session: Session) -> None:
-    """Take all new requests, oldest first.
+    """Take all new requests, oldest first. While paused, wait here with a heartbeat and go on taking them.
 
     Raises:
         StopRequested: one of them was to stop.
     """
-    for request in session.ctx.requests():
-        if request.verb == "pause":
-            session.ctx.applied(request, "paused", session.step)
-            _pause(session)
-        else:
-            _obey_one(session, request)
+    paused, heartbeat_s = False, 0.0
+    while True:
+        for request in session.ctx.requests():
+            if request.verb in {"pause", "continue"}:
+                paused = _pause_or_continue(session, request, paused=paused)
+                heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
+            else:
+                _obey_one(session, request)
+        if not paused:
+            return
+        time.sleep(PAUSE_POLL_S)
+        if time.monotonic() >= heartbeat_s:
+            heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
+            session.ctx.phase("paused")
+
+
+def _pause_or_continue(session: Session, request: Request, *, paused: bool) -> bool:
+    """Whether the session is paused after the request."""
+    wanted = request.verb == "pause"
+    if wanted == paused:
+        session.ctx.applied(request, f"ignored: {'paused already' if paused else 'not paused'}", session.step)
+        return paused
+    session.ctx.applied(request, "paused" if wanted else "going on", session.step)
+    session.ctx.phase("paused" if wanted else "training")
+    return wanted
 
 
 def _obey_one(session: Session, request: Request) -> None:
@@ -49,7 +68,7 @@ def _obey_one(session: Session, request: Request) -> None:
         case "max-steps":
             effect = _max_steps(session, request.value)
         case _:
-            effect = "ignored: not paused"
+            effect = f"ignored: a {session.stage.kind} stage does not know {request.verb}"
     session.ctx.applied(request, effect, session.step)
 
 
@@ -82,23 +101,3 @@ def _max_steps(session: Session, value: float | None) -> str:
     if value > planned:
         return f"ignored: {planned} steps are planned, and a running stage can only be shortened"
     return f"the stage ends at step {session.lower_max_steps(int(value))}"
-
-
-def _pause(session: Session) -> None:
-    """Wait at the step boundary, with a heartbeat. Other requests are served meanwhile."""
-    session.ctx.phase("paused")
-    heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
-    while True:
-        for request in session.ctx.requests():
-            if request.verb == "continue":
-                session.ctx.applied(request, "going on", session.step)
-                session.ctx.phase("training")
-                return
-            if request.verb == "pause":
-                session.ctx.applied(request, "paused already", session.step)
-            else:
-                _obey_one(session, request)
-        time.sleep(PAUSE_POLL_S)
-        if time.monotonic() >= heartbeat_s:
-            heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
-            session.ctx.phase("paused")
