@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -166,21 +166,22 @@ class StageContext:
                 raise StopRequested
             self.applied(request, f"ignored: a {self.stage.kind} stage has nothing to {request.verb}")
 
-    def requests(self) -> list[control.Request]:
-        """New requests, oldest first; each is returned once. A termination signal is one of them."""
-        taken = [request for request in control.pending(RunDir(self.run_root).control) if self._take(request)]
+    def requests(self) -> Iterator[control.Request]:
+        """New requests, oldest first; each is given once, and a termination signal is one of them.
+
+        One is taken only when the one before it has been dealt with, so that whoever pauses finds its `continue` here.
+        """
+        for request in control.pending(RunDir(self.run_root).control):
+            if control.take(RunDir(self.run_root).control, request):
+                yield request
         if self._signal is not None and not self._signal_answered:
             self._signal_answered = True
-            taken.append(control.Request(0, "stop-after-checkpoint", by=signal.Signals(self._signal).name))
-        return taken
+            yield control.Request(0, "stop-after-checkpoint", by=signal.Signals(self._signal).name)
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
         """Acknowledge a request with what came of it."""
         asked = request.verb if request.value is None else f"{request.verb} {request.value:g}"
         self.emit(ControlApplied(request=asked, by=request.by, effect=effect, step=step, stage=self.stage_name))
-
-    def _take(self, request: control.Request) -> bool:
-        return control.take(RunDir(self.run_root).control, request)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Remember a termination signal; it acts at the next step boundary."""

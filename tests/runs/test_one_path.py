@@ -1,0 +1,91 @@
+"""Live and replay are one path: whoever attaches whenever sees what the replay shows."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cockpit.follow import Follower
+from cockpit.run_list import fold_run
+from cockpit.run_state import RunState, fold
+from engines.events import AnyEvent
+from tests.runs.harness import ended, events, fake_recipe, launch_text, nothing_left, wait_for
+
+ATTACHMENTS = 100
+SEED = 4
+
+
+def _recipe() -> str:
+    return fake_recipe(
+        {"max_steps": 120, "step_s": 0.01, "save_steps": 15, "eval_steps": 20, "nan_at_step": 60, "retry": {"max_attempts": 2}},
+        {"max_steps": 80, "step_s": 0.01, "save_steps": 20},
+        sample_interval_s=0.1,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_replay(tmp_path: Path) -> None:
+    draw = random.Random(SEED)
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(_recipe(), tmp_path)
+        screens: list[tuple[Follower, RunState]] = []
+        while ended(run) is None:
+            if len(screens) < ATTACHMENTS:
+                screens.append((Follower(run.root), RunState()))
+            for follower, state in draw.sample(screens, min(len(screens), 12)):
+                state.apply_all(follower.poll())
+            time.sleep(draw.uniform(0, 0.02))
+        replayed = fold_run(run)
+        assert len(screens) == ATTACHMENTS
+        assert replayed.state == "succeeded"
+        for follower, state in screens:
+            wait_for(lambda f=follower, s=state: s.apply_all(f.poll()) == 0 and not f.behind, "the screen to have read everything")
+            assert state == replayed
+            follower.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_shuffling_records_between_writers_changes_nothing(tmp_path: Path) -> None:
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(_recipe(), tmp_path)
+        wait_for(lambda: ended(run), "the end")
+        told = events(run)
+    whole = fold(told)
+    draw = random.Random(SEED)
+    for _ in range(100):
+        assert fold(_interleaved(told, draw)) == whole
+
+
+def _interleaved(told: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
+    """The same records in another order, each writer's own order kept."""
+    writers: dict[str, list[AnyEvent]] = {}
+    for event in told:
+        writers.setdefault(event.w, []).append(event)
+    turns = [event.w for event in told]
+    draw.shuffle(turns)
+    queues = {name: iter(items) for name, items in writers.items()}
+    return [next(queues[name]) for name in turns]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_run_json_prints_the_journal_and_nothing_else(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(_recipe())
+    with nothing_left(tmp_path / "runs"):
+        done = subprocess.run(
+            [sys.executable, "-m", "cockpit", "run", str(recipe), "--json", "--runs-dir", str(tmp_path / "runs")],
+            capture_output=True,
+            check=False,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        assert done.returncode == 0, done.stderr
+        journal = next((tmp_path / "runs").glob("*/journal.jsonl")).read_bytes()
+        assert done.stdout == journal
