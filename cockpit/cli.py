@@ -10,9 +10,9 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import cockpit
 
@@ -21,6 +21,10 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 3 a gate re
 Without a command, cockpit opens its screen."""
 
 DONE, FAILED, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+_Add: TypeAlias = Callable[[str, str], argparse.ArgumentParser]
+"""Adds one command: its name and what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
-        return _operators_mistake(error)
+    except _operators_mistakes() as error:  # looked up only when something was raised
+        _tell(error)
+        return MISTAKE
     return code
 
 
@@ -55,29 +60,32 @@ def open_screen(
         replay: run directory or journal file to play back.
         speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's own.
     """
-    from cockpit.locations import runs_root  # noqa: PLC0415 - light commands do without it
-    from recipes.problems import OperatorError  # noqa: PLC0415
+    from cockpit.locations import runs_root
+    from recipes.problems import OperatorError
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise OperatorError("the screen needs a terminal", "without one: cockpit run, ls, show, attach, replay --plain")
-    from cockpit.tui.app import run_screen  # noqa: PLC0415 - the only way into the screens
+    from cockpit.tui.app import CockpitApp
 
-    return run_screen(runs_root(runs_dir), run=run, replay=replay, speed=speed)
+    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay).run()
+    return DONE
 
 
-def _operators_mistake(error: Exception) -> int:
-    """Two lines for a mistake of the operator's; anything else is a fault of ours, with its traceback."""
-    from engines.run_dir import RunDirError  # noqa: PLC0415
-    from recipes.problems import OperatorError  # noqa: PLC0415
+def _tell(error: Exception) -> None:
+    """The mistake and what to do about it; both may quote names and paths, so they are made harmless first."""
+    from cockpit.safe_text import safe_lines
 
-    if isinstance(error, OperatorError):
-        message, hint = error.message, error.hint
-    elif isinstance(error, RunDirError):
-        message, hint = str(error), ""
-    else:
-        raise error
-    sys.stderr.write(f"cockpit: {message}\n" + (f"  {hint}\n" if hint else ""))
-    return MISTAKE
+    hint = str(getattr(error, "hint", ""))
+    lines = [*safe_lines(f"cockpit: {error}"), *(f"  {line}" for line in safe_lines(hint) if line)]
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _operators_mistakes() -> tuple[type[Exception], ...]:
+    """What is told in two lines; anything else is a fault of ours, and shows its traceback."""
+    from engines.run_dir import RunDirError
+    from recipes.problems import OperatorError
+
+    return OperatorError, RunDirError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,12 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Add:
-    """Type of the function that adds one command."""
-
-    def __call__(self, name: str, summary: str) -> argparse.ArgumentParser: ...
-
-
 def _add_launching(command: _Add) -> None:
     run = command("run", "launch a recipe and follow it; leaving never stops it")
     run.add_argument("recipe", metavar="RECIPE")
@@ -134,7 +136,7 @@ def _add_looking(command: _Add) -> None:
     _add_json(show)
     attach = command("attach", "follow a run; goes on with it if its supervisor died")
     _add_run(attach)
-    _add_output(attach)
+    _add_output(attach).add_argument("--screen", action="store_true", help="on the screen, instead of lines")
     replay = command("replay", "play a past run back, on the screen or as lines")
     replay.add_argument("run", metavar="RUN|FILE")
     replay.add_argument("--speed", type=_speed, metavar="X|max", help="multiple of real time")
@@ -189,10 +191,11 @@ def _add_sets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="K=V", dest="sets", help=text)
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def _add_output(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print the journal's lines, and nothing else")
     how.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
+    return how
 
 
 def _add_following(parser: argparse.ArgumentParser) -> None:

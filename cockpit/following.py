@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from contextlib import suppress
+from pathlib import Path
 
+from cockpit.actions import OneStageRecipe
 from cockpit.headless import Following, OutputClosedError, Signals, say, write_out
+from cockpit.launch import launch_text
 from cockpit.lines import JsonLines, chosen_display
+from cockpit.locations import runs_root
 from cockpit.report import report_lines
 from cockpit.run_state import RunState
 from engines.run_dir import RunDir
@@ -24,21 +28,32 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_
     following = Following(run, display, signals, raw=isinstance(display, JsonLines))
     code = following.until_end()
     tell_unreadable(following.state)
-    if following.detached or args.json or args.quiet or following.state.state not in {"succeeded", "failed", "refused", "stopped"}:
+    if (
+        following.detached
+        or args.json
+        or args.quiet
+        or following.state.state not in {"succeeded", "failed", "refused", "stopped"}
+    ):
         return code
-    try:
+    with suppress(OutputClosedError):
         write_out("\n".join(["", *report_lines(following.state)]) + "\n")
-    except OutputClosedError:
-        pass
     return code
 
 
 def tell_unreadable(state: RunState) -> None:
     """Say on stderr what a journal held that could not be understood."""
     if state.unreadable or state.unknown:
-        say(f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this version does not know")
+        say(
+            f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this version does not know"
+        )
 
 
-def stdout_is_terminal() -> bool:
-    """Whether a person reads the output as it comes."""
-    return sys.stdout.isatty()
+def launch_made(made: OneStageRecipe, args: argparse.Namespace) -> int:
+    """Launch a recipe made from a command's arguments, and follow it."""
+    signals = Signals()
+    with signals.caught(termination=True):
+        root = runs_root(args.runs_dir)
+        run = launch_text(made.text, runs_root=root, folder=Path.cwd(), name=args.name, parent=made.parent or None)
+        if not (args.detach or args.quiet):
+            say(f"run {run.id} in {run.root}; leaving does not stop it")
+        return follow(run, args, signals)

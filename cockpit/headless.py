@@ -84,9 +84,7 @@ class Following:
         ask: Ctrl-C asks whether to detach or to stop; without, it just leaves.
     """
 
-    def __init__(
-        self, run: RunDir, display: Display, signals: Signals, *, raw: bool = False, ask: bool = True
-    ) -> None:
+    def __init__(self, run: RunDir, display: Display, signals: Signals, *, raw: bool = False, ask: bool = True) -> None:
         self.run = run
         self.display = display
         self.signals = signals
@@ -140,7 +138,7 @@ class Following:
             return
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
         if self.state.state not in ENDED_STATES:
-            from cockpit.launch import adopt_if_needed  # noqa: PLC0415 - pydantic is not needed to follow
+            from cockpit.launch import adopt_if_needed
 
             adopt_if_needed(self.run)
 
@@ -158,7 +156,7 @@ class Following:
                 self.detached = True
 
     def _ask_to_stop(self, words: str) -> None:
-        from engines.control import put_request  # noqa: PLC0415
+        from engines.control import put_request
 
         put_request(self.run.control, "stop-after-checkpoint", by="cockpit run")
         self._stop_sent = True

@@ -13,6 +13,7 @@ from recipes.shipped import shipped_recipe, shipped_recipes
 
 __all__ = ["find_recipe", "load_wanted", "shipped_recipes"]
 
+
 def find_recipe(wanted: str) -> Path:
     """The file of a recipe.
 

@@ -34,7 +34,8 @@ def report_lines(state: RunState) -> list[str]:
 
 def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
     """Pairs of evaluate stages that scored the same tokens by the same protocol, in run order."""
-    pairs, seen = [], {}
+    pairs: list[tuple[StageView, StageView]] = []
+    seen: dict[tuple[str, int], StageView] = {}
     for stage in state.stages:
         if stage.kind != "evaluate" or stage.state != "succeeded" or not stage.evaluations:
             continue
@@ -132,7 +133,9 @@ def _answers(state: RunState, before: StageView, after: StageView) -> list[str]:
         answers = [(before.name, sample.text), (after.name, last[prompt].text)]
         if sample.expected is not None:
             answers.insert(0, ("expected", sample.expected))
-        lines += [f"  {safe_text(name, 40):<{width}}  {safe_text(text.strip(), ANSWER_CHARACTERS)}" for name, text in answers]
+        lines += [
+            f"  {safe_text(name, 40):<{width}}  {safe_text(text.strip(), ANSWER_CHARACTERS)}" for name, text in answers
+        ]
     return lines
 
 
@@ -198,7 +201,8 @@ def _stage_json(stage: StageView) -> dict[str, Any]:
         "checkpoints": [_checkpoint_json(checkpoint) for checkpoint in stage.checkpoints],
         "best_checkpoint": None if best is None else best.path,
         "artifacts": [
-            {"name": a.name, "kind": a.kind, "path": a.path, "bytes": a.bytes, "sha256": a.sha256} for a in stage.artifacts
+            {"name": a.name, "kind": a.kind, "path": a.path, "bytes": a.bytes, "sha256": a.sha256}
+            for a in stage.artifacts
         ],
         "metrics": dict(stage.metrics),
         "step": stage.at_step,
@@ -216,7 +220,9 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
         "reason": attempt.reason,
         "exit": attempt.exit,
         "detail": attempt.detail,
-        "resumed_from": None if origin is None else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
+        "resumed_from": None
+        if origin is None
+        else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
         "guards": [{"guard": g.guard, "step": g.step, "value": g.value, "limit": g.limit} for g in attempt.guards],
     }
 

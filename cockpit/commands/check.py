@@ -24,13 +24,20 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             raise
         problems = error.problems if isinstance(error, RecipeError) else []
-        print(json.dumps({"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]}, indent=1))
+        print(
+            json.dumps(
+                {"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]},
+                indent=1,
+            )
+        )
         return MISTAKE
     made = plan(loaded.recipe)
     if args.json:
         print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
         return 0
-    print(f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n")
+    print(
+        f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n"
+    )
     print("\n".join(_table(made, loaded.graph.order)))
     say("a dash: known only when the stage has its data")
     return 0

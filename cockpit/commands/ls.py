@@ -23,7 +23,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"no runs in {root} yet; start one: cockpit run demo")
     else:
         rows = [_row(summary) for summary in summaries]
-        print("\n".join(text_table(("run", "state", "stage", "done", "step", "loss", "time", "last sign"), rows, right=(3, 4, 5, 6))))
+        print(
+            "\n".join(
+                text_table(
+                    ("run", "state", "stage", "done", "step", "loss", "time", "last sign"), rows, right=(3, 4, 5, 6)
+                )
+            )
+        )
     return 0
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cockpit.following import tell_unreadable
-from cockpit.headless import OutputClosedError, write_out
-from cockpit.lines import Display, JsonLines, LiveLines, PlainLines
+from cockpit.headless import Display, OutputClosedError, write_out
+from cockpit.lines import JsonLines, LiveLines, PlainLines
 from cockpit.locations import find_run, runs_root
 from cockpit.report import report_lines
 from cockpit.run_state import RunState

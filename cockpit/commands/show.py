@@ -22,7 +22,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(run_json(found, facts, state, real), indent=1))
         return 0
     print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
-    print(f"recipe {safe_text(facts.get('recipe'), 60)}" + (f", made from {safe_text(facts['parent'], 100)}" if facts.get("parent") else ""))
+    print(
+        f"recipe {safe_text(facts.get('recipe'), 60)}"
+        + (f", made from {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
+    )
     print(f"in {found.root}\n")
     print("\n".join(report_lines(state)))
     tell_unreadable(state)

@@ -1,0 +1,144 @@
+"""`cockpit merge` and `cockpit export`: what an operator named on the command line, as a recipe of one stage.
+
+Something that a run made gives the recipe that a button would make, with that run as its parent; a folder gives one
+without a parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cockpit.actions import Base, OneStageRecipe, Source, base_of, export_recipe, merge_recipe, short_name, sources
+from cockpit.form_values import quoted
+from cockpit.locations import find_run
+from cockpit.run_list import fold_run
+from engines.run_dir import RunDir
+from recipes.problems import OperatorError, printable
+
+Kind = Literal["model", "adapter"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input as it was named: a stage of a run (then `run` and `source` say which), a folder, or a hub id."""
+
+    base: Base
+    run: RunDir | None = None
+    source: Source | None = None
+
+
+def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
+    """What `DIR`, `RUN:STAGE` or a hub id means.
+
+    Args:
+        root: the folder of runs.
+        wanted: the operator's words.
+        kind: what it must be.
+        option: the option it was given to, for messages.
+
+    Raises:
+        OperatorError: there is no such thing.
+    """
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        return Given(Base(str(folder.absolute()), folder.absolute(), None))
+    run_part, colon, stage = wanted.rpartition(":")
+    if colon and run_part:
+        return _of_stage(find_run(root, run_part), stage, kind, option)
+    if kind == "model" and wanted.count("/") == 1 and not wanted.startswith((".", "/", "~")):
+        return Given(Base(wanted, None, None))
+    raise OperatorError(
+        f"{option} — no folder {printable(wanted, 400)}",
+        f"give a folder with {'a model' if kind == 'model' else 'an adapter'}, or RUN:STAGE",
+    )
+
+
+def merge_text(root: Path, adapter: str, model: str | None, dtype: str | None) -> OneStageRecipe:
+    """The recipe of a merge.
+
+    Raises:
+        OperatorError: an input cannot be found, or the adapter does not say what it belongs to and `model` is not given.
+    """
+    taken = given(root, adapter, "adapter", "--adapter")
+    base = given(root, model, "model", "--model").base if model else _base(taken)
+    if base is None:
+        raise OperatorError(
+            f"--model — {printable(adapter, 400)} does not say which model it was trained on", "give it: --model DIR"
+        )
+    if taken.run is not None and taken.source is not None:
+        return merge_recipe(taken.run, _recipe_name(taken.run), taken.source, base, dtype or "base")
+    fields = [("model", quoted(base.text)), ("adapter", quoted(taken.base.text)), ("dtype", quoted(dtype or "base"))]
+    return _of_folder("merge", taken.base.text, fields)
+
+
+def export_text(root: Path, model: str, types: str | None, data: str | None) -> OneStageRecipe:
+    """The recipe of an export.
+
+    Raises:
+        OperatorError: an input cannot be found.
+    """
+    taken = given(root, model, "model", "MODEL")
+    names = [name.strip() for name in types.split(",") if name.strip()] if types else ["F16", "Q8_0", "Q4_K_M"]
+    more = [("data", quoted(_data_folder(root, data)))] if data else []
+    if taken.run is not None and taken.source is not None:
+        made = export_recipe(taken.run, _recipe_name(taken.run), taken.source, names)
+        return OneStageRecipe(made.name, made.text + "".join(f"{key} = {value}\n" for key, value in more), made.parent)
+    listed = "[" + ", ".join(quoted(name) for name in names) + "]"
+    return _of_folder("export", taken.base.text, [("model", quoted(taken.base.text)), ("file_types", listed), *more])
+
+
+def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:
+    found = [source for source in sources(run, fold_run(run).stages) if source.kind == kind and source.step is None]
+    source = next((source for source in found if source.stage == stage), None)
+    if source is None:
+        names = ", ".join(source.stage for source in found) or "none"
+        raise OperatorError(
+            f"{option} — {run.id} has no finished {kind} of a stage {printable(stage)!r}; there are: {names}"
+        )
+    return Given(Base(str(source.path), source.path, source.manifest_sha256), run, source)
+
+
+def _base(adapter: Given) -> Base | None:
+    if adapter.run is not None and adapter.source is not None:
+        return base_of(adapter.run, adapter.source)
+    assert adapter.base.path is not None, "an adapter is a folder"
+    for name, key in (("base.json", "path"), ("adapter_config.json", "base_model_name_or_path")):
+        try:
+            text = json.loads((adapter.base.path / name).read_text())[key]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(text, str) and text:
+            path = Path(text)
+            return Base(text, path if path.is_absolute() else None, None)
+    return None
+
+
+def _data_folder(root: Path, wanted: str) -> str:
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        return str(folder.absolute())
+    run_part, colon, stage = wanted.rpartition(":")
+    if colon and run_part:
+        out = find_run(root, run_part).out(stage) if os.sep not in stage else folder
+        if out.is_dir():
+            return str(out)
+    raise OperatorError(
+        f"--data — no folder {printable(wanted, 400)}", "give a folder made by a prepare stage, or RUN:STAGE"
+    )
+
+
+def _recipe_name(run: RunDir) -> str:
+    return str(run.read_run_json().get("recipe") or "run")
+
+
+def _of_folder(kind: str, folder: str, fields: Sequence[tuple[str, str]]) -> OneStageRecipe:
+    name = short_name(Path(folder).name, {"merge": "merged", "export": "gguf"}[kind])
+    lines = ["schema = 1", f"name = {quoted(name)}", "", "[[stage]]"]
+    lines += [f"name = {quoted({'merge': 'merged', 'export': 'gguf'}[kind])}", f"kind = {quoted(kind)}"]
+    lines += [f"{key} = {value}" for key, value in fields]
+    return OneStageRecipe(name, "\n".join(lines) + "\n", "")

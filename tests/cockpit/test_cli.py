@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engines.events import Step
+from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
+from tests.runs.harness import ended, events, fake_recipe, kill_supervisor, nothing_left, state, wait_for, wait_for_end
+
+FAILING = fake_recipe({"max_steps": 6, "step_s": 0.0, "fail_at_step": 3})
+REFUSED = fake_recipe({"max_steps": 6, "step_s": 0.0, "gate": [{"metric": "loss", "op": "<", "value": 0.001}]}).replace(
+    'gate = [{"metric": "loss", "op": "<", "value": 0.001}]', 'gate = [{metric = "loss", op = "<", value = 0.001}]'
+)
+SIX_MISTAKES = """schema = 1
+name = "Six Mistakes"
+[[stage]]
+name = "a"
+kind = "fake"
+learning_rate = 2
+max_stepz = 10
+[[stage]]
+name = "a"
+kind = "fkae"
+[[stage]]
+name = "c"
+kind = "fake"
+data = "nowhere"
+save_steps = "often"
+"""
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[CommandLine]:
+    made = CommandLine(tmp_path)
+    with nothing_left(made.runs):
+        yield made
+
+
+def begun(line: CommandLine, steps: int = 3) -> None:
+    """Wait until the only run trains."""
+    run = line.the_run()
+    wait_for(lambda: sum(isinstance(e, Step) for e in events(run)) >= steps, "the first steps")
+
+
+def test_run_follows_to_the_end_and_closes_with_the_table(line: CommandLine) -> None:
+    done = line.run("run", line.recipe(QUICK))
+    assert done.returncode == 0, done.stderr
+    assert "run succeeded" in done.stdout
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert last.startswith("in all") and "succeeded" in last
+    assert line.the_run().id in done.stderr
+
+
+def test_run_json_prints_the_journals_lines_in_the_order_of_the_file(line: CommandLine) -> None:
+    done = line.run("run", line.recipe(QUICK), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.encode() == line.the_run().journal.read_bytes()
+    assert json.loads(done.stdout.splitlines()[-1])["k"] is not None
+
+
+def test_quiet_prints_nothing_and_the_exit_code_tells(line: CommandLine) -> None:
+    done = line.run("run", line.recipe(QUICK), "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("text", "code"), [(FAILING, 1), (REFUSED, 3)])
+def test_a_failed_run_and_a_refused_one_have_their_exit_codes(line: CommandLine, text: str, code: int) -> None:
+    done = line.run("run", line.recipe(text))
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_six_mistakes_are_all_located_and_nothing_is_made(line: CommandLine, command: str) -> None:
+    path = line.recipe(SIX_MISTAKES)
+    done = line.run(command, path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for number in (2, 6, 7, 9, 10, 14, 15):
+        assert f"recipe.toml:{number}  " in done.stderr, done.stderr
+    assert not line.runs.exists()
+
+
+def test_check_as_json_has_every_problem(line: CommandLine) -> None:
+    done = line.run("check", line.recipe(SIX_MISTAKES), "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert answer["ok"] is False
+    assert {problem["line"] for problem in answer["problems"]} >= {2, 6, 7, 9, 10, 14, 15}
+
+
+def test_a_broken_file_gives_one_located_error(line: CommandLine) -> None:
+    done = line.run("check", line.recipe('schema = 1\nname = "x\n'))
+    assert done.returncode == 2
+    assert done.stderr.count("recipe.toml:2") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_check_of_a_sound_recipe_prints_its_plan(line: CommandLine) -> None:
+    answer = line.json("check", line.recipe(QUICK), "--json", "--set", "part-1.max_steps=9")
+    assert answer["ok"] is True
+    assert answer["plan"]["stages"][0]["steps"] == 9
+    assert not line.runs.exists()
+
+
+def test_a_shipped_recipe_is_known_by_its_name(line: CommandLine) -> None:
+    assert line.json("check", "fake", "--json")["recipe"] == "fake"
+
+
+def test_mistakes_of_the_operator_are_two_lines_and_exit_2(line: CommandLine) -> None:
+    for args in (
+        ["show", "nosuch"],
+        ["run", "nosuch.toml"],
+        ["attach", "last"],
+        ["resume", "x"],
+        ["replay", "/nowhere/x"],
+    ):
+        done = line.run(*args)
+        assert done.returncode == 2, args
+        assert done.stdout == ""
+        assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+    assert line.run("run").returncode == 2
+    assert line.run("nosuchcommand").returncode == 2
+    assert line.run().returncode == 2  # the screen without a terminal
+
+
+def test_runs_dir_is_taken_before_and_after_the_command(line: CommandLine, tmp_path: Path) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    done = line.run("run", line.recipe(QUICK), "--runs-dir", elsewhere, "--name", "moved")
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        line.json("--runs-dir", elsewhere, "ls", "--json"),
+        line.json("ls", "--json", "--runs-dir", elsewhere),
+    )
+    assert before == after
+    assert before[0]["id"].endswith("-moved")
+    assert line.json("ls", "--json") == []
+
+
+def test_ls_is_newest_first_and_show_has_stages_with_everything(line: CommandLine) -> None:
+    path = line.recipe(QUICK)
+    for _ in range(2):
+        assert line.run("run", path, "--quiet").returncode == 0
+    listed = line.json("ls", "--json")
+    assert [run["state"] for run in listed] == ["succeeded", "succeeded"]
+    assert listed[0]["id"] > listed[1]["id"]
+    assert {"id", "recipe", "state"} <= set(listed[0])
+    for name in ("last", listed[0]["id"], str(line.runs / listed[0]["id"])):
+        shown = line.json("show", name, "--json")
+        assert (shown["id"], shown["state"]) == (listed[0]["id"], "succeeded")
+    stage = shown["stages"][0]
+    assert {"name", "kind", "state", "attempts", "checkpoints", "artifacts", "metrics"} <= set(stage)
+    assert (stage["name"], stage["kind"], stage["state"]) == ("part-1", "fake", "succeeded")
+    assert [c["step"] for c in stage["checkpoints"]] == [3, 6]
+    assert stage["attempts"][0]["reason"] == "succeeded"
+    for command in (["ls"], ["show", "last"]):
+        assert line.run(*command).returncode == 0
+
+
+def test_replay_prints_the_journal_again_from_a_run_or_a_file(line: CommandLine) -> None:
+    live = line.run("run", line.recipe(QUICK)).stdout
+    run = line.the_run()
+    assert line.run("replay", "last", "--json").stdout.encode() == run.journal.read_bytes()
+    assert line.run("replay", str(run.journal), "--json", "--speed", "max").stdout.encode() == run.journal.read_bytes()
+    assert line.run("replay", "last", "--plain", "--speed", "1000").stdout == live
+    assert line.run("replay", str(run.root)).stdout == live  # no terminal: lines
+    assert line.run("replay", "last", "--speed", "0").returncode == 2
+
+
+def test_detach_prints_the_id_and_the_run_goes_on_without_us(line: CommandLine) -> None:
+    done = line.run("run", line.recipe(QUICK), "--detach")
+    assert (done.returncode, done.stdout.strip()) == (0, line.the_run().id)
+    assert wait_for_end(line.the_run()) == "succeeded"
+    assert line.run("attach", "last").returncode == 0
+
+
+def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLine) -> None:
+    text = fake_recipe({"max_steps": 400, "step_s": 0.02, "save_steps": 100})
+    follower = line.start("run", line.recipe(text))
+    begun(line)
+    stopped = line.run("stop", "last")
+    assert (stopped.returncode, stopped.stdout.split()) == (0, [line.the_run().id, "stopped"])
+    follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    before = line.json("show", "last", "--json")["stages"][0]
+    assert before["checkpoints"][-1]["step"] == before["step"]
+    resumed = line.run("resume", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    after = line.json("show", "last", "--json")["stages"][0]
+    assert after["attempts"][1]["resumed_from"]["step"] == before["step"]
+    assert after["step"] == 400
+    assert line.run("resume", "last").returncode == 2
+    assert line.run("stop", "last").returncode == 2
+
+
+def test_term_asks_the_run_to_stop_after_a_checkpoint_and_waits(line: CommandLine) -> None:
+    follower = line.start("run", line.recipe(SLOW))
+    begun(line)
+    follower.send_signal(signal.SIGTERM)
+    _, told = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "stop after a checkpoint" in told
+    assert ended(line.the_run()) == "stopped"
+    assert state(line.the_run()).stages[0].checkpoints
+
+
+def test_an_interrupt_without_a_terminal_detaches(line: CommandLine) -> None:
+    follower = line.start("run", line.recipe(SLOW))
+    begun(line)
+    follower.send_signal(signal.SIGINT)
+    _, told = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "detached" in told and "Traceback" not in told
+    assert ended(line.the_run()) is None
+
+
+def test_on_a_terminal_an_interrupt_asks_and_s_stops_after_a_checkpoint(line: CommandLine) -> None:
+    terminal = Terminal(line, "run", line.recipe(SLOW))
+    begun(line)
+    terminal.expect("loss")
+    terminal.type("\x03")
+    terminal.expect("[s]top")
+    terminal.type("s")
+    assert terminal.wait() == 130
+    assert ended(line.the_run()) == "stopped"
+    terminal.close()
+
+
+def test_on_a_terminal_a_second_interrupt_detaches_at_once(line: CommandLine) -> None:
+    terminal = Terminal(line, "run", line.recipe(SLOW))
+    begun(line)
+    terminal.type("\x03")
+    terminal.expect("[d]etach")
+    terminal.type("\x03")
+    assert terminal.wait() == 130
+    assert "detached; the run goes on" in terminal.seen
+    assert ended(line.the_run()) is None
+    terminal.close()
+
+
+def test_a_reader_that_leaves_ends_the_follower_quietly_and_the_run_goes_on(line: CommandLine) -> None:
+    follower = line.start("run", line.recipe(SLOW), "--json")
+    assert follower.stdout is not None and follower.stderr is not None
+    assert follower.stdout.readline().startswith('{"v":1,')
+    follower.stdout.close()
+    follower.wait(60)
+    assert "Traceback" not in follower.stderr.read()
+    follower.stderr.close()
+    assert ended(line.the_run()) is None
+
+
+def test_a_follower_takes_the_place_of_a_dead_supervisor(line: CommandLine) -> None:
+    text = fake_recipe(
+        {"max_steps": 60, "step_s": 0.05, "save_steps": 20}, {"max_steps": 3, "step_s": 0.0, "data": "part-1"}
+    )
+    follower = line.start("run", line.recipe(text), "--json")
+    begun(line)
+    assert kill_supervisor(line.the_run()) is not None
+    told, _ = follower.communicate(timeout=100)
+    assert follower.returncode == 0
+    assert told.encode() == line.the_run().journal.read_bytes()
+    assert [json.loads(record)["k"] for record in told.splitlines()].count("run_ended") == 1
+
+
+def test_run_with_stage_runs_it_and_what_it_needs(line: CommandLine) -> None:
+    text = fake_recipe(
+        {"max_steps": 2, "step_s": 0.0},
+        {"max_steps": 2, "step_s": 0.0},
+        {"max_steps": 2, "step_s": 0.0, "data": "part-1"},
+    )
+    assert line.run("run", line.recipe(text), "--stage", "part-3", "--quiet").returncode == 0
+    ran = {stage["name"]: stage["state"] for stage in line.json("show", "last", "--json")["stages"]}
+    assert (ran["part-1"], ran["part-3"]) == ("succeeded", "succeeded")
+    assert ran["part-2"] != "succeeded"
+
+
+def test_merge_and_export_say_what_they_cannot_find(line: CommandLine) -> None:
+    assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
+    for args in (
+        ["merge", "--adapter", "last:part-1"],
+        ["export", "last:part-1"],
+        ["export", "./nowhere"],
+        ["merge", "--adapter", "x"],
+    ):
+        done = line.run(*args)
+        assert done.returncode == 2, args
+        assert len(done.stderr.splitlines()) <= 2
+    assert len(line.json("ls", "--json")) == 1
+
+
+def test_every_command_explains_itself(line: CommandLine) -> None:
+    listed = line.run("--help").stdout
+    for command in ("run", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "check"):
+        assert command in listed
+        assert "--runs-dir" in line.run(command, "--help").stdout

@@ -1,0 +1,72 @@
+"""What processes really import: the static contracts cannot see what happens at run time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "numpy", "gguf", "xllamacpp"}
+LIGHT_ENGINES = sorted(path.stem for path in (ROOT / "engines").glob("*.py") if path.stem != "__init__")
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter holds after running the code."""
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{code}\nimport sys\nprint(' '.join(sorted({{m.partition('.')[0] for m in sys.modules}})))",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(told.stdout.splitlines()[-1].split())
+
+
+def imported(*names: str) -> str:
+    return "import " + ", ".join(names)
+
+
+def test_the_command_line_starts_with_almost_nothing() -> None:
+    loaded = modules_after("import cockpit.cli\ncockpit.cli.build_parser()")
+    assert not loaded & (HEAVY | {"textual", "rich", "pydantic", "msgspec", "psutil", "pynvml", "asyncio"})
+
+
+def test_no_command_loads_a_training_stack_or_the_screens() -> None:
+    commands = sorted(path.stem for path in (ROOT / "cockpit" / "commands").glob("*.py") if path.stem != "__init__")
+    assert commands == ["attach", "check", "export", "ls", "merge", "replay", "resume", "run", "show", "stop"]
+    loaded = modules_after(imported(*(f"cockpit.commands.{name}" for name in commands)))
+    assert not loaded & (HEAVY | {"textual"})
+
+
+def test_the_supervisor_is_light() -> None:
+    assert not modules_after(imported("cockpit.supervisor")) & (HEAVY | {"textual", "rich"})
+
+
+@pytest.mark.parametrize("name", LIGHT_ENGINES)
+def test_files_directly_in_engines_are_light(name: str) -> None:
+    loaded = modules_after(imported(f"engines.{name}"))
+    assert not loaded & (HEAVY | {"textual", "rich", "psutil", "pynvml"})
+
+
+def test_recipes_are_light() -> None:
+    names = sorted(f"recipes.{path.stem}" for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
+    assert not modules_after(imported(*names)) & (HEAVY | {"textual", "rich", "psutil", "pynvml", "msgspec"})
+
+
+def test_the_screens_load_no_training_stack() -> None:
+    assert not modules_after(imported("cockpit.tui.app")) & HEAVY
+
+
+def test_the_light_contract_names_every_file_of_engines() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    light = next(contract for contract in contracts if contract["id"] == "light")
+    named = {name.removeprefix("engines.") for name in light["source_modules"] if name.startswith("engines.")}
+    assert named == set(LIGHT_ENGINES)
