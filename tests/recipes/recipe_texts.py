@@ -1,0 +1,63 @@
+"""Recipes that the tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recipes.load import problems_of
+from recipes.problems import Problem
+
+SOUND = """\
+schema = 1            # the format
+name = "sound"
+
+[defaults.finetune]
+learning_rate = 1e-4  # for all
+retry = { max_attempts = 3, learning_rate_factor = 0.25 }
+target_modules = ["q_proj", "v_proj"]
+
+[defaults.prepare]
+seed = 7
+
+[[stage]]
+name = "tuned"        # comes first in the file, last in the graph
+kind = "finetune"
+model = "org/name"
+data = "questions"
+lora_alpha = 3.2e1
+retry.max_attempts = 2
+
+[[stage]]
+name = "corpus"
+kind = "prepare"
+output = "text"
+source = "python-stdlib"
+
+[[stage]]
+name = "questions"
+kind = "prepare"
+output = "messages"
+data = "corpus"
+  [stage.retry]
+  max_attempts = 2
+
+[[stage]]
+name = "second-tuned"
+kind = "finetune"
+model = "org/name"
+data = "questions"
+learning_rate = 2e-4
+target_modules = ["k_proj"]
+
+[[stage.gate]]
+metric = "loss"
+op = "<"
+value = 3.0
+"""
+
+FAKE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "one"\nkind = "fake"\n'
+
+
+def found(text: str, *sets: str) -> dict[tuple[int, str], Problem]:
+    """Problems of a text by line and key."""
+    return {(problem.line, problem.key): problem for problem in problems_of(text, Path("/nowhere/r.toml"), sets)}
