@@ -67,7 +67,7 @@ def open_screen(
         raise OperatorError("the screen needs a terminal", "without one: cockpit run, ls, show, attach, replay --plain")
     from cockpit.tui.app import CockpitApp
 
-    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay).run()
+    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed).run()
     return DONE
 
 

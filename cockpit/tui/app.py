@@ -63,6 +63,7 @@ class CockpitApp(App[None]):
         runs_root: the folder of runs.
         open_run: a run directory to show at once.
         replay: a run directory (or journal file) to play back at once.
+        speed: how fast, as a multiple of real time; None for the screen's own choice.
     """
 
     TITLE = "cockpit"
@@ -74,11 +75,14 @@ class CockpitApp(App[None]):
     Screen { background: $background; }
     """
 
-    def __init__(self, runs_root: Path, open_run: Path | None = None, replay: Path | None = None) -> None:
+    def __init__(
+        self, runs_root: Path, open_run: Path | None = None, replay: Path | None = None, speed: float | None = None
+    ) -> None:
         super().__init__()
         self.runs_root = runs_root
         self._first_run = open_run
         self._first_replay = replay
+        self._speed = speed
         self._safety = HarmlessLines()
         self.animation_level = "none"
         for theme in THEMES:
@@ -126,7 +130,7 @@ class CockpitApp(App[None]):
         from cockpit.tui.screens.run import RunScreen
         from cockpit.tui.sources import load_replay
 
-        self.push_screen(RunScreen(load_replay(path), run_dir=path if path.is_dir() else path.parent))
+        self.push_screen(RunScreen(load_replay(path, self._speed), run_dir=path if path.is_dir() else path.parent))
 
     def open_recipe(self, path: Path) -> None:
         """Edit a recipe in forms."""

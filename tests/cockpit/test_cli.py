@@ -51,7 +51,8 @@ def test_run_follows_to_the_end_and_closes_with_the_table(line: CommandLine) -> 
     assert done.returncode == 0, done.stderr
     assert "run succeeded" in done.stdout
     last = done.stdout.rstrip().splitlines()[-1]
-    assert last.startswith("in all") and "succeeded" in last
+    assert last.startswith("in all")
+    assert "succeeded" in last
     assert line.the_run().id in done.stderr
 
 
@@ -213,7 +214,8 @@ def test_an_interrupt_without_a_terminal_detaches(line: CommandLine) -> None:
     follower.send_signal(signal.SIGINT)
     _, told = follower.communicate(timeout=60)
     assert follower.returncode == 130
-    assert "detached" in told and "Traceback" not in told
+    assert "detached" in told
+    assert "Traceback" not in told
     assert ended(line.the_run()) is None
 
 
@@ -243,7 +245,8 @@ def test_on_a_terminal_a_second_interrupt_detaches_at_once(line: CommandLine) ->
 
 def test_a_reader_that_leaves_ends_the_follower_quietly_and_the_run_goes_on(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW), "--json")
-    assert follower.stdout is not None and follower.stderr is not None
+    assert follower.stdout is not None
+    assert follower.stderr is not None
     assert follower.stdout.readline().startswith('{"v":1,')
     follower.stdout.close()
     follower.wait(60)
