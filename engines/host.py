@@ -41,7 +41,7 @@ from engines.events import (
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import Lock, RunDir
 from recipes.problems import OperatorError
-from recipes.schema import STAGE_TYPES, StageFields
+from recipes.schema import STAGE_TYPES, TRAINING_KINDS, StageFields
 
 PROGRESS_INTERVAL_S = 0.2
 STAGE_FORMAT = 1
@@ -155,16 +155,19 @@ class StageContext:
             self.check_stop()
 
     def check_stop(self) -> None:
-        """For stages without checkpoints: end here if a stop was asked for.
+        """Between steps of work without checkpoints: end here if a stop was asked for.
 
         Raises:
             StopRequested: it was.
         """
         for request in self.requests():
             if request.verb in control.STOP_VERBS:
-                self.applied(request, "stopping; this stage starts afresh when the run is resumed")
+                origin = "afresh" if self.resume is None else f"from its checkpoint of step {self.resume.step}"
+                self.applied(request, f"stopping; this stage starts {origin} when the run is resumed")
                 raise StopRequested
-            self.applied(request, f"ignored: a {self.stage.kind} stage has nothing to {request.verb}")
+            known = self.stage.kind in TRAINING_KINDS
+            reason = "training has not begun" if known else f"a {self.stage.kind} stage has nothing to {request.verb}"
+            self.applied(request, f"ignored: {reason}")
 
     def requests(self) -> Iterator[control.Request]:
         """New requests, oldest first; each is given once, and a termination signal is one of them.
@@ -208,7 +211,12 @@ def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
     run.checkpoints(stage.name, attempt).mkdir(exist_ok=True)
     inputs = {
         name: Input(
-            name, value["origin"], value["name"], Path(value["path"]) if value["path"] else None, value["output"], value["manifest_sha256"]
+            name,
+            value["origin"],
+            value["name"],
+            Path(value["path"]) if value["path"] else None,
+            value["output"],
+            value["manifest_sha256"],
         )
         for name, value in spec["inputs"].items()
     }
@@ -219,7 +227,9 @@ def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
         out=out,
         work=work,
         attempt=attempt,
-        resume=ResumePoint(resume["attempt"], resume["step"], Path(resume["path"]), resume["sha256"]) if resume else None,
+        resume=ResumePoint(resume["attempt"], resume["step"], Path(resume["path"]), resume["sha256"])
+        if resume
+        else None,
         learning_rate_scale=float(spec["learning_rate_scale"]),
         checkpoints=run.checkpoints(stage.name, attempt),
         run_id=run.id,
@@ -333,7 +343,9 @@ def holds(value: float, op: str, limit: float) -> bool:
     return {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[op]
 
 
-def _commit(ctx: StageContext, spec: dict[str, Any], result: StageResult, metrics: dict[str, float | None], *, refused: str) -> None:
+def _commit(
+    ctx: StageContext, spec: dict[str, Any], result: StageResult, metrics: dict[str, float | None], *, refused: str
+) -> None:
     """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside, for a look."""
     run = RunDir(ctx.run_root)
     parents = [item.manifest_sha256 for item in ctx.inputs.values() if item.manifest_sha256]
@@ -384,5 +396,3 @@ def _test_faults() -> dict[str, Any]:
     text = os.environ.get("COCKPIT_TEST_FAULTS", "")
     value = json.loads(text) if text else {}
     return value if isinstance(value, dict) else {}
-
-
