@@ -19,6 +19,11 @@ FORMAT = 1
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
+def dtype_for(vocab_size: int) -> str:
+    """The narrowest type that holds every id below `vocab_size`."""
+    return "uint16" if vocab_size <= 65_536 else "uint32"
+
+
 class SplitEntry(msgspec.Struct, frozen=True):
     """One split's file: its name, its length, and the SHA-256 of its bytes."""
 

@@ -8,7 +8,6 @@ transformers and llama.cpp), so documents that have it are counted.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from array import array
 from collections import Counter
 from pathlib import Path
@@ -19,20 +18,12 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from engines.data.documents import corpus_bytes, read_documents
-from engines.data.shards import DTYPES, FORMAT, MANIFEST, SplitEntry, TokenShard, TokensManifest, sha256_of
+from engines.data.shards import DTYPES, FORMAT, MANIFEST, SplitEntry, TokenShard, TokensManifest, dtype_for, sha256_of
+from engines.data.special_pieces import SPACE_MARK
 from engines.data.split import SPLITS
 from engines.data.text import Report
+from engines.training.tokenizer_files import copy_tokenizer
 from recipes.problems import OperatorError
-
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "special_tokens_map.json",
-)
-SPACE_MARK = "\u2581"
 
 
 def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | None = None) -> dict[str, Any]:
@@ -53,7 +44,7 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
     """
     processor = load_processor(tokenizer)
     vocab_size = processor.vocab_size()
-    dtype = "uint16" if vocab_size <= 65_536 else "uint32"
+    dtype = dtype_for(vocab_size)
     writer = _SplitWriter(processor, dtype, corpus_bytes(data), report)
     splits = {split: writer.write(data, out, split) for split in SPLITS}
     if not sum(entry.documents for entry in splits.values()):
@@ -67,6 +58,7 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
         splits=splits,
     )
     (out / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    (out / "tokenizer").mkdir()
     copy_tokenizer(tokenizer, out / "tokenizer")
     for split in SPLITS:
         TokenShard(out, split)  # lengths, dtype and document ends hold, or the stage fails here
@@ -95,14 +87,6 @@ def load_processor(tokenizer: Path) -> SentencePieceProcessor:
     if processor.eos_id() < 0:
         raise OperatorError(f"{file} has no end-of-sequence piece", "train it with one, such as </s>")
     return processor
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files, and nothing else that the folder may hold."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 class _SplitWriter:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engines.data.messages_reader import MessageRow
-from engines.tokenizer.special import TURN_END
+from engines.data.special_pieces import TURN_END
 
 
 @dataclass(frozen=True)

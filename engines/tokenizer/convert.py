@@ -14,16 +14,23 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
-from engines.tokenizer.special import BEGIN, CHAT_TEMPLATE, END, SPECIAL_PIECES, TURN_END, TURN_START, UNKNOWN
-
-SPACE_MARK = "\u2581"
+from engines.data.special_pieces import (
+    BEGIN,
+    CHAT_TEMPLATE,
+    END,
+    SPACE_MARK,
+    SPECIAL_PIECES,
+    TURN_END,
+    TURN_START,
+    UNKNOWN,
+)
 
 
 def write_tokenizer(model: bytes, out: Path) -> SentencePieceProcessor:
     """Write tokenizer.model and everything transformers needs beside it.
 
     Args:
-        model: a SentencePiece model with the special pieces of `engines.tokenizer.special`.
+        model: a SentencePiece model with the special pieces of `engines.data.special_pieces`.
         out: an existing folder.
 
     Returns:

@@ -11,10 +11,9 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from engines.data.documents import read_documents
+from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES, TURN_END, TURN_START
 from engines.data.text import Report
 from engines.host import StageFailedError
-from engines.tokenizer.convert import SPACE_MARK
-from engines.tokenizer.special import SPECIAL_PIECES, TURN_END, TURN_START
 
 EDGE_TEXTS = (
     "",

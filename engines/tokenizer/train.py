@@ -19,9 +19,9 @@ from pathlib import Path
 import sentencepiece
 
 from engines.data.documents import Document, read_documents
+from engines.data.special_pieces import BEGIN, END, TURN_END, TURN_START, UNKNOWN
 from engines.data.split import keyed_fraction
 from engines.data.text import Report
-from engines.tokenizer.special import BEGIN, END, TURN_END, TURN_START, UNKNOWN
 from recipes.problems import OperatorError
 
 CHUNK_CHARACTERS = 16_384

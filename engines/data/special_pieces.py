@@ -7,6 +7,9 @@ TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 SPECIAL_PIECES = (UNKNOWN, BEGIN, END, TURN_START, TURN_END)
 """In the order of their ids, from 0. `END` ends a document, `TURN_END` a turn of a chat."""
 
+SPACE_MARK = "\u2581"
+"""How SentencePiece writes a space inside pieces; in a text it is read as a space."""
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{{ '<|im_start|>' + m.role + '\\n' }}"
