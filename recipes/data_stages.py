@@ -101,7 +101,7 @@ class TokenizerStage(StageFields):
     character_coverage: float = setting(
         1.0,
         section="Vocabulary",
-        gt=0,
+        ge=0.98,
         le=1,
         help="Share of characters that get pieces of their own; the rest fall back to bytes.",
     )
