@@ -34,7 +34,9 @@ class PrepareText(SplitFields):
         help='Folder to read, or "python-stdlib" for the standard library of the running Python.',
     )
     include: list[str] = setting(
-        default_factory=lambda: ["*.py"], section="Source", help="File-name patterns that are read."
+        default_factory=lambda: ["*.py"],
+        section="Source",
+        help="Patterns of file names (or, with a slash, of paths inside the source) that are read.",
     )
     exclude: list[str] = setting(
         default_factory=list, section="Source", help="Patterns on the path inside the source that are left out."

@@ -50,7 +50,7 @@ def walk_sources(
 
     Args:
         folder: where to start.
-        include: patterns on the file's name.
+        include: patterns on the file's name, or, with a `/` in them, on its path inside the folder.
         exclude: patterns on the path inside the folder; `*` also matches `/`.
         dropped: counts what is left out, by reason.
     """
@@ -68,7 +68,7 @@ def walk_sources(
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not entry.name.startswith("."):
                     folders.append((at / entry.name, inside + "/"))
-            elif any(fnmatchcase(entry.name, pattern) for pattern in include):
+            elif any(fnmatchcase(inside if "/" in pattern else entry.name, pattern) for pattern in include):
                 reason = _reason_to_skip(entry, inside, exclude)
                 if reason:
                     dropped[reason] += 1
