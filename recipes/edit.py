@@ -11,6 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import tomlkit
@@ -107,8 +108,13 @@ def unset_value(text: str, path: KeyPath) -> str:
 
 def diff_lines(old: str, new: str) -> list[str]:
     """What changed, line by line: `- ` before what goes, `+ ` before what comes, `  ` before a line around them."""
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
+    lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=1)
     return [f"{line[0]} {line[1:]}" for line in list(lines)[2:] if not line.startswith("@@")]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as TOML counts them; `splitlines` also knows separators that TOML does not."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def spell(value: Any) -> str:
@@ -127,23 +133,28 @@ def spell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(spell(item) for item in value) + "]"
     if isinstance(value, (int, float, str)):
-        return tomlkit.item(value).as_string()
+        return _escaped(tomlkit.item(value).as_string())
     raise EditError(f"a recipe cannot hold a {type(value).__name__}")
+
+
+def _escaped(spelled: str) -> str:
+    """Without line separators, direction marks and the like, which TOML allows as they are and no reader can see."""
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in spelled)
 
 
 def _number(value: float) -> str:
     """The shortest spelling that reads back as the same number and as a float."""
     plain = repr(value)
-    if 0 < abs(value) < 0.001 or "e" in plain:
-        mantissa, _, exponent = (plain if "e" in plain else f"{value:.16e}").partition("e")
-        short = f"{repr(float(mantissa)).removesuffix('.0')}e{int(exponent)}"
-        return short if float(short) == value else plain
-    return plain
+    if "e" not in plain and not 0 < abs(value) < 0.001:
+        return plain
+    sign, digits, exponent = Decimal(plain).normalize().as_tuple()
+    first, rest = digits[0], "".join(map(str, digits[1:]))
+    return f"{'-' if sign else ''}{first}{'.' + rest if rest else ''}e{int(exponent) + len(rest)}"
 
 
 def _key(parts: KeyPath) -> str:
     words = [str(part) for part in parts]
-    return ".".join(word if re.fullmatch(r"[A-Za-z0-9_-]+", word) else tomlkit.item(word).as_string() for word in words)
+    return ".".join(word if re.fullmatch(r"[A-Za-z0-9_-]+", word) else spell(word) for word in words)
 
 
 def _inserted(text: str, index: TomlIndex, path: KeyPath, spelled: str) -> str:
@@ -199,7 +210,9 @@ def _member(text: str, start: int, end: int) -> tuple[int, int]:
     if after:
         return start, after.end()
     before = text[:start].rstrip()
-    return (len(before) - 1, end) if before.endswith(",") else (start, end)
+    if before.endswith(","):
+        return len(before) - 1, end
+    return len(before), end + len(text[end:]) - len(text[end:].lstrip())
 
 
 def _line_start(text: str, offset: int) -> int:

@@ -81,12 +81,13 @@ def parse(text: str, path: Path | str) -> tuple[dict[str, Any], TomlIndex]:
             raise refuse(error.position, f"refused: {error.message}") from None
         end = text.find("\n", error.position)
         # What the scanner has passed is within the limits, so the parser may see it, and its words are better.
-        _decoded(text if end < 0 else text[: end + 1], refuse)
+        _decoded(text if end < 0 else text[: end + 1], refuse, error.position)
         raise refuse(error.position, f"not TOML: {error.message}") from None
     return _decoded(text, refuse), index
 
 
-def _decoded(text: str, refuse: Callable[[int, str], RecipeError]) -> dict[str, Any]:
+def _decoded(text: str, refuse: Callable[[int, str], RecipeError], stopped: int | None = None) -> dict[str, Any]:
+    """Parsed text. `stopped` is where the scanner stopped, which says more than "at end of document"."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -96,7 +97,8 @@ def _decoded(text: str, refuse: Callable[[int, str], RecipeError]) -> dict[str, 
             line, column = int(found.group(2)), int(found.group(3))
             offset = _offset(text, line, column)
         else:
-            offset = len(text.rstrip("\r\n"))
+            end = len(text.rstrip("\r\n"))
+            offset = end if stopped is None else min(stopped, end)
         raise refuse(min(offset, len(text)), f"not TOML: {message[0].lower()}{message[1:]}") from None
     except (ValueError, RecursionError):
         raise refuse(0, "not TOML: a value that no recipe needs") from None

@@ -220,7 +220,7 @@ def test_text_from_a_recipe_is_never_printed_raw() -> None:
 
 
 def test_every_shipped_recipe_loads() -> None:
-    assert [path.stem for path in shipped_recipes()][0] == "demo"
+    assert shipped_recipes()[0].stem == "demo"
     for path in shipped_recipes():
         load_recipe(path)
     assert shipped_recipe("fake") in shipped_recipes()
