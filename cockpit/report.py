@@ -13,10 +13,20 @@ from cockpit.safe_text import safe_text
 from cockpit.text_table import text_table
 from engines.events import CheckpointCommitted, SampledText
 from engines.run_dir import RunDir
+from recipes.schema import TRAINING_KINDS
 
-TITLES = ("stage", "kind", "state", "time", "CPU", "steps", "loss", "perplexity", "size", "mean KL", "top-1")
-_RIGHT = range(3, 11)
-_KL = "_mean_kl"
+TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
+FILE_TITLES = ("file", "size", "bits/weight", "mean KL", "top-1", "perplexity")
+GLYPHS = {
+    "succeeded": "✓",
+    "skipped": "✓",
+    "failed": "✗",
+    "refused": "✗",
+    "stopped": "■",
+    "running": "▶",
+    "pending": "·",
+}
+_BYTES = "_bytes"
 ANSWER_CHARACTERS = 300
 
 
@@ -24,8 +34,11 @@ def report_lines(state: RunState) -> list[str]:
     """The whole report, ready to print: every text from data is harmless."""
     if not state.stages:
         return ["nothing has happened yet"]
-    rows = [row for stage in state.stages for row in _stage_rows(stage)]
-    lines = text_table(TITLES, [*rows, _total_row(state)], _RIGHT)
+    rows = [_stage_row(stage) for stage in state.stages]
+    lines = text_table(TITLES, [*rows, _total_row(state)], range(2, len(TITLES)))
+    files = [row for stage in state.stages for row in _file_rows(stage)]
+    if files:
+        lines += ["", *text_table(FILE_TITLES, files, range(1, len(FILE_TITLES)))]
     lines += _notes(state)
     for before, after in comparisons(state):
         lines += ["", *_comparison(before, after), *_answers(state, before, after)]
@@ -48,48 +61,54 @@ def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
     return pairs
 
 
-def _stage_rows(stage: StageView) -> list[list[str]]:
+def _stage_row(stage: StageView) -> list[str]:
+    """A stage: its training loss, and loss and perplexity on held-out data, each only where it was measured."""
     metrics = stage.metrics
-    steps = stage.at_step if stage.at_step is not None else None
+    scored = stage.kind == "evaluate"
+    held_out = metrics.get("loss") if scored else metrics.get("eval_loss")
+    perplexity = metrics.get("perplexity") if scored else metrics.get("eval_perplexity")
+    if held_out is None and stage.kind in TRAINING_KINDS and stage.evaluations:
+        held_out, perplexity = stage.evaluations[-1].loss, stage.evaluations[-1].perplexity
     size = sum(artifact.bytes for artifact in stage.artifacts)
-    state = stage.state + (f", attempt {len(stage.attempts)}" if len(stage.attempts) > 1 else "")
-    row = [
-        safe_text(stage.name, 40),
+    return [
+        f"{GLYPHS.get(stage.state, '?')} {safe_text(stage.name, 40)}",
         stage.kind,
-        state,
         _shown(_time_s(stage), fmt.duration),
         _shown(metrics.get("cpu_s"), fmt.duration),
-        _shown(steps, fmt.whole),
-        _shown(_loss(stage), fmt.number),
-        _shown(metrics.get("perplexity"), fmt.number),
+        "" if scored else _shown(_training_loss(stage), fmt.number),
+        _shown(held_out, fmt.number),
+        _shown(perplexity, fmt.number),
         _shown(size or metrics.get("bytes"), fmt.size),
-        "",
-        "",
     ]
-    return [row, *_file_rows(metrics)]
 
 
-def _file_rows(metrics: Mapping[str, float | None]) -> list[list[str]]:
-    """One row for each GGUF file that was compared with its model."""
-    names = [name.removesuffix("_bytes") for name in metrics if name.endswith("_bytes") and name != "peak_rss_bytes"]
-    rows = []
-    for name in names:
-        row = [""] * len(TITLES)
-        row[0] = f"  {safe_text(name.upper(), 20)}"
-        row[8] = _shown(metrics.get(f"{name}_bytes"), fmt.size)
-        row[9] = _shown(metrics.get(f"{name}{_KL}"), fmt.number)
-        row[10] = _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2))
-        rows.append(row)
-    return rows
+def _file_rows(stage: StageView) -> list[list[str]]:
+    """One row for each GGUF file: its size and how far it is from the model it was made of."""
+    if stage.kind != "export":
+        return []
+    metrics = stage.metrics
+    perplexities = {e.protocol.removeprefix("parity:"): e.perplexity for e in stage.evaluations}
+    names = [name.removesuffix(_BYTES) for name in metrics if f"{name.removesuffix(_BYTES)}_bits_per_weight" in metrics]
+    return [
+        [
+            safe_text(name.upper(), 20),
+            _shown(metrics.get(name + _BYTES), fmt.size),
+            _shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
+            _shown(metrics.get(f"{name}_mean_kl"), fmt.number),
+            _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
+            _shown(perplexities.get(name), fmt.number),
+        ]
+        for name in dict.fromkeys(names)
+    ]
 
 
 def _total_row(state: RunState) -> list[str]:
     row = [""] * len(TITLES)
-    row[0], row[2] = "in all", state.state
+    row[0], row[1] = "in all", state.state
     if state.started_t is not None and state.ended_t is not None:
-        row[3] = fmt.duration(state.ended_t - state.started_t)
+        row[2] = fmt.duration(state.ended_t - state.started_t)
     cpu = [seconds for stage in state.stages if (seconds := stage.metrics.get("cpu_s")) is not None]
-    row[4] = fmt.duration(sum(cpu)) if cpu else ""
+    row[3] = fmt.duration(sum(cpu)) if cpu else ""
     return row
 
 
@@ -97,6 +116,8 @@ def _notes(state: RunState) -> list[str]:
     """What a table cannot say: why it ended, which guards tripped, what the journal lacks."""
     notes = []
     for stage in state.stages:
+        if len(stage.attempts) > 1:
+            notes.append(f"{stage.name}: {len(stage.attempts)} attempts")
         for guard in stage.guards:
             limit = f", limit {fmt.number(guard.limit)}" if guard.limit is not None else ""
             notes.append(
@@ -144,9 +165,9 @@ def _samples(state: RunState, stage: StageView) -> dict[str, SampledText]:
     return {s.prompt: s for s in state.samples if s.stage == stage.name and attempt in (None, s.attempt)}
 
 
-def _loss(stage: StageView) -> float | None:
+def _training_loss(stage: StageView) -> float | None:
     """The stage's own figure, else that of its newest step."""
-    if "loss" in stage.metrics:
+    if stage.kind in TRAINING_KINDS and "loss" in stage.metrics:
         return stage.metrics["loss"]
     return stage.last_step.loss if stage.last_step else None
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
+from cockpit import formatting as fmt
 from cockpit.following import tell_unreadable
 from cockpit.locations import find_run, runs_root
 from cockpit.report import report_lines, run_json
 from cockpit.run_list import fold_run, state_of
+from cockpit.run_state import RunState
 from cockpit.safe_text import safe_text
 
 
@@ -28,5 +30,21 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"in {found.root}\n")
     print("\n".join(report_lines(state)))
+    print("\n".join(_possessions(state)))
     tell_unreadable(state)
     return 0
+
+
+def _possessions(state: RunState) -> list[str]:
+    """Checkpoints to go on from, and artifacts to use."""
+    lines = []
+    for stage in state.stages:
+        if stage.checkpoints:
+            best = stage.best_checkpoint
+            steps = [
+                f"{c.step}{' ★' if c is best else ''}{'' if c.healthy else ' (not healthy)'}" for c in stage.checkpoints
+            ]
+            lines.append(f"checkpoints of {safe_text(stage.name, 40)}: {', '.join(steps)}")
+    for stage in state.stages:
+        lines += [f"{safe_text(a.kind, 20)} {safe_text(a.path, 300)} ({fmt.size(a.bytes)})" for a in stage.artifacts]
+    return ["", *lines] if lines else []

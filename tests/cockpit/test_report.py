@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from cockpit.report import comparisons, report_lines, run_json
+from cockpit.run_state import RunState, fold
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptStarted,
+    Evaluated,
+    RunEnded,
+    RunStarted,
+    SampledText,
+    StageStarted,
+    StageSucceeded,
+)
+from engines.run_dir import RunDir
+from tests.tui import journals
+from tests.tui.journals import Journal
+
+PROTOCOL = "answers"
+
+
+def evaluated(journal: Journal, stage: str, loss: float, answers: dict[str, str], tokens: int = 900) -> None:
+    """One evaluate stage, from its start to its end."""
+    writer = f"e-{stage}"
+    journal.say("s", StageStarted(stage=stage, kind="evaluate"), after_s=1.0)
+    journal.open(writer, "engine", stage, 1)
+    journal.say(writer, AttemptStarted(stage=stage, kind="evaluate", attempt=1))
+    perplexity = math.exp(loss)
+    journal.say(
+        writer,
+        Evaluated(
+            stage=stage, attempt=1, step=None, loss=loss, perplexity=perplexity, tokens=tokens, protocol=PROTOCOL
+        ),
+    )
+    for prompt, text in answers.items():
+        sample = SampledText(stage=stage, attempt=1, step=None, prompt=prompt, text=text, expected="forty-two")
+        journal.say(writer, sample)
+    metrics: dict[str, float | None] = {"loss": loss, "perplexity": perplexity, "cpu_s": 2.0}
+    journal.say(
+        writer,
+        StageSucceeded(stage=stage, attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics),
+        after_s=1.0,
+    )
+
+
+def compared(before: float, after: float, **options: int) -> RunState:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    names = ["before", "after"]
+    journal.say("s", RunStarted(run="r", recipe="demo", reason="launch", stages=names, kinds=["evaluate"] * 2))
+    evaluated(journal, "before", before, {"What?": "no\x1b[2Jidea", "Only here?": "x"})
+    evaluated(journal, "after", after, {"What?": "forty-one"}, **options)
+    journal.say("s", RunEnded(state="succeeded"), after_s=1.0)
+    return fold(journal.events)
+
+
+def test_two_evaluations_of_the_same_tokens_are_compared_and_their_answers_stand_side_by_side() -> None:
+    state = compared(4.0, 3.0)
+    text = "\n".join(report_lines(state))
+    assert "before 4.000 → after 3.000 (-25.0 %)" in text
+    question = text[text.index("Question: What?") :].splitlines()
+    assert [line.split(maxsplit=1)[0] for line in question[1:4]] == ["expected", "before", "after"]
+    assert "forty-one" in question[3]
+    assert "Only here?" not in text
+
+
+def test_evaluations_of_other_tokens_are_not_compared() -> None:
+    assert comparisons(compared(4.0, 3.0, tokens=901)) == []
+
+
+def test_a_report_is_harmless_to_print() -> None:
+    text = "\n".join(report_lines(compared(4.0, math.nan)))
+    assert "\x1b" not in text
+    assert "after nan" in text
+
+
+def test_exported_files_have_a_row_each() -> None:
+    metrics: dict[str, float | None] = {}
+    for name, size in (("f16", 8e6), ("q4_k_m", 2.5e6)):
+        metrics |= {
+            f"{name}_bytes": size,
+            f"{name}_bits_per_weight": 16.0,
+            f"{name}_mean_kl": 1e-8,
+            f"{name}_top1": 0.9951,
+        }
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", StageStarted(stage="gguf", kind="export"))
+    journal.open("e", "engine", "gguf", 1)
+    journal.say("e", StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
+    rows = [line.split() for line in report_lines(fold(journal.events))]
+    assert ["F16", "7.63", "MiB", "16.0", "1e-8", "99.51%"] in rows
+    assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%"] in rows
+
+
+def test_the_table_fits_80_columns() -> None:
+    for events in (journals.finished().events, journals.live().events, compared(4.0, 3.0)):
+        state = events if isinstance(events, RunState) else fold(events)
+        table = report_lines(state)
+        assert max(len(line) for line in table[: len(state.stages) + 3]) <= 80
+
+
+def test_every_state_a_run_can_be_in_has_a_report() -> None:
+    for events in (
+        journals.live().events,
+        journals.merging().events,
+        journals.failed().events,
+        journals.begun().events,
+    ):
+        for upto in range(0, len(events), 37):
+            assert report_lines(fold(events[:upto]))
+
+
+def test_json_has_no_word_for_nan_so_it_is_a_string(tmp_path: Path) -> None:
+    events: list[AnyEvent] = journals.failed().events
+    value = run_json(RunDir(tmp_path), {"recipe": "x", "parent": None}, fold(events), "failed")
+    json.loads(json.dumps(value, allow_nan=False))
+    state = compared(4.0, math.nan)
+    value = run_json(RunDir(tmp_path), {"recipe": "x"}, state, "succeeded")
+    assert value["stages"][1]["metrics"]["loss"] == "NaN"
+
+
+def test_artifacts_are_listed_with_size_and_hash(tmp_path: Path) -> None:
+    journal = Journal()
+    journal.open("e", "engine", "gguf", 1)
+    made = ArtifactCommitted(
+        stage="gguf", attempt=1, name="F16", kind="gguf", path="stages/gguf/out/x", bytes=7, sha256="ab"
+    )
+    journal.say("e", made)
+    stage = run_json(RunDir(tmp_path), {}, fold(journal.events), "running")["stages"][0]
+    assert stage["artifacts"] == [
+        {"name": "F16", "kind": "gguf", "path": "stages/gguf/out/x", "bytes": 7, "sha256": "ab"}
+    ]
