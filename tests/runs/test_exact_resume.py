@@ -1,0 +1,199 @@
+"""Real training, killed with -9 and resumed, is the very run that was never interrupted; and a NaN costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cockpit.launch import resume
+from engines.events import AttemptStarted, CheckpointCommitted, GuardTripped, Step
+from engines.run_dir import RunDir
+from tests.runs.harness import engine_pid, events, launch_text, nothing_left, state, wait_for, wait_for_end
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+DATA = """
+schema = 1
+name = "data"
+[[stage]]
+name = "corpus"
+kind = "prepare"
+output = "text"
+source = "python-stdlib"
+include = ["json/*.py", "email/*.py", "logging/*.py", "http/*.py"]
+val_fraction = 0.1
+test_fraction = 0.1
+[[stage]]
+name = "tokenizer"
+kind = "tokenizer"
+data = "corpus"
+vocab_size = 512
+[[stage]]
+name = "shards"
+kind = "prepare"
+output = "tokens"
+data = "corpus"
+tokenizer = "tokenizer"
+[[stage]]
+name = "questions"
+kind = "prepare"
+output = "messages"
+data = "corpus"
+"""
+TRAINING = """
+max_length = 64
+per_device_train_batch_size = 2
+gradient_accumulation_steps = 2
+max_steps = 60
+learning_rate = 3e-3
+lr_scheduler_type = "cosine_with_min_lr"
+warmup_steps = 5
+save_steps = 10
+eval_steps = 30
+eval_max_tokens = 500
+"""
+PRETRAIN = (
+    """
+schema = 1
+name = "exact"
+[[stage]]
+name = "base"
+kind = "pretrain"
+data = "{shards}"
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+attention_dropout = 0.1
+"""
+    + TRAINING
+)
+FINETUNE = (
+    """
+schema = 1
+name = "exact"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "{base}"
+data = "{questions}"
+r = 4
+lora_alpha = 8.0
+lora_dropout = 0.1
+"""
+    + TRAINING
+)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One uninterrupted run of each kind, and the data they were made from."""
+
+    places: dict[str, str]
+    pretrain: RunDir
+    finetune: RunDir
+
+    def recipe(self, kind: str) -> tuple[str, str, RunDir]:
+        """The kind's recipe, stage name and uninterrupted run."""
+        if kind == "pretrain":
+            return PRETRAIN.format(**self.places), "base", self.pretrain
+        return FINETUNE.format(**self.places), "tuned", self.finetune
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    data = launch_text(DATA, folder)
+    assert wait_for_end(data) == "succeeded"
+    places = {name: str(data.out(name)) for name in ("shards", "questions")}
+    pretrain = launch_text(PRETRAIN.format(**places), folder)
+    assert wait_for_end(pretrain) == "succeeded"
+    places["base"] = str(pretrain.out("base"))
+    finetune = launch_text(FINETUNE.format(**places), folder)
+    assert wait_for_end(finetune) == "succeeded"
+    return Whole(places, pretrain, finetune)
+
+
+def _losses(run: RunDir, stage: str) -> list[tuple[int, str]]:
+    """Every step of the run's line with its loss, bit for bit."""
+    series = state(run).series(stage, "loss")
+    return [(int(x), float(y).hex()) for x, y in zip(series.x, series.y, strict=True)]
+
+
+def _weights(run: RunDir, stage: str) -> str:
+    names = ("model.safetensors", "adapter_model.safetensors")
+    file = next(path for name in names if (path := run.out(stage) / name).exists())
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
+    wait_for(
+        lambda: any(isinstance(e, Step) and e.attempt == attempt and e.step >= step for e in events(run)), f"step {step} in the journal"
+    )
+    pid = engine_pid(run, stage, attempt)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not(
+    kind: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, stage, reference = whole.recipe(kind)
+    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"kill_during_save": {"step": 30, "attempt": 2}}))
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(text, tmp_path)
+        _kill_at(run, stage, 1, 13)
+        assert wait_for_end(run) == "failed"
+        resume(run)  # this attempt dies while it saves step 30
+        assert wait_for_end(run) == "failed"
+        assert not (run.checkpoints(stage, 2) / "step-30").exists()
+        resume(run)
+        _kill_at(run, stage, 3, 41)
+        assert wait_for_end(run) == "failed"
+        resume(run)
+        assert wait_for_end(run) == "succeeded"
+        origins = [e.resumed_from for e in events(run) if isinstance(e, AttemptStarted)]
+        assert origins[0] is None
+        assert all(origin is not None for origin in origins[1:])
+        assert len(origins) == 4
+        assert _losses(run, stage) == _losses(reference, stage)
+        assert _weights(run, stage) == _weights(reference, stage)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+@pytest.mark.parametrize("save_total_limit", [1, 3])
+def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_the_last_healthy_checkpoint(
+    kind: str, save_total_limit: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, stage, _ = whole.recipe(kind)
+    text = text.replace("max_steps = 60", "max_steps = 14").replace("save_steps = 10", f"save_steps = 5\nsave_total_limit = {save_total_limit}")
+    text = text.replace("eval_steps = 30", "") + "[stage.retry]\nmax_attempts = 2\n"
+    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"nan_loss": {"step": 8, "micro_batch": 2}}))
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(text, tmp_path)
+        assert wait_for_end(run) == "succeeded"
+        told = events(run)
+        trips = [e for e in told if isinstance(e, GuardTripped)]
+        assert [(e.guard, e.step, e.attempt) for e in trips] == [("nonfinite_loss", 8, 1)]
+        refused = [e for e in told if isinstance(e, Step) and e.attempt == 1 and e.step == 8]
+        assert len(refused) == 1
+        assert refused[0].loss is not None
+        assert math.isnan(refused[0].loss)
+        assert b'"loss":"NaN"' in run.journal.read_bytes()
+        origin = [e.resumed_from for e in told if isinstance(e, AttemptStarted)][1]
+        assert origin is not None
+        assert (origin.attempt, origin.step) == (1, 5)
+        scales = [e.learning_rate_scale for e in told if isinstance(e, AttemptStarted)]
+        assert scales == [1.0, 0.5]
+        assert all(e.healthy for e in told if isinstance(e, CheckpointCommitted))
