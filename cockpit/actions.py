@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cockpit.form_values import quoted
-from cockpit.model_files import model_facts
 from cockpit.run_view import StageView
 from engines.events import CheckpointCommitted
 from engines.run_dir import RunDir
 from recipes.schema import TRAINING_KINDS
 
 LIVE_STATES = ("queued", "running", "paused")
+GOES_ON = ("stopped", "failed", "refused", "lost")
+"""States after which a run can go on without saying from where."""
 PRODUCES: dict[str, Literal["model", "adapter"]] = {"pretrain": "model", "merge": "model", "finetune": "adapter"}
 """What the stages whose results can be merged or exported leave behind."""
 
@@ -139,31 +140,38 @@ def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> 
     return finished[0] if finished else None
 
 
-def why_no_resume(state: str, row: CheckpointRow | None) -> str:
-    """Why the run cannot go on from this checkpoint; nothing when it can."""
+def why_no_resume(state: str, row: CheckpointRow | None, rows: Sequence[CheckpointRow] = ()) -> str:
+    """Why the run cannot go on, from this checkpoint or (without one) as it is; nothing when it can."""
     if state in LIVE_STATES:
         return "the run is live: stop it first"
     if row is None:
-        return "no checkpoint is selected"
+        return "" if state in GOES_ON else "every stage is done: choose a checkpoint to go back to"
     if row.removed:
-        return "this checkpoint was removed by save_total_limit"
-    if row.superseded:
-        return "superseded by an earlier resume"
+        return "this checkpoint was removed (save_total_limit)"
+    same_step = [other for other in rows if other.stage == row.stage and other.checkpoint.step == row.checkpoint.step]
+    if row.superseded and any(not other.superseded and not other.removed for other in same_step):
+        return "superseded: a later attempt has a checkpoint of the same step"
     return ""
 
 
-def why_no_merge(state: str, source: Source | None) -> str:
+def why_no_merge(state: str, source: Source | None, base: Base | None = None) -> str:
     """Why there is nothing to merge; nothing when there is."""
     if state in LIVE_STATES:
         return "the run is live: stop it first"
-    return "" if source else "no adapter here: merge needs a finetune stage's result or checkpoint"
+    if source is None:
+        return "no adapter here: a finetune stage makes one"
+    if base is None:
+        return "the adapter does not say which model it was trained on"
+    if base.path is not None and not base.path.exists():
+        return f"its base model is gone: {base.path}"
+    return ""
 
 
 def why_no_export(state: str, source: Source | None) -> str:
     """Why there is nothing to quantize; nothing when there is."""
     if state in LIVE_STATES:
         return "the run is live: stop it first"
-    return "" if source else "no whole model here: merge the adapter first"
+    return "" if source else "no whole model here: a pretrain or merge stage makes one"
 
 
 def base_of(run: RunDir, source: Source) -> Base | None:
@@ -247,7 +255,45 @@ def _recorded_base(stage_json: Path) -> Base | None:
         return None
 
 
-def parameters_of(path: Path | None) -> int | None:
-    """Parameters of a model folder by its safetensors headers; None when it cannot be known from here."""
-    facts = model_facts(path) if path is not None else None
-    return facts.parameters if facts else None
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the checkpoints screen: a finished result (`row` is None) or a checkpoint."""
+
+    stage: str
+    kind: str
+    row: CheckpointRow | None
+    source: Source | None
+    newest: bool = False
+
+
+def items(run: RunDir, stages: Sequence[StageView]) -> list[Item]:
+    """Finished results and every checkpoint, stage by stage from the last, the newest first."""
+    found = sources(run, stages)
+    listed: list[Item] = []
+    for stage in reversed(stages):
+        listed += [Item(stage.name, s.kind, None, s) for s in found if s.stage == stage.name and s.step is None]
+        newest_seen = False
+        for row in checkpoint_rows([stage]):
+            source = source_of(found, row, PRODUCES[stage.kind]) if stage.kind in PRODUCES else None
+            if source is not None and source.step is None:
+                source = None
+            newest = not newest_seen and not row.removed and not row.superseded
+            newest_seen = newest_seen or newest
+            listed.append(Item(stage.name, stage.kind, row, source, newest))
+    return listed
+
+
+def resume_words(stages: Sequence[StageView], item: Item | None, dependents: Sequence[str] = ()) -> str:
+    """What resuming from the item means, for the question before it."""
+    if item is None or item.row is None:
+        return "Stages that are done stay; the others run, training from its newest complete checkpoint."
+    step = item.row.checkpoint.step
+    stage = next(stage for stage in stages if stage.name == item.stage)
+    reached = stage.at_step or step
+    lines = [f"{item.stage} goes on from step {step}."]
+    if reached > step:
+        lines.append(f"Steps {step + 1} to {reached} are superseded; nothing is deleted.")
+    if dependents:
+        lines.append(f"What depends on it is done again: {', '.join(dependents)}.")
+    return "\n".join(lines)

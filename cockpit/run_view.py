@@ -141,6 +141,11 @@ class StageView:
         return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
 
     @property
+    def all_checkpoints(self) -> list[CheckpointCommitted]:
+        """Every one that was committed, removed ones included, by attempt and step."""
+        return [c for _key, c in sorted(self._checkpoints.items())]
+
+    @property
     def best_checkpoint(self) -> CheckpointCommitted | None:
         """The newest that was the best when it was committed."""
         return next((c for c in reversed(self.checkpoints) if c.best), None)

@@ -61,8 +61,8 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
     empty_message = "nothing here"
     has_header = False
 
-    def __init__(self, items: Sequence[Item] = (), *, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(id=id, classes=classes)
+    def __init__(self, items: Sequence[Item] = (), *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
         self._items: list[Item] = list(items)
         self._cursor = self._nearest(0, 1)
 

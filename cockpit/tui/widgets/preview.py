@@ -35,7 +35,7 @@ class Pen:
         return self.write(f"{words}\n", colour)
 
 
-def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str], width: int) -> Text:
+def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str]) -> Text:
     """Description, stages with their figures, and where the file is; a broken recipe's problems instead."""
     pen = Pen(colours)
     if entry.problems:
@@ -61,7 +61,7 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
     return pen.text
 
 
-def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
+def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str]) -> Text:
     """The lines above a run's curve: its state and why, the newest numbers, and how old they are."""
     pen = Pen(colours)
     pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)

@@ -35,13 +35,11 @@ def columns(width: int) -> _Columns:
     """How a line of this width is divided. The id takes what the others leave."""
     state, stage, step, loss, time = 10, 12, 12, 7, 7
     recipe = 0
-    if width < 44:
-        stage = step = 0
-    elif width < 54:
-        stage, step = 0, 10
-    elif width < 72:
-        state, stage, step = 0, 10, 10
-    elif width >= 100:
+    if width < 46:
+        state = stage = step = 0
+    elif width < 74:
+        state, stage, step = 0, 0, 10
+    elif width >= 104:
         recipe, stage, step = 16, 14, 15
     shown = [cells for cells in (recipe, state, stage, step, loss, time) if cells]
     return _Columns(max(8, width - 4 - sum(shown) - len(shown)), recipe, state, stage, step, loss, time)

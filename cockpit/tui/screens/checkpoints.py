@@ -1,0 +1,320 @@
+"""What a run has made: its checkpoints and results, and Resume, Merge and Quantize from the one under the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import ClassVar, cast
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Button, Static
+
+from cockpit import actions, formatting
+from cockpit.actions import Item, OneStageRecipe
+from cockpit.model_files import Need, export_need, file_type_bytes, merge_need
+from cockpit.run_list import state_of
+from cockpit.run_plan import RunRecipe
+from cockpit.run_state import RunState
+from cockpit.run_watch import FoldedRun
+from cockpit.safe_text import safe_text
+from cockpit.tui.app import CockpitApp
+from cockpit.tui.ink import ink
+from cockpit.tui.keys import bindings
+from cockpit.tui.notices import say
+from cockpit.tui.screens.confirm import Answer, ConfirmScreen
+from cockpit.tui.screens.launching import start
+from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts, merge_facts
+from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.tui.widgets.key_bar import KeyBar
+from cockpit.tui.widgets.line_list import LineList
+from engines.run_dir import RunDir, RunDirError
+from recipes.fields import fields_of
+
+POLL_S = 2.0
+FIRST_TYPES = ("F16", "Q8_0", "Q4_K_M")
+
+
+class ItemList(LineList[Item]):
+    """Results and checkpoints, one line each."""
+
+    has_header = True
+    empty_message = "no checkpoints and no results yet"
+
+    def key_of(self, item: Item) -> Hashable:
+        if item.row is None:
+            return item.stage, None, None
+        return item.stage, item.row.checkpoint.attempt, item.row.checkpoint.step
+
+    def draw_header(self, width: int) -> Text:
+        wide = width >= 100
+        return Text(
+            f"   {'stage':<14} {'step':>9} {'loss':>8} {'size':>9} {'when':<9}{' attempt' if wide else ''} note", no_wrap=True
+        )
+
+    def draw_item(self, item: Item, width: int) -> Text:
+        colours = ink(self.app)
+        wide = width >= 100
+        row = item.row
+        if row is None:
+            line = Text(f" {'#' if ascii_only() else '◆'} {safe_text(item.stage, 14):<14} ", no_wrap=True)
+            line.append(f"{'finished':>9} {'':>8} {'':>9} {'':<9}{'        ' if wide else ''} ")
+            line.append(item.kind, colours["success"])
+            return line
+        saved = row.checkpoint
+        star = ("*" if ascii_only() else "★") if saved.best and not row.removed else " "
+        line = Text(" ", no_wrap=True)
+        line.append(star, colours["warning"])
+        step, loss = formatting.whole(saved.step), formatting.number(row.eval_loss) if row.eval_loss is not None else ""
+        line.append(f" {safe_text(item.stage, 14):<14} {step:>9} {loss:>8} {formatting.size(saved.bytes):>9} ")
+        line.append(f"{formatting.clock(saved.t):<9}")
+        if wide:
+            line.append(f" {saved.attempt:>7}")
+        line.append(" ")
+        good = ("+" if ascii_only() else "✓") if saved.healthy else ("x" if ascii_only() else "✗")
+        line.append(f"{good} {'healthy' if saved.healthy else 'not healthy'}", colours["success" if saved.healthy else "error"])
+        notes = [name for name, is_so in (("best", saved.best), ("newest", item.newest)) if is_so and not row.removed]
+        notes += [name for name, is_so in (("removed", row.removed), ("superseded", row.superseded)) if is_so]
+        line.append("".join(f" · {note}" for note in notes))
+        if row.removed or row.superseded:
+            line.stylize(colours["text-disabled"])
+        return line
+
+
+class CheckpointsScreen(Screen[None]):
+    """The checkpoints of one run. A button that cannot be pressed says why."""
+
+    key_scopes: ClassVar[tuple[str, ...]] = ("checkpoints", "lists")
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("checkpoints")]
+    CSS = """
+    CheckpointsScreen > #title { height: 1; background: $surface; }
+    CheckpointsScreen ItemList { border: round $border-blurred; }
+    CheckpointsScreen ItemList:focus { border: round $border; }
+    CheckpointsScreen > #actions { height: 5; border: round $border-blurred; padding: 0 1; }
+    CheckpointsScreen:focus-within > #actions:focus-within { border: round $border; }
+    CheckpointsScreen #actions Horizontal { height: 1; }
+    CheckpointsScreen #actions Button { width: 14; margin-right: 1; }
+    CheckpointsScreen #actions Static { width: 1fr; height: 1; }
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self._run = RunDir(run_dir)
+        self._fold = FoldedRun(self._run)
+        self._state = "queued"
+        self._recipe = ""
+        self._dependents: dict[str, list[str]] = {}
+        self._items: list[Item] = []
+        self._poll: Timer | None = None
+        self._reading = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield ItemList(id="items")
+        with Vertical(id="actions"):
+            for name, label in (("resume", "1 Resume"), ("merge", "2 Merge"), ("quantize", "3 Quantize")):
+                with Horizontal():
+                    yield Button(Text(label), id=name, compact=True)
+                    yield Static(id=f"why_{name}")
+        yield KeyBar("checkpoints")
+
+    def on_mount(self) -> None:
+        self.query_one(ItemList).border_title = "Checkpoints and results"
+        self.query_one(ItemList).focus()
+        self._poll = self.set_interval(POLL_S, self._read)
+        self._read()
+
+    def on_screen_suspend(self) -> None:
+        if self._poll is not None:
+            self._poll.pause()
+
+    def on_screen_resume(self) -> None:
+        if self._poll is not None:
+            self._poll.resume()
+            self._read()
+
+    # ---- what there is
+
+    def _read(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self.run_worker(self._read_run, thread=True, exit_on_error=False, group="read")
+
+    def _read_run(self) -> None:
+        state, found = "lost", []
+        try:
+            self._fold.poll()
+            state = state_of(self._run, self._fold.state)
+            found = actions.items(self._run, self._fold.state.stages)
+            if not self._recipe:
+                self._read_recipe()
+        finally:
+            self.app.call_from_thread(self._take, state, found)
+
+    def _read_recipe(self) -> None:
+        try:
+            self._recipe = str(self._run.read_run_json().get("recipe") or "run")
+            plan = RunRecipe.read(self._run)
+            for stage in plan.order:
+                after = plan.descendants({stage}) - {stage}
+                self._dependents[stage] = [name for name in plan.wanted() if name in after]
+        except RunDirError:
+            self._recipe = self._recipe or "run"
+
+    def _take(self, state: str, found: list[Item]) -> None:
+        self._reading = False
+        if not self.is_mounted:
+            return
+        changed = (state, found) != (self._state, self._items)
+        self._state, self._items = state, found
+        self.query_one(ItemList).set_items(found)
+        if changed or not self.query_one("#title", Static).content:
+            title = Text(" ", no_wrap=True, overflow="ellipsis")
+            title.append(f"{state_glyph(state)} {state}", f"bold {ink(self.app).get(STATE_COLOURS.get(state, ''), '')}".strip())
+            title.append(f"  {safe_text(self._run.id, 100)}", "bold")
+            title.append(f"  {safe_text(self._recipe, 40)}", ink(self.app)["text-muted"])
+            self.query_one("#title", Static).update(title)
+        self._show_actions()
+
+    @property
+    def run_state(self) -> RunState:
+        """The folded state of the run."""
+        return self._fold.state
+
+    @property
+    def item(self) -> Item | None:
+        """What the cursor is on."""
+        return self.query_one(ItemList).current
+
+    def _source(self, kind: str) -> actions.Source | None:
+        item = self.item
+        if item is not None and item.source is not None and item.source.kind == kind:
+            return item.source
+        finished = [other.source for other in self._items if other.row is None and other.source is not None]
+        return next((source for source in finished if source.kind == kind), None)
+
+    # ---- buttons
+
+    @on(LineList.Moved)
+    def _show_actions(self) -> None:
+        item = self.item
+        rows = [other.row for other in self._items if other.row is not None]
+        row = item.row if item is not None else None
+        resume = actions.why_no_resume(self._state, row, rows)
+        adapter, model = self._source("adapter"), self._source("model")
+        base = actions.base_of(self._run, adapter) if adapter is not None else None
+        merge = actions.why_no_merge(self._state, adapter, base)
+        export = actions.why_no_export(self._state, model)
+        where = f"from {item.stage}, step {row.checkpoint.step}" if item is not None and row is not None else "go on where it ended"
+        self._show_action("resume", resume, where)
+        self._show_action("merge", merge, f"{adapter.title} into {base.text}" if adapter and base else "")
+        self._show_action("quantize", export, f"{model.title} to GGUF" if model else "")
+        self.query_one(KeyBar).refresh()
+
+    def _show_action(self, name: str, why_not: str, what: str) -> None:
+        self.query_one(f"#{name}", Button).disabled = bool(why_not)
+        colours = ink(self.app)
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(safe_text(why_not or what, 200), colours["text-muted"] if why_not else "")
+        self.query_one(f"#why_{name}", Static).update(text)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys of buttons that cannot be pressed are not offered."""
+        if action in {"resume", "merge", "quantize"} and self.is_mounted:
+            return not self.query_one(f"#{action}", Button).disabled
+        return True
+
+    @on(Button.Pressed, "#resume")
+    def action_resume(self) -> None:
+        item = self.item
+        of_checkpoint = item if item is not None and item.row is not None else None
+        dependents = self._dependents.get(item.stage, []) if of_checkpoint and item else []
+        body = actions.resume_words(self.run_state.stages, of_checkpoint, dependents)
+
+        def answered(answer: str | None) -> None:
+            if answer == "go":
+                start(self, lambda: self._resume(of_checkpoint))
+
+        answers = [Answer("no", "Not now"), Answer("go", "Resume")]
+        self.app.push_screen(ConfirmScreen(f"Resume {self._run.id}?", body, answers), answered)
+
+    def _resume(self, item: Item | None) -> RunDir:
+        from cockpit.launch import resume
+
+        row = item.row if item is not None else None
+        stage = self.run_state.stage(item.stage) if item is not None else None
+        goes_on = item is not None and item.newest and stage is not None and stage.state != "succeeded"
+        if row is None or item is None or goes_on:
+            resume(self._run)
+        else:
+            resume(self._run, stage=item.stage, checkpoint=row.checkpoint.step)
+        return self._run
+
+    @on(Button.Pressed, "#merge")
+    def action_merge(self) -> None:
+        source = self._source("adapter")
+        base = actions.base_of(self._run, source) if source is not None else None
+        if source is None or base is None:
+            return
+        words = next(spec.choices for spec in fields_of("merge") if spec.path == "dtype")
+
+        def answered(answer: list[str] | None) -> None:
+            if answer:
+                self._launch(actions.merge_recipe(self._run, self._recipe, source, base, answer[0]))
+
+        def need(marked: list[str]) -> Need:
+            return merge_need(self._root, base.path, marked[0] if marked else "base")
+
+        title = f"Merge {source.title}"
+        screen = MakeScreen(title, merge_facts(source, base), words, ["base"], MEANINGS, need, "Merge", single=True)
+        self.app.push_screen(screen, answered)
+
+    @on(Button.Pressed, "#quantize")
+    def action_quantize(self) -> None:
+        source = self._source("model")
+        if source is None:
+            return
+        words = next(spec.choices for spec in fields_of("export") if spec.path == "file_types")
+        sizes = {word: formatting.size(bytes_) for word in words if (bytes_ := file_type_bytes(source.path, word)) is not None}
+
+        def answered(answer: list[str] | None) -> None:
+            if answer:
+                self._launch(actions.export_recipe(self._run, self._recipe, source, answer))
+
+        screen = MakeScreen(
+            f"Quantize {source.title}",
+            export_facts(source),
+            words,
+            FIRST_TYPES,
+            sizes,
+            lambda marked: export_need(self._root, source.path, marked),
+            "Quantize",
+            single=False,
+        )
+        self.app.push_screen(screen, answered)
+
+    def action_copy_path(self) -> None:
+        item = self.item
+        if item is None:
+            return
+        path = self._run.root / item.row.checkpoint.path if item.row is not None else item.source and item.source.path
+        self.app.copy_to_clipboard(str(path))
+        say(self, f"copied: {path}")
+
+    def _launch(self, recipe: OneStageRecipe) -> None:
+        def work() -> RunDir:
+            from cockpit.launch import launch_text
+
+            return launch_text(recipe.text, runs_root=self._root, folder=self._run.root, parent=recipe.parent)
+
+        start(self, work)
+
+    @property
+    def _root(self) -> Path:
+        return cast("CockpitApp", self.app).runs_root

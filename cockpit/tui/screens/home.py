@@ -1,0 +1,381 @@
+"""Home: the machine, the recipes, the runs, and what is under the cursor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, cast
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Input, Static
+
+from cockpit.locations import run_ids
+from cockpit.machine_line import look, words
+from cockpit.plan import Plan, plan
+from cockpit.recipe_shelf import RecipeEntry, Shelf
+from cockpit.run_list import RunSummary
+from cockpit.run_watch import FoldedRun, RunWatch
+from cockpit.safe_text import safe_text
+from cockpit.tui.app import CockpitApp
+from cockpit.tui.commands import HomeCommands
+from cockpit.tui.ink import ink
+from cockpit.tui.keys import bindings
+from cockpit.tui.notices import say, say_error
+from cockpit.tui.screens.confirm import Answer, ConfirmScreen
+from cockpit.tui.screens.launching import confirm_launch
+from cockpit.tui.screens.stopping import ask_to_stop
+from cockpit.tui.widgets.key_bar import KeyBar
+from cockpit.tui.widgets.line_list import LineList
+from cockpit.tui.widgets.preview import recipe_preview
+from cockpit.tui.widgets.preview_pane import PreviewPane
+from cockpit.tui.widgets.recipe_list import RecipeList
+from cockpit.tui.widgets.run_table import LIVE, RunTable
+from engines.emitter import wall_clock_s
+from engines.run_dir import RunDir
+from recipes.load import load_recipe
+from recipes.problems import OperatorError
+
+POLL_S = 2.0
+SHELF_EVERY = 3
+PREVIEW_AFTER_S = 0.12
+KEPT_FOLDS = 8
+
+
+@dataclass
+class _Look:
+    """What one look at the disk found; None was not looked at."""
+
+    runs: list[RunSummary] | None = None
+    recipes: list[RecipeEntry] | None = None
+    machine: list[str] = field(default_factory=list)
+    now: float = 0.0
+
+
+class HomeScreen(Screen[None]):
+    """Recipes at the left, runs newest first, and a preview."""
+
+    key_scopes: ClassVar[tuple[str, ...]] = ("home", "lists")
+    COMMANDS: ClassVar[set[type[HomeCommands]]] = {HomeCommands}  # type: ignore[assignment]
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("home"), Binding("escape", "clear_filter", "Clear", show=False)]
+    CSS = """
+    HomeScreen > #machine { height: 1; background: $surface; }
+    HomeScreen > #body { height: 1fr; }
+    HomeScreen RecipeList { width: 24; height: 1fr; border: round $border-blurred; }
+    HomeScreen #main { width: 1fr; }
+    HomeScreen RunTable { border: round $border-blurred; }
+    HomeScreen PreviewPane { height: 10; border: round $border-blurred; }
+    HomeScreen RecipeList:focus, HomeScreen RunTable:focus { border: round $border; }
+    HomeScreen > #filter { display: none; height: 1; background: $surface; }
+    HomeScreen.-filtering > #filter { display: block; }
+    HomeScreen.-tall PreviewPane { height: 40%; }
+    HomeScreen.-wide RecipeList { width: 30; }
+    HomeScreen.-wide #main { layout: horizontal; }
+    HomeScreen.-wide PreviewPane { width: 52; height: 1fr; }
+    """
+
+    def __init__(self, runs_root: Path) -> None:
+        super().__init__()
+        self.runs_root = runs_root
+        self._watch = RunWatch(runs_root)
+        self._shelf = Shelf()
+        self._runs: list[RunSummary] = []
+        self._recipes: list[RecipeEntry] = []
+        self._folds: dict[str, FoldedRun] = {}
+        self._plans: dict[Path, Plan | None] = {}
+        self._looking = False
+        self._looks = 0
+        self._poll: Timer | None = None
+        self._due: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="machine")
+        with Horizontal(id="body"):
+            yield RecipeList(id="recipes")
+            with Vertical(id="main"):
+                yield RunTable(id="runs")
+                yield PreviewPane()
+        yield Input(placeholder="show only what contains…", compact=True, id="filter")
+        yield KeyBar("home")
+
+    def on_mount(self) -> None:
+        self.query_one(RecipeList).border_title = "Recipes"
+        self.query_one(RunTable).border_title = "Runs"
+        self.query_one(RunTable).empty_message = "looking…"
+        self.query_one(RecipeList).focus()
+        self._poll = self.set_interval(POLL_S, self._look)
+        self._look()
+
+    def on_screen_suspend(self) -> None:
+        if self._poll is not None:
+            self._poll.pause()
+
+    def on_screen_resume(self) -> None:
+        if self._poll is not None:
+            self._poll.resume()
+            self._watch.look_again()
+            self._looks = 0
+            self._look()
+
+    # ---- looking at the disk, never on the screen's own loop
+
+    def _look(self) -> None:
+        if not self._looking:
+            self._looking = True
+            with_recipes = self._looks % SHELF_EVERY == 0
+            self._looks += 1
+            current = self.query_one(RunTable).current if self.is_mounted else None
+            self.run_worker(
+                lambda: self._look_around(with_recipes, current), thread=True, exit_on_error=False, group="look"
+            )
+
+    def _look_around(self, with_recipes: bool, current: RunSummary | None) -> None:
+        found = _Look(now=wall_clock_s())
+        try:
+            found.recipes = self._shelf.entries() if with_recipes else None
+            found.runs = self._watch.poll()
+            sample = None
+            if current is not None and current.state in LIVE:
+                sample = self._fold(current.path).state.machine()
+            found.machine = words(look(self.runs_root), sample)
+        finally:
+            self.app.call_from_thread(self._take, found)
+
+    def _fold(self, path: str) -> FoldedRun:
+        """The state of a run, read on from where it was left. Only called from the worker that looks."""
+        fold = self._folds.pop(path, None) or FoldedRun(RunDir(Path(path)))
+        self._folds[path] = fold
+        while len(self._folds) > KEPT_FOLDS:
+            self._folds.pop(next(iter(self._folds)))
+        fold.poll()
+        return fold
+
+    def _take(self, found: _Look) -> None:
+        self._looking = False
+        if not self.is_mounted:
+            return
+        if found.machine:
+            self._show_machine(found.machine)
+        table = self.query_one(RunTable)
+        if found.recipes is not None and found.recipes != self._recipes:
+            self._recipes = found.recipes
+            self._plans.clear()
+            self._show_recipes()
+        if found.runs is not None:
+            table.empty_message = RunTable.empty_message
+            live_before = any(run.state in LIVE for run in self._runs)
+            table.now = found.now
+            if found.runs != self._runs or not table.items:
+                self._runs = found.runs
+                self._show_runs()
+                self.query_one(KeyBar).refresh()
+            elif live_before:
+                table.refresh()
+        self._preview_soon()
+
+    def _show_machine(self, found: list[str]) -> None:
+        line = Text(" cockpit", "bold", no_wrap=True, overflow="crop")
+        muted = ink(self.app)["text-muted"]
+        for word in found:
+            if line.cell_len + len(word) + 3 > self.size.width:
+                break
+            line.append("   " + word, muted)
+        bar = self.query_one("#machine", Static)
+        if bar.content != line:
+            bar.update(line)
+
+    # ---- lists
+
+    @property
+    def _wanted(self) -> str:
+        return self.query_one("#filter", Input).value.strip().lower()
+
+    def _show_recipes(self) -> None:
+        wanted = self._wanted
+        shown = [entry for entry in self._recipes if wanted in f"{entry.path.stem} {entry.name} {entry.description}".lower()]
+        listed = self.query_one(RecipeList)
+        listed.show(shown)
+        listed.border_title = f"Recipes ({len(shown)})"
+
+    def _show_runs(self) -> None:
+        wanted = self._wanted
+        shown = [run for run in self._runs if wanted in f"{run.id} {run.recipe} {run.state} {run.stage or ''}".lower()]
+        table = self.query_one(RunTable)
+        table.set_items(shown)
+        live = sum(1 for run in self._runs if run.state in LIVE)
+        of = f"{len(shown)} of {len(self._runs)}" if wanted else f"{len(shown)}"
+        table.border_title = f"Runs ({of}){f' · {live} live' if live else ''}"
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self) -> None:
+        self._show_recipes()
+        self._show_runs()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_taken(self) -> None:
+        table = self.query_one(RunTable)
+        (table if table.items else self.query_one(RecipeList)).focus()
+
+    def action_filter(self) -> None:
+        self.add_class("-filtering")
+        self.query_one("#filter", Input).focus()
+
+    def action_clear_filter(self) -> None:
+        if self.has_class("-filtering"):
+            box = self.query_one("#filter", Input)
+            had_focus = box.has_focus
+            box.value = ""
+            self.remove_class("-filtering")
+            if had_focus:
+                self.query_one(RunTable).focus()
+
+    # ---- preview
+
+    @property
+    def on_recipes(self) -> bool:
+        """Whether the recipes have the cursor; else the runs."""
+        return self.query_one(RecipeList).has_focus or not self.query_one(RunTable).items
+
+    @property
+    def entry(self) -> RecipeEntry | None:
+        """The recipe under the cursor of the recipes."""
+        return self.query_one(RecipeList).entry
+
+    @property
+    def run_under_cursor(self) -> RunSummary | None:
+        """The run under the cursor of the runs."""
+        return self.query_one(RunTable).current
+
+    @on(LineList.Moved)
+    def _moved(self) -> None:
+        self._preview_soon()
+        self.query_one(KeyBar).refresh()
+
+    def on_descendant_focus(self) -> None:
+        self._preview_soon()
+        self.query_one(KeyBar).refresh()
+
+    def _preview_soon(self) -> None:
+        """Show what is under the cursor once it has stood there for a moment."""
+        if self._due is not None:
+            self._due.stop()
+        self._due = self.set_timer(PREVIEW_AFTER_S, self._preview)
+
+    def _preview(self) -> None:
+        pane = self.query_one(PreviewPane)
+        entry, run = self.entry, self.run_under_cursor
+        if self.on_recipes and entry is not None:
+            pane.border_title = Text(safe_text(entry.path.name, 40))
+            pane.show_text(recipe_preview(entry, self._plan_of(entry), ink(self.app)))
+        elif run is not None:
+            self.run_worker(lambda: self._read_run(run), thread=True, exclusive=True, exit_on_error=False, group="look")
+        else:
+            pane.border_title = "Preview"
+            pane.show_text(Text("no recipe and no run here"))
+
+    def _plan_of(self, entry: RecipeEntry) -> Plan | None:
+        if entry.path not in self._plans:
+            try:
+                self._plans[entry.path] = None if entry.problems else plan(load_recipe(entry.path).recipe)
+            except OperatorError:
+                self._plans[entry.path] = None
+        return self._plans[entry.path]
+
+    def _read_run(self, run: RunSummary) -> None:
+        state = self._fold(run.path).state
+        self.app.call_from_thread(self._show_run, run, state)
+
+    def _show_run(self, run: RunSummary, state: object) -> None:
+        now = self.run_under_cursor
+        if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
+            pane = self.query_one(PreviewPane)
+            pane.border_title = Text(safe_text(run.id, 60))
+            pane.show_run(now, self._folds[run.path].state if run.path in self._folds else None, wall_clock_s())
+
+    # ---- keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done with what is under the cursor."""
+        if not self.is_mounted:
+            return True
+        run = None if self.on_recipes else self.run_under_cursor
+        if action in {"actions", "replay"}:
+            return run is not None
+        if action == "stop":
+            return run is not None and run.state in LIVE
+        if action in {"new_run", "edit_recipe"}:
+            return self.entry is not None
+        return True
+
+    @on(LineList.Chosen)
+    def action_open(self) -> None:
+        if self.on_recipes:
+            self.action_edit_recipe()
+        elif self.run_under_cursor is not None:
+            self._app.open_run(Path(self.run_under_cursor.path))
+
+    def action_edit_recipe(self) -> None:
+        if self.entry is not None:
+            self._app.open_recipe(self.entry.path)
+
+    def action_new_run(self) -> None:
+        entry = self.entry
+        if entry is None:
+            return
+        try:
+            loaded = load_recipe(entry.path)
+        except OperatorError as error:
+            say(self, f"{entry.path.name} cannot start: {error.message}", "error")
+            return
+        confirm_launch(self, loaded, plan(loaded.recipe))
+
+    def action_replay(self) -> None:
+        if self.run_under_cursor is not None:
+            try:
+                self._app.open_replay(Path(self.run_under_cursor.path))
+            except OperatorError as error:
+                say_error(self, error)
+
+    def action_actions(self) -> None:
+        if self.run_under_cursor is not None:
+            self._app.open_checkpoints(Path(self.run_under_cursor.path))
+
+    def action_stop(self) -> None:
+        run = self.run_under_cursor
+        if run is not None and run.state in LIVE:
+            ask_to_stop(self, RunDir(Path(run.path)))
+
+    def action_copy_path(self) -> None:
+        run, entry = self.run_under_cursor, self.entry
+        path = str(entry.path) if self.on_recipes and entry else (run.path if run else "")
+        if path:
+            self.app.copy_to_clipboard(path)
+            say(self, f"copied: {path}")
+
+    def action_quit_cockpit(self) -> None:
+        live = sum(1 for run in self._runs if run.state in LIVE)
+        if not live:
+            self.app.exit()
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "quit":
+                self.app.exit()
+
+        runs = "1 run is live: its training continues" if live == 1 else f"{live} runs are live: their training continues"
+        body = f"{runs} without this screen. `cockpit attach last` shows it again."
+        self.app.push_screen(ConfirmScreen("Leave the cockpit?", body, [Answer("stay", "Stay"), Answer("quit", "Leave")]), answered)
+
+    @property
+    def _app(self) -> CockpitApp:
+        return cast("CockpitApp", self.app)
+
+
+def count_runs(root: Path) -> int:
+    """How many runs a folder has."""
+    return len(run_ids(root))

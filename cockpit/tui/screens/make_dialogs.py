@@ -1,0 +1,180 @@
+"""The questions before a merge and before an export, with what they take and what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from cockpit import formatting
+from cockpit.actions import Base, Source
+from cockpit.model_files import Need
+from cockpit.safe_text import safe_text
+from cockpit.tui.ink import ink
+from cockpit.tui.screens.confirm import DIALOG_CSS
+from cockpit.tui.widgets.line_list import LineList
+from cockpit.tui.widgets.preview import Pen
+
+MEANINGS = {
+    "base": "as the base model",
+    "float32": "4 bytes a weight",
+    "bfloat16": "2 bytes a weight",
+    "float16": "2 bytes a weight",
+}
+
+
+class _Choices(LineList[str]):
+    """Words with a mark and a remark."""
+
+    def __init__(self, words: Sequence[str], marked: set[str], remarks: dict[str, str], single: bool) -> None:
+        self.marked = marked
+        self._remarks = remarks
+        self._single = single
+        super().__init__(words)
+
+    def key_of(self, item: str) -> str:
+        return item
+
+    def draw_item(self, item: str, width: int) -> Text:
+        marked = item in self.marked
+        box = ("(•) " if marked else "( ) ") if self._single else ("[x] " if marked else "[ ] ")
+        line = Text(f" {box}{safe_text(item, 20):<12}")
+        line.append(safe_text(self._remarks.get(item, ""), 40), ink(self.app)["text-muted"])
+        return line
+
+
+class MakeScreen(ModalScreen["list[str] | None"]):
+    """Choose how something is made, see what it takes, start it. Answers the chosen words, or None.
+
+    Args:
+        title: what will be made, and of what.
+        lines: facts above the choice.
+        words: the choices.
+        chosen: those marked at first.
+        remarks: a few words behind each choice.
+        need_of: what the marked words take; asked whenever they change.
+        start: the label of the button that starts it.
+        single: exactly one word is chosen, else at least one.
+    """
+
+    key_scopes: ClassVar[tuple[str, ...]] = ()
+    CSS = (
+        DIALOG_CSS.format(name="MakeScreen")
+        + """
+    MakeScreen LineList { height: auto; background: $surface; }
+    MakeScreen .facts { height: auto; color: $text-muted; margin-bottom: 1; }
+    MakeScreen #need { height: auto; margin-top: 1; }
+    """
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", show=False),
+        Binding("space", "mark", "Mark", show=False),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        lines: Sequence[str],
+        words: Sequence[str],
+        chosen: Sequence[str],
+        remarks: dict[str, str],
+        need_of: Callable[[list[str]], Need],
+        start: str,
+        *,
+        single: bool,
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._lines = list(lines)
+        self._words = list(words)
+        self._marked = set(chosen)
+        self._remarks = remarks
+        self._need_of = need_of
+        self._start = start
+        self._single = single
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Text(safe_text(self._title)), classes="title")
+            yield Static(Text("\n".join(safe_text(line, 300) for line in self._lines)), classes="facts")
+            yield _Choices(self._words, self._marked, self._remarks, self._single)
+            yield Static(id="need")
+            with Horizontal(classes="buttons"):
+                yield Button(Text("Cancel"), id="cancel", compact=True)
+                yield Button(Text(self._start), id="start", compact=True)
+            yield Static(Text("↑↓ choose   space mark   tab to the buttons   esc cancel", style="dim"))
+
+    def on_mount(self) -> None:
+        choices = self.query_one(_Choices)
+        choices.styles.height = len(self._words)
+        choices.focus()
+        self._show_need()
+
+    @property
+    def marked(self) -> list[str]:
+        """The marked words, in the order they are listed."""
+        return [word for word in self._words if word in self._marked]
+
+    def action_mark(self) -> None:
+        choices = self.query_one(_Choices)
+        word = choices.current
+        if word is None or not choices.has_focus:
+            return
+        if self._single:
+            self._marked.clear()
+        self._marked ^= {word}
+        choices.refresh()
+        self._show_need()
+
+    @on(LineList.Chosen)
+    def _to_the_button(self) -> None:
+        if self._single:
+            self.action_mark()
+        self.query_one("#start", Button).focus()
+
+    def _show_need(self) -> None:
+        need = self._need_of(self.marked)
+        self.query_one("#need", Static).update(need_text(need, ink(self.app)))
+        button = self.query_one("#start", Button)
+        button.disabled = not self._marked or "disk" in need.short_of
+
+    @on(Button.Pressed, "#start")
+    def _go(self) -> None:
+        self.dismiss(self.marked)
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+def need_text(need: Need, colours: dict[str, str]) -> Text:
+    """`disk 60 GiB of 1.2 TiB free · memory 31 GiB of 119 GiB free`, with what does not suffice said so."""
+    pen = Pen(colours)
+    short = need.short_of
+    for name, takes, free in (
+        ("disk", need.disk_bytes, need.disk_free_bytes),
+        ("memory", need.ram_bytes, need.ram_available_bytes),
+    ):
+        if pen.text:
+            pen.write("   ", "text-muted")
+        needs = f"about {formatting.size(takes)}" if takes is not None else "not known"
+        pen.write(f"{name} {needs} of {formatting.size(free)} free", "error" if name in short else "")
+        pen.write(" ✗ too little" if name in short else (" ✓" if takes is not None else ""), "error" if name in short else "success")
+    return pen.text
+
+
+def merge_facts(source: Source, base: Base) -> list[str]:
+    """What a merge is made of."""
+    return [f"adapter  {source.path}", f"base     {base.text}", "A new run with one stage; this run is its parent and stays as it is."]
+
+
+def export_facts(source: Source) -> list[str]:
+    """What an export is made of."""
+    return [f"model  {source.path}", "Each file is compared with the model. A new run; this run is its parent and stays as it is."]

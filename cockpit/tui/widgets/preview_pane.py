@@ -1,0 +1,60 @@
+"""Home's preview: text about a recipe, or a run's numbers over its loss curve."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import Static
+
+from cockpit import formatting
+from cockpit.run_list import RunSummary
+from cockpit.run_state import RunState
+from cockpit.tui.ink import ink
+from cockpit.tui.widgets.chart import Chart, ChartData
+from cockpit.tui.widgets.preview import run_heading, shown_stage
+
+MIN_POINTS = 2
+
+
+class PreviewPane(Vertical):
+    """Shows one thing at a time; the chart only where a run has steps to draw."""
+
+    DEFAULT_CSS = """
+    PreviewPane > VerticalScroll { height: 1fr; padding: 0 1; }
+    PreviewPane > Chart { display: none; height: 1fr; min-height: 4; max-height: 14; }
+    PreviewPane.-run > VerticalScroll { height: auto; max-height: 60%; }
+    PreviewPane.-curve > Chart { display: block; }
+    """
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            yield Static()
+        yield Chart()
+
+    def show_text(self, text: Text) -> None:
+        """Show text alone."""
+        self.remove_class("-run", "-curve")
+        self._write(text)
+
+    def show_run(self, run: RunSummary, state: RunState | None, now: float) -> None:
+        """Show a run: what it is doing, its numbers, and its loss."""
+        self.add_class("-run")
+        self._write(run_heading(run, state, now, ink(self.app)))
+        stage = shown_stage(state)
+        series = state.series(stage.name, "loss") if state is not None and stage is not None else None
+        self.set_class(series is not None and len(series) >= MIN_POINTS, "-curve")
+        if series is None or state is None or stage is None or len(series) < MIN_POINTS:
+            return
+        right = float(max(stage.total_steps or 0, series.x[-1]))
+        chart = self.query_one(Chart)
+        if chart.data is None or chart.data.raw is not series:
+            chart.fit()
+        summary = formatting.number(series.last())
+        points = state.series(stage.name, "eval_loss")
+        chart.show(ChartData("loss", series, (0.0, right), summary=summary, points=points if len(points) else None))
+
+    def _write(self, text: Text) -> None:
+        box = self.query_one(Static)
+        if box.content != text:
+            box.update(text)
