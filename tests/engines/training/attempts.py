@@ -1,0 +1,83 @@
+"""Run whole stages in this process and look at what they left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engines.checkpoints import scan_attempt
+from engines.control import put_request
+from engines.events import CheckpointCommitted, Event, Step
+from engines.host import GuardTrippedError, ResumePoint, StageResult, StopRequested
+from engines.run_dir import RunDir
+from tests.stage_context import TriedContext, make_context
+
+E = TypeVar("E", bound=Event)
+
+
+def context(tmp_path: Path, stage: Mapping[str, Any], inputs: Mapping[str, Path | str], **more: Any) -> TriedContext:
+    """A context of a later attempt finds the folders of the earlier ones."""
+    return make_context(tmp_path, stage, inputs=inputs, **more)
+
+
+def run_stage(ctx: TriedContext) -> StageResult | None:
+    """Run the stage's own function; None when it was stopped or a guard tripped."""
+    import torch
+
+    torch.set_num_threads(1)
+    if ctx.stage.kind == "pretrain":
+        from engines.pretrain.stage import run
+    else:
+        from engines.finetune.stage import run
+    with suppress(StopRequested, GuardTrippedError):
+        return run(ctx)
+    return None
+
+
+def ask(ctx: TriedContext, verb: str, value: float | None = None, *, at_step: int = 1) -> None:
+    """Leave a request that is there at the boundary after a step: what comes while data loads is answered there."""
+    emit = ctx.emit
+    asked: list[str] = []
+
+    def emit_and_ask(event: Event) -> int:
+        if isinstance(event, Step) and event.step == at_step and not asked:
+            asked.append(put_request(RunDir(ctx.run_root).control, verb, value).verb)
+        return emit(event)
+
+    ctx.emit = emit_and_ask  # type: ignore[method-assign]
+
+
+def resume_point(ctx: TriedContext, step: int) -> ResumePoint:
+    """The attempt's checkpoint of a step."""
+    complete, refused = scan_attempt(ctx.checkpoints, hashes=True)
+    assert refused == []
+    found = next(checkpoint for checkpoint in complete if checkpoint.step == step)
+    return ResumePoint(found.attempt, found.step, found.path, found.sha256)
+
+
+def of_kind(ctx: TriedContext, kind: type[E], attempt: int | None = None) -> list[E]:
+    found = [event for event in ctx.events() if isinstance(event, kind)]
+    return [event for event in found if attempt is None or getattr(event, "attempt", None) == attempt]
+
+
+def trajectory(ctx: TriedContext, attempt: int, after: int = 0) -> list[tuple[Any, ...]]:
+    """All that a step says except its times, floats as hex: equal means bit for bit."""
+    return [
+        (
+            event.step,
+            float(event.loss or 0).hex(),
+            float(event.grad_norm or 0).hex(),
+            float(event.learning_rate or 0).hex(),
+            event.tokens,
+            event.loss_tokens,
+            event.epoch,
+        )
+        for event in of_kind(ctx, Step, attempt)
+        if event.step > after
+    ]
+
+
+def committed_steps(ctx: TriedContext, attempt: int) -> list[int]:
+    return [event.step for event in of_kind(ctx, CheckpointCommitted, attempt)]

@@ -1,0 +1,163 @@
+"""A resumed training is the training that was never interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.events import CheckpointRemoved, Evaluated, StepsPlanned, Warned
+from recipes.problems import OperatorError
+from tests.engines.training.attempts import (
+    ask,
+    committed_steps,
+    context,
+    of_kind,
+    resume_point,
+    run_stage,
+    trajectory,
+)
+from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(params=["pretrain", "finetune"])
+def case(
+    request: pytest.FixtureRequest, tokens: Path, model: Path, messages: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stage with dropout and accumulation whose epoch ends in a partial window, and its inputs."""
+    if request.param == "pretrain":
+        return {**PRETRAIN, "eval_steps": 2}, {"data": tokens}
+    return {**FINETUNE, "eval_steps": 2}, {"model": model, "data": messages}
+
+
+def test_resumed_is_bit_identical_from_the_middle_of_an_epoch_and_from_its_end(
+    tmp_path: Path, case: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    stage, inputs = case
+    stage = {**stage, "save_steps": 1}
+    whole = context(tmp_path / "whole", stage, inputs)
+    result = run_stage(whole)
+    assert result is not None
+    for attempt, step in enumerate((3, 4, 6), start=2):  # 4 and 6 end the epochs of the two stages
+        again = context(tmp_path / "whole", stage, inputs, attempt=attempt, resume=resume_point(whole, step))
+        resumed = run_stage(again)
+        assert resumed is not None
+        assert trajectory(again, attempt) == trajectory(whole, 1, after=step)
+        assert weights_sha256(again.out) == weights_sha256(whole.out)
+        losses = [(event.step, event.loss) for event in of_kind(whole, Evaluated, 1) if (event.step or 0) > step]
+        assert [(event.step, event.loss) for event in of_kind(again, Evaluated, attempt)] == losses
+        assert resumed.metrics["loss"] == result.metrics["loss"]
+        assert resumed.metrics["tokens"] == result.metrics["tokens"]
+        assert not of_kind(again, Warned)
+
+
+def test_evaluating_and_sampling_do_not_change_the_training(tmp_path: Path, tokens: Path) -> None:
+    plain = context(tmp_path / "plain", PRETRAIN, {"data": tokens})
+    busy = context(tmp_path / "busy", {**PRETRAIN, "eval_steps": 1, "sample_steps": 1}, {"data": tokens})
+    run_stage(plain)
+    run_stage(busy)
+    assert trajectory(plain, 1) == trajectory(busy, 1)
+    assert weights_sha256(plain.out) == weights_sha256(busy.out)
+
+
+def test_stop_after_checkpoint_then_resume_ends_in_the_same_weights(
+    tmp_path: Path, case: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    stage, inputs = case
+    whole = context(tmp_path / "whole", stage, inputs)
+    run_stage(whole)
+    stopped = context(tmp_path / "stopped", stage, inputs)
+    ask(stopped, "stop-after-checkpoint")
+    assert run_stage(stopped) is None
+    assert committed_steps(stopped, 1) == [1]
+    again = context(tmp_path / "stopped", stage, inputs, attempt=2, resume=resume_point(stopped, 1))
+    assert run_stage(again) is not None
+    assert trajectory(again, 1) + trajectory(again, 2) == trajectory(whole, 1)
+    assert weights_sha256(again.out) == weights_sha256(whole.out)
+
+
+def test_an_epoch_count_plans_the_steps_that_are_taken(tmp_path: Path, tokens: Path) -> None:
+    stage = {**PRETRAIN, "max_steps": None, "num_train_epochs": 1.5}
+    ctx = context(tmp_path, stage, {"data": tokens})
+    run_stage(ctx)
+    assert [event.total_steps for event in of_kind(ctx, StepsPlanned)] == [9]
+    assert [row[0] for row in trajectory(ctx, 1)] == list(range(1, 10))
+
+
+def test_resume_from_the_last_step_only_writes_the_output(tmp_path: Path, tokens: Path) -> None:
+    stage = {**PRETRAIN, "eval_steps": 8}
+    whole = context(tmp_path, stage, {"data": tokens})
+    result = run_stage(whole)
+    again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 8))
+    resumed = run_stage(again)
+    assert result is not None
+    assert resumed is not None
+    assert trajectory(again, 2) == []
+    assert weights_sha256(again.out) == weights_sha256(whole.out)
+    kept = ("loss", "steps", "tokens", "eval_loss")
+    assert [resumed.metrics[name] for name in kept] == [result.metrics[name] for name in kept]
+
+
+def test_a_retry_goes_on_with_the_scaled_learning_rate(tmp_path: Path, tokens: Path) -> None:
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    again = context(
+        tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=resume_point(whole, 3), learning_rate_scale=0.5
+    )
+    run_stage(again)
+    full = [float.fromhex(row[3]) for row in trajectory(whole, 1, after=3)]
+    assert [float.fromhex(row[3]) for row in trajectory(again, 2)] == [rate / 2 for rate in full]
+
+
+def test_rotation_reaches_back_over_the_lineage_and_leaves_superseded_checkpoints(tmp_path: Path, tokens: Path) -> None:
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    stage = {**PRETRAIN, "save_total_limit": 1}
+    again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 3))
+    run_stage(again)
+    removed = [(event.attempt, event.step) for event in of_kind(again, CheckpointRemoved)]
+    assert removed == [(1, 3), (2, 6)]
+    assert sorted(path.name for path in whole.checkpoints.iterdir()) == ["step-6", "step-8"]
+    assert sorted(path.name for path in again.checkpoints.iterdir()) == ["step-8"]
+
+
+def test_leftovers_of_a_dead_attempt_are_cleaned_and_a_changed_checkpoint_is_refused(
+    tmp_path: Path, tokens: Path
+) -> None:
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    point = resume_point(whole, 6)
+    (whole.checkpoints / ".tmp-step-9-dead").mkdir()
+    (whole.checkpoints / ".trash-step-1-dead").mkdir()
+    again = context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=point)
+    run_stage(again)
+    assert sorted(path.name for path in whole.checkpoints.iterdir()) == ["step-3", "step-6", "step-8"]
+    manifest = point.path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes() + b" ")
+    with pytest.raises(OperatorError, match="not the one that was chosen"):
+        run_stage(context(tmp_path, PRETRAIN, {"data": tokens}, attempt=3, resume=point))
+
+
+def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path) -> None:
+    import json
+
+    from engines.manifest import manifest_sha256
+    from engines.host import ResumePoint
+
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    path = whole.checkpoints / "step-6"
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["threads"] = 64
+    manifest["versions"]["torch"] = "1.0"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    point = ResumePoint(1, 6, path, manifest_sha256(path))
+    again = context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=point)
+    run_stage(again)
+    [warning] = of_kind(again, Warned)
+    assert "not bit for bit" in warning.message
+    assert "threads was 64, is 1" in warning.message
+    assert "torch was 1.0" in warning.message

@@ -1,0 +1,276 @@
+"""What a step says is what happened: losses by hand, rates by formula, tokens by counting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.checkpoints import scan_attempt
+from engines.events import Evaluated, GuardTripped, Phase, Step, Warned
+from recipes.problems import OperatorError
+from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage, trajectory
+from tests.engines.training.tiny import FINETUNE, PRETRAIN, write_messages, write_tokens
+
+pytestmark = pytest.mark.torch
+
+FROZEN = {"learning_rate": 1e-30, "lora_dropout": 0.0}
+"""A rate at which no weight changes: every step's loss is that of the base model."""
+
+
+def _nll(model: Any, example: Any) -> tuple[float, int]:
+    """Sum of the negative log likelihoods of an example's labelled tokens, one example at a time, without padding."""
+    import torch
+
+    ids = torch.tensor([example.input_ids])
+    with torch.no_grad():
+        log_probs = torch.log_softmax(model(input_ids=ids).logits[0].double(), dim=-1)
+    scored = [position for position in range(1, len(example.labels)) if example.labels[position] != -100]
+    return -sum(float(log_probs[p - 1, example.labels[p]]) for p in scored), len(scored)
+
+
+def test_loss_is_the_mean_over_the_windows_tokens_with_ragged_answers(
+    tmp_path: Path, model: Path, messages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from engines.finetune import stage as finetune
+    from engines.finetune.rows import collator
+
+    seen: list[list[Any]] = []
+
+    def recording(pad_id: int) -> Any:
+        collate = collator(pad_id)
+
+        def record(examples: list[Any]) -> Any:
+            seen.append(examples)
+            return collate(examples)
+
+        return record
+
+    monkeypatch.setattr(finetune, "collator", recording)
+    stage = {**FINETUNE, **FROZEN, "max_steps": 4, "gradient_accumulation_steps": 3}
+    ctx = context(tmp_path, stage, {"model": model, "data": messages})
+    run_stage(ctx)
+    base = AutoModelForCausalLM.from_pretrained(str(model))
+    steps = of_kind(ctx, Step)
+    windows = [seen[0:3], seen[3:6], seen[6:7], seen[7:10]]  # 13 rows: 7 batches, the third window has one of one row
+    tokens = loss_tokens = 0
+    for step, window in zip(steps, windows, strict=True):
+        examples = [example for batch in window for example in batch]
+        sums = [_nll(base, example) for example in examples]
+        assert len({count for _, count in sums}) > 1 or len(examples) == 1
+        tokens += sum(len(example.input_ids) for example in examples)
+        loss_tokens += sum(count for _, count in sums)
+        expected = sum(nll for nll, _ in sums) / sum(count for _, count in sums)
+        assert step.loss == pytest.approx(expected, rel=2e-6)
+        assert (step.tokens, step.loss_tokens) == (tokens, loss_tokens)
+    mean_of_means = sum(nll / count for nll, count in (_nll(base, e) for batch in windows[0] for e in batch)) / 6
+    assert steps[0].loss != pytest.approx(mean_of_means, rel=1e-5)
+
+
+def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from engines.data.messages_reader import read_messages
+    from engines.training.loss import encode_answers
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    rows = [row.as_dicts() for row in read_messages(messages, "train")]
+    examples, _ = encode_answers(rows, tokenizer, 48)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert all([label for label in example.labels if label != -100][-1] == end for example in examples)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 3.0, 0.25])
+@pytest.mark.parametrize("shape", ["cosine", "cosine_with_min_lr", "linear", "constant"])
+def test_schedule_is_that_of_transformers(shape: str, warmup: float) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    from engines.training.schedule import Schedule, warmup_steps
+
+    name = "constant_with_warmup" if shape == "constant" else shape
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    first = warmup_steps(warmup, 20)
+    extra = {"min_lr_rate": 0.2} if shape == "cosine_with_min_lr" else {}
+    theirs = get_scheduler(
+        name, optimizer, num_warmup_steps=first, num_training_steps=20, scheduler_specific_kwargs=extra
+    )
+    ours = Schedule(shape, warmup=first, total=20, min_rate=0.2)
+    for step in range(21):
+        assert ours(step) == pytest.approx(theirs.lr_lambdas[0](step), abs=1e-12)
+
+
+def test_learning_rate_is_the_one_the_step_used(tmp_path: Path, tokens: Path) -> None:
+    from engines.training.schedule import Schedule
+
+    ctx = context(tmp_path, {**PRETRAIN, "lr_scheduler_type": "linear"}, {"data": tokens})
+    run_stage(ctx)
+    formula = Schedule("linear", warmup=2, total=8, min_rate=0.1)
+    rates = [event.learning_rate for event in of_kind(ctx, Step)]
+    assert rates == [3e-3 * formula(done) for done in range(8)]
+    assert rates[:3] == [0.0, 1.5e-3, 3e-3]
+
+
+def test_grad_norm_is_before_clipping_and_tokens_are_all_of_a_window(tmp_path: Path, tokens: Path) -> None:
+    tight = context(tmp_path / "tight", {**PRETRAIN, "max_grad_norm": 1e-3, "max_steps": 1}, {"data": tokens})
+    loose = context(tmp_path / "loose", {**PRETRAIN, "max_grad_norm": 1e3, "max_steps": 1}, {"data": tokens})
+    run_stage(tight)
+    run_stage(loose)
+    [first], [second] = of_kind(tight, Step), of_kind(loose, Step)
+    assert first.grad_norm == second.grad_norm
+    assert (first.grad_norm or 0) > 1e-2
+    assert (first.tokens, first.loss_tokens) == (4 * 16, 4 * 15)
+    assert first.data_wait_s is not None
+    assert 0 < first.data_wait_s < first.step_s
+
+
+def _captured_model(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    from engines.pretrain import stage as pretrain
+
+    built: list[Any] = []
+    build = pretrain.build_model
+
+    def capture(*args: Any, **kwargs: Any) -> Any:
+        built.append(build(*args, **kwargs))
+        return built[-1]
+
+    monkeypatch.setattr(pretrain, "build_model", capture)
+    return built
+
+
+def test_a_nan_loss_leaves_the_weights_of_the_step_before(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    built = _captured_model(monkeypatch)
+    stage = {**PRETRAIN, "save_steps": 1, "save_total_limit": 1}
+    fault = {"nan_loss": {"stage": "base", "step": 5, "micro_batch": 2}}
+    ctx = context(tmp_path, stage, {"data": tokens}, test_faults=fault)
+    assert run_stage(ctx) is None
+    steps = of_kind(ctx, Step)
+    assert [event.step for event in steps] == [1, 2, 3, 4, 5]
+    assert str(steps[-1].loss) == "nan"
+    assert steps[-1].tokens == steps[-2].tokens
+    [trip] = of_kind(ctx, GuardTripped)
+    assert (trip.guard, trip.step, str(trip.value), trip.limit) == ("nonfinite_loss", 5, "nan", None)
+    [last], refused = scan_attempt(ctx.checkpoints, hashes=True)
+    assert (last.step, last.healthy, refused) == (4, True, [])
+    saved = load_file(last.path / "model.safetensors")
+    live = built[0].state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in saved.items())
+
+
+def test_a_large_gradient_is_refused_with_its_value(tmp_path: Path, tokens: Path) -> None:
+    stage = {**PRETRAIN, "guards": {"grad_norm": 50.0}}
+    fault = {"large_gradient": {"step": 2, "factor": 1e4}}
+    ctx = context(tmp_path, stage, {"data": tokens}, test_faults=fault)
+    assert run_stage(ctx) is None
+    [trip] = of_kind(ctx, GuardTripped)
+    assert (trip.guard, trip.step, trip.limit) == ("grad_norm", 2, 50.0)
+    assert trip.value == of_kind(ctx, Step)[-1].grad_norm
+    assert (trip.value or 0) > 50
+    assert committed_steps(ctx, 1) == []
+
+
+def test_the_next_attempt_does_not_meet_the_fault(tmp_path: Path, tokens: Path) -> None:
+    fault = {"nan_loss": {"step": 2, "micro_batch": 1}}
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, test_faults=fault)
+    assert run_stage(ctx) is not None
+
+
+def test_a_full_disk_costs_one_checkpoint_and_not_the_training(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens}, test_faults={"disk_full": {"step": 6}})
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [3, 8]
+    assert sorted(path.name for path in ctx.checkpoints.iterdir()) == ["step-3", "step-8"]
+    [warning] = of_kind(ctx, Warned)
+    assert "step 6 could not be written" in warning.message
+
+
+def test_non_finite_weights_make_a_checkpoint_unhealthy_and_the_healthy_one_stays(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    built = _captured_model(monkeypatch)
+    stage = {**PRETRAIN, "save_steps": 1, "save_total_limit": 1, "max_steps": 3}
+    ctx = context(tmp_path, stage, {"data": tokens})
+    emit = ctx.emit
+
+    def spoil(event: Any) -> int:
+        if isinstance(event, Step) and event.step == 3:
+            with torch.no_grad():
+                built[0].model.layers[0].self_attn.q_proj.weight[0, 0] = float("inf")
+        return emit(event)
+
+    ctx.emit = spoil  # type: ignore[method-assign]
+    run_stage(ctx)
+    complete, _ = scan_attempt(ctx.checkpoints)
+    assert [(item.step, item.healthy) for item in complete] == [(2, True), (3, False)]
+
+
+def test_the_best_checkpoint_stays(tmp_path: Path, tokens: Path) -> None:
+    stage = {**PRETRAIN, "save_steps": 1, "eval_steps": 1, "save_total_limit": 1, "learning_rate": 0.5, "max_steps": 6}
+    ctx = context(tmp_path, stage, {"data": tokens})
+    run_stage(ctx)
+    losses = {event.step: event.loss or 0.0 for event in of_kind(ctx, Evaluated)}
+    best = min(losses, key=lambda step: losses[step])
+    assert best != 6
+    complete, _ = scan_attempt(ctx.checkpoints)
+    assert [item.step for item in complete] == [best, 6]
+
+
+def test_phases_and_rows_left_out_are_told(tmp_path: Path, model: Path) -> None:
+    messages = write_messages(tmp_path / "messages", rows=9, val=0)
+    stage = {**FINETUNE, "max_length": 24, "eval_steps": 1, "max_steps": 2}
+    ctx = context(tmp_path, stage, {"model": model, "data": messages})
+    run_stage(ctx)
+    warnings = [event.message for event in of_kind(ctx, Warned)]
+    assert any("were cut at 24 tokens" in text or "left out: no answer within 24 tokens" in text for text in warnings)
+    assert any("no val split" in text for text in warnings)
+    assert [event.name for event in of_kind(ctx, Phase)] == [
+        "loading",
+        "tokenizing",
+        "first step",
+        "training",
+        "saving",
+    ]
+
+
+def test_too_little_data_and_missing_models_are_the_operators_to_mend(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    short = write_tokens(tmp_path / "short", {"train": 10, "val": 0})
+    with pytest.raises(OperatorError, match="fewer than one window of 16"):
+        run_stage(context(tmp_path / "a", PRETRAIN, {"data": short}))
+    with pytest.raises(OperatorError, match="has an answer within 8 tokens"):
+        run_stage(context(tmp_path / "b", {**FINETUNE, "max_length": 8}, {"model": model, "data": messages}))
+    with pytest.raises(OperatorError, match="hub id"):
+        run_stage(context(tmp_path / "c", FINETUNE, {"model": "org/model", "data": messages}))
+    with pytest.raises(OperatorError, match="cannot be loaded as a model"):
+        run_stage(context(tmp_path / "d", FINETUNE, {"model": messages, "data": messages}))
+
+
+def test_changed_tokens_are_refused(tmp_path: Path) -> None:
+    folder = write_tokens(tmp_path / "tokens", {"train": 100, "val": 0})
+    data = bytearray((folder / "train.bin").read_bytes())
+    data[10] ^= 1
+    (folder / "train.bin").write_bytes(bytes(data))
+    with pytest.raises(OperatorError, match="SHA-256"):
+        run_stage(context(tmp_path, PRETRAIN, {"data": folder}))
+
+
+def test_the_same_seed_gives_the_same_training_and_another_seed_another(tmp_path: Path, tokens: Path) -> None:
+    contexts = [
+        context(tmp_path / str(n), {**PRETRAIN, "seed": seed, "max_steps": 2}, {"data": tokens})
+        for n, seed in enumerate((1, 1, 2))
+    ]
+    for ctx in contexts:
+        run_stage(ctx)
+    first, second, other = (trajectory(ctx, 1) for ctx in contexts)
+    assert first == second != other
