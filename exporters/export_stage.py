@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def _compare_file(
         {
             **_describe_file(export, plan),
             **comparison.record(),
-            "tokenizer": {"texts": tokens.texts, "different": tokens.different, "control_literals": tokens.literals},
+            "tokenizer": asdict(tokens),
             "limits": {
                 "mean_kl": MEAN_KL_LIMITS.get(plan.file_type),
                 "top1_gap": TIE_GAP if plan.file_type in STRICT_TOP1 else None,

@@ -5,7 +5,9 @@ The reference is the model itself in float32. KL(reference ‖ file) is in nats,
 
 from __future__ import annotations
 
+import json
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -168,11 +170,12 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
 
 @dataclass(frozen=True)
 class TokenCheck:
-    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; `literals` are not judged."""
+    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; the counts are not judged."""
 
     texts: int
     different: list[str]
     literals: int
+    normalized: int
 
     def problems(self) -> list[str]:
         """What is wrong, in a sentence."""
@@ -184,21 +187,33 @@ class TokenCheck:
 def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> TokenCheck:
     """Compare ids on the held-out texts and on hard strings, these with control tokens read and not read.
 
-    A plain text that spells a control token's name is counted in `literals` and not judged: llama.cpp merges pieces into
-    any token of that name, where the tokenizer keeps control tokens out of ordinary text.
+    Two known differences are counted and not judged. A plain text that spells a control token's name (`literals`):
+    llama.cpp merges pieces into any token of that name, where the tokenizer keeps control tokens out of ordinary text.
+    A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not normalize.
     """
     samples = list(data.samples)
     for text in HARD_STRINGS:
         samples += [Sample(text, encode(tokenizer, text, special=flag), flag) for flag in (True, False)]
     names = [name for name in tokenizer.all_special_tokens if name]
+    forms = _unicode_forms(tokenizer)
     different: list[str] = []
-    literals = 0
+    literals = normalized = 0
     for sample in samples:
         ids = llama.tokenize(sample.text, parse_special=sample.special)
         if ids == encode(tokenizer, sample.text, special=sample.special):
             continue
         if not sample.special and any(name in sample.text for name in names):
             literals += 1
+        elif any(unicodedata.normalize(form, sample.text) != sample.text for form in forms):
+            normalized += 1
         else:
             different.append(f"{printable(sample.text, 60)!r} ({'chat' if sample.special else 'plain'})")
-    return TokenCheck(len(samples), different, literals)
+    return TokenCheck(len(samples), different, literals, normalized)
+
+
+def _unicode_forms(tokenizer: Any) -> list[Any]:
+    """The Unicode normalization forms that a fast tokenizer applies to text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    normalizer = json.loads(backend.to_str()).get("normalizer") if backend is not None else None
+    parts = (normalizer or {}).get("normalizers", [normalizer])
+    return [part["type"] for part in parts if part and part.get("type") in ("NFC", "NFD", "NFKC", "NFKD")]
