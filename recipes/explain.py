@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from recipes.fields import FieldSpec, fields_of, keys_of, kind_of, recipe_fields
-from recipes.overrides import belongs
+from recipes.overrides import belongs, near_field
 from recipes.problems import closest, either, kind_of_value, shown
 from recipes.schema import Recipe
 from recipes.toml_scan import KeyPath
@@ -150,7 +150,8 @@ def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:
     keys = _keys_below(tag, loc[:-1])
     nested = [spec.path for spec in _specs(tag) if spec.path.endswith(f".{key}")] if len(loc) == 1 else []
     hint = f"did you mean {nested[0]}?" if nested else ""
-    hint = hint or (belongs(key) if len(loc) == 1 else "") or closest(key, keys)
+    near = closest(key, keys) or (near_field(key, _specs(tag)) if len(loc) == 1 else "")
+    hint = hint or (belongs(key) if len(loc) == 1 else "") or near
     where = kind_of(tag) if tag else "the recipe"
     message = f"{where} has no such key" if len(loc) == 1 else f"{loc[-2]} has no such key"
     if isinstance(loc[-2] if len(loc) > 1 else "", int):

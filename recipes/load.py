@@ -11,7 +11,7 @@ from typing import Any
 from recipes.explain import check_table, check_values, kind_words
 from recipes.fields import fields_of, inputs_of, keys_of, tags_of
 from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path
-from recipes.overrides import apply_overrides, belongs, tag_of
+from recipes.overrides import apply_overrides, belongs, near_field, tag_of
 from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import KINDS, STAGE_TYPES, FakeStage, Recipe, output_word
 from recipes.source import Source
@@ -19,6 +19,8 @@ from recipes.toml_read import parse, read_text
 from recipes.toml_scan import KeyPath
 
 MAX_STAGES = 256
+MAX_PROBLEMS = 500
+"""Nobody reads more, and a file made to have a hundred thousand would take seconds."""
 STANDARD_LIBRARY = "python-stdlib"
 _EACH_STAGES_OWN = ("name", "kind", "output")
 
@@ -71,10 +73,10 @@ def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> L
     path = Path(path)
     data, index = parse(text, path)
     check = _Check(Source(path, index, data), path.parent)
-    check.problems += apply_overrides(check.source, sets)
+    check.problems |= dict.fromkeys(apply_overrides(check.source, sets))
     graph = check.everything()
     if check.problems:
-        raise RecipeError(check.problems)
+        raise RecipeError(list(check.problems))
     recipe = Recipe.model_validate(check.completed())
     resolved = recipe.model_dump(mode="json", by_alias=True)
     return LoadedRecipe(recipe, text, path, resolved, tuple(sets), graph, check.source)
@@ -95,14 +97,16 @@ class _Check:
     def __init__(self, source: Source, folder: Path) -> None:
         self.source = source
         self.folder = folder
-        self.problems: list[Problem] = []
+        self.problems: dict[Problem, None] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         self.stages: list[dict[str, Any]] = []
 
     def add(
         self, path: KeyPath, message: str, got: str = "", allowed: str = "", hint: str = "", tag: str | None = None
     ) -> None:
-        self.problems.append(self.source.problem(path, message, got, allowed, hint, tag))
+        self.problems[self.source.problem(path, message, got, allowed, hint, tag)] = None
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise RecipeError(list(self.problems))
 
     def everything(self) -> Graph:
         """Check it all; the graph is complete only when there are no problems."""
@@ -182,7 +186,8 @@ class _Check:
             if key in _EACH_STAGES_OWN:
                 self.add(("defaults", kind, key), "every stage has its own; this is no default")
             elif key not in known:
-                hint = belongs(key) or closest(key, known)
+                specs = [spec for tag in tags for spec in fields_of(tag)]
+                hint = belongs(key) or closest(key, known) or near_field(key, specs)
                 self.add(("defaults", kind, key), f"no {kind} stage has such a key", hint=hint)
 
         def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -128,8 +129,17 @@ def _spec(specs: list[FieldSpec], field_path: str, tables: list[str]) -> FieldSp
     for spec in specs:
         if spec.path == field_path:
             return spec
-    hint = belongs(field_path) or closest(field_path, [spec.path for spec in specs])
+    hint = belongs(field_path) or near_field(field_path, specs)
     raise OperatorError("no such field", hint or "recipes/REFERENCE.md lists the fields of every kind")
+
+
+def near_field(key: str, specs: Sequence[FieldSpec]) -> str:
+    """A field that was probably meant: by its name, else the only one whose sentence has the word (`rank` for r)."""
+    hint = closest(key, [spec.path for spec in specs])
+    if hint or len(key) < 3:
+        return hint
+    told = [spec.path for spec in specs if key.lower() in re.findall(r"[a-z_]+", spec.help.lower())]
+    return closest(told[0], told) if len(set(told)) == 1 else ""
 
 
 def belongs(field_path: str) -> str:

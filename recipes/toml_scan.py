@@ -18,8 +18,8 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 MAX_KEY_PARTS = 8
 MAX_DEPTH = 12
 MAX_BARE_CHARACTERS = 80
-MAX_ITEMS = 2_000
-MAX_KEYS = 20_000
+MAX_ITEMS = 1_000
+MAX_KEYS = 10_000
 
 _SPACE = re.compile(r"[ \t]*+")
 _BLANK = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")

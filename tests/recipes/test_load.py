@@ -129,6 +129,7 @@ def test_the_error_says_every_problem_on_a_line_of_its_own() -> None:
         ("lora_alpha = 3.2e1", 'r = "16"', 17, "tuned.r", "did you mean 16 without quotes?"),
         ("lora_alpha = 3.2e1", "bf16 = 1", 17, "tuned.bf16", "did you mean true?"),
         ("lora_alpha = 3.2e1", "lr = 1", 17, "tuned.lr", "did you mean learning_rate"),
+        ("lora_alpha = 3.2e1", "rank = 1", 17, "tuned.rank", "did you mean r?"),
         ("lora_alpha = 3.2e1", "max_attempts = 1", 17, "tuned.max_attempts", "did you mean retry.max_attempts"),
         ("lora_alpha = 3.2e1", "hidden_size = 1", 17, "tuned.hidden_size", "it is a field of pretrain"),
         ("lora_alpha = 3.2e1", "guards = 3", 17, "tuned.guards", "a table with grad_norm"),
