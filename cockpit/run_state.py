@@ -81,6 +81,14 @@ class RunState:
             apply(event)
         return self.version - before
 
+    def copy(self) -> RunState:
+        """An independent state with the same facts: a keyframe."""
+        twin = RunState()
+        twin.unreadable, twin.unknown, twin.version = self.unreadable, self.unknown, self.version
+        twin._lifecycle_version = self._lifecycle_version
+        twin._writers = {name: writer.copy() for name, writer in self._writers.items()}
+        return twin
+
     # ---- the run
 
     @property

@@ -57,6 +57,10 @@ class Series:
         for x, y in points:
             self.append(x, y)
 
+    def copy(self) -> Series:
+        """An independent series with the same points."""
+        return Series(self._x_in[:], self._y_in[:], self._absent_in[:])
+
     def __len__(self) -> int:
         return min(len(self._x_in), len(self._y_in))
 

@@ -38,9 +38,6 @@ class Track:
         self.rate: deque[tuple[float, float]] = deque(maxlen=RATE_POINTS)
         self.phase: Phase | None = None
         self._series: dict[str, Series] = {}
-        self._add_x = self.steps.append
-        self._add_t = self.times.append
-        self._add = tuple(self.columns[name].append for name in _COLUMNS)
 
     def step(self, event: Step) -> None:
         """Keep one step; the hot path of every replay."""
@@ -51,14 +48,14 @@ class Track:
                 if value is None:
                     self.absent[name].append(at)
             loss, rate, norm = (math.nan if v is None else v for v in (loss, rate, norm))
-        self._add_x(event.step)
-        self._add_t(event.t)
-        add_loss, add_rate, add_norm, add_time, add_tokens = self._add
-        add_loss(loss)
-        add_rate(rate)
-        add_norm(norm)
-        add_time(event.step_s)
-        add_tokens(event.tokens)
+        columns = self.columns
+        self.steps.append(event.step)
+        self.times.append(event.t)
+        columns["loss"].append(loss)
+        columns["learning_rate"].append(rate)
+        columns["grad_norm"].append(norm)
+        columns["step_s"].append(event.step_s)
+        columns["tokens"].append(event.tokens)
         self.last_step = event
         if event.data_wait_s is not None:
             self._metric("data_wait_s", event.step, event.data_wait_s)
@@ -88,6 +85,17 @@ class Track:
         if name not in self._series:
             self._series[name] = Series(self.steps, self.columns[name], self.absent[name])
         return self._series[name]
+
+    def copy(self) -> Track:
+        """An independent track with the same content."""
+        twin = Track()
+        twin.steps, twin.times = self.steps[:], self.times[:]
+        twin.columns = {name: column[:] for name, column in self.columns.items()}
+        twin.absent = {name: indexes[:] for name, indexes in self.absent.items()}
+        twin.metrics = {name: series.copy() for name, series in self.metrics.items()}
+        twin.last_step, twin.progress, twin.phase = self.last_step, self.progress, self.phase
+        twin.rate = self.rate.copy()
+        return twin
 
     def canonical(self) -> list[Any]:
         """The facts in a form that is equal exactly when they are."""
@@ -134,6 +142,13 @@ class MachineTrack:
         for device in event.devices:
             for name in ("memory_used_bytes", "util_percent", "temperature_c", "power_w"):
                 self._add(f"gpu{device.id}_{name}", event.t, getattr(device, name))
+
+    def copy(self) -> MachineTrack:
+        """An independent track with the same content."""
+        twin = MachineTrack()
+        twin.series = {name: series.copy() for name, series in self.series.items()}
+        twin.last = self.last
+        return twin
 
     def _add(self, name: str, t: float, value: float | None) -> None:
         if value is None and name not in self.series:
@@ -216,6 +231,16 @@ class WriterFacts:
         self.log.append(event)
         if isinstance(event, WriterOpened):
             self.opened = event
+
+    def copy(self) -> WriterFacts:
+        """An independent object with the same facts; events are immutable and shared."""
+        twin = WriterFacts(self.name)
+        twin.next_seq, twin.missing, twin.t, twin.t_max, twin.opened = self.next_seq, self.missing, self.t, self.t_max, self.opened
+        twin.lifecycle = self.lifecycle[:]
+        twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
+        twin.machines = {host: machine.copy() for host, machine in self.machines.items()}
+        twin.samples, twin.log = self.samples.copy(), self.log.copy()
+        return twin
 
     def canonical(self) -> list[Any]:
         """The facts in a form that is equal exactly when they are."""

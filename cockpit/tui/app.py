@@ -63,6 +63,7 @@ class CockpitApp(App[None]):
         runs_root: the folder of runs.
         open_run: a run directory to show at once.
         replay: a run directory (or journal file) to play back at once.
+        speed: its speed, in seconds of the run per second.
         speed: how fast, as a multiple of real time; None for the screen's own choice.
     """
 
@@ -83,6 +84,7 @@ class CockpitApp(App[None]):
         self._first_run = open_run
         self._first_replay = replay
         self._speed = speed
+        self._speed = speed
         self._safety = HarmlessLines()
         self.animation_level = "none"
         for theme in THEMES:
@@ -98,8 +100,12 @@ class CockpitApp(App[None]):
         return ANSI_VARIABLES
 
     def on_mount(self) -> None:
+        self.open_first()
+
+    def open_first(self) -> None:
+        """The screen the operator asked for; Home otherwise."""
         if self._first_replay is not None:
-            self.open_replay(self._first_replay)
+            self.open_replay(self._first_replay, self._speed)
         elif self._first_run is not None:
             self.open_run(self._first_run)
         else:
@@ -125,7 +131,7 @@ class CockpitApp(App[None]):
 
         self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
 
-    def open_replay(self, path: Path) -> None:
+    def open_replay(self, path: Path, speed: float | None = None) -> None:
         """Play a run back from its directory or its journal file."""
         from cockpit.tui.screens.run import RunScreen
         from cockpit.tui.sources import load_replay
@@ -155,6 +161,9 @@ class CockpitApp(App[None]):
 
     def action_back(self) -> None:
         """Close the current screen; from the last one, go home."""
+        notice = getattr(self.screen, "leaving", str)()
+        if notice:
+            self.notify(notice, markup=False, timeout=3)
         if len(self.screen_stack) > 2:
             self.pop_screen()
             return

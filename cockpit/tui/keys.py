@@ -74,6 +74,10 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("run.stage_back", "left_square_bracket", "stage(-1)", "", "Look at the stage before.", "["),
         Key("run.stage_on", "right_square_bracket", "stage(1)", "", "Look at the stage after.", "]"),
         Key("run.follow", "0", "follow", "", "Follow the running stage with every chart as it was.", "0"),
+        Key("run.log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end it follows the newest.", "↑"),
+        Key("run.log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
+        Key("run.log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
+        Key("run.log_page_down", "pagedown", "log_scroll(10)", "", "Scroll the log down by ten lines.", "pgdn"),
         Key("run.copy", "Y", "copy_path", "", "Copy the path of the run's folder.", "Y"),
     ),
     "replay": (
@@ -110,6 +114,10 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("replay.pane_6", "6", "pane(6)", "", "Choose the sixth chart."),
         Key("replay.follow", "0", "follow", "", "Show the stage at the playhead with every chart as it was."),
         Key("replay.actions", "a", "actions", "", "Checkpoints and what can be made of them."),
+        Key("replay.log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end it follows the newest.", "↑"),
+        Key("replay.log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
+        Key("replay.log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
+        Key("replay.log_page_down", "pagedown", "log_scroll(10)", "", "Scroll the log down by ten lines.", "pgdn"),
         Key("replay.copy", "Y", "copy_path", "", "Copy the path of the run's folder."),
     ),
     "home": (

@@ -148,6 +148,9 @@ ASCII_GLYPHS = {
     "lost": "?",
 }
 
+CROSS = "\u00d7"
+"""Where a value is not a number."""
+
 STATE_COLOURS = {
     "queued": "text-muted",
     "pending": "text-muted",

@@ -28,6 +28,7 @@ class KeyBar(Widget):
     def __init__(self, *scopes: str) -> None:
         super().__init__()
         self.scopes = scopes
+        self._drawn: list[str] = []
 
     def keys_that_fit(self, width: int) -> list[tuple[int, Key]]:
         """Each drawn key with its column."""
@@ -47,11 +48,19 @@ class KeyBar(Widget):
             x += len(key.drawn) + len(key.label) + 3
         return placed
 
+    def update_keys(self) -> None:
+        """Draw again if another set of keys is possible now."""
+        now = [key.id for _, key in self.keys_that_fit(self.size.width)]
+        if now != self._drawn:
+            self.refresh()
+
     def render(self) -> RenderResult:
         key_style = self.get_component_rich_style("key-bar--key", partial=True)
         label_style = self.get_component_rich_style("key-bar--label", partial=True)
         line = Text(no_wrap=True, overflow="crop", end="")
-        for x, key in self.keys_that_fit(self.size.width):
+        placed = self.keys_that_fit(self.size.width)
+        self._drawn = [key.id for _, key in placed]
+        for x, key in placed:
             line.append(" " * (x - len(line)))
             line.append(key.drawn, key_style)
             line.append(" " + key.label, label_style)

@@ -1,0 +1,40 @@
+"""What a run screen asks of a running engine, and the question before it is asked to stop."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from textual.app import App
+
+from cockpit.launch import request
+from cockpit.safe_text import safe_text
+from cockpit.tui.screens.confirm import Answer, ConfirmScreen
+from engines.run_dir import RunDir
+from recipes.problems import OperatorError
+
+
+def ask(app: App[None], run: RunDir, verb: str) -> None:
+    """Leave a request and say so; runs in a thread, as it reads the run's journal."""
+    try:
+        request(run, verb)
+    except OperatorError as error:
+        tell = partial(app.notify, safe_text(error.hint), title=safe_text(str(error)), severity="error", markup=False)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the operator must know that nothing was asked
+        tell = partial(app.notify, safe_text(error), title=f"{verb} could not be asked for", severity="error", markup=False)
+    else:
+        tell = partial(app.notify, "answered in the log when the engine takes it", title=f"asked: {verb}", markup=False)
+    app.call_from_thread(tell)
+
+
+def stop_question(run_id: str) -> ConfirmScreen:
+    """Stop after a checkpoint, now, or not at all."""
+    return ConfirmScreen(
+        f"Stop {run_id}?",
+        "After a checkpoint: nothing is lost; the engine saves at the next step and ends.\n"
+        "Now: the engine ends at the next step; steps since its newest checkpoint are done again on resume.",
+        [
+            Answer("cancel", "Go on training"),
+            Answer("stop-after-checkpoint", "Stop after checkpoint"),
+            Answer("stop", "Stop now", danger=True),
+        ],
+    )

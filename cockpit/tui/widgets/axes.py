@@ -1,0 +1,132 @@
+"""Scales of charts: domains that stay where they are, and ticks at round numbers. Pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+FILL = 0.6
+"""A domain is kept while the data fits in it and fills more than this share of it."""
+HEADROOM = 0.06
+_ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+_SPANS_S = (60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A range of values laid along an axis, evenly or by logarithm."""
+
+    lo: float
+    hi: float
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high end, clamped."""
+        if self.log:
+            if value <= self.lo:
+                return 0.0
+            share = (math.log10(value) - math.log10(self.lo)) / (math.log10(self.hi) - math.log10(self.lo))
+        else:
+            share = (value - self.lo) / (self.hi - self.lo)
+        return min(1.0, max(0.0, share))
+
+    def holds(self, lo: float, hi: float) -> bool:
+        """Whether both values are inside."""
+        return self.lo <= lo and hi <= self.hi
+
+
+def fitted(lo: float, hi: float, *, log: bool = False) -> Domain:
+    """A domain for data from lo to hi, with some headroom; a single value gets a domain around it."""
+    if log:
+        hi = hi if hi > 0 else 1.0
+        lo = lo if lo > 0 else hi / 1e4
+        ratio = max(1.05, (hi / lo) ** HEADROOM)
+        return Domain(lo / ratio, min(hi * ratio, 1e308), log=True)
+    span = hi - lo
+    if not math.isfinite(span):
+        return Domain(-1e308, 1e308)
+    if span <= abs(hi) * 1e-9:
+        span = abs(hi) * 0.2 or 1.0
+        lo, hi = lo - span / 2, hi + span / 2
+    pad = span * HEADROOM
+    return Domain(0.0 if 0 <= lo < span * 0.25 else lo - pad, hi + pad)
+
+
+def kept(domain: Domain | None, lo: float, hi: float, *, log: bool = False) -> Domain:
+    """The domain as it was while it still suits the data, else a new one: a rescale repaints a whole chart."""
+    new = fitted(lo, hi, log=log)
+    if domain is None or domain.log != log or not domain.holds(max(lo, domain.lo) if log and lo <= 0 else lo, hi):
+        return new
+    filled = new.share(domain.hi), new.share(domain.lo)
+    if log:
+        used = (math.log10(new.hi) - math.log10(new.lo)) / (math.log10(domain.hi) - math.log10(domain.lo))
+    else:
+        used = (new.hi - new.lo) / (domain.hi - domain.lo)
+    return domain if used > FILL and filled else new
+
+
+def ticks(domain: Domain, most: int) -> tuple[list[float], float]:
+    """Round values inside the domain, at most `most`, and the distance between them (0 on a logarithmic axis)."""
+    if most < 1:
+        return [], 0.0
+    if domain.log:
+        return _log_ticks(domain, most), 0.0
+    span = domain.hi - domain.lo
+    step = _round_up(span / max(1, most))
+    for _ in range(8):
+        first = math.ceil(domain.lo / step - 1e-9)
+        last = math.floor(domain.hi / step + 1e-9)
+        if last - first + 1 <= most:
+            return [n * step for n in range(first, last + 1)], step
+        step = _round_up(step * 1.01)
+    return [], step
+
+
+def _log_ticks(domain: Domain, most: int) -> list[float]:
+    low, high = math.floor(math.log10(domain.lo)), math.ceil(math.log10(domain.hi))
+    for heads in ((1, 2, 5), (1, 3), (1,)):
+        values = [head * 10.0**power for power in range(max(low, -300), min(high, 300) + 1) for head in heads]
+        inside = [value for value in values if domain.lo <= value <= domain.hi]
+        if len(inside) <= most:
+            return inside
+    decades = [
+        10.0**power for power in range(max(low, -300), min(high, 300) + 1) if domain.lo <= 10.0**power <= domain.hi
+    ]
+    return decades[:: max(1, math.ceil(len(decades) / most))]
+
+
+def _round_up(value: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below the value."""
+    if value <= 0 or not math.isfinite(value):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    for head in _ROUND:
+        if head * power >= value * (1 - 1e-9):
+            return head * power
+    return 10.0 * power
+
+
+def step_domain(total: int | None, reached: float) -> tuple[float, float]:
+    """The x axis of steps: all that are planned; without a plan the next 1, 2 or 5 times a power of ten."""
+    if total and total >= reached:
+        return 0.0, float(total)
+    power = 10.0 ** math.floor(math.log10(max(10.0, reached)))
+    return 0.0, next(head * power for head in (1.0, 2.0, 5.0, 10.0) if head * power >= reached)
+
+
+def time_domain(start: float, reached: float) -> tuple[float, float]:
+    """The x axis of seconds: from the start on, over the next round length of time, so that it moves rarely."""
+    length = max(1.0, reached - start)
+    for span in _SPANS_S:
+        if length <= span:
+            return start, start + span
+    days = math.ceil(length / 86_400)
+    return start, start + 86_400 * 2 ** math.ceil(math.log2(days))
+
+
+def time_ticks(span_s: float, most: int) -> list[float]:
+    """Round offsets in seconds within a span."""
+    for step in (15, 30, *_SPANS_S, 172_800, 345_600, 864_000, 8_640_000):
+        if span_s / step + 1 <= most:
+            return [n * float(step) for n in range(int(span_s // step) + 1)]
+    return [0.0]

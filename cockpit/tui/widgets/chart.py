@@ -1,0 +1,324 @@
+"""One chart: a title line, curves with their axes, and only the cells that changed sent to the terminal.
+
+NaN and the infinities are gaps with a red mark on the top row. Smoothing is drawn bright over the dim raw values, whose
+extremes are always there. Evaluations are single points, checkpoints marks on the x axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from cockpit import formatting as fmt
+from cockpit.safe_text import safe_text
+from cockpit.series import Series
+from cockpit.tui.theme import CROSS, ascii_only
+from cockpit.tui.widgets.axes import Domain, kept, ticks, time_ticks
+from cockpit.tui.widgets.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
+
+STYLES = ("text", "raw", "line", "old", "eval", "bad", "guard", "mark", "axis", "title", "chosen")
+TEXT, RAW, LINE, OLD, EVAL, BAD, GUARD, MARK, AXIS, TITLE, CHOSEN = range(len(STYLES))
+MIN_WIDTH, MIN_HEIGHT = 18, 4
+
+
+@dataclass(frozen=True)
+class ChartData:
+    """What a chart shows. Series grow by themselves; everything else is said anew.
+
+    Attributes:
+        name: what is measured, the first word of the title.
+        summary: the rest of the title: newest value and so on.
+        raw: the values.
+        smooth: their moving average, when one is asked for.
+        old: values that a resume superseded.
+        points: single points (evaluations).
+        x: left and right edge of the x axis.
+        x_is_time: x is Unix seconds, labelled from the left edge on.
+        label: writes a tick of the y axis from its value and the distance of ticks.
+        log: logarithmic y axis.
+        limit: a guard's limit, drawn as a line when it is in range.
+        marks: positions and characters on the x axis (checkpoints, guards).
+        cursor: position of the inspection line.
+        floor: the y axis includes this value.
+        unit: ticks are round in multiples of this (bytes of a GiB, say).
+    """
+
+    name: str
+    raw: Series
+    x: tuple[float, float]
+    summary: str = ""
+    smooth: Series | None = None
+    old: Sequence[Series] = ()
+    points: Series | None = None
+    x_is_time: bool = False
+    label: Callable[[float, float], str] = fmt.tick
+    log: bool = False
+    limit: float | None = None
+    marks: Sequence[tuple[float, str]] = field(default=())
+    cursor: float | None = None
+    floor: float | None = None
+    unit: float = 1.0
+
+
+class Chart(Widget):
+    """Draws `ChartData`. Call `show` with new data: it repaints the cells that differ, and nothing while not on screen."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{name}" for name in STYLES}
+    DEFAULT_CSS = """
+    Chart { height: 1fr; width: 1fr; background: $background; }
+    Chart > .chart--text { color: $foreground; }
+    Chart > .chart--raw { color: $chart-raw; }
+    Chart > .chart--line { color: $chart-line; }
+    Chart > .chart--old { color: $chart-old; }
+    Chart > .chart--eval { color: $chart-eval; text-style: bold; }
+    Chart > .chart--bad { color: $chart-bad; text-style: bold; }
+    Chart > .chart--guard { color: $chart-guard; }
+    Chart > .chart--mark { color: $chart-mark; }
+    Chart > .chart--axis { color: $chart-axis; }
+    Chart > .chart--title { color: $chart-title; }
+    Chart > .chart--chosen { color: $primary; text-style: bold; }
+    """
+
+    class Clicked(Message):
+        """The chart was clicked."""
+
+        def __init__(self, chart: Chart) -> None:
+            super().__init__()
+            self.chart = chart
+
+        @property
+        def control(self) -> Chart:
+            return self.chart
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self.data: ChartData | None = None
+        self.chosen = False
+        self.draws = 0
+        self._y: Domain | None = None
+        self._rows: list[Row] = []
+        self._strips: list[Strip] = []
+        self._palette: list[Style] = []
+
+    # ---- data
+
+    def show(self, data: ChartData) -> None:
+        """Show this; only cells that differ are painted again."""
+        self.data = data
+        if self.is_on_screen:
+            self._sync()
+        else:
+            self._rows, self._strips = [], []
+
+    def fit(self) -> None:
+        """Forget the y axis, so that the next drawing fits it to the data."""
+        self._y = None
+
+    @property
+    def is_on_screen(self) -> bool:
+        """Whether anything of the chart can be seen."""
+        return self.display and self.is_attached and self.size.width > 0 and self.size.height > 0
+
+    @property
+    def domain(self) -> Domain | None:
+        """The y axis as drawn."""
+        return self._y
+
+    def _sync(self) -> None:
+        rows = self._draw()
+        if len(rows) != len(self._rows):
+            self._rows, self._strips = rows, [self._strip(row) for row in rows]
+            self.refresh()
+            return
+        for y, (old, new) in enumerate(zip(self._rows, rows, strict=True)):
+            if old != new:
+                self._strips[y] = self._strip(new)
+                self.refresh(_difference(old, new, y))
+        self._rows = rows
+
+    # ---- drawing
+
+    def render_line(self, y: int) -> Strip:
+        if not self._strips:
+            self._rows = self._draw()
+            self._strips = [self._strip(row) for row in self._rows]
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    def on_resize(self) -> None:
+        self._forget()
+
+    def on_show(self) -> None:
+        self._forget()
+
+    def notify_style_update(self) -> None:
+        """Colours changed."""
+        super().notify_style_update()
+        self._palette = []
+        self._forget()
+
+    def on_click(self) -> None:
+        self.post_message(self.Clicked(self))
+
+    def _forget(self) -> None:
+        self._rows, self._strips = [], []
+        self.refresh()
+
+    def _draw(self) -> list[Row]:
+        width, height = self.size
+        if self.data is None or width < MIN_WIDTH or height < MIN_HEIGHT:
+            return [Row(" " * width, bytes(width))] * height
+        self.draws += 1
+        self._y = self._axis(self.data)
+        return draw_chart(self.data, self._y, width, height, chosen=self.chosen)
+
+    def _axis(self, data: ChartData) -> Domain | None:
+        extents = [
+            s.extent(*data.x) for s in (data.raw, *data.old, *([data.points] if data.points is not None else []))
+        ]
+        found = [extent for extent in extents if extent is not None]
+        if not found:
+            return None
+        lo, hi = min(e[0] for e in found), max(e[1] for e in found)
+        if data.floor is not None and not data.log:
+            lo, hi = min(lo, data.floor), max(hi, data.floor)
+        return kept(self._y, lo, hi, log=data.log)
+
+    def _strip(self, row: Row) -> Strip:
+        if not self._palette:
+            base = self.rich_style
+            self._palette = [base + self.get_component_rich_style(f"chart--{name}", partial=True) for name in STYLES]
+        segments, start, styles = [], 0, row.styles
+        for end in range(1, len(styles) + 1):
+            if end == len(styles) or styles[end] != styles[start]:
+                segments.append(Segment(row.text[start:end], self._palette[styles[start]]))
+                start = end
+        return Strip(segments, len(styles))
+
+
+def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, chosen: bool = False) -> list[Row]:
+    """All rows of a chart: title, plot with the y axis at its left, x axis."""
+    title = _title(data, width, chosen)
+    plot_height = height - 2
+    if y is None:
+        note = Row("no values yet".center(width)[:width].ljust(width), bytes([AXIS]) * width)
+        blank = Row(" " * width, bytes(width))
+        rows = [blank] * plot_height
+        rows[plot_height // 2] = note
+        return [title, *rows, blank]
+    labels = _y_labels(data, y, plot_height)
+    gutter = max((len(text) for text in labels.values()), default=0) + 1
+    plot_width = width - gutter
+    rows = _plot(data, y, plot_width, plot_height)
+    bar = "|" if ascii_only() else "│"
+    tick = "+" if ascii_only() else "┤"
+    full = [
+        Row(
+            (labels[at].rjust(gutter - 1) + tick if at in labels else " " * (gutter - 1) + bar) + row.text,
+            bytes([AXIS]) * gutter + row.styles,
+        )
+        for at, row in enumerate(rows)
+    ]
+    return [title, *full, _x_axis(data, gutter, plot_width)]
+
+
+def _title(data: ChartData, width: int, chosen: bool) -> Row:
+    pointer = (">" if ascii_only() else "▸") if chosen else " "
+    name = safe_text(f"{pointer}{data.name}", limit=width)
+    rest = safe_text(f" {data.summary}", limit=max(0, width - len(name)))
+    text = (name + rest)[:width].ljust(width)
+    styles = bytearray([CHOSEN if chosen else TITLE]) * len(name) + bytearray([TEXT]) * (width - len(name))
+    for character, style in (("●", EVAL), (CROSS, BAD)):
+        at = text.find(character)
+        if at >= 0:
+            styles[at] = style
+    return Row(text, bytes(styles[:width]))
+
+
+def _y_labels(data: ChartData, y: Domain, height: int) -> dict[int, str]:
+    values, step = ticks(Domain(y.lo / data.unit, y.hi / data.unit, y.log), max(2, height // 2))
+    labels: dict[int, str] = {}
+    for value in values:
+        row = _row_of(value * data.unit, y, height)
+        labels.setdefault(row, data.label(value, step))
+    return labels
+
+
+def _plot(data: ChartData, y: Domain, width: int, height: int) -> list[Row]:
+    x0, x1 = data.x
+    curves: list[tuple[int, list[Span]]] = [(OLD, spans_of(s, x0, x1, 2 * width, y)) for s in data.old]
+    has_smooth = data.smooth is not None
+    curves.append((RAW if has_smooth else LINE, spans_of(data.raw, x0, x1, 2 * width, y)))
+    if data.smooth is not None:
+        curves.append((LINE, spans_of(data.smooth, x0, x1, 2 * width, y)))
+    plain = ascii_only()
+    marks: list[Mark] = []
+    if data.limit is not None and y.lo <= data.limit <= y.hi:
+        row = _row_of(data.limit, y, height)
+        marks += [Mark(column, row, "-" if plain else "╌", GUARD, under=True) for column in range(width)]
+    if data.cursor is not None:
+        column = column_of(data.cursor, x0, x1, width)
+        marks += [Mark(column, row, "|" if plain else "│", AXIS, under=True) for row in range(height)]
+    if data.points is not None:
+        marks += [
+            Mark(column_of(x, x0, x1, width), _row_of(value, y, height), "o" if plain else "●", EVAL)
+            for x, value in zip(data.points.x, data.points.y, strict=True)
+            if value == value and abs(value) != float("inf")
+        ]
+    for source in (*data.old, data.raw):
+        marks += [Mark(column, 0, "x" if plain else CROSS, BAD) for column in bad_columns(source, x0, x1, width)]
+    return draw(curves, marks, width, height, ascii_only=plain)
+
+
+def _row_of(value: float, y: Domain, height: int) -> int:
+    return height - 1 - min(height - 1, int(y.share(value) * height))
+
+
+def _x_axis(data: ChartData, gutter: int, width: int) -> Row:
+    x0, x1 = data.x
+    corner = "+" if ascii_only() else "└"
+    text = [" "] * (gutter - 1) + [corner] + [" "] * width
+    styles = bytearray([AXIS]) * (gutter + width)
+    if data.x_is_time:
+        labels = [(x0 + offset, _span(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
+    else:
+        values, step = ticks(Domain(x0, x1), max(2, width // 9))
+        if x1 not in values:
+            values = [v for v in values if x1 - v > 0.09 * (x1 - x0)] + [x1]
+        labels = [(value, fmt.tick(value, step) if value != x1 else fmt.count(value)) for value in values]
+    free = gutter
+    for value, label in labels:
+        centre = gutter + column_of(value, x0, x1, width)
+        start = min(max(centre - len(label) // 2, gutter), gutter + width - len(label))
+        if start >= free:
+            text[start : start + len(label)] = label
+            free = start + len(label) + 1
+    for position, character in data.marks:
+        column = gutter + column_of(position, x0, x1, width)
+        if gutter <= column < gutter + width and text[column] == " ":
+            text[column] = character
+            styles[column] = BAD if character in "!✗x" else MARK
+    return Row("".join(text), bytes(styles))
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s" if seconds else "0"
+    if seconds < 3600:
+        return f"{seconds / 60:g}m"
+    return f"{seconds / 3600:g}h" if seconds < 172_800 else f"{seconds / 86_400:g}d"
+
+
+def _difference(old: Row, new: Row, y: int) -> Region:
+    if len(old.text) != len(new.text):
+        return Region(0, y, len(new.text), 1)
+    changed = [x for x in range(len(new.text)) if old.text[x] != new.text[x] or old.styles[x] != new.styles[x]]
+    return Region(changed[0], y, changed[-1] + 1 - changed[0], 1)

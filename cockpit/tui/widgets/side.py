@@ -1,0 +1,145 @@
+"""The column at the right of a wide screen, as pure text from a state.
+
+What is trained on what, attempts and guards, checkpoints, a sample; or the events of a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from cockpit import formatting as fmt
+from cockpit.playback import Playback
+from cockpit.run_state import RunState, StageView
+from cockpit.safe_text import safe_text
+from cockpit.tui.theme import ascii_only
+from cockpit.tui.widgets.transport import events_around
+
+FACTS = (
+    ("model", "data", "adapter", "tokenizer"),
+    ("r", "lora_alpha", "lora_dropout"),
+    ("hidden_size", "num_hidden_layers", "num_attention_heads"),
+    ("learning_rate", "lr_scheduler_type", "warmup_steps", "optim"),
+    ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
+    ("max_steps", "num_train_epochs", "save_steps", "eval_steps", "seed"),
+)
+
+
+def side_column(
+    state: RunState, stage: StageView | None, facts: Mapping[str, Any], playback: Playback | None, size: tuple[int, int], colours: dict[str, str]
+) -> list[Text]:
+    """Lines for a column of this size."""
+    width, height = size
+    pen = _Pen(width, colours)
+    if stage is not None:
+        _recipe(pen, stage, facts)
+        _attempts(pen, state, stage, facts)
+        if playback is None:
+            _checkpoints(pen, stage, max(3, (height - len(pen.lines)) - 8))
+            _texts(pen, state, stage, height - len(pen.lines))
+    if playback is not None:
+        _events(pen, playback, height - len(pen.lines) - 2)
+    bar = "|" if ascii_only() else "│"
+    rows = [*pen.lines[:height], *[Text("")] * (height - len(pen.lines))]
+    return [Text.assemble((f"{bar} ", colours.get("text-disabled", "")), row) for row in rows]
+
+
+class _Pen:
+    def __init__(self, width: int, colours: dict[str, str]) -> None:
+        self.width = width - 2
+        self.colours = colours
+        self.lines: list[Text] = []
+
+    def heading(self, words: str) -> None:
+        if self.lines:
+            self.lines.append(Text(""))
+        self.line(words, f"bold {self.colours.get('primary', '')}".strip())
+
+    def line(self, words: str, style: str = "") -> None:
+        text = Text(words, style=self.colours.get(style, style), no_wrap=True)
+        text.truncate(self.width, overflow="ellipsis")
+        self.lines.append(text)
+
+    def pair(self, name: str, value: str, style: str = "") -> None:
+        label = 15
+        text = Text(f"{name[: label - 1]:<{label}}", style=self.colours.get("text-muted", ""))
+        text.append(safe_text(value, 200), self.colours.get(style, style))
+        text.truncate(self.width, overflow="ellipsis")
+        self.lines.append(text)
+
+
+def _recipe(pen: _Pen, stage: StageView, facts: Mapping[str, Any]) -> None:
+    pen.heading(f"{safe_text(stage.name, 40)} · {stage.kind}")
+    shorter = {"per_device_train_batch_size": "batch size", "gradient_accumulation_steps": "accumulation"}
+    for group in FACTS:
+        for name in group:
+            value = facts.get(name)
+            if value is None:
+                continue
+            shown = fmt.learning_rate(value) if name == "learning_rate" and isinstance(value, float) else _plain(value)
+            pen.pair(shorter.get(name, name), shown)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, Any]) -> None:
+    attempt = stage.current
+    if attempt is None:
+        return
+    pen.heading("Attempt")
+    retry = facts.get("retry")
+    most = retry.get("max_attempts", 1) if isinstance(retry, dict) else None
+    count = state.attempts_since_resume(stage.name)
+    pen.pair("attempt", f"{attempt.attempt}" + (f"  ({count} of {most} since resume)" if most else ""))
+    if attempt.resumed_from is not None:
+        pen.pair("resumed from", f"step {attempt.resumed_from.step} of attempt {attempt.resumed_from.attempt}")
+    if attempt.learning_rate_scale != 1:
+        pen.pair("learning rate", f"scaled by {attempt.learning_rate_scale:g}", "warning")
+    if attempt.ended:
+        status = f", exit {attempt.exit}" if attempt.exit is not None else ""
+        pen.pair("ended", f"{attempt.reason}{status}", "" if attempt.reason == "succeeded" else "warning")
+    if not stage.guards:
+        pen.pair("guards", "none tripped")
+    for guard in stage.guards[-3:]:
+        pen.pair("guard", f"{guard.guard} at {guard.step}: {fmt.number(guard.value)}", "error")
+    for gate in stage.gates[-4:]:
+        pen.pair("gate", f"{gate.metric} {gate.op} {fmt.number(gate.limit)}: {gate.result}", "" if gate.result == "pass" else "error")
+
+
+def _checkpoints(pen: _Pen, stage: StageView, most: int) -> None:
+    checkpoints = stage.checkpoints
+    if not checkpoints:
+        return
+    pen.heading(f"Checkpoints ({len(checkpoints)})")
+    best = stage.best_checkpoint
+    for checkpoint in reversed(checkpoints[-max(1, most) :]):
+        star = ("*" if ascii_only() else "★") if checkpoint is best else " "
+        note = "" if checkpoint.healthy else "  not healthy"
+        loss = f"{fmt.number(checkpoint.loss)}" if checkpoint.loss is not None else ""
+        style = "warning" if note else ("success" if checkpoint is best else "")
+        pen.line(f"{star} {checkpoint.step:>7}  {loss:>7}  {fmt.short_size(checkpoint.bytes):>5}  {fmt.clock(checkpoint.t)}{note}", style)
+
+
+def _texts(pen: _Pen, state: RunState, stage: StageView, room: int) -> None:
+    texts = [sample for sample in state.samples if sample.stage == stage.name][-1:]
+    if not texts or room < 5:
+        return
+    sample = texts[0]
+    pen.heading("Sample" + (f" at step {sample.step}" if sample.step is not None else ""))
+    words = safe_text(f"{sample.prompt}{sample.text}", 600)
+    for start in range(0, min(len(words), pen.width * (room - 2)), pen.width):
+        pen.line(words[start : start + pen.width])
+
+
+def _events(pen: _Pen, playback: Playback, room: int) -> None:
+    if room < 3:
+        return
+    pen.heading("Events")
+    moments, passed = events_around(playback, room)
+    for number, moment in enumerate(moments):
+        colour = {"✗": "error", "!": "error", "◆": "success"}.get(moment.character, "")
+        pen.line(f"{moment.character} {safe_text(moment.text, 200)}", colour if number < passed else "text-disabled")

@@ -1,0 +1,94 @@
+"""A stage without curves, drawn large: what it is doing, how far it is, how long still; or what it made. Pure text."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from cockpit import formatting as fmt
+from cockpit.run_state import StageView
+from cockpit.safe_text import safe_text
+from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+
+_WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}
+
+
+def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, str]) -> list[Text]:
+    """Lines for an area of this size."""
+    lines = [_centred(_spaced(_headline(stage), width), width, f"bold {colours.get(STATE_COLOURS.get(stage.state, ''), '')}")]
+    lines.append(_centred(f"{state_glyph(stage.state)} {safe_text(stage.name, 40)} ({stage.kind}) {stage.state}", width, ""))
+    lines.append(Text(""))
+    if stage.state == "running":
+        lines += _progress(stage, width, colours)
+    elif stage.reason:
+        lines.append(_centred(safe_text(stage.reason, 400), width, colours.get("error" if stage.state == "failed" else "text-muted", "")))
+    facts = _results(stage)
+    room = height - len(lines) - 1
+    if facts and room > 0:
+        lines.append(Text(""))
+        lines += [_centred(line, width, "") for line in facts[:room]]
+    above = max(0, (height - len(lines)) // 2)
+    return [Text("")] * above + lines
+
+
+def _headline(stage: StageView) -> str:
+    if stage.state == "running":
+        return stage.phase or "starting"
+    return stage.kind or stage.name
+
+
+def _spaced(words: str, width: int) -> str:
+    """Letters set apart, as large as a terminal's letters get; plain when there is no room."""
+    clean = safe_text(words, 60).upper()
+    spaced = "   ".join(" ".join(word) for word in clean.split())
+    return spaced if len(spaced) <= width - 2 else clean
+
+
+def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Text]:
+    progress, share = stage.progress, stage.fraction
+    plain = ascii_only()
+    room = max(10, min(96, width - 8))
+    lines: list[Text] = []
+    if share is not None:
+        filled = round(share * room)
+        for _ in range(2):
+            bar = Text(" " * max(0, (width - room) // 2))
+            bar.append(("#" if plain else "█") * filled, colours.get("primary", ""))
+            bar.append(("-" if plain else "░") * (room - filled), colours.get("text-disabled", ""))
+            lines.append(bar)
+    words = []
+    if progress is not None:
+        total = f" of {fmt.count(progress.total)}" if progress.total is not None else ""
+        words.append(f"{fmt.count(progress.done)}{total} {safe_text(progress.unit, 20)}")
+    if share is not None:
+        words.append(fmt.percent(share, 1))
+    rate = stage.current.progress_rate if stage.current else None
+    if rate is not None and progress is not None:
+        words.append(fmt.rate(rate, safe_text(progress.unit, 20)))
+    words.append(f"ETA {fmt.duration(stage.eta_s)}" if stage.eta_s is not None else "ETA not known yet")
+    return [*lines, Text(""), _centred("   ".join(words), width, "bold")]
+
+
+def _results(stage: StageView) -> list[str]:
+    if stage.state not in {"succeeded", "failed", "refused", "stopped"}:
+        return [_WAITING[stage.state]] if stage.state in _WAITING else []
+    lines = [f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in list(stage.metrics.items())[:24]]
+    gates = [f"gate {safe_text(g.metric, 40)} {g.op} {fmt.number(g.limit)}: {g.result} ({fmt.number(g.value)})" for g in stage.gates]
+    made = [f"{safe_text(a.kind, 20)} {safe_text(a.name, 40)}  {fmt.size(a.bytes)}  {safe_text(a.path, 120)}" for a in stage.artifacts]
+    return gates + lines + made
+
+
+def _metric(name: str, value: float | None) -> str:
+    if name.endswith("_bytes") or name == "bytes":
+        return fmt.size(value)
+    if name.endswith("_s"):
+        return fmt.duration(value)
+    if value is not None and value == int(value) and abs(value) < 1e15:  # counts
+        return fmt.whole(value)
+    return fmt.number(value)
+
+
+def _centred(words: str, width: int, style: str) -> Text:
+    text = Text(words, style=style.strip(), no_wrap=True)
+    text.truncate(width, overflow="ellipsis")
+    text.pad_left(max(0, (width - text.cell_len) // 2))
+    return text

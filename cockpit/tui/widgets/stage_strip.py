@@ -1,0 +1,57 @@
+"""The run's stages on one line, and the bar of the one that is looked at. Pure text from a state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from cockpit import formatting as fmt
+from cockpit.run_state import StageView
+from cockpit.safe_text import safe_text
+from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+
+
+def stage_strip(stages: Sequence[StageView], chosen: str | None, width: int, colours: dict[str, str]) -> Text:
+    """Every stage with its state; when they do not fit, those around the chosen one."""
+    pieces = [_piece(stage) for stage in stages]
+    at = next((n for n, stage in enumerate(stages) if stage.name == chosen), 0)
+    first, last = 0, len(pieces)
+    while last - first > 1 and sum(len(p) + 3 for p in pieces[first:last]) + 4 > width:
+        if at - first > last - 1 - at:
+            first += 1
+        else:
+            last -= 1
+    line = Text(" " if first == 0 else "… ", no_wrap=True)
+    for number in range(first, last):
+        stage = stages[number]
+        style = colours.get(STATE_COLOURS.get(stage.state, ""), "")
+        if number == at:
+            style = f"bold reverse {style}"
+        line.append(f" {pieces[number]} ", style.strip())
+        line.append(" ")
+    if last < len(pieces):
+        line.append("…")
+    line.truncate(width)
+    return line
+
+
+def _piece(stage: StageView) -> str:
+    share = f" {fmt.percent(stage.fraction)}" if stage.state == "running" and stage.fraction is not None else ""
+    return f"{state_glyph(stage.state)} {safe_text(stage.name, 40)}{share}"
+
+
+def progress_bar(share: float | None, width: int, colours: dict[str, str], *, colour: str = "primary") -> Text:
+    """A bar with its percentage at the right."""
+    label = f" {fmt.percent(share, 1)}" if share is not None else ""
+    room = max(4, width - 2 - len(label))
+    plain = ascii_only()
+    full, half, empty = ("#", "#", "-") if plain else ("━", "╸", "─")
+    filled = (share or 0.0) * room
+    whole = int(filled)
+    head = half if filled - whole >= 0.5 and whole < room else ""
+    line = Text(" ", no_wrap=True)
+    line.append(full * whole + head, colours.get(colour, ""))
+    line.append(empty * (room - whole - len(head)), colours.get("text-disabled", ""))
+    line.append(label)
+    return line

@@ -1,0 +1,135 @@
+"""The line at the top of a run: what it is, where it stands, how fast, how long still. Pure text from a state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rich.text import Text
+
+from cockpit import formatting as fmt
+from cockpit.run_state import RunState, StageView
+from cockpit.safe_text import safe_text
+from cockpit.tui.theme import STATE_COLOURS, state_glyph
+
+STALLED_S = 60.0
+STALLED_STEPS = 20
+
+
+class Part(NamedTuple):
+    """A piece of the line; the piece with the highest rank goes first when there is no room."""
+
+    rank: int
+    text: str
+    colour: str = ""
+
+
+def status_line(parts: list[Part], width: int, colours: dict[str, str]) -> Text:
+    """As many parts as fit, in their order, two cells apart."""
+    kept = list(parts)
+    while kept and 1 + sum(len(p.text) for p in kept) + 2 * (len(kept) - 1) > width and max(p.rank for p in kept) > 0:
+        kept.remove(max(kept, key=lambda part: part.rank))
+    line = Text(" ", no_wrap=True)
+    for number, part in enumerate(kept):
+        line.append("  " if number else "")
+        line.append(part.text, colours.get(part.colour, ""))
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def run_parts(state: RunState, run_state: str, run_id: str, stage: StageView | None, now: float, *, frozen: bool) -> list[Part]:
+    """What a live run's line says, for the stage that is looked at."""
+    parts = [Part(0, f"{state_glyph(run_state)} {run_state}", STATE_COLOURS.get(run_state, ""))]
+    if frozen:
+        parts.append(Part(0, "‖ view frozen", "warning"))
+    parts.append(Part(3, safe_text(run_id or state.run_id, 40), "foreground"))
+    if state.recipe:
+        parts.append(Part(9, safe_text(state.recipe, 30), "text-muted"))
+    parts += stage_parts(state, stage)
+    if stage is not None and stage.eta_s is not None and run_state == "running":
+        parts.append(Part(1, f"ETA {fmt.duration(stage.eta_s)}"))
+    elif run_state not in {"running", "paused", "queued"} and state.reason:
+        parts.append(Part(2, safe_text(state.reason, 60), "text-muted"))
+    if state.started_t is not None:
+        end = state.ended_t if state.ended_t is not None else now
+        parts.append(Part(10, f"wall {fmt.duration(60 * (max(0.0, end - state.started_t) // 60))}", "text-muted"))
+    parts += machine_parts(state)
+    return parts
+
+
+def stage_parts(state: RunState, stage: StageView | None) -> list[Part]:
+    """Stage number, step, epoch and speed."""
+    if stage is None:
+        return []
+    stages = state.stages
+    number = next((n for n, s in enumerate(stages, 1) if s.name == stage.name), 0)
+    parts = [Part(5, f"stage {number}/{len(stages)}")]
+    if stage.at_step is not None:
+        total = f"/{stage.total_steps}" if stage.total_steps is not None else ""
+        parts.append(Part(0, f"step {stage.at_step}{total}"))
+    step = stage.last_step
+    if step is not None:
+        parts.append(Part(6, f"epoch {step.epoch:.2f}"))
+        rate = state.series(stage.name, "tokens_per_second").last()
+        if rate is not None:
+            parts.append(Part(4, fmt.rate(rate)))
+    return parts
+
+
+def machine_parts(state: RunState) -> list[Part]:
+    """The newest reading of the machine."""
+    sample = state.machine()
+    if sample is None:
+        return []
+    parts = []
+    for device in sample.devices[:2]:
+        numbers = [f"gpu{device.id}"]
+        if device.util_percent is not None:
+            numbers.append(f"{device.util_percent:.0f}%")
+        if device.temperature_c is not None:
+            numbers.append(f"{device.temperature_c:.0f}°C")
+        if device.memory_used_bytes is not None:
+            numbers.append(fmt.of_total(device.memory_used_bytes, device.memory_total_bytes))
+        parts.append(Part(11, " ".join(numbers), "text-muted"))
+    if sample.cpu_percent is not None:
+        parts.append(Part(12, f"cpu {sample.cpu_percent:.0f}%", "text-muted"))
+    if sample.ram_total_bytes is not None and sample.ram_available_bytes is not None:
+        used = sample.ram_total_bytes - sample.ram_available_bytes
+        parts.append(Part(13, f"ram {fmt.of_total(used, sample.ram_total_bytes)}", "text-muted"))
+    return parts
+
+
+def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list[str]:
+    """What is wrong with the run's record or its processes, worst first; empty when nothing is."""
+    found = []
+    if run_state == "lost":
+        found.append("lost: no process of this run is alive; resume goes on from its newest checkpoint")
+    silent = silence(state, now)
+    if live and run_state == "running" and silent is not None:
+        found.append(f"stalled? last event {fmt.duration(60 * (silent // 60))} ago")
+    lost = sum(gap.lost for gap in state.gaps)
+    if lost:
+        found.append(f"{lost} records could not be written")
+    if state.missing:
+        found.append(f"{state.missing} records missing")
+    if state.unreadable:
+        found.append(f"{state.unreadable} unreadable records")
+    if state.unknown:
+        found.append(f"{state.unknown} records of unknown kinds")
+    return found
+
+
+def silence(state: RunState, now: float) -> float | None:
+    """Seconds without any event, when that is longer than the run's own pace explains."""
+    last, stage = state.last_event_t, state.current_stage
+    if last is None:
+        return None
+    pace = stage.current.step_seconds if stage is not None and stage.current is not None else None
+    limit = max(STALLED_S, STALLED_STEPS * (pace or 0.0))
+    return now - last if now - last > limit else None
+
+
+def problems_line(found: list[str], width: int, colours: dict[str, str]) -> Text:
+    """Problems on one line."""
+    line = Text(" ! " + " · ".join(found), style=f"bold {colours.get('error', '')}".strip(), no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line

@@ -1,0 +1,54 @@
+"""A source of a run screen without files: events are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from cockpit.playback import Playback
+from cockpit.run_list import ENDED
+from cockpit.run_state import RunState
+from engines.events import AnyEvent
+
+BATCH = 2000
+
+
+class EventSource:
+    """Events that are handed in. `clock` is the present, the newest event's time by default."""
+
+    playback: Playback | None = None
+
+    def __init__(self, events: Iterable[AnyEvent] = (), clock: Callable[[], float] | None = None, *, lost: bool = False) -> None:
+        self._state = RunState()
+        self._waiting: list[AnyEvent] = list(events)
+        self._clock = clock
+        self._lost = lost
+
+    def add(self, events: Iterable[AnyEvent]) -> None:
+        """Events for the next poll."""
+        self._waiting.extend(events)
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    @property
+    def run_state(self) -> str:
+        return "lost" if self._lost else self._state.state
+
+    @property
+    def catching_up(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def live(self) -> bool:
+        return self._state.state not in ENDED
+
+    def poll(self) -> bool:
+        batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        return self._state.apply_all(batch) > 0
+
+    def now(self) -> float:
+        return self._clock() if self._clock else (self._state.last_event_t or 0.0)
+
+    def close(self) -> None:
+        return
