@@ -35,24 +35,43 @@ def load_model(path: Path | None, name: str) -> LoadedModel:
     Raises:
         OperatorError: it is not cached, not a model, or an adapter whose base is gone or is another one.
     """
-    if path is None:
-        return _finished(_pretrained(name), _tokenizer(name), None)
-    if (path / "adapter_config.json").is_file():
-        return _load_adapter(path)
-    return _finished(_pretrained(path), _tokenizer(path), _tokenizer_model(path))
+    folder = path or cached_folder(name)
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapter(folder)
+    return _finished(_pretrained(folder), _tokenizer(folder), _tokenizer_model(folder))
 
 
-def base_of(adapter: Path) -> Path | str:
-    """The base that an adapter was trained on: a folder, or a hub id.
+def cached_folder(hub_id: str) -> Path:
+    """Where a model of the hub is on this machine.
+
+    Models are loaded from this folder, not by their id: `from_pretrained(id, local_files_only=True)` still asks the
+    network whether the model is an adapter.
 
     Raises:
-        OperatorError: the folder is gone, or holds another model than the one the adapter was trained on.
+        OperatorError: it was never fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise OperatorError(
+            f"{hub_id!r} is not in the local Hugging Face cache",
+            f"fetch it first with: hf download {hub_id}; evaluation itself never uses the network",
+        ) from error
+
+
+def base_of(adapter: Path) -> Path:
+    """The folder of the base that an adapter was trained on.
+
+    Raises:
+        OperatorError: it is gone or not cached, or is another model than the one the adapter was trained on.
     """
     file = adapter / "base.json"
     if not file.is_file():
         config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
         named = str(config.get("base_model_name_or_path") or "")
-        return Path(named) if Path(named).is_dir() else named
+        return Path(named) if Path(named).is_dir() else cached_folder(named)
     base = json.loads(file.read_text("utf-8"))
     path = Path(base["path"])
     if not path.is_dir():
@@ -60,7 +79,7 @@ def base_of(adapter: Path) -> Path | str:
             raise OperatorError(
                 f"the base of {adapter} was {path}, which is gone", "restore it, or train the adapter again"
             )
-        return str(base["path"])
+        return cached_folder(base["path"])
     expected = base.get("manifest_sha256")
     if expected and (path / "manifest.json").is_file() and manifest_sha256(path) != expected:
         raise OperatorError(
@@ -76,36 +95,30 @@ def _load_adapter(path: Path) -> LoadedModel:
     base = base_of(path)
     model = PeftModel.from_pretrained(_pretrained(base), path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
-    tokenizer_model = _tokenizer_model(path) or (_tokenizer_model(base) if isinstance(base, Path) else None)
-    return _finished(model, _tokenizer(tokenizer_folder), tokenizer_model)
+    return _finished(model, _tokenizer(tokenizer_folder), _tokenizer_model(path) or _tokenizer_model(base))
 
 
-def _pretrained(source: Path | str) -> Any:
+def _pretrained(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype="auto")
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
-        raise _not_loaded(source, "model", error) from error
+        raise _not_loaded(folder, "model", error) from error
 
 
-def _tokenizer(source: Path | str) -> Any:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise _not_loaded(source, "tokenizer", error) from error
+        raise _not_loaded(folder, "tokenizer", error) from error
 
 
-def _not_loaded(source: Path | str, what: str, error: Exception) -> OperatorError:
+def _not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
     detail = (str(error).splitlines() or [type(error).__name__])[0]
-    if isinstance(source, Path):
-        return OperatorError(f"{source} holds no {what} that can be loaded: {detail}", "give a folder with config.json")
-    return OperatorError(
-        f"{source!r} is not in the local Hugging Face cache (no {what}): {detail}",
-        f"fetch it first with: hf download {source}; evaluation itself never uses the network",
-    )
+    return OperatorError(f"{folder} holds no {what} that can be loaded: {detail}", "give a folder with config.json")
 
 
 def _tokenizer_model(path: Path) -> Path | None:

@@ -18,6 +18,7 @@ from engines.data.messages_reader import MessageRow, read_messages
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text
+from engines.events import Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, write_tree
 from tests.stage_context import make_context
@@ -289,7 +290,7 @@ def test_every_field_of_the_recipe_reaches_the_examples(tmp_path: Path, fields: 
         context = make_context(tmp_path / name, STAGE | given_fields, inputs={"data": source})
         result = run(context)
         assert result.metrics["examples"] > 0
-        progress = [e for e in context.events() if type(e).__name__ == "Progress"][-1]
+        progress = [e for e in context.events() if isinstance(e, Progress)][-1]
         assert progress.done == progress.total
         made.append([(context.out / f"{split}.jsonl").read_bytes() for split in SPLITS])
     assert made[0] != made[1]

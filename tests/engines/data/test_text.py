@@ -13,6 +13,7 @@ import pytest
 from engines.data.documents import read_documents
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
+from engines.events import Phase, Progress
 from engines.host import StopRequested
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, write_tree
@@ -176,10 +177,10 @@ def test_the_stage_counts_its_progress_against_a_total(tmp_path: Path) -> None:
     write_tree(tmp_path / "src", TREE)
     context = make_context(tmp_path, {"source": str(tmp_path / "src"), **STAGE})
     result = run(context)
-    last = {e.unit: (e.done, e.total) for e in context.events() if type(e).__name__ == "Progress"}
+    last = {e.unit: (e.done, e.total) for e in context.events() if isinstance(e, Progress)}
     assert last == {"files": (31, 31), "documents": (31, 31)}
     assert result.metrics["documents"] == 31
-    assert [e.name for e in context.events() if type(e).__name__ == "Phase"] == ["reading sources", "writing documents"]
+    assert [e.name for e in context.events() if isinstance(e, Phase)] == ["reading sources", "writing documents"]
 
 
 def test_a_stop_asked_for_meanwhile_ends_the_work(tmp_path: Path) -> None:

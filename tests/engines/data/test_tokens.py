@@ -16,6 +16,7 @@ from engines.data.shards import TokenShard, dtype_for
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text
+from engines.events import Progress
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, tokenizer_of, tokens_of, write_tree
 from tests.stage_context import make_context
@@ -82,8 +83,9 @@ def test_the_stage_reads_both_its_inputs(tmp_path: Path, text: Path, tokenizer: 
         context = make_context(tmp_path / name, fields, inputs={"data": text, "tokenizer": folder})
         result = run(context)
         made[name] = result.metrics
-        progress = [e for e in context.events() if type(e).__name__ == "Progress"][-1]
-        assert progress.done == progress.total > 0
+        progress = [e for e in context.events() if isinstance(e, Progress)][-1]
+        assert progress.total
+        assert progress.done == progress.total
         shard = TokenShard(context.out, "train")
         assert shard.vocab_size == (700 if name == "one" else 500)
         assert (shard.tokenizer / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()

@@ -14,6 +14,7 @@ from engines.data.messages_reader import Message, MessageRow
 from engines.evaluate.answers import choose_questions
 from engines.evaluate.evaluate import perplexity
 from engines.evaluate.stage import run
+from engines.events import Evaluated, Progress, SampledText
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of, tokens_of, write_rows
 from tests.stage_context import make_context
@@ -58,12 +59,12 @@ def test_messages_are_scored_on_their_answers_and_reported(tmp_path: Path, made:
     assert report["loss"] == metrics["loss"]
     assert report["protocol"] == "answers(max_length=512)"
     assert report["rows"]["rows"] == metrics["examples"] == 24
-    event = next(e for e in events if type(e).__name__ == "Evaluated")
+    event = next(e for e in events if isinstance(e, Evaluated))
     assert (event.loss, event.tokens, event.step) == (metrics["loss"], metrics["tokens"], None)
-    progress = [e for e in events if type(e).__name__ == "Progress"]
+    progress = [e for e in events if isinstance(e, Progress)]
     assert progress[-1].unit == "answers"
     assert all(e.total for e in progress)
-    shown = [e for e in events if type(e).__name__ == "SampledText"]
+    shown = [e for e in events if isinstance(e, SampledText)]
     assert [(e.prompt, e.expected, e.text) for e in shown] == [
         (one["prompt"], one["expected"], one["answer"]) for one in report["answers"]
     ]
@@ -126,15 +127,35 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, made: dict[str,
 def test_a_hub_id_that_is_not_cached_is_said_without_using_the_network(
     tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _refuse_the_network(monkeypatch)
+    with pytest.raises(OperatorError, match="not in the local Hugging Face cache") as raised:
+        evaluated(tmp_path, made, "messages", "nobody/nothing-of-this-name")
+    assert "hf download nobody/nothing-of-this-name" in raised.value.hint
+
+
+def test_a_cached_hub_model_is_found_without_using_the_network(
+    tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    commit = "0" * 40
+    repository = cache / "models--someone--tiny"
+    shutil.copytree(made["model"], repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    _refuse_the_network(monkeypatch)
+    cached, _, _ = evaluated(tmp_path / "hub", made, "messages", "someone/tiny")
+    assert cached["loss"] == evaluated(tmp_path / "folder", made, "messages")[0]["loss"]
+
+
+def _refuse_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(OperatorError, match="not in the local Hugging Face cache") as raised:
-        evaluated(tmp_path, made, "messages", "nobody/nothing-of-this-name")
-    assert "hf download nobody/nothing-of-this-name" in raised.value.hint
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def test_questions_are_asked_of_messages_only_and_an_empty_split_is_said(tmp_path: Path, made: dict[str, Path]) -> None:
@@ -167,7 +188,12 @@ def test_model_and_data_reach_the_score_and_the_batch_size_does_not_change_it(
     from engines.training import loss as loss_module
 
     pad = loss_module.pad_batch
-    monkeypatch.setattr(loss_module, "pad_batch", lambda examples: sizes.append(len(examples)) or pad(examples))
+
+    def counted(examples: list[Any]) -> Any:
+        sizes.append(len(examples))
+        return pad(examples)
+
+    monkeypatch.setattr(loss_module, "pad_batch", counted)
     default, _, _ = evaluated(tmp_path / "default", made, "messages")
     small, _, _ = evaluated(tmp_path / "small", made, "messages", per_device_eval_batch_size=3)
     assert sizes == [8] * 3 + [3] * 8

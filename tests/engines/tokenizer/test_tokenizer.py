@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 
 from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES
 from engines.data.text import prepare_text
+from engines.events import Phase, Progress
 from engines.host import StageFailedError, StopRequested
 from engines.tokenizer.parity import EDGE_TEXTS, check_parity, check_text
 from engines.tokenizer.stage import run
@@ -183,13 +184,13 @@ STAGE = {"name": "tokenizer", "kind": "tokenizer", "data": "text", "vocab_size":
 def stage_output(tmp_path: Path, data: Path, name: str, **fields: Any) -> tuple[list[str], dict[str, float]]:
     context = make_context(tmp_path / name, STAGE | fields, inputs={"data": data})
     result = run(context)
-    assert [e.name for e in context.events() if type(e).__name__ == "Phase"] == [
+    assert [e.name for e in context.events() if isinstance(e, Phase)] == [
         "choosing text",
         "training",
         "converting",
         "comparing",
     ]
-    last = {e.unit: (e.done, e.total) for e in context.events() if type(e).__name__ == "Progress"}
+    last = {e.unit: (e.done, e.total) for e in context.events() if isinstance(e, Progress)}
     assert set(last) == {"bytes", "texts"}
     assert all(done == total for done, total in last.values())
     assert sorted(file.name for file in context.out.iterdir()) == [
