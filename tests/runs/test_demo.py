@@ -1,0 +1,70 @@
+"""The main job, shrunk by `--set`: the same file, the same ten stages, the same proofs, on less text and fewer steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cockpit.run_list import fold_run
+from engines.events import MachineSampled, SampledText
+from engines.manifest import verify_manifest
+from engines.run_dir import RunDir
+from tests.runs.harness import assert_contiguous, assert_no_process_left, events
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+SHRUNK = (
+    "corpus.max_bytes=1200000",
+    "tokenizer.vocab_size=1024",
+    "questions.max_examples=600",
+    "base.max_steps=150",
+    "base.max_length=128",
+    "base.save_steps=75",
+    "base.eval_steps=75",
+    "base.sample_steps=75",
+    "tuned.max_steps=90",
+    "tuned.max_length=128",
+    "before.max_tokens=2000",
+    "after.max_tokens=2000",
+    "gguf.max_length=128",
+)
+
+
+@pytest.mark.timeout(900)
+def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be_the_model(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cockpit", "run", str(ROOT / "recipes" / "demo.toml"), "--runs-dir", str(tmp_path)]
+    for one in SHRUNK:
+        command += ["--set", one]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = RunDir(next(path.parent for path in tmp_path.glob("*/run.json")))
+    state = fold_run(run)
+    assert state.state == "succeeded"
+    assert [stage.state for stage in state.stages] == ["succeeded"] * 10
+    for stage in state.stages:
+        assert verify_manifest(run.out(stage.name)) == []
+        assert stage.name in done.stdout, "the table has every stage"
+
+    metrics = {stage.name: stage.metrics for stage in state.stages}
+    before, after = metrics["before"]["loss"], metrics["after"]["loss"]
+    assert before is not None
+    assert after is not None
+    assert after <= 0.9 * before, "answer-token loss on held-out files falls by at least a tenth"
+
+    parity = json.loads((run.out("gguf") / "parity.json").read_text())
+    assert parity
+    for name, limit in (("f16_mean_kl", 1e-6), ("q8_0_mean_kl", 1e-4)):
+        value = metrics["gguf"][name]
+        assert value is not None
+        assert value < limit, name
+    assert metrics["gguf"]["q4_k_m_mean_kl"] is not None
+
+    told = events(run)
+    assert sum(isinstance(e, SampledText) and e.stage in {"before", "after"} for e in told) == 6
+    assert any(isinstance(e, MachineSampled) and e.engine_rss_bytes for e in told)
+    assert_contiguous(run)
+    assert_no_process_left(run)
