@@ -1,8 +1,8 @@
 """Train a lossless SentencePiece BPE model on the train split of a text folder.
 
 SentencePiece is given whole pieces of documents with their line ends, never single lines: so newlines, tabs and runs of
-spaces become pieces like any others, and `decode(encode(text)) == text` holds for every text without NUL problems,
-byte-order marks, carriage returns, emoji and unknown scripts included (rare characters fall back to bytes). The one
+spaces become pieces like any others, and `decode(encode(text)) == text` holds for every text: NULs, byte-order marks,
+carriage returns, emoji and unknown scripts included (characters without a piece fall back to bytes). The one
 character that cannot be kept is U+2581, SentencePiece's own mark for a space: it is read back as a space.
 
 `<|im_start|>` and `<|im_end|>` are control pieces, not user-defined ones: SentencePiece and llama.cpp find user-defined
