@@ -31,10 +31,32 @@ _UNUSED: dict[str, tuple[Any, ...]] = {
 """Settings that change what an adapter means, with the values at which they do nothing. Others are refused."""
 
 _HARMLESS = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules"
-    " inference_mode layers_pattern layers_to_transform loftq_config lora_alpha"
-    " lora_dropout lora_ga_config megatron_core peft_type peft_version qalora_group_size r rank_pattern"
-    " revision runtime_config target_modules task_type use_rslora".split()
+    (
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    )
 )
 """Settings that are read here, or that only concern how the adapter was trained."""
 
@@ -82,7 +104,10 @@ def read_adapter(folder: Path) -> Adapter:
     for info in read_header(path)[0]:
         match = _TENSOR.fullmatch(info.name)
         if match is None:
-            raise OperatorError(f"{path}: tensor {printable(info.name, 200)} is none that the merge knows", "only LoRA of linear layers is merged")
+            raise OperatorError(
+                f"{path}: tensor {printable(info.name, 200)} is none that the merge knows",
+                "only LoRA of linear layers is merged",
+            )
         if info.dtype not in ("F32", "F16", "BF16"):
             raise OperatorError(f"{path}: {printable(info.name, 200)} has type {info.dtype}; allowed F32, F16, BF16")
         pair = pairs.setdefault(match["module"], Pair(match["module"]))
@@ -115,15 +140,21 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
     for name, value in config.items():
         if name in _UNUSED:
             if value not in _UNUSED[name]:
-                raise OperatorError(f"{folder}: {name} — got {printable(str(value))}; the merge does not know this adapter feature")
+                raise OperatorError(
+                    f"{folder}: {name} — got {printable(str(value))}; the merge does not know this adapter feature"
+                )
         elif name not in _HARMLESS and value not in (None, False, [], {}):
-            raise OperatorError(f"{folder}: {printable(name)} — got {printable(str(value))}; the merge does not know this adapter feature")
+            raise OperatorError(
+                f"{folder}: {printable(name)} — got {printable(str(value))}; the merge does not know this adapter feature"
+            )
 
 
 def _check_pair(path: Path, pair: Pair) -> None:
     name = printable(pair.module, 200)
     if pair.a is None or pair.b is None:
-        raise OperatorError(f"{path}: {name} lacks lora_{'A' if pair.a is None else 'B'}.weight", "the adapter was not saved completely")
+        raise OperatorError(
+            f"{path}: {name} lacks lora_{'A' if pair.a is None else 'B'}.weight", "the adapter was not saved completely"
+        )
     shapes = pair.a.shape, pair.b.shape
     if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
         raise OperatorError(f"{path}: {name} has lora_A {shapes[0]} and lora_B {shapes[1]}, which do not multiply")
@@ -135,7 +166,9 @@ def _scale(config: dict[str, Any], module: str, pair: Pair) -> float:
     rank = int(_pattern(config.get("rank_pattern"), module, config.get("r")))
     alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha")))
     if rank != pair.a.shape[0]:
-        raise OperatorError(f"{printable(module, 200)}: the adapter says rank {rank}, its matrices have {pair.a.shape[0]}")
+        raise OperatorError(
+            f"{printable(module, 200)}: the adapter says rank {rank}, its matrices have {pair.a.shape[0]}"
+        )
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 

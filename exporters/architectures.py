@@ -71,7 +71,9 @@ def architecture_of(folder: Path, config: dict[str, Any]) -> Architecture:
                 f"{folder}: sliding_window — got {window}, shorter than the context of {config['max_position_embeddings']}; {found.name} files attend to everything"
             )
     if not found.free_head_width and head_width(config) * config["num_attention_heads"] != config["hidden_size"]:
-        raise OperatorError(f"{folder}: head_dim — got {head_width(config)}; {found.name} files need hidden_size / num_attention_heads")
+        raise OperatorError(
+            f"{folder}: head_dim — got {head_width(config)}; {found.name} files need hidden_size / num_attention_heads"
+        )
     return found
 
 

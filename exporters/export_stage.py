@@ -19,10 +19,19 @@ from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import Quantizer, open_quantizer
 from exporters.gguf_write import Model, read_model, write_gguf
 from exporters.model_folder import local_folder
-from exporters.parity import MEAN_KL_LIMITS, STRICT_TOP1, TIE_GAP, Comparison, Reference, check_limits, check_tokens, compare
+from exporters.parity import (
+    MEAN_KL_LIMITS,
+    STRICT_TOP1,
+    TIE_GAP,
+    Comparison,
+    Reference,
+    check_limits,
+    check_tokens,
+    compare,
+)
 from exporters.parity_data import ParityData, read_parity_data
 from exporters.preflight import check_disk, check_memory, physical_cores
-from exporters.quant_types import QUANTIZED, FilePlan
+from exporters.quant_types import FilePlan
 from recipes.problems import OperatorError
 
 PARITY_FILE = "parity.json"
@@ -85,7 +94,10 @@ def _write_files(export: Export) -> None:
         try:
             quantizer, notes = open_quantizer(needed, export.threads)
         except NativeError as error:
-            raise OperatorError(f"file_types — {', '.join(sorted(needed))} cannot be written here: {error}", "install the export extra, or export F16 and BF16 only") from error
+            raise OperatorError(
+                f"file_types — {', '.join(sorted(needed))} cannot be written here: {error}",
+                "install the export extra, or export F16 and BF16 only",
+            ) from error
         export.record["quantizer"] = quantizer.record
         for note in notes:
             ctx.warn(note)
@@ -152,7 +164,9 @@ def _compare_file(
     with LlamaProcess(path, length, export.threads) as llama:
         tokens = check_tokens(tokenizer, llama, data)
         if llama.vocab_size != int(export.model.config["vocab_size"]):
-            return [f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has {export.model.config['vocab_size']}"]
+            return [
+                f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has {export.model.config['vocab_size']}"
+            ]
         comparison = compare(reference, llama, advance)
         export.record["llama"] = {**llama.library, "cache": llama.cache_type}
     problems = [*(f"{plan.file_type}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
@@ -206,14 +220,17 @@ def _describe(export: Export) -> dict[str, Any]:
         "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
         "architecture": model.architecture.name,
         "parameters": model.parameters,
-        "reference": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "gguf")} | {"dtype": "float32"},
+        "reference": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "gguf")}
+        | {"dtype": "float32"},
     }
 
 
 def _describe_data(export: Export, data: ParityData, length: int) -> None:
     asked = export.ctx.stage.parity_positions
     if data.positions < asked:
-        export.ctx.warn(f"parity_positions — the held-out {data.source} has only {data.positions} positions of the {asked} asked for")
+        export.ctx.warn(
+            f"parity_positions — the held-out {data.source} has only {data.positions} positions of the {asked} asked for"
+        )
     export.metrics["positions"] = float(data.positions)
     export.record["data"] = {
         "source": data.source,

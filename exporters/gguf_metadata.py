@@ -12,16 +12,22 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.architectures import Architecture, head_width, kv_heads, rope_settings
+from exporters.architectures import head_width, kv_heads, rope_settings
 from exporters.quant_types import FILE_TYPE_IDS
 
 
-def add_metadata(writer: gguf.GGUFWriter, architecture: Architecture, config: dict[str, Any], *, name: str, file_type: str, parameters: int) -> None:
+def add_metadata(
+    writer: gguf.GGUFWriter,
+    config: dict[str, Any],
+    *,
+    name: str,
+    file_type: str,
+    parameters: int,
+) -> None:
     """Write every key of `general.` and of the architecture.
 
     Args:
         writer: an open writer for this architecture.
-        architecture: the family.
         config: the model's config.json.
         name: what the file is called for a reader.
         file_type: a key of `FILE_TYPE_IDS`.
@@ -60,7 +66,10 @@ def _add_rope(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
         writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
         if rope.get("attention_factor") is not None:
             writer.add_rope_scaling_yarn_attn_factor(float(rope["attention_factor"]))
-        for field, add in (("beta_fast", writer.add_rope_scaling_yarn_beta_fast), ("beta_slow", writer.add_rope_scaling_yarn_beta_slow)):
+        for field, add in (
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
             if rope.get(field) is not None:
                 add(float(rope[field]))
 

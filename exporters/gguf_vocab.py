@@ -54,7 +54,10 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     elif tokenizer.get("model", {}).get("type") == "BPE":
         vocabulary = _bpe(tokenizer, folder)
     else:
-        raise OperatorError(f"{folder} has no tokenizer.model and no byte-level tokenizer.json", "copy the tokenizer's files beside the model")
+        raise OperatorError(
+            f"{folder} has no tokenizer.model and no byte-level tokenizer.json",
+            "copy the tokenizer's files beside the model",
+        )
     _pad(vocabulary, int(config["vocab_size"]), folder)
     _special_ids(vocabulary, settings, config)
     vocabulary.add_bos = bool(settings.get("add_bos_token", False))
@@ -93,7 +96,9 @@ def _sentencepiece(path: Path) -> Vocabulary:
     except Exception as error:  # protobuf's own exception is not importable by a stable name
         raise OperatorError(f"{path} is not a SentencePiece model") from error
     if proto.trainer_spec.model_type != 2:
-        raise OperatorError(f"{path} is a SentencePiece model, but not BPE", "only BPE is written; train with model_type = bpe")
+        raise OperatorError(
+            f"{path} is a SentencePiece model, but not BPE", "only BPE is written; train with model_type = bpe"
+        )
     normalizer = proto.normalizer_spec
     vocabulary = Vocabulary(
         model="llama",
@@ -114,7 +119,9 @@ def _sentencepiece(path: Path) -> Vocabulary:
         if 0 <= index < len(vocabulary.tokens):
             vocabulary.special[name] = int(index)
     if vocabulary.remove_extra_whitespaces or vocabulary.charsmap:
-        vocabulary.warnings.append("tokenizer.model normalizes text, which llama.cpp does not do for this kind: some texts get other ids")
+        vocabulary.warnings.append(
+            "tokenizer.model normalizes text, which llama.cpp does not do for this kind: some texts get other ids"
+        )
     return vocabulary
 
 
@@ -163,7 +170,10 @@ def _bpe(tokenizer: dict[str, Any], folder: Path) -> Vocabulary:
 
 def _pad(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
     if len(vocabulary.tokens) > rows:
-        raise OperatorError(f"{folder}: the tokenizer has {len(vocabulary.tokens)} tokens, the embedding {rows} rows", "they belong to different models")
+        raise OperatorError(
+            f"{folder}: the tokenizer has {len(vocabulary.tokens)} tokens, the embedding {rows} rows",
+            "they belong to different models",
+        )
     _grow(vocabulary, rows)
 
 
@@ -185,9 +195,11 @@ def _special_ids(vocabulary: Vocabulary, settings: dict[str, Any], config: dict[
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    """The template as llama.cpp can read it: `generation` blocks only mark text for training."""
     path = folder / "chat_template.jinja"
     template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
-    if not isinstance(template, str):
-        return ""
+    return without_generation(template) if isinstance(template, str) else ""
+
+
+def without_generation(template: str) -> str:
+    """A template that renders the same without `generation` blocks, which only mark text for training."""
     return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)

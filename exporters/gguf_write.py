@@ -58,7 +58,9 @@ class Model:
     def plan(self, file_type: str) -> FilePlan:
         """The type of every tensor in a file of this type."""
         layers = int(self.config["num_hidden_layers"])
-        return plan_file(file_type, self.shapes, layers=layers, seventy_b=layers == 80 and self.architecture.name != "qwen3")
+        return plan_file(
+            file_type, self.shapes, layers=layers, seventy_b=layers == 80 and self.architecture.name != "qwen3"
+        )
 
 
 def read_model(folder: Path) -> Model:
@@ -71,9 +73,6 @@ def read_model(folder: Path) -> Model:
     architecture = architecture_of(folder, config)
     weights = open_weights(folder)
     sources = _map_tensors(folder, config, architecture, weights)
-    embedding = weights.tensors[sources["token_embd.weight"].name]
-    if embedding.shape[0] != config["vocab_size"]:
-        raise OperatorError(f"{folder}: vocab_size — got {config['vocab_size']}; the embedding has {embedding.shape[0]} rows")
     shapes = []
     for name, source in sources.items():
         if source.values is not None:
@@ -84,7 +83,9 @@ def read_model(folder: Path) -> Model:
     return Model(folder, config, architecture, weights, read_vocabulary(folder, config), sources, shapes)
 
 
-def write_gguf(model: Model, plan: FilePlan, path: Path, quantizer: Quantizer | None, progress: Progress = lambda _values: None) -> None:
+def write_gguf(
+    model: Model, plan: FilePlan, path: Path, quantizer: Quantizer | None, progress: Progress = lambda _values: None
+) -> None:
     """Write one file under a temporary name, make it durable, and rename it.
 
     Args:
@@ -99,12 +100,14 @@ def write_gguf(model: Model, plan: FilePlan, path: Path, quantizer: Quantizer | 
     """
     partial = path.with_name(path.name + ".partial")
     writer = gguf.GGUFWriter(partial, model.architecture.name)
-    add_metadata(writer, model.architecture, model.config, name=path.stem, file_type=plan.file_type, parameters=model.parameters)
+    add_metadata(writer, model.config, name=path.stem, file_type=plan.file_type, parameters=model.parameters)
     add_vocabulary(writer, model.vocabulary)
     for choice in plan.choices:
         kind = TYPES[choice.type]
         shape = [choice.shape.rows, choice.shape.columns][2 - choice.shape.dimensions :]
-        writer.add_tensor_info(choice.shape.name, shape, np.dtype(np.float32), choice.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.id))
+        writer.add_tensor_info(
+            choice.shape.name, shape, np.dtype(np.float32), choice.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.id)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -169,7 +172,10 @@ def _encode(choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | No
         with np.errstate(over="ignore"):
             halves = rows.astype("<f2")
         if not np.isfinite(halves).all():
-            raise OperatorError(f"{name} holds {float(np.abs(rows).max()):.4g}, beyond what F16 can hold (65504)", "export BF16 or Q8_0 instead")
+            raise OperatorError(
+                f"{name} holds {float(np.abs(rows).max()):.4g}, beyond what F16 can hold (65504)",
+                "export BF16 or Q8_0 instead",
+            )
         return halves
     if choice.type == "BF16":
         return _bfloat16(rows)
@@ -183,7 +189,9 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
     return ((bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)).astype("<u2")
 
 
-def _map_tensors(folder: Path, config: dict[str, Any], architecture: Architecture, weights: SafetensorsFolder) -> dict[str, Source]:
+def _map_tensors(
+    folder: Path, config: dict[str, Any], architecture: Architecture, weights: SafetensorsFolder
+) -> dict[str, Source]:
     """A GGUF name for every tensor, in the file's order: embedding, layers, norm, output."""
     arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture.name)
     layers = int(config["num_hidden_layers"])
@@ -217,12 +225,19 @@ def _place(name: str) -> tuple[int, int, str]:
 
 
 def _check_complete(
-    folder: Path, config: dict[str, Any], architecture: Architecture, weights: SafetensorsFolder, sources: dict[str, Source]
+    folder: Path,
+    config: dict[str, Any],
+    architecture: Architecture,
+    weights: SafetensorsFolder,
+    sources: dict[str, Source],
 ) -> None:
     """Every matrix that the config promises, in its shape, and no bias that the family cannot hold."""
     hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     queries, keys = head_width(config) * int(config["num_attention_heads"]), head_width(config) * kv_heads(config)
-    wanted: dict[str, tuple[int, ...]] = {"token_embd.weight": (int(config["vocab_size"]), hidden), "output_norm.weight": (hidden,)}
+    wanted: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (int(config["vocab_size"]), hidden),
+        "output_norm.weight": (hidden,),
+    }
     if not config["tie_word_embeddings"]:
         wanted["output.weight"] = (int(config["vocab_size"]), hidden)
     per_layer: dict[str, tuple[int, ...]] = {
@@ -243,9 +258,16 @@ def _check_complete(
     for name, shape in wanted.items():
         found = weights.tensors[sources[name].name].shape if name in sources else None
         if found != shape:
-            raise OperatorError(f"{folder}: {name} — got {found or 'none'}; the config promises {shape}", "config and weights belong to different models")
+            raise OperatorError(
+                f"{folder}: {name} — got {found or 'none'}; the config promises {shape}",
+                "config and weights belong to different models",
+            )
     for name, source in sources.items():
         if name.endswith(".bias") and not architecture.biases:
-            raise OperatorError(f"{folder}: tensor {printable(source.name, 200)} has no place in a {architecture.name} file")
+            raise OperatorError(
+                f"{folder}: tensor {printable(source.name, 200)} has no place in a {architecture.name} file"
+            )
         if name not in wanted and not name.endswith(".bias") and name != ROPE_FACTORS:
-            raise OperatorError(f"{folder}: tensor {printable(source.name, 200)} is not one of the {architecture.name} family's")
+            raise OperatorError(
+                f"{folder}: tensor {printable(source.name, 200)} is not one of the {architecture.name} family's"
+            )

@@ -156,9 +156,13 @@ def _targets(weights: SafetensorsFolder, adapter: Adapter) -> dict[str, Pair]:
         assert pair.b is not None
         name, shape = f"{module}.weight", (pair.b.shape[0], pair.a.shape[1])
         if name not in weights.tensors:
-            raise OperatorError(f"the adapter changes {printable(module, 200)}, which the base {weights.folder} does not have")
+            raise OperatorError(
+                f"the adapter changes {printable(module, 200)}, which the base {weights.folder} does not have"
+            )
         if weights.tensors[name].shape != shape:
-            raise OperatorError(f"{printable(module, 200)} is {weights.tensors[name].shape} in the base and {shape} in the adapter")
+            raise OperatorError(
+                f"{printable(module, 200)} is {weights.tensors[name].shape} in the base and {shape} in the adapter"
+            )
         targets[name] = pair
     return targets
 
@@ -166,7 +170,9 @@ def _targets(weights: SafetensorsFolder, adapter: Adapter) -> dict[str, Pair]:
 def _check_tokenizers(base: Path, adapter: Path) -> None:
     ours, theirs = base / "tokenizer.model", adapter / "tokenizer.model"
     if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
-        raise OperatorError("the adapter has another tokenizer.model than the base", "their token ids mean different text")
+        raise OperatorError(
+            "the adapter has another tokenizer.model than the base", "their token ids mean different text"
+        )
 
 
 def _write_index(weights: SafetensorsFolder, out: Path, size: int) -> None:

@@ -61,7 +61,12 @@ class Comparison:
         """Plain values, with the differences counted in full and listed up to a bound, widest gap first."""
         values = asdict(self)
         listed = sorted(values.pop("differences"), key=lambda item: -item["gap"])
-        return {**values, "top1_differences": len(listed), "widest_gap": listed[0]["gap"] if listed else 0.0, "differences": listed[:_SHOWN_DIFFERENCES]}
+        return {
+            **values,
+            "top1_differences": len(listed),
+            "widest_gap": listed[0]["gap"] if listed else 0.0,
+            "differences": listed[:_SHOWN_DIFFERENCES],
+        }
 
 
 class Reference:
@@ -79,7 +84,9 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(threads)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
         model.eval()
         start = 0
         with torch.inference_mode():
@@ -116,7 +123,9 @@ def compare(reference: Reference, llama: LlamaProcess, progress: Progress) -> Co
     return result
 
 
-def _distances(expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+def _distances(
+    expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]
+) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """KL per position, and the summed loss of the window's own next tokens for both."""
     kl = np.empty(len(window))
     losses = [0.0, 0.0]
@@ -142,7 +151,9 @@ def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.
     found = []
     for position in np.flatnonzero(ours != theirs).tolist():
         best = np.partition(expected[position], -2)[-2:]
-        found.append(Difference(number, position, int(ours[position]), int(theirs[position]), float(best[1]) - float(best[0])))
+        found.append(
+            Difference(number, position, int(ours[position]), int(theirs[position]), float(best[1]) - float(best[0]))
+        )
     return found
 
 
@@ -181,7 +192,9 @@ class TokenCheck:
         """What is wrong, in a sentence."""
         if not self.different:
             return []
-        return [f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: {'; '.join(self.different[:5])}"]
+        return [
+            f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: {'; '.join(self.different[:5])}"
+        ]
 
 
 def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> TokenCheck:

@@ -19,7 +19,18 @@ from recipes.problems import OperatorError
 SPLITS = ("test", "val")
 """Held-out splits, best first; the second is used when the first is empty."""
 
-_STDLIB_FILES = ("heapq.py", "textwrap.py", "bisect.py", "string.py", "json/decoder.py", "shlex.py", "csv.py", "sched.py", "queue.py", "cmd.py")
+_STDLIB_FILES = (
+    "heapq.py",
+    "textwrap.py",
+    "bisect.py",
+    "string.py",
+    "json/decoder.py",
+    "shlex.py",
+    "csv.py",
+    "sched.py",
+    "queue.py",
+    "cmd.py",
+)
 _MIN_WINDOW = 2
 
 HARD_STRINGS = (
@@ -103,7 +114,9 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
                 break
         if windows:
             return ParityData(source, split, used, windows)
-    raise OperatorError(f"{folder}: neither its test nor its val split has any text to compare on", "name other data, or none")
+    raise OperatorError(
+        f"{folder}: neither its test nor its val split has any text to compare on", "name other data, or none"
+    )
 
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
@@ -147,7 +160,11 @@ def _tokens(shard: TokenShard, tokenizer: Any) -> Iterator[Sample]:
     for end in shard.document_ends.tolist():
         ids = np.asarray(shard.tokens[start : end - 1]).tolist()  # without the document's end token
         start = end
-        yield Sample(str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)), ids, special=False)
+        yield Sample(
+            str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)),
+            ids,
+            special=False,
+        )
 
 
 def _text(path: Path, tokenizer: Any) -> Iterator[Sample]:
@@ -156,7 +173,9 @@ def _text(path: Path, tokenizer: Any) -> Iterator[Sample]:
             try:
                 text = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
-                raise OperatorError(f'{path}:{number}: not a document; a row is {{"path": "…", "text": "…"}}') from error
+                raise OperatorError(
+                    f'{path}:{number}: not a document; a row is {{"path": "…", "text": "…"}}'
+                ) from error
             yield Sample(text, encode(tokenizer, text, special=False), special=False)
 
 

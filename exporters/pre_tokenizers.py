@@ -24,17 +24,25 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     whole = tokenizer.get("pre_tokenizer") or {}
     parts = whole.get("pretokenizers", []) if whole.get("type") == "Sequence" else [whole]
     if any(part.get("type") == "ByteLevel" and part.get("add_prefix_space") for part in parts):
-        raise OperatorError("tokenizer.json: add_prefix_space — got true; llama.cpp has no counterpart for byte-level BPE")
+        raise OperatorError(
+            "tokenizer.json: add_prefix_space — got true; llama.cpp has no counterpart for byte-level BPE"
+        )
     name = _name(parts)
     if name is None:
-        raise OperatorError(f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(whole), 400)}")
+        raise OperatorError(
+            f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(whole), 400)}"
+        )
     # llama.cpp takes whole words that are tokens before it merges, for this pre-tokenizer and no other
     if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
-        raise OperatorError(f"tokenizer.json: ignore_merges — got {tokenizer['model'].get('ignore_merges')}; llama.cpp's {name} does the opposite")
+        raise OperatorError(
+            f"tokenizer.json: ignore_merges — got {tokenizer['model'].get('ignore_merges')}; llama.cpp's {name} does the opposite"
+        )
     normalizer = tokenizer.get("normalizer")
     warnings = []
     if normalizer:
-        warnings.append(f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text that it would change gets other ids")
+        warnings.append(
+            f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text that it would change gets other ids"
+        )
     return name, warnings
 
 
@@ -44,6 +52,10 @@ def _name(parts: list[dict[str, Any]]) -> str | None:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") and parts[1].get("use_regex", True):
         return "starcoder"
-    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True) and parts[0].get("behavior") == "Isolated":
+    if (
+        kinds == ["Split", "ByteLevel"]
+        and not parts[1].get("use_regex", True)
+        and parts[0].get("behavior") == "Isolated"
+    ):
         return _PATTERNS.get(str(parts[0].get("pattern", {}).get("Regex")))
     return None

@@ -77,7 +77,9 @@ class FilePlan:
     @property
     def bits_per_weight(self) -> float:
         """Effective bits per weight over all tensors."""
-        return 8 * sum(choice.bytes for choice in self.choices) / sum(c.shape.rows * c.shape.columns for c in self.choices)
+        return (
+            8 * sum(choice.bytes for choice in self.choices) / sum(c.shape.rows * c.shape.columns for c in self.choices)
+        )
 
     @property
     def fallbacks(self) -> list[Choice]:

@@ -23,6 +23,7 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 CHUNK_BYTES = 32 * 1024 * 1024
 """Bytes of float32 that one chunk of rows may take."""
 _MAX_HEADER_BYTES = 100_000_000
+_ROW_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ class SafetensorsFolder:
         with info.file.open("rb") as file:
             raw = os.pread(file.fileno(), (stop - start) * row_bytes, info.offset + start * row_bytes)
             while len(raw) < (stop - start) * row_bytes:  # one read returns at most 2 GiB
-                more = os.pread(file.fileno(), (stop - start) * row_bytes - len(raw), info.offset + start * row_bytes + len(raw))
+                more = os.pread(
+                    file.fileno(), (stop - start) * row_bytes - len(raw), info.offset + start * row_bytes + len(raw)
+                )
                 if not more:
                     raise OperatorError(f"{info.file} was cut short while it was read")
                 raw += more
@@ -131,7 +134,9 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():  # transformers prefers it over an index beside it
         return [single]
     if not index.is_file():
-        raise OperatorError(f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors")
+        raise OperatorError(
+            f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors"
+        )
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -144,16 +149,24 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
-    """Bounds of chunks of rows, each at most `chunk_bytes` as float32 (a single row may be more)."""
-    step = max(1, chunk_bytes // max(1, 4 * columns))
-    for start in range(0, rows, step):
-        yield start, min(rows, start + step)
+    """Bounds of chunks of rows, each about `chunk_bytes` as float32, and at least 64 rows.
+
+    Matrix products of a few rows may be summed in another order than those of many; whole blocks of rows are not.
+    """
+    step = max(1, chunk_bytes // max(1, 4 * columns * _ROW_BLOCK)) * _ROW_BLOCK
+    start = 0
+    while start < rows:
+        stop = rows if rows - start < step + _ROW_BLOCK else start + step
+        yield start, stop
+        start = stop
 
 
 class SafetensorsWriter:
     """Writes one safetensors file tensor by tensor, under a temporary name until it is whole and on the disk."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+    ) -> None:
         """Write the header.
 
         Args:
@@ -182,7 +195,9 @@ class SafetensorsWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.flush()
         written = self._file.tell()
         os.fsync(self._file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,13 @@ class Kernels:
         self._quantize = native.ggml_quantize_chunk
         # size_t ggml_quantize_chunk(enum ggml_type, const float * src, void * dst, int64_t start, int64_t nrows,
         #                            int64_t n_per_row, const float * imatrix)
-        self._quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+        self._quantize.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            *[ctypes.c_int64] * 3,
+            ctypes.c_void_p,
+        ]
         self._quantize.restype = ctypes.c_size_t
         self._initialize = native.ggml_quantize_init
         self._initialize.argtypes = [ctypes.c_int]
@@ -55,7 +62,9 @@ class Kernels:
             return int(self._quantize(kind.id, source, target, 0, stop - start, columns, None))
 
         edges = np.linspace(0, count, min(self._threads, count) + 1).astype(int).tolist()
-        written = sum(self._pool.map(part, zip(edges, edges[1:], strict=False)))
+        written = sum(self._pool.map(part, pairwise(edges)))
         if written != out.nbytes:
-            raise NativeError(f"the {type_name} kernel wrote {written} bytes for {count} x {columns}; expected {out.nbytes}")
+            raise NativeError(
+                f"the {type_name} kernel wrote {written} bytes for {count} x {columns}; expected {out.nbytes}"
+            )
         return out

@@ -17,7 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PACKAGE = "xllamacpp"
-REQUIRED = ("ggml_quantize_chunk", "llama_decode", "llama_get_logits_ith", "llama_tokenize", "llama_model_load_from_file")
+REQUIRED = (
+    "ggml_quantize_chunk",
+    "llama_decode",
+    "llama_get_logits_ith",
+    "llama_tokenize",
+    "llama_model_load_from_file",
+)
 
 
 class NativeError(Exception):
@@ -54,7 +60,9 @@ def find_library() -> Library:
     folder = _package_folder(PACKAGE)
     found = sorted(folder.glob("*.so")) if folder else []
     if not found:
-        raise NativeError(f"llama.cpp's library was not found: install the {PACKAGE} package (the export extra) in this environment")
+        raise NativeError(
+            f"llama.cpp's library was not found: install the {PACKAGE} package (the export extra) in this environment"
+        )
     with found[0].open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Library(PACKAGE, importlib.metadata.version(PACKAGE), str(found[0]), sha256)
@@ -89,7 +97,9 @@ def load_openmp(candidates: list[str] | None = None) -> str:
         except OSError:
             continue
         return name
-    raise NativeError("libgomp.so.1 was not found, which llama.cpp's library needs: install the system's libgomp1 package, or torch")
+    raise NativeError(
+        "libgomp.so.1 was not found, which llama.cpp's library needs: install the system's libgomp1 package, or torch"
+    )
 
 
 def open_library(library: Library) -> ctypes.CDLL:

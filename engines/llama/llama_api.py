@@ -56,7 +56,15 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p, ctypes.c_int32]),
     "llama_tokenize": (
         ctypes.c_int32,
-        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_bool, ctypes.c_bool],
+        [
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_int32,
+            ctypes.POINTER(ctypes.c_int32),
+            ctypes.c_int32,
+            ctypes.c_bool,
+            ctypes.c_bool,
+        ],
     ),
 }
 
@@ -128,7 +136,9 @@ class LlamaModel:
             raise NativeError(f"llama_decode returned {status}")
         out = np.empty((count, self.vocab_size), np.float32)
         for index in range(count):
-            out[index] = np.ctypeslib.as_array(self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,))
+            out[index] = np.ctypeslib.as_array(
+                self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
+            )
         return out
 
 

@@ -50,7 +50,7 @@ class KernelQuantizer:
         """float32 [rows, columns] → uint8 [rows, bytes of a row]."""
         data = np.ascontiguousarray(rows, "<f4")
         header = {"type": type_name, "rows": rows.shape[0], "columns": rows.shape[1]}
-        _, answer = self._worker.ask(header, memoryview(data).cast("B"))
+        _, answer = self._worker.ask(header, data.data.cast("B"))
         return np.frombuffer(answer, np.uint8).reshape(rows.shape[0], -1)
 
     def close(self) -> None:
@@ -60,7 +60,9 @@ class KernelQuantizer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -11,7 +11,9 @@ from exporters import export_stage, merge_stage
 from tests.stage_context import TriedContext, make_context
 
 
-def export(tmp_path: Path, model: Path, *file_types: str, data: Path | None = None, **fields: Any) -> tuple[TriedContext, StageResult]:
+def export(
+    tmp_path: Path, model: Path, *file_types: str, data: Path | None = None, **fields: Any
+) -> tuple[TriedContext, StageResult]:
     stage = {
         "name": "gguf",
         "kind": "export",

@@ -84,7 +84,9 @@ def build_byte_level_tokenizer(folder: Path, *, individual_digits: bool = False)
     return folder
 
 
-def build_model(folder: Path, tokenizer: Path, *, family: str = "Llama", shards: str = "", dtype: str = "float32", **fields: Any) -> Path:
+def build_model(
+    folder: Path, tokenizer: Path, *, family: str = "Llama", shards: str = "", dtype: str = "float32", **fields: Any
+) -> Path:
     """A model folder with random weights, sharp enough for attention, rope and norms to matter."""
     import torch
     import transformers
@@ -110,27 +112,35 @@ def build_model(folder: Path, tokenizer: Path, *, family: str = "Llama", shards:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "q_proj.weight" in name or "k_proj.weight" in name:
-                parameter.mul_(5)
+                parameter.mul_(4)
             elif "norm" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.1)
             elif "_proj" in name:
-                parameter.mul_(2)
+                parameter.mul_(1.5)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards or "5GB")
     for file in tokenizer.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
 
-def build_adapter(folder: Path, base: Path, *, targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj"), **fields: Any) -> Path:
+def build_adapter(
+    folder: Path, base: Path, *, targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj"), **fields: Any
+) -> Path:
     """An adapter over a base, with both matrices random, as PEFT saves it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings: dict[str, Any] = {"r": 8, "lora_alpha": 12, "target_modules": list(targets), "task_type": "CAUSAL_LM", **fields}
+    settings: dict[str, Any] = {
+        "r": 8,
+        "lora_alpha": 12,
+        "target_modules": list(targets),
+        "task_type": "CAUSAL_LM",
+        **fields,
+    }
     adapted = get_peft_model(model, LoraConfig(**settings))
     torch.manual_seed(3)
     with torch.no_grad():

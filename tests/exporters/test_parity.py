@@ -15,6 +15,7 @@ from engines.events import Evaluated, Warned
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters import gguf_metadata, gguf_write
+from exporters.gguf_vocab import read_vocabulary
 from exporters.parity import Comparison, Difference, check_limits
 from exporters.parity_data import HARD_STRINGS, encode
 from tests.exporters.exporting import export, failed_export, parity
@@ -37,10 +38,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 64,
         }
     },
-    "yarn": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128}},
+    "yarn": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+    },
     "linear-rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
     "all-heads": {"num_key_value_heads": 8},
 }
+
 
 def test_f32_and_f16_are_the_model(tmp_path: Path, base: Path) -> None:
     ctx, result = export(tmp_path, base, "F32", "F16")
@@ -110,8 +119,8 @@ def test_a_silently_wrong_setting_fails(
 ) -> None:
     original = gguf_metadata.add_metadata
 
-    def spoiled(writer: gguf.GGUFWriter, architecture: Any, config: dict[str, Any], **names: Any) -> None:
-        original(writer, architecture, {**config, field: wrong}, **names)
+    def spoiled(writer: gguf.GGUFWriter, config: dict[str, Any], **names: Any) -> None:
+        original(writer, {**config, field: wrong}, **names)
 
     monkeypatch.setattr(gguf_write, "add_metadata", spoiled)
     message = failed_export(tmp_path, base, "F16")
@@ -119,12 +128,21 @@ def test_a_silently_wrong_setting_fails(
     assert "times the limit of 1e-06" in message
 
 
-def test_a_failed_comparison_is_written_down_and_offers_no_file(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_comparison_is_written_down_and_offers_no_file(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from exporters import export_stage
     from tests.stage_context import make_context
 
     monkeypatch.setattr(gguf_write, "_heads", lambda _name, _config: 0)
-    stage = {"name": "gguf", "kind": "export", "model": "x", "file_types": ["F16"], "parity_positions": 200, "max_length": 64}
+    stage = {
+        "name": "gguf",
+        "kind": "export",
+        "model": "x",
+        "file_types": ["F16"],
+        "parity_positions": 200,
+        "max_length": 64,
+    }
     ctx = make_context(tmp_path, stage, inputs={"model": base})
     with pytest.raises(Exception, match="are not the model"):
         export_stage.run(ctx)
@@ -135,7 +153,7 @@ def test_a_failed_comparison_is_written_down_and_offers_no_file(tmp_path: Path, 
 
 
 def test_wrong_token_scores_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = gguf_write.read_vocabulary
+    original = read_vocabulary
 
     def spoiled(folder: Path, config: dict[str, Any]) -> Any:
         vocabulary = original(folder, config)
