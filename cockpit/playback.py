@@ -83,7 +83,9 @@ class Playback:
 
     def set_speed(self, speed: float) -> None:
         """The nearest speed there is."""
-        self._speed = min(range(len(SPEEDS)), key=lambda n: abs(math.log(min(SPEEDS[n], 1e6) / min(max(speed, 1e-6), 1e6))))
+        self._speed = min(
+            range(len(SPEEDS)), key=lambda n: abs(math.log(min(SPEEDS[n], 1e6) / min(max(speed, 1e-6), 1e6)))
+        )
 
     def change_speed(self, by: int) -> None:
         """The next slower or faster speed."""
@@ -162,7 +164,11 @@ class Playback:
     def seek_step(self, step: int, stage: str | None = None) -> bool:
         """Put the playhead at the last time a step with this number (or the next higher one) was taken."""
         best: tuple[int, int] | None = None
-        steps = ((event.step, n) for n, event in enumerate(self.events, 1) if isinstance(event, Step) and stage in {None, event.stage})
+        steps = (
+            (event.step, n)
+            for n, event in enumerate(self.events, 1)
+            if isinstance(event, Step) and stage in {None, event.stage}
+        )
         for number, index in steps:
             if number >= step and (best is None or number <= best[0]):
                 best = (number, index)
@@ -212,7 +218,9 @@ class Playback:
 def _moment(index: int, event: AnyEvent) -> Moment | None:
     match event:
         case CheckpointCommitted():
-            return Moment(index, "◆", f"checkpoint {event.step} of {event.stage}{' ★' if event.best else ''}", event.step)
+            return Moment(
+                index, "◆", f"checkpoint {event.step} of {event.stage}{' ★' if event.best else ''}", event.step
+            )
         case GuardTripped():
             return Moment(index, "!", f"guard {event.guard} at step {event.step}", event.step)
         case AttemptEnded() if event.reason not in {"succeeded", "stopped", "unknown", ""}:

@@ -235,7 +235,13 @@ class WriterFacts:
     def copy(self) -> WriterFacts:
         """An independent object with the same facts; events are immutable and shared."""
         twin = WriterFacts(self.name)
-        twin.next_seq, twin.missing, twin.t, twin.t_max, twin.opened = self.next_seq, self.missing, self.t, self.t_max, self.opened
+        twin.next_seq, twin.missing, twin.t, twin.t_max, twin.opened = (
+            self.next_seq,
+            self.missing,
+            self.t,
+            self.t_max,
+            self.opened,
+        )
         twin.lifecycle = self.lifecycle[:]
         twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
         twin.machines = {host: machine.copy() for host, machine in self.machines.items()}

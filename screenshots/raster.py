@@ -25,8 +25,26 @@ BACKGROUND, FOREGROUND = (0x12, 0x12, 0x12), (0xD0, 0xD0, 0xD0)
 _ANSI = TerminalTheme(
     BACKGROUND,
     FOREGROUND,
-    [(0, 0, 0), (205, 49, 49), (13, 188, 121), (229, 229, 16), (36, 114, 200), (188, 63, 188), (17, 168, 205), (229, 229, 229)],
-    [(102, 102, 102), (241, 76, 76), (35, 209, 139), (245, 245, 67), (59, 142, 234), (214, 112, 214), (41, 184, 219), (255, 255, 255)],
+    [
+        (0, 0, 0),
+        (205, 49, 49),
+        (13, 188, 121),
+        (229, 229, 16),
+        (36, 114, 200),
+        (188, 63, 188),
+        (17, 168, 205),
+        (229, 229, 229),
+    ],
+    [
+        (102, 102, 102),
+        (241, 76, 76),
+        (35, 209, 139),
+        (245, 245, 67),
+        (59, 142, 234),
+        (214, 112, 214),
+        (41, 184, 219),
+        (255, 255, 255),
+    ],
 )
 _DOTS = ((0, 0, 0x01), (0, 1, 0x02), (0, 2, 0x04), (0, 3, 0x40), (1, 0, 0x08), (1, 1, 0x10), (1, 2, 0x20), (1, 3, 0x80))
 _SHADES = {"░": 0.25, "▒": 0.5, "▓": 0.75}
@@ -83,7 +101,12 @@ def _segment(pen: ImageDraw.ImageDraw, segment: Segment, x: int, y: int, fonts: 
 
 
 def _character(
-    pen: ImageDraw.ImageDraw, character: str, box: tuple[int, int, int, int], fore: tuple[int, int, int], back: tuple[int, int, int], font: object
+    pen: ImageDraw.ImageDraw,
+    character: str,
+    box: tuple[int, int, int, int],
+    fore: tuple[int, int, int],
+    back: tuple[int, int, int],
+    font: object,
 ) -> None:
     code = ord(character)
     left, top, right, bottom = box
@@ -93,7 +116,7 @@ def _character(
         for column, row, bit in _DOTS:
             if (code - 0x2800) & bit:
                 cx, cy = left + 2 + column * 4, top + 2 + row * 4.5
-                pen.ellipse((cx - 1, cy - 1, cx + 1.4, cy + 1.4), fill=fore)
+                pen.ellipse((cx - 1.2, cy - 1.2, cx + 1.6, cy + 1.6), fill=fore)
     elif character in _SHADES:
         pen.rectangle(box, fill=_mix(fore, back, _SHADES[character]))
     elif 0x2581 <= code <= 0x2588:
@@ -116,7 +139,12 @@ _LINES = {
 }  # fmt: skip
 
 
-def _line_drawing(pen: ImageDraw.ImageDraw, arms: tuple[int, int, int, int], box: tuple[int, int, int, int], fore: tuple[int, int, int]) -> None:
+def _line_drawing(
+    pen: ImageDraw.ImageDraw,
+    arms: tuple[int, int, int, int],
+    box: tuple[int, int, int, int],
+    fore: tuple[int, int, int],
+) -> None:
     left, top, right, bottom = box
     cx, cy = (left + right) // 2, (top + bottom) // 2
     ends = ((cx, top), (right, cy), (cx, bottom), (left, cy))
@@ -140,5 +168,5 @@ def _font(bold: bool) -> object:
     for path in FONTS:
         wanted = path.replace("Mono.ttf", "Mono-Bold.ttf") if bold else path
         if Path(wanted).exists():
-            return ImageFont.truetype(wanted, 15)
+            return ImageFont.truetype(wanted, 14)
     return ImageFont.load_default(14)

@@ -31,7 +31,7 @@ class HarmlessLines(LineFilter):
     taken off too: no text of ours needs one, and a link's address would reach the terminal as it is.
     """
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - the base's signature
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """The segments, with the same widths and nothing but printable characters."""
         if all(_harmless(segment) for segment in segments):
             return segments

@@ -80,7 +80,9 @@ def step_window(state: RunState, stage: StageView, options: ViewOptions) -> tupl
     return right - width, right
 
 
-def _steps(state: RunState, stage: StageView, name: str, options: ViewOptions, facts: Mapping[str, Any]) -> Callable[[], ChartData]:
+def _steps(
+    state: RunState, stage: StageView, name: str, options: ViewOptions, facts: Mapping[str, Any]
+) -> Callable[[], ChartData]:
     def make() -> ChartData:
         raw = state.series(stage.name, name)
         smooth = raw.ema(options.alpha) if options.alpha and name in SMOOTHED else None
@@ -116,7 +118,9 @@ def _summary(
     else:
         words = [value(raw.last())]
     if smooth is not None:
-        shown = smooth.at(options.cursor)[1] if options.cursor is not None and smooth.at(options.cursor) else smooth.last()  # type: ignore[index]
+        shown = (
+            smooth.at(options.cursor)[1] if options.cursor is not None and smooth.at(options.cursor) else smooth.last()
+        )  # type: ignore[index]
         words.append(f"ema{options.alpha:g}".replace("0.", ".") + (f" {value(shown)}" if name == "loss" else ""))
     if points is not None:
         words.append(f"{'o' if ascii_only() else '●'} eval {value(points.last())}")
@@ -163,9 +167,13 @@ def _memory(state: RunState, stage: StageView) -> Panel | None:
         device = next((d for d in sample.devices if gpu == f"gpu{d.id}_memory_used_bytes"), sample.devices[0])
         heat = [] if device.temperature_c is None else [f"{device.temperature_c:.0f}°C"]
         words = [fmt.of_total(device.memory_used_bytes, device.memory_total_bytes), *heat]
-        return _machine_panel(state, stage, gpu, "gpu memory", " ".join(words).replace("°", "" if ascii_only() else "°"))
+        return _machine_panel(
+            state, stage, gpu, "gpu memory", " ".join(words).replace("°", "" if ascii_only() else "°")
+        )
     if "engine_rss_bytes" in names and not sample.unified:
-        return _machine_panel(state, stage, "engine_rss_bytes", "engine memory", fmt.short_size(sample.engine_rss_bytes))
+        return _machine_panel(
+            state, stage, "engine_rss_bytes", "engine memory", fmt.short_size(sample.engine_rss_bytes)
+        )
     if "ram_used_bytes" not in names or sample.ram_total_bytes is None or sample.ram_available_bytes is None:
         return None
     used = sample.ram_total_bytes - sample.ram_available_bytes
@@ -180,10 +188,14 @@ def _load(state: RunState, stage: StageView) -> Panel | None:
     for name in names:
         if name.startswith("gpu") and name.endswith("_util_percent"):
             value = state.machine_series(name).last()
-            return _machine_panel(state, stage, name, "gpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED)
+            return _machine_panel(
+                state, stage, name, "gpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED
+            )
     if "cpu_percent" in names:
         value = sample.cpu_percent
-        return _machine_panel(state, stage, "cpu_percent", "cpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED)
+        return _machine_panel(
+            state, stage, "cpu_percent", "cpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED
+        )
     return None
 
 

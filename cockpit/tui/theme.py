@@ -7,6 +7,7 @@ collapses there, and neighbouring surfaces become one. Each hex below is one of 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from textual.theme import Theme
 
@@ -17,6 +18,7 @@ DARK_VARIABLES = {
     "foreground-disabled": "#767676",
     "border": "#5f87af",
     "border-blurred": "#444444",
+    "frame": "#444444",
     "block-cursor-background": "#5fafff",
     "block-cursor-foreground": "#121212",
     "block-cursor-blurred-background": "#303030",
@@ -50,6 +52,7 @@ LIGHT_VARIABLES = {
     "foreground-disabled": "#8a8a8a",
     "border": "#5f87af",
     "border-blurred": "#bcbcbc",
+    "frame": "#bcbcbc",
     "block-cursor-background": "#005faf",
     "block-cursor-foreground": "#ffffff",
     "block-cursor-blurred-background": "#dadada",
@@ -76,6 +79,7 @@ LIGHT_VARIABLES = {
 }
 
 ANSI_VARIABLES = {
+    "frame": "ansi_bright_black",
     "chart-axis": "ansi_bright_black",
     "chart-title": "ansi_default",
     "chart-line": "ansi_bright_cyan",
@@ -120,6 +124,11 @@ LIGHT = Theme(
 )
 THEMES = (DARK, LIGHT)
 
+_RICH_NAMES = {
+    f"{bright}{name}"
+    for bright in ("", "bright_")
+    for name in ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+} | {"default"}
 _SIXTEEN_COLOURS = ("linux", "xterm", "vt100", "vt220", "ansi", "screen")
 
 GLYPHS = {
@@ -164,6 +173,15 @@ STATE_COLOURS = {
     "lost": "error",
 }
 """Names of theme variables, for `App.theme_variables`."""
+
+
+def palette(variables: Mapping[str, str]) -> dict[str, str]:
+    """Theme variables as colours for rich's texts: exact hexes, or the sixteen names without Textual's prefix.
+
+    A variable that is no plain colour ("auto 87%") is left out: such text keeps the widget's own colour.
+    """
+    plain = {name: value.removeprefix("ansi_") for name, value in variables.items()}
+    return {name: value for name, value in plain.items() if value.startswith("#") or value in _RICH_NAMES}
 
 
 def ascii_only() -> bool:

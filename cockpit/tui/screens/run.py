@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingsMap
-from textual.containers import Container, Horizontal
+from textual.containers import Container, Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 
@@ -28,6 +28,7 @@ from cockpit.tui.panels import SMOOTHING, ViewOptions, panels
 from cockpit.tui.screens.goto import GotoScreen
 from cockpit.tui.screens.run_requests import ask, stop_question
 from cockpit.tui.sources import Source
+from cockpit.tui.theme import palette
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line import Lines
@@ -64,8 +65,8 @@ class RunScreen(Screen[None]):
     RunScreen #status { background: $surface; }
     RunScreen #timeline, RunScreen #transport, RunScreen #problems { display: none; }
     RunScreen #middle { height: 1fr; }
-    RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 1fr; }
-    RunScreen #panel { display: none; height: 1fr; width: 1fr; }
+    RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
+    RunScreen #panel { display: none; height: 3fr; width: 1fr; }
     RunScreen #side { width: 40; height: 1fr; display: none; }
     """
 
@@ -122,10 +123,11 @@ class RunScreen(Screen[None]):
         yield Lines(id="transport")
         yield Lines(id="problems")
         with Horizontal(id="middle"):
-            with Container(id="charts"):
-                for number in range(1, CHARTS + 1):
-                    yield Chart(id=f"chart-{number}")
-            yield Lines(id="panel")
+            with Vertical(id="main"):
+                yield Lines(id="panel")
+                with Container(id="charts"):
+                    for number in range(1, CHARTS + 1):
+                        yield Chart(id=f"chart-{number}")
             yield Lines(id="side")
         yield LogView(id="log")
         yield KeyBar(*self.key_scopes)
@@ -179,8 +181,24 @@ class RunScreen(Screen[None]):
         minute = self.source.now() // 60 if self.source.live else 0
         playback = self.playback
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
-        stamp = (id(state), state.version, run_state, minute, self.frozen, self._stage_name, self.chosen, self.maximised, played)
-        stamp += (tuple(sorted(self.options.log)), self.options.smooth, self.options.zoom, self.options.cursor, state.unreadable)
+        stamp = (
+            id(state),
+            state.version,
+            run_state,
+            minute,
+            self.frozen,
+            self._stage_name,
+            self.chosen,
+            self.maximised,
+            played,
+        )
+        stamp += (
+            tuple(sorted(self.options.log)),
+            self.options.smooth,
+            self.options.zoom,
+            self.options.cursor,
+            state.unreadable,
+        )
         if stamp == self._painted and not force:
             return
         self._painted = stamp
@@ -190,13 +208,20 @@ class RunScreen(Screen[None]):
         self.query_one(LogView).show(lines, "log" if playback is None else "log up to the playhead")
 
     def _paint_lines(self, run_state: str) -> None:
-        state, stage, width, colours = self.state, self.stage, self.size.width, self.app.theme_variables
+        state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
         replay = self.playback is not None
         parts = run_parts(state, run_state, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
         if replay:
-            parts = [Part(0, "▶ REPLAY", "accent"), Part(1, safe_text(self.run_dir.name, 40)), parts[0], *stage_parts(state, stage)]
+            parts = [
+                Part(0, "▶ REPLAY", "accent"),
+                Part(1, safe_text(self.run_dir.name, 40)),
+                parts[0],
+                *stage_parts(state, stage),
+            ]
         self._line("status", status_line(parts, width, colours))
-        self._line("strip", stage_strip(state.stages, stage.name if stage else None, width, colours))
+        self._line(
+            "strip", stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == "lost")
+        )
         if self.playback is not None:
             self._line("timeline", timeline(self.playback, width, colours))
             self._line("transport", transport_line(self.playback, width, colours))
@@ -210,7 +235,7 @@ class RunScreen(Screen[None]):
 
     def _paint_middle(self) -> None:
         stage, wide, tall = self.stage, self.size.width >= WIDE, self.size.height >= TALL
-        colours = self.app.theme_variables
+        colours = palette(self.app.theme_variables)
         side, panel, log = self.query_one("#side", Lines), self.query_one("#panel", Lines), self.query_one(LogView)
         side.display = wide
         log.styles.height = 11 if tall else 5
@@ -230,16 +255,16 @@ class RunScreen(Screen[None]):
             rows = panel.size.height or 10
             panel.show(stage_panel(stage, width, rows, colours))
         if wide:
-            side.show(side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours))
+            side.show(
+                side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours)
+            )
 
     def _arrange(self, count: int, *, wide: bool, with_curves: bool) -> None:
         """Which charts are there, in how many columns and rows."""
         grid = self.query_one("#charts")
-        middle = self.query_one("#middle")
         if not with_curves:
             shown = list(range(count))
             columns, rows = max(1, count), 1
-            middle.styles.layout = "vertical" if not wide else "horizontal"
         elif self.maximised:
             shown, columns, rows = [min(self.chosen, count - 1)], 1, 1
         elif wide:
@@ -248,8 +273,6 @@ class RunScreen(Screen[None]):
             first = 2 if self.chosen >= 4 else 0
             shown = list(range(first, min(count, first + 4)))
             columns, rows = (2 if len(shown) > 1 else 1), (2 if len(shown) > 2 else 1)
-        if with_curves:
-            middle.styles.layout = "horizontal"
         grid.display = bool(shown)
         grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
         for number, chart in enumerate(self.charts):
@@ -260,7 +283,7 @@ class RunScreen(Screen[None]):
 
     # ---- keys of both
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - the base's
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Requests and freezing are for runs that go on."""
         if action in {"freeze", "checkpoint", "stop"}:
             return self.source.live and self.source.run_state != "lost"
@@ -350,11 +373,17 @@ class RunScreen(Screen[None]):
         self.app.push_screen(stop_question(self.run_dir.name), answered)
 
     def _ask(self, verb: str) -> None:
-        self.run_worker(partial(ask, self.app, RunDir(self.run_dir), verb), thread=True, exit_on_error=False, group="requests")
+        self.run_worker(
+            partial(ask, self.app, RunDir(self.run_dir), verb), thread=True, exit_on_error=False, group="requests"
+        )
 
     def leaving(self) -> str:
         """What to tell somebody who closes this screen."""
-        return "training continues" if self.playback is None and self.source.live and self.source.run_state != "lost" else ""
+        return (
+            "training continues"
+            if self.playback is None and self.source.live and self.source.run_state != "lost"
+            else ""
+        )
 
     # ---- keys of a replay
 

@@ -20,7 +20,9 @@ def ask(app: App[None], run: RunDir, verb: str) -> None:
     except OperatorError as error:
         tell = partial(app.notify, safe_text(error.hint), title=safe_text(str(error)), severity="error", markup=False)
     except Exception as error:  # noqa: BLE001 - whatever it was, the operator must know that nothing was asked
-        tell = partial(app.notify, safe_text(error), title=f"{verb} could not be asked for", severity="error", markup=False)
+        tell = partial(
+            app.notify, safe_text(error), title=f"{verb} could not be asked for", severity="error", markup=False
+        )
     else:
         tell = partial(app.notify, "answered in the log when the engine takes it", title=f"asked: {verb}", markup=False)
     app.call_from_thread(tell)

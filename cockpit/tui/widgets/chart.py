@@ -6,7 +6,6 @@ extremes are always there. Evaluations are single points, checkpoints marks on t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -244,7 +243,7 @@ def _title(data: ChartData, width: int, chosen: bool) -> Row:
 
 
 def _y_labels(data: ChartData, y: Domain, height: int) -> dict[int, str]:
-    values, step = ticks(Domain(y.lo / data.unit, y.hi / data.unit, y.log), max(2, height // 2))
+    values, step = ticks(Domain(y.lo / data.unit, y.hi / data.unit, y.log), max(2, (height + 1) // 2))
     labels: dict[int, str] = {}
     for value in values:
         row = _row_of(value * data.unit, y, height)

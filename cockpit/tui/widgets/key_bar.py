@@ -33,6 +33,8 @@ class KeyBar(Widget):
     def keys_that_fit(self, width: int) -> list[tuple[int, Key]]:
         """Each drawn key with its column."""
         keys = [key for key in footer_keys(*self.scopes, "app") if self._possible(key)]
+        if not getattr(self.screen, "leads_back", True):
+            keys = [key for key in keys if key.id != "app.back"]
         last = [key for key in keys if key.id in {"app.help", "app.back"}]
         first = [key for key in keys if key not in last]
         room = width - 1 - sum(len(key.drawn) + len(key.label) + 3 for key in last)

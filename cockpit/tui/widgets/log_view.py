@@ -22,7 +22,11 @@ LEVELS = ("quiet", "info", "good", "warn", "error")
 class LogView(ScrollView, can_focus=True):
     """Log lines with a title row that counts warnings and errors."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {*(f"log-view--{level}" for level in LEVELS), "log-view--time", "log-view--rule"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        *(f"log-view--{level}" for level in LEVELS),
+        "log-view--time",
+        "log-view--rule",
+    }
     DEFAULT_CSS = """
     LogView { height: 5; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; overflow-x: hidden; background: $background; }
     LogView > .log-view--quiet { color: $text-muted; }
@@ -60,7 +64,10 @@ class LogView(ScrollView, can_focus=True):
         top = int(self.scroll_offset.y)
         rows = max(0, self.size.height - 1)
         counts = [sum(1 for line in self._lines if line.level == level) for level in ("warn", "error")]
-        return [(self.title, counts, self.follows), *(self._lines[top + y] if top + y < len(self._lines) else None for y in range(rows))]
+        return [
+            (self.title, counts, self.follows),
+            *(self._lines[top + y] if top + y < len(self._lines) else None for y in range(rows)),
+        ]
 
     def _repaint(self) -> None:
         now = self._visible()

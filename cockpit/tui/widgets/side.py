@@ -28,7 +28,12 @@ FACTS = (
 
 
 def side_column(
-    state: RunState, stage: StageView | None, facts: Mapping[str, Any], playback: Playback | None, size: tuple[int, int], colours: dict[str, str]
+    state: RunState,
+    stage: StageView | None,
+    facts: Mapping[str, Any],
+    playback: Playback | None,
+    size: tuple[int, int],
+    colours: dict[str, str],
 ) -> list[Text]:
     """Lines for a column of this size."""
     width, height = size
@@ -63,7 +68,7 @@ class _Pen:
         self.lines.append(text)
 
     def pair(self, name: str, value: str, style: str = "") -> None:
-        label = 15
+        label = 19
         text = Text(f"{name[: label - 1]:<{label}}", style=self.colours.get("text-muted", ""))
         text.append(safe_text(value, 200), self.colours.get(style, style))
         text.truncate(self.width, overflow="ellipsis")
@@ -94,7 +99,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     retry = facts.get("retry")
     most = retry.get("max_attempts", 1) if isinstance(retry, dict) else None
     count = state.attempts_since_resume(stage.name)
-    pen.pair("attempt", f"{attempt.attempt}" + (f"  ({count} of {most} since resume)" if most else ""))
+    pen.pair("attempt", f"{attempt.attempt}" + (f"  (try {count} of {most})" if most else ""))
     if attempt.resumed_from is not None:
         pen.pair("resumed from", f"step {attempt.resumed_from.step} of attempt {attempt.resumed_from.attempt}")
     if attempt.learning_rate_scale != 1:
@@ -107,7 +112,11 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     for guard in stage.guards[-3:]:
         pen.pair("guard", f"{guard.guard} at {guard.step}: {fmt.number(guard.value)}", "error")
     for gate in stage.gates[-4:]:
-        pen.pair("gate", f"{gate.metric} {gate.op} {fmt.number(gate.limit)}: {gate.result}", "" if gate.result == "pass" else "error")
+        pen.pair(
+            "gate",
+            f"{gate.metric} {gate.op} {fmt.number(gate.limit)}: {gate.result}",
+            "" if gate.result == "pass" else "error",
+        )
 
 
 def _checkpoints(pen: _Pen, stage: StageView, most: int) -> None:
@@ -121,7 +130,10 @@ def _checkpoints(pen: _Pen, stage: StageView, most: int) -> None:
         note = "" if checkpoint.healthy else "  not healthy"
         loss = f"{fmt.number(checkpoint.loss)}" if checkpoint.loss is not None else ""
         style = "warning" if note else ("success" if checkpoint is best else "")
-        pen.line(f"{star} {checkpoint.step:>7}  {loss:>7}  {fmt.short_size(checkpoint.bytes):>5}  {fmt.clock(checkpoint.t)}{note}", style)
+        pen.line(
+            f"{star} {checkpoint.step:>7}  {loss:>7}  {fmt.short_size(checkpoint.bytes):>5}  {fmt.clock(checkpoint.t)}{note}",
+            style,
+        )
 
 
 def _texts(pen: _Pen, state: RunState, stage: StageView, room: int) -> None:

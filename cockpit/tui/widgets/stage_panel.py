@@ -14,13 +14,23 @@ _WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}
 
 def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, str]) -> list[Text]:
     """Lines for an area of this size."""
-    lines = [_centred(_spaced(_headline(stage), width), width, f"bold {colours.get(STATE_COLOURS.get(stage.state, ''), '')}")]
-    lines.append(_centred(f"{state_glyph(stage.state)} {safe_text(stage.name, 40)} ({stage.kind}) {stage.state}", width, ""))
+    lines = [
+        _centred(_spaced(_headline(stage), width), width, f"bold {colours.get(STATE_COLOURS.get(stage.state, ''), '')}")
+    ]
+    lines.append(
+        _centred(f"{state_glyph(stage.state)} {safe_text(stage.name, 40)} ({stage.kind}) {stage.state}", width, "")
+    )
     lines.append(Text(""))
     if stage.state == "running":
         lines += _progress(stage, width, colours)
     elif stage.reason:
-        lines.append(_centred(safe_text(stage.reason, 400), width, colours.get("error" if stage.state == "failed" else "text-muted", "")))
+        lines.append(
+            _centred(
+                safe_text(stage.reason, 400),
+                width,
+                colours.get("error" if stage.state == "failed" else "text-muted", ""),
+            )
+        )
     facts = _results(stage)
     room = height - len(lines) - 1
     if facts and room > 0:
@@ -72,8 +82,14 @@ def _results(stage: StageView) -> list[str]:
     if stage.state not in {"succeeded", "failed", "refused", "stopped"}:
         return [_WAITING[stage.state]] if stage.state in _WAITING else []
     lines = [f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in list(stage.metrics.items())[:24]]
-    gates = [f"gate {safe_text(g.metric, 40)} {g.op} {fmt.number(g.limit)}: {g.result} ({fmt.number(g.value)})" for g in stage.gates]
-    made = [f"{safe_text(a.kind, 20)} {safe_text(a.name, 40)}  {fmt.size(a.bytes)}  {safe_text(a.path, 120)}" for a in stage.artifacts]
+    gates = [
+        f"gate {safe_text(g.metric, 40)} {g.op} {fmt.number(g.limit)}: {g.result} ({fmt.number(g.value)})"
+        for g in stage.gates
+    ]
+    made = [
+        f"{safe_text(a.kind, 20)} {safe_text(a.name, 40)}  {fmt.size(a.bytes)}  {safe_text(a.path, 120)}"
+        for a in stage.artifacts
+    ]
     return gates + lines + made
 
 

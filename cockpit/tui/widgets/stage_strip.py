@@ -12,9 +12,12 @@ from cockpit.safe_text import safe_text
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
 
 
-def stage_strip(stages: Sequence[StageView], chosen: str | None, width: int, colours: dict[str, str]) -> Text:
+def stage_strip(
+    stages: Sequence[StageView], chosen: str | None, width: int, colours: dict[str, str], *, lost: bool = False
+) -> Text:
     """Every stage with its state; when they do not fit, those around the chosen one."""
-    pieces = [_piece(stage) for stage in stages]
+    states = ["lost" if lost and stage.state == "running" else stage.state for stage in stages]
+    pieces = [_piece(stage, state) for stage, state in zip(stages, states, strict=True)]
     at = next((n for n, stage in enumerate(stages) if stage.name == chosen), 0)
     first, last = 0, len(pieces)
     while last - first > 1 and sum(len(p) + 3 for p in pieces[first:last]) + 4 > width:
@@ -24,8 +27,7 @@ def stage_strip(stages: Sequence[StageView], chosen: str | None, width: int, col
             last -= 1
     line = Text(" " if first == 0 else "… ", no_wrap=True)
     for number in range(first, last):
-        stage = stages[number]
-        style = colours.get(STATE_COLOURS.get(stage.state, ""), "")
+        style = colours.get(STATE_COLOURS.get(states[number], ""), "")
         if number == at:
             style = f"bold reverse {style}"
         line.append(f" {pieces[number]} ", style.strip())
@@ -36,9 +38,9 @@ def stage_strip(stages: Sequence[StageView], chosen: str | None, width: int, col
     return line
 
 
-def _piece(stage: StageView) -> str:
+def _piece(stage: StageView, state: str) -> str:
     share = f" {fmt.percent(stage.fraction)}" if stage.state == "running" and stage.fraction is not None else ""
-    return f"{state_glyph(stage.state)} {safe_text(stage.name, 40)}{share}"
+    return f"{state_glyph(state)} {safe_text(stage.name, 40)}{share}"
 
 
 def progress_bar(share: float | None, width: int, colours: dict[str, str], *, colour: str = "primary") -> Text:

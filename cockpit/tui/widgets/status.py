@@ -36,7 +36,9 @@ def status_line(parts: list[Part], width: int, colours: dict[str, str]) -> Text:
     return line
 
 
-def run_parts(state: RunState, run_state: str, run_id: str, stage: StageView | None, now: float, *, frozen: bool) -> list[Part]:
+def run_parts(
+    state: RunState, run_state: str, run_id: str, stage: StageView | None, now: float, *, frozen: bool
+) -> list[Part]:
     """What a live run's line says, for the stage that is looked at."""
     parts = [Part(0, f"{state_glyph(run_state)} {run_state}", STATE_COLOURS.get(run_state, ""))]
     if frozen:
@@ -51,7 +53,8 @@ def run_parts(state: RunState, run_state: str, run_id: str, stage: StageView | N
         parts.append(Part(2, safe_text(state.reason, 60), "text-muted"))
     if state.started_t is not None:
         end = state.ended_t if state.ended_t is not None else now
-        parts.append(Part(10, f"wall {fmt.duration(60 * (max(0.0, end - state.started_t) // 60))}", "text-muted"))
+        if end - state.started_t >= 60:
+            parts.append(Part(10, f"wall {_minutes(end - state.started_t)}", "text-muted"))
     parts += machine_parts(state)
     return parts
 
@@ -102,10 +105,10 @@ def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list
     """What is wrong with the run's record or its processes, worst first; empty when nothing is."""
     found = []
     if run_state == "lost":
-        found.append("lost: no process of this run is alive; resume goes on from its newest checkpoint")
+        found.append("lost: no process of this run is alive; resume it from Actions (a)")
     silent = silence(state, now)
     if live and run_state == "running" and silent is not None:
-        found.append(f"stalled? last event {fmt.duration(60 * (silent // 60))} ago")
+        found.append(f"stalled? last event {_minutes(silent)} ago")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         found.append(f"{lost} records could not be written")
@@ -116,6 +119,11 @@ def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list
     if state.unknown:
         found.append(f"{state.unknown} records of unknown kinds")
     return found
+
+
+def _minutes(seconds: float) -> str:
+    """Whole minutes: a text that changes once a minute costs the terminal nothing in between."""
+    return fmt.duration(60 * (seconds // 60)).replace("m00s", "m")
 
 
 def silence(state: RunState, now: float) -> float | None:

@@ -31,7 +31,9 @@ def timeline(playback: Playback, width: int, colours: dict[str, str]) -> Text:
         if at == head:
             cell, colour = "●", "accent"
         else:
-            colour = {"✗": "error", "!": "error", "◆": "success", "■": "warning", "━": "primary"}.get(cell, "text-disabled")
+            colour = {"✗": "error", "!": "error", "◆": "success", "■": "warning", "━": "primary"}.get(
+                cell, "text-disabled"
+            )
         line.append(_ASCII.get(cell, cell) if ascii_only() else cell, colours.get(colour, ""))
     return line
 
