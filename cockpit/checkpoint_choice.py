@@ -30,7 +30,9 @@ class CheckpointChoice:
         }
 
 
-def candidates(run: RunDir, stage: str, facts: StageFacts, *, at_step: int | None) -> tuple[list[Checkpoint], list[str]]:
+def candidates(
+    run: RunDir, stage: str, facts: StageFacts, *, at_step: int | None
+) -> tuple[list[Checkpoint], list[str]]:
     """Checkpoints that may be gone on from, best first, and why others are not.
 
     A step that the operator named is looked for in every attempt, the training's own line first; otherwise only the

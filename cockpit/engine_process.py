@@ -18,7 +18,7 @@ from cockpit.run_plan import RunRecipe
 from engines.host import STAGE_FORMAT
 from engines.identity import Identity
 from engines.run_dir import RunDir, write_durably
-from recipes.schema import StageFields
+from recipes.schema import StageFields, kind_of_stage, tag_of_stage
 
 CODE_ROOT = Path(__file__).resolve().parent.parent
 EXPORTER_KINDS = ("merge", "export")
@@ -43,13 +43,12 @@ def write_stage_json(
 ) -> Path:
     """Everything an engine reads, resolved."""
     stage = plan.stage(name)
-    kind = stage.kind  # type: ignore[attr-defined]
     path = run.stage_json(name, attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
     spec = {
         "format": STAGE_FORMAT,
         "run_root": str(run.root),
-        "tag": f"prepare-{stage.output}" if kind == "prepare" else kind,  # type: ignore[attr-defined]
+        "tag": tag_of_stage(stage),
         "stage": stage.model_dump(mode="json"),
         "attempt": attempt,
         "inputs": plan.stage_inputs(run, name),
@@ -83,8 +82,10 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
     Raises:
         OSError: the interpreter cannot be started.
     """
-    module = "exporters.run" if stage.kind in EXPORTER_KINDS else "engines.run"  # type: ignore[attr-defined]
-    console = os.open(run.console_log(stage.name, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    module = "exporters.run" if kind_of_stage(stage) in EXPORTER_KINDS else "engines.run"
+    console = os.open(
+        run.console_log(stage.name, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
     try:
         child = subprocess.Popen(
             [stage.python or sys.executable, "-m", module, str(stage_json)],
@@ -134,7 +135,11 @@ def _by_command(run: RunDir, stage_json: str) -> Identity | None:
     for process in psutil.process_iter(["pid"]):
         try:
             command = process.cmdline()
-            if stage_json in command and "-m" in command and mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+            if (
+                stage_json in command
+                and "-m" in command
+                and mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            ):
                 return Identity.of(process.pid)
         except (psutil.Error, OSError):
             continue

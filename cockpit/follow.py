@@ -106,7 +106,11 @@ class Follower:
         early, self._early = self._early, {}
         for event in [*(event for kept in early.values() for event in kept), *live]:
             expected = self._next.get(event.w, 0)
-            if event.seq > expected and not isinstance(event, WriterOpened) and self._read_again(event.w, event.seq, events):
+            if (
+                event.seq > expected
+                and not isinstance(event, WriterOpened)
+                and self._read_again(event.w, event.seq, events)
+            ):
                 continue
             self._take(event, events)
 

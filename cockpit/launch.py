@@ -24,7 +24,7 @@ from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lo
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError
-from recipes.schema import TRAINING_KINDS
+from recipes.schema import TRAINING_KINDS, kind_of_stage
 
 EXIT_LOCKED = 2
 
@@ -43,10 +43,12 @@ def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
     Raises:
         OperatorError: `only` names a stage that the recipe does not have.
     """
-    folder = loaded.path.parent if loaded.path is not None else Path.cwd()
-    graph = resolve_graph(loaded.recipe, folder)
+    graph = resolve_graph(loaded.recipe, loaded.path.parent)
     inputs = {
-        stage: {field: InputRef(ref.origin, ref.name, None if ref.path is None else str(ref.path)) for field, ref in refs.items()}
+        stage: {
+            field: InputRef(ref.origin, ref.name, None if ref.path is None else str(ref.path))
+            for field, ref in refs.items()
+        }
         for stage, refs in graph.inputs.items()
     }
     whole = RunRecipe(loaded.recipe, list(graph.order), inputs, [])
@@ -54,7 +56,9 @@ def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
     if unknown:
         raise OperatorError(f"--stage — no stage {unknown[0]!r}; allowed: {', '.join(whole.order)}")
     wanted = whole.ancestors(set(only))
-    return RunRecipe(loaded.recipe, whole.order, inputs, [name for name in whole.order if name in wanted] if only else [])
+    return RunRecipe(
+        loaded.recipe, whole.order, inputs, [name for name in whole.order if name in wanted] if only else []
+    )
 
 
 def launch(
@@ -70,6 +74,9 @@ def launch(
 
     Args:
         recipe: a recipe file, or one that is loaded (from a form, or made by a button).
+        runs_root: the folder of runs.
+        sets: overrides as `--set` has them, for a recipe file.
+        name: what the run's id ends with; the recipe's name by default.
         only: run these stages and what they depend on.
         parent: the run this one was started from by a button.
 
@@ -90,7 +97,7 @@ def launch(
             recipe_json=run_recipe.to_json(),
             plan_json=_plan_json(loaded),
             version=version(),
-            recipe_path=None if loaded.path is None else str(loaded.path),
+            recipe_path=str(loaded.path),
             parent=parent,
         )
     except RunDirError as error:
@@ -99,7 +106,9 @@ def launch(
     return run
 
 
-def launch_text(text: str, *, runs_root: Path, folder: Path, name: str | None = None, parent: str | None = None) -> RunDir:
+def launch_text(
+    text: str, *, runs_root: Path, folder: Path, name: str | None = None, parent: str | None = None
+) -> RunDir:
     """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button made."""
     return launch(load_recipe_text(text, folder / "recipe.toml"), runs_root=runs_root, name=name, parent=parent)
 
@@ -108,6 +117,7 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
     """Let a run that has ended, or was lost, go on.
 
     Args:
+        run: the run.
         stage: do this stage, and what depends on it, again.
         checkpoint: go on from this step, superseding later ones.
 
@@ -137,7 +147,8 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
             arguments += ["--only", ",".join(name for name in plan.order if name in wanted)]
     elif _nothing_to_do(run, plan, facts):
         raise OperatorError(
-            f"{run.id} has nothing to resume: every stage is done", "do one again: cockpit resume RUN --stage S, or --checkpoint N"
+            f"{run.id} has nothing to resume: every stage is done",
+            "do one again: cockpit resume RUN --stage S, or --checkpoint N",
         )
     _start_supervisor(run, "resume", arguments)
 
@@ -167,7 +178,9 @@ def request(run: RunDir, verb: str, value: float | None = None) -> control.Reque
     add_facts(facts, read_journal(run.journal))
     if facts.has_ended:
         state = facts.ended.state if facts.ended else "ended"
-        raise OperatorError(f"{run.id} has ended ({state}): there is nothing to {verb}", "go on with it: cockpit resume RUN")
+        raise OperatorError(
+            f"{run.id} has ended ({state}): there is nothing to {verb}", "go on with it: cockpit resume RUN"
+        )
     try:
         made = control.put_request(run.control, verb, value)
     except (OSError, ValueError) as error:
@@ -203,14 +216,16 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
     """The training stage that has this checkpoint: the named one, else the last that does."""
     available: list[str] = []
     for name in reversed(plan.order):
-        if plan.stage(name).kind not in TRAINING_KINDS or stage not in (None, name):  # type: ignore[attr-defined]
+        if kind_of_stage(plan.stage(name)) not in TRAINING_KINDS or stage not in (None, name):
             continue
         found, _ = candidates(run, name, facts.stage(name), at_step=step)
         if found:
             return name
         steps = sorted({path.step for path in candidates(run, name, facts.stage(name), at_step=None)[0]})
         available.append(f"{name}: {', '.join(map(str, steps)) or 'none'}")
-    raise OperatorError(f"--checkpoint — {run.id} has no complete checkpoint of step {step}; there are {'; '.join(available) or 'none'}")
+    raise OperatorError(
+        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; there are {'; '.join(available) or 'none'}"
+    )
 
 
 def _start_supervisor(run: RunDir, reason: str, arguments: Sequence[str] = ()) -> None:
@@ -237,4 +252,4 @@ def _plan_json(loaded: LoadedRecipe) -> dict[str, Any]:
 
 
 def _is_name(name: str) -> bool:
-    return 0 < len(name) <= 60 and name[0].isalnum() and all(c.isalnum() and c.isascii() or c in "._-" for c in name)
+    return 0 < len(name) <= 60 and name[0].isalnum() and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)

@@ -45,7 +45,9 @@ def find_run(root: Path, wanted: str) -> RunDir:
         path = Path(wanted).expanduser().absolute()
         if (path / "run.json").is_file():
             return RunDir(path)
-        raise OperatorError(f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last")
+        raise OperatorError(
+            f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"
+        )
     ids = run_ids(root)
     if wanted == "last":
         if ids:
@@ -55,7 +57,9 @@ def find_run(root: Path, wanted: str) -> RunDir:
     if len(matches) == 1:
         return RunDir(root / matches[0])
     if matches:
-        raise OperatorError(f"RUN — {wanted!r} means {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id")
+        raise OperatorError(
+            f"RUN — {wanted!r} means {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
+        )
     near = [name for name in ids if wanted in name][:6]
     raise OperatorError(
         f"RUN — no run {wanted!r} in {root}; got {len(ids)} runs" + (f", nearest {', '.join(near)}" if near else ""),

@@ -50,7 +50,8 @@ class Accelerators:
             self._hung = thread
             return DeviceReading([], problem=f"GPU telemetry lost: NVML did not answer in {self._timeout_s:g} s")
         self._hung = None
-        return self._result or DeviceReading([], problem="GPU telemetry lost: NVML gave nothing")
+        result: DeviceReading | None = self._result  # set by the thread
+        return result or DeviceReading([], problem="GPU telemetry lost: NVML gave nothing")
 
     def _read(self) -> None:
         try:
@@ -141,5 +142,3 @@ def _tree_rss(pid: int | None) -> int | None:
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-

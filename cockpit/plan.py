@@ -16,6 +16,7 @@ from recipes.schema import (
     StageFields,
     TokenizerStage,
     TrainingFields,
+    kind_of_stage,
 )
 
 FORMAT = 1
@@ -92,7 +93,7 @@ def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
 
 
 def _stage_plan(stage: StageFields, by_name: Mapping[str, StageFields]) -> StagePlan:
-    kind: str = stage.kind  # type: ignore[attr-defined]
+    kind = kind_of_stage(stage)
     match stage:
         case PretrainStage():
             return _training_plan(stage, kind, *_pretrain_sizes(stage, by_name))

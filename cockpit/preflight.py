@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 
 from recipes.problems import OperatorError
-from recipes.schema import Recipe, StageFields
+from recipes.schema import Recipe, StageFields, kind_of_stage, tag_of_stage
 
 LIGHT = ("msgspec", "pydantic")
 TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
@@ -42,10 +42,8 @@ print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
 
 def needs_of(stage: StageFields) -> tuple[str, ...]:
     """Distributions the stage's engine needs."""
-    kind = stage.kind  # type: ignore[attr-defined]
-    if kind == "prepare" and stage.output != "tokens":  # type: ignore[attr-defined]
-        return LIGHT
-    return NEEDS[kind]
+    kind = kind_of_stage(stage)
+    return LIGHT if kind == "prepare" and tag_of_stage(stage) != "prepare-tokens" else NEEDS[kind]
 
 
 def check_interpreters(recipe: Recipe, names: list[str]) -> None:
@@ -89,7 +87,11 @@ def _versions_here(packages: set[str]) -> dict[str, str | None]:
 def _versions_there(python: str, packages: set[str], problems: list[str]) -> dict[str, str | None]:
     try:
         answer = subprocess.run(
-            [python, "-c", _QUESTION, *sorted(packages)], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True
+            [python, "-c", _QUESTION, *sorted(packages)],
+            capture_output=True,
+            text=True,
+            timeout=ASK_TIMEOUT_S,
+            check=True,
         )
         value = json.loads(answer.stdout.splitlines()[-1])
     except FileNotFoundError:

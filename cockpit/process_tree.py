@@ -23,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def become_subreaper() -> bool:
     """Let orphaned grandchildren become our children, so that they can be found and reaped (Linux)."""
     with suppress(OSError, AttributeError):
-        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     return False
 
 
@@ -62,7 +62,9 @@ def signal_process(target: Identity, number: int) -> bool:
     return True
 
 
-def kill_tree(run_root: Path, roots: list[Identity], *, term_grace_s: float, wait: Callable[[float], None] = time.sleep) -> list[int]:
+def kill_tree(
+    run_root: Path, roots: list[Identity], *, term_grace_s: float, wait: Callable[[float], None] = time.sleep
+) -> list[int]:
     """TERM, then KILL, everything of the run until two looks in a row find nothing.
 
     Returns:

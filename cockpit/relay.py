@@ -53,7 +53,9 @@ class Relay:
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-                self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                self._server = socket.socket(
+                    socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+                )
                 self._server.bind(str(self._path))
                 self._path.chmod(0o600)
                 self._server.listen(16)
@@ -69,7 +71,7 @@ class Relay:
         data = self._read_pipe()
         for client, waiting in list(self._clients.items()):
             if data and len(waiting) + len(data) <= CLIENT_BUFFER_BYTES:
-                waiting += data
+                waiting.extend(data)
             self._flush(client, waiting)
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ class Relay:
                 pass
 
     def _read_pipe(self) -> bytes:
-        chunks = []
+        chunks: list[bytes] = []
         with suppress(OSError):
             while self._pipe is not None and len(chunks) < 64:
                 chunks.append(os.read(self._pipe, 65_536))

@@ -150,7 +150,13 @@ def exit_facts(run: RunDir) -> dict[str, Any]:
     """What `exit.json` holds: the end's summary and the size of the journal it was folded from."""
     size = _journal_size(run)
     summary = _fold_summary(run, size)
-    return {"format": 1, "journal_bytes": size[0], "state": summary.state, "reason": summary.reason, "summary": summary.to_json()}
+    return {
+        "format": 1,
+        "journal_bytes": size[0],
+        "state": summary.state,
+        "reason": summary.reason,
+        "summary": summary.to_json(),
+    }
 
 
 def list_runs(root: Path, ids: list[str]) -> list[RunSummary]:

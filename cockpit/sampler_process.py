@@ -42,7 +42,9 @@ class SamplerProcess:
         if self._crashes >= CRASHES_WITH_NVML:
             argv.append("--no-nvml")
         with self._run.supervisor_log.open("ab") as log, suppress(OSError):
-            self._child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=CODE_ROOT, start_new_session=True)
+            self._child = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=CODE_ROOT, start_new_session=True
+            )
             self._tell()
 
     def watch(self, pid: int | None, stage: str = "") -> None:

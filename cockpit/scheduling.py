@@ -18,12 +18,11 @@ from engines.events import (
     ResumedFrom,
     RunEnded,
     RunStarted,
-    StageFailed,
     StageStarted,
     StageSucceeded,
     WriterOpened,
 )
-
+from recipes.schema import TRAINING_KINDS, kind_of_stage
 
 NOT_STARTED = "not_started"
 
@@ -54,6 +53,8 @@ class AttemptFacts:
 
 @dataclass
 class StageFacts:
+    """One stage's attempts and successes."""
+
     attempts: dict[int, AttemptFacts] = field(default_factory=dict)
     successes: list[tuple[float, StageSucceeded]] = field(default_factory=list)
 
@@ -62,7 +63,11 @@ class StageFacts:
 
     def since(self, t: float) -> list[AttemptFacts]:
         """Attempts launched at or after `t` that began, oldest first."""
-        return [a for _, a in sorted(self.attempts.items()) if max(a.launched_t, a.started.t if a.started else 0) >= t and not a.never_began]
+        return [
+            a
+            for _, a in sorted(self.attempts.items())
+            if max(a.launched_t, a.started.t if a.started else 0) >= t and not a.never_began
+        ]
 
     def lineage(self) -> dict[int, int | None]:
         """Attempts whose checkpoints are this training's past, each with the highest step that still counts."""
@@ -89,7 +94,6 @@ class RunFacts:
     operator: RunStarted | None = None
     ended: RunEnded | None = None
     latest_start: RunStarted | None = None
-    failures: list[StageFailed] = field(default_factory=list)
 
     def stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())
@@ -111,35 +115,42 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
     """Take more events into the facts. Their order between writers does not matter."""
     for event in events:
         match event:
-            case RunStarted():
-                if event.reason != "adopt" and (facts.operator is None or _later(event, facts.operator)):
-                    facts.operator = event
-                if facts.latest_start is None or _later(event, facts.latest_start):
-                    facts.latest_start = event
-            case RunEnded():
-                if facts.ended is None or _later(event, facts.ended):
-                    facts.ended = event
-            case StageStarted():
-                facts.stage(event.stage).attempt(event.attempt).launched_t = event.t
-            case AttemptStarted():
-                facts.stage(event.stage).attempt(event.attempt).started = event
-            case WriterOpened(role="engine", stage=str(), attempt=int()):
-                facts.stage(event.stage or "").attempt(event.attempt or 0).opened = event
-            case GuardTripped():
-                facts.stage(event.stage).attempt(event.attempt).guard = event.guard
-            case AttemptEnded():
-                attempt = facts.stage(event.stage).attempt(event.attempt)
-                if event.exit is None and event.w.startswith("e"):
-                    attempt.engine_reason, attempt.detail = event.reason, event.detail
-                else:
-                    attempt.supervisor_reason = event.reason
-                    attempt.detail = attempt.detail or event.detail
+            case RunStarted() | RunEnded():
+                _take_run(facts, event)
             case StageSucceeded():
                 facts.stage(event.stage).successes.append((event.t, event))
-            case StageFailed():
-                facts.failures.append(event)
+            case StageStarted() | AttemptStarted() | GuardTripped() | AttemptEnded():
+                _take_attempt(facts.stage(event.stage).attempt(event.attempt), event)
+            case WriterOpened(role="engine", stage=str(stage), attempt=int(number)):
+                facts.stage(stage).attempt(number).opened = event
             case _:
                 pass
+
+
+def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
+    if isinstance(event, RunEnded):
+        if facts.ended is None or _later(event, facts.ended):
+            facts.ended = event
+        return
+    if event.reason != "adopt" and (facts.operator is None or _later(event, facts.operator)):
+        facts.operator = event
+    if facts.latest_start is None or _later(event, facts.latest_start):
+        facts.latest_start = event
+
+
+def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | GuardTripped | AttemptEnded) -> None:
+    match event:
+        case StageStarted():
+            attempt.launched_t = event.t
+        case AttemptStarted():
+            attempt.started = event
+        case GuardTripped():
+            attempt.guard = event.guard
+        case AttemptEnded() if event.exit is None and event.w.startswith("e"):
+            attempt.engine_reason, attempt.detail = event.reason, event.detail
+        case AttemptEnded():
+            attempt.supervisor_reason = event.reason
+            attempt.detail = attempt.detail or event.detail
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,8 @@ class RunStage:
 
 @dataclass(frozen=True)
 class EndRun:
+    """The run is over: its state, why, and the stage that failed, if one did."""
+
     state: str
     reason: str = ""
     failed_stage: str | None = None
@@ -196,7 +209,7 @@ def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]
 def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> RunStage | EndRun:
     operator, stage = facts.operator, plan.stage(name)
     attempts = facts.stage(name).since(facts.operator_t)
-    trains = stage.kind in {"pretrain", "finetune", "fake"}  # type: ignore[attr-defined]
+    trains = kind_of_stage(stage) in TRAINING_KINDS
     if not attempts:
         named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
         return RunStage(
@@ -212,7 +225,9 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
         return EndRun("refused", last.detail, failed_stage=name)
     what = last.detail or last.reason
     if len(attempts) >= stage.retry.max_attempts:
-        return EndRun("failed", f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})", failed_stage=name)
+        return EndRun(
+            "failed", f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})", failed_stage=name
+        )
     trips = sum(1 for attempt in attempts if attempt.reason == "guard")
     return RunStage(
         name,

@@ -26,7 +26,9 @@ class StopLadder:
 
     def notice(self, request: Request) -> None:
         """A request was seen; only stops matter, and a stop now outranks one after a checkpoint."""
-        if request.verb in STOP_VERBS and (self.asked is None or (request.verb == "stop" and self.asked.verb != "stop")):
+        if request.verb in STOP_VERBS and (
+            self.asked is None or (request.verb == "stop" and self.asked.verb != "stop")
+        ):
             self.asked, self._asked_s = request, None
 
     def due(self, now_s: float) -> Rung:

@@ -14,7 +14,6 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from cockpit.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
@@ -23,15 +22,24 @@ from cockpit.run_list import exit_facts
 from cockpit.run_plan import RunRecipe
 from cockpit.sampler_process import SamplerProcess
 from cockpit.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, add_facts, next_action
-from cockpit.stop_ladder import StopLadder
 from cockpit.supervisor_loop import Watch
 from engines import control
 from engines.emitter import EventWriter
-from engines.events import AttemptEnded, ControlApplied, RunEnded, RunStarted, StageFailed, StageSkipped, StageStarted, Warned
+from engines.events import (
+    AttemptEnded,
+    ControlApplied,
+    RunEnded,
+    RunStarted,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    Warned,
+)
 from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.manifest import manifest_sha256, verify_manifest
 from engines.run_dir import Lock, RunDir, write_durably
+from recipes.schema import kind_of_stage
 
 EXIT_LOCKED = 2
 
@@ -87,9 +95,16 @@ class Supervisor:
         out = self.run.out(name)
         if self.verified.get(name) == last.manifest_sha256:
             return True
-        problems = verify_manifest(out) if manifest_sha256(out) == last.manifest_sha256 else ["its manifest is another one"]
+        problems = (
+            verify_manifest(out) if manifest_sha256(out) == last.manifest_sha256 else ["its manifest is another one"]
+        )
         if problems:
-            self.writer.emit(Warned(message=f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}", stage=name))
+            self.writer.emit(
+                Warned(
+                    message=f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}",
+                    stage=name,
+                )
+            )
             return False
         self.verified[name] = last.manifest_sha256
         return True
@@ -115,7 +130,9 @@ class Supervisor:
                     self._supervise(engine)
                 elif attempt.never_began and attempt.opened is None:
                     detail = "the supervisor died before there was a process"
-                    self.writer.emit(AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail))
+                    self.writer.emit(
+                        AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail)
+                    )
                 else:
                     self._record_end(name, attempt.number, None)
 
@@ -123,19 +140,34 @@ class Supervisor:
         name = action.stage
         choice = CheckpointChoice(None, [])
         if action.resume:
-            choice = choose_checkpoint(self.run, name, self.facts.stage(name), at_step=action.at_step, healthy_only=action.healthy_only)
+            choice = choose_checkpoint(
+                self.run, name, self.facts.stage(name), at_step=action.at_step, healthy_only=action.healthy_only
+            )
         for reason in choice.refused:
             self.writer.emit(Warned(message=reason, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
-        self.writer.emit(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))  # type: ignore[attr-defined]
+        self.writer.emit(
+            StageStarted(
+                stage=name, kind=kind_of_stage(stage), attempt=attempt, steps=getattr(stage, "max_steps", None)
+            )
+        )
         try:
             path = write_stage_json(
-                self.run, self.plan, name, attempt, resume=choice.as_resume(), learning_rate_scale=action.learning_rate_scale
+                self.run,
+                self.plan,
+                name,
+                attempt,
+                resume=choice.as_resume(),
+                learning_rate_scale=action.learning_rate_scale,
             )
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
-            self.writer.emit(AttemptEnded(stage=name, attempt=attempt, reason="error", detail=f"the engine cannot be started: {error}"))
+            self.writer.emit(
+                AttemptEnded(
+                    stage=name, attempt=attempt, reason="error", detail=f"the engine cannot be started: {error}"
+                )
+            )
             return
         self._supervise(engine)
 
@@ -145,7 +177,9 @@ class Supervisor:
         # Whatever the engine started dies with it: workers that outlive it hold memory and the attempt's lock.
         left = kill_tree(self.run.root, [], term_grace_s=1.0)
         if left:
-            self.writer.emit(Warned(message=f"processes of {engine.stage} could not be ended: {left}", stage=engine.stage))
+            self.writer.emit(
+                Warned(message=f"processes of {engine.stage} could not be ended: {left}", stage=engine.stage)
+            )
         self._record_end(engine.stage, engine.attempt, status)
         engine.close()
 
@@ -208,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe=plan.recipe.name,
         reason=args.reason,
         stages=plan.order,
-        kinds=[plan.stage(name).kind for name in plan.order],  # type: ignore[attr-defined]
+        kinds=[kind_of_stage(plan.stage(name)) for name in plan.order],
         redo=[name for name in args.redo.split(",") if name],
         only=[name for name in args.only.split(",") if name] or plan.only,
         checkpoint=args.checkpoint,
@@ -254,9 +288,5 @@ def _leave_the_caller(run: RunDir) -> None:
     os.chdir(run.root)
 
 
-def run_as_program() -> NoReturn:
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    run_as_program()
+    sys.exit(main())

@@ -69,5 +69,3 @@ class Watch:
     def _say(self, effect: str, engine: EngineProcess) -> None:
         verb = self.ladder.asked.verb if self.ladder.asked else "stop"
         self.writer.emit(ControlApplied(request=verb, by="supervisor", effect=effect, stage=engine.stage))
-
-

@@ -114,5 +114,7 @@ def highest_number(control: Path, *, taken_only: bool = False) -> int:
     numbers = [0]
     for folder in (control / "done",) if taken_only else (control, control / "done"):
         with suppress(OSError):
-            numbers += [int(name.partition("-")[0].partition(".")[0]) for name in os.listdir(folder) if name[:6].isdigit()]
+            numbers += [
+                int(name.partition("-")[0].partition(".")[0]) for name in os.listdir(folder) if name[:6].isdigit()
+            ]
     return max(numbers)

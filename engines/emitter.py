@@ -194,7 +194,9 @@ class EventWriter:
             self._waiting_bytes -= len(self._waiting.popleft())
         seq, lost, reason = self.seq, self.lost, self._lost_reason
         if lost:
-            gap = encode_record(Gap(lost=lost, reason=reason), writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
+            gap = encode_record(
+                Gap(lost=lost, reason=reason), writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic()
+            )
             if not self._append(gap):
                 return False
             self._send(gap)
@@ -232,7 +234,11 @@ def _shortened(event: Event, excess_bytes: int) -> Event:
     texts = {name: value for name in event.__struct_fields__ if isinstance(value := getattr(event, name), str)}
     longest = max(texts, key=lambda name: len(texts[name]), default="")
     if not longest or len(texts[longest]) < 64:
-        containers = {name: [] if isinstance(getattr(event, name), list) else {} for name in event.__struct_fields__ if isinstance(getattr(event, name), list | dict)}
+        containers: dict[str, object] = {
+            name: [] if isinstance(getattr(event, name), list) else {}
+            for name in event.__struct_fields__
+            if isinstance(getattr(event, name), list | dict)
+        }
         return msgspec.structs.replace(event, **containers)
     text = texts[longest]
     keep = max(16, len(text) - excess_bytes - 64) if text.isascii() else max(16, len(text) // 2)

@@ -414,7 +414,9 @@ def _name_nonfinite(value: Any) -> Any:
     return value
 
 
-_TEXT_FIELDS = frozenset({"message", "text", "prompt", "expected", "detail", "reason", "name", "effect", "request", "by", "path"})
+_TEXT_FIELDS = frozenset(
+    {"message", "text", "prompt", "expected", "detail", "reason", "name", "effect", "request", "by", "path"}
+)
 
 
 def _number_nonfinite(value: Any, key: str = "") -> Any:

@@ -249,7 +249,7 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     stage_json = Path(argv[1])
     lock = Lock(stage_json.parent / "engine.lock")
     if not lock.acquire({"pid": os.getpid()}):
-        print(f"{stage_json.parent}: another engine works on this attempt", file=sys.stderr)
+        sys.stderr.write(f"{stage_json.parent}: another engine works on this attempt\n")
         os._exit(2)
     context, spec = load_context(stage_json)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -264,7 +264,8 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
 
 def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str, str]) -> int:
     started_s = time.monotonic()
-    resumed = ctx.resume and ResumedFrom(attempt=ctx.resume.attempt, step=ctx.resume.step, sha256=ctx.resume.sha256)
+    point = ctx.resume
+    resumed = None if point is None else ResumedFrom(attempt=point.attempt, step=point.step, sha256=point.sha256)
     ctx.emit(
         AttemptStarted(
             stage=ctx.stage_name,
@@ -295,10 +296,10 @@ def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str
     except GuardTrippedError as error:
         return _ended(ctx, "guard", str(error), 1)
     except OperatorError as error:
-        print(error, error.hint, sep="\n", file=sys.stderr)
+        sys.stderr.write(f"{error}\n{error.hint}\n")
         return _ended(ctx, "error", f"{error} {error.hint}".strip(), 1)
     except StageFailedError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return _ended(ctx, "error", str(error), 1)
     except MemoryError as error:
         traceback.print_exc()

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.events import MAX_RECORD_BYTES, RECORD_START, AnyEvent, UnknownKindError, UnreadableRecordError, decode_record
+from engines.events import (
+    MAX_RECORD_BYTES,
+    RECORD_START,
+    AnyEvent,
+    UnknownKindError,
+    UnreadableRecordError,
+    decode_record,
+)
 
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20

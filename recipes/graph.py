@@ -11,7 +11,7 @@ from typing import Literal
 
 from recipes.fields import inputs_of
 from recipes.problems import Problem, RecipeError, closest, printable, shown
-from recipes.schema import STAGE_NAME, Recipe, StageFields, output_of
+from recipes.schema import STAGE_NAME, Recipe, StageFields, kind_of_stage, output_of
 
 Origin = Literal["stage", "path", "hub"]
 
@@ -84,7 +84,7 @@ def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) ->
 
 def node_of(number: int, stage: StageFields) -> Node:
     """The node of a validated stage."""
-    kind = str(stage.kind)  # type: ignore[attr-defined]
+    kind = kind_of_stage(stage)
     tag = f"prepare-{output_of(stage)}" if kind == "prepare" else kind
     values = [(spec.path, getattr(stage, spec.path), spec.accepts) for spec in inputs_of(tag)]
     return Node(number, stage.name, output_of(stage), [item for item in values if item[1] is not None])

@@ -234,3 +234,13 @@ def output_word(tag: str) -> str:
 def output_of(stage: StageFields) -> str:
     """What a stage produces, as a word that `accepts` lists know."""
     return output_word(_stage_tag(stage))
+
+
+def tag_of_stage(stage: StageFields) -> str:
+    """The stage's type: a key of `STAGE_TYPES`."""
+    return _stage_tag(stage)
+
+
+def kind_of_stage(stage: StageFields) -> str:
+    """The stage's kind, as a recipe says it."""
+    return tag_of_stage(stage).partition("-")[0]

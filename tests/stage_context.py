@@ -43,7 +43,9 @@ def make_context(
     for path in (run.control, folder / "out.tmp", folder / "work", run.checkpoints(model.name, attempt)):
         path.mkdir(parents=True, exist_ok=True)
     if not run.run_json.exists():
-        run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "tried", "parent": None, "version": "0"}))
+        run.run_json.write_text(
+            json.dumps({"format": 1, "id": run.id, "recipe": "tried", "parent": None, "version": "0"})
+        )
     given = {name: _input(name, value) for name, value in (inputs or {}).items()}
     return TriedContext(
         stage=model,

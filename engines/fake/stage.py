@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from engines.checkpoints import remove_checkpoint, scan_attempt, which_to_remove
+from engines.control import STOP_VERBS, Request
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
 from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
@@ -32,7 +33,7 @@ TOKENS_PER_STEP = 8192
 
 def loss_at(seed: int, step: int) -> float:
     """The pretended loss of a step: a falling curve with noise, in nats per token."""
-    noise = random.Random(f"{seed}:{step}").gauss(0, 0.05)
+    noise = random.Random(f"{seed}:{step}").gauss(0, 0.05)  # noqa: S311 - noise, not a secret
     return 1.2 + 2.6 * math.exp(-step / 60) + noise
 
 
@@ -67,6 +68,7 @@ class _FakeTraining:
         self.best: float | None = None
         self.evaluated: float | None = None
         self.healthy = True
+        self.last_saved = self.first_step - 1
 
     def run(self) -> StageResult:
         ctx = self.ctx
@@ -89,7 +91,9 @@ class _FakeTraining:
             self._obey(step, saved=saved)
         (ctx.out / "fake.json").write_text(json.dumps({"loss": loss, "steps": self.total_steps}))
         artifacts = [Artifact(name=ctx.stage_name, kind="report", path="fake.json")]
-        return StageResult(metrics={"loss": loss, "steps": self.total_steps, "tokens": step * TOKENS_PER_STEP}, artifacts=artifacts)
+        return StageResult(
+            metrics={"loss": loss, "steps": self.total_steps, "tokens": step * TOKENS_PER_STEP}, artifacts=artifacts
+        )
 
     def _step(self, step: int) -> float:
         ctx, began_s = self.ctx, time.monotonic()
@@ -120,7 +124,12 @@ class _FakeTraining:
             self.healthy = False
             self._emit(
                 GuardTripped(
-                    stage=ctx.stage_name, attempt=ctx.attempt, guard=trip.guard, step=step, value=trip.value, limit=trip.limit
+                    stage=ctx.stage_name,
+                    attempt=ctx.attempt,
+                    guard=trip.guard,
+                    step=step,
+                    value=trip.value,
+                    limit=trip.limit,
                 )
             )
             raise GuardTrippedError(f"{trip.guard} at step {step}")
@@ -151,7 +160,8 @@ class _FakeTraining:
             self.best = self.evaluated
         draft = ctx.checkpoints / f".tmp-step-{step}-{os.getpid()}"
         draft.mkdir()
-        (draft / "state.bin").write_bytes(random.Random(f"{self.stage.seed}:{step}").randbytes(self.stage.checkpoint_bytes))
+        content = random.Random(f"{self.stage.seed}:{step}")  # noqa: S311 - noise, not a secret
+        (draft / "state.bin").write_bytes(content.randbytes(self.stage.checkpoint_bytes))
         sha256 = write_manifest(
             draft,
             run=ctx.run_id,
@@ -178,6 +188,7 @@ class _FakeTraining:
                 loss=self.evaluated,
             )
         )
+        self.last_saved = step
         self._rotate()
 
     def _rotate(self) -> None:
@@ -200,36 +211,44 @@ class _FakeTraining:
         if self.ctx.test_faults.get("ignore_stop"):
             return
         for request in self.ctx.requests():
-            match request.verb:
-                case "stop":
-                    self.ctx.applied(request, "stopping now", step)
-                    raise StopRequested
-                case "stop-after-checkpoint":
-                    if not saved:
-                        self._save(step)
-                    self.ctx.applied(request, f"stopping after checkpoint step-{step}", step)
-                    raise StopRequested
-                case "checkpoint":
-                    if not saved:
-                        self._save(step)
-                    self.ctx.applied(request, f"checkpoint step-{step}", step)
-                case "evaluate":
-                    self._evaluate(step)
-                    self.ctx.applied(request, "evaluated", step)
-                case "learning-rate" if request.value is not None:
-                    self.learning_rate = request.value
-                    self.ctx.applied(request, f"peak learning rate is now {request.value:g}", step)
-                case "max-steps" if request.value is not None:
-                    self.total_steps = max(step, int(request.value))
-                    self.ctx.emit(
-                        StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=self.total_steps)
-                    )
-                    self.ctx.applied(request, f"the stage ends at step {self.total_steps}", step)
-                case "pause":
-                    self.ctx.applied(request, "paused", step)
-                    self._pause(step)
-                case _:
-                    self.ctx.applied(request, "ignored: a fake engine has no model to do that with", step)
+            if request.verb in STOP_VERBS:
+                self._stop(request, step, saved=saved)
+            elif request.verb == "pause":
+                self.ctx.applied(request, "paused", step)
+                self._pause(step)
+            else:
+                self.ctx.applied(request, self._answer(request, step, saved=saved), step)
+
+    def _stop(self, request: Request, step: int, *, saved: bool) -> None:
+        if request.verb == "stop":
+            self.ctx.applied(request, "stopping now", step)
+            raise StopRequested
+        if not saved:
+            self._save(step)
+        self.ctx.applied(request, f"stopping after checkpoint step-{step}", step)
+        raise StopRequested
+
+    def _answer(self, request: Request, step: int, *, saved: bool) -> str:
+        """Do what is asked, and say what came of it."""
+        match request.verb:
+            case "checkpoint":
+                if not saved:
+                    self._save(step)
+                return f"checkpoint step-{step}"
+            case "evaluate":
+                self._evaluate(step)
+                return "evaluated"
+            case "learning-rate" if request.value is not None:
+                self.learning_rate = request.value
+                return f"peak learning rate is now {request.value:g}"
+            case "max-steps" if request.value is not None:
+                self.total_steps = max(step, int(request.value))
+                self.ctx.emit(
+                    StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=self.total_steps)
+                )
+                return f"the stage ends at step {self.total_steps}"
+            case _:
+                return "ignored: a fake engine has no model to do that with"
 
     def _pause(self, step: int) -> None:
         self.ctx.phase("paused")
@@ -240,8 +259,6 @@ class _FakeTraining:
                     self.ctx.applied(request, "going on", step)
                     self.ctx.phase("training")
                     return
-                if request.verb in {"stop", "stop-after-checkpoint"}:
-                    self._save(step)
-                    self.ctx.applied(request, f"stopping after checkpoint step-{step}", step)
-                    raise StopRequested
+                if request.verb in STOP_VERBS:
+                    self._stop(request, step, saved=self.last_saved == step)
                 self.ctx.applied(request, "ignored while paused", step)

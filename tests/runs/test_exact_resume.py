@@ -136,7 +136,8 @@ def _weights(run: RunDir, stage: str) -> str:
 
 def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
     wait_for(
-        lambda: any(isinstance(e, Step) and e.attempt == attempt and e.step >= step for e in events(run)), f"step {step} in the journal"
+        lambda: any(isinstance(e, Step) and e.attempt == attempt and e.step >= step for e in events(run)),
+        f"step {step} in the journal",
     )
     pid = engine_pid(run, stage, attempt)
     assert pid is not None
@@ -176,8 +177,10 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
 def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_the_last_healthy_checkpoint(
     kind: str, save_total_limit: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, stage, _ = whole.recipe(kind)
-    text = text.replace("max_steps = 60", "max_steps = 14").replace("save_steps = 10", f"save_steps = 5\nsave_total_limit = {save_total_limit}")
+    text, _, _ = whole.recipe(kind)
+    text = text.replace("max_steps = 60", "max_steps = 14").replace(
+        "save_steps = 10", f"save_steps = 5\nsave_total_limit = {save_total_limit}"
+    )
     text = text.replace("eval_steps = 30", "") + "[stage.retry]\nmax_attempts = 2\n"
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"nan_loss": {"step": 8, "micro_batch": 2}}))
     with nothing_left(tmp_path / "runs"):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def _writer_of_attempt(run: RunDir, attempt: int) -> bool:
     return any(isinstance(e, WriterOpened) and e.role == "engine" and e.attempt == attempt for e in events(run))
 
 
+def _sampler(run: RunDir, number: int) -> WriterOpened | None:
+    opened = [e for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler"]
+    return opened[number - 1] if len(opened) >= number else None
+
+
+def _is_gone(pid: int) -> bool:
+    return Identity.of(pid) is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(5))
@@ -53,12 +63,12 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
         run = launch_text(recipe, tmp_path)
         acked: dict[str, int] = {}
         for kill in range(1, ENGINE_KILLS // 5 + 1):
-            wait_for(lambda n=kill: run.console_log("part-1", n).exists() and _writer_of_attempt(run, n), f"attempt {kill}")
+            wait_for(partial(_writer_of_attempt, run, kill), f"attempt {kill}")
             time.sleep(draw.uniform(0.0, 0.12))
             pid = engine_pid(run, "part-1", kill)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda p=pid: Identity.of(p) is None, "the engine's end")
+            wait_for(partial(_is_gone, pid), "the engine's end")
             stored = acknowledged(ack_file)
             if stored is not None:
                 acked[stored[0]] = stored[1]
@@ -75,7 +85,9 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(3))
-def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the_next_stage(tmp_path: Path, part: int) -> None:
+def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the_next_stage(
+    tmp_path: Path, part: int
+) -> None:
     draw = random.Random(SEED + 100 + part)
     stages = [{"max_steps": 60, "step_s": 0.02, "save_steps": 20} for _ in range(8)]
     with nothing_left(tmp_path / "runs"):
@@ -106,15 +118,19 @@ def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)
         for kill in (1, 2):
-            samplers = wait_for(
-                lambda n=kill: [e for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler"][n - 1 : n], "a sampler"
-            )
+            sampler = wait_for(partial(_sampler, run, kill), "a sampler")
             time.sleep(draw.uniform(0.0, 0.2))
-            os.kill(samplers[0].pid, signal.SIGKILL)
+            os.kill(sampler.pid, signal.SIGKILL)
         wait_for(
-            lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2, "both deaths to be told"
+            lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2,
+            "both deaths to be told",
         )
-        wait_for(lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3, "a third sampler")
-        assert len(state(run).stage("part-1").attempts) == 1  # type: ignore[union-attr]
+        wait_for(
+            lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3,
+            "a third sampler",
+        )
+        stage = state(run).stage("part-1")
+        assert stage is not None
+        assert len(stage.attempts) == 1
         kill_supervisor(run)
         assert_contiguous(run)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,20 @@ ATTACHMENTS = 100
 SEED = 4
 
 
+def _has_read_all(follower: Follower, state: RunState) -> bool:
+    return state.apply_all(follower.poll()) == 0 and not follower.behind
+
+
 def _recipe() -> str:
     return fake_recipe(
-        {"max_steps": 120, "step_s": 0.01, "save_steps": 15, "eval_steps": 20, "nan_at_step": 60, "retry": {"max_attempts": 2}},
+        {
+            "max_steps": 120,
+            "step_s": 0.01,
+            "save_steps": 15,
+            "eval_steps": 20,
+            "nan_at_step": 60,
+            "retry": {"max_attempts": 2},
+        },
         {"max_steps": 80, "step_s": 0.01, "save_steps": 20},
         sample_interval_s=0.1,
     )
@@ -45,7 +57,7 @@ def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_repla
         assert len(screens) == ATTACHMENTS
         assert replayed.state == "succeeded"
         for follower, state in screens:
-            wait_for(lambda f=follower, s=state: s.apply_all(f.poll()) == 0 and not f.behind, "the screen to have read everything")
+            wait_for(partial(_has_read_all, follower, state), "the screen to have read everything")
             assert state == replayed
             follower.close()
 

@@ -43,9 +43,13 @@ class Screen:
         if self.pid == 0:
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
-            os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])  # noqa: S606 - the child of a fork
+            os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def has_drawn(self) -> bool:
+        """Whether anything was painted yet."""
+        return len(self.drawn) > 0
 
     def hang_up(self) -> None:
         """Close the terminal, as a dropped connection does."""
@@ -84,7 +88,7 @@ def test_screens_that_are_killed_leave_engine_and_supervisor_alone(tmp_path: Pat
         engine, supervisor = engine_pid(run, "part-1", 1), lock_holder(run.supervisor_lock)["pid"]
         for _ in range(SCREEN_KILLS):
             screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))
-            wait_for(lambda s=screen: len(s.drawn) > 0, "the screen's first paint")
+            wait_for(screen.has_drawn, "the screen's first paint")
             time.sleep(draw.uniform(0.0, 0.6))
             screen.kill()
         before = _step(run)

@@ -60,7 +60,9 @@ def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes
 
 
 @pytest.mark.timeout(120)
-def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ignore_stop": True, "orphan": True}))
     monkeypatch.setattr("cockpit.stop_ladder.TERM_GRACE_S", 1.0)
     with nothing_left(tmp_path / "runs"):
@@ -105,9 +107,13 @@ def test_redoing_a_stage_redoes_what_depends_on_it_and_keeps_the_old_output(tmp_
 @pytest.mark.timeout(120)
 def test_going_back_to_a_checkpoint_supersedes_later_steps_and_deletes_nothing(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 50, "step_s": 0.0, "save_steps": 10, "save_total_limit": 9}), tmp_path)
+        run = launch_text(
+            fake_recipe({"max_steps": 50, "step_s": 0.0, "save_steps": 10, "save_total_limit": 9}), tmp_path
+        )
         assert wait_for_end(run) == "succeeded"
-        with pytest.raises(OperatorError, match="no complete checkpoint of step 33; there are part-1: 10, 20, 30, 40, 50"):
+        with pytest.raises(
+            OperatorError, match="no complete checkpoint of step 33; there are part-1: 10, 20, 30, 40, 50"
+        ):
             resume(run, checkpoint=33)
         resume(run, checkpoint=20)
         assert wait_for_end(run) == "succeeded"
@@ -171,7 +177,13 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe(LONG), tmp_path)
         wait_for(lambda: _step(run) >= 2, "two steps")
-        for verb, value in (("checkpoint", None), ("learning-rate", 1e-5), ("pause", None), ("continue", None), ("max-steps", 300)):
+        for verb, value in (
+            ("checkpoint", None),
+            ("learning-rate", 1e-5),
+            ("pause", None),
+            ("continue", None),
+            ("max-steps", 300),
+        ):
             request(run, verb, value)
         wait_for(lambda: sum(isinstance(e, ControlApplied) for e in events(run)) >= 5, "five answers")
         asked = [e.request.split()[0] for e in events(run) if isinstance(e, ControlApplied)]
