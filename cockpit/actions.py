@@ -66,6 +66,7 @@ class CheckpointRow:
     removed: bool
     eval_loss: float | None
     superseded: bool = False
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,18 @@ def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
         kept = {id(c) for c in stage.checkpoints}
         counted = {attempt.attempt: cut for attempt, cut in stage.lineage}
         everything = sorted(stage.all_checkpoints, key=lambda c: (c.attempt, c.step), reverse=True)
-        for checkpoint in everything:
-            rows.append(
-                CheckpointRow(
-                    stage.name,
-                    stage.kind,
-                    checkpoint,
-                    removed=id(checkpoint) not in kept,
-                    eval_loss=losses.get(checkpoint.step, checkpoint.loss),
-                    superseded=checkpoint.step > counted.get(checkpoint.attempt, -1),
-                )
+        rows += [
+            CheckpointRow(
+                stage.name,
+                stage.kind,
+                checkpoint,
+                removed=id(checkpoint) not in kept,
+                eval_loss=losses.get(checkpoint.step, checkpoint.loss),
+                superseded=checkpoint.step > counted.get(checkpoint.attempt, -1),
+                best=checkpoint is stage.best_checkpoint,
             )
+            for checkpoint in everything
+        ]
     return rows
 
 
@@ -134,7 +136,12 @@ def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> 
     if row is not None:
         chosen = row.checkpoint
         for source in found:
-            if (source.kind, source.stage, source.step, source.attempt) == (kind, row.stage, chosen.step, chosen.attempt):
+            if (source.kind, source.stage, source.step, source.attempt) == (
+                kind,
+                row.stage,
+                chosen.step,
+                chosen.attempt,
+            ):
                 return source
     finished = [source for source in found if source.kind == kind and source.step is None]
     return finished[0] if finished else None
@@ -223,9 +230,7 @@ def short_name(recipe: str, suffix: str) -> str:
     return f"{stem[: 39 - len(suffix)].rstrip('-')}-{suffix}"
 
 
-def _one_stage(
-    name: str, kind: str, run_id: str, source: Source, fields: Sequence[tuple[str, str, str | None]]
-) -> str:
+def _one_stage(name: str, kind: str, run_id: str, source: Source, fields: Sequence[tuple[str, str, str | None]]) -> str:
     lines = [
         "schema = 1",
         f"name = {quoted(name)}",
@@ -253,7 +258,6 @@ def _recorded_base(stage_json: Path) -> Base | None:
         return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +287,9 @@ class FormModel:
             self.problems = list(error.problems)
         except OperatorError as error:
             self.problems = [Problem(self.path, 0, "", error.message, hint=error.hint)]
-        rows = {head.place: [s.path for specs in self._specs(head.place).values() for s in specs] for head in self.heads()}
+        rows = {
+            head.place: [s.path for specs in self._specs(head.place).values() for s in specs] for head in self.heads()
+        }
         self._by_row, self._loose = attach(self.problems, self._index, _stages(self._data), rows)
 
     # ---- inside
@@ -360,7 +362,7 @@ class FormModel:
         return sum(1 for spec in specs if self._was(place, spec) is not None), problems + loose
 
 
-@lru_cache(maxsize=None)
+@cache
 def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
     """The sections of a stage type as people fill them in: name, inputs, what the kind adds, what it shares, the rest."""
     sections = sections_of(tag)

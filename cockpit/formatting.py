@@ -123,6 +123,15 @@ def clock(t: float) -> str:
         return "--:--:--"
 
 
+def day_or_clock(t: float, now: float) -> str:
+    """Local time of day, or the date of another day: 14:02:10, Nov 20."""
+    try:
+        then, today = time.localtime(t), time.localtime(now)
+    except (OverflowError, ValueError, OSError):
+        return "--"
+    return clock(t) if then[:3] == today[:3] else time.strftime("%b %d", then)
+
+
 def percent(share: float | None, digits: int = 0) -> str:
     """A share of one as a percentage, rounded down so that 100% means done."""
     if share is None or not math.isfinite(share):

@@ -83,9 +83,9 @@ def _gpu_names() -> tuple[str, ...]:
     names = []
     try:
         for folder in sorted(NVIDIA.iterdir()):
-            for line in (folder / "information").read_text(errors="replace").splitlines():
-                if line.startswith("Model:"):
-                    names.append(safe_text(line.partition(":")[2].strip().removeprefix("NVIDIA "), 30))
+            lines = (folder / "information").read_text(errors="replace").splitlines()
+            models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+            names += [safe_text(model.removeprefix("NVIDIA "), 30) for model in models]
     except OSError:
         return tuple(names)
     return tuple(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
@@ -37,7 +37,7 @@ class KeyCommands(Provider):
                     seen.add(key.action)
                     yield safe_text(f"{key.label or key.help.rstrip('.')} ({key.drawn})", 80), key
 
-    def _runner(self, key: Key) -> object:
+    def _runner(self, key: Key) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
             await self.app.run_action(key.action, self.screen)
 

@@ -122,7 +122,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
     ),
     "home": (
         Key("home.open", "enter", "open", "Open", "Open what is under the cursor: a run's charts, or a recipe's form."),
-        Key("home.new", "n,l", "new_run", "New run", "Start the recipe under the recipes' cursor; asks first."),
+        Key("home.new", "n,l", "new_run", "Start", "Start the recipe under the recipes' cursor; asks first."),
         Key("home.edit", "e", "edit_recipe", "Edit", "Edit the recipe under the cursor."),
         Key("home.actions", "a", "actions", "Checkpoints", "Checkpoints of the run: resume, merge, quantize."),
         Key("home.replay", "r", "replay", "Replay", "Play the run under the cursor back."),

@@ -33,6 +33,7 @@ from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts,
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
+from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir, RunDirError
 from recipes.fields import fields_of
 
@@ -44,6 +45,7 @@ class ItemList(LineList[Item]):
     """Results and checkpoints, one line each."""
 
     has_header = True
+    now = 0.0
     empty_message = "no checkpoints and no results yet"
 
     def key_of(self, item: Item) -> Hashable:
@@ -54,7 +56,8 @@ class ItemList(LineList[Item]):
     def draw_header(self, width: int) -> Text:
         wide = width >= 100
         return Text(
-            f"   {'stage':<14} {'step':>9} {'loss':>8} {'size':>9} {'when':<9}{' attempt' if wide else ''} note", no_wrap=True
+            f"   {'stage':<14} {'step':>9} {'loss':>8} {'size':>9} {'when':<9}{' attempt' if wide else ''} note",
+            no_wrap=True,
         )
 
     def draw_item(self, item: Item, width: int) -> Text:
@@ -67,20 +70,19 @@ class ItemList(LineList[Item]):
             line.append(item.kind, colours["success"])
             return line
         saved = row.checkpoint
-        star = ("*" if ascii_only() else "★") if saved.best and not row.removed else " "
+        star = ("*" if ascii_only() else "★") if row.best else " "
         line = Text(" ", no_wrap=True)
         line.append(star, colours["warning"])
         step, loss = formatting.whole(saved.step), formatting.number(row.eval_loss) if row.eval_loss is not None else ""
         line.append(f" {safe_text(item.stage, 14):<14} {step:>9} {loss:>8} {formatting.size(saved.bytes):>9} ")
-        line.append(f"{formatting.clock(saved.t):<9}")
+        line.append(f"{formatting.day_or_clock(saved.t, self.now):<9}")
         if wide:
             line.append(f" {saved.attempt:>7}")
         line.append(" ")
         good = ("+" if ascii_only() else "✓") if saved.healthy else ("x" if ascii_only() else "✗")
-        line.append(f"{good} {'healthy' if saved.healthy else 'not healthy'}", colours["success" if saved.healthy else "error"])
-        notes = [name for name, is_so in (("best", saved.best), ("newest", item.newest)) if is_so and not row.removed]
-        notes += [name for name, is_so in (("removed", row.removed), ("superseded", row.superseded)) if is_so]
-        line.append("".join(f" · {note}" for note in notes))
+        line.append(good if saved.healthy else f"{good} not healthy", colours["success" if saved.healthy else "error"])
+        facts = (("best", row.best), ("newest", item.newest), ("removed", row.removed), ("superseded", row.superseded))
+        line.append(" " + " · ".join(name for name, is_so in facts if is_so))
         if row.removed or row.superseded:
             line.stylize(colours["text-disabled"])
         return line
@@ -93,9 +95,10 @@ class CheckpointsScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("checkpoints")]
     CSS = """
     CheckpointsScreen > #title { height: 1; background: $surface; }
-    CheckpointsScreen ItemList { border: round $border-blurred; }
-    CheckpointsScreen ItemList:focus { border: round $border; }
-    CheckpointsScreen > #actions { height: 5; border: round $border-blurred; padding: 0 1; }
+    CheckpointsScreen ItemList { border: round $frame; }
+    CheckpointsScreen ItemList { border-title-color: $text-muted; }
+    CheckpointsScreen ItemList:focus { border: round $border; border-title-color: $foreground; }
+    CheckpointsScreen > #actions { height: 5; border: round $frame; padding: 0 1; }
     CheckpointsScreen:focus-within > #actions:focus-within { border: round $border; }
     CheckpointsScreen #actions Horizontal { height: 1; }
     CheckpointsScreen #actions Button { width: 14; margin-right: 1; }
@@ -118,7 +121,7 @@ class CheckpointsScreen(Screen[None]):
         yield Static(id="title")
         yield ItemList(id="items")
         with Vertical(id="actions"):
-            for name, label in (("resume", "1 Resume"), ("merge", "2 Merge"), ("quantize", "3 Quantize")):
+            for name, label in (("resume", "r Resume"), ("merge", "m Merge"), ("quantize", "q Quantize")):
                 with Horizontal():
                     yield Button(Text(label), id=name, compact=True)
                     yield Static(id=f"why_{name}")
@@ -173,10 +176,13 @@ class CheckpointsScreen(Screen[None]):
             return
         changed = (state, found) != (self._state, self._items)
         self._state, self._items = state, found
+        self.query_one(ItemList).now = wall_clock_s()
         self.query_one(ItemList).set_items(found)
         if changed or not self.query_one("#title", Static).content:
             title = Text(" ", no_wrap=True, overflow="ellipsis")
-            title.append(f"{state_glyph(state)} {state}", f"bold {ink(self.app).get(STATE_COLOURS.get(state, ''), '')}".strip())
+            title.append(
+                f"{state_glyph(state)} {state}", f"bold {ink(self.app).get(STATE_COLOURS.get(state, ''), '')}".strip()
+            )
             title.append(f"  {safe_text(self._run.id, 100)}", "bold")
             title.append(f"  {safe_text(self._recipe, 40)}", ink(self.app)["text-muted"])
             self.query_one("#title", Static).update(title)
@@ -211,7 +217,11 @@ class CheckpointsScreen(Screen[None]):
         base = actions.base_of(self._run, adapter) if adapter is not None else None
         merge = actions.why_no_merge(self._state, adapter, base)
         export = actions.why_no_export(self._state, model)
-        where = f"from {item.stage}, step {row.checkpoint.step}" if item is not None and row is not None else "go on where it ended"
+        where = (
+            f"from {item.stage}, step {row.checkpoint.step}"
+            if item is not None and row is not None
+            else "go on where it ended"
+        )
         self._show_action("resume", resume, where)
         self._show_action("merge", merge, f"{adapter.title} into {base.text}" if adapter and base else "")
         self._show_action("quantize", export, f"{model.title} to GGUF" if model else "")
@@ -281,7 +291,11 @@ class CheckpointsScreen(Screen[None]):
         if source is None:
             return
         words = next(spec.choices for spec in fields_of("export") if spec.path == "file_types")
-        sizes = {word: formatting.size(bytes_) for word in words if (bytes_ := file_type_bytes(source.path, word)) is not None}
+        sizes = {
+            word: formatting.size(bytes_)
+            for word in words
+            if (bytes_ := file_type_bytes(source.path, word)) is not None
+        }
 
         def answered(answer: list[str] | None) -> None:
             if answer:

@@ -143,7 +143,9 @@ class PickScreen(ModalScreen["list[str] | None"]):
         Binding("down", "app.focus_next", "Next", show=False),
     ]
 
-    def __init__(self, title: str, words: Sequence[str], marked: Sequence[str] | None = None, *, search: bool = False) -> None:
+    def __init__(
+        self, title: str, words: Sequence[str], marked: Sequence[str] | None = None, *, search: bool = False
+    ) -> None:
         super().__init__()
         self._title = title
         self._words = list(words)

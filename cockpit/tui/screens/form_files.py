@@ -50,7 +50,11 @@ def launch(form: RecipeScreen) -> None:
         if model.problems:
             form.action_next_problem()
         return
-    unsaved = "These edits are not saved: the run gets the text as it is shown, the file stays as it is." if model.dirty else ""
+    unsaved = (
+        "These edits are not saved: the run gets the text as it is shown, the file stays as it is."
+        if model.dirty
+        else ""
+    )
     confirm_launch(form, model.loaded, form.plan(), unsaved)
 
 
@@ -61,12 +65,14 @@ def leave(form: RecipeScreen) -> None:
         return
 
     def answered(answer: str | None) -> None:
-        if answer == "discard":
-            form.app.pop_screen()
-        elif answer == "save" and save(form):
+        if answer == "discard" or (answer == "save" and save(form)):
             form.app.pop_screen()
 
-    answers = [Answer("stay", "Keep editing"), Answer("save", "Save and leave"), Answer("discard", "Discard", danger=True)]
+    answers = [
+        Answer("stay", "Keep editing"),
+        Answer("save", "Save and leave"),
+        Answer("discard", "Discard", danger=True),
+    ]
     changed = form.model.changed_rows
     body = f"{changed} {'field is' if changed == 1 else 'fields are'} changed and not saved."
     form.app.push_screen(ConfirmScreen("Leave the form?", body, answers), answered)

@@ -61,16 +61,19 @@ class HomeScreen(Screen[None]):
     """Recipes at the left, runs newest first, and a preview."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ("home", "lists")
+    leads_back = False
+    """Nothing is behind Home: the line at the bottom does not offer Esc."""
     COMMANDS: ClassVar[set[type[HomeCommands]]] = {HomeCommands}  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("home"), Binding("escape", "clear_filter", "Clear", show=False)]
     CSS = """
     HomeScreen > #machine { height: 1; background: $surface; }
     HomeScreen > #body { height: 1fr; }
-    HomeScreen RecipeList { width: 24; height: 1fr; border: round $border-blurred; }
+    HomeScreen RecipeList { width: 24; height: 1fr; border: round $frame; }
     HomeScreen #main { width: 1fr; }
-    HomeScreen RunTable { border: round $border-blurred; }
-    HomeScreen PreviewPane { height: 10; border: round $border-blurred; }
-    HomeScreen RecipeList:focus, HomeScreen RunTable:focus { border: round $border; }
+    HomeScreen RunTable { border: round $frame; }
+    HomeScreen PreviewPane { height: 10; border: round $frame; }
+    HomeScreen RecipeList, HomeScreen RunTable, HomeScreen PreviewPane { border-title-color: $text-muted; }
+    HomeScreen RecipeList:focus, HomeScreen RunTable:focus { border: round $border; border-title-color: $foreground; }
     HomeScreen > #filter { display: none; height: 1; background: $surface; }
     HomeScreen.-filtering > #filter { display: block; }
     HomeScreen.-tall PreviewPane { height: 40%; }
@@ -179,7 +182,8 @@ class HomeScreen(Screen[None]):
         self._preview_soon()
 
     def _show_machine(self, found: list[str]) -> None:
-        line = Text(" cockpit", "bold", no_wrap=True, overflow="crop")
+        line = Text(no_wrap=True, overflow="crop")
+        line.append(" cockpit", "bold")
         muted = ink(self.app)["text-muted"]
         for word in found:
             if line.cell_len + len(word) + 3 > self.size.width:
@@ -197,7 +201,9 @@ class HomeScreen(Screen[None]):
 
     def _show_recipes(self) -> None:
         wanted = self._wanted
-        shown = [entry for entry in self._recipes if wanted in f"{entry.path.stem} {entry.name} {entry.description}".lower()]
+        shown = [
+            entry for entry in self._recipes if wanted in f"{entry.path.stem} {entry.name} {entry.description}".lower()
+        ]
         listed = self.query_one(RecipeList)
         listed.show(shown)
         listed.border_title = f"Recipes ({len(shown)})"
@@ -295,7 +301,8 @@ class HomeScreen(Screen[None]):
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)
             pane.border_title = Text(safe_text(run.id, 60))
-            pane.show_run(now, self._folds[run.path].state if run.path in self._folds else None, wall_clock_s())
+            fold = self._folds.get(run.path)
+            pane.show_run(now, fold.state if fold is not None else None, wall_clock_s())
 
     # ---- keys
 
@@ -367,9 +374,13 @@ class HomeScreen(Screen[None]):
             if answer == "quit":
                 self.app.exit()
 
-        runs = "1 run is live: its training continues" if live == 1 else f"{live} runs are live: their training continues"
+        runs = (
+            "1 run is live: its training continues" if live == 1 else f"{live} runs are live: their training continues"
+        )
         body = f"{runs} without this screen. `cockpit attach last` shows it again."
-        self.app.push_screen(ConfirmScreen("Leave the cockpit?", body, [Answer("stay", "Stay"), Answer("quit", "Leave")]), answered)
+        self.app.push_screen(
+            ConfirmScreen("Leave the cockpit?", body, [Answer("stay", "Stay"), Answer("quit", "Leave")]), answered
+        )
 
     @property
     def _app(self) -> CockpitApp:

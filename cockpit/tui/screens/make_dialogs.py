@@ -166,15 +166,25 @@ def need_text(need: Need, colours: dict[str, str]) -> Text:
             pen.write("   ", "text-muted")
         needs = f"about {formatting.size(takes)}" if takes is not None else "not known"
         pen.write(f"{name} {needs} of {formatting.size(free)} free", "error" if name in short else "")
-        pen.write(" ✗ too little" if name in short else (" ✓" if takes is not None else ""), "error" if name in short else "success")
+        pen.write(
+            " ✗ too little" if name in short else (" ✓" if takes is not None else ""),
+            "error" if name in short else "success",
+        )
     return pen.text
 
 
 def merge_facts(source: Source, base: Base) -> list[str]:
     """What a merge is made of."""
-    return [f"adapter  {source.path}", f"base     {base.text}", "A new run with one stage; this run is its parent and stays as it is."]
+    return [
+        f"adapter  {source.path}",
+        f"base     {base.text}",
+        "A new run with one stage; this run is its parent and stays as it is.",
+    ]
 
 
 def export_facts(source: Source) -> list[str]:
     """What an export is made of."""
-    return [f"model  {source.path}", "Each file is compared with the model. A new run; this run is its parent and stays as it is."]
+    return [
+        f"model  {source.path}",
+        "Each file is compared with the model. A new run; this run is its parent and stays as it is.",
+    ]

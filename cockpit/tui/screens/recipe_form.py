@@ -15,7 +15,8 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from cockpit import formatting
-from cockpit.form_model import RECIPE, FormModel, Row, Spot
+from cockpit.form_model import FormModel, Row, Spot
+from cockpit.form_problems import RECIPE
 from cockpit.form_values import quoted, read_value, show_value
 from cockpit.plan import Plan, plan
 from cockpit.recipe_save import is_read_only
@@ -51,15 +52,20 @@ class RecipeScreen(Screen[None]):
     RecipeScreen > #title { height: 1; background: $surface; }
     RecipeScreen > Horizontal { height: 1fr; }
     RecipeScreen #left { width: 20; }
-    RecipeScreen StageList { border: round $border-blurred; height: 1fr; }
-    RecipeScreen SectionList { border: round $border-blurred; height: 1fr; }
+    RecipeScreen StageList { border: round $frame; height: 1fr; }
+    RecipeScreen SectionList { border: round $frame; height: 1fr; }
     RecipeScreen #middle { width: 1fr; }
-    RecipeScreen #rows { border: round $border-blurred; height: 1fr; }
-    RecipeScreen StageList:focus, RecipeScreen SectionList:focus, RecipeScreen #rows:focus-within { border: round $border; }
-    RecipeScreen #hint { border: round $border-blurred; height: 6; padding: 0 1; }
+    RecipeScreen #rows { border: round $frame; height: 1fr; }
+    RecipeScreen StageList, RecipeScreen SectionList, RecipeScreen #rows, RecipeScreen #diff, RecipeScreen #estimate {
+        border-title-color: $text-muted;
+    }
+    RecipeScreen StageList:focus, RecipeScreen SectionList:focus, RecipeScreen #rows:focus-within {
+        border: round $border; border-title-color: $foreground;
+    }
+    RecipeScreen #hint { border: round $frame; height: 7; padding: 0 1; }
     RecipeScreen #right { width: 50; display: none; }
-    RecipeScreen #diff { border: round $border-blurred; height: 1fr; padding: 0 1; }
-    RecipeScreen #estimate { border: round $border-blurred; height: auto; min-height: 6; padding: 0 1; }
+    RecipeScreen #diff { border: round $frame; height: 1fr; padding: 0 1; }
+    RecipeScreen #estimate { border: round $frame; height: auto; min-height: 6; padding: 0 1; }
     RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; }
     RecipeScreen.-wide #left { width: 28; }
     RecipeScreen.-wide #right { display: block; }
@@ -100,7 +106,12 @@ class RecipeScreen(Screen[None]):
         yield KeyBar("recipe")
 
     def on_mount(self) -> None:
-        for selector, title in (("#stages", "Stages"), ("#sections", "Sections"), ("#diff", "Changes"), ("#estimate", "Estimate")):
+        for selector, title in (
+            ("#stages", "Stages"),
+            ("#sections", "Sections"),
+            ("#diff", "Changes"),
+            ("#estimate", "Estimate"),
+        ):
             self.query_one(selector).border_title = title
         self.query_one(StageList).focus()
         stages = [head.place for head in self.model.heads() if head.place != RECIPE]
@@ -326,14 +337,17 @@ class RecipeScreen(Screen[None]):
     def _show_facts(self) -> None:
         self.query_one("#title", Static).update(self._title())
         words = plan_words(self.plan())
-        self.query_one("#cost", Static).update(Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True))
+        self.query_one("#cost", Static).update(
+            Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True)
+        )
         self.query_one("#diff_text", Static).update(self._diff_text())
         self.query_one("#estimate", Static).update(self._estimate())
 
     def _title(self) -> Text:
         colours = ink(self.app)
         model = self.model
-        title = Text(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold", no_wrap=True)
+        title = Text(no_wrap=True, overflow="ellipsis")
+        title.append(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold")
         if self.read_only:
             title.append("  shipped: saving makes a copy", colours["text-muted"])
         if model.changed_rows:
@@ -362,9 +376,9 @@ class RecipeScreen(Screen[None]):
             stages = self.model.candidates(self._here.place, row.key) if row.spec.accepts else []
             if stages:
                 words.append(f"stages that fit: {', '.join(safe_text(name, 40) for name in stages)} (enter to choose)")
-            pen.line(" · ".join(word for word in words if word), "text-muted")
             for problem in row.problems:
                 pen.line(_told(problem), "error")
+            pen.line(" · ".join(word for word in words if word), "text-muted")
         pen.text.rstrip()
         return pen.text
 
@@ -402,7 +416,9 @@ class RecipeScreen(Screen[None]):
                 f"{stage.steps} steps" if stage.steps is not None else "",
                 f"{formatting.count(stage.tokens)} tokens" if stage.tokens is not None else "",
             ]
-            pen.write(f"{safe_text(stage.name, 16):<16} ").line(", ".join(w for w in words if w) or stage.kind, "text-muted")
+            pen.write(f"{safe_text(stage.name, 16):<16} ").line(
+                ", ".join(w for w in words if w) or stage.kind, "text-muted"
+            )
         pen.text.rstrip()
         return pen.text
 

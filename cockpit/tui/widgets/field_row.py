@@ -27,6 +27,7 @@ MOVES: list[BindingType] = [
 class FieldRow(Horizontal):
     """A row of the form. Posts `Edited` for every change and `Entered` when the cursor comes to it."""
 
+    SCOPED_CSS: ClassVar[bool] = False  # the scope would be put before ".-wide", which is the screen's class
     DEFAULT_CSS = """
     FieldRow { height: 1; }
     FieldRow:focus-within { background: $panel; }
@@ -184,7 +185,7 @@ class ChoiceBox(Static, can_focus=True):
         """Show this word; one that is not the stage's own is dim."""
         self._text, self._own = text, own
         style = "" if own else ink(self.app)["text-muted"]
-        self.update(Text(f"‹ {safe_text(text, 40)} ›", style, no_wrap=True))
+        self.update(Text(f"‹ {safe_text(text, 40)} ›", style, no_wrap=True))  # noqa: RUF001 - drawn, not read
 
     def action_step(self, by: int) -> None:
         place = self._words.index(self._text) + by if self._text in self._words else 0

@@ -8,8 +8,21 @@ from rich.text import Text
 from textual.app import RenderResult
 from textual.events import Click
 from textual.widget import Widget
+from textual.widgets import Input
 
 from cockpit.tui.keys import Key, footer_keys
+
+PRINTABLE = (
+    "question_mark",
+    "slash",
+    "plus",
+    "minus",
+    "equals_sign",
+    "left_square_bracket",
+    "right_square_bracket",
+    "space",
+)
+"""Keys that are text where text is typed, by Textual's names; letters and digits are too."""
 
 
 class KeyBar(Widget):
@@ -32,22 +45,22 @@ class KeyBar(Widget):
 
     def keys_that_fit(self, width: int) -> list[tuple[int, Key]]:
         """Each drawn key with its column."""
-        keys = [key for key in footer_keys(*self.scopes, "app") if self._possible(key)]
+        keys = [key for key in footer_keys(*self.scopes, "app") if self._possible(key) and self._shown(key)]
         if not getattr(self.screen, "leads_back", True):
             keys = [key for key in keys if key.id != "app.back"]
         last = [key for key in keys if key.id in {"app.help", "app.back"}]
         first = [key for key in keys if key not in last]
-        room = width - 1 - sum(len(key.drawn) + len(key.label) + 3 for key in last)
+        room = width - 1 - sum(len(self._shown(key)) + len(key.label) + 3 for key in last)
         placed: list[tuple[int, Key]] = []
         x = 1
         for key in first:
-            need = len(key.drawn) + len(key.label) + 3
+            need = len(self._shown(key)) + len(key.label) + 3
             if x + need <= room + 2:
                 placed.append((x, key))
                 x += need
         for key in last:
             placed.append((x, key))
-            x += len(key.drawn) + len(key.label) + 3
+            x += len(self._shown(key)) + len(key.label) + 3
         return placed
 
     def update_keys(self) -> None:
@@ -64,14 +77,24 @@ class KeyBar(Widget):
         self._drawn = [key.id for _, key in placed]
         for x, key in placed:
             line.append(" " * (x - len(line)))
-            line.append(key.drawn, key_style)
+            line.append(self._shown(key), key_style)
             line.append(" " + key.label, label_style)
         return line
 
     async def on_click(self, event: Click) -> None:
         for x, key in self.keys_that_fit(self.size.width):
-            if x <= event.x < x + len(key.drawn) + 1 + len(key.label):
+            if x <= event.x < x + len(self._shown(key)) + 1 + len(key.label):
                 await self.app.run_action(key.action, self.screen)
+
+    def on_mount(self) -> None:
+        self.watch(self.screen, "focused", lambda: self.refresh(), init=False)
+
+    def _shown(self, key: Key) -> str:
+        """The key as it acts now: while text is typed, letters are text, and only other keys act."""
+        if not isinstance(self.screen.focused, Input):
+            return key.drawn
+        acting = [name for name in key.keys.split(",") if "+" in name or (len(name) > 1 and name not in PRINTABLE)]
+        return acting[0].replace("ctrl+", "^").replace("escape", "esc") if acting else ""
 
     def _possible(self, key: Key) -> bool:
         target = self.app if key.action.startswith("app.") else self.screen

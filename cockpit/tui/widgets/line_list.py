@@ -111,6 +111,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
             place = next((i for i, item in enumerate(self._items) if self.key_of(item) == key), None)
         self._cursor = self._nearest(min(self._cursor, len(self._items) - 1), 1) if place is None else place
         self._resize()
+        self._reveal()
         self.refresh()
         now = self.current
         if (None if now is None else self.key_of(now)) != key:
@@ -147,9 +148,20 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         before, self._cursor = self._cursor, index
         self._refresh_line(before)
         self._refresh_line(index)
-        top = 1 if self.has_header else 0
-        self.scroll_to_region(Region(0, max(0, index), 1, 1 + top), animate=False, force=True)
+        self._reveal()
         self.post_message(self.Moved(self))
+
+    def _reveal(self) -> None:
+        """Scroll no further than the cursor needs."""
+        height = self.scrollable_content_region.height - self.has_header
+        if height <= 0 or self._cursor < 0:
+            return
+        top = int(self.scroll_offset.y)
+        # A heading right above the first item stays in sight with it.
+        first = 0 if self._nearest(0, 1) == self._cursor else self._cursor
+        wanted = min(max(top, self._cursor - height + 1), first)
+        if wanted != top:
+            self.scroll_to(y=wanted, animate=False, force=True)
 
     def action_move(self, by: int) -> None:
         index = self._cursor + by
@@ -189,6 +201,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
 
     def on_resize(self) -> None:
         self._resize()
+        self._reveal()
 
     def _resize(self) -> None:
         self.virtual_size = Size(self.scrollable_content_region.width, len(self._items) + self.has_header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from cockpit import formatting
@@ -14,6 +15,7 @@ from cockpit.run_state import RunState, StageView
 from cockpit.safe_text import safe_text
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
 
+LIVE = ("queued", "running", "paused")
 METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")
 
 
@@ -61,27 +63,28 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
     return pen.text
 
 
-def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str]) -> Text:
+def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
     """The lines above a run's curve: its state and why, the newest numbers, and how old they are."""
     pen = Pen(colours)
     pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)
     pen.write(f"  {safe_text(run.recipe, 40)}", "text-muted")
+    if run.last_event_t is not None:
+        words = "last event" if run.state in LIVE else "ended"
+        pen.write(f"  {words} {formatting.ago(now - run.last_event_t)}", "text-muted")
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
     if run.reason and run.state not in {"succeeded", "running"}:
         pen.line(safe_text(run.reason, 200), STATE_COLOURS.get(run.state, ""))
     if state is not None and len(state.stages) > 1:
-        for stage in state.stages:
-            pen.write(state_glyph(stage.state), STATE_COLOURS.get(stage.state, ""))
-            pen.write(f" {safe_text(stage.name, 14)} ", "" if stage.state == "running" else "text-muted")
+        for view in state.stages:
+            pen.write(state_glyph(view.state), STATE_COLOURS.get(view.state, ""))
+            pen.write(f" {safe_text(view.name, 14)} ", "" if view.state == "running" else "text-muted")
         pen.line()
     stage = shown_stage(state)
     numbers = stage_numbers(stage) if stage else []
     if numbers:
-        pen.line("  ".join(numbers))
-    if run.last_event_t is not None:
-        pen.write(f"last event {formatting.ago(now - run.last_event_t)}", "text-muted")
+        pen.line(_as_many_as_fit(numbers, width))
     pen.text.rstrip()
     return pen.text
 
@@ -104,7 +107,6 @@ def stage_numbers(stage: StageView) -> list[str]:
     if step is not None:
         total = f"/{stage.total_steps}" if stage.total_steps else ""
         words += [f"step {step.step}{total}", f"loss {formatting.number(step.loss)}"]
-        words.append(f"lr {formatting.learning_rate(step.learning_rate)}")
     elif stage.metrics:
         words += [f"{name} {formatting.number(stage.metrics[name])}" for name in METRICS_SHOWN if name in stage.metrics]
     best = stage.best_checkpoint
@@ -113,7 +115,19 @@ def stage_numbers(stage: StageView) -> list[str]:
         words.append(f"{'*' if ascii_only() else '★'} best{loss} @{best.step}")
     if stage.eta_s is not None:
         words.append(f"ETA {formatting.duration(stage.eta_s)}")
+    if step is not None:
+        words.append(f"lr {formatting.learning_rate(step.learning_rate)}")
     return words
+
+
+def _as_many_as_fit(words: Sequence[str], width: int) -> str:
+    line = ""
+    for word in words:
+        longer = f"{line}  {word}" if line else word
+        if line and cell_len(longer) > width:
+            break
+        line = longer
+    return line
 
 
 def plan_words(plan: Plan | None) -> str:

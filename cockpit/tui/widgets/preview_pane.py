@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
@@ -10,6 +12,7 @@ from textual.widgets import Static
 from cockpit import formatting
 from cockpit.run_list import RunSummary
 from cockpit.run_state import RunState
+from cockpit.safe_text import safe_text
 from cockpit.tui.ink import ink
 from cockpit.tui.widgets.chart import Chart, ChartData
 from cockpit.tui.widgets.preview import run_heading, shown_stage
@@ -20,17 +23,21 @@ MIN_POINTS = 2
 class PreviewPane(Vertical):
     """Shows one thing at a time; the chart only where a run has steps to draw."""
 
+    SCOPED_CSS: ClassVar[bool] = False  # the scope would be put before ".-wide", which is the screen's class
     DEFAULT_CSS = """
-    PreviewPane > VerticalScroll { height: 1fr; padding: 0 1; }
-    PreviewPane > Chart { display: none; height: 1fr; min-height: 4; max-height: 14; }
+    PreviewPane > VerticalScroll { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
+    PreviewPane > Chart { display: none; height: 1fr; min-height: 4; max-height: 16; }
+    PreviewPane > #log { display: none; height: 1fr; padding: 1 1 0 1; color: $text-muted; }
     PreviewPane.-run > VerticalScroll { height: auto; max-height: 60%; }
     PreviewPane.-curve > Chart { display: block; }
+    .-wide PreviewPane.-run > #log { display: block; }
     """
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
-            yield Static()
+            yield Static(id="about")
         yield Chart()
+        yield Static(id="log")
 
     def show_text(self, text: Text) -> None:
         """Show text alone."""
@@ -40,7 +47,8 @@ class PreviewPane(Vertical):
     def show_run(self, run: RunSummary, state: RunState | None, now: float) -> None:
         """Show a run: what it is doing, its numbers, and its loss."""
         self.add_class("-run")
-        self._write(run_heading(run, state, now, ink(self.app)))
+        self._write(run_heading(run, state, now, ink(self.app), self.size.width - 2))
+        self.call_after_refresh(self._write_log, state)
         stage = shown_stage(state)
         series = state.series(stage.name, "loss") if state is not None and stage is not None else None
         self.set_class(series is not None and len(series) >= MIN_POINTS, "-curve")
@@ -54,7 +62,21 @@ class PreviewPane(Vertical):
         points = state.series(stage.name, "eval_loss")
         chart.show(ChartData("loss", series, (0.0, right), summary=summary, points=points if len(points) else None))
 
+    def _write_log(self, state: RunState | None) -> None:
+        """What happened last, where there is room for it."""
+        box = self.query_one("#log", Static)
+        if state is None or not box.size.height:
+            return
+        lines = state.log(max(1, box.size.height - 1))
+        text = Text(
+            "\n".join(f"{formatting.clock(line.t)} {safe_text(line.text, 200)}" for line in lines),
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        if box.content != text:
+            box.update(text)
+
     def _write(self, text: Text) -> None:
-        box = self.query_one(Static)
+        box = self.query_one("#about", Static)
         if box.content != text:
             box.update(text)
