@@ -42,9 +42,10 @@ def ask(ctx: TriedContext, verb: str, value: float | None = None, *, at_step: in
     asked: list[str] = []
 
     def emit_and_ask(event: Event) -> int:
+        seq = emit(event)
         if isinstance(event, Step) and event.step == at_step and not asked:
             asked.append(put_request(RunDir(ctx.run_root).control, verb, value).verb)
-        return emit(event)
+        return seq
 
     ctx.emit = emit_and_ask  # type: ignore[method-assign]
 

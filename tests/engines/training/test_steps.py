@@ -131,7 +131,7 @@ def _captured_model(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from engines.pretrain import stage as pretrain
 
     built: list[Any] = []
-    build = pretrain.build_model
+    from engines.pretrain.model import build_model as build
 
     def capture(*args: Any, **kwargs: Any) -> Any:
         built.append(build(*args, **kwargs))

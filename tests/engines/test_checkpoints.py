@@ -1,0 +1,165 @@
+"""What is kept, what goes, and which checkpoint a run goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.checkpoints import (
+    Checkpoint,
+    clean_leftovers,
+    current_best,
+    lineage_of,
+    newest,
+    remove_checkpoint,
+    scan,
+    which_to_remove,
+)
+from engines.guards import check_step
+from engines.manifest import commit_folder, write_manifest
+
+SETS = st.lists(st.tuples(st.booleans(), st.none() | st.floats(0, 10) | st.just(float("nan"))), max_size=12).map(
+    lambda rows: [
+        Checkpoint(
+            attempt=1,
+            step=step,
+            path=Path(f"step-{step}"),
+            sha256=str(step),
+            healthy=healthy,
+            metrics={} if loss is None else {"eval_loss": loss},
+        )
+        for step, (healthy, loss) in enumerate(rows, start=1)
+    ]
+)
+
+
+@given(SETS, st.integers(1, 5), st.randoms())
+def test_rotation_keeps_the_newest_the_best_and_the_newest_healthy(
+    checkpoints: list[Checkpoint], limit: int, random: object
+) -> None:
+    removed = which_to_remove(checkpoints, limit)
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint not in removed]
+    assert kept[-limit:] == checkpoints[-limit:]
+    assert len(kept) <= limit + 2
+    healthy = [checkpoint for checkpoint in checkpoints if checkpoint.healthy]
+    assert not healthy or healthy[-1] in kept
+    measured = [checkpoint.eval_loss for checkpoint in checkpoints if checkpoint.eval_loss is not None]
+    assert not measured or min(measured) in [checkpoint.eval_loss for checkpoint in kept]
+    assert which_to_remove(list(reversed(checkpoints)), limit) == removed
+
+
+@given(SETS, st.integers(1, 5))
+def test_rotating_after_each_commit_never_loses_what_one_rotation_keeps(
+    checkpoints: list[Checkpoint], limit: int
+) -> None:
+    on_disk: list[Checkpoint] = []
+    for checkpoint in checkpoints:
+        on_disk.append(checkpoint)
+        gone = which_to_remove(on_disk, limit)
+        on_disk = [item for item in on_disk if item not in gone]
+    assert set(which_to_remove(checkpoints, limit)) == set(checkpoints) - set(on_disk)
+
+
+def test_the_newer_of_two_equally_good_is_the_best() -> None:
+    two = [Checkpoint(1, step, Path(str(step)), "", True, metrics={"eval_loss": 2.0}) for step in (1, 2)]
+    assert current_best(two) == two[1]
+
+
+def _commit(stage: Path, attempt: int, step: int, *, healthy: bool = True) -> Path:
+    folder = stage / str(attempt) / "checkpoints"
+    draft = folder / f".tmp-{step}"
+    draft.mkdir(parents=True)
+    (draft / "weights").write_bytes(bytes([step]) * 10)
+    write_manifest(draft, step=step, healthy=healthy, metrics={"eval_loss": 1.0, "note": "text"}, position={"epoch": 1})
+    commit_folder(draft, folder / f"step-{step}")
+    return folder / f"step-{step}"
+
+
+def test_only_what_is_whole_is_a_checkpoint(tmp_path: Path) -> None:
+    whole = _commit(tmp_path, 1, 5)
+    (tmp_path / "1" / "checkpoints" / ".tmp-step-9").mkdir()
+    torn = _commit(tmp_path, 1, 7)
+    (torn / "weights").write_bytes(b"short")
+    renamed = _commit(tmp_path, 2, 8)
+    renamed.rename(renamed.with_name("step-80"))
+    (tmp_path / "1" / "checkpoints" / "step-99").mkdir()
+    (tmp_path / "1" / "checkpoints" / "notes").mkdir()
+    (tmp_path / "out").mkdir()
+    complete, refused = scan(tmp_path)
+    assert [item.path for item in complete] == [whole]
+    assert complete[0].metrics == {"eval_loss": 1.0}
+    assert complete[0].position == {"epoch": 1}
+    reasons = {path.name: reason for path, reason in refused}
+    assert set(reasons) == {".tmp-step-9", "step-7", "step-80", "step-99"}
+    assert "not finished" in reasons[".tmp-step-9"]
+    assert "5 bytes, not 10" in reasons["step-7"]
+    assert "of step 8" in reasons["step-80"]
+    assert "cannot be read" in reasons["step-99"]
+
+
+def test_newest_checks_hashes_and_falls_back(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        _commit(tmp_path, 1, step, healthy=step != 4)
+    (tmp_path / "1" / "checkpoints" / "step-6" / "weights").write_bytes(b"same size!")
+    chosen, refused = newest(tmp_path)
+    assert chosen is not None
+    assert chosen.step == 4
+    assert [path.name for path, _ in refused] == ["step-6"]
+    chosen, refused = newest(tmp_path, healthy_only=True)
+    assert chosen is not None
+    assert chosen.step == 2
+    assert [path.name for path, _ in refused] == ["step-6", "step-4"]
+    chosen, refused = newest(tmp_path, at_most_step=1)
+    assert chosen is None
+    assert refused == []
+
+
+def test_superseded_steps_do_not_count(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        _commit(tmp_path, 1, step)
+    _commit(tmp_path, 2, 3)
+    lineage = lineage_of(3, {3: (2, 3), 2: (1, 2), 1: None})
+    assert lineage == [(3, None), (2, 3), (1, 2)]
+    chosen, _ = newest(tmp_path, lineage)
+    assert chosen is not None
+    assert (chosen.attempt, chosen.step) == (2, 3)
+    assert lineage_of(3, {3: (2, 1), 2: (1, 5)}) == [(3, None), (2, 1), (1, 1)]
+
+
+def test_a_lineage_that_names_itself_ends() -> None:
+    assert lineage_of(2, {2: (1, 4), 1: (2, 9)}) == [(2, None), (1, 4)]
+
+
+def test_removal_and_leftovers(tmp_path: Path) -> None:
+    _commit(tmp_path, 1, 5)
+    folder = tmp_path / "1" / "checkpoints"
+    (folder / ".trash-step-1-dead").mkdir()
+    (folder / ".tmp-step-9-dead").mkdir()
+    [checkpoint], _ = scan(tmp_path)
+    remove_checkpoint(checkpoint)
+    remove_checkpoint(checkpoint)
+    assert clean_leftovers(folder) == [".tmp-step-9-dead", ".trash-step-1-dead"]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm", "guard"),
+    [
+        (2.0, 1.0, None),
+        (2.0, 10.0, None),
+        (2.0, None, None),
+        (float("nan"), 1.0, "nonfinite_loss"),
+        (float("inf"), float("nan"), "nonfinite_loss"),
+        (2.0, float("nan"), "nonfinite_grad_norm"),
+        (2.0, float("inf"), "nonfinite_grad_norm"),
+        (2.0, 10.001, "grad_norm"),
+    ],
+)
+def test_guards_name_the_first_thing_that_is_wrong(loss: float, grad_norm: float | None, guard: str | None) -> None:
+    trip = check_step(loss, grad_norm, 10.0)
+    assert (trip and trip.guard) == guard
+    if trip is not None:
+        assert trip.limit == (10.0 if guard == "grad_norm" else None)

@@ -1,0 +1,176 @@
+"""Requests at step boundaries: each is answered, and does what the answer says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from engines.events import (
+    CheckpointCommitted,
+    ControlApplied,
+    Evaluated,
+    Event,
+    Phase,
+    SampledText,
+    Step,
+    StepsPlanned,
+)
+from engines.training.schedule import Schedule
+from tests.engines.training.attempts import ask, committed_steps, context, of_kind, resume_point, run_stage, trajectory
+from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
+
+pytestmark = pytest.mark.torch
+
+STEADY = {**PRETRAIN, "lr_scheduler_type": "linear", "warmup_steps": 0.0}
+
+
+def _effects(ctx: object) -> list[tuple[str, str]]:
+    return [(event.request, event.effect) for event in of_kind(ctx, ControlApplied)]  # type: ignore[arg-type]
+
+
+def test_stop_ends_at_once_without_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    ask(ctx, "stop", at_step=2)
+    assert run_stage(ctx) is None
+    assert [row[0] for row in trajectory(ctx, 1)] == [1, 2]
+    assert committed_steps(ctx, 1) == []
+    [(request, effect)] = _effects(ctx)
+    assert request == "stop"
+    assert effect.startswith("stopping now")
+
+
+def test_a_termination_signal_stops_after_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    emit = ctx.emit
+
+    def signal_at_two(event: Event) -> int:
+        if isinstance(event, Step) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return emit(event)
+
+    ctx.emit = signal_at_two  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, ctx.on_signal)
+    try:
+        assert run_stage(ctx) is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert committed_steps(ctx, 1) == [2]
+    [answer] = of_kind(ctx, ControlApplied)
+    assert (answer.by, answer.effect, answer.step) == ("SIGTERM", "stopping after checkpoint step-2", 2)
+
+
+def test_checkpoint_evaluate_and_sample_now(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    for verb in ("evaluate", "sample", "checkpoint"):
+        ask(ctx, verb, at_step=2)
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [2, 3, 6, 8]
+    [evaluated] = of_kind(ctx, Evaluated)
+    assert (evaluated.step, evaluated.tokens) == (2, 93)
+    [sample] = of_kind(ctx, SampledText)
+    assert (sample.step, sample.prompt) == (2, "def ")
+    [first, *_] = of_kind(ctx, CheckpointCommitted)
+    assert (first.loss, first.best) == (evaluated.loss, True)
+    assert len(_effects(ctx)) == 3
+
+
+def test_a_new_learning_rate_is_used_from_the_next_step_and_survives_a_resume(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, STEADY, {"data": tokens})
+    ask(ctx, "learning-rate", 1e-3, at_step=2)
+    run_stage(ctx)
+    shape = Schedule("linear", warmup=0, total=8, min_rate=0.0)
+    rates = [event.learning_rate for event in of_kind(ctx, Step)]
+    assert rates[:2] == [3e-3, 3e-3 * shape(1)]
+    assert rates[2:] == pytest.approx([1e-3 * shape(done) for done in range(2, 8)])
+    again = context(tmp_path, STEADY, {"data": tokens}, attempt=2, resume=resume_point(ctx, 3))
+    run_stage(again)
+    assert trajectory(again, 2) == trajectory(ctx, 1, after=3)
+    assert weights_sha256(again.out) == weights_sha256(ctx.out)
+
+
+def test_fewer_steps_end_the_stage_and_the_schedule_and_survive_a_resume(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, STEADY, {"data": tokens})
+    ask(ctx, "max-steps", 5, at_step=2)
+    result = run_stage(ctx)
+    assert result is not None
+    assert result.metrics["steps"] == 5
+    assert committed_steps(ctx, 1) == [3, 5]
+    assert [event.total_steps for event in of_kind(ctx, StepsPlanned)] == [8, 5]
+    shape = Schedule("linear", warmup=0, total=5, min_rate=0.0)
+    assert [event.learning_rate for event in of_kind(ctx, Step)][2:] == [3e-3 * shape(done) for done in (2, 3, 4)]
+    again = context(tmp_path, STEADY, {"data": tokens}, attempt=2, resume=resume_point(ctx, 3))
+    assert run_stage(again) is not None
+    assert trajectory(again, 2) == trajectory(ctx, 1, after=3)
+    assert weights_sha256(again.out) == weights_sha256(ctx.out)
+
+
+def test_fewer_steps_than_are_done_end_the_stage_here(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, {**STEADY, "eval_steps": 4}, {"data": tokens})
+    ask(ctx, "max-steps", 1, at_step=4)
+    result = run_stage(ctx)
+    assert result is not None
+    assert result.metrics["steps"] == 4
+    assert committed_steps(ctx, 1) == [3, 4]
+    assert [event.step for event in of_kind(ctx, Evaluated)] == [4]
+    assert _effects(ctx) == [("max-steps 1", "the stage ends at step 4")]
+
+
+def test_pause_and_continue_of_one_moment_do_not_hang(tmp_path: Path, tokens: Path) -> None:
+    plain = context(tmp_path / "plain", PRETRAIN, {"data": tokens})
+    run_stage(plain)
+    ctx = context(tmp_path / "paused", PRETRAIN, {"data": tokens})
+    ask(ctx, "pause", at_step=2)
+    ask(ctx, "continue", at_step=2)
+    run_stage(ctx)
+    assert [effect for _, effect in _effects(ctx)] == ["paused", "going on"]
+    assert trajectory(ctx, 1) == trajectory(plain, 1)
+
+
+def test_while_paused_other_requests_are_served_and_stop_ends_it(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    emit = ctx.emit
+
+    def ask_while_paused(event: Event) -> int:
+        from engines.control import put_request
+        from engines.run_dir import RunDir
+
+        control = RunDir(ctx.run_root).control
+        if isinstance(event, Step) and event.step == 2:
+            put_request(control, "pause")
+        if isinstance(event, Phase) and event.name == "paused":
+            put_request(control, "checkpoint")
+            put_request(control, "stop")
+        return emit(event)
+
+    ctx.emit = ask_while_paused  # type: ignore[method-assign]
+    assert run_stage(ctx) is None
+    assert committed_steps(ctx, 1) == [2]
+    assert [request for request, _ in _effects(ctx)] == ["pause", "checkpoint", "stop"]
+
+
+def test_requests_that_make_no_sense_are_answered_and_change_nothing(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    inputs = {"model": model, "data": messages}
+    plain = context(tmp_path / "plain", FINETUNE, inputs)
+    run_stage(plain)
+    ctx = context(tmp_path / "asked", FINETUNE, inputs)
+    ask(ctx, "learning-rate", 7.0, at_step=2)
+    ask(ctx, "max-steps", 1000, at_step=2)
+    ask(ctx, "sample", at_step=2)
+    ask(ctx, "continue", at_step=2)
+    run_stage(ctx)
+    assert all(effect.startswith("ignored") for _, effect in _effects(ctx))
+    assert len(_effects(ctx)) == 4
+    assert trajectory(ctx, 1) == trajectory(plain, 1)
+
+
+def test_a_stop_that_can_have_no_checkpoint_is_refused(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens}, test_faults={"disk_full": {"step": 2}})
+    ask(ctx, "stop-after-checkpoint", at_step=2)
+    assert run_stage(ctx) is not None
+    [(_, effect)] = _effects(ctx)
+    assert effect.startswith("ignored: the checkpoint could not be written")
