@@ -97,6 +97,8 @@ def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
         OperatorError: another type.
     """
     settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if any(isinstance(value, dict) for value in settings.values()):
+        raise OperatorError("rope_parameters — got different ones per kind of layer; allowed one for all layers")
     settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in ("default", "linear", "yarn", "llama3"):

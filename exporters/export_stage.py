@@ -30,7 +30,7 @@ from exporters.parity import (
     compare,
 )
 from exporters.parity_data import ParityData, read_parity_data
-from exporters.preflight import check_disk, check_memory, physical_cores
+from exporters.preflight import check_disk, check_memory, default_threads
 from exporters.quant_types import FilePlan
 from recipes.problems import OperatorError
 
@@ -66,8 +66,8 @@ def run(ctx: StageContext) -> StageResult:
     ctx.phase("loading")
     model = read_model(local_folder(ctx.inputs["model"]))
     types = list(dict.fromkeys(ctx.stage.file_types))
-    export = Export(ctx, model, [model.plan(name) for name in types], ctx.stage.threads or physical_cores())
-    export.record = {"format": 1, "model": _describe(export)}
+    export = Export(ctx, model, [model.plan(name) for name in types], ctx.stage.threads or default_threads())
+    export.record = {"format": 1, "threads": export.threads, "model": _describe(export)}
     for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
         if warning:
             ctx.warn(warning)

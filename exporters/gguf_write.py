@@ -120,6 +120,9 @@ def write_gguf(
             writer.write_padding(file, choice.bytes)
         file.flush()
         os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink()
+        raise
     finally:
         writer.close()
     partial.rename(path)

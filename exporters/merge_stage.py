@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from engines.host import Artifact, StageContext, StageResult
 from exporters.merge import check_base, merge
 from exporters.model_folder import local_folder
@@ -20,6 +22,8 @@ def run(ctx: StageContext) -> StageResult:
     unchecked = check_base(base, model.manifest_sha256, adapter_folder)
     if unchecked:
         ctx.warn(unchecked)
+    if ctx.stage.threads:
+        torch.set_num_threads(ctx.stage.threads)
     ctx.phase("merging")
     merged = merge(
         base,

@@ -32,6 +32,7 @@ _STDLIB_FILES = (
     "cmd.py",
 )
 _MIN_WINDOW = 2
+_WINDOWS_PER_DOCUMENT = 2
 
 HARD_STRINGS = (
     " ",
@@ -100,23 +101,37 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
         OperatorError: the folder holds none of these, or its held-out splits are empty.
     """
     for source, split, samples in _sources(folder, tokenizer):
-        used: list[Sample] = []
-        windows: list[list[int]] = []
-        count = 0
-        for sample in samples:
-            used.append(sample)
-            for start in range(0, len(sample.ids), max_length):
-                window = sample.ids[start : start + max_length]
-                if len(window) >= _MIN_WINDOW and count < positions:
-                    windows.append(window)
-                    count += len(window)
-            if count >= positions:
-                break
+        used, windows = _take_windows(samples, positions, max_length)
         if windows:
             return ParityData(source, split, used, windows)
     raise OperatorError(
         f"{folder}: neither its test nor its val split has any text to compare on", "name other data, or none"
     )
+
+
+def _take_windows(samples: Iterator[Sample], positions: int, max_length: int) -> tuple[list[Sample], list[list[int]]]:
+    """Windows from the starts of many documents first; from the rest of them only when those are too few."""
+    used: list[Sample] = []
+    windows: list[list[int]] = []
+    later: list[list[int]] = []
+    count = 0
+    for sample in samples:
+        used.append(sample)
+        cuts = [sample.ids[start : start + max_length] for start in range(0, len(sample.ids), max_length)]
+        cuts = [window for window in cuts if len(window) >= _MIN_WINDOW]
+        later += cuts[_WINDOWS_PER_DOCUMENT:]
+        for window in cuts[:_WINDOWS_PER_DOCUMENT]:
+            if count < positions:
+                windows.append(window)
+                count += len(window)
+        if count >= positions:
+            break
+    for window in later:
+        if count >= positions:
+            break
+        windows.append(window)
+        count += len(window)
+    return used, windows
 
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:

@@ -45,8 +45,11 @@ def check_memory(reference_bytes: int) -> None:
         )
 
 
-def physical_cores() -> int:
-    """Cores this process may use, hyperthreads not counted twice where that is known."""
+def default_threads() -> int:
+    """OMP_NUM_THREADS where it is set; else the cores this process may use, hyperthreads not counted twice."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
     usable = os.sched_getaffinity(0)
     cores = set()
     for cpu in usable:

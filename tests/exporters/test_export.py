@@ -21,15 +21,17 @@ from engines.host import Input
 from engines.llama import library, quantizer
 from engines.llama.golden import check_golden, golden_rows
 from engines.llama.library import NativeError
+from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import KernelQuantizer, NumpyQuantizer, open_quantizer
 from exporters import gguf_write
 from exporters.gguf_vocab import without_generation
 from exporters.gguf_write import read_model, write_gguf
 from exporters.model_folder import local_folder
+from exporters.parity_data import HARD_STRINGS
 from exporters.quant_types import FILE_TYPE_IDS, plan_file
 from exporters.tensor_files import row_chunks
 from recipes.problems import OperatorError
-from tests.exporters.exporting import export, parity
+from tests.exporters.exporting import export, merge, parity
 from tests.exporters.small_models import build_model, copy_folder, edit_json
 
 pytestmark = pytest.mark.torch
@@ -102,9 +104,39 @@ def test_positions_and_context_are_what_was_asked_for(tmp_path: Path, base: Path
     ctx, result = export(tmp_path / "a", base, "F16", parity_positions=150, max_length=40)
     record = parity(ctx)["data"]
     assert (record["positions"], record["windows"], record["max_length"]) == (160, 4, 40)
+    assert parity(ctx)["files"][0]["tokenizer"]["texts"] == 2 + 2 * len(HARD_STRINGS), "two windows of each document"
     ctx, result = export(tmp_path / "b", base, "F16", parity_positions=0)
     assert parity(ctx)["passed"] is None
     assert "f16_mean_kl" not in result.metrics
+
+
+def test_threads_reach_every_part(tmp_path: Path, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    asked: list[int] = []
+
+    class Kernels(KernelQuantizer):
+        def __init__(self, threads: int) -> None:
+            asked.append(threads)
+            super().__init__(threads)
+
+    class Llama(LlamaProcess):
+        def __init__(self, gguf_path: Path, n_ctx: int, threads: int) -> None:
+            asked.append(threads)
+            super().__init__(gguf_path, n_ctx, threads)
+
+    monkeypatch.setattr(quantizer, "KernelQuantizer", Kernels)
+    monkeypatch.setattr("exporters.export_stage.LlamaProcess", Llama)
+    before = torch.get_num_threads()
+    try:
+        ctx, _ = export(tmp_path, base, "Q8_0", threads=3, parity_positions=60)
+        assert asked == [3, 3]
+        assert torch.get_num_threads() == 3
+        assert parity(ctx)["threads"] == 3
+        merge(tmp_path / "merge", base, adapter, threads=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -162,6 +194,7 @@ def write_tokens(folder: Path, model: Path) -> None:
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_type"),
         ({"num_hidden_layers": 3}, "blk.2"),
         ({"num_hidden_layers": 1}, "model.layers.1"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}}, "rope_parameters"),
         ({"vocab_size": 700}, "token_embd"),
         ({"tie_word_embeddings": False}, "output.weight"),
         ({"intermediate_size": 500}, "ffn_gate"),
