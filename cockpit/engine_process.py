@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
         os.close(console)
     pidfd = os.pidfd_open(child.pid)
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
-    write_durably(stage_json.parent / "engine.json", json.dumps(vars(identity)).encode())
+    with suppress(OSError):  # a full disk: the engine is found by its command line instead
+        write_durably(stage_json.parent / "engine.json", json.dumps(vars(identity)).encode())
     return EngineProcess(stage.name, attempt, identity, child, pidfd)
 
 

@@ -193,8 +193,8 @@ def create_run_dir(
         temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
         temporary.mkdir()
         draft = RunDir(temporary)
-        for folder in (draft.control, draft.root / "stages", draft.journal_parts):
-            folder.mkdir()
+        for folder in (draft.control / "done", draft.root / "stages", draft.journal_parts):
+            folder.mkdir(parents=True)
         draft.journal.touch()
         os.mkfifo(draft.fifo, 0o600)
         write_durably(draft.recipe_toml, recipe_toml.encode())

@@ -13,6 +13,7 @@ import math
 import mmap
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -154,11 +155,22 @@ class _FakeTraining:
         )
 
     def _save(self, step: int) -> None:
+        """Commit a checkpoint; a disk that is full costs this one, and nothing else."""
+        draft = self.ctx.checkpoints / f".tmp-step-{step}-{os.getpid()}"
+        try:
+            self._write_checkpoint(draft, step)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            self.ctx.warn(f"checkpoint of step {step} could not be written ({error}); training goes on")
+            return
+        self.last_saved = step
+        self._rotate()
+
+    def _write_checkpoint(self, draft: Path, step: int) -> None:
         ctx = self.ctx
         best = self.evaluated is not None and (self.best is None or self.evaluated <= self.best)
         if best:
             self.best = self.evaluated
-        draft = ctx.checkpoints / f".tmp-step-{step}-{os.getpid()}"
         draft.mkdir()
         content = random.Random(f"{self.stage.seed}:{step}")  # noqa: S311 - noise, not a secret
         (draft / "state.bin").write_bytes(content.randbytes(self.stage.checkpoint_bytes))
@@ -188,8 +200,6 @@ class _FakeTraining:
                 loss=self.evaluated,
             )
         )
-        self.last_saved = step
-        self._rotate()
 
     def _rotate(self) -> None:
         complete, _ = scan_attempt(self.ctx.checkpoints)
