@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gguf
 import numpy as np
@@ -16,8 +16,8 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters import gguf_metadata, gguf_write
 from exporters.gguf_vocab import read_vocabulary
-from exporters.parity import Comparison, Difference, check_limits
-from exporters.parity_data import HARD_STRINGS, encode
+from exporters.parity import Comparison, Difference, check_limits, check_tokens
+from exporters.parity_data import HARD_STRINGS, ParityData, Sample, encode
 from tests.exporters.exporting import export, failed_export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model
 
@@ -204,3 +204,24 @@ def test_limits_judge_what_they_should() -> None:
     assert len(check_limits("BF16", Comparison(10, mean_kl=1e-5))) == 1
     assert check_limits("Q4_K_M", Comparison(10, mean_kl=0.5)) == []
     assert len(check_limits("Q4_K_M", Comparison(10, mean_kl=float(np.nan)))) == 1
+
+
+class Ids:
+    """A tokenizer and a llama.cpp that disagree on every text that has a `<` in it."""
+
+    all_special_tokens: ClassVar[list[str]] = ["<s>"]
+
+    def __call__(self, text: str, **_flags: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(char) for char in text]}
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        return [0] if "<" in text else [ord(char) for char in text]
+
+
+def test_only_control_names_in_plain_text_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.parity.HARD_STRINGS", ("a <s> b", "plain"))
+    ids: Any = Ids()
+    check = check_tokens(ids, ids, ParityData("text", "test", [Sample("x < y", [1], special=False)], [[1]]))
+    assert (check.texts, check.literals) == (5, 1)
+    assert check.different == ["'x < y' (plain)", "'a <s> b' (chat)"]
+    assert "2 of 5 texts" in check.problems()[0]
