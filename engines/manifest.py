@@ -41,7 +41,7 @@ def write_manifest(folder: Path, **fields: Any) -> str:
         OSError: the disk is full or fails; no manifest is left behind.
     """
     if taken := _RESERVED & fields.keys():
-        raise ManifestError(f"manifest field {sorted(taken)[0]!r} is reserved")
+        raise ManifestError(f"manifest field {min(taken)!r} is reserved")
     files = []
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ManifestError: it is missing, too large, not JSON, of a newer format, or names a path outside the folder.
     """
-    return _parse(_read_bytes(folder), folder)
+    return _parse(_read_bytes(folder))
 
 
 def manifest_sha256(folder: Path) -> str:
@@ -136,7 +136,7 @@ def _read_bytes(folder: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes, folder: Path) -> dict[str, Any]:
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -203,7 +203,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _folders(folder: Path) -> Iterator[Path]:
     """The folder and all below, deepest first, so that a parent is synced after its children."""
-    for directory, _names, _files_ in os.walk(folder, topdown=False, onerror=_raise):
+    for directory, _, _ in os.walk(folder, topdown=False, onerror=_raise):
         yield Path(directory)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engines.manifest import manifest_sha256
+from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError
 
 
@@ -39,26 +40,6 @@ def load_model(path: Path | None, name: str) -> LoadedModel:
     if (folder / "adapter_config.json").is_file():
         return _load_adapter(folder)
     return _finished(_pretrained(folder), _tokenizer(folder), _tokenizer_model(folder))
-
-
-def cached_folder(hub_id: str) -> Path:
-    """Where a model of the hub is on this machine.
-
-    Models are loaded from this folder, not by their id: `from_pretrained(id, local_files_only=True)` still asks the
-    network whether the model is an adapter.
-
-    Raises:
-        OperatorError: it was never fetched.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise OperatorError(
-            f"{hub_id!r} is not in the local Hugging Face cache",
-            f"fetch it first with: hf download {hub_id}; evaluation itself never uses the network",
-        ) from error
 
 
 def base_of(adapter: Path) -> Path:

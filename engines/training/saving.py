@@ -239,7 +239,7 @@ def _fingerprint(stage_json: Path) -> str:
 
 def _is_of_the_disk(error: Exception) -> bool:
     """Whether a failed save is worth going on after. torch and safetensors wrap the system's error in words."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | SafetensorError):
         return True
     if isinstance(error, torch.OutOfMemoryError):
         return False

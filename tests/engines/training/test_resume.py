@@ -54,6 +54,24 @@ def test_resumed_is_bit_identical_from_the_middle_of_an_epoch_and_from_its_end(
         assert not of_kind(again, Warned)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 1},
+        {"optim": "adamw_8bit", "hidden_size": 256, "intermediate_size": 256},
+    ],
+    ids=["bf16-checkpointing-workers", "adamw_8bit"],
+)
+def test_resumed_is_bit_identical_with_other_arithmetic(options: dict[str, Any], tmp_path: Path, tokens: Path) -> None:
+    stage = {**PRETRAIN, **options}
+    whole = context(tmp_path, stage, {"data": tokens})
+    run_stage(whole)
+    again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 3))
+    run_stage(again)
+    assert trajectory(again, 2) == trajectory(whole, 1, after=3)
+    assert weights_sha256(again.out) == weights_sha256(whole.out)
+
+
 def test_evaluating_and_sampling_do_not_change_the_training(tmp_path: Path, tokens: Path) -> None:
     plain = context(tmp_path / "plain", PRETRAIN, {"data": tokens})
     busy = context(tmp_path / "busy", {**PRETRAIN, "eval_steps": 1, "sample_steps": 1}, {"data": tokens})

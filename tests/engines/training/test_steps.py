@@ -192,6 +192,36 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_training(tmp_path: Path, t
     assert "step 6 could not be written" in warning.message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534",
+        "[Errno 28] No space left on device",
+        "PytorchStreamWriter failed writing file data/3: file write failed",
+    ],
+)
+def test_torchs_words_for_a_full_disk_are_understood_and_others_are_not_swallowed(
+    words: str, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.training import saving
+
+    real = saving.write_training_state
+
+    def failing(folder: Path, trainer: Any) -> None:
+        real(folder, trainer)
+        if trainer.state.global_step == 3:
+            raise RuntimeError(words)
+
+    monkeypatch.setattr(saving, "write_training_state", failing)
+    ctx = context(tmp_path / "disk", PRETRAIN, {"data": tokens})
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [6, 8]
+    assert sorted(path.name for path in ctx.checkpoints.iterdir()) == ["step-6", "step-8"]
+    words = "a mistake of ours"
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        run_stage(context(tmp_path / "other", PRETRAIN, {"data": tokens}))
+
+
 def test_non_finite_weights_make_a_checkpoint_unhealthy_and_the_healthy_one_stays(
     tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +280,7 @@ def test_too_little_data_and_missing_models_are_the_operators_to_mend(
         run_stage(context(tmp_path / "a", PRETRAIN, {"data": short}))
     with pytest.raises(OperatorError, match="has an answer within 8 tokens"):
         run_stage(context(tmp_path / "b", {**FINETUNE, "max_length": 8}, {"model": model, "data": messages}))
-    with pytest.raises(OperatorError, match="hub id"):
+    with pytest.raises(OperatorError, match="not in the local Hugging Face cache"):
         run_stage(context(tmp_path / "c", FINETUNE, {"model": "org/model", "data": messages}))
     with pytest.raises(OperatorError, match="cannot be loaded as a model"):
         run_stage(context(tmp_path / "d", FINETUNE, {"model": messages, "data": messages}))
