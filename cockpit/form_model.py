@@ -155,7 +155,11 @@ class FormModel:
         spec = self._spec(place, key)
         if spec is None:
             return
-        self._put(place, key, read_value(typed, spec.kind))
+        value = read_value(typed, spec.kind)
+        own = _own(self._data, place, key)
+        if spec.kind == "float" and _is_number(own) and _is_number(value) and own == value:
+            return  # 1 and 1.0 are one number here: the file keeps its own spelling
+        self._put(place, key, value)
 
     def put(self, place: int, key: str, value: Any) -> None:
         """Put a value into the text."""
@@ -380,6 +384,10 @@ def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
         return 2 if any(spec.path.partition(".")[0] in own for spec in specs) else 3
 
     return {name: sections[name] for name in sorted(sections, key=rank)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -118,7 +118,7 @@ def _read_text(text: str) -> Any:
 
 def _read_number(text: str, kind: str) -> Any:
     compact = text.replace("_", "").replace(" ", "")
-    if _WHOLE.match(compact) and len(compact) < 40:
+    if _WHOLE.match(compact) and len(compact) < 40 and kind != "float":
         return int(compact)
     try:
         number = float(compact)

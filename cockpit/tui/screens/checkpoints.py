@@ -94,7 +94,7 @@ class CheckpointsScreen(Screen[None]):
     key_scopes: ClassVar[tuple[str, ...]] = ("checkpoints", "lists")
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("checkpoints")]
     CSS = """
-    CheckpointsScreen > #title { height: 1; background: $surface; }
+    CheckpointsScreen > #title { height: 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     CheckpointsScreen ItemList { border: round $frame; }
     CheckpointsScreen ItemList { border-title-color: $text-muted; }
     CheckpointsScreen ItemList:focus { border: round $border; border-title-color: $foreground; }
@@ -102,7 +102,7 @@ class CheckpointsScreen(Screen[None]):
     CheckpointsScreen:focus-within > #actions:focus-within { border: round $border; }
     CheckpointsScreen #actions Horizontal { height: 1; }
     CheckpointsScreen #actions Button { width: 14; margin-right: 1; }
-    CheckpointsScreen #actions Static { width: 1fr; height: 1; }
+    CheckpointsScreen #actions Static { width: 1fr; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, run_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -50,7 +51,7 @@ class HelpScreen(ModalScreen[None]):
         with Vertical():
             yield Static(Text("Keys"), classes="title")
             with VerticalScroll(classes="body"):
-                yield Static(keys_text(self._scopes))
+                yield Static(keys_table(self._scopes))
             yield Static(Text("Leaving a screen never stops a run.   esc close", style="dim"))
 
     def on_mount(self) -> None:
@@ -63,17 +64,17 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
 
-def keys_text(scopes: Sequence[str]) -> Text:
-    """A table of keys, one heading per scope; scopes that no table has are left out."""
-    text = Text()
+def keys_table(scopes: Sequence[str]) -> Table:
+    """Every key with what it does, one heading per scope; scopes that no table has are left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for scope in scopes:
         keys = SCOPES.get(scope, ())
-        if not keys:
-            continue
-        text.append(f"{TITLES.get(scope, scope.capitalize())}\n", style="bold")
+        if keys:
+            table.add_row(Text(TITLES.get(scope, scope.capitalize()), style="bold underline"), Text())
         for key in keys:
-            text.append(f"  {key.drawn:<12}", style="bold")
-            text.append(f"{key.help}\n")
-        text.append("\n")
-    text.rstrip()
-    return text
+            table.add_row(Text(f"  {key.drawn}", style="bold"), Text(key.help))
+        if keys:
+            table.add_row(Text(), Text())
+    return table

@@ -49,7 +49,7 @@ class RecipeScreen(Screen[None]):
     ]
     CSS = """
     RecipeScreen { layout: vertical; }
-    RecipeScreen > #title { height: 1; background: $surface; }
+    RecipeScreen > #title { height: 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
     RecipeScreen > Horizontal { height: 1fr; }
     RecipeScreen #left { width: 20; }
     RecipeScreen StageList { border: round $frame; height: 1fr; }
@@ -66,7 +66,7 @@ class RecipeScreen(Screen[None]):
     RecipeScreen #right { width: 50; display: none; }
     RecipeScreen #diff { border: round $frame; height: 1fr; padding: 0 1; }
     RecipeScreen #estimate { border: round $frame; height: auto; min-height: 6; padding: 0 1; }
-    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; }
+    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     RecipeScreen.-wide #left { width: 28; }
     RecipeScreen.-wide #right { display: block; }
     """
@@ -412,9 +412,9 @@ class RecipeScreen(Screen[None]):
             return pen.text
         for stage in figures.stages:
             words = [
-                f"{formatting.count(stage.parameters)} parameters" if stage.parameters is not None else "",
+                f"{formatting.count(stage.parameters)} params" if stage.parameters is not None else "",
                 f"{stage.steps} steps" if stage.steps is not None else "",
-                f"{formatting.count(stage.tokens)} tokens" if stage.tokens is not None else "",
+                f"{formatting.count(stage.tokens)} tok" if stage.tokens is not None else "",
             ]
             pen.write(f"{safe_text(stage.name, 16):<16} ").line(
                 ", ".join(w for w in words if w) or stage.kind, "text-muted"

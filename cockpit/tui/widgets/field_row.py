@@ -31,8 +31,8 @@ class FieldRow(Horizontal):
     DEFAULT_CSS = """
     FieldRow { height: 1; }
     FieldRow:focus-within { background: $panel; }
-    FieldRow > .label { width: 29; }
-    FieldRow > .note { width: 1fr; color: $text-muted; }
+    FieldRow > .label { width: 29; text-wrap: nowrap; text-overflow: ellipsis; }
+    FieldRow > .note { width: 1fr; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     FieldRow > Input, FieldRow > ChoiceBox { width: 20; }
     FieldRow > Input { background: $surface; color: $foreground; height: 1; border: none; padding: 0; }
     FieldRow > Input:focus { background: $background; }

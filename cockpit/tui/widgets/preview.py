@@ -55,7 +55,7 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
             pen.line(safe_text(entry.description))
         figures = {stage.name: stage for stage in plan.stages} if plan else {}
         pen.line(f"{len(entry.stages)} stages" if len(entry.stages) != 1 else "1 stage", "text-muted")
-        longest = min(18, max((len(name) for name, _ in entry.stages), default=0))
+        longest = min(16, max((len(name) for name, _ in entry.stages), default=0))
         for name, kind in entry.stages:
             pen.write(f"  {safe_text(name, longest):<{longest}} ").write(f"{kind:<10}", "text-muted")
             pen.line(_stage_figures(figures.get(name)))
@@ -112,7 +112,7 @@ def stage_numbers(stage: StageView) -> list[str]:
     best = stage.best_checkpoint
     if best is not None:
         loss = f" {formatting.number(best.loss)}" if best.loss is not None else ""
-        words.append(f"{'*' if ascii_only() else '★'} best{loss} @{best.step}")
+        words.append(f"{'*' if ascii_only() else '★'}{loss} @{best.step}")
     if stage.eta_s is not None:
         words.append(f"ETA {formatting.duration(stage.eta_s)}")
     if step is not None:
@@ -153,14 +153,14 @@ def _sum(words: list[str], values: Sequence[int | None], form: str, shown: objec
 def _stage_figures(stage: object) -> str:
     words = []
     for name, form, shown in (
-        ("parameters", "{} parameters", formatting.count),
+        ("parameters", "{} params", formatting.count),
         ("steps", "{} steps", formatting.whole),
-        ("tokens", "{} tokens", formatting.count),
+        ("tokens", "{} tok", formatting.count),
     ):
         value = getattr(stage, name, None)
         if value is not None:
             words.append(form.format(shown(value)))
-    return ", ".join(words)
+    return " ".join(words)
 
 
 def _got(got: str) -> str:

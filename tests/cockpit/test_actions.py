@@ -1,0 +1,105 @@
+"""Resume, merge and quantize, prepared without a screen."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from cockpit import actions
+from cockpit.model_files import export_need, merge_need, model_facts
+from cockpit.run_list import fold_run
+from engines.run_dir import RunDir
+from recipes.load import load_recipe_text
+from tests.tui.made_runs import make_run
+
+
+def _adapter_run(root: Path, base: Path) -> RunDir:
+    run = make_run(root, kind="finetune")
+    spec = {"inputs": {"model": {"origin": "path", "name": "base", "path": str(base), "manifest_sha256": "b" * 64}}}
+    run.stage_json("train", 1).write_text(json.dumps(spec))
+    return run
+
+
+def _safetensors(folder: Path, rows: int, columns: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    size = rows * columns * 2
+    tensor = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {}, "w": tensor}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * size)
+
+
+def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    rows = actions.checkpoint_rows(fold_run(run).stages)
+    assert [(row.checkpoint.step, row.removed) for row in rows] == [(40, False), (30, False), (20, False), (10, True)]
+    assert [row.best for row in rows] == [True, False, False, False]
+    assert "removed" in actions.why_no_resume("stopped", rows[-1], rows)
+    assert actions.why_no_resume("stopped", rows[1], rows) == ""
+
+
+def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
+    rows = actions.checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
+    for state in ("queued", "running", "paused"):
+        assert "live" in actions.why_no_resume(state, rows[0], rows)
+        assert "live" in actions.why_no_merge(state, None)
+        assert "live" in actions.why_no_export(state, None)
+
+
+def test_a_finished_run_needs_a_checkpoint_to_go_back_to() -> None:
+    assert actions.why_no_resume("succeeded", None)
+    assert not actions.why_no_resume("failed", None)
+
+
+def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp_path: Path) -> None:
+    base = tmp_path / 'base "x" [/bold]'
+    _safetensors(base, 4, 8)
+    run = _adapter_run(tmp_path / "runs", base)
+    found = actions.sources(run, fold_run(run).stages)
+    assert [(source.kind, source.step) for source in found] == [("adapter", None), ("adapter", 40), ("adapter", 30), ("adapter", 20)]
+    for source in found[:2]:
+        of = actions.base_of(run, source)
+        assert of is not None
+        made = actions.merge_recipe(run, "atlas", source, of, "bfloat16")
+        recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
+        (stage,) = recipe.stage
+        assert (stage.kind, stage.model, stage.adapter) == ("merge", str(base), str(source.path))  # type: ignore[union-attr]
+        assert made.parent == run.id
+        assert source.manifest_sha256 in made.text
+        assert "b" * 64 in made.text
+
+
+def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", kind="pretrain")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    made = actions.export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
+    recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
+    (stage,) = recipe.stage
+    assert (stage.kind, stage.file_types) == ("export", ["F16", "Q8_0"])  # type: ignore[union-attr]
+    assert recipe.name == "atlas-gguf"
+
+
+def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> None:
+    for name in ("x" * 60, "A b/c", "", "merged", "-merged", "\x1b[2J"):
+        made = actions.short_name(name, "gguf")
+        load_recipe_text(f'schema = 1\nname = "{made}"\n[[stage]]\nname = "a"\nkind = "fake"\n', Path("x.toml"))
+
+
+def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
+    run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    assert "gone" in actions.why_no_merge("succeeded", source, actions.base_of(run, source))
+    assert "does not say" in actions.why_no_merge("succeeded", source, None)
+
+
+def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    facts = model_facts(tmp_path / "m")
+    assert facts is not None
+    assert facts.parameters == 64 * 128
+    need = export_need(tmp_path, tmp_path / "m", ["Q8_0"])
+    assert need.disk_bytes == 64 * 128 * 2 + 64 * 128 * 8.5 / 8  # the F16 file on the way, and Q8_0
+    assert merge_need(tmp_path, tmp_path / "m", "float32").disk_bytes == 64 * 128 * 4
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert model_facts(tmp_path / "m") is None
+    assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes is None

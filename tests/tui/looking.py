@@ -1,0 +1,49 @@
+"""Waiting for what a screen shows, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual.app import App
+from textual.pilot import Pilot
+
+SIZES = ((80, 24), (160, 48))
+TURNS = 500
+
+HOSTILE = (
+    "[/bold]",
+    "[@click=app.quit]x[/]",
+    "[red",
+    "\x1b]52;c;aGk=\x07",
+    "\x1b[2J\x1b[H",
+    "\u202eevil",
+    "\x9b31m",
+    "a\nb\tc",
+    "[link=https://example.org]y[/link]",
+    "\u200bz",
+)
+
+
+def picture(app: App[None]) -> str:
+    """The whole screen as text."""
+    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips(app.size))
+
+
+async def until(pilot: Pilot[None], true: Callable[[], bool], what: str) -> None:
+    """Let the application work until something is true."""
+    for _ in range(TURNS):
+        await pilot.pause()
+        if true():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError(f"never: {what}\n{picture(pilot.app)}")
+
+
+async def until_seen(pilot: Pilot[None], words: str) -> None:
+    """Let the application work until the screen says this."""
+    await until(pilot, lambda: words in picture(pilot.app), f"{words!r} on the screen")
+
+
+def no_control_characters(app: App[None]) -> bool:
+    """Whether every drawn character is printable and none reorders the line."""
+    return all(char == "\n" or char.isprintable() for char in picture(app)) and "\u202e" not in picture(app)
