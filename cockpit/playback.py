@@ -10,6 +10,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ KEYFRAMES = 8
 SHORTEST_KEYFRAME = 4000
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """Something on the timeline: the number of events up to and with it, one character, words, and its step."""
 
     index: int

@@ -16,6 +16,7 @@ from rich.style import Style
 from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
+from textual.events import Resize
 from textual.filter import LineFilter
 from textual.screen import Screen
 
@@ -70,8 +71,8 @@ class CockpitApp(App[None]):
     TITLE = "cockpit"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("app")]
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (36, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - the base declares it
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - the base declares it
     CSS = """
     Screen { background: $background; }
     """
@@ -110,6 +111,11 @@ class CockpitApp(App[None]):
             self.open_run(self._first_run)
         else:
             self.open_home()
+
+    def on_resize(self, event: Resize) -> None:
+        from cockpit.tui.screens.too_small import fit_to_terminal
+
+        fit_to_terminal(self, event.size.width, event.size.height)
 
     # ---- opening screens
 
@@ -159,7 +165,7 @@ class CockpitApp(App[None]):
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(scopes_of(self.screen)))
 
-    def action_back(self) -> None:
+    async def action_back(self) -> None:
         """Close the current screen; from the last one, go home."""
         notice = getattr(self.screen, "leaving", str)()
         if notice:

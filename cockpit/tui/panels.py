@@ -50,11 +50,9 @@ class Panel:
 
 def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mapping[str, Any]) -> list[Panel]:
     """The charts of a stage, most telling first; those without a single value are left out."""
-    found: list[Panel] = []
     names = state.series_names(stage.name)
-    for name in ("loss", "learning_rate", "grad_norm"):
-        if name in names:
-            found.append(Panel(name, _steps(state, stage, name, options, facts)))
+    first = [name for name in ("loss", "learning_rate", "grad_norm") if name in names]
+    found = [Panel(name, _steps(state, stage, name, options, facts)) for name in first]
     machine = [p for p in (_memory(state, stage), _load(state, stage)) if p is not None]
     found += machine[:1]
     if "tokens_per_second" in names:
@@ -67,7 +65,7 @@ def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mappi
     return found[:6]
 
 
-def step_window(state: RunState, stage: StageView, options: ViewOptions) -> tuple[float, float]:
+def step_window(stage: StageView, options: ViewOptions) -> tuple[float, float]:
     """The steps on the x axis; a zoomed window moves by quarters of its width, so that it is repainted rarely."""
     reached = float(stage.at_step or 0)
     x0, x1 = step_domain(stage.total_steps, reached)
@@ -96,7 +94,7 @@ def _steps(
             smooth=smooth,
             old=state.superseded(stage.name, name),
             points=points,
-            x=step_window(state, stage, options),
+            x=step_window(stage, options),
             label=_label(name),
             log=name in options.log,
             limit=limit,
@@ -118,16 +116,15 @@ def _summary(
     else:
         words = [value(raw.last())]
     if smooth is not None:
-        shown = (
-            smooth.at(options.cursor)[1] if options.cursor is not None and smooth.at(options.cursor) else smooth.last()
-        )  # type: ignore[index]
+        at = smooth.at(options.cursor) if options.cursor is not None else None
+        shown = at[1] if at is not None else smooth.last()
         words.append(f"ema{options.alpha:g}".replace("0.", ".") + (f" {value(shown)}" if name == "loss" else ""))
     if points is not None:
         words.append(f"{'o' if ascii_only() else '●'} eval {value(points.last())}")
     if limit is not None:
         words.append(f"(guard {fmt.number(limit, 3)})")
     if name in options.log:
-        words.append("[log]")
+        words.insert(0, "[log]")
     return " ".join(words)
 
 

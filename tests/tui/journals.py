@@ -48,10 +48,10 @@ class Journal:
     _next: dict[str, int] = field(default_factory=dict)
 
     def say(self, writer: str, event: Event, after_s: float = 0.0) -> None:
-        self.t += after_s
+        self.t = round(self.t + after_s, 6)  # as precise as the wire
         seq = self._next.get(writer, 0)
         self._next[writer] = seq + 1
-        self.events.append(msgspec.structs.replace(event, v=1, w=writer, seq=seq, t=self.t, m=self.t - T0))  # type: ignore[arg-type]
+        self.events.append(msgspec.structs.replace(event, v=1, w=writer, seq=seq, t=self.t, m=round(self.t - T0, 6)))  # type: ignore[arg-type]
 
     def open(self, writer: str, role: str, stage: str | None = None, attempt: int | None = None) -> None:
         self.say(
@@ -81,7 +81,9 @@ class Journal:
 
 
 def _bare(event: AnyEvent) -> AnyEvent:
-    return msgspec.structs.replace(event, v=0, w="", seq=-1, t=0.0, m=0.0)
+    """The event as a writer makes it: its header fields untouched."""
+    fields = [name for name in event.__struct_fields__ if name not in {"v", "w", "seq", "t", "m"}]
+    return type(event)(**{name: getattr(event, name) for name in fields})
 
 
 def loss_at(step: int, total: int, noise: random.Random) -> float:

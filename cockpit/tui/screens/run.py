@@ -1,285 +1,27 @@
-"""A run on the screen, live or played back: one class, one way of drawing.
-
-Everything shown is computed from the fold (`RunState`); a live run's fold grows, a replay's is the fold up to the
-playhead. One timer polls; nothing is painted unless something changed.
-"""
+"""The keys of a run's screen, live or played back; what it shows is in `run_picture`."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from rich.text import Text
 from textual import on
-from textual.app import ComposeResult
-from textual.binding import BindingsMap
-from textual.containers import Container, Horizontal, Vertical
-from textual.screen import Screen
-from textual.timer import Timer
 
-from cockpit.run_state import RunState, StageView
+from cockpit.playback import Playback
 from cockpit.safe_text import safe_text
-from cockpit.tui.keys import bindings
-from cockpit.tui.panels import SMOOTHING, ViewOptions, panels
+from cockpit.tui.panels import SMOOTHING, panels
 from cockpit.tui.screens.goto import GotoScreen
+from cockpit.tui.screens.run_picture import RUN_CSS, RunPicture
 from cockpit.tui.screens.run_requests import ask, stop_question
-from cockpit.tui.sources import Source
-from cockpit.tui.theme import palette
 from cockpit.tui.widgets.chart import Chart
-from cockpit.tui.widgets.key_bar import KeyBar
-from cockpit.tui.widgets.line import Lines
 from cockpit.tui.widgets.log_view import LogView
-from cockpit.tui.widgets.side import side_column
-from cockpit.tui.widgets.stage_panel import stage_panel
-from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
-from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
-from cockpit.tui.widgets.transport import timeline, transport_line
 from engines.run_dir import RunDir
 
-TICK_S = 0.2
-"""Five pictures a second at most; a tick that finds nothing new sends nothing."""
-BUDGET_S = 0.05
-"""Longest time one tick folds events before it lets keys through."""
-CHARTS = 6
-WIDE, TALL = 120, 36
-SIDE_WIDTH = 40
-LOG_LINES = 500
 
+class RunScreen(RunPicture):
+    """A run: see `RunPicture` for its arguments."""
 
-class RunScreen(Screen[None]):
-    """A run.
-
-    Args:
-        source: where its events come from; with a `playback` it is a replay.
-        run_dir: the run's directory, for requests, the recipe's facts and checkpoints.
-        clock: monotonic seconds, for tests.
-    """
-
-    AUTO_FOCUS = ""
-    CSS = """
-    RunScreen { layout: vertical; }
-    RunScreen #status { background: $surface; }
-    RunScreen #timeline, RunScreen #transport, RunScreen #problems { display: none; }
-    RunScreen #middle { height: 1fr; }
-    RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
-    RunScreen #panel { display: none; height: 3fr; width: 1fr; }
-    RunScreen #side { width: 40; height: 1fr; display: none; }
-    """
-
-    def __init__(self, source: Source, run_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self.source = source
-        self.run_dir = run_dir
-        self.playback = source.playback
-        self.key_scopes = ("replay",) if self.playback is not None else ("run",)
-        self._bindings = BindingsMap.merge([self._bindings, BindingsMap(bindings(*self.key_scopes))])
-        self.options = ViewOptions(log=set())
-        self.frozen = False
-        self.maximised = False
-        self.chosen = 0
-        self._stage_name: str | None = None
-        self._clock = clock
-        self._last_tick_s = clock()
-        self._timer: Timer | None = None
-        self._facts: dict[str, Any] | None = None
-        self._painted: tuple[object, ...] = ()
-
-    # ---- what is looked at
-
-    @property
-    def state(self) -> RunState:
-        """The fold that is shown."""
-        return self.source.state
-
-    @property
-    def stage(self) -> StageView | None:
-        """The stage that is looked at: the chosen one, else the current one."""
-        chosen = self.state.stage(self._stage_name) if self._stage_name is not None else None
-        return chosen or self.state.current_stage
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The resolved recipe's fields of the stage that is looked at, as far as they can be read."""
-        if self._facts is None:
-            self._facts = _read_facts(self.run_dir)
-        stage = self.stage
-        found = self._facts.get(stage.name) if stage is not None else None
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def charts(self) -> list[Chart]:
-        """Every chart, by number."""
-        return list(self.query(Chart))
-
-    def compose(self) -> ComposeResult:
-        yield Lines(id="status")
-        yield Lines(id="strip")
-        yield Lines(id="bar")
-        yield Lines(id="timeline")
-        yield Lines(id="transport")
-        yield Lines(id="problems")
-        with Horizontal(id="middle"):
-            with Vertical(id="main"):
-                yield Lines(id="panel")
-                with Container(id="charts"):
-                    for number in range(1, CHARTS + 1):
-                        yield Chart(id=f"chart-{number}")
-            yield Lines(id="side")
-        yield LogView(id="log")
-        yield KeyBar(*self.key_scopes)
-
-    def on_mount(self) -> None:
-        replay = self.playback is not None
-        self.query_one("#timeline").display = self.query_one("#transport").display = replay
-        self.query_one("#bar").display = not replay
-        self._timer = self.set_interval(TICK_S, self.tick)
-        if self.playback is not None and self.playback.index == 0:
-            self.playback.playing = True
-        self.tick()
-
-    def on_unmount(self) -> None:
-        self.source.close()
-
-    def on_screen_suspend(self) -> None:
-        if self._timer is not None:
-            self._timer.pause()
-
-    def on_screen_resume(self) -> None:
-        self._last_tick_s = self._clock()
-        if self._timer is not None:
-            self._timer.resume()
-        self.paint(force=True)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self.paint, force=True)
-
-    # ---- time
-
-    def tick(self) -> None:
-        """Take what is new, within a budget, and paint what changed."""
-        now_s = self._clock()
-        passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
-        if self.playback is not None:
-            self.playback.tick(min(passed_s, 1.0))
-        elif not self.frozen:
-            end_s = time.monotonic() + BUDGET_S
-            while self.source.poll() and self.source.catching_up and time.monotonic() < end_s:
-                pass
-            if self.source.catching_up:
-                self.set_timer(0.01, self.tick)
-        self.paint()
-
-    def paint(self, *, force: bool = False) -> None:
-        """Bring every visible widget up to the state; each sends only what differs."""
-        if not self.is_attached or not self.query("#log"):
-            return
-        state, run_state = self.state, self.source.run_state
-        minute = self.source.now() // 60 if self.source.live else 0
-        playback = self.playback
-        played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
-        stamp = (
-            id(state),
-            state.version,
-            run_state,
-            minute,
-            self.frozen,
-            self._stage_name,
-            self.chosen,
-            self.maximised,
-            played,
-        )
-        stamp += (
-            tuple(sorted(self.options.log)),
-            self.options.smooth,
-            self.options.zoom,
-            self.options.cursor,
-            state.unreadable,
-        )
-        if stamp == self._painted and not force:
-            return
-        self._painted = stamp
-        self._paint_lines(run_state)
-        self._paint_middle()
-        lines = state.log(LOG_LINES)
-        self.query_one(LogView).show(lines, "log" if playback is None else "log up to the playhead")
-
-    def _paint_lines(self, run_state: str) -> None:
-        state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
-        replay = self.playback is not None
-        parts = run_parts(state, run_state, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
-        if replay:
-            parts = [
-                Part(0, "▶ REPLAY", "accent"),
-                Part(1, safe_text(self.run_dir.name, 40)),
-                parts[0],
-                *stage_parts(state, stage),
-            ]
-        self._line("status", status_line(parts, width, colours))
-        self._line(
-            "strip", stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == "lost")
-        )
-        if self.playback is not None:
-            self._line("timeline", timeline(self.playback, width, colours))
-            self._line("transport", transport_line(self.playback, width, colours))
-        else:
-            self._line("bar", progress_bar(stage.fraction if stage else None, width, colours))
-        found = problems(state, run_state, self.source.now(), live=self.source.live and not replay)
-        self.query_one("#problems").display = bool(found)
-        if found:
-            self._line("problems", problems_line(found, width, colours))
-        self.query_one(KeyBar).update_keys()
-
-    def _paint_middle(self) -> None:
-        stage, wide, tall = self.stage, self.size.width >= WIDE, self.size.height >= TALL
-        colours = palette(self.app.theme_variables)
-        side, panel, log = self.query_one("#side", Lines), self.query_one("#panel", Lines), self.query_one(LogView)
-        side.display = wide
-        log.styles.height = 11 if tall else 5
-        with_curves = stage is not None and stage.last_step is not None
-        found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
-        panel.display = not with_curves
-        if not with_curves:
-            found = found[:3] if wide else found[:2]
-            found = found if tall or self.size.height >= 24 else []
-        self._arrange(len(found), wide=wide, with_curves=with_curves)
-        for number, chart in enumerate(self.charts):
-            if number < len(found) and chart.display:
-                chart.chosen = with_curves and number == self.chosen
-                chart.show(found[number].make())
-        if not with_curves and stage is not None:
-            width = self.size.width - (SIDE_WIDTH if wide else 0)
-            rows = panel.size.height or 10
-            panel.show(stage_panel(stage, width, rows, colours))
-        if wide:
-            side.show(
-                side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours)
-            )
-
-    def _arrange(self, count: int, *, wide: bool, with_curves: bool) -> None:
-        """Which charts are there, in how many columns and rows."""
-        grid = self.query_one("#charts")
-        if not with_curves:
-            shown = list(range(count))
-            columns, rows = max(1, count), 1
-        elif self.maximised:
-            shown, columns, rows = [min(self.chosen, count - 1)], 1, 1
-        elif wide:
-            shown, columns, rows = list(range(count)), 3 if count > 4 else 2, 2 if count > 2 else 1
-        else:
-            first = 2 if self.chosen >= 4 else 0
-            shown = list(range(first, min(count, first + 4)))
-            columns, rows = (2 if len(shown) > 1 else 1), (2 if len(shown) > 2 else 1)
-        grid.display = bool(shown)
-        grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
-        for number, chart in enumerate(self.charts):
-            chart.display = number in shown
-
-    def _line(self, name: str, text: Text) -> None:
-        self.query_one(f"#{name}", Lines).show([text])
+    CSS = RUN_CSS
 
     # ---- keys of both
 
@@ -412,14 +154,15 @@ class RunScreen(Screen[None]):
             stage = self.stage
             if step is None:
                 return
-            if self.playback is not None and not self.playback.seek_step(step, stage.name if stage else None):
-                if not self.playback.seek_step(step):
-                    self.app.notify(f"no step {step} in this run", markup=False, severity="warning")
+            playback = self.playback
+            name = stage.name if stage else None
+            if playback is not None and not (playback.seek_step(step, name) or playback.seek_step(step)):
+                self.app.notify(f"no step {step} in this run", markup=False, severity="warning")
             self._pause()
 
         self.app.push_screen(GotoScreen(), answered)
 
-    def _seek(self, move: Callable[[Any], object]) -> None:
+    def _seek(self, move: Callable[[Playback], object]) -> None:
         if self.playback is not None:
             move(self.playback)
             self._pause()
@@ -445,13 +188,3 @@ class RunScreen(Screen[None]):
         for chart in self.charts:
             chart.fit()
         self.paint(force=True)
-
-
-def _read_facts(run_dir: Path) -> dict[str, Any]:
-    """The stages of recipe.json by name; nothing when it cannot be read (a journal file alone, say)."""
-    try:
-        value = json.loads(RunDir(run_dir).recipe_json.read_bytes())
-        stages = value["recipe"]["stage"]
-        return {str(stage["name"]): stage for stage in stages}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}

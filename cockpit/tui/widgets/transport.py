@@ -12,6 +12,7 @@ from cockpit.safe_text import safe_text
 from cockpit.tui.theme import CROSS, ascii_only
 
 _RANK = {"✗": 4, "!": 3, "◆": 2, "■": 2, "|": 1, "·": 0}
+_COLOURS = {"●": "accent", "✗": "error", "!": "error", "◆": "success", "■": "warning", "━": "primary"}
 _ASCII = {"✗": "x", "◆": "*", "■": "#", "·": ".", "─": "-", "●": "O", "━": "="}
 
 
@@ -27,13 +28,9 @@ def timeline(playback: Playback, width: int, colours: dict[str, str]) -> Text:
         if rank > ranks[at]:
             cells[at], ranks[at] = moment.character, rank
     line = Text(" ", no_wrap=True)
-    for at, cell in enumerate(cells):
-        if at == head:
-            cell, colour = "●", "accent"
-        else:
-            colour = {"✗": "error", "!": "error", "◆": "success", "■": "warning", "━": "primary"}.get(
-                cell, "text-disabled"
-            )
+    cells[head] = "●"
+    for cell in cells:
+        colour = _COLOURS.get(cell, "text-disabled")
         line.append(_ASCII.get(cell, cell) if ascii_only() else cell, colours.get(colour, ""))
     return line
 

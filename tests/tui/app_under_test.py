@@ -1,0 +1,69 @@
+"""The cockpit opened at one run screen, and ways to read what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from textual.app import App
+from textual.pilot import Pilot
+from textual.strip import Strip
+
+from cockpit.playback import Playback
+from cockpit.tui.app import CockpitApp
+from cockpit.tui.screens.run import RunScreen
+from cockpit.tui.sources import ReplaySource
+from engines.events import AnyEvent
+from tests.tui.event_source import EventSource
+
+
+class OneScreen(CockpitApp):
+    """Opens the screen it was given."""
+
+    def __init__(self, make: Callable[[], RunScreen], root: Path = Path("/nonexistent")) -> None:
+        super().__init__(root)
+        self._make = make
+
+    def open_first(self) -> None:
+        self.push_screen(self._make())
+
+    @property
+    def run_screen(self) -> RunScreen:
+        screen = next(s for s in self.screen_stack if isinstance(s, RunScreen))
+        assert isinstance(screen, RunScreen)
+        return screen
+
+
+def live_app(source: EventSource, run_dir: Path = Path("/nonexistent/20261120-2130-atlas")) -> OneScreen:
+    return OneScreen(lambda: RunScreen(source, run_dir))
+
+
+def replay_app(events: Iterable[AnyEvent], index: int | None = None) -> OneScreen:
+    def make() -> RunScreen:
+        playback = Playback(list(events))
+        playback.seek(len(playback) if index is None else index)
+        return RunScreen(ReplaySource(playback), Path("/nonexistent/20261120-2130-atlas"))
+
+    return OneScreen(make)
+
+
+def strips(app: App[None]) -> list[Strip]:
+    return app.screen._compositor.render_strips(app.size)
+
+
+def text(app: App[None]) -> str:
+    return "\n".join(strip.text.rstrip() for strip in strips(app))
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    """Every message handled, everything polled, and the picture no longer changing."""
+    app = pilot.app
+    assert isinstance(app, OneScreen)
+    seen: list[str] = []
+    while len(seen) < 200:
+        await pilot.pause()
+        app.run_screen.tick()
+        await pilot.pause(0.01)
+        seen.append(text(app))
+        if len(seen) > 3 and seen[-1] == seen[-2] == seen[-3]:
+            return

@@ -1,0 +1,173 @@
+"""Text from data never acts: not on the terminal, not as markup, in no widget of any screen."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+from rich.style import Style
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.widgets import DataTable, Input, Label, RichLog, Static
+
+from cockpit.tui.app import CockpitApp
+from engines.events import (
+    AttemptEnded,
+    CheckpointCommitted,
+    ControlApplied,
+    Phase,
+    Progress,
+    RunEnded,
+    SampledText,
+    StageFailed,
+    Warned,
+)
+from tests.cockpit.test_safe_text import PAYLOADS
+from tests.tui import journals
+from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
+from tests.tui.event_source import EventSource
+
+MARKUP = ["[/bold]", "[/usr/bin/x]", "[node_modules]", "[@click=app.quit]x[/]", "[link=http://x]y[/link]", "[$primary]z"]
+SECRET = "PWNED"
+
+
+def hostile(payload: str) -> journals.Journal:
+    """A run in which every text field holds the payload."""
+    journal = journals.live(30)
+    engine = "e1.atlas"
+    journal.say(engine, Warned(message=f"{SECRET}{payload}", stage=payload))
+    journal.say(engine, Phase(stage="atlas", attempt=1, name=payload))
+    journal.say(engine, SampledText(stage="atlas", attempt=1, step=3, prompt=payload, text=payload))
+    journal.say(engine, ControlApplied(request=payload, by=payload, effect=payload, stage="atlas"))
+    journal.say(
+        engine,
+        CheckpointCommitted(stage="atlas", attempt=1, step=30, path=payload, sha256="x", healthy=True, loss=1.0),
+    )
+    journals.short_stage(journal, payload, payload, payload, 10.0, upto=4.0)
+    journal.say(f"e1.{payload}", Progress(stage=payload, attempt=1, done=5, total=10, unit=payload), 1.0)
+    return journal
+
+
+def failed_with(payload: str) -> journals.Journal:
+    journal = hostile(payload)
+    journal.say(f"e1.{payload}", AttemptEnded(stage=payload, attempt=1, reason="error", detail=payload))
+    journal.say("sup", StageFailed(stage=payload, reason=payload))
+    journal.say("sup", RunEnded(state="failed", reason=payload))
+    return journal
+
+
+def acting(app: CockpitApp) -> set[str]:
+    shown = "".join(strip.text for strip in strips(app))
+    return {c for c in shown if unicodedata.category(c) in {"Cc", "Cs"} or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069}
+
+
+@pytest.mark.parametrize("payload", [p for p in PAYLOADS if "\ud800" not in p])
+async def test_no_screen_lets_a_control_character_through(payload: str) -> None:
+    for app in (
+        live_app(EventSource(hostile(payload).events), Path(f"/nonexistent/{SECRET}{payload}".replace("\x00", ""))),
+        live_app(EventSource(failed_with(payload).events)),
+        replay_app(failed_with(payload).events),
+    ):
+        async with app.run_test(size=(160, 48)) as pilot:
+            await settled(pilot)
+            assert acting(app) == set()
+            await pilot.press("0", "left_square_bracket")
+            await settled(pilot)
+            assert acting(app) == set()
+
+
+@pytest.mark.parametrize("payload", MARKUP)
+async def test_markup_in_data_is_shown_as_it_is_and_does_nothing(payload: str) -> None:
+    app = live_app(EventSource(failed_with(payload).events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        assert payload in text(app)
+        for strip in strips(app):
+            for segment in strip:
+                assert "@click" not in (segment.style.meta if segment.style else {})
+
+
+class Careless(CockpitApp):
+    """Widgets that forget `safe_text`: the choke point is all there is."""
+
+    def __init__(self, payload: str) -> None:
+        super().__init__(Path("/nonexistent"))
+        self._payload = payload
+
+    def open_first(self) -> None:
+        self.notify(self._payload, markup=False)
+        log = self.query_one(RichLog)
+        log.write(Text(self._payload))
+        table: DataTable[Text] = self.query_one(DataTable)
+        table.add_column("c")
+        table.add_row(Text(self._payload))
+
+    def compose(self) -> ComposeResult:
+        yield Static(Text(self._payload, style=Style(link="http://evil\x1b]52;c;x\x07")))
+        yield Label(self._payload, markup=False)
+        yield Input(self._payload)
+        yield RichLog()
+        yield DataTable()
+
+
+@pytest.mark.parametrize("payload", [p for p in PAYLOADS if "\ud800" not in p])
+async def test_the_choke_point_stops_what_a_careless_widget_lets_pass(payload: str) -> None:
+    app = Careless(payload)
+    async with app.run_test(size=(100, 40)) as pilot:
+        await pilot.pause()
+        assert acting(app) == set()
+        assert all(segment.style is None or segment.style.link is None for strip in strips(app) for segment in strip)
+
+
+ONLY_OURS = re.compile(
+    rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b\[[<>=][0-9;]*[a-z]|\x1b\[\?[0-9;]*\$p|\x1b[78=>]|\x1b\(B|\x1b\[c|\x1b\[=[0-9;]*u|\x1b\[!p|\x1b\]22;[a-z-]*\x07"
+)
+
+
+def test_bytes_on_a_real_terminal_are_only_those_of_the_driver(tmp_path: Path) -> None:
+    payload = "".join(p for p in PAYLOADS if "\ud800" not in p and "\x00" not in p)
+    run = hostile(payload).write(tmp_path / "20261120-2130-atlas")
+    out = on_a_terminal(run, seconds=20.0, until=SECRET.encode())
+    assert SECRET.encode() in out
+    for forbidden in (b"\x1b]52", b"\x1b]0;", b"\x9b2J", b"\x1bP+q", b"\x1b[6n", "\u202e".encode(), b"\x1b[2J\x1b[H"):
+        assert forbidden not in out
+    rest = ONLY_OURS.sub(b"", out)
+    assert b"\x1b" not in rest, rest[max(0, rest.index(b"\x1b") - 60) : rest.index(b"\x1b") + 60]
+
+
+def on_a_terminal(run: Path, *, seconds: float, until: bytes, size: tuple[int, int] = (160, 48)) -> bytes:
+    """What the cockpit writes to a terminal that shows this run, until some bytes came."""
+    code = "import sys; from pathlib import Path; from cockpit.tui.app import CockpitApp; r = Path(sys.argv[1]); CockpitApp(r.parent, open_run=r).run()"
+    leader, follower = pty.openpty()
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color", "COCKPIT_THEME": "cockpit", "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
+    )
+    os.close(follower)
+    out, end = b"", time.monotonic() + seconds
+    try:
+        while time.monotonic() < end and until not in out:
+            if select.select([leader], [], [], 0.5)[0]:
+                out += os.read(leader, 65_536)
+        quiet = time.monotonic() + 1.0
+        while time.monotonic() < quiet:
+            if select.select([leader], [], [], 0.2)[0]:
+                out += os.read(leader, 65_536)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+    return out

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cockpit import formatting as fmt
+from cockpit.tui.keys import SCOPES, footer_keys
+from cockpit.tui.screens.confirm import ConfirmScreen
+from cockpit.tui.theme import CROSS
+from cockpit.tui.widgets.chart import Chart
+from cockpit.tui.widgets.log_view import LogView
+from engines.events import Gap, Step, Warned
+from tests.tui import journals
+from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, strips, text
+from tests.tui.event_source import EventSource
+
+SIZES = [(80, 24), (160, 48)]
+
+
+def newest_step(events: list[object]) -> Step:
+    return next(e for e in reversed(events) if isinstance(e, Step))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_numbers_on_the_screen_are_those_of_the_journal(size: tuple[int, int]) -> None:
+    journal = journals.live(412)
+    app = live_app(EventSource(journal.events))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        step, shown = newest_step(list(journal.events)), text(app)
+        assert "step 412/820" in shown
+        assert f"loss {fmt.number(step.loss)}" in shown
+        assert f"learning_rate {fmt.learning_rate(step.learning_rate)}" in shown
+        assert f"grad_norm {fmt.number(step.grad_norm)}" in shown
+        assert fmt.rate(8192 / step.step_s) in shown
+        assert "● running" in shown
+        assert "✓ base-merged" in shown
+        assert "50.2%" in shown
+        assert max(len(line) for line in shown.split("\n")) <= size[0]
+
+
+async def test_a_nan_is_a_gap_with_a_red_cross_and_says_nan() -> None:
+    app = live_app(EventSource(journals.failed().events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "loss nan" in shown
+        crosses = [s for strip in strips(app) for s in strip if CROSS in s.text]
+        assert crosses
+        error = app.theme_variables["chart-bad"]
+        assert all(s.style and s.style.color and s.style.color.get_truecolor().hex == error for s in crosses if "#" in error)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_stage_without_steps_shows_its_phase_and_progress_large(size: tuple[int, int]) -> None:
+    app = live_app(EventSource(journals.merging().events))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "W R I T I N G   T E N S O R S" in shown
+        assert "120 of 291 tensors" in shown
+        assert "ETA 28s" in shown
+        assert "41.2%" in shown
+
+
+async def test_new_events_reach_the_screen_by_themselves() -> None:
+    journal = journals.live(100)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "step 100/820" in text(app)
+        known = len(journal.events)
+        journals_more(journal, 101, 130)
+        source.add(journal.events[known:])
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            if "step 130/820" in text(app):
+                break
+        assert "step 130/820" in text(app)
+
+
+def journals_more(journal: journals.Journal, first: int, last: int) -> None:
+    step = newest_step(list(journal.events))
+    for number in range(first, last + 1):
+        event = msgspec.structs.replace(step, step=number, tokens=number * 8192, v=0, w="", seq=-1, t=0.0, m=0.0)
+        journal.say(step.w, event, 4.0)
+
+
+async def test_freezing_keeps_the_view_while_the_run_goes_on() -> None:
+    journal = journals.live(100)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("space")
+        await settled(pilot)
+        known, before = len(journal.events), text(app)
+        assert "frozen" in before
+        journals_more(journal, 101, 120)
+        source.add(journal.events[known:])
+        await settled(pilot)
+        assert text(app) == before
+        await pilot.press("space")
+        await settled(pilot)
+        assert "step 120/820" in text(app)
+        assert "frozen" not in text(app)
+
+
+async def test_nothing_new_draws_nothing() -> None:
+    app = live_app(EventSource(journals.live(100).events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        charts = app.run_screen.charts
+        before = [chart.draws for chart in charts]
+        for _ in range(5):
+            app.run_screen.tick()
+            await pilot.pause()
+        assert [chart.draws for chart in charts] == before
+
+
+async def test_charts_that_are_not_shown_do_no_work() -> None:
+    app = live_app(EventSource(journals.live(100).events))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert [chart.draws > 0 for chart in app.run_screen.charts] == [True] * 4 + [False] * 2
+        await pilot.press("6")
+        await settled(pilot)
+        assert [chart.display for chart in app.run_screen.charts] == [False] * 2 + [True] * 4
+        assert "gpu load" in text(app)
+
+
+async def test_a_repaint_touches_only_what_changed() -> None:
+    journal = journals.live(400)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        chart = app.run_screen.charts[0]
+        painted: list[object] = []
+        original = chart.refresh
+        chart.refresh = lambda *regions, **more: (painted.extend(regions), original(*regions, **more))[1]  # type: ignore[method-assign]
+        known = len(journal.events)
+        journals_more(journal, 401, 402)
+        source.add(journal.events[known:])
+        await settled(pilot)
+        assert painted
+        area = sum(region.area for region in painted)  # type: ignore[attr-defined]
+        assert area < chart.size.area / 4
+
+
+async def test_y_switches_the_chosen_chart_and_m_the_smoothing() -> None:
+    app = live_app(EventSource(journals.live(200).events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        assert "ema.9" in text(app)
+        await pilot.press("y", "m")
+        await settled(pilot)
+        assert "[log]" in text(app)
+        assert "ema.97" in text(app)
+        domain = app.run_screen.charts[0].domain
+        assert domain is not None
+        assert domain.log
+        await pilot.press("3", "y")
+        await settled(pilot)
+        assert text(app).count("[log]") == 2
+
+
+async def test_z_shows_one_chart_alone_and_all_again() -> None:
+    app = live_app(EventSource(journals.live(200).events))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("2", "z")
+        await settled(pilot)
+        assert [c.display for c in app.run_screen.charts] == [False, True, False, False, False, False]
+        await pilot.press("z")
+        await settled(pilot)
+        assert sum(c.display for c in app.run_screen.charts) == 4
+
+
+async def test_brackets_look_at_other_stages_and_zero_returns() -> None:
+    app = live_app(EventSource(journals.live(200).events))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("left_square_bracket")
+        await settled(pilot)
+        assert "base-merged (merge) succeeded" in text(app)
+        await pilot.press("0")
+        await settled(pilot)
+        assert "step 200/820" in text(app)
+        assert "(merge)" not in text(app)
+
+
+async def test_inspection_names_the_value_of_a_step() -> None:
+    journal = journals.live(200)
+    app = live_app(EventSource(journal.events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        await pilot.press("left", "left")
+        await settled(pilot)
+        step = next(e for e in journal.events if isinstance(e, Step) and e.step == 199)
+        assert f"{fmt.number(step.loss)} at step 199" in text(app)
+
+
+async def test_zooming_shows_fewer_steps_and_fit_all_of_them() -> None:
+    app = live_app(EventSource(journals.live(400).events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        await pilot.press("plus", "plus")
+        await settled(pilot)
+        data = app.run_screen.charts[0].data
+        assert data is not None
+        assert data.x[1] - data.x[0] == 820 / 4
+        assert data.x[0] <= 400 <= data.x[1]
+        await pilot.press("f")
+        await settled(pilot)
+        data = app.run_screen.charts[0].data
+        assert data is not None
+        assert data.x == (0, 820)
+
+
+async def test_checkpoint_now_leaves_a_request(tmp_path: Path) -> None:
+    run_dir = journals.live(50).write(tmp_path / "20261120-2130-atlas")
+    app = live_app(EventSource(journals.live(50).events), run_dir)
+    asked: list[str] = []
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        app.run_screen._ask = asked.append  # type: ignore[method-assign]
+        await pilot.press("k")
+        assert asked == ["checkpoint"]
+
+
+async def test_stopping_asks_first_and_the_first_answer_goes_on_training() -> None:
+    app = live_app(EventSource(journals.live(50).events))
+    asked: list[str] = []
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        app.run_screen._ask = asked.append  # type: ignore[method-assign]
+        await pilot.press("x")
+        await pilot.pause()
+        assert isinstance(app.screen, ConfirmScreen)
+        assert "Stop after checkpoint" in text(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert asked == []
+        await pilot.press("x")
+        await pilot.pause()
+        await pilot.press("right", "enter")
+        await pilot.pause()
+        assert asked == ["stop-after-checkpoint"]
+        await pilot.press("x")
+        await pilot.pause()
+        await pilot.press("right", "right", "enter")
+        await pilot.pause()
+        assert asked == ["stop-after-checkpoint", "stop"]
+
+
+async def test_a_finished_run_offers_no_requests() -> None:
+    app = live_app(EventSource(journals.finished().events))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "✓ succeeded" in shown
+        assert "Ckpt" not in shown
+        assert "Stop…" not in shown
+        await pilot.press("x", "k", "space")
+        await pilot.pause()
+        assert not isinstance(app.screen, ConfirmScreen)
+        assert not app.run_screen.frozen
+
+
+async def test_a_lost_run_says_so_and_what_to_do() -> None:
+    app = live_app(EventSource(journals.live(50).events, lost=True))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "? lost" in shown
+        assert "no process of this run is alive" in shown
+        assert "● atlas" not in shown
+
+
+async def test_silence_missing_and_unreadable_records_are_shown() -> None:
+    journal = journals.live(50)
+    journal.say("e1.atlas", Gap(lost=9, reason="disk full"))
+    source = EventSource([e for e in journal.events if not (e.w == "e1.atlas" and e.seq == 20)], clock=lambda: journal.t + 150)
+    source.state.unreadable = 3
+    app = live_app(source)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "last event 2m ago" in shown
+        assert "9 records could not be written" in shown
+        assert "1 records missing" in shown
+        assert "3 unreadable records" in shown
+
+
+async def test_leaving_a_live_run_says_that_training_continues() -> None:
+    app = live_app(EventSource(journals.live(50).events))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert app.run_screen.leaving() == "training continues"
+
+
+async def test_the_log_follows_the_newest_until_somebody_scrolls() -> None:
+    journal = journals.live(50)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        log = app.run_screen.query_one(LogView)
+        assert "12 examples were cut" in text(app)
+        await pilot.press("pageup")
+        await settled(pilot)
+        assert "12 examples were cut" not in text(app)
+        known = len(journal.events)
+        journal.say("e1.atlas", Warned(message="a newer warning"), 1.0)
+        source.add(journal.events[known:])
+        await settled(pilot)
+        assert "a newer warning" not in text(app)
+        assert not log.follows
+        await pilot.press("pagedown", "pagedown")
+        await settled(pilot)
+        assert "a newer warning" in text(app)
+
+
+async def test_facts_of_the_recipe_stand_at_the_side(tmp_path: Path) -> None:
+    stage = {"name": "atlas", "model": "base-merged", "learning_rate": 2e-4, "retry": {"max_attempts": 3}, "guards": {"grad_norm": 50.0}}
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {"stage": [stage]}}))
+    app = live_app(EventSource(journals.live(50).events), tmp_path)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "base-merged" in shown
+        assert "(try 1 of 3)" in shown
+        assert "(guard 50.0)" in shown
+
+
+# ---- replay
+
+
+async def test_a_replay_shows_the_fold_up_to_the_playhead() -> None:
+    events = journals.failed().events
+    at = next(n for n, e in enumerate(events, 1) if isinstance(e, Step) and e.step == 300)
+    app = replay_app(events, at)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "▶ REPLAY" in text(app)
+        assert "step 300/820" in text(app)
+        await pilot.press("right")
+        await settled(pilot)
+        assert "step 301/820" in text(app)
+        await pilot.press("shift+right")
+        await settled(pilot)
+        assert "step 351/820" in text(app)
+        await pilot.press("left")
+        await settled(pilot)
+        assert "step 350/820" in text(app)
+        await pilot.press("home")
+        await settled(pilot)
+        assert app.run_screen.playback is not None
+        assert app.run_screen.playback.index == 0
+        await pilot.press("end")
+        await settled(pilot)
+        assert "✗ failed" in text(app)
+
+
+async def test_e_goes_to_the_next_event_and_g_to_a_step() -> None:
+    events = journals.failed().events
+    app = replay_app(events, 1)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        playback = app.run_screen.playback
+        assert playback is not None
+        await pilot.press("e")
+        first = playback.index
+        assert first == playback.moments[0].index
+        await pilot.press("e", "E")
+        assert playback.index == first
+        await pilot.press("g")
+        await pilot.pause()
+        await pilot.press(*"210", "enter")
+        await settled(pilot)
+        assert "step 210/820" in text(app)
+
+
+async def test_playing_moves_and_speed_changes() -> None:
+    app = replay_app(journals.live(100).events, 20)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        playback = app.run_screen.playback
+        assert playback is not None
+        before = playback.index
+        await pilot.press("right_square_bracket")
+        assert playback.speed == 16.0
+        for _ in range(5):
+            await pilot.press("right_square_bracket")
+        await pilot.press("space")
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if playback.at_end:
+                break
+        assert playback.index > before
+        assert playback.at_end
+        assert not playback.playing
+
+
+# ---- keys
+
+
+@pytest.mark.parametrize("scope", sorted(SCOPES))
+def test_every_key_has_one_meaning_and_an_id_of_its_own(scope: str) -> None:
+    names = [name for key in SCOPES[scope] for name in key.keys.split(",")]
+    assert len(names) == len(set(names))
+    assert all(key.id.startswith(f"{scope}.") for key in SCOPES[scope])
+    assert all(key.help.endswith(".") for key in SCOPES[scope])
+    clashes = {"ctrl+a", "ctrl+b", "ctrl+backslash", "ctrl+z"} & set(names)
+    assert scope == "recipe" or not clashes
+
+
+@pytest.mark.parametrize(("scope", "make"), [("run", lambda: live_app(EventSource(journals.live(20).events))), ("replay", lambda: replay_app(journals.live(20).events))])
+async def test_every_key_of_the_footer_and_of_help_runs_an_action_that_exists(scope: str, make: object) -> None:
+    app: OneScreen = make()  # type: ignore[operator]
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        screen = app.run_screen
+        bound = {key: binding.action for key, binding in screen._bindings}
+        for key in SCOPES[scope]:
+            for name in key.keys.split(","):
+                assert bound[name] == key.action
+            method = "action_" + key.action.partition("(")[0].removeprefix("app.")
+            assert hasattr(app if key.action.startswith("app.") else screen, method), key
+        shown = text(app).split("\n")[-1]
+        for key in footer_keys(scope)[:4]:
+            assert f"{key.drawn} {key.label}" in shown
+
+
+async def test_too_small_a_screen_does_not_break() -> None:
+    for size in ((20, 5), (60, 20), (81, 24), (119, 35), (200, 60)):
+        app = live_app(EventSource(journals.live(50).events))
+        async with app.run_test(size=size) as pilot:
+            await settled(pilot)
+            assert isinstance(app.run_screen.query(Chart).first(), Chart)
+            await pilot.resize_terminal(100, 30)
+            await settled(pilot)
+            assert "step 50/820" in text(app)
