@@ -7,6 +7,7 @@ second, and headless commands never load Textual. stdout is output, stderr diagn
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -43,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"cockpit: the output cannot be written: {error.strerror}\n")
+        return FAILED
     except _operators_mistakes() as error:  # looked up only when something was raised
         _tell(error)
         return MISTAKE
@@ -134,9 +141,9 @@ def _add_looking(command: _Add) -> None:
     show = command("show", "one run: its stages, checkpoints, artifacts and numbers")
     _add_run(show)
     _add_json(show)
-    attach = command("attach", "follow a run; goes on with it if its supervisor died")
+    attach = command("attach", "watch a run, on the screen or as lines; goes on with it if its supervisor died")
     _add_run(attach)
-    _add_output(attach).add_argument("--screen", action="store_true", help="on the screen, instead of lines")
+    _add_output(attach).add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
     replay = command("replay", "play a past run back, on the screen or as lines")
     replay.add_argument("run", metavar="RUN|FILE")
     replay.add_argument("--speed", type=_speed, metavar="X|max", help="multiple of real time")

@@ -1,8 +1,9 @@
-"""`cockpit attach RUN`: follow a run that was launched before."""
+"""`cockpit attach RUN`: watch a run that was launched before, on the screen or as lines."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from cockpit.following import follow
 from cockpit.headless import Signals
@@ -11,10 +12,11 @@ from cockpit.locations import find_run, runs_root
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adopt the run if nobody supervises it, then follow."""
+    """Adopt the run if nobody supervises it, then open its screen on a terminal; else follow."""
     found = find_run(runs_root(args.runs_dir), args.run)
     adopt_if_needed(found)
-    if args.screen:
+    as_lines = args.plain or args.json or args.quiet
+    if not as_lines and sys.stdout.isatty() and sys.stdin.isatty():
         code: int = args.open_screen(args.runs_dir, run=found.root)
         return code
     signals = Signals()
