@@ -173,6 +173,8 @@ class FormModel:
 
     def close_edit(self) -> None:
         """The row was left: the next edit of it is an undo step of its own."""
+        if self._open_edit is not None and self._undo and self._undo[-1].text == self._text:
+            self._undo.pop()  # what was typed was taken back by hand
         self._open_edit = None
 
     def undo(self) -> tuple[int, str] | None:
@@ -311,8 +313,12 @@ class FormModel:
             return
         path = _toml_path(place, key)
         self.refusal = ""
+        # While a row is typed into, each text is made from the one before the row was entered: a value that is cleared
+        # and typed anew keeps its place and its comment.
+        typing = self._open_edit == (place, key) and bool(self._undo)
+        before = self._undo[-1].text if typing else self._text
         try:
-            text = unset_value(self._text, path) if isinstance(value, NoValue) else set_value(self._text, path, value)
+            text = unset_value(before, path) if isinstance(value, NoValue) else set_value(before, path, value)
         except (EditError, RecipeError) as error:
             self.refusal = error.message
             return

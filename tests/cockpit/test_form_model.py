@@ -87,6 +87,14 @@ def test_undo_restores_the_bytes_and_redo_does_it_again(model: FormModel) -> Non
     assert model.text == after
 
 
+def test_a_value_cleared_and_typed_anew_keeps_its_place_and_comment(model: FormModel) -> None:
+    for typed in ("2", "", "3", "30"):
+        model.set(0, "max_steps", typed)
+    assert model.text == TEXT.replace("max_steps = 20 ", "max_steps = 30 ")
+    assert model.undo() == (0, "max_steps")
+    assert model.text == TEXT
+
+
 def test_typing_back_what_was_there_leaves_the_file_as_it_is(model: FormModel) -> None:
     model.set(0, "max_steps", "2")
     model.set(0, "max_steps", "20")

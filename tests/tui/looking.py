@@ -8,7 +8,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 SIZES = ((80, 24), (160, 48))
-TURNS = 500
+TURNS = 250
 
 HOSTILE = (
     "[/bold]",

@@ -1,0 +1,180 @@
+"""Checkpoints: what can be made of a run, and why something cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Button
+
+from cockpit.tui.app import CockpitApp
+from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
+from cockpit.tui.screens.confirm import ConfirmScreen
+from cockpit.tui.screens.make_dialogs import MakeScreen
+from engines.run_dir import Lock, RunDir
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError
+from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
+from tests.tui.made_runs import make_run
+
+
+class CheckpointsApp(CockpitApp):
+    """Opens at one run's checkpoints."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__(run.root.parent)
+        self._run = run
+
+    def open_first(self) -> None:
+        self.open_checkpoints(self._run.root)
+
+
+@asynccontextmanager
+async def opened(run: RunDir, size: tuple[int, int] = SIZES[0]) -> AsyncIterator[tuple[CheckpointsScreen, Pilot[None]]]:
+    app = CheckpointsApp(run)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        screen = app.screen
+        assert isinstance(screen, CheckpointsScreen)
+        await until(pilot, lambda: bool(screen.query_one(ItemList).items), "checkpoints")
+        yield screen, pilot
+
+
+def disabled(screen: CheckpointsScreen) -> dict[str, bool]:
+    return {name: screen.query_one(f"#{name}", Button).disabled for name in ("resume", "merge", "quantize")}
+
+
+def adapter_run(tmp_path: Path) -> RunDir:
+    run = make_run(tmp_path / "runs", kind="finetune")
+    base = tmp_path / "base"
+    base.mkdir()
+    spec = {"inputs": {"model": {"origin": "path", "name": "base", "path": str(base), "manifest_sha256": "b" * 64}}}
+    run.stage_json("train", 1).write_text(json.dumps(spec))
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_checkpoints_are_listed_with_their_marks(tmp_path: Path, size: tuple[int, int]) -> None:
+    async with opened(make_run(tmp_path / "runs"), size) as (screen, pilot):
+        seen = picture(pilot.app)
+        assert "★ train" in seen
+        assert "best · newest" in seen
+        assert "removed" in seen
+        assert "✓" in seen
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_buttons_that_cannot_be_pressed_say_why(tmp_path: Path, size: tuple[int, int]) -> None:
+    async with opened(make_run(tmp_path / "runs"), size) as (screen, pilot):
+        assert disabled(screen) == {"resume": False, "merge": True, "quantize": True}
+        seen = picture(pilot.app)
+        assert "no adapter here" in seen
+        assert "no whole model here" in seen
+        before = len(pilot.app.screen_stack)
+        await pilot.press("m", "q", "2", "3", "end")
+        await until_seen(pilot, "this checkpoint was removed")
+        await pilot.press("r")
+        assert len(pilot.app.screen_stack) == before
+
+
+async def test_a_live_run_can_be_looked_at_and_nothing_else(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", state=None)
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({"pid": 0})
+    try:
+        async with opened(run) as (screen, pilot):
+            await until_seen(pilot, "running")
+            assert disabled(screen) == {"resume": True, "merge": True, "quantize": True}
+            assert picture(pilot.app).count("the run is live: stop it first") == 3
+    finally:
+        lock.release()
+
+
+async def test_resume_asks_says_what_is_superseded_and_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, int | None]] = []
+
+    def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
+        asked.append((stage, checkpoint))
+        raise OperatorError("stopped by the test")
+
+    monkeypatch.setattr("cockpit.launch.resume", resume)
+    async with opened(make_run(tmp_path / "runs", state="stopped")) as (screen, pilot):
+        await pilot.press("down", "r")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
+        assert "Steps 31 to 40 are superseded; nothing is deleted." in picture(pilot.app)
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen, "back")
+        assert not asked
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
+        await pilot.press("right", "enter")
+        await until_seen(pilot, "stopped by the test")
+        assert asked == [("train", 30)]
+        await pilot.press("home", "r")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: len(asked) == 2, "asked again")
+        assert asked[1] == (None, None)  # the newest of a stage that is not done: the run just goes on
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[LoadedRecipe, object]] = []
+
+    def launch(loaded: LoadedRecipe, *, parent: str | None = None, **_: object) -> None:
+        started.append((loaded, parent))
+        raise OperatorError("stopped by the test")
+
+    monkeypatch.setattr("cockpit.launch.launch", launch)
+    run = adapter_run(tmp_path)
+    async with opened(run, size) as (screen, pilot):
+        assert disabled(screen)["merge"] is False
+        await pilot.press("down", "down", "m")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
+        assert "step 30" in picture(pilot.app)
+        assert "free" in picture(pilot.app)
+        await pilot.press("down", "space", "enter", "enter")
+        await until_seen(pilot, "stopped by the test")
+    ((loaded, parent),) = started
+    (stage,) = loaded.recipe.stage
+    assert (stage.kind, stage.dtype, parent) == ("merge", "float32", run.id)  # type: ignore[union-attr]
+    assert stage.adapter == str(run.checkpoints("train", 1) / "step-30")  # type: ignore[union-attr]
+
+
+async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[LoadedRecipe] = []
+
+    def launch(loaded: LoadedRecipe, **_: object) -> None:
+        started.append(loaded)
+        raise OperatorError("stopped by the test")
+
+    monkeypatch.setattr("cockpit.launch.launch", launch)
+    async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (screen, pilot):
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
+        dialog = pilot.app.screen
+        assert isinstance(dialog, MakeScreen)
+        assert dialog.marked == ["F16", "Q8_0", "Q4_K_M"]
+        for word in ("F16", "Q8_0", "Q4_K_M"):
+            dialog.query_one("LineList").select(word)  # type: ignore[attr-defined]
+            await pilot.press("space")
+        assert dialog.query_one("#start", Button).disabled
+        await pilot.press("space", "enter", "enter")
+        await until_seen(pilot, "stopped by the test")
+    (stage,) = started[0].recipe.stage
+    assert stage.file_types == ["Q4_K_M"]  # type: ignore[union-attr]
+
+
+async def test_hostile_runs_are_inert(tmp_path: Path) -> None:
+    words = " ".join(HOSTILE)
+    run = make_run(tmp_path / "runs", recipe=words, warning=words)
+    moved = run.root.rename(run.root.with_name(f"20261120-2130-{words.replace('/', '')}"))
+    async with opened(RunDir(moved)) as (screen, pilot):
+        await pilot.press("r")
+        await pilot.pause()
+        assert no_control_characters(pilot.app)
