@@ -6,6 +6,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --progress-bar off -c constraints.txt
 
+# A scratch HOME (a clean job, say) hides the account's pip settings, such as a folder of wheels: name them all the same.
+ACCOUNT_PIP := $(wildcard $(shell getent passwd "$$(id -u)" | cut -d: -f6)/.config/pip/pip.conf)
+ifneq ($(ACCOUNT_PIP),)
+export PIP_CONFIG_FILE ?= $(ACCOUNT_PIP)
+endif
+
 # One thread per parallel test: oversubscription costs tenfold. Nothing in tests reaches a model hub.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 

@@ -20,12 +20,14 @@ from typing import Protocol
 
 from cockpit.follow import Follower
 from cockpit.run_state import RunState
-from engines.events import AnyEvent
+from engines.events import AnyEvent, RunStarted
 from engines.journal import JournalReader, Record
 from engines.run_dir import RunDir, lock_is_held
+from recipes.problems import OperatorError
 
 ENDED_STATES = ("succeeded", "failed", "stopped", "refused")
 ADOPT_EVERY_S = 2.0
+ADOPT_ATTEMPTS = 5
 POLL_S = 0.25
 EXIT_CODES = {"succeeded": 0, "failed": 1, "refused": 3, "stopped": 130}
 
@@ -94,10 +96,15 @@ class Following:
         self._source: Follower | _FileSource = _FileSource(run.journal) if raw else Follower(run.root)
         self._stop_sent = False
         self._asked_at = 0
+        self._adoptions = 0
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
 
     def until_end(self) -> int:
-        """Follow; returns the exit code."""
+        """Follow; returns the exit code.
+
+        Raises:
+            OperatorError: the run's supervisor is gone, and no other can be started.
+        """
         try:
             while not self._ended():
                 self._take(POLL_S)
@@ -118,6 +125,8 @@ class Following:
     def _take(self, timeout_s: float) -> int:
         records = [_record(item) for item in self._source.poll(timeout_s)]
         self.state.apply_all(record.event for record in records)
+        if any(isinstance(record.event, RunStarted) for record in records):
+            self._adoptions = 0
         self.state.unreadable, self.state.unknown = self._source.bad, self._source.unknown
         if records:
             self.display.show(records, self.state)
@@ -137,10 +146,15 @@ class Following:
         if time.monotonic() < self._adopt_s:
             return
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
-        if self.state.state not in ENDED_STATES:
-            from cockpit.launch import adopt_if_needed
+        if self.state.state in ENDED_STATES or lock_is_held(self.run.supervisor_lock):
+            return
+        from cockpit.launch import adopt_if_needed
 
-            adopt_if_needed(self.run)
+        adopt_if_needed(self.run)
+        self._adoptions += 1  # one that lives long enough says run_started, and the count begins anew
+        if self._adoptions > ADOPT_ATTEMPTS:
+            hint = f"see {self.run.supervisor_log}; then: cockpit resume {self.run.id}"
+            raise OperatorError(f"{self.run.id} has no supervisor, and none can be started", hint)
 
     def _answer_signals(self) -> None:
         if self.signals.terminations and not self._stop_sent:

@@ -15,6 +15,7 @@ from cockpit.safe_text import safe_text
 from engines.events import (
     METRIC_KINDS,
     AnyEvent,
+    AttemptEnded,
     CheckpointRemoved,
     Progress,
     RunEnded,
@@ -147,7 +148,9 @@ class LiveLines(PlainLines):
 
 
 def is_told(event: AnyEvent) -> bool:
-    """Whether an event gets a line of its own."""
+    """Whether an event gets a line of its own. An attempt that succeeded goes without: its stage says so."""
+    if isinstance(event, AttemptEnded) and event.reason == "succeeded":
+        return False
     return kind_of(event) not in METRIC_KINDS and not isinstance(event, _UNTOLD)
 
 

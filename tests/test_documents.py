@@ -74,4 +74,3 @@ def test_every_dependency_is_pinned_and_within_its_range() -> None:
         name = requirement.name.lower().replace("_", "-")
         assert name in pinned, f"{name} is not pinned"
         assert requirement.specifier.contains(pinned[name]), f"{text} excludes {pinned[name]}"
-

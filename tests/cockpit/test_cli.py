@@ -269,6 +269,26 @@ def test_a_follower_takes_the_place_of_a_dead_supervisor(line: CommandLine) -> N
     assert [json.loads(record)["k"] for record in told.splitlines()].count("run_ended") == 1
 
 
+def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine) -> None:
+    follower = line.start("run", line.recipe(SLOW), "--quiet")
+    begun(line)
+    line.the_run().recipe_json.write_text("{}")
+    assert kill_supervisor(line.the_run()) is not None
+    _, told = follower.communicate(timeout=100)
+    assert follower.returncode == 2
+    assert "none can be started" in told
+
+
+def test_output_that_cannot_be_written_is_a_message(line: CommandLine) -> None:
+    assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
+    with Path("/dev/full").open("w") as full:
+        process = line.start("ls", stdout=full)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "cannot be written" in told
+    assert "Traceback" not in told
+
+
 def test_run_with_stage_runs_it_and_what_it_needs(line: CommandLine) -> None:
     text = fake_recipe(
         {"max_steps": 2, "step_s": 0.0},
