@@ -49,6 +49,7 @@ class RunState:
         self._view: tuple[tuple[int, int], RunView] | None = None
         self._viewed = -1
         self._joined: dict[tuple[str, ...], _Joined] = {}
+        self._left_out: dict[tuple[str, str, int], tuple[object, Series]] = {}
         self._log_cache: tuple[int, int, list[LogLine]] | None = None
 
     # ---- folding
@@ -207,8 +208,16 @@ class RunState:
             cut = cuts.get(attempt.attempt, float("-inf"))
             parts = [s for t in attempt.tracks if (s := t.series(name)) is not None and len(s) and s.x[-1] > cut]
             if parts:
-                left_out.append(_part(joined(parts), after=cut))
+                left_out.append(self._leave_out((stage, name, attempt.attempt), parts, cut))
         return left_out
+
+    def _leave_out(self, key: tuple[str, str, int], parts: list[Series], cut: float) -> Series:
+        """What of an attempt comes after the cut, remembered: a superseded attempt has ended."""
+        recipe = (cut, *((id(part), len(part)) for part in parts))
+        known = self._left_out.get(key)
+        if known is None or known[0] != recipe:
+            known = self._left_out[key] = (recipe, _part(joined(parts), after=cut))
+        return known[1]
 
     def series_names(self, stage: str) -> list[str]:
         """Names of the stage's metrics, the standard ones first."""

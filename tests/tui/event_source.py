@@ -17,7 +17,9 @@ class EventSource:
 
     playback: Playback | None = None
 
-    def __init__(self, events: Iterable[AnyEvent] = (), clock: Callable[[], float] | None = None, *, lost: bool = False) -> None:
+    def __init__(
+        self, events: Iterable[AnyEvent] = (), clock: Callable[[], float] | None = None, *, lost: bool = False
+    ) -> None:
         self._state = RunState()
         self._waiting: list[AnyEvent] = list(events)
         self._clock = clock

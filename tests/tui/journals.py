@@ -32,6 +32,7 @@ from engines.events import (
     Step,
     Warned,
     WriterOpened,
+    decode_record,
     encode_record,
 )
 
@@ -46,12 +47,15 @@ class Journal:
     events: list[AnyEvent] = field(default_factory=list)
     t: float = T0
     _next: dict[str, int] = field(default_factory=dict)
+    _lines: list[bytes] = field(default_factory=list)
 
     def say(self, writer: str, event: Event, after_s: float = 0.0) -> None:
         self.t = round(self.t + after_s, 6)  # as precise as the wire
         seq = self._next.get(writer, 0)
         self._next[writer] = seq + 1
-        self.events.append(msgspec.structs.replace(event, v=1, w=writer, seq=seq, t=self.t, m=round(self.t - T0, 6)))  # type: ignore[arg-type]
+        line = encode_record(_bare(event), writer=writer, seq=seq, t=self.t, m=self.t - T0)
+        self.events.append(decode_record(line[:-1]))  # as a reader gets it
+        self._lines.append(line)
 
     def open(self, writer: str, role: str, stage: str | None = None, attempt: int | None = None) -> None:
         self.say(
@@ -67,20 +71,17 @@ class Journal:
             ),
         )
 
-    def lines(self) -> list[bytes]:
-        return [encode_record(_bare(e), writer=e.w, seq=e.seq, t=e.t, m=e.m) for e in self.events]
-
     def write(self, run_root: Path) -> Path:
         """A run directory that holds this journal."""
         run_root.mkdir(parents=True, exist_ok=True)
         (run_root / "run.json").write_text(
             f'{{"format":1,"id":"{run_root.name}","recipe":"demo","parent":null,"version":"0"}}'
         )
-        (run_root / "journal.jsonl").write_bytes(b"".join(self.lines()))
+        (run_root / "journal.jsonl").write_bytes(b"".join(self._lines))
         return run_root
 
 
-def _bare(event: AnyEvent) -> AnyEvent:
+def _bare(event: Event) -> Event:
     """The event as a writer makes it: its header fields untouched."""
     fields = [name for name in event.__struct_fields__ if name not in {"v", "w", "seq", "t", "m"}]
     return type(event)(**{name: getattr(event, name) for name in fields})
@@ -218,9 +219,14 @@ def begun() -> Journal:
     return journal
 
 
+def engine_of(stage: str) -> str:
+    """The writer of a stage's first attempt."""
+    return "e1." + "".join(c for c in stage if c.isascii() and (c.isalnum() or c == "-"))
+
+
 def short_stage(journal: Journal, stage: str, kind: str, unit: str, total: float, upto: float | None = None) -> None:
     """A stage without steps: progress, and an artifact when it reaches its end."""
-    engine = f"e1.{stage}"
+    engine = engine_of(stage)
     journal.say("sup", StageStarted(stage=stage, kind=kind, attempt=1))
     journal.open(engine, "engine", stage, 1)
     journal.say(engine, AttemptStarted(stage=stage, kind=kind, attempt=1), 0.2)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
-import time
 import unicodedata
 from pathlib import Path
 
@@ -34,8 +28,16 @@ from tests.cockpit.test_safe_text import PAYLOADS
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource
+from tests.tui.terminal import TerminalRun
 
-MARKUP = ["[/bold]", "[/usr/bin/x]", "[node_modules]", "[@click=app.quit]x[/]", "[link=http://x]y[/link]", "[$primary]z"]
+MARKUP = [
+    "[/bold]",
+    "[/usr/bin/x]",
+    "[node_modules]",
+    "[@click=app.quit]x[/]",
+    "[link=http://x]y[/link]",
+    "[$primary]z",
+]
 SECRET = "PWNED"
 
 
@@ -52,13 +54,13 @@ def hostile(payload: str) -> journals.Journal:
         CheckpointCommitted(stage="atlas", attempt=1, step=30, path=payload, sha256="x", healthy=True, loss=1.0),
     )
     journals.short_stage(journal, payload, payload, payload, 10.0, upto=4.0)
-    journal.say(f"e1.{payload}", Progress(stage=payload, attempt=1, done=5, total=10, unit=payload), 1.0)
+    journal.say(journals.engine_of(payload), Progress(stage=payload, attempt=1, done=5, total=10, unit=payload), 1.0)
     return journal
 
 
 def failed_with(payload: str) -> journals.Journal:
     journal = hostile(payload)
-    journal.say(f"e1.{payload}", AttemptEnded(stage=payload, attempt=1, reason="error", detail=payload))
+    journal.say(journals.engine_of(payload), AttemptEnded(stage=payload, attempt=1, reason="error", detail=payload))
     journal.say("sup", StageFailed(stage=payload, reason=payload))
     journal.say("sup", RunEnded(state="failed", reason=payload))
     return journal
@@ -66,7 +68,11 @@ def failed_with(payload: str) -> journals.Journal:
 
 def acting(app: CockpitApp) -> set[str]:
     shown = "".join(strip.text for strip in strips(app))
-    return {c for c in shown if unicodedata.category(c) in {"Cc", "Cs"} or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069}
+    return {
+        c
+        for c in shown
+        if unicodedata.category(c) in {"Cc", "Cs"} or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069
+    }
 
 
 @pytest.mark.parametrize("payload", [p for p in PAYLOADS if "\ud800" not in p])
@@ -135,39 +141,10 @@ ONLY_OURS = re.compile(
 def test_bytes_on_a_real_terminal_are_only_those_of_the_driver(tmp_path: Path) -> None:
     payload = "".join(p for p in PAYLOADS if "\ud800" not in p and "\x00" not in p)
     run = hostile(payload).write(tmp_path / "20261120-2130-atlas")
-    out = on_a_terminal(run, seconds=20.0, until=SECRET.encode())
+    with TerminalRun(run) as terminal:
+        out = terminal.read_until(SECRET.encode()) + terminal.read_until_quiet()
     assert SECRET.encode() in out
     for forbidden in (b"\x1b]52", b"\x1b]0;", b"\x9b2J", b"\x1bP+q", b"\x1b[6n", "\u202e".encode(), b"\x1b[2J\x1b[H"):
         assert forbidden not in out
     rest = ONLY_OURS.sub(b"", out)
     assert b"\x1b" not in rest, rest[max(0, rest.index(b"\x1b") - 60) : rest.index(b"\x1b") + 60]
-
-
-def on_a_terminal(run: Path, *, seconds: float, until: bytes, size: tuple[int, int] = (160, 48)) -> bytes:
-    """What the cockpit writes to a terminal that shows this run, until some bytes came."""
-    code = "import sys; from pathlib import Path; from cockpit.tui.app import CockpitApp; r = Path(sys.argv[1]); CockpitApp(r.parent, open_run=r).run()"
-    leader, follower = pty.openpty()
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color", "COCKPIT_THEME": "cockpit", "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(run)], stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
-    )
-    os.close(follower)
-    out, end = b"", time.monotonic() + seconds
-    try:
-        while time.monotonic() < end and until not in out:
-            if select.select([leader], [], [], 0.5)[0]:
-                out += os.read(leader, 65_536)
-        quiet = time.monotonic() + 1.0
-        while time.monotonic() < quiet:
-            if select.select([leader], [], [], 0.2)[0]:
-                out += os.read(leader, 65_536)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-    return out

@@ -52,7 +52,9 @@ async def test_a_nan_is_a_gap_with_a_red_cross_and_says_nan() -> None:
         crosses = [s for strip in strips(app) for s in strip if CROSS in s.text]
         assert crosses
         error = app.theme_variables["chart-bad"]
-        assert all(s.style and s.style.color and s.style.color.get_truecolor().hex == error for s in crosses if "#" in error)
+        assert all(
+            s.style and s.style.color and s.style.color.get_truecolor().hex == error for s in crosses if "#" in error
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -229,7 +231,7 @@ async def test_checkpoint_now_leaves_a_request(tmp_path: Path) -> None:
     asked: list[str] = []
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        app.run_screen._ask = asked.append  # type: ignore[method-assign]
+        app.run_screen._ask = asked.append  # type: ignore[method-assign, assignment]
         await pilot.press("k")
         assert asked == ["checkpoint"]
 
@@ -239,7 +241,7 @@ async def test_stopping_asks_first_and_the_first_answer_goes_on_training() -> No
     asked: list[str] = []
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        app.run_screen._ask = asked.append  # type: ignore[method-assign]
+        app.run_screen._ask = asked.append  # type: ignore[method-assign, assignment]
         await pilot.press("x")
         await pilot.pause()
         assert isinstance(app.screen, ConfirmScreen)
@@ -286,7 +288,9 @@ async def test_a_lost_run_says_so_and_what_to_do() -> None:
 async def test_silence_missing_and_unreadable_records_are_shown() -> None:
     journal = journals.live(50)
     journal.say("e1.atlas", Gap(lost=9, reason="disk full"))
-    source = EventSource([e for e in journal.events if not (e.w == "e1.atlas" and e.seq == 20)], clock=lambda: journal.t + 150)
+    source = EventSource(
+        [e for e in journal.events if not (e.w == "e1.atlas" and e.seq == 20)], clock=lambda: journal.t + 150
+    )
     source.state.unreadable = 3
     app = live_app(source)
     async with app.run_test(size=(160, 48)) as pilot:
@@ -328,7 +332,13 @@ async def test_the_log_follows_the_newest_until_somebody_scrolls() -> None:
 
 
 async def test_facts_of_the_recipe_stand_at_the_side(tmp_path: Path) -> None:
-    stage = {"name": "atlas", "model": "base-merged", "learning_rate": 2e-4, "retry": {"max_attempts": 3}, "guards": {"grad_norm": 50.0}}
+    stage = {
+        "name": "atlas",
+        "model": "base-merged",
+        "learning_rate": 2e-4,
+        "retry": {"max_attempts": 3},
+        "guards": {"grad_norm": 50.0},
+    }
     (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {"stage": [stage]}}))
     app = live_app(EventSource(journals.live(50).events), tmp_path)
     async with app.run_test(size=(160, 48)) as pilot:
@@ -421,7 +431,13 @@ def test_every_key_has_one_meaning_and_an_id_of_its_own(scope: str) -> None:
     assert scope == "recipe" or not clashes
 
 
-@pytest.mark.parametrize(("scope", "make"), [("run", lambda: live_app(EventSource(journals.live(20).events))), ("replay", lambda: replay_app(journals.live(20).events))])
+@pytest.mark.parametrize(
+    ("scope", "make"),
+    [
+        ("run", lambda: live_app(EventSource(journals.live(20).events))),
+        ("replay", lambda: replay_app(journals.live(20).events)),
+    ],
+)
 async def test_every_key_of_the_footer_and_of_help_runs_an_action_that_exists(scope: str, make: object) -> None:
     app: OneScreen = make()  # type: ignore[operator]
     async with app.run_test(size=(160, 48)) as pilot:

@@ -52,6 +52,7 @@ RunScreen #status { background: $surface; }
 RunScreen #timeline, RunScreen #transport, RunScreen #problems { display: none; }
 RunScreen #middle { height: 1fr; }
 RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
+RunScreen Chart { display: none; }
 RunScreen #panel { display: none; height: 3fr; width: 1fr; }
 RunScreen #side { width: 40; height: 1fr; display: none; }
 """

@@ -6,7 +6,6 @@ from functools import partial
 
 from textual.app import App
 
-from cockpit.launch import request
 from cockpit.safe_text import safe_text
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from engines.run_dir import RunDir
@@ -15,6 +14,8 @@ from recipes.problems import OperatorError
 
 def ask(app: App[None], run: RunDir, verb: str) -> None:
     """Leave a request and say so; runs in a thread, as it reads the run's journal."""
+    from cockpit.launch import request  # brings pydantic along, which a screen that only looks does without
+
     try:
         request(run, verb)
     except OperatorError as error:

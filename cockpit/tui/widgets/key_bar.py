@@ -87,7 +87,10 @@ class KeyBar(Widget):
                 await self.app.run_action(key.action, self.screen)
 
     def on_mount(self) -> None:
-        self.watch(self.screen, "focused", lambda: self.refresh(), init=False)
+        self.watch(self.screen, "focused", self._focus_moved, init=False)
+
+    def _focus_moved(self) -> None:
+        self.refresh()
 
     def _shown(self, key: Key) -> str:
         """The key as it acts now: while text is typed, letters are text, and only other keys act."""
