@@ -116,13 +116,13 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
             scaled = f", learning rate x{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
-            if event.reason in {"", "unknown"} and event.exit is not None:
+            if event.reason in {"", "unknown", "succeeded"} and event.exit is not None:
                 return "quiet", f"{name}: its process ended with exit {event.exit}"
             level: Level = {"succeeded": "quiet", "stopped": "warn"}.get(event.reason, "error")  # type: ignore[assignment]
             status = f", exit {event.exit}" if event.exit is not None else ""
             return (
                 level,
-                f"{name} ended: {event.reason}{status}{_at(event.step)}{' — ' + event.detail if event.detail else ''}",
+                f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
             )
         case Phase():
             return "quiet", f"{event.stage}: {event.name}"
