@@ -6,71 +6,38 @@ comments, order and spacing stay as the author wrote them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cockpit.form_problems import RECIPE, attach
-from cockpit.form_values import NO_VALUE, NoValue, read_value, show_value
+from cockpit.form_rows import (
+    Head,
+    Row,
+    SectionHead,
+    Spot,
+    data_of,
+    effective_value,
+    is_number,
+    ordered_sections,
+    own_value,
+    produces,
+    same,
+    stages_of,
+    tag_of,
+    toml_path,
+)
+from cockpit.form_values import NoValue, read_value, show_value
 from recipes.edit import EditError, diff_lines, set_value, unset_value
-from recipes.fields import FieldSpec, recipe_fields, sections_of
+from recipes.fields import FieldSpec, recipe_fields
 from recipes.problems import OperatorError, Problem, RecipeError
-from recipes.schema import STAGE_TYPES, output_word
 from recipes.toml_read import parse
-from recipes.toml_scan import KeyPath, TomlIndex
+from recipes.toml_scan import TomlIndex
 
 if TYPE_CHECKING:
     from recipes.load import LoadedRecipe
 
 MAX_UNDO = 500
-
-
-@dataclass(frozen=True)
-class Row:
-    """One field as it stands.
-
-    `text` is what is shown: the stage's own value, else the one laid under it, else the default. `origin` says which:
-    stage, defaults, default, or "" when there is no value. `was` is the text on disk when that differs.
-    """
-
-    key: str
-    spec: FieldSpec
-    text: str
-    origin: str
-    was: str | None
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class Head:
-    """A stage (or the recipe itself) with how much of it is changed and wrong. `tag` is None for an unknown kind."""
-
-    place: int
-    name: str
-    kind: str
-    tag: str | None
-    changed: int
-    problems: int
-
-
-@dataclass(frozen=True)
-class SectionHead:
-    """A section of a stage with how much of it is changed and wrong."""
-
-    name: str
-    changed: int
-    problems: int
-
-
-@dataclass(frozen=True)
-class Spot:
-    """Where a problem is shown: a stage's place, a section of it and a row's key (either may be empty)."""
-
-    place: int
-    section: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +68,7 @@ class FormModel:
         """why the last edit could not be made; empty when it was"""
         self._by_row: dict[tuple[int, str], list[Problem]] = {}
         self._loose: dict[int, list[Problem]] = {}
-        self._disk_data: dict[str, Any] = _data_of(self._disk_text, path)
+        self._disk_data: dict[str, Any] = data_of(self._disk_text, path)
         self._data: dict[str, Any] = {}
         self._index = TomlIndex()
         self._take(text)
@@ -137,7 +104,7 @@ class FormModel:
     def rebase(self, disk_text: str) -> None:
         """The file holds other text now; the edits stay, and differences are told from the new text."""
         self._disk_text = disk_text
-        self._disk_data = _data_of(disk_text, self.path)
+        self._disk_data = data_of(disk_text, self.path)
 
     def replace(self, text: str) -> None:
         """Take other text as a whole; it can be undone."""
@@ -156,8 +123,8 @@ class FormModel:
         if spec is None:
             return
         value = read_value(typed, spec.kind)
-        own = _own(self._data, place, key)
-        if spec.kind == "float" and _is_number(own) and _is_number(value) and own == value:
+        own = own_value(self._data, place, key)
+        if spec.kind == "float" and is_number(own) and is_number(value) and own == value:
             return  # 1 and 1.0 are one number here: the file keeps its own spelling
         self._put(place, key, value)
 
@@ -168,7 +135,7 @@ class FormModel:
     def reset(self, place: int, key: str) -> None:
         """Put the row back to what it is on disk."""
         self.close_edit()
-        self._put(place, key, _own(self._disk_data, place, key))
+        self._put(place, key, own_value(self._disk_data, place, key))
         self.close_edit()
 
     def close_edit(self) -> None:
@@ -203,7 +170,7 @@ class FormModel:
     def heads(self) -> list[Head]:
         """The recipe itself and its stages, in the file's order."""
         found = [Head(RECIPE, "recipe", "", "recipe", *self._counts(RECIPE))]
-        for place, stage in enumerate(_stages(self._data)):
+        for place, stage in enumerate(stages_of(self._data)):
             kind = stage.get("kind")
             name = stage.get("name")
             shown = name if isinstance(name, str) else f"stage {place + 1}"
@@ -274,9 +241,9 @@ class FormModel:
         if spec.choices:
             return [str(choice) for choice in spec.choices]
         names = []
-        for other, stage in enumerate(_stages(self._data)):
+        for other, stage in enumerate(stages_of(self._data)):
             name = stage.get("name")
-            if other != place and isinstance(name, str) and _produces(stage) in spec.accepts:
+            if other != place and isinstance(name, str) and produces(stage) in spec.accepts:
                 names.append(name)
         return names
 
@@ -296,7 +263,7 @@ class FormModel:
         rows = {
             head.place: [s.path for specs in self._specs(head.place).values() for s in specs] for head in self.heads()
         }
-        self._by_row, self._loose = attach(self.problems, self._index, _stages(self._data), rows)
+        self._by_row, self._loose = attach(self.problems, self._index, stages_of(self._data), rows)
 
     # ---- inside
 
@@ -308,10 +275,10 @@ class FormModel:
             self._data, self._index = {}, TomlIndex()
 
     def _put(self, place: int, key: str, value: Any) -> None:
-        own = _own(self._data, place, key)
-        if _same(own, value):
+        own = own_value(self._data, place, key)
+        if same(own, value):
             return
-        path = _toml_path(place, key)
+        path = toml_path(place, key)
         self.refusal = ""
         # While a row is typed into, each text is made from the one before the row was entered: a value that is cleared
         # and typed anew keeps its place and its comment.
@@ -349,7 +316,7 @@ class FormModel:
     def _specs(self, place: int) -> dict[str, list[FieldSpec]]:
         if place == RECIPE:
             return {"Recipe": recipe_fields()}
-        stages = _stages(self._data)
+        stages = stages_of(self._data)
         tag = tag_of(stages[place]) if 0 <= place < len(stages) else None
         return ordered_sections(tag) if tag else {}
 
@@ -357,12 +324,12 @@ class FormModel:
         return next((s for specs in self._specs(place).values() for s in specs if s.path == key), None)
 
     def _row(self, place: int, spec: FieldSpec) -> Row:
-        value, origin = _effective(self._data, place, spec)
+        value, origin = effective_value(self._data, place, spec)
         problems = tuple(self._by_row.get((place, spec.path), ()))
         return Row(spec.path, spec, show_value(value), origin, self._was(place, spec), problems)
 
     def _was(self, place: int, spec: FieldSpec) -> str | None:
-        now, before = _effective(self._data, place, spec)[0], _effective(self._disk_data, place, spec)[0]
+        now, before = effective_value(self._data, place, spec)[0], effective_value(self._disk_data, place, spec)[0]
         return None if show_value(now) == show_value(before) else show_value(before)
 
     def _counts(self, place: int) -> tuple[int, int]:
@@ -370,91 +337,3 @@ class FormModel:
         problems = sum(1 for spec in specs if self._by_row.get((place, spec.path)))
         loose = len(self._loose.get(place, []))
         return sum(1 for spec in specs if self._was(place, spec) is not None), problems + loose
-
-
-@cache
-def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
-    """The sections of a stage type as people fill them in: name, inputs, what the kind adds, what it shares, the rest."""
-    sections = sections_of(tag)
-    everywhere = set.intersection(*(set(sections_of(other)) for other in STAGE_TYPES))
-    own = set(STAGE_TYPES[tag].__annotations__)
-
-    def rank(name: str) -> int:
-        specs = sections[name]
-        if any(spec.path == "name" for spec in specs):
-            return 0
-        if any(spec.accepts for spec in specs):
-            return 1
-        if name in everywhere:
-            return 4
-        return 2 if any(spec.path.partition(".")[0] in own for spec in specs) else 3
-
-    return {name: sections[name] for name in sorted(sections, key=rank)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are written alike; NaN is never the same, and true is not 1."""
-    if isinstance(one, NoValue) or isinstance(other, NoValue):
-        return isinstance(one, NoValue) and isinstance(other, NoValue)
-    return type(one) is type(other) and bool(one == other)
-
-
-def tag_of(stage: dict[str, Any]) -> str | None:
-    """The stage type of a stage's table; None for one that nobody knows."""
-    kind = stage.get("kind")
-    tag = f"prepare-{stage.get('output')}" if kind == "prepare" else str(kind)
-    return tag if tag in STAGE_TYPES else None
-
-
-def _data_of(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return parse(text, path)[0]
-    except RecipeError:
-        return {}
-
-
-def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
-    stages = data.get("stage")
-    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
-
-
-def _toml_path(place: int, key: str) -> KeyPath:
-    return (key,) if place == RECIPE else ("stage", place, *key.split("."))
-
-
-def _dig(table: Any, parts: Sequence[str]) -> Any:
-    for part in parts:
-        if not isinstance(table, dict) or part not in table:
-            return NO_VALUE
-        table = table[part]
-    return table
-
-
-def _own(data: dict[str, Any], place: int, key: str) -> Any:
-    if place == RECIPE:
-        return data.get(key, NO_VALUE)
-    stages = _stages(data)
-    return _dig(stages[place], key.split(".")) if place < len(stages) else NO_VALUE
-
-
-def _effective(data: dict[str, Any], place: int, spec: FieldSpec) -> tuple[Any, str]:
-    own = _own(data, place, spec.path)
-    if not isinstance(own, NoValue):
-        return own, "stage"
-    stages = _stages(data)
-    if 0 <= place < len(stages):
-        laid = _dig(data.get("defaults"), [str(stages[place].get("kind")), *spec.path.split(".")])
-        if not isinstance(laid, NoValue):
-            return laid, "defaults"
-    return (spec.default, "default") if spec.default is not None else (NO_VALUE, "")
-
-
-def _produces(stage: dict[str, Any]) -> str:
-    tag = tag_of(stage)
-    if tag is None:
-        return ""
-    return output_word(tag)

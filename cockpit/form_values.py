@@ -11,7 +11,9 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-_GATE = re.compile(r"^\s*(?P<metric>[^\s<>=]+)\s*(?P<op><=|>=|<|>)\s*(?P<value>\S+)(?:\s+stretch\s+(?P<stretch>\S+))?\s*$")
+_GATE = re.compile(
+    r"^\s*(?P<metric>[^\s<>=]+)\s*(?P<op><=|>=|<|>)\s*(?P<value>\S+)(?:\s+stretch\s+(?P<stretch>\S+))?\s*$"
+)
 _WHOLE = re.compile(r"^[+-]?\d+$")
 
 
@@ -143,7 +145,11 @@ def _read_gates(text: str) -> Any:
         found = _GATE.match(part)
         if not found:
             return text
-        gate: dict[str, Any] = {"metric": found["metric"], "op": found["op"], "value": _read_number(found["value"], "float")}
+        gate: dict[str, Any] = {
+            "metric": found["metric"],
+            "op": found["op"],
+            "value": _read_number(found["value"], "float"),
+        }
         if found["stretch"]:
             gate["stretch"] = _read_number(found["stretch"], "float")
         gates.append(gate)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from rich.color import Color, ColorParseError
 from textual.app import App
 
-NAMES = ("foreground", "primary", "secondary", "accent", "success", "warning", "error", "text-muted", "text-disabled", "border")
+NAMES = (
+    "foreground",
+    "primary",
+    "secondary",
+    "accent",
+    "success",
+    "warning",
+    "error",
+    "text-muted",
+    "text-disabled",
+    "border",
+)
 PLAIN = {"text-muted": "dim", "text-disabled": "dim"}
 
 

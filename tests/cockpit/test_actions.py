@@ -56,14 +56,19 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
     _safetensors(base, 4, 8)
     run = _adapter_run(tmp_path / "runs", base)
     found = actions.sources(run, fold_run(run).stages)
-    assert [(source.kind, source.step) for source in found] == [("adapter", None), ("adapter", 40), ("adapter", 30), ("adapter", 20)]
+    assert [(source.kind, source.step) for source in found] == [
+        ("adapter", None),
+        ("adapter", 40),
+        ("adapter", 30),
+        ("adapter", 20),
+    ]
     for source in found[:2]:
         of = actions.base_of(run, source)
         assert of is not None
         made = actions.merge_recipe(run, "atlas", source, of, "bfloat16")
         recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
         (stage,) = recipe.stage
-        assert (stage.kind, stage.model, stage.adapter) == ("merge", str(base), str(source.path))  # type: ignore[union-attr]
+        assert (stage.kind, stage.model, stage.adapter) == ("merge", str(base), str(source.path))
         assert made.parent == run.id
         assert source.manifest_sha256 in made.text
         assert "b" * 64 in made.text
@@ -75,7 +80,7 @@ def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
     made = actions.export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
     recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
     (stage,) = recipe.stage
-    assert (stage.kind, stage.file_types) == ("export", ["F16", "Q8_0"])  # type: ignore[union-attr]
+    assert (stage.kind, stage.file_types) == ("export", ["F16", "Q8_0"])
     assert recipe.name == "atlas-gguf"
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.form_model import FormModel, Spot, ordered_sections
+from cockpit.form_model import FormModel
 from cockpit.form_problems import RECIPE
+from cockpit.form_rows import Spot, ordered_sections
 from cockpit.form_values import NO_VALUE, read_value, show_number, show_value, toggled
 from recipes.fields import fields_of
 from recipes.schema import STAGE_TYPES
@@ -112,7 +113,14 @@ def test_a_cleared_row_takes_its_default(model: FormModel) -> None:
 
 @pytest.mark.parametrize(
     ("key", "typed"),
-    [("max_steps", "0"), ("max_steps", "x"), ("step_s", "-1"), ("retry.max_attempts", "9"), ("data", "nobody"), ("name", "A b")],
+    [
+        ("max_steps", "0"),
+        ("max_steps", "x"),
+        ("step_s", "-1"),
+        ("retry.max_attempts", "9"),
+        ("data", "nobody"),
+        ("name", "A b"),
+    ],
 )
 def test_a_wrong_value_is_a_problem_of_its_own_row(model: FormModel, key: str, typed: str) -> None:
     model.set(1, key, typed)
@@ -200,7 +208,10 @@ def test_every_value_of_every_shipped_recipe_survives_its_row(path: Path) -> Non
         (["a", "b"], "list"),
         (["a, b", ""], "list"),
         (["[x"], "list"),
-        ([{"metric": "loss", "op": "<", "value": 2.5}, {"metric": "x", "op": ">=", "value": 1, "stretch": 2.0}], "tables"),
+        (
+            [{"metric": "loss", "op": "<", "value": 2.5}, {"metric": "x", "op": ">=", "value": 1, "stretch": 2.0}],
+            "tables",
+        ),
     ],
 )
 def test_a_value_shown_on_one_line_reads_back_as_itself(value: object, kind: str) -> None:

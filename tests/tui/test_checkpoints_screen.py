@@ -58,7 +58,7 @@ def adapter_run(tmp_path: Path) -> RunDir:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_checkpoints_are_listed_with_their_marks(tmp_path: Path, size: tuple[int, int]) -> None:
-    async with opened(make_run(tmp_path / "runs"), size) as (screen, pilot):
+    async with opened(make_run(tmp_path / "runs"), size) as (_screen, pilot):
         seen = picture(pilot.app)
         assert "★ train" in seen
         assert "best · newest" in seen
@@ -93,7 +93,9 @@ async def test_a_live_run_can_be_looked_at_and_nothing_else(tmp_path: Path) -> N
         lock.release()
 
 
-async def test_resume_asks_says_what_is_superseded_and_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resume_asks_says_what_is_superseded_and_names_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str | None, int | None]] = []
 
     def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
@@ -142,8 +144,8 @@ async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
         await until_seen(pilot, "stopped by the test")
     ((loaded, parent),) = started
     (stage,) = loaded.recipe.stage
-    assert (stage.kind, stage.dtype, parent) == ("merge", "float32", run.id)  # type: ignore[union-attr]
-    assert stage.adapter == str(run.checkpoints("train", 1) / "step-30")  # type: ignore[union-attr]
+    assert (stage.kind, stage.dtype, parent) == ("merge", "float32", run.id)
+    assert stage.adapter == str(run.checkpoints("train", 1) / "step-30")
 
 
 async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +156,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         raise OperatorError("stopped by the test")
 
     monkeypatch.setattr("cockpit.launch.launch", launch)
-    async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (screen, pilot):
+    async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (_screen, pilot):
         await pilot.press("q")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
         dialog = pilot.app.screen
@@ -167,14 +169,14 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         await pilot.press("space", "enter", "enter")
         await until_seen(pilot, "stopped by the test")
     (stage,) = started[0].recipe.stage
-    assert stage.file_types == ["Q4_K_M"]  # type: ignore[union-attr]
+    assert stage.file_types == ["Q4_K_M"]
 
 
 async def test_hostile_runs_are_inert(tmp_path: Path) -> None:
     words = " ".join(HOSTILE)
     run = make_run(tmp_path / "runs", recipe=words, warning=words)
     moved = run.root.rename(run.root.with_name(f"20261120-2130-{words.replace('/', '')}"))
-    async with opened(RunDir(moved)) as (screen, pilot):
+    async with opened(RunDir(moved)) as (_screen, pilot):
         await pilot.press("r")
         await pilot.pause()
         assert no_control_characters(pilot.app)

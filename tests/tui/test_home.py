@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 
 from cockpit.tui.app import CockpitApp
@@ -170,17 +172,24 @@ async def test_every_key_of_the_bottom_line_acts(tmp_path: Path, size: tuple[int
                 on_runs = key.action in {"actions", "replay", "stop"}
                 if on_runs:
                     await pilot.press("tab")
-                    await until(pilot, lambda home=home: home.run_under_cursor is not None, "a run")
-                before = (picture(pilot.app), len(pilot.app.screen_stack))
+                    await until(pilot, partial(_has_run, home), "a run")
+                before = _state(pilot.app)
                 await pilot.press(key.keys.split(",")[0])
-                await until(
-                    pilot,
-                    lambda before=before, pilot=pilot: (picture(pilot.app), len(pilot.app.screen_stack)) != before
-                    or not pilot.app.is_running,
-                    key.id,
-                )
+                await until(pilot, partial(_differs, pilot.app, before), key.id)
     finally:
         lock.release()
+
+
+def _has_run(home: HomeScreen) -> bool:
+    return home.run_under_cursor is not None and home.query_one(RunTable).has_focus
+
+
+def _state(app: App[None]) -> tuple[str, int]:
+    return picture(app), len(app.screen_stack)
+
+
+def _differs(app: App[None], before: tuple[str, int]) -> bool:
+    return not app.is_running or _state(app) != before
 
 
 async def test_help_lists_the_keys_and_checkpoints_open(tmp_path: Path) -> None:

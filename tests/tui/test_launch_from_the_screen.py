@@ -38,10 +38,14 @@ async def test_a_recipe_edited_launched_stopped_and_resumed(tmp_path: Path, monk
     root = tmp_path / "runs"
     app = CockpitApp(root)
     async with app.run_test(size=SIZES[0], notifications=True) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen) and bool(app.screen.query_one(RecipeList).items), "Home")
+        await until(
+            pilot, lambda: isinstance(app.screen, HomeScreen) and bool(app.screen.query_one(RecipeList).items), "Home"
+        )
         app.screen.query_one(RecipeList).select(here / "small.toml")
         await pilot.press("e")
-        await until(pilot, lambda: isinstance(app.screen, RecipeScreen) and bool(app.screen.query(FieldRow)), "the form")
+        await until(
+            pilot, lambda: isinstance(app.screen, RecipeScreen) and bool(app.screen.query(FieldRow)), "the form"
+        )
         form = app.screen
         assert isinstance(form, RecipeScreen)
         form._show_stage(0, "Schedule", "max_steps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ async def go_to(form: RecipeScreen, pilot: Pilot[None], key: str, stage: int = 0
     return found
 
 
+def content(path: Path) -> str:
+    return path.read_text()
+
+
+def put(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 async def type_over(pilot: Pilot[None], words: str) -> None:
     """Put words in the place of what a field holds."""
     box = pilot.app.focused
@@ -90,7 +99,9 @@ async def type_over(pilot: Pilot[None], words: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_wrong_value_shows_its_problem_as_one_types_and_blocks_launch(recipe: Path, size: tuple[int, int]) -> None:
+async def test_a_wrong_value_shows_its_problem_as_one_types_and_blocks_launch(
+    recipe: Path, size: tuple[int, int]
+) -> None:
     async with opened(recipe, size) as (form, pilot):
         assert "no problems" in picture(pilot.app)
         await go_to(form, pilot, "max_steps")
@@ -111,7 +122,7 @@ async def test_saving_keeps_comments_and_everything_else(recipe: Path) -> None:
         await type_over(pilot, "30")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: not form.model.dirty, "saved")
-    assert recipe.read_text() == TEXT.replace("max_steps = 20   # quick", "max_steps = 30   # quick")
+    assert content(recipe) == TEXT.replace("max_steps = 20   # quick", "max_steps = 30   # quick")
 
 
 async def test_undo_restores_the_bytes_and_the_field(recipe: Path) -> None:
@@ -135,13 +146,13 @@ async def test_a_file_that_changed_on_disk_is_not_overwritten(recipe: Path) -> N
         await go_to(form, pilot, "max_steps")
         await type_over(pilot, "30")
         theirs = TEXT.replace("20", "99")
-        recipe.write_text(theirs)
+        put(recipe, theirs)
         await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
-        assert recipe.read_text() == theirs
+        assert content(recipe) == theirs
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is form, "the form again")
-        assert recipe.read_text() == theirs
+        assert content(recipe) == theirs
         await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
         await pilot.press("right", "right", "enter")  # reload
@@ -149,7 +160,7 @@ async def test_a_file_that_changed_on_disk_is_not_overwritten(recipe: Path) -> N
         await pilot.press("ctrl+z")
         await until(pilot, lambda: "max_steps = 30" in form.model.text, "mine again, to be saved over theirs knowingly")
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: "max_steps = 30" in recipe.read_text(), "saved")
+        await until(pilot, lambda: "max_steps = 30" in content(recipe), "saved")
 
 
 async def test_a_shipped_recipe_is_saved_as_a_copy(tmp_path: Path) -> None:
@@ -180,10 +191,12 @@ async def test_leaving_asks_while_edits_would_be_lost(recipe: Path) -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
         await pilot.press("right", "enter")
         await until(pilot, lambda: form not in pilot.app.screen_stack, "left")
-    assert "max_steps = 30" in recipe.read_text()
+    assert "max_steps = 30" in content(recipe)
 
 
-async def test_launching_asks_and_starts_what_is_shown_not_what_is_saved(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_launching_asks_and_starts_what_is_shown_not_what_is_saved(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
 
     def launch(loaded: object, **_: object) -> None:
@@ -207,7 +220,7 @@ async def test_launching_asks_and_starts_what_is_shown_not_what_is_saved(recipe:
         await pilot.press("right", "enter")
         await until_seen(pilot, "stopped by the test")
     assert started == [TEXT.replace("= 20", "= 30")]
-    assert recipe.read_text() == TEXT
+    assert content(recipe) == TEXT
 
 
 async def test_choices_cycle_with_the_arrows_and_backspace_takes_the_default(recipe: Path) -> None:
@@ -236,7 +249,7 @@ async def test_values_that_fit_can_be_picked(tmp_path: Path) -> None:
 
 
 async def test_next_problem_goes_to_the_row_wherever_it_is(recipe: Path) -> None:
-    recipe.write_text(TEXT + "vocab_size = 2\n")
+    put(recipe, TEXT + "vocab_size = 2\n")
     async with opened(recipe) as (form, pilot):
         await pilot.press("ctrl+n")
 
@@ -251,12 +264,23 @@ async def test_next_problem_goes_to_the_row_wherever_it_is(recipe: Path) -> None
 async def test_every_key_of_the_bottom_line_acts(recipe: Path, size: tuple[int, int]) -> None:
     for key in SCOPES["recipe"]:
         async with opened(recipe, size) as (form, pilot):
-            called: list[str] = []
-            real = getattr(form, f"action_{key.action}")
-            setattr(form, f"action_{key.action}", lambda real=real, called=called: (called.append("x"), real())[1])
+            called = counted(form, key.action)
             await go_to(form, pilot, "max_steps")
             await pilot.press(key.keys.split(",")[0])
-            await until(pilot, lambda called=called: bool(called), key.id)
+            await until(pilot, partial(bool, called), key.id)
+
+
+def counted(form: RecipeScreen, action: str) -> list[str]:
+    """A list that grows whenever the action is called."""
+    called: list[str] = []
+    real = getattr(form, f"action_{action}")
+
+    def act() -> None:
+        called.append(action)
+        real()
+
+    setattr(form, f"action_{action}", act)
+    return called
 
 
 async def test_the_difference_is_shown(recipe: Path) -> None:
@@ -276,7 +300,9 @@ async def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, size: tupl
     words = " ".join(HOSTILE)
     path = tmp_path / "[red]x[b] evil.toml"
     stages = "".join(f'[[stage]]\nname = {quoted(w)}\nkind = "fake"\ndata = {quoted(w)}\n' for w in HOSTILE)
-    path.write_text(f'schema = 1\nname = {quoted(words)}\ndescription = {quoted(words)}\n{quoted("[/x]")} = 1\n{stages}')
+    path.write_text(
+        f"schema = 1\nname = {quoted(words)}\ndescription = {quoted(words)}\n{quoted('[/x]')} = 1\n{stages}"
+    )
     async with opened(path, size) as (form, pilot):
         for head in form.model.heads():
             form._show_stage(head.place)

@@ -14,24 +14,24 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cockpit import formatting
-from cockpit.form_model import FormModel, Row, Spot
+from cockpit.form_model import FormModel
 from cockpit.form_problems import RECIPE
-from cockpit.form_values import quoted, read_value, show_value
+from cockpit.form_rows import Spot
+from cockpit.form_values import read_value, show_value
 from cockpit.plan import Plan, plan
 from cockpit.recipe_save import is_read_only
 from cockpit.safe_text import safe_text
 from cockpit.tui.ink import ink
 from cockpit.tui.keys import bindings
 from cockpit.tui.notices import say
-from cockpit.tui.screens import form_files
+from cockpit.tui.screens import form_files, form_text
 from cockpit.tui.screens.confirm import PickScreen, TextScreen
 from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.form_lists import SectionList, StageList
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
-from cockpit.tui.widgets.preview import Pen, plan_words
-from recipes.problems import OperatorError, Problem
+from cockpit.tui.widgets.preview import plan_words
+from recipes.problems import OperatorError
 from recipes.toml_read import read_text
 
 CHECK_AFTER_S = 0.1
@@ -313,7 +313,9 @@ class RecipeScreen(Screen[None]):
         self.app.push_screen(PickScreen("Go to a field", list(spots), search=True), go)
 
     def action_diff(self) -> None:
-        self.app.push_screen(TextScreen(f"{self.model.path.name}: changes to the file", self._diff_text()))
+        self.app.push_screen(
+            TextScreen(f"{self.model.path.name}: changes to the file", form_text.difference(self.model, ink(self.app)))
+        )
 
     # ---- files and launch (form_files has the conversations)
 
@@ -335,92 +337,18 @@ class RecipeScreen(Screen[None]):
     # ---- what is told
 
     def _show_facts(self) -> None:
-        self.query_one("#title", Static).update(self._title())
-        words = plan_words(self.plan())
+        colours, figures = ink(self.app), self.plan()
+        self.query_one("#title", Static).update(form_text.title(self.model, colours, self.read_only, self.unreadable))
+        words = plan_words(figures)
         self.query_one("#cost", Static).update(
             Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True)
         )
-        self.query_one("#diff_text", Static).update(self._diff_text())
-        self.query_one("#estimate", Static).update(self._estimate())
-
-    def _title(self) -> Text:
-        colours = ink(self.app)
-        model = self.model
-        title = Text(no_wrap=True, overflow="ellipsis")
-        title.append(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold")
-        if self.read_only:
-            title.append("  shipped: saving makes a copy", colours["text-muted"])
-        if model.changed_rows:
-            title.append(f"  *{model.changed_rows} changed", colours["accent"])
-        if self.unreadable:
-            title.append(f"  {safe_text(self.unreadable, 200)}", colours["error"])
-        elif model.problems:
-            count = len(model.problems)
-            title.append(f"  !{count} {'problem' if count == 1 else 'problems'}", colours["error"])
-        else:
-            title.append("  no problems", colours["success"])
-        return title
+        self.query_one("#diff_text", Static).update(form_text.difference(self.model, colours))
+        self.query_one("#estimate", Static).update(form_text.estimate(figures, colours))
 
     def _show_hint(self) -> None:
-        self.query_one("#hint", Static).update(self._hint())
-
-    def _hint(self) -> Text:
-        pen = Pen(ink(self.app))
-        row = self.model.row(self._here.place, self._here.key) if self._here.key in self._rows else None
-        if row is None:
-            self._hint_without_row(pen)
-        else:
-            pen.write(row.key, bold=True).line(f" — {row.spec.help}")
-            default = show_value(row.spec.default)
-            words = [row.spec.allowed, row.spec.unit or "", f"default {default}" if default else row.spec.default_words]
-            stages = self.model.candidates(self._here.place, row.key) if row.spec.accepts else []
-            if stages:
-                words.append(f"stages that fit: {', '.join(safe_text(name, 40) for name in stages)} (enter to choose)")
-            for problem in row.problems:
-                pen.line(_told(problem), "error")
-            pen.line(" · ".join(word for word in words if word), "text-muted")
-        pen.text.rstrip()
-        return pen.text
-
-    def _hint_without_row(self, pen: Pen) -> None:
-        broken = self.model.broken
-        if broken is not None:
-            pen.line(safe_text(str(broken)), "error")
-            pen.line("the form cannot show this text: mend it in an editor, then open it again", "text-muted")
-            return
-        for problem in self.model.loose_problems(self._here.place):
-            pen.line(f"line {problem.line}: {_told(problem)}", "error")
-        if self._here.place == RECIPE and self.model.loaded is not None:
-            pen.line(safe_text(self.model.loaded.recipe.description))
-        pen.line("enter goes in, tab to the next pane; a value that is cleared takes its default", "text-muted")
-
-    def _diff_text(self) -> Text:
-        pen = Pen(ink(self.app))
-        for line in self.model.diff():
-            colour = {"+": "success", "-": "error"}.get(line[:1], "text-muted")
-            pen.line(safe_text(line, 300), colour)
-        if not pen.text:
-            pen.write("as on disk", "text-muted")
-        pen.text.rstrip()
-        return pen.text
-
-    def _estimate(self) -> Text:
-        pen = Pen(ink(self.app))
-        figures = self.plan()
-        if figures is None:
-            pen.write("no estimate while there are problems", "text-muted")
-            return pen.text
-        for stage in figures.stages:
-            words = [
-                f"{formatting.count(stage.parameters)} params" if stage.parameters is not None else "",
-                f"{stage.steps} steps" if stage.steps is not None else "",
-                f"{formatting.count(stage.tokens)} tok" if stage.tokens is not None else "",
-            ]
-            pen.write(f"{safe_text(stage.name, 16):<16} ").line(
-                ", ".join(w for w in words if w) or stage.kind, "text-muted"
-            )
-        pen.text.rstrip()
-        return pen.text
+        spot = self._here if self._here.key in self._rows else Spot(self._here.place, self._here.section, "")
+        self.query_one("#hint", Static).update(form_text.hint(self.model, spot, ink(self.app)))
 
     def on_screen_resume(self, _event: events.ScreenResume) -> None:
         self._show_hint()
@@ -428,19 +356,3 @@ class RecipeScreen(Screen[None]):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-
-
-def _told(problem: Problem) -> str:
-    parts = [problem.message]
-    if problem.got:
-        parts.append(f"got {problem.got}")
-    if problem.allowed:
-        parts.append(f"allowed {problem.allowed}")
-    if problem.hint:
-        parts.append(problem.hint)
-    return safe_text("; ".join(parts), 500)
-
-
-def row_as_toml(row: Row) -> str:
-    """`key = "value"`, for the clipboard."""
-    return f"{row.key} = {quoted(row.text) if row.spec.kind in {'str', 'choice'} else row.text}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events
@@ -41,7 +41,7 @@ class TooSmallScreen(ModalScreen[None]):
         self.query_one(Static).update(Text(words, justify="center"))
 
 
-def fit_to_terminal(app: App[object], width: int, height: int) -> None:
+def fit_to_terminal(app: App[Any], width: int, height: int) -> None:
     """Put the message over the screen when the terminal is too small, and take it away when it no longer is."""
     covered = isinstance(app.screen, TooSmallScreen)
     small = width < MIN_WIDTH or height < MIN_HEIGHT

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from cockpit.form_model import Row
+from cockpit.form_rows import Row
 from cockpit.safe_text import safe_text
 from cockpit.tui.ink import ink
 

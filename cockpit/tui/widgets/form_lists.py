@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from cockpit.form_model import Head, SectionHead
+from cockpit.form_rows import Head, SectionHead
 from cockpit.safe_text import safe_text
 from cockpit.tui.ink import ink
 from cockpit.tui.widgets.line_list import LineList

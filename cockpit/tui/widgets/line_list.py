@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.style import Style
 from rich.text import Text
@@ -47,12 +47,12 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
     class Moved(Message):
         """The cursor stands on another item."""
 
-        def __init__(self, sender: LineList[Item]) -> None:
+        def __init__(self, sender: LineList[Any]) -> None:
             super().__init__()
             self.sender = sender
 
         @property
-        def control(self) -> LineList[Item]:
+        def control(self) -> LineList[Any]:
             return self.sender
 
     class Chosen(Moved):
@@ -183,7 +183,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         if self.current is not None:
             self.post_message(self.Chosen(self))
 
-    def _on_click(self, event: events.Click) -> None:
+    def on_click(self, event: events.Click) -> None:
         if event.y == 0 and self.has_header:
             return
         index = int(event.y + self.scroll_offset.y) - self.has_header

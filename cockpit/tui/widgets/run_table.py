@@ -107,7 +107,11 @@ def step_words(item: RunSummary) -> str:
     if item.step is not None:
         total = f"/{item.total_steps}" if item.total_steps else ""
         words = f"{item.step}{total}"
-        return words if len(words) <= 13 else f"{formatting.count(item.step)}{'/' + formatting.count(item.total_steps) if total else ''}"
+        return (
+            words
+            if len(words) <= 13
+            else f"{formatting.count(item.step)}{'/' + formatting.count(item.total_steps) if total else ''}"
+        )
     if item.state in LIVE and item.progress:
         return formatting.percent(item.progress)
     return ""

@@ -1,0 +1,112 @@
+"""What a recipe form says around its rows: title, hint, difference to the disk, estimate."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from cockpit import formatting
+from cockpit.form_model import FormModel
+from cockpit.form_problems import RECIPE
+from cockpit.form_rows import Row, Spot
+from cockpit.form_values import show_value
+from cockpit.plan import Plan
+from cockpit.safe_text import safe_text
+from cockpit.tui.widgets.preview import Pen
+from recipes.problems import Problem
+
+
+def title(model: FormModel, colours: dict[str, str], read_only: bool, unreadable: str) -> Text:
+    """The file, how much is changed, and how much is wrong."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold")
+    if read_only:
+        line.append("  shipped: saving makes a copy", colours["text-muted"])
+    if model.changed_rows:
+        line.append(f"  *{model.changed_rows} changed", colours["accent"])
+    if unreadable:
+        line.append(f"  {safe_text(unreadable, 200)}", colours["error"])
+    elif model.problems:
+        count = len(model.problems)
+        line.append(f"  !{count} {'problem' if count == 1 else 'problems'}", colours["error"])
+    else:
+        line.append("  no problems", colours["success"])
+    return line
+
+
+def hint(model: FormModel, spot: Spot, colours: dict[str, str]) -> Text:
+    """What the row under the cursor means, what is wrong with it, and what it may be."""
+    pen = Pen(colours)
+    row = model.row(spot.place, spot.key) if spot.key else None
+    if row is None:
+        _hint_without_row(pen, model, spot.place)
+    else:
+        _hint_of_row(pen, model, spot.place, row)
+    pen.text.rstrip()
+    return pen.text
+
+
+def _hint_of_row(pen: Pen, model: FormModel, place: int, row: Row) -> None:
+    pen.write(row.key, bold=True).line(f" — {row.spec.help}")
+    for problem in row.problems:
+        pen.line(told(problem), "error")
+    default = show_value(row.spec.default)
+    words = [row.spec.allowed, row.spec.unit or "", f"default {default}" if default else row.spec.default_words]
+    if row.was is not None:
+        words.append(f"was {safe_text(row.was, 80) or 'not set'}")
+    stages = model.candidates(place, row.key) if row.spec.accepts else []
+    if stages:
+        words.append(f"stages that fit: {', '.join(safe_text(name, 40) for name in stages)} (enter to choose)")
+    pen.line(" · ".join(word for word in words if word), "text-muted")
+
+
+def _hint_without_row(pen: Pen, model: FormModel, place: int) -> None:
+    if model.broken is not None:
+        pen.line(safe_text(str(model.broken)), "error")
+        pen.line("the form cannot show this text: mend it in an editor, then open it again", "text-muted")
+        return
+    for problem in model.loose_problems(place):
+        pen.line(f"line {problem.line}: {told(problem)}", "error")
+    if place == RECIPE and model.loaded is not None:
+        pen.line(safe_text(model.loaded.recipe.description))
+    pen.line("enter goes in, tab to the next pane; a value that is cleared takes its default", "text-muted")
+
+
+def difference(model: FormModel, colours: dict[str, str]) -> Text:
+    """The lines that differ from the file."""
+    pen = Pen(colours)
+    for line in model.diff():
+        pen.line(safe_text(line, 300), {"+": "success", "-": "error"}.get(line[:1], "text-muted"))
+    if not pen.text:
+        pen.write("as on disk", "text-muted")
+    pen.text.rstrip()
+    return pen.text
+
+
+def estimate(figures: Plan | None, colours: dict[str, str]) -> Text:
+    """Each stage with what it takes, as far as it is known before it runs."""
+    pen = Pen(colours)
+    if figures is None:
+        pen.write("no estimate while there are problems", "text-muted")
+        return pen.text
+    for stage in figures.stages:
+        words = [
+            f"{formatting.count(stage.parameters)} params" if stage.parameters is not None else "",
+            f"{stage.steps} steps" if stage.steps is not None else "",
+            f"{formatting.count(stage.tokens)} tok" if stage.tokens is not None else "",
+        ]
+        pen.write(f"{safe_text(stage.name, 16):<16} ")
+        pen.line(", ".join(word for word in words if word) or stage.kind, "text-muted")
+    pen.text.rstrip()
+    return pen.text
+
+
+def told(problem: Problem) -> str:
+    """A problem without its place: what, got, allowed, hint."""
+    parts = [problem.message]
+    if problem.got:
+        parts.append(f"got {problem.got}")
+    if problem.allowed:
+        parts.append(f"allowed {problem.allowed}")
+    if problem.hint:
+        parts.append(problem.hint)
+    return safe_text("; ".join(parts), 500)
