@@ -66,8 +66,8 @@ class CommandLine:
         )
 
     def the_run(self) -> RunDir:
-        """The only run there is; waits for it."""
-        return RunDir(wait_for(lambda: next(self.runs.glob("*/run.json"), None), "a run directory").parent)
+        """The only run there is; waits for it. One under a temporary name (with a dot) is still being made."""
+        return RunDir(wait_for(lambda: next(self.runs.glob("[!.]*/run.json"), None), "a run directory").parent)
 
 
 class Terminal:
