@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.actions import OneStageRecipe
+from cockpit.one_stage import export_text, merge_text
+from engines.events import RunEnded, RunStarted, StageStarted, StageSucceeded
+from engines.run_dir import RunDir
+from recipes.load import load_recipe_text
+from recipes.problems import OperatorError
+from tests.tui.journals import Journal
+
+
+def stage_of(made: OneStageRecipe, folder: Path) -> dict[str, Any]:
+    """The made recipe's one stage, as a launch would resolve it."""
+    (stage,) = load_recipe_text(made.text, folder / "recipe.toml").resolved["stage"]
+    return dict(stage)
+
+
+def finished_run(root: Path) -> RunDir:
+    """A run with a finished model `base` and a finished adapter `tuned`."""
+    run = RunDir(root / "20261120-2130-csdl")
+    journal = Journal()
+    journal.open("s", "supervisor")
+    kinds = {"base": "pretrain", "tuned": "finetune"}
+    journal.say(
+        "s", RunStarted(run=run.id, recipe="csdl", reason="launch", stages=list(kinds), kinds=list(kinds.values()))
+    )
+    for stage, kind in kinds.items():
+        run.out(stage).mkdir(parents=True)
+        run.attempt_dir(stage, 1).mkdir()
+        journal.say("s", StageStarted(stage=stage, kind=kind), after_s=1.0)
+        journal.open(f"e-{stage}", "engine", stage, 1)
+        journal.say(
+            f"e-{stage}", StageSucceeded(stage=stage, attempt=1, fingerprint="f", manifest_sha256="abc"), after_s=1.0
+        )
+    journal.say("s", RunEnded(state="succeeded"), after_s=1.0)
+    inputs = {"model": {"origin": "stage", "name": "base", "path": str(run.out("base")), "manifest_sha256": "abc"}}
+    run.stage_json("tuned", 1).write_text(json.dumps({"inputs": inputs}))
+    run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "csdl"}))
+    run.journal.write_bytes(b"".join(journal.lines()))
+    return run
+
+
+def test_a_merge_of_a_runs_adapter_knows_its_base_and_its_parent(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    made = merge_text(tmp_path, "last:tuned", None, None)
+    stage = stage_of(made, tmp_path)
+    assert made.parent == run.id
+    assert (stage["kind"], stage["model"], stage["adapter"]) == ("merge", str(run.out("base")), str(run.out("tuned")))
+
+
+def test_an_export_of_a_runs_model_names_the_file_types_that_were_asked_for(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    made = export_text(tmp_path, f"{run.id}:base", "F16, Q6_K", None)
+    stage = stage_of(made, tmp_path)
+    assert made.parent == run.id
+    assert (stage["kind"], stage["model"], stage["file_types"]) == ("export", str(run.out("base")), ["F16", "Q6_K"])
+    with pytest.raises(OperatorError, match="Q7"):
+        stage_of(export_text(tmp_path, "last:base", "Q7", None), tmp_path)
+
+
+def test_folders_have_no_parent_and_an_adapter_may_name_its_base(tmp_path: Path) -> None:
+    base, adapter = tmp_path / 'my "base" model', tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    with pytest.raises(OperatorError, match="--model"):
+        merge_text(tmp_path, str(adapter), None, None)
+    (adapter / "base.json").write_text(json.dumps({"path": str(base), "manifest_sha256": None}))
+    made = merge_text(tmp_path, str(adapter), None, "bfloat16")
+    stage = stage_of(made, tmp_path)
+    assert (made.parent, stage["model"], stage["dtype"]) == ("", str(base), "bfloat16")
+    assert stage_of(export_text(tmp_path, str(base), None, None), tmp_path)["model"] == str(base)
+
+
+@pytest.mark.parametrize("wanted", ["last:base", "last:nosuch", "nosuch:tuned", "./nowhere", "nowhere"])
+def test_what_is_no_adapter_is_refused(tmp_path: Path, wanted: str) -> None:
+    finished_run(tmp_path)
+    with pytest.raises(OperatorError):
+        merge_text(tmp_path, wanted, None, None)
