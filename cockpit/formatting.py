@@ -136,6 +136,8 @@ def percent(share: float | None, digits: int = 0) -> str:
     """A share of one as a percentage, rounded down so that 100% means done."""
     if share is None or not math.isfinite(share):
         return NOT_MEASURED
+    if abs(share) > 1e9:
+        return f"{number(share * 100 if abs(share) < 1e300 else share)}%"
     scale = 10**digits
     return f"{math.floor(share * 100 * scale + 1e-9) / scale:.{digits}f}%"
 

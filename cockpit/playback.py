@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from cockpit.run_log import ENGINE_REASONS
 from cockpit.run_state import RunState
 from engines.events import (
     AnyEvent,
@@ -35,6 +36,7 @@ LONGEST_PAUSE_S = 30.0
 """A longer silence in the journal (a night before a resume, say) is played as this long."""
 EVENTS_PER_TICK = 4000
 KEYFRAMES = 8
+FAILURES = ("guard", "error", "refused")
 SHORTEST_KEYFRAME = 4000
 
 
@@ -225,7 +227,7 @@ def _moment(index: int, event: AnyEvent) -> Moment | None:
             )
         case GuardTripped():
             return Moment(index, "!", f"guard {event.guard} at step {event.step}", event.step)
-        case AttemptEnded() if event.reason not in {"succeeded", "stopped", "unknown", ""}:
+        case AttemptEnded() if event.reason not in ENGINE_REASONS or (event.exit is None and event.reason in FAILURES):
             return Moment(index, "✗", f"{event.stage} attempt {event.attempt} ended: {event.reason}", event.step)
         case StageFailed():
             return Moment(index, "✗", f"stage {event.stage} failed: {event.reason}")

@@ -90,6 +90,9 @@ def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
             return "quiet", f"{event.role} process {event.pid} on {event.host}"
 
 
+ENGINE_REASONS = frozenset({"", "unknown", "succeeded", "stopped", "guard", "error", "refused"})
+"""What an engine says of its own end; the supervisor, who alone knows the exit, repeats it."""
+
 _PAST = {"launch": "launched", "resume": "resumed", "adopt": "adopted"}
 
 
@@ -116,7 +119,7 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
             scaled = f", learning rate x{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
-            if event.reason in {"", "unknown", "succeeded"} and event.exit is not None:
+            if event.exit is not None and event.reason in ENGINE_REASONS:
                 return "quiet", f"{name}: its process ended with exit {event.exit}"
             level: Level = {"succeeded": "quiet", "stopped": "warn"}.get(event.reason, "error")  # type: ignore[assignment]
             status = f", exit {event.exit}" if event.exit is not None else ""

@@ -16,6 +16,7 @@ from rich.style import Style
 from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
+from textual.command import Provider
 from textual.events import Resize
 from textual.filter import LineFilter
 from textual.screen import Screen
@@ -57,6 +58,13 @@ def _clean(segment: Segment) -> Segment:
     return Segment(clean, style)
 
 
+def key_commands() -> type[Provider]:
+    """The palette's provider, loaded when the palette is first opened."""
+    from cockpit.tui.commands import KeyCommands
+
+    return KeyCommands
+
+
 class CockpitApp(App[None]):
     """Home, recipe forms, runs and replays.
 
@@ -70,6 +78,7 @@ class CockpitApp(App[None]):
 
     TITLE = "cockpit"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = App.COMMANDS | {key_commands}
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("app")]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - the base declares it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - the base declares it

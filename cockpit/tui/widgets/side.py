@@ -101,7 +101,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     count = state.attempts_since_resume(stage.name)
     pen.pair("attempt", f"{attempt.attempt}" + (f"  (try {count} of {most})" if most else ""))
     if attempt.resumed_from is not None:
-        pen.pair("resumed from", f"step {attempt.resumed_from.step} of attempt {attempt.resumed_from.attempt}")
+        pen.pair("resumed from", f"step {attempt.resumed_from.step} (attempt {attempt.resumed_from.attempt})")
     if attempt.learning_rate_scale != 1:
         pen.pair("learning rate", f"scaled by {attempt.learning_rate_scale:g}", "warning")
     if attempt.ended:
@@ -110,7 +110,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     if not stage.guards:
         pen.pair("guards", "none tripped")
     for guard in stage.guards[-3:]:
-        pen.pair("guard", f"{guard.guard} at {guard.step}: {fmt.number(guard.value)}", "error")
+        pen.pair(safe_text(guard.guard, 40), f"step {guard.step}: {fmt.number(guard.value)}", "error")
     for gate in stage.gates[-4:]:
         pen.pair(
             "gate",
