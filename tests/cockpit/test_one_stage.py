@@ -42,7 +42,7 @@ def finished_run(root: Path) -> RunDir:
     inputs = {"model": {"origin": "stage", "name": "base", "path": str(run.out("base")), "manifest_sha256": "abc"}}
     run.stage_json("tuned", 1).write_text(json.dumps({"inputs": inputs}))
     run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "csdl"}))
-    run.journal.write_bytes(b"".join(journal.lines()))
+    journal.write(run.root)
     return run
 
 
