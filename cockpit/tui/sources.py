@@ -84,6 +84,10 @@ class LiveSource:
     def poll(self) -> bool:
         before = self._seen
         events = self._follower.poll(max_records=BATCH)
+        if self._follower.restarted:  # the journal shrank or is another file: what was folded is not its content
+            self._follower.close()
+            self._follower, self._state = Follower(self._run.root), RunState()
+            return True
         self._state.apply_all(events)
         troubles = (self._follower.bad, self._follower.unknown)
         changed = bool(events) or troubles != (self._state.unreadable, self._state.unknown)
