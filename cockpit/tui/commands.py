@@ -42,7 +42,3 @@ class KeyCommands(Provider):
             await self.app.run_action(key.action, self.screen)
 
         return run
-
-
-class HomeCommands(KeyCommands):
-    """Home's keys."""

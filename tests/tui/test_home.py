@@ -231,3 +231,23 @@ async def test_two_thousand_runs_are_listed_and_the_ends_are_one_key_away(tmp_pa
         await until_seen(pilot, "20261120-0000-atlas")
         await pilot.press("home")
         await until_seen(pilot, "20261120-1999-atlas")
+
+
+async def test_the_palette_offers_only_what_can_be_done_now(tmp_path: Path) -> None:
+    async with opened(tmp_path / "runs") as (home, pilot):
+        await pilot.press("ctrl+p")
+        await pilot.press(*"checkpoints")
+        await pilot.pause(0.5)
+        assert "Checkpoints (a)" not in picture(pilot.app)
+        await pilot.press("escape")
+        make_run(tmp_path / "runs", "atlas")
+        home._watch.look_again()
+        home._look()
+        await until(pilot, lambda: bool(home.query_one(RunTable).items), "the run")
+        await pilot.press("tab")
+        await until(pilot, lambda: _has_run(home), "a run")
+        await pilot.press("ctrl+p")
+        await pilot.press(*"checkpoints")
+        await until_seen(pilot, "Checkpoints (a)")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CheckpointsScreen), "checkpoints")

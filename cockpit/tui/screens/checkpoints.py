@@ -20,7 +20,7 @@ from cockpit.actions import Item, OneStageRecipe
 from cockpit.model_files import Need, export_need, file_type_bytes, merge_need
 from cockpit.run_list import state_of
 from cockpit.run_plan import RunRecipe
-from cockpit.run_state import RunState
+from cockpit.run_state import StageView
 from cockpit.run_watch import FoldedRun
 from cockpit.safe_text import safe_text
 from cockpit.tui.app import CockpitApp
@@ -114,6 +114,8 @@ class CheckpointsScreen(Screen[None]):
         self._recipe = ""
         self._dependents: dict[str, list[str]] = {}
         self._items: list[Item] = []
+        self._stages: list[StageView] = []
+        """as they were when the items were read: the state itself may be growing"""
         self._poll: Timer | None = None
         self._reading = False
 
@@ -174,6 +176,7 @@ class CheckpointsScreen(Screen[None]):
         self._reading = False
         if not self.is_mounted:
             return
+        self._stages = self._fold.state.stages
         changed = (state, found) != (self._state, self._items)
         self._state, self._items = state, found
         self.query_one(ItemList).now = wall_clock_s()
@@ -187,11 +190,6 @@ class CheckpointsScreen(Screen[None]):
             title.append(f"  {safe_text(self._recipe, 40)}", ink(self.app)["text-muted"])
             self.query_one("#title", Static).update(title)
         self._show_actions()
-
-    @property
-    def run_state(self) -> RunState:
-        """The folded state of the run."""
-        return self._fold.state
 
     @property
     def item(self) -> Item | None:
@@ -245,7 +243,7 @@ class CheckpointsScreen(Screen[None]):
         item = self.item
         of_checkpoint = item if item is not None and item.row is not None else None
         dependents = self._dependents.get(item.stage, []) if of_checkpoint and item else []
-        body = actions.resume_words(self.run_state.stages, of_checkpoint, dependents)
+        body = actions.resume_words(self._stages, of_checkpoint, dependents)
 
         def answered(answer: str | None) -> None:
             if answer == "go":
@@ -258,7 +256,7 @@ class CheckpointsScreen(Screen[None]):
         from cockpit.launch import resume
 
         row = item.row if item is not None else None
-        stage = self.run_state.stage(item.stage) if item is not None else None
+        stage = next((s for s in self._stages if item is not None and s.name == item.stage), None)
         goes_on = item is not None and item.newest and stage is not None and stage.state != "succeeded"
         if row is None or item is None or goes_on:
             resume(self._run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import ClassVar, cast
 
 from rich.text import Text
@@ -15,15 +16,14 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cockpit.locations import run_ids
 from cockpit.machine_line import look, words
 from cockpit.plan import Plan, plan
 from cockpit.recipe_shelf import RecipeEntry, Shelf
 from cockpit.run_list import RunSummary
+from cockpit.run_state import RunState
 from cockpit.run_watch import FoldedRun, RunWatch
 from cockpit.safe_text import safe_text
 from cockpit.tui.app import CockpitApp
-from cockpit.tui.commands import HomeCommands
 from cockpit.tui.ink import ink
 from cockpit.tui.keys import bindings
 from cockpit.tui.notices import say, say_error
@@ -63,7 +63,6 @@ class HomeScreen(Screen[None]):
     key_scopes: ClassVar[tuple[str, ...]] = ("home", "lists")
     leads_back = False
     """Nothing is behind Home: the line at the bottom does not offer Esc."""
-    COMMANDS: ClassVar[set[type[HomeCommands]]] = {HomeCommands}  # type: ignore[assignment]
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("home"), Binding("escape", "clear_filter", "Clear", show=False)]
     CSS = """
     HomeScreen > #machine { height: 1; background: $surface; }
@@ -91,6 +90,7 @@ class HomeScreen(Screen[None]):
         self._recipes: list[RecipeEntry] = []
         self._folds: dict[str, FoldedRun] = {}
         self._plans: dict[Path, Plan | None] = {}
+        self._folding = Lock()
         self._looking = False
         self._looks = 0
         self._poll: Timer | None = None
@@ -144,13 +144,14 @@ class HomeScreen(Screen[None]):
             found.runs = self._watch.poll()
             sample = None
             if current is not None and current.state in LIVE:
-                sample = self._fold(current.path).state.machine()
+                with self._folding:
+                    sample = self._fold(current.path).state.machine()
             found.machine = words(look(self.runs_root), sample)
         finally:
             self.app.call_from_thread(self._take, found)
 
     def _fold(self, path: str) -> FoldedRun:
-        """The state of a run, read on from where it was left. Only called from the worker that looks."""
+        """The state of a run, read on from where it was left. Only for workers that hold `_folding`."""
         fold = self._folds.pop(path, None) or FoldedRun(RunDir(Path(path)))
         self._folds[path] = fold
         while len(self._folds) > KEPT_FOLDS:
@@ -293,16 +294,16 @@ class HomeScreen(Screen[None]):
         return self._plans[entry.path]
 
     def _read_run(self, run: RunSummary) -> None:
-        state = self._fold(run.path).state
-        self.app.call_from_thread(self._show_run, run, state)
+        with self._folding:  # held while the screen draws from it, too: nothing is added to a state that is being read
+            state = self._fold(run.path).state
+            self.app.call_from_thread(self._show_run, run, state)
 
-    def _show_run(self, run: RunSummary, state: object) -> None:
+    def _show_run(self, run: RunSummary, state: RunState) -> None:
         now = self.run_under_cursor
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)
             pane.border_title = Text(safe_text(run.id, 60))
-            fold = self._folds.get(run.path)
-            pane.show_run(now, fold.state if fold is not None else None, wall_clock_s())
+            pane.show_run(now, state, wall_clock_s())
 
     # ---- keys
 
@@ -385,8 +386,3 @@ class HomeScreen(Screen[None]):
     @property
     def _app(self) -> CockpitApp:
         return cast("CockpitApp", self.app)
-
-
-def count_runs(root: Path) -> int:
-    """How many runs a folder has."""
-    return len(run_ids(root))

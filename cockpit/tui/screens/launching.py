@@ -53,8 +53,11 @@ def start(screen: Screen[None], work: Callable[[], RunDir]) -> None:
 
 
 def open_run(screen: Screen[None], run: RunDir) -> None:
-    """Show the run that was started."""
-    cast("CockpitApp", screen.app).open_run(run.root)
+    """Show the run that was started or resumed, in the place of older screens of it."""
+    app = cast("CockpitApp", screen.app)
+    while len(app.screen_stack) > 2 and getattr(app.screen, "run_dir", None) == run.root:
+        app.pop_screen()
+    app.open_run(run.root)
 
 
 def _launch(screen: Screen[None], loaded: LoadedRecipe) -> RunDir:

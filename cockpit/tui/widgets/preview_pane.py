@@ -18,6 +18,7 @@ from cockpit.tui.widgets.chart import Chart, ChartData
 from cockpit.tui.widgets.preview import run_heading, shown_stage
 
 MIN_POINTS = 2
+LOG_LINES = 60
 
 
 class PreviewPane(Vertical):
@@ -48,7 +49,10 @@ class PreviewPane(Vertical):
         """Show a run: what it is doing, its numbers, and its loss."""
         self.add_class("-run")
         self._write(run_heading(run, state, now, ink(self.app), self.size.width - 2))
-        self.call_after_refresh(self._write_log, state)
+        lines = (
+            [] if state is None else [f"{formatting.clock(e.t)} {safe_text(e.text, 200)}" for e in state.log(LOG_LINES)]
+        )
+        self.call_after_refresh(self._write_log, lines)
         stage = shown_stage(state)
         series = state.series(stage.name, "loss") if state is not None and stage is not None else None
         self.set_class(series is not None and len(series) >= MIN_POINTS, "-curve")
@@ -62,17 +66,11 @@ class PreviewPane(Vertical):
         points = state.series(stage.name, "eval_loss")
         chart.show(ChartData("loss", series, (0.0, right), summary=summary, points=points if len(points) else None))
 
-    def _write_log(self, state: RunState | None) -> None:
-        """What happened last, where there is room for it."""
+    def _write_log(self, lines: list[str]) -> None:
+        """What happened last, as far as there is room for it."""
         box = self.query_one("#log", Static)
-        if state is None or not box.size.height:
-            return
-        lines = state.log(max(1, box.size.height - 1))
-        text = Text(
-            "\n".join(f"{formatting.clock(line.t)} {safe_text(line.text, 200)}" for line in lines),
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+        room = box.size.height - 1
+        text = Text("\n".join(lines[-room:] if room > 0 else []))
         if box.content != text:
             box.update(text)
 
