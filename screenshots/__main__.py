@@ -1,0 +1,184 @@
+"""`python -m screenshots`: every screen at 80x24 and 160x48, from the runs in `screenshots/recorded/`, as PNG files.
+
+Nothing is posed: the screens are the product's own, over journals that real runs wrote. A run is shown "live" by giving
+its screen the first part of its journal only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from cockpit.playback import Playback
+from cockpit.run_state import RunState, fold
+from cockpit.tui.app import CockpitApp
+from engines.events import AnyEvent, Step
+from engines.journal import read_journal
+from recipes.shipped import shipped_recipes
+from screenshots.raster import save_picture, screen_text
+
+HERE = Path(__file__).resolve().parent
+RECORDED = HERE / "recorded"
+SIZES = ((80, 24), (160, 48))
+SETTLE_TURNS = 40
+
+
+class Moment:
+    """A recorded run as its screen saw it at one moment, as if it were running still."""
+
+    playback: Playback | None = None
+    catching_up = False
+    live = True
+
+    def __init__(self, events: list[AnyEvent]) -> None:
+        self._state = fold(events)
+
+    @property
+    def state(self) -> RunState:
+        """The fold up to the moment."""
+        return self._state
+
+    @property
+    def run_state(self) -> str:
+        """The run's state then."""
+        return self._state.state
+
+    def poll(self) -> bool:
+        """Nothing comes: the moment stands still."""
+        return False
+
+    def now(self) -> float:
+        """The moment, in Unix seconds."""
+        return self._state.last_event_t or 0.0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A fresh application under a pilot, over a folder of recorded runs."""
+
+    app: CockpitApp
+    pilot: Pilot[None]
+    runs: Path
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One screen: its name, and how to get there."""
+
+    name: str
+    go: Callable[[Shot], Awaitable[None]]
+
+
+async def _settle(pilot: Pilot[None]) -> None:
+    """Let the application draw until its picture stays the same."""
+    before = ""
+    for _ in range(SETTLE_TURNS):
+        await pilot.pause(0.05)
+        now = screen_text(pilot.app)
+        if now == before:
+            return
+        before = now
+
+
+def _run(runs: Path, recipe: str) -> Path:
+    return next(path for path in sorted(runs.iterdir()) if path.name.endswith(f"-{recipe}"))
+
+
+def _until_step(run: Path, stage: str, step: int) -> list[AnyEvent]:
+    events: list[AnyEvent] = []
+    for event in read_journal(run / "journal.jsonl"):
+        events.append(event)
+        if isinstance(event, Step) and event.stage == stage and event.step >= step:
+            break
+    return events
+
+
+async def _home(shot: Shot) -> None:
+    await _settle(shot.pilot)
+    await shot.pilot.press("tab")
+
+
+async def _form(shot: Shot) -> None:
+    demo = next(path for path in shipped_recipes() if path.stem == "demo")
+    shot.app.open_recipe(demo)
+    await _settle(shot.pilot)
+    await shot.pilot.press(*["down"] * 4, "enter", *["down"] * 6, "enter")
+
+
+async def _live(shot: Shot) -> None:
+    from cockpit.tui.screens.run import RunScreen
+
+    run = _run(shot.runs, "demo")
+    shot.app.push_screen(RunScreen(Moment(_until_step(run, "base", 430)), run_dir=run))
+
+
+async def _export(shot: Shot) -> None:
+    shot.app.open_run(_run(shot.runs, "demo"))
+
+
+async def _guard(shot: Shot) -> None:
+    shot.app.open_replay(_run(shot.runs, "fake"))
+    await _settle(shot.pilot)
+    await shot.pilot.press("space", "home", *["e"] * 4)  # to the tripped guard
+
+
+async def _checkpoints(shot: Shot) -> None:
+    shot.app.open_checkpoints(_run(shot.runs, "demo"))
+
+
+async def _help(shot: Shot) -> None:
+    await _live(shot)
+    await _settle(shot.pilot)
+    await shot.pilot.press("question_mark")
+
+
+PICTURES = (
+    Picture("home", _home),
+    Picture("form", _form),
+    Picture("run", _live),
+    Picture("finished", _export),
+    Picture("replay", _guard),
+    Picture("checkpoints", _checkpoints),
+    Picture("help", _help),
+)
+
+
+async def take(picture: Picture, size: tuple[int, int], runs: Path, folder: Path) -> Path:
+    """Draw one picture at one size."""
+    app = CockpitApp(runs)
+    async with app.run_test(size=size) as pilot:
+        await picture.go(Shot(app, pilot, runs))
+        await _settle(pilot)
+        return save_picture(app, folder / f"{picture.name}-{size[0]}x{size[1]}.png")
+
+
+def main(names: list[str]) -> int:
+    """Draw the named pictures, or all of them."""
+    os.environ["COCKPIT_THEME"] = "cockpit"  # whatever terminal this is started from
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = Path(temporary) / "runs"
+        shutil.copytree(RECORDED, runs)
+        for told in runs.rglob("base.json"):  # where an adapter's base is, on the machine at hand
+            told.write_text(told.read_text().replace('"/runs/', f'"{runs}/'))
+        for picture in PICTURES:
+            if names and picture.name not in names:
+                continue
+            for size in SIZES:
+                path = asyncio.run(take(picture, size, runs, HERE))
+                sys.stdout.write(f"{path.relative_to(HERE.parent)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
