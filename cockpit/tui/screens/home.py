@@ -76,9 +76,9 @@ class HomeScreen(Screen[None]):
     HomeScreen > #filter { display: none; height: 1; background: $surface; }
     HomeScreen.-filtering > #filter { display: block; }
     HomeScreen.-tall PreviewPane { height: 40%; }
-    HomeScreen.-wide RecipeList { width: 30; }
+    HomeScreen.-wide RecipeList { width: 26; }
     HomeScreen.-wide #main { layout: horizontal; }
-    HomeScreen.-wide PreviewPane { width: 52; height: 1fr; }
+    HomeScreen.-wide PreviewPane { width: 50; height: 1fr; }
     """
 
     def __init__(self, runs_root: Path) -> None:

@@ -33,14 +33,14 @@ class _Columns:
 
 def columns(width: int) -> _Columns:
     """How a line of this width is divided. The id takes what the others leave."""
-    state, stage, step, loss, time = 10, 12, 12, 7, 7
+    state, stage, step, loss, time = 9, 9, 9, 6, 6
     recipe = 0
     if width < 46:
         state = stage = step = 0
     elif width < 74:
-        state, stage, step = 0, 0, 10
+        state = stage = 0
     elif width >= 104:
-        recipe, stage, step = 16, 14, 15
+        recipe, stage, step = 16, 14, 13
     shown = [cells for cells in (recipe, state, stage, step, loss, time) if cells]
     return _Columns(max(8, width - 4 - sum(shown) - len(shown)), recipe, state, stage, step, loss, time)
 
@@ -87,7 +87,7 @@ class RunTable(LineList[RunSummary]):
         if at.stage:
             text.append(" " + _fit(item.stage or "", at.stage))
         if at.step:
-            text.append(" " + _fit(step_words(item), at.step))
+            text.append(" " + _fit(step_words(item, at.step), at.step))
         text.append(" " + formatting.number(item.loss).rjust(at.loss) if item.loss is not None else " " * (at.loss + 1))
         text.append(" " + formatting.duration(self.seconds_of(item)).rjust(at.time), muted)
         return text
@@ -102,16 +102,14 @@ class RunTable(LineList[RunSummary]):
         return None if end is None else max(0.0, end - item.started_t)
 
 
-def step_words(item: RunSummary) -> str:
-    """`412/820`, `412`, a percentage where there are no steps, or nothing."""
+def step_words(item: RunSummary, cells: int) -> str:
+    """`412/820` (`12k/50k` where that is too long), `412`, a percentage where there are no steps, or nothing."""
     if item.step is not None:
-        total = f"/{item.total_steps}" if item.total_steps else ""
-        words = f"{item.step}{total}"
-        return (
-            words
-            if len(words) <= 13
-            else f"{formatting.count(item.step)}{'/' + formatting.count(item.total_steps) if total else ''}"
-        )
+        full = f"{item.step}/{item.total_steps}" if item.total_steps else str(item.step)
+        if len(full) <= cells:
+            return full
+        short = formatting.count(item.step)
+        return f"{short}/{formatting.count(item.total_steps)}" if item.total_steps else short
     if item.state in LIVE and item.progress:
         return formatting.percent(item.progress)
     return ""

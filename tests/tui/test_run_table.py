@@ -1,0 +1,38 @@
+"""Lines of the run table: every width is used, none is exceeded, nothing in it acts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.run_list import RunSummary
+from cockpit.tui.app import CockpitApp
+from cockpit.tui.widgets.run_table import RunTable, columns, step_words
+from tests.tui.looking import HOSTILE
+
+
+@pytest.mark.parametrize("width", range(30, 160))
+def test_every_line_fits_its_width_exactly(width: int) -> None:
+    at = columns(width)
+    shown = [at.recipe, at.state, at.stage, at.step, at.loss, at.time]
+    assert 3 + at.id + sum(cells + 1 for cells in shown if cells) <= max(width, 8 + 3 + 14)
+
+
+def test_long_step_counts_are_shortened_not_cut() -> None:
+    run = RunSummary(id="a", path="/a", recipe="r", state="running", step=12_000, total_steps=500_000)
+    assert step_words(run, 12) == "12000/500000"
+    assert step_words(run, 9) == "12k/500k"
+
+
+async def test_hostile_summaries_are_drawn_in_one_line_of_the_width() -> None:
+    app = CockpitApp(Path("/nonexistent"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        table = app.screen.query_one(RunTable)
+        for words in HOSTILE:
+            run = RunSummary(id=words, path=words, recipe=words, state=words, stage=words, loss=float("nan"))
+            for width in (40, 60, 90, 140):
+                line = table.draw_item(run, width)
+                assert line.plain.isprintable()
+                assert line.cell_len <= width
+        await pilot.pause()
