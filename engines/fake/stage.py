@@ -67,7 +67,7 @@ class _FakeTraining:
         self.learning_rate = ctx.stage.learning_rate * ctx.learning_rate_scale
         self.acknowledged = _Acknowledged(ctx.test_faults.get("ack_file"))
         self.best: float | None = None
-        self.evaluated: float | None = None
+        self.evaluated: tuple[int, float] | None = None
         self.healthy = True
         self.last_saved = self.first_step - 1
 
@@ -141,7 +141,7 @@ class _FakeTraining:
 
     def _evaluate(self, step: int) -> None:
         loss = loss_at(self.stage.seed, step) + 0.08
-        self.evaluated = loss
+        self.evaluated = (step, loss)
         self._emit(
             Evaluated(
                 stage=self.ctx.stage_name,
@@ -168,9 +168,10 @@ class _FakeTraining:
 
     def _write_checkpoint(self, draft: Path, step: int) -> None:
         ctx = self.ctx
-        best = self.evaluated is not None and (self.best is None or self.evaluated <= self.best)
+        measured = self.evaluated[1] if self.evaluated is not None and self.evaluated[0] == step else None
+        best = measured is not None and (self.best is None or measured <= self.best)
         if best:
-            self.best = self.evaluated
+            self.best = measured
         draft.mkdir()
         content = random.Random(f"{self.stage.seed}:{step}")  # noqa: S311 - noise, not a secret
         (draft / "state.bin").write_bytes(content.randbytes(self.stage.checkpoint_bytes))
@@ -183,7 +184,7 @@ class _FakeTraining:
             tokens=step * TOKENS_PER_STEP,
             healthy=self.healthy,
             best=best,
-            metrics={} if self.evaluated is None else {"eval_loss": self.evaluated},
+            metrics={} if measured is None else {"eval_loss": measured},
         )
         final = ctx.checkpoints / f"step-{step}"
         commit_folder(draft, final)
@@ -197,7 +198,7 @@ class _FakeTraining:
                 healthy=self.healthy,
                 best=best,
                 bytes=self.stage.checkpoint_bytes,
-                loss=self.evaluated,
+                loss=measured,
             )
         )
 
