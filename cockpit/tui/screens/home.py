@@ -22,7 +22,6 @@ from cockpit.recipe_shelf import RecipeEntry, Shelf
 from cockpit.run_list import RunSummary
 from cockpit.run_state import RunState
 from cockpit.run_watch import FoldedRun, RunWatch
-from cockpit.safe_text import safe_text
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.ink import ink
 from cockpit.tui.keys import bindings
@@ -172,14 +171,14 @@ class HomeScreen(Screen[None]):
             self._show_recipes()
         if found.runs is not None:
             table.empty_message = RunTable.empty_message
-            live_before = any(run.state in LIVE for run in self._runs)
             table.now = found.now
             if found.runs != self._runs or not table.items:
                 self._runs = found.runs
                 self._show_runs()
                 self.query_one(KeyBar).refresh()
-            elif live_before:
-                table.refresh()
+            for run in self._runs:
+                if run.state in LIVE:
+                    table.refresh_item(run.path)
         self._preview_soon()
 
     def _show_machine(self, found: list[str]) -> None:
@@ -277,12 +276,12 @@ class HomeScreen(Screen[None]):
         pane = self.query_one(PreviewPane)
         entry, run = self.entry, self.run_under_cursor
         if self.on_recipes and entry is not None:
-            pane.border_title = Text(safe_text(entry.path.name, 40))
+            pane.name_it(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), ink(self.app)))
         elif run is not None:
             self.run_worker(lambda: self._read_run(run), thread=True, exclusive=True, exit_on_error=False, group="look")
         else:
-            pane.border_title = "Preview"
+            pane.name_it("Preview")
             pane.show_text(Text("no recipe and no run here"))
 
     def _plan_of(self, entry: RecipeEntry) -> Plan | None:
@@ -302,7 +301,7 @@ class HomeScreen(Screen[None]):
         now = self.run_under_cursor
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)
-            pane.border_title = Text(safe_text(run.id, 60))
+            pane.name_it(run.id)
             pane.show_run(now, state, wall_clock_s())
 
     # ---- keys

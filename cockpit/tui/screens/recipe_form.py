@@ -105,7 +105,11 @@ class RecipeScreen(Screen[None]):
         yield Static(id="cost")
         yield KeyBar("recipe")
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
+        with self.app.batch_update():  # one picture, not one for each part of it
+            await self._open_first()
+
+    async def _open_first(self) -> None:
         for selector, title in (
             ("#stages", "Stages"),
             ("#sections", "Sections"),
@@ -115,12 +119,17 @@ class RecipeScreen(Screen[None]):
             self.query_one(selector).border_title = title
         self.query_one(StageList).focus()
         stages = [head.place for head in self.model.heads() if head.place != RECIPE]
-        self._show_stage(stages[0] if stages else RECIPE)
         self._show_facts()
+        place, section = self._choose(stages[0] if stages else RECIPE)
+        await self._mount_rows(place, section, "")
 
     # ---- where the form stands
 
     def _show_stage(self, place: int, section: str = "", key: str = "") -> None:
+        self.call_later(self._mount_rows, *self._choose(place, section), key)
+
+    def _choose(self, place: int, section: str = "") -> tuple[int, str]:
+        """Put both lists on a stage and a section (its first that says more than a name); which they are."""
         self.query_one(StageList).select(place)
         sections = self.model.sections(place)
         chosen = section or next((s.name for s in sections if s.name != "Stage"), sections[0].name if sections else "")
@@ -129,7 +138,7 @@ class RecipeScreen(Screen[None]):
         with self.prevent(LineList.Moved):
             lister.set_items(sections)
             lister.select(chosen)
-        self.call_later(self._mount_rows, place, chosen, key)
+        return place, chosen
 
     async def _mount_rows(self, place: int, section: str, key: str) -> None:
         """Put one section's rows on the screen; a dozen widgets at a time keeps every key quick."""

@@ -33,7 +33,7 @@ class FieldRow(Horizontal):
     FieldRow:focus-within { background: $panel; }
     FieldRow > .label { width: 29; text-wrap: nowrap; text-overflow: ellipsis; }
     FieldRow > .note { width: 1fr; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
-    FieldRow > Input, FieldRow > ChoiceBox { width: 20; }
+    FieldRow > Input, FieldRow > ChoiceBox { width: 22; }
     FieldRow > Input { background: $surface; color: $foreground; height: 1; border: none; padding: 0; }
     FieldRow > Input:focus { background: $background; }
     FieldRow > Input.long { width: 34; }
@@ -129,7 +129,7 @@ class FieldRow(Horizontal):
         if row.problems:
             text.append(safe_text(row.problems[0].allowed or row.problems[0].message, 80), colours["error"])
             return text
-        words = [row.spec.bounds.words(), row.spec.unit or ""]
+        words = [row.spec.bounds.words().replace(" and ", " "), row.spec.unit or ""]
         if row.origin == "defaults":
             words.insert(0, "from defaults")
         text.append(" ".join(word for word in words if word), colours["text-muted"])

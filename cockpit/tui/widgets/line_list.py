@@ -105,14 +105,19 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         """Show other items; the cursor stays with its item, or at its place when that is gone."""
         before = self.current
         key = None if before is None else self.key_of(before)
-        self._items = list(items)
+        old, self._items = self._items, list(items)
         place = None
         if before is not None:
             place = next((i for i, item in enumerate(self._items) if self.key_of(item) == key), None)
         self._cursor = self._nearest(min(self._cursor, len(self._items) - 1), 1) if place is None else place
         self._resize()
         self._reveal()
-        self.refresh()
+        if list(map(self.key_of, old)) == list(map(self.key_of, self._items)):
+            for index, (was, item) in enumerate(zip(old, self._items, strict=True)):
+                if was != item:
+                    self._refresh_line(index)
+        else:
+            self.refresh()
         now = self.current
         if (None if now is None else self.key_of(now)) != key:
             self.post_message(self.Moved(self))

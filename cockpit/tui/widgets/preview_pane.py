@@ -34,11 +34,21 @@ class PreviewPane(Vertical):
     .-wide PreviewPane.-run > #log { display: block; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._title = ""
+
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             yield Static(id="about")
         yield Chart()
         yield Static(id="log")
+
+    def name_it(self, title: str) -> None:
+        """Put a title on the frame; the same one again paints nothing."""
+        if title != self._title:
+            self._title = title
+            self.border_title = Text(safe_text(title, 60))
 
     def show_text(self, text: Text) -> None:
         """Show text alone."""
