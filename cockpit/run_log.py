@@ -102,7 +102,8 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return "info", f"stage {event.stage} started ({event.kind}{attempt})"
         case StageSucceeded():
-            shown = [f"{k} {fmt.number(v)}" for k, v in event.metrics.items() if k in {"loss", "perplexity", "steps"}]
+            told = {"loss": fmt.number, "perplexity": fmt.number, "steps": fmt.whole}
+            shown = [f"{name} {told[name](value)}" for name, value in event.metrics.items() if name in told]
             return "good", f"stage {event.stage} succeeded{': ' + ', '.join(shown) if shown else ''}"
         case StageFailed():
             return "error", f"stage {event.stage} {'refused' if event.refused else 'failed'}: {event.reason}"
