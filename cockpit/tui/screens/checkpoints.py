@@ -101,7 +101,8 @@ class CheckpointsScreen(Screen[None]):
     CheckpointsScreen > #actions { height: 5; border: round $frame; padding: 0 1; }
     CheckpointsScreen:focus-within > #actions:focus-within { border: round $border; }
     CheckpointsScreen #actions Horizontal { height: 1; }
-    CheckpointsScreen #actions Button { width: 14; margin-right: 1; }
+    CheckpointsScreen #actions Button { width: 14; margin-right: 1; border: none; }
+    CheckpointsScreen #actions Button:disabled { border: none; }
     CheckpointsScreen #actions Static { width: 1fr; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
