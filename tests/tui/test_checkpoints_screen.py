@@ -106,7 +106,7 @@ async def test_resume_asks_says_what_is_superseded_and_names_the_step(
     async with opened(make_run(tmp_path / "runs", state="stopped")) as (screen, pilot):
         await pilot.press("down", "r")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
-        assert "Steps 31 to 40 are superseded; nothing is deleted." in picture(pilot.app)
+        await until_seen(pilot, "Steps 31 to 40 are superseded; nothing is deleted.")
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is screen, "back")
         assert not asked
@@ -138,8 +138,8 @@ async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
         assert disabled(screen)["merge"] is False
         await pilot.press("down", "down", "m")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
-        assert "step 30" in picture(pilot.app)
-        assert "free" in picture(pilot.app)
+        await until_seen(pilot, "step 30")
+        await until_seen(pilot, "free")
         await pilot.press("down", "space", "enter", "enter")
         await until_seen(pilot, "stopped by the test")
     ((loaded, parent),) = started
