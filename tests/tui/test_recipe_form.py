@@ -18,7 +18,7 @@ from cockpit.tui.screens.confirm import ConfirmScreen, PickScreen, TextScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.widgets.field_row import ChoiceBox, FieldRow
 from recipes.shipped import shipped_recipe
-from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
+from tests.tui.looking import HOSTILE, SIZES, no_control_characters, until, until_seen
 
 TEXT = """schema = 1   # the format
 name = "two"
