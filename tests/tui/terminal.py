@@ -34,7 +34,8 @@ class TerminalRun:
             "COCKPIT_THEME": "cockpit",
             "PYTHONPATH": str(Path.cwd()),
         }
-        environment.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):  # the terminal's own size and colours count
+            environment.pop(name, None)
         self._leader = leader
         self._process = subprocess.Popen(
             [sys.executable, "-c", CODE, str(run)],
