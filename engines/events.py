@@ -369,9 +369,12 @@ def kind_of(event: Event) -> str:
 
 def encode_record(event: Event, *, writer: str, seq: int, t: float, m: float) -> bytes:
     """One complete line, newline included. `t` is Unix seconds, `m` monotonic seconds."""
-    body = _encoder.encode(event)
+    try:
+        body = _encoder.encode(event)
+    except UnicodeEncodeError:
+        body = _encoder.encode(_name_nonfinite(_without_surrogates(msgspec.to_builtins(event))))
     if b"null" in body:  # only None and non-finite floats become null: tell them apart on this rare path
-        body = _encoder.encode(_name_nonfinite(msgspec.to_builtins(event)))
+        body = _encoder.encode(_name_nonfinite(_without_surrogates(msgspec.to_builtins(event))))
     head = b'{"v":1,"w":"%s","seq":%d,"t":%.6f,"m":%.6f,' % (writer.encode(), seq, t, m)
     return head + body[1:] + b"\n"
 
@@ -397,7 +400,8 @@ def _decode_slowly(line: bytes) -> AnyEvent:
         raw = _raw_decoder.decode(line)
         if isinstance(raw, dict) and raw.get("k") not in _KINDS and "seq" in raw and "w" in raw:
             raise UnknownKindError(f"kind {raw.get('k')!r}")
-        return msgspec.convert(_number_nonfinite(raw), AnyEvent)
+        floats = _FLOATS.get(raw.get("k")) if isinstance(raw, dict) else None
+        return msgspec.convert(_number_nonfinite(raw, floats), AnyEvent)
     except UnknownKindError:
         raise
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError, TypeError) as error:
@@ -414,16 +418,57 @@ def _name_nonfinite(value: Any) -> Any:
     return value
 
 
-_TEXT_FIELDS = frozenset(
-    {"message", "text", "prompt", "expected", "detail", "reason", "name", "effect", "request", "by", "path"}
-)
+def _float_fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Fields that may hold a float, as `_number_nonfinite` reads them: the word "NaN" in any other field is a text."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(struct):
+        kind = _float_kind(msgspec.inspect.type_info(field.type))
+        if kind is not None:
+            found[field.encode_name] = kind
+    return found
 
 
-def _number_nonfinite(value: Any, key: str = "") -> Any:
-    if isinstance(value, str) and value in _NONFINITE and key not in _TEXT_FIELDS:
-        return float(value)
+def _float_kind(info: Any) -> Any:
+    """True for a float, a dict for a struct, ("dict" | "list", kind) for what holds such; None where no float may be."""
+    match info:
+        case msgspec.inspect.FloatType():
+            return True
+        case msgspec.inspect.UnionType():
+            return next((kind for kind in map(_float_kind, info.types) if kind is not None), None)
+        case msgspec.inspect.StructType():
+            return _float_fields(info.cls) or None
+        case msgspec.inspect.DictType():
+            inner = _float_kind(info.value_type)
+            return None if inner is None else ("dict", inner)
+        case msgspec.inspect.ListType():
+            inner = _float_kind(info.item_type)
+            return None if inner is None else ("list", inner)
+        case _:
+            return None
+
+
+_FLOATS = {str(struct.__struct_config__.tag): _float_fields(struct) for struct in AnyEvent.__args__}
+
+
+def _number_nonfinite(value: Any, kind: Any) -> Any:
+    """Turn the words for non-finite numbers into numbers, where the event has numbers."""
+    if kind is True:
+        return float(value) if isinstance(value, str) and value in _NONFINITE else value
+    if isinstance(kind, dict) and isinstance(value, dict):
+        return {key: _number_nonfinite(item, kind[key]) if key in kind else item for key, item in value.items()}
+    if isinstance(kind, tuple) and kind[0] == "dict" and isinstance(value, dict):
+        return {key: _number_nonfinite(item, kind[1]) for key, item in value.items()}
+    if isinstance(kind, tuple) and kind[0] == "list" and isinstance(value, list):
+        return [_number_nonfinite(item, kind[1]) for item in value]
+    return value
+
+
+def _without_surrogates(value: Any) -> Any:
+    r"""Undecodable bytes in file names become lone surrogates, which no JSON text may hold: write `\udcff` instead."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
-        return {name: _number_nonfinite(item, name) for name, item in value.items()}
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_number_nonfinite(item, key) for item in value]
+        return [_without_surrogates(item) for item in value]
     return value
