@@ -2,7 +2,8 @@
 
 The journal is the truth: `emit` returns when the record is in it. The pipe is only for the screens' eyes and is never
 waited for. When the journal cannot be written (disk full), training goes on: lifecycle records wait in a bounded ring,
-measurements are dropped and counted, and a `gap` record follows when the disk takes records again.
+measurements are dropped and counted, and a `gap` record follows when the disk takes records again. A journal that was
+deleted or replaced under its writers is noticed, and written on where its name is now.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from engines.events import METRIC_KINDS, Event, Gap, WriterOpened, encode_record, kind_of
+from engines.events import METRIC_KINDS, Event, Gap, Warned, WriterOpened, encode_record, kind_of
 from engines.identity import Identity
 
 PIPE_RECORD_BYTES = 4096
@@ -77,22 +79,22 @@ class EventWriter:
         self._waiting_bytes = 0
         self._lost_reason = ""
         self._unsynced = False
+        self._size = 0
         self._closed = threading.Event()
         self._open_journal()
         self._open_pipe()
         own = Identity.own()
-        self.emit(
-            WriterOpened(
-                role=role,
-                host=socket.gethostname(),
-                boot_id=own.boot_id,
-                pid=own.pid,
-                start_time=own.start_time,
-                stage=stage,
-                attempt=attempt,
-                rank=rank,
-            )
+        self._opened = WriterOpened(
+            role=role,
+            host=socket.gethostname(),
+            boot_id=own.boot_id,
+            pid=own.pid,
+            start_time=own.start_time,
+            stage=stage,
+            attempt=attempt,
+            rank=rank,
         )
+        self.emit(self._opened)
         threading.Thread(target=self._sync_now_and_then, name="journal-sync", daemon=True).start()
 
     def emit(self, event: Event) -> int:
@@ -106,11 +108,9 @@ class EventWriter:
         with self._lock:
             caught_up = self._flush_waiting()  # first: its `gap` takes the sequence number before ours
             seq = self.seq
-            self.seq += 1
             record = self._encode(event, seq)
-            if caught_up and self._append(record):
-                self._unsynced = True
-            else:
+            self.seq += 1
+            if not (caught_up and self._append(record)):
                 self._put_aside(event, record)
             self._send(record)
         if kind_of(event) in DURABLE_KINDS:
@@ -128,7 +128,36 @@ class EventWriter:
     def retry_waiting(self) -> bool:
         """Write what a full disk kept back; True when nothing waits any more."""
         with self._lock:
-            return self._flush_waiting()
+            caught_up = self._flush_waiting()
+            if self._torn and self._fd is not None:
+                with suppress(OSError):  # a line that lacks only its end is read once it has one
+                    self._torn = os.write(self._fd, b"\n") != 1
+            return caught_up
+
+    def notice_replacement(self) -> None:
+        """Look whether the journal was deleted, replaced or cut under us; if so, go on where its name is now and say so.
+
+        A run directory that was moved as a whole has no folder under the old name: the open file is still the right one.
+        """
+        with self._lock:
+            if self._fd is None:
+                return
+            here = os.fstat(self._fd)
+            try:
+                named = self._journal_path.stat()
+                replaced = (named.st_dev, named.st_ino) != (here.st_dev, here.st_ino)
+            except OSError:
+                replaced = True
+            cut, self._size = here.st_size < self._size, here.st_size
+            if replaced:
+                old, self._size = self._fd, 0
+                replaced = self._open_journal()
+                if replaced:
+                    os.close(old)
+                    self.emit(self._opened)
+            if replaced or cut:
+                what = "was deleted or replaced" if replaced else "was cut short"
+                self.emit(Warned(message=f"{self._journal_path.name} {what} during the run: records may be missing"))
 
     def close(self) -> None:
         self._closed.set()
@@ -148,42 +177,49 @@ class EventWriter:
             record = encode_record(event, writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
         return record
 
-    def _open_journal(self) -> None:
+    def _open_journal(self) -> bool:
         try:
             self._fd = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             self._lost_reason = error.strerror or str(error)
-            return
+            return False
+        self._torn = False
         # A former writer may have died inside a record, or been cut short by a full disk: start on a line of our own.
         with suppress(OSError), self._journal_path.open("rb") as journal:
             size = journal.seek(0, os.SEEK_END)
             if size:
                 journal.seek(size - 1)
                 self._torn = journal.read(1) != b"\n"
+        return True
 
     def _open_pipe(self) -> None:
         if self._fifo_path is None:
             return
         with suppress(OSError):  # a file system without pipes: screens follow the journal alone
             # Read and write: there is always a reader (us), so nobody's death is ever a broken pipe here.
-            self._pipe = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            pipe = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+                self._pipe = pipe
+            else:  # a copied run directory, say: a plain file would only grow
+                os.close(pipe)
 
     def _append(self, record: bytes) -> bool:
-        if self._fd is None:
-            self._open_journal()
-            if self._fd is None:
-                return False
+        if self._fd is None and not self._open_journal():
+            return False
+        assert self._fd is not None
         line = b"\n" + record if self._torn else record
         try:
             written = os.write(self._fd, line)
         except OSError as error:
             self._lost_reason = error.strerror or str(error)
             return False
-        self._torn = written < len(line)
-        if self._torn:
+        missing = len(line) - written
+        self._torn = missing > 0
+        if missing > 1:
             self._lost_reason = "short write"
             return False
-        return True
+        self._unsynced = True
+        return True  # a record that lacks only its line end is whole: the end comes with the next one
 
     def _flush_waiting(self) -> bool:
         if not self._waiting and not self.lost:
@@ -221,7 +257,8 @@ class EventWriter:
 
     def _sync_now_and_then(self) -> None:
         while not self._closed.wait(SYNC_INTERVAL_S):
-            if self._waiting or self.lost:
+            self.notice_replacement()
+            if self._waiting or self.lost or self._torn:
                 self.retry_waiting()
             if self._unsynced:
                 self.sync()
@@ -241,5 +278,6 @@ def _shortened(event: Event, excess_bytes: int) -> Event:
         }
         return msgspec.structs.replace(event, **containers)
     text = texts[longest]
-    keep = max(16, len(text) - excess_bytes - 64) if text.isascii() else max(16, len(text) // 2)
+    # One character may take six bytes: never cut more than half at once.
+    keep = max(16, len(text) // 2, len(text) - excess_bytes - 64)
     return msgspec.structs.replace(event, **{longest: text[:keep] + " [cut]"})

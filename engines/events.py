@@ -400,7 +400,7 @@ def _decode_slowly(line: bytes) -> AnyEvent:
         raw = _raw_decoder.decode(line)
         if isinstance(raw, dict) and raw.get("k") not in _KINDS and "seq" in raw and "w" in raw:
             raise UnknownKindError(f"kind {raw.get('k')!r}")
-        floats = _FLOATS.get(raw.get("k")) if isinstance(raw, dict) else None
+        floats = _FLOATS.get(str(raw.get("k"))) if isinstance(raw, dict) else None
         return msgspec.convert(_number_nonfinite(raw, floats), AnyEvent)
     except UnknownKindError:
         raise

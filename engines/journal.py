@@ -1,26 +1,30 @@
 """Reading a journal: the one reader for live screens, replay, headless commands and reports.
 
 A reader never changes the file. A line that is not whole yet is waited for; a line that is bad costs itself and no
-neighbour: the last record start inside it is looked for, what decodes is kept, and the rest is counted.
+neighbour: every record start inside it is looked for, what decodes is kept, and the rest is counted. A sequence number
+that jumps ahead, and that the writer's next record contradicts, was damaged: it costs its record, not those after it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from engines.events import (
     MAX_RECORD_BYTES,
-    RECORD_START,
     AnyEvent,
+    Gap,
     UnknownKindError,
     UnreadableRecordError,
     decode_record,
 )
 
 CHUNK_BYTES = 1 << 20
+_START = re.compile(rb'\{"v":\d{1,6},"w":"')
 MAX_LINE_BYTES = 1 << 20
 """A longer line is nobody's record: it is skipped without being kept in memory."""
 
@@ -36,7 +40,7 @@ class JournalReader:
     """Reads one journal file in order, again and again as it grows.
 
     Attributes:
-        bad: lines (or parts of lines) that were not records.
+        bad: lines (or parts of lines) that were not records, and records whose sequence number was damaged.
         unknown: records of kinds that this version does not know.
         restarted: times the file shrank or was replaced, and reading began anew.
     """
@@ -52,6 +56,7 @@ class JournalReader:
         self._rest = b""
         self._skipping = False
         self._next: dict[str, int] = {}
+        self._held: dict[str, Record] = {}
 
     def read(self, max_records: int = 2000) -> list[Record]:
         """The next records, at most about `max_records`; empty when there is nothing new."""
@@ -68,6 +73,7 @@ class JournalReader:
                 chunk = os.pread(fd, CHUNK_BYTES if max_records > 1000 else 65_536, self.offset)
                 if not chunk:
                     self.at_end = True
+                    self._release(records)
                     break
                 self.offset += len(chunk)
                 self._take(chunk, records)
@@ -81,6 +87,7 @@ class JournalReader:
         rest, self._rest = self._rest, b""
         if rest.strip(b"\0\r\n "):
             self._take_line(rest, records)
+        self._release(records)
         return records
 
     def _notice_replacement(self, fd: int) -> None:
@@ -95,11 +102,14 @@ class JournalReader:
         self._rest = lines.pop()
         if self._skipping and lines:
             self._skipping = False
-            del lines[0]
+            self._salvage(lines.pop(0), records)
         if len(self._rest) > MAX_LINE_BYTES:
-            if not self._skipping:
-                self.bad += 1
-            self._rest, self._skipping = b"", True
+            self.bad += not self._skipping
+            # A record may have begun at its end: keep as much as one can have.
+            keep = self._rest.rfind(b'{"v":', len(self._rest) - MAX_RECORD_BYTES)
+            keep = len(self._rest) if keep < 0 else keep
+            self._salvage(self._rest[:keep], records)
+            self._rest, self._skipping = self._rest[keep:], True
         for line in lines:
             if line:
                 self._take_line(line, records)
@@ -109,33 +119,62 @@ class JournalReader:
             line = line.replace(b"\0", b"")
             if not line.strip():
                 return
+        if not self._decode(line, records):
+            self.bad += 1
+            self._salvage(line, records)
+
+    def _decode(self, line: bytes, records: list[Record]) -> bool:
+        """Take one line; False when it is not a record."""
         try:
             event = decode_record(line)
         except UnknownKindError:
             self.unknown += 1
-            return
         except UnreadableRecordError:
+            return False
+        else:
+            self._keep(Record(event, line), records)
+        return True
+
+    def _salvage(self, line: bytes, records: list[Record]) -> None:
+        """Records inside a bad line: torn ones before them, or lost line ends between them, are not their fault.
+
+        A record never holds a record start: quotes inside its texts are escaped.
+        """
+        starts = [match.start() for match in _START.finditer(line)]
+        for start, end in pairwise([*starts, len(line)]):
+            piece = line[start:end]
+            if len(piece) == len(line) or not self._decode(piece, records):
+                whole = piece[: piece.rfind(b"}") + 1]
+                if whole and len(whole) < len(piece):
+                    self._decode(whole, records)
+
+    def _keep(self, record: Record, records: list[Record]) -> None:
+        event, writer = record.event, record.event.w
+        expected = self._next.get(writer, 0)
+        if not self._held and event.seq == expected:  # nearly always
+            records.append(record)
+            self._next[writer] = event.seq + 1
+            return
+        held = self._held.pop(writer, None)
+        if held is not None and event.seq > held.event.seq:
+            expected = self._give(held, records)
+        elif held is not None and event.seq >= expected:
             self.bad += 1
-            start = line.rfind(RECORD_START, 1)
-            if start > 0:
-                self._take_tail(line[start:], records)
+        if event.seq < expected:  # known already: a file that was replaced by a copy of itself, say
             return
-        self._keep(event, line, records)
+        if event.seq == expected or (isinstance(event, Gap) and event.seq - expected <= event.lost):
+            self._give(record, records)
+        else:  # a jump: true if the writer's next record is beyond it, or if there is none
+            self._held[writer] = record
 
-    def _take_tail(self, line: bytes, records: list[Record]) -> None:
-        try:
-            self._keep(decode_record(line), line, records)
-        except UnknownKindError:
-            self.unknown += 1
-        except UnreadableRecordError:
-            return
+    def _give(self, record: Record, records: list[Record]) -> int:
+        records.append(record)
+        self._next[record.event.w] = record.event.seq + 1
+        return record.event.seq + 1
 
-    def _keep(self, event: AnyEvent, line: bytes, records: list[Record]) -> None:
-        expected = self._next.get(event.w, 0)
-        if event.seq < expected:  # a record written again after a short write that had been whole after all
-            return
-        self._next[event.w] = event.seq + 1
-        records.append(Record(event, line))
+    def _release(self, records: list[Record]) -> None:
+        while self._held:
+            self._give(self._held.pop(next(iter(self._held))), records)
 
 
 def journal_files(run_root: Path) -> list[Path]:

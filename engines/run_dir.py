@@ -196,7 +196,8 @@ def create_run_dir(
         for folder in (draft.control / "done", draft.root / "stages", draft.journal_parts):
             folder.mkdir(parents=True)
         draft.journal.touch()
-        os.mkfifo(draft.fifo, 0o600)
+        with suppress(OSError):  # a file system without pipes: screens follow the journal alone
+            os.mkfifo(draft.fifo, 0o600)
         write_durably(draft.recipe_toml, recipe_toml.encode())
         write_durably(draft.recipe_json, json.dumps(recipe_json, indent=1).encode())
         write_durably(draft.plan_json, json.dumps(plan_json, indent=1).encode())
