@@ -28,6 +28,7 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e ".[train,export,dev]"
+	@$(BIN)/python -m compileall -q cockpit engines exporters recipes
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

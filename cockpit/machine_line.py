@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
-
 from cockpit import formatting
 from cockpit.model_files import disk_free
 from cockpit.safe_text import safe_text
@@ -37,6 +35,8 @@ class MachineNow:
 
 def look(runs_root: Path) -> MachineNow:
     """The machine now; the first CPU percentage of a process is 0."""
+    import psutil  # after the first paint
+
     memory = psutil.virtual_memory()
     return MachineNow(
         host=socket.gethostname(),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, Problem, RecipeError
 from recipes.shipped import shipped_recipes
 from recipes.toml_read import read_text
@@ -92,6 +91,8 @@ def read_entry(path: Path, group: str) -> RecipeEntry | None:
         return RecipeEntry(path, group, path.stem, problems=(Problem(path, 0, "", error.message),))
     if group == HERE and not _looks_like_a_recipe(text):
         return None
+    from recipes.load import load_recipe_text  # a tenth of a second of schema: after the first paint
+
     try:
         recipe = load_recipe_text(text, path).recipe
     except RecipeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import on
@@ -16,8 +16,6 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cockpit.machine_line import look, words
-from cockpit.plan import Plan, plan
 from cockpit.recipe_shelf import RecipeEntry, Shelf
 from cockpit.run_list import RunSummary
 from cockpit.run_state import RunState
@@ -37,8 +35,10 @@ from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import LIVE, RunTable
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir
-from recipes.load import load_recipe
 from recipes.problems import OperatorError
+
+if TYPE_CHECKING:
+    from cockpit.plan import Plan
 
 POLL_S = 2.0
 SHELF_EVERY = 3
@@ -111,18 +111,18 @@ class HomeScreen(Screen[None]):
         self.query_one(RunTable).empty_message = "looking…"
         self.query_one(RecipeList).focus()
         self._poll = self.set_interval(POLL_S, self._look)
-        self._look()
 
     def on_screen_suspend(self) -> None:
         if self._poll is not None:
             self._poll.pause()
 
     def on_screen_resume(self) -> None:
+        """Look anew, but after the paint: what a first look loads (the recipes' schema) takes longer than drawing."""
         if self._poll is not None:
             self._poll.resume()
             self._watch.look_again()
             self._looks = 0
-            self._look()
+            self.call_after_refresh(self._look)
 
     # ---- looking at the disk, never on the screen's own loop
 
@@ -137,6 +137,8 @@ class HomeScreen(Screen[None]):
             )
 
     def _look_around(self, with_recipes: bool, current: RunSummary | None) -> None:
+        from cockpit.machine_line import look, words
+
         found = _Look(now=wall_clock_s())
         try:
             found.recipes = self._shelf.entries() if with_recipes else None
@@ -286,6 +288,9 @@ class HomeScreen(Screen[None]):
 
     def _plan_of(self, entry: RecipeEntry) -> Plan | None:
         if entry.path not in self._plans:
+            from cockpit.plan import plan
+            from recipes.load import load_recipe
+
             try:
                 self._plans[entry.path] = None if entry.problems else plan(load_recipe(entry.path).recipe)
             except OperatorError:
@@ -334,6 +339,9 @@ class HomeScreen(Screen[None]):
         entry = self.entry
         if entry is None:
             return
+        from cockpit.plan import plan
+        from recipes.load import load_recipe
+
         try:
             loaded = load_recipe(entry.path)
         except OperatorError as error:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 
 from textual.screen import Screen
 
-from cockpit.plan import Plan
 from cockpit.safe_text import safe_text
 from cockpit.tui.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
@@ -16,6 +15,7 @@ from engines.run_dir import RunDir, RunDirError
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:
+    from cockpit.plan import Plan
     from cockpit.tui.app import CockpitApp
     from recipes.load import LoadedRecipe
 

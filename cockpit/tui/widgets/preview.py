@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from cockpit import formatting
-from cockpit.plan import Plan
 from cockpit.recipe_shelf import RecipeEntry
 from cockpit.run_list import RunSummary
 from cockpit.run_state import RunState, StageView
 from cockpit.safe_text import safe_text
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+
+if TYPE_CHECKING:
+    from cockpit.plan import Plan
 
 LIVE = ("queued", "running", "paused")
 METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")

@@ -1,0 +1,38 @@
+"""`python -m bench [NAME…]`: measure and print one table. Figures, never judgements: tests assert no time."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+
+from bench.rows import Row
+
+PARTS = ("events", "screens", "steps")
+
+
+def main(names: list[str]) -> int:
+    """Measure the named parts, or all of them."""
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.stderr.write(f"bench: no part {unknown[0]!r}; allowed: {', '.join(PARTS)}\n")
+        return 2
+    rows: list[Row] = []
+    for name in names or PARTS:
+        sys.stderr.write(f"measuring {name} …\n")
+        rows += importlib.import_module(f"bench.{name}").measure()
+    width = max(len(row.name) for row in rows)
+    sys.stdout.write(
+        f"{platform.machine()}, Python {platform.python_version()}; best of five where not said otherwise\n\n"
+    )
+    for row in rows:
+        sys.stdout.write(f"{row.name:<{width}}  {_number(row.value):>10} {row.unit:<9}  {row.how}\n")
+    return 0
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""An engine's step against a bare hand-written loop: the same model, batches and optimizer, interleaved in one run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.rows import Row
+
+STEPS = 30
+WARM_STEPS = 5
+ROUNDS = 5
+LENGTH, BATCH, VOCAB = 128, 4, 1024
+STAGE = {
+    "name": "base",
+    "kind": "pretrain",
+    "data": "tokens",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_length": LENGTH,
+    "per_device_train_batch_size": BATCH,
+    "max_steps": STEPS,
+    "learning_rate": 1e-3,
+    "save_steps": 1_000_000,
+}
+
+
+def measure() -> list[Row]:
+    """CPU seconds of a step in the engine (events, guards, control, checkpoints off) and in a bare loop."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    import torch
+
+    torch.set_num_threads(1)
+    batches = torch.randint(5, VOCAB, (STEPS * BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
+    ours, bare = [], []
+    for number in range(ROUNDS):
+        bare.append(_bare_step_s(batches))
+        ours.append(_engine_step_s(batches))
+        sys.stderr.write(f"  round {number + 1} of {ROUNDS}\n")
+    how = f"{BATCH} x {LENGTH} tokens, 2 layers of 256, one thread, AdamW, median CPU step of {STEPS - WARM_STEPS}"
+    return [
+        Row("engine step", min(ours) * 1e3, "ms CPU", how),
+        Row("bare loop's step", min(bare) * 1e3, "ms CPU", "forward, backward, clip, step, schedule; nothing else"),
+        Row("engine step, ratio", min(ours) / min(bare), "x", "engine / bare, rounds interleaved"),
+    ]
+
+
+def _model() -> Any:
+    import torch
+
+    from engines.pretrain.model import build_model
+    from recipes.schema import PretrainStage
+
+    torch.manual_seed(0)
+    return build_model(PretrainStage.model_validate(STAGE), vocab_size=VOCAB, bos_id=1, eos_id=2)
+
+
+def _bare_step_s(batches: Any) -> float:
+    import torch
+
+    model = _model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / STEPS)
+    taken = []
+    for step in range(STEPS):
+        began = time.process_time()
+        rows = batches[step * BATCH : (step + 1) * BATCH]
+        loss = model(input_ids=rows, labels=rows).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        taken.append(time.process_time() - began)
+    return sorted(taken[WARM_STEPS:])[(STEPS - WARM_STEPS) // 2]
+
+
+def _engine_step_s(batches: Any) -> float:
+    from engines.training.session import Session, Task
+    from tests.stage_context import make_context
+
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        context = make_context(Path(folder), STAGE)
+        session = Session(
+            context,
+            Task(
+                model=_model(),
+                dataset=_Rows(batches, marks),
+                collate=_stack,
+                examples=len(batches),
+                save_tokenizer=lambda _: None,
+            ),
+        )
+        session.run()
+        context.writer.close()
+    steps = [b - a for a, b in pairwise(marks)]
+    return sorted(steps[WARM_STEPS:])[len(steps[WARM_STEPS:]) // 2]
+
+
+class _Rows:
+    """The batches' rows in order; notes the CPU time at which each step's first row is fetched."""
+
+    def __init__(self, rows: Any, marks: list[float]) -> None:
+        self._rows = rows
+        self._marks = marks
+        self._fetched = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        if self._fetched % BATCH == 0:
+            self._marks.append(time.process_time())
+        self._fetched += 1
+        return self._rows[index]
+
+
+def _stack(rows: list[Any]) -> dict[str, Any]:
+    import torch
+
+    stacked = torch.stack(rows)
+    return {"input_ids": stacked, "labels": stacked}
