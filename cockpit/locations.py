@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cockpit.run_list import RunSummary
 from cockpit.run_list import list_runs as summaries
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
+
+MINUTE = len("20261120-2130")
+"""Ids begin with the minute of the launch; which of one minute is newer, the date of `run.json` says."""
 
 
 def runs_root(argument: str | Path | None = None) -> Path:
@@ -26,8 +30,11 @@ def run_ids(root: Path) -> list[str]:
         names = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError:
         return []
-    found = [name for name in names if (root / name / "run.json").exists()]
-    return sorted(found, key=_id_order, reverse=True)
+    made: dict[str, int] = {}
+    for name in names:
+        with suppress(OSError):
+            made[name] = (root / name / "run.json").stat().st_mtime_ns
+    return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True)
 
 
 def list_runs(root: Path, limit: int | None = None) -> list[RunSummary]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from engines.events import Device, MachineSampled
 NVML_TIMEOUT_S = 5.0
 UNIFIED_NAMES = ("GB10", "GB110", "Orin", "Thor", "Tegra")
 """Integrated devices whose memory is the machine's: NVML answers "not supported" for it."""
+
+LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
 
 
 @dataclass
@@ -65,47 +68,63 @@ class Accelerators:
             self._result = self._devices()
         except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time; each is a message
             name = type(error).__name__
+            self._ready = False  # a driver that was reset wants to be asked anew
             missing = name in {"NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded", "ModuleNotFoundError"}
             self.absent = missing
             self._result = DeviceReading([], problem="" if missing else f"GPU telemetry lost: {error}")
 
     def _devices(self) -> DeviceReading:
-        nvml, devices, unified = self._nvml, [], False
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            name = _text(nvml.nvmlDeviceGetName(handle))
-            used, total, shared = self._memory(handle, name)
-            unified = unified or shared
-            devices.append(
-                Device(
-                    id=index,
-                    name=name,
-                    util_percent=self._ask(lambda h=handle: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu)),
-                    memory_used_bytes=used,
-                    memory_total_bytes=total,
-                    temperature_c=self._ask(lambda h=handle: float(nvml.nvmlDeviceGetTemperature(h, 0))),
-                    power_w=self._ask(lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h) / 1000),
-                )
-            )
-        return DeviceReading(devices, unified)
+        reading = DeviceReading([])
+        lost: dict[int, str] = {}
+        for index in range(self._nvml.nvmlDeviceGetCount()):
+            try:
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                name = _text(self._nvml.nvmlDeviceGetName(handle))
+            except Exception as error:  # noqa: BLE001 - see _read
+                lost[index] = str(error)
+                continue
+            device, shared, problem = self._device(index, handle, name)
+            reading.devices.append(device)
+            reading.unified = reading.unified or shared
+            if problem:
+                lost[index] = problem
+        reading.problem = "; ".join(f"GPU {index} telemetry lost: {text}" for index, text in lost.items())
+        return reading
 
-    def _memory(self, handle: Any, name: str) -> tuple[int | None, int | None, bool]:
+    def _device(self, index: int, handle: Any, name: str) -> tuple[Device, bool, str]:
+        """One device, whether its memory is the machine's, and what is wrong with it."""
+        nvml, problems = self._nvml, dict[str, None]()
+
+        def ask(question: Callable[[Any], float]) -> float | None:
+            try:
+                return float(question(handle))
+            except Exception as error:  # noqa: BLE001 - one unsupported reading is null, the others stay
+                if type(error).__name__ in LOST:
+                    problems[str(error)] = None
+                return None
+
+        used = total = None
+        shared = False
         try:
-            info = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+            info = nvml.nvmlDeviceGetMemoryInfo(handle)
+            used, total = int(info.used), int(info.total)
         except Exception as error:  # noqa: BLE001 - see _read
             # Only "not supported" on a known integrated device means one pool; a lost GPU must never look like that.
-            if type(error).__name__ == "NVMLError_NotSupported" and any(part in name for part in UNIFIED_NAMES):
+            if type(error).__name__ in LOST:
+                problems[str(error)] = None
+            elif type(error).__name__ == "NVMLError_NotSupported" and any(part in name for part in UNIFIED_NAMES):
                 memory = psutil.virtual_memory()
-                return memory.total - memory.available, memory.total, True
-            return None, None, False
-        return int(info.used), int(info.total), False
-
-    @staticmethod
-    def _ask(question: Any) -> float | None:
-        try:
-            return float(question())
-        except Exception:  # noqa: BLE001 - one unsupported reading is null, the others stay
-            return None
+                used, total, shared = memory.total - memory.available, memory.total, True
+        device = Device(
+            id=index,
+            name=name,
+            util_percent=ask(lambda h: nvml.nvmlDeviceGetUtilizationRates(h).gpu),
+            memory_used_bytes=used,
+            memory_total_bytes=total,
+            temperature_c=ask(lambda h: nvml.nvmlDeviceGetTemperature(h, 0)),
+            power_w=ask(lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1000),
+        )
+        return device, shared, ", ".join(problems)
 
 
 def sample_machine(accelerators: DeviceReading, engine_pid: int | None, stage: str | None) -> MachineSampled:

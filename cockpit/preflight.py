@@ -94,12 +94,13 @@ def _versions_there(python: str, packages: set[str], problems: list[str]) -> dic
             check=True,
         )
         value = json.loads(answer.stdout.splitlines()[-1])
+        version, found = tuple(value["python"]), dict(value["found"])
     except FileNotFoundError:
         problems.append(f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer")
         return {}
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
         problems.append(f"python — {python!r} does not answer: {error}")
         return {}
-    if tuple(value["python"]) < (3, 11):
-        problems.append(f"python — {python!r} is Python {'.'.join(map(str, value['python']))}; allowed 3.11 or newer")
-    return dict(value["found"])
+    if version < (3, 11):
+        problems.append(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed 3.11 or newer")
+    return found

@@ -105,13 +105,14 @@ def reap_children(keep: frozenset[int] = frozenset()) -> dict[int, int]:
 def _process_table(run_root: Path) -> tuple[dict[int, int], set[int]]:
     parents: dict[int, int] = {}
     marked: set[int] = set()
-    mark, uid = f"{RUN_ENV}={run_root}".encode(), os.getuid()
+    mark, uid = os.fsencode(f"{RUN_ENV}={run_root}"), os.getuid()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         pid = int(entry.name)
         with suppress(OSError, ValueError, IndexError):
-            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may name itself anything
+            parents[pid] = int(stat.rpartition(")")[2].split()[1])
             if entry.stat().st_uid == uid and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 marked.add(pid)
     return parents, marked

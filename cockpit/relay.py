@@ -51,14 +51,7 @@ class Relay:
             self._pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             self._discard()
         if self._path is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-                self._server = socket.socket(
-                    socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-                )
-                self._server.bind(str(self._path))
-                self._path.chmod(0o600)
-                self._server.listen(16)
+            self._server = _listen(self._path)
 
     @property
     def readable(self) -> list[int]:
@@ -97,6 +90,8 @@ class Relay:
             while self._pipe is not None and len(chunks) < 64:
                 chunks.append(os.read(self._pipe, 65_536))
         whole, _, self._rest = (self._rest + b"".join(chunks)).rpartition(b"\n")
+        if len(self._rest) > CLIENT_BUFFER_BYTES:  # no writer of ours: records in the pipe are small
+            self._rest = b""
         return whole + b"\n" if whole else b""
 
     def _accept(self) -> None:
@@ -115,6 +110,20 @@ class Relay:
         except OSError:
             client.close()
             self._clients.pop(client, None)
+
+
+def _listen(path: Path) -> socket.socket | None:
+    """A listening socket; None where there can be none (screens then follow the journal alone)."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(16)
+    except OSError:
+        server.close()
+        return None
+    return server
 
 
 class LiveStream:

@@ -37,13 +37,19 @@ class AttemptFacts:
     opened: WriterOpened | None = None
     engine_reason: str = ""
     supervisor_reason: str = ""
-    detail: str = ""
+    engine_detail: str = ""
+    supervisor_detail: str = ""
     guard: str = ""
 
     @property
     def reason(self) -> str:
         """Why it ended; the engine knows best. Empty while it has not ended."""
         return self.engine_reason or self.supervisor_reason
+
+    @property
+    def detail(self) -> str:
+        """What is said about it, by whoever said something."""
+        return self.engine_detail or self.supervisor_detail
 
     @property
     def never_began(self) -> bool:
@@ -147,10 +153,9 @@ def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | 
         case GuardTripped():
             attempt.guard = event.guard
         case AttemptEnded() if event.exit is None and event.w.startswith("e"):
-            attempt.engine_reason, attempt.detail = event.reason, event.detail
+            attempt.engine_reason, attempt.engine_detail = event.reason, event.detail
         case AttemptEnded():
-            attempt.supervisor_reason = event.reason
-            attempt.detail = attempt.detail or event.detail
+            attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
 
 
 @dataclass(frozen=True)

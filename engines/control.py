@@ -7,8 +7,10 @@ answers those that no engine will take. A file is moved to `control/done/` when 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ VERBS = (
     "max-steps",
 )
 STOP_VERBS = ("stop", "stop-after-checkpoint")
-_NAME = re.compile(r"^(\d{6,})-([a-z-]+)\.json$")
+VALUE_VERBS = ("learning-rate", "max-steps")
+MAX_REQUEST_BYTES = 4096
+_NAME = re.compile(r"([0-9]{6,12})-([a-z-]+)\.json")
+_NUMBER = re.compile(r"([0-9]{6,12})[-.]")
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,16 @@ def put_request(control: Path, verb: str, value: float | None = None, by: str = 
     """Leave a request for the run.
 
     Raises:
-        ValueError: not a verb, or a value where none belongs (or none where one does).
+        ValueError: not a verb, a value where none belongs (or none where one does), or one out of its range.
         OSError: the folder cannot be written.
     """
     if verb not in VERBS:
         raise ValueError(f"control verb — got {verb!r}; allowed {', '.join(VERBS)}")
-    if (value is not None) != (verb in {"learning-rate", "max-steps"}):
+    if (value is not None) != (verb in VALUE_VERBS):
         raise ValueError(f"{verb} {'takes no' if value is not None else 'needs a'} value")
+    if not _in_range(verb, value):
+        allowed = "a finite number above 0" if verb == "learning-rate" else "a whole number of at least 1"
+        raise ValueError(f"{verb} — got {value}; allowed {allowed}")
     control.mkdir(exist_ok=True)
     data = json.dumps({"verb": verb, "value": value, "by": by}).encode()
     temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
@@ -81,22 +89,45 @@ def pending(control: Path) -> list[Request]:
     except OSError:
         return requests
     for name in names:
-        match = _NAME.match(name)
+        match = _NAME.fullmatch(name)
         if match and match[2] in VERBS:
-            with suppress(OSError, ValueError, TypeError, AttributeError):
-                raw = (control / name).read_bytes()[:4096]
-                body = json.loads(raw)
+            with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+                body = json.loads(_read_small(control / name))
                 value = body.get("value")
                 number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-                requests.append(Request(int(match[1]), match[2], number, str(body.get("by", "operator"))[:80], name))
+                if _in_range(match[2], number):
+                    number = number if match[2] in VALUE_VERBS else None
+                    by = str(body.get("by", "operator"))[:80]
+                    requests.append(Request(int(match[1]), match[2], number, by, name))
     return sorted(requests, key=lambda request: request.number)
+
+
+def _in_range(verb: str, value: float | None) -> bool:
+    """Whether the verb may have this value; a verb without values never minds one."""
+    if verb not in VALUE_VERBS:
+        return True
+    if value is None or not math.isfinite(value):
+        return False
+    return value > 0 if verb == "learning-rate" else value >= 1 and value == int(value)
+
+
+def _read_small(path: Path) -> bytes:
+    """A request's bytes: from a small regular file of ours, never through a link, and without waiting for a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_REQUEST_BYTES or status.st_uid != os.getuid():
+            raise OSError("not a request")
+        return os.read(fd, MAX_REQUEST_BYTES)
+    finally:
+        os.close(fd)
 
 
 def take(control: Path, request: Request) -> bool:
     """Move a request out of the way; False when somebody else was quicker."""
     done = control / "done"
-    done.mkdir(exist_ok=True)
     try:
+        done.mkdir(exist_ok=True)
         (control / request.file).rename(done / request.file)
     except OSError:
         return False
@@ -114,7 +145,5 @@ def highest_number(control: Path, *, taken_only: bool = False) -> int:
     numbers = [0]
     for folder in (control / "done",) if taken_only else (control, control / "done"):
         with suppress(OSError):
-            numbers += [
-                int(name.partition("-")[0].partition(".")[0]) for name in os.listdir(folder) if name[:6].isdigit()
-            ]
+            numbers += [int(match[1]) for name in os.listdir(folder) if (match := _NUMBER.match(name))]
     return max(numbers)

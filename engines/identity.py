@@ -23,7 +23,7 @@ def start_time(pid: int) -> int | None:
     A zombie is not living: it has an exit status, and nobody will ever hear from it again.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may name itself anything
     except OSError:
         return None
     # The command name may hold spaces and parentheses, so count fields from the last ')'.
