@@ -23,6 +23,7 @@ from engines.events import (
     WriterOpened,
 )
 from recipes.schema import TRAINING_KINDS, kind_of_stage
+from recipes.stage_fields import TrainingRetry
 
 NOT_STARTED = "not_started"
 
@@ -234,10 +235,11 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
             "failed", f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})", failed_stage=name
         )
     trips = sum(1 for attempt in attempts if attempt.reason == "guard")
+    factor = stage.retry.learning_rate_factor if isinstance(stage.retry, TrainingRetry) else 1.0
     return RunStage(
         name,
         resume=trains,
         healthy_only=trips > 0,
-        learning_rate_scale=stage.retry.learning_rate_factor**trips,
+        learning_rate_scale=factor**trips,
         why=f"retry after: {what}",
     )

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Tag
 
 from recipes.data_stages import PrepareMessages, PrepareText, PrepareTokens, TokenizerStage
 from recipes.setting import setting
-from recipes.stage_fields import MODEL_OUTPUTS, STAGE_NAME, Gate, Guards, Retry, StageFields, Strict
+from recipes.stage_fields import MODEL_OUTPUTS, STAGE_NAME, Gate, Guards, Retry, StageFields, Strict, TrainingRetry
 from recipes.training_stages import FinetuneStage, PretrainStage, TrainingFields
 
 __all__ = [
@@ -142,6 +142,7 @@ class FakeStage(StageFields):
         None, section="Faults", ge=1, help="The first attempt ends with an error at this step."
     )
     guards: Guards = setting(default_factory=Guards, section="Guards", help="When the engine stops itself.")
+    retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
 
 
 def _prepare_tag(value: Any) -> str:

@@ -25,6 +25,11 @@ class Retry(Strict):
     max_attempts: int = setting(
         1, section="Retry", ge=1, le=3, help="Engine processes the stage may use in all; 1 means no automatic retry."
     )
+
+
+class TrainingRetry(Retry):
+    """The same for a stage that trains."""
+
     learning_rate_factor: float = setting(
         0.5,
         section="Retry",

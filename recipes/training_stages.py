@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from recipes.setting import setting
-from recipes.stage_fields import MODEL_OUTPUTS, Guards, StageFields
+from recipes.stage_fields import MODEL_OUTPUTS, Guards, StageFields, TrainingRetry
 
 TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -77,6 +77,7 @@ class TrainingFields(StageFields):
         8, section="Evaluation", ge=1, help="Sequences per forward pass of an evaluation."
     )
     guards: Guards = setting(default_factory=Guards, section="Guards", help="When the engine stops itself.")
+    retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
 
 
 class PretrainStage(TrainingFields):
