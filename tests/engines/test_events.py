@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.events import (
+    RECORD_START,
+    AnyEvent,
+    AttemptEnded,
+    Device,
+    Event,
+    Gap,
+    MachineSampled,
+    RunStarted,
+    Step,
+    UnknownKindError,
+    UnreadableRecordError,
+    Warned,
+    decode_record,
+    encode_record,
+)
+from tests.engines.event_strategies import EVENT_TYPES, HEADER, NONFINITE, events, same, structs
+
+
+def encoded(event: Event, seq: int = 0) -> bytes:
+    return encode_record(event, writer="e0123456789", seq=seq, t=1_700_000_000.25, m=12.5)
+
+
+def step(**fields: Any) -> Step:
+    values: dict[str, Any] = {
+        "stage": "base", "attempt": 1, "step": 1, "epoch": 0.1, "loss": 2.5, "learning_rate": 1e-4, "grad_norm": 1.0,
+        "tokens": 512, "loss_tokens": 500, "step_s": 0.05,
+    }  # fmt: skip
+    return Step(**{**values, **fields})
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.__name__)
+def test_every_kind_comes_back_as_it_was_whatever_its_fields_hold(kind: type[Event]) -> None:
+    @settings(max_examples=60)
+    @given(structs(kind), st.integers(0, 2**53))
+    def round_trip(event: AnyEvent, seq: int) -> None:
+        line = encoded(event, seq)
+        assert line.startswith(RECORD_START)
+        assert line.index(b"\n") == len(line) - 1, "one line: its newline is its end"
+        back = decode_record(line[:-1])
+        assert same(back, event)
+        assert (back.v, back.w, back.seq, back.t, back.m) == (1, "e0123456789", seq, 1_700_000_000.25, 12.5)
+
+    round_trip()
+
+
+@settings(max_examples=200)
+@given(events)
+def test_a_line_is_strict_json_that_other_programs_read(event: AnyEvent) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    value = json.loads(encoded(event), parse_constant=refuse)
+    assert value["k"]
+
+
+@pytest.mark.parametrize("word", NONFINITE)
+@pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.__name__)
+def test_a_text_that_is_the_word_of_a_number_stays_a_text(kind: type[Event], word: str) -> None:
+    fields = {field.name: msgspec.inspect.type_info(field.type) for field in msgspec.structs.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, info in fields.items():
+        shown = repr(info)
+        if name in HEADER:
+            continue
+        if "ListType" in shown and "StrType" in shown and "StructType" not in shown:
+            values[name] = [word, "x", word]
+        elif "DictType" in shown:
+            values[name] = {word: math.nan, "x": None}
+        elif "StructType" in shown:
+            values[name] = [Device(id=0, name=word, power_w=math.inf)] if "ListType" in shown else None
+        elif "StrType" in shown:
+            values[name] = word
+        elif "FloatType" in shown:
+            values[name] = float(word)
+        else:
+            values[name] = True if "BoolType" in shown else 7
+    event = kind(**values)
+    assert same(decode_record(encoded(event)[:-1]), event)
+
+
+def test_null_and_nan_are_two_things() -> None:
+    back = decode_record(encoded(step(loss=math.nan, grad_norm=None, metrics={"a": None, "b": -math.inf}))[:-1])
+    assert isinstance(back, Step)
+    assert back.loss is not None
+    assert math.isnan(back.loss)
+    assert back.grad_norm is None
+    assert back.metrics == {"a": None, "b": -math.inf}
+
+
+def test_bytes_of_a_file_name_that_are_no_text_are_spelled_out() -> None:
+    event = AttemptEnded(stage="s", attempt=1, reason="error", detail="no file caf\udce9.txt")
+    back = decode_record(encoded(event)[:-1])
+    assert isinstance(back, AttemptEnded)
+    assert back.detail == "no file caf\\udce9.txt"
+    nan = decode_record(encoded(step(loss=math.nan, metrics={"\udcff": math.nan}))[:-1])
+    assert isinstance(nan, Step)
+    assert list(nan.metrics) == ["\\udcff"]
+
+
+def test_a_field_left_at_its_default_costs_no_bytes() -> None:
+    assert b"metrics" not in encoded(step())
+    assert b"stage" not in encoded(Warned(message="m"))
+
+
+def test_a_field_that_this_version_does_not_know_is_skipped() -> None:
+    line = encoded(Gap(lost=3))[:-2] + b',"colour":"red","nested":{"a":[1,null]}}'
+    assert same(decode_record(line), Gap(lost=3))
+
+
+def test_a_kind_that_this_version_does_not_know_is_told_apart_from_damage() -> None:
+    line = encoded(Gap(lost=3))[:-1].replace(b'"gap"', b'"gap_of_2031"')
+    with pytest.raises(UnknownKindError):
+        decode_record(line)
+
+
+def test_a_record_of_a_later_version_is_read_as_far_as_it_is_understood() -> None:
+    line = encoded(Gap(lost=3))[:-1].replace(b'{"v":1,', b'{"v":2,')
+    back = decode_record(line)
+    assert (back.v, back.seq) == (2, 0)
+    assert same(back, Gap(lost=3))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"text"',
+        b"{}",
+        b"NaN",
+        b'{"k":"gap","lost":1}',
+        b'{"v":1,"w":"","seq":0,"t":0,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":-1,"t":0,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":"NaN","t":0,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"gap","lost":NaN}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":["gap"],"lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":{},"lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":1e999,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"warned","message":"\\ud800"}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"warned","message":"\xff\xfe"}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"gap","lost":' + b"9" * 50_000 + b"}",
+        b'{"v":1,"w":"e","seq":' + b"9" * 5_000 + b',"t":0,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"step","metrics":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
+    ],
+)
+def test_what_is_not_a_record_is_refused_by_one_error_and_no_other(line: bytes) -> None:
+    with pytest.raises(UnreadableRecordError):
+        decode_record(line)
+
+
+def test_fuzzed_records_raise_nothing_but_the_reader_s_own_error() -> None:
+    draw = random.Random(20261120)
+    seeds = [
+        encoded(step(loss=math.nan, metrics={"a": 1.5, "b": None})),
+        encoded(Warned(message="Grüße 💥 \0 \x1b[2J", stage="NaN")),
+        encoded(RunStarted(run="r", recipe="x", reason="launch", stages=["a", "b"], kinds=["fake", "fake"])),
+        encoded(
+            MachineSampled(
+                host="h", cpu_percent=1.5, ram_total_bytes=1, ram_available_bytes=None, engine_rss_bytes=3,
+                unified=True, devices=[Device(id=0, name="GB10", power_w=math.nan)],
+            )
+        ),
+    ]  # fmt: skip
+    pieces = [
+        b"NaN",
+        b"null",
+        b"[" * 50,
+        b'"',
+        b"\\ud800",
+        b"1e999",
+        b"-",
+        b"\0",
+        b"\xff",
+        b"{",
+        b"}",
+        b"9" * 30,
+        RECORD_START,
+    ]
+    readable = unreadable = 0
+    for _ in range(60_000):
+        line = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice([1, 1, 2, 5])):
+            at = draw.randrange(len(line))
+            match draw.randrange(5):
+                case 0:
+                    line[at] ^= 1 << draw.randrange(8)
+                case 1:
+                    line[at] = draw.randrange(256)
+                case 2:
+                    line[at:at] = draw.choice(pieces)
+                case 3:
+                    del line[at : at + draw.choice([1, 3, 40])]
+                case _:
+                    line += draw.choice(seeds)[draw.randrange(60) :]
+            if not line:
+                break
+        try:
+            decode_record(bytes(line))
+            readable += 1
+        except UnreadableRecordError:
+            unreadable += 1
+    assert readable > 1000
+    assert unreadable > 1000
