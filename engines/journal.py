@@ -24,6 +24,7 @@ from engines.events import (
 )
 
 CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 128
 _START = re.compile(rb'\{"v":\d{1,6},"w":"')
 MAX_LINE_BYTES = 1 << 20
 """A longer line is nobody's record: it is skipped without being kept in memory."""
@@ -53,6 +54,7 @@ class JournalReader:
         self.at_end = False
         self.offset = 0
         self._inode: int | None = None
+        self._head = b""
         self._rest = b""
         self._skipping = False
         self._next: dict[str, int] = {}
@@ -92,10 +94,13 @@ class JournalReader:
 
     def _notice_replacement(self, fd: int) -> None:
         status = os.fstat(fd)
-        if self._inode is not None and (status.st_ino != self._inode or status.st_size < self.offset):
+        # An inode's number is given to the next file, so the beginning is looked at too.
+        head = os.pread(fd, HEAD_BYTES, 0)
+        same = status.st_ino == self._inode and status.st_size >= self.offset and head.startswith(self._head)
+        if self._inode is not None and not same:
             self.restarted += 1
             self.offset, self._rest, self._skipping = 0, b"", False
-        self._inode = status.st_ino
+        self._inode, self._head = status.st_ino, head
 
     def _take(self, chunk: bytes, records: list[Record]) -> None:
         lines = (self._rest + chunk).split(b"\n")

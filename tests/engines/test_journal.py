@@ -4,6 +4,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -66,9 +67,8 @@ def test_no_journal_yet_is_no_record_yet(tmp_path: Path) -> None:
 
 def test_a_journal_that_grows_byte_by_byte_gives_each_record_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
     lines = journal(4)
-    path, data, ends = tmp_path / "j", b"".join(lines), []
-    for each in lines:
-        ends.append((ends[-1] if ends else 0) + len(each))
+    path, data = tmp_path / "j", b"".join(lines)
+    ends = list(accumulate(map(len, lines)))
     path.touch()
     reader, given_so_far = JournalReader(path), 0
     with path.open("ab", buffering=0) as file:
