@@ -22,6 +22,7 @@ from tests.runs.harness import (
     engine_pid,
     events,
     fake_recipe,
+    kill_supervisor,
     launch_text,
     nothing_left,
     state,
@@ -50,6 +51,10 @@ class Screen:
     def has_drawn(self) -> bool:
         """Whether anything was painted yet."""
         return len(self.drawn) > 0
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self.master, keys.encode())
 
     def hang_up(self) -> None:
         """Close the terminal, as a dropped connection does."""
@@ -116,3 +121,20 @@ def test_a_terminal_that_hangs_up_under_the_screen_leaves_the_engine_to_its_last
         assert stage.last_step is not None
         assert stage.last_step.step == 400
         assert_no_process_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_screen_on_a_run_whose_supervisor_died_lets_it_go_on_to_the_next_stage(tmp_path: Path) -> None:
+    with nothing_left(tmp_path / "runs"):
+        stages = [{"max_steps": 100, "step_s": 0.01}, {"max_steps": 20, "step_s": 0.01}]
+        run = launch_text(fake_recipe(*stages), tmp_path)
+        wait_for(lambda: _step(run) > 0, "the first step")
+        screen = Screen("--runs-dir", str(tmp_path / "runs"))
+        wait_for(lambda: run.id.encode() in screen.drawn, "the run on Home")
+        screen.type("\t\r")  # to the runs, and open the newest
+        wait_for(lambda: b"grad_norm" in screen.drawn, "the run's screen")
+        kill_supervisor(run)
+        assert wait_for_end(run) == "succeeded"
+        assert [stage.state for stage in state(run).stages] == ["succeeded", "succeeded"]
+        screen.kill()

@@ -12,16 +12,35 @@ from cockpit.safe_text import safe_text
 from cockpit.tui.panels import SMOOTHING, panels
 from cockpit.tui.screens.goto import GotoScreen
 from cockpit.tui.screens.run_picture import RUN_CSS, RunPicture
-from cockpit.tui.screens.run_requests import ask, stop_question
+from cockpit.tui.screens.run_requests import ask, keep_supervised, stop_question
+from cockpit.tui.sources import LiveSource
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
 from engines.run_dir import RunDir
+
+SUPERVISED_EVERY_S = 5.0
 
 
 class RunScreen(RunPicture):
     """A run: see `RunPicture` for its arguments."""
 
     CSS = RUN_CSS
+
+    def on_mount(self) -> None:
+        """See to it, now and then, that a run which is watched has a supervisor: without one no next stage starts."""
+        if isinstance(self.source, LiveSource):
+            self._keep_supervised()
+            self.set_interval(SUPERVISED_EVERY_S, self._keep_supervised)
+
+    def _keep_supervised(self) -> None:
+        if self.source.live:
+            self.run_worker(
+                partial(keep_supervised, self.app, RunDir(self.run_dir)),
+                thread=True,
+                exclusive=True,
+                exit_on_error=False,
+                group="supervision",
+            )
 
     # ---- keys of both
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from textual.app import App
 
 from cockpit.safe_text import safe_text
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, RunDirError, lock_is_held
 from recipes.problems import OperatorError
 
 
@@ -27,6 +28,18 @@ def ask(app: App[None], run: RunDir, verb: str) -> None:
     else:
         tell = partial(app.notify, "answered in the log when the engine takes it", title=f"asked: {verb}", markup=False)
     app.call_from_thread(tell)
+
+
+def keep_supervised(app: App[None], run: RunDir) -> None:
+    """Adopt the run if its supervisor has died, and say so; runs in a thread."""
+    if lock_is_held(run.supervisor_lock) or run.exit_json.exists():
+        return
+    from cockpit.launch import adopt_if_needed
+
+    with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
+        if adopt_if_needed(run):
+            text = "its supervisor had died; a new one goes on from where it was"
+            app.call_from_thread(partial(app.notify, text, title=safe_text(run.id), markup=False))
 
 
 def stop_question(run_id: str) -> ConfirmScreen:
