@@ -126,7 +126,7 @@ def test_of_many_takers_one_gets_the_request(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_may_not_be_asked_is_refused_and_leaves_nothing(tmp_path: Path, verb: str, value: float | None) -> None:
-    with pytest.raises(ValueError, match="verb|value|allowed"):
+    with pytest.raises(ValueError, match=r"verb|value|allowed"):
         put_request(tmp_path / "control", verb, value)
     assert not (tmp_path / "control").exists()
 
