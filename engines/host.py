@@ -251,7 +251,11 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     if not lock.acquire({"pid": os.getpid()}):
         sys.stderr.write(f"{stage_json.parent}: another engine works on this attempt\n")
         os._exit(2)
-    context, spec = load_context(stage_json)
+    try:
+        context, spec = load_context(stage_json)
+    except OperatorError as error:
+        sys.stderr.write(f"{error}\n{error.hint}\n")
+        os._exit(2)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, context.on_signal)
     status = _attempt(context, spec, stage_modules)

@@ -1,0 +1,299 @@
+"""One attempt in a process of its own, with stages written for the test: whatever they do, the journal says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.control import put_request
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    ControlApplied,
+    GateChecked,
+    Phase,
+    Progress,
+    StageSucceeded,
+    Warned,
+    WriterOpened,
+)
+from engines.host import StopRequested, holds
+from engines.journal import read_journal
+from engines.manifest import manifest_sha256, read_manifest, verify_manifest
+from engines.run_dir import Lock, RunDir
+from tests.stage_context import make_context
+
+HOST = "import sys; from engines.host import host_main; host_main(sys.argv, {'fake': 'stage_under_test'})"
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """
+    (ctx.out / "a.txt").write_text("made")
+    (ctx.out / "sub").mkdir()
+    (ctx.out / "sub" / "b.bin").write_bytes(bytes(1000))
+    return StageResult(
+        {"loss": 2.5, "steps": 7.0}, [Artifact("all", "fake", "."), Artifact("one", "text", "a.txt")]
+    )
+"""
+HEAD = """
+import math, os, signal, sys, threading, time
+from engines.host import *
+from engines.host import GuardTrippedError, StageFailedError
+from recipes.problems import OperatorError
+
+def run(ctx):
+"""
+
+
+class Attempt:
+    """A stage's code, its run directory, and what its process made of it."""
+
+    def __init__(self, folder: Path, body: str, **stage: Any) -> None:
+        self.folder = folder
+        (folder / "stage_under_test.py").write_text(HEAD + body)
+        self.run = RunDir(folder / "run")
+        for path in (self.run.control / "done", self.run.attempt_dir("s", 1)):
+            path.mkdir(parents=True)
+        self.stage_json = self.run.stage_json("s", 1)
+        self.write_spec(stage=stage)
+
+    def write_spec(self, *, stage: Mapping[str, Any], **spec: Any) -> None:
+        values = {
+            "format": 1, "run_root": str(self.run.root), "tag": "fake", "attempt": 1, "inputs": {}, "resume": None,
+            "learning_rate_scale": 1.0, "fingerprint": "f" * 64, "stage": {"name": "s", "kind": "fake", **stage},
+        }  # fmt: skip
+        self.stage_json.write_text(json.dumps({**values, **spec}))
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", HOST, str(self.stage_json)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
+        )  # fmt: skip
+
+    def finish(self) -> tuple[int, str]:
+        process = self.start()
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
+
+    def events(self) -> list[AnyEvent]:
+        return list(read_journal(self.run.journal))
+
+    def end(self) -> AttemptEnded:
+        last = self.events()[-1]
+        assert isinstance(last, AttemptEnded)
+        return last
+
+
+def test_a_stage_that_succeeds_leaves_its_output_whole_and_says_so_last(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, GOOD)
+    status, errors = attempt.finish()
+    assert (status, errors) == (0, "")
+    out = attempt.run.out("s")
+    assert verify_manifest(out) == []
+    found = attempt.events()
+    kinds = [type(event) for event in found]
+    assert kinds == [
+        WriterOpened, AttemptStarted, Phase, Phase, ArtifactCommitted, ArtifactCommitted, StageSucceeded, AttemptEnded,
+    ]  # fmt: skip
+    whole, one = (event for event in found if isinstance(event, ArtifactCommitted))
+    sha256 = manifest_sha256(out)
+    assert (whole.path, whole.bytes, whole.sha256) == ("stages/s/out", 1004, sha256)
+    assert (one.path, one.bytes) == ("stages/s/out/a.txt", 4)
+    succeeded = found[-2]
+    assert isinstance(succeeded, StageSucceeded)
+    assert succeeded.manifest_sha256 == sha256
+    assert succeeded.fingerprint == "f" * 64 == read_manifest(out)["fingerprint"]
+    assert {"loss", "steps", "wall_s", "cpu_s", "peak_rss_bytes"} <= set(succeeded.metrics)
+    assert attempt.end().reason == "succeeded"
+    assert not (attempt.run.attempt_dir("s", 1) / "out.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "status", "says"),
+    [
+        ("    raise StopRequested", "stopped", 0, ""),
+        ("    raise GuardTrippedError('grad_norm at step 3')", "guard", 1, "grad_norm at step 3"),
+        ("    raise OperatorError('no data here', 'look there')", "error", 1, "no data here look there"),
+        ("    raise StageFailedError('parity does not hold')", "error", 1, "parity does not hold"),
+        ("    raise MemoryError('host')", "out_of_memory", 1, "host"),
+        (
+            "    raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA')",
+            "out_of_memory",
+            1,
+            "OutOfMemoryError: CUDA",
+        ),
+        ("    raise ValueError('x' * 5000)", "error", 1, "ValueError: xxx"),
+        ("    raise ValueError('no file caf\\udce9')", "error", 1, "caf\\udce9"),
+        ("    sys.exit(0)", "error", 1, "SystemExit"),
+        ("    raise KeyboardInterrupt", "error", 1, "KeyboardInterrupt"),
+        ("    return None", "error", 1, "AttributeError"),
+        ("    import no_such_package", "error", 1, "No module named 'no_such_package'"),
+    ],
+)
+def test_an_end_that_is_no_success_has_its_reason_and_no_output(
+    tmp_path: Path, body: str, reason: str, status: int, says: str
+) -> None:
+    attempt = Attempt(tmp_path, body)
+    found, errors = attempt.finish()
+    end = attempt.end()
+    assert (found, end.reason, end.exit) == (status, reason, None)
+    assert says in end.detail
+    assert len(end.detail) <= 2000
+    assert not attempt.run.out("s").exists()
+    assert not any(isinstance(event, StageSucceeded) for event in attempt.events())
+    if "Error" in end.detail:
+        assert "Traceback" in errors, "the console has the whole story"
+
+
+def test_a_stage_that_vanishes_without_a_word_has_claimed_nothing(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "    (ctx.out / 'a').write_text('x')\n    os._exit(0)")
+    assert attempt.finish()[0] == 0
+    assert [type(event) for event in attempt.events()] == [WriterOpened, AttemptStarted, Phase]
+    assert not attempt.run.out("s").exists(), "an exit status alone is no success"
+
+
+def test_a_leftover_of_the_attempt_s_folder_is_not_part_of_the_output(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, GOOD)
+    stale = attempt.run.attempt_dir("s", 1) / "out.tmp"
+    stale.mkdir()
+    (stale / "stale").write_text("from a killed process")
+    assert attempt.finish()[0] == 0
+    assert not (attempt.run.out("s") / "stale").exists()
+
+
+@pytest.mark.parametrize("value", ["2.6", "math.nan", "math.inf", None])
+def test_a_gate_that_is_not_passed_refuses_the_output_and_keeps_it_beside(tmp_path: Path, value: str | None) -> None:
+    metrics = "{}" if value is None else f"{{'loss': {value}}}"
+    body = f"    (ctx.out / 'a').write_text('x')\n    return StageResult({metrics}, [Artifact('a', 'fake', '.')])"
+    gates = [
+        {"metric": "loss", "op": "<=", "value": 2.5, "stretch": 1.0},
+        {"metric": "wall_s", "op": ">=", "value": 0.0},
+    ]
+    attempt = Attempt(tmp_path, body, gate=gates)
+    assert attempt.finish()[0] == 3
+    loss, wall = (event for event in attempt.events() if isinstance(event, GateChecked))
+    assert loss.result == ("not_measured" if value is None else "fail")
+    assert loss.stretch_met == (None if value is None else False)
+    assert wall.result == "pass"
+    assert attempt.end().reason == "refused"
+    assert not attempt.run.out("s").exists()
+    assert verify_manifest(attempt.run.attempt_dir("s", 1) / "refused") == []
+
+
+def test_gates_that_hold_are_passed(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, GOOD, gate=[{"metric": "loss", "op": "<", "value": 3.0, "stretch": 2.0}])
+    assert attempt.finish()[0] == 0
+    (checked,) = (event for event in attempt.events() if isinstance(event, GateChecked))
+    assert (checked.result, checked.value, checked.stretch_met) == ("pass", 2.5, False)
+
+
+def test_no_number_is_on_no_side_of_a_limit() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert not any(holds(nan, op, 1.0) or holds(1.0, op, nan) for op in ("<", "<=", ">", ">="))
+    assert holds(1.0, "<=", 1.0)
+    assert holds(1.0, ">=", 1.0)
+    assert not holds(1.0, "<", 1.0)
+    assert not holds(1.0, ">", 1.0)
+    assert holds(1.0, "<", inf)
+    assert not holds(inf, "<=", 1.0)
+
+
+def test_a_second_process_of_the_same_attempt_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, GOOD)
+    lock = Lock(attempt.run.engine_lock("s", 1))
+    assert lock.acquire({})
+    status, errors = attempt.finish()
+    lock.release()
+    assert status == 2
+    assert "another engine" in errors
+    assert not attempt.run.journal.exists()
+
+
+def test_a_stage_from_a_newer_cockpit_is_refused_in_two_lines(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, GOOD)
+    attempt.write_spec(stage={}, format=99)
+    status, errors = attempt.finish()
+    assert status == 2
+    assert "allowed up to 1" in errors
+    assert "install the same version" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_termination_signal_is_a_request_to_stop_after_a_checkpoint(tmp_path: Path) -> None:
+    body = """
+    print("up", flush=True)
+    while True:
+        ctx.check_stop()
+        time.sleep(0.005)
+"""
+    attempt = Attempt(tmp_path, body)
+    process = attempt.start()
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert attempt.end().reason == "stopped"
+    (applied,) = (event for event in attempt.events() if isinstance(event, ControlApplied))
+    assert (applied.request, applied.by) == ("stop-after-checkpoint", "SIGTERM")
+
+
+def test_a_disk_that_fills_up_while_the_output_is_written_leaves_the_former_output_alone(tmp_path: Path) -> None:
+    body = """
+    import resource
+    (ctx.out / "a").write_text("x")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    return StageResult({}, [Artifact("a", "fake", ".")])
+"""
+    attempt = Attempt(tmp_path, body)
+    former = attempt.run.out("s")
+    former.mkdir()
+    (former / "manifest.json").write_text("{}")
+    assert attempt.finish()[0] == 1
+    assert (former / "manifest.json").read_text() == "{}"
+    assert not any(isinstance(event, StageSucceeded) for event in attempt.events())
+
+
+# ---- the context, in this process
+
+
+def test_progress_is_told_a_few_times_a_second_and_always_at_the_end(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, {"name": "s", "kind": "fake"})
+    for done in range(2001):
+        ctx.progress(done, 2000, "files")
+    told = [event for event in ctx.events() if isinstance(event, Progress)]
+    assert told[0].done == 0
+    assert told[-1].done == 2000
+    assert len(told) < 200
+
+
+def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, {"name": "s", "kind": "fake"})
+    control = RunDir(ctx.run_root).control
+    put_request(control, "pause")
+    put_request(control, "learning-rate", 0.5)
+    put_request(control, "stop")
+    put_request(control, "checkpoint")
+    with pytest.raises(StopRequested):
+        ctx.check_stop()
+    answered = [event for event in ctx.events() if isinstance(event, ControlApplied)]
+    assert [event.request for event in answered] == ["pause", "learning-rate 0.5", "stop"]
+    assert all("ignored" in event.effect for event in answered[:2])
+    assert [request.verb for request in ctx.requests()] == ["checkpoint"], "what came after is still there"
+
+
+def test_a_warning_names_its_stage_and_attempt(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, {"name": "s", "kind": "fake"}, attempt=3)
+    ctx.warn("careful")
+    last = ctx.events()[-1]
+    assert isinstance(last, Warned)
+    assert (last.stage, last.attempt, last.message) == ("s", 3, "careful")
