@@ -63,9 +63,21 @@ def signal_process(target: Identity, number: int) -> bool:
 
 
 def kill_tree(
-    run_root: Path, roots: list[Identity], *, term_grace_s: float, wait: Callable[[float], None] = time.sleep
+    run_root: Path,
+    roots: list[Identity],
+    *,
+    term_grace_s: float,
+    keep: frozenset[int] = frozenset(),
+    wait: Callable[[float], None] = time.sleep,
 ) -> list[int]:
     """TERM, then KILL, everything of the run until two looks in a row find nothing.
+
+    Args:
+        run_root: the run directory its processes are marked with.
+        roots: recorded processes of it.
+        term_grace_s: seconds between the two.
+        keep: children whose exit status somebody else collects.
+        wait: how to wait.
 
     Returns:
         pids that are left; empty in every case but a process stuck in the kernel.
@@ -74,7 +86,7 @@ def kill_tree(
     for target in run_processes(run_root, roots):
         signal_process(target, signal.SIGTERM)
     while time.monotonic() < deadline_s and run_processes(run_root, roots):
-        reap_children()
+        reap_children(keep)
         wait(0.05)
     empty_looks, give_up_s = 0, time.monotonic() + 15.0
     while empty_looks < 2 and time.monotonic() < give_up_s:
@@ -82,7 +94,7 @@ def kill_tree(
         empty_looks = 0 if left else empty_looks + 1
         for target in left:
             signal_process(target, signal.SIGKILL)
-        reap_children()
+        reap_children(keep)
         wait(0.05)
     return [target.pid for target in run_processes(run_root, roots)]
 
