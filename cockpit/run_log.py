@@ -157,10 +157,7 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
             text = f"step {event.step} loss {fmt.number(event.loss)}{norm} learning_rate {fmt.learning_rate(event.learning_rate)}"
             return "info", text
         case Evaluated():
-            return (
-                "info",
-                f"evaluated{_at(event.step)}: loss {fmt.number(event.loss)}, perplexity {fmt.number(event.perplexity)}",
-            )
+            return "info", _evaluation(event)
         case GuardTripped():
             limit = f" > {fmt.number(event.limit)}" if event.limit is not None else ""
             return "error", f"guard {event.guard} tripped at step {event.step}: {fmt.number(event.value)}{limit}"
@@ -175,3 +172,14 @@ def _at(step: int | None) -> str:
 
 
 __all__ = ["Level", "LogLine", "line_of"]
+
+
+def _evaluation(event: Evaluated) -> str:
+    """What was measured; of a file compared with its model, how far it is from it."""
+    figures = f"loss {fmt.number(event.loss)}, perplexity {fmt.number(event.perplexity)}"
+    of, _, file_type = event.protocol.partition(":")
+    if of != "parity":
+        return f"evaluated{_at(event.step)}: {figures}"
+    top1 = event.metrics.get("top1")
+    agreement = fmt.NOT_MEASURED if top1 is None else f"{top1:.2%}"
+    return f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {agreement}, {figures}"
