@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CLIENT_BUFFER_BYTES = 1 << 20
+REST_BYTES = 1 << 16
 
 
 def socket_folder() -> Path | None:
@@ -70,13 +71,16 @@ class Relay:
     def close(self) -> None:
         for client in list(self._clients):
             client.close()
+        self._clients.clear()
         if self._server is not None:
             self._server.close()
-        if self._path is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+            self._server = None
+            if self._path is not None:
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
         if self._pipe is not None:
             os.close(self._pipe)
+            self._pipe = None
 
     def _discard(self) -> None:
         """What a dead supervisor left in the pipe is old: the journal has it."""
@@ -90,7 +94,7 @@ class Relay:
             while self._pipe is not None and len(chunks) < 64:
                 chunks.append(os.read(self._pipe, 65_536))
         whole, _, self._rest = (self._rest + b"".join(chunks)).rpartition(b"\n")
-        if len(self._rest) > CLIENT_BUFFER_BYTES:  # no writer of ours: records in the pipe are small
+        if len(self._rest) > REST_BYTES:  # no writer of ours: records in the pipe are small
             self._rest = b""
         return whole + b"\n" if whole else b""
 
