@@ -301,7 +301,7 @@ def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str
         return _ended(ctx, "guard", str(error), 1)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
-        return _ended(ctx, "error", f"{error} {error.hint}".strip(), 1)
+        return _ended(ctx, "error", "; ".join(filter(None, (str(error), error.hint))), 1)
     except StageFailedError as error:
         sys.stderr.write(f"{error}\n")
         return _ended(ctx, "error", str(error), 1)
