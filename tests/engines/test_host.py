@@ -122,7 +122,7 @@ def test_a_stage_that_succeeds_leaves_its_output_whole_and_says_so_last(tmp_path
     [
         ("    raise StopRequested", "stopped", 0, ""),
         ("    raise GuardTrippedError('grad_norm at step 3')", "guard", 1, "grad_norm at step 3"),
-        ("    raise OperatorError('no data here', 'look there')", "error", 1, "no data here look there"),
+        ("    raise OperatorError('no data here', 'look there')", "error", 1, "no data here; look there"),
         ("    raise StageFailedError('parity does not hold')", "error", 1, "parity does not hold"),
         ("    raise MemoryError('host')", "out_of_memory", 1, "host"),
         (
