@@ -216,14 +216,13 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     operator, stage = facts.operator, plan.stage(name)
     attempts = facts.stage(name).since(facts.operator_t)
     trains = kind_of_stage(stage) in TRAINING_KINDS
+    # What the operator asked for holds until an engine has begun with it: until then, the line of the past is the old one.
+    fresh = not any(attempt.started for attempt in attempts)
+    named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
+    resume = trains and (not fresh or named or name not in redo)
+    at_step = operator.checkpoint if operator and named and fresh else None
     if not attempts:
-        named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
-        return RunStage(
-            name,
-            resume=trains and (named or name not in redo),
-            at_step=operator.checkpoint if named and operator else None,
-            why="first attempt",
-        )
+        return RunStage(name, resume=resume, at_step=at_step, why="first attempt")
     last = attempts[-1]
     if last.reason == "stopped":
         return EndRun("stopped", f"{name} was stopped")
@@ -238,8 +237,9 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     factor = stage.retry.learning_rate_factor if isinstance(stage.retry, TrainingRetry) else 1.0
     return RunStage(
         name,
-        resume=trains,
+        resume=resume,
         healthy_only=trips > 0,
+        at_step=at_step,
         learning_rate_scale=factor**trips,
         why=f"retry after: {what}",
     )
