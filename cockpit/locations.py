@@ -50,8 +50,9 @@ def find_run(root: Path, wanted: str) -> RunDir:
     """
     if os.sep in wanted or wanted in {".", ".."}:
         path = Path(wanted).expanduser().absolute()
-        if (path / "run.json").is_file():
-            return RunDir(path)
+        with suppress(OSError):  # a name that is too long for one, say
+            if (path / "run.json").is_file():
+                return RunDir(path)
         raise OperatorError(
             f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"
         )
