@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.rows import Row, best, child_cpu_s
 from bench.terminal import Terminal
 from cockpit.launch import launch, request
+from engines.run_dir import RunDir, lock_is_held
 from recipes.load import load_recipe_text
 
 SIZE = (160, 48)
@@ -76,8 +77,16 @@ def _live_rows(folder: Path) -> list[Row]:
             resident = terminal.resident_bytes()
     finally:
         request(run, "stop")
+        _until_free(run)
     return [
         Row("Run screen, bytes sent", sent / wall_s, "bytes/s", f"160x48, live, 5 Hz, over {SECONDS:g} s"),
         Row("Run screen, CPU", cpu * 100, "%", "of one core, the same seconds"),
         Row("Run screen, memory", resident / 2**20, "MiB", "resident, the same process"),
     ]
+
+
+def _until_free(run: RunDir) -> None:
+    """Wait for the run's processes: with their folder gone, they would hear of nothing any more."""
+    give_up_s = time.monotonic() + 30.0
+    while lock_is_held(run.supervisor_lock) and time.monotonic() < give_up_s:
+        time.sleep(0.05)
