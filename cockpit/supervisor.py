@@ -15,6 +15,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from cockpit.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
 from cockpit.process_tree import become_subreaper, kill_tree, reap_children
@@ -24,7 +26,7 @@ from cockpit.sampler_process import SamplerProcess
 from cockpit.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, add_facts, next_action
 from cockpit.supervisor_loop import Watch
 from engines import control
-from engines.emitter import EventWriter
+from engines.emitter import EventWriter, wall_clock_s
 from engines.events import (
     AttemptEnded,
     ControlApplied,
@@ -62,7 +64,7 @@ class Supervisor:
     def drive(self) -> None:
         """Run stages until the run ends."""
         self.run.exit_json.unlink(missing_ok=True)
-        self.writer.emit(self.started)
+        self.say(self.started)
         self._adopt_or_bury()
         self.sampler.start()
         while True:
@@ -78,6 +80,11 @@ class Supervisor:
                 self._end(EndRun("stopped", f"stopped before {actions.action.stage}"))
                 return
             self._run_stage(actions.action)
+
+    def say(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
+        """Journal a fact, and know it at once: on a full disk it is not read back, and what was done must still count."""
+        seq = self.writer.emit(event)
+        add_facts(self.facts, [msgspec.structs.replace(event, w=self.writer.writer, seq=seq, t=wall_clock_s())])
 
     def read_facts(self) -> None:
         """Bring the facts up to the end of the journal."""
@@ -130,9 +137,7 @@ class Supervisor:
                     self._supervise(engine)
                 elif attempt.never_began and attempt.opened is None:
                     detail = "the supervisor died before there was a process"
-                    self.writer.emit(
-                        AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail)
-                    )
+                    self.say(AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail))
                 else:
                     self._record_end(name, attempt.number, None)
 
@@ -147,7 +152,7 @@ class Supervisor:
             self.writer.emit(Warned(message=reason, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
-        self.writer.emit(
+        self.say(
             StageStarted(
                 stage=name, kind=kind_of_stage(stage), attempt=attempt, steps=getattr(stage, "max_steps", None)
             )
@@ -163,7 +168,7 @@ class Supervisor:
             )
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
-            self.writer.emit(
+            self.say(
                 AttemptEnded(
                     stage=name, attempt=attempt, reason="error", detail=f"the engine cannot be started: {error}"
                 )
@@ -189,7 +194,7 @@ class Supervisor:
         reason, detail = (known, "") if known else exit_reason(status)
         if not known and self.watch.ladder.asked is not None:
             reason, detail = "stopped", f"did not stop by itself: {detail}"
-        self.writer.emit(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
+        self.say(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
         self._answer_requests("no engine was left to take it")
 
     def _answer_requests(self, effect: str) -> None:
