@@ -128,7 +128,6 @@ class StageContext:
     _progress_due_s: float = 0.0
     _signal: int | None = None
     _signal_answered: bool = False
-    _stop_request: control.Request | None = None
 
     def emit(self, event: Event) -> int:
         """Append an event; it is in the journal when this returns."""
