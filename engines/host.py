@@ -298,12 +298,10 @@ def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str
         return _ended(ctx, "stopped", "", 0)
     except GuardTrippedError as error:
         return _ended(ctx, "guard", str(error), 1)
-    except OperatorError as error:
-        sys.stderr.write(f"{error}\n{error.hint}\n")
-        return _ended(ctx, "error", "; ".join(filter(None, (str(error), error.hint))), 1)
-    except StageFailedError as error:
-        sys.stderr.write(f"{error}\n")
-        return _ended(ctx, "error", str(error), 1)
+    except (OperatorError, StageFailedError) as error:
+        said = [text for text in (str(error), getattr(error, "hint", "")) if text]
+        sys.stderr.write("\n".join(said) + "\n")
+        return _ended(ctx, "error", "; ".join(said), 1)
     except MemoryError as error:
         traceback.print_exc()
         return _ended(ctx, "out_of_memory", str(error), 1)
