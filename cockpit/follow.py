@@ -2,7 +2,8 @@
 
 Per writer, the event with the next sequence number is applied; older ones are known already; a younger one means that
 the live stream lost something, and the journal is read first. What the journal does not have either (a full disk) is
-skipped, so that charts move. The order between writers is left as it comes: the fold does not depend on it.
+passed over, so that charts move, and given when the journal has it after all. The order between writers is left as it
+comes: the fold does not depend on it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import select
 import time
 from pathlib import Path
 
+from cockpit.numbers import Numbers
 from cockpit.relay import LiveStream
 from engines.events import AnyEvent, UnreadableRecordError, WriterOpened, decode_record
 from engines.journal import JournalReader, journal_files
@@ -32,7 +34,7 @@ class Follower:
         self._readers: dict[Path, JournalReader] = {}
         self._live = LiveStream(run_root) if live else None
         self._retry_s = 0.0
-        self._next: dict[str, int] = {}
+        self._numbers: dict[str, Numbers] = {}
         self._early: dict[str, list[AnyEvent]] = {}
         self.behind = True
 
@@ -77,9 +79,18 @@ class Follower:
         return events
 
     def _take(self, event: AnyEvent, events: list[AnyEvent]) -> None:
-        if event.seq >= self._next.get(event.w, 0):
-            self._next[event.w] = event.seq + 1
-            events.append(event)
+        numbers = self._numbers.setdefault(event.w, Numbers())
+        if event.seq >= numbers.next:
+            numbers.pass_to(event.seq)
+        elif numbers.holes and numbers.is_late(event.seq):
+            numbers.fill(event.seq)
+        else:
+            return
+        events.append(event)
+
+    def _expected(self, writer: str) -> int:
+        numbers = self._numbers.get(writer)
+        return numbers.next if numbers else 0
 
     def _read_live(self) -> list[AnyEvent]:
         if self._live is None:
@@ -105,7 +116,7 @@ class Follower:
         """Apply live events; the journal has just been read to its end, so what it lacks it does not have (yet)."""
         early, self._early = self._early, {}
         for event in [*(event for kept in early.values() for event in kept), *live]:
-            expected = self._next.get(event.w, 0)
+            expected = self._expected(event.w)
             if (
                 event.seq > expected
                 and not isinstance(event, WriterOpened)
@@ -117,7 +128,7 @@ class Follower:
     def _read_again(self, writer: str, seq: int, events: list[AnyEvent]) -> bool:
         """Read the journal once more for what is missing before `seq`; True when it brought this record too."""
         events.extend(self._read_journal(1 << 30))
-        return self._next.get(writer, 0) > seq
+        return self._expected(writer) > seq
 
     def _wait(self, timeout_s: float) -> None:
         fd = self._live.fileno() if self._live is not None else None

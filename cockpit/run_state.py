@@ -59,14 +59,22 @@ class RunState:
         writer = self._writers.get(event.w)
         if writer is None:
             writer = self._writers[event.w] = WriterFacts(event.w)
-        seq = event.seq
-        if seq != writer.next_seq:
-            if seq < writer.next_seq:
-                return False
-            writer.missing += seq - writer.next_seq
-        writer.next_seq = seq + 1
-        writer.t = event.t
+        seq, numbers = event.seq, writer.numbers
         handler = HANDLERS.get(type(event))
+        if seq < numbers.next:
+            # Writers keep lifecycle facts until the disk has space again, so only these can come late.
+            if handler is not None or not numbers.is_late(seq):
+                return False
+            numbers.fill(seq)
+            writer.on_late(event)
+            self._lifecycle_version += 1
+            self.version += 1
+            return True
+        if seq == numbers.next:  # nearly always: no call for it
+            numbers.next = seq + 1
+        else:
+            numbers.pass_to(seq)
+        writer.t = event.t
         if handler is None:
             writer.on_lifecycle(event)
             self._lifecycle_version += 1
@@ -288,7 +296,7 @@ class RunState:
     @property
     def missing(self) -> int:
         """Records whose numbers were never seen."""
-        return sum(w.missing for w in self._writers.values())
+        return sum(w.numbers.missing for w in self._writers.values())
 
     @property
     def writers(self) -> list[WriterFacts]:

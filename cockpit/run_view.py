@@ -51,7 +51,8 @@ class AttemptView:
     guards: list[GuardTripped] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     first: Order = (0.0, "", 0)
-    _engine_reason: str = ""
+    _by_engine: AttemptEnded | None = None
+    _by_supervisor: AttemptEnded | None = None
 
     @property
     def ended(self) -> bool:
@@ -90,17 +91,19 @@ class AttemptView:
         return None
 
     def end(self, event: AttemptEnded, role: str) -> None:
-        """Take one side's account of the end."""
-        by_supervisor = role == "supervisor" or (not role and event.exit is not None)
-        if not by_supervisor:
-            self._engine_reason = event.reason
-            self.detail = event.detail or self.detail
-        if self._engine_reason in NEUTRAL_REASONS or not by_supervisor:
-            self.reason = event.reason
-            self.detail = event.detail or self.detail
-        if event.exit is not None and (by_supervisor or self.exit is None):
-            self.exit = event.exit
-        self.ended_t = event.t
+        """Take one side's account of the end; which side comes first makes no difference."""
+        if role == "supervisor" or (not role and event.exit is not None):
+            self._by_supervisor = event
+        else:
+            self._by_engine = event
+        ours, theirs = self._by_engine, self._by_supervisor
+        accounts = [account for account in (ours, theirs) if account is not None]
+        knowing = ours if ours is not None and (theirs is None or ours.reason not in NEUTRAL_REASONS) else theirs
+        assert knowing is not None
+        self.reason = knowing.reason
+        self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")
+        self.exit = next((account.exit for account in reversed(accounts) if account.exit is not None), None)
+        self.ended_t = max(account.t for account in accounts)
 
 
 @dataclass

@@ -30,7 +30,7 @@ class Watch:
         self.sampler = sampler
         self.relay = Relay(run.root, run.fifo)
         self.ladder = StopLadder(RunRecipe.read(run).recipe.stop_grace_s)
-        self._seen = control.highest_number(run.control, taken_only=True)
+        self._seen = control.numbers_taken(run.control)
 
     def until_end(self, engine: EngineProcess) -> int | None:
         """Wait for the engine; returns its exit status, or None when it is not our child."""
@@ -55,8 +55,8 @@ class Watch:
         return engine.child is None and not engine.identity.is_alive()
 
     def _climb(self, engine: EngineProcess) -> None:
-        for request in control.history(self.run.control, after=self._seen):
-            self._seen = request.number
+        for request in control.history(self.run.control, seen=self._seen):
+            self._seen.add(request.number)
             self.ladder.notice(request)
         rung = self.ladder.due(time.monotonic())
         if rung == "term":

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from cockpit.numbers import Numbers
 from cockpit.series import Series
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step, Warned, WriterOpened
 
@@ -163,8 +164,7 @@ class WriterFacts:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.next_seq = 0
-        self.missing = 0
+        self.numbers = Numbers()
         self.t = 0.0
         self.t_max = 0.0
         self.opened: WriterOpened | None = None
@@ -232,16 +232,22 @@ class WriterFacts:
         if isinstance(event, WriterOpened):
             self.opened = event
 
+    def on_late(self, event: AnyEvent) -> None:
+        """A lifecycle fact that younger records overtook: put where the writer said it."""
+        known = [event for _, event in self.lifecycle]
+        self.lifecycle, self.t_max, self.opened = [], 0.0, None
+        log = sorted([*self.log, event], key=lambda entry: entry.seq)
+        self.log.clear()
+        for fact in sorted([*known, event], key=lambda entry: entry.seq):
+            self.on_lifecycle(fact)
+        self.log.clear()
+        self.log.extend(log)
+
     def copy(self) -> WriterFacts:
         """An independent object with the same facts; events are immutable and shared."""
         twin = WriterFacts(self.name)
-        twin.next_seq, twin.missing, twin.t, twin.t_max, twin.opened = (
-            self.next_seq,
-            self.missing,
-            self.t,
-            self.t_max,
-            self.opened,
-        )
+        twin.numbers = self.numbers.copy()
+        twin.t, twin.t_max, twin.opened = self.t, self.t_max, self.opened
         twin.lifecycle = self.lifecycle[:]
         twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
         twin.machines = {host: machine.copy() for host, machine in self.machines.items()}
@@ -253,7 +259,7 @@ class WriterFacts:
         tracks = [(key, *track.canonical()) for key, track in sorted(self.tracks.items())]
         machines = [(host, _series_bytes(m.series), repr(m.last)) for host, m in sorted(self.machines.items())]
         texts = [repr(event) for event in (*self.samples, *self.log)]
-        return [self.name, self.next_seq, self.missing, self.t, repr(self.lifecycle), tracks, machines, texts]
+        return [self.name, self.numbers, self.t, repr(self.lifecycle), tracks, machines, texts]
 
 
 def _series_bytes(series: dict[str, Series]) -> list[Any]:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,8 @@ def put_request(control: Path, verb: str, value: float | None = None, by: str = 
         temporary.unlink(missing_ok=True)
 
 
-def pending(control: Path) -> list[Request]:
-    """Requests not yet taken, oldest first. Unreadable or foreign files are ignored."""
+def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Request]:
+    """Requests not yet taken and not `seen`, oldest first. Unreadable or foreign files are ignored."""
     requests: list[Request] = []
     try:
         names = os.listdir(control)
@@ -90,7 +91,7 @@ def pending(control: Path) -> list[Request]:
         return requests
     for name in names:
         match = _NAME.fullmatch(name)
-        if match and match[2] in VERBS:
+        if match and match[2] in VERBS and int(match[1]) not in seen:
             with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
                 body = json.loads(_read_small(control / name))
                 value = body.get("value")
@@ -134,16 +135,29 @@ def take(control: Path, request: Request) -> bool:
     return True
 
 
-def history(control: Path, *, after: int = 0) -> list[Request]:
-    """Requests with a number above `after`, taken or not, oldest first."""
-    found = {request.number: request for folder in (control / "done", control) for request in pending(folder)}
-    return [found[number] for number in sorted(found) if number > after]
+def history(control: Path, *, seen: Container[int] = frozenset()) -> list[Request]:
+    """Requests that are not `seen`, taken or not, oldest first.
+
+    What was seen is told by each number and not by the highest: a request gets its number before it gets its name, so a
+    younger one can be there first.
+    """
+    folders = (control / "done", control)
+    found = {request.number: request for folder in folders for request in pending(folder, seen=seen)}
+    return [found[number] for number in sorted(found)]
 
 
-def highest_number(control: Path, *, taken_only: bool = False) -> int:
+def numbers_taken(control: Path) -> set[int]:
+    """Numbers of all requests that were taken."""
+    return _numbers(control / "done")
+
+
+def highest_number(control: Path) -> int:
     """The highest number given so far; 0 when there is none."""
-    numbers = [0]
-    for folder in (control / "done",) if taken_only else (control, control / "done"):
-        with suppress(OSError):
-            numbers += [int(match[1]) for name in os.listdir(folder) if (match := _NUMBER.match(name))]
-    return max(numbers)
+    return max(_numbers(control) | _numbers(control / "done"), default=0)
+
+
+def _numbers(folder: Path) -> set[int]:
+    try:
+        return {int(match[1]) for name in os.listdir(folder) if (match := _NUMBER.match(name))}
+    except OSError:
+        return set()

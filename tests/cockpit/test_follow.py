@@ -50,6 +50,11 @@ class Run:
             self.relay.pump()
         return seq
 
+    def write_late(self, writer: str, seq: int) -> None:
+        """Put a record into the journal that was held back while the disk was full."""
+        with self.journal.open("ab") as file:
+            file.write(encode_record(Phase(stage="s", attempt=1, name="late"), writer=writer, seq=seq, t=1.0, m=1.0))
+
     def close(self) -> None:
         self.relay.close()
         os.close(self.pipe)
@@ -104,6 +109,18 @@ def test_what_only_the_pipe_has_is_shown_while_the_disk_is_full_and_not_again_af
     assert names(follower.poll()) == [("e1", 3), ("e1", 4), ("e1", 5), ("e1", 6)]
     run.say("e1", event=Gap(lost=4))
     assert names(follower.poll()) == [("e1", 7)]
+
+
+def test_what_a_full_disk_delayed_is_given_when_the_journal_has_it_and_once(run: Run, follower: Follower) -> None:
+    run.say("e1")
+    delayed = run.say("e1", journal=False, live=False)
+    for _ in range(3):
+        run.say("e1", journal=False)
+    assert names(follower.poll()) == [("e1", 0), ("e1", 2), ("e1", 3), ("e1", 4)]
+    run.write_late("e1", delayed)
+    assert names(follower.poll()) == [("e1", 1)]
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 5)]
 
 
 def test_what_the_pipe_dropped_is_read_from_the_journal_in_its_place(run: Run, follower: Follower) -> None:

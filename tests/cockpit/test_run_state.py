@@ -148,6 +148,45 @@ def test_the_engines_reason_and_the_supervisors_exit_are_both_kept() -> None:
         assert stage.reason == "guard nonfinite tripped twice"
 
 
+@pytest.mark.parametrize("engine_reason", ["guard", "unknown", "succeeded"])
+@pytest.mark.parametrize("engine_detail", ["loss is not a number", ""])
+def test_which_account_of_an_end_comes_first_makes_no_difference(engine_reason: str, engine_detail: str) -> None:
+    def told(*, supervisor_t: float) -> list[tuple[object, ...]]:
+        journal = journals.begun()
+        journals.training(journal, last=4)
+        accounts = {
+            "e": AttemptEnded(stage="atlas", attempt=1, reason=engine_reason, detail=engine_detail),
+            "sup": AttemptEnded(stage="atlas", attempt=1, reason="killed", exit=-9, detail="SIGKILL"),
+        }
+        writer = next(event.w for event in journal.events if isinstance(event, Step))
+        numbers = {w: 1 + max(event.seq for event in journal.events if event.w == w) for w in ("sup", writer)}
+        stamp = {"e": (writer, 5e9), "sup": ("sup", supervisor_t)}
+        ends = [
+            msgspec.structs.replace(event, w=stamp[side][0], t=stamp[side][1], seq=numbers[stamp[side][0]])
+            for side, event in accounts.items()
+        ]
+        stage = fold([*journal.events, *ends]).stage("atlas")
+        assert stage is not None
+        return [(a.reason, a.exit, a.detail) for a in stage.attempts]
+
+    assert told(supervisor_t=5e9 - 1) == told(supervisor_t=5e9 + 1)
+
+
+def test_a_fact_that_younger_records_overtook_is_put_in_its_place() -> None:
+    events = journals.failed().events
+    facts = [e for e in events if isinstance(e, AttemptStarted | CheckpointRemoved | AttemptEnded | StageFailed)]
+    assert facts
+    for fact in facts:
+        after = [e for e in events if e.w == fact.w and e.seq > fact.seq]
+        late = [e for e in events if e is not fact]
+        late.insert(late.index(after[2]) + 1 if len(after) > 2 else len(late), fact)
+        state = fold(late)
+        assert state.missing == 0
+        assert views(state) == views(fold(events)), type(fact).__name__
+        assert state == fold(events)
+        assert not state.apply(fact), "and counts once"
+
+
 def test_a_killed_engine_has_only_the_supervisors_account() -> None:
     journal = journals.begun()
     journals.training(journal, last=10)

@@ -18,6 +18,7 @@ from engines.control import (
     Request,
     highest_number,
     history,
+    numbers_taken,
     pending,
     put_request,
     take,
@@ -63,8 +64,18 @@ def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tm
     assert [request.verb for request in pending(tmp_path)] == verbs
     for request in pending(tmp_path)[:4]:
         take(tmp_path, request)
-    assert [request.number for request in history(tmp_path, after=2)] == list(range(3, 12))
-    assert highest_number(tmp_path, taken_only=True) == 4
+    assert [request.number for request in history(tmp_path, seen={1, 2, 5})] == [3, 4, *range(6, 12)]
+    assert numbers_taken(tmp_path) == {1, 2, 3, 4}
+
+
+def test_a_request_that_got_its_name_after_a_younger_one_is_still_found(tmp_path: Path) -> None:
+    early = put_request(tmp_path, "stop")
+    (tmp_path / early.file).rename(tmp_path / "writing")
+    put_request(tmp_path, "checkpoint")
+    seen = {request.number for request in history(tmp_path)}
+    assert seen == {2}
+    (tmp_path / "writing").rename(tmp_path / early.file)
+    assert [(request.number, request.verb) for request in history(tmp_path, seen=seen)] == [(1, "stop")]
 
 
 def test_twenty_writers_at_once_get_twenty_numbers(tmp_path: Path) -> None:
