@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cockpit.folded_run import FoldedRun
 from cockpit.run_state import RunState
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
@@ -43,7 +44,8 @@ class RunSummary:
 
 
 _cache: dict[str, tuple[tuple[int, int], RunSummary]] = {}
-_folds: dict[str, tuple[tuple[int, int], RunState]] = {}
+_folds: dict[str, FoldedRun] = {}
+"""Runs that have not ended: a journal of thirty hours is not read again for every line that it gains."""
 
 
 def fold_run(run: RunDir) -> RunState:
@@ -89,20 +91,14 @@ def summarize(run: RunDir) -> RunSummary:
     if cached is not None and cached[0] == size and cached[1].state in ENDED:
         return cached[1]
     stored = _stored(run, size) if cached is None else None
-    summary = stored or _fold_summary(run, size)
+    summary = stored or _fold_summary(run)
     _cache[str(run.root)] = (size, summary)
     return summary
 
 
-def _fold_summary(run: RunDir, size: tuple[int, int]) -> RunSummary:
+def _fold_summary(run: RunDir) -> RunSummary:
     facts = run.read_run_json()
-    kept = _folds.get(str(run.root))
-    state = kept[1] if kept is not None and kept[0] == size else fold_run(run)
-    real = state_of(run, state)
-    if real in ENDED:
-        _folds.pop(str(run.root), None)
-    else:
-        _folds[str(run.root)] = (size, state)
+    state, real = _fold_growing(run)
     stage = state.current_stage
     step = stage.last_step if stage else None
     return RunSummary(
@@ -122,6 +118,20 @@ def _fold_summary(run: RunDir, size: tuple[int, int]) -> RunSummary:
         ended_t=state.ended_t,
         last_event_t=state.last_event_t,
     )
+
+
+def _fold_growing(run: RunDir) -> tuple[RunState, str]:
+    """The run's fold and its real state, from what its journal gained since the last look."""
+    key = str(run.root)
+    fold = _folds.pop(key, None) or FoldedRun(run)
+    fold.poll()
+    real = state_of(run, fold.state)
+    if fold.replaced or (real in (*ENDED, "lost") and fold.torn):
+        state = fold_run(run)
+        return state, state_of(run, state)
+    if real not in ENDED:
+        _folds[key] = fold
+    return fold.state, real
 
 
 def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
@@ -149,7 +159,7 @@ def _journal_size(run: RunDir) -> tuple[int, int]:
 def exit_facts(run: RunDir) -> dict[str, Any]:
     """What `exit.json` holds: the end's summary and the size of the journal it was folded from."""
     size = _journal_size(run)
-    summary = _fold_summary(run, size)
+    summary = _fold_summary(run)
     return {
         "format": 1,
         "journal_bytes": size[0],

@@ -1,4 +1,4 @@
-"""Watching runs without reading anything twice: the list of all, and the whole state of one."""
+"""Watching a folder of runs without reading anything twice."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 
 from cockpit.locations import run_ids
 from cockpit.run_list import ENDED, RunSummary, summarize
-from cockpit.run_state import RunState
-from engines.journal import JournalReader, journal_files
 from engines.run_dir import RunDir, RunDirError
 
 WHOLE_EVERY = 20
@@ -41,24 +39,3 @@ class RunWatch:
     def look_again(self) -> None:
         """Look at every run in the next poll: something was started or stopped here."""
         self._polls = 0
-
-
-class FoldedRun:
-    """The state of one run, kept up to date from its journals; only what is new is read."""
-
-    def __init__(self, run: RunDir) -> None:
-        self.run = run
-        self.state = RunState()
-        self._readers: dict[Path, JournalReader] = {}
-
-    def poll(self) -> bool:
-        """Read what is new; whether there was anything."""
-        before = self.state.version
-        for path in journal_files(self.run.root):
-            reader = self._readers.get(path)
-            if reader is None:
-                reader = self._readers[path] = JournalReader(path)
-            while records := reader.read():
-                for record in records:
-                    self.state.apply(record.event)
-        return self.state.version != before

@@ -83,6 +83,11 @@ class JournalReader:
             os.close(fd)
         return records
 
+    @property
+    def in_line(self) -> bool:
+        """Whether what was read so far ends within a line."""
+        return bool(self._rest)
+
     def finish(self) -> list[Record]:
         """What is left when no more will come: a last line without newline, if it is whole."""
         records: list[Record] = []

@@ -9,6 +9,7 @@ import pytest
 
 from cockpit import run_list
 from cockpit.run_list import exit_facts, fold_run, is_live, list_runs, state_of, summarize
+from cockpit.run_state import RunState
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, StageStarted, Step, encode_record
 from engines.identity import Identity
@@ -147,17 +148,19 @@ def test_a_list_is_cheap_when_nothing_changed_and_right_when_something_did(
     ended, running = a_run(tmp_path, "a"), a_run(tmp_path, "b")
     a_story(ended)
     a_story(running, end=None)
-    folds = []
-    real = run_list.fold_run
-    monkeypatch.setattr(run_list, "fold_run", lambda run: folds.append(run.id) or real(run))
+    read: list[str] = []
+    apply = RunState.apply
+    monkeypatch.setattr(RunState, "apply", lambda state, event: (read.append(event.w), apply(state, event))[1])
     ids = [ended.id, running.id]
     first = list_runs(tmp_path, ids)
-    assert len(folds) == 2
+    whole = len(read)
+    assert whole == sum(len(run.journal.read_bytes().splitlines()) for run in (ended, running))
     assert list_runs(tmp_path, ids) == first
-    assert len(folds) == 2, "neither journal grew"
+    assert len(read) == whole, "neither journal grew"
+    before = len(running.journal.read_bytes().splitlines())
     a_story(running, "stopped")
     assert [summary.state for summary in list_runs(tmp_path, ids)] == ["succeeded", "stopped"]
-    assert folds[2:] == [running.id]
+    assert len(read) - whole == len(running.journal.read_bytes().splitlines()) - before, "what is new, and no more"
 
 
 def test_a_run_of_a_newer_cockpit_is_listed(tmp_path: Path) -> None:
@@ -181,3 +184,33 @@ def test_what_is_no_run_directory_has_no_summary(tmp_path: Path) -> None:
         summarize(RunDir(tmp_path))
     assert list_runs(tmp_path, ["none", ".."]) == []
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_with_a_supervisor_is_running(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    a_story(run, None)
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({})
+    try:
+        assert (summarize(run).state, summarize(run).step) == ("running", 2)
+    finally:
+        lock.release()
+
+
+def test_a_journal_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    a_story(run, None)
+    assert summarize(run).step == 2
+    run.journal.write_bytes(run.journal.read_bytes()[:-400])
+    os.truncate(run.journal, 0)
+    other = a_run(tmp_path, "other")
+    a_story(other, "failed")
+    run.journal.write_bytes(other.journal.read_bytes())
+    assert summarize(run).state == "failed"
+
+
+def test_a_last_line_that_nobody_will_finish_counts_when_it_is_whole(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    a_story(run, "succeeded")
+    run.journal.write_bytes(run.journal.read_bytes().rstrip(b"\n"))
+    assert summarize(run).state == "succeeded"

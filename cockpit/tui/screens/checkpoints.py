@@ -17,11 +17,11 @@ from textual.widgets import Button, Static
 
 from cockpit import actions, formatting
 from cockpit.actions import Item, OneStageRecipe
+from cockpit.folded_run import FoldedRun
 from cockpit.model_files import Need, export_need, file_type_bytes, merge_need
 from cockpit.run_list import state_of
 from cockpit.run_plan import RunRecipe
 from cockpit.run_state import StageView
-from cockpit.run_watch import FoldedRun
 from cockpit.safe_text import safe_text
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.ink import ink

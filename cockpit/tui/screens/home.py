@@ -16,10 +16,11 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
+from cockpit.folded_run import FoldedRun
 from cockpit.recipe_shelf import RecipeEntry, Shelf
 from cockpit.run_list import RunSummary
 from cockpit.run_state import RunState
-from cockpit.run_watch import FoldedRun, RunWatch
+from cockpit.run_watch import RunWatch
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.ink import ink
 from cockpit.tui.keys import bindings
