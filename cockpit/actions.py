@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cockpit.form_values import quoted
+from cockpit.run_plan import RunRecipe, input_hash
 from cockpit.run_view import StageView
 from engines.events import CheckpointCommitted
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, RunDirError
 from recipes.schema import TRAINING_KINDS
 
 LIVE_STATES = ("queued", "running", "paused")
@@ -212,13 +213,39 @@ def export_recipe(
     """A run of one export stage: the model by path and hash, and the file types to write."""
     name = short_name(recipe, "gguf")
     types = "[" + ", ".join(quoted(file_type) for file_type in file_types) + "]"
-    fields: list[tuple[str, str, str | None]] = [
-        ("model", quoted(str(source.path)), source.manifest_sha256),
-        ("file_types", types, None),
-    ]
+    fields: list[tuple[str, str, str | None]] = [("model", quoted(str(source.path)), source.manifest_sha256)]
+    data = held_out_data(run, source.stage)
+    if data is not None:
+        fields.append(("data", quoted(str(data[0])), data[1]))
+    fields.append(("file_types", types, None))
     if parity_positions is not None:
         fields.append(("parity_positions", str(parity_positions), None))
     return OneStageRecipe(name, _one_stage(name, "export", run.id, source, fields), run.id)
+
+
+def held_out_data(run: RunDir, stage: str) -> tuple[Path, str | None] | None:
+    """The data that a stage's model learned from last, and its manifest: its held-out part is what a comparison should read.
+
+    A merge has none of its own: its adapter's, and before that its model's, is taken.
+    """
+    try:
+        plan = RunRecipe.read(run)
+    except RunDirError:
+        return None
+    seen: set[str] = set()
+    todo = [stage]
+    while todo:
+        name = todo.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        refs = plan.inputs.get(name, {})
+        data = refs.get("data")
+        if data is not None:
+            path = run.out(data.name) if data.origin == "stage" else Path(data.path or "")
+            return (path, input_hash(path)) if data.path != "" and path.is_dir() else None
+        todo += [ref.name for field in ("adapter", "model") if (ref := refs.get(field)) and ref.origin == "stage"]
+    return None
 
 
 def short_name(recipe: str, suffix: str) -> str:

@@ -1,4 +1,4 @@
-"""How large a model folder is and what work on it takes, from its safetensors headers alone: no tensor is read."""
+"""How large a model folder is and what work on it takes, from its config and safetensors headers: no tensor is read."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from engines.llama.ggml_types import TYPES
+from exporters.quant_types import DEFAULT_TYPES, FilePlan, llama_shapes, plan_file
+
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-BITS_PER_WEIGHT = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.5625,
-    "Q5_K_M": 5.69,
-    "Q4_K_M": 4.85,
-    "Q4_K_S": 4.58,
-}
-"""Of llama.cpp's file types; the mixed ones as measured on Llama 3.1 8B in its quantize README."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_CONFIG_BYTES = 1024 * 1024
+PARITY_POSITIONS, PARITY_LENGTH = 2048, 256
+"""An export stage's own, unless its recipe says otherwise."""
 ENGINE_BYTES = 600 * 1024**2
 """Resident memory of an exporter process before it touches a model: torch and the interpreter."""
 
@@ -78,20 +74,53 @@ def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
 
 
 def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity: bool = True) -> Need:
-    """An export writes every file, and F16 or F32 on the way; the parity check holds the model in float32."""
+    """An export writes every file; its parity check holds the model in float32, and its logits on disk meanwhile."""
     facts = model_facts(model)
     if facts is None:
         return Need(None, disk_free(runs_root), None, psutil.virtual_memory().available)
-    types = set(file_types) | {"F16"}
-    disk = sum(math.ceil(facts.parameters * BITS_PER_WEIGHT[name] / 8) for name in types)
-    ram = ENGINE_BYTES + (facts.parameters * 4 if parity else 0)
+    disk = sum(_file_bytes(model, facts, name) for name in dict.fromkeys(file_types))
+    ram = ENGINE_BYTES
+    if parity:
+        disk += (PARITY_POSITIONS + PARITY_LENGTH) * _vocab_size(model) * 4
+        ram += facts.parameters * 4
     return Need(disk, disk_free(runs_root), ram, psutil.virtual_memory().available)
 
 
-def file_type_bytes(model: Path, file_type: str) -> int | None:
-    """Expected size of a GGUF file of the type."""
-    facts = model_facts(model)
-    return None if facts is None else math.ceil(facts.parameters * BITS_PER_WEIGHT[file_type] / 8)
+def file_plans(model: Path, file_types: Sequence[str]) -> dict[str, FilePlan]:
+    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its shapes."""
+    try:
+        config = _config(model)
+        shapes = llama_shapes(config, int(config["vocab_size"]))
+        layers = int(config["num_hidden_layers"])
+        return {name: plan_file(name, shapes, layers=layers) for name in file_types}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
+        return {}
+
+
+def _file_bytes(model: Path, facts: ModelFacts, file_type: str) -> int:
+    plan = file_plans(model, [file_type]).get(file_type)
+    if plan is not None:
+        return plan.bytes
+    return math.ceil(facts.parameters * TYPES[DEFAULT_TYPES[file_type]].bits_per_weight / 8)
+
+
+def _vocab_size(model: Path) -> int:
+    try:
+        return int(_config(model)["vocab_size"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+
+
+def _config(model: Path) -> dict[str, Any]:
+    with (model / "config.json").open("rb") as file:
+        config = json.loads(file.read(MAX_CONFIG_BYTES))
+    if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
+        raise ValueError("not a model's config")
+    return {
+        "tie_word_embeddings": False,
+        **config,
+        "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+    }
 
 
 def disk_free(folder: Path) -> int | None:

@@ -6,9 +6,12 @@ import json
 import struct
 from pathlib import Path
 
+import pytest
+
 from cockpit import actions
-from cockpit.model_files import export_need, merge_need, model_facts
+from cockpit.model_files import export_need, file_plans, merge_need, model_facts
 from cockpit.run_list import fold_run
+from cockpit.run_plan import InputRef, RunRecipe, input_hash
 from engines.run_dir import RunDir
 from recipes.load import load_recipe_text
 from tests.tui.made_runs import make_run
@@ -103,8 +106,88 @@ def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) 
     assert facts is not None
     assert facts.parameters == 64 * 128
     need = export_need(tmp_path, tmp_path / "m", ["Q8_0"])
-    assert need.disk_bytes == 64 * 128 * 2 + 64 * 128 * 8.5 / 8  # the F16 file on the way, and Q8_0
+    assert need.disk_bytes == 64 * 128 * 8.5 / 8
     assert merge_need(tmp_path, tmp_path / "m", "float32").disk_bytes == 64 * 128 * 4
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\xff" * 64)
     assert model_facts(tmp_path / "m") is None
     assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes is None
+
+
+LEARNED = """
+schema = 1
+name = "atlas"
+[[stage]]
+name = "train"
+kind = "pretrain"
+data = "/nowhere"
+hidden_size = 256
+intermediate_size = 768
+num_hidden_layers = 1
+num_attention_heads = 4
+num_key_value_heads = 2
+[[stage]]
+name = "questions"
+kind = "prepare"
+output = "messages"
+data = "/nowhere"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "train"
+data = "questions"
+[[stage]]
+name = "merged"
+kind = "merge"
+model = "train"
+adapter = "tuned"
+"""
+
+
+def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", kind="pretrain")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    recipe = load_recipe_text(LEARNED.replace("/nowhere", str(gone)), run.root / "recipe.toml").recipe
+    gone.rmdir()
+    stage = {name: InputRef("stage", name, None) for name in ("train", "questions", "tuned")}
+    inputs = {
+        "train": {"data": InputRef("path", str(gone), str(gone))},
+        "tuned": {"model": stage["train"], "data": stage["questions"]},
+        "merged": {"model": stage["train"], "adapter": stage["tuned"]},
+    }
+    plan = RunRecipe(recipe, ["train", "questions", "tuned", "merged"], inputs, [])
+    run.recipe_json.write_text(json.dumps(plan.to_json()))
+    assert actions.held_out_data(run, "merged") is None, "its folder is gone"
+    run.out("questions").mkdir(parents=True)
+    assert actions.held_out_data(run, "train") is None
+    assert actions.held_out_data(run, "merged") == (run.out("questions"), input_hash(run.out("questions")))
+    run.out("merged").mkdir(parents=True)
+    source = actions.Source("model", "merged", run.out("merged"), "c" * 64)
+    made = actions.export_recipe(run, "atlas", source, ["F16"])
+    (export,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
+    assert export.data == str(run.out("questions"))
+
+
+def test_sizes_of_a_model_whose_config_is_known_are_those_of_the_file_to_come(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    config = {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+    }
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    plan = file_plans(tmp_path / "m", ["F16", "Q4_K_M"])["Q4_K_M"]
+    assert plan.fallbacks, "rows of 96 are no blocks of 256"
+    assert export_need(tmp_path, tmp_path / "m", ["Q4_K_M"], parity=False).disk_bytes == plan.bytes
+    need = export_need(tmp_path, tmp_path / "m", ["Q4_K_M"])
+    assert need.disk_bytes == plan.bytes + (2048 + 256) * 512 * 4, "and the model's logits meanwhile"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"vocab_size": "x"}', '{"num_hidden_layers": 1e300}', "[" * 100_000])
+def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Path, text: str) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    (tmp_path / "m" / "config.json").write_text(text)
+    assert file_plans(tmp_path / "m", ["Q8_0"]) == {}
+    assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes == 64 * 128 * 8.5 / 8

@@ -18,7 +18,7 @@ from textual.widgets import Button, Static
 from cockpit import actions, formatting
 from cockpit.actions import Item, OneStageRecipe
 from cockpit.folded_run import FoldedRun
-from cockpit.model_files import Need, export_need, file_type_bytes, merge_need
+from cockpit.model_files import Need, export_need, file_plans, merge_need
 from cockpit.run_list import state_of
 from cockpit.run_plan import RunRecipe
 from cockpit.run_state import StageView
@@ -29,7 +29,7 @@ from cockpit.tui.keys import bindings
 from cockpit.tui.notices import say
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from cockpit.tui.screens.launching import start
-from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts, merge_facts
+from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
@@ -290,11 +290,7 @@ class CheckpointsScreen(Screen[None]):
         if source is None:
             return
         words = next(spec.choices for spec in fields_of("export") if spec.path == "file_types")
-        sizes = {
-            word: formatting.size(bytes_)
-            for word in words
-            if (bytes_ := file_type_bytes(source.path, word)) is not None
-        }
+        sizes = {word: plan_words(plan) for word, plan in file_plans(source.path, words).items()}
 
         def answered(answer: list[str] | None) -> None:
             if answer:

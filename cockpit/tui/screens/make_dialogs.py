@@ -21,7 +21,10 @@ from cockpit.tui.ink import ink
 from cockpit.tui.screens.confirm import DIALOG_CSS
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
+from exporters.quant_types import FilePlan
 
+AROUND_ROWS = 15
+"""Rows of the dialog besides its choices: the list scrolls on a small screen."""
 MEANINGS = {
     "base": "as the base model",
     "float32": "4 bytes a weight",
@@ -46,7 +49,7 @@ class _Choices(LineList[str]):
         marked = item in self.marked
         box = ("(•) " if marked else "( ) ") if self._single else ("[x] " if marked else "[ ] ")
         line = Text(f" {box}{safe_text(item, 20):<12}")
-        line.append(safe_text(self._remarks.get(item, ""), 40), ink(self.app)["text-muted"])
+        line.append(safe_text(self._remarks.get(item, ""), 60), ink(self.app)["text-muted"])
         return line
 
 
@@ -68,7 +71,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
     CSS = (
         DIALOG_CSS.format(name="MakeScreen")
         + """
-    MakeScreen LineList { height: auto; background: $surface; }
+    MakeScreen LineList { background: $surface; }
     MakeScreen .facts { height: auto; color: $text-muted; margin-bottom: 1; }
     MakeScreen #need { height: auto; margin-top: 1; }
     """
@@ -113,7 +116,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
 
     def on_mount(self) -> None:
         choices = self.query_one(_Choices)
-        choices.styles.height = len(self._words)
+        choices.styles.height = min(len(self._words), max(3, self.app.size.height - AROUND_ROWS))
         choices.focus()
         self._show_need()
 
@@ -188,3 +191,11 @@ def export_facts(source: Source) -> list[str]:
         f"model  {source.path}",
         "Each file is compared with the model. A new run; this run is its parent and stays as it is.",
     ]
+
+
+def plan_words(plan: FilePlan) -> str:
+    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the widths that defeat it."""
+    words = f"{formatting.size(plan.bytes):>9}  {plan.bits_per_weight:.2f} b/w"
+    if plan.fallbacks:
+        words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"
+    return words

@@ -14,6 +14,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from cockpit.safe_text import safe_text
+
 Item = TypeVar("Item")
 
 
@@ -69,8 +71,8 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
     # What a subclass says
 
     def draw_item(self, item: Item, width: int) -> Text:
-        """One line of at most `width` cells; text of unknown origin must already be safe."""
-        raise NotImplementedError
+        """One line of at most `width` cells; text of unknown origin must be made safe."""
+        return Text(safe_text(str(item), width))
 
     def draw_header(self, width: int) -> Text:
         """The fixed first line, when `has_header`."""
@@ -78,7 +80,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
 
     def key_of(self, item: Item) -> Hashable:
         """What an item is known by when the list is renewed."""
-        raise NotImplementedError
+        return id(item)
 
     def selectable(self, item: Item) -> bool:
         """Whether the cursor may stand on the item; headings say no."""
