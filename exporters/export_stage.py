@@ -32,7 +32,8 @@ from exporters.parity import (
 from exporters.parity_data import ParityData, read_parity_data
 from exporters.preflight import check_disk, check_memory, default_threads
 from exporters.quant_types import FilePlan
-from recipes.problems import OperatorError
+from exporters.serving_files import MODELFILE, served, write_serving_files
+from recipes.problems import OperatorError, printable
 
 PARITY_FILE = "parity.json"
 _PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
@@ -79,6 +80,7 @@ def run(ctx: StageContext) -> StageResult:
     _write_files(export)
     problems = _compare_files(export) if positions else []
     _save_record(export, problems)
+    _write_serving_files(export)
     if problems:
         raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
     artifacts = [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
@@ -186,6 +188,19 @@ def _compare_file(
     )
     _report(export, plan, comparison)
     return problems
+
+
+def _write_serving_files(export: Export) -> None:
+    """How to serve what was written. Text for people: a tokenizer that cannot be read costs these files, not the export."""
+    from transformers import AutoTokenizer
+
+    model = export.model
+    names = [export.path(plan).name for plan in sorted(export.plans, key=lambda plan: -plan.bytes)]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+        write_serving_files(export.ctx.out, served(model.folder, model.config, tokenizer), names)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        export.ctx.warn(f"no {MODELFILE} was written: {type(error).__name__}: {printable(str(error), 200)}")
 
 
 def _report(export: Export, plan: FilePlan, comparison: Comparison) -> None:
