@@ -82,7 +82,7 @@ def go_render(template: str, messages: list[dict[str, str]]) -> str:
     """What Go's text/template makes of the constructs that we write."""
     body, opening = re.fullmatch(
         r"\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)", template, re.DOTALL
-    ).groups()  # type: ignore[union-attr]
+    ).groups()
     branches = dict(re.findall(r'\{\{ (?:else )?if eq \.Role "(\w+)" \}\}(.*?)(?=\{\{ else if|\Z)', body, re.DOTALL))
     braces = "\0"
     text = ""
