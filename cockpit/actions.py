@@ -244,7 +244,8 @@ def held_out_data(run: RunDir, stage: str) -> tuple[Path, str | None] | None:
         if data is not None:
             path = run.out(data.name) if data.origin == "stage" else Path(data.path or "")
             return (path, input_hash(path)) if data.path != "" and path.is_dir() else None
-        todo += [ref.name for field in ("adapter", "model") if (ref := refs.get(field)) and ref.origin == "stage"]
+        learned = [field for field in refs if field.startswith("adapter")]
+        todo += [refs[field].name for field in (*learned, "model") if field in refs and refs[field].origin == "stage"]
     return None
 
 

@@ -94,7 +94,10 @@ def read_value(text: str, kind: str) -> Any:
         return _read_number(stripped, kind)
     if kind == "tables":
         return _read_gates(stripped)
-    return _read_list(stripped)
+    items = _read_list(stripped)
+    if kind == "numbers" and isinstance(items, list):
+        return [_read_number(item, "float") if isinstance(item, str) else item for item in items]
+    return items
 
 
 def toggled(items: Sequence[Any], choice: str, order: Sequence[str]) -> list[Any]:

@@ -17,12 +17,10 @@ CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "bas
 _UNUSED: dict[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
     "fan_in_fan_out": (None, False),
-    "use_dora": (None, False),
     "lora_bias": (None, False),
     "layer_replication": (None,),
     "target_parameters": (None, []),
     "trainable_token_indices": (None,),
-    "modules_to_save": (None, []),
     "alora_invocation_tokens": (None,),
     "ensure_weight_tying": (None, False),
     # other initializations take something out of the base before training, so the original base is not theirs
@@ -46,6 +44,7 @@ _HARMLESS = frozenset(
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",
+        "modules_to_save",
         "peft_type",
         "peft_version",
         "qalora_group_size",
@@ -55,31 +54,75 @@ _HARMLESS = frozenset(
         "runtime_config",
         "target_modules",
         "task_type",
+        "use_dora",
         "use_rslora",
     )
 )
 """Settings that are read here, or that only concern how the adapter was trained."""
 
-_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+_PREFIX = "base_model.model."
+_PARTS = {
+    "lora_A": "a",
+    "lora_B": "b",
+    "lora_embedding_A": "embedding_a",
+    "lora_embedding_B": "embedding_b",
+    "lora_magnitude_vector": "magnitude",
+}
+_LORA = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.default)?(?:\.weight)?")
+_WHOLE = re.compile(r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)")
 
 
 @dataclass
-class Pair:
-    """The two matrices of one layer: delta = scale * B A, with A [r, in] and B [out, r]."""
+class Change:
+    """What an adapter does to one weight.
+
+    A linear layer's is scale * B A, with A [r, in] and B [out, r]; an embedding's scale * (B A) transposed, with
+    A [r, rows] and B [columns, r]. With a magnitude (DoRA, arXiv 2402.09353), the changed weight's norms, of the rows of a
+    linear layer and of the columns of an embedding, are set to it.
+
+    Attributes:
+        module: the layer's name in the base.
+        a, b: the two matrices.
+        embedding: whether they are an embedding's.
+        magnitude: the norms, or None.
+        scale: alpha / r, or alpha / sqrt(r).
+    """
 
     module: str
     a: TensorInfo | None = None
     b: TensorInfo | None = None
+    embedding: bool = False
+    magnitude: TensorInfo | None = None
     scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the weight that it changes."""
+        assert self.a is not None
+        assert self.b is not None
+        return (self.a.shape[1], self.b.shape[0]) if self.embedding else (self.b.shape[0], self.a.shape[1])
+
+    @property
+    def norms(self) -> int:
+        """How many norms a magnitude of it has."""
+        return self.shape[1] if self.embedding else self.shape[0]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter whose every tensor has its place."""
+    """An adapter whose every tensor has its place.
+
+    Attributes:
+        folder: where it is.
+        config: its settings.
+        changes: by the changed weight's name in the base.
+        replacements: whole tensors (modules_to_save, resized or saved embeddings), by their names in the base.
+    """
 
     folder: Path
     config: dict[str, Any]
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    changes: dict[str, Change] = field(default_factory=dict)
+    replacements: dict[str, TensorInfo] = field(default_factory=dict)
 
     @property
     def base(self) -> dict[str, Any]:
@@ -97,40 +140,67 @@ def read_adapter(folder: Path) -> Adapter:
     """
     config = read_json(folder / CONFIG)
     _check_features(folder, config)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
-    pairs: dict[str, Pair] = {}
+    path = _weights_file(folder)
+    adapter = Adapter(folder, config)
     for info in read_header(path)[0]:
-        match = _TENSOR.fullmatch(info.name)
-        if match is None:
-            raise OperatorError(
-                f"{path}: tensor {printable(info.name, 200)} is none that the merge knows",
-                "only LoRA of linear layers is merged",
-            )
-        if info.dtype not in ("F32", "F16", "BF16"):
-            raise OperatorError(f"{path}: {printable(info.name, 200)} has type {info.dtype}; allowed F32, F16, BF16")
-        pair = pairs.setdefault(match["module"], Pair(match["module"]))
-        if (pair.a if match["side"] == "A" else pair.b) is not None:
-            raise OperatorError(f"{path}: {printable(match['module'], 200)} has lora_{match['side']} twice")
-        if match["side"] == "A":
-            pair.a = info
-        else:
-            pair.b = info
-    for module, pair in pairs.items():
-        _check_pair(path, pair)
-        pair.scale = _scale(config, module, pair)
-    if not pairs:
+        _place(adapter, path, info)
+    for change in adapter.changes.values():
+        _check_change(path, change)
+        _check_magnitude(path, config, change)
+        change.scale = _scale(config, change)
+    _check_saved(path, config, adapter.replacements)
+    if not adapter.changes and not adapter.replacements:
         raise OperatorError(f"{path} holds no tensor", "the adapter was not saved completely")
-    return Adapter(folder, config, pairs)
+    return adapter
 
 
 def read_matrix(info: TensorInfo) -> Any:
-    """An adapter's matrix as float32, in its shape. These are small: r times a width."""
+    """An adapter's tensor as float32, in its shape. Those of LoRA are small: r times a width."""
     with info.file.open("rb") as file:
         file.seek(info.offset)
-        raw = file.read(info.values * (4 if info.dtype == "F32" else 2))
+        raw = file.read(info.bytes)
     return to_float32(raw, info.dtype).reshape(info.shape)
+
+
+def _weights_file(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if path.is_file():
+        return path
+    pickled = folder / "adapter_model.bin"
+    if pickled.is_file():
+        raise OperatorError(
+            f"{pickled} is a pickle: reading it runs whatever program its author put in, so it is not read",
+            "ask for the adapter as safetensors, or load it where you trust it and save it with safe_serialization=True",
+        )
+    raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
+
+
+def _place(adapter: Adapter, path: Path, info: TensorInfo) -> None:
+    """Put a tensor where it belongs."""
+    shown = printable(info.name, 200)
+    if info.dtype not in ("F32", "F16", "BF16"):
+        raise OperatorError(f"{path}: {shown} has type {info.dtype}; allowed F32, F16, BF16")
+    name = info.name.removeprefix(_PREFIX)
+    lora, whole = _LORA.fullmatch(name), _WHOLE.fullmatch(name)
+    if name == info.name or (lora is None and (whole is None or "lora_" in name)):
+        raise OperatorError(
+            f"{path}: tensor {shown} is none that the merge knows",
+            "LoRA of linear layers and embeddings is merged, with DoRA's magnitudes and whole saved modules",
+        )
+    if lora is None:
+        assert whole is not None
+        target = f"{whole['module']}.{whole['leaf']}"
+        if target in adapter.replacements:
+            raise OperatorError(f"{path}: {printable(target, 200)} is there twice")
+        adapter.replacements[target] = info
+        return
+    change = adapter.changes.setdefault(f"{lora['module']}.weight", Change(lora["module"]))
+    part = _PARTS[lora["part"]]
+    change.embedding = change.embedding or part.startswith("embedding")
+    part = part.removeprefix("embedding_")
+    if getattr(change, part) is not None:
+        raise OperatorError(f"{path}: {printable(lora['module'], 200)} has {lora['part']} twice")
+    setattr(change, part, info)
 
 
 def _check_features(folder: Path, config: dict[str, Any]) -> None:
@@ -149,32 +219,74 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _check_pair(path: Path, pair: Pair) -> None:
-    name = printable(pair.module, 200)
-    if pair.a is None or pair.b is None:
+def _check_change(path: Path, change: Change) -> None:
+    name = printable(change.module, 200)
+    if change.a is None or change.b is None:
         raise OperatorError(
-            f"{path}: {name} lacks lora_{'A' if pair.a is None else 'B'}.weight", "the adapter was not saved completely"
+            f"{path}: {name} lacks lora_{'A' if change.a is None else 'B'}.weight",
+            "the adapter was not saved completely",
         )
-    shapes = pair.a.shape, pair.b.shape
+    shapes = change.a.shape, change.b.shape
     if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
         raise OperatorError(f"{path}: {name} has lora_A {shapes[0]} and lora_B {shapes[1]}, which do not multiply")
-
-
-def _scale(config: dict[str, Any], module: str, pair: Pair) -> float:
-    """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), with PEFT's patterns by module name."""
-    assert pair.a is not None
-    rank = int(_pattern(config.get("rank_pattern"), module, config.get("r")))
-    alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha")))
-    if rank != pair.a.shape[0]:
+    if change.magnitude is not None and change.magnitude.shape != (change.norms,):
         raise OperatorError(
-            f"{printable(module, 200)}: the adapter says rank {rank}, its matrices have {pair.a.shape[0]}"
+            f"{path}: {name} has lora_magnitude_vector {change.magnitude.shape}; it needs ({change.norms},)"
         )
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
-def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
+def _check_magnitude(path: Path, config: dict[str, Any], change: Change) -> None:
+    wanted, found = bool(config.get("use_dora")), change.magnitude is not None
+    if wanted != found:
+        name = printable(change.module, 200)
+        raise OperatorError(
+            f"{path}: {name} {'has a' if found else 'lacks its'} lora_magnitude_vector, and use_dora is {str(wanted).lower()}",
+            "the adapter's settings and its tensors are not of one training",
+        )
+
+
+def _check_saved(path: Path, config: dict[str, Any], replacements: dict[str, TensorInfo]) -> None:
+    """Whole tensors are modules_to_save, each of them there, or an embedding or head that PEFT saves of its own accord."""
+    modules = {target: target.rpartition(".")[0] for target in replacements}
+    saved = [name for name in config.get("modules_to_save") or [] if isinstance(name, str)]
+    for target, module in modules.items():
+        if not any(_is_named(module, name) for name in (*saved, "embed_tokens", "lm_head")):
+            raise OperatorError(
+                f"{path}: tensor {printable(replacements[target].name, 200)} is none that the merge knows: {printable(module, 200)} is not in modules_to_save"
+            )
+    for name in saved:
+        if not any(_is_named(module, name) for module in modules.values()):
+            raise OperatorError(
+                f"{path}: modules_to_save names {printable(name, 200)}, and no tensor is of it",
+                "the adapter was not saved completely",
+            )
+
+
+def _is_named(module: str, name: str) -> bool:
+    """PEFT's rule: any end of the module's name, so that `norm` means `input_layernorm` too."""
+    return module.endswith(name)
+
+
+def _scale(config: dict[str, Any], change: Change) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), with PEFT's patterns by module name."""
+    assert change.a is not None
+    name = printable(change.module, 200)
+    wanted = _pattern(config.get("rank_pattern"), change.module, config.get("r"))
+    alpha = _pattern(config.get("alpha_pattern"), change.module, config.get("lora_alpha"))
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wanted, alpha))
+    if not numbers or not math.isfinite(alpha):
+        raise OperatorError(f"{name}: r and lora_alpha — got {printable(f'{wanted} and {alpha}')}; allowed numbers")
+    if wanted != change.a.shape[0]:
+        raise OperatorError(f"{name}: the adapter says rank {wanted}, its matrices have {change.a.shape[0]}")
+    return float(alpha) / math.sqrt(wanted) if config.get("use_rslora") else float(alpha) / wanted
+
+
+def _pattern(patterns: Any, module: str, default: Any) -> Any:
     """PEFT's rule: the first key that, as a regular expression, matches the end of the module's name at a dot."""
-    for key, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
+    for key, value in (patterns if isinstance(patterns, dict) else {}).items():
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        except re.error as error:
+            raise OperatorError(f"rank_pattern or alpha_pattern — {printable(str(key))} is no pattern") from error
     return default

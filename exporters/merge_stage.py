@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import torch
 
-from engines.host import Artifact, StageContext, StageResult
+from engines.host import Artifact, Input, StageContext, StageResult
 from exporters.merge import check_base, merge
 from exporters.model_folder import local_folder
 
 
 def run(ctx: StageContext) -> StageResult:
-    """Merge `adapter` into `model` and write a model folder.
+    """Merge one adapter or several into `model` and write a model folder.
 
     Raises:
-        OperatorError: the two do not belong together, or one of them cannot be merged.
+        OperatorError: they do not belong together, or one of them cannot be merged.
         StopRequested: the operator asked to stop.
     """
-    model, adapter = ctx.inputs["model"], ctx.inputs["adapter"]
+    stage, model = ctx.stage, ctx.inputs["model"]
     ctx.phase("loading")
-    base, adapter_folder = local_folder(model), local_folder(adapter)
-    unchecked = check_base(base, model.manifest_sha256, adapter_folder)
-    if unchecked:
-        ctx.warn(unchecked)
-    if ctx.stage.threads:
-        torch.set_num_threads(ctx.stage.threads)
+    base = local_folder(model)
+    adapters = [local_folder(item) for item in adapter_inputs(ctx)]
+    for adapter in adapters:
+        unchecked = check_base(base, model.manifest_sha256, adapter)
+        if unchecked:
+            ctx.warn(unchecked)
+    if stage.threads:
+        torch.set_num_threads(stage.threads)
     ctx.phase("merging")
     merged = merge(
         base,
-        adapter_folder,
+        list(zip(adapters, stage.weights or [1.0] * len(adapters), strict=True)),
         ctx.out,
-        dtype=ctx.stage.dtype,
+        dtype=stage.dtype,
+        untie=stage.untie_word_embeddings,
+        base_rounding=stage.base_rounding,
         progress=lambda done, total: ctx.progress(done, total, "parameters"),
     )
-    metrics = {"parameters": float(merged.parameters), "bytes": float(merged.bytes), "layers": float(merged.layers)}
+    for warning in merged.warnings:
+        ctx.warn(warning)
+    metrics = {"parameters": float(merged.parameters), "bytes": float(merged.bytes), "tensors": float(merged.tensors)}
     return StageResult(metrics, [Artifact("model", "model", ".")])
+
+
+def adapter_inputs(ctx: StageContext) -> list[Input]:
+    """The adapters of a stage: its one `adapter`, or its `adapters` in their order."""
+    listed = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
+    return [ctx.inputs["adapter"]] if "adapter" in ctx.inputs else listed

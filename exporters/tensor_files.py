@@ -6,13 +6,15 @@ Format: u64 length of a JSON header, the header, then the tensors' bytes; offset
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,34 +51,76 @@ class TensorInfo:
     @property
     def values(self) -> int:
         """Number of values."""
-        return int(np.prod(self.shape, dtype=np.int64)) if self.shape else 1
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its data."""
+        return self.values * DTYPE_BYTES[self.dtype]
 
 
 def read_header(path: Path) -> tuple[list[TensorInfo], dict[str, str]]:
     """What a safetensors file holds, in the order of its bytes, and its metadata.
 
+    Nothing in the header is believed: types, shapes and offsets must describe one whole file, byte after byte.
+
     Raises:
-        OperatorError: it is cut short or not a safetensors file.
+        OperatorError: it is cut short or not a safetensors file; the text names the tensor.
     """
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError("header too long")
-            header: dict[str, Any] = json.loads(file.read(length))
             size = os.fstat(file.fileno()).st_size
-        metadata = header.pop("__metadata__", {})
-        infos = [
-            TensorInfo(name, path, value["dtype"], tuple(value["shape"]), 8 + length + value["data_offsets"][0])
-            for name, value in header.items()
-        ]
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise OperatorError(f"{path} is not a whole safetensors file: {printable(str(error), 200)}") from error
-    infos.sort(key=lambda info: info.offset)
-    for info in infos:
-        if info.offset + info.values * DTYPE_BYTES.get(info.dtype, 1) > size:
-            raise OperatorError(f"{path} is cut short: {printable(info.name)} ends after the file does")
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(_MAX_HEADER_BYTES, size - 8):
+                raise ValueError(f"its header claims {length} bytes of {size}")
+            header = json.loads(file.read(length), object_pairs_hook=_no_name_twice)
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict):
+            raise TypeError("its header is not a table of tensors")
+        infos = [_info(name, path, value, 8 + length) for name, value in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        raise OperatorError(f"{path} is not a whole safetensors file: {printable(str(error), 300)}") from error
+    infos.sort(key=lambda info: (info.offset, info.bytes))
+    _check_places(path, infos, 8 + length, size)
     return infos, metadata
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{printable(twice, 200)} is there twice")
+    return found
+
+
+def _info(name: str, path: Path, value: Any, start: int) -> TensorInfo:
+    shown = printable(name, 200)
+    dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"{shown} has type {printable(str(dtype), 40)}; allowed {', '.join(DTYPE_BYTES)}")
+    numbers = [begin, end, *shape]
+    if not all(type(number) is int and 0 <= number < 1 << 60 for number in numbers) or len(shape) > 8:
+        raise ValueError(
+            f"{shown} has shape {printable(str(shape), 80)} and offsets {printable(f'{begin}, {end}', 80)}"
+        )
+    info = TensorInfo(name, path, dtype, tuple(shape), start + begin)
+    if info.bytes != end - begin:
+        raise ValueError(f"{shown} has {end - begin} bytes; {dtype} {list(shape)} has {info.bytes}")
+    return info
+
+
+def _check_places(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
+    """Every byte after the header belongs to one tensor."""
+    at = start
+    for info in infos:
+        if info.offset != at:
+            what = "overlaps the tensor before it" if info.offset < at else "leaves a gap before it"
+            raise OperatorError(f"{path} is not a whole safetensors file: {printable(info.name, 200)} {what}")
+        at += info.bytes
+        if at > size:
+            raise OperatorError(f"{path} is cut short: {printable(info.name, 200)} ends after the file does")
+    if at < size:
+        raise OperatorError(f"{path} is not a whole safetensors file: {size - at} bytes after its last tensor")
 
 
 def to_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
@@ -85,6 +129,26 @@ def to_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
         return (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
     kind = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]
     return np.frombuffer(raw, kind).astype("<f4", copy=False)
+
+
+class Weights(Protocol):
+    """Tensors by name, read a few rows at a time, from wherever they come.
+
+    Attributes:
+        folder: the model's folder.
+        files: the weight files of the model, in which order they are written.
+        tensors: what there is; `file` says into which file of `files` each tensor belongs.
+    """
+
+    folder: Path
+    files: list[Path]
+    tensors: dict[str, TensorInfo]
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows as float32, [stop - start, columns]."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A whole tensor as float32, in its shape."""
 
 
 class SafetensorsFolder:
@@ -111,17 +175,22 @@ class SafetensorsFolder:
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows as float32, [stop - start, columns]."""
         info = self.tensors[name]
+        return to_float32(self.read_bytes(name, start, stop), info.dtype).reshape(stop - start, info.columns)
+
+    def read_bytes(self, name: str, start: int, stop: int) -> bytes:
+        """Rows as they are stored."""
+        info = self.tensors[name]
         row_bytes = info.columns * DTYPE_BYTES[info.dtype]
+        at, end = info.offset + start * row_bytes, info.offset + stop * row_bytes
+        parts = []
         with info.file.open("rb") as file:
-            raw = os.pread(file.fileno(), (stop - start) * row_bytes, info.offset + start * row_bytes)
-            while len(raw) < (stop - start) * row_bytes:  # one read returns at most 2 GiB
-                more = os.pread(
-                    file.fileno(), (stop - start) * row_bytes - len(raw), info.offset + start * row_bytes + len(raw)
-                )
-                if not more:
+            while at < end:  # one read returns at most 2 GiB
+                part = os.pread(file.fileno(), end - at, at)
+                if not part:
                     raise OperatorError(f"{info.file} was cut short while it was read")
-                raw += more
-        return to_float32(raw, info.dtype).reshape(stop - start, info.columns)
+                parts.append(part)
+                at += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A whole tensor as float32, in its shape."""
@@ -134,6 +203,12 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():  # transformers prefers it over an index beside it
         return [single]
     if not index.is_file():
+        pickled = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
+        if pickled:
+            raise OperatorError(
+                f"{folder} has its weights as a pickle ({printable(min(pickled))}): reading it runs whatever program its author put in",
+                "get the model as safetensors, or load it where you trust it and save it with safe_serialization=True",
+            )
         raise OperatorError(
             f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors"
         )
@@ -179,7 +254,7 @@ class SafetensorsWriter:
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         offset = 0
         for name, (dtype, shape) in tensors.items():
-            size = int(np.prod(shape, dtype=np.int64)) * DTYPE_BYTES[dtype]
+            size = math.prod(shape) * DTYPE_BYTES[dtype]
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
             offset += size
         text = json.dumps(header).encode()

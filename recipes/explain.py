@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ def check_table(model: type[BaseModel], table: Mapping[str, Any], tag: str | Non
             rest["name"] = "x"
         if "name" in rest:
             for finding in _findings(model, rest):
-                if not finding["loc"]:
+                # A check that is about a wrong key would tell of its absence, which is nobody's mistake.
+                if not finding["loc"] and not set(re.findall(r"\w+", finding["msg"])) & wrong:
                     _explain(finding, tag, report)
 
 
@@ -105,6 +107,8 @@ def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
         return f"did you mean {int(value)}?"
     if spec.kind == "bool" and value in (0, 1, "true", "false"):
         return f"did you mean {'true' if value in (1, 'true') else 'false'}?"
+    if spec.kind == "numbers" and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"did you mean [{value}]?"
     if spec.kind == "list" and isinstance(value, str):
         return f"did you mean [{shown(value)}]?"
     return ""
@@ -123,7 +127,8 @@ def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
         keys = _keys_below(tag, loc)
         return f"a table with {', '.join(keys)}" if keys else ""
     if isinstance(loc[-1], int):
-        return either(spec.choices) if spec.choices else ("a table" if spec.kind == "tables" else "text")
+        words = {"tables": "a table", "numbers": "a number"}
+        return either(spec.choices) if spec.choices else words.get(spec.kind, "text")
     return spec.allowed
 
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from recipes.problems import either, shown
 from recipes.schema import STAGE_TYPES, Recipe
 
-FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "tables"]
+FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
 
 IDENTITY = ("kind", "output")
 """Keys that say which type a stage is; they are no settings."""
@@ -50,7 +50,7 @@ class FieldSpec:
     """One settable field.
 
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
-    `choices` when only some words are allowed) and `tables` for `[[stage.gate]]`, whose fields are in `items`.
+    `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`, whose fields are in `items`.
     `nullable` fields may be left out and then mean "none". `default` is a value as TOML would have it, None without one.
     """
 
@@ -83,6 +83,8 @@ class FieldSpec:
             return either(self.choices)
         if self.kind == "tables":
             return "a list of tables with " + ", ".join(item.path for item in self.items)
+        if self.kind == "numbers":
+            return "a list of numbers"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
             return f"a list of {some} {either(self.choices)}" if self.choices else "a list of texts"
@@ -188,7 +190,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
     if typing.get_origin(plain) is list:
         (inner,) = typing.get_args(plain)
         table = _table_of(inner)
-        kind, items = ("tables", _specs(table)) if table else ("list", ())
+        kind, items = ("tables", _specs(table)) if table else ("numbers" if inner is float else "list", ())
         choices = _choices(inner)
     elif typing.get_origin(plain) is Literal:
         choices = _choices(plain)

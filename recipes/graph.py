@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recipes.fields import inputs_of
 from recipes.problems import Problem, RecipeError, closest, printable, shown
@@ -86,8 +86,20 @@ def node_of(number: int, stage: StageFields) -> Node:
     """The node of a validated stage."""
     kind = kind_of_stage(stage)
     tag = f"prepare-{output_of(stage)}" if kind == "prepare" else kind
-    values = [(spec.path, getattr(stage, spec.path), spec.accepts) for spec in inputs_of(tag)]
-    return Node(number, stage.name, output_of(stage), [item for item in values if item[1] is not None])
+    return Node(number, stage.name, output_of(stage), named_inputs(tag, stage.model_dump()))
+
+
+def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Every input that a stage names: the field, its value and the outputs it takes; `field[0]` and so on for a list."""
+    found: list[tuple[str, str, tuple[str, ...]]] = []
+    for spec in inputs_of(tag):
+        value = fields.get(spec.path)
+        if isinstance(value, str):
+            found.append((spec.path, value, spec.accepts))
+        elif isinstance(value, list):
+            named = enumerate(value)
+            found += [(f"{spec.path}[{n}]", item, spec.accepts) for n, item in named if isinstance(item, str)]
+    return found
 
 
 def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_paths: bool = True) -> Graph:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.explain import check_table, check_values, kind_words
-from recipes.fields import fields_of, inputs_of, keys_of, tags_of
-from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path
+from recipes.fields import fields_of, keys_of, tags_of
+from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
 from recipes.overrides import apply_overrides, belongs, near_field, tag_of
 from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import KINDS, STAGE_TYPES, FakeStage, Recipe, output_word
@@ -121,7 +121,9 @@ class _Check:
             nodes.append(self._node(number, tag))
 
         def report(number: int, key: str, message: str, got: str, allowed: str, hint: str) -> None:
-            self.add(("stage", number, key), message, got, allowed, hint, tag_of(self.stages[number]))
+            field, _, item = key.removesuffix("]").partition("[")
+            path = ("stage", number, field, int(item)) if item else ("stage", number, key)
+            self.add(path, message, got, allowed, hint, tag_of(self.stages[number]))
 
         return build_graph(nodes, self.folder, report)
 
@@ -131,12 +133,17 @@ class _Check:
             tag = tag_of(stage)
             for spec in fields_of(tag) if tag else []:
                 value = stage.get(spec.path)
-                if not isinstance(value, str):
-                    continue
-                if (spec.accepts and is_path(value)) or (spec.folder and value != STANDARD_LIBRARY):
+                if spec.accepts and isinstance(value, list):
+                    stage[spec.path] = [self._absolute(item) for item in value]
+                elif spec.accepts and isinstance(value, str):
+                    stage[spec.path] = self._absolute(value)
+                elif spec.folder and isinstance(value, str) and value != STANDARD_LIBRARY:
                     stage[spec.path] = str(absolute(value, self.folder))
         top = {key: value for key, value in self.source.data.items() if key != "defaults"}
         return {**top, "stage": self.stages}
+
+    def _absolute(self, value: Any) -> Any:
+        return str(absolute(value, self.folder)) if isinstance(value, str) and is_path(value) else value
 
     def _check_top(self) -> None:
         data = self.source.data
@@ -268,12 +275,8 @@ class _Check:
     def _node(self, number: int, tag: str | None) -> Node:
         stage = self.stages[number]
         name = stage.get("name")
-        node = Node(number, name if isinstance(name, str) and name else None, output_word(tag) if tag else None)
-        for spec in inputs_of(tag) if tag else []:
-            value = stage.get(spec.path)
-            if isinstance(value, str):
-                node.inputs.append((spec.path, value, spec.accepts))
-        return node
+        inputs = named_inputs(tag, stage) if tag else []
+        return Node(number, name if isinstance(name, str) and name else None, output_word(tag) if tag else None, inputs)
 
 
 def _settable(table: Mapping[str, Any], tag: str) -> dict[str, Any]:

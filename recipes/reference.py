@@ -124,6 +124,8 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
         result["enum"] = list(spec.choices)
     if spec.kind == "list":
         result["items"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
+    if spec.kind == "numbers":
+        result["items"] = {"type": "number"}
     if spec.kind == "tables":
         required = [item.path for item in spec.items if item.required]
         result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
@@ -140,6 +142,7 @@ _JSON_TYPES = {
     "choice": "string",
     "str": "string",
     "list": "array",
+    "numbers": "array",
     "tables": "array",
 }
 _JSON_LIMITS = {
@@ -153,7 +156,7 @@ _JSON_LIMITS = {
 
 def _limits(spec: FieldSpec) -> dict[str, Any]:
     limits = {word: getattr(spec.bounds, name) for name, word in _JSON_LIMITS.items()}
-    length = "Items" if spec.kind in ("list", "tables") else "Length"
+    length = "Items" if spec.kind in ("list", "numbers", "tables") else "Length"
     limits |= {f"min{length}": spec.bounds.min_length, f"max{length}": spec.bounds.max_length}
     return {word: value for word, value in limits.items() if value is not None}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, model_validator
 
 from recipes.data_stages import PrepareMessages, PrepareText, PrepareTokens, TokenizerStage
 from recipes.setting import setting
@@ -75,16 +75,55 @@ class EvaluateStage(StageFields):
 
 
 class MergeStage(StageFields):
-    """An adapter merged into its 16- or 32-bit base: W + scale * B A, rounded once."""
+    """Adapters merged into their 16- or 32-bit base: W + weight * scale * B A, summed in float32 and rounded once."""
 
     kind: Literal["merge"] = "merge"
     model: str = setting(
         section="Inputs", accepts=MODEL_OUTPUTS, help="The base model: a stage, a folder, or a hub id."
     )
-    adapter: str = setting(section="Inputs", accepts=("adapter",), help="The adapter: a finetune stage or a folder.")
+    adapter: str | None = setting(
+        None, section="Inputs", accepts=("adapter",), help="The adapter: a finetune stage or a folder."
+    )
+    adapters: list[str] = setting(
+        default_factory=list,
+        section="Inputs",
+        accepts=("adapter",),
+        help="Several adapters instead of one: finetune stages or folders.",
+    )
+    weights: list[float] = setting(
+        default_factory=list,
+        section="Merge",
+        help="How much of each adapter is added, in their order; 1 each by default. 0.5 keeps half of what was learned.",
+    )
     dtype: Literal["base", "float32", "bfloat16", "float16"] = setting(
         "base", section="Merge", help="Type of the merged weights; base keeps the base model's."
     )
+    base_rounding: Literal["none", "nf4", "nf4-double"] = setting(
+        "none",
+        section="Merge",
+        advanced=True,
+        help="Round the base's linear layers to 4-bit NF4 and back first, as an adapter trained over a 4-bit base saw"
+        " them; evaluate both and keep the better one.",
+    )
+    untie_word_embeddings: bool = setting(
+        False,
+        section="Merge",
+        advanced=True,
+        help="Give a model whose head is its embedding a head of its own when the adapter changes only one of them, as"
+        " it was in training; PEFT's merge changes both.",
+    )
+
+    @model_validator(mode="after")
+    def _adapters_and_weights(self) -> MergeStage:
+        if bool(self.adapters) == (self.adapter is not None):
+            got = "both adapter and adapters" if self.adapters else "neither adapter nor adapters"
+            raise ValueError(f"adapter — what is merged; got {got}; allowed: adapter, or a list of adapters")
+        count = len(self.adapters) or 1
+        if self.weights and len(self.weights) != count:
+            raise ValueError(
+                f"weights — one for each adapter; got {len(self.weights)} for {count}; allowed: {count} numbers, or none"
+            )
+        return self
 
 
 class ExportStage(StageFields):

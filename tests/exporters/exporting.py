@@ -45,6 +45,13 @@ def merge(tmp_path: Path, base: Path, adapter: Path, **fields: Any) -> tuple[Tri
     return ctx, merge_stage.run(ctx)
 
 
+def merge_several(tmp_path: Path, base: Path, adapters: list[Path], **fields: Any) -> tuple[TriedContext, StageResult]:
+    stage = {"name": "merged", "kind": "merge", "model": str(base), "adapters": list(map(str, adapters)), **fields}
+    inputs: dict[str, Path | str] = {"model": base, **{f"adapters[{n}]": path for n, path in enumerate(adapters)}}
+    ctx = make_context(tmp_path, stage, inputs=inputs)
+    return ctx, merge_stage.run(ctx)
+
+
 def parity(ctx: TriedContext) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((ctx.out / "parity.json").read_text())
     return value

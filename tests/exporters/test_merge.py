@@ -71,7 +71,7 @@ def test_equals_peft(tmp_path: Path, base: Path, fields: dict[str, Any]) -> None
 
 
 def test_chunks_of_rows_change_nothing(tmp_path: Path, base: Path, adapter: Path) -> None:
-    merging.merge(base, adapter, tmp_path, chunk_bytes=64 * 256 * 4)
+    merging.merge(base, [(adapter, 1.0)], tmp_path, chunk_bytes=64 * 256 * 4)
     assert_same(weights(tmp_path), peft_merge(base, adapter))
 
 
@@ -155,8 +155,13 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     [
         ({f"{Q}.lora_A.weight": None}, {}, "model.layers.0.self_attn.q_proj lacks lora_A.weight"),
         ({f"{Q}.lora_B.weight": None}, {}, "model.layers.0.self_attn.q_proj lacks lora_B.weight"),
-        ({}, {f"{Q}.lora_magnitude_vector": (1, 256)}, "lora_magnitude_vector is none that the merge knows"),
-        ({}, {"base_model.model.lm_head.weight": (4, 4)}, "base_model.model.lm_head.weight is none"),
+        ({}, {f"{Q}.lora_magnitude_vector": (256,)}, "q_proj has a lora_magnitude_vector, and use_dora is false"),
+        ({}, {f"{Q}.lora_magnitude_vector": (1, 256)}, "q_proj has lora_magnitude_vector"),
+        ({}, {"base_model.model.model.norm.weight": (256,)}, "base_model.model.model.norm.weight is none"),
+        ({}, {"base_model.model.model.embed_tokens.weight": (4, 4)}, "embed_tokens.weight is"),
+        ({}, {"elsewhere.weight": (4, 4)}, "elsewhere.weight is none"),
+        ({}, {f"{Q}.lora_C.weight": (4, 4)}, "lora_C.weight is none"),
+        ({}, {f"{Q}.base_layer.bias": (4,)}, "q_proj is not in modules_to_save"),
         (
             {f"{Q}.lora_{side}.weight": f"{Q.replace('q_proj', 'z_proj')}.lora_{side}.weight" for side in "AB"},
             {},
@@ -169,7 +174,20 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ),
         ({f"{Q}.lora_B.weight": None}, {f"{Q}.lora_B.weight": (256, 4)}, "which do not multiply"),
     ],
-    ids=["no-a", "no-b", "dora-tensor", "full-weight", "unknown-module", "wrong-shape", "ranks"],
+    ids=[
+        "no-a",
+        "no-b",
+        "magnitude",
+        "magnitude-shape",
+        "full-weight",
+        "embedding-shape",
+        "foreign",
+        "lora-c",
+        "bias",
+        "unknown-module",
+        "wrong-shape",
+        "ranks",
+    ],
 )
 def test_every_adapter_tensor_has_its_place(
     tmp_path: Path,

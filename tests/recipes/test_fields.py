@@ -48,7 +48,7 @@ def test_kinds_and_tags_agree() -> None:
     assert tags_of("prepare") == ["prepare-text", "prepare-tokens", "prepare-messages"]
     assert [tag for kind in KINDS for tag in tags_of(kind)] == list(STAGE_TYPES)
     assert {kind_of(tag) for tag in STAGE_TYPES} == set(KINDS)
-    assert [spec.path for spec in inputs_of("merge")] == ["model", "adapter"]
+    assert [spec.path for spec in inputs_of("merge")] == ["model", "adapter", "adapters"]
 
 
 def test_sections_begin_with_the_stage_and_end_with_its_launch() -> None:
