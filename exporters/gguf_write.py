@@ -17,6 +17,7 @@ from engines.llama.quantizer import Quantizer
 from exporters.architectures import Architecture, architecture_of, head_width, kv_heads
 from exporters.gguf_metadata import add_metadata, rope_factors
 from exporters.gguf_vocab import Vocabulary, add_vocabulary, read_vocabulary
+from exporters.importance import Importance
 from exporters.model_folder import open_weights, read_config
 from exporters.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.tensor_files import SafetensorsFolder, row_chunks
@@ -55,11 +56,16 @@ class Model:
         """Number of weights."""
         return sum(shape.rows * shape.columns for shape in self.shapes)
 
-    def plan(self, file_type: str) -> FilePlan:
-        """The type of every tensor in a file of this type."""
+    def plan(self, file_type: str, *, importance: bool = False) -> FilePlan:
+        """The type of every tensor in a file of this type, written with an importance matrix or without."""
         layers = int(self.config["num_hidden_layers"])
         return plan_file(
-            file_type, self.shapes, layers=layers, seventy_b=layers == 80 and self.architecture.name != "qwen3"
+            file_type,
+            self.shapes,
+            layers=layers,
+            gqa=int(self.config["num_attention_heads"]) // kv_heads(self.config),
+            importance=importance,
+            seventy_b=layers == 80 and self.architecture.name != "qwen3",
         )
 
 
@@ -84,7 +90,12 @@ def read_model(folder: Path) -> Model:
 
 
 def write_gguf(
-    model: Model, plan: FilePlan, path: Path, quantizer: Quantizer | None, progress: Progress = lambda _values: None
+    model: Model,
+    plan: FilePlan,
+    path: Path,
+    quantizer: Quantizer | None,
+    progress: Progress = lambda _values: None,
+    importance: Importance | None = None,
 ) -> None:
     """Write one file under a temporary name, make it durable, and rename it.
 
@@ -94,6 +105,7 @@ def write_gguf(
         path: the final name.
         quantizer: for the block types; None when the plan has none.
         progress: called with the number of values written since the last call.
+        importance: what the columns of each matrix matter; the plan was made with it.
 
     Raises:
         OperatorError: a value is not finite, or does not fit into the type.
@@ -116,7 +128,8 @@ def write_gguf(
     try:
         writer.write_padding(file, file.tell())
         for choice in plan.choices:
-            _write_tensor(model, choice, file, quantizer, progress)
+            columns = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
+            _write_tensor(model, choice, file, quantizer, progress, columns)
             writer.write_padding(file, choice.bytes)
         file.flush()
         os.fsync(file.fileno())
@@ -128,18 +141,25 @@ def write_gguf(
     partial.rename(path)
 
 
-def _write_tensor(model: Model, choice: Choice, file: Any, quantizer: Quantizer | None, progress: Progress) -> None:
+def _write_tensor(
+    model: Model,
+    choice: Choice,
+    file: Any,
+    quantizer: Quantizer | None,
+    progress: Progress,
+    importance: NDArray[np.float32] | None,
+) -> None:
     for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
-        rows = _read_rows(model, choice.shape, start, stop)
-        data = _encode(choice, rows, quantizer)
+        rows = read_rows(model, choice.shape, start, stop)
+        data = _encode(choice, rows, quantizer, importance)
         if data.nbytes != (stop - start) * TYPES[choice.type].row_bytes(choice.shape.columns):
             raise AssertionError(f"{choice.shape.name}: {data.nbytes} bytes for {stop - start} rows of {choice.type}")
         data.tofile(file)
         progress(rows.size)
 
 
-def _read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows in the order of the GGUF file.
+def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of a tensor in the order of the GGUF file, [stop - start, columns].
 
     llama.cpp rotates neighbouring values, transformers the halves of a head, so each head's rows are interleaved:
     row 2 i + j of the file is row j * width / 2 + i of the folder.
@@ -165,7 +185,9 @@ def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int
     return head * width + (place % 2) * (width // 2) + place // 2
 
 
-def _encode(choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | None) -> NDArray[Any]:
+def _encode(
+    choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | None, importance: NDArray[np.float32] | None
+) -> NDArray[Any]:
     name = printable(choice.shape.name, 200)
     if not np.isfinite(rows).all():
         raise OperatorError(f"{name} holds a value that is not finite: the model is damaged")
@@ -183,7 +205,7 @@ def _encode(choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | No
     if choice.type == "BF16":
         return _bfloat16(rows)
     assert quantizer is not None
-    return quantizer.quantize(choice.type, rows)
+    return quantizer.quantize(choice.type, rows, importance)
 
 
 def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:

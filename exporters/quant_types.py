@@ -6,29 +6,31 @@ The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engines.llama.ggml_types import TYPES
 
-FILE_TYPE_IDS = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "BF16": 32}
+FILE_TYPE_IDS = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16,
+    "Q5_K_M": 17, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ4_NL": 25, "IQ3_S": 26, "IQ4_XS": 30,
+    "BF16": 32, "TQ1_0": 36, "TQ2_0": 37,
+}  # fmt: skip
 """`general.file_type` by file type (enum llama_ftype)."""
 
-DEFAULT_TYPES = {
-    "F32": "F32",
-    "F16": "F16",
-    "BF16": "BF16",
-    "Q8_0": "Q8_0",
-    "Q6_K": "Q6_K",
-    "Q5_K_M": "Q5_K",
-    "Q4_K_M": "Q4_K",
-    "Q4_K_S": "Q4_K",
-}
+DEFAULT_TYPES = {name: name.removesuffix("_M").removesuffix("_S") if "_K_" in name else name for name in FILE_TYPE_IDS}
 """The type that most matrices of a file get."""
 
 QUANTIZED = frozenset(FILE_TYPE_IDS) - {"F32", "F16", "BF16"}
+TERNARY = frozenset({"TQ1_0", "TQ2_0"})
+"""File types that hold three values per block: for models trained with ternary weights."""
+IMPORTANCE_NEEDED = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+"""Tensor types that llama.cpp writes only with an importance matrix, except for embeddings and heads."""
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_FALLBACKS |= dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL")
+_FALLBACKS |= dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0")
+_LOW_HEADS = frozenset({"IQ2_XXS", "IQ2_XS", "IQ3_XXS"})
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 
@@ -86,6 +88,11 @@ class FilePlan:
         """Tensors that did not get the type they should have."""
         return [choice for choice in self.choices if choice.type != choice.wanted]
 
+    @property
+    def needs_importance(self) -> list[Choice]:
+        """Tensors that are written with an importance matrix or not at all."""
+        return [c for c in self.choices if c.type in IMPORTANCE_NEEDED and c.shape.name not in (_EMBEDDING, _OUTPUT)]
+
     def fallback_note(self) -> str:
         """One sentence on the fallbacks, or nothing."""
         if not self.fallbacks:
@@ -103,55 +110,137 @@ def more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def plan_file(file_type: str, shapes: list[Shape], *, layers: int, seventy_b: bool = False) -> FilePlan:
-    """Choose the type of every tensor.
+@dataclass(frozen=True)
+class Mixture:
+    """What decides a tensor's type besides its name.
 
-    Args:
+    Attributes:
         file_type: a key of `FILE_TYPE_IDS`.
-        shapes: all tensors, by GGUF name.
         layers: number of layers.
+        gqa: query heads per key and value head.
+        importance: whether there is an importance matrix.
+        tied: whether the embedding is the head.
         seventy_b: llama.cpp's class of 80-layer Llama and Qwen2 models, whose value projections get more bits.
     """
+
+    file_type: str
+    layers: int
+    gqa: int = 1
+    importance: bool = False
+    tied: bool = False
+    seventy_b: bool = False
+
+
+def plan_file(
+    file_type: str,
+    shapes: list[Shape],
+    *,
+    layers: int,
+    gqa: int = 1,
+    importance: bool = False,
+    seventy_b: bool = False,
+) -> FilePlan:
+    """Choose the type of every tensor: `shapes` are all of them, by GGUF name; the rest as in `Mixture`."""
     tied = all(shape.name != _OUTPUT for shape in shapes)
+    mixture = Mixture(file_type, layers, gqa, importance, tied, seventy_b)
     choices = []
     for shape in shapes:
-        wanted = _wanted(file_type, shape, layers=layers, tied=tied, seventy_b=seventy_b)
+        wanted = _wanted(mixture, shape)
         choices.append(Choice(shape, _fitting(wanted, shape.columns), wanted))
     return FilePlan(file_type, choices)
 
 
-def _wanted(file_type: str, shape: Shape, *, layers: int, tied: bool, seventy_b: bool) -> str:
-    default = DEFAULT_TYPES[file_type]
+def _wanted(mixture: Mixture, shape: Shape) -> str:
+    default = DEFAULT_TYPES[mixture.file_type]
     if shape.dimensions < 2 or shape.name.endswith("_norm.weight") or not shape.name.endswith(".weight"):
         return "F32"
-    if file_type not in QUANTIZED:
+    if mixture.file_type not in QUANTIZED:
         return default
-    if shape.name == _OUTPUT or (tied and shape.name == _EMBEDDING):
-        if shape.columns % TYPES[default].block:
+    if shape.name == _OUTPUT or (mixture.tied and shape.name == _EMBEDDING):
+        if shape.columns % TYPES[default].block or default == "Q8_0":
             return "Q8_0"
-        return "Q8_0" if default == "Q8_0" else "Q6_K"
-    if shape.layer is not None and file_type in ("Q5_K_M", "Q4_K_M", "Q4_K_S"):
-        return _layer_type(file_type, shape, layers, seventy_b)
-    return default
+        return "Q5_K" if mixture.file_type in _LOW_HEADS else "Q6_K"
+    if shape.name == _EMBEDDING:
+        return _EMBEDDINGS.get(mixture.file_type, default)
+    if shape.layer is None:
+        return default
+    choose = _PARTS.get(shape.name.split(".")[2])
+    return (choose(mixture, shape.layer) if choose else None) or default
 
 
-def _layer_type(file_type: str, shape: Shape, layers: int, seventy_b: bool) -> str:
-    """The K mixtures: some value and down projections get more bits."""
-    default = DEFAULT_TYPES[file_type]
-    assert shape.layer is not None
-    part = shape.name.split(".")[2]
-    if part == "attn_v":
-        chosen = default
-        if file_type == "Q4_K_S":
-            chosen = "Q5_K" if shape.layer < 4 else default
-        elif more_bits(shape.layer, layers):
-            chosen = "Q6_K"
-        return "Q5_K" if seventy_b and chosen == "Q4_K" else chosen
-    if part == "ffn_down":
-        if file_type == "Q4_K_S":
-            return "Q5_K" if shape.layer < layers // 8 else default
-        return "Q6_K" if more_bits(shape.layer, layers) else default
-    return default
+_EMBEDDINGS = {"IQ2_XXS": "Q2_K", "IQ2_XS": "Q2_K", "IQ3_XXS": "IQ3_S", "TQ1_0": "Q4_K", "TQ2_0": "Q4_K"}
+
+
+def _value_type(mixture: Mixture, layer: int) -> str | None:
+    """Value projections: small, and the last that should lose bits."""
+    chosen = _value_types(mixture, layer)
+    four_bits = (chosen or DEFAULT_TYPES[mixture.file_type]) in ("Q3_K", "Q4_K")
+    return "Q5_K" if mixture.seventy_b and four_bits and mixture.file_type not in ("IQ2_XXS", "IQ2_XS") else chosen
+
+
+def _value_types(mixture: Mixture, layer: int) -> str | None:
+    grouped = mixture.gqa >= 4
+    match mixture.file_type:
+        case "IQ2_XXS" | "IQ2_XS":
+            return "Q4_K" if grouped else "Q2_K"
+        case "Q2_K":
+            return "Q4_K" if grouped else "Q3_K"
+        case "IQ3_XXS":
+            return "Q4_K" if grouped else None if mixture.importance else "IQ3_S"
+        case "IQ3_S":
+            return "Q4_K" if grouped else None
+        case "Q3_K_M":
+            return "Q5_K" if layer < 2 else "Q4_K"
+        case "IQ4_NL" | "IQ4_XS":
+            return "Q5_K" if grouped else None
+        case "Q4_K_M" | "Q5_K_M":
+            return "Q6_K" if more_bits(layer, mixture.layers) else None
+        case "Q4_K_S":
+            return "Q5_K" if layer < 4 else None
+        case _:
+            return None
+
+
+def _down_type(mixture: Mixture, layer: int) -> str | None:
+    """Down projections."""
+    early = layer < mixture.layers // 8
+    match mixture.file_type:
+        case "IQ2_XXS" | "IQ2_XS":
+            return "Q2_K" if early else None
+        case "Q2_K":
+            return "Q3_K"
+        case "IQ3_XXS":
+            return None if mixture.importance else "Q4_K" if early else "Q3_K"
+        case "Q3_K_M":
+            return "Q5_K" if layer < mixture.layers // 16 else "Q4_K"
+        case "Q4_K_M" | "Q5_K_M":
+            return "Q6_K" if more_bits(layer, mixture.layers) else None
+        case "IQ4_NL" | "IQ4_XS":
+            return "Q5_K" if early and not mixture.importance else None
+        case "Q4_K_S":
+            return "Q5_K" if early else None
+        case "Q4_0" | "Q5_0":
+            return {"Q4_0": "Q4_1", "Q5_0": "Q5_1"}[mixture.file_type] if early and mixture.importance else None
+        case _:
+            return None
+
+
+def _attention_output_type(mixture: Mixture, _layer: int) -> str | None:
+    return {"Q2_K": "Q3_K", "IQ3_XXS": "IQ3_S", "Q3_K_M": "Q4_K"}.get(mixture.file_type)
+
+
+def _query_or_key_type(mixture: Mixture, _layer: int) -> str | None:
+    return "IQ2_S" if mixture.file_type == "IQ3_XXS" else None
+
+
+_PARTS: dict[str, Callable[[Mixture, int], str | None]] = {
+    "attn_v": _value_type,
+    "ffn_down": _down_type,
+    "attn_output": _attention_output_type,
+    "attn_q": _query_or_key_type,
+    "attn_k": _query_or_key_type,
+}
+"""The parts of a layer that a mixture treats in their own way; None means the file's default type."""
 
 
 def _fitting(wanted: str, columns: int) -> str:

@@ -45,7 +45,29 @@ __all__ = [
 
 SCHEMA = 1
 
-FileType = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
+FileType = Literal[
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q4_0",
+    "Q3_K_M",
+    "IQ3_S",
+    "IQ3_XXS",
+    "Q2_K",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "TQ2_0",
+    "TQ1_0",
+]
 
 DATA_OUTPUTS = ("messages", "tokens", "text")
 

@@ -37,12 +37,15 @@ class Kernels:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads)
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
         """Quantize rows.
 
         Args:
             type_name: a name of `TYPES`.
             rows: float32, [rows, columns], C order.
+            importance: float32, [columns], how much each column matters; None for all alike.
 
         Returns:
             uint8, [rows, bytes of a row].
@@ -59,7 +62,8 @@ class Kernels:
             start, stop = bounds
             source = rows.ctypes.data + start * columns * 4
             target = out.ctypes.data + start * out.shape[1]
-            return int(self._quantize(kind.id, source, target, 0, stop - start, columns, None))
+            weights = None if importance is None else importance.ctypes.data
+            return int(self._quantize(kind.id, source, target, 0, stop - start, columns, weights))
 
         edges = np.linspace(0, count, min(self._threads, count) + 1).astype(int).tolist()
         written = sum(self._pool.map(part, pairwise(edges)))

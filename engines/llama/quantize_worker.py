@@ -1,6 +1,7 @@
 """`python -m engines.llama.quantize_worker`: quantize rows of float32 on request.
 
-Requests: `{"open": threads}` → the library's record; `{"type", "rows", "columns"}` + float32 values → the bytes.
+Requests: `{"open": threads}` → the library's record; `{"type", "rows", "columns", "importance"}` +
+float32 values (and, if so said, one importance for each column) → the bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ class _Worker:
         if "open" in header:
             self.kernels = Kernels(header["open"])
             return self.kernels.library.record(), b""
-        rows = np.frombuffer(payload, "<f4").reshape(header["rows"], header["columns"])
-        return {}, self.kernels.quantize(header["type"], rows).tobytes()
+        values, count = np.frombuffer(payload, "<f4"), header["rows"] * header["columns"]
+        importance = values[count:] if header["importance"] else None
+        rows = values[:count].reshape(header["rows"], header["columns"])
+        return {}, self.kernels.quantize(header["type"], rows, importance).tobytes()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from engines.llama.golden import check_golden
 from engines.llama.library import NativeError
 from engines.llama.worker_process import WorkerProcess
 
-NUMPY_TYPES = frozenset({"Q8_0", "Q5_0", "Q5_1"})
+NUMPY_TYPES = frozenset({"Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "TQ1_0", "TQ2_0"})
 
 
 class Quantizer(Protocol):
@@ -21,8 +21,10 @@ class Quantizer(Protocol):
 
     record: dict[str, Any]
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """float32 [rows, columns] → uint8 [rows, bytes of a row]."""
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row]."""
         ...
 
     def close(self) -> None:
@@ -46,10 +48,19 @@ class KernelQuantizer:
             self._worker.close()
             raise
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """float32 [rows, columns] → uint8 [rows, bytes of a row]."""
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row]."""
         data = np.ascontiguousarray(rows, "<f4")
-        header = {"type": type_name, "rows": rows.shape[0], "columns": rows.shape[1]}
+        header = {
+            "type": type_name,
+            "rows": rows.shape[0],
+            "columns": rows.shape[1],
+            "importance": importance is not None,
+        }
+        if importance is not None:
+            data = np.concatenate([data.ravel(), np.asarray(importance, "<f4")])
         _, answer = self._worker.ask(header, data.data.cast("B"))
         return np.frombuffer(answer, np.uint8).reshape(rows.shape[0], -1)
 
@@ -73,12 +84,16 @@ class NumpyQuantizer:
         """Nothing to start."""
         self.record: dict[str, Any] = {"name": "gguf numpy", "version": "", "path": "", "sha256": ""}
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
         """float32 [rows, columns] → uint8 [rows, bytes of a row].
 
         Raises:
-            NativeError: a type that only llama.cpp's kernels can write.
+            NativeError: a type, or a use of importances, that only llama.cpp's kernels have.
         """
+        if importance is not None and type_name not in ("Q8_0", "TQ1_0", "TQ2_0"):
+            raise NativeError(f"{type_name} with an importance matrix can only be written by llama.cpp's kernels")
         if type_name not in NUMPY_TYPES:
             raise NativeError(f"{type_name} can only be written by llama.cpp's kernels")
         quantized: NDArray[np.uint8] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type_name])

@@ -239,8 +239,10 @@ class Corrupted:
         self.record: dict[str, Any] = {}
         self._kernels, self._byte = kernels, byte
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        out = self._kernels.quantize(type_name, rows).copy()
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        out = self._kernels.quantize(type_name, rows, importance).copy()
         out[1, self._byte] ^= 1
         return out
 

@@ -1,0 +1,128 @@
+"""`python -m bench.byte_identity --llama-python PATH`: are our quantized tensors libllama's, byte for byte?
+
+PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in a process
+of its own. Prints a table; `--write FILE` also writes it as Markdown (`bench/byte_identity.md` holds the last one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from engines.llama.quantizer import KernelQuantizer
+from exporters.gguf_write import Model, read_model, write_gguf
+from exporters.importance import Importance
+from exporters.quant_types import FILE_TYPE_IDS, QUANTIZED
+from tests.exporters.small_models import build_byte_level_tokenizer, build_model, build_tokenizer
+
+LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")
+MODELS = {
+    "llama, untied, GQA 8/2": ("Llama", {"tie_word_embeddings": False, "num_hidden_layers": 8}),
+    "llama, tied, GQA 8/1": ("Llama", {"num_key_value_heads": 1, "num_hidden_layers": 16, "intermediate_size": 256}),
+    "qwen2, tied": ("Qwen2", {"num_hidden_layers": 4}),
+    "llama, width 96": ("Llama", {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4, "num_hidden_layers": 4}),
+    "qwen3, head width 64": ("Qwen3", {"head_dim": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "tie_word_embeddings": False}),
+}  # fmt: skip
+
+
+def main() -> int:
+    """Compare every type on every model, with and without an importance matrix."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--llama-python", required=True, help="a Python interpreter with llama-cpp-python")
+    parser.add_argument("--write", type=Path, help="also write the table here, as Markdown")
+    args = parser.parse_args()
+    rows: list[tuple[str, str, str, int, str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        tokenizers = {
+            "spm": build_tokenizer(_made(root / "spm")),
+            "bpe": build_byte_level_tokenizer(_made(root / "bpe")),
+        }
+        for number, (name, (family, fields)) in enumerate(MODELS.items()):
+            tokenizer = tokenizers["spm" if family == "Llama" else "bpe"]
+            rows += _compare_model(
+                name, read_model(_built(root / str(number), tokenizer, family, fields)), args.llama_python, root
+            )
+    table = _table(rows)
+    sys.stdout.write(table)
+    if args.write:
+        args.write.write_text(table)
+    return 0 if all(row[4] in ("identical", "both refuse") for row in rows) else 1
+
+
+def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tuple[str, str, str, int, str]]:
+    source = root / "f32.gguf"
+    write_gguf(model, model.plan("F32"), source, None)
+    importance = _importance(model)
+    weights = root / "importance.npz"
+    np.savez(weights, **importance.values)
+    rows = []
+    with KernelQuantizer(2) as quantizer:
+        for file_type in sorted(QUANTIZED, key=FILE_TYPE_IDS.__getitem__):
+            for given in (None, importance):
+                ours, theirs = root / "ours.gguf", root / "theirs.gguf"
+                plan = model.plan(file_type, importance=given is not None)
+                command = [python, str(LIBLLAMA), str(source), str(theirs), str(FILE_TYPE_IDS[file_type])]
+                done = subprocess.run(
+                    [*command, *([str(weights)] if given else [])], capture_output=True, text=True, check=False
+                )
+                refused = plan.needs_importance and given is None
+                if refused or done.returncode:
+                    verdict = (
+                        "both refuse"
+                        if refused and done.returncode
+                        else f"ours {'refuses' if refused else 'writes'}, theirs not"
+                    )
+                    rows.append((name, file_type, "yes" if given else "no", 0, verdict))
+                    continue
+                write_gguf(model, plan, ours, quantizer, importance=given)
+                count, verdict = _difference(ours, theirs)
+                rows.append((name, file_type, "yes" if given else "no", count, verdict))
+                sys.stderr.write(f"{name}  {file_type}  {'importance' if given else 'plain'}  {verdict}\n")
+    return rows
+
+
+def _difference(ours: Path, theirs: Path) -> tuple[int, str]:
+    found = [
+        {t.name: (t.tensor_type, t.data.tobytes()) for t in gguf.GGUFReader(path).tensors} for path in (ours, theirs)
+    ]
+    different = sorted(name for name in found[0].keys() | found[1].keys() if found[0].get(name) != found[1].get(name))
+    return len(found[0]), "identical" if not different else f"{len(different)} differ: {different[0]}"
+
+
+def _importance(model: Model) -> Importance:
+    """Uneven importances, fixed, for every matrix inside the layers."""
+    rng = np.random.default_rng(11)
+    inside = [shape for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
+    values = {shape.name: rng.gamma(1.0, 2.0, shape.columns).astype(np.float32) for shape in inside}
+    return Importance(values, 1, (1, 1), "fixed random numbers")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _built(folder: Path, tokenizer: Path, family: str, fields: dict[str, object]) -> Path:
+    return build_model(_made(folder), tokenizer, family=family, **fields)
+
+
+def _table(rows: list[tuple[str, str, str, int, str]]) -> str:
+    same = sum(row[4] in ("identical", "both refuse") for row in rows)
+    lines = [f"{same} of {len(rows)} as libllama's `llama_model_quantize` makes them.", ""]
+    lines += ["| model | file type | importance matrix | tensors | bytes |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {model} | {file_type} | {given} | {count or '-'} | {verdict} |"
+        for model, file_type, given, count, verdict in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

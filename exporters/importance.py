@@ -1,0 +1,135 @@
+"""The importance matrix: how strongly each input column of each matrix is used, which quantization may weigh.
+
+For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column (what llama.cpp's
+llama-imatrix collects). It is computed here from transformers' own forward pass, a window of tokens at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from recipes.problems import OperatorError, printable
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """An importance matrix.
+
+    Attributes:
+        values: mean squared input by GGUF tensor name: float32, [columns].
+        tokens: how many tokens it was computed from.
+        windows: in how many pieces they came, and how long the longest was.
+        source: what text it was.
+    """
+
+    values: Mapping[str, NDArray[np.float32]]
+    tokens: int
+    windows: tuple[int, int]
+    source: str
+
+    def of(self, name: str, columns: int) -> NDArray[np.float32] | None:
+        """The importances of a tensor's columns; None when it was not measured.
+
+        Raises:
+            OperatorError: they are those of a tensor of another width.
+        """
+        found = self.values.get(name)
+        if found is not None and len(found) != columns:
+            raise OperatorError(f"the importance matrix has {len(found)} columns for {name}, which has {columns}")
+        return found
+
+
+def compute_importance(
+    model: Any, modules: Mapping[str, str], windows: Sequence[Sequence[int]], source: str, progress: Progress
+) -> Importance:
+    """Run the model over the windows and collect what goes into its linear layers.
+
+    Args:
+        model: transformers' model, in evaluation mode.
+        modules: the layer's name in transformers by the GGUF tensor's name.
+        windows: token ids.
+        source: what text they are.
+        progress: called with tokens done since the last call.
+    """
+    import torch
+
+    sums: dict[str, Any] = {}
+    hooks = []
+
+    def collect(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
+            squares = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double().square().sum(0)
+            sums[name] = squares if name not in sums else sums[name] + squares
+
+        return hook
+
+    layers = dict(model.named_modules())
+    for name, module in modules.items():
+        hooks.append(layers[module].register_forward_pre_hook(collect(name)))
+    tokens = 0
+    try:
+        with torch.inference_mode():
+            for window in windows:
+                model(torch.tensor([list(window)]), use_cache=False)
+                tokens += len(window)
+                progress(len(window))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = {name: (total / max(1, tokens)).float().numpy() for name, total in sums.items()}
+    bad = next((name for name, row in values.items() if not np.isfinite(row).all()), None)
+    if bad is not None:
+        raise OperatorError(f"the importance matrix of {bad} is not finite: the model overflows on this text")
+    return Importance(values, tokens, (len(windows), max(map(len, windows), default=0)), source)
+
+
+def save_importance(importance: Importance, path: Path) -> None:
+    """Write it in llama.cpp's GGUF format of importance matrices, so that its own tools can use it."""
+    partial = path.with_name(path.name + ".partial")
+    writer = gguf.GGUFWriter(partial, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", [importance.source])
+    writer.add_uint32("imatrix.chunk_count", importance.windows[0])
+    writer.add_uint32("imatrix.chunk_size", importance.windows[1])
+    for name, row in sorted(importance.values.items()):
+        writer.add_tensor(f"{name}.in_sum2", (row * np.float32(importance.tokens)).reshape(1, -1))
+        writer.add_tensor(f"{name}.counts", np.asarray([[importance.tokens]], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    assert writer.fout is not None
+    writer.fout[0].flush()
+    os.fsync(writer.fout[0].fileno())
+    writer.close()
+    partial.rename(path)
+
+
+def load_importance(path: Path) -> Importance:
+    """Read an importance matrix in llama.cpp's GGUF format.
+
+    Raises:
+        OperatorError: it is not one.
+    """
+    try:
+        reader = gguf.GGUFReader(path)
+        tensors = {tensor.name: np.asarray(tensor.data, np.float32).ravel() for tensor in reader.tensors}
+        field = reader.get_field("imatrix.datasets")
+        source = str(field.contents()[0]) if field is not None else path.name
+        names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
+        values = {name: tensors[f"{name}.in_sum2"] / tensors[f"{name}.counts"][0] for name in names}
+        tokens = max((int(tensors[f"{name}.counts"][0]) for name in names), default=0)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise OperatorError(f"{path} is not an importance matrix in GGUF: {printable(str(error), 200)}") from error
+    if not values or not all(np.isfinite(row).all() for row in values.values()):
+        raise OperatorError(f"{path} has no importances, or some that are not finite", "make it with llama-imatrix")
+    return Importance(values, tokens, (1, tokens), source)
