@@ -18,6 +18,8 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import Quantizer, open_quantizer
 from exporters.gguf_write import Model, read_model, write_gguf
+from exporters.importance import Importance, save_importance
+from exporters.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
 from exporters.model_folder import local_folder
 from exporters.parity import (
     MEAN_KL_LIMITS,
@@ -31,8 +33,9 @@ from exporters.parity import (
 )
 from exporters.parity_data import ParityData, read_parity_data
 from exporters.preflight import check_disk, check_memory, default_threads
-from exporters.quant_types import FilePlan
+from exporters.quant_types import TERNARY, FilePlan
 from exporters.serving_files import MODELFILE, served, write_serving_files
+from exporters.ternary import check_ternary
 from recipes.problems import OperatorError, printable
 
 PARITY_FILE = "parity.json"
@@ -47,6 +50,7 @@ class Export:
     model: Model
     plans: list[FilePlan]
     threads: int
+    importance: Importance | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +71,11 @@ def run(ctx: StageContext) -> StageResult:
     ctx.phase("loading")
     model = read_model(local_folder(ctx.inputs["model"]))
     types = list(dict.fromkeys(ctx.stage.file_types))
-    export = Export(ctx, model, [model.plan(name) for name in types], ctx.stage.threads or default_threads())
+    for name in TERNARY.intersection(types):
+        check_ternary(model, name)
+    weighted = types_to_weigh(model, types, ctx.stage.imatrix)
+    plans = [model.plan(name, importance=name in weighted) for name in types]
+    export = Export(ctx, model, plans, ctx.stage.threads or default_threads())
     export.record = {"format": 1, "threads": export.threads, "model": _describe(export)}
     for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
         if warning:
@@ -75,8 +83,10 @@ def run(ctx: StageContext) -> StageResult:
     positions = ctx.stage.parity_positions
     reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     check_disk(ctx.out, files=sum(plan.bytes for plan in export.plans), scratch=reference_bytes)
-    if positions:
+    if positions or weighted:
         check_memory(model.parameters * 4)
+    if weighted:
+        export.importance = _measure_importance(export)
     _write_files(export)
     problems = _compare_files(export) if positions else []
     _save_record(export, problems)
@@ -84,7 +94,32 @@ def run(ctx: StageContext) -> StageResult:
     if problems:
         raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
     artifacts = [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    if export.importance is not None:
+        artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
     return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
+
+
+def _measure_importance(export: Export) -> Importance:
+    ctx, stage = export.ctx, export.ctx.stage
+    ctx.phase("importance matrix")
+    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
+    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
+    request = ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
+    importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
+    path = ctx.out / IMPORTANCE_FILE
+    save_importance(importance, path)
+    if importance.tokens < stage.imatrix_tokens:
+        ctx.warn(
+            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} asked for"
+        )
+    export.metrics["imatrix_tokens"] = float(importance.tokens)
+    export.record["imatrix"] = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "tokens": importance.tokens,
+        "source": importance.source,
+    }
+    return importance
 
 
 def _write_files(export: Export) -> None:
@@ -114,7 +149,7 @@ def _write_files(export: Export) -> None:
         for plan in export.plans:
             ctx.phase(f"writing {plan.file_type}")
             path = export.path(plan)
-            write_gguf(model, plan, path, quantizer, advance)
+            write_gguf(model, plan, path, quantizer, advance, export.importance if plan.weighted else None)
             prefix = plan.file_type.lower()
             export.metrics[f"{prefix}_bytes"] = float(path.stat().st_size)
             export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
@@ -269,6 +304,7 @@ def _describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "sha256": sha256,
         "bits_per_weight": plan.bits_per_weight,
+        "imatrix": plan.weighted,
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
     }
 

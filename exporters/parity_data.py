@@ -109,6 +109,38 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
     )
 
 
+def read_calibration_data(
+    folder: Path | None, tokenizer: Any, *, tokens: int, max_length: int, besides: ParityData | None
+) -> ParityData:
+    """Windows of held-out text for an importance matrix, of documents that the comparison does not read.
+
+    Args:
+        folder: as for `read_parity_data`.
+        tokenizer: the model's.
+        tokens: how many are wanted.
+        max_length: longest window, in tokens.
+        besides: what the comparison reads; its split is used last, and none of its documents.
+
+    Raises:
+        OperatorError: there is no other held-out text.
+    """
+    taken = (
+        {hashlib.sha256(sample.text.encode(errors="surrogatepass")).digest() for sample in besides.samples}
+        if besides
+        else set()
+    )
+    found = sorted(_sources(folder, tokenizer), key=lambda item: besides is not None and item[1] == besides.split)
+    for source, split, samples in found:
+        others = (s for s in samples if hashlib.sha256(s.text.encode(errors="surrogatepass")).digest() not in taken)
+        used, windows = _take_windows(others, tokens, max_length)
+        if windows:
+            return ParityData(source, split, used, windows)
+    raise OperatorError(
+        f"{folder}: no held-out text is left for the importance matrix besides what the comparison reads",
+        "name data with more text, or fewer parity_positions",
+    )
+
+
 def _take_windows(samples: Iterator[Sample], positions: int, max_length: int) -> tuple[list[Sample], list[list[int]]]:
     """Windows from the starts of many documents first; from the rest of them only when those are too few."""
     used: list[Sample] = []

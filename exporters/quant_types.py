@@ -70,6 +70,8 @@ class FilePlan:
 
     file_type: str
     choices: list[Choice]
+    weighted: bool = False
+    """Whether it was made for an importance matrix."""
 
     @property
     def bytes(self) -> int:
@@ -147,7 +149,7 @@ def plan_file(
     for shape in shapes:
         wanted = _wanted(mixture, shape)
         choices.append(Choice(shape, _fitting(wanted, shape.columns), wanted))
-    return FilePlan(file_type, choices)
+    return FilePlan(file_type, choices, importance)
 
 
 def _wanted(mixture: Mixture, shape: Shape) -> str:

@@ -69,6 +69,9 @@ FileType = Literal[
     "TQ1_0",
 ]
 
+IMPORTANCE_TYPES = ("IQ3_XXS", "IQ2_XS", "IQ2_XXS")
+"""File types that llama.cpp writes only with an importance matrix."""
+
 DATA_OUTPUTS = ("messages", "tokens", "text")
 
 
@@ -165,6 +168,19 @@ class ExportStage(StageFields):
         min_length=1,
         help="GGUF file types to write.",
     )
+    imatrix: Literal["auto", "always", "never"] = setting(
+        "auto",
+        section="Files",
+        help="Importance matrix, computed from held-out text: auto for the types that cannot be written without"
+        " (IQ3_XXS, IQ2_XS, IQ2_XXS), always for every quantized type.",
+    )
+    imatrix_tokens: int = setting(
+        16_384,
+        section="Files",
+        ge=256,
+        unit="tokens",
+        help="Held-out text that the importance matrix is computed from; never what the comparison reads.",
+    )
     parity_positions: int = setting(
         2048,
         section="Parity",
@@ -172,6 +188,16 @@ class ExportStage(StageFields):
         help="Token positions compared with transformers per file; 0 skips the comparison.",
     )
     max_length: int = setting(256, section="Parity", ge=8, unit="tokens", help="Context length of the comparison.")
+
+    @model_validator(mode="after")
+    def _importance_where_needed(self) -> ExportStage:
+        needing = [name for name in self.file_types if name in IMPORTANCE_TYPES]
+        if needing and self.imatrix == "never":
+            raise ValueError(
+                f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; allowed: auto or"
+                " always"
+            )
+        return self
 
 
 class FakeStage(StageFields):
