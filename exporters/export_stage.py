@@ -7,9 +7,7 @@ import importlib.metadata
 import json
 import math
 import os
-import re
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from engines.events import Evaluated
@@ -17,19 +15,19 @@ from engines.host import Artifact, StageContext, StageFailedError, StageResult
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import Quantizer, open_quantizer
-from exporters.gguf_write import Model, read_model, write_gguf
+from exporters.export_adapters import compare_adapters, plan_adapters, write_adapters
+from exporters.export_job import Export, file_sha256
+from exporters.gguf_write import read_model, write_gguf
 from exporters.importance import Importance, save_importance
 from exporters.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
 from exporters.model_folder import local_folder
 from exporters.parity import (
-    MEAN_KL_LIMITS,
-    STRICT_TOP1,
-    TIE_GAP,
     Comparison,
     Reference,
     check_limits,
     check_tokens,
     compare,
+    limits_of,
 )
 from exporters.parity_data import ParityData, read_parity_data
 from exporters.preflight import check_disk, check_memory, default_threads
@@ -40,24 +38,6 @@ from recipes.problems import OperatorError, printable
 
 PARITY_FILE = "parity.json"
 _PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
-
-
-@dataclass
-class Export:
-    """What the stage is making."""
-
-    ctx: StageContext
-    model: Model
-    plans: list[FilePlan]
-    threads: int
-    importance: Importance | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
-
-    def path(self, plan: FilePlan) -> Path:
-        """The file's final name, after the run's id."""
-        stem = re.sub(r"[^A-Za-z0-9._-]", "-", self.ctx.run_id)
-        return self.ctx.out / f"{stem}-{plan.file_type}.gguf"
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -80,20 +60,24 @@ def run(ctx: StageContext) -> StageResult:
     for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
         if warning:
             ctx.warn(warning)
+    export.adapters = plan_adapters(export)
     positions = ctx.stage.parity_positions
     reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
-    check_disk(ctx.out, files=sum(plan.bytes for plan in export.plans), scratch=reference_bytes)
+    files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
+    check_disk(ctx.out, files=files, scratch=reference_bytes)
     if positions or weighted:
         check_memory(model.parameters * 4)
     if weighted:
         export.importance = _measure_importance(export)
     _write_files(export)
+    write_adapters(export)
     problems = _compare_files(export) if positions else []
     _save_record(export, problems)
     _write_serving_files(export)
     if problems:
         raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
     artifacts = [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
     if export.importance is not None:
         artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
     return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
@@ -115,7 +99,7 @@ def _measure_importance(export: Export) -> Importance:
     export.metrics["imatrix_tokens"] = float(importance.tokens)
     export.record["imatrix"] = {
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "tokens": importance.tokens,
         "source": importance.source,
     }
@@ -171,7 +155,7 @@ def _compare_files(export: Export) -> list[str]:
     folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
     data = read_parity_data(folder, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
     _describe_data(export, data, length)
-    total, done = data.positions * (1 + len(export.plans)), 0
+    total, done = data.positions * (1 + len(export.plans)) * (1 + len(export.adapters)), 0
 
     def advance(positions: int) -> None:
         nonlocal done
@@ -187,6 +171,7 @@ def _compare_files(export: Export) -> list[str]:
         for plan in export.plans:
             ctx.phase(f"comparing {plan.file_type}")
             problems += _compare_file(export, plan, tokenizer, data, reference, length, advance)
+        problems += compare_adapters(export, reference, length, advance)
     except NativeError as error:
         raise StageFailedError(f"the comparison could not be made: {error}") from error
     finally:
@@ -212,11 +197,7 @@ def _compare_file(
             **_describe_file(export, plan),
             **comparison.record(),
             "tokenizer": asdict(tokens),
-            "limits": {
-                "mean_kl": MEAN_KL_LIMITS.get(plan.file_type),
-                "top1_gap": TIE_GAP if plan.file_type in STRICT_TOP1 else None,
-                "token_ids": "equal",
-            },
+            "limits": {**limits_of(plan.file_type), "token_ids": "equal"},
             "passed": not problems,
             "problems": problems,
         }
@@ -233,7 +214,8 @@ def _write_serving_files(export: Export) -> None:
     names = [export.path(plan).name for plan in sorted(export.plans, key=lambda plan: -plan.bytes)]
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-        write_serving_files(export.ctx.out, served(model.folder, model.config, tokenizer), names)
+        adapters = [item.path.name for item in export.adapters]
+        write_serving_files(export.ctx.out, served(model.folder, model.config, tokenizer), names, adapters)
     except (OSError, ValueError, KeyError, TypeError) as error:
         export.ctx.warn(f"no {MODELFILE} was written: {type(error).__name__}: {printable(str(error), 200)}")
 
@@ -296,13 +278,11 @@ def _describe_data(export: Export, data: ParityData, length: int) -> None:
 
 def _describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
     path = export.path(plan)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "file": path.name,
         "file_type": plan.file_type,
         "bytes": path.stat().st_size,
-        "sha256": sha256,
+        "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,
         "imatrix": plan.weighted,
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},

@@ -178,6 +178,12 @@ def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.f
     return model.weights.read_rows(source.name, low, high)[order - low]
 
 
+def row_order(model: Model, name: str, rows: int) -> NDArray[np.int64]:
+    """Which row of the folder's tensor each row of a GGUF tensor is, int64 [rows]."""
+    heads = model.sources[name].heads
+    return _interleaved(heads, rows, 0, rows) if heads else np.arange(rows, dtype=np.int64)
+
+
 def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int64]:
     width = rows // heads
     index = np.arange(start, stop, dtype=np.int64)

@@ -78,8 +78,8 @@ class Reference:
         positions = sum(map(len, windows))
         self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
 
-    def compute(self, folder: Path, threads: int, progress: Progress) -> None:
-        """Run transformers in float32 on the CPU over every window."""
+    def compute(self, folder: Path, threads: int, progress: Progress, adapter: Path | None = None) -> None:
+        """Run transformers in float32 on the CPU over every window, with PEFT's adapter over the model if given."""
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -89,6 +89,10 @@ class Reference:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
         model.eval()
         start = 0
         with torch.inference_mode():
@@ -157,6 +161,14 @@ def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.
             Difference(number, position, int(ours[position]), int(theirs[position]), float(best[1]) - float(best[0]))
         )
     return found
+
+
+def limits_of(file_type: str) -> dict[str, Any]:
+    """What a file of the type must keep; None where a figure is only reported."""
+    return {
+        "mean_kl": MEAN_KL_LIMITS.get(file_type),
+        "top1_gap": TIE_GAP if file_type in STRICT_TOP1 else None,
+    }
 
 
 def check_limits(file_type: str, comparison: Comparison) -> list[str]:

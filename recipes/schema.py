@@ -168,6 +168,15 @@ class ExportStage(StageFields):
         min_length=1,
         help="GGUF file types to write.",
     )
+    adapters: list[str] = setting(
+        default_factory=list,
+        section="Inputs",
+        accepts=("adapter",),
+        help="Adapters of this model, each written as a GGUF adapter that llama.cpp applies when it loads one of the files.",
+    )
+    adapter_type: Literal["F16", "F32"] = setting(
+        "F16", section="Files", advanced=True, help="Type of the GGUF adapters' matrices."
+    )
     imatrix: Literal["auto", "always", "never"] = setting(
         "auto",
         section="Files",

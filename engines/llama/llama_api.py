@@ -72,13 +72,14 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 class LlamaModel:
     """One GGUF file, loaded, with a context of its own."""
 
-    def __init__(self, path: str, n_ctx: int, threads: int) -> None:
+    def __init__(self, path: str, n_ctx: int, threads: int, adapter: str | None = None) -> None:
         """Load the model.
 
         Args:
             path: the GGUF file.
             n_ctx: longest sequence that is scored at once, in tokens.
             threads: CPU threads of a decode.
+            adapter: a GGUF adapter that is applied to it.
 
         Raises:
             NativeError: the library refuses the file or the context.
@@ -101,7 +102,25 @@ class LlamaModel:
         if not self._context:
             raise NativeError(f"llama.cpp cannot make a context of {n_ctx} tokens for {path}")
         self._native.llama_set_n_threads(self._context, threads, threads)
+        if adapter is not None:
+            self._apply(adapter)
         self._batch = self._native.llama_batch_init(n_ctx, 0, 1)
+
+    def _apply(self, adapter: str) -> None:
+        """Put a LoRA adapter over the model, at full strength."""
+        pointer, floats = ctypes.c_void_p, ctypes.POINTER(ctypes.c_float)
+        try:
+            load, apply = self._native.llama_adapter_lora_init, self._native.llama_set_adapters_lora
+        except AttributeError as error:
+            raise NativeError(f"{self.library.path} cannot apply adapters: {error}") from error
+        load.restype, load.argtypes = pointer, [pointer, ctypes.c_char_p]
+        apply.restype, apply.argtypes = ctypes.c_int32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, floats]
+        found = load(self._model, adapter.encode())
+        if not found:
+            raise NativeError(f"llama.cpp cannot load {adapter} over this model")
+        status = apply(self._context, (pointer * 1)(found), 1, (ctypes.c_float * 1)(1.0))
+        if status:
+            raise NativeError(f"llama_set_adapters_lora returned {status}")
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Ids of a text, without added begin or end. `parse_special` reads control tokens in it by their names."""

@@ -22,15 +22,17 @@ class LlamaProcess:
         library: record of the library that was used.
     """
 
-    def __init__(self, gguf_path: Path, n_ctx: int, threads: int) -> None:
-        """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads.
+    def __init__(self, gguf_path: Path, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
+        """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads, under a GGUF adapter if given.
 
         Raises:
             NativeError: the library is missing, or does not take the file.
         """
         self._worker = WorkerProcess("engines.llama.logits_worker", threads)
         try:
-            answer, _ = self._worker.ask({"open": str(gguf_path), "n_ctx": n_ctx, "threads": threads})
+            over = None if adapter is None else str(adapter)
+            request = {"open": str(gguf_path), "n_ctx": n_ctx, "threads": threads, "adapter": over}
+            answer, _ = self._worker.ask(request)
         except BaseException:
             self._worker.close()
             raise

@@ -1,0 +1,65 @@
+"""What an export stage is making: shared by its steps."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.host import StageContext
+from exporters.gguf_adapter import AdapterPlan
+from exporters.gguf_write import Model
+from exporters.importance import Importance
+from exporters.quant_types import FilePlan
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A GGUF adapter to write: under which name, of what, where, and how large its tensors are."""
+
+    name: str
+    folder: Path
+    manifest_sha256: str | None
+    plan: AdapterPlan
+    path: Path
+    bytes: int
+
+
+@dataclass
+class Export:
+    """What the stage is making."""
+
+    ctx: StageContext
+    model: Model
+    plans: list[FilePlan]
+    threads: int
+    importance: Importance | None = None
+    adapters: list[AdapterFile] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, plan: FilePlan) -> Path:
+        """The file's final name, after the run's id."""
+        return self.ctx.out / f"{self.stem}-{plan.file_type}.gguf"
+
+    def adapter_path(self, name: str, dtype: str) -> Path:
+        """The final name of a GGUF adapter."""
+        return self.ctx.out / f"{self.stem}-{file_part(name)}-lora-{dtype}.gguf"
+
+    @property
+    def stem(self) -> str:
+        """What every file's name begins with: the run's id."""
+        return file_part(self.ctx.run_id)
+
+
+def file_part(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).name)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
