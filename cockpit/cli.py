@@ -177,6 +177,23 @@ def _add_making(command: _Add) -> None:
     export.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for the comparison")
     export.add_argument("--name", help="name in the run's id")
     _add_following(export)
+    quantize = command(
+        "quantize", "quantize a GGUF file of full precision here and now; a model, as an export of its own"
+    )
+    quantize.add_argument("source", metavar="FILE|DIR|RUN:STAGE")
+    quantize.add_argument("--types", metavar="T,T,…", help="file types; by default Q8_0,Q4_K_M")
+    quantize.add_argument(
+        "--imatrix",
+        metavar="FILE|HOW",
+        help="importance matrix: a file for a GGUF file; auto, always or never for a model",
+    )
+    quantize.add_argument("--out", metavar="DIR", help="where the files of a GGUF file go; beside it by default")
+    quantize.add_argument(
+        "--threads", type=_threads, metavar="N", help="CPU threads for a GGUF file; all cores by default"
+    )
+    quantize.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for a model's comparison")
+    quantize.add_argument("--name", help="name in the id of a model's run")
+    _add_following(quantize)
 
 
 def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +237,12 @@ def _speed(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"— must be above 0; got {text!r}; allowed a number such as 4, or max")
     return value
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"— must be a number of threads; got {text!r}; allowed 1 to 1024")
+    return int(text)
 
 
 def _step(text: str) -> int:

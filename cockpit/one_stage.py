@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,8 +76,10 @@ def merge_text(root: Path, adapter: str, model: str | None, dtype: str | None) -
     return _of_folder("merge", taken.base.text, fields)
 
 
-def export_text(root: Path, model: str, types: str | None, data: str | None) -> OneStageRecipe:
-    """The recipe of an export.
+def export_text(
+    root: Path, model: str, types: str | None, data: str | None, fields: Mapping[str, str] | None = None
+) -> OneStageRecipe:
+    """The recipe of an export; `fields` are further fields of words.
 
     Raises:
         OperatorError: an input cannot be found.
@@ -85,6 +87,7 @@ def export_text(root: Path, model: str, types: str | None, data: str | None) -> 
     taken = given(root, model, "model", "MODEL")
     names = [name.strip() for name in types.split(",") if name.strip()] if types else ["F16", "Q8_0", "Q4_K_M"]
     more = [("data", quoted(_data_folder(root, data)))] if data else []
+    more += [(key, quoted(word)) for key, word in (fields or {}).items()]
     if taken.run is not None and taken.source is not None:
         made = export_recipe(taken.run, _recipe_name(taken.run), taken.source, names)
         return OneStageRecipe(made.name, made.text + "".join(f"{key} = {value}\n" for key, value in more), made.parent)

@@ -151,7 +151,7 @@ def _write_tensor(
 ) -> None:
     for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
         rows = read_rows(model, choice.shape, start, stop)
-        data = _encode(choice, rows, quantizer, importance)
+        data = encode(choice, rows, quantizer, importance)
         if data.nbytes != (stop - start) * TYPES[choice.type].row_bytes(choice.shape.columns):
             raise AssertionError(f"{choice.shape.name}: {data.nbytes} bytes for {stop - start} rows of {choice.type}")
         data.tofile(file)
@@ -191,9 +191,14 @@ def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int
     return head * width + (place % 2) * (width // 2) + place // 2
 
 
-def _encode(
+def encode(
     choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> NDArray[Any]:
+    """Rows of float32 as a tensor of the chosen type holds them.
+
+    Raises:
+        OperatorError: a value is not finite, or too large for F16; names the tensor.
+    """
     name = printable(choice.shape.name, 200)
     if not np.isfinite(rows).all():
         raise OperatorError(f"{name} holds a value that is not finite: the model is damaged")

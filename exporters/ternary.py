@@ -6,14 +6,19 @@ other the file loads and answers, with a perplexity that is some forty per cent 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.gguf_write import Model, read_rows
+from exporters.quant_types import Shape
 from exporters.tensor_files import row_chunks
 from recipes.problems import OperatorError, printable
 
 CHUNK_BYTES = 4 * 1024 * 1024
+
+ReadRows = Callable[[Shape, int, int], NDArray[np.float32]]
 
 
 def scale_of(rows: NDArray[np.float32], scale: float | None) -> float | None:
@@ -37,14 +42,36 @@ def check_ternary(model: Model, file_type: str) -> None:
     Raises:
         OperatorError: names the first tensor that is not ternary.
     """
-    for shape in model.shapes:
+    check_ternary_rows(
+        model.shapes, lambda shape, start, stop: read_rows(model, shape, start, stop), f"file_types — {file_type}"
+    )
+
+
+def check_ternary_rows(shapes: list[Shape], read: ReadRows, what: str) -> dict[str, float]:
+    """The same for any source of rows.
+
+    Args:
+        shapes: all tensors; the matrices inside the layers are looked at.
+        read: rows of one of them, from a first to before a last.
+        what: what is refused, for the message.
+
+    Returns:
+        The scale of each: the magnitude of its values that are not zero; 0 for a matrix of zeros.
+
+    Raises:
+        OperatorError: names the first tensor that is not ternary.
+    """
+    scales = {}
+    for shape in shapes:
         if shape.layer is None or shape.dimensions < 2:
             continue
         scale: float | None = None
         for start, stop in row_chunks(shape.rows, shape.columns, CHUNK_BYTES):
-            scale = scale_of(read_rows(model, shape, start, stop), scale)
+            scale = scale_of(read(shape, start, stop), scale)
             if scale is None:
                 raise OperatorError(
-                    f"file_types — {file_type} stores -s, 0 and s, and {printable(shape.name, 200)} holds other values",
+                    f"{what} stores -s, 0 and s, and {printable(shape.name, 200)} holds other values",
                     "it is for models trained with ternary weights; for this one choose Q2_K or IQ2_XXS",
                 )
+        scales[shape.name] = scale or 0.0
+    return scales

@@ -41,7 +41,19 @@ def test_the_command_line_starts_with_almost_nothing() -> None:
 
 def test_no_command_loads_a_training_stack_or_the_screens() -> None:
     commands = sorted(path.stem for path in (ROOT / "cockpit" / "commands").glob("*.py") if path.stem != "__init__")
-    assert commands == ["attach", "check", "export", "ls", "merge", "replay", "resume", "run", "show", "stop"]
+    assert commands == [
+        "attach",
+        "check",
+        "export",
+        "ls",
+        "merge",
+        "quantize",
+        "replay",
+        "resume",
+        "run",
+        "show",
+        "stop",
+    ]
     loaded = modules_after(imported(*(f"cockpit.commands.{name}" for name in commands)))
     assert not loaded & (HEAVY | {"textual"})
 

@@ -317,6 +317,6 @@ def test_merge_and_export_say_what_they_cannot_find(line: CommandLine) -> None:
 
 def test_every_command_explains_itself(line: CommandLine) -> None:
     listed = line.run("--help").stdout
-    for command in ("run", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "check"):
+    for command in ("run", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "quantize", "check"):
         assert command in listed
         assert "--runs-dir" in line.run(command, "--help").stdout

@@ -1,0 +1,124 @@
+"""`cockpit quantize`: quantized files from a GGUF file of full precision; from a model, an export of its quantized types.
+
+A GGUF file is quantized here and now, in a child process, with its progress on this terminal. A model folder or a stage of a
+run becomes a run of its own, as with `cockpit export`, because its files are compared with the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cockpit import formatting as fmt
+from cockpit.following import launch_made
+from cockpit.headless import say
+from cockpit.locations import find_run, runs_root
+from cockpit.one_stage import export_text
+from recipes.problems import OperatorError, printable
+
+DEFAULT_TYPES = "Q8_0,Q4_K_M"
+FULL_PRECISION = ("F32", "BF16", "F16")
+"""Best first: what a finished export is quantized from."""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize; the exit code is the child's, or the run's."""
+    types = args.types or DEFAULT_TYPES
+    source = _gguf_file(args)
+    if source is None:
+        for option in ("out", "threads"):
+            if getattr(args, option) is not None:
+                raise OperatorError(f"--{option} — is for GGUF files; a model's files are in its run's folder")
+        if args.imatrix is not None and args.imatrix not in ("auto", "always", "never"):
+            raise OperatorError(
+                f"--imatrix — got {printable(args.imatrix)}; allowed for a model: auto, always, never",
+                "the importance matrix of a model is computed from held-out text; a file is for GGUF files",
+            )
+        fields = {"imatrix": args.imatrix} if args.imatrix else {}
+        return launch_made(export_text(runs_root(args.runs_dir), args.source, types, args.data, fields), args)
+    if args.detach or args.data or args.name:
+        raise OperatorError("--detach, --data and --name — are for models; a GGUF file is quantized here and now")
+    job = {
+        "source": str(source),
+        "types": [name.strip() for name in types.split(",") if name.strip()],
+        "out": str(Path(args.out).expanduser().absolute() if args.out else source.parent),
+        "imatrix": str(_matrix(args.imatrix)) if args.imatrix else None,
+        "threads": args.threads,
+    }
+    return _follow(job, args)
+
+
+def _gguf_file(args: argparse.Namespace) -> Path | None:
+    """The GGUF file that is meant: itself, or the best one of a finished export; None for a model."""
+    path = Path(args.source).expanduser()
+    if path.is_file():
+        return path.absolute()
+    if path.suffix == ".gguf":
+        raise OperatorError(f"no file {printable(str(path), 400)}")
+    run_part, colon, stage = args.source.rpartition(":")
+    if path.is_dir() or not colon or not run_part or os.sep in stage:
+        return None
+    out = find_run(runs_root(args.runs_dir), run_part).out(stage)
+    return next((file for kind in FULL_PRECISION for file in sorted(out.glob(f"*-{kind}.gguf"))), None)
+
+
+def _matrix(given: str) -> Path:
+    path = Path(given).expanduser().absolute()
+    if not path.is_file():
+        raise OperatorError(
+            f"--imatrix — no file {printable(given, 400)}", "give an importance matrix in GGUF, for a GGUF file"
+        )
+    return path
+
+
+def _follow(job: dict[str, Any], args: argparse.Namespace) -> int:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "exporters.quantize_file", json.dumps(job)]
+    live = sys.stderr.isatty() and not args.quiet and not args.json
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if args.json:
+                    print(line, end="", flush=True)
+                _show(json.loads(line), live=live, quiet=args.quiet or args.json)
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise
+    if code < 0:
+        raise OperatorError(f"the quantizing process was ended by signal {-code}; nothing unfinished has a final name")
+    return code
+
+
+def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
+    if "error" in line:
+        sys.stderr.write(_clear(live) + f"cockpit: {line['error']}\n" + (f"  {line['hint']}\n" if line["hint"] else ""))
+        return
+    if quiet:
+        return
+    match line:
+        case {"progress": {"share": share, "left_s": left_s}}:
+            if live:
+                sys.stderr.write(f"{_clear(live)}{share:6.1%}   {fmt.duration(left_s)} left")
+                sys.stderr.flush()
+        case {"phase": phase, "estimated_s": seconds, "bytes": size}:
+            say(f"{_clear(live)}{phase}: {fmt.size(size)}, about {fmt.duration(seconds)}")
+        case {"file": made}:
+            say(
+                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  {made['bits_per_weight']:.2f} bits per weight"
+            )
+        case {"note": text}:
+            say(f"{_clear(live)}measured: {text}")
+        case {"warning": text}:
+            say(f"{_clear(live)}warning: {text}")
+
+
+def _clear(live: bool) -> str:
+    return "\r\x1b[K" if live else ""

@@ -1,0 +1,270 @@
+"""GGUF files from anyone, read without trust: every count, length and offset is held against the file before it is used.
+
+Values are kept as the bytes they are in the file, so that copying a file's keys changes none of them. Format: GGUF version
+2 and 3, little-endian (ggml's docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engines.llama.ggml_types import TYPES, TensorType
+from recipes.problems import OperatorError, printable
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMENSIONS = 4
+MAX_NAME_BYTES = 65_535
+DEFAULT_ALIGNMENT = 32
+BY_ID = {kind.id: kind for kind in TYPES.values()}
+UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
+_SCALARS = {
+    UINT8: "<B", INT8: "<b", UINT16: "<H", INT16: "<h", UINT32: "<I", INT32: "<i", FLOAT32: "<f", BOOL: "<?",
+    UINT64: "<Q", INT64: "<q", FLOAT64: "<d",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """A key's value: its type, its bytes as they stand in the file, and a scalar or string decoded; None for arrays."""
+
+    kind: int
+    raw: bytes
+    scalar: int | float | bool | str | None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place. `dimensions` as in the file: columns first. `kind` is None for a type that is not known here."""
+
+    name: str
+    dimensions: tuple[int, ...]
+    type_id: int
+    kind: TensorType | None
+    start: int
+    room: int
+
+    @property
+    def columns(self) -> int:
+        """Values of a row."""
+        return self.dimensions[0] if self.dimensions else 1
+
+    @property
+    def rows(self) -> int:
+        """All other dimensions together."""
+        rows = 1
+        for size in self.dimensions[1:]:
+            rows *= size
+        return rows
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is more than a vector, as ggml counts: trailing dimensions of 1 are none."""
+        return any(size != 1 for size in self.dimensions[1:])
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file's keys and tensors, in its order. `room` of a tensor ends where the next begins."""
+
+    path: Path
+    keys: dict[str, Value]
+    tensors: dict[str, Tensor]
+
+    def scalar(self, key: str, default: Any = None) -> Any:
+        """A key's number, truth or text; the default when it is missing or a list."""
+        value = self.keys.get(key)
+        return default if value is None or value.scalar is None else value.scalar
+
+    def read(self, tensor: Tensor, row: int, rows: int) -> bytes:
+        """Bytes of some rows of a tensor of a known type."""
+        assert tensor.kind is not None
+        width = tensor.kind.row_bytes(tensor.columns)
+        with self.path.open("rb") as file:
+            file.seek(tensor.start + row * width)
+            data = file.read(rows * width)
+        if len(data) != rows * width:
+            raise OperatorError(f"{self.path}: tensor {printable(tensor.name, 200)} ends early; the file has been cut")
+        return data
+
+
+class _Reader:
+    """A position in the mapped file; every step asks first whether there is that much left."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self._data, self._path, self.at, self.size = data, path, 0, len(data)
+        self.where = "header"
+
+    def bad(self, what: str) -> OperatorError:
+        return OperatorError(f"{self._path}: not a whole GGUF file: {what} ({printable(self.where, 200)})")
+
+    def take(self, count: int) -> bytes:
+        if count > self.size - self.at:
+            raise self.bad(f"{count} bytes are promised, {self.size - self.at} are left")
+        self.at += count
+        return bytes(self._data[self.at - count : self.at])
+
+    def unpack(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self, limit: int | None = None) -> str:
+        length = int(self.unpack("<Q"))
+        if limit is not None and length > limit:
+            raise self.bad(f"a name of {length} bytes")
+        try:
+            return self.take(length).decode()
+        except UnicodeDecodeError as error:
+            raise self.bad("text that is not UTF-8") from error
+
+    def value(self) -> Value:
+        kind, start = int(self.unpack("<I")), self.at
+        if kind in _SCALARS:
+            scalar = self.unpack(_SCALARS[kind])
+        elif kind == STRING:
+            scalar = self.text()
+        else:
+            scalar = None
+            self._skip_array(kind)
+        return Value(kind, bytes(self._data[start : self.at]), scalar)
+
+    def _skip_array(self, kind: int) -> None:
+        if kind != ARRAY:
+            raise self.bad(f"a value of type {kind}")
+        item, count = int(self.unpack("<I")), int(self.unpack("<Q"))
+        least = struct.calcsize(_SCALARS[item]) if item in _SCALARS else 8
+        if item not in _SCALARS and item != STRING:
+            raise self.bad(f"a list of values of type {item}")
+        if count > (self.size - self.at) // least:
+            raise self.bad(f"a list of {count} values, and {self.size - self.at} bytes are left")
+        if item in _SCALARS:
+            self.take(count * least)
+            return
+        for _ in range(count):
+            self.take(int(self.unpack("<Q")))
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the keys and the places of the tensors.
+
+    Raises:
+        OperatorError: the file is missing, damaged or lies about its sizes; names the key or tensor.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read(_Reader(data, path), path)
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"{path}: cannot be read as GGUF: {printable(str(error), 200)}") from error
+
+
+def _read(reader: _Reader, path: Path) -> GgufFile:
+    if reader.size < 24 or reader.take(4) != MAGIC:
+        raise OperatorError(f"{path}: not a GGUF file: it does not begin with GGUF")
+    version = int(reader.unpack("<I"))
+    if version not in VERSIONS:
+        raise OperatorError(f"{path}: GGUF version — got {version}; allowed 2 and 3, little-endian")
+    tensors, keys = int(reader.unpack("<Q")), int(reader.unpack("<Q"))
+    # A key takes 13 bytes at least, a tensor 24.
+    if keys * 13 + tensors * 24 > reader.size:
+        raise reader.bad(f"{tensors} tensors and {keys} keys in {reader.size} bytes")
+    values: dict[str, Value] = {}
+    for _ in range(keys):
+        name = reader.text(MAX_NAME_BYTES)
+        reader.where = f"key {name}"
+        if name in values:
+            raise reader.bad("the key is there twice")
+        values[name] = reader.value()
+    found = [_tensor(reader) for _ in range(tensors)]
+    alignment = values["general.alignment"].scalar if "general.alignment" in values else DEFAULT_ALIGNMENT
+    if not isinstance(alignment, int) or not 8 <= alignment <= 2**20 or alignment % 8:
+        raise OperatorError(f"{path}: general.alignment — got {alignment!r}; allowed a multiple of 8")
+    data_start = -(-reader.at // alignment) * alignment
+    return GgufFile(path, values, _placed(reader, found, data_start, alignment))
+
+
+def _tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
+    name = reader.text(MAX_NAME_BYTES)
+    reader.where = f"tensor {name}"
+    count = int(reader.unpack("<I"))
+    if count > MAX_DIMENSIONS:
+        raise reader.bad(f"{count} dimensions")
+    dimensions = tuple(int(reader.unpack("<Q")) for _ in range(count))
+    if any(not 0 < size < 2**40 for size in dimensions):
+        raise reader.bad(f"dimensions {dimensions}")
+    return name, dimensions, int(reader.unpack("<I")), int(reader.unpack("<Q"))
+
+
+def _placed(
+    reader: _Reader, found: list[tuple[str, tuple[int, ...], int, int]], data_start: int, alignment: int
+) -> dict[str, Tensor]:
+    """Check that every tensor lies within the file and that no two share bytes."""
+    placed: dict[str, Tensor] = {}
+    order = sorted(found, key=lambda item: item[3])
+    ends = [data_start + item[3] for item in order[1:]] + [reader.size]
+    rooms = {id(item): end for item, end in zip(order, ends, strict=True)}
+    for item in found:
+        name, dimensions, type_id, offset = item
+        reader.where = f"tensor {name}"
+        start = data_start + offset
+        kind = BY_ID.get(type_id)
+        tensor = Tensor(name, dimensions, type_id, kind, start, rooms[id(item)] - start)
+        if name in placed:
+            raise reader.bad("the tensor is there twice")
+        if offset % alignment:
+            raise reader.bad(f"its data begin at {offset}, not a multiple of {alignment}")
+        if kind is not None and tensor.columns % kind.block:
+            raise reader.bad(f"rows of {tensor.columns} values in blocks of {kind.block}")
+        needed = tensor.rows * kind.row_bytes(tensor.columns) if kind is not None else 0
+        if tensor.room < needed or start > reader.size:
+            raise reader.bad(f"it needs {needed} bytes and has {max(0, tensor.room)}: cut, or overlapping the next")
+        placed[name] = tensor
+    return placed
+
+
+def pack_text(text: str) -> bytes:
+    """A string as GGUF writes it: length, then UTF-8."""
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def text_value(text: str) -> Value:
+    """A string to be written."""
+    return Value(STRING, pack_text(text), text)
+
+
+def uint32_value(number: int) -> Value:
+    """An unsigned number to be written."""
+    return Value(UINT32, struct.pack("<I", number), number)
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to be written: `dimensions` columns first, `bytes` of data."""
+
+    name: str
+    dimensions: tuple[int, ...]
+    type_id: int
+    bytes: int
+
+
+def padded(count: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    """The next multiple of the alignment."""
+    return -(-count // alignment) * alignment
+
+
+def write_header(file: BinaryIO, keys: dict[str, Value], tensors: list[NewTensor]) -> None:
+    """Write everything before the tensors' data, which follow in order, each padded to 32 bytes."""
+    parts = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(keys))]
+    for name, value in keys.items():
+        parts += [pack_text(name), struct.pack("<I", value.kind), value.raw]
+    offset = 0
+    for tensor in tensors:
+        count = len(tensor.dimensions)
+        sizes = struct.pack(f"<I{count}Q", count, *tensor.dimensions)
+        parts += [pack_text(tensor.name), sizes, struct.pack("<IQ", tensor.type_id, offset)]
+        offset += padded(tensor.bytes)
+    header = b"".join(parts)
+    file.write(header + bytes(padded(len(header)) - len(header)))
