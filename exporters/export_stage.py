@@ -15,6 +15,7 @@ from engines.host import Artifact, StageContext, StageFailedError, StageResult
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import Quantizer, open_quantizer
+from exporters.audit import audit
 from exporters.export_adapters import compare_adapters, plan_adapters, write_adapters
 from exporters.export_job import Export, file_sha256
 from exporters.gguf_write import read_model, write_gguf
@@ -71,7 +72,8 @@ def run(ctx: StageContext) -> StageResult:
         export.importance = _measure_importance(export)
     _write_files(export)
     write_adapters(export)
-    problems = _compare_files(export) if positions else []
+    problems = _audit_files(export)
+    problems += _compare_files(export) if positions else []
     _save_record(export, problems)
     _write_serving_files(export)
     if problems:
@@ -142,6 +144,16 @@ def _write_files(export: Export) -> None:
     finally:
         if quantizer is not None:
             quantizer.close()
+
+
+def _audit_files(export: Export) -> list[str]:
+    """Hold every file against the folder it was made of, key by key; returns what is wrong."""
+    findings = export.record["audit"] = {}
+    for plan in export.plans:
+        export.ctx.phase(f"auditing {plan.file_type}")
+        path = export.path(plan)
+        findings[path.name] = audit(path, export.model.folder, config=export.model.config, weights=export.model.weights)
+    return [f"{name}: {finding}" for name, found in findings.items() for finding in found]
 
 
 def _compare_files(export: Export) -> list[str]:
