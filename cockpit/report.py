@@ -13,10 +13,11 @@ from cockpit.safe_text import safe_text
 from cockpit.text_table import text_table
 from engines.events import CheckpointCommitted, SampledText
 from engines.run_dir import RunDir
+from exporters.quality import light_of
 from recipes.schema import TRAINING_KINDS
 
 TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
-FILE_TITLES = ("file", "size", "bits/weight", "mean KL", "top-1", "perplexity")
+FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 GLYPHS = {
     "succeeded": "✓",
     "skipped": "✓",
@@ -97,9 +98,33 @@ def _file_rows(stage: StageView) -> list[list[str]]:
             _shown(metrics.get(f"{name}_mean_kl"), fmt.number),
             _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
             _shown(perplexities.get(name), fmt.number),
+            _shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
+            _shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
+            _light(name.upper(), metrics.get(f"{name}_mean_kl")),
         ]
         for name in dict.fromkeys(names)
-    ]
+    ] + _adapter_rows(stage)
+
+
+def _adapter_rows(stage: StageView) -> list[list[str]]:
+    """One row for each GGUF adapter over each file of its base."""
+    rows = []
+    for evaluation in stage.evaluations:
+        file_type, plus, adapter = evaluation.protocol.removeprefix("parity:").partition("+")
+        if plus:
+            size = next((artifact.bytes for artifact in stage.artifacts if artifact.name == adapter), None)
+            kl, top1 = evaluation.metrics.get("mean_kl"), evaluation.metrics.get("top1")
+            shown = [_shown(kl, fmt.number), _shown(top1, lambda share: fmt.percent(share, 2))]
+            name = safe_text(f"{file_type.upper()} + {adapter}", 40)
+            rows.append(
+                [name, _shown(size, fmt.size), "", *shown, _shown(evaluation.perplexity, fmt.number), "", "", "", ""]
+            )
+    return rows
+
+
+def _light(file_type: str, mean_kl: float | None) -> str:
+    """A quantized file's loss against what its type loses elsewhere, as a word."""
+    return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
 
 
 def _total_row(state: RunState) -> list[str]:

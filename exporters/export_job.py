@@ -37,12 +37,19 @@ class Export:
     threads: int
     importance: Importance | None = None
     adapters: list[AdapterFile] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
     def path(self, plan: FilePlan) -> Path:
         """The file's final name, after the run's id."""
         return self.ctx.out / f"{self.stem}-{plan.file_type}.gguf"
+
+    @property
+    def stops(self) -> list[int]:
+        """Tokens that end an answer."""
+        special = self.model.vocabulary.special
+        return sorted({special[name] for name in ("eos", "eot") if name in special})
 
     def adapter_path(self, name: str, dtype: str) -> Path:
         """The final name of a GGUF adapter."""

@@ -21,6 +21,7 @@ from exporters.export_job import Export, file_sha256
 from exporters.gguf_write import read_model, write_gguf
 from exporters.importance import Importance, save_importance
 from exporters.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
+from exporters.inference import Inference, measure, opening_ids, prompts_of
 from exporters.model_folder import local_folder
 from exporters.parity import (
     Comparison,
@@ -32,6 +33,7 @@ from exporters.parity import (
 )
 from exporters.parity_data import ParityData, read_parity_data
 from exporters.preflight import check_disk, check_memory, default_threads
+from exporters.quality import REFERENCE_KL, light_of
 from exporters.quant_types import TERNARY, FilePlan
 from exporters.serving_files import MODELFILE, served, write_serving_files
 from exporters.ternary import check_ternary
@@ -167,6 +169,7 @@ def _compare_files(export: Export) -> list[str]:
     folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
     data = read_parity_data(folder, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
     _describe_data(export, data, length)
+    export.prompts = prompts_of(data.windows, length, cut_after=opening_ids(tokenizer))
     total, done = data.positions * (1 + len(export.plans)) * (1 + len(export.adapters)), 0
 
     def advance(positions: int) -> None:
@@ -202,19 +205,23 @@ def _compare_file(
                 f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has {export.model.config['vocab_size']}"
             ]
         comparison = compare(reference, llama, advance)
+        inference = measure(llama, export.prompts, export.stops)
         export.record["llama"] = {**llama.library, "cache": llama.cache_type}
     problems = [*(f"{plan.file_type}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
     export.record["files"].append(
         {
             **_describe_file(export, plan),
             **comparison.record(),
+            "light": light_of(plan.file_type, comparison.mean_kl),
+            "reference_mean_kl": REFERENCE_KL.get(plan.file_type),
+            "inference": inference.record() if inference is not None else None,
             "tokenizer": asdict(tokens),
             "limits": {**limits_of(plan.file_type), "token_ids": "equal"},
             "passed": not problems,
             "problems": problems,
         }
     )
-    _report(export, plan, comparison)
+    _report(export, plan, comparison, inference)
     return problems
 
 
@@ -232,8 +239,12 @@ def _write_serving_files(export: Export) -> None:
         export.ctx.warn(f"no {MODELFILE} was written: {type(error).__name__}: {printable(str(error), 200)}")
 
 
-def _report(export: Export, plan: FilePlan, comparison: Comparison) -> None:
+def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None) -> None:
     prefix = plan.file_type.lower()
+    if inference is not None:
+        export.metrics[f"{prefix}_tokens_per_second"] = inference.tokens_per_second
+        export.metrics[f"{prefix}_rss_bytes"] = float(inference.rss_bytes)
+        export.metrics[f"{prefix}_answers_ended"] = inference.ended / inference.prompts
     values = {
         "mean_kl": comparison.mean_kl,
         "max_kl": comparison.max_kl,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -145,20 +146,56 @@ class LlamaModel:
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise NativeError(f"a token id is outside the vocabulary of {self.vocab_size}")
         self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        self._decode(ids, 0)
+        out = np.empty((count, self.vocab_size), np.float32)
+        for index in range(count):
+            out[index] = self._logits_of(index)
+        return out
+
+    def generate(self, ids: Sequence[int], limit: int, stops: Sequence[int]) -> tuple[list[int], float, float]:
+        """Greedy continuation of a sequence, token by token as a server does it.
+
+        Args:
+            ids: the prompt.
+            limit: most tokens to generate.
+            stops: tokens that end the answer; the one met is the last of it.
+
+        Returns:
+            The new ids, seconds for the prompt, and seconds for the new tokens.
+
+        Raises:
+            NativeError: prompt and answer do not fit the context, or decoding fails.
+        """
+        if not len(ids) > 0 or len(ids) + limit > self.n_ctx:
+            raise NativeError(f"{len(ids)} tokens and {limit} more do not fit a context of {self.n_ctx}")
+        self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
+        started_s = time.perf_counter()
+        self._decode(ids, 0)
+        token = int(self._logits_of(len(ids) - 1).argmax())
+        prompt_s = time.perf_counter() - started_s
+        new = [token]
+        started_s = time.perf_counter()
+        while len(new) < limit and token not in stops:
+            self._decode([token], len(ids) + len(new) - 1)
+            token = int(self._logits_of(0).argmax())
+            new.append(token)
+        return new, prompt_s, time.perf_counter() - started_s
+
+    def _decode(self, ids: Sequence[int], start: int) -> None:
         batch = self._batch
-        batch.n_tokens = count
+        batch.n_tokens = len(ids)
         for index, token in enumerate(ids):
-            batch.token[index], batch.pos[index] = token, index
+            batch.token[index], batch.pos[index] = token, start + index
             batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
         status = self._native.llama_decode(self._context, batch)
         if status:
             raise NativeError(f"llama_decode returned {status}")
-        out = np.empty((count, self.vocab_size), np.float32)
-        for index in range(count):
-            out[index] = np.ctypeslib.as_array(
-                self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
-            )
-        return out
+
+    def _logits_of(self, index: int) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = np.ctypeslib.as_array(
+            self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
+        )
+        return row
 
 
 def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:

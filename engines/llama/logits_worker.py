@@ -1,11 +1,14 @@
 """`python -m engines.llama.logits_worker`: tokenize with and score by one GGUF file.
 
 Requests: `{"open": path, "n_ctx", "threads", "adapter": path or null}` → sizes and the library's record; `{"tokenize": text, "parse_special"}` →
-`{"ids"}`; `{"logits": ids}` → float32 values, [tokens, vocabulary].
+`{"ids"}`; `{"logits": ids}` → float32 values, [tokens, vocabulary]; `{"generate": ids, "limit", "stops"}` → `{"ids",
+"prompt_s", "generation_s", "rss_bytes"}`.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from engines.llama.llama_api import LlamaModel
@@ -22,7 +25,16 @@ class _Worker:
             return {"vocab_size": self.model.vocab_size, "cache_type": self.model.cache_type, "library": record}, b""
         if "tokenize" in header:
             return {"ids": self.model.tokenize(header["tokenize"], header["parse_special"])}, b""
+        if "generate" in header:
+            ids, prompt_s, generation_s = self.model.generate(header["generate"], header["limit"], header["stops"])
+            return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""
         return {}, self.model.logits(header["logits"]).tobytes()
+
+
+def _rss_bytes() -> int:
+    """Resident memory of this process now (proc(5), statm): weights that are mapped from the file included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.worker_process import WorkerProcess
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A greedy answer, the seconds its prompt and its tokens took, and the process's resident memory after it."""
+
+    ids: list[int]
+    prompt_s: float
+    generation_s: float
+    rss_bytes: int
 
 
 class LlamaProcess:
@@ -54,6 +65,11 @@ class LlamaProcess:
         """Logits after each token of one sequence, from an empty cache: float32, [tokens, vocab_size]."""
         _, data = self._worker.ask({"logits": [int(token) for token in ids]})
         return np.frombuffer(data, "<f4").reshape(len(ids), self.vocab_size)
+
+    def generate(self, ids: Sequence[int], limit: int, stops: Sequence[int]) -> Generation:
+        """Greedy continuation of a prompt by at most `limit` tokens, ended by any of `stops`."""
+        answer, _ = self._worker.ask({"generate": list(ids), "limit": limit, "stops": list(stops)})
+        return Generation(**answer)
 
     def close(self) -> None:
         """End the native process."""

@@ -96,7 +96,7 @@ def test_exported_files_have_a_row_each() -> None:
     journal.say("e", StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
     rows = [line.split() for line in report_lines(fold(journal.events))]
     assert ["F16", "7.63", "MiB", "16.0", "1e-8", "99.51%"] in rows
-    assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%"] in rows
+    assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%", "green"] in rows
 
 
 def test_the_table_fits_80_columns() -> None:
