@@ -7,19 +7,19 @@ import importlib.metadata
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from engines.events import Evaluated
 from engines.host import Artifact, StageContext, StageFailedError, StageResult
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
-from engines.llama.quantizer import Quantizer, open_quantizer
 from exporters.audit import audit
 from exporters.export_adapters import compare_adapters, plan_adapters, write_adapters
 from exporters.export_job import Export, file_sha256
-from exporters.gguf_write import read_model, write_gguf
-from exporters.importance import Importance, save_importance
+from exporters.files_step import own_program, write_files
+from exporters.gguf_write import read_model
+from exporters.importance import Importance, load_importance, save_importance
 from exporters.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
 from exporters.inference import Inference, measure, opening_ids, prompts_of
 from exporters.model_folder import local_folder
@@ -37,10 +37,9 @@ from exporters.quality import REFERENCE_KL, light_of
 from exporters.quant_types import TERNARY, FilePlan
 from exporters.serving_files import MODELFILE, served, write_serving_files
 from exporters.ternary import check_ternary
-from recipes.problems import OperatorError, printable
+from recipes.problems import printable
 
 PARITY_FILE = "parity.json"
-_PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -67,12 +66,13 @@ def run(ctx: StageContext) -> StageResult:
     positions = ctx.stage.parity_positions
     reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
-    check_disk(ctx.out, files=files, scratch=reference_bytes)
+    own = own_program(export)
+    check_disk(ctx.out, files=files, scratch=reference_bytes + (own.source_plan.bytes if own else 0))
     if positions or weighted:
         check_memory(model.parameters * 4)
     if weighted:
         export.importance = _measure_importance(export)
-    _write_files(export)
+    write_files(export, own)
     write_adapters(export)
     problems = _audit_files(export)
     problems += _compare_files(export) if positions else []
@@ -96,6 +96,8 @@ def _measure_importance(export: Export) -> Importance:
     importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
     path = ctx.out / IMPORTANCE_FILE
     save_importance(importance, path)
+    # The file holds sums in float32: what others read from it is what our kernels are given too.
+    importance = replace(importance, values=load_importance(path).values)
     if importance.tokens < stage.imatrix_tokens:
         ctx.warn(
             f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} asked for"
@@ -108,44 +110,6 @@ def _measure_importance(export: Export) -> Importance:
         "source": importance.source,
     }
     return importance
-
-
-def _write_files(export: Export) -> None:
-    ctx, model = export.ctx, export.model
-    needed = {choice.type for plan in export.plans for choice in plan.choices} - _PLAIN_TYPES
-    quantizer: Quantizer | None = None
-    if needed:
-        ctx.phase("testing kernels")
-        try:
-            quantizer, notes = open_quantizer(needed, export.threads)
-        except NativeError as error:
-            raise OperatorError(
-                f"file_types — {', '.join(sorted(needed))} cannot be written here: {error}",
-                "install the export extra, or export F16 and BF16 only",
-            ) from error
-        export.record["quantizer"] = quantizer.record
-        for note in notes:
-            ctx.warn(note)
-    total, done = model.parameters * len(export.plans), 0
-
-    def advance(values: int) -> None:
-        nonlocal done
-        done += values
-        ctx.progress(done, total, "weights")
-
-    try:
-        for plan in export.plans:
-            ctx.phase(f"writing {plan.file_type}")
-            path = export.path(plan)
-            write_gguf(model, plan, path, quantizer, advance, export.importance if plan.weighted else None)
-            prefix = plan.file_type.lower()
-            export.metrics[f"{prefix}_bytes"] = float(path.stat().st_size)
-            export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
-    except NativeError as error:
-        raise StageFailedError(f"quantization failed: {error}") from error
-    finally:
-        if quantizer is not None:
-            quantizer.close()
 
 
 def _audit_files(export: Export) -> list[str]:

@@ -190,6 +190,21 @@ class ExportStage(StageFields):
         unit="tokens",
         help="Held-out text that the importance matrix is computed from; never what the comparison reads.",
     )
+    quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
+        "auto",
+        section="Files",
+        advanced=True,
+        help="What quantizes: auto takes your own llama-quantize if there is one, else llama.cpp's kernels, else numpy;"
+        " each is tested on fixed numbers before it is used.",
+    )
+    llama_cpp: str | None = setting(
+        None,
+        section="Files",
+        folder=True,
+        advanced=True,
+        help="Your llama.cpp: a folder with llama-quantize, or a checkout with its build; by default COCKPIT_LLAMA_CPP,"
+        " then the PATH.",
+    )
     parity_positions: int = setting(
         2048,
         section="Parity",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -82,7 +86,13 @@ class NumpyQuantizer:
 
     def __init__(self) -> None:
         """Nothing to start."""
-        self.record: dict[str, Any] = {"name": "gguf numpy", "version": "", "path": "", "sha256": ""}
+        path = Path(gguf.quants.__file__)
+        self.record: dict[str, Any] = {
+            "name": "gguf numpy",
+            "version": importlib.metadata.version("gguf"),
+            "path": str(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
 
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
@@ -103,12 +113,13 @@ class NumpyQuantizer:
         """Nothing to end."""
 
 
-def open_quantizer(type_names: set[str], threads: int) -> tuple[Quantizer, list[str]]:
+def open_quantizer(type_names: set[str], threads: int, wanted: str = "auto") -> tuple[Quantizer, list[str]]:
     """A quantizer for the given types, tested: llama.cpp's kernels, else numpy.
 
     Args:
         type_names: the block types that will be written.
         threads: CPU threads.
+        wanted: "kernels" or "numpy" for one of them only.
 
     Returns:
         The quantizer, its `record` extended by `self_test`, and what the operator should know.
@@ -117,7 +128,8 @@ def open_quantizer(type_names: set[str], threads: int) -> tuple[Quantizer, list[
         NativeError: no source passes for every type; says why each was refused.
     """
     refused: list[str] = []
-    for make in (lambda: KernelQuantizer(threads), NumpyQuantizer):
+    sources: dict[str, Callable[[], Quantizer]] = {"kernels": lambda: KernelQuantizer(threads), "numpy": NumpyQuantizer}
+    for make in [sources[wanted]] if wanted in sources else sources.values():
         quantizer: Quantizer | None = None
         try:
             quantizer = make()

@@ -94,7 +94,7 @@ def test_progress_has_an_end(tmp_path: Path, base: Path) -> None:
     ctx, _ = export(tmp_path, base, "F16")
     progress = [event for event in ctx.events() if isinstance(event, Progress)]
     units = {event.unit for event in progress}
-    assert units == {"weights", "positions"}
+    assert units == {"seconds of work", "positions"}
     for unit in units:
         last = [event for event in progress if event.unit == unit][-1]
         assert last.done == last.total

@@ -1,0 +1,21 @@
+"""`python -m engines.llama.tethered PROGRAM ARGS…`: become another program that dies when the process that started it does.
+
+The kernel's order to do so outlives the change of program (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from engines.llama.library import die_with_parent
+
+CANNOT_START = 127
+
+if __name__ == "__main__":
+    die_with_parent()
+    try:
+        os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - a program the operator named
+    except OSError as error:
+        sys.stderr.write(f"{sys.argv[1]} cannot be started: {error.strerror}\n")
+        sys.exit(CANNOT_START)
