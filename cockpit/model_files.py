@@ -92,7 +92,8 @@ def file_plans(model: Path, file_types: Sequence[str]) -> dict[str, FilePlan]:
         config = _config(model)
         shapes = llama_shapes(config, int(config["vocab_size"]))
         layers = int(config["num_hidden_layers"])
-        return {name: plan_file(name, shapes, layers=layers) for name in file_types}
+        gqa = int(config["num_attention_heads"]) // int(config["num_key_value_heads"])
+        return {name: plan_file(name, shapes, layers=layers, gqa=gqa) for name in file_types}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
         return {}
 

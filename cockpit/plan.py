@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cockpit.export_plan import PlannedFile, planned_files
 from recipes.schema import (
+    ExportStage,
     FakeStage,
     FinetuneStage,
     MergeStage,
@@ -47,10 +49,11 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The figures of every stage, in the order of the recipe."""
+    """The figures of every stage, in the order of the recipe, and of every GGUF file whose model is of the recipe."""
 
     recipe: str
     stages: list[StagePlan]
+    files: list[PlannedFile] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -60,7 +63,8 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """Compute what can be computed of a recipe."""
     by_name: dict[str, StageFields] = {stage.name: stage for stage in recipe.stage}
-    return Plan(recipe.name, [_stage_plan(stage, by_name) for stage in recipe.stage])
+    files = [file for stage in recipe.stage if isinstance(stage, ExportStage) for file in _files(stage, by_name)]
+    return Plan(recipe.name, [_stage_plan(stage, by_name) for stage in recipe.stage], files)
 
 
 def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
@@ -153,6 +157,12 @@ def _finetune_sizes(stage: FinetuneStage, by_name: Mapping[str, StageFields]) ->
     base = _base(stage.model, by_name)
     trainable = None if base is None else adapter_parameters(stage, base)
     return _model_parameters(stage.model, by_name), trainable
+
+
+def _files(stage: ExportStage, by_name: Mapping[str, StageFields]) -> list[PlannedFile]:
+    base = _base(stage.model, by_name)
+    vocab_size = None if base is None else _vocab_size(base, by_name)
+    return [] if base is None or vocab_size is None else list(planned_files(stage, base, vocab_size))
 
 
 def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int | None:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from cockpit import formatting as fmt
+from cockpit.export_plan import PlannedFile
 from cockpit.headless import say
 from cockpit.plan import Plan, StagePlan, plan
 from cockpit.recipe_files import load_wanted
@@ -40,7 +41,25 @@ def run(args: argparse.Namespace) -> int:
     )
     print("\n".join(_table(made, loaded.graph.order)))
     say("a dash: known only when the stage has its data")
+    if made.files:
+        print("\n" + "\n".join(_files(made)))
+        for file in made.files:
+            if file.warning:
+                say(f"warning: {file.stage}.file_types — {file.warning}")
     return 0
+
+
+def _files(made: Plan) -> list[str]:
+    titles = ("export", "file type", "size", "bits per weight", "other type")
+    rows = [
+        [file.stage, file.file_type, f"about {fmt.size(file.bytes)}", f"{file.bits_per_weight:.2f}", _others(file)]
+        for file in made.files
+    ]
+    return text_table(titles, rows, right=range(2, 5))
+
+
+def _others(file: PlannedFile) -> str:
+    return f"{file.fallbacks} of {file.tensors} tensors" if file.fallbacks else "-"
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,3 +321,12 @@ def test_every_command_explains_itself(line: CommandLine) -> None:
     for command in ("run", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "quantize", "check"):
         assert command in listed
         assert "--runs-dir" in line.run(command, "--help").stdout
+
+
+def test_a_check_tells_the_files_to_come_and_what_the_widths_do_to_them(line: CommandLine) -> None:
+    told = line.run("check", "demo", "--set", "base.hidden_size=96", "--set", "base.num_attention_heads=4")
+    assert told.returncode == 0
+    assert re.search(r"gguf +Q4_K_M +about .* \d+ of \d+ tensors", told.stdout)
+    assert "warning: gguf.file_types — Q4_K_M: " in told.stderr
+    assert "hidden_size (96)" in told.stderr
+    assert "warning" not in line.run("check", "demo").stderr

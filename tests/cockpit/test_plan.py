@@ -7,6 +7,7 @@ import pytest
 
 from cockpit.plan import StagePlan, plan
 from recipes.load import load_recipe, load_recipe_text
+from recipes.schema import PretrainStage
 from recipes.shipped import shipped_recipes
 
 TEXT = """schema = 1
@@ -94,3 +95,53 @@ def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
     made = plan(load_recipe(path).recipe).to_json()
     assert made["format"] == 1
     assert [stage["name"] for stage in made["stages"]] == [stage.name for stage in load_recipe(path).recipe.stage]
+
+
+EXPORT = """
+[[stage]]
+name = "merged"
+kind = "merge"
+model = "base"
+adapter = "tuned"
+[[stage]]
+name = "gguf"
+kind = "export"
+model = "merged"
+file_types = ["F16", "Q8_0", "Q4_K_M", "IQ2_XS"]
+"""
+
+
+@pytest.mark.torch
+def test_the_files_of_an_export_are_known_to_the_byte_before_the_model_exists(tmp_path: Path) -> None:
+    from exporters.gguf_write import read_model
+    from tests.exporters.small_models import build_model, build_tokenizer
+
+    text = TEXT % {"tied": "true"} + EXPORT
+    loaded = load_recipe_text(text, "small.toml")
+    files = {file.file_type: file for file in plan(loaded.recipe).files}
+    base = next(stage for stage in loaded.recipe.stage if stage.name == "base")
+    assert isinstance(base, PretrainStage)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    folder = build_model(
+        tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"), **{name: getattr(base, name) for name in names}
+    )
+    model = read_model(folder)
+    # Only the embedding differs: the small model has another vocabulary than the recipe's.
+    rows = 512 - int(model.config["vocab_size"])
+    for name, file in files.items():
+        real = model.plan(name, importance=name == "IQ2_XS")
+        embedding = next(choice for choice in real.choices if choice.shape.name == "token_embd.weight")
+        assert file.bytes == real.bytes + embedding.bytes // embedding.shape.rows * rows, name
+        assert file.fallbacks == len(real.fallbacks)
+
+
+def test_a_recipe_whose_widths_defeat_a_type_is_flagged_when_it_is_checked() -> None:
+    made = plan(load_recipe_text(TEXT % {"tied": "true"} + EXPORT, "small.toml").recipe)
+    files = {file.file_type: file for file in made.files}
+    assert files["F16"].warning == ""
+    assert files["Q8_0"].fallbacks == 0
+    flagged = files["Q4_K_M"]
+    assert flagged.fallbacks == 3 * 7, "every projection"
+    assert flagged.bits_per_weight > 6
+    assert "multiples of 256 for hidden_size (64) and intermediate_size (96) would avoid that" in flagged.warning
+    assert made.to_json()["files"][2]["warning"] == flagged.warning
