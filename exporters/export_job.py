@@ -37,6 +37,7 @@ class Export:
     threads: int
     importance: Importance | None = None
     adapters: list[AdapterFile] = field(default_factory=list)
+    i2s_scales: dict[str, float] = field(default_factory=dict)
     prompts: list[list[int]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)

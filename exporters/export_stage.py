@@ -19,6 +19,7 @@ from exporters.export_adapters import compare_adapters, plan_adapters, write_ada
 from exporters.export_job import Export, file_sha256
 from exporters.files_step import own_program, write_files
 from exporters.gguf_write import read_model
+from exporters.i2s_step import plan_i2s, write_i2s_file
 from exporters.importance import Importance, load_importance, save_importance
 from exporters.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
 from exporters.inference import Inference, measure, opening_ids, prompts_of
@@ -66,6 +67,7 @@ def run(ctx: StageContext) -> StageResult:
     positions = ctx.stage.parity_positions
     reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
+    files += plan_i2s(export)
     own = own_program(export)
     check_disk(ctx.out, files=files, scratch=reference_bytes + (own.source_plan.bytes if own else 0))
     if positions or weighted:
@@ -74,13 +76,14 @@ def run(ctx: StageContext) -> StageResult:
         export.importance = _measure_importance(export)
     write_files(export, own)
     write_adapters(export)
+    artifacts = write_i2s_file(export)
     problems = _audit_files(export)
     problems += _compare_files(export) if positions else []
     _save_record(export, problems)
     _write_serving_files(export)
     if problems:
         raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
-    artifacts = [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
     artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
     if export.importance is not None:
         artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))

@@ -205,6 +205,13 @@ class ExportStage(StageFields):
         help="Your llama.cpp: a folder with llama-quantize, or a checkout with its build; by default COCKPIT_LLAMA_CPP,"
         " then the PATH.",
     )
+    i2s: Literal["none", "x86-128", "arm-64", "x86-rows4"] = setting(
+        "none",
+        section="Files",
+        advanced=True,
+        help="Also write bitnet.cpp's i2_s, in this byte layout: the one that your reader was built for. Only for models"
+        " trained with ternary weights; llama.cpp reads TQ2_0 instead.",
+    )
     parity_positions: int = setting(
         2048,
         section="Parity",

@@ -1,0 +1,143 @@
+"""i2_s, bitnet.cpp's two bits per weight: written in a byte layout that is declared, and read back by a validator of its own.
+
+One type id stands for several byte orders, and nothing in the format says which; read in the wrong one a file gives words
+without sense and no error. So the layout is asked for, written as `cockpit.i2s.layout` (which other readers ignore), and every
+file is unpacked again in that layout and compared with its source, value by value.
+
+A code is value / scale + 1: 0, 1, 2; 3 is never written. A tensor is its codes, four to a byte, then 32 bytes of which the first
+four are the scale as float32. Layouts as in microsoft/BitNet (16da220), src/ggml-bitnet-mad.cpp and its converter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.llama.gguf_file import STRING, GgufFile, Tensor
+from recipes.problems import OperatorError, printable
+
+Layout = Literal["x86-128", "arm-64", "x86-rows4"]
+
+TYPE_ID = 36
+"""In bitnet.cpp; llama.cpp removed what had this number, and refuses it."""
+
+FILE_TYPE_ID = 40
+"""`general.file_type` in bitnet.cpp's converter; llama.cpp uses the number for another type."""
+
+LAYOUT_KEY = "cockpit.i2s.layout"
+TAIL_BYTES = 32
+GROUPS = {"x86-128": 128, "arm-64": 64}
+"""Values of a group; byte g of it holds values g, g + size/4, g + 2 size/4, g + 3 size/4, the first in the highest bits."""
+
+ROWS = 4
+"""x86-rows4: a byte holds one column of four rows, the first in the highest bits."""
+
+LAYOUTS = (*GROUPS, "x86-rows4")
+_SHIFTS = np.array([6, 4, 2, 0], np.uint8)
+
+
+def tensor_bytes(rows: int, columns: int) -> int:
+    """Size of a tensor: two bits per value, and the tail."""
+    return rows * columns // 4 + TAIL_BYTES
+
+
+def fits(rows: int, columns: int, layout: str) -> str:
+    """Why a tensor of this shape cannot be stored in a layout; empty when it can."""
+    if layout in GROUPS:
+        group = GROUPS[layout]
+        return f"rows of {columns} values do not divide into groups of {group}" if columns % group else ""
+    return f"{rows} rows do not divide into fours" if rows % ROWS else ""
+
+
+def codes_of(rows: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
+    """Codes of values that are -scale, 0 and scale."""
+    codes: NDArray[np.uint8] = (np.sign(rows) + 1).astype(np.uint8)
+    return codes if scale else np.ones_like(codes)
+
+
+def pack(codes: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
+    """Codes, [rows, columns], four to a byte in the order of the layout: flat."""
+    rows, columns = codes.shape
+    if layout in GROUPS:
+        group = GROUPS[layout]
+        quarters = codes.reshape(-1, 4, group // 4)
+    else:
+        quarters = codes.reshape(rows // ROWS, ROWS, columns)
+    return np.bitwise_or.reduce(quarters << _SHIFTS[None, :, None], axis=1).ravel()
+
+
+def unpack(data: NDArray[np.uint8], rows: int, columns: int, layout: str) -> NDArray[np.uint8]:
+    """The codes that bytes hold in a layout: [rows, columns]."""
+    width = GROUPS[layout] // 4 if layout in GROUPS else columns
+    quarters = (data.reshape(-1, 1, width) >> _SHIFTS[None, :, None]) & np.uint8(3)
+    return np.ascontiguousarray(quarters).reshape(rows, columns)
+
+
+def tail(scale: float) -> bytes:
+    """What follows the codes."""
+    return np.float32(scale).tobytes() + bytes(TAIL_BYTES - 4)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A tensor as a reader of the declared layout sees it."""
+
+    codes: NDArray[np.uint8]
+    scale: float
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(code - 1) * scale."""
+        return (self.codes.astype(np.float32) - 1) * np.float32(self.scale)
+
+
+def declared_layout(file: GgufFile) -> str:
+    """The layout that a file declares.
+
+    Raises:
+        OperatorError: none, or one that is not known.
+    """
+    value = file.keys.get(LAYOUT_KEY)
+    if value is None or value.kind != STRING or value.scalar not in LAYOUTS:
+        got = "nothing" if value is None else printable(str(value.scalar))
+        raise OperatorError(
+            f"{file.path}: {LAYOUT_KEY} — got {got}; allowed {', '.join(LAYOUTS)}",
+            "an i2_s file that does not say its byte layout cannot be told from one in another",
+        )
+    return str(value.scalar)
+
+
+def read_tensor(file: GgufFile, tensor: Tensor, layout: str) -> Decoded:
+    """Read one i2_s tensor and check everything that can be checked without its source.
+
+    Raises:
+        OperatorError: sizes, codes, scale or tail are not those of i2_s; names the tensor.
+    """
+
+    def bad(what: str) -> OperatorError:
+        return OperatorError(f"{file.path}: tensor {printable(tensor.name, 200)}: {what}")
+
+    if tensor.type_id != TYPE_ID:
+        raise bad(f"type {tensor.type_id} is not i2_s")
+    reason = fits(tensor.rows, tensor.columns, layout)
+    if reason:
+        raise bad(reason)
+    size = tensor_bytes(tensor.rows, tensor.columns)
+    if tensor.room < size:
+        raise bad(f"{size} bytes are needed, {tensor.room} are there")
+    with file.path.open("rb") as stream:
+        stream.seek(tensor.start)
+        data = np.frombuffer(stream.read(size), np.uint8)
+    body, rest = data[:-TAIL_BYTES], data[-TAIL_BYTES:]
+    scale = float(rest[:4].view("<f4")[0])
+    if not np.isfinite(scale) or scale <= 0:
+        raise bad(f"its scale is {scale}")
+    if rest[4:].any():
+        raise bad("bytes after the scale are not zero")
+    codes = unpack(body, tensor.rows, tensor.columns, layout)
+    if (codes == 3).any():
+        raise bad("a code is 3, which no value has")
+    return Decoded(codes, scale)
