@@ -117,7 +117,7 @@ def _adapter_rows(stage: StageView) -> list[list[str]]:
             shown = [_shown(kl, fmt.number), _shown(top1, lambda share: fmt.percent(share, 2))]
             name = safe_text(f"{file_type.upper()} + {adapter}", 40)
             rows.append(
-                [name, _shown(size, fmt.size), "", *shown, _shown(evaluation.perplexity, fmt.number), "", "", "", ""]
+                [name, _shown(size, fmt.size), "", *shown, _shown(evaluation.perplexity, fmt.number), "", "", ""]
             )
     return rows
 
