@@ -51,6 +51,9 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     if (folder / "tokenizer.model").is_file():
         vocabulary = _sentencepiece(folder / "tokenizer.model")
         _add_tokens(vocabulary, tokenizer.get("added_tokens", []), folder)
+    elif tokenizer.get("model", {}).get("type") == "BPE" and tokenizer["model"].get("byte_fallback"):
+        vocabulary = _sentencepiece_json(tokenizer)
+        _add_tokens(vocabulary, tokenizer.get("added_tokens", []), folder)
     elif tokenizer.get("model", {}).get("type") == "BPE":
         vocabulary = _bpe(tokenizer, folder)
     else:
@@ -125,12 +128,57 @@ def _sentencepiece(path: Path) -> Vocabulary:
     return vocabulary
 
 
+def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
+    """A SentencePiece BPE vocabulary of which only tokenizer.json is left.
+
+    SentencePiece joins the pair whose piece has the highest score; BPE the pair that was learned first. So a piece's score
+    is minus the place of the first merge that makes it, and pieces that no merge makes are never chosen by theirs.
+    """
+    model = tokenizer["model"]
+    by_id = {int(index): str(text) for text, index in model["vocab"].items()}
+    scores: dict[str, float] = {}
+    for rank, merge in enumerate(model["merges"]):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        scores.setdefault(left + right, -float(rank))
+    unknown = model.get("unk_token")
+    vocabulary = Vocabulary(model="llama", pre="default", tokens=[], types=[], remove_extra_whitespaces=False)
+    for index in range(max(by_id, default=-1) + 1):
+        text = by_id.get(index)
+        vocabulary.tokens.append((text if text is not None else f"[PAD{index}]").encode())
+        is_byte = text is not None and re.fullmatch(r"<0x[0-9A-F]{2}>", text) is not None
+        kind = UNUSED if text is None else BYTE if is_byte else UNKNOWN if text == unknown else NORMAL
+        vocabulary.types.append(kind)
+        vocabulary.scores.append(scores.get(text or "", -1e6))
+        if kind == UNKNOWN:
+            vocabulary.special["unk"] = index
+    vocabulary.add_space_prefix = _prefixes_space(tokenizer)
+    if vocabulary.add_space_prefix:
+        vocabulary.warnings.append(
+            "there is no tokenizer.model, only tokenizer.json: texts that begin with a space may get other ids in llama.cpp"
+        )
+    return vocabulary
+
+
+def _prefixes_space(tokenizer: dict[str, Any]) -> bool:
+    """Whether a space is put before a text: by a Prepend normalizer, or by Metaspace unless it never does."""
+    normalizer, before = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
+    steps = [normalizer, *normalizer.get("normalizers", [])]
+    splits = [before, *before.get("pretokenizers", [])]
+    prepends = any(step.get("type") == "Prepend" for step in steps)
+    return prepends or any(
+        s.get("type") == "Metaspace" and s.get("prepend_scheme", "always") != "never" for s in splits
+    )
+
+
 def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]], folder: Path) -> None:
     """Lay tokenizer.json's added tokens over the pieces: special ones are control tokens, and some have new ids."""
     for token in sorted(added, key=lambda entry: int(entry["id"])):
         index, text = int(token["id"]), str(token["content"]).encode()
         kind = CONTROL if token.get("special") else USER_DEFINED
         if index < len(vocabulary.tokens):
+            if vocabulary.model == "gpt2" and vocabulary.types[index] == UNUSED:  # a gap in the byte-level vocabulary
+                vocabulary.tokens[index], vocabulary.types[index] = text, kind
+                continue
             if vocabulary.tokens[index] != text:
                 raise OperatorError(
                     f"{folder}: token {index} is {printable(vocabulary.tokens[index].decode(errors='replace'))} in tokenizer.model"

@@ -10,6 +10,8 @@ from recipes.problems import OperatorError, printable
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+_DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
+"""DeepSeek-Coder's words, one split after another, then single digits."""
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
@@ -52,6 +54,9 @@ def _name(parts: list[dict[str, Any]]) -> str | None:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") and parts[1].get("use_regex", True):
         return "starcoder"
+    if kinds == [*["Split"] * 4, "Digits", "ByteLevel"] and _splits(parts[:4]) == _DEEPSEEK_CODER:
+        single = parts[4].get("individual_digits") and not parts[5].get("use_regex", True)
+        return "deepseek-coder" if single else None
     if (
         kinds == ["Split", "ByteLevel"]
         and not parts[1].get("use_regex", True)
@@ -59,3 +64,10 @@ def _name(parts: list[dict[str, Any]]) -> str | None:
     ):
         return _PATTERNS.get(str(parts[0].get("pattern", {}).get("Regex")))
     return None
+
+
+def _splits(parts: list[dict[str, Any]]) -> tuple[str, ...] | None:
+    """Patterns of splits that keep what they match as pieces of their own; None for splits of another behaviour."""
+    if any(part.get("behavior") != "Isolated" or part.get("invert") for part in parts):
+        return None
+    return tuple(str(part.get("pattern", {}).get("Regex")) for part in parts)
