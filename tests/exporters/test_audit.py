@@ -179,7 +179,7 @@ def test_and_by_the_comparison_with_the_model(
     what: str, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.host import StageFailedError
-    from exporters import export_stage
+    from exporters import export_stage, files_step
     from tests.stage_context import make_context
 
     name, spoil, named, gate = PATCHES[what]
@@ -188,7 +188,7 @@ def test_and_by_the_comparison_with_the_model(
         write_gguf(model, plan, path, *rest)
         spoil(path)
 
-    monkeypatch.setattr(export_stage, "write_gguf", write_and_spoil)
+    monkeypatch.setattr(files_step, "write_gguf", write_and_spoil)
     stage = {
         "name": "g",
         "kind": "export",
