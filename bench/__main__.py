@@ -8,7 +8,7 @@ import sys
 
 from bench.rows import Row
 
-PARTS = ("events", "screens", "steps")
+PARTS = ("events", "quantize", "screens", "steps")
 
 
 def main(names: list[str]) -> int:

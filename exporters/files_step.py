@@ -155,7 +155,7 @@ def _open_kernels(export: Export, types: set[str]) -> Quantizer:
     ctx = export.ctx
     ctx.phase("testing kernels")
     try:
-        quantizer, notes = open_quantizer(types, export.threads, ctx.stage.quantizer)
+        quantizer, notes = open_quantizer(types, export.threads, ctx.stage.quantizer, ctx.stage.llama_cpp)
     except NativeError as error:
         raise OperatorError(
             f"file_types — {', '.join(sorted(types))} cannot be written here: {error}",

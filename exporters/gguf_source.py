@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +24,7 @@ from engines.llama.gguf_file import (
     uint32_value,
     write_header,
 )
-from engines.llama.quantizer import Quantizer
+from engines.llama.quantizer import KernelQuantizer, NotFiniteError, Quantizer
 from exporters.gguf_write import encode
 from exporters.importance import Importance
 from exporters.quant_types import FILE_TYPE_IDS, Choice, FilePlan, Shape, plan_file
@@ -175,15 +177,16 @@ def write_quantized(
         for c in plan.choices
     ]
     write_header(file, new_keys(source, plan.file_type, importance, importance_file), tensors)
+    ready: deque[Future[memoryview]] = deque()
     for choice in plan.choices:
         weights = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
-        written = 0
         for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
-            data = _rows(source, choice, start, stop, quantizer, weights)
-            file.write(data)
-            written += len(data)
+            ready.append(_rows(source, choice, start, stop, quantizer, weights))
+            while len(ready) > 1:  # one is being quantized while the next is read
+                file.write(_result(ready.popleft(), choice))
             progress((stop - start) * choice.shape.columns)
-        file.write(bytes(padded(written) - written))
+        file.write(_result(ready.popleft(), choice))
+        file.write(bytes(padded(choice.bytes) - choice.bytes))
 
 
 def _rows(
@@ -193,6 +196,26 @@ def _rows(
     stop: int,
     quantizer: Quantizer | None,
     weights: NDArray[np.float32] | None,
-) -> memoryview:
+) -> Future[memoryview]:
+    """Some rows in their new type; kernels work on them while the caller goes on."""
+    tensor = source.file.tensors[choice.shape.name]
+    assert tensor.kind is not None
+    if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN:
+        width = tensor.kind.row_bytes(tensor.columns)
+
+        def fill(view: memoryview) -> None:
+            source.file.read_into(tensor, start, view)
+
+        return quantizer.submit(choice.type, tensor.kind.name, (stop - start, width), fill, weights)
     data: NDArray[Any] = encode(choice, source.rows_of(choice.shape, start, stop), quantizer, weights)
-    return np.ascontiguousarray(data).data.cast("B")
+    done: Future[memoryview] = Future()
+    done.set_result(np.ascontiguousarray(data).data.cast("B"))
+    return done
+
+
+def _result(rows: Future[memoryview], choice: Choice) -> memoryview:
+    try:
+        return rows.result()
+    except NotFiniteError as error:
+        name = printable(choice.shape.name, 200)
+        raise OperatorError(f"{name} holds a value that is not finite: the model is damaged") from error

@@ -83,13 +83,25 @@ class GgufFile:
     def read(self, tensor: Tensor, row: int, rows: int) -> bytes:
         """Bytes of some rows of a tensor of a known type."""
         assert tensor.kind is not None
-        width = tensor.kind.row_bytes(tensor.columns)
-        with self.path.open("rb") as file:
-            file.seek(tensor.start + row * width)
-            data = file.read(rows * width)
-        if len(data) != rows * width:
-            raise OperatorError(f"{self.path}: tensor {printable(tensor.name, 200)} ends early; the file has been cut")
-        return data
+        data = bytearray(rows * tensor.kind.row_bytes(tensor.columns))
+        self.read_into(tensor, row, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, tensor: Tensor, row: int, place: memoryview) -> None:
+        """Fill a place with a tensor's bytes, from a row on.
+
+        Raises:
+            OperatorError: the file has become shorter since its header was read.
+        """
+        assert tensor.kind is not None
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(tensor.start + row * tensor.kind.row_bytes(tensor.columns))
+            while len(place):
+                count = file.readinto(place)
+                if not count:
+                    name = printable(tensor.name, 200)
+                    raise OperatorError(f"{self.path}: tensor {name} ends early; the file has been cut")
+                place = place[count:]
 
 
 class _Reader:

@@ -6,6 +6,7 @@ opens the library, and each worker opens exactly one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
@@ -17,6 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PACKAGE = "xllamacpp"
+LLAMA_CPP_VARIABLE = "COCKPIT_LLAMA_CPP"
+KERNELS_FILE = "libggml-base.so"
+KERNELS_PLACES = ("", "build/bin", "bin", "lib", "../lib")
+KERNEL_SYMBOLS = ("ggml_quantize_chunk", "ggml_quantize_init")
 REQUIRED = (
     "ggml_quantize_chunk",
     "llama_decode",
@@ -68,6 +73,27 @@ def find_library() -> Library:
     return Library(PACKAGE, importlib.metadata.version(PACKAGE), str(found[0]), sha256)
 
 
+def named_library(path: Path) -> Library:
+    """A library of kernels that the operator named: its version is asked of it once it is open."""
+    with path.open("rb") as file:
+        return Library("ggml", "not told", str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def find_kernels(llama_cpp: str | None) -> Path | None:
+    """The library of kernels in the operator's own build of llama.cpp, if there is one.
+
+    Args:
+        llama_cpp: the build's folder, its checkout, or a program in it; COCKPIT_LLAMA_CPP when None.
+    """
+    place = llama_cpp or os.environ.get(LLAMA_CPP_VARIABLE)
+    if not place:
+        return None
+    given = Path(place).expanduser()
+    folder = given.parent if given.is_file() else given
+    found = [folder / part / KERNELS_FILE for part in KERNELS_PLACES]
+    return next((path.absolute() for path in found if path.is_file()), None)
+
+
 def openmp_candidates() -> list[str]:
     """Where the OpenMP runtime may be, best first: the system's, then the copies that other wheels bring."""
     names = ["libgomp.so.1"]
@@ -117,6 +143,33 @@ def open_library(library: Library) -> ctypes.CDLL:
     if missing:
         raise NativeError(f"{library.name} {library.version} does not export {', '.join(missing)}")
     return native
+
+
+def open_kernels(library: Library) -> ctypes.CDLL:
+    """Open a library of which only the kernels are used.
+
+    Raises:
+        NativeError: it cannot be opened, or a symbol is missing.
+    """
+    with contextlib.suppress(NativeError):
+        load_openmp()
+    try:
+        native = ctypes.CDLL(library.path)
+    except OSError as error:
+        raise NativeError(f"{library.path} cannot be opened: {error}") from error
+    missing = [name for name in KERNEL_SYMBOLS if not hasattr(native, name)]
+    if missing:
+        raise NativeError(f"{library.path} does not export {', '.join(missing)}")
+    return native
+
+
+def library_version(native: ctypes.CDLL) -> str:
+    """What a library of kernels calls itself; older ones do not tell."""
+    if not hasattr(native, "ggml_version"):
+        return "not told"
+    native.ggml_version.restype = ctypes.c_char_p
+    version: bytes | None = native.ggml_version()
+    return version.decode(errors="replace") if version else "not told"
 
 
 def die_with_parent() -> None:

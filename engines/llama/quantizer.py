@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import mmap
+import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -14,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.golden import check_golden
-from engines.llama.library import NativeError
+from engines.llama.library import NativeError, find_kernels
 from engines.llama.worker_process import WorkerProcess
 
 NUMPY_TYPES = frozenset({"Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "TQ1_0", "TQ2_0"})
@@ -36,41 +40,112 @@ class Quantizer(Protocol):
         ...
 
 
-class KernelQuantizer:
-    """llama.cpp's own kernels, one worker process."""
+class NotFiniteError(Exception):
+    """A value is not a number."""
 
-    def __init__(self, threads: int) -> None:
-        """Start the worker.
+
+class KernelQuantizer:
+    """llama.cpp's own kernels, one worker process; rows travel in memory that both share."""
+
+    def __init__(self, threads: int, library: Path | None = None) -> None:
+        """Start the worker, with the pinned library unless another is named.
 
         Raises:
             NativeError: no usable library.
         """
-        self._worker = WorkerProcess("engines.llama.quantize_worker", threads)
+        self._shared = os.memfd_create("rows")
+        self._map: mmap.mmap | None = None
+        self._asking = ThreadPoolExecutor(1)
+        self._slots: list[Future[memoryview] | None] = [None, None]
+        self._slot = 0
+        self._worker = WorkerProcess("engines.llama.quantize_worker", threads, self._shared)
         try:
-            self.record, _ = self._worker.ask({"open": threads})
+            self.record, _ = self._worker.ask({"open": threads, "library": str(library) if library else None})
         except BaseException:
-            self._worker.close()
+            self.close()
             raise
+
+    def submit(
+        self,
+        type_name: str,
+        source: str,
+        shape: tuple[int, int],
+        fill: Callable[[memoryview], None],
+        importance: NDArray[np.float32] | None = None,
+    ) -> Future[memoryview]:
+        """Quantize rows while the caller goes on; at most two are on their way, and a third waits for the first.
+
+        Args:
+            type_name: a name of `TYPES`.
+            source: what the rows are made of: F32, F16 or BF16.
+            shape: rows, and bytes of a row of the source.
+            fill: puts the rows' bytes where they will be read.
+            importance: float32, [columns], or None.
+
+        Returns:
+            The bytes to come; or `NotFiniteError`, or `NativeError`.
+        """
+        self._slot = 1 - self._slot
+        size, earlier = shape[0] * shape[1], self._slots[self._slot]
+        if earlier is not None:
+            wait([earlier])
+        at = self._slot * self._room(size)
+        assert self._map is not None
+        with memoryview(self._map)[at : at + size] as view:
+            fill(view)
+        header = {"type": type_name, "source": source, "at": at, "rows": shape[0], "row_bytes": shape[1]}
+        payload = b"" if importance is None else np.ascontiguousarray(importance, "<f4").tobytes()
+        future = self._asking.submit(self._ask, header, payload)
+        self._slots[self._slot] = future
+        return future
+
+    def _ask(self, header: dict[str, Any], payload: bytes) -> memoryview:
+        answer, data = self._worker.ask(header, payload)
+        if answer.get("not_finite"):
+            raise NotFiniteError
+        return memoryview(data)
+
+    def _room(self, size: int) -> int:
+        """Make two slots of at least this size; returns where the second begins. Growing waits for what is on its way."""
+        have = 0 if self._map is None else len(self._map) // 2
+        if have < size:
+            wait([slot for slot in self._slots if slot is not None])
+            have = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+            if self._map is not None:
+                self._map.close()
+            os.ftruncate(self._shared, 2 * have)
+            self._map = mmap.mmap(self._shared, 2 * have)
+        return have
 
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row]."""
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row].
+
+        Raises:
+            NativeError: the worker failed, or a value is not finite.
+        """
         data = np.ascontiguousarray(rows, "<f4")
-        header = {
-            "type": type_name,
-            "rows": rows.shape[0],
-            "columns": rows.shape[1],
-            "importance": importance is not None,
-        }
-        if importance is not None:
-            data = np.concatenate([data.ravel(), np.asarray(importance, "<f4")])
-        _, answer = self._worker.ask(header, data.data.cast("B"))
-        return np.frombuffer(answer, np.uint8).reshape(rows.shape[0], -1)
+        source = data.data.cast("B")
+
+        def fill(view: memoryview) -> None:
+            view[:] = source
+
+        try:
+            made = self.submit(type_name, "F32", (rows.shape[0], 4 * rows.shape[1]), fill, importance).result()
+        except NotFiniteError as error:
+            raise NativeError("a value to be quantized is not finite") from error
+        return np.frombuffer(made, np.uint8).reshape(rows.shape[0], -1)
 
     def close(self) -> None:
         """End the worker."""
+        self._asking.shutdown()
         self._worker.close()
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        with contextlib.suppress(OSError):
+            os.close(self._shared)
 
     def __enter__(self) -> Self:
         return self
@@ -113,13 +188,16 @@ class NumpyQuantizer:
         """Nothing to end."""
 
 
-def open_quantizer(type_names: set[str], threads: int, wanted: str = "auto") -> tuple[Quantizer, list[str]]:
-    """A quantizer for the given types, tested: llama.cpp's kernels, else numpy.
+def open_quantizer(
+    type_names: set[str], threads: int, wanted: str = "auto", llama_cpp: str | None = None
+) -> tuple[Quantizer, list[str]]:
+    """A quantizer for the given types, tested: the kernels of the operator's llama.cpp, else the pinned ones, else numpy.
 
     Args:
         type_names: the block types that will be written.
         threads: CPU threads.
-        wanted: "kernels" or "numpy" for one of them only.
+        wanted: "kernels" or "numpy" for one kind only.
+        llama_cpp: the operator's build of llama.cpp, or None for COCKPIT_LLAMA_CPP.
 
     Returns:
         The quantizer, its `record` extended by `self_test`, and what the operator should know.
@@ -128,8 +206,13 @@ def open_quantizer(type_names: set[str], threads: int, wanted: str = "auto") -> 
         NativeError: no source passes for every type; says why each was refused.
     """
     refused: list[str] = []
-    sources: dict[str, Callable[[], Quantizer]] = {"kernels": lambda: KernelQuantizer(threads), "numpy": NumpyQuantizer}
-    for make in [sources[wanted]] if wanted in sources else sources.values():
+    own = find_kernels(llama_cpp)
+    makes: list[tuple[str, Callable[[], Quantizer]]] = [
+        *([("kernels", lambda: KernelQuantizer(threads, own))] if own else []),
+        ("kernels", lambda: KernelQuantizer(threads)),
+        ("numpy", NumpyQuantizer),
+    ]
+    for make in [make for kind, make in makes if wanted in (kind, "auto", "llama-quantize")]:
         quantizer: Quantizer | None = None
         try:
             quantizer = make()
@@ -140,6 +223,6 @@ def open_quantizer(type_names: set[str], threads: int, wanted: str = "auto") -> 
                 quantizer.close()
             continue
         quantizer.record = {**quantizer.record, "self_test": tests}
-        notes = [f"llama.cpp's kernels are not used: {reason}" for reason in refused]
+        notes = [f"kernels are not used: {reason}" for reason in refused]
         return quantizer, notes
     raise NativeError("; ".join(refused))

@@ -21,17 +21,18 @@ ERROR_LINES = 8
 class WorkerProcess:
     """One worker of its own process; the native code it runs cannot take the stage down."""
 
-    def __init__(self, module: str, threads: int) -> None:
-        """Start `python -m module`. `threads` bounds its OpenMP pool."""
+    def __init__(self, module: str, threads: int, shared: int | None = None) -> None:
+        """Start `python -m module`. `threads` bounds its OpenMP pool; it inherits `shared`, a descriptor, as its argument."""
         self.module = module
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *([] if shared is None else [str(shared)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            pass_fds=[] if shared is None else [shared],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
         )
 
