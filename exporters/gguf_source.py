@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,10 @@ from engines.llama.gguf_file import (
     uint32_value,
     write_header,
 )
-from engines.llama.quantizer import KernelQuantizer, NotFiniteError, Quantizer
+from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf_write import encode
 from exporters.importance import Importance
+from exporters.in_flight import InFlight, done
 from exporters.quant_types import FILE_TYPE_IDS, Choice, FilePlan, Shape, plan_file
 from exporters.tensor_files import row_chunks
 from recipes.problems import OperatorError, printable
@@ -177,16 +177,16 @@ def write_quantized(
         for c in plan.choices
     ]
     write_header(file, new_keys(source, plan.file_type, importance, importance_file), tensors)
-    ready: deque[Future[memoryview]] = deque()
+    rows = InFlight(file.write)
     for choice in plan.choices:
         weights = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
-        for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
-            ready.append(_rows(source, choice, start, stop, quantizer, weights))
-            while len(ready) > 1:  # one is being quantized while the next is read
-                file.write(_result(ready.popleft(), choice))
+        width, count = TYPES[choice.type].row_bytes(choice.shape.columns), choice.shape.rows
+        for start, stop in row_chunks(count, choice.shape.columns):
+            padding = padded(choice.bytes) - choice.bytes if stop == count else 0
+            future = _rows(source, choice, start, stop, quantizer, weights)
+            rows.add(future, choice.shape.name, (stop - start) * width, padding)
             progress((stop - start) * choice.shape.columns)
-        file.write(_result(ready.popleft(), choice))
-        file.write(bytes(padded(choice.bytes) - choice.bytes))
+    rows.finish()
 
 
 def _rows(
@@ -207,15 +207,4 @@ def _rows(
             source.file.read_into(tensor, start, view)
 
         return quantizer.submit(choice.type, tensor.kind.name, (stop - start, width), fill, weights)
-    data: NDArray[Any] = encode(choice, source.rows_of(choice.shape, start, stop), quantizer, weights)
-    done: Future[memoryview] = Future()
-    done.set_result(np.ascontiguousarray(data).data.cast("B"))
-    return done
-
-
-def _result(rows: Future[memoryview], choice: Choice) -> memoryview:
-    try:
-        return rows.result()
-    except NotFiniteError as error:
-        name = printable(choice.shape.name, 200)
-        raise OperatorError(f"{name} holds a value that is not finite: the model is damaged") from error
+    return done(encode(choice, source.rows_of(choice.shape, start, stop), quantizer, weights))

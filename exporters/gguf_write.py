@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.ggml_types import TYPES
-from engines.llama.quantizer import Quantizer
+from engines.llama.gguf_file import padded
+from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.architectures import Architecture, architecture_of, head_width, kv_heads
 from exporters.gguf_metadata import add_metadata, rope_factors
 from exporters.gguf_vocab import Vocabulary, add_vocabulary, read_vocabulary
 from exporters.importance import Importance
+from exporters.in_flight import InFlight, done, not_finite
 from exporters.model_folder import open_weights, read_config
 from exporters.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.tensor_files import SafetensorsFolder, row_chunks
@@ -127,10 +129,11 @@ def write_gguf(
     file = writer.fout[0]
     try:
         writer.write_padding(file, file.tell())
+        rows = InFlight(file.write)
         for choice in plan.choices:
             columns = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
-            _write_tensor(model, choice, file, quantizer, progress, columns)
-            writer.write_padding(file, choice.bytes)
+            _write_tensor(model, choice, rows, quantizer, progress, columns)
+        rows.finish()
         file.flush()
         os.fsync(file.fileno())
     except BaseException:
@@ -144,17 +147,20 @@ def write_gguf(
 def _write_tensor(
     model: Model,
     choice: Choice,
-    file: Any,
+    written: InFlight,
     quantizer: Quantizer | None,
     progress: Progress,
     importance: NDArray[np.float32] | None,
 ) -> None:
-    for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
+    width, count = TYPES[choice.type].row_bytes(choice.shape.columns), choice.shape.rows
+    for start, stop in row_chunks(count, choice.shape.columns):
         rows = read_rows(model, choice.shape, start, stop)
-        data = encode(choice, rows, quantizer, importance)
-        if data.nbytes != (stop - start) * TYPES[choice.type].row_bytes(choice.shape.columns):
-            raise AssertionError(f"{choice.shape.name}: {data.nbytes} bytes for {stop - start} rows of {choice.type}")
-        data.tofile(file)
+        if isinstance(quantizer, KernelQuantizer) and choice.type not in _PLAIN:
+            future = quantizer.submit_floats(choice.type, rows, importance)
+        else:
+            future = done(encode(choice, rows, quantizer, importance))
+        padding = padded(choice.bytes) - choice.bytes if stop == count else 0
+        written.add(future, choice.shape.name, (stop - start) * width, padding)
         progress(rows.size)
 
 
@@ -201,7 +207,7 @@ def encode(
     """
     name = printable(choice.shape.name, 200)
     if not np.isfinite(rows).all():
-        raise OperatorError(f"{name} holds a value that is not finite: the model is damaged")
+        raise not_finite(choice.shape.name)
     if choice.type == "F32":
         return np.ascontiguousarray(rows, "<f4")
     if choice.type == "F16":

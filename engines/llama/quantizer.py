@@ -125,17 +125,22 @@ class KernelQuantizer:
         Raises:
             NativeError: the worker failed, or a value is not finite.
         """
-        data = np.ascontiguousarray(rows, "<f4")
-        source = data.data.cast("B")
+        try:
+            made = self.submit_floats(type_name, rows, importance).result()
+        except NotFiniteError as error:
+            raise NativeError("a value to be quantized is not finite") from error
+        return np.frombuffer(made, np.uint8).reshape(rows.shape[0], -1)
+
+    def submit_floats(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> Future[memoryview]:
+        """`submit` for float32 [rows, columns] that are in memory."""
+        source = np.ascontiguousarray(rows, "<f4").data.cast("B")
 
         def fill(view: memoryview) -> None:
             view[:] = source
 
-        try:
-            made = self.submit(type_name, "F32", (rows.shape[0], 4 * rows.shape[1]), fill, importance).result()
-        except NotFiniteError as error:
-            raise NativeError("a value to be quantized is not finite") from error
-        return np.frombuffer(made, np.uint8).reshape(rows.shape[0], -1)
+        return self.submit(type_name, "F32", (rows.shape[0], 4 * rows.shape[1]), fill, importance)
 
     def close(self) -> None:
         """End the worker."""
