@@ -12,6 +12,7 @@ from cockpit import actions
 from cockpit.model_files import export_need, file_plans, merge_need, model_facts
 from cockpit.run_list import fold_run
 from cockpit.run_plan import InputRef, RunRecipe, input_hash
+from cockpit.tui.screens.make_dialogs import plan_words
 from engines.run_dir import RunDir
 from recipes.load import load_recipe_text
 from tests.tui.made_runs import make_run
@@ -183,6 +184,17 @@ def test_sizes_of_a_model_whose_config_is_known_are_those_of_the_file_to_come(tm
     assert export_need(tmp_path, tmp_path / "m", ["Q4_K_M"], parity=False).disk_bytes == plan.bytes
     need = export_need(tmp_path, tmp_path / "m", ["Q4_K_M"])
     assert need.disk_bytes == plan.bytes + (2048 + 256) * 512 * 4, "and the model's logits meanwhile"
+
+
+def test_types_that_need_more_than_weights_say_so(tmp_path: Path) -> None:
+    config = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 1, "vocab_size": 512}))
+    words = {name: plan_words(plan) for name, plan in file_plans(tmp_path, ["IQ2_XS", "TQ2_0", "Q4_K_S"]).items()}
+    assert words["IQ2_XS"].endswith("with importance matrix")
+    assert words["TQ2_0"].endswith("ternary models only")
+    assert words["Q4_K_S"].endswith("b/w")
+    plan = file_plans(tmp_path, ["IQ2_XS"])["IQ2_XS"]
+    assert next(c.type for c in plan.choices if c.shape.name == "blk.0.attn_v.weight") == "Q4_K", "four heads share one"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"vocab_size": "x"}', '{"num_hidden_layers": 1e300}', "[" * 100_000])

@@ -21,7 +21,7 @@ from cockpit.tui.ink import ink
 from cockpit.tui.screens.confirm import DIALOG_CSS
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
-from exporters.quant_types import FilePlan
+from exporters.quant_types import TERNARY, FilePlan
 
 AROUND_ROWS = 15
 """Rows of the dialog besides its choices: the list scrolls on a small screen."""
@@ -194,8 +194,10 @@ def export_facts(source: Source) -> list[str]:
 
 
 def plan_words(plan: FilePlan) -> str:
-    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the widths that defeat it."""
+    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the widths that defeat it and what it needs."""
     words = f"{formatting.size(plan.bytes):>9}  {plan.bits_per_weight:.2f} b/w"
     if plan.fallbacks:
         words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"
-    return words
+    if plan.file_type in TERNARY:
+        return words + "  ternary models only"
+    return words + "  with importance matrix" if plan.weighted else words
