@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.llama.gguf_file import read_gguf
 from recipes.problems import OperatorError, printable
 
 Progress = Callable[[int], None]
@@ -120,16 +121,19 @@ def load_importance(path: Path) -> Importance:
     Raises:
         OperatorError: it is not one.
     """
+    header = read_gguf(path)
     try:
-        reader = gguf.GGUFReader(path)
-        tensors = {tensor.name: np.asarray(tensor.data, np.float32).ravel() for tensor in reader.tensors}
-        field = reader.get_field("imatrix.datasets")
-        source = str(field.contents()[0]) if field is not None else path.name
+        tensors = {t.name: np.asarray(t.data, np.float32).ravel() for t in gguf.GGUFReader(path).tensors}
         names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
-        values = {name: tensors[f"{name}.in_sum2"] / tensors[f"{name}.counts"][0] for name in names}
-        tokens = max((int(tensors[f"{name}.counts"][0]) for name in names), default=0)
+        counts = {name: float(tensors[f"{name}.counts"][0]) for name in names}
+        field = gguf.GGUFReader(path).get_field("imatrix.datasets")
+        source = str(field.contents()[0]) if field is not None else path.name
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise OperatorError(f"{path} is not an importance matrix in GGUF: {printable(str(error), 200)}") from error
+    sums = {name: tensors[f"{name}.in_sum2"] for name in names}
+    # What was never reached counts alike in every column, as in llama.cpp.
+    values = {n: sums[n] / np.float32(counts[n]) if counts[n] > 0 else np.ones_like(sums[n]) for n in names}
+    chunks, size = header.scalar("imatrix.chunk_count", 1), header.scalar("imatrix.chunk_size", 0)
     if not values or not all(np.isfinite(row).all() for row in values.values()):
         raise OperatorError(f"{path} has no importances, or some that are not finite", "make it with llama-imatrix")
-    return Importance(values, tokens, (1, tokens), source)
+    return Importance(values, int(max(counts.values())), (int(chunks), int(size)), source)

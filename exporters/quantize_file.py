@@ -7,12 +7,12 @@ JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of th
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +24,10 @@ from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError, die_with_parent
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
+from exporters.export_job import file_sha256
 from exporters.gguf_source import PLAIN, GgufSource, open_source, write_quantized
 from exporters.importance import Importance, load_importance
+from exporters.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.preflight import default_threads
 from exporters.quant_types import QUANTIZED, TERNARY, FilePlan
 from exporters.ternary import check_ternary_rows
@@ -72,16 +74,75 @@ def quantize(job: Job, tell: Tell) -> dict[str, Any]:
     for plan in plans:
         if plan.fallback_note():
             tell({"warning": plan.fallback_note()})
+    record = _new_record(job)
+    left = _write_with_program(job, plans, record, tell)
+    if left:
+        _write_with_kernels(job, source, left, importance, record, tell)
+    stem = _FULL_PRECISION.sub("", job.source.stem)
+    with _whole_file(job.out / f"{stem}.quantize.json", gguf=False) as file:
+        file.write(json.dumps(record, indent=1).encode())
+    return record
+
+
+def _new_record(job: Job) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "source": {"file": job.source.name, "bytes": job.source.stat().st_size, "sha256": file_sha256(job.source)},
+        "importance_matrix": {"file": job.imatrix.name, "sha256": file_sha256(job.imatrix)} if job.imatrix else None,
+        "threads": job.threads,
+        "files": [],
+    }
+
+
+def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], tell: Tell) -> list[FilePlan]:
+    """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be written."""
+    found = find_program(None)
+    if found is None:
+        return plans
+    tell({"phase": f"testing {PROGRAM}"})
+    total = sum(plan.bytes for plan in plans)
+    with tempfile.TemporaryDirectory() as work:
+        program = OwnProgram(found, Path(work), job.threads)
+        index = 0
+        try:
+            for plan in plans:
+                program.test(plan.file_type)
+            for index, plan in enumerate(plans):
+                tell({"phase": f"writing {plan.file_type} with {PROGRAM}", "bytes": plan.bytes, "estimated_s": None})
+                began, done = time.perf_counter(), sum(plan.bytes for plan in plans[:index])
+                meter = _ByteMeter(done, plan.bytes, total, tell)
+                made, note = program.write(job.source, plan, job.target(plan.file_type), job.imatrix, meter.advance)
+                if note:
+                    tell({"warning": note})
+                _tell_file(job, made, time.perf_counter() - began, record, tell)
+        except NativeError as error:
+            tell({"warning": f"your {PROGRAM} ({found.path}) is not used: {error}"})
+            return plans[index:]
+        finally:
+            if record["files"]:
+                record["llama_quantize"] = program.record
+    return []
+
+
+def _write_with_kernels(
+    job: Job,
+    source: GgufSource,
+    plans: list[FilePlan],
+    importance: Importance | None,
+    record: dict[str, Any],
+    tell: Tell,
+) -> None:
     needed = {choice.type for plan in plans for choice in plan.choices}
     tell({"phase": "testing kernels"})
     quantizer, notes = open_quantizer(needed - set(PLAIN), job.threads)
     try:
         for note in notes:
             tell({"warning": note})
+        record["quantizer"] = quantizer.record
         tell({"phase": "measuring"})
         rates = measure_rates(quantizer, sorted(needed), job.threads, importance=importance is not None)
         tell({"note": rates_note(rates)})
-        return _write_all(job, source, plans, quantizer, rates, importance, tell)
+        _write_all(job, source, plans, quantizer, rates, importance, record, tell)
     finally:
         quantizer.close()
 
@@ -112,42 +173,47 @@ def _write_all(
     quantizer: Quantizer,
     rates: dict[str, float],
     importance: Importance | None,
+    record: dict[str, Any],
     tell: Tell,
-) -> dict[str, Any]:
+) -> None:
     parts = [(choice.type, choice.shape.rows * choice.shape.columns) for plan in plans for choice in plan.choices]
     meter = _Meter(Work(parts, rates), tell)
-    matrix = {"file": job.imatrix.name, "sha256": _sha256(job.imatrix)} if job.imatrix else None
-    record: dict[str, Any] = {
-        "format": 1,
-        "source": {"file": job.source.name, "bytes": job.source.stat().st_size, "sha256": _sha256(job.source)},
-        "importance_matrix": matrix,
-        "quantizer": quantizer.record,
-        "threads": job.threads,
-        "files": [],
-    }
     for plan in plans:
-        path = job.target(plan.file_type)
         seconds = Work([(c.type, c.shape.rows * c.shape.columns) for c in plan.choices], rates).total_s
         tell({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
         began = time.perf_counter()
-        with _whole_file(path) as file:
+        with _whole_file(job.target(plan.file_type)) as file:
             name = job.imatrix.name if job.imatrix else ""
             write_quantized(source, plan, file, quantizer, meter.advance, importance, name)
-        made = {
-            "file": path.name,
-            "file_type": plan.file_type,
-            "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
-            "bits_per_weight": plan.bits_per_weight,
-            "seconds": time.perf_counter() - began,
-            "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
-        }
-        record["files"].append(made)
-        tell({"file": made})
-    stem = _FULL_PRECISION.sub("", job.source.stem)
-    with _whole_file(job.out / f"{stem}.quantize.json", gguf=False) as file:
-        file.write(json.dumps(record, indent=1).encode())
-    return record
+        _tell_file(job, plan, time.perf_counter() - began, record, tell)
+
+
+def _tell_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any], tell: Tell) -> None:
+    path = job.target(plan.file_type)
+    made = {
+        "file": path.name,
+        "file_type": plan.file_type,
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "bits_per_weight": plan.bits_per_weight,
+        "seconds": seconds,
+        "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
+    }
+    record["files"].append(made)
+    tell({"file": made})
+
+
+class _ByteMeter:
+    """Progress of a foreign program, by how much it has written."""
+
+    def __init__(self, done: int, size: int, total: int, tell: Tell) -> None:
+        self._done, self._size, self._total, self._tell = done, size, total, tell
+        self._began = time.monotonic()
+
+    def advance(self, part: float) -> None:
+        written = part * self._size
+        left = (self._total - self._done - written) * (time.monotonic() - self._began) / written if written else None
+        self._tell({"progress": {"share": (self._done + written) / self._total, "left_s": left}})
 
 
 class _Meter:
@@ -195,11 +261,6 @@ def _whole_file(path: Path, *, gguf: bool = True) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_job(text: str) -> Job:

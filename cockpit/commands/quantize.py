@@ -106,10 +106,11 @@ def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
     match line:
         case {"progress": {"share": share, "left_s": left_s}}:
             if live:
-                sys.stderr.write(f"{_clear(live)}{share:6.1%}   {fmt.duration(left_s)} left")
+                sys.stderr.write(f"{_clear(live)}{share:6.1%}   {_left(left_s)}")
                 sys.stderr.flush()
         case {"phase": phase, "estimated_s": seconds, "bytes": size}:
-            say(f"{_clear(live)}{phase}: {fmt.size(size)}, about {fmt.duration(seconds)}")
+            about = "" if seconds is None else f", about {fmt.duration(seconds)}"
+            say(f"{_clear(live)}{phase}: {fmt.size(size)}{about}")
         case {"file": made}:
             say(
                 f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  {made['bits_per_weight']:.2f} bits per weight"
@@ -118,6 +119,10 @@ def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
             say(f"{_clear(live)}measured: {text}")
         case {"warning": text}:
             say(f"{_clear(live)}warning: {text}")
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{fmt.duration(seconds)} left"
 
 
 def _clear(live: bool) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -13,7 +15,9 @@ import pytest
 from engines.events import Phase, Warned
 from engines.host import StageFailedError
 from engines.llama.gguf_file import read_gguf
+from exporters.gguf_write import read_model, write_gguf
 from exporters.own_quantize import find_program
+from exporters.quantize_file import quantize, read_job
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, parity
 from tests.stage_context import TriedContext
@@ -109,6 +113,31 @@ def test_a_program_that_fails_at_work_leaves_the_rest_to_the_kernels(
     assert not list(ctx.out.glob("*.partial"))
     with pytest.raises(StageFailedError, match=words):
         export(tmp_path / "forced", base, "Q8_0", parity_positions=0, quantizer="llama-quantize")
+
+
+def test_a_gguf_file_is_quantized_with_the_operators_program_too(
+    program: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read_model(base)
+    source = tmp_path / "small-F16.gguf"
+    write_gguf(model, model.plan("F16"), source, None)
+
+    def make(out: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        lines: list[dict[str, Any]] = []
+        job = {"source": str(source), "types": ["Q8_0", "Q4_0"], "out": str(tmp_path / out), "threads": 1}
+        return quantize(read_job(json.dumps(job)), lines.append), lines
+
+    record, lines = make("own")
+    assert record["llama_quantize"]["version"] == "7.7 (build 42, commit abcdef)"
+    assert [file["file_type"] for file in record["files"]] == ["Q8_0", "Q4_0"]
+    assert "quantizer" not in record
+    assert [line["progress"] for line in lines if "progress" in line][-1]["share"] == 1.0
+    monkeypatch.setenv("OWN_FAILS", "Q4_0")
+    record, lines = make("half")
+    assert [file["file_type"] for file in record["files"]] == ["Q8_0", "Q4_0"]
+    assert (record["llama_quantize"]["named_by"], record["quantizer"]["name"]) == ("COCKPIT_LLAMA_CPP", "xllamacpp")
+    assert any("no room on the moon" in line.get("warning", "") for line in lines)
+    assert tensors(tmp_path / "own", "Q4_0") == tensors(tmp_path / "half", "Q4_0")
 
 
 def test_where_the_program_is_looked_for(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
