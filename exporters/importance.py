@@ -121,7 +121,10 @@ def load_importance(path: Path) -> Importance:
     Raises:
         OperatorError: it is not one.
     """
-    header = read_gguf(path)
+    try:
+        header = read_gguf(path)
+    except OperatorError as error:
+        raise OperatorError(f"not an importance matrix: {error}", "make it with llama-imatrix") from error
     try:
         tensors = {t.name: np.asarray(t.data, np.float32).ravel() for t in gguf.GGUFReader(path).tensors}
         names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
