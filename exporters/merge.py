@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engines.manifest import ManifestError, manifest_sha256
 from exporters.adapter import Adapter, read_adapter
-from exporters.merged_weights import NAMES, MergedWeights, Weighted
+from exporters.merged_weights import MERGE_CHUNK_BYTES, NAMES, MergedWeights, Weighted
 from exporters.model_folder import copy_tokenizer, open_weights, read_config
 from exporters.rounded_base import BaseRounding, RoundedBase
-from exporters.tensor_files import CHUNK_BYTES, SafetensorsWriter, row_chunks
+from exporters.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
 from recipes.problems import OperatorError, printable
 
 Progress = Callable[[float, float], None]
+_BUFFERS = 4
+"""Chunks that are being made, written, or wait for either."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def merge(
     untie: bool = False,
     base_rounding: BaseRounding = "none",
     progress: Progress = lambda _done, _total: None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = MERGE_CHUNK_BYTES,
+    threads: int = 1,
 ) -> Merged:
     """Write the merged model to `out`, an existing empty folder, with the base's division into files.
 
@@ -81,30 +87,55 @@ def merge(
         base_rounding: round the base first.
         progress: called with values merged and values in all.
         chunk_bytes: float32 bytes of a chunk of rows.
+        threads: CPU threads of the sums. Chunks are small and the disk is the limit, so one is the fastest where others work.
 
     Raises:
         OperatorError: as `open_merged`, or a value that is not finite after rounding.
     """
+    torch.set_num_threads(threads)
     weights = open_merged(base, adapters, dtype=dtype, untie=untie, base_rounding=base_rounding)
     total = sum(info.values for info in weights.tensors.values())
-    done, size = 0, 0
-    for file in weights.files:
-        infos = [info for info in weights.tensors.values() if info.file == file]
-        header = {info.name: (info.dtype, info.shape) for info in infos}
-        with SafetensorsWriter(out / file.name, header, {"format": "pt"}) as writer:
-            for info in infos:
-                for start, stop in row_chunks(info.rows, info.columns, chunk_bytes):
-                    data = weights.read_bytes(info.name, start, stop)
-                    writer.write(data)
-                    done += (stop - start) * info.columns
-                    size += len(data)
-                    progress(done, total)
+    done = 0
+
+    def advance(values: int) -> None:
+        nonlocal done
+        done += values
+        progress(done, total)
+
+    size = _write_files(weights, out, chunk_bytes, advance)
     _write_index(weights, out, size)
     _write_config(weights, out)
     copy_tokenizer([*(folder for folder, _ in adapters), base], out)
     if (base / "generation_config.json").is_file():
         (out / "generation_config.json").write_bytes((base / "generation_config.json").read_bytes())
     return Merged(total, size, len(weights.changed), tuple(weights.warnings))
+
+
+def _write_files(weights: MergedWeights, out: Path, chunk_bytes: int, advance: Callable[[int], None]) -> int:
+    """Write every weight file; while one waits for the disk, the next is made. Returns the bytes of all weights."""
+    size = 0
+    buffers = Buffers(_BUFFERS, chunk_bytes)
+    with ThreadPoolExecutor(1) as waiting:
+        finished = []
+        for file in weights.files:
+            infos = [info for info in weights.tensors.values() if info.file == file]
+            header = {info.name: (info.dtype, info.shape) for info in infos}
+            writer = SafetensorsWriter(out / file.name, header, {"format": "pt"}, buffers)
+            try:
+                for info in infos:
+                    for start, stop in row_chunks(info.rows, info.columns, chunk_bytes):
+                        place = buffers.take((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
+                        weights.read_into(info.name, start, stop, place)
+                        writer.write(place)
+                        size += len(place)
+                        advance((stop - start) * info.columns)
+            except BaseException:
+                writer.abandon()
+                raise
+            finished.append(waiting.submit(writer.finish))
+        for end in finished:
+            end.result()
+    return size
 
 
 def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from engines.host import Artifact, Input, StageContext, StageResult
 from exporters.merge import check_base, merge
 from exporters.model_folder import local_folder
@@ -24,8 +22,6 @@ def run(ctx: StageContext) -> StageResult:
         unchecked = check_base(base, model.manifest_sha256, adapter)
         if unchecked:
             ctx.warn(unchecked)
-    if stage.threads:
-        torch.set_num_threads(stage.threads)
     ctx.phase("merging")
     merged = merge(
         base,
@@ -34,6 +30,7 @@ def run(ctx: StageContext) -> StageResult:
         dtype=stage.dtype,
         untie=stage.untie_word_embeddings,
         base_rounding=stage.base_rounding,
+        threads=stage.threads or 1,
         progress=lambda done, total: ctx.progress(done, total, "parameters"),
     )
     for warning in merged.warnings:

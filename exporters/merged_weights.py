@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from exporters.adapter import Adapter, Change, read_matrix
 from exporters.rounded_base import RoundedBase
-from exporters.tensor_files import CHUNK_BYTES, SafetensorsFolder, TensorInfo, row_chunks, to_float32
+from exporters.tensor_files import DTYPE_BYTES, SafetensorsFolder, TensorInfo, row_chunks, to_float32
 from recipes.problems import OperatorError, printable
 
+MERGE_CHUNK_BYTES = 4 * 1024 * 1024
+"""Bytes of float32 rows that are merged at once: a few of them are held, and small ones stay in the processor's cache."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 NAMES = {value: key for key, value in DTYPES.items()}
@@ -84,10 +86,15 @@ class MergedWeights:
         self._check_places()
         self.changed = sorted({name for item in self._adapters for name in self._names(item.adapter)})
         self._ready: tuple[str, list[_Part]] = ("", [])
+        self._rows_space = torch.empty(0)
+        self._raw = bytearray()
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows as float32, after rounding to the stored type, [stop - start, columns]."""
-        array: NDArray[np.float32] = self._rows(name, start, stop).float().numpy()
+        info = self.tensors[name]
+        stored = torch.empty(stop - start, info.columns, dtype=_TORCH[info.dtype])
+        self._fill(name, start, stop, stored)
+        array: NDArray[np.float32] = stored.float().numpy()
         return array
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -95,47 +102,70 @@ class MergedWeights:
         info = self.tensors[name]
         return self.read_rows(name, 0, info.rows).reshape(info.shape)
 
-    def read_bytes(self, name: str, start: int, stop: int) -> bytes:
-        """Rows as they are to be stored."""
-        source = self._source[name]
-        untouched = name not in self.changed and self._base.tensors[source].dtype == self.tensors[name].dtype
+    def read_into(self, name: str, start: int, stop: int, place: memoryview) -> None:
+        """Rows as they are to be stored, into as many bytes."""
+        source, info = self._source[name], self.tensors[name]
+        untouched = name not in self.changed and self._base.tensors[source].dtype == info.dtype
         if untouched and (self._rounded is None or not self._rounded.rounds(name)):
-            return self._base.read_bytes(source, start, stop)
-        return self._rows(name, start, stop).contiguous().view(torch.uint8).numpy().tobytes()
+            self._base.read_into(source, start, place)
+        else:
+            stored = torch.frombuffer(place, dtype=_TORCH[info.dtype]).view(stop - start, info.columns)
+            self._fill(name, start, stop, stored)
 
-    def _rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def _fill(self, name: str, start: int, stop: int, stored: torch.Tensor) -> None:
+        """Sum up rows in float32 and round them into `stored`, [stop - start, columns]."""
         if self._ready[0] != name:
             self._ready = (name, self._parts(name))
         parts = self._ready[1]
         rows = self._base_rows(name, start, stop)
-        if len(parts) == 1 and parts[0].weight == 1.0:
+        if len(parts) == 1 and parts[0].weight == 1.0 and parts[0].is_product:
+            rows.add_(parts[0].delta(rows, start, stop))
+        elif len(parts) == 1 and parts[0].weight == 1.0:
             rows = parts[0].changed(rows, start, stop)
         else:
             for delta in [part.weight * part.delta(rows, start, stop) for part in parts]:
                 rows = rows + delta
-        stored = rows.to(_TORCH[self.tensors[name].dtype])
-        if not bool(torch.isfinite(stored).all()):
-            dtype = self.tensors[name].dtype
+        stored.copy_(rows)
+        self._check_finite(name, rows, stored)
+
+    def _check_finite(self, name: str, rows: torch.Tensor, stored: torch.Tensor) -> None:
+        limits = torch.finfo(stored.dtype)
+        low, high = (float(value) for value in torch.aminmax(rows))  # NaN when any is
+        if limits.min <= low and high <= limits.max:
+            return
+        if not bool(torch.isfinite(stored).all()):  # the largest that are rounded down to the limit are finite
+            info = self.tensors[name]
             raise OperatorError(
-                f"{self.tensors[name].file}: {printable(name, 200)} has a value that is not finite as {NAMES[dtype]}",
-                "choose dtype = bfloat16 or float32" if dtype == "F16" else "the base or the adapter is damaged",
+                f"{info.file}: {printable(name, 200)} has a value that is not finite as {NAMES[info.dtype]}",
+                "choose dtype = bfloat16 or float32" if info.dtype == "F16" else "the base or the adapter is damaged",
             )
-        return stored
 
     def _base_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The base's rows; those that only a resized vocabulary has are zero, and replaced."""
+        """The base's rows, until the next are asked for; those that only a resized vocabulary has are zero, and replaced."""
         source = self._source[name]
         info = self._base.tensors[source]
         if self._rounded is not None and self._rounded.rounds(name):
             return self._rounded.read_rows(source, start, stop)
+        rows = self._space(stop - start, info.columns)
         end = min(stop, info.rows)
-        rows = torch.from_numpy(self._base.read_rows(source, start, end).copy()) if start < end else None
-        if rows is not None and end == stop:
-            return rows
-        padded = torch.zeros(stop - start, info.columns)
-        if rows is not None:
-            padded[: end - start] = rows
-        return padded
+        if end < stop:
+            rows.zero_()
+        if start < end:
+            place = self._raw_space((end - start) * info.columns * DTYPE_BYTES[info.dtype])
+            self._base.read_into(source, start, place)
+            rows[: end - start].copy_(torch.frombuffer(place, dtype=_TORCH[info.dtype]).view(end - start, -1))
+        return rows
+
+    def _space(self, rows: int, columns: int) -> torch.Tensor:
+        """Room for float32 rows, [rows, columns], that is used again for the next: see `Buffers` for the reason."""
+        if self._rows_space.numel() < rows * columns:
+            self._rows_space = torch.empty(rows * columns)
+        return self._rows_space[: rows * columns].view(rows, columns)
+
+    def _raw_space(self, size: int) -> memoryview:
+        if len(self._raw) < size:
+            self._raw = bytearray(size)
+        return memoryview(self._raw)[:size]
 
     def _parts(self, name: str) -> list[_Part]:
         parts = []
@@ -241,6 +271,8 @@ class _Part:
         self.weight = weight
         self._change = change
         self._whole = whole
+        self._magnitude: torch.Tensor | None = None
+        self._space = torch.empty(0, 0)
         if change is not None:
             assert change.a is not None
             assert change.b is not None
@@ -249,6 +281,11 @@ class _Part:
             self._norms: torch.Tensor | None = None
             if self._magnitude is not None and change.embedding:
                 self._norms = self._column_norms(of, name)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is scale * B A and nothing more."""
+        return self._change is not None and self._whole is None and self._magnitude is None
 
     def changed(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """The adapter's own weight: the base's rows with the whole change."""
@@ -266,7 +303,7 @@ class _Part:
 
     def delta(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """What the adapter adds to the base's rows."""
-        if self._change is not None and self._whole is None and self._magnitude is None:
+        if self.is_product:
             return self._product(start, stop)
         return self.changed(rows, start, stop) - rows
 
@@ -285,13 +322,16 @@ class _Part:
         assert self._change is not None
         if self._change.embedding:
             return (self._b @ self._a[:, start:stop]).T * self._change.scale
-        return (self._b[start:stop] @ self._a) * self._change.scale
+        shape = (stop - start, self._a.shape[1])
+        if self._space.shape[0] < shape[0]:
+            self._space = torch.empty(shape)
+        return torch.mm(self._b[start:stop], self._a, out=self._space[: shape[0]]).mul_(self._change.scale)
 
     def _column_norms(self, of: MergedWeights, name: str) -> torch.Tensor:
         """Norms over all rows, which a chunk of rows alone cannot know: one pass before the merge."""
         info = of.tensors[name]
         total = torch.zeros(info.columns, dtype=torch.float64)
-        for start, stop in row_chunks(info.rows, info.columns, CHUNK_BYTES):
+        for start, stop in row_chunks(info.rows, info.columns, MERGE_CHUNK_BYTES):
             rows = self._saved(of._base_rows(name, start, stop), start, stop) + self._product(start, stop)
             total += rows.double().square().sum(0)
         return total.sqrt().float()

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue, SimpleQueue
+from threading import Thread
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -26,6 +28,8 @@ CHUNK_BYTES = 32 * 1024 * 1024
 """Bytes of float32 that one chunk of rows may take."""
 _MAX_HEADER_BYTES = 100_000_000
 _ROW_BLOCK = 64
+_QUEUED = 3
+"""Chunks that may wait to be written: enough that neither side waits, few enough to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def _check_places(path: Path, infos: list[TensorInfo], start: int, size: int) ->
         raise OperatorError(f"{path} is not a whole safetensors file: {size - at} bytes after its last tensor")
 
 
-def to_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
+def to_float32(raw: bytes | bytearray, dtype: str) -> NDArray[np.float32]:
     """Stored values as float32, exactly (F64 excepted)."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
@@ -177,20 +181,23 @@ class SafetensorsFolder:
         info = self.tensors[name]
         return to_float32(self.read_bytes(name, start, stop), info.dtype).reshape(stop - start, info.columns)
 
-    def read_bytes(self, name: str, start: int, stop: int) -> bytes:
+    def read_bytes(self, name: str, start: int, stop: int) -> bytearray:
         """Rows as they are stored."""
         info = self.tensors[name]
-        row_bytes = info.columns * DTYPE_BYTES[info.dtype]
-        at, end = info.offset + start * row_bytes, info.offset + stop * row_bytes
-        parts = []
-        with info.file.open("rb") as file:
-            while at < end:  # one read returns at most 2 GiB
-                part = os.pread(file.fileno(), end - at, at)
-                if not part:
+        data = bytearray((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
+        self.read_into(name, start, memoryview(data))
+        return data
+
+    def read_into(self, name: str, start: int, place: memoryview) -> None:
+        """Rows from `start` on as they are stored, as many as `place` holds bytes of."""
+        info = self.tensors[name]
+        rest, at = place, info.offset + start * info.columns * DTYPE_BYTES[info.dtype]
+        with info.file.open("rb", buffering=0) as file:
+            while rest:  # one read returns at most 2 GiB
+                count = os.preadv(file.fileno(), [rest], at)
+                if not count:
                     raise OperatorError(f"{info.file} was cut short while it was read")
-                parts.append(part)
-                at += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                rest, at = rest[count:], at + count
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A whole tensor as float32, in its shape."""
@@ -236,11 +243,41 @@ def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Itera
         start = stop
 
 
+class Buffers:
+    """A few buffers that are used again and again: one is filled while others wait to be written.
+
+    Freed and taken anew, buffers of this size cost as much in page faults as the sums that fill them, or stay with the process.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        """`size` bytes each, at first; one grows when more is asked of it."""
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(bytearray(size))
+
+    def take(self, size: int) -> memoryview:
+        """The first `size` bytes of one; waits until one is free."""
+        buffer = self._free.get()
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        return memoryview(buffer)[:size]
+
+    def give(self, part: memoryview) -> None:
+        """Give back what `take` returned."""
+        buffer = part.obj
+        assert isinstance(buffer, bytearray)
+        self._free.put(buffer)
+
+
 class SafetensorsWriter:
     """Writes one safetensors file tensor by tensor, under a temporary name until it is whole and on the disk."""
 
     def __init__(
-        self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+        metadata: Mapping[str, str],
+        buffers: Buffers | None = None,
     ) -> None:
         """Write the header.
 
@@ -248,8 +285,10 @@ class SafetensorsWriter:
             path: final name.
             tensors: safetensors type and shape by name, in the order they will be written.
             metadata: text to keep in the header; transformers wants `format`.
+            buffers: where memory views that are written come from, and go back to.
         """
         self.path = path
+        self._buffers = buffers
         self._partial = path.with_name(path.name + ".partial")
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         offset = 0
@@ -260,12 +299,70 @@ class SafetensorsWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._expected = 8 + len(text) + offset
-        self._file: BinaryIO = self._partial.open("wb")
-        self._file.write(struct.pack("<Q", len(text)) + text)
+        self._file: BinaryIO = self._partial.open("wb", buffering=0)
+        self._queue: Queue[bytes | bytearray | memoryview | None] = Queue(maxsize=_QUEUED)
+        self._failed: OSError | None = None
+        self._written = 0
+        # The next rows are made while the last ones are copied to the disk's cache; a thread suffices, writing needs no lock.
+        self._thread = Thread(target=self._write_all, name=f"writing {path.name}", daemon=True)
+        self._thread.start()
+        self.write(struct.pack("<Q", len(text)) + text)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append the next bytes."""
-        self._file.write(data)
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append the next bytes, which must not change any more.
+
+        Raises:
+            OSError: what was given before could not be written.
+        """
+        if self._failed is not None:
+            raise self._failed
+        self._queue.put(data)
+
+    def _write_all(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if self._failed is None:
+                try:
+                    self._write(memoryview(data))
+                except OSError as error:
+                    self._failed = error
+            if self._buffers is not None and isinstance(data, memoryview):
+                self._buffers.give(data)
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            count = self._file.write(data)
+            self._written += count
+            data = data[count:]
+
+    def finish(self) -> None:
+        """Wait for the disk and give the file its name.
+
+        Raises:
+            OSError: it could not be written; nothing is left of it.
+        """
+        self._stop()
+        if self._failed is None:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._failed = error
+        self._file.close()
+        if self._failed is not None:
+            self._partial.unlink(missing_ok=True)
+            raise self._failed
+        if self._written != self._expected:
+            raise AssertionError(f"{self.path.name}: {self._written} bytes written, {self._expected} announced")
+        self._partial.rename(self.path)
+
+    def abandon(self) -> None:
+        """Leave nothing."""
+        self._stop()
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -273,13 +370,7 @@ class SafetensorsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.flush()
-        written = self._file.tell()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is not None:
-            self._partial.unlink(missing_ok=True)
-            return
-        if written != self._expected:
-            raise AssertionError(f"{self.path.name}: {written} bytes written, {self._expected} announced")
-        self._partial.rename(self.path)
+        if kind is None:
+            self.finish()
+        else:
+            self.abandon()

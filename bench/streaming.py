@@ -1,0 +1,257 @@
+"""`python -m bench.streaming`: time and memory of merge and conversion on synthetic models of 0.3 and 1 billion parameters.
+
+Memory is the peak of anonymous resident memory (RssAnon) of a process of its own, less what it had after importing torch. The
+merge is set against PEFT's `merge_and_unload` and `save_pretrained`, alternately, in one run. With `--llama-cpp DIR` (and
+`--llama-python`, for its dependencies) the F16 conversion is set against llama.cpp's own converter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from exporters.adapter import CONFIG, WEIGHTS
+from exporters.tensor_files import SafetensorsWriter
+from tests.exporters.small_models import build_tokenizer
+
+SIZES = {"0.3B": (1024, 2816, 22), "1B": (2048, 5632, 22)}
+"""hidden_size, intermediate_size, num_hidden_layers."""
+VOCAB = 32_000
+_WATCH = """
+import json, os, sys, threading, time
+import torch
+torch.set_num_threads(2)
+from pathlib import Path
+def anon():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
+base, peak, ended = anon(), 0, False
+def watch():
+    global peak
+    while not ended:
+        peak = max(peak, anon())
+        time.sleep(0.002)
+"""
+_DONE = """
+ended = True
+print(json.dumps({"seconds": seconds, "anonymous_bytes": max(peak, anon()) - base}))
+"""
+MERGE = (
+    _WATCH
+    + """
+from exporters.merge import merge
+threading.Thread(target=watch, daemon=True).start()
+started = time.perf_counter()
+merge(Path(sys.argv[1]), [(Path(sys.argv[2]), 1.0)], Path(sys.argv[3]))
+seconds = time.perf_counter() - started
+"""
+    + _DONE
+)
+CONVERT = (
+    _WATCH
+    + """
+from exporters.gguf_write import read_model, write_gguf
+threading.Thread(target=watch, daemon=True).start()
+started = time.perf_counter()
+model = read_model(Path(sys.argv[1]))
+write_gguf(model, model.plan("F16"), Path(sys.argv[3]) / "m.gguf", None)
+seconds = time.perf_counter() - started
+"""
+    + _DONE
+)
+PEFT = (
+    _WATCH
+    + """
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+threading.Thread(target=watch, daemon=True).start()
+started = time.perf_counter()
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
+os.sync()
+seconds = time.perf_counter() - started
+"""
+    + _DONE
+)
+
+
+def main() -> int:
+    """Build the models, measure, print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llama-cpp", type=Path, help="a llama.cpp checkout, for its converter")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python with what that converter needs")
+    args = parser.parse_args()
+    rows: list[tuple[str, str, str]] = []
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:
+        root = Path(temporary)
+        words = build_tokenizer(_made(root / "words"))
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for name, (hidden, inner, layers) in SIZES.items():
+            model, adapter = _model(_made(root / name), words, hidden, inner, layers), _made(root / f"{name}-adapter")
+            _adapter(adapter, hidden, inner, layers)
+            runs = {"merge": MERGE, "F16": CONVERT} | ({"PEFT": PEFT} if name == "0.3B" else {})
+            found[name] = _measure(runs, model, adapter, root / "out", args.rounds)
+            if args.llama_cpp and name == "0.3B":
+                found[name]["upstream"] = _upstream(args.llama_cpp, args.llama_python, model, root / "out", args.rounds)
+            shutil.rmtree(model)
+        for name, works in found.items():
+            rows += [(f"{work}, {name}", f"{w['seconds']:.2f} s", _memory(w)) for work, w in works.items()]
+        rows += _ratios(found)
+    width = max(len(row[0]) for row in rows)
+    sys.stdout.write("".join(f"{what:<{width}}  {time:>10}  {memory:>10}\n" for what, time, memory in rows))
+    return 0
+
+
+def _memory(work: dict[str, float]) -> str:
+    return f"{work['anonymous_bytes'] / 2**20:.0f} MiB" if work["anonymous_bytes"] else ""
+
+
+def _ratios(found: dict[str, dict[str, dict[str, float]]]) -> list[tuple[str, str, str]]:
+    small, large = found["0.3B"], found["1B"]
+    speed = small["PEFT"]["seconds"] / small["merge"]["seconds"]
+    memory = small["merge"]["anonymous_bytes"] / small["PEFT"]["anonymous_bytes"]
+    rows = [("merge against PEFT", f"{speed:.1f}x fast", f"{memory:.3f}x")]
+    for work in ("merge", "F16"):
+        growth = large[work]["anonymous_bytes"] / small[work]["anonymous_bytes"]
+        rows.append((f"{work}, 1B against 0.3B", "", f"{growth:.2f}x"))
+    if "upstream" in small:
+        rows.append(
+            (
+                "F16 against llama.cpp's converter",
+                f"{small['upstream']['seconds'] / small['F16']['seconds']:.1f}x fast",
+                "",
+            )
+        )
+    return rows
+
+
+def _measure(runs: dict[str, str], model: Path, adapter: Path, out: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Every work in turn, round after round: the fastest of the rounds, and the largest memory."""
+    taken: dict[str, list[dict[str, float]]] = {work: [] for work in runs}
+    for _ in range(rounds):
+        for work, code in runs.items():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            os.sync()
+            command = [sys.executable, "-c", code, str(model), str(adapter), str(out)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr[-2000:])
+            taken[work].append(json.loads(done.stdout.splitlines()[-1]))
+    return {
+        work: {
+            "seconds": min(run["seconds"] for run in found),
+            "anonymous_bytes": max(run["anonymous_bytes"] for run in found),
+        }
+        for work, found in taken.items()
+    }
+
+
+def _upstream(checkout: Path, python: str, model: Path, out: Path, rounds: int) -> dict[str, float]:
+    import time
+
+    command = [
+        python,
+        str(checkout / "convert_hf_to_gguf.py"),
+        str(model),
+        "--outtype",
+        "f16",
+        "--outfile",
+        str(out / "u.gguf"),
+    ]
+    seconds = []
+    for _ in range(rounds):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": min(seconds), "anonymous_bytes": 0.0}
+
+
+def _model(folder: Path, words: Path, hidden: int, inner: int, layers: int) -> Path:
+    """A Llama folder in bfloat16 with random weights, in shards, written without ever being held whole."""
+    import torch
+
+    heads = hidden // 128
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads // 4 or 1,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "vocab_size": VOCAB, "tie_word_embeddings": False,
+        "rope_theta": 10_000.0, "hidden_act": "silu", "dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    for file in words.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, hidden)}
+    for layer in range(layers):
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in _linear(hidden, inner).items()}
+        shapes |= {
+            f"model.layers.{layer}.{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")
+        }
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (VOCAB, hidden)}
+    names = list(shapes)
+    parts = [names[start : start + 40] for start in range(0, len(names), 40)]
+    places: dict[str, str] = {}
+    generator = torch.Generator().manual_seed(1)
+    for number, part in enumerate(parts):
+        file = f"model-{number + 1:05d}-of-{len(parts):05d}.safetensors"
+        places |= dict.fromkeys(part, file)
+        with SafetensorsWriter(
+            folder / file, {name: ("BF16", shapes[name]) for name in part}, {"format": "pt"}
+        ) as writer:
+            for name in part:
+                values = torch.randn(shapes[name], generator=generator).mul_(0.02).to(torch.bfloat16)
+                writer.write(values.view(torch.uint8).numpy().tobytes())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return folder
+
+
+def _linear(hidden: int, inner: int) -> dict[str, tuple[int, int]]:
+    heads = hidden // 128
+    keys = (heads // 4 or 1) * 128
+    return {
+        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (keys, hidden), "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }  # fmt: skip
+
+
+def _adapter(folder: Path, hidden: int, inner: int, layers: int, rank: int = 16) -> None:
+    """LoRA on every linear layer."""
+    import torch
+
+    modules = {name.rpartition(".")[2] for name in _linear(hidden, inner)}
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": sorted(modules), "base_model_name_or_path": "",
+    }  # fmt: skip
+    (folder / CONFIG).write_text(json.dumps(config))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(layers):
+        for name, (rows, columns) in _linear(hidden, inner).items():
+            prefix = f"base_model.model.model.layers.{layer}.{name}"
+            shapes |= {f"{prefix}.lora_A.weight": (rank, columns), f"{prefix}.lora_B.weight": (rows, rank)}
+    with SafetensorsWriter(
+        folder / WEIGHTS, {name: ("F32", shape) for name, shape in shapes.items()}, {"format": "pt"}
+    ) as writer:
+        for shape in shapes.values():
+            writer.write(torch.randn(shape).mul_(0.02).numpy().tobytes())
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
