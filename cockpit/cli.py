@@ -119,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_looking(command)
     _add_steering(command)
     _add_making(command)
+    _add_proving(command)
     return parser
 
 
@@ -150,6 +151,39 @@ def _add_looking(command: _Add) -> None:
     how = replay.add_mutually_exclusive_group()
     how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
     how.add_argument("--json", action="store_true", help="print the journal's lines")
+
+
+def _add_proving(command: _Add) -> None:
+    parity = command(
+        "parity", "hold GGUF files against the model they come from, in llama.cpp and in any other runtime"
+    )
+    parity.add_argument(
+        "source",
+        nargs="+",
+        metavar="RUN:STAGE|DIR|FIXTURE|FILE",
+        help="a finished export, its fixture.json, or GGUF files",
+    )
+    parity.add_argument("--model", metavar="DIR", help="the Hugging Face folder that GGUF files claim to be")
+    parity.add_argument(
+        "--runner",
+        metavar="CMD",
+        help="another runtime, as 'CMD {gguf} {prompt_ids}'; it prints the ids it goes on with ({limit}, {stop_ids}, {seed} and"
+        " {prompt} are there too)",
+    )
+    parity.add_argument(
+        "--timeout", type=_seconds, metavar="S", help="seconds for one prompt in that runtime; 600 by default"
+    )
+    parity.add_argument("--types", metavar="T,T,…", help="only these file types of an export")
+    parity.add_argument(
+        "--positions", type=_positions, metavar="N", help="token positions compared with --model; 2048 by default"
+    )
+    parity.add_argument("--data", metavar="DIR", help="held-out text for that; the standard library's by default")
+    parity.add_argument("--threads", type=_threads, metavar="N", help="CPU threads; all cores by default")
+    parity.add_argument("--save-fixture", metavar="FILE", help="keep the fixture that is made of --model")
+    _add_json(parity)
+    verify = command("verify", "check every byte of an artifact, and of all that it was made from, by SHA-256")
+    verify.add_argument("artifact", metavar="RUN|RUN:STAGE|DIR|FILE")
+    _add_json(verify)
 
 
 def _add_steering(command: _Add) -> None:
@@ -242,6 +276,24 @@ def _speed(text: str) -> float:
 def _threads(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"— must be a number of threads; got {text!r}; allowed 1 to 1024")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"— must be a time; got {text!r}; allowed seconds above 0")
+    return value
+
+
+def _positions(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(
+            f"— must be a number of positions; got {text!r}; allowed a whole number from 2 on"
+        )
     return int(text)
 
 

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Literal, NoReturn, Protocol
 
 from engines import control
+from engines.custody import Parent, custody_of
 from engines.emitter import EventWriter
 from engines.events import (
     ArtifactCommitted,
@@ -360,6 +361,7 @@ def _commit(
         attempt=ctx.attempt,
         fingerprint=spec["fingerprint"],
         parents=parents,
+        custody=_custody(ctx, metrics),
         metrics={name: value for name, value in metrics.items() if value is not None},
         artifacts=[vars(artifact) for artifact in result.artifacts],
     )
@@ -391,6 +393,29 @@ def _commit(
                 metrics=metrics,
             )
         )
+
+
+def _custody(ctx: StageContext, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+    """The descent of what this stage made; a training stage's weights are those of its last checkpoint."""
+    steps = metrics.get("steps")
+    checkpoint = None
+    if ctx.stage.kind in TRAINING_KINDS and steps is not None:
+        here = ctx.checkpoints / f"step-{steps:.0f}"
+        resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
+        checkpoint = here if here.is_dir() else resumed
+    parents = [Parent(item.name, item.path) for item in ctx.inputs.values()]
+    custody = custody_of(parents, checkpoint)
+    for item in ctx.inputs.values():
+        if item.path is None or item.manifest_sha256 is None:
+            continue
+        link = next((link for link in custody["ancestors"] if link["folder"] == str(item.path)), None)
+        if link is not None and link["method"] == "name":
+            ctx.warn(
+                f"{item.path}, an input of this stage, cannot be read any more; the manifest names it without a hash"
+            )
+        elif link is not None and link["method"] == "manifest" and link["id"] != item.manifest_sha256:
+            ctx.warn(f"{item.path}, an input of this stage, was replaced while the stage worked")
+    return custody
 
 
 def _test_faults() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from exporters.merge import check_base
 from exporters.model_folder import local_folder
 from exporters.parity import Comparison, Reference, check_limits, compare, limits_of
 from exporters.quant_types import FilePlan
+from exporters.reference_model import TorchLogits, load_reference
 from recipes.problems import OperatorError
 
 
@@ -59,7 +60,8 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
     records = export.record["adapters"] = []
     for item in export.adapters:
         export.ctx.phase(f"reference with {item.name}")
-        reference.compute(export.model.folder, export.threads, progress, item.folder)
+        adapted = load_reference(export.model.folder, export.threads, adapter=item.folder)
+        reference.compute(TorchLogits(adapted), progress)
         comparisons: list[dict[str, Any]] = []
         for plan in export.plans:
             export.ctx.phase(f"comparing {plan.file_type} with {item.name}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engines.host import StageContext
+from exporters.fixture import Fixture
 from exporters.gguf_adapter import AdapterPlan
 from exporters.gguf_write import Model
 from exporters.importance import Importance
+from exporters.one_pass import OnePass
 from exporters.quant_types import FilePlan
 
 
@@ -39,6 +43,8 @@ class Export:
     adapters: list[AdapterFile] = field(default_factory=list)
     i2s_scales: dict[str, float] = field(default_factory=dict)
     prompts: list[list[int]] = field(default_factory=list)
+    one_pass: OnePass | None = None
+    fixture: Fixture | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -71,3 +77,13 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a report under a temporary name, make it durable, and rename it."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

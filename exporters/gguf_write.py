@@ -22,7 +22,7 @@ from exporters.importance import Importance
 from exporters.in_flight import InFlight, done, not_finite
 from exporters.model_folder import open_weights, read_config
 from exporters.quant_types import Choice, FilePlan, Shape, plan_file
-from exporters.tensor_files import SafetensorsFolder, row_chunks
+from exporters.tensor_files import Weights, row_chunks
 from recipes.problems import OperatorError, printable
 
 _IGNORED = ("rotary_emb.inv_freq",)
@@ -48,7 +48,7 @@ class Model:
     folder: Path
     config: dict[str, Any]
     architecture: Architecture
-    weights: SafetensorsFolder
+    weights: Weights
     vocabulary: Vocabulary
     sources: dict[str, Source]
     shapes: list[Shape]
@@ -71,15 +71,19 @@ class Model:
         )
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path, weights: Weights | None = None) -> Model:
     """Read everything but the weights themselves, and find a place for every tensor.
+
+    Args:
+        folder: the model's config and tokenizer, and its weights unless they are given.
+        weights: its tensors, where no folder has them.
 
     Raises:
         OperatorError: a model, tensor, setting or tokenizer that cannot be written; the text names it.
     """
     config = read_config(folder)
     architecture = architecture_of(folder, config)
-    weights = open_weights(folder)
+    weights = weights or open_weights(folder)
     sources = _map_tensors(folder, config, architecture, weights)
     shapes = []
     for name, source in sources.items():
@@ -232,7 +236,7 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _map_tensors(
-    folder: Path, config: dict[str, Any], architecture: Architecture, weights: SafetensorsFolder
+    folder: Path, config: dict[str, Any], architecture: Architecture, weights: Weights
 ) -> dict[str, Source]:
     """A GGUF name for every tensor, in the file's order: embedding, layers, norm, output."""
     arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture.name)
@@ -270,7 +274,7 @@ def _check_complete(
     folder: Path,
     config: dict[str, Any],
     architecture: Architecture,
-    weights: SafetensorsFolder,
+    weights: Weights,
     sources: dict[str, Source],
 ) -> None:
     """Every matrix that the config promises, in its shape, and no bias that the family cannot hold."""

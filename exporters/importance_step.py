@@ -10,6 +10,7 @@ from exporters.gguf_write import Model
 from exporters.importance import Importance, compute_importance
 from exporters.parity_data import read_calibration_data, read_parity_data
 from exporters.quant_types import QUANTIZED
+from exporters.reference_model import load_reference
 
 IMPORTANCE_FILE = "imatrix.gguf"
 _UNWEIGHED = frozenset({"Q8_0", "TQ1_0", "TQ2_0"})
@@ -48,12 +49,8 @@ def measure_importance(
     Raises:
         OperatorError: there is no held-out text besides the comparison's.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
-    logging.disable_progress_bar()
-    torch.set_num_threads(request.threads)
     tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
     compared = None
     if request.parity_positions:
@@ -63,8 +60,7 @@ def measure_importance(
     data = read_calibration_data(
         request.data, tokenizer, tokens=request.tokens, max_length=request.max_length, besides=compared
     )
-    network = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32, local_files_only=True)
-    network.eval()
+    network = load_reference(model.folder, request.threads, weights=model.weights)
     inside = [shape.name for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
     modules = {name: model.sources[name].name.removesuffix(".weight") for name in inside}
     done = 0

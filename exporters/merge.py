@@ -20,6 +20,7 @@ from exporters.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_
 from recipes.problems import OperatorError, printable
 
 Progress = Callable[[float, float], None]
+GENERATION_CONFIG = "generation_config.json"
 _BUFFERS = 4
 """Chunks that are being made, written, or wait for either."""
 
@@ -104,10 +105,10 @@ def merge(
 
     size = _write_files(weights, out, chunk_bytes, advance)
     _write_index(weights, out, size)
-    _write_config(weights, out)
+    write_config(weights, out)
     copy_tokenizer([*(folder for folder, _ in adapters), base], out)
-    if (base / "generation_config.json").is_file():
-        (out / "generation_config.json").write_bytes((base / "generation_config.json").read_bytes())
+    if (base / GENERATION_CONFIG).is_file():
+        (out / GENERATION_CONFIG).write_bytes((base / GENERATION_CONFIG).read_bytes())
     return Merged(total, size, len(weights.changed), tuple(weights.warnings))
 
 
@@ -185,7 +186,7 @@ def _write_index(weights: MergedWeights, out: Path, size: int) -> None:
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_config(weights: MergedWeights, out: Path) -> None:
+def write_config(weights: MergedWeights, out: Path) -> None:
     """The merged model's config, with the type of the weights that were written."""
     matrices = [info for info in weights.tensors.values() if len(info.shape) > 1]
     dtype = NAMES[max(matrices, key=lambda info: info.values).dtype]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from engines.host import Artifact, Input, StageContext, StageResult
+from exporters.export_job import write_json
 from exporters.merge import check_base, merge
+from exporters.merge_parity import MERGE_FILE, compare_merge
 from exporters.model_folder import local_folder
 
 
@@ -36,7 +38,14 @@ def run(ctx: StageContext) -> StageResult:
     for warning in merged.warnings:
         ctx.warn(warning)
     metrics = {"parameters": float(merged.parameters), "bytes": float(merged.bytes), "tensors": float(merged.tensors)}
-    return StageResult(metrics, [Artifact("model", "model", ".")])
+    artifacts = [Artifact("model", "model", ".")]
+    if stage.parity_positions and len(adapters) == 1 and (stage.weights or [1.0]) == [1.0]:
+        record = compare_merge(ctx, base, adapters[0], merged)
+        if record is not None:
+            write_json(ctx.out / MERGE_FILE, record)
+            metrics |= {name: record["merged"][name] for name in ("mean_kl", "max_kl", "top1")}
+            artifacts.append(Artifact("parity", "report", MERGE_FILE))
+    return StageResult(metrics, artifacts)
 
 
 def adapter_inputs(ctx: StageContext) -> list[Input]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from exporters.adapter import Adapter, Change, read_matrix
 from exporters.rounded_base import RoundedBase
-from exporters.tensor_files import DTYPE_BYTES, SafetensorsFolder, TensorInfo, row_chunks, to_float32
+from exporters.tensor_files import DTYPE_BYTES, ROW_BLOCK, SafetensorsFolder, TensorInfo, row_chunks, to_float32
 from recipes.problems import OperatorError, printable
 
 MERGE_CHUNK_BYTES = 4 * 1024 * 1024
@@ -92,10 +92,14 @@ class MergedWeights:
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows as float32, after rounding to the stored type, [stop - start, columns]."""
         info = self.tensors[name]
-        stored = torch.empty(stop - start, info.columns, dtype=_TORCH[info.dtype])
-        self._fill(name, start, stop, stored)
+        # Whole blocks of rows: a product of fewer may be summed up in another order, and differ in its last bit.
+        last = stop + -stop % ROW_BLOCK
+        last = info.rows if info.rows - last < ROW_BLOCK else last
+        first = max(0, min(start - start % ROW_BLOCK, last // ROW_BLOCK * ROW_BLOCK - ROW_BLOCK))
+        stored = torch.empty(last - first, info.columns, dtype=_TORCH[info.dtype])
+        self._fill(name, first, last, stored)
         array: NDArray[np.float32] = stored.float().numpy()
-        return array
+        return array[start - first : stop - first]
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A whole tensor as float32, in its shape."""

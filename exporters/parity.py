@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,13 @@ class Comparison:
         }
 
 
+class HasLogits(Protocol):
+    """A model in whatever runtime."""
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence: float32, [tokens, vocab_size]."""
+
+
 class Reference:
     """The model's own logits at every position, kept in a file so that memory does not hold them."""
 
@@ -78,38 +85,22 @@ class Reference:
         positions = sum(map(len, windows))
         self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
 
-    def compute(self, folder: Path, threads: int, progress: Progress, adapter: Path | None = None) -> None:
-        """Run transformers in float32 on the CPU over every window, with PEFT's adapter over the model if given."""
-        import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        torch.set_num_threads(threads)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-        )
-        if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, adapter)
-        model.eval()
+    def compute(self, model: HasLogits, progress: Progress) -> None:
+        """Ask a model over every window."""
         start = 0
-        with torch.inference_mode():
-            for window in self.windows:
-                logits = model(torch.tensor([list(window)]), use_cache=False).logits[0]
-                self.logits[start : start + len(window)] = logits.float().numpy()
-                start += len(window)
-                progress(len(window))
+        for window in self.windows:
+            self.logits[start : start + len(window)] = model.logits(window)
+            start += len(window)
+            progress(len(window))
 
 
-def compare(reference: Reference, llama: LlamaProcess, progress: Progress) -> Comparison:
-    """Score every window with a file and compare each position's distribution with the reference's."""
+def compare(reference: Reference, other: HasLogits, progress: Progress) -> Comparison:
+    """Score every window with a file, or with another model, and compare each position's distribution with the reference's."""
     result = Comparison()
     kl_sum, equal, start = 0.0, 0, 0
     for number, window in enumerate(reference.windows):
         expected = reference.logits[start : start + len(window)]
-        actual = llama.logits(window)
+        actual = other.logits(window)
         kl, losses = _distances(expected, actual, window)
         kl_sum += float(kl.sum())
         result.max_kl = max(result.max_kl, float(kl.max()))

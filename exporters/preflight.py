@@ -37,7 +37,7 @@ def check_memory(reference_bytes: int) -> None:
     Raises:
         OperatorError: it does not; where the system tells.
     """
-    have = _available_bytes()
+    have = available_bytes()
     if have is not None and reference_bytes > have:
         raise OperatorError(
             f"the comparison needs the model in float32, {reference_bytes / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are available",
@@ -61,7 +61,8 @@ def default_threads() -> int:
     return max(1, len(cores))
 
 
-def _available_bytes() -> int | None:
+def available_bytes() -> int | None:
+    """Memory that could be had now without swapping; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

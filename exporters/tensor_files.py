@@ -27,7 +27,8 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 CHUNK_BYTES = 32 * 1024 * 1024
 """Bytes of float32 that one chunk of rows may take."""
 _MAX_HEADER_BYTES = 100_000_000
-_ROW_BLOCK = 64
+ROW_BLOCK = 64
+"""Rows that are always summed up together, so that a value does not depend on where chunks end."""
 _QUEUED = 3
 """Chunks that may wait to be written: enough that neither side waits, few enough to bound memory."""
 
@@ -235,10 +236,10 @@ def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Itera
 
     Matrix products of a few rows may be summed in another order than those of many; whole blocks of rows are not.
     """
-    step = max(1, chunk_bytes // max(1, 4 * columns * _ROW_BLOCK)) * _ROW_BLOCK
+    step = max(1, chunk_bytes // max(1, 4 * columns * ROW_BLOCK)) * ROW_BLOCK
     start = 0
     while start < rows:
-        stop = rows if rows - start < step + _ROW_BLOCK else start + step
+        stop = rows if rows - start < step + ROW_BLOCK else start + step
         yield start, stop
         start = stop
 

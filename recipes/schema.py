@@ -137,6 +137,12 @@ class MergeStage(StageFields):
         help="Give a model whose head is its embedding a head of its own when the adapter changes only one of them, as"
         " it was in training; PEFT's merge changes both.",
     )
+    parity_positions: int = setting(
+        512,
+        section="Parity",
+        ge=0,
+        help="Token positions at which the merged model is compared with the adapter over its base; 0 skips it.",
+    )
 
     @model_validator(mode="after")
     def _adapters_and_weights(self) -> MergeStage:
@@ -156,6 +162,12 @@ class ExportStage(StageFields):
 
     kind: Literal["export"] = "export"
     model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
+    adapter: str | None = setting(
+        None,
+        section="Inputs",
+        accepts=("adapter",),
+        help="An adapter that is merged into the model while the files are written, without a merged copy on the disk.",
+    )
     data: str | None = setting(
         None,
         section="Inputs",
@@ -219,6 +231,15 @@ class ExportStage(StageFields):
         help="Token positions compared with transformers per file; 0 skips the comparison.",
     )
     max_length: int = setting(256, section="Parity", ge=8, unit="tokens", help="Context length of the comparison.")
+
+    @model_validator(mode="after")
+    def _one_way_for_adapters(self) -> ExportStage:
+        if self.adapter is not None and self.adapters:
+            raise ValueError(
+                "adapters — are put over the model as it is; got adapter as well, which changes it; allowed: one of the two, or a"
+                " merge stage first"
+            )
+        return self
 
     @model_validator(mode="after")
     def _importance_where_needed(self) -> ExportStage:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from cockpit import formatting as fmt
+from cockpit.child_job import follow_job
 from cockpit.following import launch_made
 from cockpit.headless import say
 from cockpit.locations import find_run, runs_root
@@ -24,7 +24,6 @@ from recipes.problems import OperatorError, printable
 DEFAULT_TYPES = "Q8_0,Q4_K_M"
 FULL_PRECISION = ("F32", "BF16", "F16")
 """Best first: what a finished export is quantized from."""
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,23 +77,14 @@ def _matrix(given: str) -> Path:
 
 
 def _follow(job: dict[str, Any], args: argparse.Namespace) -> int:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "exporters.quantize_file", json.dumps(job)]
     live = sys.stderr.isatty() and not args.quiet and not args.json
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                if args.json:
-                    print(line, end="", flush=True)
-                _show(json.loads(line), live=live, quiet=args.quiet or args.json)
-            code = child.wait()
-        except KeyboardInterrupt:
-            child.wait()
-            raise
-    if code < 0:
-        raise OperatorError(f"the quantizing process was ended by signal {-code}; nothing unfinished has a final name")
-    return code
+
+    def show(line: dict[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(line), flush=True)
+        _show(line, live=live, quiet=args.quiet or args.json)
+
+    return follow_job("exporters.quantize_file", job, show)
 
 
 def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:

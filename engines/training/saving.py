@@ -29,6 +29,7 @@ from engines.checkpoints import (
     scan,
     which_to_remove,
 )
+from engines.custody import Parent, custody_of
 from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.host import StageContext
 from engines.manifest import commit_folder, read_manifest, write_manifest
@@ -50,6 +51,8 @@ class CheckpointWriter:
         self._save_tokenizer = save_tokenizer
         self._fingerprint = _fingerprint(self._run.stage_json(ctx.stage_name, ctx.attempt))
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
+        inputs = [Parent(item.name, item.path) for item in ctx.inputs.values()]
+        self._custody = custody_of(inputs, ctx.resume.path if ctx.resume is not None else None)
         self.last_step: int | None = None
         self._clean()
 
@@ -116,6 +119,7 @@ class CheckpointWriter:
             tokens=counters.tokens,
             fingerprint=self._fingerprint,
             lineage=self._ancestors,
+            custody=self._custody,
             world_size=int(trainer.args.world_size),
             threads=torch.get_num_threads(),
             device=trainer.args.device.type,

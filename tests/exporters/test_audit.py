@@ -16,9 +16,10 @@ from engines.llama.gguf_file import read_gguf
 from exporters.audit import audit
 from exporters.gguf_write import read_model, write_gguf
 from exporters.quant_types import QUANTIZED, TERNARY
+from exporters.tensor_files import SafetensorsFolder, SafetensorsWriter
 from recipes.problems import OperatorError
-from tests.exporters.exporting import parity
-from tests.exporters.small_models import build_byte_level_tokenizer, build_model
+from tests.exporters.exporting import export, parity
+from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder
 
 pytestmark = pytest.mark.torch
 LLAMA3 = {
@@ -238,3 +239,16 @@ def test_a_cut_file_is_refused(keep: int, models: Any, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(OperatorError, match=r"m\.gguf"):
         audit(path, models("tied"))
+
+
+def test_rows_so_small_that_their_scales_are_coarse_are_no_finding(tmp_path: Path, tokenizer: Path) -> None:
+    base = build_model(tmp_path / "base", tokenizer)
+    weights = SafetensorsFolder(base)
+    header = {name: (info.dtype, info.shape) for name, info in weights.tensors.items()}
+    copy_folder(base, tmp_path / "small")
+    with SafetensorsWriter(tmp_path / "small" / "model.safetensors", header, {"format": "pt"}) as writer:
+        for name, info in weights.tensors.items():
+            values = weights.read(name) * np.float32(1e-4 if "k_proj" in name else 1.0)
+            writer.write(np.ascontiguousarray(values).tobytes())
+            assert info.dtype == "F32"
+    export(tmp_path, tmp_path / "small", "Q8_0", "Q4_K_M", parity_positions=0)

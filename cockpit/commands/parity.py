@@ -1,0 +1,190 @@
+"""`cockpit parity`: GGUF files against the model they come from, in llama.cpp and in any other runtime.
+
+The answers to expect are in the fixture that an export writes; for files from elsewhere they are made of `--model`, and the
+files are audited and their distributions compared as well. The work is done by a child process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cockpit import formatting as fmt
+from cockpit.child_job import follow_job
+from cockpit.custody import made_from
+from cockpit.locations import find_run, runs_root
+from cockpit.run_list import fold_run
+from cockpit.safe_text import safe_text
+from cockpit.text_table import text_table
+from recipes.problems import OperatorError, printable
+
+FIXTURE = "fixture.json"
+_TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
+_MODEL_TITLES = ("file", "mean KL", "max KL", "top-1", "ppl", "light")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is compared: a fixture (None with a model) and files."""
+
+    fixture: Path | None
+    files: list[Path]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; exit code 0 when everything agrees, 1 when not."""
+    root = runs_root(args.runs_dir)
+    source = _with_model(args) if args.model else _without_model(root, args.source)
+    files = _of_types(source.files, args.types)
+    job = {
+        "fixture": str(source.fixture) if source.fixture else None,
+        "model": str(Path(args.model).expanduser().absolute()) if args.model else None,
+        "files": [str(file) for file in files],
+        "runner": args.runner,
+        "timeout_s": args.timeout,
+        "threads": args.threads,
+        "positions": args.positions,
+        "data": str(_folder(args.data, "--data")) if args.data else None,
+        "save": str(Path(args.save_fixture).expanduser().absolute()) if args.save_fixture else None,
+    }
+    live = sys.stderr.isatty() and not args.json
+    return follow_job("exporters.parity_run", job, lambda line: _show(line, live=live, as_json=args.json))
+
+
+def _with_model(args: argparse.Namespace) -> _Source:
+    _folder(args.model, "--model")
+    files = [Path(name).expanduser().absolute() for name in args.source]
+    for file in files:
+        if not file.is_file():
+            raise OperatorError(f"no file {printable(str(file), 400)}", "with --model, name GGUF files")
+    return _Source(None, files)
+
+
+def _without_model(root: Path, given: Sequence[str]) -> _Source:
+    """The export that is meant, with its fixture."""
+    paths = [Path(name).expanduser().absolute() for name in given]
+    if all(path.is_file() and path.suffix == ".gguf" for path in paths):
+        homes = {path: made_from(path, [root]) for path in paths}
+        if len(set(homes.values())) > 1:
+            raise OperatorError("these files are of different exports", "compare them one after the other")
+        return _Source(_fixture_in(homes[paths[0]]), paths)
+    if len(given) > 1:
+        raise OperatorError("SOURCE — several are for GGUF files", "name one export, or only .gguf files")
+    path = paths[0]
+    if path.is_file():
+        return _Source(path, _files_in(path.parent))
+    if path.is_dir() and not (path / "run.json").is_file():
+        return _Source(_fixture_in(path), _files_in(path))
+    out = _export_of(root, given[0])
+    return _Source(_fixture_in(out), _files_in(out))
+
+
+def _export_of(root: Path, given: str) -> Path:
+    run_part, colon, stage = given.rpartition(":")
+    if colon and run_part:
+        return find_run(root, run_part).out(stage)
+    found = find_run(root, given)
+    exports = [view.name for view in fold_run(found).stages if view.kind == "export" and found.out(view.name).is_dir()]
+    if not exports:
+        raise OperatorError(f"{found.id} has no finished export", f"see: cockpit show {found.id}")
+    return found.out(exports[-1])
+
+
+def _fixture_in(folder: Path) -> Path:
+    path = folder / FIXTURE
+    if not path.is_file():
+        raise OperatorError(
+            f"{folder} has no {FIXTURE}",
+            "an export with parity_positions > 0 writes one; for files from elsewhere: cockpit parity FILE --model DIR",
+        )
+    return path
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The base files that the fixture in the folder tells of and that are there."""
+    try:
+        listed = [item["file"] for item in json.loads((folder / FIXTURE).read_text(encoding="utf-8"))["files"]]
+        files = [folder / name for name in listed if Path(name).name == name and (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError):
+        files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise OperatorError(f"{folder} has no GGUF files of its fixture", "name the files: cockpit parity FILE…")
+    return files
+
+
+def _of_types(files: list[Path], types: str | None) -> list[Path]:
+    if types is None:
+        return files
+    wanted = [name.strip().upper() for name in types.split(",") if name.strip()]
+    chosen = [file for file in files if any(file.stem.upper().endswith(f"-{name}") for name in wanted)]
+    if not chosen:
+        names = ", ".join(file.name for file in files)
+        raise OperatorError(f"--types — none of {printable(types, 100)} is there; got {printable(names, 400)}")
+    return chosen
+
+
+def _folder(given: str, option: str) -> Path:
+    folder = Path(given).expanduser().absolute()
+    if not folder.is_dir():
+        raise OperatorError(f"{option} — no folder {printable(str(folder), 400)}")
+    return folder
+
+
+def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
+    clear = "\r\x1b[K" if live else ""
+    match line:
+        case {"error": error, "hint": hint}:
+            sys.stderr.write(
+                f"{clear}cockpit: {safe_text(error, 1000)}\n" + (f"  {safe_text(hint, 400)}\n" if hint else "")
+            )
+        case {"warning": text}:
+            sys.stderr.write(f"{clear}warning: {safe_text(text, 400)}\n")
+        case {"phase": phase} if not as_json:
+            sys.stderr.write(f"{clear}{safe_text(phase, 200)}" + ("" if live else "\n"))
+        case {"progress": {"share": share}} if live:
+            sys.stderr.write(f"{clear}{share:6.1%}")
+        case {"result": report}:
+            sys.stderr.write(clear)
+            print(json.dumps(report, indent=1) if as_json else "\n".join(_report_lines(report)), flush=True)
+    sys.stderr.flush()
+
+
+def _report_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    models = [_model_row(item) for item in report["files"] if "mean_kl" in item]
+    if models:
+        lines += [*text_table(_MODEL_TITLES, models, right=range(1, 5)), ""]
+    rows = [_runtime_row(item, told) for item in report["files"] for told in item["runtimes"]]
+    lines += text_table(_TITLES, rows, right=(3, 4, 5))
+    problems = [problem for item in report["files"] for problem in (f"{item['file']}: {p}" for p in item["problems"])]
+    return [
+        *lines,
+        "",
+        *(f"✗ {safe_text(problem, 500)}" for problem in problems),
+        *([] if problems else ["✓ everything agrees"]),
+    ]
+
+
+def _model_row(item: dict[str, Any]) -> list[str]:
+    values = [f"{item['mean_kl']:.3e}", f"{item['max_kl']:.3e}", f"{item['top1']:.2%}", f"{item['perplexity']:.4g}"]
+    return [safe_text(item["file"], 60), *values, item["light"] or ""]
+
+
+def _runtime_row(item: dict[str, Any], told: dict[str, Any]) -> list[str]:
+    passed = not told["failures"] and all(agreement["passed"] for agreement in told["agreements"])
+    verdict = "agrees" if passed else "differs" if told["judged"] else "differs (not judged: rounded weights)"
+    delta = "" if told["max_delta"] is None else f"{told['max_delta']:.2e}"
+    return [
+        safe_text(item["file"], 60),
+        safe_text(told["runtime"], 40),
+        told["against"],
+        f"{told['equal']}/{told['tokens']}",
+        delta,
+        fmt.duration(told["seconds"]),
+        verdict,
+    ]

@@ -1,0 +1,72 @@
+"""`cockpit verify`: is an artifact what was made, and is all that it was made from? Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cockpit.custody import Link, check_descent, made_from
+from cockpit.locations import find_run, runs_root
+from cockpit.safe_text import safe_text
+from engines.manifest import MANIFEST
+from recipes.problems import OperatorError, printable
+
+DONE, FAILED = 0, 1
+_MARKS = {"whole": "✓", "damaged": "✗", "gone": "·", "known by name": "·"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and print; exit code 1 when something is damaged."""
+    root = runs_root(args.runs_dir)
+    links: dict[str, Link] = {}
+    for folder in folders_of(root, args.artifact):
+        for link in check_descent(folder, [root]):
+            if link.id not in links:
+                links[link.id] = link
+                if not args.json:
+                    print(_line(link), flush=True)
+    damaged = [link for link in links.values() if link.verdict == "damaged"]
+    if args.json:
+        print(json.dumps({"whole": not damaged, "links": [link.record() for link in links.values()]}, indent=1))
+    else:
+        print("\n" + _summary(links.values()))
+    return FAILED if damaged else DONE
+
+
+def folders_of(root: Path, artifact: str) -> list[Path]:
+    """The finished folders that are meant, the last stage first.
+
+    Raises:
+        OperatorError: there is nothing finished there.
+    """
+    path = Path(artifact).expanduser()
+    if path.is_file():
+        return [made_from(path.absolute(), [root])]
+    if path.is_dir() and not (path / "run.json").is_file():
+        return [path.absolute()]
+    run_part, colon, stage = artifact.rpartition(":")
+    if colon and run_part and os.sep not in stage:
+        found = find_run(root, run_part)
+        folders = [found.out(stage)]
+    else:
+        found = find_run(root, artifact)
+        folders = sorted(found.root.glob("stages/*/out"), key=lambda out: out.stat().st_mtime_ns, reverse=True)
+    folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    if not folders:
+        raise OperatorError(f"{printable(artifact, 300)} has nothing finished yet", f"see: cockpit show {found.id}")
+    return folders
+
+
+def _line(link: Link) -> str:
+    text = f"{_MARKS[link.verdict]} {link.kind:<10.10}  {link.id[:12]}  {safe_text(link.name, 120)}"
+    if link.verdict != "whole":
+        text += f"  {link.verdict}"
+    return "\n".join([text, *(f"    {safe_text(problem, 300)}" for problem in link.problems)])
+
+
+def _summary(links: Iterable[Link]) -> str:
+    counted = {verdict: sum(link.verdict == verdict for link in links) for verdict in _MARKS}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)

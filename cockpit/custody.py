@@ -1,0 +1,167 @@
+"""Is an artifact still what was made, and is everything that it was made from? Every link of its descent, checked by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.custody import ancestors, content_sha256, parent_ids
+from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
+from engines.run_dir import RUN_ID, RunDir
+from recipes.problems import OperatorError, printable
+
+Verdict = Literal["whole", "damaged", "gone", "known by name"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link, checked.
+
+    Attributes:
+        id: its SHA-256.
+        kind: kind of the stage that made it, "checkpoint", "folder" or "hub".
+        name: run, stage and step, or where it was.
+        parents: ids of the links that it was made from.
+        verdict: "whole": it was found and every byte is as it was; "damaged": it was found and is not; "gone": it is not where
+            it was, as a checkpoint that was rotated away; "known by name": nothing was recorded that could be checked.
+        problems: what is wrong, file by file.
+        folder: where it was found.
+    """
+
+    id: str
+    kind: str
+    name: str
+    parents: tuple[str, ...]
+    verdict: Verdict
+    problems: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        folder = None if self.folder is None else str(self.folder)
+        return {**vars(self), "parents": list(self.parents), "problems": list(self.problems), "folder": folder}
+
+
+def check_descent(folder: Path, runs: Sequence[Path]) -> Iterator[Link]:
+    """Check a folder that a stage made, then each of its ancestors, nearest first.
+
+    Args:
+        folder: has a `manifest.json`.
+        runs: folders of runs in which ancestors are looked for.
+
+    Raises:
+        OperatorError: the folder has no manifest that can be read.
+    """
+    try:
+        manifest = read_manifest(folder)
+        own = manifest_sha256(folder)
+    except ManifestError as error:
+        raise OperatorError(
+            f"{folder}: {error}", "name what a stage has finished: RUN, RUN:STAGE, its folder, or a file in it"
+        ) from error
+    problems = tuple(verify_manifest(folder))
+    facts = {"kind": "checkpoint", **{key: value for key, value in manifest.items() if isinstance(value, str | int)}}
+    yield Link(
+        own,
+        str(facts["kind"]),
+        _name(facts),
+        tuple(parent_ids(manifest)),
+        "damaged" if problems else "whole",
+        problems,
+        folder,
+    )
+    homes = list(dict.fromkeys([*_homes(folder), *runs]))
+    for link in reversed(ancestors(manifest)):
+        yield _check(link, homes)
+
+
+def made_from(file: Path, runs: Sequence[Path]) -> Path:
+    """The finished folder of a file: the one it lies in, or, for a copy, the one with a file of the same bytes.
+
+    Raises:
+        OperatorError: nothing in `runs` has such a file.
+    """
+    if (file.parent / MANIFEST).is_file():
+        return file.parent
+    size = file.stat().st_size
+    sha256 = ""
+    for home in runs:
+        for found in sorted(home.glob(f"*/stages/*/out*/{MANIFEST}"), reverse=True):
+            with suppress(ManifestError):
+                for entry in read_manifest(found.parent)["files"]:
+                    if entry["bytes"] == size:
+                        sha256 = sha256 or content_of(file)
+                        if entry["sha256"] == sha256:
+                            return found.parent
+    raise OperatorError(
+        f"{file}: no finished stage in {', '.join(map(str, runs))} has a file of these bytes",
+        "name the runs it may come from: --runs-dir DIR",
+    )
+
+
+def content_of(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _homes(folder: Path) -> list[Path]:
+    """The folder of runs that this folder lies in, if it does."""
+    return [place.parent for place in folder.absolute().parents if (place / "run.json").is_file()]
+
+
+def _check(link: Mapping[str, Any], homes: Sequence[Path]) -> Link:
+    known = (link["id"], link["kind"], _name(link), tuple(link["parents"]))
+    if link["method"] == "name":
+        return Link(*known, "known by name")
+    if link["method"] == "content":
+        return _check_content(Link(*known, "gone"), Path(link.get("folder", "")))
+    for folder in _places(link, homes):
+        try:
+            if manifest_sha256(folder) != link["id"]:
+                continue
+        except ManifestError:
+            continue
+        problems = tuple(verify_manifest(folder))
+        return Link(*known, "damaged" if problems else "whole", problems, folder)
+    return Link(*known, "gone")
+
+
+def _check_content(link: Link, folder: Path) -> Link:
+    if not folder.is_absolute() or not folder.exists():
+        return link
+    try:
+        found = content_sha256(folder)
+    except OSError as error:
+        return Link(link.id, link.kind, link.name, link.parents, "damaged", (f"cannot be read: {error}",), folder)
+    if found == link.id:
+        return Link(link.id, link.kind, link.name, link.parents, "whole", (), folder)
+    problem = "its content is not what it was: a file was changed, added or removed"
+    return Link(link.id, link.kind, link.name, link.parents, "damaged", (problem,), folder)
+
+
+def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:
+    """Where a link may be: where it was, in its run, and among what was superseded there."""
+    if link.get("folder", "").startswith("/"):
+        yield Path(link["folder"])
+    run, stage, attempt = link.get("run", ""), link.get("stage", ""), link.get("attempt", 0)
+    if not RUN_ID.match(run) or not RUN_ID.match(stage):
+        return
+    for home in homes:
+        place = RunDir(home / run)
+        if "step" in link:
+            yield place.checkpoints(stage, attempt) / f"step-{link['step']}"
+        else:
+            yield place.out(stage)
+            yield from sorted(place.stage_dir(stage).glob("out.*"))
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+    if not facts.get("run"):
+        return printable(str(facts.get("folder", "")), 300)
+    step = f" step {facts['step']}" if "step" in facts else ""
+    return printable(f"{facts['run']}:{facts.get('stage', '')}{step}", 300)

@@ -1,0 +1,139 @@
+"""Where an artifact comes from, link by link, each known by a SHA-256: data, tokenizer, checkpoint, adapter, merged, GGUF.
+
+The manifest of every finished stage carries all its ancestors, so a folder that was copied elsewhere still tells its
+descent. What was made here is known by its manifest (which lists every file's SHA-256); a folder without a manifest by
+its content; a hub's model by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
+
+MAX_LINKS = 10_000
+"""Links that are read from one manifest; a real chain has tens."""
+_FACTS = {"id": str, "method": str, "kind": str, "run": str, "stage": str, "folder": str, "attempt": int, "step": int}
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Something that a stage was made from: its folder or file, or only the name of what no folder is known of."""
+
+    name: str
+    path: Path | None
+
+
+def custody_of(parents: Iterable[Parent], checkpoint: Path | None = None) -> dict[str, Any]:
+    """What a manifest says of descent.
+
+    Args:
+        parents: the stage's inputs.
+        checkpoint: the checkpoint whose weights the stage's output are.
+
+    Returns:
+        `parents`, the ids of the nearest links, and `ancestors`, every link once, older ones first. A link has `id` and
+        `method` ("manifest", "content" or "name": what the id is the SHA-256 of), `kind`, `parents`, and `run`, `stage`,
+        `attempt`, `step`, `folder` where they are known.
+    """
+    links: dict[str, dict[str, Any]] = {}
+    nearest = [_add(parent, links) for parent in parents]
+    if checkpoint is not None and (checkpoint / MANIFEST).is_file():
+        nearest = [_add(Parent(checkpoint.name, checkpoint), links, nearest)]
+    return {"parents": list(dict.fromkeys(nearest)), "ancestors": list(links.values())}
+
+
+def ancestors(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The links that a manifest tells of, older ones first; what is not of their shape is left out."""
+    custody = manifest.get("custody")
+    told = custody.get("ancestors") if isinstance(custody, dict) else None
+    links = []
+    for link in (told if isinstance(told, list) else [])[:MAX_LINKS]:
+        if not isinstance(link, dict) or not link.get("id"):
+            continue
+        known = {key: link[key] for key, kind in _FACTS.items() if type(link.get(key)) is kind}
+        if {"id", "method", "kind"} <= known.keys():
+            links.append({**known, "parents": _ids(link.get("parents"))})
+    return links
+
+
+def parent_ids(manifest: Mapping[str, Any]) -> list[str]:
+    """Ids of the links that the folder itself was made from."""
+    custody = manifest.get("custody")
+    return _ids(custody.get("parents") if isinstance(custody, dict) else manifest.get("parents"))
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, or over the names and SHA-256 of all files of a folder.
+
+    Raises:
+        OSError: something cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    files = [path] if path.is_file() else sorted(_files(path))
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def _add(parent: Parent, links: dict[str, dict[str, Any]], parents: list[str] | None = None) -> str:
+    """Add a link after its own ancestors; returns its id."""
+    link = _link(parent)
+    for older in link.pop("ancestors"):
+        links.setdefault(older["id"], older)
+    if parents is not None and not link["parents"]:
+        link["parents"] = parents
+    links.setdefault(link["id"], link)
+    return str(link["id"])
+
+
+def _link(parent: Parent) -> dict[str, Any]:
+    """One link with its `ancestors`. What cannot be read is known by its name: a finished stage is not lost for that."""
+    name = parent.name if parent.path is None else str(parent.path)
+    known = {"folder": name, "parents": [], "ancestors": []}
+    if parent.path is not None:
+        try:
+            return known | _made_here(parent.path)
+        except ManifestError:
+            pass
+        try:
+            return known | {"id": content_sha256(parent.path), "method": "content", "kind": "folder"}
+        except OSError:
+            pass
+    identity = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    return known | {"id": identity, "method": "name", "kind": "hub" if parent.path is None else "folder"}
+
+
+def _made_here(folder: Path) -> dict[str, Any]:
+    """What a folder's manifest says.
+
+    Raises:
+        ManifestError: it has none that can be read.
+    """
+    manifest = read_manifest(folder)
+    facts = {
+        key: manifest[key] for key in ("run", "stage", "attempt", "step") if type(manifest.get(key)) is _FACTS[key]
+    }
+    kind = manifest["kind"] if isinstance(manifest.get("kind"), str) else "checkpoint"
+    known = {"id": manifest_sha256(folder), "method": "manifest", "kind": kind, **facts}
+    return known | {"parents": parent_ids(manifest), "ancestors": ancestors(manifest)}
+
+
+def _ids(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)][:MAX_LINKS] if isinstance(value, list) else []
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".git"]
+        yield from (Path(place) / name for name in names if (Path(place) / name).is_file())
