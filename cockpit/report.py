@@ -85,25 +85,41 @@ def _stage_row(stage: StageView) -> list[str]:
 
 def _file_rows(stage: StageView) -> list[list[str]]:
     """One row for each GGUF file: its size and how far it is from the model it was made of."""
+    if stage.kind == "merge":
+        return _merged_row(stage, safe_text(stage.name, 40), "")
     if stage.kind != "export":
         return []
     metrics = stage.metrics
     perplexities = {e.protocol.removeprefix("parity:"): e.perplexity for e in stage.evaluations}
     names = [name.removesuffix(_BYTES) for name in metrics if f"{name.removesuffix(_BYTES)}_bits_per_weight" in metrics]
-    return [
-        [
-            safe_text(name.upper(), 20),
-            _shown(metrics.get(name + _BYTES), fmt.size),
-            _shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
-            _shown(metrics.get(f"{name}_mean_kl"), fmt.number),
-            _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
-            _shown(perplexities.get(name), fmt.number),
-            _shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
-            _shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
-            _light(name.upper(), metrics.get(f"{name}_mean_kl")),
+    return (
+        _merged_row(stage, "merged, not kept", "merge_")
+        + [
+            [
+                safe_text(name.upper(), 20),
+                _shown(metrics.get(name + _BYTES), fmt.size),
+                _shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
+                _shown(metrics.get(f"{name}_mean_kl"), fmt.number),
+                _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
+                _shown(perplexities.get(name), fmt.number),
+                _shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
+                _shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
+                _light(name.upper(), metrics.get(f"{name}_mean_kl")),
+            ]
+            for name in dict.fromkeys(names)
         ]
-        for name in dict.fromkeys(names)
-    ] + _adapter_rows(stage)
+        + _adapter_rows(stage)
+    )
+
+
+def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
+    """A merged model, held against the adapter over its base; nothing where that was not measured."""
+    metrics = stage.metrics
+    kl, top1 = metrics.get(f"{prefix}mean_kl"), metrics.get(f"{prefix}top1")
+    if kl is None:
+        return []
+    shown = [_shown(kl, fmt.number), _shown(top1, lambda share: fmt.percent(share, 2))]
+    return [[name, _shown(metrics.get("bytes") if not prefix else None, fmt.size), "", *shown, "", "", "", ""]]
 
 
 def _adapter_rows(stage: StageView) -> list[list[str]]:
@@ -198,6 +214,10 @@ def _training_loss(stage: StageView) -> float | None:
 
 
 def _time_s(stage: StageView) -> float | None:
+    """Time its attempts took; what lies between them (a night before a resume) is not counted."""
+    spans = [a.ended_t - a.started_t for a in stage.attempts if a.started_t is not None and a.ended_t is not None]
+    if spans and not any(attempt.ended_t is None for attempt in stage.attempts):
+        return sum(spans)
     if stage.started_t is None or stage.ended_t is None:
         return stage.metrics.get("wall_s")
     return stage.ended_t - stage.started_t

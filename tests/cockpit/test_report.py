@@ -9,6 +9,7 @@ from cockpit.run_state import RunState, fold
 from engines.events import (
     AnyEvent,
     ArtifactCommitted,
+    AttemptEnded,
     AttemptStarted,
     Evaluated,
     RunEnded,
@@ -97,6 +98,35 @@ def test_exported_files_have_a_row_each() -> None:
     rows = [line.split() for line in report_lines(fold(journal.events))]
     assert ["F16", "7.63", "MiB", "16.0", "1e-8", "99.51%"] in rows
     assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%", "green"] in rows
+
+
+def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_files() -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["merged"], kinds=["merge"]))
+    journal.say("s", StageStarted(stage="merged", kind="merge"))
+    journal.open("e", "engine", "merged", 1)
+    metrics: dict[str, float | None] = {"bytes": 8e6, "mean_kl": 2e-7, "top1": 1.0}
+    journal.say("e", StageSucceeded(stage="merged", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
+    rows = [line.split() for line in report_lines(fold(journal.events))]
+    assert ["merged", "7.63", "MiB", "2e-7", "100.00%"] in rows
+
+
+def test_the_time_between_attempts_is_not_a_stages_time() -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["base"], kinds=["fake"]))
+    journal.say("s", StageStarted(stage="base", kind="fake"))
+    for attempt in (1, 2):
+        writer = f"e{attempt}"
+        journal.t += 36_000.0
+        journal.open(writer, "engine", "base", attempt)
+        journal.say(writer, AttemptStarted(stage="base", kind="fake", attempt=attempt))
+        journal.t += 60.0
+        journal.say(writer, AttemptEnded(stage="base", attempt=attempt, reason="error"))
+    row = next(line for line in report_lines(fold(journal.events)) if "base" in line and "fake" in line)
+    assert "2m" in row
+    assert "h" not in row.replace("fake", "")
 
 
 def test_the_table_fits_80_columns() -> None:

@@ -126,7 +126,7 @@ def test_threads_reach_every_part(tmp_path: Path, base: Path, adapter: Path, mon
             super().__init__(gguf_path, n_ctx, threads)
 
     monkeypatch.setattr(quantizer, "KernelQuantizer", Kernels)
-    monkeypatch.setattr("exporters.export_stage.LlamaProcess", Llama)
+    monkeypatch.setattr("exporters.compare_step.LlamaProcess", Llama)
     before = torch.get_num_threads()
     try:
         ctx, _ = export(tmp_path, base, "Q8_0", threads=3, parity_positions=60)

@@ -62,7 +62,7 @@ def test_f32_and_f16_are_the_model(tmp_path: Path, base: Path) -> None:
     assert record["data"]["positions"] >= 400
     assert record["llama"]["cache"] == "f32"
     assert len(record["llama"]["sha256"]) == 64
-    assert [artifact.kind for artifact in result.artifacts] == ["gguf", "gguf", "report"]
+    assert [artifact.kind for artifact in result.artifacts] == ["gguf", "gguf", "report", "report"]
     evaluated = [event for event in ctx.events() if isinstance(event, Evaluated)]
     assert [event.protocol for event in evaluated] == ["parity:f32", "parity:f16"]
     assert evaluated[1].metrics["mean_kl"] == result.metrics["f16_mean_kl"]
