@@ -116,10 +116,10 @@ def test_the_time_between_attempts_is_not_a_stages_time() -> None:
     journal = Journal()
     journal.open("s", "supervisor")
     journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["base"], kinds=["fake"]))
-    journal.say("s", StageStarted(stage="base", kind="fake"))
     for attempt in (1, 2):
         writer = f"e{attempt}"
         journal.t += 36_000.0
+        journal.say("s", StageStarted(stage="base", kind="fake", attempt=attempt))
         journal.open(writer, "engine", "base", attempt)
         journal.say(writer, AttemptStarted(stage="base", kind="fake", attempt=attempt))
         journal.t += 60.0
