@@ -50,7 +50,11 @@ class Export:
 
     def path(self, plan: FilePlan) -> Path:
         """The file's final name, after the run's id."""
-        return self.ctx.out / f"{self.stem}-{plan.file_type}.gguf"
+        return self.target(plan.file_type)
+
+    def target(self, file_type: str) -> Path:
+        """The final name of the file of a type."""
+        return self.ctx.out / f"{self.stem}-{file_type}.gguf"
 
     @property
     def stops(self) -> list[int]:

@@ -24,6 +24,7 @@ from exporters.preflight import check_disk, check_memory, default_threads
 from exporters.quant_types import TERNARY
 from exporters.serving_files import MODELFILE, served, write_serving_files
 from exporters.ternary import check_ternary
+from exporters.upstream import export_upstream, upstream_model
 from recipes.problems import printable
 
 PARITY_FILE = "parity.json"
@@ -38,6 +39,39 @@ def run(ctx: StageContext) -> StageResult:
         StopRequested: the operator asked to stop.
     """
     ctx.phase("loading")
+    problems: list[str] = []
+    artifacts: list[Artifact] = []
+    if ctx.stage.converter == "upstream":
+        export = _write_upstream(ctx)
+    else:
+        export, artifacts = _write_own(ctx)
+        problems += _audit_files(export)
+    problems += compare_files(export) if ctx.stage.parity_positions else []
+    _save_record(export, problems)
+    fixture = write_fixture(export)
+    _write_serving_files(export)
+    if problems:
+        raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
+    artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
+    if export.importance is not None:
+        artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
+    if fixture:
+        artifacts.append(Artifact("fixture", "report", FIXTURE_FILE))
+    return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
+
+
+def _write_upstream(ctx: StageContext) -> Export:
+    folder = local_folder(ctx.inputs["model"])
+    if ctx.stage.parity_positions:
+        check_memory(upstream_model(folder).parameters * 4)
+    export = export_upstream(ctx, folder)
+    export.record["model"] = _describe(export)
+    return export
+
+
+def _write_own(ctx: StageContext) -> tuple[Export, list[Artifact]]:
+    """Write every file and adapter; what could refuse the work is asked before it starts."""
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
     types = list(dict.fromkeys(ctx.stage.file_types))
@@ -63,21 +97,7 @@ def run(ctx: StageContext) -> StageResult:
         export.importance = _measure_importance(export)
     write_files(export, own)
     write_adapters(export)
-    artifacts = write_i2s_file(export)
-    problems = _audit_files(export)
-    problems += compare_files(export) if positions else []
-    _save_record(export, problems)
-    fixture = write_fixture(export)
-    _write_serving_files(export)
-    if problems:
-        raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
-    artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
-    artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
-    if export.importance is not None:
-        artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
-    if fixture:
-        artifacts.append(Artifact("fixture", "report", FIXTURE_FILE))
-    return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
+    return export, write_i2s_file(export)
 
 
 def _measure_importance(export: Export) -> Importance:

@@ -43,13 +43,14 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for."""
+    """What is asked for. `own_program`: the operator's `llama-quantize` comes first, if there is one."""
 
     source: Path
     types: list[str]
     out: Path
     imatrix: Path | None
     threads: int
+    own_program: bool = True
 
     def target(self, file_type: str) -> Path:
         """The file's final name: the source's, with the type in place of its own."""
@@ -96,7 +97,7 @@ def _new_record(job: Job) -> dict[str, Any]:
 
 def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], tell: Tell) -> list[FilePlan]:
     """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be written."""
-    found = find_program(None)
+    found = find_program(None) if job.own_program else None
     if found is None:
         return plans
     tell({"phase": f"testing {PROGRAM}"})

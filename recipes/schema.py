@@ -71,6 +71,8 @@ FileType = Literal[
 
 IMPORTANCE_TYPES = ("IQ3_XXS", "IQ2_XS", "IQ2_XXS")
 """File types that llama.cpp writes only with an importance matrix."""
+TERNARY_TYPES = ("TQ1_0", "TQ2_0")
+"""File types for models that were trained with ternary weights."""
 
 DATA_OUTPUTS = ("messages", "tokens", "text")
 
@@ -202,6 +204,13 @@ class ExportStage(StageFields):
         unit="tokens",
         help="Held-out text that the importance matrix is computed from; never what the comparison reads.",
     )
+    converter: Literal["own", "upstream"] = setting(
+        "own",
+        section="Files",
+        advanced=True,
+        help="What writes GGUF: own, for the families that are known here; upstream runs convert_hf_to_gguf.py of your llama.cpp"
+        " checkout (llama_cpp), for others.",
+    )
     quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
         "auto",
         section="Files",
@@ -238,6 +247,26 @@ class ExportStage(StageFields):
             raise ValueError(
                 "adapters — are put over the model as it is; got adapter as well, which changes it; allowed: one of the two, or a"
                 " merge stage first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_upstream_leaves_out(self) -> ExportStage:
+        if self.converter != "upstream":
+            return self
+        needing = [name for name in self.file_types if name in IMPORTANCE_TYPES or name in TERNARY_TYPES]
+        left_out = {
+            "adapter": self.adapter is not None,
+            "adapters": bool(self.adapters),
+            "i2s": self.i2s != "none",
+            "imatrix": self.imatrix == "always",
+            f"file_types ({', '.join(needing)})": bool(needing),
+        }
+        wrong = [name for name, asked in left_out.items() if asked]
+        if wrong:
+            raise ValueError(
+                f"converter — got upstream together with {', '.join(wrong)}, which need the model's names of tensors; allowed: own, or"
+                " a merge stage before and types without importance matrix"
             )
         return self
 
