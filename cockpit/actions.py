@@ -196,15 +196,24 @@ def base_of(run: RunDir, source: Source) -> Base | None:
         return None
 
 
-def merge_recipe(run: RunDir, recipe: str, source: Source, base: Base, dtype: str) -> OneStageRecipe:
-    """A run of one merge stage: the adapter and its base by path and hash."""
+def merge_recipe(
+    run: RunDir, recipe: str, source: Source, base: Base, dtype: str, others: Sequence[str] = ()
+) -> OneStageRecipe:
+    """A run of one merge stage: the adapter and its base by path and hash; `others` are folders of further adapters."""
     name = short_name(recipe, "merged")
     fields = [
         ("model", quoted(base.text), base.manifest_sha256),
-        ("adapter", quoted(str(source.path)), source.manifest_sha256),
+        adapter_field(str(source.path), others, source.manifest_sha256),
         ("dtype", quoted(dtype), None),
     ]
     return OneStageRecipe(name, _one_stage(name, "merge", run.id, source, fields), run.id)
+
+
+def adapter_field(first: str, others: Sequence[str], sha256: str | None = None) -> tuple[str, str, str | None]:
+    """What is merged, as a line of a recipe: one adapter with its hash, or a list."""
+    if not others:
+        return "adapter", quoted(first), sha256
+    return "adapters", "[" + ", ".join(map(quoted, [first, *others])) + "]", None
 
 
 def export_recipe(

@@ -199,18 +199,37 @@ def _add_steering(command: _Add) -> None:
 
 
 def _add_making(command: _Add) -> None:
-    merge = command("merge", "merge an adapter into its base model, as a run of its own")
-    merge.add_argument("--adapter", required=True, metavar="DIR|RUN:STAGE")
-    merge.add_argument("--model", metavar="DIR|RUN:STAGE", help="the base; by default the one the adapter names")
+    merge = command("merge", "merge one adapter or several into their base model, as a run of its own")
+    merge.add_argument("adapters", nargs="*", metavar="ADAPTER", help="a folder, or RUN:STAGE")
+    merge.add_argument(
+        "--adapter", action="append", default=[], metavar="ADAPTER", dest="more_adapters", help="likewise"
+    )
+    merge.add_argument("--model", metavar="DIR|RUN:STAGE", help="the base; by default the one the adapters name")
+    merge.add_argument("--weights", metavar="W,W,…", help="how much of each adapter is added; 1 each by default")
     merge.add_argument("--dtype", choices=("base", "float32", "bfloat16", "float16"), help="type of the merged weights")
-    merge.add_argument("--name", help="name in the run's id")
-    _add_following(merge)
+    merge.add_argument(
+        "--base-rounding", choices=("none", "nf4", "nf4-double"), help="round the base to 4 bits first, as QLoRA saw it"
+    )
+    merge.add_argument(
+        "--untie", action="store_true", help="give a tied model a head of its own where only one side changes"
+    )
+    _add_made(merge)
     export = command("export", "write GGUF files of a model and compare them with it, as a run of its own")
     export.add_argument("model", metavar="DIR|RUN:STAGE")
     export.add_argument("--types", metavar="T,T,…", help="file types, such as F16,Q8_0,Q4_K_M")
+    export.add_argument(
+        "--adapter", metavar="DIR|RUN:STAGE", help="merge it while the files are written; no merged copy is kept"
+    )
+    export.add_argument("--adapters", metavar="A,A,…", help="write these as GGUF adapters over the model")
+    export.add_argument("--adapter-type", choices=("F16", "F32"), help="type of the GGUF adapters")
     export.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for the comparison")
-    export.add_argument("--name", help="name in the run's id")
-    _add_following(export)
+    export.add_argument("--imatrix", choices=("auto", "always", "never"), help="importance matrix")
+    export.add_argument("--converter", choices=("own", "upstream"), help="upstream: your llama.cpp checkout's")
+    export.add_argument("--quantizer", choices=("auto", "llama-quantize", "kernels", "numpy"), help="what quantizes")
+    export.add_argument("--llama-cpp", metavar="DIR", help="your llama.cpp")
+    export.add_argument("--threads", type=_threads, metavar="N", help="CPU threads")
+    export.add_argument("--parity-positions", metavar="N", help="token positions that are compared; 0 skips it")
+    _add_made(export)
     quantize = command(
         "quantize", "quantize a GGUF file of full precision here and now; a model, as an export of its own"
     )
@@ -254,6 +273,15 @@ def _add_output(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveG
     how.add_argument("--json", action="store_true", help="print the journal's lines, and nothing else")
     how.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
     return how
+
+
+def _add_made(parser: argparse.ArgumentParser) -> None:
+    """What every command that makes a recipe of one stage takes."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=V", dest="sets", help="any other field of the stage"
+    )
+    parser.add_argument("--name", help="name in the run's id")
+    _add_following(parser)
 
 
 def _add_following(parser: argparse.ArgumentParser) -> None:

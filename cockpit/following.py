@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,12 +49,14 @@ def tell_unreadable(state: RunState) -> None:
         )
 
 
-def launch_made(made: OneStageRecipe, args: argparse.Namespace) -> int:
-    """Launch a recipe made from a command's arguments, and follow it."""
+def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> int:
+    """Launch a recipe made from a command's arguments, and follow it; `sets` are overrides, `stage.field=value`."""
     signals = Signals()
     with signals.caught(termination=True):
         root = runs_root(args.runs_dir)
-        run = launch_text(made.text, runs_root=root, folder=Path.cwd(), name=args.name, parent=made.parent or None)
+        run = launch_text(
+            made.text, runs_root=root, folder=Path.cwd(), sets=sets, name=args.name, parent=made.parent or None
+        )
         if not (args.detach or args.quiet):
             say(f"run {run.id} in {run.root}; leaving does not stop it")
         return follow(run, args, signals)

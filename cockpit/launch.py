@@ -107,10 +107,17 @@ def launch(
 
 
 def launch_text(
-    text: str, *, runs_root: Path, folder: Path, name: str | None = None, parent: str | None = None
+    text: str,
+    *,
+    runs_root: Path,
+    folder: Path,
+    sets: Sequence[str] = (),
+    name: str | None = None,
+    parent: str | None = None,
 ) -> RunDir:
-    """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button made."""
-    return launch(load_recipe_text(text, folder / "recipe.toml"), runs_root=runs_root, name=name, parent=parent)
+    """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button or a command made."""
+    loaded = load_recipe_text(text, folder / "recipe.toml", sets)
+    return launch(loaded, runs_root=runs_root, name=name, parent=parent)
 
 
 def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cockpit.actions import Base, OneStageRecipe, Source, base_of, export_recipe, merge_recipe, short_name, sources
+from cockpit.actions import (
+    Base,
+    OneStageRecipe,
+    Source,
+    adapter_field,
+    base_of,
+    export_recipe,
+    merge_recipe,
+    short_name,
+    sources,
+)
 from cockpit.form_values import quoted
 from cockpit.locations import find_run
 from cockpit.run_list import fold_run
@@ -21,6 +31,8 @@ from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
 Kind = Literal["model", "adapter"]
+MERGED, EXPORTED = "merged", "gguf"
+"""Names of the one stage."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +70,101 @@ def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
     )
 
 
-def merge_text(root: Path, adapter: str, model: str | None, dtype: str | None) -> OneStageRecipe:
-    """The recipe of a merge.
+def merge_text(root: Path, adapters: Sequence[str], model: str | None, dtype: str | None) -> OneStageRecipe:
+    """The recipe of a merge of one adapter or several.
 
     Raises:
-        OperatorError: an input cannot be found, or the adapter does not say what it belongs to and `model` is not given.
+        OperatorError: inputs that cannot be found, all of them at once; adapters that name different bases; or none that says
+            what it belongs to, and `model` is not given.
     """
-    taken = given(root, adapter, "adapter", "--adapter")
-    base = given(root, model, "model", "--model").base if model else _base(taken)
-    if base is None:
+    taken, problems = _all_given(root, adapters)
+    base = None
+    if model:
+        try:
+            base = given(root, model, "model", "--model").base
+        except OperatorError as error:
+            problems.append(f"{error.message}; {error.hint}" if error.hint else error.message)
+    if problems:
+        raise OperatorError("\n".join(problems))
+    base = base or _common_base(adapters, taken)
+    first, others = taken[0], [item.base.text for item in taken[1:]]
+    if first.run is not None and first.source is not None:
+        return merge_recipe(first.run, _recipe_name(first.run), first.source, base, dtype or "base", others)
+    key, value, _ = adapter_field(first.base.text, others)
+    fields = [("model", quoted(base.text)), (key, value), ("dtype", quoted(dtype or "base"))]
+    return _of_folder("merge", first.base.text, fields)
+
+
+def stage_sets(stage: str, sets: Sequence[str]) -> list[str]:
+    """Overrides of the one stage, which need not name it: `field=value`."""
+    return [text if "." in text.partition("=")[0] else f"{stage}.{text}" for text in sets]
+
+
+def _all_given(root: Path, adapters: Sequence[str]) -> tuple[list[Given], list[str]]:
+    taken, problems = [], []
+    for wanted in adapters:
+        try:
+            taken.append(given(root, wanted, "adapter", "--adapter"))
+        except OperatorError as error:
+            problems.append(f"{error.message}; {error.hint}" if error.hint else error.message)
+    return taken, problems
+
+
+def _common_base(adapters: Sequence[str], taken: Sequence[Given]) -> Base:
+    """The model that all adapters were trained on, as they say themselves."""
+    named = [(wanted, base) for wanted, item in zip(adapters, taken, strict=True) if (base := _base(item)) is not None]
+    if not named:
         raise OperatorError(
-            f"--model — {printable(adapter, 400)} does not say which model it was trained on", "give it: --model DIR"
+            f"--model — {printable(adapters[0], 400)} does not say which model it was trained on",
+            "give it: --model DIR",
         )
-    if taken.run is not None and taken.source is not None:
-        return merge_recipe(taken.run, _recipe_name(taken.run), taken.source, base, dtype or "base")
-    fields = [("model", quoted(base.text)), ("adapter", quoted(taken.base.text)), ("dtype", quoted(dtype or "base"))]
-    return _of_folder("merge", taken.base.text, fields)
+    first, base = named[0]
+    for wanted, other in named[1:]:
+        hashes = {base.manifest_sha256, other.manifest_sha256} - {None}
+        if len(hashes) > 1 or (len(hashes) == 0 and base.text != other.text):
+            raise OperatorError(
+                f"--adapter — {printable(first, 200)} was trained on {printable(base.text, 200)}, {printable(wanted, 200)} on"
+                f" {printable(other.text, 200)}",
+                "adapters of one base can be merged together; if both are the same model, say so: --model DIR",
+            )
+    return base
 
 
 def export_text(
-    root: Path, model: str, types: str | None, data: str | None, fields: Mapping[str, str] | None = None
+    root: Path,
+    model: str,
+    types: str | None,
+    data: str | None,
+    fields: Mapping[str, str] | None = None,
+    *,
+    adapter: str | None = None,
+    adapters: Sequence[str] = (),
 ) -> OneStageRecipe:
     """The recipe of an export; `fields` are further fields of words.
 
+    Args:
+        root: the folder of runs.
+        model: the model to write.
+        types: file types, with commas between them.
+        data: held-out text for the comparison.
+        fields: further fields, as words.
+        adapter: one that is merged into the model while the files are written.
+        adapters: those that are written as GGUF adapters over the model.
+
     Raises:
-        OperatorError: an input cannot be found.
+        OperatorError: inputs cannot be found, all adapters at once.
     """
     taken = given(root, model, "model", "MODEL")
     names = [name.strip() for name in types.split(",") if name.strip()] if types else ["F16", "Q8_0", "Q4_K_M"]
     more = [("data", quoted(_data_folder(root, data)))] if data else []
     more += [(key, quoted(word)) for key, word in (fields or {}).items()]
+    if adapter is not None:
+        more.append(("adapter", quoted(given(root, adapter, "adapter", "--adapter").base.text)))
+    found, problems = _all_given(root, adapters)
+    if problems:
+        raise OperatorError("\n".join(problems))
+    if found:
+        more.append(("adapters", "[" + ", ".join(quoted(item.base.text) for item in found) + "]"))
     if taken.run is not None and taken.source is not None:
         made = export_recipe(taken.run, _recipe_name(taken.run), taken.source, names)
         return OneStageRecipe(made.name, made.text + "".join(f"{key} = {value}\n" for key, value in more), made.parent)
@@ -140,7 +217,7 @@ def _recipe_name(run: RunDir) -> str:
 
 
 def _of_folder(kind: str, folder: str, fields: Sequence[tuple[str, str]]) -> OneStageRecipe:
-    name = short_name(Path(folder).name, {"merge": "merged", "export": "gguf"}[kind])
+    name = short_name(Path(folder).name, {"merge": MERGED, "export": EXPORTED}[kind])
     lines = ["schema = 1", f"name = {quoted(name)}", "", "[[stage]]"]
     lines += [f"name = {quoted({'merge': 'merged', 'export': 'gguf'}[kind])}", f"kind = {quoted(kind)}"]
     lines += [f"{key} = {value}" for key, value in fields]

@@ -6,9 +6,21 @@ import argparse
 
 from cockpit.following import launch_made
 from cockpit.locations import runs_root
-from cockpit.one_stage import export_text
+from cockpit.one_stage import EXPORTED, export_text, stage_sets
+
+_WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the recipe, launch it and follow."""
-    return launch_made(export_text(runs_root(args.runs_dir), args.model, args.types, args.data), args)
+    sets = stage_sets(EXPORTED, args.sets)
+    sets += [f"{EXPORTED}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
+    made = export_text(
+        runs_root(args.runs_dir),
+        args.model,
+        args.types,
+        args.data,
+        adapter=args.adapter,
+        adapters=[name for name in (args.adapters or "").split(",") if name],
+    )
+    return launch_made(made, args, sets)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cockpit.actions import OneStageRecipe
-from cockpit.one_stage import export_text, merge_text
+from cockpit.one_stage import export_text, merge_text, stage_sets
 from engines.events import RunEnded, RunStarted, StageStarted, StageSucceeded
 from engines.run_dir import RunDir
 from recipes.load import load_recipe_text
@@ -48,7 +48,7 @@ def finished_run(root: Path) -> RunDir:
 
 def test_a_merge_of_a_runs_adapter_knows_its_base_and_its_parent(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
-    made = merge_text(tmp_path, "last:tuned", None, None)
+    made = merge_text(tmp_path, ["last:tuned"], None, None)
     stage = stage_of(made, tmp_path)
     assert made.parent == run.id
     assert (stage["kind"], stage["model"], stage["adapter"]) == ("merge", str(run.out("base")), str(run.out("tuned")))
@@ -69,9 +69,9 @@ def test_folders_have_no_parent_and_an_adapter_may_name_its_base(tmp_path: Path)
     base.mkdir()
     adapter.mkdir()
     with pytest.raises(OperatorError, match="--model"):
-        merge_text(tmp_path, str(adapter), None, None)
+        merge_text(tmp_path, [str(adapter)], None, None)
     (adapter / "base.json").write_text(json.dumps({"path": str(base), "manifest_sha256": None}))
-    made = merge_text(tmp_path, str(adapter), None, "bfloat16")
+    made = merge_text(tmp_path, [str(adapter)], None, "bfloat16")
     stage = stage_of(made, tmp_path)
     assert (made.parent, stage["model"], stage["dtype"]) == ("", str(base), "bfloat16")
     assert stage_of(export_text(tmp_path, str(base), None, None), tmp_path)["model"] == str(base)
@@ -81,4 +81,48 @@ def test_folders_have_no_parent_and_an_adapter_may_name_its_base(tmp_path: Path)
 def test_what_is_no_adapter_is_refused(tmp_path: Path, wanted: str) -> None:
     finished_run(tmp_path)
     with pytest.raises(OperatorError):
-        merge_text(tmp_path, wanted, None, None)
+        merge_text(tmp_path, [wanted], None, None)
+
+
+def adapters_of(tmp_path: Path, *bases: dict[str, Any] | None) -> list[str]:
+    folders = []
+    for number, base in enumerate(bases):
+        folder = tmp_path / f"adapter-{number}"
+        folder.mkdir()
+        if base is not None:
+            (folder / "base.json").write_text(json.dumps(base))
+        folders.append(str(folder))
+    return folders
+
+
+def test_several_adapters_are_merged_together_with_weights(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    base = {"path": str(tmp_path / "base"), "manifest_sha256": "aa"}
+    folders = adapters_of(tmp_path, base, None, base)
+    made = merge_text(tmp_path, folders, None, None)
+    text = load_recipe_text(made.text, tmp_path / "recipe.toml", stage_sets("merged", ["weights=[0.5, 0.25, 1.0]"]))
+    stage = text.recipe.stage[0].model_dump()
+    assert stage["adapters"] == folders
+    assert stage["weights"] == [0.5, 0.25, 1.0]
+    assert stage["model"] == str(tmp_path / "base")
+
+
+def test_adapters_of_different_bases_are_refused_with_both(tmp_path: Path) -> None:
+    one, two = ({"path": f"/base-{name}", "manifest_sha256": name} for name in ("aa", "bb"))
+    with pytest.raises(OperatorError, match=r"trained on /base-aa, .*adapter-1 on /base-bb"):
+        merge_text(tmp_path, adapters_of(tmp_path, one, two), None, None)
+
+
+def test_every_adapter_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError) as caught:
+        merge_text(tmp_path, ["./one", "./two"], "./three", None)
+    assert all(name in str(caught.value) for name in ("./one", "./two", "./three"))
+
+
+def test_an_export_takes_an_adapter_to_merge_or_adapters_to_write(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    one, two = adapters_of(tmp_path, None, None)
+    stage = stage_of(export_text(tmp_path, str(tmp_path / "base"), None, None, adapter=one), tmp_path)
+    assert stage["adapter"] == one
+    stage = stage_of(export_text(tmp_path, str(tmp_path / "base"), None, None, adapters=[one, two]), tmp_path)
+    assert stage["adapters"] == [one, two]
