@@ -1,0 +1,113 @@
+"""The larger shipped recipes, shrunk by `--set`: the whole graph of each, on less text and fewer steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.custody import check_descent
+from cockpit.run_list import fold_run
+from cockpit.run_state import RunState
+from engines.run_dir import RunDir
+from tests.runs.harness import assert_contiguous, assert_no_process_left
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ("corpus.max_bytes=600000", "tokenizer.vocab_size=512")
+
+
+def steps(stage: str, count: int) -> tuple[str, ...]:
+    return (
+        f"{stage}.max_steps={count}",
+        f"{stage}.save_steps={count}",
+        f"{stage}.eval_steps={count}",
+        f"{stage}.max_length=96",
+    )
+
+
+def run_recipe(name: str, runs: Path, *sets: str) -> tuple[RunDir, RunState]:
+    command = [sys.executable, "-m", "cockpit", "run", str(ROOT / "recipes" / f"{name}.toml"), "--runs-dir", str(runs)]
+    for one in sets:
+        command += ["--set", one]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
+    state = fold_run(run)
+    assert state.state == "succeeded"
+    assert_contiguous(run)
+    assert_no_process_left(run)
+    return run, state
+
+
+def parity(run: RunDir) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((run.out("gguf") / "parity.json").read_text())
+    assert value["passed"] is True
+    return value
+
+
+@pytest.mark.timeout(600)
+def test_four_phases_give_one_base_in_every_type_and_three_proven_adapters(tmp_path: Path) -> None:
+    shrunk = [
+        *CORPUS,
+        *steps("foundation", 30),
+        "foundation.num_hidden_layers=2",
+        "gguf.parity_positions=300",
+        "gguf.max_length=96",
+    ]
+    for stage in ("base", "atlas", "marketing", "nexus"):
+        shrunk += steps(stage, 6)
+    run, state = run_recipe("four-phases", tmp_path, *shrunk)
+    found = parity(run)
+    assert [file["file_type"] for file in found["files"]] == ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
+    assert [item["name"] for item in found["adapters"]] == ["atlas", "marketing", "nexus"]
+    for item in found["adapters"]:
+        assert len(item["over"]) == 6
+        assert all(over["passed"] for over in item["over"])
+    merged = state.stage("base-merged").metrics["mean_kl"]
+    assert merged is not None
+    assert merged < 1e-6, "the merged base is the adapter over the foundation"
+    links = list(check_descent(run.out("gguf"), [tmp_path]))
+    assert {link.verdict for link in links} == {"whole"}
+    names = {link.name.partition(":")[2] for link in links}
+    assert names >= {
+        "corpus",
+        "tokenizer",
+        "shards",
+        "foundation",
+        "base",
+        "base-merged",
+        "atlas",
+        "marketing",
+        "nexus",
+        "gguf",
+    }
+    assert {"foundation step 30", "atlas step 6"} <= names, "the checkpoints that the weights are of"
+
+
+@pytest.mark.timeout(600)
+def test_a_code_base_is_learned_merged_halfway_and_whole_and_exported(tmp_path: Path) -> None:
+    shrunk = [*CORPUS, *steps("base", 30), *steps("tuned", 8), "base.num_hidden_layers=2", "gguf.parity_positions=300"]
+    shrunk += ["before.max_tokens=400", "half-after.max_tokens=400", "after.max_tokens=400", "gguf.max_length=96"]
+    run, state = run_recipe("codebase", tmp_path, *shrunk)
+    assert parity(run)["files"]
+    losses = [state.stage(name).metrics["loss"] for name in ("before", "half-after", "after")]
+    assert len(set(losses)) == 3, "half of an adapter is another model than none or all of it"
+
+
+@pytest.mark.timeout(600)
+def test_interactions_are_learned_and_exported(tmp_path: Path) -> None:
+    shrunk = [
+        *CORPUS,
+        *steps("base", 30),
+        "base.num_hidden_layers=2",
+        "gguf.parity_positions=300",
+        "gguf.max_length=96",
+    ]
+    shrunk += ["tuned.max_length=96", "tuned.num_train_epochs=1", "interactions.max_examples=60"]
+    run, _ = run_recipe("interactions", tmp_path, *shrunk)
+    assert parity(run)["files"]
