@@ -31,13 +31,30 @@ def commands() -> list[str]:
 
 def test_the_documents_mention_every_command() -> None:
     named = {command.split()[1] for command in commands() if len(command.split()) > 1}
-    assert named >= {"run", "check", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "parity", "verify"}
+    assert named >= {
+        "run",
+        "check",
+        "ls",
+        "show",
+        "attach",
+        "stop",
+        "resume",
+        "replay",
+        "merge",
+        "export",
+        "parity",
+        "verify",
+    }
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_in_the_documents_parses(command: str) -> None:
     words = shlex.split(command)[1:]
-    if words and len(words) == 1 and words[0] in {"attach", "resume", "show", "stop", "replay", "run", "check", "parity", "verify"}:
+    if (
+        words
+        and len(words) == 1
+        and words[0] in {"attach", "resume", "show", "stop", "replay", "run", "check", "parity", "verify"}
+    ):
         words.append("RUN")  # named in passing
     build_parser().parse_args(words)
 
