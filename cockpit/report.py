@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from cockpit import formatting as fmt
+from cockpit.file_rows import FILE_TITLES, file_rows, shown
 from cockpit.run_state import RunState
 from cockpit.run_view import AttemptView, StageView
 from cockpit.safe_text import safe_text
 from cockpit.text_table import text_table
 from engines.events import CheckpointCommitted, SampledText
 from engines.run_dir import RunDir
-from exporters.quality import light_of
 from recipes.schema import TRAINING_KINDS
 
 TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
-FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 GLYPHS = {
     "succeeded": "✓",
     "skipped": "✓",
@@ -27,7 +26,6 @@ GLYPHS = {
     "running": "▶",
     "pending": "·",
 }
-_BYTES = "_bytes"
 ANSWER_CHARACTERS = 300
 
 
@@ -37,7 +35,7 @@ def report_lines(state: RunState) -> list[str]:
         return ["nothing has happened yet"]
     rows = [_stage_row(stage) for stage in state.stages]
     lines = text_table(TITLES, [*rows, _total_row(state)], range(2, len(TITLES)))
-    files = [row for stage in state.stages for row in _file_rows(stage)]
+    files = [row for stage in state.stages for row in file_rows(stage)]
     if files:
         lines += ["", *text_table(FILE_TITLES, files, range(1, len(FILE_TITLES)))]
     lines += _notes(state)
@@ -74,73 +72,13 @@ def _stage_row(stage: StageView) -> list[str]:
     return [
         f"{GLYPHS.get(stage.state, '?')} {safe_text(stage.name, 40)}",
         stage.kind,
-        _shown(_time_s(stage), fmt.duration),
-        _shown(metrics.get("cpu_s"), fmt.duration),
-        "" if scored else _shown(_training_loss(stage), fmt.number),
-        _shown(held_out, fmt.number),
-        _shown(perplexity, fmt.number),
-        _shown(size or metrics.get("bytes"), fmt.size),
+        shown(_time_s(stage), fmt.duration),
+        shown(metrics.get("cpu_s"), fmt.duration),
+        "" if scored else shown(_training_loss(stage), fmt.number),
+        shown(held_out, fmt.number),
+        shown(perplexity, fmt.number),
+        shown(size or metrics.get("bytes"), fmt.size),
     ]
-
-
-def _file_rows(stage: StageView) -> list[list[str]]:
-    """One row for each GGUF file: its size and how far it is from the model it was made of."""
-    if stage.kind == "merge":
-        return _merged_row(stage, safe_text(stage.name, 40), "")
-    if stage.kind != "export":
-        return []
-    metrics = stage.metrics
-    perplexities = {e.protocol.removeprefix("parity:"): e.perplexity for e in stage.evaluations}
-    names = [name.removesuffix(_BYTES) for name in metrics if f"{name.removesuffix(_BYTES)}_bits_per_weight" in metrics]
-    return (
-        _merged_row(stage, "merged, not kept", "merge_")
-        + [
-            [
-                safe_text(name.upper(), 20),
-                _shown(metrics.get(name + _BYTES), fmt.size),
-                _shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
-                _shown(metrics.get(f"{name}_mean_kl"), fmt.number),
-                _shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
-                _shown(perplexities.get(name), fmt.number),
-                _shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
-                _shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
-                _light(name.upper(), metrics.get(f"{name}_mean_kl")),
-            ]
-            for name in dict.fromkeys(names)
-        ]
-        + _adapter_rows(stage)
-    )
-
-
-def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
-    """A merged model, held against the adapter over its base; nothing where that was not measured."""
-    metrics = stage.metrics
-    kl, top1 = metrics.get(f"{prefix}mean_kl"), metrics.get(f"{prefix}top1")
-    if kl is None:
-        return []
-    shown = [_shown(kl, fmt.number), _shown(top1, lambda share: fmt.percent(share, 2))]
-    return [[name, _shown(metrics.get("bytes") if not prefix else None, fmt.size), "", *shown, "", "", "", ""]]
-
-
-def _adapter_rows(stage: StageView) -> list[list[str]]:
-    """One row for each GGUF adapter over each file of its base."""
-    rows = []
-    for evaluation in stage.evaluations:
-        file_type, plus, adapter = evaluation.protocol.removeprefix("parity:").partition("+")
-        if plus:
-            size = next((artifact.bytes for artifact in stage.artifacts if artifact.name == adapter), None)
-            kl, top1 = evaluation.metrics.get("mean_kl"), evaluation.metrics.get("top1")
-            shown = [_shown(kl, fmt.number), _shown(top1, lambda share: fmt.percent(share, 2))]
-            name = safe_text(f"{file_type.upper()} + {adapter}", 40)
-            rows.append(
-                [name, _shown(size, fmt.size), "", *shown, _shown(evaluation.perplexity, fmt.number), "", "", ""]
-            )
-    return rows
-
-
-def _light(file_type: str, mean_kl: float | None) -> str:
-    """A quantized file's loss against what its type loses elsewhere, as a word."""
-    return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
 
 
 def _total_row(state: RunState) -> list[str]:
@@ -221,11 +159,6 @@ def _time_s(stage: StageView) -> float | None:
     if stage.started_t is None or stage.ended_t is None:
         return stage.metrics.get("wall_s")
     return stage.ended_t - stage.started_t
-
-
-def _shown(value: float | None, words: Any) -> str:
-    """A cell; what does not apply is empty."""
-    return "" if value is None else str(words(value))
 
 
 def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) -> dict[str, Any]:

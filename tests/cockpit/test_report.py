@@ -4,8 +4,12 @@ import json
 import math
 from pathlib import Path
 
+from cockpit.file_rows import file_table
 from cockpit.report import comparisons, report_lines, run_json
 from cockpit.run_state import RunState, fold
+from cockpit.run_view import StageView
+from cockpit.text_table import cells
+from cockpit.tui.widgets.stage_panel import stage_panel
 from engines.events import (
     AnyEvent,
     ArtifactCommitted,
@@ -167,3 +171,59 @@ def test_artifacts_are_listed_with_size_and_hash(tmp_path: Path) -> None:
     assert stage["artifacts"] == [
         {"name": "F16", "kind": "gguf", "path": "stages/gguf/out/x", "bytes": 7, "sha256": "ab"}
     ]
+
+
+def exported(*types: str, over: int = 0) -> StageView:
+    """An export that is measuring (`over` files are done), or done with all of them."""
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", StageStarted(stage="gguf", kind="export"))
+    journal.open("e", "engine", "gguf", 1)
+    journal.say("e", AttemptStarted(stage="gguf", kind="export", attempt=1))
+    for name in types[: over or None]:
+        numbers: dict[str, float | None] = {"mean_kl": 1e-3, "top1": 0.98}
+        journal.say(
+            "e",
+            Evaluated(
+                stage="gguf",
+                attempt=1,
+                step=None,
+                loss=2.0,
+                perplexity=7.4,
+                tokens=9,
+                protocol=f"parity:{name}",
+                metrics=numbers,
+            ),
+        )
+    metrics: dict[str, float | None] = {}
+    for name in types:
+        metrics |= {f"{name}_bytes": 4e6, f"{name}_bits_per_weight": 8.5, f"{name}_mean_kl": 1e-3, f"{name}_top1": 0.98}
+        metrics |= {f"{name}_tokens_per_second": 100.0, f"{name}_rss_bytes": 9e8}
+    if not over:
+        done = StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics)
+        journal.say("e", done, after_s=1.0)
+    return fold(journal.events).stages[0]
+
+
+def test_a_living_export_shows_what_it_has_measured() -> None:
+    lines = file_table(exported("f16", "q8_0", "q4_k_m", over=2), 100)
+    assert [line.split()[0] for line in lines[2:]] == ["F16", "Q8_0"]
+    assert lines[3].endswith("green")
+
+
+def test_a_narrow_table_of_files_keeps_what_tells_good_from_bad() -> None:
+    wide, narrow = (file_table(exported("q8_0"), width) for width in (100, 34))
+    assert "memory" in wide[0]
+    assert narrow[0].split() == ["file", "mean", "KL", "top-1", "light"]
+    assert max(map(cells, narrow)) <= 34
+
+
+def test_the_panel_of_an_export_colours_lights_and_counts_what_does_not_fit() -> None:
+    stage = exported("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s")
+    panel = stage_panel(stage, 78, 6, {"success": "#00ff00"})
+    assert len(panel) <= 6
+    assert "more" in panel[-1].plain
+    whole = stage_panel(stage, 78, 20, {"success": "#00ff00"})
+    row = next(line for line in whole if "Q8_0" in line.plain)
+    assert any("#00ff00" in str(span.style) for span in row.spans)

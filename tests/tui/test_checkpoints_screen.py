@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from textual.pilot import Pilot
@@ -18,8 +19,11 @@ from cockpit.tui.screens.make_dialogs import MakeScreen
 from engines.run_dir import Lock, RunDir
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError
+from recipes.schema import FileType
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run
+
+FILE_TYPES = get_args(FileType)
 
 
 class CheckpointsApp(CockpitApp):
@@ -170,6 +174,24 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         await until_seen(pilot, "stopped by the test")
     (stage,) = started[0].recipe.stage
     assert stage.file_types == ["Q4_K_M"]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 20), (160, 48)])
+async def test_a_dialogs_buttons_are_on_every_screen_and_its_list_scrolls_to_the_end(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    async with opened(make_run(tmp_path / "runs", kind="pretrain"), size) as (_screen, pilot):
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
+        dialog = pilot.app.screen
+        start = dialog.query_one("#start", Button)
+        await until(pilot, lambda: start.region.height == 1 and start.region.bottom < size[1], "the button")
+        assert dialog.query_one("Vertical").region.contains_region(start.region)
+        choices = dialog.query_one("LineList")
+        assert choices.size.height >= 3
+        for _ in FILE_TYPES:
+            await pilot.press("down")
+        assert choices.current == FILE_TYPES[-1]  # type: ignore[attr-defined]
 
 
 async def test_hostile_runs_are_inert(tmp_path: Path) -> None:

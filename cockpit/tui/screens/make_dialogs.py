@@ -23,8 +23,8 @@ from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
 from exporters.quant_types import TERNARY, FilePlan
 
-AROUND_ROWS = 15
-"""Rows of the dialog besides its choices: the list scrolls on a small screen."""
+LEAST_CHOICES = 3
+"""Rows that the choices keep on the smallest screen; they scroll."""
 MEANINGS = {
     "base": "as the base model",
     "float32": "4 bytes a weight",
@@ -115,10 +115,21 @@ class MakeScreen(ModalScreen["list[str] | None"]):
             yield Static(Text("↑↓ choose   space mark   tab to the buttons   esc cancel", style="dim"))
 
     def on_mount(self) -> None:
-        choices = self.query_one(_Choices)
-        choices.styles.height = min(len(self._words), max(3, self.app.size.height - AROUND_ROWS))
-        choices.focus()
+        self.query_one(_Choices).focus()
         self._show_need()
+        self.call_after_refresh(self._fit)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        """Give the choices what the rest of the dialog leaves: buttons and figures are always on the screen."""
+        choices, dialog = self.query_one(_Choices), self.query_one(Vertical)
+        margins = [child.styles.margin for child in dialog.children]
+        around = sum(margin.top + margin.bottom for margin in margins) + dialog.gutter.height
+        around += sum(child.size.height for child in dialog.children if child is not choices)
+        room = self.app.size.height * 9 // 10 - around
+        choices.styles.height = min(len(self._words), max(LEAST_CHOICES, room))
 
     @property
     def marked(self) -> list[str]:

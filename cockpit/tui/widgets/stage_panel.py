@@ -5,10 +5,13 @@ from __future__ import annotations
 from rich.text import Text
 
 from cockpit import formatting as fmt
+from cockpit.file_rows import file_table
 from cockpit.run_state import StageView
 from cockpit.safe_text import safe_text
+from cockpit.text_table import cells
 from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
 
+LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
 _WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}
 
 
@@ -31,6 +34,10 @@ def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, st
                 colours.get("error" if stage.state == "failed" else "text-muted", ""),
             )
         )
+    table = file_table(stage, width - 2)
+    if table:
+        head = lines if stage.state == "running" else [lines[1], *lines[3:]]  # letters set apart give way to numbers
+        return [*head, Text(""), *_table(table, width, height - len(head) - 1, colours)][:height]
     facts = _results(stage)
     room = height - len(lines) - 1
     if facts and room > 0:
@@ -38,6 +45,26 @@ def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, st
         lines += [_centred(line, width, "") for line in facts[:room]]
     above = max(0, (height - len(lines)) // 2)
     return [Text("")] * above + lines
+
+
+def _table(table: list[str], width: int, height: int, colours: dict[str, str]) -> list[Text]:
+    """A table as a block in the middle; a light has its colour; what does not fit is counted."""
+    room, shown = max(0, height), table
+    if len(table) > room:
+        shown = [
+            *table[: max(0, room - 1)],
+            f"… {len(table) - max(2, room - 1)} more: enlarge the terminal, or the run's report",
+        ]
+    left = max(0, (width - max(map(cells, table))) // 2)
+    lines = []
+    for words in shown:
+        text = Text(" " * left + words, no_wrap=True)
+        text.truncate(width, overflow="ellipsis")
+        for light, colour in LIGHT_COLOURS.items():
+            if words.endswith(light):
+                text.stylize(colours.get(colour, ""), left + len(words) - len(light))
+        lines.append(text)
+    return lines
 
 
 def _headline(stage: StageView) -> str:
