@@ -217,12 +217,26 @@ def adapter_field(first: str, others: Sequence[str], sha256: str | None = None) 
 
 
 def export_recipe(
-    run: RunDir, recipe: str, source: Source, file_types: Sequence[str], parity_positions: int | None = None
+    run: RunDir,
+    recipe: str,
+    source: Source,
+    file_types: Sequence[str],
+    parity_positions: int | None = None,
+    base: Base | None = None,
 ) -> OneStageRecipe:
-    """A run of one export stage: the model by path and hash, and the file types to write."""
+    """A run of one export stage: the model by path and hash, and the file types to write.
+
+    An adapter needs its `base`: it is merged while the files are written.
+    """
     name = short_name(recipe, "gguf")
     types = "[" + ", ".join(quoted(file_type) for file_type in file_types) + "]"
     fields: list[tuple[str, str, str | None]] = [("model", quoted(str(source.path)), source.manifest_sha256)]
+    if source.kind == "adapter":
+        assert base is not None, "an adapter is merged into its base"
+        fields = [
+            ("model", quoted(base.text), base.manifest_sha256),
+            ("adapter", quoted(str(source.path)), source.manifest_sha256),
+        ]
     data = held_out_data(run, source.stage)
     if data is not None:
         fields.append(("data", quoted(str(data[0])), data[1]))

@@ -154,10 +154,12 @@ def export_text(
     Raises:
         OperatorError: inputs cannot be found, all adapters at once.
     """
-    taken = given(root, model, "model", "MODEL")
+    taken, under = _model_or_adapter(root, model)
     names = [name.strip() for name in types.split(",") if name.strip()] if types else ["F16", "Q8_0", "Q4_K_M"]
     more = [("data", quoted(_data_folder(root, data)))] if data else []
     more += [(key, quoted(word)) for key, word in (fields or {}).items()]
+    if adapter is not None and under is not None:
+        raise OperatorError("--adapter — MODEL is an adapter itself", "merge several: cockpit merge ADAPTER ADAPTER")
     if adapter is not None:
         more.append(("adapter", quoted(given(root, adapter, "adapter", "--adapter").base.text)))
     found, problems = _all_given(root, adapters)
@@ -166,10 +168,28 @@ def export_text(
     if found:
         more.append(("adapters", "[" + ", ".join(quoted(item.base.text) for item in found) + "]"))
     if taken.run is not None and taken.source is not None:
-        made = export_recipe(taken.run, _recipe_name(taken.run), taken.source, names)
+        made = export_recipe(taken.run, _recipe_name(taken.run), taken.source, names, base=under)
         return OneStageRecipe(made.name, made.text + "".join(f"{key} = {value}\n" for key, value in more), made.parent)
     listed = "[" + ", ".join(quoted(name) for name in names) + "]"
-    return _of_folder("export", taken.base.text, [("model", quoted(taken.base.text)), ("file_types", listed), *more])
+    inputs = [("model", quoted(taken.base.text))]
+    if under is not None:
+        inputs = [("model", quoted(under.text)), ("adapter", quoted(taken.base.text))]
+    return _of_folder("export", taken.base.text, [*inputs, ("file_types", listed), *more])
+
+
+def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Base | None]:
+    """A model; or an adapter, with the base that it names, into which it is merged while files are written."""
+    folder = Path(wanted).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        taken = given(root, wanted, "adapter", "MODEL")
+        return taken, _common_base([wanted], [taken])
+    try:
+        return given(root, wanted, "model", "MODEL"), None
+    except OperatorError:
+        found, _ = _all_given(root, [wanted]) if ":" in wanted else ([], [])
+        if not found:
+            raise
+    return found[0], _common_base([wanted], found)
 
 
 def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:

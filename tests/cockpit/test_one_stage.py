@@ -126,3 +126,18 @@ def test_an_export_takes_an_adapter_to_merge_or_adapters_to_write(tmp_path: Path
     assert stage["adapter"] == one
     stage = stage_of(export_text(tmp_path, str(tmp_path / "base"), None, None, adapters=[one, two]), tmp_path)
     assert stage["adapters"] == [one, two]
+
+
+def test_an_export_of_an_adapter_merges_it_on_the_way(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    stage = stage_of(export_text(tmp_path, "last:tuned", "F16", None), tmp_path)
+    assert (stage["model"], stage["adapter"]) == (str(run.out("base")), str(run.out("tuned")))
+    (tmp_path / "base").mkdir()
+    (folder,) = adapters_of(tmp_path, {"path": str(tmp_path / "base"), "manifest_sha256": None})
+    (Path(folder) / "adapter_config.json").write_text("{}")
+    stage = stage_of(export_text(tmp_path, folder, None, None), tmp_path)
+    assert (stage["model"], stage["adapter"]) == (str(tmp_path / "base"), folder)
+    with pytest.raises(OperatorError, match="MODEL is an adapter itself"):
+        export_text(tmp_path, folder, None, None, adapter=folder)
+    with pytest.raises(OperatorError, match="nosuch"):
+        export_text(tmp_path, "last:nosuch", None, None)

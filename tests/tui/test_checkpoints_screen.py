@@ -176,6 +176,30 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
     assert stage.file_types == ["Q4_K_M"]
 
 
+async def test_an_adapter_is_quantized_with_its_base_and_merged_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[LoadedRecipe] = []
+
+    def launch(loaded: LoadedRecipe, **_: object) -> None:
+        started.append(loaded)
+        raise OperatorError("stopped by the test")
+
+    monkeypatch.setattr("cockpit.launch.launch", launch)
+    run = adapter_run(tmp_path)
+    async with opened(run) as (screen, pilot):
+        await until_seen(pilot, "merged on the way")
+        chosen = screen.item
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
+        await pilot.press("enter", "enter")
+        await until_seen(pilot, "stopped by the test")
+    (stage,) = started[0].recipe.stage
+    assert chosen is not None
+    assert chosen.source is not None
+    assert (stage.model, stage.adapter) == (str(tmp_path / "base"), str(chosen.source.path))
+
+
 @pytest.mark.parametrize("size", [(80, 24), (60, 20), (160, 48)])
 async def test_a_dialogs_buttons_are_on_every_screen_and_its_list_scrolls_to_the_end(
     tmp_path: Path, size: tuple[int, int]

@@ -204,6 +204,15 @@ class CheckpointsScreen(Screen[None]):
         finished = [other.source for other in self._items if other.row is None and other.source is not None]
         return next((source for source in finished if source.kind == kind), None)
 
+    def _to_export(self) -> tuple[actions.Source | None, actions.Base | None]:
+        """The adapter that the cursor is on, with its base if that is here; a model elsewhere."""
+        item = self.item
+        if item is not None and item.source is not None and item.source.kind == "adapter":
+            base = actions.base_of(self._run, item.source)
+            if base is not None and base.path is not None and base.path.is_dir():
+                return item.source, base
+        return self._source("model"), None
+
     # ---- buttons
 
     @on(LineList.Moved)
@@ -212,10 +221,11 @@ class CheckpointsScreen(Screen[None]):
         rows = [other.row for other in self._items if other.row is not None]
         row = item.row if item is not None else None
         resume = actions.why_no_resume(self._state, row, rows)
-        adapter, model = self._source("adapter"), self._source("model")
+        adapter = self._source("adapter")
         base = actions.base_of(self._run, adapter) if adapter is not None else None
         merge = actions.why_no_merge(self._state, adapter, base)
-        export = actions.why_no_export(self._state, model)
+        source, under = self._to_export()
+        export = actions.why_no_export(self._state, source)
         where = (
             f"from {item.stage}, step {row.checkpoint.step}"
             if item is not None and row is not None
@@ -223,7 +233,8 @@ class CheckpointsScreen(Screen[None]):
         )
         self._show_action("resume", resume, where)
         self._show_action("merge", merge, f"{adapter.title} into {base.text}" if adapter and base else "")
-        self._show_action("quantize", export, f"{model.title} to GGUF" if model else "")
+        words = "" if source is None else f"{source.title} to GGUF" + (", merged on the way" if under else "")
+        self._show_action("quantize", export, words)
         self.query_one(KeyBar).refresh()
 
     def _show_action(self, name: str, why_not: str, what: str) -> None:
@@ -286,23 +297,24 @@ class CheckpointsScreen(Screen[None]):
 
     @on(Button.Pressed, "#quantize")
     def action_quantize(self) -> None:
-        source = self._source("model")
+        source, base = self._to_export()
         if source is None:
             return
+        folder = base.path if base is not None and base.path is not None else source.path
         words = next(spec.choices for spec in fields_of("export") if spec.path == "file_types")
-        sizes = {word: plan_words(plan) for word, plan in file_plans(source.path, words).items()}
+        sizes = {word: plan_words(plan) for word, plan in file_plans(folder, words).items()}
 
         def answered(answer: list[str] | None) -> None:
             if answer:
-                self._launch(actions.export_recipe(self._run, self._recipe, source, answer))
+                self._launch(actions.export_recipe(self._run, self._recipe, source, answer, base=base))
 
         screen = MakeScreen(
             f"Quantize {source.title}",
-            export_facts(source),
+            export_facts(source, base),
             words,
             FIRST_TYPES,
             sizes,
-            lambda marked: export_need(self._root, source.path, marked),
+            lambda marked: export_need(self._root, folder, marked),
             "Quantize",
             single=False,
         )

@@ -196,10 +196,11 @@ def merge_facts(source: Source, base: Base) -> list[str]:
     ]
 
 
-def export_facts(source: Source) -> list[str]:
+def export_facts(source: Source, base: Base | None = None) -> list[str]:
     """What an export is made of."""
+    adapted = [f"model  {base.text}", f"adapter  {source.path}, merged while the files are written"] if base else []
     return [
-        f"model  {source.path}",
+        *(adapted or [f"model  {source.path}"]),
         "Each file is compared with the model. A new run; this run is its parent and stays as it is.",
     ]
 
