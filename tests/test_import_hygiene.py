@@ -47,12 +47,14 @@ def test_no_command_loads_a_training_stack_or_the_screens() -> None:
         "export",
         "ls",
         "merge",
+        "parity",
         "quantize",
         "replay",
         "resume",
         "run",
         "show",
         "stop",
+        "verify",
     ]
     loaded = modules_after(imported(*(f"cockpit.commands.{name}" for name in commands)))
     assert not loaded & (HEAVY | {"textual"})
