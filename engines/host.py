@@ -7,6 +7,7 @@ gates, `stage_succeeded`, `attempt_ended`. Whatever happens is in the journal be
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import importlib
 import json
@@ -101,6 +102,9 @@ class StageResult:
 
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StageFunction(Protocol):
@@ -306,10 +310,27 @@ def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str
     except MemoryError as error:
         traceback.print_exc()
         return _ended(ctx, "out_of_memory", str(error), 1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            traceback.print_exc()
+            return _ended(ctx, "error", f"{type(error).__name__}: {error}", 1)
+        words = _no_room(ctx, error)
+        sys.stderr.write(words + "\n")
+        return _ended(ctx, "error", words, 1)
     except BaseException as error:  # noqa: BLE001 - the boundary: whatever it was, the journal says it
         traceback.print_exc()
         reason = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "error"
         return _ended(ctx, reason, f"{type(error).__name__}: {error}", 1)
+
+
+def _no_room(ctx: StageContext, error: OSError) -> str:
+    """What to tell when a disk, a quota or a limit on file sizes is reached."""
+    where = f" {error.filename}" if error.filename else f" in {ctx.out}"
+    free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
+    return (
+        f"no room to write{where}: {error.strerror}; {free / 1e9:.2f} GB are free there; inputs and finished files are untouched, and"
+        " nothing half-written has its final name: make room, then resume the run"
+    )
 
 
 def _ended(ctx: StageContext, reason: str, detail: str, status: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from engines.events import AttemptEnded
 from engines.journal import read_journal
 from engines.manifest import read_manifest, verify_manifest
 from engines.run_dir import RunDir
@@ -115,3 +116,23 @@ def test_killed_anywhere_nothing_torn_has_a_final_name_and_a_second_attempt_make
         assert files(out) == wanted, point
     assert killed >= KILLS - 2, "the points were within the work"
     assert {path: path.read_bytes() for path in before} == before, "inputs are as they were"
+
+
+@pytest.mark.parametrize("work", STAGES)
+def test_a_disk_that_is_full_in_the_middle_ends_the_work_in_words_and_leaves_nothing_under_a_final_name(
+    work: str, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    stage = {"name": "made", **STAGES[work], "model": str(base)}
+    stage |= {"adapter": str(adapter)} if work == "merge" else {}
+    before = {path: path.read_bytes() for folder in (base, adapter) for path in folder.iterdir() if path.is_file()}
+    run = RunDir(tmp_path / "run")
+    status, _ = zygote.attempt(run, stage, 1, -300_000)
+    assert os.waitstatus_to_exitcode(status) == 1
+    ended = next(event for event in read_journal(run.journal) if isinstance(event, AttemptEnded))
+    assert "no room to write" in ended.detail
+    assert "GB are free" in ended.detail
+    assert "Traceback" not in ended.detail
+    assert not run.out("made").exists()
+    assert not [path for path in run.root.rglob("*") if path.suffix in (".gguf", ".safetensors")]
+    assert {path: path.read_bytes() for path in before} == before, "inputs are as they were"
+    assert zygote.attempt(run, stage, 2)[0] == 0, "with room again, it succeeds"

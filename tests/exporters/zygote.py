@@ -1,12 +1,13 @@
 """`python zygote.py STAGES`: runs attempts of exporter stages, each in a forked child, so that imports are paid once.
 
 Reads paths of `stage.json` files, one per line, each followed by the number of bytes after which the child is killed with
-SIGKILL (0: never). Prints, per attempt, the child's wait status and the bytes that it had written when it ended.
+SIGKILL (0: never; below 0: no file may grow beyond so many, as on a full disk). Prints, per attempt, the child's wait status and the bytes that it had written when it ended.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -55,8 +56,10 @@ def main() -> None:
         path, _, limit = line.strip().rpartition(" ")
         child = os.fork()
         if child == 0:
+            if int(limit) < 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (-int(limit), resource.RLIM_INFINITY))
             attempt(path)
-        print(*watch(child, int(limit)), flush=True)
+        print(*watch(child, max(0, int(limit))), flush=True)
 
 
 if __name__ == "__main__":
