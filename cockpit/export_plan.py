@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from cockpit.model_files import file_plans
 from exporters.quant_types import QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
 from recipes.schema import ExportStage, PretrainStage
 
@@ -53,6 +55,22 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
             len(plan.fallbacks),
             len(plan.choices),
             _warning(plan, base),
+        )
+
+
+def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
+    """What an export of a model folder will write, from its config.json; nothing where that does not tell."""
+    for file_type, plan in file_plans(
+        folder, list(dict.fromkeys(export.file_types)), export.imatrix == "always"
+    ).items():
+        yield PlannedFile(
+            export.name,
+            file_type,
+            plan.bytes,
+            plan.bits_per_weight,
+            len(plan.fallbacks),
+            len(plan.choices),
+            plan.fallback_note(),
         )
 
 

@@ -254,7 +254,7 @@ def _start_supervisor(run: RunDir, reason: str, arguments: Sequence[str] = ()) -
 
 
 def _plan_json(loaded: LoadedRecipe) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(json.dumps(make_plan(loaded.recipe).to_json()))
+    value: dict[str, Any] = json.loads(json.dumps(make_plan(loaded.recipe, loaded.graph).to_json()))
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from engines.llama.ggml_types import TYPES
-from exporters.quant_types import DEFAULT_TYPES, FilePlan, Shape, llama_shapes, plan_file
+from exporters.quant_types import DEFAULT_TYPES, QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -86,22 +86,26 @@ def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity:
     return Need(disk, disk_free(runs_root), ram, psutil.virtual_memory().available)
 
 
-def file_plans(model: Path, file_types: Sequence[str]) -> dict[str, FilePlan]:
-    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its shapes."""
+def file_plans(model: Path, file_types: Sequence[str], importance: bool = False) -> dict[str, FilePlan]:
+    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its shapes.
+
+    `importance`: quantized types are written with a matrix even where they could do without.
+    """
     try:
         config = _config(model)
         shapes = llama_shapes(config, int(config["vocab_size"]))
         layers = int(config["num_hidden_layers"])
         gqa = int(config["num_attention_heads"]) // int(config["num_key_value_heads"])
-        return {name: _file_plan(name, shapes, layers, gqa) for name in file_types}
+        return {name: _file_plan(name, shapes, layers, gqa, importance) for name in file_types}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
         return {}
 
 
-def _file_plan(file_type: str, shapes: list[Shape], layers: int, gqa: int) -> FilePlan:
+def _file_plan(file_type: str, shapes: list[Shape], layers: int, gqa: int, importance: bool) -> FilePlan:
     """With an importance matrix where the type needs one: an export measures it by itself."""
     plan = plan_file(file_type, shapes, layers=layers, gqa=gqa)
-    return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=True) if plan.needs_importance else plan
+    weighs = plan.needs_importance or (importance and file_type in QUANTIZED)
+    return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=True) if weighs else plan
 
 
 def _file_bytes(model: Path, facts: ModelFacts, file_type: str) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cockpit.export_plan import PlannedFile, planned_files
+from cockpit.export_plan import PlannedFile, files_of_folder, planned_files
+from recipes.graph import Graph
 from recipes.schema import (
     ExportStage,
     FakeStage,
@@ -60,10 +62,11 @@ class Plan:
         return {"format": FORMAT, **asdict(self)}
 
 
-def plan(recipe: Recipe) -> Plan:
-    """Compute what can be computed of a recipe."""
+def plan(recipe: Recipe, graph: Graph | None = None) -> Plan:
+    """Compute what can be computed of a recipe; with its graph, also of models in folders."""
     by_name: dict[str, StageFields] = {stage.name: stage for stage in recipe.stage}
-    files = [file for stage in recipe.stage if isinstance(stage, ExportStage) for file in _files(stage, by_name)]
+    exports = [stage for stage in recipe.stage if isinstance(stage, ExportStage)]
+    files = [file for stage in exports for file in _files(stage, by_name, graph)]
     return Plan(recipe.name, [_stage_plan(stage, by_name) for stage in recipe.stage], files)
 
 
@@ -159,10 +162,26 @@ def _finetune_sizes(stage: FinetuneStage, by_name: Mapping[str, StageFields]) ->
     return _model_parameters(stage.model, by_name), trainable
 
 
-def _files(stage: ExportStage, by_name: Mapping[str, StageFields]) -> list[PlannedFile]:
+def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph | None) -> list[PlannedFile]:
     base = _base(stage.model, by_name)
-    vocab_size = None if base is None else _vocab_size(base, by_name)
-    return [] if base is None or vocab_size is None else list(planned_files(stage, base, vocab_size))
+    if base is not None:
+        vocab_size = _vocab_size(base, by_name)
+        return [] if vocab_size is None else list(planned_files(stage, base, vocab_size))
+    folder = _model_folder(stage, by_name, graph) if graph is not None else None
+    return [] if folder is None else list(files_of_folder(stage, folder))
+
+
+def _model_folder(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+    """The folder that a model goes back to, through merges and adapters, when it is none of this recipe."""
+    current: StageFields | None = stage
+    for _ in [None, *by_name]:
+        if not isinstance(current, ExportStage | MergeStage | FinetuneStage):
+            return None
+        reference = graph.inputs.get(current.name, {}).get("model")
+        if reference is not None and reference.path is not None:
+            return reference.path
+        current = by_name.get(current.model)
+    return None
 
 
 def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int | None:

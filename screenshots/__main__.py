@@ -137,6 +137,16 @@ async def _checkpoints(shot: Shot) -> None:
     shot.app.open_checkpoints(_run(shot.runs, "demo"))
 
 
+async def _files(shot: Shot) -> None:
+    shot.app.open_run(_run(shot.runs, "four-phases"))
+
+
+async def _quantize(shot: Shot) -> None:
+    await _checkpoints(shot)
+    await _settle(shot.pilot)
+    await shot.pilot.press("q")
+
+
 async def _help(shot: Shot) -> None:
     await _live(shot)
     await _settle(shot.pilot)
@@ -149,7 +159,9 @@ PICTURES = (
     Picture("run", _live),
     Picture("finished", _export),
     Picture("replay", _guard),
+    Picture("files", _files),
     Picture("checkpoints", _checkpoints),
+    Picture("quantize", _quantize),
     Picture("help", _help),
 )
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         return MISTAKE
-    made = plan(loaded.recipe)
+    made = plan(loaded.recipe, loaded.graph)
     if args.json:
         print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
         return 0

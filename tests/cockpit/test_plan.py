@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,21 @@ def test_a_recipe_whose_widths_defeat_a_type_is_flagged_when_it_is_checked() -> 
     assert flagged.bits_per_weight > 6
     assert "multiples of 256 for hidden_size (64) and intermediate_size (96) would avoid that" in flagged.warning
     assert made.to_json()["files"][2]["warning"] == flagged.warning
+
+
+@pytest.mark.parametrize("through", ["a folder", "a merge"])
+def test_the_files_of_a_model_folder_are_known_and_flagged_too(through: str, tmp_path: Path) -> None:
+    config = {
+        "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512,
+    }  # fmt: skip
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    merged = '[[stage]]\nname = "merged"\nkind = "merge"\nmodel = "./model"\nadapter = "./adapter"\n\n'
+    model, before = ("merged", merged) if through == "a merge" else ("./model", "")
+    export = f'[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "{model}"\nfile_types = ["F16", "Q4_K_M"]\n'
+    loaded = load_recipe_text(f'schema = 1\nname = "x"\n\n{before}{export}', tmp_path / "x.toml")
+    plain, narrow = plan(loaded.recipe, loaded.graph).files
+    assert (plain.file_type, plain.warning) == ("F16", "")
+    assert narrow.fallbacks > 0
+    assert "Q4_K_M" in narrow.warning

@@ -293,7 +293,8 @@ class HomeScreen(Screen[None]):
             from recipes.load import load_recipe
 
             try:
-                self._plans[entry.path] = None if entry.problems else plan(load_recipe(entry.path).recipe)
+                loaded = None if entry.problems else load_recipe(entry.path)
+                self._plans[entry.path] = None if loaded is None else plan(loaded.recipe, loaded.graph)
             except OperatorError:
                 self._plans[entry.path] = None
         return self._plans[entry.path]
@@ -348,7 +349,7 @@ class HomeScreen(Screen[None]):
         except OperatorError as error:
             say(self, f"{entry.path.name} cannot start: {error.message}", "error")
             return
-        confirm_launch(self, loaded, plan(loaded.recipe))
+        confirm_launch(self, loaded, plan(loaded.recipe, loaded.graph))
 
     def action_replay(self) -> None:
         if self.run_under_cursor is not None:

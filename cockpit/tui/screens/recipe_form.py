@@ -341,7 +341,8 @@ class RecipeScreen(Screen[None]):
 
     def plan(self) -> Plan | None:
         """What the recipe will take, when it is sound."""
-        return plan(self.model.loaded.recipe) if self.model.loaded is not None else None
+        loaded = self.model.loaded
+        return plan(loaded.recipe, loaded.graph) if loaded is not None else None
 
     # ---- what is told
 

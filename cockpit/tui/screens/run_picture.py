@@ -228,12 +228,13 @@ class RunPicture(Screen[None]):
         side, panel, log = self.query_one("#side", Lines), self.query_one("#panel", Lines), self.query_one(LogView)
         side.display = wide
         log.styles.height = 11 if tall else 5
+        log.display = not (self.maximised and (stage is None or stage.last_step is None))  # a panel takes it all
         with_curves = stage is not None and stage.last_step is not None
         found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
         panel.display = not with_curves
         if not with_curves:
             found = found[:3] if wide else found[:2]
-            found = found if tall or self.size.height >= 24 else []
+            found = found if (tall or self.size.height >= 24) and not self.maximised else []
         self._arrange(len(found), wide=wide, with_curves=with_curves)
         for number, chart in enumerate(self.charts):
             if number < len(found) and chart.display:

@@ -53,7 +53,7 @@ def _table(table: list[str], width: int, height: int, colours: dict[str, str]) -
     if len(table) > room:
         shown = [
             *table[: max(0, room - 1)],
-            f"… {len(table) - max(2, room - 1)} more: enlarge the terminal, or the run's report",
+            f"… {len(table) - max(2, room - 1)} more: z enlarges, cockpit show lists all",
         ]
     left = max(0, (width - max(map(cells, table))) // 2)
     lines = []

@@ -1,0 +1,37 @@
+"""The files of a finished export on the run's screen, from a recorded run with six types and three adapters."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cockpit.tui.app import CockpitApp
+from tests.tui.looking import picture, until
+
+RECORDED = Path(__file__).resolve().parents[2] / "screenshots" / "recorded" / "20261121-0607-four-phases"
+FILES = [*(f"{name} " for name in ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S")), "F16 + atlas"]
+
+
+@pytest.mark.parametrize(("size", "shown"), [((80, 24), 4), ((160, 48), 14)])
+async def test_files_stand_in_a_table_and_z_gives_it_the_screen(
+    tmp_path: Path, size: tuple[int, int], shown: int
+) -> None:
+    run = tmp_path / "runs" / RECORDED.name
+    shutil.copytree(RECORDED, run)
+    app = CockpitApp(run.parent)
+
+    def rows() -> int:
+        return sum("MiB" in line or "KiB" in line for line in picture(app).splitlines() if "%" in line)
+
+    async with app.run_test(size=size) as pilot:
+        app.open_run(run)
+        await until(pilot, lambda: "mean KL" in picture(app) and rows() >= shown, "the table")
+        before = picture(app)
+        assert all(name in before for name in FILES[:shown])
+        assert "more: z enlarges" in before
+        await pilot.press("z")
+        await until(pilot, lambda: rows() > shown, "a larger table")
+        await pilot.press("z")
+        await until(pilot, lambda: rows() == shown, "the charts again")
