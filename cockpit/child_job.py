@@ -6,26 +6,31 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cockpit.preflight import check_here
 from recipes.problems import OperatorError
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def follow_job(module: str, job: Mapping[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
+def follow_job(
+    module: str, job: Mapping[str, Any], show: Callable[[dict[str, Any]], None], needs: Iterable[str]
+) -> int:
     """Run `python -m module JOB` to its end; returns its exit code.
 
     Args:
         module: the child's module; it prints JSON objects, one a line, and dies with this process.
         job: its one argument.
         show: takes each object.
+        needs: distributions that it imports.
 
     Raises:
-        OperatorError: it was ended by a signal.
+        OperatorError: one of them is missing here, or the child was ended by a signal.
     """
+    check_here(needs, f"this command ({module})")
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", module, json.dumps(job)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as child:

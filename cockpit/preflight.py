@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 
 from recipes.problems import OperatorError
-from recipes.schema import Recipe, StageFields, kind_of_stage, tag_of_stage
+from recipes.schema import ExportStage, MergeStage, Recipe, StageFields, kind_of_stage, tag_of_stage
 
 LIGHT = ("msgspec", "pydantic")
 TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
@@ -42,8 +43,31 @@ print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
 
 def needs_of(stage: StageFields) -> tuple[str, ...]:
     """Distributions the stage's engine needs."""
+    if isinstance(stage, MergeStage):
+        compared = ("transformers", "peft") if stage.parity_positions else ()
+        return (*NEEDS["merge"], *compared, *(("bitsandbytes",) if stage.base_rounding != "none" else ()))
+    if isinstance(stage, ExportStage):
+        return (*NEEDS["export"], *(("peft",) if stage.adapter or stage.adapters else ()))
     kind = kind_of_stage(stage)
     return LIGHT if kind == "prepare" and tag_of_stage(stage) != "prepare-tokens" else NEEDS[kind]
+
+
+def check_here(packages: Iterable[str], what: str) -> None:
+    """Refuse work of this interpreter's own that it lacks packages for.
+
+    Args:
+        packages: distributions.
+        what: the work, for the message.
+
+    Raises:
+        OperatorError: some are missing.
+    """
+    missing = sorted(name for name, version in _versions_here(set(packages)).items() if version is None)
+    if missing:
+        raise OperatorError(
+            f"{what} needs {', '.join(missing)}, which {sys.executable} lacks",
+            "install them: pip install 'training-cockpit[train,export]'; or run this command where they are",
+        )
 
 
 def check_interpreters(recipe: Recipe, names: list[str]) -> None:

@@ -18,6 +18,7 @@ from cockpit import formatting as fmt
 from cockpit.child_job import follow_job
 from cockpit.custody import made_from
 from cockpit.locations import find_run, runs_root
+from cockpit.preflight import NEEDS
 from cockpit.run_list import fold_run
 from cockpit.safe_text import safe_text
 from cockpit.text_table import text_table
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         "save": str(Path(args.save_fixture).expanduser().absolute()) if args.save_fixture else None,
     }
     live = sys.stderr.isatty() and not args.json
-    return follow_job("exporters.parity_run", job, lambda line: _show(line, live=live, as_json=args.json))
+    return follow_job(
+        "exporters.parity_run", job, lambda line: _show(line, live=live, as_json=args.json), NEEDS["export"]
+    )
 
 
 def _with_model(args: argparse.Namespace) -> _Source:

@@ -84,7 +84,7 @@ def _follow(job: dict[str, Any], args: argparse.Namespace) -> int:
             print(json.dumps(line), flush=True)
         _show(line, live=live, quiet=args.quiet or args.json)
 
-    return follow_job("exporters.quantize_file", job, show)
+    return follow_job("exporters.quantize_file", job, show, needs=("numpy", "gguf"))
 
 
 def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:

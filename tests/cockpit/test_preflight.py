@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cockpit import preflight
-from cockpit.preflight import INSTALL, NEEDS, TESTED, check_interpreters, needs_of
+from cockpit.preflight import INSTALL, NEEDS, TESTED, check_here, check_interpreters, needs_of
 from recipes.problems import OperatorError
 from recipes.schema import STAGE_TYPES, Recipe
 
@@ -127,3 +127,19 @@ def test_the_versions_that_are_tested_are_those_installed_here() -> None:
         except metadata.PackageNotFoundError:
             pytest.skip("needs the train extra")
         assert found.startswith(tested + "."), name
+
+
+def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
+    merge = {"name": "m", "kind": "merge", "model": "b", "adapter": "a"}
+    assert "peft" in needs_of(STAGE_TYPES["merge"].model_validate(merge))
+    bare = needs_of(STAGE_TYPES["merge"].model_validate({**merge, "parity_positions": 0}))
+    assert not {"peft", "transformers", "bitsandbytes"} & set(bare)
+    assert "bitsandbytes" in needs_of(STAGE_TYPES["merge"].model_validate({**merge, "base_rounding": "nf4"}))
+    export = {"name": "g", "kind": "export", "model": "b"}
+    assert "peft" not in needs_of(STAGE_TYPES["export"].model_validate(export))
+    assert "peft" in needs_of(STAGE_TYPES["export"].model_validate({**export, "adapter": "a"}))
+
+
+def test_a_command_says_what_its_own_interpreter_lacks() -> None:
+    with pytest.raises(OperatorError, match="cockpit parity needs no-such-package, which .* lacks"):
+        check_here(["msgspec", "no-such-package"], "cockpit parity")
