@@ -119,7 +119,14 @@ class LlamaRuntime:
         if self._open is None or self._open[0] != gguf:
             self.close()
             length = max(len(p.ids) for p in fixture.prompts) + int(fixture.protocol["limit"])
-            self._open = (gguf, LlamaProcess(gguf, length, self._threads))
+            llama = LlamaProcess(gguf, length, self._threads)
+            self._open = (gguf, llama)
+            wanted = fixture.model.get("vocab_size", llama.vocab_size)
+            if llama.vocab_size != wanted:
+                raise OperatorError(
+                    f"{gguf}: has {llama.vocab_size} tokens; the fixture's model has {printable(str(wanted), 20)}",
+                    "it is a file of another model",
+                )
         return self._open[1]
 
     def answer(self, gguf: Path, prompt: Prompt, fixture: Fixture) -> Answer:

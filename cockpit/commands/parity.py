@@ -80,11 +80,11 @@ def _without_model(root: Path, given: Sequence[str]) -> _Source:
         raise OperatorError("SOURCE — several are for GGUF files", "name one export, or only .gguf files")
     path = paths[0]
     if path.is_file():
-        return _Source(path, _files_in(path.parent))
+        return _Source(path, _files_of(path))
     if path.is_dir() and not (path / "run.json").is_file():
-        return _Source(_fixture_in(path), _files_in(path))
-    out = _export_of(root, given[0])
-    return _Source(_fixture_in(out), _files_in(out))
+        return _Source(_fixture_in(path), _files_of(_fixture_in(path)))
+    fixture = _fixture_in(_export_of(root, given[0]))
+    return _Source(fixture, _files_of(fixture))
 
 
 def _export_of(root: Path, given: str) -> Path:
@@ -108,15 +108,18 @@ def _fixture_in(folder: Path) -> Path:
     return path
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """The base files that the fixture in the folder tells of and that are there."""
+def _files_of(fixture: Path) -> list[Path]:
+    """The files that a fixture tells of and that are beside it."""
     try:
-        listed = [item["file"] for item in json.loads((folder / FIXTURE).read_text(encoding="utf-8"))["files"]]
-        files = [folder / name for name in listed if Path(name).name == name and (folder / name).is_file()]
-    except (OSError, ValueError, KeyError, TypeError):
-        files = sorted(folder.glob("*.gguf"))
+        listed = [str(item["file"]) for item in json.loads(fixture.read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise OperatorError(f"{fixture} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
+    files = [fixture.parent / name for name in listed if Path(name).name == name and (fixture.parent / name).is_file()]
     if not files:
-        raise OperatorError(f"{folder} has no GGUF files of its fixture", "name the files: cockpit parity FILE…")
+        raise OperatorError(
+            f"{fixture}: none of its files is beside it: {printable(', '.join(listed), 300)}",
+            "put the fixture beside them, or compare one with its model: cockpit parity FILE --model DIR",
+        )
     return files
 
 

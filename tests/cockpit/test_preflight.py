@@ -141,5 +141,5 @@ def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
 
 
 def test_a_command_says_what_its_own_interpreter_lacks() -> None:
-    with pytest.raises(OperatorError, match="cockpit parity needs no-such-package, which .* lacks"):
+    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, which .* lacks"):
         check_here(["msgspec", "no-such-package"], "cockpit parity")

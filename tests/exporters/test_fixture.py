@@ -237,6 +237,15 @@ def test_a_file_of_another_model_is_found_out(exported: Path, tmp_path: Path, to
     assert any("mean KL" in problem for problem in report["files"][0]["problems"])
 
 
+def test_a_file_with_another_vocabulary_is_refused_by_name(exported: Path, tmp_path: Path) -> None:
+    body = json.loads((exported / FIXTURE_FILE).read_text())
+    body["model"]["vocab_size"] += 1
+    (tmp_path / FIXTURE_FILE).write_text(json.dumps(body))
+    (tmp_path / "run-F16.gguf").write_bytes((exported / "run-F16.gguf").read_bytes())
+    with pytest.raises(OperatorError, match=r"run-F16\.gguf: has 640 tokens; the fixture's model has 641"):
+        compare(tmp_path, "F16")
+
+
 DAMAGE = {
     "not JSON": lambda body: "{",
     "another file": lambda body: json.dumps({"kind": "x"}),
