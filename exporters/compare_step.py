@@ -13,7 +13,7 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters.export_adapters import compare_adapters
 from exporters.export_job import Export, file_sha256
-from exporters.fixture import FIXTURE_FILE, SEED, TOP, Fixture, answer, strings_of
+from exporters.fixture import FIXTURE_FILE, SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.inference import LIMIT, Inference, measure, opening_ids, prompts_of
 from exporters.merge_parity import describe_unmerged
 from exporters.model_folder import local_folder
@@ -50,7 +50,7 @@ def compare_files(export: Export) -> list[str]:
     scratch = ctx.work / "reference.f32"
     try:
         reference = Reference(scratch, data.windows, int(model.config["vocab_size"]))
-        _compute_reference(export, reference, tokenizer, advance)
+        _compute_reference(export, reference, tokenizer, length, advance)
         problems = _compare_unmerged(export, reference, advance)
         for plan in export.plans:
             ctx.phase(f"comparing {plan.file_type}")
@@ -63,12 +63,13 @@ def compare_files(export: Export) -> list[str]:
     return problems
 
 
-def _compute_reference(export: Export, reference: Reference, tokenizer: Any, advance: Progress) -> None:
+def _compute_reference(export: Export, reference: Reference, tokenizer: Any, length: int, advance: Progress) -> None:
     """The model's own distributions, and its answers for the fixture."""
     model = load_reference(export.model.folder, export.threads, weights=export.model.weights)
     reference.compute(TorchLogits(model), advance)
     export.ctx.phase("answers for the fixture")
-    prompts = [answer(model, tokenizer, ids, LIMIT, export.stops) for ids in export.prompts]
+    asked = fixture_prompts(export.prompts, reference.windows, length)
+    prompts = [answer(model, tokenizer, ids, LIMIT, export.stops) for ids in asked]
     protocol = {
         "sampling": "greedy",
         "limit": LIMIT,

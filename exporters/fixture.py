@@ -10,12 +10,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.inference import LIMIT
 from exporters.parity_data import HARD_STRINGS, encode
 from recipes.problems import OperatorError, printable
 
@@ -146,6 +148,20 @@ def _text_of(tokenizer: Any, ids: list[int]) -> tuple[str | None, bool]:
         if encode(tokenizer, text, special=special) == ids:
             return text, special
     return None, False
+
+
+def fixture_prompts(
+    prompts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]], context: int
+) -> list[list[int]]:
+    """What a fixture asks: the given prompts, whose answers may end after a few tokens, and as many windows cut short."""
+    asked = [list(prompt) for prompt in prompts]
+    for part, window in product((2, 4), windows):
+        cut = list(window[: max(1, len(window) // part)])
+        if len(asked) >= 2 * len(prompts):
+            break
+        if len(cut) + LIMIT <= context and cut not in asked:
+            asked.append(cut)
+    return asked
 
 
 def strings_of(tokenizer: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
 from exporters.audit import audit
 from exporters.export_job import file_sha256
-from exporters.fixture import SEED, TOP, Fixture, answer, strings_of
+from exporters.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.inference import LIMIT, opening_ids, prompts_of
 from exporters.model_folder import read_config
 from exporters.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
@@ -100,10 +100,11 @@ def check_model(
     reference.compute(TorchLogits(model), advance)
     stops = _stops(tokenizer, config)
     prompts = prompts_of(text.windows, length, cut_after=opening_ids(tokenizer))
-    answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in prompts]
+    asked = fixture_prompts(prompts, text.windows, length)
+    answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
     del model
-    asked = _Asked(folder, config, tokenizer, text, reference, length, threads)
-    checks = {path: _check_file(path, asked, tell, advance) for path in files}
+    facts = _Asked(folder, config, tokenizer, text, reference, length, threads)
+    checks = {path: _check_file(path, facts, tell, advance) for path in files}
     described = [
         {
             "file": path.name,
