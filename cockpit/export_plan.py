@@ -47,15 +47,7 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
     shapes = llama_shapes(fields, vocab_size)
     for file_type in dict.fromkeys(export.file_types):
         plan = _plan(file_type, export, base, shapes)
-        yield PlannedFile(
-            export.name,
-            file_type,
-            plan.bytes,
-            plan.bits_per_weight,
-            len(plan.fallbacks),
-            len(plan.choices),
-            _warning(plan, base),
-        )
+        yield _planned(export, plan, _warning(plan, base))
 
 
 def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
@@ -63,15 +55,19 @@ def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
     for file_type, plan in file_plans(
         folder, list(dict.fromkeys(export.file_types)), export.imatrix == "always"
     ).items():
-        yield PlannedFile(
-            export.name,
-            file_type,
-            plan.bytes,
-            plan.bits_per_weight,
-            len(plan.fallbacks),
-            len(plan.choices),
-            plan.fallback_note(),
-        )
+        yield _planned(export, plan, plan.fallback_note())
+
+
+def _planned(export: ExportStage, plan: FilePlan, warning: str) -> PlannedFile:
+    return PlannedFile(
+        export.name,
+        plan.file_type,
+        plan.bytes,
+        plan.bits_per_weight,
+        len(plan.fallbacks),
+        len(plan.choices),
+        warning,
+    )
 
 
 def _plan(file_type: str, export: ExportStage, base: PretrainStage, shapes: list[Shape]) -> FilePlan:

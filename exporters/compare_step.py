@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from engines.events import Evaluated
 from engines.host import StageFailedError
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters.export_adapters import compare_adapters
-from exporters.export_job import Export, file_sha256
+from exporters.export_job import Export, file_sha256, tell_comparison
 from exporters.fixture import FIXTURE_FILE, SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.inference import LIMIT, Inference, measure, opening_ids, prompts_of
 from exporters.merge_parity import describe_unmerged
@@ -139,25 +137,7 @@ def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: I
         export.metrics[f"{prefix}_tokens_per_second"] = inference.tokens_per_second
         export.metrics[f"{prefix}_rss_bytes"] = float(inference.rss_bytes)
         export.metrics[f"{prefix}_answers_ended"] = inference.ended / inference.prompts
-    values = {
-        "mean_kl": comparison.mean_kl,
-        "max_kl": comparison.max_kl,
-        "top1": comparison.top1,
-        "top1_differences": float(len(comparison.differences)),
-    }
-    export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
-    export.ctx.emit(
-        Evaluated(
-            stage=export.ctx.stage_name,
-            attempt=export.ctx.attempt,
-            step=None,
-            loss=comparison.loss,
-            perplexity=math.exp(min(comparison.loss, 700.0)),
-            tokens=comparison.loss_tokens,
-            protocol=f"parity:{prefix}",
-            metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
-        )
-    )
+    tell_comparison(export, prefix, prefix, comparison, {"top1_differences": float(len(comparison.differences))})
 
 
 def _describe_data(export: Export, data: ParityData, length: int) -> None:

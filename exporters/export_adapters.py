@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from engines.events import Evaluated
 from engines.llama.process import LlamaProcess
 from exporters.adapter import read_adapter
-from exporters.export_job import AdapterFile, Export, file_part, file_sha256
+from exporters.export_job import AdapterFile, Export, file_part, file_sha256, tell_comparison
 from exporters.gguf_adapter import plan_adapter, write_adapter
 from exporters.merge import check_base
 from exporters.model_folder import local_folder
-from exporters.parity import Comparison, Reference, check_limits, compare, limits_of
-from exporters.quant_types import FilePlan
+from exporters.parity import Reference, check_limits, compare, limits_of
 from exporters.reference_model import TorchLogits, load_reference
 from recipes.problems import OperatorError
 
@@ -71,7 +68,8 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
             problems += found
             record = {"file_type": plan.file_type, **comparison.record(), "limits": limits_of(plan.file_type)}
             comparisons.append({**record, "passed": not found, "problems": found})
-            _report(export, item, plan, comparison)
+            kind = plan.file_type.lower()
+            tell_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
         records.append({**_describe(export, item), "over": comparisons})
     return problems
 
@@ -86,24 +84,6 @@ def _describe(export: Export, item: AdapterFile) -> dict[str, Any]:
         "parameters": item.plan.parameters,
         "manifest_sha256": item.manifest_sha256,
     }
-
-
-def _report(export: Export, item: AdapterFile, plan: FilePlan, comparison: Comparison) -> None:
-    prefix = f"{_key(item)}_{plan.file_type.lower()}"
-    values = {"mean_kl": comparison.mean_kl, "max_kl": comparison.max_kl, "top1": comparison.top1}
-    export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
-    export.ctx.emit(
-        Evaluated(
-            stage=export.ctx.stage_name,
-            attempt=export.ctx.attempt,
-            step=None,
-            loss=comparison.loss,
-            perplexity=math.exp(min(comparison.loss, 700.0)),
-            tokens=comparison.loss_tokens,
-            protocol=f"parity:{plan.file_type.lower()}+{item.name}",
-            metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
-        )
-    )
 
 
 def _key(item: AdapterFile) -> str:

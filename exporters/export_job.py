@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.events import Evaluated
 from engines.host import StageContext
 from exporters.fixture import Fixture
 from exporters.gguf_adapter import AdapterPlan
 from exporters.gguf_write import Model
 from exporters.importance import Importance
 from exporters.one_pass import OnePass
+from exporters.parity import Comparison
 from exporters.quant_types import FilePlan
 
 
@@ -70,6 +73,24 @@ class Export:
     def stem(self) -> str:
         """What every file's name begins with: the run's id."""
         return file_part(self.ctx.run_id)
+
+
+def tell_comparison(export: Export, prefix: str, protocol: str, comparison: Comparison, more: dict[str, float]) -> None:
+    """Keep a comparison's figures as metrics that begin with `prefix`, and journal it under `parity:` and its protocol."""
+    values = {"mean_kl": comparison.mean_kl, "max_kl": comparison.max_kl, "top1": comparison.top1, **more}
+    export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
+    export.ctx.emit(
+        Evaluated(
+            stage=export.ctx.stage_name,
+            attempt=export.ctx.attempt,
+            step=None,
+            loss=comparison.loss,
+            perplexity=math.exp(min(comparison.loss, 700.0)),
+            tokens=comparison.loss_tokens,
+            protocol=f"parity:{protocol}",
+            metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
+        )
+    )
 
 
 def file_part(text: str) -> str:

@@ -10,25 +10,20 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.llama.gguf_file import read_gguf
-from engines.llama.library import NativeError, die_with_parent
 from exporters.export_job import file_sha256
 from exporters.fixture import Fixture, Prompt, load_fixture
+from exporters.job_lines import DONE, FAILED, Tell, run_job
 from exporters.model_parity import ModelCheck, check_model
 from exporters.preflight import default_threads
 from exporters.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime
 from exporters.runner_check import LOOSE_GAP, STRICT_GAP, Agreement, agree
-from recipes.problems import OperatorError
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 _EXACT = frozenset({"F32", "F16"})
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -204,28 +199,11 @@ def read_job(text: str) -> Job:
     )
 
 
-def main(argv: list[str]) -> int:
-    """Do the job."""
-    die_with_parent()
-
-    def tell(line: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
-    try:
-        report = compare_runtimes(read_job(argv[1]), tell)
-    except OperatorError as error:
-        tell({"error": error.message, "hint": error.hint})
-        return MISTAKE
-    except (NativeError, OSError) as error:
-        tell({"error": str(error), "hint": ""})
-        return FAILED
+def _work(description: str, tell: Tell) -> int:
+    report = compare_runtimes(read_job(description), tell)
     tell({"result": report})
-    return 0 if report["passed"] else FAILED
+    return DONE if report["passed"] else FAILED
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    sys.exit(run_job(sys.argv, _work))

@@ -14,31 +14,29 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from engines.llama.gguf_file import read_gguf
-from engines.llama.library import NativeError, die_with_parent
+from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
 from exporters.export_job import file_sha256
 from exporters.gguf_source import PLAIN, GgufSource, open_source, write_quantized
 from exporters.importance import Importance, load_importance
+from exporters.job_lines import DONE, Tell, run_job
 from exporters.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.preflight import default_threads
 from exporters.quant_types import QUANTIZED, TERNARY, FilePlan
 from exporters.ternary import check_ternary_rows
 from recipes.problems import OperatorError, printable
 
-FAILED, MISTAKE = 1, 2
 PROGRESS_S = 0.2
 SPARE_BYTES = 32 * 1024 * 1024
 _FULL_PRECISION = re.compile(r"[-.](f32|f16|bf16)$", re.IGNORECASE)
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -286,27 +284,10 @@ def read_job(text: str) -> Job:
     return Job(Path(given["source"]), types, out, imatrix, int(given.get("threads") or default_threads()))
 
 
-def main(argv: list[str]) -> int:
-    """Do the job; 0 when every file is written, 2 for a mistake in what was asked, 1 for a failure."""
-    die_with_parent()
-
-    def tell(line: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
-    try:
-        quantize(read_job(argv[1]), tell)
-    except OperatorError as error:
-        tell({"error": error.message, "hint": error.hint})
-        return MISTAKE
-    except (NativeError, OSError) as error:
-        tell({"error": str(error), "hint": ""})
-        return FAILED
-    return 0
+def _work(description: str, tell: Tell) -> int:
+    quantize(read_job(description), tell)
+    return DONE
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run_job(sys.argv, _work))

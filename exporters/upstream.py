@@ -168,18 +168,31 @@ def export_upstream(ctx: StageContext, folder: Path) -> Export:
 
 
 def _convert(ctx: StageContext, converter: Converter, folder: Path, name: str, target: Path, expected: int) -> FilePlan:
-    """Run the script for one type; the file gets its name when it was read back."""
-    partial = target.with_name(f"partial-{target.name}")  # the script wants a name that ends in .gguf
+    """Run the script for one type."""
     log = ctx.work / f"{SCRIPT}.log"
-    command = [str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
-    try:
+
+    def write(partial: Path) -> None:
+        command = [str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
         _run(converter.python, command, log, lambda: _progress(ctx, partial, expected))
-        plan = plan_of(partial, name)
+
+    return _read_back(ctx, target, name, SCRIPT, write)
+
+
+def _read_back(ctx: StageContext, target: Path, file_type: str, who: str, write: Callable[[Path], None]) -> FilePlan:
+    """Have a foreign program write a file, which gets its name when it was read back and is on the disk.
+
+    Raises:
+        StageFailedError: the program failed, or what it wrote is no whole file.
+    """
+    partial = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
+    try:
+        write(partial)
+        plan = plan_of(partial, file_type)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-    except OperatorError as error:
+    except (NativeError, OperatorError) as error:
         partial.unlink(missing_ok=True)
-        raise StageFailedError(f"{SCRIPT} wrote no whole file: {error.message}") from error
+        raise StageFailedError(f"{who} wrote no whole file: {error}") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -230,22 +243,13 @@ def _quantize_with(export: Export, found: Found, source: Path, types: list[str])
     plans = []
     for name in types:
         ctx.phase(f"writing {name} with {PROGRAM}")
-        target = export.target(name)
-        partial = target.with_name(target.name + ".partial")
-        expected = source.stat().st_size // 3
-        try:
+        size = source.stat().st_size // 3
+
+        def write(partial: Path, name: str = name, size: int = size) -> None:
             program.test(name)
-            program.run(source, partial, name, None, expected, lambda share: ctx.progress(share, 1, "files"))
-            plans.append(plan_of(partial, name))
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        except (NativeError, OperatorError) as error:
-            partial.unlink(missing_ok=True)
-            raise StageFailedError(f"quantization failed: {error}") from error
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.rename(target)
+            program.run(source, partial, name, None, size, lambda share: ctx.progress(share, 1, "files"))
+
+        plans.append(_read_back(ctx, export.target(name), name, PROGRAM, write))
     return plans
 
 
