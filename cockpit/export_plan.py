@@ -52,9 +52,8 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
 
 def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
     """What an export of a model folder will write, from its config.json; nothing where that does not tell."""
-    for file_type, plan in file_plans(
-        folder, list(dict.fromkeys(export.file_types)), export.imatrix == "always"
-    ).items():
+    types = list(dict.fromkeys(export.file_types))
+    for plan in file_plans(folder, types, export.imatrix == "always").values():
         yield _planned(export, plan, plan.fallback_note())
 
 
