@@ -74,7 +74,6 @@ class RunScreen(RunPicture):
     def action_maximise(self) -> None:
         self.maximised = not self.maximised
         self.paint()
-        self.call_after_refresh(self.paint, force=True)  # what was given more room fills it
 
     def action_pane(self, number: int) -> None:
         stage = self.stage

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingsMap
 from textual.containers import Container, Horizontal, Vertical
@@ -155,7 +156,12 @@ class RunPicture(Screen[None]):
         self.paint(force=True)
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.paint, force=True)
+        self.paint(force=True)
+
+    @on(Lines.Resized, "#panel, #side")
+    def _fill(self) -> None:
+        """What has another size is written anew, whenever the layout gets to it."""
+        self.paint(force=True)
 
     # ---- time
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.segment import Segment
 from rich.text import Text
 from textual.geometry import Region
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -15,6 +16,18 @@ class Lines(Widget):
     """Shows lines of text; a line that stays the same costs nothing. Text of unknown origin must already be safe."""
 
     DEFAULT_CSS = "Lines { height: 1; }"
+
+    class Resized(Message):
+        """The widget got another size: whoever writes its lines may have more, or fewer, to show."""
+
+        def __init__(self, lines: Lines) -> None:
+            super().__init__()
+            self.lines = lines
+
+        @property
+        def control(self) -> Lines:
+            """The widget, for selectors."""
+            return self.lines
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, classes=classes)
@@ -28,6 +41,9 @@ class Lines(Widget):
             new = lines[y] if y < len(lines) else None
             if old is None or new is None or old != new or old.spans != new.spans:
                 self.refresh(Region(0, y, self.size.width, 1))
+
+    def on_resize(self) -> None:
+        self.post_message(self.Resized(self))
 
     @property
     def plain(self) -> str:
