@@ -117,12 +117,9 @@ class MakeScreen(ModalScreen["list[str] | None"]):
     def on_mount(self) -> None:
         self.query_one(_Choices).focus()
         self._show_need()
-        self.call_after_refresh(self._fit)
+        self.screen_layout_refresh_signal.subscribe(self, self._fit)
 
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._fit)
-
-    def _fit(self) -> None:
+    def _fit(self, _screen: object) -> None:
         """Give the choices what the rest of the dialog leaves: buttons and figures are always on the screen."""
         choices, dialog = self.query_one(_Choices), self.query_one(Vertical)
         margins = [child.styles.margin for child in dialog.children]

@@ -21,6 +21,25 @@ MIN_POINTS = 2
 LOG_LINES = 60
 
 
+class Tail(Static):
+    """The last of some lines, as far as there is room for them."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._lines: list[str] = []
+
+    def show(self, lines: list[str]) -> None:
+        """Show the end of these lines, which are already safe."""
+        self._lines = lines
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        room = self.size.height - 1
+        text = Text("\n".join(self._lines[-room:] if room > 0 else []))
+        if self.content != text:
+            self.update(text)
+
+
 class PreviewPane(Vertical):
     """Shows one thing at a time; the chart only where a run has steps to draw."""
 
@@ -42,7 +61,7 @@ class PreviewPane(Vertical):
         with VerticalScroll(can_focus=False):
             yield Static(id="about")
         yield Chart()
-        yield Static(id="log")
+        yield Tail(id="log")
 
     def name_it(self, title: str) -> None:
         """Put a title on the frame; the same one again paints nothing."""
@@ -62,7 +81,7 @@ class PreviewPane(Vertical):
         lines = (
             [] if state is None else [f"{formatting.clock(e.t)} {safe_text(e.text, 200)}" for e in state.log(LOG_LINES)]
         )
-        self.call_after_refresh(self._write_log, lines)
+        self.query_one(Tail).show(lines)
         stage = shown_stage(state)
         series = state.series(stage.name, "loss") if state is not None and stage is not None else None
         self.set_class(series is not None and len(series) >= MIN_POINTS, "-curve")
@@ -75,14 +94,6 @@ class PreviewPane(Vertical):
         summary = formatting.number(series.last())
         points = state.series(stage.name, "eval_loss")
         chart.show(ChartData("loss", series, (0.0, right), summary=summary, points=points if len(points) else None))
-
-    def _write_log(self, lines: list[str]) -> None:
-        """What happened last, as far as there is room for it."""
-        box = self.query_one("#log", Static)
-        room = box.size.height - 1
-        text = Text("\n".join(lines[-room:] if room > 0 else []))
-        if box.content != text:
-            box.update(text)
 
     def _write(self, text: Text) -> None:
         box = self.query_one("#about", Static)
