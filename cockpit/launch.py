@@ -13,6 +13,7 @@ from typing import Any
 
 from cockpit.checkpoint_choice import candidates
 from cockpit.engine_process import CODE_ROOT
+from cockpit.model_check import check_models
 from cockpit.plan import plan as make_plan
 from cockpit.preflight import check_interpreters
 from cockpit.run_plan import InputRef, RunRecipe
@@ -85,6 +86,7 @@ def launch(
     """
     loaded = load_recipe(recipe, sets) if isinstance(recipe, Path) else recipe
     run_recipe = resolve(loaded, only)
+    check_models(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
     if name is not None and not _is_name(name):
         raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")

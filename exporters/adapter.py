@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exporters.model_folder import read_json
 from exporters.tensor_files import TensorInfo, read_header, to_float32
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError, printable, shown
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
@@ -59,6 +60,13 @@ _HARMLESS = frozenset(
     )
 )
 """Settings that are read here, or that only concern how the adapter was trained."""
+
+_KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("use_rslora", "use_dora"), lambda value: isinstance(value, bool), "true, false"),
+    (("rank_pattern", "alpha_pattern"), lambda value: isinstance(value, dict), "a table of module = number"),
+    (("modules_to_save",), lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of names"),
+)  # fmt: skip
+"""What the settings that are read here have to be: garbage is not the same as nothing."""
 
 _PREFIX = "base_model.model."
 _PARTS = {
@@ -177,14 +185,14 @@ def _weights_file(folder: Path) -> Path:
 
 def _place(adapter: Adapter, path: Path, info: TensorInfo) -> None:
     """Put a tensor where it belongs."""
-    shown = printable(info.name, 200)
+    known_as = printable(info.name, 200)
     if info.dtype not in ("F32", "F16", "BF16"):
-        raise OperatorError(f"{path}: {shown} has type {info.dtype}; allowed F32, F16, BF16")
+        raise OperatorError(f"{path}: {known_as} has type {info.dtype}; allowed F32, F16, BF16")
     name = info.name.removeprefix(_PREFIX)
     lora, whole = _LORA.fullmatch(name), _WHOLE.fullmatch(name)
     if name == info.name or (lora is None and (whole is None or "lora_" in name)):
         raise OperatorError(
-            f"{path}: tensor {shown} is none that the merge knows",
+            f"{path}: tensor {known_as} is none that the merge knows",
             "LoRA of linear layers and embeddings is merged, with DoRA's magnitudes and whole saved modules",
         )
     if lora is None:
@@ -207,6 +215,10 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise OperatorError(f"{folder}: peft_type — got {printable(str(kind))}; allowed LORA")
+    for names, fits, allowed in _KINDS:
+        for name in names:
+            if config.get(name) is not None and not fits(config[name]):
+                raise OperatorError(f"{folder}/{CONFIG}: {name} — got {shown(config[name])}; allowed {allowed}")
     for name, value in config.items():
         if name in _UNUSED:
             if value not in _UNUSED[name]:
@@ -248,7 +260,7 @@ def _check_magnitude(path: Path, config: dict[str, Any], change: Change) -> None
 def _check_saved(path: Path, config: dict[str, Any], replacements: dict[str, TensorInfo]) -> None:
     """Whole tensors are modules_to_save, each of them there, or an embedding or head that PEFT saves of its own accord."""
     modules = {target: target.rpartition(".")[0] for target in replacements}
-    saved = [name for name in config.get("modules_to_save") or [] if isinstance(name, str)]
+    saved = list(config.get("modules_to_save") or [])
     for target, module in modules.items():
         if not any(_is_named(module, name) for name in (*saved, "embed_tokens", "lm_head")):
             raise OperatorError(
@@ -283,7 +295,7 @@ def _scale(config: dict[str, Any], change: Change) -> float:
 
 def _pattern(patterns: Any, module: str, default: Any) -> Any:
     """PEFT's rule: the first key that, as a regular expression, matches the end of the module's name at a dot."""
-    for key, value in (patterns if isinstance(patterns, dict) else {}).items():
+    for key, value in (patterns or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value

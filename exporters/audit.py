@@ -7,6 +7,7 @@ says, where it does not, which key, token or tensor is wrong.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,15 +102,31 @@ def _rope(config: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     if kind is None:
         return found
     found["rope.scaling.type"] = (kind, "rope_type")
-    found["rope.scaling.factor"] = (float(rope["factor"]), "rope factor")
+    if kind == "linear":
+        found["rope.scaling.factor"] = (float(rope["factor"]), "rope factor")
     if kind == "yarn":
-        original = int(rope["original_max_position_embeddings"])
+        context = config["max_position_embeddings"]
+        inside = rope.get("original_max_position_embeddings", context)
+        original = int(config.get("original_max_position_embeddings", inside))
         found["rope.scaling.original_context_length"] = (original, "original_max_position_embeddings")
-        named = {"attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
-        for field, key in named.items():
-            if rope.get(field) is not None:
-                found[f"rope.scaling.{key}"] = (float(rope[field]), field)
+        factor = float(rope["factor"] or context / original)
+        found["rope.scaling.factor"] = (factor, "rope factor")
+        share = _magnitude(rope, factor) / _mscale(factor, 1.0)  # llama.cpp multiplies with the usual one by itself
+        if share != 1.0:
+            found["rope.scaling.attn_factor"] = (share, "attention_factor")
     return found
+
+
+def _magnitude(rope: Mapping[str, Any], factor: float) -> float:
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return _mscale(factor, rope["mscale"]) / _mscale(factor, rope["mscale_all_dim"])
+    return _mscale(factor, 1.0)
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 1.0 + 0.1 * scale * math.log(factor)
 
 
 def _equal(value: Value, wanted: Any) -> bool:

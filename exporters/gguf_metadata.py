@@ -5,15 +5,13 @@ A wrong rms epsilon, rope base or rope scaling loads without a word and changes 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gguf
-import numpy as np
-from numpy.typing import NDArray
 
-from exporters.architectures import head_width, kv_heads, rope_settings
+from exporters.model_config import head_width, kv_heads
 from exporters.quant_types import FILE_TYPE_IDS
+from exporters.rope import Rope, read_rope
 
 
 def add_metadata(
@@ -52,45 +50,20 @@ def add_metadata(
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_rope_dimension_count(width)
-    _add_rope(writer, rope_settings(config))
+    _add_rope(writer, read_rope(config))
 
 
-def _add_rope(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
-    if rope["rope_type"] == "linear":
+def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
+    writer.add_rope_freq_base(rope.theta)
+    if rope.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-    elif rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_factor(rope.factor)
+    elif rope.kind == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-        if rope.get("attention_factor") is not None:
-            writer.add_rope_scaling_yarn_attn_factor(float(rope["attention_factor"]))
-        for field, add in (
-            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
-            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
-        ):
-            if rope.get(field) is not None:
-                add(float(rope[field]))
-
-
-def rope_factors(config: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Llama 3's divisors of the rotary frequencies, float32 [head width / 2]; None for other kinds of rope.
-
-    With wavelength L = 2 pi / f and original context O: L < O / high → 1; L > O / low → factor; between them
-    1 / ((1 - s) / factor + s) with s = (O / L - low) / (high - low).
-    """
-    rope = rope_settings(config)
-    if rope["rope_type"] != "llama3":
-        return None
-    width, factor = head_width(config), float(rope["factor"])
-    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-    original = float(rope["original_max_position_embeddings"])
-    wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, width, 2, dtype=np.float64) / width)
-    smooth = (original / wavelengths - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    factors = np.where(wavelengths < original / high, 1.0, np.where(wavelengths > original / low, factor, between))
-    return factors.astype(np.float32)
+        writer.add_rope_scaling_factor(rope.factor)
+        writer.add_rope_scaling_orig_ctx_len(rope.original_context)
+        if rope.magnitude != 1.0:
+            writer.add_rope_scaling_attn_factors(rope.magnitude)
 
 
 def size_label(parameters: int) -> str:

@@ -12,6 +12,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from exporters.model_folder import read_json
 from exporters.pre_tokenizers import pre_tokenizer_name
+from exporters.tokenizer_file import read_tokenizer
 from recipes.problems import OperatorError, printable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -47,21 +48,23 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
         OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot follow.
     """
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    tokenizer = read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else {}
+    rows = int(config["vocab_size"])
+    tokenizer = read_tokenizer(folder / "tokenizer.json", rows) if (folder / "tokenizer.json").is_file() else {}
+    kind = (tokenizer.get("model") or {}).get("type")
     if (folder / "tokenizer.model").is_file():
         vocabulary = _sentencepiece(folder / "tokenizer.model")
-        _add_tokens(vocabulary, tokenizer.get("added_tokens", []), folder)
-    elif tokenizer.get("model", {}).get("type") == "BPE" and tokenizer["model"].get("byte_fallback"):
+        _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
+    elif kind == "BPE" and tokenizer["model"].get("byte_fallback"):
         vocabulary = _sentencepiece_json(tokenizer)
-        _add_tokens(vocabulary, tokenizer.get("added_tokens", []), folder)
-    elif tokenizer.get("model", {}).get("type") == "BPE":
+        _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
+    elif kind == "BPE":
         vocabulary = _bpe(tokenizer, folder)
     else:
         raise OperatorError(
             f"{folder} has no tokenizer.model and no byte-level tokenizer.json",
             "copy the tokenizer's files beside the model",
         )
-    _pad(vocabulary, int(config["vocab_size"]), folder)
+    _pad(vocabulary, rows, folder)
     _special_ids(vocabulary, settings, config)
     vocabulary.add_bos = bool(settings.get("add_bos_token", False))
     vocabulary.add_eos = bool(settings.get("add_eos_token", False))
@@ -210,7 +213,7 @@ def _bpe(tokenizer: dict[str, Any], folder: Path) -> Vocabulary:
     for index in range(max(by_id, default=-1) + 1):
         vocabulary.tokens.append(by_id.get(index, f"[PAD{index}]").encode())
         vocabulary.types.append(NORMAL if index in by_id else UNUSED)
-    _add_tokens(vocabulary, tokenizer.get("added_tokens", []), folder)
+    _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
     # newer files store merges as pairs, older ones as one string; llama.cpp reads "left right"
     vocabulary.merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return vocabulary

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import padded
 from engines.llama.quantizer import KernelQuantizer, Quantizer
-from exporters.architectures import Architecture, architecture_of, head_width, kv_heads
-from exporters.gguf_metadata import add_metadata, rope_factors
+from exporters.architectures import Architecture, architecture_of
+from exporters.gguf_metadata import add_metadata
 from exporters.gguf_vocab import Vocabulary, add_vocabulary, read_vocabulary
 from exporters.importance import Importance
 from exporters.in_flight import InFlight, done, not_finite
+from exporters.model_config import head_width, kv_heads
 from exporters.model_folder import open_weights, read_config
 from exporters.quant_types import Choice, FilePlan, Shape, plan_file
+from exporters.rope import read_rope
 from exporters.tensor_files import Weights, row_chunks
 from recipes.problems import OperatorError, printable
 
@@ -250,9 +252,9 @@ def _map_tensors(
         if name is None or name in sources:
             raise OperatorError(f"{folder}: tensor {printable(tensor, 200)} has no place in a {architecture.name} file")
         sources[name] = Source(tensor, heads=_heads(name, config) if architecture.permuted else 0)
-    factors = rope_factors(config)
-    if factors is not None:
-        sources[ROPE_FACTORS] = Source("", values=factors)
+    factors = read_rope(config).frequency_divisors(head_width(config))
+    if factors:
+        sources[ROPE_FACTORS] = Source("", values=np.asarray(factors, np.float32))
     _check_complete(folder, config, architecture, weights, sources)
     return dict(sorted(sources.items(), key=lambda item: _place(item[0])))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.host import Input
+from exporters.model_config import complete_config
 from exporters.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
 
@@ -65,18 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: it is missing, or names a quantized model.
+        OperatorError: it is missing, names a quantized model, or has counts that no model has.
     """
-    config = read_json(folder / "config.json")
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise OperatorError(
-            f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be the source of a merge or a GGUF file",
-            "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into the original",
-        )
-    config.setdefault("tie_word_embeddings", False)
-    return config
+    return complete_config(folder, read_json(folder / "config.json"))
 
 
 def open_weights(folder: Path) -> SafetensorsFolder:

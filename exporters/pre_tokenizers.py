@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError, printable, shown
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,7 +37,7 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     # llama.cpp takes whole words that are tokens before it merges, for this pre-tokenizer and no other
     if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
         raise OperatorError(
-            f"tokenizer.json: ignore_merges — got {tokenizer['model'].get('ignore_merges')}; llama.cpp's {name} does the opposite"
+            f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; llama.cpp's {name} does the opposite"
         )
     normalizer = tokenizer.get("normalizer")
     warnings = []

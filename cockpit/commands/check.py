@@ -9,6 +9,7 @@ from typing import Any
 from cockpit import formatting as fmt
 from cockpit.export_plan import PlannedFile
 from cockpit.headless import say
+from cockpit.model_check import check_models
 from cockpit.plan import Plan, StagePlan, plan
 from cockpit.recipe_files import load_wanted
 from cockpit.text_table import text_table
@@ -21,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Check; exit code 2 when something is wrong."""
     try:
         loaded = load_wanted(args.recipe, args.sets)
+        check_models(loaded)
     except OperatorError as error:
         if not args.json:
             raise

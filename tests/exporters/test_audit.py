@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama3": {"rope_parameters": LLAMA3},
     "mistral": {"family": "Mistral", "sliding_window": None},
     "qwen2": {"family": "Qwen2"},
-    "qwen3 yarn": {"family": "Qwen3", "rope_parameters": YARN, "head_dim": 64},
+    "qwen3 yarn": {"family": "Qwen3", "rope_parameters": {**YARN, "attention_factor": 1.3}, "head_dim": 64},
     "odd": {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4},
 }
 
@@ -160,6 +160,12 @@ PATCHES: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
         "qwen3 yarn",
         patch_float("qwen3.rope.scaling.factor", 1.0),
         "rope.scaling.factor is 1.0",
+        "mean KL",
+    ),
+    "yarn magnitude": (
+        "qwen3 yarn",
+        patch_float("qwen3.rope.scaling.attn_factor", 1.0),
+        "rope.scaling.attn_factor is 1.0",
         "mean KL",
     ),
 }

@@ -23,6 +23,7 @@ from tests.exporters.small_models import build_byte_level_tokenizer, build_model
 
 pytestmark = pytest.mark.torch
 
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 VARIANTS: dict[str, dict[str, Any]] = {
     "untied": {"tie_word_embeddings": False},
     "head-width": {"head_dim": 48},
@@ -38,14 +39,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 64,
         }
     },
-    "yarn": {
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 10_000.0,
-            "factor": 4.0,
-            "original_max_position_embeddings": 128,
-        }
-    },
+    "yarn": {"rope_parameters": YARN},
+    "yarn, own magnitude": {"rope_parameters": {**YARN, "attention_factor": 1.3}},
+    "yarn, magnitude of two scales": {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}},
     "linear-rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
     "all-heads": {"num_key_value_heads": 8},
 }

@@ -1,0 +1,66 @@
+"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be merged, and written as GGUF?
+
+What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that a
+GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is looked at when its stage runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exporters.architectures import architecture_of
+from exporters.model_config import complete_config
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError, Problem, RecipeError, printable
+from recipes.schema import ExportStage, MergeStage
+
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+
+
+def check_models(loaded: LoadedRecipe) -> None:
+    """Refuse a recipe whose merges and exports cannot take the folders it names.
+
+    Raises:
+        RecipeError: each reason at the line that names the folder.
+        OperatorError: the same without lines, for a recipe that a button or a command made and no file holds.
+    """
+    problems: list[Problem] = []
+    in_file = loaded.path.is_file()
+    for stage in loaded.recipe.stage:
+        named = loaded.graph.inputs[stage.name].get("model")
+        if not isinstance(stage, ExportStage | MergeStage) or named is None or named.path is None:
+            continue
+        ours = isinstance(stage, ExportStage) and stage.converter == "own"
+        try:
+            _check(named.path, ours)
+        except OperatorError as error:
+            if not in_file:
+                raise
+            line = loaded.line_of(stage.name, "model")
+            problems += [
+                Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
+                for message in error.message.splitlines()
+            ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _check(folder: Path, ours: bool) -> None:
+    config = complete_config(folder, _read(folder / "config.json"))
+    if ours:
+        architecture_of(folder, config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.read(MAX_CONFIG_BYTES))
+    except FileNotFoundError as error:
+        raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
+    if not isinstance(value, dict):
+        raise OperatorError(f"{path} is not a JSON object")
+    return value

@@ -1,0 +1,148 @@
+"""A model's rotary positions: read from its config, and what a GGUF file has to say so that llama.cpp computes the same.
+
+llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) for a few only,
+none of which is written here: a model that changes them is refused, where a key would be written and ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.problems import OperatorError, shown
+
+KINDS = ("default", "linear", "yarn", "llama3")
+BETA_FAST, BETA_SLOW = 32.0, 1.0
+LARGEST_CONTEXT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The rotary settings of all layers.
+
+    Attributes:
+        kind: "default", "linear", "yarn" or "llama3".
+        theta: base of the frequencies.
+        factor: by how much the context was extended; 1 for the default kind.
+        original_context: positions before that, for yarn and llama3; else 0.
+        low, high: the two boundaries of llama3, in turns per original context.
+        magnitude: what transformers multiplies sine and cosine with, as a share of llama.cpp's 1 + 0.1 ln(factor) under
+            yarn (https://arxiv.org/abs/2309.00071, equation 22); 1 unless the model sets it.
+    """
+
+    kind: str
+    theta: float
+    factor: float = 1.0
+    original_context: int = 0
+    low: float = 1.0
+    high: float = 4.0
+    magnitude: float = 1.0
+
+    def frequency_divisors(self, width: int) -> list[float]:
+        """Llama 3's divisors of the rotary frequencies, one per pair of a head's values; none for other kinds.
+
+        With wavelength L = 2 pi / f and original context O: L < O / high → 1; L > O / low → factor; between them
+        1 / ((1 - s) / factor + s) with s = (O / L - low) / (high - low).
+        """
+        if self.kind != "llama3":
+            return []
+        wavelengths = [2 * math.pi * self.theta ** (pair / width) for pair in range(0, width, 2)]
+        return [self._divisor(wavelength) for wavelength in wavelengths]
+
+    def _divisor(self, wavelength: float) -> float:
+        turns = self.original_context / wavelength
+        if turns > self.high:
+            return 1.0
+        if turns < self.low:
+            return self.factor
+        smooth = (turns - self.low) / (self.high - self.low)
+        return 1 / ((1 - smooth) / self.factor + smooth)
+
+
+class _Fields:
+    """The settings as they stand in the config, and what is wrong with them."""
+
+    def __init__(self, values: dict[str, Any], name: str) -> None:
+        self.values, self.name = values, name
+        self.problems: list[str] = []
+
+    def wrong(self, key: str, allowed: str) -> None:
+        got = shown(self.values[key]) if key in self.values else "nothing"
+        self.problems.append(f"{self.name}.{key} — got {got}; allowed {allowed}")
+
+    def number(self, key: str, default: float | None = None, *, most: float = 1e12) -> float:
+        """A finite number above zero."""
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            self.wrong(key, f"a number above 0, at most {most:g}")
+            return 1.0
+        return float(value)
+
+
+def read_rope(config: dict[str, Any]) -> Rope:
+    """The rotary settings, from today's `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
+
+    Args:
+        config: config.json, whose `max_position_embeddings` is a whole number.
+
+    Raises:
+        OperatorError: settings that a GGUF file cannot hold, or that are no settings; one line each.
+    """
+    name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    given = config.get(name) or {}
+    if not isinstance(given, dict):
+        raise OperatorError(f"{name} — got {shown(given)}; allowed a table")
+    if any(isinstance(value, dict) for value in given.values()):
+        raise OperatorError(f"{name} — got different ones per kind of layer; allowed one for all layers")
+    fields = _Fields({"rope_theta": config.get("rope_theta", 10000.0), **given}, name)
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in KINDS:
+        fields.values["rope_type"] = kind
+        fields.wrong("rope_type", ", ".join(KINDS))
+    part = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if part is not None and (isinstance(part, bool) or part != 1):
+        fields.values["partial_rotary_factor"] = part
+        fields.wrong("partial_rotary_factor", "1")
+    rope = Rope(str(kind), fields.number("rope_theta"))
+    if kind == "linear":
+        rope = Rope("linear", rope.theta, fields.number("factor"))
+    elif kind in ("yarn", "llama3"):
+        rope = _extended(fields, str(kind), rope.theta, config)
+    if fields.problems:
+        raise OperatorError("\n".join(fields.problems))
+    return rope
+
+
+def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) -> Rope:
+    outside = config.get("original_max_position_embeddings")  # transformers prefers it there
+    if outside is not None:
+        fields.values["original_max_position_embeddings"] = outside
+    context = config["max_position_embeddings"]
+    original = int(fields.number("original_max_position_embeddings", context, most=LARGEST_CONTEXT))
+    if kind == "llama3":
+        low, high = fields.number("low_freq_factor"), fields.number("high_freq_factor")
+        if low >= high:
+            fields.wrong("high_freq_factor", "more than low_freq_factor")
+        return Rope("llama3", theta, fields.number("factor"), original, low, high)
+    none = "factor" in fields.values and fields.values["factor"] is None  # transformers' word for: as it follows
+    factor = fields.number("factor", context / max(1, original) if none else None)
+    for key, only in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
+        if (fields.values.get(key) or only) != only:
+            fields.wrong(key, f"{only:g}, the only one that llama.cpp takes for this family")
+    if fields.values.get("truncate", True) is not True:
+        fields.wrong("truncate", "true: llama.cpp always rounds the range between the boundaries")
+    usual = _magnitude(factor)
+    if fields.values.get("attention_factor") is not None:
+        return Rope("yarn", theta, factor, original, magnitude=fields.number("attention_factor") / usual)
+    if fields.values.get("mscale") and fields.values.get("mscale_all_dim"):
+        above, below = fields.number("mscale"), fields.number("mscale_all_dim")
+        return Rope("yarn", theta, factor, original, magnitude=_magnitude(factor, above) / _magnitude(factor, below) / usual)  # fmt: skip
+    return Rope("yarn", theta, factor, original)
+
+
+def _magnitude(factor: float, scale: float = 1.0) -> float:
+    """YaRN's factor of sine and cosine."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
