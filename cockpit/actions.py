@@ -192,7 +192,7 @@ def base_of(run: RunDir, source: Source) -> Base | None:
     try:
         recorded = json.loads((source.path / "base.json").read_text())
         return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -307,7 +307,7 @@ def _recorded_base(stage_json: Path) -> Base | None:
         if recorded["origin"] == "hub":
             return Base(str(recorded["name"]), None, None)
         return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

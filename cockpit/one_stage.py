@@ -210,7 +210,7 @@ def _base(adapter: Given) -> Base | None:
     for name, key in (("base.json", "path"), ("adapter_config.json", "base_model_name_or_path")):
         try:
             text = json.loads((adapter.base.path / name).read_text())[key]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         if isinstance(text, str) and text:
             path = Path(text)

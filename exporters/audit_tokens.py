@@ -154,6 +154,6 @@ def _template(file: GgufFile, folder: Path) -> list[str]:
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

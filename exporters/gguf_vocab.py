@@ -105,11 +105,17 @@ def _sentencepiece(path: Path) -> Vocabulary:
         raise OperatorError(
             f"{path} is a SentencePiece model, but not BPE", "only BPE is written; train with model_type = bpe"
         )
+    texts = [piece.piece for piece in proto.pieces]
+    broken = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+    if broken is not None:  # protobuf gives the bytes of a text that is none
+        raise OperatorError(
+            f"{path}: piece {broken} is not UTF-8 text", "the file is damaged: take it from its source again"
+        )
     normalizer = proto.normalizer_spec
     vocabulary = Vocabulary(
         model="llama",
         pre="default",
-        tokens=[piece.piece.encode() for piece in proto.pieces],
+        tokens=[text.encode() for text in texts],
         types=[int(piece.type) for piece in proto.pieces],
         scores=[float(piece.score) for piece in proto.pieces],
         add_space_prefix=bool(normalizer.add_dummy_prefix),

@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise OperatorError(f"{path} is not a JSON object")

@@ -146,6 +146,6 @@ def _quoted(text: str) -> str:
 def _generation_config(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

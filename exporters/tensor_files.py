@@ -222,13 +222,20 @@ def _weight_files(folder: Path) -> list[Path]:
         )
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OperatorError(f"{index} is not an index of shards") from error
     files = [folder / str(name) for name in names]
-    missing = [path.name for path in files if path.parent != folder or not path.is_file()]
+    missing = [path.name for path in files if path.parent != folder or not _is_file(path)]
     if missing:
         raise OperatorError(f"{folder} lacks shard {printable(missing[0])}", "the download or copy is not complete")
     return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:

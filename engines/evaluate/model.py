@@ -11,7 +11,7 @@ import torch
 
 from engines.manifest import manifest_sha256
 from engines.training.inputs import cached_folder
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ def base_of(adapter: Path) -> Path:
     """
     file = adapter / "base.json"
     if not file.is_file():
-        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+        config = _read_object(adapter / "adapter_config.json")
         named = str(config.get("base_model_name_or_path") or "")
         return Path(named) if Path(named).is_dir() else cached_folder(named)
-    base = json.loads(file.read_text("utf-8"))
+    base = _read_object(file)
+    if not isinstance(base.get("path"), str):
+        raise OperatorError(
+            f"{file} names no base", "train the adapter again, or write its base's folder there as path"
+        )
     path = Path(base["path"])
     if not path.is_dir():
         if path.is_absolute():
@@ -68,6 +72,16 @@ def base_of(adapter: Path) -> Path:
             "train the adapter again on it",
         )
     return path
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
+    if not isinstance(value, dict):
+        raise OperatorError(f"{path} is not a JSON object")
+    return value
 
 
 def _load_adapter(path: Path) -> LoadedModel:

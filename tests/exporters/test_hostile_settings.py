@@ -215,3 +215,21 @@ def test_garbage_in_an_adapters_settings_is_not_taken_for_nothing(
     edit_json(spoiled / CONFIG, **{field: value})
     with pytest.raises(OperatorError, match=f"{field}|lora_alpha"):
         read_adapter(spoiled)
+
+
+def test_a_damaged_sentencepiece_model_ends_in_words(tmp_path: Path, base: Path) -> None:
+    folder = copy_folder(base, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    good, choose = (folder / "tokenizer.model").read_bytes(), random.Random(5)
+    said = []
+    for _ in range(200):
+        spoiled, at = bytearray(good), choose.randrange(len(good))
+        spoiled[at : at + choose.choice((0, 1, 3))] = bytes([choose.randrange(256)])
+        (folder / "tokenizer.model").write_bytes(spoiled[: choose.choice((at + 1, None))])
+        try:
+            read_model(folder)
+        except OperatorError as error:
+            said.append(error.message)
+    assert any("is not a SentencePiece model" in words for words in said)
+    assert any("is not UTF-8 text" in words for words in said)
+    assert not any("\x1b" in words for words in said)

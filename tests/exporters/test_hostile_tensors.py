@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporters.tensor_files import read_header
+from exporters.tensor_files import SafetensorsFolder, read_header
 from recipes.problems import OperatorError
 
 
@@ -97,3 +97,24 @@ def test_no_damage_is_taken_for_a_tensor_that_is_not_in_the_file(
     assert sum(info.bytes for info in infos) == path.stat().st_size - min(
         (info.offset for info in infos), default=path.stat().st_size
     )
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        '{"weight_map": 3}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../../etc/passwd"}}',
+        json.dumps({"weight_map": {"a": "x" * 300}}),
+        json.dumps({"weight_map": {"a": "a\x00b\x1b[2J"}}),
+        json.dumps({"weight_map": {"a": {"b": 1}}}),
+    ],
+)
+def test_an_index_of_shards_that_is_none_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(OperatorError, match=r"index of shards|lacks shard") as caught:
+        SafetensorsFolder(tmp_path)
+    assert "\x1b" not in caught.value.message

@@ -114,6 +114,15 @@ def test_an_adapter_is_scored_on_its_base(tmp_path: Path, made: dict[str, Path])
         evaluated(tmp_path / "gone", made, "messages", adapter)
 
 
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"path": 3}', "[" * 100_000, b"\xff"])
+def test_an_adapter_whose_record_of_its_base_is_none_is_refused(tmp_path: Path, record: str | bytes) -> None:
+    from engines.evaluate.model import base_of
+
+    (tmp_path / "base.json").write_bytes(record.encode() if isinstance(record, str) else record)
+    with pytest.raises(OperatorError, match=r"base\.json"):
+        base_of(tmp_path)
+
+
 def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, made: dict[str, Path]) -> None:
     with pytest.raises(OperatorError, match="another tokenizer"):
         evaluated(tmp_path, made, "other-tokens")
