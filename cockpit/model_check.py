@@ -1,4 +1,4 @@
-"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be merged, and written as GGUF?
+"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be loaded, merged, written as GGUF?
 
 What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that a
 GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is looked at when its stage runs.
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from exporters.architectures import architecture_of
-from exporters.model_config import complete_config
+from exporters.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, printable
-from recipes.schema import ExportStage, MergeStage
+from recipes.schema import ExportStage, MergeStage, StageFields
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
 def check_models(loaded: LoadedRecipe) -> None:
-    """Refuse a recipe whose merges and exports cannot take the folders it names.
+    """Refuse a recipe whose stages cannot take the model folders it names.
 
     Raises:
         RecipeError: each reason at the line that names the folder.
@@ -30,11 +30,10 @@ def check_models(loaded: LoadedRecipe) -> None:
     in_file = loaded.path.is_file()
     for stage in loaded.recipe.stage:
         named = loaded.graph.inputs[stage.name].get("model")
-        if not isinstance(stage, ExportStage | MergeStage) or named is None or named.path is None:
+        if named is None or named.path is None:
             continue
-        ours = isinstance(stage, ExportStage) and stage.converter == "own"
         try:
-            _check(named.path, ours)
+            _check(named.path, stage)
         except OperatorError as error:
             if not in_file:
                 raise
@@ -47,9 +46,13 @@ def check_models(loaded: LoadedRecipe) -> None:
         raise RecipeError(problems)
 
 
-def _check(folder: Path, ours: bool) -> None:
+def _check(folder: Path, stage: StageFields) -> None:
+    if not isinstance(stage, ExportStage | MergeStage):
+        if (folder / "config.json").is_file():  # an adapter has none
+            check_counts(folder, _read(folder / "config.json"))
+        return
     config = complete_config(folder, _read(folder / "config.json"))
-    if ours:
+    if isinstance(stage, ExportStage) and stage.converter == "own":
         architecture_of(folder, config)
 
 

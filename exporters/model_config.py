@@ -24,7 +24,7 @@ def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """A config.json whose weights can be the source of a merge or a GGUF file, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: the model is quantized, or has counts that no model has, which a library would set out to build.
+        OperatorError: the model is quantized, or has counts that no model has.
     """
     quantization = config.get("quantization_config")
     if quantization:
@@ -33,13 +33,22 @@ def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be the source of a merge or a GGUF file",
             "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into the original",
         )
+    check_counts(folder, config)
+    return {"tie_word_embeddings": False, **config}
+
+
+def check_counts(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse numbers that no model has, of whatever family: a library would set out to build what they say.
+
+    Raises:
+        OperatorError: each of them, one line each.
+    """
     problems = [
         f"{key} — got {shown(config[key])}; allowed at most {largest}"
         for key, largest in {**_LARGEST, **_OPTIONAL}.items()
         if isinstance(config.get(key), int | float) and not config[key] <= largest
     ]
     _refuse(folder, problems)
-    return {"tie_word_embeddings": False, **config}
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> None:

@@ -84,6 +84,14 @@ def test_a_base_of_few_bits_or_of_impossible_size_is_told_for_both(
         check_models(load_recipe(recipe(tmp_path, text, **fields)))
 
 
+def test_every_stage_refuses_a_model_of_impossible_size(tmp_path: Path) -> None:
+    text = EXPORT.replace("export", "evaluate").replace('file_types = ["F16"]\n', "")
+    with pytest.raises(RecipeError, match="hidden_size — got 1152921504606846976"):
+        check_models(load_recipe(recipe(tmp_path, text, hidden_size=2**60)))
+    (tmp_path / "model" / "config.json").unlink()
+    check_models(load_recipe(tmp_path / "r.toml"))
+
+
 @pytest.mark.parametrize("content", [None, "[]", "{", "[" * 100_000, '{"architectures": "\x1b[2J"}'])
 def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, content: str | None) -> None:
     path = recipe(tmp_path, EXPORT)
