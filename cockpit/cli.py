@@ -177,7 +177,7 @@ def _add_proving(command: _Add) -> None:
     parity.add_argument(
         "--positions", type=_positions, metavar="N", help="token positions compared with --model; 2048 by default"
     )
-    parity.add_argument("--data", metavar="DIR", help="held-out text for that; the standard library's by default")
+    parity.add_argument("--data", metavar="DIR|FILE", help="held-out text for that; the standard library's by default")
     parity.add_argument("--threads", type=_threads, metavar="N", help="CPU threads; all cores by default")
     parity.add_argument("--save-fixture", metavar="FILE", help="keep the fixture that is made of --model")
     _add_json(parity)
@@ -222,7 +222,7 @@ def _add_making(command: _Add) -> None:
     )
     export.add_argument("--adapters", metavar="A,A,…", help="write these as GGUF adapters over the model")
     export.add_argument("--adapter-type", choices=("F16", "F32"), help="type of the GGUF adapters")
-    export.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for the comparison")
+    export.add_argument("--data", metavar="DIR|FILE|RUN:STAGE", help="held-out text for the comparison")
     export.add_argument("--imatrix", choices=("auto", "always", "never"), help="importance matrix")
     export.add_argument("--converter", choices=("own", "upstream"), help="upstream: your llama.cpp checkout's")
     export.add_argument("--quantizer", choices=("auto", "llama-quantize", "kernels", "numpy"), help="what quantizes")
@@ -244,7 +244,7 @@ def _add_making(command: _Add) -> None:
     quantize.add_argument(
         "--threads", type=_threads, metavar="N", help="CPU threads for a GGUF file; all cores by default"
     )
-    quantize.add_argument("--data", metavar="DIR|RUN:STAGE", help="held-out text for a model's comparison")
+    quantize.add_argument("--data", metavar="DIR|FILE|RUN:STAGE", help="held-out text for a model's comparison")
     quantize.add_argument("--name", help="name in the id of a model's run")
     _add_following(quantize)
 

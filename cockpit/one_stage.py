@@ -220,7 +220,7 @@ def _base(adapter: Given) -> Base | None:
 
 def _data_folder(root: Path, wanted: str) -> str:
     folder = Path(wanted).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or folder.is_file():
         return str(folder.absolute())
     run_part, colon, stage = wanted.rpartition(":")
     if colon and run_part:
@@ -228,7 +228,8 @@ def _data_folder(root: Path, wanted: str) -> str:
         if out.is_dir():
             return str(out)
     raise OperatorError(
-        f"--data — no folder {printable(wanted, 400)}", "give a folder made by a prepare stage, or RUN:STAGE"
+        f"--data — nothing is at {printable(wanted, 400)}",
+        "give a folder made by a prepare stage, RUN:STAGE, a text file, or a folder of text files",
     )
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from engines.data.messages_reader import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
+from exporters.plain_text import plain_blocks
 from recipes.problems import OperatorError
 
+_SPLITS = ("train", "val", "test")
 SPLITS = ("test", "val")
 """Held-out splits, best first; the second is used when the first is empty."""
 
@@ -92,20 +94,21 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
     """Collect windows until there are enough positions, or no more data.
 
     Args:
-        folder: a messages, tokens or text folder; None for text of the running Python's standard library.
+        folder: a messages, tokens or text folder, a text file or a folder of those; None for text of the running Python's
+            standard library.
         tokenizer: the model's, as transformers loads it.
         positions: token positions wanted.
         max_length: longest window, in tokens.
 
     Raises:
-        OperatorError: the folder holds none of these, or its held-out splits are empty.
+        OperatorError: there is none of these, or its held-out splits are empty.
     """
     for source, split, samples in _sources(folder, tokenizer):
         used, windows = _take_windows(samples, positions, max_length)
         if windows:
             return ParityData(source, split, used, windows)
     raise OperatorError(
-        f"{folder}: neither its test nor its val split has any text to compare on", "name other data, or none"
+        f"{folder}: {_nothing_in(folder)}", "name other data, or none: then it is the standard library's"
     )
 
 
@@ -181,6 +184,9 @@ def _sources(folder: Path | None, tokenizer: Any) -> Iterator[tuple[str, str, It
             if split in present:
                 yield "tokens", split, _tokens(TokenShard(folder, split), tokenizer)
         return
+    if not is_prepared(folder):
+        yield "text files", "", _plain(folder, tokenizer)
+        return
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
         if not path.is_file():
@@ -189,6 +195,24 @@ def _sources(folder: Path | None, tokenizer: Any) -> Iterator[tuple[str, str, It
             yield "messages", split, _messages(folder, split, tokenizer)
         else:
             yield "text", split, _text(path, tokenizer)
+
+
+def is_prepared(place: Path) -> bool:
+    """Whether a folder has splits, of which only those that were held out are read."""
+    return any((place / name).is_file() for name in ("tokens.json", "metadata.json", *(f"{s}.jsonl" for s in _SPLITS)))
+
+
+def _nothing_in(folder: Path | None) -> str:
+    if folder is None or is_prepared(folder):
+        return "neither its test nor its val split has any text to compare on"
+    return (
+        "there is no text in it: it may be a folder that a prepare stage made, a text file, or a folder of text files"
+    )
+
+
+def _plain(place: Path, tokenizer: Any) -> Iterator[Sample]:
+    for text in plain_blocks(place):
+        yield Sample(text, encode(tokenizer, text, special=False), special=False)
 
 
 def _is_messages(path: Path) -> bool:
@@ -219,7 +243,9 @@ def _text(path: Path, tokenizer: Any) -> Iterator[Sample]:
         for number, line in enumerate(lines, start=1):
             try:
                 text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError) as error:
+                if not isinstance(text, str):
+                    raise TypeError(f"text is {type(text).__name__}")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise OperatorError(
                     f'{path}:{number}: not a document; a row is {{"path": "…", "text": "…"}}'
                 ) from error

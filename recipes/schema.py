@@ -174,7 +174,8 @@ class ExportStage(StageFields):
         None,
         section="Inputs",
         accepts=DATA_OUTPUTS,
-        help="Held-out text of the parity check; standard-library text by default.",
+        help="Held-out text of the parity check and the importance matrix: a stage, a text file or a folder of text files;"
+        " standard-library text by default.",
     )
     file_types: list[FileType] = setting(
         default_factory=lambda: ["F16", "Q8_0", "Q4_K_M"],

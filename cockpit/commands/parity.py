@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         "timeout_s": args.timeout,
         "threads": args.threads,
         "positions": args.positions,
-        "data": str(_folder(args.data, "--data")) if args.data else None,
+        "data": str(_text(args.data)) if args.data else None,
         "save": str(Path(args.save_fixture).expanduser().absolute()) if args.save_fixture else None,
     }
     live = sys.stderr.isatty() and not args.json
@@ -132,6 +132,13 @@ def _of_types(files: list[Path], types: str | None) -> list[Path]:
         names = ", ".join(file.name for file in files)
         raise OperatorError(f"--types — none of {printable(types, 100)} is there; got {printable(names, 400)}")
     return chosen
+
+
+def _text(given: str) -> Path:
+    place = Path(given).expanduser().absolute()
+    if not place.exists():
+        raise OperatorError(f"--data — nothing is at {printable(str(place), 400)}", "give a text file, or a folder")
+    return place
 
 
 def _folder(given: str, option: str) -> Path:
