@@ -249,7 +249,7 @@ class RunPicture(Screen[None]):
         if not with_curves and stage is not None:
             width = self.size.width - (SIDE_WIDTH if wide else 0)
             rows = panel.size.height or 10
-            panel.show(stage_panel(stage, width, rows, colours))
+            panel.show(stage_panel(stage, width, rows, colours, enlarged=self.maximised))
         if wide:
             side.show(
                 side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours)

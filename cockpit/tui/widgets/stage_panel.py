@@ -15,8 +15,10 @@ LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
 _WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}
 
 
-def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, str]) -> list[Text]:
-    """Lines for an area of this size."""
+def stage_panel(
+    stage: StageView, width: int, height: int, colours: dict[str, str], *, enlarged: bool = False
+) -> list[Text]:
+    """Lines for an area of this size. `enlarged`: it already has all the room there is."""
     lines = [
         _centred(_spaced(_headline(stage), width), width, f"bold {colours.get(STATE_COLOURS.get(stage.state, ''), '')}")
     ]
@@ -37,7 +39,7 @@ def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, st
     table = file_table(stage, width - 2)
     if table:
         head = lines if stage.state == "running" else [lines[1], *lines[3:]]  # letters set apart give way to numbers
-        return [*head, Text(""), *_table(table, width, height - len(head) - 1, colours)][:height]
+        return [*head, Text(""), *_table(table, width, height - len(head) - 1, colours, enlarged)][:height]
     facts = _results(stage)
     room = height - len(lines) - 1
     if facts and room > 0:
@@ -47,14 +49,12 @@ def stage_panel(stage: StageView, width: int, height: int, colours: dict[str, st
     return [Text("")] * above + lines
 
 
-def _table(table: list[str], width: int, height: int, colours: dict[str, str]) -> list[Text]:
+def _table(table: list[str], width: int, height: int, colours: dict[str, str], enlarged: bool) -> list[Text]:
     """A table as a block in the middle; a light has its colour; what does not fit is counted."""
     room, shown = max(0, height), table
     if len(table) > room:
-        shown = [
-            *table[: max(0, room - 1)],
-            f"… {len(table) - max(2, room - 1)} more: z enlarges, cockpit show lists all",
-        ]
+        ways = "cockpit show lists all" if enlarged else "z enlarges, cockpit show lists all"
+        shown = [*table[: max(0, room - 1)], f"… {len(table) - max(2, room - 1)} more: {ways}"]
     left = max(0, (width - max(map(cells, table))) // 2)
     lines = []
     for words in shown:
