@@ -6,6 +6,7 @@ llama-imatrix collects). It is computed here from transformers' own forward pass
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,8 +136,13 @@ def load_importance(path: Path) -> Importance:
         raise OperatorError(f"{path} is not an importance matrix in GGUF: {printable(str(error), 200)}") from error
     sums = {name: tensors[f"{name}.in_sum2"] for name in names}
     # What was never reached counts alike in every column, as in llama.cpp.
-    values = {n: sums[n] / np.float32(counts[n]) if counts[n] > 0 else np.ones_like(sums[n]) for n in names}
-    chunks, size = header.scalar("imatrix.chunk_count", 1), header.scalar("imatrix.chunk_size", 0)
-    if not values or not all(np.isfinite(row).all() for row in values.values()):
-        raise OperatorError(f"{path} has no importances, or some that are not finite", "make it with llama-imatrix")
-    return Importance(values, int(max(counts.values())), (int(chunks), int(size)), source)
+    with np.errstate(all="ignore"):  # what comes of it is looked at below
+        values = {n: sums[n] / np.float32(counts[n]) if counts[n] > 0 else np.ones_like(sums[n]) for n in names}
+    sound = all(math.isfinite(counts[n]) and np.isfinite(row).all() and (row >= 0).all() for n, row in values.items())
+    if not values or not sound:
+        raise OperatorError(
+            f"{path} has no importances, or some that are negative or not finite", "make it with llama-imatrix"
+        )
+    chunks, size = (header.scalar(f"imatrix.{name}", 0) for name in ("chunk_count", "chunk_size"))
+    windows = (chunks or 1, size) if isinstance(chunks, int) and isinstance(size, int) else (1, 0)
+    return Importance(values, int(max(counts.values())), windows, source)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,31 @@ def test_what_is_no_importance_matrix_is_refused(tmp_path: Path, content: bytes)
     (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(OperatorError, match="not an importance matrix"):
         load_importance(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_importances_that_cannot_be_are_refused(tmp_path: Path, value: float) -> None:
+    rows = {"blk.0.ffn_up.weight": np.asarray([1.0, value, 2.0], np.float32)}
+    save_importance(Importance(rows, 10, (1, 10), "text"), tmp_path / "x.gguf")
+    with pytest.raises(OperatorError, match="negative or not finite"):
+        load_importance(tmp_path / "x.gguf")
+
+
+def test_no_damage_to_a_file_of_importances_ends_in_anything_but_words(tmp_path: Path) -> None:
+    rows = {f"blk.{layer}.ffn_up.weight": np.ones(32, np.float32) for layer in range(3)}
+    save_importance(Importance(rows, 100, (4, 25), "test text"), tmp_path / "good.gguf")
+    good, choose, spot = (tmp_path / "good.gguf").read_bytes(), random.Random(2), tmp_path / "x.gguf"
+    said = []
+    for _ in range(300):
+        spoiled, at = bytearray(good), choose.randrange(len(good) - 8)
+        spoiled[at : at + 8] = struct.pack("<Q", choose.choice((0, 1, 2**32, 2**60, 2**64 - 1, choose.getrandbits(64))))
+        spot.write_bytes(spoiled[: choose.choice((at + 4, None, None))])
+        try:
+            load_importance(spot)
+        except OperatorError as error:
+            said.append(error.message)
+    assert len(said) > 100
+    assert not any("\x1b" in words for words in said)
 
 
 def test_one_of_another_model_is_refused() -> None:
