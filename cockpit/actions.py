@@ -6,7 +6,6 @@ and whose parent is the run they come from; a finished journal grows only by Res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from cockpit.form_values import quoted
 from cockpit.run_plan import RunRecipe, input_hash
 from cockpit.run_view import StageView
 from engines.events import CheckpointCommitted
+from engines.json_text import parse_json
 from engines.run_dir import RunDir, RunDirError
 from recipes.schema import TRAINING_KINDS
 
@@ -190,9 +190,9 @@ def base_of(run: RunDir, source: Source) -> Base | None:
         if found is not None:
             return found
     try:
-        recorded = json.loads((source.path / "base.json").read_text())
+        recorded = parse_json((source.path / "base.json").read_text())
         return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -303,11 +303,11 @@ def _hex(text: str) -> str:
 
 def _recorded_base(stage_json: Path) -> Base | None:
     try:
-        recorded: dict[str, Any] = json.loads(stage_json.read_text())["inputs"]["model"]
+        recorded: dict[str, Any] = parse_json(stage_json.read_text())["inputs"]["model"]
         if recorded["origin"] == "hub":
             return Base(str(recorded["name"]), None, None)
         return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

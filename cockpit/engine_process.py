@@ -18,6 +18,7 @@ from cockpit.process_tree import RUN_ENV
 from cockpit.run_plan import RunRecipe
 from engines.host import STAGE_FORMAT
 from engines.identity import Identity
+from engines.json_text import parse_json
 from engines.run_dir import RunDir, write_durably
 from recipes.schema import StageFields, kind_of_stage, tag_of_stage
 
@@ -125,7 +126,7 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
 
 def _recorded(path: Path) -> Identity | None:
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
         return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from cockpit.follow import Follower
 from cockpit.run_state import RunState
-from engines.events import AnyEvent, RunStarted
+from engines.events import AnyEvent
 from engines.journal import JournalReader, Record
 from engines.run_dir import RunDir, lock_is_held
 from recipes.problems import OperatorError
@@ -97,6 +97,7 @@ class Following:
         self._stop_sent = False
         self._asked_at = 0
         self._adoptions = 0
+        self._trained = False
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
 
     def until_end(self) -> int:
@@ -125,8 +126,7 @@ class Following:
     def _take(self, timeout_s: float) -> int:
         records = [_record(item) for item in self._source.poll(timeout_s)]
         self.state.apply_all(record.event for record in records)
-        if any(isinstance(record.event, RunStarted) for record in records):
-            self._adoptions = 0
+        self._trained = self._trained or any(getattr(record.event, "attempt", None) for record in records)
         self.state.unreadable, self.state.unknown = self._source.bad, self._source.unknown
         if records:
             self.display.show(records, self.state)
@@ -146,12 +146,16 @@ class Following:
         if time.monotonic() < self._adopt_s:
             return
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
-        if self.state.state in ENDED_STATES or lock_is_held(self.run.supervisor_lock):
+        if self.state.state in ENDED_STATES:
+            return
+        if lock_is_held(self.run.supervisor_lock):
+            self._adoptions = 0 if self._trained else self._adoptions  # it lives, and so does what it watches
             return
         from cockpit.launch import adopt_if_needed
 
         adopt_if_needed(self.run)
-        self._adoptions += 1  # one that lives long enough says run_started, and the count begins anew
+        self._adoptions += 1
+        self._trained = False
         if self._adoptions > ADOPT_ATTEMPTS:
             hint = f"see {self.run.supervisor_log}; then: cockpit resume {self.run.id}"
             raise OperatorError(f"{self.run.id} has no supervisor, and none can be started", hint)

@@ -20,7 +20,7 @@ from cockpit.run_plan import InputRef, RunRecipe
 from cockpit.scheduling import EndRun, RunFacts, add_facts, next_action
 from engines import control
 from engines.journal import read_journal
-from engines.manifest import manifest_sha256, verify_manifest
+from engines.manifest import problems_against
 from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
@@ -213,9 +213,8 @@ def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
         if not successes:
             return False
         last = max(successes, key=lambda item: item[0])[1]
-        out = run.out(name)
-        same = last.fingerprint == plan.fingerprint(run, name) and manifest_sha256(out) == last.manifest_sha256
-        return same and not verify_manifest(out)
+        same = last.fingerprint == plan.fingerprint(run, name)
+        return same and not problems_against(run.out(name), last.manifest_sha256)
 
     action = next_action(plan, facts, is_done).action
     return isinstance(action, EndRun) and action.state == "succeeded"

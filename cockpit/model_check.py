@@ -6,10 +6,10 @@ GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
 from exporters.architectures import architecture_of
 from exporters.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
@@ -59,10 +59,10 @@ def _check(folder: Path, stage: StageFields) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            value = json.loads(file.read(MAX_CONFIG_BYTES))
+            value = parse_json(file.read(MAX_CONFIG_BYTES))
     except FileNotFoundError as error:
         raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise OperatorError(f"{path} is not a JSON object")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from engines.json_text import parse_json
 from engines.llama.ggml_types import TYPES
 from exporters.quant_types import DEFAULT_TYPES, QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
 
@@ -57,7 +57,7 @@ def model_facts(folder: Path) -> ModelFacts | None:
     try:
         files = sorted(folder.glob("*.safetensors"))
         sizes = [(_count_parameters(file), file.stat().st_size) for file in files]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     if not sizes:
         return None
@@ -118,13 +118,13 @@ def _file_bytes(model: Path, facts: ModelFacts, file_type: str) -> int:
 def _vocab_size(model: Path) -> int:
     try:
         return int(_config(model)["vocab_size"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return 0
 
 
 def _config(model: Path) -> dict[str, Any]:
     with (model / "config.json").open("rb") as file:
-        config = json.loads(file.read(MAX_CONFIG_BYTES))
+        config = parse_json(file.read(MAX_CONFIG_BYTES))
     if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
         raise ValueError("not a model's config")
     return {
@@ -151,6 +151,6 @@ def _count_parameters(file: Path) -> int:
         length = int.from_bytes(stream.read(8), "little")
         if length > min(size, MAX_HEADER_BYTES):
             raise ValueError("the header is larger than the file")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
     tensors = (entry for name, entry in header.items() if name != "__metadata__")
     return sum(math.prod(int(n) for n in entry["shape"]) for entry in tensors)

@@ -6,7 +6,6 @@ without a parent.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cockpit.actions import (
 from cockpit.form_values import quoted
 from cockpit.locations import find_run
 from cockpit.run_list import fold_run
+from engines.json_text import parse_json
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -209,8 +209,8 @@ def _base(adapter: Given) -> Base | None:
     assert adapter.base.path is not None, "an adapter is a folder"
     for name, key in (("base.json", "path"), ("adapter_config.json", "base_model_name_or_path")):
         try:
-            text = json.loads((adapter.base.path / name).read_text())[key]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            text = parse_json((adapter.base.path / name).read_text())[key]
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(text, str) and text:
             path = Path(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
 
+from engines.json_text import parse_json
 from recipes.problems import OperatorError
 from recipes.schema import ExportStage, MergeStage, Recipe, StageFields, kind_of_stage, tag_of_stage
 
@@ -117,7 +117,7 @@ def _versions_there(python: str, packages: set[str], problems: list[str]) -> dic
             timeout=ASK_TIMEOUT_S,
             check=True,
         )
-        value = json.loads(answer.stdout.splitlines()[-1])
+        value = parse_json(answer.stdout.splitlines()[-1])
         version, found = tuple(value["python"]), dict(value["found"])
     except FileNotFoundError:
         problems.append(f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from cockpit.run_state import RunState
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
 from engines.journal import journal_files, read_records
+from engines.json_text import parse_json
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 
 ENDED = ("succeeded", "failed", "stopped", "refused")
@@ -97,7 +98,12 @@ def summarize(run: RunDir) -> RunSummary:
 
 
 def _fold_summary(run: RunDir) -> RunSummary:
-    facts = run.read_run_json()
+    try:
+        facts = run.read_run_json()
+    except RunDirError:
+        if not (run.run_json.is_file() and run.journal.is_file()):
+            raise
+        facts = {}  # damaged: the journal still tells what the run was and did
     state, real = _fold_growing(run)
     stage = state.current_stage
     step = stage.last_step if stage else None
@@ -136,7 +142,7 @@ def _fold_growing(run: RunDir) -> tuple[RunState, str]:
 
 def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
     try:
-        value = json.loads(run.exit_json.read_text())
+        value = parse_json(run.exit_json.read_text())
         if value["journal_bytes"] != size[0]:
             return None
         return RunSummary(**{**value["summary"], "id": run.id, "path": str(run.root)})
@@ -169,12 +175,12 @@ def exit_facts(run: RunDir) -> dict[str, Any]:
     }
 
 
-def list_runs(root: Path, ids: list[str]) -> list[RunSummary]:
-    """Summaries of the given runs; one that cannot be read is left out."""
+def list_runs(root: Path, ids: list[str], unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
+    """Summaries of the given runs; one that cannot be read is left out, and `unreadable` is told why."""
     found = []
     for name in ids:
         try:
             found.append(summarize(RunDir(root / name)))
-        except RunDirError:
-            continue
+        except RunDirError as error:
+            unreadable(str(error))
     return found

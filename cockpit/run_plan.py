@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
 from engines.run_dir import RunDir, RunDirError
 from recipes.fingerprint import fingerprint
 from recipes.schema import Recipe, StageFields, output_of
@@ -71,7 +71,7 @@ class RunRecipe:
             RunDirError: recipe.json is missing or not one of ours.
         """
         try:
-            value = json.loads(run.recipe_json.read_text())
+            value = parse_json(run.recipe_json.read_text())
             return RunRecipe(
                 recipe=Recipe.model_validate(value["recipe"]),
                 order=list(value["order"]),

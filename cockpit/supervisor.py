@@ -39,7 +39,7 @@ from engines.events import (
 )
 from engines.identity import Identity
 from engines.journal import JournalReader
-from engines.manifest import manifest_sha256, verify_manifest
+from engines.manifest import problems_against
 from engines.run_dir import Lock, RunDir, write_durably
 from recipes.schema import kind_of_stage
 
@@ -99,12 +99,9 @@ class Supervisor:
         _, last = max(successes, key=lambda item: item[0])
         if last.fingerprint != self.plan.fingerprint(self.run, name):
             return False
-        out = self.run.out(name)
         if self.verified.get(name) == last.manifest_sha256:
             return True
-        problems = (
-            verify_manifest(out) if manifest_sha256(out) == last.manifest_sha256 else ["its manifest is another one"]
-        )
+        problems = problems_against(self.run.out(name), last.manifest_sha256)
         if problems:
             self.writer.emit(
                 Warned(

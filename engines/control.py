@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.json_text import parse_json
 from engines.run_dir import fsync_folder
 
 VERBS = (
@@ -93,7 +94,7 @@ def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
         match = _NAME.fullmatch(name)
         if match and match[2] in VERBS and int(match[1]) not in seen:
             with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
-                body = json.loads(_read_small(control / name))
+                body = parse_json(_read_small(control / name))
                 value = body.get("value")
                 number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
                 if _in_range(match[2], number):

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.json_text import parse_json
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -98,6 +100,19 @@ def verify_manifest(folder: Path, hashes: bool = True) -> list[str]:
     return problems
 
 
+def problems_against(folder: Path, sha256: str) -> list[str]:
+    """What keeps a folder from being, whole, the one whose manifest has this SHA-256; empty when nothing does.
+
+    A folder that was removed, or whose manifest was, is such a problem and no exception: what is not there is made again.
+    """
+    try:
+        if manifest_sha256(folder) != sha256:
+            return ["its manifest is another one"]
+    except ManifestError as error:
+        return [str(error)]
+    return verify_manifest(folder)
+
+
 def fsync_tree(folder: Path) -> None:
     """Make every file and folder below (and the folder itself) durable."""
     for path in _files(folder):
@@ -138,8 +153,8 @@ def _read_bytes(folder: Path) -> bytes:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(data)
+    except ValueError as error:
         raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
         raise ManifestError(f"{MANIFEST} does not list files")

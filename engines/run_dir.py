@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
+
 FORMAT = 1
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -110,7 +112,7 @@ class RunDir:
             RunDirError: it is missing or not JSON.
         """
         try:
-            value = json.loads(self.run_json.read_text())
+            value = parse_json(self.run_json.read_text())
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self.root} is not a run directory: run.json: {error}") from error
         if not isinstance(value, dict):
@@ -278,7 +280,7 @@ def lock_is_held(path: Path) -> bool:
 def lock_holder(path: Path) -> dict[str, Any]:
     """What the last holder wrote of itself; empty when unreadable."""
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
 from engines.llama.gguf_file import ARRAY, FLOAT32, INT32, STRING, GgufFile, Value
 from recipes.problems import printable
 
@@ -89,7 +89,7 @@ def _against_sentencepiece(file: GgufFile, path: Path, tokens: list[bytes]) -> l
 
 
 def _against_json(file: GgufFile, path: Path, tokens: list[bytes]) -> list[str]:
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = parse_json(path.read_text(encoding="utf-8"))
     vocabulary = {int(index): str(text) for text, index in tokenizer["model"]["vocab"].items()}
     vocabulary |= {int(entry["id"]): str(entry["content"]) for entry in tokenizer.get("added_tokens", [])}
     wrong = [i for i, text in sorted(vocabulary.items()) if i >= len(tokens) or tokens[i] != text.encode()]
@@ -153,7 +153,7 @@ def _template(file: GgufFile, folder: Path) -> list[str]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

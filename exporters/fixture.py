@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.json_text import parse_json
 from exporters.inference import LIMIT
 from exporters.parity_data import HARD_STRINGS, encode
 from recipes.problems import OperatorError, printable
@@ -182,8 +183,8 @@ def load_fixture(path: Path) -> Fixture:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise OperatorError(f"{path} is no fixture: it has more than {MAX_BYTES} bytes")
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        body = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise OperatorError(f"{path} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
     if not isinstance(body, dict) or body.get("kind") != KIND:
         raise OperatorError(f'{path} is no fixture: it has no "kind": "{KIND}"', "an export writes one")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from engines.host import Input
+from engines.json_text import parse_json
 from exporters.model_config import complete_config
 from exporters.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
@@ -52,10 +52,10 @@ def read_json(path: Path) -> dict[str, Any]:
         OperatorError: it is missing or is not one.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise OperatorError(f"{path} is not a JSON object")

@@ -14,6 +14,7 @@ import numpy as np
 
 from engines.data.messages_reader import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
+from engines.json_text import parse_json
 from exporters.plain_text import plain_blocks
 from recipes.problems import OperatorError
 
@@ -242,10 +243,10 @@ def _text(path: Path, tokenizer: Any) -> Iterator[Sample]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                text = json.loads(line)["text"]
+                text = parse_json(line)["text"]
                 if not isinstance(text, str):
                     raise TypeError(f"text is {type(text).__name__}")
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise OperatorError(
                     f'{path}:{number}: not a document; a row is {{"path": "…", "text": "…"}}'
                 ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.json_text import parse_json
 from engines.llama.process import LlamaProcess
 from exporters.fixture import Fixture, Position, Prompt, positions_of
 from recipes.problems import OperatorError, printable
@@ -194,8 +194,8 @@ def _parse(output: str, prompt: Prompt, seconds: float) -> Answer:
         raise RunnerError("it printed nothing; expected the new ids")
     body: Any = None
     for text in (output, lines[-1]):
-        with suppress(ValueError, RecursionError):
-            body = json.loads(text)
+        with suppress(ValueError):
+            body = parse_json(text)
             break
     if isinstance(body, dict):
         ids, rows = body.get("ids"), _rows(body)

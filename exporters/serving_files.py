@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
 from engines.run_dir import write_durably
 from exporters.chat_format import ChatFormat, chat_format
 
@@ -145,7 +146,7 @@ def _quoted(text: str) -> str:
 
 def _generation_config(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = parse_json((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -221,7 +222,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors"
         )
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OperatorError(f"{index} is not an index of shards") from error
     files = [folder / str(name) for name in names]

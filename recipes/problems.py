@@ -67,7 +67,9 @@ class RecipeError(OperatorError):
     """A recipe that cannot be used; `problems` has every reason, in the order of the file."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = sorted(set(problems), key=lambda problem: (problem.line == 0, problem.line, problem.key))
+        self.problems = sorted(
+            dict.fromkeys(problems), key=lambda problem: (problem.line == 0, problem.line, problem.key)
+        )
         lines = [str(problem) for problem in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"… and {len(self.problems) - SHOWN_PROBLEMS} more problems")

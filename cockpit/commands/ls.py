@@ -6,6 +6,7 @@ import argparse
 import json
 
 from cockpit import formatting as fmt
+from cockpit.headless import say
 from cockpit.locations import run_ids, runs_root
 from cockpit.run_list import RunSummary, list_runs
 from cockpit.safe_text import safe_text
@@ -16,7 +17,7 @@ from engines.emitter import wall_clock_s
 def run(args: argparse.Namespace) -> int:
     """List them."""
     root = runs_root(args.runs_dir)
-    summaries = list_runs(root, run_ids(root))
+    summaries = list_runs(root, run_ids(root), lambda why: say(f"left out: {safe_text(why, 300)}"))
     if args.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=1))
     elif not summaries:

@@ -22,6 +22,7 @@ from cockpit.preflight import NEEDS
 from cockpit.run_list import fold_run
 from cockpit.safe_text import safe_text
 from cockpit.text_table import text_table
+from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
 FIXTURE = "fixture.json"
@@ -111,8 +112,8 @@ def _fixture_in(folder: Path) -> Path:
 def _files_of(fixture: Path) -> list[Path]:
     """The files that a fixture tells of and that are beside it."""
     try:
-        listed = [str(item["file"]) for item in json.loads(fixture.read_text(encoding="utf-8"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        listed = [str(item["file"]) for item in parse_json(fixture.read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise OperatorError(f"{fixture} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
     files = [fixture.parent / name for name in listed if Path(name).name == name and (fixture.parent / name).is_file()]
     if not files:

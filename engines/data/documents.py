@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engines.data.split import SPLITS
+from engines.json_text import parse_json
 from recipes.problems import OperatorError
 
 METADATA = "metadata.json"
@@ -30,7 +31,7 @@ def split_file(path: Path, split: str) -> Path:
 def is_text_folder(path: Path) -> bool:
     """Whether a folder was made by a prepare stage with output = text."""
     try:
-        metadata = json.loads((path / METADATA).read_text("utf-8"))
+        metadata = parse_json((path / METADATA).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(metadata, dict) and metadata.get("kind") == "text"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engines.json_text import parse_json
 from engines.manifest import manifest_sha256
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError, printable
@@ -76,8 +76,8 @@ def base_of(adapter: Path) -> Path:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise OperatorError(f"{path} is not a JSON object")

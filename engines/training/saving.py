@@ -7,7 +7,6 @@ change. The files keep Trainer's names, so that Trainer can load them.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from engines.checkpoints import (
 from engines.custody import Parent, custody_of
 from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.host import StageContext
+from engines.json_text import parse_json
 from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, lock_is_held
 from engines.training.faults import Faults
@@ -236,7 +236,7 @@ def _ancestors(ctx: StageContext) -> list[tuple[int, int]]:
 
 def _fingerprint(stage_json: Path) -> str:
     try:
-        return str(json.loads(stage_json.read_text()).get("fingerprint", ""))
+        return str(parse_json(stage_json.read_text()).get("fingerprint", ""))
     except (OSError, ValueError):
         return ""
 

@@ -179,6 +179,21 @@ def test_damage_in_a_journal_does_not_hide_its_run(tmp_path: Path) -> None:
     assert len(list_runs(tmp_path, [run.id, "none"])) == 1
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, "\x00"])
+def test_a_damaged_run_json_does_not_hide_its_run_or_others(tmp_path: Path, content: str) -> None:
+    run, other = a_run(tmp_path, "one"), a_run(tmp_path, "two")
+    for each in (run, other):
+        a_story(each)
+    run.run_json.write_text(content)
+    run.exit_json.write_text(content)
+    told: list[str] = []
+    assert [found.state for found in list_runs(tmp_path, [run.id, other.id], told.append)] == ["succeeded", "succeeded"]
+    run.journal.unlink()
+    assert [found.id for found in list_runs(tmp_path, [run.id, other.id], told.append)] == [other.id]
+    assert len(told) == 1
+    assert "run.json" in told[0]
+
+
 def test_what_is_no_run_directory_has_no_summary(tmp_path: Path) -> None:
     with pytest.raises(RunDirError):
         summarize(RunDir(tmp_path))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from cockpit.headless import ADOPT_ATTEMPTS, Following, Signals
 from cockpit.launch import adopt_if_needed, request, resume
+from cockpit.lines import JsonLines
 from cockpit.locations import list_runs
-from cockpit.process_tree import run_processes
+from cockpit.process_tree import kill_tree, run_processes
 from cockpit.run_list import summarize
-from engines.events import AttemptStarted, ControlApplied, StageSkipped, Step
+from engines.emitter import EventWriter
+from engines.events import AttemptStarted, ControlApplied, RunStarted, StageSkipped, Step, Warned
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 from tests.runs.harness import (
@@ -150,6 +154,52 @@ def test_damaged_output_is_made_again_at_resume(tmp_path: Path) -> None:
         resume(run)
         assert wait_for_end(run) == "succeeded"
         assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("manifest", [None, "", "[" * 100_000])
+def test_a_removed_output_is_made_again_at_resume(tmp_path: Path, manifest: str | None) -> None:
+    quick = {"max_steps": 5, "step_s": 0.0}
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({**quick, "name": "a"}, {**quick, "name": "b"}), tmp_path)
+        assert wait_for_end(run) == "succeeded"
+        if manifest is None:
+            shutil.rmtree(run.out("a"))
+        else:
+            (run.out("a") / "manifest.json").write_text(manifest)
+        resume(run)
+        assert wait_for_end(run) == "succeeded"
+        assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
+        assert any(isinstance(e, Warned) and "the output of a does not verify" in e.message for e in events(run))
+        with pytest.raises(OperatorError, match="nothing to resume"):
+            resume(run)
+
+
+@pytest.mark.timeout(120)
+def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopted: list[str] = []
+
+    def begin_and_fail(run: RunDir) -> bool:
+        adopted.append(run.id)
+        writer = EventWriter(run.journal, run.fifo, role="supervisor")
+        writer.emit(RunStarted(run=run.id, recipe="fake", reason="adopt", stages=["part-1"], kinds=["fake"]))
+        writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
+        writer.close()
+        return True
+
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe(LONG), tmp_path)
+        wait_for(lambda: _step(run) >= 3, "three steps")
+        kill_supervisor(run)
+        kill_tree(run.root, [], term_grace_s=0.0)
+        monkeypatch.setattr("cockpit.headless.ADOPT_EVERY_S", 0.2)
+        monkeypatch.setattr("cockpit.launch.adopt_if_needed", begin_and_fail)
+        with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
+            Following(run, JsonLines(), Signals(), raw=True).until_end()
+        assert str(run.supervisor_log) in caught.value.hint
+        assert len(adopted) == ADOPT_ATTEMPTS + 1
 
 
 @pytest.mark.timeout(120)

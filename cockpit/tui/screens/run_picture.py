@@ -6,7 +6,6 @@ playhead. One timer polls; nothing is painted unless something changed.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from cockpit.tui.widgets.stage_panel import stage_panel
 from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
 from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
 from cockpit.tui.widgets.transport import timeline, transport_line
+from engines.json_text import parse_json
 from engines.run_dir import RunDir
 
 TICK_S = 0.2
@@ -281,8 +281,8 @@ class RunPicture(Screen[None]):
 def _read_facts(run_dir: Path) -> dict[str, Any]:
     """The stages of recipe.json by name; nothing when it cannot be read (a journal file alone, say)."""
     try:
-        value = json.loads(RunDir(run_dir).recipe_json.read_bytes())
+        value = parse_json(RunDir(run_dir).recipe_json.read_bytes())
         stages = value["recipe"]["stage"]
         return {str(stage["name"]): stage for stage in stages}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
