@@ -101,7 +101,7 @@ def _fold_summary(run: RunDir) -> RunSummary:
     try:
         facts = run.read_run_json()
     except RunDirError:
-        if not (run.run_json.is_file() and run.journal.is_file()):
+        if not (run.run_json.is_file() and _journal_size(run)[0]):
             raise
         facts = {}  # damaged: the journal still tells what the run was and did
     state, real = _fold_growing(run)
