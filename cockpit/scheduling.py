@@ -14,6 +14,7 @@ from engines.events import (
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
+    CheckpointCommitted,
     GuardTripped,
     ResumedFrom,
     RunEnded,
@@ -41,6 +42,7 @@ class AttemptFacts:
     engine_detail: str = ""
     supervisor_detail: str = ""
     guard: str = ""
+    saved_step: int | None = None
 
     @property
     def reason(self) -> str:
@@ -75,6 +77,11 @@ class StageFacts:
             for _, a in sorted(self.attempts.items())
             if max(a.launched_t, a.started.t if a.started else 0) >= t and not a.never_began
         ]
+
+    @property
+    def saved_step(self) -> int | None:
+        """The highest step of which the journal tells a checkpoint; None when it tells none."""
+        return max((a.saved_step for a in self.attempts.values() if a.saved_step is not None), default=None)
 
     def lineage(self) -> dict[int, int | None]:
         """Attempts whose checkpoints are this training's past, each with the highest step that still counts."""
@@ -128,6 +135,9 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
                 facts.stage(event.stage).successes.append((event.t, event))
             case StageStarted() | AttemptStarted() | GuardTripped() | AttemptEnded():
                 _take_attempt(facts.stage(event.stage).attempt(event.attempt), event)
+            case CheckpointCommitted():
+                attempt = facts.stage(event.stage).attempt(event.attempt)
+                attempt.saved_step = max(event.step, attempt.saved_step or 0)
             case WriterOpened(role="engine", stage=str(stage), attempt=int(number)):
                 facts.stage(stage).attempt(number).opened = event
             case _:

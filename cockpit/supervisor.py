@@ -147,6 +147,10 @@ class Supervisor:
             )
         for reason in choice.refused:
             self.writer.emit(Warned(message=reason, stage=name))
+        saved_step = self.facts.stage(name).saved_step
+        if action.resume and choice.chosen is None and saved_step is not None:
+            message = f"{name} begins anew: no checkpoint to go on from is left of those up to step {saved_step}"
+            self.writer.emit(Warned(message=message, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
         self.say(

@@ -17,7 +17,7 @@ from cockpit.locations import list_runs
 from cockpit.process_tree import kill_tree, run_processes
 from cockpit.run_list import summarize
 from engines.emitter import EventWriter
-from engines.events import AttemptStarted, ControlApplied, RunStarted, StageSkipped, Step, Warned
+from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Step, Warned
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 from tests.runs.harness import (
@@ -142,6 +142,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: P
         assert origin.step == 20
         assert any("step-30 is not used" in line.text for line in state(run).log())
         assert damaged.exists()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("what", ["checkpoints", "attempt", "damaged"])
+def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path: Path, what: str) -> None:
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
+        wait_for(lambda: any(isinstance(e, CheckpointCommitted) for e in events(run)), "a checkpoint")
+        request(run, "stop")
+        assert wait_for_end(run) == "stopped"
+        if what == "damaged":
+            for manifest in run.checkpoints("part-1", 1).glob("*/manifest.json"):
+                manifest.write_text("[" * 100_000)
+        else:
+            shutil.rmtree(run.checkpoints("part-1", 1) if what == "checkpoints" else run.attempt_dir("part-1", 1))
+        resume(run)
+        wait_for(lambda: len(_attempts(run, "part-1")) == 2, "another attempt")
+        request(run, "stop")
+        assert wait_for_end(run) == "stopped"
+        assert _attempts(run, "part-1")[-1].resumed_from is None
+        told = [e.message for e in events(run) if isinstance(e, Warned)]
+        assert any("part-1 begins anew: no checkpoint to go on from is left" in message for message in told)
 
 
 @pytest.mark.timeout(120)
