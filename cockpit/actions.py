@@ -16,6 +16,7 @@ from cockpit.run_plan import RunRecipe, input_hash
 from cockpit.run_view import StageView
 from engines.events import CheckpointCommitted
 from engines.json_text import parse_json
+from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
 from recipes.schema import TRAINING_KINDS
 
@@ -186,12 +187,12 @@ def base_of(run: RunDir, source: Source) -> Base | None:
     """The model that an adapter was trained on, as its attempt recorded it; None when no record is readable."""
     attempts = [source.attempt] if source.attempt is not None else run.attempts(source.stage)[::-1]
     for attempt in attempts:
-        found = _recorded_base(run.stage_json(source.stage, attempt))
+        found = _recorded_base(run.stage_json(source.stage, attempt), source.path)
         if found is not None:
             return found
     try:
         recorded = parse_json((source.path / "base.json").read_text())
-        return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
+        return _base(recorded, source.path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -301,12 +302,17 @@ def _hex(text: str) -> str:
     return "".join(char for char in text if char in "0123456789abcdef")[:64]
 
 
-def _recorded_base(stage_json: Path) -> Base | None:
+def _base(recorded: dict[str, Any], near: Path) -> Base:
+    path = place_now(Path(recorded["path"]), near)
+    return Base(str(path), path, recorded.get("manifest_sha256"))
+
+
+def _recorded_base(stage_json: Path, near: Path) -> Base | None:
     try:
         recorded: dict[str, Any] = parse_json(stage_json.read_text())["inputs"]["model"]
         if recorded["origin"] == "hub":
             return Base(str(recorded["name"]), None, None)
-        return Base(str(recorded["path"]), Path(recorded["path"]), recorded.get("manifest_sha256"))
+        return _base(recorded, near)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

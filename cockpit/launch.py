@@ -24,7 +24,7 @@ from engines.manifest import problems_against
 from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, RecipeError
 from recipes.schema import TRAINING_KINDS, kind_of_stage
 
 EXIT_LOCKED = 2
@@ -118,7 +118,10 @@ def launch_text(
     parent: str | None = None,
 ) -> RunDir:
     """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button or a command made."""
-    loaded = load_recipe_text(text, folder / "recipe.toml", sets)
+    try:
+        loaded = load_recipe_text(text, folder / "recipe.toml", sets)
+    except RecipeError as error:  # no file has these lines
+        raise OperatorError("\n".join(problem.words for problem in error.problems)) from error
     return launch(loaded, runs_root=runs_root, name=name, parent=parent)
 
 

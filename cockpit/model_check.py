@@ -27,7 +27,7 @@ def check_models(loaded: LoadedRecipe) -> None:
         OperatorError: the same without lines, for a recipe that a button or a command made and no file holds.
     """
     problems: list[Problem] = []
-    in_file = loaded.path.is_file()
+    in_file = _is_of_its_file(loaded)
     for stage in loaded.recipe.stage:
         named = loaded.graph.inputs[stage.name].get("model")
         if named is None or named.path is None:
@@ -44,6 +44,14 @@ def check_models(loaded: LoadedRecipe) -> None:
             ]
     if problems:
         raise RecipeError(problems)
+
+
+def _is_of_its_file(loaded: LoadedRecipe) -> bool:
+    """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a button's."""
+    try:
+        return loaded.path.read_text("utf-8") == loaded.text
+    except (OSError, ValueError):
+        return False
 
 
 def _check(folder: Path, stage: StageFields) -> None:

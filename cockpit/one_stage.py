@@ -27,6 +27,7 @@ from cockpit.form_values import quoted
 from cockpit.locations import find_run
 from cockpit.run_list import fold_run
 from engines.json_text import parse_json
+from engines.moved_runs import place_now
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -213,8 +214,8 @@ def _base(adapter: Given) -> Base | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(text, str) and text:
-            path = Path(text)
-            return Base(text, path if path.is_absolute() else None, None)
+            path = place_now(Path(text), adapter.base.path)
+            return Base(str(path), path, None) if path.is_absolute() else Base(text, None, None)
     return None
 
 

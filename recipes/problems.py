@@ -52,6 +52,11 @@ class Problem:
         return f"{spot}:{self.column}" if self.column else spot
 
     def __str__(self) -> str:
+        return f"{self.where}  {self.words}"
+
+    @property
+    def words(self) -> str:
+        """All but the place: for recipes that no file holds."""
         what = f"{printable(self.key)} — {self.message}" if self.key else self.message
         parts = [what]
         if self.got:
@@ -60,7 +65,7 @@ class Problem:
             parts.append(f"allowed {self.allowed}")
         if self.hint:
             parts.append(self.hint)
-        return f"{self.where}  {'; '.join(parts)}"
+        return "; ".join(parts)
 
 
 class RecipeError(OperatorError):

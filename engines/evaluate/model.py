@@ -10,6 +10,7 @@ import torch
 
 from engines.json_text import parse_json
 from engines.manifest import manifest_sha256
+from engines.moved_runs import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError, printable
 
@@ -58,7 +59,7 @@ def base_of(adapter: Path) -> Path:
         raise OperatorError(
             f"{file} names no base", "train the adapter again, or write its base's folder there as path"
         )
-    path = Path(base["path"])
+    path = place_now(Path(base["path"]), adapter)
     if not path.is_dir():
         if path.is_absolute():
             raise OperatorError(

@@ -203,3 +203,22 @@ def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Pat
     (tmp_path / "m" / "config.json").write_text(text)
     assert file_plans(tmp_path / "m", ["Q8_0"]) == {}
     assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes == 64 * 128 * 8.5 / 8
+
+
+def test_an_adapter_of_a_run_that_was_moved_finds_its_base_where_it_is_now(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = _adapter_run(runs, runs / "other" / "stages" / "base" / "out")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    (source.path / "base.json").write_text(json.dumps({"path": str(run.out("base")), "manifest_sha256": None}))
+    for base in (runs / "other" / "stages" / "base" / "out", run.out("base")):
+        base.mkdir(parents=True)
+    moved = RunDir(runs.rename(tmp_path / "elsewhere") / run.id)
+    source = actions.sources(moved, fold_run(moved).stages)[0]
+    beside = actions.base_of(moved, source)
+    assert beside is not None
+    assert beside.path == tmp_path / "elsewhere" / "other" / "stages" / "base" / "out"
+    assert beside.text == str(beside.path)
+    moved.stage_json("train", 1).unlink()
+    own = actions.base_of(moved, source)
+    assert own is not None
+    assert own.path == moved.out("base")
