@@ -128,6 +128,11 @@ def _common_base(adapters: Sequence[str], taken: Sequence[Given]) -> Base:
                 f" {printable(other.text, 200)}",
                 "adapters of one base can be merged together; if both are the same model, say so: --model DIR",
             )
+    if base.path is not None and not base.path.exists():
+        raise OperatorError(
+            f"--model — {printable(first, 200)} was trained on {printable(str(base.path), 400)}, which is gone",
+            "make it again (cockpit resume RUN), or say where it is now: cockpit merge ADAPTER --model DIR",
+        )
     return base
 
 

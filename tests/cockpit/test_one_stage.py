@@ -141,3 +141,15 @@ def test_an_export_of_an_adapter_merges_it_on_the_way(tmp_path: Path) -> None:
         export_text(tmp_path, folder, None, None, adapter=folder)
     with pytest.raises(OperatorError, match="nosuch"):
         export_text(tmp_path, "last:nosuch", None, None)
+
+
+def test_an_adapter_whose_base_is_gone_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    run.out("base").rmdir()
+    for make in (
+        lambda: merge_text(tmp_path, ["last:tuned"], None, None),
+        lambda: export_text(tmp_path, "last:tuned", None, None),
+    ):
+        with pytest.raises(OperatorError, match=r"stages/base/out, which is gone") as caught:
+            make()
+        assert "cockpit resume" in caught.value.hint
