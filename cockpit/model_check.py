@@ -7,16 +7,13 @@ GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from engines.json_text import parse_json
+from engines.json_text import read_object
 from exporters.architectures import architecture_of
 from exporters.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
-from recipes.problems import OperatorError, Problem, RecipeError, printable
+from recipes.problems import OperatorError, Problem, RecipeError
 from recipes.schema import ExportStage, MergeStage, StageFields
-
-MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
 def check_models(loaded: LoadedRecipe) -> None:
@@ -57,21 +54,8 @@ def _is_of_its_file(loaded: LoadedRecipe) -> bool:
 def _check(folder: Path, stage: StageFields) -> None:
     if not isinstance(stage, ExportStage | MergeStage):
         if (folder / "config.json").is_file():  # an adapter has none
-            check_counts(folder, _read(folder / "config.json"))
+            check_counts(folder, read_object(folder / "config.json"))
         return
-    config = complete_config(folder, _read(folder / "config.json"))
+    config = complete_config(folder, read_object(folder / "config.json"))
     if isinstance(stage, ExportStage) and stage.converter == "own":
         architecture_of(folder, config)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            value = parse_json(file.read(MAX_CONFIG_BYTES))
-    except FileNotFoundError as error:
-        raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
-    if not isinstance(value, dict):
-        raise OperatorError(f"{path} is not a JSON object")
-    return value

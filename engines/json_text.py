@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from recipes.problems import OperatorError, printable
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -17,3 +20,20 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model's, adapter's or tokenizer's folder.
+
+    Raises:
+        OperatorError: it is missing or is none.
+    """
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
+    except (ValueError, OSError) as error:
+        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
+    if not isinstance(value, dict):
+        raise OperatorError(f"{path} is not a JSON object")
+    return value

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.model_folder import read_json
+from engines.json_text import read_object
 from exporters.tensor_files import TensorInfo, read_header, to_float32
 from recipes.problems import OperatorError, printable, shown
 
@@ -136,7 +136,7 @@ class Adapter:
     def base(self) -> dict[str, Any]:
         """What the adapter says about its base; empty when it says nothing."""
         path = self.folder / BASE
-        return read_json(path) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -146,7 +146,7 @@ def read_adapter(folder: Path) -> Adapter:
         OperatorError: it is not a LoRA adapter, uses a feature that the merge does not know, or has a tensor without
             a place or a partner; the text names it.
     """
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     _check_features(folder, config)
     path = _weights_file(folder)
     adapter = Adapter(folder, config)

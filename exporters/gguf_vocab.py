@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 from sentencepiece import sentencepiece_model_pb2
 
-from exporters.model_folder import read_json
+from engines.json_text import read_object
 from exporters.pre_tokenizers import pre_tokenizer_name
 from exporters.tokenizer_file import read_tokenizer
 from recipes.problems import OperatorError, printable
@@ -47,7 +47,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     Raises:
         OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot follow.
     """
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     rows = int(config["vocab_size"])
     tokenizer = read_tokenizer(folder / "tokenizer.json", rows) if (folder / "tokenizer.json").is_file() else {}
     kind = (tokenizer.get("model") or {}).get("type")

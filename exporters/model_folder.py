@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.host import Input
-from engines.json_text import parse_json
+from engines.json_text import read_object
 from exporters.model_config import complete_config
 from exporters.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
@@ -45,30 +45,13 @@ def local_folder(item: Input) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        OperatorError: it is missing or is not one.
-    """
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
-    except (ValueError, OSError) as error:
-        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
-    if not isinstance(value, dict):
-        raise OperatorError(f"{path} is not a JSON object")
-    return value
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with `tie_word_embeddings` made explicit.
 
     Raises:
         OperatorError: it is missing, names a quantized model, or has counts that no model has.
     """
-    return complete_config(folder, read_json(folder / "config.json"))
+    return complete_config(folder, read_object(folder / "config.json"))
 
 
 def open_weights(folder: Path) -> SafetensorsFolder:

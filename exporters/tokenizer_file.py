@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exporters.model_folder import read_json
+from engines.json_text import read_object
 from recipes.problems import OperatorError, printable, shown
 
 _STEPS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}
@@ -22,7 +22,7 @@ def read_tokenizer(path: Path, rows: int) -> dict[str, Any]:
     Raises:
         OperatorError: it is no JSON object, or a part of it cannot be; every kind of mistake has a line.
     """
-    tokenizer = read_json(path)
+    tokenizer = read_object(path)
     problems = [*_steps(tokenizer), *_model(tokenizer.get("model"), rows), *_added(tokenizer.get("added_tokens"), rows)]
     if problems:
         more = [f"{path}: and {len(problems) - SHOWN} more like these"] if len(problems) > SHOWN else []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.host import StageContext, StageFailedError
+from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
 from exporters.architectures import ARCHITECTURES as OWN_ARCHITECTURES
@@ -25,7 +26,7 @@ from exporters.architectures import Architecture
 from exporters.export_job import Export, file_sha256
 from exporters.gguf_vocab import Vocabulary
 from exporters.gguf_write import Model
-from exporters.model_folder import open_weights, read_config, read_json
+from exporters.model_folder import open_weights, read_config
 from exporters.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram, find_program
 from exporters.preflight import check_disk, default_threads
 from exporters.quant_types import QUANTIZED, Choice, FilePlan, Shape
@@ -107,7 +108,7 @@ def upstream_model(folder: Path) -> Model:
 
 def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
     """The token that ends an answer, by the config or generation_config.json."""
-    generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     for source in (generation, config):
         listed = source.get("eos_token_id")
         ids = listed if isinstance(listed, list) else [listed]

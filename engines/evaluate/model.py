@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from engines.json_text import parse_json
+from engines.json_text import read_object
 from engines.manifest import manifest_sha256
 from engines.moved_runs import place_now
 from engines.training.inputs import cached_folder
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def base_of(adapter: Path) -> Path:
     """
     file = adapter / "base.json"
     if not file.is_file():
-        config = _read_object(adapter / "adapter_config.json")
+        config = read_object(adapter / "adapter_config.json")
         named = str(config.get("base_model_name_or_path") or "")
         return Path(named) if Path(named).is_dir() else cached_folder(named)
-    base = _read_object(file)
+    base = read_object(file)
     if not isinstance(base.get("path"), str):
         raise OperatorError(
             f"{file} names no base", "train the adapter again, or write its base's folder there as path"
@@ -73,16 +73,6 @@ def base_of(adapter: Path) -> Path:
             "train the adapter again on it",
         )
     return path
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = parse_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"{path} cannot be read: {printable(str(error), 200)}") from error
-    if not isinstance(value, dict):
-        raise OperatorError(f"{path} is not a JSON object")
-    return value
 
 
 def _load_adapter(path: Path) -> LoadedModel:
