@@ -16,9 +16,9 @@ import gguf
 import numpy as np
 
 from engines.llama.quantizer import KernelQuantizer
-from exporters.gguf_write import Model, read_model, write_gguf
-from exporters.importance import Importance
-from exporters.quant_types import FILE_TYPE_IDS, QUANTIZED
+from exporters.gguf.importance import Importance
+from exporters.gguf.quant_types import FILE_TYPE_IDS, QUANTIZED
+from exporters.gguf.write import Model, read_model, write_gguf
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, build_tokenizer
 
 LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")

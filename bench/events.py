@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.rows import Row, best, cpu_s
-from cockpit.run_state import RunState
+from cockpit.runs.state import RunState
 from engines.emitter import EventWriter
 from engines.events import Step
 from engines.journal import read_journal

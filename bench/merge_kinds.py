@@ -13,9 +13,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from exporters.merge import merge
+from exporters.lora.merge import merge
+from tests.exporters.lora.test_merge_kinds import KINDS, adapt, distance, ours, peft_weights
 from tests.exporters.small_models import build_model, build_tokenizer
-from tests.exporters.test_merge_kinds import KINDS, adapt, distance, ours, peft_weights
 
 TITLES = (
     "adapter",

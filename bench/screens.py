@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.rows import Row, best, child_cpu_s
 from bench.terminal import Terminal
-from cockpit.launch import launch, request
+from cockpit.supervision.launch import launch, request
 from engines.run_dir import RunDir, lock_is_held
 from recipes.load import load_recipe_text
 

@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from exporters.adapter import CONFIG, WEIGHTS
-from exporters.tensor_files import SafetensorsWriter
+from exporters.hf_model.tensor_files import SafetensorsWriter
+from exporters.lora.adapter import CONFIG, WEIGHTS
 from tests.exporters.small_models import build_tokenizer
 
 SIZES = {"0.3B": (1024, 2816, 22), "1B": (2048, 5632, 22)}
@@ -45,7 +45,7 @@ print(json.dumps({"seconds": seconds, "anonymous_bytes": max(peak, anon()) - bas
 MERGE = (
     _WATCH
     + """
-from exporters.merge import merge
+from exporters.lora.merge import merge
 threading.Thread(target=watch, daemon=True).start()
 started = time.perf_counter()
 merge(Path(sys.argv[1]), [(Path(sys.argv[2]), 1.0)], Path(sys.argv[3]))
@@ -56,7 +56,7 @@ seconds = time.perf_counter() - started
 CONVERT = (
     _WATCH
     + """
-from exporters.gguf_write import read_model, write_gguf
+from exporters.gguf.write import read_model, write_gguf
 threading.Thread(target=watch, daemon=True).start()
 started = time.perf_counter()
 model = read_model(Path(sys.argv[1]))

@@ -22,7 +22,7 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from engines.llama.process import LlamaProcess
-from exporters.gguf_write import read_model, write_gguf
+from exporters.gguf.write import read_model, write_gguf
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -67,7 +67,7 @@ def open_screen(
         replay: run directory or journal file to play back.
         speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's own.
     """
-    from cockpit.locations import runs_root
+    from cockpit.runs.find import runs_root
     from recipes.problems import OperatorError
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -80,7 +80,7 @@ def open_screen(
 
 def _tell(error: Exception) -> None:
     """The mistake and what to do about it; both may quote names and paths, so they are made harmless first."""
-    from cockpit.safe_text import safe_lines
+    from cockpit.text.safe_text import safe_lines
 
     hint = str(getattr(error, "hint", ""))
     lines = [*safe_lines(f"cockpit: {error}"), *(f"  {line}" for line in safe_lines(hint) if line)]

@@ -6,7 +6,7 @@ import sys
 
 from engines.host import host_main
 
-STAGE_MODULES = {"merge": "exporters.merge_stage", "export": "exporters.export_stage"}
+STAGE_MODULES = {"merge": "exporters.stages.merge_stage", "export": "exporters.stages.export_stage"}
 """Names only: an exporter's module is imported when its stage runs, in its own process."""
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from cockpit.playback import Playback
-from cockpit.run_state import RunState, fold
+from cockpit.runs.playback import Playback
+from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal

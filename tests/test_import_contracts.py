@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cockpit", "engines", "exporters", "recipes")
 BREAKS = {
     "floors": ("recipes/load.py", "import engines.events"),
-    "light": ("cockpit/run_state.py", "import engines.training.loss"),
+    "light": ("cockpit/runs/state.py", "import engines.training.loss"),
     "plain": ("engines/guards.py", "import psutil"),
-    "textual": ("cockpit/headless.py", "import textual"),
-    "screens": ("cockpit/headless.py", "import cockpit.tui.app"),
+    "textual": ("cockpit/headless/follow.py", "import textual"),
+    "screens": ("cockpit/headless/follow.py", "import cockpit.tui.app"),
     "independent": ("engines/finetune/__init__.py", "import engines.pretrain"),
 }
 """For each contract, a file and the line that breaks it."""

@@ -61,7 +61,7 @@ def test_no_command_loads_a_training_stack_or_the_screens() -> None:
 
 
 def test_the_supervisor_is_light() -> None:
-    assert not modules_after(imported("cockpit.supervisor")) & (HEAVY | {"textual", "rich"})
+    assert not modules_after(imported("cockpit.supervision.supervisor")) & (HEAVY | {"textual", "rich"})
 
 
 @pytest.mark.parametrize("name", LIGHT_ENGINES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cockpit.following import follow
-from cockpit.headless import Signals
-from cockpit.launch import adopt_if_needed
-from cockpit.locations import find_run, runs_root
+from cockpit.headless.follow import Signals
+from cockpit.headless.follow_command import follow
+from cockpit.runs.find import find_run, runs_root
+from cockpit.supervision.launch import adopt_if_needed
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,13 +6,13 @@ import argparse
 import json
 from typing import Any
 
-from cockpit import formatting as fmt
-from cockpit.export_plan import PlannedFile
-from cockpit.headless import say
-from cockpit.model_check import check_models
-from cockpit.plan import Plan, StagePlan, plan
-from cockpit.recipe_files import load_wanted
-from cockpit.text_table import text_table
+from cockpit.forms.find import load_wanted
+from cockpit.headless.follow import say
+from cockpit.planning.files import PlannedFile
+from cockpit.planning.model_check import check_models
+from cockpit.planning.stages import Plan, StagePlan, plan
+from cockpit.text import formatting as fmt
+from cockpit.text.text_table import text_table
 from recipes.problems import OperatorError, Problem, RecipeError
 
 MISTAKE = 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cockpit.following import launch_made
-from cockpit.locations import runs_root
-from cockpit.one_stage import EXPORTED, export_text, stage_sets
+from cockpit.headless.follow_command import launch_made
+from cockpit.one_stage.from_words import EXPORTED, export_text, stage_sets
+from cockpit.runs.find import runs_root
 
 _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from cockpit import formatting as fmt
-from cockpit.headless import say
-from cockpit.locations import run_ids, runs_root
-from cockpit.run_list import RunSummary, list_runs
-from cockpit.safe_text import safe_text
-from cockpit.text_table import text_table
+from cockpit.headless.follow import say
+from cockpit.runs.find import run_ids, runs_root
+from cockpit.runs.summaries import RunSummary, list_runs
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.text.text_table import text_table
 from engines.emitter import wall_clock_s
 
 

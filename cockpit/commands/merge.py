@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 
-from cockpit.following import launch_made
-from cockpit.locations import runs_root
-from cockpit.one_stage import MERGED, merge_text, stage_sets
+from cockpit.headless.follow_command import launch_made
+from cockpit.one_stage.from_words import MERGED, merge_text, stage_sets
+from cockpit.runs.find import runs_root
 from recipes.problems import OperatorError, printable
 
 

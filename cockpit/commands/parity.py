@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cockpit import formatting as fmt
-from cockpit.child_job import follow_job
-from cockpit.custody import made_from
-from cockpit.locations import find_run, runs_root
-from cockpit.preflight import NEEDS
-from cockpit.run_list import fold_run
-from cockpit.safe_text import safe_text
-from cockpit.text_table import text_table
+from cockpit.commands.child_job import follow_job
+from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.summaries import fold_run
+from cockpit.runs.verify import made_from
+from cockpit.supervision.interpreters import NEEDS
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.text.text_table import text_table
 from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     }
     live = sys.stderr.isatty() and not args.json
     return follow_job(
-        "exporters.parity_run", job, lambda line: _show(line, live=live, as_json=args.json), NEEDS["export"]
+        "exporters.proof.parity_run", job, lambda line: _show(line, live=live, as_json=args.json), NEEDS["export"]
     )
 
 

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cockpit import formatting as fmt
-from cockpit.child_job import follow_job
-from cockpit.following import launch_made
-from cockpit.headless import say
-from cockpit.locations import find_run, runs_root
-from cockpit.one_stage import export_text
+from cockpit.commands.child_job import follow_job
+from cockpit.headless.follow import say
+from cockpit.headless.follow_command import launch_made
+from cockpit.one_stage.from_words import export_text
+from cockpit.runs.find import find_run, runs_root
+from cockpit.text import formatting as fmt
 from recipes.problems import OperatorError, printable
 
 DEFAULT_TYPES = "Q8_0,Q4_K_M"
@@ -84,7 +84,7 @@ def _follow(job: dict[str, Any], args: argparse.Namespace) -> int:
             print(json.dumps(line), flush=True)
         _show(line, live=live, quiet=args.quiet or args.json)
 
-    return follow_job("exporters.quantize_file", job, show, needs=("numpy", "gguf"))
+    return follow_job("exporters.quantize.quantize_file", job, show, needs=("numpy", "gguf"))
 
 
 def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cockpit.following import tell_unreadable
-from cockpit.headless import Display, OutputClosedError, write_out
-from cockpit.lines import JsonLines, LiveLines, PlainLines
-from cockpit.locations import find_run, runs_root
-from cockpit.report import report_lines
-from cockpit.run_state import RunState
+from cockpit.headless.follow import Display, OutputClosedError, write_out
+from cockpit.headless.follow_command import tell_unreadable
+from cockpit.headless.lines import JsonLines, LiveLines, PlainLines
+from cockpit.headless.report import report_lines
+from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.state import RunState
 from engines.journal import JournalReader, Record, journal_files
 
 BATCH = 500

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from cockpit.following import follow
-from cockpit.headless import Signals, say
-from cockpit.launch import resume
-from cockpit.locations import find_run, runs_root
+from cockpit.headless.follow import Signals, say
+from cockpit.headless.follow_command import follow
+from cockpit.runs.find import find_run, runs_root
+from cockpit.supervision.launch import resume
 
 
 def run(args: argparse.Namespace) -> int:

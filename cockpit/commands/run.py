@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from cockpit.following import follow
-from cockpit.headless import Signals, say
-from cockpit.launch import launch
-from cockpit.locations import runs_root
-from cockpit.recipe_files import load_wanted
+from cockpit.forms.find import load_wanted
+from cockpit.headless.follow import Signals, say
+from cockpit.headless.follow_command import follow
+from cockpit.runs.find import runs_root
+from cockpit.supervision.launch import launch
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from cockpit import formatting as fmt
-from cockpit.following import tell_unreadable
-from cockpit.locations import find_run, runs_root
-from cockpit.report import report_lines, run_json
-from cockpit.run_list import fold_run, state_of
-from cockpit.run_state import RunState
-from cockpit.safe_text import safe_text
+from cockpit.headless.follow_command import tell_unreadable
+from cockpit.headless.report import report_lines, run_json
+from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import fold_run, state_of
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
 
 
 def run(args: argparse.Namespace) -> int:

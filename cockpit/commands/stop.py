@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from cockpit.headless import Following, Signals, say
-from cockpit.launch import request
-from cockpit.lines import Nothing
-from cockpit.locations import find_run, runs_root
+from cockpit.headless.follow import Following, Signals, say
+from cockpit.headless.lines import Nothing
+from cockpit.runs.find import find_run, runs_root
+from cockpit.supervision.launch import request
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from cockpit.custody import Link, check_descent, made_from
-from cockpit.locations import find_run, runs_root
-from cockpit.safe_text import safe_text
+from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.verify import Link, check_descent, made_from
+from cockpit.text.safe_text import safe_text
 from engines.manifest import MANIFEST
 from recipes.problems import OperatorError, printable
 

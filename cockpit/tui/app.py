@@ -21,9 +21,9 @@ from textual.events import Resize
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from cockpit.safe_text import UNSAFE
-from cockpit.tui.keys import bindings
-from cockpit.tui.theme import ANSI_VARIABLES, THEMES, chosen_theme
+from cockpit.text.safe_text import UNSAFE
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.theme import ANSI_VARIABLES, THEMES, chosen_theme
 
 
 class HarmlessLines(LineFilter):
@@ -142,14 +142,14 @@ class CockpitApp(App[None]):
     def open_run(self, run_dir: Path) -> None:
         """Show a run: live while it runs, and where it ended afterwards."""
         from cockpit.tui.screens.run import RunScreen
-        from cockpit.tui.sources import LiveSource
+        from cockpit.tui.screens.sources import LiveSource
 
         self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
 
     def open_replay(self, path: Path, speed: float | None = None) -> None:
         """Play a run back from its directory or its journal file."""
         from cockpit.tui.screens.run import RunScreen
-        from cockpit.tui.sources import load_replay
+        from cockpit.tui.screens.sources import load_replay
 
         self.push_screen(RunScreen(load_replay(path, self._speed), run_dir=path if path.is_dir() else path.parent))
 

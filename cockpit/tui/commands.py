@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from cockpit.safe_text import safe_text
-from cockpit.tui.keys import SCOPES, Key
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.keys import SCOPES, Key
 
 
 class KeyCommands(Provider):

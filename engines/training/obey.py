@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from engines.control import STOP_VERBS, Request
-from engines.host import StopRequested
-
-if TYPE_CHECKING:
-    from engines.training.session import Session
+from engines.events import Evaluated
+from engines.host import StageContext, StopRequested
 
 PAUSE_POLL_S = 0.1
 PAUSE_HEARTBEAT_S = 10.0
 
 
-def obey(session: Session) -> None:
+class Trainee(Protocol):
+    """A training between two of its steps, and what an operator may ask of it there."""
+
+    ctx: StageContext
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the stage ends, as it is planned now."""
+        ...
+
+    def save(self) -> bool: ...
+
+    def evaluate(self) -> Evaluated | None: ...
+
+    def sample(self) -> bool: ...
+
+    def set_learning_rate(self, peak: float) -> None: ...
+
+    def lower_max_steps(self, steps: int) -> int: ...
+
+
+def obey(session: Trainee) -> None:
     """Take all new requests, oldest first. While paused, wait here with a heartbeat and go on taking them.
 
     Raises:
@@ -38,7 +62,7 @@ def obey(session: Session) -> None:
             session.ctx.phase("paused")
 
 
-def _pause_or_continue(session: Session, request: Request, *, paused: bool) -> bool:
+def _pause_or_continue(session: Trainee, request: Request, *, paused: bool) -> bool:
     """Whether the session is paused after the request."""
     wanted = request.verb == "pause"
     if wanted == paused:
@@ -49,7 +73,7 @@ def _pause_or_continue(session: Session, request: Request, *, paused: bool) -> b
     return wanted
 
 
-def _obey_one(session: Session, request: Request) -> None:
+def _obey_one(session: Trainee, request: Request) -> None:
     match request.verb:
         case verb if verb in STOP_VERBS:
             _stop(session, request)
@@ -62,17 +86,17 @@ def _obey_one(session: Session, request: Request) -> None:
             loss = None if result is None else result.loss
             effect = "ignored: there is no val split to evaluate on" if loss is None else f"val loss {loss:.4f}"
         case "sample":
-            effect = "sampled" if session.sample() else f"ignored: a {session.stage.kind} stage takes no samples"
+            effect = "sampled" if session.sample() else f"ignored: a {session.ctx.stage.kind} stage takes no samples"
         case "learning-rate":
             effect = _learning_rate(session, request.value)
         case "max-steps":
             effect = _max_steps(session, request.value)
         case _:
-            effect = f"ignored: a {session.stage.kind} stage does not know {request.verb}"
+            effect = f"ignored: a {session.ctx.stage.kind} stage does not know {request.verb}"
     session.ctx.applied(request, effect, session.step)
 
 
-def _stop(session: Session, request: Request) -> None:
+def _stop(session: Trainee, request: Request) -> None:
     """Stop here. A stop that wants a checkpoint and cannot have one is refused, unless the system itself asked."""
     if request.verb == "stop":
         session.ctx.applied(request, "stopping now; the run goes on from its newest checkpoint", session.step)
@@ -87,15 +111,15 @@ def _stop(session: Session, request: Request) -> None:
     session.ctx.applied(request, "ignored: the checkpoint could not be written, so training goes on", session.step)
 
 
-def _learning_rate(session: Session, value: float | None) -> str:
+def _learning_rate(session: Trainee, value: float | None) -> str:
     if value is None or not math.isfinite(value) or not 0 < value <= 1:
         return f"ignored: learning_rate — got {value}; allowed above 0, up to 1"
     session.set_learning_rate(value)
     return f"peak learning rate is now {value:g}"
 
 
-def _max_steps(session: Session, value: float | None) -> str:
-    planned = session.trainer.state.max_steps
+def _max_steps(session: Trainee, value: float | None) -> str:
+    planned = session.last_step
     if value is None or not math.isfinite(value) or value < 1 or value != int(value):
         return f"ignored: max_steps — got {value}; allowed a whole number from 1"
     if value > planned:

@@ -77,6 +77,11 @@ class Session:
         return int(self.trainer.state.global_step)
 
     @property
+    def last_step(self) -> int:
+        """The step at which the stage ends; an operator may have lowered it."""
+        return int(self.trainer.state.max_steps)
+
+    @property
     def schedule(self) -> Schedule:
         """The live learning-rate schedule."""
         return schedule_of(self.trainer.lr_scheduler)

@@ -13,16 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from engines.host import StageContext
+from engines.training.faults import Faults
 from engines.training.schedule import Schedule, warmup_steps
-
-if TYPE_CHECKING:
-    from engines.training.session import Session
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version cannot be measured safely"
@@ -49,10 +48,33 @@ class Measured:
     window: Window
 
 
+class Watched(Protocol):
+    """Whom the trainer reports to, at the places between and within its steps."""
+
+    ctx: StageContext
+    faults: Faults
+
+    def train_begins(self) -> None:
+        """Trainer has made its plan."""
+
+    def after_scheduler_load(self) -> None:
+        """The checkpoint's optimizer and schedule are in place."""
+
+    def before_optimizer_step(self, measured: Measured) -> None:
+        """The numbers of a step that may still be refused."""
+
+    def after_optimizer_step(self) -> None:
+        """The step is applied and counted."""
+
+    def save(self) -> bool:
+        """Write a checkpoint; False when it could not be written."""
+        ...
+
+
 class EngineMixin:
     """To be laid over Trainer or one of its subclasses; `session` must be set before `train`."""
 
-    session: Session
+    session: Watched
     window: Window
     args: TrainingArguments
     state: Any
@@ -129,7 +151,7 @@ class EngineTrainer(EngineMixin, Trainer):
 class Boundary(TrainerCallback):
     """Hands the places between steps to the session."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Watched) -> None:
         self._session = session
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -145,7 +167,7 @@ class Boundary(TrainerCallback):
 
 
 def build_trainer(
-    session: Session, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
+    session: Watched, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
 ) -> EngineTrainer:
     """A Trainer that reports to the session and prints nothing."""
     trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)

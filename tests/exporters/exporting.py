@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.host import StageFailedError, StageResult
-from exporters import export_stage, merge_stage
+from exporters.stages import export_stage, merge_stage
 from tests.stage_context import TriedContext, make_context
 
 

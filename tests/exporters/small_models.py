@@ -57,7 +57,7 @@ def build_byte_level_tokenizer(folder: Path, *, individual_digits: bool = False)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
-    from exporters.pre_tokenizers import _PATTERNS
+    from exporters.gguf.pre_tokenizers import _PATTERNS
 
     words = next(pattern for pattern, name in _PATTERNS.items() if name == "qwen2")
     split = pre_tokenizers.Split(Regex(words), "isolated")

@@ -16,12 +16,17 @@ from pathlib import Path
 import torch
 import transformers
 
-import exporters.export_stage
-import exporters.merge_stage
+import exporters.stages.export_stage
+import exporters.stages.merge_stage
 from engines.host import host_main
 from exporters.run import STAGE_MODULES
 
-LOADED = (exporters.export_stage, exporters.merge_stage, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
+LOADED = (
+    exporters.stages.export_stage,
+    exporters.stages.merge_stage,
+    transformers.AutoModelForCausalLM,
+    transformers.AutoTokenizer,
+)
 
 
 def attempt(stage_json: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.form_values import read_value, show_value
-from cockpit.launch import resolve
+from cockpit.forms.values import read_value, show_value
+from cockpit.supervision.launch import resolve
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text, problems_of
 

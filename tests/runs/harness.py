@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cockpit.launch import launch
-from cockpit.process_tree import kill_tree, run_processes
-from cockpit.run_list import fold_run, summarize
-from cockpit.run_state import RunState
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import fold_run, summarize
+from cockpit.supervision.launch import launch
+from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.events import AnyEvent
 from engines.journal import read_journal
 from engines.run_dir import RunDir, lock_holder, lock_is_held

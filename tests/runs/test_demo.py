@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.run_list import fold_run
+from cockpit.runs.summaries import fold_run
 from engines.events import MachineSampled, SampledText
 from engines.manifest import verify_manifest
 from engines.run_dir import RunDir

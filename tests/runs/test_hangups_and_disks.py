@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.follow import Follower
-from cockpit.locations import run_ids
-from cockpit.run_state import RunState
+from cockpit.runs.find import run_ids
+from cockpit.runs.state import RunState
+from cockpit.runs.tail import Follower
 from engines.events import Gap, Step, WriterOpened
 from engines.run_dir import RunDir, lock_holder
 from tests.runs.harness import (

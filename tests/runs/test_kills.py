@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.launch import adopt_if_needed, resume
+from cockpit.supervision.launch import adopt_if_needed, resume
 from engines.events import AttemptStarted, Warned, WriterOpened
 from engines.identity import Identity
 from engines.run_dir import RunDir

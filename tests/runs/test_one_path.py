@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.follow import Follower
-from cockpit.run_list import fold_run
-from cockpit.run_state import RunState, fold
+from cockpit.runs.state import RunState, fold
+from cockpit.runs.summaries import fold_run
+from cockpit.runs.tail import Follower
 from engines.events import AnyEvent
 from tests.runs.harness import ended, events, fake_recipe, launch_text, nothing_left, wait_for
 

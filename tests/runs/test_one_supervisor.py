@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.launch import launch, request
+from cockpit.supervision.launch import launch, request
 from engines.events import AttemptStarted, RunStarted, WriterOpened
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from recipes.load import load_recipe_text
@@ -33,11 +33,11 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
     text = fake_recipe({"max_steps": 100_000, "step_s": 0.02})
     with nothing_left(tmp_path / "runs"):
         with monkeypatch.context() as patch:
-            patch.setattr("cockpit.launch._start_supervisor", lambda *_: None)
+            patch.setattr("cockpit.supervision.launch._start_supervisor", lambda *_: None)
             run: RunDir = launch(load_recipe_text(text, tmp_path / "recipe.toml"), runs_root=tmp_path / "runs")
         starters = [
             subprocess.Popen(
-                [sys.executable, "-m", "cockpit.supervisor", str(run.root), "--reason", "launch"],
+                [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", "launch"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
             )
             for _ in range(STARTERS)

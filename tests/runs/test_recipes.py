@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cockpit.custody import check_descent
-from cockpit.run_list import fold_run
-from cockpit.run_state import RunState
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import fold_run
+from cockpit.runs.verify import check_descent
 from engines.run_dir import RunDir
 from tests.runs.harness import assert_contiguous, assert_no_process_left
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.headless import ADOPT_ATTEMPTS, Following, Signals
-from cockpit.launch import adopt_if_needed, request, resume
-from cockpit.lines import JsonLines
-from cockpit.locations import list_runs
-from cockpit.process_tree import kill_tree, run_processes
-from cockpit.run_list import summarize
+from cockpit.headless.follow import ADOPT_ATTEMPTS, Following, Signals
+from cockpit.headless.lines import JsonLines
+from cockpit.runs.find import list_runs
+from cockpit.runs.summaries import summarize
+from cockpit.supervision.launch import adopt_if_needed, request, resume
+from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.emitter import EventWriter
 from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Step, Warned
 from engines.run_dir import RunDir
@@ -68,7 +68,7 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ignore_stop": True, "orphan": True}))
-    monkeypatch.setattr("cockpit.stop_ladder.TERM_GRACE_S", 1.0)
+    monkeypatch.setattr("cockpit.supervision.stop_ladder.TERM_GRACE_S", 1.0)
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe(LONG, stop_grace_s=1.0), tmp_path)
         wait_for(lambda: _step(run) >= 3, "three steps")
@@ -216,8 +216,8 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
         wait_for(lambda: _step(run) >= 3, "three steps")
         kill_supervisor(run)
         kill_tree(run.root, [], term_grace_s=0.0)
-        monkeypatch.setattr("cockpit.headless.ADOPT_EVERY_S", 0.2)
-        monkeypatch.setattr("cockpit.launch.adopt_if_needed", begin_and_fail)
+        monkeypatch.setattr("cockpit.headless.follow.ADOPT_EVERY_S", 0.2)
+        monkeypatch.setattr("cockpit.supervision.launch.adopt_if_needed", begin_and_fail)
         with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
             Following(run, JsonLines(), Signals(), raw=True).until_end()
         assert str(run.supervisor_log) in caught.value.hint

@@ -9,10 +9,10 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from cockpit.playback import Playback
+from cockpit.runs.playback import Playback
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.run import RunScreen
-from cockpit.tui.sources import ReplaySource
+from cockpit.tui.screens.sources import ReplaySource
 from engines.events import AnyEvent
 from tests.tui.event_source import EventSource
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from cockpit.playback import Playback
-from cockpit.run_list import ENDED
-from cockpit.run_state import RunState
+from cockpit.runs.playback import Playback
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import ENDED
 from engines.events import AnyEvent
 
 BATCH = 2000

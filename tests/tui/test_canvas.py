@@ -5,8 +5,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cockpit.series import Series
-from cockpit.tui.theme import CROSS
+from cockpit.runs.series import Series
+from cockpit.tui.look.theme import CROSS
 from cockpit.tui.widgets.axes import Domain, fitted, kept, step_domain, ticks, time_domain
 from cockpit.tui.widgets.canvas import bad_columns, draw, spans_of
 from cockpit.tui.widgets.chart import BAD, ChartData, draw_chart

@@ -106,7 +106,7 @@ async def test_resume_asks_says_what_is_superseded_and_names_the_step(
         asked.append((stage, checkpoint))
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.launch.resume", resume)
+    monkeypatch.setattr("cockpit.supervision.launch.resume", resume)
     async with opened(make_run(tmp_path / "runs", state="stopped")) as (screen, pilot):
         await pilot.press("down", "r")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
@@ -136,7 +136,7 @@ async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
         started.append((loaded, parent))
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.launch.launch", launch)
+    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
     run = adapter_run(tmp_path)
     async with opened(run, size) as (screen, pilot):
         assert disabled(screen)["merge"] is False
@@ -159,7 +159,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         started.append(loaded)
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.launch.launch", launch)
+    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
     async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (_screen, pilot):
         await pilot.press("q")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
@@ -185,7 +185,7 @@ async def test_an_adapter_is_quantized_with_its_base_and_merged_on_the_way(
         started.append(loaded)
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.launch.launch", launch)
+    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
     run = adapter_run(tmp_path)
     async with opened(run) as (screen, pilot):
         await until_seen(pilot, "merged on the way")

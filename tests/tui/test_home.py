@@ -13,7 +13,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from cockpit.tui.app import CockpitApp
-from cockpit.tui.keys import SCOPES
+from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.screens.checkpoints import CheckpointsScreen
 from cockpit.tui.screens.confirm import ConfirmScreen
 from cockpit.tui.screens.help import HelpScreen

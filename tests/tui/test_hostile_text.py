@@ -24,7 +24,7 @@ from engines.events import (
     StageFailed,
     Warned,
 )
-from tests.cockpit.test_safe_text import PAYLOADS
+from tests.cockpit.text.test_safe_text import PAYLOADS
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.run_list import fold_run, state_of
+from cockpit.runs.summaries import fold_run, state_of
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
 from cockpit.tui.screens.confirm import ConfirmScreen

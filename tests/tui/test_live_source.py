@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cockpit.run_state import fold
-from cockpit.tui.sources import LiveSource
+from cockpit.runs.state import fold
+from cockpit.tui.screens.sources import LiveSource
 from tests.tui import journals
 
 

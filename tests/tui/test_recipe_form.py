@@ -11,9 +11,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from cockpit.recipe_shelf import own_folder
+from cockpit.forms.shelf import own_folder
 from cockpit.tui.app import CockpitApp
-from cockpit.tui.keys import SCOPES
+from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.screens.confirm import ConfirmScreen, PickScreen, TextScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.widgets.field_row import ChoiceBox, FieldRow
@@ -205,7 +205,7 @@ async def test_launching_asks_and_starts_what_is_shown_not_what_is_saved(
         started.append(loaded.text)  # type: ignore[attr-defined]
         raise OperatorError("stopped by the test", "on purpose")
 
-    monkeypatch.setattr("cockpit.launch.launch", launch)
+    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
     async with opened(recipe) as (form, pilot):
         await go_to(form, pilot, "max_steps")
         await type_over(pilot, "30")
@@ -295,7 +295,7 @@ async def test_the_difference_is_shown(recipe: Path) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, size: tuple[int, int]) -> None:
-    from cockpit.form_values import quoted
+    from cockpit.forms.values import quoted
 
     words = " ".join(HOSTILE)
     path = tmp_path / "[red]x[b] evil.toml"

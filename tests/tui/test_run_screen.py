@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cockpit import formatting as fmt
-from cockpit.tui.keys import SCOPES, footer_keys
+from cockpit.text import formatting as fmt
+from cockpit.tui.look.keys import SCOPES, footer_keys
+from cockpit.tui.look.theme import CROSS
 from cockpit.tui.screens.confirm import ConfirmScreen
-from cockpit.tui.theme import CROSS
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
 from engines.events import Gap, Step, Warned

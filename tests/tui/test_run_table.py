@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.run_list import RunSummary
+from cockpit.runs.summaries import RunSummary
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.widgets.run_table import RunTable, columns, step_words
 from tests.tui.looking import HOSTILE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -15,22 +15,23 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Button, Static
 
-from cockpit import actions, formatting
-from cockpit.actions import Item, OneStageRecipe
-from cockpit.folded_run import FoldedRun
-from cockpit.model_files import Need, export_need, file_plans, merge_need
-from cockpit.run_list import state_of
-from cockpit.run_plan import RunRecipe
-from cockpit.run_state import StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.app import CockpitApp
-from cockpit.tui.ink import ink
-from cockpit.tui.keys import bindings
-from cockpit.tui.notices import say
+from cockpit.one_stage import from_run as actions
+from cockpit.one_stage.from_run import Item, OneStageRecipe
+from cockpit.planning.models import Need, export_need, file_plans, merge_need
+from cockpit.runs.poll import FoldedRun
+from cockpit.runs.state import StageView
+from cockpit.runs.summaries import state_of
+from cockpit.supervision.resolved_recipe import RunRecipe
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.notices import say
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from cockpit.tui.screens.launching import start
 from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
-from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.tui.screens.navigation import navigator
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from engines.emitter import wall_clock_s
@@ -265,7 +266,7 @@ class CheckpointsScreen(Screen[None]):
         self.app.push_screen(ConfirmScreen(f"Resume {self._run.id}?", body, answers), answered)
 
     def _resume(self, item: Item | None) -> RunDir:
-        from cockpit.launch import resume
+        from cockpit.supervision.launch import resume
 
         row = item.row if item is not None else None
         stage = next((s for s in self._stages if item is not None and s.name == item.stage), None)
@@ -330,7 +331,7 @@ class CheckpointsScreen(Screen[None]):
 
     def _launch(self, recipe: OneStageRecipe) -> None:
         def work() -> RunDir:
-            from cockpit.launch import launch_text
+            from cockpit.supervision.launch import launch_text
 
             return launch_text(recipe.text, runs_root=self._root, folder=self._run.root, parent=recipe.parent)
 
@@ -338,4 +339,4 @@ class CheckpointsScreen(Screen[None]):
 
     @property
     def _root(self) -> Path:
-        return cast("CockpitApp", self.app).runs_root
+        return navigator(self).runs_root

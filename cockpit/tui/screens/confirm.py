@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
-from cockpit.safe_text import safe_text
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.widgets.line_list import LineList
 
 DIALOG_CSS = """

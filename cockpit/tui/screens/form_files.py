@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cockpit.recipe_save import ChangedOnDiskError, save_copy, save_recipe
-from cockpit.recipe_shelf import copy_path
-from cockpit.tui.notices import say, say_error
+from cockpit.forms.save import ChangedOnDiskError, save_copy, save_recipe
+from cockpit.forms.shelf import copy_path
+from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from cockpit.tui.screens.launching import confirm_launch
 from recipes.problems import OperatorError

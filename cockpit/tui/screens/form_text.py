@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cockpit import formatting
-from cockpit.form_model import FormModel
-from cockpit.form_problems import RECIPE
-from cockpit.form_rows import Row, Spot
-from cockpit.form_values import show_value
-from cockpit.plan import Plan
-from cockpit.safe_text import safe_text
+from cockpit.forms.model import FormModel
+from cockpit.forms.problems import RECIPE
+from cockpit.forms.rows import Row, Spot
+from cockpit.forms.values import show_value
+from cockpit.planning.stages import Plan
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.widgets.preview import Pen
 from recipes.problems import Problem
 

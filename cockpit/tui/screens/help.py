@@ -13,7 +13,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from cockpit.tui.keys import SCOPES
+from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.screens.confirm import DIALOG_CSS
 
 TITLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -16,17 +16,17 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cockpit.folded_run import FoldedRun
-from cockpit.recipe_shelf import RecipeEntry, Shelf
-from cockpit.run_list import RunSummary
-from cockpit.run_state import RunState
-from cockpit.run_watch import RunWatch
-from cockpit.tui.app import CockpitApp
-from cockpit.tui.ink import ink
-from cockpit.tui.keys import bindings
-from cockpit.tui.notices import say, say_error
+from cockpit.forms.shelf import RecipeEntry, Shelf
+from cockpit.runs.poll import FoldedRun
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import RunSummary
+from cockpit.runs.watch import RunWatch
+from cockpit.tui.look.ink import ink
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from cockpit.tui.screens.launching import confirm_launch
+from cockpit.tui.screens.navigation import navigator
 from cockpit.tui.screens.stopping import ask_to_stop
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
@@ -39,7 +39,7 @@ from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:
-    from cockpit.plan import Plan
+    from cockpit.planning.stages import Plan
 
 POLL_S = 2.0
 SHELF_EVERY = 3
@@ -138,7 +138,7 @@ class HomeScreen(Screen[None]):
             )
 
     def _look_around(self, with_recipes: bool, current: RunSummary | None) -> None:
-        from cockpit.machine_line import look, words
+        from cockpit.headless.machine_line import look, words
 
         found = _Look(now=wall_clock_s())
         try:
@@ -289,7 +289,7 @@ class HomeScreen(Screen[None]):
 
     def _plan_of(self, entry: RecipeEntry) -> Plan | None:
         if entry.path not in self._plans:
-            from cockpit.plan import plan
+            from cockpit.planning.stages import plan
             from recipes.load import load_recipe
 
             try:
@@ -331,17 +331,17 @@ class HomeScreen(Screen[None]):
         if self.on_recipes:
             self.action_edit_recipe()
         elif self.run_under_cursor is not None:
-            self._app.open_run(Path(self.run_under_cursor.path))
+            navigator(self).open_run(Path(self.run_under_cursor.path))
 
     def action_edit_recipe(self) -> None:
         if self.entry is not None:
-            self._app.open_recipe(self.entry.path)
+            navigator(self).open_recipe(self.entry.path)
 
     def action_new_run(self) -> None:
         entry = self.entry
         if entry is None:
             return
-        from cockpit.plan import plan
+        from cockpit.planning.stages import plan
         from recipes.load import load_recipe
 
         try:
@@ -354,13 +354,13 @@ class HomeScreen(Screen[None]):
     def action_replay(self) -> None:
         if self.run_under_cursor is not None:
             try:
-                self._app.open_replay(Path(self.run_under_cursor.path))
+                navigator(self).open_replay(Path(self.run_under_cursor.path))
             except OperatorError as error:
                 say_error(self, error)
 
     def action_actions(self) -> None:
         if self.run_under_cursor is not None:
-            self._app.open_checkpoints(Path(self.run_under_cursor.path))
+            navigator(self).open_checkpoints(Path(self.run_under_cursor.path))
 
     def action_stop(self) -> None:
         run = self.run_under_cursor
@@ -391,7 +391,3 @@ class HomeScreen(Screen[None]):
         self.app.push_screen(
             ConfirmScreen("Leave the cockpit?", body, [Answer("stay", "Stay"), Answer("quit", "Leave")]), answered
         )
-
-    @property
-    def _app(self) -> CockpitApp:
-        return cast("CockpitApp", self.app)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from textual.screen import Screen
 
-from cockpit.safe_text import safe_text
-from cockpit.tui.notices import say, say_error
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
+from cockpit.tui.screens.navigation import navigator
 from cockpit.tui.widgets.preview import plan_words
 from engines.run_dir import RunDir, RunDirError
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:
-    from cockpit.plan import Plan
-    from cockpit.tui.app import CockpitApp
+    from cockpit.planning.stages import Plan
     from recipes.load import LoadedRecipe
 
 
@@ -54,13 +54,13 @@ def start(screen: Screen[None], work: Callable[[], RunDir]) -> None:
 
 def open_run(screen: Screen[None], run: RunDir) -> None:
     """Show the run that was started or resumed, in the place of older screens of it."""
-    app = cast("CockpitApp", screen.app)
+    app = screen.app
     while len(app.screen_stack) > 2 and getattr(app.screen, "run_dir", None) == run.root:
         app.pop_screen()
-    app.open_run(run.root)
+    navigator(screen).open_run(run.root)
 
 
 def _launch(screen: Screen[None], loaded: LoadedRecipe) -> RunDir:
-    from cockpit.launch import launch
+    from cockpit.supervision.launch import launch
 
-    return launch(loaded, runs_root=cast("CockpitApp", screen.app).runs_root)
+    return launch(loaded, runs_root=navigator(screen).runs_root)

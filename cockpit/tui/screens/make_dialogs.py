@@ -13,15 +13,15 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from cockpit import formatting
-from cockpit.actions import Base, Source
-from cockpit.model_files import Need
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
+from cockpit.one_stage.from_run import Base, Source
+from cockpit.planning.models import Need
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
 from cockpit.tui.screens.confirm import DIALOG_CSS
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
-from exporters.quant_types import TERNARY, FilePlan
+from exporters.gguf.quant_types import TERNARY, FilePlan
 
 LEAST_CHOICES = 3
 """Rows that the choices keep on the smallest screen; they scroll."""

@@ -14,16 +14,16 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cockpit.form_model import FormModel
-from cockpit.form_problems import RECIPE
-from cockpit.form_rows import Spot
-from cockpit.form_values import read_value, show_value
-from cockpit.plan import Plan, plan
-from cockpit.recipe_save import is_read_only
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
-from cockpit.tui.keys import bindings
-from cockpit.tui.notices import say
+from cockpit.forms.model import FormModel
+from cockpit.forms.problems import RECIPE
+from cockpit.forms.rows import Spot
+from cockpit.forms.save import is_read_only
+from cockpit.forms.values import read_value, show_value
+from cockpit.planning.stages import Plan, plan
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.notices import say
 from cockpit.tui.screens import form_files, form_text
 from cockpit.tui.screens.confirm import PickScreen, TextScreen
 from cockpit.tui.widgets.field_row import FieldRow

@@ -7,13 +7,14 @@ from functools import partial
 
 from textual import on
 
-from cockpit.playback import Playback
-from cockpit.safe_text import safe_text
-from cockpit.tui.panels import SMOOTHING, panels
+from cockpit.runs.playback import Playback
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.screens.goto import GotoScreen
+from cockpit.tui.screens.navigation import navigator
+from cockpit.tui.screens.panels import SMOOTHING, panels
 from cockpit.tui.screens.run_picture import RUN_CSS, RunPicture
 from cockpit.tui.screens.run_requests import ask, keep_supervised, stop_question
-from cockpit.tui.sources import LiveSource
+from cockpit.tui.screens.sources import LiveSource
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
 from engines.run_dir import RunDir
@@ -101,7 +102,7 @@ class RunScreen(RunPicture):
         log.refresh()
 
     def action_actions(self) -> None:
-        self.app.open_checkpoints(self.run_dir)  # type: ignore[attr-defined]
+        navigator(self).open_checkpoints(self.run_dir)
 
     def action_copy_path(self) -> None:
         self.app.copy_to_clipboard(str(self.run_dir))

@@ -19,12 +19,12 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 
-from cockpit.run_state import RunState, StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.keys import bindings
-from cockpit.tui.panels import ViewOptions, panels
-from cockpit.tui.sources import Source
-from cockpit.tui.theme import palette
+from cockpit.runs.state import RunState, StageView
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.theme import palette
+from cockpit.tui.screens.panels import ViewOptions, panels
+from cockpit.tui.screens.sources import Source
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line import Lines

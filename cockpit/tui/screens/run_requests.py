@@ -7,7 +7,7 @@ from functools import partial
 
 from textual.app import App
 
-from cockpit.safe_text import safe_text
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from recipes.problems import OperatorError
@@ -15,7 +15,7 @@ from recipes.problems import OperatorError
 
 def ask(app: App[None], run: RunDir, verb: str) -> None:
     """Leave a request and say so; runs in a thread, as it reads the run's journal."""
-    from cockpit.launch import request  # brings pydantic along, which a screen that only looks does without
+    from cockpit.supervision.launch import request  # brings pydantic along, which a screen that only looks does without
 
     try:
         request(run, verb)
@@ -34,7 +34,7 @@ def keep_supervised(app: App[None], run: RunDir) -> None:
     """Adopt the run if its supervisor has died, and say so; runs in a thread."""
     if lock_is_held(run.supervisor_lock) or run.exit_json.exists():
         return
-    from cockpit.launch import adopt_if_needed
+    from cockpit.supervision.launch import adopt_if_needed
 
     with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
         if adopt_if_needed(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.screen import Screen
 
-from cockpit.tui.notices import say, say_error
+from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
@@ -30,7 +30,7 @@ def ask_to_stop(screen: Screen[None], run: RunDir) -> None:
 
 
 def _request(screen: Screen[None], run: RunDir, verb: str) -> None:
-    from cockpit.launch import request
+    from cockpit.supervision.launch import request
 
     try:
         request(run, verb)

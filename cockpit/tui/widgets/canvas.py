@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cockpit.series import Series
+from cockpit.runs.series import Series
 from cockpit.tui.widgets.axes import Domain
 
 Span: TypeAlias = "tuple[float, float] | None"

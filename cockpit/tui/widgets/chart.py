@@ -17,10 +17,10 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from cockpit import formatting as fmt
-from cockpit.safe_text import safe_text
-from cockpit.series import Series
-from cockpit.tui.theme import CROSS, ascii_only
+from cockpit.runs.series import Series
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import CROSS, ascii_only
 from cockpit.tui.widgets.axes import Domain, kept, ticks, time_ticks
 from cockpit.tui.widgets.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
 

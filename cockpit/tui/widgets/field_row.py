@@ -14,9 +14,9 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from cockpit.form_rows import Row
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
+from cockpit.forms.rows import Row
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
 
 MOVES: list[BindingType] = [
     Binding("up", "row(-1)", "Previous field", show=False),

@@ -7,9 +7,9 @@ from collections.abc import Hashable
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from cockpit.form_rows import Head, SectionHead
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
+from cockpit.forms.rows import Head, SectionHead
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
 from cockpit.tui.widgets.line_list import LineList
 
 

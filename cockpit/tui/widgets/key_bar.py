@@ -10,7 +10,7 @@ from textual.events import Click
 from textual.widget import Widget
 from textual.widgets import Input
 
-from cockpit.tui.keys import Key, footer_keys
+from cockpit.tui.look.keys import Key, footer_keys
 
 PRINTABLE = (
     "question_mark",

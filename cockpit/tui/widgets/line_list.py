@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from cockpit.safe_text import safe_text
+from cockpit.text.safe_text import safe_text
 
 Item = TypeVar("Item")
 

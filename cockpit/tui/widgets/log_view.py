@@ -11,10 +11,10 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from cockpit import formatting as fmt
-from cockpit.run_log import LogLine
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import ascii_only
+from cockpit.runs.log_lines import LogLine
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import ascii_only
 
 LEVELS = ("quiet", "info", "good", "warn", "error")
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from cockpit import formatting
-from cockpit.recipe_shelf import RecipeEntry
-from cockpit.run_list import RunSummary
-from cockpit.run_state import RunState, StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.forms.shelf import RecipeEntry
+from cockpit.runs.state import RunState, StageView
+from cockpit.runs.summaries import RunSummary
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 
 if TYPE_CHECKING:
-    from cockpit.plan import Plan
+    from cockpit.planning.stages import Plan
 
 LIVE = ("queued", "running", "paused")
 METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")

@@ -9,11 +9,11 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
-from cockpit import formatting
-from cockpit.run_list import RunSummary
-from cockpit.run_state import RunState
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import RunSummary
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
 from cockpit.tui.widgets.chart import Chart, ChartData
 from cockpit.tui.widgets.preview import run_heading, shown_stage
 

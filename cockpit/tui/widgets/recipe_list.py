@@ -6,10 +6,10 @@ from collections.abc import Hashable, Sequence
 
 from rich.text import Text
 
-from cockpit.recipe_shelf import RecipeEntry
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
-from cockpit.tui.theme import ascii_only
+from cockpit.forms.shelf import RecipeEntry
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.widgets.line_list import LineList
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from cockpit import formatting
-from cockpit.run_list import RunSummary
-from cockpit.safe_text import safe_text
-from cockpit.tui.ink import ink
-from cockpit.tui.theme import STATE_COLOURS, state_glyph
+from cockpit.runs.summaries import RunSummary
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
 from cockpit.tui.widgets.line_list import LineList
 
 LIVE = ("queued", "running", "paused")

@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.text import Text
 
-from cockpit import formatting as fmt
-from cockpit.playback import Playback
-from cockpit.run_state import RunState, StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import ascii_only
+from cockpit.runs.playback import Playback
+from cockpit.runs.state import RunState, StageView
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.widgets.transport import events_around
 
 FACTS = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cockpit import formatting as fmt
-from cockpit.file_rows import file_table
-from cockpit.run_state import StageView
-from cockpit.safe_text import safe_text
-from cockpit.text_table import cells
-from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.headless.file_rows import file_table
+from cockpit.runs.state import StageView
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.text.text_table import cells
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 
 LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
 _WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}

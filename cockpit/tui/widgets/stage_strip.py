@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from cockpit import formatting as fmt
-from cockpit.run_state import StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.runs.state import StageView
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 
 
 def stage_strip(

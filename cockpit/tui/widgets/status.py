@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from cockpit import formatting as fmt
-from cockpit.run_state import RunState, StageView
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import STATE_COLOURS, state_glyph
+from cockpit.runs.state import RunState, StageView
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
 
 STALLED_S = 60.0
 STALLED_STEPS = 20

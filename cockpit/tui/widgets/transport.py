@@ -6,10 +6,10 @@ import math
 
 from rich.text import Text
 
-from cockpit import formatting as fmt
-from cockpit.playback import Moment, Playback
-from cockpit.safe_text import safe_text
-from cockpit.tui.theme import CROSS, ascii_only
+from cockpit.runs.playback import Moment, Playback
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.look.theme import CROSS, ascii_only
 
 _RANK = {"✗": 4, "!": 3, "◆": 2, "■": 2, "|": 1, "·": 0}
 _COLOURS = {"●": "accent", "✗": "error", "!": "error", "◆": "success", "■": "warning", "━": "primary"}

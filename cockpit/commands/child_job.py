@@ -1,0 +1,47 @@
+"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that tells its progress in lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cockpit.supervision.interpreters import check_here
+from recipes.problems import OperatorError
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def follow_job(
+    module: str, job: Mapping[str, Any], show: Callable[[dict[str, Any]], None], needs: Iterable[str]
+) -> int:
+    """Run `python -m module JOB` to its end; returns its exit code.
+
+    Args:
+        module: the child's module; it prints JSON objects, one a line, and dies with this process.
+        job: its one argument.
+        show: takes each object.
+        needs: distributions that it imports.
+
+    Raises:
+        OperatorError: one of them is missing here, or the child was ended by a signal.
+    """
+    check_here(needs, f"this command ({module})")
+    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", module, json.dumps(job)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                show(json.loads(line))
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise
+    if code < 0:
+        raise OperatorError(f"the working process was ended by signal {-code}; nothing unfinished has a final name")
+    return code

@@ -1,0 +1,1 @@
+"""Following and reporting on a terminal without screens."""

@@ -1,0 +1,100 @@
+"""The files of an export, and a merge, as rows of a table: size, and how far each is from the model it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cockpit.runs.stage_view import StageView
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from cockpit.text.text_table import cells, text_table
+from exporters.gguf.quality import light_of
+
+FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
+_LEAST = ("memory", "ppl", "tok/s", "bits", "size")
+"""Columns that are left out where there is no room, in this order."""
+_BYTES = "_bytes"
+
+
+def file_table(stage: StageView, width: int) -> list[str]:
+    """The rows as lines of a table of at most `width` cells, as far as leaving columns out can make it so."""
+    rows = file_rows(stage)
+    if not rows:
+        return []
+    lines: list[str] = []
+    columns = list(range(len(FILE_TITLES)))
+    for name in ("", *_LEAST):
+        columns = [column for column in columns if FILE_TITLES[column] != name]
+        chosen = [[row[column] for column in columns] for row in rows]
+        lines = text_table([FILE_TITLES[column] for column in columns], chosen, range(1, len(columns)))
+        if cells(lines[1]) <= width:
+            break
+    return lines
+
+
+def file_rows(stage: StageView) -> list[list[str]]:
+    """One row for each GGUF file: its size and how far it is from the model it was made of."""
+    if stage.kind == "merge":
+        return _merged_row(stage, safe_text(stage.name, 40), "")
+    if stage.kind != "export":
+        return []
+    metrics = stage.metrics
+    perplexities = {e.protocol.removeprefix("parity:"): e.perplexity for e in stage.evaluations}
+    names = [name.removesuffix(_BYTES) for name in metrics if f"{name.removesuffix(_BYTES)}_bits_per_weight" in metrics]
+    return (
+        _merged_row(stage, "merged, not kept", "merge_")
+        + [
+            [
+                safe_text(name.upper(), 20),
+                shown(metrics.get(name + _BYTES), fmt.size),
+                shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
+                shown(metrics.get(f"{name}_mean_kl"), fmt.number),
+                shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
+                shown(perplexities.get(name), fmt.number),
+                shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
+                shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
+                _light(name.upper(), metrics.get(f"{name}_mean_kl")),
+            ]
+            for name in dict.fromkeys(names)
+        ]
+        + _measured_rows(stage)
+    )
+
+
+def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
+    """A merged model, held against the adapter over its base; nothing where that was not measured."""
+    metrics = stage.metrics
+    kl, top1 = metrics.get(f"{prefix}mean_kl"), metrics.get(f"{prefix}top1")
+    if kl is None:
+        return []
+    size = shown(metrics.get("bytes") if not prefix else None, fmt.size)
+    return [[name, size, "", *_distance(kl, top1), "", "", "", ""]]
+
+
+def _measured_rows(stage: StageView) -> list[list[str]]:
+    """What a living export has measured so far, and its adapters: one row for each comparison that the files' rows leave out."""
+    rows = []
+    for evaluation in stage.evaluations:
+        file_type, plus, adapter = evaluation.protocol.removeprefix("parity:").partition("+")
+        if plus or f"{file_type}_bits_per_weight" not in stage.metrics:
+            size = next((artifact.bytes for artifact in stage.artifacts if artifact.name == adapter), None)
+            kl, top1 = evaluation.metrics.get("mean_kl"), evaluation.metrics.get("top1")
+            name = safe_text(f"{file_type.upper()} + {adapter}" if plus else file_type.upper(), 40)
+            light = "" if plus else _light(file_type.upper(), kl)
+            perplexity = shown(evaluation.perplexity, fmt.number)
+            rows.append([name, shown(size, fmt.size), "", *_distance(kl, top1), perplexity, "", "", light])
+    return rows
+
+
+def _distance(kl: float | None, top1: float | None) -> list[str]:
+    return [shown(kl, fmt.number), shown(top1, lambda share: fmt.percent(share, 2))]
+
+
+def _light(file_type: str, mean_kl: float | None) -> str:
+    """A quantized file's loss against what its type loses elsewhere, as a word."""
+    return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
+
+
+def shown(value: float | None, words: Any) -> str:
+    """A cell; what does not apply is empty."""
+    return "" if value is None else str(words(value))

@@ -1,0 +1,263 @@
+"""Following a run without a screen: until it ends, is detached from, or nobody reads any more.
+
+A follower owns nothing: its end never touches the training. It takes a dead supervisor's place by adopting the run.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from cockpit.runs.state import RunState
+from cockpit.runs.tail import Follower
+from engines.events import AnyEvent
+from engines.journal import JournalReader, Record
+from engines.run_dir import RunDir, lock_is_held
+from recipes.problems import OperatorError
+
+ENDED_STATES = ("succeeded", "failed", "stopped", "refused")
+ADOPT_EVERY_S = 2.0
+ADOPT_ATTEMPTS = 5
+POLL_S = 0.25
+EXIT_CODES = {"succeeded": 0, "failed": 1, "refused": 3, "stopped": 130}
+
+
+class OutputClosedError(Exception):
+    """Nobody reads our output any more (a pipe's reader is gone, a terminal was hung up)."""
+
+
+class Display(Protocol):
+    """What a follower shows."""
+
+    def show(self, records: list[Record], state: RunState) -> None:
+        """New records, and the state with them applied."""
+
+    def tick(self, state: RunState) -> None:
+        """Time has passed; called a few times a second."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Signals:
+    """Ctrl-C and TERM as counts that the loop looks at, instead of exceptions anywhere."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0
+        self.terminations = 0
+
+    @contextmanager
+    def caught(self, *, termination: bool) -> Iterator[Signals]:
+        """Count them while the block runs."""
+        before = {signal.SIGINT: signal.signal(signal.SIGINT, self._on_interrupt)}
+        if termination:
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_termination)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupts += 1
+
+    def _on_termination(self, number: int, frame: FrameType | None) -> None:
+        self.terminations += 1
+
+
+class Following:
+    """One follower of one run.
+
+    Args:
+        run: the run; its supervisor is taken for alive as long as its lock is held.
+        display: what is shown.
+        signals: Ctrl-C and TERM.
+        raw: take records from the journal file alone and in its order, for `--json`.
+        ask: Ctrl-C asks whether to detach or to stop; without, it just leaves.
+    """
+
+    def __init__(self, run: RunDir, display: Display, signals: Signals, *, raw: bool = False, ask: bool = True) -> None:
+        self.run = run
+        self.display = display
+        self.signals = signals
+        self.state = RunState()
+        self.detached = False
+        self._may_ask = ask
+        self._source: Follower | _FileSource = _FileSource(run.journal) if raw else Follower(run.root)
+        self._stop_sent = False
+        self._asked_at = 0
+        self._adoptions = 0
+        self._trained = False
+        self._adopt_s = time.monotonic() + ADOPT_EVERY_S
+
+    def until_end(self) -> int:
+        """Follow; returns the exit code.
+
+        Raises:
+            OperatorError: the run's supervisor is gone, and no other can be started.
+        """
+        try:
+            while not self._ended():
+                self._take(POLL_S)
+                self._adopt_sometimes()
+                self._answer_signals()
+                if self.detached:
+                    return EXIT_CODES["stopped"]
+            while self._take(0.0):  # what was written between the last look and the end
+                pass
+        except OutputClosedError:
+            return EXIT_CODES["stopped"]
+        finally:
+            with suppress(OutputClosedError):
+                self.display.close()
+            self._source.close()
+        return EXIT_CODES[self.state.state]
+
+    def _take(self, timeout_s: float) -> int:
+        records = [_record(item) for item in self._source.poll(timeout_s)]
+        self.state.apply_all(record.event for record in records)
+        self._trained = self._trained or any(getattr(record.event, "attempt", None) for record in records)
+        self.state.unreadable, self.state.unknown = self._source.bad, self._source.unknown
+        if records:
+            self.display.show(records, self.state)
+        self.display.tick(self.state)
+        return len(records)
+
+    def _ended(self) -> bool:
+        # The lock is asked first: a state read before it could be that of the run's previous end.
+        supervised = lock_is_held(self.run.supervisor_lock)
+        if supervised or self._source.behind:
+            return False
+        while self._take(0.0):
+            pass
+        return self.state.state in ENDED_STATES
+
+    def _adopt_sometimes(self) -> None:
+        if time.monotonic() < self._adopt_s:
+            return
+        self._adopt_s = time.monotonic() + ADOPT_EVERY_S
+        if self.state.state in ENDED_STATES:
+            return
+        if lock_is_held(self.run.supervisor_lock):
+            self._adoptions = 0 if self._trained else self._adoptions  # it lives, and so does what it watches
+            return
+        from cockpit.supervision.launch import adopt_if_needed
+
+        adopt_if_needed(self.run)
+        self._adoptions += 1
+        self._trained = False
+        if self._adoptions > ADOPT_ATTEMPTS:
+            hint = f"see {self.run.supervisor_log}; then: cockpit resume {self.run.id}"
+            raise OperatorError(f"{self.run.id} has no supervisor, and none can be started", hint)
+
+    def _answer_signals(self) -> None:
+        if self.signals.terminations and not self._stop_sent:
+            self._ask_to_stop("TERM: the run was asked to stop after a checkpoint; waiting for it")
+        if self.signals.interrupts > self._asked_at:
+            self._asked_at = self.signals.interrupts
+            self.display.close()
+            answer = self._ask() if self._may_ask and not self._stop_sent else "d"
+            if answer == "s":
+                self._ask_to_stop("the run was asked to stop after a checkpoint; waiting for it (Ctrl-C: leave now)")
+            elif answer == "d":
+                say(f"detached; the run goes on: cockpit attach {self.run.id}")
+                self.detached = True
+
+    def _ask_to_stop(self, words: str) -> None:
+        from engines.control import put_request
+
+        put_request(self.run.control, "stop-after-checkpoint", by="cockpit run")
+        self._stop_sent = True
+        say(words)
+
+    def _ask(self) -> str:
+        """[d]etach or [s]top; a second Ctrl-C, or nobody to ask, means detach at once; any other key goes on."""
+        if not sys.stdin.isatty():
+            return "d"
+        say("[d]etach: the run goes on · [s]top after a checkpoint · any other key: go on following")
+        with _single_keys():
+            while self.signals.interrupts == self._asked_at:
+                if select.select([sys.stdin], [], [], POLL_S)[0]:
+                    key = os.read(sys.stdin.fileno(), 1).decode("ascii", "replace").lower()
+                    return "d" if key in {"", "\x03", "\x04"} else key
+        return "d"
+
+
+class _FileSource:
+    """The journal file alone, with its lines, in its order."""
+
+    def __init__(self, journal: Path) -> None:
+        self._reader = JournalReader(journal)
+        self.behind = True
+
+    @property
+    def bad(self) -> int:
+        return self._reader.bad
+
+    @property
+    def unknown(self) -> int:
+        return self._reader.unknown
+
+    def poll(self, timeout_s: float = 0.0) -> list[Record]:
+        records = self._reader.read()
+        if not records and timeout_s:
+            time.sleep(min(timeout_s, 0.1))
+            records = self._reader.read()
+        self.behind = not self._reader.at_end
+        return records
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _record(item: AnyEvent | Record) -> Record:
+    return item if isinstance(item, Record) else Record(item, b"")
+
+
+def say(words: str) -> None:
+    """A diagnostic for the operator, on stderr; a closed stderr is nobody's problem."""
+    with suppress(OSError):
+        sys.stderr.write(words + "\n")
+        sys.stderr.flush()
+
+
+def write_out(text: str) -> None:
+    """Write to stdout at once.
+
+    Raises:
+        OutputClosedError: nobody reads it any more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        silence_stdout()
+        raise OutputClosedError from error
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that Python's own flush at exit does not complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Keys arrive without Enter; the terminal is put back afterwards."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setcbreak(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

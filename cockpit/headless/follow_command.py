@@ -1,0 +1,62 @@
+"""What `run`, `resume`, `merge` and `export` do once there is a run: follow it, or leave it alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cockpit.headless.follow import Following, OutputClosedError, Signals, say, write_out
+from cockpit.headless.lines import JsonLines, chosen_display
+from cockpit.headless.report import report_lines
+from cockpit.one_stage.from_run import OneStageRecipe
+from cockpit.runs.find import runs_root
+from cockpit.runs.state import RunState
+from cockpit.supervision.launch import launch_text
+from engines.run_dir import RunDir
+
+
+def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> int:
+    """Follow a run to its end, then print the report; returns the exit code.
+
+    `args` has the flags `json` and `quiet`, and perhaps `detach`.
+    """
+    if getattr(args, "detach", False):
+        print(run.id)  # noqa: T201 - the command's output
+        return 0
+    display = chosen_display(json=args.json, quiet=args.quiet, catching_up=catching_up)
+    following = Following(run, display, signals, raw=isinstance(display, JsonLines))
+    code = following.until_end()
+    tell_unreadable(following.state)
+    if (
+        following.detached
+        or args.json
+        or args.quiet
+        or following.state.state not in {"succeeded", "failed", "refused", "stopped"}
+    ):
+        return code
+    with suppress(OutputClosedError):
+        write_out("\n".join(["", *report_lines(following.state)]) + "\n")
+    return code
+
+
+def tell_unreadable(state: RunState) -> None:
+    """Say on stderr what a journal held that could not be understood."""
+    if state.unreadable or state.unknown:
+        say(
+            f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this version does not know"
+        )
+
+
+def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> int:
+    """Launch a recipe made from a command's arguments, and follow it; `sets` are overrides, `stage.field=value`."""
+    signals = Signals()
+    with signals.caught(termination=True):
+        root = runs_root(args.runs_dir)
+        run = launch_text(
+            made.text, runs_root=root, folder=Path.cwd(), sets=sets, name=args.name, parent=made.parent or None
+        )
+        if not (args.detach or args.quiet):
+            say(f"run {run.id} in {run.root}; leaving does not stop it")
+        return follow(run, args, signals)

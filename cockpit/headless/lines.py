@@ -1,0 +1,205 @@
+"""A run as lines: one live line per stage on a terminal, plain lines elsewhere, the journal's own lines for --json."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+from cockpit.headless.follow import Display, write_out
+from cockpit.runs.log_lines import line_of
+from cockpit.runs.stage_view import StageView
+from cockpit.runs.state import RunState
+from cockpit.text import formatting as fmt
+from cockpit.text.safe_text import safe_text
+from engines.events import (
+    METRIC_KINDS,
+    AnyEvent,
+    AttemptEnded,
+    CheckpointRemoved,
+    Progress,
+    RunEnded,
+    RunStarted,
+    Step,
+    StepsPlanned,
+    WriterOpened,
+    kind_of,
+)
+from engines.journal import Record
+
+EVERY_S = 10.0
+"""Seconds between two plain lines about one stage's progress."""
+REDRAW_S = 0.1
+CATCH_UP_LINES = 12
+_UNTOLD = (WriterOpened, StepsPlanned, CheckpointRemoved)
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def chosen_display(*, json: bool, quiet: bool, catching_up: bool = False) -> Display:
+    """The display for a command's flags and for what stdout is."""
+    if json:
+        return JsonLines()
+    if quiet:
+        return Nothing()
+    return LiveLines(catching_up) if sys.stdout.isatty() else PlainLines(catching_up)
+
+
+class Nothing:
+    """Shows nothing."""
+
+    def show(self, records: list[Record], state: RunState) -> None:
+        """Nothing."""
+
+    def tick(self, state: RunState) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class JsonLines(Nothing):
+    """The journal's lines as they are; a record that came without its line is not in the journal (yet)."""
+
+    def show(self, records: list[Record], state: RunState) -> None:
+        """Print them."""
+        text = b"".join(record.line + b"\n" for record in records if record.line)
+        if text:
+            write_out(text.decode("utf-8", "replace"))
+
+
+class PlainLines(Nothing):
+    """A line for every lifecycle event, and one every ten seconds for a stage's progress.
+
+    The seconds are those of the events, so that a replay prints what was printed live.
+
+    Args:
+        catching_up: at first, only the newest lines of what happened before.
+    """
+
+    def __init__(self, catching_up: bool = False) -> None:
+        self._catching_up = catching_up
+        self._told_t: dict[str, float] = {}
+
+    def show(self, records: list[Record], state: RunState) -> None:
+        """Print what is worth a line."""
+        lines: list[str] = []
+        for record in records:
+            event = record.event
+            if isinstance(event, Step | Progress):
+                lines += self._progress(event, state)
+            elif is_told(event):
+                lines.append(told(event))
+        if self._catching_up:
+            lines = self._caught_up(lines)
+        self._print(lines)
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            write_out("\n".join(lines) + "\n")
+
+    def _caught_up(self, lines: list[str]) -> list[str]:
+        self._catching_up = False
+        left_out = len(lines) - CATCH_UP_LINES
+        return [f"… {left_out} earlier lines", *lines[-CATCH_UP_LINES:]] if left_out > 0 else lines
+
+    def _progress(self, event: Step | Progress, state: RunState) -> list[str]:
+        since = self._told_t.setdefault(event.stage, event.t)
+        if event.t - since < EVERY_S:
+            return []
+        self._told_t[event.stage] = event.t
+        view = state.stage(event.stage)
+        return [f"{fmt.clock(event.t)}  {stage_line(view, state, event)}"] if view else []
+
+
+class LiveLines(PlainLines):
+    """On a terminal: lifecycle lines scroll by, and the running stage keeps one line that moves."""
+
+    def __init__(self, catching_up: bool = False) -> None:
+        super().__init__(catching_up)
+        self._drawn = ""
+        self._drawn_s = 0.0
+
+    def tick(self, state: RunState) -> None:
+        """Draw the live line anew, a few times a second."""
+        stage = state.current_stage
+        now_s = time.monotonic()
+        if stage is None or stage.state != "running" or now_s - self._drawn_s < REDRAW_S:
+            return
+        self._drawn_s = now_s
+        width = shutil.get_terminal_size().columns - 1
+        line = safe_text(stage_line(stage, state, None))[:width]
+        if line != self._drawn:
+            write_out(_CLEAR_LINE + line)
+            self._drawn = line
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._drawn:
+            self._drawn = ""
+            write_out(_CLEAR_LINE)
+
+    def _progress(self, event: Step | Progress, state: RunState) -> list[str]:
+        return []
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
+            self._drawn = ""
+
+
+def is_told(event: AnyEvent) -> bool:
+    """Whether an event gets a line of its own. An attempt that succeeded goes without: its stage says so."""
+    if isinstance(event, AttemptEnded) and event.reason == "succeeded":
+        return False
+    return kind_of(event) not in METRIC_KINDS and not isinstance(event, _UNTOLD)
+
+
+def told(event: AnyEvent) -> str:
+    """An event's line, harmless to print."""
+    line = line_of(event)
+    mark = {"good": "✓", "warn": "!", "error": "✗"}.get(line.level, "·")
+    if isinstance(event, RunStarted | RunEnded):
+        mark = "■" if isinstance(event, RunEnded) else "▶"
+    return f"{fmt.clock(line.t)} {mark} {safe_text(line.text, 400)}"
+
+
+def stage_line(stage: StageView, state: RunState, event: Step | Progress | None) -> str:
+    """One line about a running stage: step, loss, learning rate, tokens per second and time left, or its progress.
+
+    Args:
+        stage: the stage.
+        state: the run it belongs to.
+        event: the newest event to tell about; the stage's own newest when None.
+    """
+    step = event if isinstance(event, Step) else None if event is not None else stage.last_step
+    if step is not None:
+        parts = _of_step(stage, state, step)
+    else:
+        progress = event if isinstance(event, Progress) else stage.progress
+        parts = _of_progress(stage, progress)
+    return "  ".join([safe_text(stage.name, 40), *parts])
+
+
+def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
+    total = f"/{stage.total_steps}" if stage.total_steps else ""
+    parts = [f"step {step.step}{total}", f"loss {fmt.number(step.loss)}"]
+    if step.learning_rate is not None:
+        parts.append(f"lr {fmt.learning_rate(step.learning_rate)}")
+    recent = [y for y in state.series(stage.name, "tokens_per_second").y[-8:] if y == y]
+    if recent:
+        parts.append(fmt.rate(sum(recent) / len(recent)))
+    if stage.eta_s is not None:
+        parts.append(f"ETA {fmt.duration(stage.eta_s)}")
+    return parts
+
+
+def _of_progress(stage: StageView, progress: Progress | None) -> list[str]:
+    phase = [safe_text(stage.phase, 60)] if stage.phase else []
+    if progress is None:
+        return phase or ["starting"]
+    share = f" ({fmt.percent(progress.done / progress.total)})" if progress.total else ""
+    total = f" of {fmt.count(progress.total)}" if progress.total else ""
+    parts = [*phase, f"{fmt.count(progress.done)}{total} {safe_text(progress.unit, 20)}{share}"]
+    if stage.eta_s is not None:
+        parts.append(f"ETA {fmt.duration(stage.eta_s)}")
+    return parts

@@ -1,0 +1,91 @@
+"""The machine in one line, cheap enough to be asked every two seconds: psutil and /proc, no driver library.
+
+NVML can crash its process, so a screen never loads it: which devices there are comes from /proc, what they do comes
+from the newest sample of a live run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from cockpit.planning.models import disk_free
+from cockpit.text import formatting
+from cockpit.text.safe_text import safe_text
+from engines.events import MachineSampled
+
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class MachineNow:
+    """One look at the machine; percent of all cores, bytes."""
+
+    host: str
+    cores: int
+    cpu_percent: float
+    ram_used_bytes: int
+    ram_total_bytes: int
+    disk_free_bytes: int | None
+    gpus: tuple[str, ...]
+
+
+def look(runs_root: Path) -> MachineNow:
+    """The machine now; the first CPU percentage of a process is 0."""
+    import psutil  # after the first paint
+
+    memory = psutil.virtual_memory()
+    return MachineNow(
+        host=socket.gethostname(),
+        cores=os.cpu_count() or 1,
+        cpu_percent=psutil.cpu_percent(interval=None),
+        ram_used_bytes=memory.total - memory.available,
+        ram_total_bytes=memory.total,
+        disk_free_bytes=disk_free(runs_root),
+        gpus=_gpu_names(),
+    )
+
+
+def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str]:
+    """What the line says, most important first."""
+    found = [safe_text(machine.host, 24), f"cpu {machine.cpu_percent:.0f}% of {machine.cores}"]
+    found.append(f"ram {formatting.of_total(machine.ram_used_bytes, machine.ram_total_bytes)}")
+    found += _gpu_words(machine, sample)
+    if machine.disk_free_bytes is not None:
+        found.append(f"disk {formatting.size(machine.disk_free_bytes)} free")
+    return found
+
+
+def _gpu_words(machine: MachineNow, sample: MachineSampled | None) -> list[str]:
+    if sample is not None and sample.host == machine.host and sample.devices:
+        found = []
+        for device in sample.devices[:4]:
+            parts = [f"gpu{device.id}"]
+            if device.util_percent is not None:
+                parts.append(f"{device.util_percent:.0f}%")
+            if device.temperature_c is not None:
+                parts.append(f"{device.temperature_c:.0f}°C")
+            if device.memory_used_bytes is not None:
+                parts.append(formatting.of_total(device.memory_used_bytes, device.memory_total_bytes))
+            found.append(" ".join(parts))
+        return found
+    if not machine.gpus:
+        return ["no gpu"]
+    first = machine.gpus[0]
+    return [f"gpu {first}" if len(machine.gpus) == 1 else f"{len(machine.gpus)} gpus {first}"]
+
+
+@lru_cache(maxsize=1)
+def _gpu_names() -> tuple[str, ...]:
+    names = []
+    try:
+        for folder in sorted(NVIDIA.iterdir()):
+            lines = (folder / "information").read_text(errors="replace").splitlines()
+            models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+            names += [safe_text(model.removeprefix("NVIDIA "), 30) for model in models]
+    except OSError:
+        return tuple(names)
+    return tuple(names)

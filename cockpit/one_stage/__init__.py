@@ -1,0 +1,1 @@
+"""A recipe of one stage, made by a button or a command."""

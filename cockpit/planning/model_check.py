@@ -1,0 +1,61 @@
+"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be loaded, merged, written as GGUF?
+
+What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that a
+GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is looked at when its stage runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.json_text import read_object
+from exporters.gguf.architectures import architecture_of
+from exporters.hf_model.model_config import check_counts, complete_config
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.schema import ExportStage, MergeStage, StageFields
+
+
+def check_models(loaded: LoadedRecipe) -> None:
+    """Refuse a recipe whose stages cannot take the model folders it names.
+
+    Raises:
+        RecipeError: each reason at the line that names the folder.
+        OperatorError: the same without lines, for a recipe that a button or a command made and no file holds.
+    """
+    problems: list[Problem] = []
+    in_file = _is_of_its_file(loaded)
+    for stage in loaded.recipe.stage:
+        named = loaded.graph.inputs[stage.name].get("model")
+        if named is None or named.path is None:
+            continue
+        try:
+            _check(named.path, stage)
+        except OperatorError as error:
+            if not in_file:
+                raise
+            line = loaded.line_of(stage.name, "model")
+            problems += [
+                Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
+                for message in error.message.splitlines()
+            ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _is_of_its_file(loaded: LoadedRecipe) -> bool:
+    """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a button's."""
+    try:
+        return loaded.path.read_text("utf-8") == loaded.text
+    except (OSError, ValueError):
+        return False
+
+
+def _check(folder: Path, stage: StageFields) -> None:
+    if not isinstance(stage, ExportStage | MergeStage):
+        if (folder / "config.json").is_file():  # an adapter has none
+            check_counts(folder, read_object(folder / "config.json"))
+        return
+    config = complete_config(folder, read_object(folder / "config.json"))
+    if isinstance(stage, ExportStage) and stage.converter == "own":
+        architecture_of(folder, config)

@@ -1,0 +1,156 @@
+"""How large a model folder is and what work on it takes, from its config and safetensors headers: no tensor is read."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engines.json_text import parse_json
+from engines.llama.ggml_types import TYPES
+from exporters.gguf.quant_types import DEFAULT_TYPES, QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_CONFIG_BYTES = 1024 * 1024
+PARITY_POSITIONS, PARITY_LENGTH = 2048, 256
+"""An export stage's own, unless its recipe says otherwise."""
+ENGINE_BYTES = 600 * 1024**2
+"""Resident memory of an exporter process before it touches a model: torch and the interpreter."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model folder: its number of parameters and the bytes of its weights."""
+
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run will take and what there is, in bytes; None is not known."""
+
+    disk_bytes: int | None
+    disk_free_bytes: int | None
+    ram_bytes: int | None
+    ram_available_bytes: int | None
+
+    @property
+    def short_of(self) -> list[str]:
+        """What is known not to suffice: disk, memory."""
+        short = []
+        if self.disk_bytes and self.disk_free_bytes is not None and self.disk_bytes > self.disk_free_bytes:
+            short.append("disk")
+        if self.ram_bytes and self.ram_available_bytes is not None and self.ram_bytes > self.ram_available_bytes:
+            short.append("memory")
+        return short
+
+
+def model_facts(folder: Path) -> ModelFacts | None:
+    """Parameters and bytes of a folder's safetensors; None when there are none, or one cannot be read."""
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        sizes = [(_count_parameters(file), file.stat().st_size) for file in files]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if not sizes:
+        return None
+    return ModelFacts(sum(count for count, _ in sizes), sum(size for _, size in sizes))
+
+
+def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
+    """A merge writes the base once more, in the merged type, and streams it tensor by tensor."""
+    facts = model_facts(base) if base is not None else None
+    disk = None
+    if facts is not None:
+        disk = facts.bytes if dtype == "base" else facts.parameters * DTYPE_BYTES[dtype]
+    return Need(disk, disk_free(runs_root), ENGINE_BYTES, psutil.virtual_memory().available)
+
+
+def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity: bool = True) -> Need:
+    """An export writes every file; its parity check holds the model in float32, and its logits on disk meanwhile."""
+    facts = model_facts(model)
+    if facts is None:
+        return Need(None, disk_free(runs_root), None, psutil.virtual_memory().available)
+    disk = sum(_file_bytes(model, facts, name) for name in dict.fromkeys(file_types))
+    ram = ENGINE_BYTES
+    if parity:
+        disk += (PARITY_POSITIONS + PARITY_LENGTH) * _vocab_size(model) * 4
+        ram += facts.parameters * 4
+    return Need(disk, disk_free(runs_root), ram, psutil.virtual_memory().available)
+
+
+def file_plans(model: Path, file_types: Sequence[str], importance: bool = False) -> dict[str, FilePlan]:
+    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its shapes.
+
+    `importance`: quantized types are written with a matrix even where they could do without.
+    """
+    try:
+        config = _config(model)
+        shapes = llama_shapes(config, int(config["vocab_size"]))
+        layers = int(config["num_hidden_layers"])
+        gqa = int(config["num_attention_heads"]) // int(config["num_key_value_heads"])
+        return {name: _file_plan(name, shapes, layers, gqa, importance) for name in file_types}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
+        return {}
+
+
+def _file_plan(file_type: str, shapes: list[Shape], layers: int, gqa: int, importance: bool) -> FilePlan:
+    """With an importance matrix where the type needs one: an export measures it by itself."""
+    plan = plan_file(file_type, shapes, layers=layers, gqa=gqa)
+    weighs = plan.needs_importance or (importance and file_type in QUANTIZED)
+    return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=True) if weighs else plan
+
+
+def _file_bytes(model: Path, facts: ModelFacts, file_type: str) -> int:
+    plan = file_plans(model, [file_type]).get(file_type)
+    if plan is not None:
+        return plan.bytes
+    return math.ceil(facts.parameters * TYPES[DEFAULT_TYPES[file_type]].bits_per_weight / 8)
+
+
+def _vocab_size(model: Path) -> int:
+    try:
+        return int(_config(model)["vocab_size"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def _config(model: Path) -> dict[str, Any]:
+    with (model / "config.json").open("rb") as file:
+        config = parse_json(file.read(MAX_CONFIG_BYTES))
+    if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
+        raise ValueError("not a model's config")
+    return {
+        "tie_word_embeddings": False,
+        **config,
+        "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+    }
+
+
+def disk_free(folder: Path) -> int | None:
+    """Bytes free on the folder's file system, or that of its nearest parent that exists."""
+    for place in (folder, *folder.parents):
+        if place.exists():
+            try:
+                return shutil.disk_usage(place).free
+            except OSError:
+                return None
+    return None
+
+
+def _count_parameters(file: Path) -> int:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(size, MAX_HEADER_BYTES):
+            raise ValueError("the header is larger than the file")
+        header = parse_json(stream.read(length))
+    tensors = (entry for name, entry in header.items() if name != "__metadata__")
+    return sum(math.prod(int(n) for n in entry["shape"]) for entry in tensors)

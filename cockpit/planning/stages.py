@@ -1,0 +1,210 @@
+"""What a recipe will take, as far as it can be computed before it runs. A number that is not known is None, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
+from recipes.graph import Graph
+from recipes.schema import (
+    ExportStage,
+    FakeStage,
+    FinetuneStage,
+    MergeStage,
+    PrepareTokens,
+    PretrainStage,
+    Recipe,
+    StageFields,
+    TokenizerStage,
+    TrainingFields,
+    kind_of_stage,
+)
+
+FORMAT = 1
+WEIGHT_BYTES = 4
+"""Weights are trained in float32, also under bf16 autocast."""
+OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
+"""Bytes of optimizer state per trained parameter: two moments."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage's figures.
+
+    `parameters` are the model's, `trainable_parameters` those that the optimizer changes; `tokens_per_step` and `tokens`
+    count positions of full sequences; `checkpoint_bytes` is one checkpoint's weights and optimizer state.
+    """
+
+    name: str
+    kind: str
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    steps: int | None = None
+    tokens_per_step: int | None = None
+    tokens: int | None = None
+    checkpoints: int | None = None
+    checkpoint_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of every stage, in the order of the recipe, and of every GGUF file whose model is of the recipe."""
+
+    recipe: str
+    stages: list[StagePlan]
+    files: list[PlannedFile] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def plan(recipe: Recipe, graph: Graph | None = None) -> Plan:
+    """Compute what can be computed of a recipe; with its graph, also of models in folders."""
+    by_name: dict[str, StageFields] = {stage.name: stage for stage in recipe.stage}
+    exports = [stage for stage in recipe.stage if isinstance(stage, ExportStage)]
+    files = [file for stage in exports for file in _files(stage, by_name, graph)]
+    return Plan(recipe.name, [_stage_plan(stage, by_name) for stage in recipe.stage], files)
+
+
+def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
+    """Parameters of a pretrain stage's Llama-type decoder, exactly (no biases; RMSNorm has one weight per channel)."""
+    width, layers = stage.hidden_size, stage.num_hidden_layers
+    per_layer = sum(inputs * outputs for inputs, outputs in _projections(stage).values()) + 2 * width
+    embeddings = vocab_size * width * (1 if stage.tie_word_embeddings else 2)
+    return embeddings + layers * per_layer + width
+
+
+def adapter_parameters(stage: FinetuneStage, base: PretrainStage) -> int:
+    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted layer."""
+    shapes = _projections(base)
+    per_layer = sum(stage.r * sum(shapes[module]) for module in set(stage.target_modules))
+    return base.num_hidden_layers * per_layer
+
+
+def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
+    width, inner = stage.hidden_size, stage.intermediate_size
+    narrow = width // stage.num_attention_heads * stage.num_key_value_heads
+    return {
+        "q_proj": (width, width),
+        "k_proj": (width, narrow),
+        "v_proj": (width, narrow),
+        "o_proj": (width, width),
+        "gate_proj": (width, inner),
+        "up_proj": (width, inner),
+        "down_proj": (inner, width),
+    }
+
+
+def _stage_plan(stage: StageFields, by_name: Mapping[str, StageFields]) -> StagePlan:
+    kind = kind_of_stage(stage)
+    match stage:
+        case PretrainStage():
+            return _training_plan(stage, kind, *_pretrain_sizes(stage, by_name))
+        case FinetuneStage():
+            return _training_plan(stage, kind, *_finetune_sizes(stage, by_name))
+        case FakeStage():
+            steps = stage.max_steps
+            return StagePlan(
+                stage.name,
+                kind,
+                steps=steps,
+                checkpoints=_checkpoints(steps, stage.save_steps),
+                checkpoint_bytes=stage.checkpoint_bytes,
+            )
+        case MergeStage():
+            return StagePlan(stage.name, kind, parameters=_model_parameters(stage.model, by_name))
+        case _:
+            model = getattr(stage, "model", None)
+            parameters = _model_parameters(model, by_name) if isinstance(model, str) else None
+            return StagePlan(stage.name, kind, parameters=parameters)
+
+
+def _training_plan(stage: TrainingFields, kind: str, parameters: int | None, trainable: int | None) -> StagePlan:
+    steps = stage.max_steps
+    # Pretraining fills every sequence; examples of a fine-tuning have lengths that only the data knows.
+    per_step = (
+        stage.max_length * stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+        if isinstance(stage, PretrainStage)
+        else None
+    )
+    per_parameter = WEIGHT_BYTES + OPTIMIZER_BYTES[stage.optim]
+    return StagePlan(
+        stage.name,
+        kind,
+        parameters=parameters,
+        trainable_parameters=trainable,
+        steps=steps,
+        tokens_per_step=per_step,
+        tokens=None if steps is None or per_step is None else steps * per_step,
+        checkpoints=None if steps is None else _checkpoints(steps, stage.save_steps),
+        checkpoint_bytes=None if trainable is None else trainable * per_parameter,
+    )
+
+
+def _checkpoints(steps: int, save_steps: int) -> int:
+    """One every `save_steps`, and one at the end."""
+    return -(-steps // save_steps)
+
+
+def _pretrain_sizes(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
+    vocab_size = _vocab_size(stage, by_name)
+    parameters = None if vocab_size is None else llama_parameters(stage, vocab_size)
+    return parameters, parameters
+
+
+def _finetune_sizes(stage: FinetuneStage, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
+    base = _base(stage.model, by_name)
+    trainable = None if base is None else adapter_parameters(stage, base)
+    return _model_parameters(stage.model, by_name), trainable
+
+
+def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph | None) -> list[PlannedFile]:
+    base = _base(stage.model, by_name)
+    if base is not None:
+        vocab_size = _vocab_size(base, by_name)
+        return [] if vocab_size is None else list(planned_files(stage, base, vocab_size))
+    folder = _model_folder(stage, by_name, graph) if graph is not None else None
+    return [] if folder is None else list(files_of_folder(stage, folder))
+
+
+def _model_folder(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+    """The folder that a model goes back to, through merges and adapters, when it is none of this recipe."""
+    current: StageFields | None = stage
+    for _ in [None, *by_name]:
+        if not isinstance(current, ExportStage | MergeStage | FinetuneStage):
+            return None
+        reference = graph.inputs.get(current.name, {}).get("model")
+        if reference is not None and reference.path is not None:
+            return reference.path
+        current = by_name.get(current.model)
+    return None
+
+
+def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int | None:
+    tokens = by_name.get(stage.data)
+    if not isinstance(tokens, PrepareTokens):
+        return None
+    tokenizer = by_name.get(tokens.tokenizer)
+    return tokenizer.vocab_size if isinstance(tokenizer, TokenizerStage) else None
+
+
+def _base(name: str, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
+    """The pretrain stage a model goes back to, through merges and adapters, when it is of this recipe."""
+    for _ in by_name:
+        stage = by_name.get(name)
+        if isinstance(stage, PretrainStage):
+            return stage
+        if not isinstance(stage, MergeStage | FinetuneStage):
+            return None
+        name = stage.model
+    return None
+
+
+def _model_parameters(name: str, by_name: Mapping[str, StageFields]) -> int | None:
+    base = _base(name, by_name)
+    vocab_size = None if base is None else _vocab_size(base, by_name)
+    return None if base is None or vocab_size is None else llama_parameters(base, vocab_size)

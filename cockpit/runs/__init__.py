@@ -1,0 +1,1 @@
+"""What a run's files say: reading, folding, listing, playing back, verifying."""

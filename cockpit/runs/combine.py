@@ -1,0 +1,196 @@
+"""The merge of several writers' facts into the view of one run.
+
+The lifecycle facts of all writers are merged by (time, writer, order within the writer), a rule that does not depend
+on how they arrived, and then read one after another. There are few of them, so this is done again whenever one is new.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from cockpit.runs.stage_view import Order, RunView, StageView
+from cockpit.runs.writer_facts import WriterFacts
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    ControlApplied,
+    Evaluated,
+    Gap,
+    GateChecked,
+    GuardTripped,
+    RunEnded,
+    RunStarted,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    StepsPlanned,
+)
+
+
+def combine(writers: Iterable[WriterFacts]) -> RunView:
+    """The run of these writers."""
+    writers = sorted(writers, key=lambda w: w.name)
+    run = RunView()
+    roles = {w.name: w.role for w in writers}
+    for order, event in _merged(writers):
+        _take(run, event, order, roles.get(event.w, ""))
+    for writer in writers:
+        for (stage, number), track in writer.tracks.items():
+            run.attempt(stage, number, (writer.t_max, writer.name, 0)).tracks.append(track)
+    _settle_stages(run)
+    return run
+
+
+def _merged(writers: Iterable[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
+    streams = ([((t, w.name, n), event) for n, (t, event) in enumerate(w.lifecycle)] for w in writers)
+    return heapq.merge(*streams, key=lambda item: item[0])
+
+
+def _take(run: RunView, event: AnyEvent, order: Order, role: str) -> None:
+    match event:
+        case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
+            _take_stage(run.stage(event.stage), event, run, order)
+        case AttemptStarted():
+            _take_attempt_started(run, event, order)
+        case AttemptEnded():
+            _take_attempt_ended(run, event, order, role)
+        case StepsPlanned():
+            run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
+        case GuardTripped():
+            run.attempt(event.stage, event.attempt, order).guards.append(event)
+        case Evaluated() | CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted() | GateChecked():
+            run.stage(event.stage).keep(event)
+        case _:
+            _take_run_fact(run, event, order)
+
+
+def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:
+    match event:
+        case RunStarted():
+            _take_run_started(run, event, order)
+        case RunEnded():
+            run.state, run.reason, run.ended_t = event.state, event.reason, event.t
+        case ControlApplied():
+            run.controls.append(event)
+        case Gap():
+            run.gaps.append(event)
+        case _:
+            pass
+
+
+def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
+    run.id, run.recipe, run.parent = event.run, event.recipe, event.parent
+    run.state, run.reason, run.ended_t = "running", "", None
+    if run.started_t is None:
+        run.started_t = event.t
+    if event.reason != "adopt":
+        run.taken_up = order
+    named = [name for name in run.order if name not in event.stages]
+    for name, kind in zip(event.stages, event.kinds, strict=False):
+        run.stage(name).kind = kind
+    run.order = list(dict.fromkeys(event.stages)) + named
+    run.order += [name for name in run.stages if name not in run.order]
+    for name in event.stages:
+        run.stage(name)
+    for name in event.redo:
+        stage = run.stage(name)
+        stage.state, stage.reason, stage.metrics, stage.succeeded_attempt, stage.gates = "pending", "", {}, None, []
+
+
+def _take_stage(
+    stage: StageView, event: StageStarted | StageSucceeded | StageFailed | StageSkipped, run: RunView, order: Order
+) -> None:
+    match event:
+        case StageStarted():
+            attempt = run.attempt(stage.name, event.attempt, order)
+            attempt.kind = stage.kind = event.kind
+            attempt.announced = True
+            if attempt.started_t is None:
+                attempt.started_t = event.t
+            if event.steps is not None:
+                stage.planned_steps = event.steps
+            _begin(stage, event.t)
+        case StageSucceeded():
+            stage.state, stage.reason, stage.ended_t = "succeeded", "", event.t
+            stage.metrics, stage.succeeded_attempt = dict(event.metrics), event.attempt
+            stage.fingerprint, stage.manifest_sha256 = event.fingerprint, event.manifest_sha256
+        case StageFailed():
+            stage.state, stage.reason, stage.ended_t = "refused" if event.refused else "failed", event.reason, event.t
+        case StageSkipped():
+            if stage.state != "succeeded":
+                stage.state, stage.reason = "skipped", event.reason
+
+
+def _begin(stage: StageView, t: float) -> None:
+    if stage.state != "running":
+        stage.gates = []
+    stage.state, stage.reason, stage.ended_t, stage.succeeded_attempt = "running", "", None, None
+    if stage.started_t is None:
+        stage.started_t = t
+
+
+def _take_attempt_started(run: RunView, event: AttemptStarted, order: Order) -> None:
+    attempt = run.attempt(event.stage, event.attempt, order)
+    attempt.kind, attempt.announced, attempt.pid = event.kind, True, event.pid
+    attempt.resumed_from, attempt.learning_rate_scale = event.resumed_from, event.learning_rate_scale
+    attempt.started_t = event.t if attempt.started_t is None else min(attempt.started_t, event.t)
+    if event.total_steps is not None:
+        attempt.total_steps = event.total_steps
+    stage = run.stage(event.stage)
+    stage.kind = stage.kind or event.kind
+    if not attempt.ended:
+        _begin(stage, event.t)
+
+
+def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: str) -> None:
+    attempt = run.attempt(event.stage, event.attempt, order)
+    attempt.end(event, role)
+    stage = run.stage(event.stage)
+    if attempt.reason == "succeeded" or stage.succeeded_attempt == event.attempt or stage.current is not attempt:
+        return
+    if stage.state in {"failed", "refused"}:  # the supervisor's last word on the stage stands
+        return
+    outcome = {"stopped": "stopped", "refused": "refused"}.get(attempt.reason, "failed")
+    stage.state, stage.ended_t = outcome, event.t
+    stage.reason = attempt.detail or attempt.reason
+
+
+def _settle_stages(run: RunView) -> None:
+    """What follows from all facts together: a stage left running by a run that ended; whether the run is paused."""
+    if run.state != "running":
+        for stage in run.stages.values():
+            if stage.state == "running":
+                stage.state = "stopped" if run.state in {"stopped", "succeeded"} else "failed"
+        return
+    running = [stage for stage in run.stages.values() if stage.state == "running"]
+    run.paused = any(_paused(stage, run.controls) for stage in running)
+    if run.paused:
+        run.state = "paused"
+
+
+def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
+    attempt = stage.current
+    if attempt is None:
+        return False
+    since = attempt.started_t or 0.0
+    wanted = {"pause", "continue"}
+    asked = [
+        c
+        for c in controls
+        if c.request.split()[:1] and c.request.split()[0] in wanted and c.stage in {None, stage.name}
+        if c.t >= since and not c.effect.startswith("ignored")
+    ]
+    step = attempt.last_step
+    if asked and asked[-1].request.startswith("pause"):
+        pause = asked[-1]
+        moved = step is not None and (step.step > pause.step if pause.step is not None else step.t > pause.t)
+        if not moved:
+            return True
+    phase = attempt.phase
+    return phase is not None and phase.name == "paused" and (step is None or (phase.t, phase.seq) > (step.t, step.seq))

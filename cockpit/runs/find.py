@@ -1,0 +1,81 @@
+"""Where runs are, and which run an operator means by `last`, an id, a prefix or a path."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cockpit.runs.summaries import RunSummary
+from cockpit.runs.summaries import list_runs as summaries
+from engines.run_dir import RunDir
+from recipes.problems import OperatorError
+
+MINUTE = len("20261120-2130")
+"""Ids begin with the minute of the launch; which of one minute is newer, the date of `run.json` says."""
+
+
+def runs_root(argument: str | Path | None = None) -> Path:
+    """The folder of runs: `--runs-dir`, else COCKPIT_RUNS_DIR, else $XDG_DATA_HOME/cockpit/runs."""
+    chosen = argument or os.environ.get("COCKPIT_RUNS_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return (Path(data).expanduser() / "cockpit" / "runs").absolute()
+
+
+def run_ids(root: Path) -> list[str]:
+    """Ids of the runs in a folder, newest first."""
+    try:
+        names = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+    made: dict[str, int] = {}
+    for name in names:
+        with suppress(OSError):
+            made[name] = (root / name / "run.json").stat().st_mtime_ns
+    return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True)
+
+
+def list_runs(root: Path, limit: int | None = None) -> list[RunSummary]:
+    """Summaries of a folder's runs, newest first."""
+    return summaries(root, run_ids(root)[:limit])
+
+
+def find_run(root: Path, wanted: str) -> RunDir:
+    """The run that an operator means.
+
+    Raises:
+        OperatorError: none, or more than one.
+    """
+    if os.sep in wanted or wanted in {".", ".."}:
+        path = Path(wanted).expanduser().absolute()
+        with suppress(OSError):  # a name that is too long for one, say
+            if (path / "run.json").is_file():
+                return RunDir(path)
+        raise OperatorError(
+            f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"
+        )
+    ids = run_ids(root)
+    if wanted == "last":
+        if ids:
+            return RunDir(root / ids[0])
+        raise OperatorError(f"no runs in {root} yet", "start one: cockpit run demo")
+    matches = [name for name in ids if name == wanted] or [name for name in ids if name.startswith(wanted)]
+    if len(matches) == 1:
+        return RunDir(root / matches[0])
+    if matches:
+        raise OperatorError(
+            f"RUN — {wanted!r} means {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
+        )
+    near = [name for name in ids if wanted in name][:6]
+    raise OperatorError(
+        f"RUN — no run {wanted!r} in {root}; got {len(ids)} runs" + (f", nearest {', '.join(near)}" if near else ""),
+        "see them all: cockpit ls",
+    )
+
+
+def _id_order(name: str) -> tuple[str, int, str]:
+    """Ids of one minute carry -2, -3, …: order those as numbers."""
+    base, _, tail = name.rpartition("-")
+    return (base, int(tail), "") if tail.isdigit() and base.count("-") >= 2 else (name, 1, "")

@@ -1,0 +1,185 @@
+"""One line of plain words for each event worth telling: for the log pane and for headless output.
+
+The text quotes data and is hostile until it has been through `safe_text`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from cockpit.text import formatting as fmt
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    ControlApplied,
+    Evaluated,
+    Gap,
+    GateChecked,
+    GuardTripped,
+    Phase,
+    Progress,
+    RunEnded,
+    RunStarted,
+    SampledText,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Step,
+    StepsPlanned,
+    Warned,
+    WriterOpened,
+    kind_of,
+)
+
+Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]
+
+
+class LogLine(NamedTuple):
+    """When (Unix seconds), how serious, what."""
+
+    t: float
+    level: Level
+    text: str
+
+
+def line_of(event: AnyEvent) -> LogLine:
+    """The line for an event."""
+    level, text = _words(event)
+    return LogLine(event.t, level, text)
+
+
+def _words(event: AnyEvent) -> tuple[Level, str]:
+    match event:
+        case RunStarted() | RunEnded() | WriterOpened():
+            return _of_run(event)
+        case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
+            return _of_stage(event)
+        case AttemptStarted() | AttemptEnded() | Phase() | StepsPlanned() | Progress():
+            return _of_attempt(event)
+        case CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted():
+            return _of_product(event)
+        case Step() | Evaluated() | GuardTripped() | GateChecked():
+            return _of_numbers(event)
+        case SampledText():
+            return "info", f"sample {event.prompt!r} → {event.text!r}"
+        case ControlApplied():
+            level: Level = "warn" if event.effect.startswith("ignored") else "info"
+            return level, f"{event.request} by {event.by}: {event.effect}{_at(event.step)}"
+        case Warned():
+            return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
+        case Gap():
+            return "error", f"{event.lost} records were not written: {event.reason or 'unknown reason'}"
+        case _:
+            return "quiet", kind_of(event)
+
+
+def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
+    match event:
+        case RunStarted():
+            back = f" from step {event.checkpoint}" if event.checkpoint is not None else ""
+            return "info", f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}"
+        case RunEnded():
+            level: Level = "good" if event.state == "succeeded" else "warn" if event.state == "stopped" else "error"
+            return level, f"run {event.state}{': ' + event.reason if event.reason else ''}"
+        case _:
+            return "quiet", f"{event.role} process {event.pid} on {event.host}"
+
+
+ENGINE_REASONS = frozenset({"", "unknown", "succeeded", "stopped", "guard", "error", "refused"})
+"""What an engine says of its own end; the supervisor, who alone knows the exit, repeats it."""
+
+_PAST = {"launch": "launched", "resume": "resumed", "adopt": "adopted"}
+
+
+def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped) -> tuple[Level, str]:
+    match event:
+        case StageStarted():
+            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return "info", f"stage {event.stage} started ({event.kind}{attempt})"
+        case StageSucceeded():
+            told = {"loss": fmt.number, "perplexity": fmt.number, "steps": fmt.whole}
+            shown = [f"{name} {told[name](value)}" for name, value in event.metrics.items() if name in told]
+            return "good", f"stage {event.stage} succeeded{': ' + ', '.join(shown) if shown else ''}"
+        case StageFailed():
+            return "error", f"stage {event.stage} {'refused' if event.refused else 'failed'}: {event.reason}"
+        case _:
+            return "quiet", f"stage {event.stage} skipped: {event.reason}"
+
+
+def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Progress) -> tuple[Level, str]:
+    name = f"{event.stage} attempt {event.attempt}"
+    match event:
+        case AttemptStarted():
+            origin = event.resumed_from
+            back = f" from checkpoint {origin.step} of attempt {origin.attempt}" if origin else ""
+            scaled = f", learning rate x{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
+            return "info", f"{name} started{back}{scaled}"
+        case AttemptEnded():
+            if event.exit is not None and event.reason in ENGINE_REASONS:
+                return "quiet", f"{name}: its process ended with exit {event.exit}"
+            level: Level = {"succeeded": "quiet", "stopped": "warn"}.get(event.reason, "error")  # type: ignore[assignment]
+            status = f", exit {event.exit}" if event.exit is not None else ""
+            return (
+                level,
+                f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
+            )
+        case Phase():
+            return "quiet", f"{event.stage}: {event.name}"
+        case StepsPlanned():
+            return "quiet", f"{event.stage}: {event.total_steps} steps planned"
+        case _:
+            return "quiet", f"{event.stage}: {fmt.count(event.done)} of {fmt.count(event.total)} {event.unit}"
+
+
+def _of_product(event: CheckpointCommitted | CheckpointRemoved | ArtifactCommitted) -> tuple[Level, str]:
+    match event:
+        case CheckpointCommitted():
+            notes = [f"loss {fmt.number(event.loss)}"] if event.loss is not None else []
+            notes += ["★ best"] if event.best else []
+            notes += [] if event.healthy else ["NOT healthy"]
+            text = f"checkpoint {event.step} of {event.stage} saved"
+            return ("good" if event.healthy else "warn"), text + (f" ({', '.join(notes)})" if notes else "")
+        case CheckpointRemoved():
+            return "quiet", f"checkpoint {event.step} of {event.stage} removed by rotation"
+        case _:
+            return "good", f"{event.kind} {event.name} ready ({fmt.size(event.bytes)}): {event.path}"
+
+
+def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[Level, str]:
+    match event:
+        case Step():
+            norm = f" grad_norm {fmt.number(event.grad_norm)}" if event.grad_norm is not None else ""
+            text = f"step {event.step} loss {fmt.number(event.loss)}{norm} learning_rate {fmt.learning_rate(event.learning_rate)}"
+            return "info", text
+        case Evaluated():
+            return "info", _evaluation(event)
+        case GuardTripped():
+            limit = f" > {fmt.number(event.limit)}" if event.limit is not None else ""
+            return "error", f"guard {event.guard} tripped at step {event.step}: {fmt.number(event.value)}{limit}"
+        case _:
+            level: Level = "good" if event.result == "pass" else "error"
+            seen = "not measured" if event.value is None else fmt.number(event.value)
+            return level, f"gate {event.metric} {event.op} {fmt.number(event.limit)}: {event.result} ({seen})"
+
+
+def _at(step: int | None) -> str:
+    return f" at step {step}" if step is not None else ""
+
+
+__all__ = ["Level", "LogLine", "line_of"]
+
+
+def _evaluation(event: Evaluated) -> str:
+    """What was measured; of a file compared with its model, how far it is from it."""
+    figures = f"loss {fmt.number(event.loss)}, perplexity {fmt.number(event.perplexity)}"
+    of, _, file_type = event.protocol.partition(":")
+    if of != "parity":
+        return f"evaluated{_at(event.step)}: {figures}"
+    top1 = event.metrics.get("top1")
+    agreement = fmt.NOT_MEASURED if top1 is None else f"{top1:.2%}"
+    return f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {agreement}, {figures}"

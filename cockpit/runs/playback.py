@@ -1,0 +1,274 @@
+"""Playing a run back: a clock, a position in its journal, and the fold up to that position.
+
+There is no second way of drawing: a position is a number of events, and the state shown is the fold of exactly those.
+Going back starts from a keyframe, a copy of the state kept on the way, so that a seek in a million events stays short.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cockpit.runs.log_lines import ENGINE_REASONS
+from cockpit.runs.state import RunState
+from engines.events import (
+    AnyEvent,
+    AttemptEnded,
+    CheckpointCommitted,
+    ControlApplied,
+    GuardTripped,
+    Progress,
+    RunEnded,
+    RunStarted,
+    StageFailed,
+    StageStarted,
+    Step,
+)
+from engines.journal import JournalReader, journal_files
+
+SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
+LONGEST_PAUSE_S = 30.0
+"""A longer silence in the journal (a night before a resume, say) is played as this long."""
+EVENTS_PER_TICK = 4000
+KEYFRAMES = 8
+FAILURES = ("guard", "error", "refused")
+SHORTEST_KEYFRAME = 4000
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something on the timeline: the number of events up to and with it, one character, words, and its step."""
+
+    index: int
+    character: str
+    text: str
+    step: int | None = None
+
+
+class Playback:
+    """A run's events and a playhead among them.
+
+    Args:
+        events: the run's events; order within a writer as written.
+
+    Attributes:
+        index: events that are folded.
+        playing: whether the clock runs.
+    """
+
+    def __init__(self, events: Sequence[AnyEvent]) -> None:
+        self.events = events
+        self.index = 0
+        self.playing = False
+        self.state = RunState()
+        self._speed = SPEEDS.index(8.0)
+        self._clock: array[float] = array("d")
+        self._samples: array[int] = array("q")
+        self.moments: list[Moment] = []
+        self._read_through()
+        self._now = 0.0
+        self._keyframes: dict[int, RunState] = {}
+        self._spacing = max(SHORTEST_KEYFRAME, math.ceil(len(events) / KEYFRAMES))
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    # ---- the clock
+
+    @property
+    def speed(self) -> float:
+        """Seconds of the run per second; infinite is as fast as possible."""
+        return SPEEDS[self._speed]
+
+    def set_speed(self, speed: float) -> None:
+        """The nearest speed there is."""
+        self._speed = min(
+            range(len(SPEEDS)), key=lambda n: abs(math.log(min(SPEEDS[n], 1e6) / min(max(speed, 1e-6), 1e6)))
+        )
+
+    def change_speed(self, by: int) -> None:
+        """The next slower or faster speed."""
+        self._speed = min(len(SPEEDS) - 1, max(0, self._speed + by))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Playing time up to the playhead: the run's own time without its long silences."""
+        return self._clock[self.index - 1] if self.index else 0.0
+
+    @property
+    def length_s(self) -> float:
+        """Playing time of the whole run."""
+        return self._clock[-1] if self._clock else 0.0
+
+    @property
+    def t(self) -> float:
+        """The wall time of the playhead, Unix seconds."""
+        return self.events[max(0, self.index - 1)].t if self.events else 0.0
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything has been played."""
+        return self.index >= len(self.events)
+
+    def toggle(self) -> None:
+        """Play or pause; playing at the end begins anew."""
+        if not self.playing and self.at_end:
+            self.seek(0)
+        self.playing = not self.playing
+
+    def tick(self, passed_s: float) -> bool:
+        """Let real time pass; returns whether the playhead moved."""
+        if not self.playing:
+            return False
+        if math.isinf(self.speed):
+            target = self.index + EVENTS_PER_TICK
+            self._now = self._clock[min(target, len(self)) - 1] if self.events else 0.0
+        else:
+            self._now += passed_s * self.speed
+            target = bisect_right(self._clock, self._now)
+        moved = target > self.index
+        if moved:
+            self._go(min(target, len(self)))
+        if self.at_end:
+            self.playing = False
+        return moved
+
+    # ---- seeking
+
+    def seek(self, index: int) -> None:
+        """Put the playhead after `index` events."""
+        self._go(max(0, min(len(self), index)))
+        self._now = self.elapsed_s
+
+    def seek_samples(self, by: int) -> None:
+        """Move by so many samples (steps, or reports of progress)."""
+        at = bisect_right(self._samples, self.index)
+        if by > 0:
+            target = at + by - 1
+            self.seek(self._samples[target] if target < len(self._samples) else len(self))
+        else:
+            here = at > 0 and self._samples[at - 1] == self.index
+            target = at + by - (1 if here else 0)
+            self.seek(self._samples[target] if target >= 0 else 0)
+
+    def seek_moment(self, by: int) -> Moment | None:
+        """The next or previous checkpoint, guard, failure or other moment; None when there is none that way."""
+        indexes = [moment.index for moment in self.moments]
+        at = bisect_right(indexes, self.index) if by > 0 else bisect_left(indexes, self.index) - 1
+        if not 0 <= at < len(self.moments):
+            return None
+        self.seek(self.moments[at].index)
+        return self.moments[at]
+
+    def seek_step(self, step: int, stage: str | None = None) -> bool:
+        """Put the playhead at the last time a step with this number (or the next higher one) was taken."""
+        best: tuple[int, int] | None = None
+        steps = (
+            (event.step, n)
+            for n, event in enumerate(self.events, 1)
+            if isinstance(event, Step) and stage in {None, event.stage}
+        )
+        for number, index in steps:
+            if number >= step and (best is None or number <= best[0]):
+                best = (number, index)
+        if best is None:
+            return False
+        self.seek(best[1])
+        return True
+
+    def share(self, index: int) -> float:
+        """Where an event lies on the timeline, 0 to 1."""
+        if not self.events or self.length_s <= 0:
+            return 0.0
+        return self._clock[max(0, min(index, len(self)) - 1)] / self.length_s if index else 0.0
+
+    def _go(self, index: int) -> None:
+        if index < self.index:
+            start = max((key for key in self._keyframes if key <= index), default=0)
+            self.state = self._keyframes[start].copy() if start else RunState()
+            self.index = start
+        while self.index < index:
+            boundary = (self.index // self._spacing + 1) * self._spacing
+            stop = min(index, boundary)
+            self.state.apply_all(self.events[self.index : stop])
+            self.index = stop
+            if stop == boundary and stop not in self._keyframes and stop < len(self):
+                self._keyframes[stop] = self.state.copy()
+
+    def _read_through(self) -> None:
+        clock, latest = 0.0, None
+        progress: list[int] = []
+        for index, event in enumerate(self.events, 1):
+            if latest is not None and event.t > latest:
+                clock += min(event.t - latest, LONGEST_PAUSE_S)
+            latest = event.t if latest is None else max(latest, event.t)
+            self._clock.append(clock)
+            if isinstance(event, Step):
+                self._samples.append(index)
+            elif isinstance(event, Progress):
+                progress.append(index)
+            else:
+                moment = _moment(index, event)
+                if moment is not None:
+                    self.moments.append(moment)
+        self._samples = array("q", sorted([*self._samples, *progress])) if progress else self._samples
+
+
+def _moment(index: int, event: AnyEvent) -> Moment | None:
+    match event:
+        case CheckpointCommitted():
+            return Moment(
+                index, "◆", f"checkpoint {event.step} of {event.stage}{' ★' if event.best else ''}", event.step
+            )
+        case GuardTripped():
+            return Moment(index, "!", f"guard {event.guard} at step {event.step}", event.step)
+        case AttemptEnded() if event.reason not in ENGINE_REASONS or (event.exit is None and event.reason in FAILURES):
+            return Moment(index, "✗", f"{event.stage} attempt {event.attempt} ended: {event.reason}", event.step)
+        case StageFailed():
+            return Moment(index, "✗", f"stage {event.stage} failed: {event.reason}")
+        case RunEnded():
+            return Moment(index, "✗" if event.state in {"failed", "refused"} else "■", f"run {event.state}")
+        case ControlApplied():
+            return Moment(index, "·", f"{event.request}: {event.effect}", event.step)
+        case StageStarted():
+            return Moment(index, "|", f"stage {event.stage}")
+        case RunStarted() if event.reason != "launch":
+            return Moment(index, "|", f"run taken up: {event.reason}")
+        case _:
+            return None
+
+
+class Recorded(NamedTuple):
+    """A journal read to its end, and what in it could not be read."""
+
+    events: list[AnyEvent]
+    unreadable: int
+    unknown: int
+
+
+def read_run(path: Path) -> Recorded:
+    """All events of a run directory, or of one journal file, in an order of time that keeps each writer's own."""
+    files = [path] if path.is_file() else journal_files(path)
+    readers = [JournalReader(file) for file in files]
+    events: list[AnyEvent] = []
+    for reader in readers:
+        while not reader.at_end:
+            events.extend(record.event for record in reader.read(10_000))
+        events.extend(record.event for record in reader.finish())
+    if len(readers) > 1:
+        events = _by_time(events)
+    return Recorded(events, sum(r.bad for r in readers), sum(r.unknown for r in readers))
+
+
+def _by_time(events: Iterable[AnyEvent]) -> list[AnyEvent]:
+    latest: dict[str, float] = {}
+    keyed = []
+    for event in events:
+        latest[event.w] = max(latest.get(event.w, -math.inf), event.t)
+        keyed.append((latest[event.w], event))
+    return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]

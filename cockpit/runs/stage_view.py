@@ -1,0 +1,305 @@
+"""Stages, attempts and the run as they stand: what every screen, list and report reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TypeAlias
+
+from cockpit.runs.writer_facts import Track
+from engines.events import (
+    ArtifactCommitted,
+    AttemptEnded,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    ControlApplied,
+    Evaluated,
+    Gap,
+    GateChecked,
+    GuardTripped,
+    Phase,
+    Progress,
+    ResumedFrom,
+    Step,
+)
+
+RECENT_STEPS = 32
+NEUTRAL_REASONS = ("", "unknown")
+Order: TypeAlias = tuple[float, str, int]
+
+
+@dataclass
+class AttemptView:
+    """One engine process within a stage.
+
+    `reason` is the engine's own when it gave one, else the supervisor's; `exit` is the supervisor's when it knew it.
+    """
+
+    stage: str
+    attempt: int
+    kind: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    announced: bool = False
+    resumed_from: ResumedFrom | None = None
+    total_steps: int | None = None
+    learning_rate_scale: float = 1.0
+    pid: int = 0
+    reason: str = ""
+    exit: int | None = None
+    detail: str = ""
+    guards: list[GuardTripped] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+    first: Order = (0.0, "", 0)
+    _by_engine: AttemptEnded | None = None
+    _by_supervisor: AttemptEnded | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether anybody said that it ended."""
+        return bool(self.reason)
+
+    @property
+    def last_step(self) -> Step | None:
+        """Its newest step."""
+        return max((t.last_step for t in self.tracks if t.last_step), key=lambda s: (s.t, s.w), default=None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Its newest progress."""
+        return max((t.progress for t in self.tracks if t.progress), key=lambda p: (p.t, p.w), default=None)
+
+    @property
+    def phase(self) -> Phase | None:
+        """What it said last that it was doing."""
+        return max((t.phase for t in self.tracks if t.phase), key=lambda p: (p.t, p.w), default=None)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median time of its newest steps."""
+        times = [s for t in self.tracks for s in t.columns["step_s"][-RECENT_STEPS:]]
+        return median(times) if times else None
+
+    @property
+    def progress_rate(self) -> float | None:
+        """Units of progress per second, over its newest reports."""
+        for track in self.tracks:
+            if len(track.rate) >= 2:
+                (t0, done0), (t1, done1) = track.rate[0], track.rate[-1]
+                if t1 > t0 and done1 > done0:
+                    return (done1 - done0) / (t1 - t0)
+        return None
+
+    def end(self, event: AttemptEnded, role: str) -> None:
+        """Take one side's account of the end; which side comes first makes no difference."""
+        if role == "supervisor" or (not role and event.exit is not None):
+            self._by_supervisor = event
+        else:
+            self._by_engine = event
+        ours, theirs = self._by_engine, self._by_supervisor
+        accounts = [account for account in (ours, theirs) if account is not None]
+        knowing = ours if ours is not None and (theirs is None or ours.reason not in NEUTRAL_REASONS) else theirs
+        assert knowing is not None
+        self.reason = knowing.reason
+        self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")
+        self.exit = next((account.exit for account in reversed(accounts) if account.exit is not None), None)
+        self.ended_t = max(account.t for account in accounts)
+
+
+@dataclass
+class StageView:
+    """A stage as it stands: pending, running, succeeded, failed, stopped, refused or skipped."""
+
+    name: str
+    kind: str = ""
+    state: str = "pending"
+    reason: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    planned_steps: int | None = None
+    fingerprint: str = ""
+    manifest_sha256: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    by_attempt: dict[int, AttemptView] = field(default_factory=dict)
+    gates: list[GateChecked] = field(default_factory=list)
+    all_evaluations: list[Evaluated] = field(default_factory=list)
+    all_artifacts: list[ArtifactCommitted] = field(default_factory=list)
+    succeeded_attempt: int | None = None
+    _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
+    _removed: set[tuple[int, int, str]] = field(default_factory=set)
+
+    @property
+    def attempts(self) -> list[AttemptView]:
+        """Attempts by number."""
+        return [self.by_attempt[n] for n in sorted(self.by_attempt)]
+
+    @property
+    def current(self) -> AttemptView | None:
+        """The newest attempt."""
+        return self.by_attempt[max(self.by_attempt)] if self.by_attempt else None
+
+    @property
+    def checkpoints(self) -> list[CheckpointCommitted]:
+        """Committed and not removed, by attempt and step."""
+        return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
+
+    @property
+    def all_checkpoints(self) -> list[CheckpointCommitted]:
+        """Every one that was committed, removed ones included, by attempt and step."""
+        return [c for _key, c in sorted(self._checkpoints.items())]
+
+    @property
+    def best_checkpoint(self) -> CheckpointCommitted | None:
+        """The newest that was the best when it was committed."""
+        return next((c for c in reversed(self.checkpoints) if c.best), None)
+
+    @property
+    def artifacts(self) -> list[ArtifactCommitted]:
+        """What the successful attempt produced; before there is one, all that is there."""
+        done = [a for a in self.all_artifacts if a.attempt == self.succeeded_attempt]
+        return done or list(self.all_artifacts)
+
+    @property
+    def lineage(self) -> list[tuple[AttemptView, float]]:
+        """The attempts the stage's numbers come from, oldest first, each with the last step that still counts."""
+        chain: list[tuple[AttemptView, float]] = []
+        attempt, cut = self.current, float("inf")
+        while attempt is not None and all(attempt is not seen for seen, _ in chain):
+            chain.append((attempt, cut))
+            origin = attempt.resumed_from
+            if origin is None:
+                break
+            attempt, cut = self.by_attempt.get(origin.attempt), min(cut, origin.step)
+        return chain[::-1]
+
+    @property
+    def evaluations(self) -> list[Evaluated]:
+        """Evaluations of steps that were not superseded."""
+        cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
+        return [e for e in self.all_evaluations if e.attempt in cuts and (e.step or 0) <= cuts[e.attempt]]
+
+    @property
+    def guards(self) -> list[GuardTripped]:
+        """Every guard that tripped, by attempt."""
+        return [guard for attempt in self.attempts for guard in attempt.guards]
+
+    @property
+    def last_step(self) -> Step | None:
+        """The newest step of the newest attempt that has one, within the lineage."""
+        for attempt, cut in reversed(self.lineage):
+            step = attempt.last_step
+            if step is not None and step.step <= cut:
+                return step
+        return None
+
+    @property
+    def at_step(self) -> int | None:
+        """The step the stage has reached: the newest one, or the one it was resumed from."""
+        for attempt, _cut in reversed(self.lineage):
+            step = attempt.last_step
+            if step is not None:
+                return step.step
+            if attempt.resumed_from is not None:
+                return attempt.resumed_from.step
+        return None
+
+    @property
+    def progress(self) -> Progress | None:
+        """Progress of the newest attempt: done, total, unit, t."""
+        return self.current.progress if self.current else None
+
+    @property
+    def phase(self) -> str:
+        """What the newest attempt is doing, by its own word."""
+        phase = self.current.phase if self.current else None
+        return phase.name if phase else ""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps planned."""
+        for attempt in reversed(self.attempts):
+            if attempt.total_steps is not None:
+                return attempt.total_steps
+        return self.planned_steps
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the work that is done, 0 to 1."""
+        if self.state == "succeeded":
+            return 1.0
+        if self.total_steps and self.at_step is not None:
+            return min(1.0, self.at_step / self.total_steps)
+        progress = self.progress
+        if progress and progress.total:
+            return max(0.0, min(1.0, progress.done / progress.total))
+        return None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left: steps left times the median of recent step times, or progress left over its recent rate."""
+        attempt = self.current
+        if attempt is None or self.state != "running":
+            return None
+        if self.total_steps is not None and self.at_step is not None:
+            seconds = attempt.step_seconds
+            return None if seconds is None else max(0, self.total_steps - self.at_step) * seconds
+        progress, rate = self.progress, attempt.progress_rate
+        if progress is None or progress.total is None or rate is None:
+            return None
+        return max(0.0, progress.total - progress.done) / rate
+
+    def keep(
+        self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked
+    ) -> None:
+        """Something that was measured or made; whether a removal came before its commit does not matter."""
+        match event:
+            case Evaluated():
+                self.all_evaluations.append(event)
+            case CheckpointCommitted():
+                self._checkpoints[event.attempt, event.step, event.sha256] = event
+            case CheckpointRemoved():
+                self._removed.add((event.attempt, event.step, event.sha256))
+            case ArtifactCommitted():
+                self.all_artifacts.append(event)
+            case GateChecked():
+                self.gates.append(event)
+
+
+@dataclass
+class RunView:
+    """The run as its lifecycle facts tell it."""
+
+    id: str = ""
+    recipe: str = ""
+    parent: str | None = None
+    state: str = "queued"
+    reason: str = ""
+    started_t: float | None = None
+    ended_t: float | None = None
+    taken_up: Order | None = None
+    paused: bool = False
+    order: list[str] = field(default_factory=list)
+    stages: dict[str, StageView] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    controls: list[ControlApplied] = field(default_factory=list)
+    redone: dict[str, Order] = field(default_factory=dict)
+    paused_by: ControlApplied | None = None
+
+    def stage(self, name: str) -> StageView:
+        """The stage of that name, made at first mention."""
+        if name not in self.stages:
+            self.stages[name] = StageView(name)
+            self.order.append(name)
+        return self.stages[name]
+
+    def attempt(self, stage: str, number: int, order: Order) -> AttemptView:
+        """The attempt, made at first mention."""
+        attempts = self.stage(stage).by_attempt
+        if number not in attempts:
+            attempts[number] = AttemptView(stage, number, first=order)
+        return attempts[number]
+
+    @property
+    def listed(self) -> list[StageView]:
+        """Stages in run order."""
+        return [self.stages[name] for name in self.order]

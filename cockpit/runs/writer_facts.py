@@ -1,0 +1,278 @@
+"""What one writer of a journal has said: the per-writer half of the fold.
+
+Order counts within a writer and never between writers, so the state of a run is the collection of its writers' facts:
+whatever the interleaving, each of these objects sees the same sequence. `run_view` combines them.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from cockpit.runs.sequence import Numbers
+from cockpit.runs.series import Series
+from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step, Warned, WriterOpened
+
+LOG_LINES = 2000
+"""Events kept per writer for the log pane; older ones stay in the journal."""
+SAMPLES = 50
+RATE_POINTS = 64
+
+AttemptKey: TypeAlias = tuple[str, int]
+_COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens")
+
+
+class Track:
+    """The steps, progress and phase of one attempt as one writer told them. Arrays share their positions."""
+
+    def __init__(self) -> None:
+        self.steps: array[float] = array("d")
+        self.times: array[float] = array("d")
+        self.columns: dict[str, array[float]] = {name: array("d") for name in _COLUMNS}
+        self.absent: dict[str, array[int]] = {name: array("q") for name in _COLUMNS}
+        self.metrics: dict[str, Series] = {}
+        self.last_step: Step | None = None
+        self.progress: Progress | None = None
+        self.rate: deque[tuple[float, float]] = deque(maxlen=RATE_POINTS)
+        self.phase: Phase | None = None
+        self._series: dict[str, Series] = {}
+
+    def step(self, event: Step) -> None:
+        """Keep one step; the hot path of every replay."""
+        loss, rate, norm = event.loss, event.learning_rate, event.grad_norm
+        if loss is None or rate is None or norm is None:
+            at = len(self.steps)
+            for name, value in (("loss", loss), ("learning_rate", rate), ("grad_norm", norm)):
+                if value is None:
+                    self.absent[name].append(at)
+            loss, rate, norm = (math.nan if v is None else v for v in (loss, rate, norm))
+        columns = self.columns
+        self.steps.append(event.step)
+        self.times.append(event.t)
+        columns["loss"].append(loss)
+        columns["learning_rate"].append(rate)
+        columns["grad_norm"].append(norm)
+        columns["step_s"].append(event.step_s)
+        columns["tokens"].append(event.tokens)
+        self.last_step = event
+        if event.data_wait_s is not None:
+            self._metric("data_wait_s", event.step, event.data_wait_s)
+        if event.metrics:
+            for name, value in event.metrics.items():
+                self._metric(name, event.step, value)
+
+    def names(self) -> list[str]:
+        """Names of the series that hold something."""
+        if not len(self.steps):
+            return []
+        core = [
+            name
+            for name in ("loss", "learning_rate", "grad_norm", "step_s", "tokens_per_second")
+            if self._present(name)
+        ]
+        return core + sorted(self.metrics)
+
+    def series(self, name: str) -> Series | None:
+        """A series over steps: a column, a metric, or `tokens_per_second` derived from tokens and step_s."""
+        if name in self.metrics:
+            return self.metrics[name]
+        if name == "tokens_per_second":
+            return self._throughput()
+        if name not in self.columns:
+            return None
+        if name not in self._series:
+            self._series[name] = Series(self.steps, self.columns[name], self.absent[name])
+        return self._series[name]
+
+    def copy(self) -> Track:
+        """An independent track with the same content."""
+        twin = Track()
+        twin.steps, twin.times = self.steps[:], self.times[:]
+        twin.columns = {name: column[:] for name, column in self.columns.items()}
+        twin.absent = {name: indexes[:] for name, indexes in self.absent.items()}
+        twin.metrics = {name: series.copy() for name, series in self.metrics.items()}
+        twin.last_step, twin.progress, twin.phase = self.last_step, self.progress, self.phase
+        twin.rate = self.rate.copy()
+        return twin
+
+    def canonical(self) -> list[Any]:
+        """The facts in a form that is equal exactly when they are."""
+        numbers = [array_.tobytes() for name in _COLUMNS for array_ in (self.columns[name], self.absent[name])]
+        rest = [_series_bytes(self.metrics), repr(self.progress), repr(self.phase)]
+        return [self.steps.tobytes(), self.times.tobytes(), *numbers, *rest]
+
+    def _present(self, name: str) -> bool:
+        return name not in self.absent or len(self.absent[name]) < len(self.steps)
+
+    def _metric(self, name: str, step: int, value: float | None) -> None:
+        if name not in self.metrics:
+            self.metrics[name] = Series()
+        self.metrics[name].append(step, value)
+
+    def _throughput(self) -> Series:
+        """Tokens of a step over its seconds; the first step of a resumed attempt has nothing to be compared with."""
+        series = self._series.get("tokens_per_second")
+        if series is None:
+            series = self._series["tokens_per_second"] = Series()
+        tokens, seconds = self.columns["tokens"], self.columns["step_s"]
+        for at in range(len(series), len(self.steps)):
+            before = tokens[at - 1] if at else (0.0 if self.steps[0] == 1 else math.nan)
+            done = tokens[at] - before
+            series.append(self.steps[at], done / seconds[at] if done >= 0 and seconds[at] > 0 else None)
+        return series
+
+
+class MachineTrack:
+    """Samples of one host's memory and load over Unix seconds."""
+
+    def __init__(self) -> None:
+        self.series: dict[str, Series] = {}
+        self.last: MachineSampled | None = None
+
+    def sample(self, event: MachineSampled) -> None:
+        """Keep one reading; what was not reported is absent, never zero."""
+        self.last = event
+        total, available = event.ram_total_bytes, event.ram_available_bytes
+        used = None if total is None or available is None else float(total - available)
+        self._add("ram_used_bytes", event.t, used)
+        self._add("engine_rss_bytes", event.t, event.engine_rss_bytes)
+        self._add("cpu_percent", event.t, event.cpu_percent)
+        for device in event.devices:
+            for name in ("memory_used_bytes", "util_percent", "temperature_c", "power_w"):
+                self._add(f"gpu{device.id}_{name}", event.t, getattr(device, name))
+
+    def copy(self) -> MachineTrack:
+        """An independent track with the same content."""
+        twin = MachineTrack()
+        twin.series = {name: series.copy() for name, series in self.series.items()}
+        twin.last = self.last
+        return twin
+
+    def _add(self, name: str, t: float, value: float | None) -> None:
+        if value is None and name not in self.series:
+            return
+        if name not in self.series:
+            self.series[name] = Series()
+        self.series[name].append(t, value)
+
+
+class WriterFacts:
+    """Everything one writer said, in its own order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.numbers = Numbers()
+        self.t = 0.0
+        self.t_max = 0.0
+        self.opened: WriterOpened | None = None
+        self.lifecycle: list[tuple[float, AnyEvent]] = []
+        self.tracks: dict[AttemptKey, Track] = {}
+        self.machines: dict[str, MachineTrack] = {}
+        self.samples: deque[SampledText] = deque(maxlen=SAMPLES)
+        self.log: deque[AnyEvent] = deque(maxlen=LOG_LINES)
+        self._track_key: AttemptKey = ("", -1)
+        self._track = Track()
+
+    @property
+    def role(self) -> str:
+        """supervisor, engine or sampler; empty when its first record was lost."""
+        return self.opened.role if self.opened else ""
+
+    def track(self, stage: str, attempt: int) -> Track:
+        """The track of an attempt, made at first use."""
+        if self._track_key != (stage, attempt):
+            self._track_key = (stage, attempt)
+            self._track = self.tracks.setdefault(self._track_key, Track())
+        return self._track
+
+    def on_step(self, event: Step) -> None:
+        """A step."""
+        if self._track_key == (event.stage, event.attempt):
+            self._track.step(event)
+        else:
+            self.track(event.stage, event.attempt).step(event)
+
+    def on_progress(self, event: Progress) -> None:
+        """Work done so far."""
+        track = self.track(event.stage, event.attempt)
+        if track.progress is not None and (event.done < track.progress.done or event.unit != track.progress.unit):
+            track.rate.clear()
+        track.progress = event
+        track.rate.append((event.t, event.done))
+
+    def on_phase(self, event: Phase) -> None:
+        """A new phase; the rate of the one before says nothing about it."""
+        track = self.track(event.stage, event.attempt)
+        track.phase = event
+        track.rate.clear()
+        track.progress = None
+        self.log.append(event)
+
+    def on_machine(self, event: MachineSampled) -> None:
+        """A reading of a machine."""
+        self.machines.setdefault(event.host, MachineTrack()).sample(event)
+
+    def on_sample(self, event: SampledText) -> None:
+        """Text of the model."""
+        self.samples.append(event)
+        self.log.append(event)
+
+    def on_warned(self, event: Warned) -> None:
+        """A warning: for the log only, so that a flood of them costs nothing."""
+        self.log.append(event)
+
+    def on_lifecycle(self, event: AnyEvent) -> None:
+        """A fact that shapes the run. Its time never runs back within a writer, whatever the clock did."""
+        self.t_max = max(self.t_max, event.t)
+        self.lifecycle.append((self.t_max, event))
+        self.log.append(event)
+        if isinstance(event, WriterOpened):
+            self.opened = event
+
+    def on_late(self, event: AnyEvent) -> None:
+        """A lifecycle fact that younger records overtook: put where the writer said it."""
+        known = [event for _, event in self.lifecycle]
+        self.lifecycle, self.t_max, self.opened = [], 0.0, None
+        log = sorted([*self.log, event], key=lambda entry: entry.seq)
+        self.log.clear()
+        for fact in sorted([*known, event], key=lambda entry: entry.seq):
+            self.on_lifecycle(fact)
+        self.log.clear()
+        self.log.extend(log)
+
+    def copy(self) -> WriterFacts:
+        """An independent object with the same facts; events are immutable and shared."""
+        twin = WriterFacts(self.name)
+        twin.numbers = self.numbers.copy()
+        twin.t, twin.t_max, twin.opened = self.t, self.t_max, self.opened
+        twin.lifecycle = self.lifecycle[:]
+        twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
+        twin.machines = {host: machine.copy() for host, machine in self.machines.items()}
+        twin.samples, twin.log = self.samples.copy(), self.log.copy()
+        return twin
+
+    def canonical(self) -> list[Any]:
+        """The facts in a form that is equal exactly when they are."""
+        tracks = [(key, *track.canonical()) for key, track in sorted(self.tracks.items())]
+        machines = [(host, _series_bytes(m.series), repr(m.last)) for host, m in sorted(self.machines.items())]
+        texts = [repr(event) for event in (*self.samples, *self.log)]
+        return [self.name, self.numbers, self.t, repr(self.lifecycle), tracks, machines, texts]
+
+
+def _series_bytes(series: dict[str, Series]) -> list[Any]:
+    return [(name, s.x.tobytes(), s.y.tobytes(), s.absent.tobytes()) for name, s in sorted(series.items())]
+
+
+Handler: TypeAlias = Callable[[WriterFacts, Any], None]
+HANDLERS: dict[type, Handler] = {
+    Step: WriterFacts.on_step,
+    Progress: WriterFacts.on_progress,
+    Phase: WriterFacts.on_phase,
+    MachineSampled: WriterFacts.on_machine,
+    SampledText: WriterFacts.on_sample,
+    Warned: WriterFacts.on_warned,
+}
+"""How each kind is kept; every other kind is lifecycle."""

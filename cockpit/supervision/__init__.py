@@ -1,0 +1,1 @@
+"""What holds a run together: launch, supervisor, scheduling, processes, sampler, relay."""

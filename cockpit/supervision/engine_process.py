@@ -1,0 +1,160 @@
+"""One engine process: its resolved `stage.json`, its environment, its start, and how its end is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cockpit.supervision.process_tree import RUN_ENV
+from cockpit.supervision.resolved_recipe import RunRecipe
+from engines.host import STAGE_FORMAT
+from engines.identity import Identity
+from engines.json_text import parse_json
+from engines.run_dir import RunDir, write_durably
+from recipes.schema import StageFields, kind_of_stage, tag_of_stage
+
+CODE_ROOT = Path(__file__).resolve().parents[2]
+EXPORTER_KINDS = ("merge", "export")
+
+
+@dataclass
+class EngineProcess:
+    """A running engine: ours (`child`), or adopted from a supervisor that died."""
+
+    stage: str
+    attempt: int
+    identity: Identity
+    child: subprocess.Popen[bytes] | None
+    pidfd: int
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+
+
+def write_stage_json(
+    run: RunDir, plan: RunRecipe, name: str, attempt: int, *, resume: dict[str, Any] | None, learning_rate_scale: float
+) -> Path:
+    """Everything an engine reads, resolved."""
+    stage = plan.stage(name)
+    path = run.stage_json(name, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "format": STAGE_FORMAT,
+        "run_root": str(run.root),
+        "tag": tag_of_stage(stage),
+        "stage": stage.model_dump(mode="json"),
+        "attempt": attempt,
+        "inputs": plan.stage_inputs(run, name),
+        "resume": resume,
+        "learning_rate_scale": learning_rate_scale,
+        "fingerprint": plan.fingerprint(run, name),
+    }
+    write_durably(path, json.dumps(spec, indent=1).encode())
+    return path
+
+
+def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
+    """The engine's environment: marked as the run's, offline unless the operator said otherwise, threads bounded."""
+    environment = dict(os.environ)
+    environment[RUN_ENV] = str(run.root)
+    paths = [str(CODE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    environment.setdefault("HF_HUB_OFFLINE", "1")
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment["PYTHONUNBUFFERED"] = "1"
+    if stage.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(stage.threads)
+    else:
+        environment.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or os.cpu_count() or 1))
+    return environment
+
+
+def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path) -> EngineProcess:
+    """Start the process: own session, no terminal, stdin null, everything it prints into `console.log`.
+
+    Raises:
+        OSError: the interpreter cannot be started.
+    """
+    module = "exporters.run" if kind_of_stage(stage) in EXPORTER_KINDS else "engines.run"
+    console = os.open(
+        run.console_log(stage.name, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    try:
+        child = subprocess.Popen(
+            [stage.python or sys.executable, "-m", module, str(stage_json)],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            cwd=stage_json.parent,
+            env=engine_environment(run, stage),
+            start_new_session=True,
+        )
+    finally:
+        os.close(console)
+    pidfd = os.pidfd_open(child.pid)
+    identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
+    with suppress(OSError):  # a full disk: the engine is found by its command line instead
+        write_durably(stage_json.parent / "engine.json", json.dumps(vars(identity)).encode())
+    return EngineProcess(stage.name, attempt, identity, child, pidfd)
+
+
+def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
+    """The attempt's engine, if it lives: by what was recorded, else by its command line."""
+    identity = _recorded(run.attempt_dir(stage, attempt) / "engine.json")
+    if identity is None or not identity.is_alive():
+        identity = _by_command(run, str(run.stage_json(stage, attempt)))
+    if identity is None:
+        return None
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except OSError:
+        return None
+    if not identity.is_alive():
+        os.close(pidfd)
+        return None
+    return EngineProcess(stage, attempt, identity, None, pidfd)
+
+
+def _recorded(path: Path) -> Identity | None:
+    try:
+        value = parse_json(path.read_text())
+        return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _by_command(run: RunDir, stage_json: str) -> Identity | None:
+    """An engine whose supervisor died between starting it and writing that down."""
+    mark = f"{RUN_ENV}={run.root}".encode()
+    for process in psutil.process_iter(["pid"]):
+        try:
+            command = process.cmdline()
+            if (
+                stage_json in command
+                and "-m" in command
+                and mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            ):
+                return Identity.of(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
+def exit_reason(status: int | None) -> tuple[str, str]:
+    """Reason and detail of an exit status, for an engine that did not say why itself."""
+    if status is None:
+        return "unknown", "the engine ended while no supervisor watched; its exit status cannot be known"
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        sender = ", sender unknown (out of memory, or somebody's kill)" if status == -signal.SIGKILL else ""
+        return "killed", f"ended by {name}{sender}"
+    return "died", f"ended with exit status {status} and without a word; see console.log"

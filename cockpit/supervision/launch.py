@@ -1,0 +1,266 @@
+"""Every launch, resume, adoption and request, whoever asks: the command line, a form or a button."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cockpit.planning.model_check import check_models
+from cockpit.planning.stages import plan as make_plan
+from cockpit.supervision.checkpoint_choice import candidates
+from cockpit.supervision.engine_process import CODE_ROOT
+from cockpit.supervision.interpreters import check_interpreters
+from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
+from cockpit.supervision.scheduling import EndRun, RunFacts, add_facts, next_action
+from engines import control
+from engines.journal import read_journal
+from engines.manifest import problems_against
+from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
+from recipes.graph import resolve_graph
+from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
+from recipes.problems import OperatorError, RecipeError
+from recipes.schema import TRAINING_KINDS, kind_of_stage
+
+EXIT_LOCKED = 2
+
+
+def version() -> str:
+    """The installed cockpit's version."""
+    try:
+        return metadata.version("training-cockpit")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
+    """A loaded recipe as a run will have it.
+
+    Raises:
+        OperatorError: `only` names a stage that the recipe does not have.
+    """
+    graph = resolve_graph(loaded.recipe, loaded.path.parent)
+    inputs = {
+        stage: {
+            field: InputRef(ref.origin, ref.name, None if ref.path is None else str(ref.path))
+            for field, ref in refs.items()
+        }
+        for stage, refs in graph.inputs.items()
+    }
+    whole = RunRecipe(loaded.recipe, list(graph.order), inputs, [])
+    unknown = [name for name in only if name not in whole.order]
+    if unknown:
+        raise OperatorError(f"--stage — no stage {unknown[0]!r}; allowed: {', '.join(whole.order)}")
+    wanted = whole.ancestors(set(only))
+    return RunRecipe(
+        loaded.recipe, whole.order, inputs, [name for name in whole.order if name in wanted] if only else []
+    )
+
+
+def launch(
+    recipe: Path | LoadedRecipe,
+    *,
+    runs_root: Path,
+    sets: Sequence[str] = (),
+    name: str | None = None,
+    only: Sequence[str] = (),
+    parent: str | None = None,
+) -> RunDir:
+    """Make a run directory and start its supervisor; returns when the supervisor holds the run.
+
+    Args:
+        recipe: a recipe file, or one that is loaded (from a form, or made by a button).
+        runs_root: the folder of runs.
+        sets: overrides as `--set` has them, for a recipe file.
+        name: what the run's id ends with; the recipe's name by default.
+        only: run these stages and what they depend on.
+        parent: the run this one was started from by a button.
+
+    Raises:
+        OperatorError: the recipe has problems, an interpreter lacks something, or the directory cannot be made.
+    """
+    loaded = load_recipe(recipe, sets) if isinstance(recipe, Path) else recipe
+    run_recipe = resolve(loaded, only)
+    check_models(loaded)
+    check_interpreters(loaded.recipe, run_recipe.wanted())
+    if name is not None and not _is_name(name):
+        raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")
+    try:
+        run = create_run_dir(
+            runs_root,
+            name=name or loaded.recipe.name,
+            recipe=loaded.recipe.name,
+            recipe_toml=loaded.text,
+            recipe_json=run_recipe.to_json(),
+            plan_json=_plan_json(loaded),
+            version=version(),
+            recipe_path=str(loaded.path),
+            parent=parent,
+        )
+    except RunDirError as error:
+        raise OperatorError(str(error), "choose another folder: --runs-dir DIR") from error
+    _start_supervisor(run, "launch")
+    return run
+
+
+def launch_text(
+    text: str,
+    *,
+    runs_root: Path,
+    folder: Path,
+    sets: Sequence[str] = (),
+    name: str | None = None,
+    parent: str | None = None,
+) -> RunDir:
+    """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button or a command made."""
+    try:
+        loaded = load_recipe_text(text, folder / "recipe.toml", sets)
+    except RecipeError as error:  # no file has these lines
+        raise OperatorError("\n".join(problem.words for problem in error.problems)) from error
+    return launch(loaded, runs_root=runs_root, name=name, parent=parent)
+
+
+def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
+    """Let a run that has ended, or was lost, go on.
+
+    Args:
+        run: the run.
+        stage: do this stage, and what depends on it, again.
+        checkpoint: go on from this step, superseding later ones.
+
+    Raises:
+        OperatorError: it runs, there is nothing to resume, or no such stage or checkpoint.
+    """
+    _require_free(run)
+    try:
+        run.require_writable_format()
+        plan = RunRecipe.read(run)
+    except RunDirError as error:
+        raise OperatorError(str(error)) from error
+    check_interpreters(plan.recipe, plan.wanted())
+    facts = RunFacts()
+    add_facts(facts, read_journal(run.journal))
+    if stage is not None and stage not in plan.order:
+        raise OperatorError(f"--stage — no stage {stage!r} in {run.id}; allowed: {', '.join(plan.order)}")
+    arguments: list[str] = []
+    target = stage
+    if checkpoint is not None:
+        target = _stage_with_checkpoint(run, plan, facts, stage, checkpoint)
+        arguments += ["--checkpoint", str(checkpoint), "--checkpoint-stage", target]
+    if target is not None:
+        arguments += ["--redo", target]
+        if plan.only:  # a stage that the launch left out may be asked for now
+            wanted = plan.ancestors(set(plan.only) | {target})
+            arguments += ["--only", ",".join(name for name in plan.order if name in wanted)]
+    elif _nothing_to_do(run, plan, facts):
+        raise OperatorError(
+            f"{run.id} has nothing to resume: every stage is done",
+            "do one again: cockpit resume RUN --stage S, or --checkpoint N",
+        )
+    _start_supervisor(run, "resume", arguments)
+
+
+def adopt_if_needed(run: RunDir) -> bool:
+    """Start a supervisor for a run that lost its own; True when one was started."""
+    if lock_is_held(run.supervisor_lock):
+        return False
+    facts = RunFacts()
+    add_facts(facts, read_journal(run.journal))
+    if facts.has_ended:
+        return False
+    run.require_writable_format()
+    with suppress(OperatorError):  # another screen was quicker
+        _start_supervisor(run, "adopt" if facts.latest_start else "launch")
+        return True
+    return False
+
+
+def request(run: RunDir, verb: str, value: float | None = None) -> control.Request:
+    """Ask a live run for something.
+
+    Raises:
+        OperatorError: the run has ended, or the request cannot be written.
+    """
+    facts = RunFacts()
+    add_facts(facts, read_journal(run.journal))
+    if facts.has_ended:
+        state = facts.ended.state if facts.ended else "ended"
+        raise OperatorError(
+            f"{run.id} has ended ({state}): there is nothing to {verb}", "go on with it: cockpit resume RUN"
+        )
+    try:
+        made = control.put_request(run.control, verb, value)
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"{run.id}: {verb} cannot be asked for: {error}") from error
+    adopt_if_needed(run)
+    return made
+
+
+def _require_free(run: RunDir) -> None:
+    if lock_is_held(run.supervisor_lock):
+        holder = lock_holder(run.supervisor_lock)
+        raise OperatorError(
+            f"{run.id} is running: its supervisor is process {holder.get('pid', 'unknown')}",
+            "watch it: cockpit attach RUN; or end it first: cockpit stop RUN",
+        )
+
+
+def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
+    def is_done(name: str) -> bool:
+        successes = facts.stage(name).successes
+        if not successes:
+            return False
+        last = max(successes, key=lambda item: item[0])[1]
+        same = last.fingerprint == plan.fingerprint(run, name)
+        return same and not problems_against(run.out(name), last.manifest_sha256)
+
+    action = next_action(plan, facts, is_done).action
+    return isinstance(action, EndRun) and action.state == "succeeded"
+
+
+def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage: str | None, step: int) -> str:
+    """The training stage that has this checkpoint: the named one, else the last that does."""
+    available: list[str] = []
+    for name in reversed(plan.order):
+        if kind_of_stage(plan.stage(name)) not in TRAINING_KINDS or stage not in (None, name):
+            continue
+        found, _ = candidates(run, name, facts.stage(name), at_step=step)
+        if found:
+            return name
+        steps = sorted({path.step for path in candidates(run, name, facts.stage(name), at_step=None)[0]})
+        available.append(f"{name}: {', '.join(map(str, steps)) or 'none'}")
+    raise OperatorError(
+        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; there are {'; '.join(available) or 'none'}"
+    )
+
+
+def _start_supervisor(run: RunDir, reason: str, arguments: Sequence[str] = ()) -> None:
+    """Start it and wait until it holds the run (it leaves this process behind by a double fork)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=CODE_ROOT,
+        start_new_session=True,
+        check=False,
+    )
+    if done.returncode == EXIT_LOCKED:
+        _require_free(run)
+        raise OperatorError(f"{run.id} was taken by another supervisor a moment ago", "watch it: cockpit attach RUN")
+    if done.returncode != 0:
+        raise OperatorError(f"the supervisor of {run.id} did not start: {done.stderr.strip()[-500:]}")
+
+
+def _plan_json(loaded: LoadedRecipe) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(json.dumps(make_plan(loaded.recipe, loaded.graph).to_json()))
+    return value
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= 60 and name[0].isalnum() and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)

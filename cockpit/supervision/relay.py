@@ -1,0 +1,108 @@
+"""The live stream's last hop: the supervisor hands every line of the pipe to each attached screen over a Unix socket.
+
+Bounded per client, and lossy: a slow screen loses lines here and repairs the gap from the journal. The client's side is
+`cockpit.runs.live_stream`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from cockpit.runs.live_stream import socket_path
+
+CLIENT_BUFFER_BYTES = 1 << 20
+REST_BYTES = 1 << 16
+
+
+class Relay:
+    """The supervisor's side: reads the pipe, serves the screens. `pump()` never waits."""
+
+    def __init__(self, run_root: Path, fifo: Path) -> None:
+        self._clients: dict[socket.socket, bytearray] = {}
+        self._path = socket_path(run_root)
+        self._server: socket.socket | None = None
+        self._pipe: int | None = None
+        self._rest = b""
+        with suppress(OSError):
+            self._pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._discard()
+        if self._path is not None:
+            self._server = _listen(self._path)
+
+    @property
+    def readable(self) -> list[int]:
+        """Descriptors whose readiness is worth a pump."""
+        return [fd for fd in (self._pipe, self._server.fileno() if self._server else None) if fd is not None]
+
+    def pump(self) -> None:
+        """Take new screens, read the pipe dry, hand on what fits."""
+        self._accept()
+        data = self._read_pipe()
+        for client, waiting in list(self._clients.items()):
+            if data and len(waiting) + len(data) <= CLIENT_BUFFER_BYTES:
+                waiting.extend(data)
+            self._flush(client, waiting)
+
+    def close(self) -> None:
+        for client in list(self._clients):
+            client.close()
+        self._clients.clear()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if self._path is not None:
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _discard(self) -> None:
+        """What a dead supervisor left in the pipe is old: the journal has it."""
+        with suppress(BlockingIOError):
+            while self._pipe is not None and os.read(self._pipe, 65_536):
+                pass
+
+    def _read_pipe(self) -> bytes:
+        chunks: list[bytes] = []
+        with suppress(OSError):
+            while self._pipe is not None and len(chunks) < 64:
+                chunks.append(os.read(self._pipe, 65_536))
+        whole, _, self._rest = (self._rest + b"".join(chunks)).rpartition(b"\n")
+        if len(self._rest) > REST_BYTES:  # no writer of ours: records in the pipe are small
+            self._rest = b""
+        return whole + b"\n" if whole else b""
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while self._server is not None:
+                client, _ = self._server.accept()
+                client.setblocking(False)
+                self._clients[client] = bytearray()
+
+    def _flush(self, client: socket.socket, waiting: bytearray) -> None:
+        try:
+            while waiting:
+                del waiting[: client.send(waiting)]
+        except BlockingIOError:
+            return
+        except OSError:
+            client.close()
+            self._clients.pop(client, None)
+
+
+def _listen(path: Path) -> socket.socket | None:
+    """A listening socket; None where there can be none (screens then follow the journal alone)."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(16)
+    except OSError:
+        server.close()
+        return None
+    return server

@@ -1,0 +1,59 @@
+"""`python -m cockpit.supervision.sampler RUN_ROOT INTERVAL_S`: reads the machine now and then, in a process of its own.
+
+NVML can crash or hang a process, so it is not the supervisor's. The supervisor says on stdin which engine works
+(`<pid> <stage>` or an empty line); when stdin ends, the supervisor is gone, and the sampler goes too.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import time
+from pathlib import Path
+
+from cockpit.supervision.machine import Accelerators, DeviceReading, sample_machine
+from engines.emitter import EventWriter
+from engines.events import Warned
+from engines.run_dir import RunDir
+
+
+def main(argv: list[str]) -> int:
+    """Sample until stdin ends."""
+    run, interval_s = RunDir(Path(argv[1])), float(argv[2])
+    writer = EventWriter(run.journal, run.fifo, role="sampler")
+    accelerators = Accelerators() if "--no-nvml" not in argv else None
+    engine_pid: int | None = None
+    stage: str | None = None
+    last_problem = ""
+    poll = selectors.DefaultSelector()
+    poll.register(0, selectors.EVENT_READ)
+    os.set_blocking(0, False)
+    rest = b""
+    due_s = time.monotonic()
+    while True:
+        if poll.select(max(0.0, due_s - time.monotonic())):
+            chunk = os.read(0, 65_536)
+            if not chunk:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            if lines:
+                engine_pid, stage = _engine(lines[-1])
+            continue
+        due_s = time.monotonic() + interval_s
+        reading = accelerators.read() if accelerators else DeviceReading([])
+        if reading.problem != last_problem:
+            last_problem = reading.problem
+            writer.emit(Warned(message=reading.problem or "GPU telemetry is back"))
+        writer.emit(sample_machine(reading, engine_pid, stage))
+    writer.close()
+    return 0
+
+
+def _engine(line: bytes) -> tuple[int | None, str | None]:
+    pid, _, stage = line.decode(errors="replace").partition(" ")
+    return (int(pid), stage) if pid.isdigit() else (None, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,93 @@
+"""The supervisor's side of the sampler: start it, tell it which engine works, and start it again when it dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from cockpit.supervision.engine_process import CODE_ROOT
+from engines.emitter import EventWriter
+from engines.events import Warned
+from engines.run_dir import RunDir
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+CRASHES_WITH_NVML = 3
+
+
+class SamplerProcess:
+    """A process that may crash or hang without anybody else noticing more than a message."""
+
+    def __init__(self, run: RunDir, interval_s: float, writer: EventWriter) -> None:
+        self._run = run
+        self._interval_s = interval_s
+        self._writer = writer
+        self._child: subprocess.Popen[bytes] | None = None
+        self._engine = b"\n"
+        self._crashes = 0
+        self._due_s = 0.0
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    def start(self) -> None:
+        """Start it, unless it runs."""
+        if self._child is not None or self._stopped:
+            return
+        argv = [sys.executable, "-m", "cockpit.supervision.sampler", str(self._run.root), str(self._interval_s)]
+        if self._crashes >= CRASHES_WITH_NVML:
+            argv.append("--no-nvml")
+        with self._run.supervisor_log.open("ab") as log, suppress(OSError):
+            self._child = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=CODE_ROOT, start_new_session=True
+            )
+            self._tell()
+
+    def watch(self, pid: int | None, stage: str = "") -> None:
+        """Say which engine's memory is to be read."""
+        self._engine = f"{pid} {stage}\n".encode() if pid else b"\n"
+        self._tell()
+
+    def check(self) -> None:
+        """Notice a death, and start anew after a pause that doubles."""
+        if self._stopped:
+            return
+        if self._child is not None and self._child.poll() is not None:
+            self._crashes += 1
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self._crashes - 1))
+            self._due_s = time.monotonic() + pause_s
+            without = "; from now on without GPU telemetry" if self._crashes == CRASHES_WITH_NVML else ""
+            message = f"the sampler ended with status {self._child.returncode}; again in {pause_s:g} s{without}"
+            self._writer.emit(Warned(message=message))
+            self._close_input()
+            self._child = None
+        if self._child is None and time.monotonic() >= self._due_s:
+            self.start()
+
+    def stop(self) -> None:
+        """End it: its input closes, and it goes."""
+        self._stopped = True
+        if self._child is None:
+            return
+        self._close_input()
+        try:
+            self._child.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+
+    def _tell(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            with suppress(OSError):
+                self._child.stdin.write(self._engine)
+                self._child.stdin.flush()
+
+    def _close_input(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            with suppress(OSError):
+                self._child.stdin.close()

@@ -1,0 +1,298 @@
+"""`python -m cockpit.supervision.supervisor RUN_ROOT`: one small process per run that starts its stages, in order, and reaps them.
+
+It owns nothing that training needs: killed with -9, the engine goes on, and the next supervisor adopts the run from the
+journal. What to do next is asked of `scheduling.next_action`; this module only does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from cockpit.runs.summaries import exit_facts
+from cockpit.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
+from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
+from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
+from cockpit.supervision.resolved_recipe import RunRecipe
+from cockpit.supervision.sampler_process import SamplerProcess
+from cockpit.supervision.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, add_facts, next_action
+from cockpit.supervision.wait import Watch
+from engines import control
+from engines.emitter import EventWriter, wall_clock_s
+from engines.events import (
+    AttemptEnded,
+    ControlApplied,
+    RunEnded,
+    RunStarted,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    Warned,
+)
+from engines.identity import Identity
+from engines.journal import JournalReader
+from engines.manifest import problems_against
+from engines.run_dir import Lock, RunDir, write_durably
+from recipes.schema import kind_of_stage
+
+EXIT_LOCKED = 2
+
+
+class Supervisor:
+    """Drives one run to its end."""
+
+    def __init__(self, run: RunDir, started: RunStarted) -> None:
+        self.run = run
+        self.plan = RunRecipe.read(run)
+        self.started = started
+        self.facts = RunFacts()
+        self.reader = JournalReader(run.journal)
+        self.writer = EventWriter(run.journal, run.fifo, role="supervisor")
+        self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
+        self.watch = Watch(run, self.writer, self.sampler)
+        self.verified: dict[str, str] = {}
+        self.skipped: set[str] = set()
+
+    def drive(self) -> None:
+        """Run stages until the run ends."""
+        self.run.exit_json.unlink(missing_ok=True)
+        self.say(self.started)
+        self._adopt_or_bury()
+        self.sampler.start()
+        while True:
+            self.read_facts()
+            actions = next_action(self.plan, self.facts, self.is_done)
+            self._note_skipped(actions.done)
+            stop = self.watch.ladder.asked
+            if isinstance(actions.action, EndRun):
+                self._end(actions.action)
+                return
+            if stop is not None:
+                self._answer_requests("the run stops between stages")
+                self._end(EndRun("stopped", f"stopped before {actions.action.stage}"))
+                return
+            self._run_stage(actions.action)
+
+    def say(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
+        """Journal a fact, and know it at once: on a full disk it is not read back, and what was done must still count."""
+        seq = self.writer.emit(event)
+        add_facts(self.facts, [msgspec.structs.replace(event, w=self.writer.writer, seq=seq, t=wall_clock_s())])
+
+    def read_facts(self) -> None:
+        """Bring the facts up to the end of the journal."""
+        while records := self.reader.read(10_000):
+            add_facts(self.facts, (record.event for record in records))
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage's output is today's and whole (CONTRACT: fingerprint, and every file's hash)."""
+        successes = self.facts.stage(name).successes
+        if not successes:
+            return False
+        _, last = max(successes, key=lambda item: item[0])
+        if last.fingerprint != self.plan.fingerprint(self.run, name):
+            return False
+        if self.verified.get(name) == last.manifest_sha256:
+            return True
+        problems = problems_against(self.run.out(name), last.manifest_sha256)
+        if problems:
+            self.writer.emit(
+                Warned(
+                    message=f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}",
+                    stage=name,
+                )
+            )
+            return False
+        self.verified[name] = last.manifest_sha256
+        return True
+
+    def _note_skipped(self, done: list[str]) -> None:
+        """Say once, after a resume, which stages stand from before."""
+        for name in done:
+            before = all(t < self.facts.operator_t for t, _ in self.facts.stage(name).successes)
+            if before and name not in self.skipped and self.started.reason == "resume":
+                self.writer.emit(StageSkipped(stage=name, reason="done before: its fingerprint and manifest hold"))
+            self.skipped.add(name)
+
+    def _adopt_or_bury(self) -> None:
+        """Find what a dead supervisor left: an engine that lives is waited for, one that died is recorded."""
+        self.read_facts()
+        for name in self.plan.order:
+            for attempt in self.facts.stage(name).attempts.values():
+                if attempt.reason:
+                    continue
+                engine = find_engine(self.run, name, attempt.number)
+                if engine is not None:
+                    self.sampler.start()
+                    self._supervise(engine)
+                elif attempt.never_began and attempt.opened is None:
+                    detail = "the supervisor died before there was a process"
+                    self.say(AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail))
+                else:
+                    self._record_end(name, attempt.number, None)
+
+    def _run_stage(self, action: RunStage) -> None:
+        name = action.stage
+        choice = CheckpointChoice(None, [])
+        if action.resume:
+            choice = choose_checkpoint(
+                self.run, name, self.facts.stage(name), at_step=action.at_step, healthy_only=action.healthy_only
+            )
+        for reason in choice.refused:
+            self.writer.emit(Warned(message=reason, stage=name))
+        saved_step = self.facts.stage(name).saved_step
+        if action.resume and choice.chosen is None and saved_step is not None:
+            message = f"{name} begins anew: no checkpoint to go on from is left of those up to step {saved_step}"
+            self.writer.emit(Warned(message=message, stage=name))
+        attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
+        stage = self.plan.stage(name)
+        self.say(
+            StageStarted(
+                stage=name, kind=kind_of_stage(stage), attempt=attempt, steps=getattr(stage, "max_steps", None)
+            )
+        )
+        try:
+            path = write_stage_json(
+                self.run,
+                self.plan,
+                name,
+                attempt,
+                resume=choice.as_resume(),
+                learning_rate_scale=action.learning_rate_scale,
+            )
+            engine = start_engine(self.run, stage, attempt, path)
+        except OSError as error:
+            self.say(
+                AttemptEnded(
+                    stage=name, attempt=attempt, reason="error", detail=f"the engine cannot be started: {error}"
+                )
+            )
+            return
+        self._supervise(engine)
+
+    def _supervise(self, engine: EngineProcess) -> None:
+        """Wait for an engine's end, serving screens and requests meanwhile."""
+        status = self.watch.until_end(engine)
+        # Whatever the engine started dies with it: workers that outlive it hold memory and the attempt's lock.
+        left = kill_tree(self.run.root, [], term_grace_s=1.0)
+        if left:
+            self.writer.emit(
+                Warned(message=f"processes of {engine.stage} could not be ended: {left}", stage=engine.stage)
+            )
+        self._record_end(engine.stage, engine.attempt, status)
+        engine.close()
+
+    def _record_end(self, stage: str, attempt: int, status: int | None) -> None:
+        self.read_facts()
+        known = self.facts.stage(stage).attempt(attempt).engine_reason
+        reason, detail = (known, "") if known else exit_reason(status)
+        if not known and self.watch.ladder.asked is not None:
+            reason, detail = "stopped", f"did not stop by itself: {detail}"
+        self.say(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
+        self._answer_requests("no engine was left to take it")
+
+    def _answer_requests(self, effect: str) -> None:
+        for request in control.pending(self.run.control):
+            self.watch.ladder.notice(request)
+            if control.take(self.run.control, request):
+                self.writer.emit(ControlApplied(request=request.verb, by=request.by, effect=effect))
+
+    def _end(self, end: EndRun) -> None:
+        if end.failed_stage is not None:
+            self.writer.emit(StageFailed(stage=end.failed_stage, reason=end.reason, refused=end.state == "refused"))
+        self._answer_requests("the run has ended")
+        self.sampler.stop()
+        self.writer.emit(RunEnded(state=end.state, reason=end.reason))
+        self.writer.sync()
+        with suppress(OSError):  # a full disk: the journal (or its ring) has said it already
+            write_durably(self.run.exit_json, json.dumps(exit_facts(self.run)).encode())
+
+    def close(self) -> None:
+        self.sampler.stop()
+        self.watch.close()
+        self.writer.close()
+        reap_children()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Take the run's lock, leave the caller behind, and drive the run."""
+    parser = argparse.ArgumentParser(prog="python -m cockpit.supervision.supervisor")
+    parser.add_argument("run_root", type=Path)
+    parser.add_argument("--reason", choices=("launch", "resume", "adopt"), default="adopt")
+    parser.add_argument("--redo", default="")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--checkpoint", type=int)
+    parser.add_argument("--checkpoint-stage")
+    parser.add_argument("--foreground", action="store_true")
+    args = parser.parse_args(argv)
+    os.umask(0o077)
+    run = RunDir(args.run_root.absolute())
+    lock = Lock(run.supervisor_lock)
+    if not lock.acquire({"pid": os.getpid(), "reason": args.reason}):
+        return EXIT_LOCKED
+    if not args.foreground:
+        _leave_the_caller(run)
+    plan = RunRecipe.read(run)
+    own = Identity.own()
+    with suppress(OSError):
+        run.supervisor_lock.write_text(json.dumps({**vars(own), "reason": args.reason}))
+    started = RunStarted(
+        run=run.id,
+        recipe=plan.recipe.name,
+        reason=args.reason,
+        stages=plan.order,
+        kinds=[kind_of_stage(plan.stage(name)) for name in plan.order],
+        redo=[name for name in args.redo.split(",") if name],
+        only=[name for name in args.only.split(",") if name] or plan.only,
+        checkpoint=args.checkpoint,
+        checkpoint_stage=args.checkpoint_stage,
+        parent=run.read_run_json().get("parent"),
+    )
+    become_subreaper()
+    supervisor = Supervisor(run, started)
+    signal.signal(signal.SIGTERM, lambda *_: _ask_to_stop(run))
+    signal.signal(signal.SIGINT, lambda *_: _ask_to_stop(run))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervisor.drive()
+    except Exception:  # noqa: BLE001 - the boundary: the log keeps it, and the run is adopted or resumed later
+        traceback.print_exc()
+        supervisor.writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
+        return 1
+    finally:
+        supervisor.close()
+        lock.release()
+    return 0
+
+
+def _ask_to_stop(run: RunDir) -> None:
+    with suppress(OSError):
+        control.put_request(run.control, "stop-after-checkpoint", by="signal to the supervisor")
+
+
+def _leave_the_caller(run: RunDir) -> None:
+    """Double fork: the caller sees this process end at once, and nobody waits for the one that stays."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    for fd in (null, log):
+        if fd > 2:
+            os.close(fd)
+    os.chdir(run.root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

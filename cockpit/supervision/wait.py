@@ -1,0 +1,73 @@
+"""The supervisor's waiting: for an engine's end, with the pipe, the screens, the sampler and stop requests served."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+
+from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.process_tree import kill_tree, signal_process
+from cockpit.supervision.relay import Relay
+from cockpit.supervision.sampler_process import SamplerProcess
+from cockpit.supervision.stop_ladder import StopLadder
+from engines import control
+from engines.emitter import EventWriter
+from engines.events import ControlApplied
+from engines.run_dir import RunDir
+
+TICK_S = 0.25
+
+
+class Watch:
+    """Everything that goes on while an engine works."""
+
+    def __init__(self, run: RunDir, writer: EventWriter, sampler: SamplerProcess) -> None:
+        from cockpit.supervision.resolved_recipe import RunRecipe
+
+        self.run = run
+        self.writer = writer
+        self.sampler = sampler
+        self.relay = Relay(run.root, run.fifo)
+        self.ladder = StopLadder(RunRecipe.read(run).recipe.stop_grace_s)
+        self._seen = control.numbers_taken(run.control)
+
+    def until_end(self, engine: EngineProcess) -> int | None:
+        """Wait for the engine; returns its exit status, or None when it is not our child."""
+        self.sampler.watch(engine.identity.pid, engine.stage)
+        while not self._ended(engine):
+            readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
+            self.relay.pump()
+            self._climb(engine)
+            self.sampler.check()
+            if engine.pidfd in readable:
+                break
+            if readable:
+                time.sleep(0.01)  # let a burst gather: a wake-up for every line would cost more than the lines
+        self.relay.pump()
+        self.sampler.watch(None)
+        return engine.child.wait() if engine.child is not None else None
+
+    def close(self) -> None:
+        self.relay.close()
+
+    def _ended(self, engine: EngineProcess) -> bool:
+        return engine.child is None and not engine.identity.is_alive()
+
+    def _climb(self, engine: EngineProcess) -> None:
+        for request in control.history(self.run.control, seen=self._seen):
+            self._seen.add(request.number)
+            self.ladder.notice(request)
+        rung = self.ladder.due(time.monotonic())
+        if rung == "term":
+            self._say("the engine did not stop in time: TERM", engine)
+            signal_process(engine.identity, signal.SIGTERM)
+        elif rung == "kill":
+            self._say("the engine did not end on TERM: the whole tree is killed", engine)
+            # Its exit status is for the one who waits for it: a child that somebody else reaped seems to have ended with 0.
+            keep = frozenset({engine.identity.pid})
+            kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
+
+    def _say(self, effect: str, engine: EngineProcess) -> None:
+        verb = self.ladder.asked.verb if self.ladder.asked else "stop"
+        self.writer.emit(ControlApplied(request=verb, by="supervisor", effect=effect, stage=engine.stage))

@@ -1,0 +1,1 @@
+"""Numbers, units, tables and safe text: the only place that makes text of numbers."""

@@ -1,0 +1,1 @@
+"""Keys, colours and glyphs."""

@@ -1,0 +1,23 @@
+"""Short messages over a screen: always harmless text, never markup."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from textual.screen import Screen
+
+from cockpit.text.safe_text import safe_lines
+from recipes.problems import OperatorError
+
+
+def say(
+    screen: Screen[Any], message: str, severity: Literal["information", "warning", "error"] = "information"
+) -> None:
+    """Show a message for some seconds; errors stay longer."""
+    text = "\n".join(safe_lines(message, 8))
+    screen.notify(text, severity=severity, timeout=10.0 if severity == "error" else 5.0, markup=False)
+
+
+def say_error(screen: Screen[Any], error: OperatorError) -> None:
+    """Show what an operation refused to do, and what to do about it."""
+    say(screen, f"{error.message}\n{error.hint}" if error.hint else error.message, "error")

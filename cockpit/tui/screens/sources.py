@@ -1,0 +1,152 @@
+"""Where a run screen's events come from: a run that may still be going, or a recorded one with a playhead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from cockpit.runs.playback import Playback, read_run
+from cockpit.runs.state import RunState
+from cockpit.runs.summaries import ENDED, state_of
+from cockpit.runs.tail import Follower
+from engines.emitter import wall_clock_s
+from engines.run_dir import RunDir
+
+BATCH = 2000
+LOOK_EVERY_POLLS = 10
+"""Whether the run's processes live is looked at once in so many polls."""
+
+
+class Source(Protocol):
+    """What a run screen reads."""
+
+    playback: Playback | None
+
+    @property
+    def state(self) -> RunState: ...
+
+    @property
+    def run_state(self) -> str:
+        """The run's state; `lost` when it says it runs and nobody does."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Whether more may come by itself."""
+        ...
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether more is there already than has been taken."""
+        ...
+
+    def poll(self) -> bool:
+        """Take what is new, a bounded amount; returns whether anything was."""
+        ...
+
+    def now(self) -> float:
+        """The present of this source, Unix seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LiveSource:
+    """A run directory: its journal and live stream."""
+
+    playback: Playback | None = None
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run = RunDir(run_dir)
+        self._follower = Follower(run_dir)
+        self._state = RunState()
+        self._polls = 0
+        self._seen = ""
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    @property
+    def run_state(self) -> str:
+        if not self._seen or self._state.state in ENDED:
+            self._look()
+        return self._state.state if self._seen != "lost" else "lost"
+
+    @property
+    def live(self) -> bool:
+        return self._state.state not in ENDED
+
+    @property
+    def catching_up(self) -> bool:
+        return self._follower.behind
+
+    def poll(self) -> bool:
+        before = self._seen
+        events = self._follower.poll(max_records=BATCH)
+        if self._follower.restarted:  # the journal shrank or is another file: what was folded is not its content
+            self._follower.close()
+            self._follower, self._state = Follower(self._run.root), RunState()
+            return True
+        self._state.apply_all(events)
+        troubles = (self._follower.bad, self._follower.unknown)
+        changed = bool(events) or troubles != (self._state.unreadable, self._state.unknown)
+        self._state.unreadable, self._state.unknown = troubles
+        if self._polls % LOOK_EVERY_POLLS == 0 and not self._follower.behind:
+            self._look()
+        self._polls += 1
+        return changed or self._seen != before
+
+    def now(self) -> float:
+        return wall_clock_s()
+
+    def close(self) -> None:
+        self._follower.close()
+
+    def _look(self) -> None:
+        self._seen = state_of(self._run, self._state)
+
+
+class ReplaySource:
+    """A recorded run with a playhead; polling lets its clock run."""
+
+    def __init__(self, playback: Playback, unreadable: int = 0, unknown: int = 0) -> None:
+        self.playback: Playback | None = playback
+        self._played = playback
+        self._troubles = (unreadable, unknown)
+
+    @property
+    def state(self) -> RunState:
+        state = self._played.state
+        state.unreadable, state.unknown = self._troubles
+        return state
+
+    @property
+    def run_state(self) -> str:
+        return self._played.state.state
+
+    @property
+    def live(self) -> bool:
+        return self._played.playing
+
+    @property
+    def catching_up(self) -> bool:
+        return False
+
+    def poll(self) -> bool:
+        return False
+
+    def now(self) -> float:
+        return self._played.t
+
+    def close(self) -> None:
+        return
+
+
+def load_replay(path: Path, speed: float | None = None) -> ReplaySource:
+    """Read a run directory or a journal file for playing back."""
+    recorded = read_run(path)
+    playback = Playback(recorded.events)
+    if speed is not None:
+        playback.set_speed(speed)
+    return ReplaySource(playback, recorded.unreadable, recorded.unknown)

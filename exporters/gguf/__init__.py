@@ -1,0 +1,1 @@
+"""GGUF files: names, keys, vocabulary, tensors and types."""

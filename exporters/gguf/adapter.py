@@ -1,0 +1,148 @@
+"""A LoRA adapter as a GGUF file, which llama.cpp puts over a base when it loads it: one base, many small adapters.
+
+llama.cpp adds alpha / rank * B A to each matrix, or plain B A when the file's alpha is zero. Scales that differ between
+layers (rank and alpha patterns, rsLoRA) are multiplied into B, and alpha is zero then.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.gguf.write import Model, row_order
+from exporters.lora.adapter import Adapter, Change, read_matrix
+from recipes.problems import OperatorError, printable
+
+AdapterType = Literal["F32", "F16"]
+FILE_TYPES: dict[str, int] = {"F32": 0, "F16": 1}
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """What goes into the file: a change for each GGUF tensor of the base, and the alpha that is written.
+
+    Attributes:
+        changes: by the base's GGUF tensor name.
+        alpha: llama.cpp's; 0 when scales are in the matrices.
+        parameters: number of weights.
+    """
+
+    changes: dict[str, Change]
+    alpha: float
+    parameters: int
+
+    def bytes(self, dtype: AdapterType) -> int:
+        """Size of its tensors."""
+        return self.parameters * (4 if dtype == "F32" else 2)
+
+
+def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
+    """Find the base's tensor for every change.
+
+    Raises:
+        OperatorError: the adapter has what the format cannot hold, or changes what the base does not have; named.
+    """
+    _check_kinds(adapter)
+    names = {source.name: name for name, source in model.sources.items() if source.values is None}
+    changes: dict[str, Change] = {}
+    for target, change in adapter.changes.items():
+        name = names.get(target)
+        if name is None:
+            raise OperatorError(
+                f"{adapter.folder} changes {printable(change.module, 200)}, which has no tensor of its own in the file of {model.folder}",
+                "it is the adapter of another base, or of a tied head",
+            )
+        if model.weights.tensors[target].shape != change.shape:
+            raise OperatorError(
+                f"{printable(change.module, 200)} is {model.weights.tensors[target].shape} in the base and {change.shape} in {adapter.folder}"
+            )
+        changes[name] = change
+    ranks_and_scales = {(_rank(change), change.scale) for change in changes.values()}
+    uniform = len(ranks_and_scales) == 1
+    alpha = next(rank * scale for rank, scale in ranks_and_scales) if uniform else 0.0
+    parameters = sum(_values(change) for change in changes.values())
+    return AdapterPlan(dict(sorted(changes.items())), alpha, parameters)
+
+
+def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterType) -> None:
+    """Write the file under a temporary name, make it durable, and rename it.
+
+    Raises:
+        OperatorError: a value is not finite, or does not fit into F16.
+    """
+    partial = path.with_name(path.name + ".partial")
+    writer = gguf.GGUFWriter(partial, model.architecture.name)
+    writer.add_type("adapter")
+    writer.add_name(path.stem)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", plan.alpha)
+    writer.add_file_type(FILE_TYPES[dtype])
+    try:
+        for name, change in plan.changes.items():
+            for side, values in (("a", _a(change)), ("b", _b(model, name, change, folded=not plan.alpha))):
+                writer.add_tensor(f"{name}.lora_{side}", _stored(f"{name}.lora_{side}", values, dtype))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        assert writer.fout is not None
+        writer.fout[0].flush()
+        os.fsync(writer.fout[0].fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        writer.close()
+    partial.rename(path)
+
+
+def _check_kinds(adapter: Adapter) -> None:
+    hint = "merge this adapter into its base instead"
+    if adapter.replacements:
+        name = printable(next(iter(adapter.replacements)), 200)
+        raise OperatorError(f"{adapter.folder} holds {name} whole (modules_to_save), which a GGUF adapter cannot", hint)
+    for change in adapter.changes.values():
+        kind = "DoRA" if change.magnitude is not None else "LoRA of an embedding" if change.embedding else ""
+        if kind:
+            raise OperatorError(
+                f"{adapter.folder}: {printable(change.module, 200)} has {kind}, which a GGUF adapter cannot hold", hint
+            )
+
+
+def _rank(change: Change) -> int:
+    assert change.a is not None
+    return change.a.shape[0]
+
+
+def _values(change: Change) -> int:
+    return _rank(change) * sum(change.shape)
+
+
+def _a(change: Change) -> NDArray[np.float32]:
+    assert change.a is not None
+    values: NDArray[np.float32] = read_matrix(change.a)
+    return values
+
+
+def _b(model: Model, name: str, change: Change, *, folded: bool) -> NDArray[np.float32]:
+    """B with its rows in the order of the base's rows."""
+    assert change.b is not None
+    values: Any = read_matrix(change.b)
+    values = values[row_order(model, name, len(values))]
+    return np.ascontiguousarray(values * np.float32(change.scale) if folded else values)
+
+
+def _stored(name: str, values: NDArray[np.float32], dtype: AdapterType) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        stored = values if dtype == "F32" else values.astype(np.float16)
+    if not np.isfinite(stored).all():
+        largest = float(np.abs(values).max())
+        said = f"{largest:.4g}, beyond what F16 can hold" if math.isfinite(largest) else "a value that is not finite"
+        raise OperatorError(f"{printable(name, 200)} holds {said}", "the adapter is damaged, or needs adapter_type F32")
+    return stored

@@ -1,0 +1,262 @@
+"""The vocabulary of a GGUF file, from tokenizer.model (SentencePiece) or tokenizer.json (byte-level BPE)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+from sentencepiece import sentencepiece_model_pb2
+
+from engines.json_text import read_object
+from exporters.gguf.pre_tokenizers import pre_tokenizer_name
+from exporters.hf_model.tokenizer_file import read_tokenizer
+from recipes.problems import OperatorError, printable
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Token types of GGUF; SentencePiece's piece types are the same numbers."""
+
+_GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
+
+
+@dataclass
+class Vocabulary:
+    """What is written about the tokenizer. `scores` is empty for BPE, `merges` for SentencePiece."""
+
+    model: str
+    pre: str
+    tokens: list[bytes]
+    types: list[int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    special: dict[str, int] = field(default_factory=dict)
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+    remove_extra_whitespaces: bool | None = None
+    charsmap: bytes = b""
+    chat_template: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
+    """The vocabulary of a model folder, padded to the embedding's rows.
+
+    Raises:
+        OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot follow.
+    """
+    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    rows = int(config["vocab_size"])
+    tokenizer = read_tokenizer(folder / "tokenizer.json", rows) if (folder / "tokenizer.json").is_file() else {}
+    kind = (tokenizer.get("model") or {}).get("type")
+    if (folder / "tokenizer.model").is_file():
+        vocabulary = _sentencepiece(folder / "tokenizer.model")
+        _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
+    elif kind == "BPE" and tokenizer["model"].get("byte_fallback"):
+        vocabulary = _sentencepiece_json(tokenizer)
+        _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
+    elif kind == "BPE":
+        vocabulary = _bpe(tokenizer, folder)
+    else:
+        raise OperatorError(
+            f"{folder} has no tokenizer.model and no byte-level tokenizer.json",
+            "copy the tokenizer's files beside the model",
+        )
+    _pad(vocabulary, rows, folder)
+    _special_ids(vocabulary, settings, config)
+    vocabulary.add_bos = bool(settings.get("add_bos_token", False))
+    vocabulary.add_eos = bool(settings.get("add_eos_token", False))
+    vocabulary.chat_template = _chat_template(folder, settings)
+    return vocabulary
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Write every key of `tokenizer.`."""
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
+    for name, token in vocabulary.special.items():
+        getattr(writer, f"add_{name}_token_id")(token)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    if vocabulary.remove_extra_whitespaces is not None:
+        writer.add_remove_extra_whitespaces(vocabulary.remove_extra_whitespaces)
+    if vocabulary.charsmap:
+        writer.add_precompiled_charsmap(vocabulary.charsmap)
+    if vocabulary.chat_template:
+        writer.add_chat_template(vocabulary.chat_template)
+
+
+def _sentencepiece(path: Path) -> Vocabulary:
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own exception is not importable by a stable name
+        raise OperatorError(f"{path} is not a SentencePiece model") from error
+    if proto.trainer_spec.model_type != 2:
+        raise OperatorError(
+            f"{path} is a SentencePiece model, but not BPE", "only BPE is written; train with model_type = bpe"
+        )
+    texts = [piece.piece for piece in proto.pieces]
+    broken = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+    if broken is not None:  # protobuf gives the bytes of a text that is none
+        raise OperatorError(
+            f"{path}: piece {broken} is not UTF-8 text", "the file is damaged: take it from its source again"
+        )
+    normalizer = proto.normalizer_spec
+    vocabulary = Vocabulary(
+        model="llama",
+        pre="default",
+        tokens=[text.encode() for text in texts],
+        types=[int(piece.type) for piece in proto.pieces],
+        scores=[float(piece.score) for piece in proto.pieces],
+        add_space_prefix=bool(normalizer.add_dummy_prefix),
+        remove_extra_whitespaces=bool(normalizer.remove_extra_whitespaces),
+        charsmap=bytes(normalizer.precompiled_charsmap),
+    )
+    for index, kind in enumerate(vocabulary.types):
+        names = {UNKNOWN: "unk"}
+        if kind in names:
+            vocabulary.special.setdefault(names[kind], index)
+    spec = proto.trainer_spec
+    for name, index in (("bos", spec.bos_id), ("eos", spec.eos_id), ("pad", spec.pad_id)):
+        if 0 <= index < len(vocabulary.tokens):
+            vocabulary.special[name] = int(index)
+    if vocabulary.remove_extra_whitespaces or vocabulary.charsmap:
+        vocabulary.warnings.append(
+            "tokenizer.model normalizes text, which llama.cpp does not do for this kind: some texts get other ids"
+        )
+    return vocabulary
+
+
+def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
+    """A SentencePiece BPE vocabulary of which only tokenizer.json is left.
+
+    SentencePiece joins the pair whose piece has the highest score; BPE the pair that was learned first. So a piece's score
+    is minus the place of the first merge that makes it, and pieces that no merge makes are never chosen by theirs.
+    """
+    model = tokenizer["model"]
+    by_id = {int(index): str(text) for text, index in model["vocab"].items()}
+    scores: dict[str, float] = {}
+    for rank, merge in enumerate(model["merges"]):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        scores.setdefault(left + right, -float(rank))
+    unknown = model.get("unk_token")
+    vocabulary = Vocabulary(model="llama", pre="default", tokens=[], types=[], remove_extra_whitespaces=False)
+    for index in range(max(by_id, default=-1) + 1):
+        text = by_id.get(index)
+        vocabulary.tokens.append((text if text is not None else f"[PAD{index}]").encode())
+        is_byte = text is not None and re.fullmatch(r"<0x[0-9A-F]{2}>", text) is not None
+        kind = UNUSED if text is None else BYTE if is_byte else UNKNOWN if text == unknown else NORMAL
+        vocabulary.types.append(kind)
+        vocabulary.scores.append(scores.get(text or "", -1e6))
+        if kind == UNKNOWN:
+            vocabulary.special["unk"] = index
+    vocabulary.add_space_prefix = _prefixes_space(tokenizer)
+    if vocabulary.add_space_prefix:
+        vocabulary.warnings.append(
+            "there is no tokenizer.model, only tokenizer.json: texts that begin with a space may get other ids in llama.cpp"
+        )
+    return vocabulary
+
+
+def _prefixes_space(tokenizer: dict[str, Any]) -> bool:
+    """Whether a space is put before a text: by a Prepend normalizer, or by Metaspace unless it never does."""
+    normalizer, before = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
+    steps = [normalizer, *normalizer.get("normalizers", [])]
+    splits = [before, *before.get("pretokenizers", [])]
+    prepends = any(step.get("type") == "Prepend" for step in steps)
+    return prepends or any(
+        s.get("type") == "Metaspace" and s.get("prepend_scheme", "always") != "never" for s in splits
+    )
+
+
+def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]], folder: Path) -> None:
+    """Lay tokenizer.json's added tokens over the pieces: special ones are control tokens, and some have new ids."""
+    for token in sorted(added, key=lambda entry: int(entry["id"])):
+        index, text = int(token["id"]), str(token["content"]).encode()
+        kind = CONTROL if token.get("special") else USER_DEFINED
+        if index < len(vocabulary.tokens):
+            if vocabulary.model == "gpt2" and vocabulary.types[index] == UNUSED:  # a gap in the byte-level vocabulary
+                vocabulary.tokens[index], vocabulary.types[index] = text, kind
+                continue
+            if vocabulary.tokens[index] != text:
+                raise OperatorError(
+                    f"{folder}: token {index} is {printable(vocabulary.tokens[index].decode(errors='replace'))} in tokenizer.model"
+                    f" and {printable(str(token['content']))} in tokenizer.json"
+                )
+            if vocabulary.types[index] in (NORMAL, USER_DEFINED):
+                vocabulary.types[index] = kind
+            continue
+        _grow(vocabulary, index)
+        vocabulary.tokens.append(text)
+        vocabulary.types.append(kind)
+        if vocabulary.model == "llama":
+            vocabulary.scores.append(-1000.0)
+
+
+def _grow(vocabulary: Vocabulary, size: int) -> None:
+    for index in range(len(vocabulary.tokens), size):
+        vocabulary.tokens.append(f"[PAD{index}]".encode())
+        vocabulary.types.append(UNUSED)
+        if vocabulary.model == "llama":
+            vocabulary.scores.append(-1000.0)
+
+
+def _bpe(tokenizer: dict[str, Any], folder: Path) -> Vocabulary:
+    model = tokenizer["model"]
+    pre, warnings = pre_tokenizer_name(tokenizer)
+    by_id = {int(index): str(text) for text, index in model["vocab"].items()}
+    vocabulary = Vocabulary(model="gpt2", pre=pre, tokens=[], types=[], warnings=warnings)
+    for index in range(max(by_id, default=-1) + 1):
+        vocabulary.tokens.append(by_id.get(index, f"[PAD{index}]").encode())
+        vocabulary.types.append(NORMAL if index in by_id else UNUSED)
+    _add_tokens(vocabulary, tokenizer.get("added_tokens") or [], folder)
+    # newer files store merges as pairs, older ones as one string; llama.cpp reads "left right"
+    vocabulary.merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return vocabulary
+
+
+def _pad(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
+    if len(vocabulary.tokens) > rows:
+        raise OperatorError(
+            f"{folder}: the tokenizer has {len(vocabulary.tokens)} tokens, the embedding {rows} rows",
+            "they belong to different models",
+        )
+    _grow(vocabulary, rows)
+
+
+def _special_ids(vocabulary: Vocabulary, settings: dict[str, Any], config: dict[str, Any]) -> None:
+    """Ids of the special tokens: tokenizer_config.json by name, else config.json, else tokenizer.model."""
+    places = {text: index for index, text in reversed(list(enumerate(vocabulary.tokens)))}
+    for name in ("bos", "eos", "unk", "pad"):
+        value = settings.get(f"{name}_token")
+        text = value.get("content") if isinstance(value, dict) else value
+        index = config.get(f"{name}_token_id")
+        index = index[0] if isinstance(index, list) and index else index
+        if isinstance(text, str) and text.encode() in places:
+            vocabulary.special[name] = places[text.encode()]
+        elif name not in vocabulary.special and isinstance(index, int) and 0 <= index < len(vocabulary.tokens):
+            vocabulary.special[name] = index
+    end_of_turn = places.get(b"<|im_end|>", places.get(b"<|eot_id|>"))
+    if end_of_turn is not None:
+        vocabulary.special["eot"] = end_of_turn
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    return without_generation(template) if isinstance(template, str) else ""
+
+
+def without_generation(template: str) -> str:
+    """A template that renders the same without `generation` blocks, which only mark text for training."""
+    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)

@@ -1,0 +1,122 @@
+"""What a config.json says of a model's shape, checked before anything is counted, allocated or computed from it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from exporters.hf_model.rope import LARGEST_CONTEXT, read_rope
+from recipes.problems import OperatorError, printable, shown
+
+_LARGEST = {
+    "hidden_size": 2**24,
+    "intermediate_size": 2**24,
+    "num_hidden_layers": 512,  # llama.cpp's own bound
+    "num_attention_heads": 2**16,
+    "max_position_embeddings": LARGEST_CONTEXT,
+    "vocab_size": 2**24,
+}
+_OPTIONAL = {"num_key_value_heads": 2**16, "head_dim": 2**16}
+
+
+def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json whose weights can be the source of a merge or a GGUF file, with `tie_word_embeddings` made explicit.
+
+    Raises:
+        OperatorError: the model is quantized, or has counts that no model has.
+    """
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise OperatorError(
+            f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be the source of a merge or a GGUF file",
+            "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into the original",
+        )
+    check_counts(folder, config)
+    return {"tie_word_embeddings": False, **config}
+
+
+def check_counts(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse numbers that no model has, of whatever family: a library would set out to build what they say.
+
+    Raises:
+        OperatorError: each of them, one line each.
+    """
+    problems = [
+        f"{key} — got {shown(config[key])}; allowed at most {largest}"
+        for key, largest in {**_LARGEST, **_OPTIONAL}.items()
+        if isinstance(config.get(key), int | float) and not config[key] <= largest
+    ]
+    _refuse(folder, problems)
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a config from which no shape follows.
+
+    Raises:
+        OperatorError: every value that is missing or cannot be, one line each.
+    """
+    problems = [
+        f"{key} — got {shown(config[key]) if key in config else 'nothing'}; allowed a whole number from 1 to {largest}"
+        for key, largest in {**_LARGEST, **_OPTIONAL}.items()
+        if not _is_count(config.get(key), largest) and not (key in _OPTIONAL and config.get(key) is None)
+    ]
+    epsilon = config.get("rms_norm_eps")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        problems.append(f"rms_norm_eps — got {shown(epsilon)}; allowed a number from 0 to below 1")
+    if not isinstance(config.get("tie_word_embeddings"), bool):
+        problems.append(f"tie_word_embeddings — got {shown(config['tie_word_embeddings'])}; allowed true, false")
+    if config.get("hidden_act", "silu") != "silu":
+        problems.append(f"hidden_act — got {shown(config['hidden_act'])}; allowed silu")
+    problems += _head_problems(config) if not problems else []
+    if _is_count(config.get("max_position_embeddings"), LARGEST_CONTEXT):
+        try:
+            read_rope(config)
+        except OperatorError as error:
+            problems += error.message.splitlines()
+    _refuse(folder, problems)
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
+    if problems:
+        raise OperatorError("\n".join(f"{folder}/config.json: {problem}" for problem in problems))
+
+
+def head_width(config: dict[str, Any]) -> int:
+    """Width of one attention head."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def kv_heads(config: dict[str, Any]) -> int:
+    """Number of key and value heads."""
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def window_problem(config: dict[str, Any]) -> str:
+    """What a sliding window shorter than the context is refused with; empty without one."""
+    window = config.get("sliding_window")
+    if not window or not config.get("use_sliding_window", True):
+        return ""
+    if isinstance(window, bool) or not isinstance(window, int | float) or not window >= 1:
+        return f"sliding_window — got {shown(window)}; allowed a whole number, or null"
+    context = config["max_position_embeddings"]
+    if window >= context:
+        return ""
+    return f"sliding_window — got {shown(window)}, shorter than the context of {context}"
+
+
+def _head_problems(config: dict[str, Any]) -> list[str]:
+    heads, groups = config["num_attention_heads"], kv_heads(config)
+    problems = []
+    if heads % groups:
+        problems.append(f"num_key_value_heads — got {groups}; allowed a divisor of num_attention_heads, {heads}")
+    if config.get("head_dim") is None and config["hidden_size"] % heads:
+        problems.append(f"num_attention_heads — got {heads}; allowed a divisor of hidden_size, {config['hidden_size']}")
+    elif head_width(config) % 2:
+        problems.append(f"head width — got {head_width(config)}; allowed an even number: rotary values come in pairs")
+    return problems
+
+
+def _is_count(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest and math.isfinite(value)

@@ -1,0 +1,194 @@
+"""Adapters merged into their base, tensor by tensor and a few rows at a time, from disk to disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.manifest import ManifestError, manifest_sha256
+from exporters.hf_model.model_folder import copy_tokenizer, open_weights, read_config
+from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
+from exporters.lora.adapter import Adapter, read_adapter
+from exporters.lora.merged_weights import MERGE_CHUNK_BYTES, NAMES, MergedWeights, Weighted
+from exporters.lora.rounded_base import BaseRounding, RoundedBase
+from recipes.problems import OperatorError, printable
+
+Progress = Callable[[float, float], None]
+GENERATION_CONFIG = "generation_config.json"
+_BUFFERS = 4
+"""Chunks that are being made, written, or wait for either."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did. `parameters` counts values; `bytes` is the size of the weights; `tensors` those that changed."""
+
+    parameters: int
+    bytes: int
+    tensors: int
+    warnings: tuple[str, ...] = ()
+
+
+def open_merged(
+    base: Path,
+    adapters: Sequence[tuple[Path, float]],
+    *,
+    dtype: str = "base",
+    untie: bool = False,
+    base_rounding: BaseRounding = "none",
+) -> MergedWeights:
+    """A base with adapters in it, as tensors that can be read.
+
+    Args:
+        base: folder of a 16- or 32-bit model, one file or shards.
+        adapters: folders of adapters and their weights.
+        dtype: "base" keeps each tensor's type; or float32, bfloat16, float16.
+        untie: see `MergedWeights`.
+        base_rounding: round the base's linear layers to NF4 and back before the sum.
+
+    Raises:
+        OperatorError: a base that is quantized or another than the adapters', an adapter feature or tensor that has no
+            place.
+    """
+    config = read_config(base)
+    weights = open_weights(base)
+    weighted = [Weighted(read_adapter(folder), weight) for folder, weight in adapters]
+    for folder, _ in adapters:
+        _check_tokenizers(base, folder)
+    rounded = None if base_rounding == "none" else RoundedBase(weights, double=base_rounding == "nf4-double")
+    return MergedWeights(weights, config, weighted, dtype=dtype, untie=untie, rounded=rounded)
+
+
+def merge(
+    base: Path,
+    adapters: Sequence[tuple[Path, float]],
+    out: Path,
+    *,
+    dtype: str = "base",
+    untie: bool = False,
+    base_rounding: BaseRounding = "none",
+    progress: Progress = lambda _done, _total: None,
+    chunk_bytes: int = MERGE_CHUNK_BYTES,
+    threads: int = 1,
+) -> Merged:
+    """Write the merged model to `out`, an existing empty folder, with the base's division into files.
+
+    Args:
+        base: see `open_merged`, as for the next two and for `untie` and `base_rounding`.
+        adapters: folders and weights.
+        out: where the model goes.
+        dtype: type of the merged weights.
+        untie: give the head a matrix of its own.
+        base_rounding: round the base first.
+        progress: called with values merged and values in all.
+        chunk_bytes: float32 bytes of a chunk of rows.
+        threads: CPU threads of the sums. Chunks are small and the disk is the limit, so one is the fastest where others work.
+
+    Raises:
+        OperatorError: as `open_merged`, or a value that is not finite after rounding.
+    """
+    torch.set_num_threads(threads)
+    weights = open_merged(base, adapters, dtype=dtype, untie=untie, base_rounding=base_rounding)
+    total = sum(info.values for info in weights.tensors.values())
+    done = 0
+
+    def advance(values: int) -> None:
+        nonlocal done
+        done += values
+        progress(done, total)
+
+    size = _write_files(weights, out, chunk_bytes, advance)
+    _write_index(weights, out, size)
+    write_config(weights, out)
+    copy_tokenizer([*(folder for folder, _ in adapters), base], out)
+    if (base / GENERATION_CONFIG).is_file():
+        (out / GENERATION_CONFIG).write_bytes((base / GENERATION_CONFIG).read_bytes())
+    return Merged(total, size, len(weights.changed), tuple(weights.warnings))
+
+
+def _write_files(weights: MergedWeights, out: Path, chunk_bytes: int, advance: Callable[[int], None]) -> int:
+    """Write every weight file; while one waits for the disk, the next is made. Returns the bytes of all weights."""
+    size = 0
+    buffers = Buffers(_BUFFERS, chunk_bytes)
+    with ThreadPoolExecutor(1) as waiting:
+        finished = []
+        for file in weights.files:
+            infos = [info for info in weights.tensors.values() if info.file == file]
+            header = {info.name: (info.dtype, info.shape) for info in infos}
+            writer = SafetensorsWriter(out / file.name, header, {"format": "pt"}, buffers)
+            try:
+                for info in infos:
+                    for start, stop in row_chunks(info.rows, info.columns, chunk_bytes):
+                        place = buffers.take((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
+                        weights.read_into(info.name, start, stop, place)
+                        writer.write(place)
+                        size += len(place)
+                        advance((stop - start) * info.columns)
+            except BaseException:
+                writer.abandon()
+                raise
+            finished.append(waiting.submit(writer.finish))
+        for end in finished:
+            end.result()
+    return size
+
+
+def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str:
+    """Refuse a base that the adapter was not trained on.
+
+    Args:
+        base: the base model's folder.
+        base_sha256: its manifest's SHA-256, when known.
+        adapter_folder: the adapter, whose base.json names its base's manifest.
+
+    Returns:
+        What could not be checked, for a warning; empty when the hashes are equal.
+
+    Raises:
+        OperatorError: they differ; the text has both.
+    """
+    wanted = Adapter(adapter_folder, {}).base.get("manifest_sha256")
+    if base_sha256 is None:
+        try:
+            base_sha256 = manifest_sha256(base)
+        except ManifestError:
+            base_sha256 = None
+    if not wanted or not base_sha256:
+        side = "the adapter does not say on which base it was trained" if not wanted else f"{base} has no manifest"
+        return f"{side}: whether base and adapter belong together was not checked"
+    if wanted != base_sha256:
+        raise OperatorError(
+            f"the adapter was trained on another base: it names manifest {printable(str(wanted))}, {base} has {base_sha256}",
+            f"merge it into the base it was trained on ({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",
+        )
+    return ""
+
+
+def _check_tokenizers(base: Path, adapter: Path) -> None:
+    ours, theirs = base / "tokenizer.model", adapter / "tokenizer.model"
+    if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
+        raise OperatorError(
+            "the adapter has another tokenizer.model than the base", "their token ids mean different text"
+        )
+
+
+def _write_index(weights: MergedWeights, out: Path, size: int) -> None:
+    if len(weights.files) == 1 and weights.files[0].name == "model.safetensors":
+        return
+    places = {info.name: info.file.name for info in weights.tensors.values()}
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_config(weights: MergedWeights, out: Path) -> None:
+    """The merged model's config, with the type of the weights that were written."""
+    matrices = [info for info in weights.tensors.values() if len(info.shape) > 1]
+    dtype = NAMES[max(matrices, key=lambda info: info.values).dtype]
+    kept: dict[str, Any] = {k: v for k, v in weights.config.items() if k not in ("torch_dtype", "_name_or_path")}
+    (out / "config.json").write_text(json.dumps({**kept, "dtype": dtype}, indent=2) + "\n")

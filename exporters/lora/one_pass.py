@@ -1,0 +1,58 @@
+"""Merge and conversion in one pass: the GGUF files are written from base and adapter, and no merged copy goes to the disk.
+
+The bytes are those of a merge followed by an export. What transformers and the audit want of a folder (config, tokenizer) is
+laid out in the stage's work folder; the tensors are summed up while they are read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.host import StageContext
+from exporters.hf_model.model_folder import copy_tokenizer, local_folder
+from exporters.lora.merge import GENERATION_CONFIG, check_base, open_merged, write_config
+from exporters.lora.merged_weights import MergedWeights
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """An adapter that is merged while files are written.
+
+    Attributes:
+        base: the base model's folder.
+        adapter: the adapter's folder.
+        folder: config and tokenizer of the merged model, without weights.
+        weights: its tensors.
+    """
+
+    base: Path
+    adapter: Path
+    folder: Path
+    weights: MergedWeights
+
+
+def open_one_pass(ctx: StageContext) -> OnePass | None:
+    """What the stage's `adapter` asks for; None without one.
+
+    Raises:
+        OperatorError: base and adapter do not belong together, or cannot be merged.
+    """
+    if "adapter" not in ctx.inputs:
+        return None
+    model = ctx.inputs["model"]
+    base, adapter = local_folder(model), local_folder(ctx.inputs["adapter"])
+    unchecked = check_base(base, model.manifest_sha256, adapter)
+    if unchecked:
+        ctx.warn(unchecked)
+    weights = open_merged(base, [(adapter, 1.0)])
+    for warning in weights.warnings:
+        ctx.warn(warning)
+    folder = ctx.work / "merged"
+    folder.mkdir()
+    write_config(weights, folder)
+    copy_tokenizer([adapter, base], folder)
+    if (base / GENERATION_CONFIG).is_file():
+        shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+    return OnePass(base, adapter, folder, weights)

@@ -1,0 +1,45 @@
+"""A base as an adapter trained over a 4-bit copy of it saw it: its linear layers rounded to NF4 and back.
+
+QLoRA (arXiv 2305.14314) trains against such weights. Merging is into the 16-bit base all the same: NF4's rounding would be
+rounded once more by the export. Whether the rounded values serve an adapter better is for its evaluation to say, so they
+are offered as a choice, with the arithmetic of bitsandbytes itself.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from exporters.hf_model.tensor_files import SafetensorsFolder
+
+BaseRounding = Literal["none", "nf4", "nf4-double"]
+BLOCK = 64
+
+
+class RoundedBase:
+    """Rows of a base's linear layers after NF4. A tensor is rounded whole, and one is held at a time."""
+
+    def __init__(self, base: SafetensorsFolder, *, double: bool) -> None:
+        """`double`: the blocks' scales are rounded to 8 bits as well, as `bnb_4bit_use_double_quant` does."""
+        self._base = base
+        self._double = double
+        self._held: tuple[str, torch.Tensor] = ("", torch.empty(0))
+
+    def rounds(self, name: str) -> bool:
+        """Whether a 4-bit copy rounds this tensor: the layers' linear weights; not embeddings, head, norms or biases."""
+        info = self._base.tensors.get(name)
+        return info is not None and len(info.shape) == 2 and ".layers." in name and name.endswith("_proj.weight")
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows as float32, [stop - start, columns]."""
+        if self._held[0] != name:
+            self._held = (name, self._rounded(name))
+        return self._held[1][start:stop].clone()
+
+    def _rounded(self, name: str) -> torch.Tensor:
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        weight = torch.from_numpy(self._base.read(name).copy())
+        packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=self._double, quant_type="nf4")
+        return dequantize_4bit(packed, state).float().reshape(weight.shape)

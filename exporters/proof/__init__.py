@@ -1,0 +1,1 @@
+"""Is a file the model? Audit, parity, fixture and foreign runners."""

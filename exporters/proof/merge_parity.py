@@ -1,0 +1,88 @@
+"""Is a merged model the adapter over its base? The distributions of both, in transformers and float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engines.host import StageContext, StageFailedError
+from exporters.hf_model.model_folder import read_config
+from exporters.lora.merge import Merged
+from exporters.preflight import available_bytes, default_threads
+from exporters.proof.parity import Comparison, Reference, compare
+from exporters.proof.parity_data import read_parity_data
+from exporters.proof.reference_model import TorchLogits, load_reference
+from recipes.problems import printable
+
+MERGE_FILE = "parity.json"
+EXPECTED_KL, REFUSED_KL = 1e-5, 1e-3
+"""Mean KL, nats: what rounding to 16 bits costs at most in our measurements, beyond which an operator is told; and what no
+rounding costs, so that the merged weights are not the trained model."""
+
+
+def describe_unmerged(
+    ctx: StageContext, comparison: Comparison, *, strict: bool = True
+) -> tuple[dict[str, Any], list[str]]:
+    """A record of the comparison of the adapter over its base with the merged model, and what is wrong.
+
+    `strict` is for a merge that means to give the trained model, and not a rounded base or a tie that was kept.
+    """
+    problems = []
+    if strict and not comparison.mean_kl < REFUSED_KL:
+        problems.append(
+            f"the merged model is not the adapter over its base: mean KL is {comparison.mean_kl:.3g} nats, the limit"
+            f" {REFUSED_KL:g} (top-1 {comparison.top1:.4f} on {comparison.positions} positions)"
+        )
+    elif not comparison.mean_kl < EXPECTED_KL:
+        ctx.warn(
+            f"merging cost {comparison.mean_kl:.3g} nats of mean KL against the adapter over its base, more than rounding usually"
+            f" does ({EXPECTED_KL:g}); dtype = float32 shows whether it is rounding"
+        )
+    limits = {"mean_kl": REFUSED_KL, "expected_mean_kl": EXPECTED_KL}
+    return {**comparison.record(), "limits": limits, "passed": not problems, "problems": problems}, problems
+
+
+def compare_merge(ctx: StageContext, base: Path, adapter: Path, merged: Merged) -> dict[str, Any] | None:
+    """Compare the folder `ctx.out` with the adapter over its base; None, with a warning, where that cannot be done.
+
+    Raises:
+        StageFailedError: they are different models.
+    """
+    from transformers import AutoTokenizer
+
+    have, need = available_bytes(), merged.parameters * 4
+    if have is not None and need > have:
+        ctx.warn(
+            f"the merged model was not compared with the adapter over its base: that needs {need / 1e9:.1f} GB of memory, and"
+            f" {have / 1e9:.1f} GB are available"
+        )
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(ctx.out, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        ctx.warn(f"the merged model was not compared: its tokenizer cannot be read: {printable(str(error), 200)}")
+        return None
+    threads, config = ctx.stage.threads or default_threads(), read_config(ctx.out)
+    ctx.phase("comparing with the adapter over its base")
+    trained = load_reference(base, threads, adapter=adapter, vocab_size=int(config["vocab_size"]))
+    length = min(256, int(config["max_position_embeddings"]))
+    data = read_parity_data(None, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        ctx.progress(done, 2 * data.positions, "positions")
+
+    scratch = ctx.work / "reference.f32"
+    reference = Reference(scratch, data.windows, int(config["vocab_size"]))
+    reference.compute(TorchLogits(trained), advance)
+    del trained
+    comparison = compare(reference, TorchLogits(load_reference(ctx.out, threads)), advance)
+    scratch.unlink()
+    strict = ctx.stage.base_rounding == "none" and not merged.warnings
+    record, problems = describe_unmerged(ctx, comparison, strict=strict)
+    if problems:
+        raise StageFailedError("; ".join(problems))
+    source = {"source": data.source, "positions": data.positions, "sha256": data.sha256}
+    return {"format": 1, "reference": "the adapter over its base, float32", "data": source, "merged": record}

@@ -1,0 +1,171 @@
+"""GGUF files from anywhere against the Hugging Face folder that they claim to be: audit, token ids, distributions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.files import file_sha256
+from engines.llama.gguf_file import read_gguf
+from engines.llama.process import LlamaProcess
+from exporters.gguf.quality import light_of
+from exporters.hf_model.model_folder import read_config
+from exporters.preflight import check_memory
+from exporters.proof.audit import audit
+from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
+from exporters.proof.inference import LIMIT, opening_ids, prompts_of
+from exporters.proof.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
+from exporters.proof.parity_data import ParityData, read_parity_data
+from exporters.proof.reference_model import TorchLogits, load_reference
+from recipes.problems import OperatorError
+
+MAX_LENGTH = 256
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 8: "Q5_0", 10: "Q2_K", 12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 23: "IQ3_XXS", 25: "IQ4_NL", 26: "IQ3_S", 30: "IQ4_XS",
+    32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
+}  # fmt: skip
+"""By `general.file_type`, the numbers of llama.h's `llama_ftype`."""
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class ModelCheck:
+    """One file against its model."""
+
+    file_type: str
+    audit: list[str]
+    tokens: TokenCheck
+    comparison: Comparison
+    problems: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        loss = self.comparison.loss
+        return {
+            "file_type": self.file_type,
+            "audit": self.audit,
+            "tokenizer": asdict(self.tokens),
+            **self.comparison.record(),
+            "perplexity": math.exp(min(loss, 700.0)),
+            "light": light_of(self.file_type, self.comparison.mean_kl),
+        }
+
+
+def check_model(
+    folder: Path, files: Sequence[Path], work: Path, tell: Tell, *, positions: int, data: Path | None, threads: int
+) -> tuple[Fixture, dict[Path, ModelCheck]]:
+    """Compare files with a model, and make the model's fixture.
+
+    Args:
+        folder: the model, as `save_pretrained` writes it.
+        files: GGUF files.
+        work: a folder for the model's distributions.
+        tell: takes phases, progress and warnings.
+        positions: token positions that are compared.
+        data: held-out text; the standard library's by default.
+        threads: CPU threads.
+
+    Raises:
+        OperatorError: the folder or a file cannot be read, or memory does not hold the model in float32.
+        NativeError: llama.cpp does not take a file.
+    """
+    from transformers import AutoTokenizer
+
+    config = read_config(folder)
+    check_memory(_float_bytes(folder))
+    tell({"phase": f"loading {folder.name}"})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = load_reference(folder, threads)
+    except (OSError, ValueError, KeyError) as error:
+        raise OperatorError(f"--model — {folder} cannot be loaded by transformers: {error}") from error
+    length = min(MAX_LENGTH, int(config["max_position_embeddings"]))
+    text = read_parity_data(data, tokenizer, positions=positions, max_length=length)
+    total, done = text.positions * (1 + len(files)), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell({"progress": {"share": done / total, "left_s": None}})
+
+    reference = Reference(work / "reference.f32", text.windows, int(config["vocab_size"]))
+    tell({"phase": f"asking transformers on {text.positions} positions"})
+    reference.compute(TorchLogits(model), advance)
+    stops = _stops(tokenizer, config)
+    prompts = prompts_of(text.windows, length, cut_after=opening_ids(tokenizer))
+    asked = fixture_prompts(prompts, text.windows, length)
+    answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
+    del model
+    facts = _Asked(folder, config, tokenizer, text, reference, length, threads)
+    checks = {path: _check_file(path, facts, tell, advance) for path in files}
+    described = [
+        {
+            "file": path.name,
+            "file_type": checks[path].file_type,
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+        }
+        for path in files
+    ]
+    protocol = {"sampling": "greedy", "limit": LIMIT, "stops": stops, "seed": SEED, "top": TOP, "add_bos": False}
+    versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch")}
+    protocol["reference"] = {**versions, "dtype": "float32"}
+    return Fixture(_facts(folder, config), protocol, answers, strings_of(tokenizer), described), checks
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A model that has been asked: what it said on which text."""
+
+    folder: Path
+    config: dict[str, Any]
+    tokenizer: Any
+    text: ParityData
+    reference: Reference
+    length: int
+    threads: int
+
+
+def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], None]) -> ModelCheck:
+    folder, config = asked.folder, asked.config
+    tell({"phase": f"comparing {path.name} with {folder.name}"})
+    file_type = FILE_TYPES.get(read_gguf(path).scalar("general.file_type", -1), "unknown")
+    try:
+        found = audit(path, folder)
+    except KeyError:
+        found = []
+        tell({"warning": f"{path.name}: no audit for the architecture {config.get('architectures')}"})
+    with LlamaProcess(path, asked.length, asked.threads) as llama:
+        if llama.vocab_size != int(config["vocab_size"]):
+            raise OperatorError(f"{path}: has {llama.vocab_size} tokens; {folder} has {config['vocab_size']}")
+        tokens = check_tokens(asked.tokenizer, llama, asked.text)
+        comparison = compare(asked.reference, llama, advance)
+    problems = [*found, *tokens.problems(), *check_limits(file_type, comparison)]
+    if not math.isfinite(comparison.mean_kl):
+        problems.append("mean KL is not finite")
+    return ModelCheck(file_type, found, tokens, comparison, problems)
+
+
+def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    sha256 = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    name = (config.get("architectures") or ["unknown"])[0]
+    return {"name": folder.name, "architecture": name, "config_sha256": sha256, "vocab_size": int(config["vocab_size"])}
+
+
+def _float_bytes(folder: Path) -> int:
+    """Bytes of the model in float32, from the sizes of its 16-bit files at most doubled."""
+    return 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _stops(tokenizer: Any, config: dict[str, Any]) -> list[int]:
+    """Tokens that end an answer: the tokenizer's and the config's."""
+    listed = config.get("eos_token_id")
+    ids = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
+    return sorted({token for token in ids if isinstance(token, int)})

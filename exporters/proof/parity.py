@@ -1,0 +1,237 @@
+"""Is a GGUF file the model it was made from? Token ids, and the distribution at every position, against transformers.
+
+The reference is the model itself in float32. KL(reference ‖ file) is in nats, computed in float64 from both logits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.llama.process import LlamaProcess
+from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from recipes.problems import printable
+
+MEAN_KL_LIMITS = {"F32": 1e-6, "F16": 1e-6, "BF16": 1e-5, "Q8_0": 1e-4}
+"""Nats per position; other types are reported, not judged."""
+
+TIE_GAP = 0.01
+"""F32 and F16 may choose another token only where the reference's two best logits are closer than this."""
+
+STRICT_TOP1 = frozenset({"F32", "F16"})
+_SHOWN_DIFFERENCES = 200
+_ROWS = 64
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A position where another token is the most likely one. `gap` is between the reference's two best logits."""
+
+    window: int
+    position: int
+    reference: int
+    file: int
+    gap: float
+
+
+@dataclass
+class Comparison:
+    """One file against the reference. `loss` values are nats per next token inside the windows."""
+
+    positions: int = 0
+    mean_kl: float = 0.0
+    max_kl: float = 0.0
+    top1: float = 0.0
+    loss: float = 0.0
+    reference_loss: float = 0.0
+    loss_tokens: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, with the differences counted in full and listed up to a bound, widest gap first."""
+        values = asdict(self)
+        listed = sorted(values.pop("differences"), key=lambda item: -item["gap"])
+        return {
+            **values,
+            "top1_differences": len(listed),
+            "widest_gap": listed[0]["gap"] if listed else 0.0,
+            "differences": listed[:_SHOWN_DIFFERENCES],
+        }
+
+
+class HasLogits(Protocol):
+    """A model in whatever runtime."""
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence: float32, [tokens, vocab_size]."""
+
+
+class Reference:
+    """The model's own logits at every position, kept in a file so that memory does not hold them."""
+
+    def __init__(self, path: Path, windows: Sequence[Sequence[int]], vocab_size: int) -> None:
+        """Make room: float32, [positions, vocab_size]."""
+        self.windows = windows
+        positions = sum(map(len, windows))
+        self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
+
+    def compute(self, model: HasLogits, progress: Progress) -> None:
+        """Ask a model over every window."""
+        start = 0
+        for window in self.windows:
+            self.logits[start : start + len(window)] = model.logits(window)
+            start += len(window)
+            progress(len(window))
+
+
+def compare(reference: Reference, other: HasLogits, progress: Progress) -> Comparison:
+    """Score every window with a file, or with another model, and compare each position's distribution with the reference's."""
+    result = Comparison()
+    kl_sum, equal, start = 0.0, 0, 0
+    for number, window in enumerate(reference.windows):
+        expected = reference.logits[start : start + len(window)]
+        actual = other.logits(window)
+        kl, losses = _distances(expected, actual, window)
+        kl_sum += float(kl.sum())
+        result.max_kl = max(result.max_kl, float(kl.max()))
+        result.reference_loss += losses[0]
+        result.loss += losses[1]
+        found = _differences(number, expected, actual)
+        equal += len(window) - len(found)
+        result.differences += found
+        result.positions += len(window)
+        result.loss_tokens += len(window) - 1
+        start += len(window)
+        progress(len(window))
+    result.mean_kl = kl_sum / result.positions
+    result.top1 = equal / result.positions
+    result.loss /= result.loss_tokens
+    result.reference_loss /= result.loss_tokens
+    return result
+
+
+def _distances(
+    expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]
+) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """KL per position, and the summed loss of the window's own next tokens for both."""
+    kl = np.empty(len(window))
+    losses = [0.0, 0.0]
+    for start in range(0, len(window), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(window)))
+        p, q = _log_softmax(expected[rows]), _log_softmax(actual[rows])
+        kl[rows] = np.sum(np.exp(p) * (p - q), axis=1)
+        following = np.asarray(window[rows.start + 1 : rows.stop + 1])
+        for side, logs in enumerate((p, q)):
+            losses[side] -= float(logs[np.arange(len(following)), following].sum())
+    return kl, (losses[0], losses[1])
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    logs: NDArray[np.float64] = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return logs
+
+
+def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> list[Difference]:
+    ours, theirs = expected.argmax(axis=1), actual.argmax(axis=1)
+    found = []
+    for position in np.flatnonzero(ours != theirs).tolist():
+        best = np.partition(expected[position], -2)[-2:]
+        found.append(
+            Difference(number, position, int(ours[position]), int(theirs[position]), float(best[1]) - float(best[0]))
+        )
+    return found
+
+
+def limits_of(file_type: str) -> dict[str, Any]:
+    """What a file of the type must keep; None where a figure is only reported."""
+    return {
+        "mean_kl": MEAN_KL_LIMITS.get(file_type),
+        "top1_gap": TIE_GAP if file_type in STRICT_TOP1 else None,
+    }
+
+
+def check_limits(file_type: str, comparison: Comparison) -> list[str]:
+    """What a file misses, by how much; empty when it passes, or when its type is only reported."""
+    limit = MEAN_KL_LIMITS.get(file_type)
+    problems = []
+    if not math.isfinite(comparison.mean_kl):
+        problems.append(f"{file_type}: mean KL is not finite")
+    elif limit is not None and not comparison.mean_kl < limit:
+        problems.append(
+            f"{file_type}: mean KL is {comparison.mean_kl:.3g} nats, {comparison.mean_kl / limit:.3g} times the limit of {limit:g}"
+            f" (top-1 {comparison.top1:.4f} on {comparison.positions} positions)"
+        )
+    if file_type in STRICT_TOP1:
+        wide = [item for item in comparison.differences if not item.gap < TIE_GAP]
+        if wide:
+            worst = max(wide, key=lambda item: item.gap)
+            problems.append(
+                f"{file_type}: another token is chosen at {len(wide)} of {comparison.positions} positions where the model's two best"
+                f" logits are {TIE_GAP:g} or more apart (widest {worst.gap:.3g}, window {worst.window}, position {worst.position})"
+            )
+    return problems
+
+
+@dataclass(frozen=True)
+class TokenCheck:
+    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; the counts are not judged."""
+
+    texts: int
+    different: list[str]
+    literals: int
+    normalized: int
+
+    def problems(self) -> list[str]:
+        """What is wrong, in a sentence."""
+        if not self.different:
+            return []
+        return [
+            f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: {'; '.join(self.different[:5])}"
+        ]
+
+
+def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> TokenCheck:
+    """Compare ids on the held-out texts and on hard strings, these with control tokens read and not read.
+
+    Two known differences are counted and not judged. A plain text that spells a control token's name (`literals`):
+    llama.cpp merges pieces into any token of that name, where the tokenizer keeps control tokens out of ordinary text.
+    A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not normalize.
+    """
+    samples = list(data.samples)
+    for text in HARD_STRINGS:
+        samples += [Sample(text, encode(tokenizer, text, special=flag), flag) for flag in (True, False)]
+    names = [name for name in tokenizer.all_special_tokens if name]
+    forms = _unicode_forms(tokenizer)
+    different: list[str] = []
+    literals = normalized = 0
+    for sample in samples:
+        ids = llama.tokenize(sample.text, parse_special=sample.special)
+        if ids == encode(tokenizer, sample.text, special=sample.special):
+            continue
+        if not sample.special and any(name in sample.text for name in names):
+            literals += 1
+        elif any(unicodedata.normalize(form, sample.text) != sample.text for form in forms):
+            normalized += 1
+        else:
+            different.append(f"{printable(sample.text, 60)!r} ({'chat' if sample.special else 'plain'})")
+    return TokenCheck(len(samples), different, literals, normalized)
+
+
+def _unicode_forms(tokenizer: Any) -> list[Any]:
+    """The Unicode normalization forms that a fast tokenizer applies to text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    normalizer = json.loads(backend.to_str()).get("normalizer") if backend is not None else None
+    parts = (normalizer or {}).get("normalizers", [normalizer])
+    return [part["type"] for part in parts if part and part.get("type") in ("NFC", "NFD", "NFKC", "NFKD")]

@@ -1,0 +1,209 @@
+"""`python -m exporters.proof.parity_run JOB`: hold GGUF files, in llama.cpp and in any other runtime, against a model's fixture.
+
+JOB is JSON; see `Job`. Each line of the output is a JSON object: `{"phase"}`, `{"progress"}`, `{"warning"}`, one
+`{"file"}` per file, and at the end `{"result"}`, or `{"error", "hint"}`. Exit code 0 when everything agrees, 1 when not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.files import file_sha256
+from engines.llama.gguf_file import read_gguf
+from exporters.job_lines import DONE, FAILED, Tell, run_job
+from exporters.preflight import default_threads
+from exporters.proof.fixture import Fixture, Prompt, load_fixture
+from exporters.proof.model_parity import ModelCheck, check_model
+from exporters.proof.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime
+from exporters.proof.runner_check import LOOSE_GAP, STRICT_GAP, Agreement, agree
+
+_EXACT = frozenset({"F32", "F16"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compare.
+
+    Attributes:
+        fixture: file of the fixture; None to make one of `model`.
+        model: a Hugging Face folder that the files claim to be.
+        files: GGUF files.
+        runner: command of another runtime; None for llama.cpp alone.
+        timeout_s: for one prompt in the other runtime.
+        threads: CPU threads of transformers and llama.cpp.
+        positions: token positions compared with `model`.
+        data: held-out text for that; None for the standard library's.
+        save: where a fixture that was made is written.
+    """
+
+    fixture: Path | None
+    model: Path | None
+    files: list[Path]
+    runner: str | None
+    timeout_s: float
+    threads: int
+    positions: int
+    data: Path | None
+    save: Path | None
+
+
+def compare_runtimes(job: Job, tell: Tell) -> dict[str, Any]:
+    """Do the job; returns the report.
+
+    Raises:
+        OperatorError: a mistake in what was asked, or a file that cannot be read.
+        NativeError: llama.cpp does not take a file.
+    """
+    foreign = ForeignRuntime(job.runner, job.timeout_s) if job.runner is not None else None
+    exact = {path: _is_exact(path) for path in job.files}
+    report: dict[str, Any] = {"format": 1, "runner": job.runner, "files": []}
+    checks: dict[Path, ModelCheck] = {}
+    if job.model is not None:
+        with tempfile.TemporaryDirectory(prefix="cockpit-parity-") as work:
+            fixture, checks = check_model(
+                job.model, job.files, Path(work), tell, positions=job.positions, data=job.data, threads=job.threads
+            )
+        report["model"] = fixture.model
+    else:
+        assert job.fixture is not None
+        fixture = load_fixture(job.fixture)
+        report |= {"fixture": str(job.fixture), "model": fixture.model}
+    if job.save is not None:
+        _save(job.save, fixture)
+    llama = LlamaRuntime(job.threads)
+    try:
+        for path in job.files:
+            tell({"phase": f"comparing {path.name}"})
+            record = _compare_file(path, fixture, llama, foreign, exact=exact[path])
+            if path in checks:
+                record |= checks[path].record()
+                record["problems"] = [*checks[path].problems, *record["problems"]]
+            record["passed"] = not record["problems"]
+            report["files"].append(record)
+            tell({"file": record})
+    finally:
+        llama.close()
+    report["passed"] = all(record["passed"] for record in report["files"])
+    return report
+
+
+def _is_exact(path: Path) -> bool:
+    """Whether every matrix of a file is F32 or F16."""
+    return all(
+        tensor.kind is not None and tensor.kind.name in _EXACT
+        for tensor in read_gguf(path).tensors.values()
+        if tensor.matrix
+    )
+
+
+def _compare_file(
+    path: Path, fixture: Fixture, llama: LlamaRuntime, foreign: ForeignRuntime | None, *, exact: bool
+) -> dict[str, Any]:
+    problems = _check_identity(path, fixture)
+    record: dict[str, Any] = {"file": path.name, "path": str(path), "exact": exact, "runtimes": []}
+    own = [llama.say(path, prompt, fixture) for prompt in fixture.prompts]
+    told = _against(llama, path, fixture, fixture.prompts, STRICT_GAP)
+    record["runtimes"].append({**told, "against": "transformers", "judged": exact})
+    problems += _problems(told, "transformers") if exact else []
+    if foreign is not None:
+        reference, name = (fixture.prompts, "transformers") if exact else (own, "llama.cpp")
+        told = _against(foreign, path, fixture, reference, STRICT_GAP if exact else LOOSE_GAP)
+        record["runtimes"].append({**told, "against": name, "judged": True})
+        problems += _problems(told, name)
+    return {**record, "problems": problems}
+
+
+def _check_identity(path: Path, fixture: Fixture) -> list[str]:
+    known = next((item for item in fixture.files if item["file"] == path.name), None)
+    if known is None or known.get("sha256") == file_sha256(path):
+        return []
+    return [f"{path.name} is not the file that the fixture was written with: its SHA-256 is another"]
+
+
+def _against(runtime: Runtime, path: Path, fixture: Fixture, prompts: list[Prompt], tie_gap: float) -> dict[str, Any]:
+    stops, limit = fixture.protocol["stops"], int(fixture.protocol["limit"])
+    agreements: list[Agreement] = []
+    seconds, failures = 0.0, []
+    for number, prompt in enumerate(prompts):
+        try:
+            said = runtime.answer(path, prompt, fixture)
+        except RunnerError as error:
+            failures.append(f"prompt {number + 1}: {error}")
+            continue
+        seconds += said.seconds
+        agreements.append(agree(prompt, said, stops, limit, tie_gap))
+    deltas = [item.max_delta for item in agreements if item.max_delta is not None]
+    return {
+        "runtime": runtime.name,
+        "tie_gap": tie_gap,
+        "prompts": len(prompts),
+        "tokens": sum(len(prompt.greedy_ids) for prompt in prompts),
+        "equal": sum(item.equal for item in agreements),
+        "max_delta": max(deltas) if deltas else None,
+        "seconds": seconds,
+        "failures": failures,
+        "agreements": [item.record() for item in agreements],
+    }
+
+
+def _problems(told: dict[str, Any], reference: str) -> list[str]:
+    name = told["runtime"]
+    problems = [f"{name}: {text}" for text in told["failures"]]
+    for number, item in enumerate(told["agreements"]):
+        if item["passed"]:
+            continue
+        found = item["difference"]
+        if found is None:
+            problems.append(f"{name}: prompt {number + 1} has log-probabilities that are not finite")
+            continue
+        gap = "more than the smallest logit kept" if found["gap"] is None else f"{found['gap']:.3g}"
+        problems.append(
+            f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, where {reference} says"
+            f" {found['expected']} (logits apart by {gap}; a tie is below {told['tie_gap']:g})"
+        )
+    return problems
+
+
+def _save(path: Path, fixture: Fixture) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(fixture.as_json())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def read_job(text: str) -> Job:
+    """A job from JSON."""
+    given = json.loads(text)
+
+    def path(name: str) -> Path | None:
+        return Path(given[name]) if given.get(name) else None
+
+    return Job(
+        fixture=path("fixture"),
+        model=path("model"),
+        files=[Path(item) for item in given["files"]],
+        runner=given.get("runner"),
+        timeout_s=float(given.get("timeout_s") or 600),
+        threads=int(given.get("threads") or default_threads()),
+        positions=int(given.get("positions") or 2048),
+        data=path("data"),
+        save=path("save"),
+    )
+
+
+def _work(description: str, tell: Tell) -> int:
+    report = compare_runtimes(read_job(description), tell)
+    tell({"result": report})
+    return DONE if report["passed"] else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(sys.argv, _work))

@@ -1,0 +1,90 @@
+"""The model itself, in transformers and float32 on the CPU: what every file is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.hf_model.tensor_files import SafetensorsFolder, Weights
+
+
+def load_reference(
+    folder: Path,
+    threads: int,
+    *,
+    adapter: Path | None = None,
+    vocab_size: int | None = None,
+    weights: Weights | None = None,
+) -> Any:
+    """A model ready to be asked.
+
+    Args:
+        folder: its config and tokenizer, and its weights unless they are given.
+        threads: CPU threads.
+        adapter: a PEFT adapter that is put over it, not merged.
+        vocab_size: of the adapter, where its training resized the vocabulary.
+        weights: its tensors where no folder has them: adapters merged while they are read.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    if weights is None or isinstance(weights, SafetensorsFolder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
+    else:
+        model = _assembled(folder, weights)
+    if adapter is not None:
+        from peft import PeftModel
+
+        if vocab_size not in (None, model.get_input_embeddings().num_embeddings):
+            model.resize_token_embeddings(vocab_size, mean_resizing=False)
+        model = PeftModel.from_pretrained(model, adapter)
+    model.eval()
+    return model
+
+
+def _assembled(folder: Path, weights: Weights) -> Any:
+    """A model of the folder's config, filled tensor by tensor."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    places = model.state_dict()
+    tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
+    missing = set(places) - set(weights.tensors) - ({"lm_head.weight"} if tied else set())
+    if missing:
+        raise AssertionError(f"no values for {sorted(missing)[:3]}")
+    with torch.no_grad():
+        for name, place in places.items():
+            if name in weights.tensors:
+                place.copy_(torch.from_numpy(weights.read(name)))
+    model.tie_weights()
+    return model
+
+
+class TorchLogits:
+    """A transformers model that is compared with another one."""
+
+    def __init__(self, model: Any) -> None:
+        """`model` from `load_reference`."""
+        self._model = model
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence: float32, [tokens, vocab_size]."""
+        import torch
+
+        with torch.inference_mode():
+            row: NDArray[np.float32] = self._model(torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
+        return row

@@ -1,0 +1,1 @@
+"""One GGUF file to others."""

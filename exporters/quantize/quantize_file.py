@@ -1,0 +1,293 @@
+"""`python -m exporters.quantize.quantize_file JOB`: quantized files from one GGUF file of full precision. What `cockpit quantize` starts.
+
+JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of the output is one JSON object: `phase`, `note`,
+`warning`, `progress` (with the seconds that are left), `file` (one that is whole), or, at the end, `error` with its `hint`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engines.files import file_sha256
+from engines.llama.gguf_file import read_gguf
+from engines.llama.library import NativeError
+from engines.llama.quantizer import Quantizer, open_quantizer
+from engines.llama.rates import Work, measure_rates, rates_note
+from exporters.gguf.importance import Importance, load_importance
+from exporters.gguf.quant_types import QUANTIZED, TERNARY, FilePlan
+from exporters.gguf.source import PLAIN, GgufSource, open_source, write_quantized
+from exporters.job_lines import DONE, Tell, run_job
+from exporters.preflight import default_threads
+from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
+from exporters.ternary.check import check_ternary_rows
+from recipes.problems import OperatorError, printable
+
+PROGRESS_S = 0.2
+SPARE_BYTES = 32 * 1024 * 1024
+_FULL_PRECISION = re.compile(r"[-.](f32|f16|bf16)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for. `own_program`: the operator's `llama-quantize` comes first, if there is one."""
+
+    source: Path
+    types: list[str]
+    out: Path
+    imatrix: Path | None
+    threads: int
+    own_program: bool = True
+
+    def target(self, file_type: str) -> Path:
+        """The file's final name: the source's, with the type in place of its own."""
+        return self.out / f"{_FULL_PRECISION.sub('', self.source.stem)}-{file_type}.gguf"
+
+
+def quantize(job: Job, tell: Tell) -> dict[str, Any]:
+    """Write every type; what could refuse the work is asked before it starts.
+
+    Returns:
+        The record, which is also written beside the files.
+
+    Raises:
+        OperatorError: the source, a type, the importance matrix or the disk is not fit.
+        NativeError: no kernels pass their test, or they failed.
+    """
+    tell({"phase": "reading"})
+    source = open_source(job.source)
+    importance = load_importance(job.imatrix) if job.imatrix else None
+    plans = [source.plan(name, importance=importance is not None) for name in job.types]
+    _check(job, source, plans, importance)
+    for plan in plans:
+        if plan.fallback_note():
+            tell({"warning": plan.fallback_note()})
+    record = _new_record(job)
+    left = _write_with_program(job, plans, record, tell)
+    if left:
+        _write_with_kernels(job, source, left, importance, record, tell)
+    stem = _FULL_PRECISION.sub("", job.source.stem)
+    with _whole_file(job.out / f"{stem}.quantize.json", gguf=False) as file:
+        file.write(json.dumps(record, indent=1).encode())
+    return record
+
+
+def _new_record(job: Job) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "source": {"file": job.source.name, "bytes": job.source.stat().st_size, "sha256": file_sha256(job.source)},
+        "importance_matrix": {"file": job.imatrix.name, "sha256": file_sha256(job.imatrix)} if job.imatrix else None,
+        "threads": job.threads,
+        "files": [],
+    }
+
+
+def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], tell: Tell) -> list[FilePlan]:
+    """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be written."""
+    found = find_program(None) if job.own_program else None
+    if found is None:
+        return plans
+    tell({"phase": f"testing {PROGRAM}"})
+    total = sum(plan.bytes for plan in plans)
+    with tempfile.TemporaryDirectory() as work:
+        program = OwnProgram(found, Path(work), job.threads)
+        index = 0
+        try:
+            for plan in plans:
+                program.test(plan.file_type)
+            for index, plan in enumerate(plans):
+                tell({"phase": f"writing {plan.file_type} with {PROGRAM}", "bytes": plan.bytes, "estimated_s": None})
+                began, done = time.perf_counter(), sum(plan.bytes for plan in plans[:index])
+                meter = _ByteMeter(done, plan.bytes, total, tell)
+                made, note = program.write(job.source, plan, job.target(plan.file_type), job.imatrix, meter.advance)
+                if note:
+                    tell({"warning": note})
+                _tell_file(job, made, time.perf_counter() - began, record, tell)
+        except NativeError as error:
+            tell({"warning": f"your {PROGRAM} ({found.path}) is not used: {error}"})
+            return plans[index:]
+        finally:
+            if record["files"]:
+                record["llama_quantize"] = program.record
+    return []
+
+
+def _write_with_kernels(
+    job: Job,
+    source: GgufSource,
+    plans: list[FilePlan],
+    importance: Importance | None,
+    record: dict[str, Any],
+    tell: Tell,
+) -> None:
+    needed = {choice.type for plan in plans for choice in plan.choices}
+    tell({"phase": "testing kernels"})
+    quantizer, notes = open_quantizer(needed - set(PLAIN), job.threads)
+    try:
+        for note in notes:
+            tell({"warning": note})
+        record["quantizer"] = quantizer.record
+        tell({"phase": "measuring"})
+        rates = measure_rates(quantizer, sorted(needed), job.threads, importance=importance is not None)
+        tell({"note": rates_note(rates)})
+        _write_all(job, source, plans, quantizer, rates, importance, record, tell)
+    finally:
+        quantizer.close()
+
+
+def _check(job: Job, source: GgufSource, plans: list[FilePlan], importance: Importance | None) -> None:
+    for plan in plans:
+        missing = [c for c in plan.needs_importance if importance is None or c.shape.name not in importance.values]
+        if missing:
+            raise OperatorError(
+                f"--types — {plan.file_type} needs an importance matrix"
+                + (f", and the one given has nothing on {missing[0].shape.name}" if importance else ""),
+                "give one: --imatrix FILE; `cockpit export` computes one from held-out text",
+            )
+        if plan.file_type in TERNARY:
+            check_ternary_rows(source.shapes, source.rows_of, f"--types — {plan.file_type}")
+    need, have = sum(plan.bytes for plan in plans) + SPARE_BYTES, shutil.disk_usage(job.out).free
+    if need > have:
+        raise OperatorError(
+            f"the files need {need / 1e9:.2f} GB of disk; {job.out} has {have / 1e9:.2f} GB free",
+            "free space, choose fewer types, or another --out",
+        )
+
+
+def _write_all(
+    job: Job,
+    source: GgufSource,
+    plans: list[FilePlan],
+    quantizer: Quantizer,
+    rates: dict[str, float],
+    importance: Importance | None,
+    record: dict[str, Any],
+    tell: Tell,
+) -> None:
+    parts = [(choice.type, choice.shape.rows * choice.shape.columns) for plan in plans for choice in plan.choices]
+    meter = _Meter(Work(parts, rates), tell)
+    for plan in plans:
+        seconds = Work([(c.type, c.shape.rows * c.shape.columns) for c in plan.choices], rates).total_s
+        tell({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
+        began = time.perf_counter()
+        with _whole_file(job.target(plan.file_type)) as file:
+            name = job.imatrix.name if job.imatrix else ""
+            write_quantized(source, plan, file, quantizer, meter.advance, importance, name)
+        _tell_file(job, plan, time.perf_counter() - began, record, tell)
+
+
+def _tell_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any], tell: Tell) -> None:
+    path = job.target(plan.file_type)
+    made = {
+        "file": path.name,
+        "file_type": plan.file_type,
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "bits_per_weight": plan.bits_per_weight,
+        "seconds": seconds,
+        "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
+    }
+    record["files"].append(made)
+    tell({"file": made})
+
+
+class _ByteMeter:
+    """Progress of a foreign program, by how much it has written."""
+
+    def __init__(self, done: int, size: int, total: int, tell: Tell) -> None:
+        self._done, self._size, self._total, self._tell = done, size, total, tell
+        self._began = time.monotonic()
+
+    def advance(self, part: float) -> None:
+        written = part * self._size
+        left = (self._total - self._done - written) * (time.monotonic() - self._began) / written if written else None
+        self._tell({"progress": {"share": (self._done + written) / self._total, "left_s": left}})
+
+
+class _Meter:
+    """Progress in seconds of work by the measured rates, and what is left by how fast they really pass."""
+
+    def __init__(self, work: Work, tell: Tell) -> None:
+        self._work, self._tell = work, tell
+        self._began, self._due = time.monotonic(), 0.0
+
+    def advance(self, values: int) -> None:
+        done, now = self._work.advance(values), time.monotonic()
+        if now < self._due and done < self._work.total_s:
+            return
+        self._due = now + PROGRESS_S
+        left = (self._work.total_s - done) * ((now - self._began) / done if done else 1.0)
+        self._tell({"progress": {"share": done / self._work.total_s, "left_s": left}})
+
+
+@contextmanager
+def _whole_file(path: Path, *, gguf: bool = True) -> Iterator[BinaryIO]:
+    """A file under a temporary name that gets its own once it is whole, on the disk and, if GGUF, readable.
+
+    Raises:
+        OperatorError: another process is writing it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OperatorError(f"{partial}: another process is writing it") from error
+        file.truncate(0)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if gguf:
+                read_gguf(partial)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_job(text: str) -> Job:
+    """A job from JSON.
+
+    Raises:
+        OperatorError: a type that is none, or no folder to write to.
+    """
+    given = json.loads(text)
+    types = list(dict.fromkeys(given["types"]))
+    wrong = [name for name in types if name not in QUANTIZED]
+    if wrong or not types:
+        raise OperatorError(
+            f"--types — got {printable(str(wrong[0])) if wrong else 'none'}; allowed {', '.join(sorted(QUANTIZED))}"
+        )
+    out = Path(given["out"])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(f"--out — {out} cannot be made: {error.strerror}") from error
+    imatrix = Path(given["imatrix"]) if given.get("imatrix") else None
+    return Job(Path(given["source"]), types, out, imatrix, int(given.get("threads") or default_threads()))
+
+
+def _work(description: str, tell: Tell) -> int:
+    quantize(read_job(description), tell)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(sys.argv, _work))

@@ -1,0 +1,1 @@
+"""The merge and export stages, which use all of it."""

@@ -1,0 +1,91 @@
+"""The adapters of an export: GGUF files that llama.cpp puts over the base, each proven over every file of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engines.files import file_sha256
+from engines.llama.process import LlamaProcess
+from exporters.gguf.adapter import plan_adapter, write_adapter
+from exporters.hf_model.model_folder import local_folder
+from exporters.lora.adapter import read_adapter
+from exporters.lora.merge import check_base
+from exporters.proof.parity import Reference, check_limits, compare, limits_of
+from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.stages.export_job import AdapterFile, Export, file_part, tell_comparison
+from recipes.problems import OperatorError
+
+
+def plan_adapters(export: Export) -> list[AdapterFile]:
+    """Read every adapter of the stage and find its places in the base.
+
+    Raises:
+        OperatorError: one is of another base, cannot be a GGUF adapter, or has the name of another one.
+    """
+    ctx = export.ctx
+    planned: list[AdapterFile] = []
+    for field in (name for name in ctx.inputs if name.startswith("adapters[")):
+        given = ctx.inputs[field]
+        folder = local_folder(given)
+        unchecked = check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder)
+        if unchecked:
+            ctx.warn(unchecked)
+        name = file_part(given.name)
+        if name in (item.name for item in planned):
+            raise OperatorError(f"adapters — two are called {name}, which names their files", "name each once")
+        plan = plan_adapter(export.model, read_adapter(folder))
+        path = export.adapter_path(name, ctx.stage.adapter_type)
+        planned.append(AdapterFile(name, folder, given.manifest_sha256, plan, path, plan.bytes(ctx.stage.adapter_type)))
+    return planned
+
+
+def write_adapters(export: Export) -> None:
+    """Write every adapter's file."""
+    for item in export.adapters:
+        export.ctx.phase(f"writing {item.name}")
+        write_adapter(export.model, item.plan, item.path, export.ctx.stage.adapter_type)
+        export.metrics[f"{_key(item)}_bytes"] = float(item.path.stat().st_size)
+
+
+def compare_adapters(export: Export, reference: Reference, length: int, progress: Callable[[int], None]) -> list[str]:
+    """Compare base and adapter in llama.cpp with base and adapter in transformers, for every file of the base.
+
+    Returns:
+        What is wrong.
+    """
+    problems: list[str] = []
+    records = export.record["adapters"] = []
+    for item in export.adapters:
+        export.ctx.phase(f"reference with {item.name}")
+        adapted = load_reference(export.model.folder, export.threads, adapter=item.folder)
+        reference.compute(TorchLogits(adapted), progress)
+        comparisons: list[dict[str, Any]] = []
+        for plan in export.plans:
+            export.ctx.phase(f"comparing {plan.file_type} with {item.name}")
+            with LlamaProcess(export.path(plan), length, export.threads, item.path) as llama:
+                comparison = compare(reference, llama, progress)
+            found = [f"{item.name} over {text}" for text in check_limits(plan.file_type, comparison)]
+            problems += found
+            record = {"file_type": plan.file_type, **comparison.record(), "limits": limits_of(plan.file_type)}
+            comparisons.append({**record, "passed": not found, "problems": found})
+            kind = plan.file_type.lower()
+            tell_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
+        records.append({**_describe(export, item), "over": comparisons})
+    return problems
+
+
+def _describe(export: Export, item: AdapterFile) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "file": item.path.name,
+        "type": export.ctx.stage.adapter_type,
+        "bytes": item.path.stat().st_size,
+        "sha256": file_sha256(item.path),
+        "parameters": item.plan.parameters,
+        "manifest_sha256": item.manifest_sha256,
+    }
+
+
+def _key(item: AdapterFile) -> str:
+    return item.name.lower().replace("-", "_").replace(".", "_")

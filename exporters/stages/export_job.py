@@ -1,0 +1,95 @@
+"""What an export stage is making: shared by its steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.events import Evaluated
+from engines.host import StageContext
+from exporters.gguf.adapter import AdapterPlan
+from exporters.gguf.importance import Importance
+from exporters.gguf.quant_types import FilePlan
+from exporters.gguf.write import Model
+from exporters.lora.one_pass import OnePass
+from exporters.proof.fixture import Fixture
+from exporters.proof.parity import Comparison
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A GGUF adapter to write: under which name, of what, where, and how large its tensors are."""
+
+    name: str
+    folder: Path
+    manifest_sha256: str | None
+    plan: AdapterPlan
+    path: Path
+    bytes: int
+
+
+@dataclass
+class Export:
+    """What the stage is making."""
+
+    ctx: StageContext
+    model: Model
+    plans: list[FilePlan]
+    threads: int
+    importance: Importance | None = None
+    adapters: list[AdapterFile] = field(default_factory=list)
+    i2s_scales: dict[str, float] = field(default_factory=dict)
+    prompts: list[list[int]] = field(default_factory=list)
+    one_pass: OnePass | None = None
+    fixture: Fixture | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, plan: FilePlan) -> Path:
+        """The file's final name, after the run's id."""
+        return self.target(plan.file_type)
+
+    def target(self, file_type: str) -> Path:
+        """The final name of the file of a type."""
+        return self.ctx.out / f"{self.stem}-{file_type}.gguf"
+
+    @property
+    def stops(self) -> list[int]:
+        """Tokens that end an answer."""
+        special = self.model.vocabulary.special
+        return sorted({special[name] for name in ("eos", "eot") if name in special})
+
+    def adapter_path(self, name: str, dtype: str) -> Path:
+        """The final name of a GGUF adapter."""
+        return self.ctx.out / f"{self.stem}-{file_part(name)}-lora-{dtype}.gguf"
+
+    @property
+    def stem(self) -> str:
+        """What every file's name begins with: the run's id."""
+        return file_part(self.ctx.run_id)
+
+
+def tell_comparison(export: Export, prefix: str, protocol: str, comparison: Comparison, more: dict[str, float]) -> None:
+    """Keep a comparison's figures as metrics that begin with `prefix`, and journal it under `parity:` and its protocol."""
+    values = {"mean_kl": comparison.mean_kl, "max_kl": comparison.max_kl, "top1": comparison.top1, **more}
+    export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
+    export.ctx.emit(
+        Evaluated(
+            stage=export.ctx.stage_name,
+            attempt=export.ctx.attempt,
+            step=None,
+            loss=comparison.loss,
+            perplexity=math.exp(min(comparison.loss, 700.0)),
+            tokens=comparison.loss_tokens,
+            protocol=f"parity:{protocol}",
+            metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
+        )
+    )
+
+
+def file_part(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).name)

@@ -1,0 +1,179 @@
+"""The export stage: a model folder becomes GGUF files, each proven to be the model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from dataclasses import replace
+from typing import Any
+
+from engines.files import file_sha256, write_json
+from engines.host import Artifact, StageContext, StageFailedError, StageResult
+from exporters.gguf.importance import Importance, load_importance, save_importance
+from exporters.gguf.quant_types import TERNARY
+from exporters.gguf.write import read_model
+from exporters.hf_model.model_folder import local_folder
+from exporters.lora.one_pass import open_one_pass
+from exporters.preflight import check_disk, check_memory, default_threads
+from exporters.proof.audit import audit
+from exporters.proof.fixture import FIXTURE_FILE
+from exporters.stages.compare_step import compare_files, describe_file, write_fixture
+from exporters.stages.export_adapters import plan_adapters, write_adapters
+from exporters.stages.export_job import Export
+from exporters.stages.files_step import own_program, write_files
+from exporters.stages.i2s_step import plan_i2s, write_i2s_file
+from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
+from exporters.stages.serving_files import MODELFILE, served, write_serving_files
+from exporters.stages.upstream import export_upstream, upstream_model
+from exporters.ternary.check import check_ternary
+from recipes.problems import printable
+
+PARITY_FILE = "parity.json"
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Write every file type, compare each with the model, and describe it all in parity.json.
+
+    Raises:
+        OperatorError: the model cannot be written, or disk, memory or llama.cpp's kernels are missing.
+        StageFailedError: a file is not the model: token ids or distributions differ by more than its type allows.
+        StopRequested: the operator asked to stop.
+    """
+    ctx.phase("loading")
+    problems: list[str] = []
+    artifacts: list[Artifact] = []
+    if ctx.stage.converter == "upstream":
+        export = _write_upstream(ctx)
+    else:
+        export, artifacts = _write_own(ctx)
+        problems += _audit_files(export)
+    problems += compare_files(export) if ctx.stage.parity_positions else []
+    _save_record(export, problems)
+    fixture = write_fixture(export)
+    _write_serving_files(export)
+    if problems:
+        raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
+    artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
+    if export.importance is not None:
+        artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
+    if fixture:
+        artifacts.append(Artifact("fixture", "report", FIXTURE_FILE))
+    return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
+
+
+def _write_upstream(ctx: StageContext) -> Export:
+    folder = local_folder(ctx.inputs["model"])
+    if ctx.stage.parity_positions:
+        check_memory(upstream_model(folder).parameters * 4)
+    export = export_upstream(ctx, folder)
+    export.record["model"] = _describe(export)
+    return export
+
+
+def _write_own(ctx: StageContext) -> tuple[Export, list[Artifact]]:
+    """Write every file and adapter; what could refuse the work is asked before it starts."""
+    one_pass = open_one_pass(ctx)
+    model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
+    types = list(dict.fromkeys(ctx.stage.file_types))
+    for name in TERNARY.intersection(types):
+        check_ternary(model, name)
+    weighted = types_to_weigh(model, types, ctx.stage.imatrix)
+    plans = [model.plan(name, importance=name in weighted) for name in types]
+    export = Export(ctx, model, plans, ctx.stage.threads or default_threads(), one_pass=one_pass)
+    export.record = {"format": 1, "threads": export.threads, "model": _describe(export)}
+    for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
+        if warning:
+            ctx.warn(warning)
+    export.adapters = plan_adapters(export)
+    positions = ctx.stage.parity_positions
+    reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
+    files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
+    files += plan_i2s(export)
+    own = own_program(export)
+    check_disk(ctx.out, files=files, scratch=reference_bytes + (own.source_plan.bytes if own else 0))
+    if positions or weighted:
+        check_memory(model.parameters * 4)
+    if weighted:
+        export.importance = _measure_importance(export)
+    write_files(export, own)
+    write_adapters(export)
+    return export, write_i2s_file(export)
+
+
+def _measure_importance(export: Export) -> Importance:
+    ctx, stage = export.ctx, export.ctx.stage
+    ctx.phase("importance matrix")
+    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
+    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
+    request = ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
+    importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
+    path = ctx.out / IMPORTANCE_FILE
+    save_importance(importance, path)
+    # The file holds sums in float32: what others read from it is what our kernels are given too.
+    importance = replace(importance, values=load_importance(path).values)
+    if importance.tokens < stage.imatrix_tokens:
+        ctx.warn(
+            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} asked for"
+        )
+    export.metrics["imatrix_tokens"] = float(importance.tokens)
+    export.record["imatrix"] = {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "tokens": importance.tokens,
+        "source": importance.source,
+    }
+    return importance
+
+
+def _audit_files(export: Export) -> list[str]:
+    """Hold every file against the folder it was made of, key by key; returns what is wrong."""
+    findings = export.record["audit"] = {}
+    for plan in export.plans:
+        export.ctx.phase(f"auditing {plan.file_type}")
+        path = export.path(plan)
+        findings[path.name] = audit(path, export.model.folder, config=export.model.config, weights=export.model.weights)
+    return [f"{name}: {finding}" for name, found in findings.items() for finding in found]
+
+
+def _describe_adapter(export: Export) -> dict[str, Any]:
+    """The adapter that was merged in this pass; nothing where the model is one whole."""
+    given = export.ctx.inputs.get("adapter")
+    return {"adapter": {"name": given.name, "manifest_sha256": given.manifest_sha256}} if given is not None else {}
+
+
+def _write_serving_files(export: Export) -> None:
+    """How to serve what was written. Text for people: a tokenizer that cannot be read costs these files, not the export."""
+    from transformers import AutoTokenizer
+
+    model = export.model
+    names = [export.path(plan).name for plan in sorted(export.plans, key=lambda plan: -plan.bytes)]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+        adapters = [item.path.name for item in export.adapters]
+        write_serving_files(export.ctx.out, served(model.folder, model.config, tokenizer), names, adapters)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        export.ctx.warn(f"no {MODELFILE} was written: {type(error).__name__}: {printable(str(error), 200)}")
+
+
+def _describe(export: Export) -> dict[str, Any]:
+    model, given = export.model, export.ctx.inputs["model"]
+    config = model.folder / "config.json"
+    return {
+        "name": given.name,
+        "manifest_sha256": given.manifest_sha256,
+        **_describe_adapter(export),
+        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "architecture": model.architecture.name,
+        "parameters": model.parameters,
+        "reference": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "gguf")}
+        | {"dtype": "float32"},
+    }
+
+
+def _save_record(export: Export, problems: list[str]) -> None:
+    if "files" not in export.record:
+        export.record["files"] = [describe_file(export, plan) for plan in export.plans]
+    compared = export.ctx.stage.parity_positions > 0
+    export.record |= {"passed": not problems if compared else None, "problems": problems}
+    write_json(export.ctx.out / PARITY_FILE, export.record)

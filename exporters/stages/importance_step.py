@@ -1,0 +1,74 @@
+"""The importance matrix of an export: which file types get one, and its computation from held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.gguf.importance import Importance, compute_importance
+from exporters.gguf.quant_types import QUANTIZED
+from exporters.gguf.write import Model
+from exporters.proof.parity_data import read_calibration_data, read_parity_data
+from exporters.proof.reference_model import load_reference
+
+IMPORTANCE_FILE = "imatrix.gguf"
+_UNWEIGHED = frozenset({"Q8_0", "TQ1_0", "TQ2_0"})
+"""Types that llama.cpp quantizes without looking at importances."""
+
+
+@dataclass(frozen=True)
+class ImportanceRequest:
+    """What it is computed from: `tokens` of held-out text in windows of `max_length`, other than the comparison's."""
+
+    data: Path | None
+    tokens: int
+    parity_positions: int
+    max_length: int
+    threads: int
+
+
+def types_to_weigh(model: Model, file_types: Sequence[str], wish: str) -> set[str]:
+    """The file types that are written with an importance matrix.
+
+    Args:
+        model: its widths decide which tensors would need one.
+        file_types: what is written.
+        wish: "auto": those that cannot be written without; "always": all that use one; "never".
+    """
+    if wish == "always":
+        return {name for name in file_types if name in QUANTIZED and name not in _UNWEIGHED}
+    return {name for name in file_types if model.plan(name).needs_importance}
+
+
+def measure_importance(
+    model: Model, request: ImportanceRequest, progress: Callable[[float, float], None]
+) -> Importance:
+    """Run the model in float32 over held-out text.
+
+    Raises:
+        OperatorError: there is no held-out text besides the comparison's.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    compared = None
+    if request.parity_positions:
+        compared = read_parity_data(
+            request.data, tokenizer, positions=request.parity_positions, max_length=request.max_length
+        )
+    data = read_calibration_data(
+        request.data, tokenizer, tokens=request.tokens, max_length=request.max_length, besides=compared
+    )
+    network = load_reference(model.folder, request.threads, weights=model.weights)
+    inside = [shape.name for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
+    modules = {name: model.sources[name].name.removesuffix(".weight") for name in inside}
+    done = 0
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        progress(done, data.positions)
+
+    source = f"{data.source} {data.split}".strip()
+    return compute_importance(network, modules, data.windows, source, advance)

@@ -1,0 +1,54 @@
+"""The merge stage: an adapter and its base become one model folder."""
+
+from __future__ import annotations
+
+from engines.files import write_json
+from engines.host import Artifact, Input, StageContext, StageResult
+from exporters.hf_model.model_folder import local_folder
+from exporters.lora.merge import check_base, merge
+from exporters.proof.merge_parity import MERGE_FILE, compare_merge
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Merge one adapter or several into `model` and write a model folder.
+
+    Raises:
+        OperatorError: they do not belong together, or one of them cannot be merged.
+        StopRequested: the operator asked to stop.
+    """
+    stage, model = ctx.stage, ctx.inputs["model"]
+    ctx.phase("loading")
+    base = local_folder(model)
+    adapters = [local_folder(item) for item in adapter_inputs(ctx)]
+    for adapter in adapters:
+        unchecked = check_base(base, model.manifest_sha256, adapter)
+        if unchecked:
+            ctx.warn(unchecked)
+    ctx.phase("merging")
+    merged = merge(
+        base,
+        list(zip(adapters, stage.weights or [1.0] * len(adapters), strict=True)),
+        ctx.out,
+        dtype=stage.dtype,
+        untie=stage.untie_word_embeddings,
+        base_rounding=stage.base_rounding,
+        threads=stage.threads or 1,
+        progress=lambda done, total: ctx.progress(done, total, "parameters"),
+    )
+    for warning in merged.warnings:
+        ctx.warn(warning)
+    metrics = {"parameters": float(merged.parameters), "bytes": float(merged.bytes), "tensors": float(merged.tensors)}
+    artifacts = [Artifact("model", "model", ".")]
+    if stage.parity_positions and len(adapters) == 1 and (stage.weights or [1.0]) == [1.0]:
+        record = compare_merge(ctx, base, adapters[0], merged)
+        if record is not None:
+            write_json(ctx.out / MERGE_FILE, record)
+            metrics |= {name: record["merged"][name] for name in ("mean_kl", "max_kl", "top1")}
+            artifacts.append(Artifact("parity", "report", MERGE_FILE))
+    return StageResult(metrics, artifacts)
+
+
+def adapter_inputs(ctx: StageContext) -> list[Input]:
+    """The adapters of a stage: its one `adapter`, or its `adapters` in their order."""
+    listed = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
+    return [ctx.inputs["adapter"]] if "adapter" in ctx.inputs else listed

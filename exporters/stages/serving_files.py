@@ -1,0 +1,152 @@
+"""What is needed to serve an exported file, written beside it: a Modelfile for Ollama and the commands of llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.json_text import parse_json
+from engines.run_dir import write_durably
+from exporters.proof.chat_format import ChatFormat, chat_format
+
+MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"
+SERVED_CONTEXT = 8192
+"""A longer context is the operator's choice: its cache takes memory from the first token on."""
+_SAMPLING = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty",
+}  # fmt: skip
+"""Fields of generation_config.json by their names in a Modelfile."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as it is served.
+
+    Attributes:
+        chat: the regular form of its chat template, if it has one.
+        has_template: whether it has a chat template at all.
+        stops: control tokens at which an answer ends, by name.
+        context: tokens of context, at most `SERVED_CONTEXT`.
+        sampling: parameters of generation_config.json, by their Modelfile names.
+    """
+
+    chat: ChatFormat | None
+    has_template: bool
+    stops: tuple[str, ...]
+    context: int
+    sampling: Mapping[str, float]
+
+
+def served(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Served:
+    """Read from a model's folder how it wants to be served. What is missing or is not a number is left out."""
+    generation = _generation_config(folder)
+    chat = chat_format(tokenizer)
+    ids = [config.get("eos_token_id"), generation.get("eos_token_id"), tokenizer.eos_token_id]
+    flat = [token for item in ids for token in (item if isinstance(item, list) else [item]) if isinstance(token, int)]
+    names = [
+        str(tokenizer.convert_ids_to_tokens(token)) for token in dict.fromkeys(flat) if 0 <= token < len(tokenizer)
+    ]
+    end = chat.after["assistant"].strip() if chat else ""
+    if end and end in tokenizer.all_special_tokens:
+        names.insert(0, end)
+    sampling = {
+        name: float(generation[field])
+        for field, name in _SAMPLING.items()
+        if isinstance(generation.get(field), int | float) and not isinstance(generation[field], bool)
+    }
+    if generation.get("do_sample") is False:
+        sampling = {"temperature": 0.0}
+    context = min(int(config["max_position_embeddings"]), SERVED_CONTEXT)
+    return Served(chat, bool(getattr(tokenizer, "chat_template", None)), tuple(dict.fromkeys(names)), context, sampling)
+
+
+def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
+    """An Ollama Modelfile for a GGUF file beside it.
+
+    Args:
+        model: how the model is served.
+        gguf: the file's name.
+        adapters: names of GGUF adapters that are applied to it.
+    """
+    lines = [f"FROM ./{gguf}", *(f"ADAPTER ./{name}" for name in adapters)]
+    if model.chat is not None:
+        lines.append(f"TEMPLATE {_quoted(_go_template(model.chat))}")
+        if model.chat.system:
+            lines.append(f"SYSTEM {_quoted(model.chat.system)}")
+    elif model.has_template:
+        lines.append(
+            "# The chat template is not regular enough to be said in Ollama's language; the one in the file counts."
+        )
+    else:
+        lines += ["# A model without a chat template: it continues text.", f"TEMPLATE {_quoted('{{ .Prompt }}')}"]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in model.stops]
+    lines.append(f"PARAMETER num_ctx {model.context}")
+    lines += [f"PARAMETER {name} {value:g}" for name, value in model.sampling.items()]
+    return "\n".join(lines) + "\n"
+
+
+def commands(model: Served, ggufs: Sequence[str], *, adapters: Sequence[str] = ()) -> str:
+    """llama.cpp's commands for the files beside them, one paragraph a file."""
+    lora = "".join(f" --lora {shlex.quote(name)}" for name in adapters[:1])
+    talk = "--jinja -cnv" if model.has_template else "-no-cnv -n 128 -p 'def '"
+    lines = ["# In the folder of these files, with llama.cpp's programs on the PATH.", ""]
+    for name in ggufs:
+        file = shlex.quote(name)
+        lines.append(f"llama-cli -m {file} -c {model.context} {talk}{lora}")
+        lines.append(
+            f"llama-server -m {file} -c {model.context}{' --jinja' if model.has_template else ''}{lora} --port 8080"
+        )
+        lines.append("")
+    if len(adapters) > 1:
+        lines += [
+            "# Another adapter over the same base:",
+            *(f"#   --lora {shlex.quote(name)}" for name in adapters[1:]),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def write_serving_files(out: Path, model: Served, ggufs: Sequence[str], adapters: Sequence[str] = ()) -> list[str]:
+    """Write both files, the Modelfile for the last of the GGUF files; one more Modelfile for each adapter.
+
+    Returns:
+        Their names.
+    """
+    texts = {MODELFILE: modelfile(model, ggufs[-1]), COMMANDS: commands(model, ggufs, adapters=adapters)}
+    for name in adapters:
+        texts[f"{MODELFILE}.{Path(name).stem}"] = modelfile(model, ggufs[-1], adapters=[name])
+    for name, text in texts.items():
+        write_durably(out / name, text.encode())
+    return list(texts)
+
+
+def _go_template(chat: ChatFormat) -> str:
+    """The template in Go's language: https://pkg.go.dev/text/template, with Ollama's `.Messages`, `.Role`, `.Content`."""
+    roles = "".join(
+        f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}{_go_text(chat.before[role])}{{{{ .Content }}}}'
+        f"{_go_text(chat.after[role])}"
+        for number, role in enumerate(("system", "user", "assistant"))
+    )
+    return f"{{{{ range .Messages }}}}{roles}{{{{ end }}}}{{{{ end }}}}{_go_text(chat.opening)}"
+
+
+def _go_text(text: str) -> str:
+    """Literal text in a Go template: braces that would open an action are said as strings."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
+def _quoted(text: str) -> str:
+    """A value in a Modelfile, in three quotes. Three quotes within are beyond that language."""
+    return f'"""{text}"""' if '"""' not in text and not text.endswith('"') else json.dumps(text)
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    try:
+        value = parse_json((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

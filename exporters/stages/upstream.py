@@ -1,0 +1,317 @@
+"""llama.cpp's own converter, from the operator's checkout, for model families that are not written here.
+
+The script runs in a process of its own; what it wrote is read back before it gets its name, and is compared with the model like
+every other file. Only the audit is missing: it derives keys and names from the families that are known here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.files import file_sha256
+from engines.host import StageContext, StageFailedError
+from engines.json_text import read_object
+from engines.llama.gguf_file import BY_ID, read_gguf
+from engines.llama.library import NativeError
+from exporters.gguf.architectures import ARCHITECTURES as OWN_ARCHITECTURES
+from exporters.gguf.architectures import Architecture
+from exporters.gguf.quant_types import QUANTIZED, Choice, FilePlan, Shape
+from exporters.gguf.vocab import Vocabulary
+from exporters.gguf.write import Model
+from exporters.hf_model.model_folder import open_weights, read_config
+from exporters.preflight import check_disk, default_threads
+from exporters.quantize.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram, find_program
+from exporters.quantize.quantize_file import Job, quantize
+from exporters.stages.export_job import Export
+from recipes.problems import OperatorError, printable
+
+SCRIPT = "convert_hf_to_gguf.py"
+PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
+_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5}
+"""Types that the script itself writes, and their bits per weight."""
+_POLL_S = 0.1
+_ERROR_LINES = 6
+_ROOT = str(Path(__file__).resolve().parents[2])
+_HASH = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A checkout's script, and the interpreter that runs it."""
+
+    script: Path
+    python: str
+
+    def record(self) -> dict[str, Any]:
+        """What is known of it, for parity.json."""
+        return {
+            "name": SCRIPT,
+            "path": str(self.script),
+            "sha256": file_sha256(self.script),
+            "commit": _commit(self.script.parent),
+        }
+
+
+def find_converter(configured: str | None) -> Converter:
+    """The operator's checkout.
+
+    Args:
+        configured: the recipe's `llama_cpp`.
+
+    Raises:
+        OperatorError: none is named, or it has no such script.
+    """
+    named_by, place = ("llama_cpp", configured) if configured else (VARIABLE, os.environ.get(VARIABLE))
+    if not place:
+        raise OperatorError(
+            f'converter — got "upstream", which needs a checkout of llama.cpp; neither llama_cpp nor {VARIABLE} names one',
+            'name it: llama_cpp = "DIR"',
+        )
+    script = Path(place).expanduser() / SCRIPT
+    if not script.is_file():
+        raise OperatorError(
+            f"{named_by} — no {SCRIPT} in {printable(str(script.parent), 400)}", "name a checkout of llama.cpp"
+        )
+    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+    if shutil.which(python) is None:
+        raise OperatorError(f"{PYTHON_VARIABLE} — there is no program {printable(python, 300)}")
+    return Converter(script.absolute(), python)
+
+
+def upstream_model(folder: Path) -> Model:
+    """As much of a model as the comparison needs, without knowing its family.
+
+    Raises:
+        OperatorError: its config does not say how many tokens or positions it has, or its weights cannot be read.
+    """
+    config = read_config(folder)
+    for key in ("vocab_size", "max_position_embeddings"):
+        if not isinstance(config.get(key), int):
+            raise OperatorError(
+                f"{folder}: config.json  {key} — got {printable(str(config.get(key)), 60)}; allowed a whole number",
+                "models of text only can be compared here",
+            )
+    weights = open_weights(folder)
+    shapes = [Shape(info.name, info.rows, info.columns, len(info.shape)) for info in weights.tensors.values()]
+    name = str((config.get("architectures") or ["unknown"])[0])
+    vocabulary = Vocabulary("unknown", "unknown", [], [], special=_stops(folder, config))
+    return Model(folder, config, Architecture(printable(name, 60)), weights, vocabulary, {}, shapes)
+
+
+def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """The token that ends an answer, by the config or generation_config.json."""
+    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    for source in (generation, config):
+        listed = source.get("eos_token_id")
+        ids = listed if isinstance(listed, list) else [listed]
+        found = [token for token in ids if isinstance(token, int)]
+        if found:
+            return dict(zip(("eos", "eot"), found, strict=False))
+    return {}
+
+
+def export_upstream(ctx: StageContext, folder: Path) -> Export:
+    """Write every file of the stage with the operator's llama.cpp.
+
+    Returns:
+        The export, with its files written and ready to be compared.
+
+    Raises:
+        OperatorError: the checkout, the model, the disk or a type is not fit.
+        StageFailedError: the script failed, or wrote something that is not a whole file.
+        StopRequested: the operator asked to stop.
+    """
+    stage = ctx.stage
+    converter, model = find_converter(stage.llama_cpp), upstream_model(folder)
+    types = list(dict.fromkeys(stage.file_types))
+    export = Export(ctx, model, [], stage.threads or default_threads())
+    export.record = {"format": 1, "threads": export.threads, "converter": converter.record(), "audit": None}
+    ctx.warn(
+        "written by llama.cpp's own converter: these files are compared with the model, but not audited key by key"
+    )
+    known = str((model.config.get("architectures") or [""])[0]) in OWN_ARCHITECTURES
+    program = None if known else _program(stage.llama_cpp)
+    by_script = [name for name in types if name in _BITS and (name not in QUANTIZED or not (known or program))]
+    others = [name for name in types if name not in by_script]
+    if others and not (known or program):
+        raise OperatorError(
+            f"file_types — got {', '.join(others)} for {model.architecture.name}, whose tables of types are not known here",
+            f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BITS)} only",
+        )
+    exact = "BF16" if {info.dtype for info in model.weights.tensors.values()} <= {"BF16"} else "F32"
+    sizes = {name: int(model.parameters * _BITS.get(name, 7)) // 8 for name in {*types, exact}}
+    check_disk(ctx.out, files=sum(sizes[name] for name in types), scratch=sizes[exact] if others else 0)
+    for name in by_script:
+        ctx.phase(f"writing {name} with {SCRIPT}")
+        export.plans.append(_convert(ctx, converter, folder, name, export.target(name), sizes[name]))
+    if others:
+        source = ctx.work / f"{export.stem}-{exact}.gguf"
+        ctx.phase(f"writing {exact} with {SCRIPT}")
+        _convert(ctx, converter, folder, exact, source, sizes[exact])
+        export.plans += (
+            _quantize_with(export, program, source, others) if program else _quantize_here(export, source, others)
+        )
+        source.unlink()
+    export.plans.sort(key=lambda plan: types.index(plan.file_type))
+    for plan in export.plans:
+        prefix = plan.file_type.lower()
+        export.metrics[f"{prefix}_bytes"] = float(export.path(plan).stat().st_size)
+        export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
+    return export
+
+
+def _convert(ctx: StageContext, converter: Converter, folder: Path, name: str, target: Path, expected: int) -> FilePlan:
+    """Run the script for one type."""
+    log = ctx.work / f"{SCRIPT}.log"
+
+    def write(partial: Path) -> None:
+        command = [str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
+        _run(converter.python, command, log, lambda: _progress(ctx, partial, expected))
+
+    return _read_back(ctx, target, name, SCRIPT, write)
+
+
+def _read_back(ctx: StageContext, target: Path, file_type: str, who: str, write: Callable[[Path], None]) -> FilePlan:
+    """Have a foreign program write a file, which gets its name when it was read back and is on the disk.
+
+    Raises:
+        StageFailedError: the program failed, or what it wrote is no whole file.
+    """
+    partial = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
+    try:
+        write(partial)
+        plan = plan_of(partial, file_type)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+    except (NativeError, OperatorError) as error:
+        partial.unlink(missing_ok=True)
+        raise StageFailedError(f"{who} wrote no whole file: {error}") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.rename(target)
+    return plan
+
+
+def _progress(ctx: StageContext, path: Path, expected: int) -> None:
+    ctx.progress(min(path.stat().st_size if path.exists() else 0, expected), expected, "bytes")
+
+
+def _run(python: str, command: list[str], log: Path, look: Callable[[], None]) -> None:
+    tether = [sys.executable, "-m", "engines.llama.tethered", shutil.which(python) or python]
+    paths = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*tether, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        )
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(_POLL_S)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        lines = [line for line in log.read_text(errors="replace").strip().splitlines() if line.strip()][-_ERROR_LINES:]
+        raise StageFailedError(f"{SCRIPT} ended with status {process.returncode}: {printable(' | '.join(lines), 800)}")
+
+
+def _program(configured: str | None) -> Found | None:
+    """The operator's `llama-quantize`; a checkout that was never built has none."""
+    try:
+        return find_program(configured)
+    except OperatorError:
+        return None
+
+
+def _quantize_with(export: Export, found: Found, source: Path, types: list[str]) -> list[FilePlan]:
+    """With the operator's program, which knows the family's table of types."""
+    ctx = export.ctx
+    program = OwnProgram(found, ctx.work, export.threads)
+    export.record["llama_quantize"] = program.record
+    plans = []
+    for name in types:
+        ctx.phase(f"writing {name} with {PROGRAM}")
+        size = source.stat().st_size // 3
+
+        def write(partial: Path, name: str = name, size: int = size) -> None:
+            program.test(name)
+            program.run(source, partial, name, None, size, lambda share: ctx.progress(share, 1, "files"))
+
+        plans.append(_read_back(ctx, export.target(name), name, PROGRAM, write))
+    return plans
+
+
+def _quantize_here(export: Export, source: Path, types: list[str]) -> list[FilePlan]:
+    """With the tables and kernels here, for a family that is known."""
+    ctx = export.ctx
+
+    def tell(line: dict[str, Any]) -> None:
+        match line:
+            case {"phase": str(phase)}:
+                ctx.phase(phase)
+            case {"progress": {"share": float(share)}}:
+                ctx.progress(share, 1.0, "files")
+            case {"warning": str(text)}:
+                ctx.warn(text)
+
+    job = Job(source, types, ctx.work, None, export.threads, own_program=_program(None) is not None)
+    try:
+        record = quantize(job, tell)
+    except NativeError as error:
+        raise StageFailedError(f"quantization failed: {error}") from error
+    export.record |= {key: record[key] for key in ("quantizer", "llama_quantize") if key in record}
+    plans = []
+    for name in types:
+        target = export.target(name)
+        job.target(name).rename(target)
+        plans.append(plan_of(target, name))
+    return plans
+
+
+def plan_of(path: Path, file_type: str) -> FilePlan:
+    """What is in a finished file.
+
+    Raises:
+        OperatorError: it is not a whole GGUF file, or has a type that is not known here.
+    """
+    choices = []
+    for tensor in read_gguf(path).tensors.values():
+        if tensor.type_id not in BY_ID:
+            raise OperatorError(
+                f"{path}: {printable(tensor.name, 200)} has type {tensor.type_id}, which is not known here"
+            )
+        kind = BY_ID[tensor.type_id].name
+        choices.append(Choice(Shape(tensor.name, tensor.rows, tensor.columns, 2 if tensor.matrix else 1), kind, kind))
+    return FilePlan(file_type, choices)
+
+
+def _commit(checkout: Path) -> str | None:
+    """The checkout's commit, read from its files: git itself would run what the checkout's configuration names."""
+    git = checkout / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if head.startswith("ref: "):
+            name = head.removeprefix("ref: ")
+            loose = git / name
+            if loose.is_file() and ".." not in name:
+                head = loose.read_text(encoding="utf-8").strip()
+            else:
+                packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+                head = next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return head if _HASH.fullmatch(head) else None

@@ -1,0 +1,32 @@
+"""`python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]`: is an i2_s file whole, and does it hold the model's values?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from exporters.gguf.write import read_model
+from exporters.ternary.i2s_file import validate
+from recipes.problems import OperatorError
+
+MISTAKE = 2
+
+
+def main(words: list[str]) -> int:
+    """Print what was checked as JSON; 2 when the file is not right."""
+    if not 1 <= len(words) <= 2:
+        sys.stderr.write("usage: python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]\n")
+        return MISTAKE
+    try:
+        model = read_model(Path(words[1])) if len(words) > 1 else None
+        checked = validate(Path(words[0]), model)
+    except OperatorError as error:
+        sys.stderr.write(f"{error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return MISTAKE
+    sys.stdout.write(json.dumps(checked) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""An i2_s file of a ternary model: written, and then held against the model value by value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from engines.llama.gguf_file import padded, read_gguf
+from exporters.gguf.metadata import add_metadata
+from exporters.gguf.quant_types import Choice, Shape
+from exporters.gguf.vocab import add_vocabulary
+from exporters.gguf.write import Model, encode, read_rows
+from exporters.hf_model.tensor_files import row_chunks
+from exporters.ternary import i2s
+from exporters.ternary.check import check_ternary_rows
+from recipes.problems import OperatorError, printable
+
+Progress = Callable[[int], None]
+
+
+def is_packed(shape: Shape) -> bool:
+    """Whether a tensor is stored as i2_s: the matrices inside the layers; the rest as F16 and F32."""
+    return shape.layer is not None and shape.dimensions == 2 and shape.name.endswith(".weight")
+
+
+def ternary_scales(model: Model, layout: str) -> dict[str, float]:
+    """The scale of every matrix; refuses what i2_s cannot hold, before anything is written.
+
+    Raises:
+        OperatorError: a matrix holds other values than -s, 0 and s, none but zeros, or does not divide.
+    """
+    for shape in filter(is_packed, model.shapes):
+        reason = i2s.fits(shape.rows, shape.columns, layout)
+        if reason:
+            raise OperatorError(f"i2s — {printable(shape.name, 200)}: {reason}", "choose another layout, or TQ2_0")
+    scales = check_ternary_rows(model.shapes, lambda shape, a, b: read_rows(model, shape, a, b), "i2s — i2_s")
+    empty = next((name for name, scale in scales.items() if not scale), None)
+    if empty is not None:
+        raise OperatorError(f"i2s — {printable(empty, 200)} holds nothing but zeros, which have no scale")
+    return scales
+
+
+def planned_bytes(model: Model) -> int:
+    """Size of the file's tensors."""
+    return sum(padded(_bytes(shape)) for shape in model.shapes)
+
+
+def _bytes(shape: Shape) -> int:
+    return i2s.tensor_bytes(shape.rows, shape.columns) if is_packed(shape) else _plain(shape).bytes
+
+
+def _plain(shape: Shape) -> Choice:
+    kind = "F16" if shape.dimensions == 2 and not shape.name.endswith("_norm.weight") else "F32"
+    return Choice(shape, kind, kind)
+
+
+def write_i2s(
+    model: Model, scales: dict[str, float], layout: str, path: Path, progress: Progress = lambda _values: None
+) -> None:
+    """Write the file under a temporary name, make it durable, and rename it.
+
+    Args:
+        model: what to write.
+        scales: as from `ternary_scales`.
+        layout: one of `i2s.LAYOUTS`; it is written into the file.
+        path: the final name.
+        progress: called with the number of values written since the last call.
+    """
+    partial = path.with_name(path.name + ".partial")
+    writer = gguf.GGUFWriter(partial, model.architecture.name)
+    add_metadata(writer, model.config, name=path.stem, file_type="F16", parameters=model.parameters)
+    writer.kv_data[0]["general.file_type"].value = i2s.FILE_TYPE_ID
+    writer.add_string(i2s.LAYOUT_KEY, layout)
+    add_vocabulary(writer, model.vocabulary)
+    for shape in model.shapes:
+        sizes = [shape.rows, shape.columns][2 - shape.dimensions :]
+        kind = gguf.GGMLQuantizationType.F32 if is_packed(shape) else gguf.GGMLQuantizationType[_plain(shape).type]
+        writer.add_tensor_info(shape.name, sizes, np.dtype(np.float32), _bytes(shape), raw_dtype=kind)
+        if is_packed(shape):
+            # The package knows no such type; the number is all that it writes of it.
+            writer.tensors[0][shape.name].dtype = i2s.TYPE_ID
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file: Any = writer.fout[0]
+    try:
+        writer.write_padding(file, file.tell())
+        for shape in model.shapes:
+            for start, stop in row_chunks(shape.rows, shape.columns):
+                rows = read_rows(model, shape, start, stop)
+                if is_packed(shape):
+                    i2s.pack(i2s.codes_of(rows, scales[shape.name]), layout).tofile(file)
+                else:
+                    encode(_plain(shape), rows, None, None).tofile(file)
+                progress(rows.size)
+            if is_packed(shape):
+                file.write(i2s.tail(scales[shape.name]))
+            writer.write_padding(file, _bytes(shape))
+        file.flush()
+        os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink()
+        raise
+    finally:
+        writer.close()
+    partial.rename(path)
+
+
+def validate(path: Path, model: Model | None = None) -> dict[str, Any]:
+    """Read a file as its declared layout says, and compare it with a model if one is given.
+
+    Returns:
+        What was checked: layout, tensors, values, and whether they were compared.
+
+    Raises:
+        OperatorError: the file is damaged, declares no layout, or does not hold the model's values; names the tensor.
+    """
+    file = read_gguf(path)
+    layout = i2s.declared_layout(file)
+    packed = [tensor for tensor in file.tensors.values() if tensor.type_id == i2s.TYPE_ID]
+    if not packed:
+        raise OperatorError(f"{path}: no tensor is i2_s")
+    values = 0
+    for tensor in packed:
+        decoded = i2s.read_tensor(file, tensor, layout)
+        values += decoded.codes.size
+        if model is not None:
+            _compare(path, tensor.name, decoded, model)
+    if model is not None:
+        missing = {shape.name for shape in model.shapes} ^ set(file.tensors)
+        missing |= {shape.name for shape in model.shapes if is_packed(shape)} ^ {tensor.name for tensor in packed}
+        if missing:
+            raise OperatorError(
+                f"{path}: tensor {printable(min(missing), 200)} is only in the file, or only in the model"
+            )
+    return {"layout": layout, "tensors": len(packed), "values": values, "compared": model is not None}
+
+
+def _compare(path: Path, name: str, decoded: i2s.Decoded, model: Model) -> None:
+    shape = next((shape for shape in model.shapes if shape.name == name), None)
+    if shape is None or (shape.rows, shape.columns) != decoded.codes.shape:
+        raise OperatorError(f"{path}: tensor {printable(name, 200)} is not one of the model's, or has another shape")
+    values = decoded.values
+    for start, stop in row_chunks(shape.rows, shape.columns):
+        different = np.argwhere(values[start:stop] != read_rows(model, shape, start, stop))
+        if len(different):
+            row, column = different[0]
+            raise OperatorError(
+                f"{path}: tensor {printable(name, 200)}: row {start + row}, column {column} is not the model's value"
+            )

@@ -1,0 +1,233 @@
+"""A recipe as a form: the text is the truth, and every edit touches one value of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.forms.model import FormModel
+from cockpit.forms.problems import RECIPE
+from cockpit.forms.rows import Spot, ordered_sections
+from cockpit.forms.values import NO_VALUE, read_value, show_number, show_value, toggled
+from recipes.fields import fields_of
+from recipes.schema import STAGE_TYPES
+from recipes.shipped import shipped_recipe, shipped_recipes
+
+TEXT = """# what this is for
+schema = 1
+name = "two"  # short
+
+[defaults.fake]
+learning_rate = 2e-4   # measured
+
+[[stage]]
+name = "one"
+kind = "fake"
+max_steps = 20   # quick
+
+[stage.retry]
+max_attempts = 2
+
+[[stage]]
+name = "two"
+kind = "fake"
+data = "one"
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> FormModel:
+    return FormModel(TEXT, tmp_path / "two.toml")
+
+
+def test_every_stage_type_has_rows_for_all_its_fields_in_sections_that_fit_a_screen() -> None:
+    for tag in STAGE_TYPES:
+        sections = ordered_sections(tag)
+        assert sorted(s.path for specs in sections.values() for s in specs) == sorted(s.path for s in fields_of(tag))
+        assert max(len(specs) for specs in sections.values()) <= 12
+
+
+def test_the_name_and_the_inputs_come_first() -> None:
+    names = list(ordered_sections("finetune"))
+    assert names[:3] == ["Stage", "Inputs", "LoRA"]
+    assert names[-1] in {"Launch", "Gates", "Retry"}
+
+
+def test_a_row_tells_where_its_value_comes_from(model: FormModel) -> None:
+    rows = {row.key: row for name in ordered_sections("fake") for row in model.rows(0, name)}
+    assert (rows["max_steps"].text, rows["max_steps"].origin) == ("20", "stage")
+    assert (rows["learning_rate"].text, rows["learning_rate"].origin) == ("2e-4", "defaults")
+    assert (rows["seed"].text, rows["seed"].origin) == ("42", "default")
+    assert (rows["retry.max_attempts"].text, rows["retry.max_attempts"].origin) == ("2", "stage")
+    assert rows["nan_at_step"].origin == ""
+
+
+def test_an_edit_changes_one_value_and_keeps_comments(model: FormModel) -> None:
+    model.set(0, "max_steps", "50")
+    model.check()
+    assert model.text == TEXT.replace("max_steps = 20   # quick", "max_steps = 50   # quick")
+    assert not model.problems
+    row = model.row(0, "max_steps")
+    assert row is not None
+    assert row.was == "20"
+
+
+def test_undo_restores_the_bytes_and_redo_does_it_again(model: FormModel) -> None:
+    model.set(0, "max_steps", "5")
+    model.set(0, "max_steps", "50")  # one visit of a row is one step
+    model.close_edit()
+    model.set(1, "seed", "7")
+    after = model.text
+    assert model.undo() == (1, "seed")
+    assert model.undo() == (0, "max_steps")
+    assert model.text == TEXT
+    assert model.undo() is None
+    model.redo()
+    model.redo()
+    assert model.text == after
+
+
+def test_a_value_cleared_and_typed_anew_keeps_its_place_and_comment(model: FormModel) -> None:
+    for typed in ("2", "", "3", "30"):
+        model.set(0, "max_steps", typed)
+    assert model.text == TEXT.replace("max_steps = 20 ", "max_steps = 30 ")
+    assert model.undo() == (0, "max_steps")
+    assert model.text == TEXT
+
+
+def test_typing_back_what_was_there_leaves_the_file_as_it_is(model: FormModel) -> None:
+    model.set(0, "max_steps", "2")
+    model.set(0, "max_steps", "20")
+    assert model.text == TEXT
+    assert not model.dirty
+
+
+def test_a_cleared_row_takes_its_default(model: FormModel) -> None:
+    model.set(0, "max_steps", "")
+    row = model.row(0, "max_steps")
+    assert row is not None
+    assert (row.text, row.origin) == ("100", "default")
+    assert "max_steps" not in model.text
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("max_steps", "0"),
+        ("max_steps", "x"),
+        ("step_s", "-1"),
+        ("retry.max_attempts", "9"),
+        ("data", "nobody"),
+        ("name", "A b"),
+    ],
+)
+def test_a_wrong_value_is_a_problem_of_its_own_row(model: FormModel, key: str, typed: str) -> None:
+    model.set(1, key, typed)
+    model.check()
+    row = model.row(1, key)
+    assert row is not None
+    assert row.problems
+    assert model.loaded is None
+    assert sum(head.problems for head in model.heads()) == 1
+    assert model.next_problem(Spot(RECIPE, "", "")) == Spot(1, model.section_of(1, key), key)
+
+
+def test_a_problem_of_the_defaults_shows_in_every_stage_that_takes_it(tmp_path: Path) -> None:
+    model = FormModel(TEXT.replace("2e-4", "7.0"), tmp_path / "two.toml")
+    for place in (0, 1):
+        row = model.row(place, "learning_rate")
+        assert row is not None
+        assert row.problems
+
+
+def test_a_stage_named_like_a_field_does_not_draw_its_problems_to_it(tmp_path: Path) -> None:
+    text = 'schema = 1\nname = "x"\n[[stage]]\nname = "data"\nkind = "fake"\nmax_steps = 0\n'
+    model = FormModel(text, tmp_path / "x.toml")
+    data, steps = model.row(0, "data"), model.row(0, "max_steps")
+    assert data is not None
+    assert steps is not None
+    assert (len(data.problems), len(steps.problems)) == (0, 1)
+
+
+def test_next_problem_goes_round(model: FormModel) -> None:
+    model.set(0, "max_steps", "0")
+    model.set(1, "seed", "-1")
+    model.check()
+    first = model.next_problem(Spot(RECIPE, "", ""))
+    assert first is not None
+    second = model.next_problem(first)
+    assert second is not None
+    assert (first.key, second.key) == ("max_steps", "seed")
+    assert model.next_problem(second) == first
+
+
+def test_text_that_is_no_toml_is_one_problem_and_no_rows(tmp_path: Path) -> None:
+    model = FormModel("name = \n", tmp_path / "broken.toml")
+    assert model.broken is not None
+    assert model.broken.line == 1
+
+
+def test_an_unknown_kind_is_told_and_has_no_rows(tmp_path: Path) -> None:
+    model = FormModel('schema = 1\nname = "x"\n[[stage]]\nname = "a"\nkind = "bake"\n', tmp_path / "x.toml")
+    assert model.sections(0) == []
+    assert model.loose_problems(0)
+
+
+def test_candidates_are_the_stages_whose_output_fits() -> None:
+    path = shipped_recipe("demo")
+    assert path is not None
+    model = FormModel(path.read_text(), path)
+    names = {head.name: head.place for head in model.heads()}
+    assert model.candidates(names["tuned"], "model") == ["base", "merged"]
+    assert model.candidates(names["tuned"], "data") == ["questions"]
+
+
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
+def test_every_value_of_every_shipped_recipe_survives_its_row(path: Path) -> None:
+    model = FormModel(path.read_text(), path)
+    for head in model.heads():
+        for section in model.sections(head.place):
+            for row in model.rows(head.place, section.name):
+                if row.origin == "stage":
+                    model.set(head.place, row.key, row.text)
+    assert model.text == path.read_text()
+    assert not model.refusal
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (1e-4, "float"),
+        (0.00025, "float"),
+        (3, "int"),
+        (True, "bool"),
+        ("plain", "str"),
+        ("two\nlines\t\x1b[31m", "str"),
+        (' "quoted" ', "str"),
+        (["a", "b"], "list"),
+        (["a, b", ""], "list"),
+        (["[x"], "list"),
+        (
+            [{"metric": "loss", "op": "<", "value": 2.5}, {"metric": "x", "op": ">=", "value": 1, "stretch": 2.0}],
+            "tables",
+        ),
+    ],
+)
+def test_a_value_shown_on_one_line_reads_back_as_itself(value: object, kind: str) -> None:
+    shown = show_value(value)
+    assert "\n" not in shown
+    assert "\x1b" not in shown
+    assert read_value(shown, kind) == value
+
+
+def test_numbers_are_written_as_people_do() -> None:
+    assert [show_number(x) for x in (2e-4, 0.05, 32.0, 1e-8, 1048576)] == ["2e-4", "0.05", "32", "1e-8", "1048576"]
+    assert read_value("", "float") is NO_VALUE
+    assert read_value("1_000", "int") == 1000
+    assert read_value("abc", "int") == "abc"
+
+
+def test_a_marked_choice_stands_in_the_declared_order() -> None:
+    assert toggled(["b"], "a", ["a", "b"]) == ["a", "b"]
+    assert toggled(["a", "b"], "a", ["a", "b"]) == ["b"]

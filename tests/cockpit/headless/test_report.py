@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from cockpit.headless.file_rows import file_table
+from cockpit.headless.report import comparisons, report_lines, run_json
+from cockpit.runs.stage_view import StageView
+from cockpit.runs.state import RunState, fold
+from cockpit.text.text_table import cells
+from cockpit.tui.widgets.stage_panel import stage_panel
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptEnded,
+    AttemptStarted,
+    Evaluated,
+    RunEnded,
+    RunStarted,
+    SampledText,
+    StageStarted,
+    StageSucceeded,
+)
+from engines.run_dir import RunDir
+from tests.tui import journals
+from tests.tui.journals import Journal
+
+PROTOCOL = "answers"
+
+
+def evaluated(journal: Journal, stage: str, loss: float, answers: dict[str, str], tokens: int = 900) -> None:
+    """One evaluate stage, from its start to its end."""
+    writer = f"e-{stage}"
+    journal.say("s", StageStarted(stage=stage, kind="evaluate"), after_s=1.0)
+    journal.open(writer, "engine", stage, 1)
+    journal.say(writer, AttemptStarted(stage=stage, kind="evaluate", attempt=1))
+    perplexity = math.exp(loss)
+    journal.say(
+        writer,
+        Evaluated(
+            stage=stage, attempt=1, step=None, loss=loss, perplexity=perplexity, tokens=tokens, protocol=PROTOCOL
+        ),
+    )
+    for prompt, text in answers.items():
+        sample = SampledText(stage=stage, attempt=1, step=None, prompt=prompt, text=text, expected="forty-two")
+        journal.say(writer, sample)
+    metrics: dict[str, float | None] = {"loss": loss, "perplexity": perplexity, "cpu_s": 2.0}
+    journal.say(
+        writer,
+        StageSucceeded(stage=stage, attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics),
+        after_s=1.0,
+    )
+
+
+def compared(before: float, after: float, **options: int) -> RunState:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    names = ["before", "after"]
+    journal.say("s", RunStarted(run="r", recipe="demo", reason="launch", stages=names, kinds=["evaluate"] * 2))
+    evaluated(journal, "before", before, {"What?": "no\x1b[2Jidea", "Only here?": "x"})
+    evaluated(journal, "after", after, {"What?": "forty-one"}, **options)
+    journal.say("s", RunEnded(state="succeeded"), after_s=1.0)
+    return fold(journal.events)
+
+
+def test_two_evaluations_of_the_same_tokens_are_compared_and_their_answers_stand_side_by_side() -> None:
+    state = compared(4.0, 3.0)
+    text = "\n".join(report_lines(state))
+    assert "before 4.000 → after 3.000 (-25.0 %)" in text
+    question = text[text.index("Question: What?") :].splitlines()
+    assert [line.split(maxsplit=1)[0] for line in question[1:4]] == ["expected", "before", "after"]
+    assert "forty-one" in question[3]
+    assert "Only here?" not in text
+
+
+def test_evaluations_of_other_tokens_are_not_compared() -> None:
+    assert comparisons(compared(4.0, 3.0, tokens=901)) == []
+
+
+def test_a_report_is_harmless_to_print() -> None:
+    text = "\n".join(report_lines(compared(4.0, math.nan)))
+    assert "\x1b" not in text
+    assert "after nan" in text
+
+
+def test_exported_files_have_a_row_each() -> None:
+    metrics: dict[str, float | None] = {}
+    for name, size in (("f16", 8e6), ("q4_k_m", 2.5e6)):
+        metrics |= {
+            f"{name}_bytes": size,
+            f"{name}_bits_per_weight": 16.0,
+            f"{name}_mean_kl": 1e-8,
+            f"{name}_top1": 0.9951,
+        }
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", StageStarted(stage="gguf", kind="export"))
+    journal.open("e", "engine", "gguf", 1)
+    journal.say("e", StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
+    rows = [line.split() for line in report_lines(fold(journal.events))]
+    assert ["F16", "7.63", "MiB", "16.0", "1e-8", "99.51%"] in rows
+    assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%", "green"] in rows
+
+
+def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_files() -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["merged"], kinds=["merge"]))
+    journal.say("s", StageStarted(stage="merged", kind="merge"))
+    journal.open("e", "engine", "merged", 1)
+    metrics: dict[str, float | None] = {"bytes": 8e6, "mean_kl": 2e-7, "top1": 1.0}
+    journal.say("e", StageSucceeded(stage="merged", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
+    rows = [line.split() for line in report_lines(fold(journal.events))]
+    assert ["merged", "7.63", "MiB", "2e-7", "100.00%"] in rows
+
+
+def test_the_time_between_attempts_is_not_a_stages_time() -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["base"], kinds=["fake"]))
+    for attempt in (1, 2):
+        writer = f"e{attempt}"
+        journal.t += 36_000.0
+        journal.say("s", StageStarted(stage="base", kind="fake", attempt=attempt))
+        journal.open(writer, "engine", "base", attempt)
+        journal.say(writer, AttemptStarted(stage="base", kind="fake", attempt=attempt))
+        journal.t += 60.0
+        journal.say(writer, AttemptEnded(stage="base", attempt=attempt, reason="error"))
+    row = next(line for line in report_lines(fold(journal.events)) if "base" in line and "fake" in line)
+    assert "2m" in row
+    assert "h" not in row.replace("fake", "")
+
+
+def test_the_table_fits_80_columns() -> None:
+    for events in (journals.finished().events, journals.live().events, compared(4.0, 3.0)):
+        state = events if isinstance(events, RunState) else fold(events)
+        table = report_lines(state)
+        assert max(len(line) for line in table[: len(state.stages) + 3]) <= 80
+
+
+def test_every_state_a_run_can_be_in_has_a_report() -> None:
+    for events in (
+        journals.live().events,
+        journals.merging().events,
+        journals.failed().events,
+        journals.begun().events,
+    ):
+        for upto in range(0, len(events), 37):
+            assert report_lines(fold(events[:upto]))
+
+
+def test_json_has_no_word_for_nan_so_it_is_a_string(tmp_path: Path) -> None:
+    events: list[AnyEvent] = journals.failed().events
+    value = run_json(RunDir(tmp_path), {"recipe": "x", "parent": None}, fold(events), "failed")
+    json.loads(json.dumps(value, allow_nan=False))
+    state = compared(4.0, math.nan)
+    value = run_json(RunDir(tmp_path), {"recipe": "x"}, state, "succeeded")
+    assert value["stages"][1]["metrics"]["loss"] == "NaN"
+
+
+def test_artifacts_are_listed_with_size_and_hash(tmp_path: Path) -> None:
+    journal = Journal()
+    journal.open("e", "engine", "gguf", 1)
+    made = ArtifactCommitted(
+        stage="gguf", attempt=1, name="F16", kind="gguf", path="stages/gguf/out/x", bytes=7, sha256="ab"
+    )
+    journal.say("e", made)
+    stage = run_json(RunDir(tmp_path), {}, fold(journal.events), "running")["stages"][0]
+    assert stage["artifacts"] == [
+        {"name": "F16", "kind": "gguf", "path": "stages/gguf/out/x", "bytes": 7, "sha256": "ab"}
+    ]
+
+
+def exported(*types: str, over: int = 0) -> StageView:
+    """An export that is measuring (`over` files are done), or done with all of them."""
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", StageStarted(stage="gguf", kind="export"))
+    journal.open("e", "engine", "gguf", 1)
+    journal.say("e", AttemptStarted(stage="gguf", kind="export", attempt=1))
+    for name in types[: over or None]:
+        numbers: dict[str, float | None] = {"mean_kl": 1e-3, "top1": 0.98}
+        journal.say(
+            "e",
+            Evaluated(
+                stage="gguf",
+                attempt=1,
+                step=None,
+                loss=2.0,
+                perplexity=7.4,
+                tokens=9,
+                protocol=f"parity:{name}",
+                metrics=numbers,
+            ),
+        )
+    metrics: dict[str, float | None] = {}
+    for name in types:
+        metrics |= {f"{name}_bytes": 4e6, f"{name}_bits_per_weight": 8.5, f"{name}_mean_kl": 1e-3, f"{name}_top1": 0.98}
+        metrics |= {f"{name}_tokens_per_second": 100.0, f"{name}_rss_bytes": 9e8}
+    if not over:
+        done = StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics)
+        journal.say("e", done, after_s=1.0)
+    return fold(journal.events).stages[0]
+
+
+def test_a_living_export_shows_what_it_has_measured() -> None:
+    lines = file_table(exported("f16", "q8_0", "q4_k_m", over=2), 100)
+    assert [line.split()[0] for line in lines[2:]] == ["F16", "Q8_0"]
+    assert lines[3].endswith("green")
+
+
+def test_a_narrow_table_of_files_keeps_what_tells_good_from_bad() -> None:
+    wide, narrow = (file_table(exported("q8_0"), width) for width in (100, 34))
+    assert "memory" in wide[0]
+    assert narrow[0].split() == ["file", "mean", "KL", "top-1", "light"]
+    assert max(map(cells, narrow)) <= 34
+
+
+def test_the_panel_of_an_export_colours_lights_and_counts_what_does_not_fit() -> None:
+    stage = exported("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s")
+    panel = stage_panel(stage, 78, 6, {"success": "#00ff00"})
+    assert len(panel) <= 6
+    assert "more" in panel[-1].plain
+    whole = stage_panel(stage, 78, 20, {"success": "#00ff00"})
+    row = next(line for line in whole if "Q8_0" in line.plain)
+    assert any("#00ff00" in str(span.style) for span in row.spans)

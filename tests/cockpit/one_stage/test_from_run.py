@@ -1,0 +1,224 @@
+"""Resume, merge and quantize, prepared without a screen."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from cockpit.one_stage import from_run as actions
+from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
+from cockpit.runs.summaries import fold_run
+from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
+from cockpit.tui.screens.make_dialogs import plan_words
+from engines.run_dir import RunDir
+from recipes.load import load_recipe_text
+from tests.tui.made_runs import make_run
+
+
+def _adapter_run(root: Path, base: Path) -> RunDir:
+    run = make_run(root, kind="finetune")
+    spec = {"inputs": {"model": {"origin": "path", "name": "base", "path": str(base), "manifest_sha256": "b" * 64}}}
+    run.stage_json("train", 1).write_text(json.dumps(spec))
+    return run
+
+
+def _safetensors(folder: Path, rows: int, columns: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    size = rows * columns * 2
+    tensor = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {}, "w": tensor}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * size)
+
+
+def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    rows = actions.checkpoint_rows(fold_run(run).stages)
+    assert [(row.checkpoint.step, row.removed) for row in rows] == [(40, False), (30, False), (20, False), (10, True)]
+    assert [row.best for row in rows] == [True, False, False, False]
+    assert "removed" in actions.why_no_resume("stopped", rows[-1], rows)
+    assert actions.why_no_resume("stopped", rows[1], rows) == ""
+
+
+def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
+    rows = actions.checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
+    for state in ("queued", "running", "paused"):
+        assert "live" in actions.why_no_resume(state, rows[0], rows)
+        assert "live" in actions.why_no_merge(state, None)
+        assert "live" in actions.why_no_export(state, None)
+
+
+def test_a_finished_run_needs_a_checkpoint_to_go_back_to() -> None:
+    assert actions.why_no_resume("succeeded", None)
+    assert not actions.why_no_resume("failed", None)
+
+
+def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp_path: Path) -> None:
+    base = tmp_path / 'base "x" [/bold]'
+    _safetensors(base, 4, 8)
+    run = _adapter_run(tmp_path / "runs", base)
+    found = actions.sources(run, fold_run(run).stages)
+    assert [(source.kind, source.step) for source in found] == [
+        ("adapter", None),
+        ("adapter", 40),
+        ("adapter", 30),
+        ("adapter", 20),
+    ]
+    for source in found[:2]:
+        of = actions.base_of(run, source)
+        assert of is not None
+        made = actions.merge_recipe(run, "atlas", source, of, "bfloat16")
+        recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
+        (stage,) = recipe.stage
+        assert (stage.kind, stage.model, stage.adapter) == ("merge", str(base), str(source.path))
+        assert made.parent == run.id
+        assert source.manifest_sha256 in made.text
+        assert "b" * 64 in made.text
+
+
+def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", kind="pretrain")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    made = actions.export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
+    recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
+    (stage,) = recipe.stage
+    assert (stage.kind, stage.file_types) == ("export", ["F16", "Q8_0"])
+    assert recipe.name == "atlas-gguf"
+
+
+def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> None:
+    for name in ("x" * 60, "A b/c", "", "merged", "-merged", "\x1b[2J"):
+        made = actions.short_name(name, "gguf")
+        load_recipe_text(f'schema = 1\nname = "{made}"\n[[stage]]\nname = "a"\nkind = "fake"\n', Path("x.toml"))
+
+
+def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
+    run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    assert "gone" in actions.why_no_merge("succeeded", source, actions.base_of(run, source))
+    assert "does not say" in actions.why_no_merge("succeeded", source, None)
+
+
+def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    facts = model_facts(tmp_path / "m")
+    assert facts is not None
+    assert facts.parameters == 64 * 128
+    need = export_need(tmp_path, tmp_path / "m", ["Q8_0"])
+    assert need.disk_bytes == 64 * 128 * 8.5 / 8
+    assert merge_need(tmp_path, tmp_path / "m", "float32").disk_bytes == 64 * 128 * 4
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert model_facts(tmp_path / "m") is None
+    assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes is None
+
+
+LEARNED = """
+schema = 1
+name = "atlas"
+[[stage]]
+name = "train"
+kind = "pretrain"
+data = "/nowhere"
+hidden_size = 256
+intermediate_size = 768
+num_hidden_layers = 1
+num_attention_heads = 4
+num_key_value_heads = 2
+[[stage]]
+name = "questions"
+kind = "prepare"
+output = "messages"
+data = "/nowhere"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "train"
+data = "questions"
+[[stage]]
+name = "merged"
+kind = "merge"
+model = "train"
+adapter = "tuned"
+"""
+
+
+def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", kind="pretrain")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    recipe = load_recipe_text(LEARNED.replace("/nowhere", str(gone)), run.root / "recipe.toml").recipe
+    gone.rmdir()
+    stage = {name: InputRef("stage", name, None) for name in ("train", "questions", "tuned")}
+    inputs = {
+        "train": {"data": InputRef("path", str(gone), str(gone))},
+        "tuned": {"model": stage["train"], "data": stage["questions"]},
+        "merged": {"model": stage["train"], "adapter": stage["tuned"]},
+    }
+    plan = RunRecipe(recipe, ["train", "questions", "tuned", "merged"], inputs, [])
+    run.recipe_json.write_text(json.dumps(plan.to_json()))
+    assert actions.held_out_data(run, "merged") is None, "its folder is gone"
+    run.out("questions").mkdir(parents=True)
+    assert actions.held_out_data(run, "train") is None
+    assert actions.held_out_data(run, "merged") == (run.out("questions"), input_hash(run.out("questions")))
+    run.out("merged").mkdir(parents=True)
+    source = actions.Source("model", "merged", run.out("merged"), "c" * 64)
+    made = actions.export_recipe(run, "atlas", source, ["F16"])
+    (export,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
+    assert export.data == str(run.out("questions"))
+
+
+def test_sizes_of_a_model_whose_config_is_known_are_those_of_the_file_to_come(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    config = {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+    }
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    plan = file_plans(tmp_path / "m", ["F16", "Q4_K_M"])["Q4_K_M"]
+    assert plan.fallbacks, "rows of 96 are no blocks of 256"
+    assert export_need(tmp_path, tmp_path / "m", ["Q4_K_M"], parity=False).disk_bytes == plan.bytes
+    need = export_need(tmp_path, tmp_path / "m", ["Q4_K_M"])
+    assert need.disk_bytes == plan.bytes + (2048 + 256) * 512 * 4, "and the model's logits meanwhile"
+
+
+def test_types_that_need_more_than_weights_say_so(tmp_path: Path) -> None:
+    config = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 1, "vocab_size": 512}))
+    words = {name: plan_words(plan) for name, plan in file_plans(tmp_path, ["IQ2_XS", "TQ2_0", "Q4_K_S"]).items()}
+    assert words["IQ2_XS"].endswith("with importance matrix")
+    assert words["TQ2_0"].endswith("ternary models only")
+    assert words["Q4_K_S"].endswith("b/w")
+    plan = file_plans(tmp_path, ["IQ2_XS"])["IQ2_XS"]
+    assert next(c.type for c in plan.choices if c.shape.name == "blk.0.attn_v.weight") == "Q4_K", "four heads share one"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"vocab_size": "x"}', '{"num_hidden_layers": 1e300}', "[" * 100_000])
+def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Path, text: str) -> None:
+    _safetensors(tmp_path / "m", 64, 128)
+    (tmp_path / "m" / "config.json").write_text(text)
+    assert file_plans(tmp_path / "m", ["Q8_0"]) == {}
+    assert export_need(tmp_path, tmp_path / "m", ["Q8_0"]).disk_bytes == 64 * 128 * 8.5 / 8
+
+
+def test_an_adapter_of_a_run_that_was_moved_finds_its_base_where_it_is_now(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = _adapter_run(runs, runs / "other" / "stages" / "base" / "out")
+    source = actions.sources(run, fold_run(run).stages)[0]
+    (source.path / "base.json").write_text(json.dumps({"path": str(run.out("base")), "manifest_sha256": None}))
+    for base in (runs / "other" / "stages" / "base" / "out", run.out("base")):
+        base.mkdir(parents=True)
+    moved = RunDir(runs.rename(tmp_path / "elsewhere") / run.id)
+    source = actions.sources(moved, fold_run(moved).stages)[0]
+    beside = actions.base_of(moved, source)
+    assert beside is not None
+    assert beside.path == tmp_path / "elsewhere" / "other" / "stages" / "base" / "out"
+    assert beside.text == str(beside.path)
+    moved.stage_json("train", 1).unlink()
+    own = actions.base_of(moved, source)
+    assert own is not None
+    assert own.path == moved.out("base")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cockpit.runs.find import find_run, list_runs, run_ids, runs_root
+from engines.run_dir import RunDir, create_run_dir
+from recipes.problems import OperatorError
+
+
+def make(root: Path, *ids: str) -> None:
+    """Run directories, each a little younger than the one before."""
+    for age, name in enumerate(ids):
+        (root / name).mkdir(parents=True)
+        (root / name / "run.json").write_text(json.dumps({"format": 1, "id": name, "recipe": "r"}))
+        os.utime(root / name / "run.json", (1_000_000 + age, 1_000_000 + age))
+
+
+def test_the_folder_of_runs_is_the_one_named_then_the_environment_s_then_the_account_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("COCKPIT_RUNS_DIR", "~/runs")
+    monkeypatch.chdir(tmp_path)
+    assert runs_root("mine") == tmp_path / "mine"
+    assert runs_root() == Path("/home/ada/runs")
+    monkeypatch.delenv("COCKPIT_RUNS_DIR")
+    assert runs_root() == tmp_path / "data" / "cockpit" / "runs"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert runs_root() == Path("/home/ada/.local/share/cockpit/runs")
+
+
+def test_only_run_directories_are_runs(tmp_path: Path) -> None:
+    make(tmp_path, "20261120-2130-atlas", ".new-17-42")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "20261120-2131-file").write_text("")
+    (tmp_path / "20261120-2132-gone").symlink_to(tmp_path / "nowhere")
+    assert run_ids(tmp_path) == ["20261120-2130-atlas"]
+    assert run_ids(tmp_path / "nowhere") == []
+    assert run_ids(tmp_path / "20261120-2131-file") == []
+
+
+def test_the_newest_run_is_first_and_within_a_minute_the_one_that_was_made_last(tmp_path: Path) -> None:
+    order = [
+        "20261119-2359-zeta",
+        "20261120-2130-zeta",
+        "20261120-2130-atlas",
+        "20261120-2130-atlas-2",
+        "20261120-2130-base",
+        "20261120-2130-atlas-10",
+        "20261120-2131-atlas",
+    ]
+    make(tmp_path, *order)
+    assert run_ids(tmp_path) == order[::-1]
+    assert find_run(tmp_path, "last").id == "20261120-2131-atlas"
+
+
+def test_copied_runs_whose_dates_are_equal_are_ordered_by_their_numbers(tmp_path: Path) -> None:
+    names = ["20261120-2130-atlas-10", "20261120-2130-atlas-2", "20261120-2130-atlas"]
+    make(tmp_path, *names)
+    for name in names:
+        os.utime(tmp_path / name / "run.json", (5, 5))
+    assert run_ids(tmp_path) == names
+
+
+def test_a_run_is_named_by_its_id_a_prefix_its_path_or_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "20261120-2130-atlas", "20261120-2130-atlas-2", "20261121-0900-base")
+    assert find_run(tmp_path, "20261120-2130-atlas").id == "20261120-2130-atlas", "a whole id is no prefix of another"
+    assert find_run(tmp_path, "20261121").id == "20261121-0900-base"
+    monkeypatch.chdir(tmp_path)
+    for path in ("./20261120-2130-atlas", str(tmp_path / "20261120-2130-atlas"), "20261120-2130-atlas/"):
+        assert find_run(tmp_path / "elsewhere", path).root == tmp_path / "20261120-2130-atlas"
+    monkeypatch.chdir(tmp_path / "20261121-0900-base")
+    assert find_run(tmp_path, ".").id == "20261121-0900-base"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("20261120", "means 2 runs"),
+        ("atlas", "nearest 20261120"),
+        ("", "means 3 runs"),
+        ("nothing", "no run 'nothing'"),
+        ("./nothing", "is not a run directory"),
+        ("..", "is not a run directory"),
+        ("\x1b[2J", "no run '\\x1b[2J'"),
+        ("a" * 5000, "no run"),
+        ("a/" * 3000, "is not a run directory"),
+    ],
+)
+def test_a_name_that_means_no_run_or_several_is_answered_in_words(tmp_path: Path, wanted: str, says: str) -> None:
+    make(tmp_path, "20261120-2130-atlas", "20261120-2140-atlas", "20261121-0900-base")
+    with pytest.raises(OperatorError) as problem:
+        find_run(tmp_path, wanted)
+    assert says in str(problem.value)
+    assert problem.value.hint
+
+
+def test_last_of_no_runs_is_answered_in_words(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="no runs in"):
+        find_run(tmp_path, "last")
+
+
+def test_runs_are_listed_newest_first_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    made: list[RunDir] = [
+        create_run_dir(tmp_path, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1")
+        for name in ("a", "b", "c")
+    ]
+    made[1].run_json.write_text("damaged")
+    os.utime(made[1].run_json, (1, 1))
+    assert [summary.recipe for summary in list_runs(tmp_path)] == ["c", "a"]
+    assert [summary.recipe for summary in list_runs(tmp_path, limit=1)] == ["c"]

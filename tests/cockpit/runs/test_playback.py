@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cockpit.runs import playback as module
+from cockpit.runs.playback import LONGEST_PAUSE_S, Playback, read_run
+from cockpit.runs.state import fold
+from engines.events import Step
+from tests.tui import journals
+
+EVENTS = journals.failed().events
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, len(EVENTS)), min_size=1, max_size=8))
+def test_any_seeks_end_in_the_fold_of_the_events_before_the_playhead(seeks: list[int]) -> None:
+    before = module.SHORTEST_KEYFRAME
+    module.SHORTEST_KEYFRAME = 300
+    try:
+        playback = Playback(EVENTS)
+    finally:
+        module.SHORTEST_KEYFRAME = before
+    for index in seeks:
+        playback.seek(index)
+    assert playback.state.digest() == fold(EVENTS[: seeks[-1]]).digest()
+
+
+def test_reading_a_keyframe_does_not_change_it() -> None:
+    playback = Playback(EVENTS)
+    playback._spacing = 200
+    playback.seek(len(EVENTS))
+    for index in (450, 1000, 450, 210):
+        playback.seek(index)
+        playback.state.series("atlas", "loss").envelope(0, 820, 50)
+        assert playback.state == fold(EVENTS[:index])
+
+
+def test_samples_are_steps_and_reports_of_progress() -> None:
+    playback = Playback(EVENTS)
+    step_300 = next(n for n, e in enumerate(EVENTS, 1) if isinstance(e, Step) and e.step == 300)
+    playback.seek(step_300)
+    playback.seek_samples(1)
+    last = EVENTS[playback.index - 1]
+    assert isinstance(last, Step)
+    assert last.step == 301
+    playback.seek_samples(-1)
+    assert playback.index == step_300
+    playback.seek_samples(-10_000)
+    assert playback.index == 0
+    playback.seek_samples(10_000)
+    assert playback.at_end
+
+
+def test_time_passes_at_the_chosen_speed() -> None:
+    playback = Playback(journals.live(100).events)
+    playback.set_speed(2.0)
+    playback.toggle()
+    playback.tick(10.0)
+    assert playback.elapsed_s <= 20.0
+    assert playback._clock[playback.index] > 20.0
+    playback.set_speed(math.inf)
+    while playback.playing:
+        playback.tick(0.2)
+    assert playback.at_end
+
+
+def test_a_night_between_two_events_does_not_play_for_a_night() -> None:
+    journal = journals.live(20)
+    journal.t += 40_000
+    journals.training(journal, attempt=2, last=5)
+    playback = Playback(journal.events)
+    assert playback.length_s < 30 * 4 * 10 + LONGEST_PAUSE_S
+    assert playback.length_s > 0
+
+
+def test_moments_are_checkpoints_guards_and_failures_in_order() -> None:
+    playback = Playback(EVENTS)
+    assert [m.character for m in playback.moments if m.character != "|"] == [*"◆◆◆◆◆◆!✗", *"◆!✗", "✗", "✗"]
+    playback.seek(0)
+    seen = []
+    while playback.seek_moment(1) is not None:
+        seen.append(playback.index)
+    assert seen == sorted({m.index for m in playback.moments})
+    assert playback.seek_moment(-1) is not None
+
+
+def test_going_to_a_step_finds_the_last_time_it_was_taken() -> None:
+    playback = Playback(EVENTS)
+    assert playback.seek_step(550, "atlas")
+    last = EVENTS[playback.index - 1]
+    assert isinstance(last, Step)
+    assert (last.attempt, last.step) == (2, 550)
+    assert not playback.seek_step(5000)
+
+
+def test_a_recorded_run_is_read_with_the_parts_of_other_ranks(tmp_path: Path) -> None:
+    run = journals.failed().write(tmp_path / "run")
+    lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    part = [line for line in lines if b'"w":"samp"' in line]
+    rest = [line for line in lines if b'"w":"samp"' not in line]
+    (run / "journal.d").mkdir()
+    (run / "journal.d" / "samp.jsonl").write_bytes(b"".join(part))
+    (run / "journal.jsonl").write_bytes(b"".join(rest) + b"not a record\n")
+    recorded = read_run(run)
+    assert recorded.unreadable == 1
+    assert fold(recorded.events) == fold(EVENTS)
+    times = [event.t for event in recorded.events]
+    assert times == sorted(times)
+    assert read_run(run / "journal.d" / "samp.jsonl").events[0].w == "samp"

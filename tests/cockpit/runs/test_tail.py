@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cockpit.runs.tail import Follower
+from cockpit.supervision.relay import Relay
+from engines.events import AnyEvent, Event, Gap, Phase, Warned, encode_record
+from engines.journal import read_journal
+
+
+@pytest.fixture(autouse=True)
+def _own_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="cp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
+
+
+class Run:
+    """A run directory with writers that a test lets speak into the journal, the pipe, or both."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        self.journal = root / "journal.jsonl"
+        self.journal.touch()
+        os.mkfifo(root / "live.fifo")
+        self.pipe = os.open(root / "live.fifo", os.O_RDWR | os.O_NONBLOCK)
+        self.relay = Relay(root, root / "live.fifo")
+        self.seq: dict[str, int] = {}
+
+    def say(self, writer: str, *, journal: bool = True, live: bool = True, event: Event | None = None) -> int:
+        seq = self.seq.get(writer, 0)
+        self.seq[writer] = seq + 1
+        record = encode_record(
+            event or Phase(stage="s", attempt=1, name=f"{writer}/{seq}"), writer=writer, seq=seq, t=1.0 + seq, m=1.0
+        )
+        if journal:
+            with self.journal.open("ab") as file:
+                file.write(record)
+        if live:
+            os.write(self.pipe, record)
+            self.relay.pump()
+        return seq
+
+    def write_late(self, writer: str, seq: int) -> None:
+        """Put a record into the journal that was held back while the disk was full."""
+        with self.journal.open("ab") as file:
+            file.write(encode_record(Phase(stage="s", attempt=1, name="late"), writer=writer, seq=seq, t=1.0, m=1.0))
+
+    def close(self) -> None:
+        self.relay.close()
+        os.close(self.pipe)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path / "run")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def follower(run: Run) -> Iterator[Follower]:
+    made = Follower(run.root)
+    made.poll()
+    run.relay.pump()
+    yield made
+    made.close()
+
+
+def names(events: list[AnyEvent]) -> list[tuple[str, int]]:
+    return [(event.w, event.seq) for event in events]
+
+
+def rest(follower: Follower) -> list[AnyEvent]:
+    """Everything there is by now."""
+    found = follower.poll(max_records=1)
+    while follower.behind:
+        found += follower.poll(max_records=1)
+    return found + follower.poll()
+
+
+def test_an_event_is_given_once_whether_it_comes_by_the_pipe_or_the_journal_or_both(
+    run: Run, follower: Follower
+) -> None:
+    run.say("e1")
+    run.say("e1", live=False)
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 0), ("e1", 1), ("e1", 2)]
+    assert follower.poll() == []
+
+
+def test_what_only_the_pipe_has_is_shown_while_the_disk_is_full_and_not_again_after(
+    run: Run, follower: Follower
+) -> None:
+    for _ in range(3):
+        run.say("e1")
+    follower.poll()
+    for _ in range(4):
+        run.say("e1", journal=False)
+    assert names(follower.poll()) == [("e1", 3), ("e1", 4), ("e1", 5), ("e1", 6)]
+    run.say("e1", event=Gap(lost=4))
+    assert names(follower.poll()) == [("e1", 7)]
+
+
+def test_what_a_full_disk_delayed_is_given_when_the_journal_has_it_and_once(run: Run, follower: Follower) -> None:
+    run.say("e1")
+    delayed = run.say("e1", journal=False, live=False)
+    for _ in range(3):
+        run.say("e1", journal=False)
+    assert names(follower.poll()) == [("e1", 0), ("e1", 2), ("e1", 3), ("e1", 4)]
+    run.write_late("e1", delayed)
+    assert names(follower.poll()) == [("e1", 1)]
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 5)]
+
+
+def test_what_the_pipe_dropped_is_read_from_the_journal_in_its_place(run: Run, follower: Follower) -> None:
+    run.say("e1")
+    for _ in range(5):
+        run.say("e1", live=False)
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", seq) for seq in range(7)]
+
+
+def test_what_neither_has_does_not_stop_what_follows(run: Run, follower: Follower) -> None:
+    run.say("e1")
+    run.say("e1", journal=False, live=False)
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 0), ("e1", 2)]
+
+
+def test_rubbish_in_the_pipe_is_passed_over(run: Run, follower: Follower) -> None:
+    run.say("e1")
+    os.write(run.pipe, b'rubbish\n\xff\xfe\n{"v":1}\n' + b"[" * 3000 + b'\n{"v":1,"w":"e1","seq":-4}\n')
+    run.relay.pump()
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 0), ("e1", 1)]
+    assert follower.bad == 0, "the pipe is a hint: only the journal's damage is counted"
+
+
+def test_writers_do_not_wait_for_each_other(run: Run, follower: Follower) -> None:
+    run.say("e1", journal=False, live=False)
+    run.say("s1")
+    run.say("e1")
+    assert names(follower.poll()) == [("s1", 0), ("e1", 1)]
+
+
+def test_without_a_supervisor_the_journal_alone_is_followed(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.say("e1")
+    run.relay.close()
+    follower = Follower(run.root)
+    assert names(follower.poll()) == [("e1", 0)]
+    run.say("e1")
+    assert names(follower.poll(timeout_s=0.01) or follower.poll()) == [("e1", 1)]
+    follower.close()
+    run.close()
+
+
+def test_a_run_that_is_not_live_is_followed_without_a_socket(run: Run) -> None:
+    run.say("e1")
+    follower = Follower(run.root, live=False)
+    assert names(follower.poll()) == [("e1", 0)]
+    follower.close()
+
+
+def test_a_supervisor_that_comes_back_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cockpit.runs.tail.RECONNECT_S", 0.0)
+    run = Run(tmp_path / "run")
+    follower = Follower(run.root)
+    follower.poll()
+    run.relay.close()
+    assert follower.poll() == []
+    run.relay = Relay(run.root, run.root / "live.fifo")
+    follower.poll()
+    run.relay.pump()
+    run.say("e1", journal=False)
+    assert names(follower.poll()) == [("e1", 0)]
+    follower.close()
+    run.close()
+
+
+def test_a_long_journal_comes_in_parts_and_what_is_live_meanwhile_is_not_lost(run: Run, follower: Follower) -> None:
+    for _ in range(300):
+        run.say("e1", live=False)
+    run.say("e1", journal=False)
+    found = follower.poll(max_records=1)
+    assert follower.behind
+    found += rest(follower)
+    assert names(found) == [("e1", seq) for seq in range(301)]
+
+
+def test_a_record_too_long_for_the_pipe_comes_by_the_journal(run: Run, follower: Follower) -> None:
+    run.say("e1", live=False, event=Warned(message="x" * 60_000))
+    run.say("e1")
+    assert names(follower.poll()) == [("e1", 0), ("e1", 1)]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 2**32))
+def test_attached_at_any_moment_and_whatever_the_pipe_loses_every_record_of_the_journal_is_given_in_order(
+    tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    folder = tmp_path / f"run-{seed}-{draw.random()}"
+    run = Run(folder)
+    writers = ["e1", "s1", "s2"]
+    for _ in range(draw.randrange(40)):
+        run.say(draw.choice(writers), live=draw.random() < 0.7)
+    follower = Follower(folder)
+    found = follower.poll(max_records=draw.choice([1, 5, 2000]))
+    for _ in range(draw.randrange(120)):
+        run.say(draw.choice(writers), live=draw.random() < 0.7)
+        if draw.random() < 0.2:
+            run.relay.pump()
+            found += follower.poll(max_records=draw.choice([1, 5, 2000]))
+    run.relay.pump()
+    found += rest(follower)
+    follower.close()
+    run.close()
+    expected = list(read_journal(run.journal))
+    for writer in writers:
+        assert [e.seq for e in found if e.w == writer] == [e.seq for e in expected if e.w == writer]

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.supervision import interpreters as preflight
+from cockpit.supervision.interpreters import INSTALL, NEEDS, TESTED, check_here, check_interpreters, needs_of
+from recipes.problems import OperatorError
+from recipes.schema import STAGE_TYPES, Recipe
+
+
+def recipe(*stages: dict[str, Any]) -> Recipe:
+    given = [{"name": f"s{n}", "kind": "fake", **fields} for n, fields in enumerate(stages)]
+    return Recipe.model_validate({"schema": 1, "name": "r", "stage": given})
+
+
+def interpreter(folder: Path, answer: str, status: int = 0) -> str:
+    """Something that is started like Python and answers what it likes."""
+    path = folder / "python"
+    path.write_text(f"#!{sys.executable}\nimport sys, time\nsys.stdout.write({answer!r})\nsys.exit({status})\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def problem_of(found: Recipe, names: list[str] | None = None) -> OperatorError:
+    with pytest.raises(OperatorError) as caught:
+        check_interpreters(found, names or [stage.name for stage in found.stage])
+    assert caught.value.hint == INSTALL
+    return caught.value
+
+
+def test_every_kind_of_stage_has_its_needs() -> None:
+    kinds = {tag.partition("-")[0] for tag in STAGE_TYPES}
+    assert set(NEEDS) == kinds
+    assert set(TESTED) <= set().union(*NEEDS.values())
+
+
+def test_splitting_text_needs_no_tokenizer_library() -> None:
+    text = recipe({"kind": "prepare", "output": "text", "source": "/x"}).stage[0]
+    tokens = recipe({"kind": "prepare", "output": "tokens", "data": "/x", "tokenizer": "/y"}).stage[0]
+    assert "sentencepiece" not in needs_of(text)
+    assert "sentencepiece" in needs_of(tokens)
+
+
+def test_this_interpreter_passes_for_a_stage_whose_needs_it_has() -> None:
+    check_interpreters(recipe({}), ["s0"])
+    check_interpreters(recipe({"python": sys.executable}), ["s0"])
+
+
+def test_a_package_that_is_not_there_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "fake", ("msgspec", "no-such-package", "nor-this"))
+    assert str(problem_of(recipe({}))) == f"{sys.executable} lacks no-such-package, nor-this"
+    there = problem_of(recipe({"python": sys.executable}))
+    assert str(there) == f"{sys.executable} lacks no-such-package, nor-this"
+
+
+def test_stages_that_will_not_run_are_not_asked_about() -> None:
+    found = recipe({}, {"python": "/nowhere/python"})
+    check_interpreters(found, ["s0"])
+    assert "no such interpreter" in str(problem_of(found, ["s1"]))
+
+
+def test_all_interpreters_problems_are_told_at_once(tmp_path: Path) -> None:
+    found = recipe({"python": "/nowhere/python"}, {"python": "/nor/there"}, {"python": interpreter(tmp_path, "x")})
+    text = str(problem_of(found))
+    assert "/nowhere/python" in text
+    assert "/nor/there" in text
+    assert "does not answer" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        ("", 0, "does not answer"),
+        ("not json", 0, "does not answer"),
+        ("[]", 0, "does not answer"),
+        ("7", 0, "does not answer"),
+        ("{}", 0, "does not answer"),
+        ('{"python": 3, "found": {}}', 0, "does not answer"),
+        ('{"python": [3, 11], "found": 7}', 0, "does not answer"),
+        ("{}", 1, "does not answer"),
+        ('{"python": [3, 9], "found": {}}', 0, "is Python 3.9; allowed 3.11 or newer"),
+        ('{"python": [3, 12], "found": {"msgspec": null, "pydantic": "2.14"}}', 0, "lacks msgspec"),
+        (
+            '{"python": [3, 12], "found": {"transformers": "5.2.0"}}',
+            0,
+            "has transformers 5.2.0; the engines are tested with",
+        ),
+        ('{"python": [3, 12], "found": {"trl": "2.0"}}', 0, "has trl 2.0"),
+    ],
+)
+def test_an_interpreter_that_will_not_do_is_refused_in_words(
+    tmp_path: Path, answer: str, status: int, says: str
+) -> None:
+    assert says in str(problem_of(recipe({"python": interpreter(tmp_path, answer, status)})))
+
+
+def test_what_an_interpreter_prints_before_its_answer_is_passed_over(tmp_path: Path) -> None:
+    answer = 'Welcome!\n{"python": [3, 13], "found": {"msgspec": "0.22", "pydantic": "2.14"}}\n'
+    check_interpreters(recipe({"python": interpreter(tmp_path, answer)}), ["s0"])
+
+
+def test_an_interpreter_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "python"
+    path.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(preflight, "ASK_TIMEOUT_S", 0.5)
+    assert "does not answer" in str(problem_of(recipe({"python": str(path)})))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_cannot_be_started_is_no_interpreter(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "python"
+    path.mkdir() if kind == "folder" else path.write_text("not a program")
+    assert "does not answer" in str(problem_of(recipe({"python": str(path)})))
+
+
+def test_the_versions_that_are_tested_are_those_installed_here() -> None:
+    """A stage with an interpreter of its own must have the versions that the tests ran with."""
+    for name, tested in TESTED.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pytest.skip("needs the train extra")
+        assert found.startswith(tested + "."), name
+
+
+def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
+    merge = {"name": "m", "kind": "merge", "model": "b", "adapter": "a"}
+    assert "peft" in needs_of(STAGE_TYPES["merge"].model_validate(merge))
+    bare = needs_of(STAGE_TYPES["merge"].model_validate({**merge, "parity_positions": 0}))
+    assert not {"peft", "transformers", "bitsandbytes"} & set(bare)
+    assert "bitsandbytes" in needs_of(STAGE_TYPES["merge"].model_validate({**merge, "base_rounding": "nf4"}))
+    export = {"name": "g", "kind": "export", "model": "b"}
+    assert "peft" not in needs_of(STAGE_TYPES["export"].model_validate(export))
+    assert "peft" in needs_of(STAGE_TYPES["export"].model_validate({**export, "adapter": "a"}))
+
+
+def test_a_command_says_what_its_own_interpreter_lacks() -> None:
+    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, which .* lacks"):
+        check_here(["msgspec", "no-such-package"], "cockpit parity")

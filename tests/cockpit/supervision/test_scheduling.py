@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
+from cockpit.supervision.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, StageFacts, add_facts, next_action
+from engines.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    GuardTripped,
+    ResumedFrom,
+    RunEnded,
+    RunStarted,
+    StageStarted,
+    StageSucceeded,
+    WriterOpened,
+)
+from recipes.schema import Recipe
+
+ORDER = ["data", "base", "atlas", "report"]
+
+
+def plan(max_attempts: int = 3, factor: float = 0.5, only: Iterable[str] = ()) -> RunRecipe:
+    """prepare -> base -> atlas -> report: fake stages train, so one kind will do for all but the names."""
+    stages = [
+        {"name": name, "kind": "fake", "retry": {"max_attempts": max_attempts, "learning_rate_factor": factor}}
+        for name in ORDER
+    ]
+    inputs = {name: {"data": InputRef("stage", before, None)} for before, name in pairwise(ORDER)}
+    recipe = Recipe.model_validate({"schema": 1, "name": "r", "stage": stages})
+    return RunRecipe(recipe, ORDER, inputs, list(only))
+
+
+class Journal:
+    """Events as their writers would write them; every call is a second later."""
+
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+        self.t = 100.0
+        self._seq: dict[str, int] = {}
+
+    def _add(self, writer: str, kind: type[Event], /, **fields: Any) -> None:
+        self.t += 1.0
+        seq = self._seq[writer] = self._seq.get(writer, -1) + 1
+        event: Any = kind(v=1, w=writer, seq=seq, t=self.t, m=self.t, **fields)
+        self.events.append(event)
+
+    def start(self, reason: str = "launch", supervisor: str = "s1", **fields: Any) -> Journal:
+        self._add(
+            supervisor, RunStarted, run="r", recipe="r", reason=reason, stages=ORDER, kinds=["fake"] * 4, **fields
+        )
+        return self
+
+    def end(self, state: str, supervisor: str = "s1") -> Journal:
+        self._add(supervisor, RunEnded, state=state)
+        return self
+
+    def attempt(
+        self, stage: str, number: int, end: str = "", *, engine: bool = True, resumed: tuple[int, int] | None = None,
+        supervisor_end: str | None = None, detail: str = "",
+    ) -> Journal:  # fmt: skip
+        """One attempt from its announcement to its end (`end` is the engine's word, "" for none)."""
+        writer = f"e-{stage}-{number}"
+        self._add("s1", StageStarted, stage=stage, kind="fake", attempt=number)
+        if engine:
+            self._add(
+                writer,
+                WriterOpened,
+                role="engine",
+                host="h",
+                boot_id="b",
+                pid=9,
+                start_time=1,
+                stage=stage,
+                attempt=number,
+            )
+            point = None if resumed is None else ResumedFrom(attempt=resumed[0], step=resumed[1], sha256="f")
+            self._add(writer, AttemptStarted, stage=stage, kind="fake", attempt=number, resumed_from=point)
+            if end == "guard":
+                self._add(
+                    writer, GuardTripped, stage=stage, attempt=number, guard="grad_norm", step=5, value=2e3, limit=1e3
+                )
+            if end == "succeeded":
+                self._add(writer, StageSucceeded, stage=stage, attempt=number, fingerprint="f", manifest_sha256="m")
+            if end:
+                self._add(writer, AttemptEnded, stage=stage, attempt=number, reason=end, detail=detail)
+        if supervisor_end is not None or end:
+            told = supervisor_end or end
+            self._add(
+                "s1", AttemptEnded, stage=stage, attempt=number, reason=told, exit=0 if end else -9, detail=detail
+            )
+        return self
+
+    def done(self, *stages: str) -> Journal:
+        for stage in stages:
+            self.attempt(stage, 1, "succeeded")
+        return self
+
+    def facts(self) -> RunFacts:
+        facts = RunFacts()
+        add_facts(facts, self.events)
+        return facts
+
+    def next(self, recipe: RunRecipe | None = None, not_done: Iterable[str] = ()) -> RunStage | EndRun:
+        facts = self.facts()
+        action = next_action(
+            recipe or plan(), facts, lambda name: bool(facts.stage(name).successes) and name not in not_done
+        )
+        return action.action
+
+
+def test_stages_run_in_order_and_the_run_ends_with_the_last() -> None:
+    journal = Journal().start()
+    for name in ORDER:
+        assert journal.next() == RunStage(name, resume=True, why="first attempt")
+        journal.attempt(name, 1, "succeeded")
+    assert journal.next() == EndRun("succeeded")
+
+
+@pytest.mark.parametrize(
+    ("end", "supervisor_end", "engine"),
+    [
+        ("error", None, True),
+        ("out_of_memory", None, True),
+        ("", "killed", True),
+        ("", "died", True),
+        ("", "unknown", True),
+        ("", "died", False),
+        ("", "error", False),
+    ],
+)
+def test_an_attempt_that_failed_is_tried_again_from_its_checkpoint_until_none_is_left(
+    end: str, supervisor_end: str | None, engine: bool
+) -> None:
+    journal = Journal().start().done("data")
+    for number in (1, 2):
+        journal.attempt("base", number, end, supervisor_end=supervisor_end, engine=engine, detail=f"trouble {number}")
+        action = journal.next()
+        assert isinstance(action, RunStage)
+        assert (action.stage, action.resume, action.healthy_only, action.learning_rate_scale) == (
+            "base",
+            True,
+            False,
+            1.0,
+        )
+        assert f"trouble {number}" in action.why
+    journal.attempt("base", 3, end, supervisor_end=supervisor_end, engine=engine, detail="trouble 3")
+    assert journal.next() == EndRun("failed", "base: trouble 3 (attempt 3 of 3)", failed_stage="base")
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.1, 1.0])
+def test_after_a_guard_the_retry_is_slower_and_goes_back_to_a_healthy_checkpoint(factor: float) -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard")
+    first = journal.next(plan(factor=factor))
+    assert isinstance(first, RunStage)
+    assert (first.resume, first.healthy_only, first.learning_rate_scale) == (True, True, factor)
+    second = journal.attempt("base", 2, "guard", resumed=(1, 4)).next(plan(factor=factor))
+    assert isinstance(second, RunStage)
+    assert second.learning_rate_scale == pytest.approx(factor**2)
+
+
+def test_a_crash_after_a_guard_keeps_the_lower_rate() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard").attempt("base", 2, "", supervisor_end="killed")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert (action.healthy_only, action.learning_rate_scale) == (True, 0.5)
+
+
+def test_with_one_attempt_there_is_no_retry() -> None:
+    action = Journal().start().done("data").attempt("base", 1, "guard", detail="nan").next(plan(max_attempts=1))
+    assert action == EndRun("failed", "base: nan (attempt 1 of 1)", failed_stage="base")
+
+
+def test_a_stop_is_no_failure_and_ends_the_run() -> None:
+    assert Journal().start().done("data").attempt("base", 1, "stopped").next() == EndRun("stopped", "base was stopped")
+    forced = Journal().start().done("data").attempt("base", 1, "", supervisor_end="stopped")
+    assert forced.next() == EndRun("stopped", "base was stopped")
+
+
+def test_a_gate_s_no_is_not_argued_with() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "refused", detail="loss <= 2 (got 3)")
+    assert journal.next() == EndRun("refused", "loss <= 2 (got 3)", failed_stage="base")
+
+
+def test_an_engine_s_own_word_outranks_what_its_supervisor_saw() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard", supervisor_end="died")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert action.healthy_only
+
+
+def test_an_attempt_that_never_had_a_process_does_not_count() -> None:
+    journal = Journal().start().done("data")
+    for number in range(1, 6):
+        journal.attempt("base", number, engine=False, supervisor_end=NOT_STARTED)
+    assert journal.next() == RunStage("base", resume=True, why="first attempt")
+    journal.attempt("base", 6, engine=False)
+    assert journal.next() == RunStage("base", resume=True, why="first attempt")
+
+
+def test_an_adoption_changes_nothing_and_an_operator_s_resume_counts_anew() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "error").attempt("base", 2, "error")
+    journal.start("adopt", "s2").attempt("base", 3, "error")
+    assert isinstance(journal.next(), EndRun), "adoption gives no more attempts"
+    journal.end("failed").start("resume", "s3")
+    assert journal.next() == RunStage("base", resume=True, why="first attempt")
+    journal.attempt("base", 4, "guard")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert action.learning_rate_scale == 0.5
+    journal.attempt("base", 5, "error").attempt("base", 6, "error")
+    assert isinstance(journal.next(), EndRun)
+
+
+def test_an_output_that_is_no_longer_what_it_was_is_made_again_and_what_follows_waits() -> None:
+    journal = Journal().start().done(*ORDER).end("succeeded").start("resume", "s2")
+    assert journal.next(not_done=["base"]) == RunStage("base", resume=True, why="first attempt")
+    assert journal.next() == EndRun("succeeded")
+
+
+def test_a_stage_to_redo_starts_afresh_and_so_does_what_depends_on_it() -> None:
+    journal = Journal().start().done(*ORDER).end("succeeded").start("resume", "s2", redo=["base"])
+    facts = journal.facts()
+    actions = next_action(plan(), facts, lambda name: bool(facts.stage(name).successes))
+    assert actions.done == ["data"]
+    assert actions.action == RunStage("base", resume=False, why="first attempt")
+    journal.attempt("base", 2, "succeeded")
+    assert journal.next() == RunStage("atlas", resume=False, why="first attempt")
+    journal.attempt("atlas", 2, "error")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert action.resume, "a retry goes on from the redone attempt's own checkpoints"
+    journal.attempt("atlas", 3, "succeeded").attempt("report", 2, "succeeded")
+    assert journal.next() == EndRun("succeeded")
+
+
+def test_a_redone_stage_whose_engine_died_before_it_began_still_starts_afresh() -> None:
+    journal = Journal().start().attempt("data", 1, "succeeded").attempt("base", 1, "succeeded")
+    journal.start("resume", "s2", redo=["base"]).attempt("base", 2, engine=False, supervisor_end="died")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert not action.resume
+
+
+def test_a_checkpoint_that_an_operator_names_is_asked_for_until_an_engine_begins_with_it() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "error")
+    journal.start("resume", "s2", redo=["base"], checkpoint=40, checkpoint_stage="base")
+    assert journal.next() == RunStage("base", resume=True, at_step=40, why="first attempt")
+    journal.attempt("base", 2, engine=False, supervisor_end="died")
+    again = journal.next()
+    assert isinstance(again, RunStage)
+    assert (again.resume, again.at_step) == (True, 40)
+    journal.attempt("base", 3, "error", resumed=(1, 40))
+    later = journal.next()
+    assert later == EndRun("failed", "base: error (attempt 2 of 2)", "base") or isinstance(later, RunStage)
+    assert isinstance(later, RunStage)
+    assert (later.resume, later.at_step) == (True, None), "from now on the line of attempt 3 counts"
+    journal.attempt("base", 4, "succeeded")
+    assert journal.next() == RunStage("atlas", resume=False, why="first attempt")
+
+
+def test_only_the_stages_asked_for_run() -> None:
+    journal = Journal().start(only=["data", "base"])
+    assert isinstance(journal.next(), RunStage)
+    journal.done("data", "base")
+    assert journal.next() == EndRun("succeeded")
+    launched_so = Journal().start().done("data")
+    assert launched_so.next(plan(only=["data"])) == EndRun("succeeded")
+
+
+# ---- the line of the past
+
+
+def lineage(*attempts: tuple[int, tuple[int, int] | None]) -> dict[int, int | None]:
+    journal = Journal().start()
+    for number, resumed in attempts:
+        journal.attempt("base", number, "error", resumed=resumed)
+    return journal.facts().stage("base").lineage()
+
+
+def test_the_past_of_three_attempts_is_cut_where_each_left_off() -> None:
+    assert lineage() == {}
+    assert lineage((1, None)) == {1: None}
+    assert lineage((1, None), (2, (1, 30)), (3, (2, 50))) == {3: None, 2: 50, 1: 30}
+    assert lineage((1, None), (2, (1, 30)), (3, (1, 10))) == {3: None, 1: 10}, "attempt 2 is superseded whole"
+    assert lineage((1, None), (2, (1, 30)), (3, (2, 20))) == {3: None, 2: 20, 1: 20}, "a step back cuts all before it"
+    assert lineage((1, None), (2, None)) == {2: None}, "a fresh start has no past"
+    assert lineage((1, None), (2, None), (3, (1, 7))) == {3: None, 1: 7}
+
+
+def test_a_circle_of_attempts_ends() -> None:
+    assert lineage((1, (2, 5)), (2, (1, 3))) == {2: None, 1: 3}
+    assert lineage(
+        (1, (1, 5)),
+    ) == {1: None}
+
+
+def test_attempts_that_never_began_are_not_in_the_line() -> None:
+    journal = Journal().start().attempt("base", 1, "error").attempt("base", 2, engine=False, supervisor_end="died")
+    assert journal.facts().stage("base").lineage() == {1: None}
+
+
+# ---- order
+
+
+def interleavings(events: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
+    """The same records with their writers' orders kept and nothing else."""
+    queues: dict[str, list[AnyEvent]] = {}
+    for event in events:
+        queues.setdefault(event.w, []).append(event)
+    result = []
+    while queues:
+        writer = draw.choice(sorted(queues))
+        result.append(queues[writer].pop(0))
+        if not queues[writer]:
+            del queues[writer]
+    return result
+
+
+def shown(facts: RunFacts) -> object:
+    def stage(one: StageFacts) -> object:
+        attempts = [
+            (a.number, a.launched_t, a.started, a.opened, a.reason, a.detail, a.guard)
+            for _, a in sorted(one.attempts.items())
+        ]
+        return attempts, sorted((t, e.w, e.seq) for t, e in one.successes), one.lineage()
+
+    stages = {name: stage(one) for name, one in sorted(facts.stages.items()) if one.attempts or one.successes}
+    return stages, facts.operator, facts.ended, facts.latest_start, facts.has_ended
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_order_between_writers_does_not_matter(seed: int) -> None:
+    draw = random.Random(seed)
+    journal = Journal().start()
+    number = dict.fromkeys(ORDER, 0)
+    for part in range(draw.randrange(1, 10)):
+        for _ in range(draw.randrange(4)):
+            name = draw.choice(ORDER)
+            number[name] += 1
+            end = draw.choice(["succeeded", "guard", "error", "stopped", "refused", ""])
+            journal.attempt(
+                name, number[name], end, engine=bool(end) or draw.random() < 0.5,
+                supervisor_end=draw.choice([None, "died", "killed", NOT_STARTED]), detail=draw.choice(["", "why"]),
+                resumed=draw.choice([None, (draw.randrange(1, 5), draw.randrange(100))]),
+            )  # fmt: skip
+        if draw.random() < 0.3:
+            journal.end(draw.choice(["failed", "succeeded"]), f"s{part + 1}")
+        if draw.random() < 0.5:
+            redo = draw.choice([[], ["base"]])
+            journal.start(draw.choice(["adopt", "resume"]), f"s{part + 2}", redo=redo)
+    expected = journal.facts()
+
+    def decide(facts: RunFacts) -> object:
+        return next_action(plan(), facts, lambda name: bool(facts.stage(name).successes))
+
+    for _ in range(20):
+        facts = RunFacts()
+        mixed = interleavings(journal.events, draw)
+        cut = draw.randrange(len(mixed) + 1)
+        add_facts(facts, mixed[:cut])
+        add_facts(facts, mixed[cut:])
+        assert shown(facts) == shown(expected)
+        assert decide(facts) == decide(expected)

@@ -1,0 +1,123 @@
+"""Which tensor type each tensor gets, without torch or numpy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from exporters.gguf.quant_types import Shape, llama_shapes, more_bits, plan_file
+
+CONFIG = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def types(file_type: str, **fields: object) -> dict[str, str]:
+    config = CONFIG | fields
+    layers = int(str(config["num_hidden_layers"]))
+    return {
+        choice.shape.name: choice.type
+        for choice in plan_file(file_type, llama_shapes(config, 4096), layers=layers).choices
+    }
+
+
+def test_more_bits_go_to_the_ends_and_every_third_layer() -> None:
+    assert [layer for layer in range(16) if more_bits(layer, 16)] == [0, 1, 4, 7, 10, 13, 14, 15]
+    assert [layer for layer in range(4) if more_bits(layer, 4)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("file_type", "default", "best"), [("Q4_K_M", "Q4_K", "Q6_K"), ("Q5_K_M", "Q5_K", "Q6_K"), ("Q6_K", "Q6_K", "Q6_K")]
+)
+def test_k_mixtures(file_type: str, default: str, best: str) -> None:
+    chosen = types(file_type)
+    assert chosen["token_embd.weight"] == "Q6_K"
+    for layer in range(16):
+        assert chosen[f"blk.{layer}.attn_v.weight"] == (best if more_bits(layer, 16) else default)
+        assert chosen[f"blk.{layer}.ffn_down.weight"] == (best if more_bits(layer, 16) else default)
+        for part in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
+            assert chosen[f"blk.{layer}.{part}.weight"] == default
+        assert chosen[f"blk.{layer}.attn_norm.weight"] == "F32"
+
+
+def test_small_mixture_gives_the_first_layers_more() -> None:
+    chosen = types("Q4_K_S")
+    assert [chosen[f"blk.{layer}.attn_v.weight"] for layer in range(6)] == ["Q5_K"] * 4 + ["Q4_K"] * 2
+    assert [chosen[f"blk.{layer}.ffn_down.weight"] for layer in range(4)] == ["Q5_K"] * 2 + ["Q4_K"] * 2
+
+
+def test_the_output_matrix_gets_the_bits_not_an_untied_embedding() -> None:
+    chosen = types("Q4_K_M", tie_word_embeddings=False)
+    assert (chosen["output.weight"], chosen["token_embd.weight"]) == ("Q6_K", "Q4_K")
+    chosen = types("Q8_0", tie_word_embeddings=False)
+    assert (chosen["output.weight"], chosen["token_embd.weight"], chosen["output_norm.weight"]) == (
+        "Q8_0",
+        "Q8_0",
+        "F32",
+    )
+
+
+@pytest.mark.parametrize(
+    ("hidden", "file_type", "projection", "value", "embedding"),
+    [
+        (96, "Q4_K_M", "Q5_0", "Q8_0", "Q8_0"),
+        (96, "Q5_K_M", "Q5_1", "Q8_0", "Q8_0"),
+        (96, "Q6_K", "Q8_0", "Q8_0", "Q8_0"),
+        (80, "Q4_K_M", "F16", "F16", "F16"),
+        (80, "Q8_0", "F16", "F16", "F16"),
+        (96, "Q8_0", "Q8_0", "Q8_0", "Q8_0"),
+    ],
+)
+def test_widths_that_do_not_divide_fall_back(
+    hidden: int, file_type: str, projection: str, value: str, embedding: str
+) -> None:
+    shapes = llama_shapes(
+        CONFIG | {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_attention_heads": 2}, 300
+    )
+    plan = plan_file(file_type, shapes, layers=16)
+    chosen = {choice.shape.name: choice.type for choice in plan.choices}
+    assert chosen["blk.0.attn_q.weight"] == projection
+    assert chosen["blk.0.attn_v.weight"] == value
+    assert chosen["token_embd.weight"] == embedding
+    assert bool(plan.fallback_note()) == bool(hidden == 80 or file_type != "Q8_0")
+
+
+def test_a_note_says_what_falling_back_costs() -> None:
+    shapes = llama_shapes(CONFIG | {"hidden_size": 80, "intermediate_size": 160, "num_attention_heads": 2}, 300)
+    note = plan_file("Q4_K_M", shapes, layers=16).fallback_note()
+    assert "80, 160" in note
+    assert "Q4_K → F16" in note
+    assert "14.29 bits per weight" in note
+
+
+def test_effective_bits_and_bytes() -> None:
+    shapes = [
+        Shape("output.weight", 256, 256),
+        Shape("blk.0.attn_q.weight", 256, 256),
+        Shape("output_norm.weight", 1, 256, 1),
+    ]
+    plan = plan_file("Q4_K_M", shapes, layers=1)
+    assert plan.bytes == 256 * 210 + 256 * 144 + 1024
+    assert plan.bits_per_weight == pytest.approx(8 * plan.bytes / (2 * 65536 + 256))
+
+
+def test_eighty_layer_models_give_values_more() -> None:
+    shapes = llama_shapes(CONFIG | {"num_hidden_layers": 80}, 300)
+    chosen = {
+        choice.shape.name: choice.type for choice in plan_file("Q4_K_M", shapes, layers=80, seventy_b=True).choices
+    }
+    assert chosen["blk.11.attn_v.weight"] == "Q5_K"
+    assert chosen["blk.0.attn_v.weight"] == "Q6_K"
+
+
+def test_estimates_need_no_numeric_library() -> None:
+    code = "import sys, exporters.gguf.quant_types; print(sorted({'numpy', 'torch', 'gguf', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""Greedy answers of a file: the model's own, with their speed, memory and end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.llama.library import NativeError
+from engines.llama.process import LlamaProcess
+from exporters.gguf.quality import REFERENCE_KL, light_of
+from exporters.gguf.quant_types import QUANTIZED, TERNARY
+from exporters.gguf.write import read_model, write_gguf
+from exporters.proof.inference import LIMIT, measure, prompts_of
+from tests.exporters.exporting import export, parity
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    path = tmp_path_factory.mktemp("f32") / "m.gguf"
+    model = read_model(base)
+    write_gguf(model, model.plan("F32"), path, None)
+    return path
+
+
+def test_the_answer_is_transformers_greedy_answer(gguf_file: Path, base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    prompt = [5, 9, 33, 101, 7]
+    wanted = model.generate(
+        torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    with LlamaProcess(gguf_file, 64, 1) as llama:
+        found = llama.generate(prompt, 20, ())
+        assert found.ids == wanted[0, len(prompt) :].tolist()
+        assert found.prompt_s > 0
+        assert found.generation_s > 0
+        assert found.rss_bytes > gguf_file.stat().st_size / 2
+        stopped = llama.generate(prompt, 20, [found.ids[3]])
+        assert stopped.ids == found.ids[: found.ids.index(found.ids[3]) + 1], "the token that ends it is its last"
+        assert llama.generate(prompt, 20, ()).ids == found.ids, "nothing is left of the one before"
+        with pytest.raises(NativeError, match="do not fit"):
+            llama.generate(prompt, 100, ())
+
+
+def test_what_is_measured_is_what_was_generated(gguf_file: Path) -> None:
+    with LlamaProcess(gguf_file, 128, 1) as llama:
+        first = llama.generate([5, 6, 7], LIMIT, ()).ids
+        found = measure(llama, [[5, 6, 7], [8, 9]], stops=[first[0]])
+        assert found is not None
+        assert found.answers[0] == first[:1]
+        assert (found.prompts, found.limit) == (2, LIMIT)
+        assert found.ended >= 1
+        assert found.tokens_per_second >= 0
+        assert measure(llama, [], stops=[]) is None
+
+
+def test_prompts_end_where_answers_begin() -> None:
+    windows = [[1, 2, 8, 9, 3, 4], [5, 6, 7, 8], [1] * 500]
+    assert prompts_of(windows, 100, cut_after=[8, 9]) == [[1, 2, 8, 9], [5, 6]]
+    assert prompts_of(windows, 100, cut_after=[]) == [[1, 2, 8], [5, 6]]
+    assert prompts_of(windows, 20, cut_after=[]) == []
+
+
+def test_every_quantized_type_has_a_light() -> None:
+    assert set(REFERENCE_KL) == QUANTIZED - TERNARY
+    assert [light_of("Q4_K_M", kl) for kl in (0.0, 0.031, 0.05, 0.1, float("nan"))] == [
+        "green",
+        "green",
+        "yellow",
+        "red",
+        "red",
+    ]
+    assert light_of("F16", 0.0) is None
+    ordered = [REFERENCE_KL[name] for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XXS")]
+    assert ordered == sorted(ordered)
+
+
+def test_an_export_says_how_each_file_serves(tmp_path: Path, base: Path) -> None:
+    ctx, result = export(tmp_path, base, "F16", "Q4_K_M")
+    for record in parity(ctx)["files"]:
+        prefix = record["file_type"].lower()
+        assert record["inference"]["tokens_per_second"] == result.metrics[f"{prefix}_tokens_per_second"] > 0
+        assert record["inference"]["rss_bytes"] == result.metrics[f"{prefix}_rss_bytes"] > 0
+        assert (
+            result.metrics[f"{prefix}_answers_ended"] == record["inference"]["ended"] / record["inference"]["prompts"]
+        )
+    assert [record["light"] for record in parity(ctx)["files"]] == [None, "green"]

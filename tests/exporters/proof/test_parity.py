@@ -1,0 +1,224 @@
+"""The comparison passes for the model itself, and for nothing that is nearly the model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+import numpy as np
+import pytest
+
+from engines.events import Evaluated, Warned
+from engines.llama.library import NativeError
+from engines.llama.process import LlamaProcess
+from exporters.gguf import metadata as gguf_metadata
+from exporters.gguf import write as gguf_write
+from exporters.gguf.vocab import read_vocabulary
+from exporters.proof.parity import Comparison, Difference, check_limits, check_tokens
+from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from tests.exporters.exporting import export, failed_export, parity
+from tests.exporters.small_models import build_byte_level_tokenizer, build_model
+
+pytestmark = pytest.mark.torch
+
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "untied": {"tie_word_embeddings": False},
+    "head-width": {"head_dim": 48},
+    "biases": {"attention_bias": True},
+    "rope-base": {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}},
+    "llama3-rope": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "yarn": {"rope_parameters": YARN},
+    "yarn, own magnitude": {"rope_parameters": {**YARN, "attention_factor": 1.3}},
+    "yarn, magnitude of two scales": {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}},
+    "linear-rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
+    "all-heads": {"num_key_value_heads": 8},
+}
+
+
+def test_f32_and_f16_are_the_model(tmp_path: Path, base: Path) -> None:
+    ctx, result = export(tmp_path, base, "F32", "F16")
+    assert result.metrics["f32_mean_kl"] < 1e-9
+    assert result.metrics["f16_mean_kl"] < 1e-6
+    record = parity(ctx)
+    assert record["passed"] is True
+    assert [file["passed"] for file in record["files"]] == [True, True]
+    assert record["files"][0]["tokenizer"]["different"] == []
+    assert record["data"]["positions"] >= 400
+    assert record["llama"]["cache"] == "f32"
+    assert len(record["llama"]["sha256"]) == 64
+    assert [artifact.kind for artifact in result.artifacts] == ["gguf", "gguf", "report", "report"]
+    evaluated = [event for event in ctx.events() if isinstance(event, Evaluated)]
+    assert [event.protocol for event in evaluated] == ["parity:f32", "parity:f16"]
+    assert evaluated[1].metrics["mean_kl"] == result.metrics["f16_mean_kl"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_setting_of_the_family_arrives(tmp_path: Path, tokenizer: Path, variant: str) -> None:
+    model = build_model(tmp_path / "model", tokenizer, **VARIANTS[variant])
+    _, result = export(tmp_path, model, "F32", "F16")
+    assert result.metrics["f32_mean_kl"] < 1e-9
+
+
+def test_mistral_is_the_model_too(tmp_path: Path, tokenizer: Path) -> None:
+    model = build_model(tmp_path / "model", tokenizer, family="Mistral", sliding_window=None)
+    _, result = export(tmp_path, model, "F32", "F16")
+    assert result.metrics["f32_mean_kl"] < 1e-9
+
+
+@pytest.mark.parametrize(("family", "fields"), [("Qwen2", {}), ("Qwen3", {"head_dim": 64})])
+def test_qwen_is_the_model_too(tmp_path: Path, family: str, fields: dict[str, Any]) -> None:
+    tokenizer = build_byte_level_tokenizer(tmp_path / "tokenizer")
+    model = build_model(tmp_path / "model", tokenizer, family=family, **fields)
+    ctx, result = export(tmp_path, model, "F32", "F16")
+    assert result.metrics["f32_mean_kl"] < 1e-9
+    ids = parity(ctx)["files"][0]["tokenizer"]
+    assert ids["different"] == []
+    assert ids["normalized"] == 2, "only the decomposed accents, which llama.cpp does not compose"
+    assert any("normalizer (NFC)" in event.message for event in ctx.events() if isinstance(event, Warned))
+
+
+def test_gpt2_words_with_single_digits_have_equal_ids(tmp_path: Path) -> None:
+    tokenizer = build_byte_level_tokenizer(tmp_path / "tokenizer", individual_digits=True)
+    model = build_model(tmp_path / "model", tokenizer)
+    ctx, _ = export(tmp_path, model, "F16")
+    assert parity(ctx)["files"][0]["tokenizer"]["different"] == []
+
+
+def test_bfloat16_weights_are_the_model(tmp_path: Path, tokenizer: Path) -> None:
+    model = build_model(tmp_path / "model", tokenizer, dtype="bfloat16")
+    _, result = export(tmp_path, model, "F32", "F16", "BF16")
+    assert result.metrics["f32_mean_kl"] < 1e-9
+
+
+def test_unpermuted_heads_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_write, "_heads", lambda _name, _config: 0)
+    assert "F16: mean KL is" in failed_export(tmp_path, base, "F16")
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("rope_parameters", {"rope_type": "default", "rope_theta": 11_000.0}), ("rms_norm_eps", 1e-6)]
+)
+def test_a_silently_wrong_setting_fails(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, field: str, wrong: Any
+) -> None:
+    original = gguf_metadata.add_metadata
+
+    def spoiled(writer: gguf.GGUFWriter, config: dict[str, Any], **names: Any) -> None:
+        original(writer, {**config, field: wrong}, **names)
+
+    monkeypatch.setattr(gguf_write, "add_metadata", spoiled)
+    message = failed_export(tmp_path, base, "F16")
+    assert "F16: mean KL is" in message
+    assert "times the limit of 1e-06" in message
+
+
+def test_a_failed_comparison_is_written_down_and_offers_no_file(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporters.stages import export_stage
+    from tests.stage_context import make_context
+
+    monkeypatch.setattr(gguf_write, "_heads", lambda _name, _config: 0)
+    stage = {
+        "name": "gguf",
+        "kind": "export",
+        "model": "x",
+        "file_types": ["F16"],
+        "parity_positions": 200,
+        "max_length": 64,
+    }
+    ctx = make_context(tmp_path, stage, inputs={"model": base})
+    with pytest.raises(Exception, match="are not the model"):
+        export_stage.run(ctx)
+    record = parity(ctx)
+    assert record["passed"] is False
+    assert record["files"][0]["top1_differences"] > 0
+    assert record["files"][0]["differences"][0]["gap"] == record["files"][0]["widest_gap"]
+
+
+def test_wrong_token_scores_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = read_vocabulary
+
+    def spoiled(folder: Path, config: dict[str, Any]) -> Any:
+        vocabulary = original(folder, config)
+        vocabulary.scores = [-1000.0] * len(vocabulary.scores)
+        return vocabulary
+
+    monkeypatch.setattr(gguf_write, "read_vocabulary", spoiled)
+    assert "token ids differ" in failed_export(tmp_path, base, "F16")
+
+
+def test_ids_are_equal_on_hard_strings(tmp_path: Path, base: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from transformers import AutoTokenizer
+
+    ctx, _ = export(tmp_path, base, "F16", parity_positions=0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pieces = SentencePieceProcessor(model_file=str(base / "tokenizer.model"))
+    with LlamaProcess(ctx.out / "run-F16.gguf", 64, 1) as llama:
+        for text in HARD_STRINGS:
+            assert llama.tokenize(text, parse_special=True) == encode(tokenizer, text, special=True), text
+            assert llama.tokenize(text, parse_special=False) == encode(tokenizer, text, special=False), text
+            assert llama.tokenize(text, parse_special=False) == pieces.encode(text), text
+        assert llama.tokenize("", parse_special=False) == []
+
+
+def test_a_crash_of_the_native_side_is_an_exception(tmp_path: Path, base: Path) -> None:
+    ctx, _ = export(tmp_path, base, "F16", parity_positions=0)
+    with LlamaProcess(ctx.out / "run-F16.gguf", 64, 1) as llama:
+        assert llama.logits([1, 2, 3]).shape == (3, 640)
+        with pytest.raises(NativeError, match="do not fit"):
+            llama.logits([1] * 65)
+        with pytest.raises(NativeError, match="outside the vocabulary"):
+            llama.logits([640])
+        os.kill(llama.pid, signal.SIGSEGV)
+        with pytest.raises(NativeError, match=r"ended by SIGSEGV; its last lines: .*\w"):
+            llama.logits([1, 2, 3])
+    (tmp_path / "bad.gguf").write_bytes((ctx.out / "run-F16.gguf").read_bytes()[:50_000])
+    with pytest.raises(NativeError, match="cannot load"):
+        LlamaProcess(tmp_path / "bad.gguf", 64, 1)
+
+
+def test_limits_judge_what_they_should() -> None:
+    tie, wide = Difference(0, 1, 2, 3, 0.009), Difference(0, 1, 2, 3, 0.01)
+    assert check_limits("F16", Comparison(10, mean_kl=9e-7, differences=[tie])) == []
+    assert len(check_limits("F16", Comparison(10, mean_kl=9e-7, differences=[wide]))) == 1
+    assert len(check_limits("F16", Comparison(10, mean_kl=1e-6))) == 1
+    assert check_limits("Q8_0", Comparison(10, mean_kl=9e-5, differences=[wide])) == []
+    assert len(check_limits("BF16", Comparison(10, mean_kl=1e-5))) == 1
+    assert check_limits("Q4_K_M", Comparison(10, mean_kl=0.5)) == []
+    assert len(check_limits("Q4_K_M", Comparison(10, mean_kl=float(np.nan)))) == 1
+
+
+class Ids:
+    """A tokenizer and a llama.cpp that disagree on every text that has a `<` in it."""
+
+    all_special_tokens: ClassVar[list[str]] = ["<s>"]
+
+    def __call__(self, text: str, **_flags: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(char) for char in text]}
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        return [0] if "<" in text else [ord(char) for char in text]
+
+
+def test_only_control_names_in_plain_text_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.proof.parity.HARD_STRINGS", ("a <s> b", "plain"))
+    ids: Any = Ids()
+    check = check_tokens(ids, ids, ParityData("text", "test", [Sample("x < y", [1], special=False)], [[1]]))
+    assert (check.texts, check.literals) == (5, 1)
+    assert check.different == ["'x < y' (plain)", "'a <s> b' (chat)"]
+    assert "2 of 5 texts" in check.problems()[0]
