@@ -22,7 +22,7 @@ from engines.data.documents import (
     write_json,
 )
 from engines.data.facts import Fact, facts_of
-from engines.data.messages_reader import Message, MessageRow
+from engines.data.readers.row import Message, MessageRow
 from engines.data.source_tree import source_folder
 from engines.data.split import SPLITS, assign_splits, keyed_fraction
 from engines.data.text import Report, described, reread, scan_source

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engines.data.messages_reader import MessageRow
+from engines.data.readers.row import MessageRow
 from engines.data.special_pieces import TURN_END
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines.data.messages_reader import read_messages
+from engines.data.readers.folder import read_messages
 from engines.data.shards import MANIFEST, TokenShard, sha256_of
 from engines.evaluate.model import LoadedModel
 from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches

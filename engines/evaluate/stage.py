@@ -8,7 +8,7 @@ import time
 from itertools import count
 from typing import Any
 
-from engines.data.messages_reader import read_messages
+from engines.data.readers.folder import read_messages
 from engines.data.stage import input_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score

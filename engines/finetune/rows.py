@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from engines.data.messages_reader import read_messages
+from engines.data.readers.folder import read_messages
 from engines.host import StageContext
 from engines.training.loss import AnswerStats, Batches, Example, answer_batches, encode_answers, pad_batch
 from recipes.problems import OperatorError

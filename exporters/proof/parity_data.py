@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.data.messages_reader import read_messages
+from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
 from engines.json_text import parse_json
 from exporters.proof.plain_text import plain_blocks

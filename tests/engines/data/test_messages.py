@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from engines.data.facts import QUESTIONS, facts_of, module_name
 from engines.data.messages import prepare_messages, shared_out
-from engines.data.messages_reader import MessageRow, read_messages
+from engines.data.readers.folder import read_messages
+from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.data.text import prepare_text

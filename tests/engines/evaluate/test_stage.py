@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.data.messages_reader import Message, MessageRow
+from engines.data.readers.row import Message, MessageRow
 from engines.evaluate.answers import choose_questions
 from engines.evaluate.evaluate import perplexity
 from engines.evaluate.stage import run

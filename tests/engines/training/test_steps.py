@@ -73,7 +73,7 @@ def test_loss_is_the_mean_over_the_windows_tokens_with_ragged_answers(
 def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
     from transformers import AutoTokenizer
 
-    from engines.data.messages_reader import read_messages
+    from engines.data.readers.folder import read_messages
     from engines.training.loss import encode_answers
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))

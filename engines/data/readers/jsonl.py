@@ -1,0 +1,34 @@
+"""JSON Lines: one JSON value per line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recipes.problems import OperatorError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def jsonl_values(file: Path) -> Iterator[tuple[str, Any]]:
+    """The values of the lines that are not empty, each with `file:line`.
+
+    Raises:
+        OperatorError: a line is not JSON; the message begins `file:line`.
+    """
+    decoder = msgspec.json.Decoder()
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if not text.strip():
+                continue
+            where = f"{file}:{number}"
+            try:
+                yield where, decoder.decode(text)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise OperatorError(
+                    f"{where}: not a row of messages: {error}", "each line is one JSON object"
+                ) from error
