@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, shown_whole, tags_of
+from recipes.file_types import FILE_TYPES, FileType
 from recipes.schema import KINDS, SCHEMA, STAGE_TYPES, output_word
 
 FOLDER = Path(__file__).resolve().parent
@@ -40,6 +41,10 @@ On the command line, `--set atlas.learning_rate=2e-4`, `--set defaults.finetune.
 with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
 """
 
+_FILE_TYPES_INTRODUCTION = """The values of `file_types`, as llama.cpp names them. Bits per weight are of the type that most matrices get. The usual KL
+is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; a measured file is compared with it. A file
+whose mean KL reaches the limit fails its stage; other files are reported and not judged."""
+
 
 def reference_text() -> str:
     """The text of `REFERENCE.md`."""
@@ -50,6 +55,7 @@ def reference_text() -> str:
         summary = " ".join((model.__doc__ or "").split())
         parts.append(f"## `{title}`\n\n{summary}\n\nMakes: {output}.")
         parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
+    parts.append(f"## GGUF file types\n\n{_FILE_TYPES_INTRODUCTION}\n\n{_file_types()}")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -176,6 +182,22 @@ def _row(path: str, spec: FieldSpec, sentence: str) -> str:
     takes = f" Takes: {', '.join(spec.accepts)}." if spec.accepts else ""
     cells = [f"`{path}`", spec.allowed, default, spec.unit or "", sentence + takes]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _file_types() -> str:
+    lines = [
+        "| type | bits per weight | `general.file_type` | importance matrix | usual mean KL, nats | limit, nats | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(_file_type_row(row) for row in FILE_TYPES.values())])
+
+
+def _file_type_row(row: FileType) -> str:
+    usual = "" if row.usual_kl is None else f"{row.usual_kl:g}"
+    limit = "" if row.kl_limit is None else f"{row.kl_limit:g}"
+    note = "only for models trained with ternary weights" if row.ternary else ""
+    cells = [f"`{row.name}`", f"{row.bits_per_weight:g}", str(row.id), row.importance, usual, limit, note]
+    return "| " + " | ".join(cells) + " |"
 
 
 def write_reference() -> list[Path]:

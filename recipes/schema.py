@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from recipes.data_stages import PrepareMessages, PrepareText, PrepareTokens, TokenizerStage
+from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, needing_importance
 from recipes.setting import setting
 from recipes.stage_fields import MODEL_OUTPUTS, STAGE_NAME, Gate, Guards, Retry, StageFields, Strict, TrainingRetry
 from recipes.training_stages import FinetuneStage, PretrainStage, TrainingFields
@@ -44,35 +45,6 @@ __all__ = [
 ]
 
 SCHEMA = 1
-
-FileType = Literal[
-    "F32",
-    "F16",
-    "BF16",
-    "Q8_0",
-    "Q6_K",
-    "Q5_K_M",
-    "Q5_K_S",
-    "Q5_0",
-    "Q4_K_M",
-    "Q4_K_S",
-    "IQ4_NL",
-    "IQ4_XS",
-    "Q4_0",
-    "Q3_K_M",
-    "IQ3_S",
-    "IQ3_XXS",
-    "Q2_K",
-    "IQ2_XS",
-    "IQ2_XXS",
-    "TQ2_0",
-    "TQ1_0",
-]
-
-IMPORTANCE_TYPES = ("IQ3_XXS", "IQ2_XS", "IQ2_XXS")
-"""File types that llama.cpp writes only with an importance matrix."""
-TERNARY_TYPES = ("TQ1_0", "TQ2_0")
-"""File types for models that were trained with ternary weights."""
 
 DATA_OUTPUTS = ("messages", "tokens", "text")
 
@@ -177,8 +149,8 @@ class ExportStage(StageFields):
         help="Held-out text of the parity check and the importance matrix: a stage, a text file or a folder of text files;"
         " standard-library text by default.",
     )
-    file_types: list[FileType] = setting(
-        default_factory=lambda: ["F16", "Q8_0", "Q4_K_M"],
+    file_types: list[FileTypeName] = setting(
+        default_factory=lambda: list(FIRST_FILE_TYPES),
         section="Files",
         min_length=1,
         help="GGUF file types to write.",
@@ -196,7 +168,7 @@ class ExportStage(StageFields):
         "auto",
         section="Files",
         help="Importance matrix, computed from held-out text: auto for the types that cannot be written without"
-        " (IQ3_XXS, IQ2_XS, IQ2_XXS), always for every quantized type.",
+        f" ({', '.join(needing_importance(list(FILE_TYPES)))}), always for every quantized type.",
     )
     imatrix_tokens: int = setting(
         16_384,
@@ -255,7 +227,8 @@ class ExportStage(StageFields):
     def _what_upstream_leaves_out(self) -> ExportStage:
         if self.converter != "upstream":
             return self
-        needing = [name for name in self.file_types if name in IMPORTANCE_TYPES or name in TERNARY_TYPES]
+        rows = [FILE_TYPES[name] for name in self.file_types]
+        needing = [row.name for row in rows if row.importance == "required" or row.ternary]
         left_out = {
             "adapter": self.adapter is not None,
             "adapters": bool(self.adapters),
@@ -273,7 +246,7 @@ class ExportStage(StageFields):
 
     @model_validator(mode="after")
     def _importance_where_needed(self) -> ExportStage:
-        needing = [name for name in self.file_types if name in IMPORTANCE_TYPES]
+        needing = needing_importance(self.file_types)
         if needing and self.imatrix == "never":
             raise ValueError(
                 f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; allowed: auto or"

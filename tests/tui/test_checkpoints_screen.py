@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from textual.pilot import Pilot
@@ -17,13 +16,11 @@ from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
 from cockpit.tui.screens.confirm import ConfirmScreen
 from cockpit.tui.screens.make_dialogs import MakeScreen
 from engines.run_dir import Lock, RunDir
+from recipes.file_types import FILE_TYPES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError
-from recipes.schema import FileType
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run
-
-FILE_TYPES = get_args(FileType)
 
 
 class CheckpointsApp(CockpitApp):
@@ -215,7 +212,7 @@ async def test_a_dialogs_buttons_are_on_every_screen_and_its_list_scrolls_to_the
         assert choices.size.height >= 3
         for _ in FILE_TYPES:
             await pilot.press("down")
-        assert choices.current == FILE_TYPES[-1]  # type: ignore[attr-defined]
+        assert choices.current == list(FILE_TYPES)[-1]  # type: ignore[attr-defined]
 
 
 async def test_hostile_runs_are_inert(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""The GGUF file types that an export writes, one row each: the only place that lists them.
+
+The recipe's choices and checks, REFERENCE.md, the writers, the estimates before a launch, the audit and the comparison
+read these rows. How a tensor type is laid out and quantized is in `engines.llama.ggml_types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from recipes.tensor_rules import (
+    Rule,
+    first_eighth,
+    first_four,
+    first_sixteenth,
+    first_two,
+    grouped,
+    more_bits,
+    unweighted,
+    use,
+    weighted,
+)
+
+ImportanceUse = Literal["ignored", "used", "required"]
+
+
+@dataclass(frozen=True)
+class FileType:
+    """One file type.
+
+    Attributes:
+        name: as recipes, file names and llama-quantize spell it.
+        id: `general.file_type`, the number of llama.cpp's enum llama_ftype.
+        base: the tensor type of most matrices.
+        bits_per_weight: of the base type; a file's own figure is a little higher.
+        importance: what an importance matrix is to the base type: ignored, used where there is one, or required.
+        ternary: for models trained with ternary weights only.
+        head: the tensor type of the output matrix, or of the embedding that serves as one.
+        embedding: the tensor type of an embedding that is not the head; the base type by default.
+        parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type where
+            none holds.
+        seventy_b: whether value projections of 80-layer models (llama.cpp's class 70B) get Q5_K where they would have
+            Q3_K or Q4_K.
+        usual_kl: mean KL, nats, that Llama 3 8B's file of this type has on Wikitext-2, from llama.cpp's
+            tools/perplexity/README.md (IQ types with its importance matrix, the others without); smaller and
+            shorter-trained models lose less. None where there is no published figure.
+        kl_limit: mean KL, nats, that fails a comparison; None where the figure is reported and not judged.
+        keeps_top1: whether the most likely token may change only where the model's two best are tied.
+    """
+
+    name: str
+    id: int
+    base: str
+    bits_per_weight: float
+    importance: ImportanceUse = "used"
+    ternary: bool = False
+    head: str = "Q6_K"
+    embedding: str | None = None
+    parts: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    seventy_b: bool = True
+    usual_kl: float | None = None
+    kl_limit: float | None = None
+    keeps_top1: bool = False
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its base type stores blocks: all but F32, F16 and BF16."""
+        return self.bits_per_weight < 16
+
+
+_ROWS = (
+    FileType("F32", 0, "F32", 32, "ignored", head="F32", kl_limit=1e-6, keeps_top1=True),
+    FileType("F16", 1, "F16", 16, "ignored", head="F16", kl_limit=1e-6, keeps_top1=True),
+    FileType("BF16", 32, "BF16", 16, "ignored", head="BF16", kl_limit=1e-5),
+    FileType("Q8_0", 7, "Q8_0", 8.5, "ignored", head="Q8_0", usual_kl=0.001355, kl_limit=1e-4),
+    FileType("Q6_K", 18, "Q6_K", 6.5625, usual_kl=0.005452),
+    FileType(
+        "Q5_K_M",
+        17,
+        "Q5_K",
+        5.5,
+        parts={"attn_v": (use("Q6_K", more_bits),), "ffn_down": (use("Q6_K", more_bits),)},
+        usual_kl=0.010762,
+    ),
+    FileType("Q5_K_S", 16, "Q5_K", 5.5, usual_kl=0.016595),
+    FileType("Q5_0", 8, "Q5_0", 5.5, parts={"ffn_down": (use("Q5_1", first_eighth, weighted),)}, usual_kl=0.022239),
+    FileType(
+        "Q4_K_M",
+        15,
+        "Q4_K",
+        4.5,
+        parts={"attn_v": (use("Q6_K", more_bits),), "ffn_down": (use("Q6_K", more_bits),)},
+        usual_kl=0.031273,
+    ),
+    FileType(
+        "Q4_K_S",
+        14,
+        "Q4_K",
+        4.5,
+        parts={"attn_v": (use("Q5_K", first_four),), "ffn_down": (use("Q5_K", first_eighth),)},
+        usual_kl=0.043136,
+    ),
+    FileType(
+        "IQ4_NL",
+        25,
+        "IQ4_NL",
+        4.5,
+        parts={"attn_v": (use("Q5_K", grouped),), "ffn_down": (use("Q5_K", first_eighth, unweighted),)},
+        usual_kl=0.035742,
+    ),
+    FileType(
+        "IQ4_XS",
+        30,
+        "IQ4_XS",
+        4.25,
+        parts={"attn_v": (use("Q5_K", grouped),), "ffn_down": (use("Q5_K", first_eighth, unweighted),)},
+        usual_kl=0.036334,
+    ),
+    FileType("Q4_0", 2, "Q4_0", 4.5, parts={"ffn_down": (use("Q4_1", first_eighth, weighted),)}, usual_kl=0.071940),
+    FileType(
+        "Q3_K_M",
+        12,
+        "Q3_K",
+        3.4375,
+        parts={
+            "attn_v": (use("Q5_K", first_two), use("Q4_K")),
+            "attn_output": (use("Q4_K"),),
+            "ffn_down": (use("Q5_K", first_sixteenth), use("Q4_K")),
+        },
+        usual_kl=0.101913,
+    ),
+    FileType("IQ3_S", 26, "IQ3_S", 3.4375, parts={"attn_v": (use("Q4_K", grouped),)}, usual_kl=0.111278),
+    FileType(
+        "IQ3_XXS",
+        23,
+        "IQ3_XXS",
+        3.0625,
+        "required",
+        head="Q5_K",
+        embedding="IQ3_S",
+        parts={
+            "attn_q": (use("IQ2_S"),),
+            "attn_k": (use("IQ2_S"),),
+            "attn_v": (use("Q4_K", grouped), use("IQ3_S", unweighted)),
+            "attn_output": (use("IQ3_S"),),
+            "ffn_down": (use("Q4_K", first_eighth, unweighted), use("Q3_K", unweighted)),
+        },
+        usual_kl=0.183625,
+    ),
+    FileType(
+        "Q2_K",
+        10,
+        "Q2_K",
+        2.625,
+        parts={
+            "attn_v": (use("Q4_K", grouped), use("Q3_K")),
+            "attn_output": (use("Q3_K"),),
+            "ffn_down": (use("Q3_K"),),
+        },
+        usual_kl=0.445132,
+    ),
+    FileType(
+        "IQ2_XS",
+        20,
+        "IQ2_XS",
+        2.3125,
+        "required",
+        head="Q5_K",
+        embedding="Q2_K",
+        parts={"attn_v": (use("Q4_K", grouped), use("Q2_K")), "ffn_down": (use("Q2_K", first_eighth),)},
+        seventy_b=False,
+        usual_kl=0.546290,
+    ),
+    FileType(
+        "IQ2_XXS",
+        19,
+        "IQ2_XXS",
+        2.0625,
+        "required",
+        head="Q5_K",
+        embedding="Q2_K",
+        parts={"attn_v": (use("Q4_K", grouped), use("Q2_K")), "ffn_down": (use("Q2_K", first_eighth),)},
+        seventy_b=False,
+        usual_kl=0.812022,
+    ),
+    FileType("TQ2_0", 37, "TQ2_0", 2.0625, "ignored", ternary=True, embedding="Q4_K"),
+    FileType("TQ1_0", 36, "TQ1_0", 1.6875, "ignored", ternary=True, embedding="Q4_K"),
+)
+
+FILE_TYPES: Mapping[str, FileType] = {row.name: row for row in _ROWS}
+"""The rows by name, in the order in which they are offered: fewer bits later."""
+
+QUANTIZED = tuple(row.name for row in _ROWS if row.quantized)
+FIRST_FILE_TYPES = ("F16", "Q8_0", "Q4_K_M")
+"""What is written when nobody chooses: exact, nearly exact, small."""
+
+if TYPE_CHECKING:
+    FileTypeName = str
+else:
+    FileTypeName = Literal[tuple(FILE_TYPES)]  # a type checker cannot read choices that are computed
+"""A recipe's choice among the rows."""
+
+
+def file_type_of_id(number: int) -> FileType | None:
+    """The row with this `general.file_type`; None for a number that is not written here."""
+    return next((row for row in _ROWS if row.id == number), None)
+
+
+def needing_importance(names: list[str]) -> list[str]:
+    """Those of the file types that cannot be written without an importance matrix."""
+    return [name for name in names if FILE_TYPES[name].importance == "required"]

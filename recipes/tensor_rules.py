@@ -1,0 +1,89 @@
+"""When a tensor gets another type than most of its file: the conditions of llama.cpp's `llama_tensor_get_type`.
+
+A rule is a tensor type and the conditions under which it holds; the first rule that holds wins. Tensor types are named
+as in `engines.llama.ggml_types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the rules look at.
+
+    Attributes:
+        layer: the tensor's layer, from 0.
+        layers: number of layers.
+        gqa: query heads per key and value head.
+        importance: whether the file is written with an importance matrix.
+    """
+
+    layer: int
+    layers: int
+    gqa: int
+    importance: bool
+
+
+Condition = Callable[[Place], bool]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A tensor type, and the conditions that must all hold for it."""
+
+    type: str
+    when: tuple[Condition, ...] = ()
+
+
+def use(type_name: str, *when: Condition) -> Rule:
+    """A rule, as a table of them is written."""
+    return Rule(type_name, when)
+
+
+def first_type(rules: Sequence[Rule], place: Place) -> str | None:
+    """The type of the first rule that holds; None when none does, which means the file's base type."""
+    return next((rule.type for rule in rules if all(holds(place) for holds in rule.when)), None)
+
+
+def grouped(place: Place) -> bool:
+    """Four query heads or more share one key and value head: value projections are small."""
+    return place.gqa >= 4
+
+
+def weighted(place: Place) -> bool:
+    """There is an importance matrix."""
+    return place.importance
+
+
+def unweighted(place: Place) -> bool:
+    """There is no importance matrix."""
+    return not place.importance
+
+
+def more_bits(place: Place) -> bool:
+    """llama.cpp's `use_more_bits`: the first and last eighth of the layers, and every third between."""
+    eighth = place.layers // 8
+    return place.layer < eighth or place.layer >= 7 * place.layers // 8 or (place.layer - eighth) % 3 == 2
+
+
+def first_eighth(place: Place) -> bool:
+    """The first eighth of the layers."""
+    return place.layer < place.layers // 8
+
+
+def first_sixteenth(place: Place) -> bool:
+    """The first sixteenth of the layers."""
+    return place.layer < place.layers // 16
+
+
+def first_two(place: Place) -> bool:
+    """The first two layers."""
+    return place.layer < 2
+
+
+def first_four(place: Place) -> bool:
+    """The first four layers."""
+    return place.layer < 4
