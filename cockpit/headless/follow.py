@@ -68,10 +68,10 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.interrupts += 1
 
-    def _on_termination(self, number: int, frame: FrameType | None) -> None:
+    def _on_termination(self, _number: int, _frame: FrameType | None) -> None:
         self.terminations += 1
 
 

@@ -60,7 +60,7 @@ class Nothing:
 class JsonLines(Nothing):
     """The journal's lines as they are; a record that came without its line is not in the journal (yet)."""
 
-    def show(self, records: list[Record], state: RunState) -> None:
+    def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
         """Print them."""
         text = b"".join(record.line + b"\n" for record in records if record.line)
         if text:
@@ -138,7 +138,7 @@ class LiveLines(PlainLines):
             self._drawn = ""
             write_out(_CLEAR_LINE)
 
-    def _progress(self, event: Step | Progress, state: RunState) -> list[str]:
+    def _progress(self, _event: Step | Progress, _state: RunState) -> list[str]:
         return []
 
     def _print(self, lines: list[str]) -> None:

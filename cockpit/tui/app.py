@@ -33,7 +33,7 @@ class HarmlessLines(LineFilter):
     taken off too: no text of ours needs one, and a link's address would reach the terminal as it is.
     """
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's name
         """The segments, with the same widths and nothing but printable characters."""
         if all(_harmless(segment) for segment in segments):
             return segments
@@ -72,8 +72,7 @@ class CockpitApp(App[None]):
         runs_root: the folder of runs.
         open_run: a run directory to show at once.
         replay: a run directory (or journal file) to play back at once.
-        speed: its speed, in seconds of the run per second.
-        speed: how fast, as a multiple of real time; None for the screen's own choice.
+        speed: how fast that replay plays, as a multiple of real time; None for the screen's own choice.
     """
 
     TITLE = "cockpit"
@@ -93,8 +92,7 @@ class CockpitApp(App[None]):
         self.runs_root = runs_root
         self._first_run = open_run
         self._first_replay = replay
-        self._speed = speed
-        self._speed = speed
+        self._first_speed = speed
         self._safety = HarmlessLines()
         self.animation_level = "none"
         for theme in THEMES:
@@ -115,7 +113,7 @@ class CockpitApp(App[None]):
     def open_first(self) -> None:
         """The screen the operator asked for; Home otherwise."""
         if self._first_replay is not None:
-            self.open_replay(self._first_replay, self._speed)
+            self.open_replay(self._first_replay, self._first_speed)
         elif self._first_run is not None:
             self.open_run(self._first_run)
         else:
@@ -147,11 +145,11 @@ class CockpitApp(App[None]):
         self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
 
     def open_replay(self, path: Path, speed: float | None = None) -> None:
-        """Play a run back from its directory or its journal file."""
+        """Play a run back from its directory or its journal file; `speed` is a multiple of real time."""
         from cockpit.tui.screens.run import RunScreen
         from cockpit.tui.screens.sources import load_replay
 
-        self.push_screen(RunScreen(load_replay(path, self._speed), run_dir=path if path.is_dir() else path.parent))
+        self.push_screen(RunScreen(load_replay(path, speed), run_dir=path if path.is_dir() else path.parent))
 
     def open_recipe(self, path: Path) -> None:
         """Edit a recipe in forms."""

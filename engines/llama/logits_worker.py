@@ -18,7 +18,7 @@ from engines.llama.worker import serve
 class _Worker:
     model: LlamaModel
 
-    def __call__(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
+    def __call__(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
         if "open" in header:
             self.model = LlamaModel(header["open"], header["n_ctx"], header["threads"], header["adapter"])
             record = self.model.library.record()

@@ -136,10 +136,10 @@ class EngineMixin:
         if checkpoint is not None:
             self.session.after_scheduler_load()
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+    def _save_checkpoint(self, _model: torch.nn.Module, _trial: Any = None) -> None:
         self.session.save()
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, _inputs: Any) -> int:
         """Nothing reads Trainer's count, and computing it walks the model at every micro-batch."""
         return 0
 
@@ -154,11 +154,11 @@ class Boundary(TrainerCallback):
     def __init__(self, session: Watched) -> None:
         self._session = session
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Trainer has made its plan."""
         self._session.train_begins()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The optimizer has stepped and the step is counted."""
         self._session.after_optimizer_step()
         if state.global_step >= state.max_steps:

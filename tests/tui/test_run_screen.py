@@ -7,10 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cockpit.runs.playback import Playback
 from cockpit.text import formatting as fmt
+from cockpit.tui.app import CockpitApp
 from cockpit.tui.look.keys import SCOPES, footer_keys
 from cockpit.tui.look.theme import CROSS
 from cockpit.tui.screens.confirm import ConfirmScreen
+from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
 from engines.events import Gap, Step, Warned
@@ -463,3 +466,23 @@ async def test_too_small_a_screen_does_not_break() -> None:
             await pilot.resize_terminal(100, 30)
             await settled(pilot)
             assert "step 50/820" in text(app)
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(2.0, 2.0), (None, 8.0)])
+async def test_a_replay_plays_at_the_speed_that_was_asked_for(
+    tmp_path: Path, asked: float | None, shown: float
+) -> None:
+    first, second = (journals.live(30).write(tmp_path / name) for name in ("first", "second"))
+    app = CockpitApp(tmp_path, replay=first, speed=16.0)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        assert _playback(app).speed == 16.0
+        app.open_replay(second, asked)
+        await pilot.pause()
+        assert _playback(app).speed == shown, "the first replay's speed is the first replay's"
+
+
+def _playback(app: CockpitApp) -> Playback:
+    assert isinstance(app.screen, RunScreen)
+    assert app.screen.playback is not None
+    return app.screen.playback

@@ -245,7 +245,7 @@ class CheckpointsScreen(Screen[None]):
         text.append(safe_text(why_not or what, 200), colours["text-muted"] if why_not else "")
         self.query_one(f"#why_{name}", Static).update(text)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Keys of buttons that cannot be pressed are not offered."""
         if action in {"resume", "merge", "quantize"} and self.is_mounted:
             return not self.query_one(f"#{action}", Button).disabled

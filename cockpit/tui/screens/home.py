@@ -313,7 +313,7 @@ class HomeScreen(Screen[None]):
 
     # ---- keys
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Only what can be done with what is under the cursor."""
         if not self.is_mounted:
             return True

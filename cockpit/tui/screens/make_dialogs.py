@@ -45,7 +45,7 @@ class _Choices(LineList[str]):
     def key_of(self, item: str) -> str:
         return item
 
-    def draw_item(self, item: str, width: int) -> Text:
+    def draw_item(self, item: str, width: int) -> Text:  # noqa: ARG002 - the list's interface
         marked = item in self.marked
         box = ("(•) " if marked else "( ) ") if self._single else ("[x] " if marked else "[ ] ")
         line = Text(f" {box}{safe_text(item, 20):<12}")

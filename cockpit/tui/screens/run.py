@@ -45,7 +45,7 @@ class RunScreen(RunPicture):
 
     # ---- keys of both
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Requests and freezing are for runs that go on."""
         if action in {"freeze", "checkpoint", "stop"}:
             return self.source.live and self.source.run_state != "lost"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
@@ -142,7 +142,7 @@ class FieldRow(Horizontal):
         event.stop()
         self.post_message(self.Edited(self.row.key, event.value))
 
-    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+    def on_descendant_focus(self) -> None:
         self.post_message(self.Entered(self.row.key))
 
 

@@ -74,7 +74,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         """One line of at most `width` cells; text of unknown origin must be made safe."""
         return Text(safe_text(str(item), width))
 
-    def draw_header(self, width: int) -> Text:
+    def draw_header(self, width: int) -> Text:  # noqa: ARG002 - for those that have one
         """The fixed first line, when `has_header`."""
         return Text("")
 
@@ -82,7 +82,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         """What an item is known by when the list is renewed."""
         return id(item)
 
-    def selectable(self, item: Item) -> bool:
+    def selectable(self, item: Item) -> bool:  # noqa: ARG002 - for those with headings
         """Whether the cursor may stand on the item; headings say no."""
         return True
 
