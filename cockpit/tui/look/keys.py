@@ -6,7 +6,7 @@ Each key has an id. A user's keymap may name another key for it. Keys that termi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textual.binding import Binding
 
@@ -37,6 +37,36 @@ class Key:
         return self.shown or self.keys.split(",")[0].replace("ctrl+", "^").replace("question_mark", "?")
 
 
+_CHARTS = (
+    Key("log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
+    Key("smooth", "m", "smooth", "Smooth", "Next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
+    Key("fit", "f", "fit", "Fit", "Fit the value axes to the data and show all steps."),
+    Key("maximise", "z", "maximise", "Zoom", "Show the chosen chart alone, or all of them again."),
+    Key("actions", "a", "actions", "Actions", "Checkpoints and what can be made of them."),
+    Key("zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),
+    Key("zoom_out", "minus", "zoom(2.0)", "", "Show twice as many steps.", "-"),
+    *(
+        Key(f"pane_{number}", f"{number}", f"pane({number})", "", f"Choose the {nth} chart.")
+        for number, nth in enumerate(("first", "second", "third", "fourth", "fifth", "sixth"), 1)
+    ),
+)
+_LOG = (
+    Key("log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end it follows the newest.", "↑"),
+    Key("log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
+    Key("log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
+    Key("log_page_down", "pagedown", "log_scroll(10)", "", "Scroll the log down by ten lines.", "pgdn"),
+    Key("copy", "Y", "copy_path", "", "Copy the path of the run's folder."),
+)
+
+
+def _of(scope: str, keys: tuple[Key, ...], *, named: tuple[str, ...] | None = None) -> tuple[Key, ...]:
+    """Keys that a live run and a replay share, as keys of one of them; only those of `named` stand at the bottom."""
+    return tuple(
+        replace(key, id=f"{scope}.{key.id}", label=key.label if named is None or key.id in named else "")
+        for key in keys
+    )
+
+
 SCOPES: dict[str, tuple[Key, ...]] = {
     "app": (
         Key("app.help", "question_mark,f1", "app.keys_help", "Help", "Show every key of this screen.", "?"),
@@ -54,19 +84,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         ),
         Key("run.checkpoint", "k", "checkpoint", "Ckpt", "Ask the engine for a checkpoint at the next step."),
         Key("run.stop", "x", "stop", "Stop…", "Stop: after a checkpoint, or now; asks first."),
-        Key("run.log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
-        Key("run.smooth", "m", "smooth", "Smooth", "Next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
-        Key("run.fit", "f", "fit", "Fit", "Fit the value axes to the data and show all steps."),
-        Key("run.maximise", "z", "maximise", "Zoom", "Show the chosen chart alone, or all of them again."),
-        Key("run.actions", "a", "actions", "Actions", "Checkpoints and what can be made of them."),
-        Key("run.zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),
-        Key("run.zoom_out", "minus", "zoom(2.0)", "", "Show twice as many steps.", "-"),
-        Key("run.pane_1", "1", "pane(1)", "", "Choose the first chart.", "1"),
-        Key("run.pane_2", "2", "pane(2)", "", "Choose the second chart."),
-        Key("run.pane_3", "3", "pane(3)", "", "Choose the third chart."),
-        Key("run.pane_4", "4", "pane(4)", "", "Choose the fourth chart."),
-        Key("run.pane_5", "5", "pane(5)", "", "Choose the fifth chart."),
-        Key("run.pane_6", "6", "pane(6)", "", "Choose the sixth chart."),
+        *_of("run", _CHARTS),
         Key("run.left", "left", "inspect(-1)", "", "Inspect the step before.", "←"),
         Key("run.right", "right", "inspect(1)", "", "Inspect the step after.", "→"),
         Key("run.far_left", "shift+left", "inspect(-50)", "", "Inspect fifty steps before.", "shift+←"),
@@ -74,11 +92,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("run.stage_back", "left_square_bracket", "stage(-1)", "", "Look at the stage before.", "["),
         Key("run.stage_on", "right_square_bracket", "stage(1)", "", "Look at the stage after.", "]"),
         Key("run.follow", "0", "follow", "", "Follow the running stage with every chart as it was.", "0"),
-        Key("run.log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end it follows the newest.", "↑"),
-        Key("run.log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
-        Key("run.log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
-        Key("run.log_page_down", "pagedown", "log_scroll(10)", "", "Scroll the log down by ten lines.", "pgdn"),
-        Key("run.copy", "Y", "copy_path", "", "Copy the path of the run's folder.", "Y"),
+        *_of("run", _LOG),
     ),
     "replay": (
         Key("replay.play", "space", "play", "Play", "Play or pause."),
@@ -100,25 +114,9 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("replay.goto", "g", "goto", "Goto", "Go to a step by its number."),
         Key("replay.next_event", "e", "event(1)", "Event", "To the next checkpoint, guard or failure.", "e/E"),
         Key("replay.last_event", "E", "event(-1)", "", "To the checkpoint, guard or failure before.", "E"),
-        Key("replay.log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
-        Key("replay.smooth", "m", "smooth", "Smooth", "Next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
-        Key("replay.fit", "f", "fit", "", "Fit the value axes to the data and show all steps."),
-        Key("replay.maximise", "z", "maximise", "", "Show the chosen chart alone, or all of them again."),
-        Key("replay.zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),
-        Key("replay.zoom_out", "minus", "zoom(2.0)", "", "Show twice as many steps.", "-"),
-        Key("replay.pane_1", "1", "pane(1)", "", "Choose the first chart."),
-        Key("replay.pane_2", "2", "pane(2)", "", "Choose the second chart."),
-        Key("replay.pane_3", "3", "pane(3)", "", "Choose the third chart."),
-        Key("replay.pane_4", "4", "pane(4)", "", "Choose the fourth chart."),
-        Key("replay.pane_5", "5", "pane(5)", "", "Choose the fifth chart."),
-        Key("replay.pane_6", "6", "pane(6)", "", "Choose the sixth chart."),
+        *_of("replay", _CHARTS, named=("log_y", "smooth")),
         Key("replay.follow", "0", "follow", "", "Show the stage at the playhead with every chart as it was."),
-        Key("replay.actions", "a", "actions", "", "Checkpoints and what can be made of them."),
-        Key("replay.log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end it follows the newest.", "↑"),
-        Key("replay.log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
-        Key("replay.log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
-        Key("replay.log_page_down", "pagedown", "log_scroll(10)", "", "Scroll the log down by ten lines.", "pgdn"),
-        Key("replay.copy", "Y", "copy_path", "", "Copy the path of the run's folder."),
+        *_of("replay", _LOG),
     ),
     "home": (
         Key("home.open", "enter", "open", "Open", "Open what is under the cursor: a run's charts, or a recipe's form."),
