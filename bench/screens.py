@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from bench.rows import Row, best, child_cpu_s
-from bench.terminal import Terminal
 from cockpit.supervision.launch import launch, request
 from engines.run_dir import RunDir, lock_is_held
 from recipes.load import load_recipe_text
+from tests.tui.terminal import Terminal
 
 SIZE = (160, 48)
 SECONDS = 10.0
@@ -44,7 +44,7 @@ def measure() -> list[Row]:
         for _ in range(5):  # interleaved: both see the same noise
             bare_s.append(_paint_s(bare, b"bare"))
             with Terminal(home, SIZE) as terminal:
-                home_s.append(terminal.until(b"Recipes"))
+                home_s.append(terminal.seconds_until(b"Recipes"))
                 terminal.drain(1.0)
                 resident.append(terminal.resident_bytes())
         rows = [
@@ -60,7 +60,7 @@ def measure() -> list[Row]:
 
 def _paint_s(argv: list[str], wanted: bytes) -> float:
     with Terminal(argv, SIZE) as terminal:
-        return terminal.until(wanted)
+        return terminal.seconds_until(wanted)
 
 
 def _live_rows(folder: Path) -> list[Row]:
@@ -68,7 +68,7 @@ def _live_rows(folder: Path) -> list[Row]:
     run = launch(load_recipe_text(LIVE, folder / "bench.toml"), runs_root=folder)
     try:
         with Terminal([sys.executable, "-m", "cockpit", "attach", run.id, "--runs-dir", str(folder)], SIZE) as terminal:
-            terminal.until(b"grad_norm")
+            terminal.read_until(b"grad_norm")
             terminal.drain(3.0)
             before_s, began_s = terminal.cpu_s(), time.monotonic()
             sent = terminal.drain(SECONDS)

@@ -1,4 +1,4 @@
-"""The cockpit in a process of its own on a pseudo-terminal, and the bytes it sends there."""
+"""A program in a process of its own on a pseudo-terminal: what it sends there, when, and what it uses."""
 
 from __future__ import annotations
 
@@ -15,35 +15,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-CODE = (
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOW_RUN = (
     "import sys; from pathlib import Path; from cockpit.tui.app import CockpitApp; "
     "run = Path(sys.argv[1]); CockpitApp(run.parent, open_run=run).run()"
 )
 PATIENCE_S = 60.0
 
 
-class TerminalRun:
-    """Opens a run directory on a terminal of the given size."""
+class Terminal:
+    """Runs argv on a terminal of the given size, columns by rows, and reads everything it sends."""
 
-    def __init__(self, run: Path, size: tuple[int, int] = (160, 48)) -> None:
+    def __init__(self, argv: list[str], size: tuple[int, int], **environment: str) -> None:
         leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-        environment = {
-            **os.environ,
-            "TERM": "xterm-256color",
-            "COCKPIT_THEME": "cockpit",
-            "PYTHONPATH": str(Path.cwd()),
-        }
-        for name in ("NO_COLOR", "COLUMNS", "LINES"):  # the terminal's own size and colours count
-            environment.pop(name, None)
+        of_program = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment}
+        for name in ("NO_COLOR", "COLUMNS", "LINES", "PYTHONDONTWRITEBYTECODE"):  # the terminal's own size and colours
+            of_program.pop(name, None)
+        self.began_s = time.monotonic()
         self._leader = leader
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CODE, str(run)],
-            stdin=follower,
-            stdout=follower,
-            stderr=follower,
-            env=environment,
-            start_new_session=True,
+            argv, stdin=follower, stdout=follower, stderr=follower, env=of_program, start_new_session=True, cwd=ROOT
         )
         os.close(follower)
 
@@ -77,6 +71,27 @@ class TerminalRun:
             out += chunk
         return out
 
+    def seconds_until(self, wanted: bytes) -> float:
+        """Seconds from the program's start until some bytes have come."""
+        self.read_until(wanted)
+        return time.monotonic() - self.began_s
+
+    def drain(self, seconds: float) -> int:
+        """The number of bytes that come within some seconds."""
+        end, total = time.monotonic() + seconds, 0
+        while (left := end - time.monotonic()) > 0:
+            total += len(self._read(left))
+        return total
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far, user and system."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def resident_bytes(self) -> int:
+        """Resident memory now."""
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
     def _read(self, timeout_s: float) -> bytes:
         if not select.select([self._leader], [], [], timeout_s)[0]:
             return b""
@@ -84,3 +99,8 @@ class TerminalRun:
             return os.read(self._leader, 65_536)
         except OSError:  # the other end is closed
             return b""
+
+
+def show_run(run: Path, size: tuple[int, int] = (160, 48)) -> Terminal:
+    """The run's screen on a terminal of its own."""
+    return Terminal([sys.executable, "-c", SHOW_RUN, str(run)], size, COCKPIT_THEME="cockpit")

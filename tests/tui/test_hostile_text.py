@@ -28,7 +28,7 @@ from tests.cockpit.text.test_safe_text import PAYLOADS
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource
-from tests.tui.terminal import TerminalRun
+from tests.tui.terminal import show_run
 
 MARKUP = [
     "[/bold]",
@@ -141,7 +141,7 @@ ONLY_OURS = re.compile(
 def test_bytes_on_a_real_terminal_are_only_those_of_the_driver(tmp_path: Path) -> None:
     payload = "".join(p for p in PAYLOADS if "\ud800" not in p and "\x00" not in p)
     run = hostile(payload).write(tmp_path / "20261120-2130-atlas")
-    with TerminalRun(run) as terminal:
+    with show_run(run) as terminal:
         out = terminal.read_until(SECRET.encode()) + terminal.read_until_quiet()
     assert SECRET.encode() in out
     for forbidden in (b"\x1b]52", b"\x1b]0;", b"\x9b2J", b"\x1bP+q", b"\x1b[6n", "\u202e".encode(), b"\x1b[2J\x1b[H"):

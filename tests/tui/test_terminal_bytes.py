@@ -13,7 +13,7 @@ import pytest
 
 from engines.events import Step
 from tests.tui import journals
-from tests.tui.terminal import TerminalRun
+from tests.tui.terminal import show_run
 
 BYTES_PER_PICTURE = 2400
 """12 kB/s at five pictures a second, for a whole 160x48 screen with six charts."""
@@ -33,7 +33,7 @@ def test_an_idle_screen_sends_nothing_and_a_live_one_little(live_run: Path, size
     journal = journals.live(412)
     written = len(journal._lines)
     step = next(e for e in reversed(journal.events) if isinstance(e, Step))
-    with TerminalRun(live_run, size) as terminal:
+    with show_run(live_run, size) as terminal:
         terminal.read_until(b"412/820")
         terminal.read_until_quiet()
         assert terminal.read_until_quiet(2.0) == b""
