@@ -10,14 +10,13 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.files import fsync_folder, open_regular
 from engines.json_text import parse_json
-from engines.run_dir import fsync_folder
 
 VERBS = (
     "stop",
@@ -115,14 +114,10 @@ def _in_range(verb: str, value: float | None) -> bool:
 
 def _read_small(path: Path) -> bytes:
     """A request's bytes: from a small regular file of ours, never through a link, and without waiting for a pipe."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_REQUEST_BYTES or status.st_uid != os.getuid():
+    with open_regular(path, MAX_REQUEST_BYTES, follow=False) as file:
+        if os.fstat(file.fileno()).st_uid != os.getuid():
             raise OSError("not a request")
-        return os.read(fd, MAX_REQUEST_BYTES)
-    finally:
-        os.close(fd)
+        return file.read(MAX_REQUEST_BYTES)
 
 
 def take(control: Path, request: Request) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.files import file_sha256
 from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 
 MAX_LINKS = 10_000
@@ -79,8 +80,7 @@ def content_sha256(path: Path) -> str:
     files = [path] if path.is_file() else sorted(_files(path))
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = file_sha256(file)
         name = file.name if file == path else file.relative_to(path).as_posix()
         total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()

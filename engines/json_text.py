@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engines.files import read_regular_text
 from recipes.problems import OperatorError, printable
+
+MAX_JSON_BYTES = 256 * 1024 * 1024
+"""The largest document that is read: several times the largest tokenizer.json that is published."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -22,6 +26,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """What `json.loads` gives of a file that somebody else may have made.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `max_bytes`.
+        ValueError: it is no JSON.
+    """
+    return parse_json(read_regular_text(path, max_bytes))
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a model's, adapter's or tokenizer's folder.
 
@@ -29,7 +43,7 @@ def read_object(path: Path) -> dict[str, Any]:
         OperatorError: it is missing or is none.
     """
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError as error:
         raise OperatorError(f"{path} is missing", "name a folder as save_pretrained writes it") from error
     except (ValueError, OSError) as error:

@@ -12,10 +12,10 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.files import file_sha256, fsync_file, fsync_folder, read_regular_bytes, write_durably
 from engines.json_text import parse_json
 
 MANIFEST = "manifest.json"
@@ -49,15 +49,15 @@ def write_manifest(folder: Path, **fields: Any) -> str:
         name = path.relative_to(folder).as_posix()
         if name == MANIFEST:
             continue
-        size, sha256 = _hash_and_sync(path)
-        files.append({"path": name, "bytes": size, "sha256": sha256})
+        fsync_file(path)
+        files.append({"path": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
     files.sort(key=lambda entry: str(entry["path"]))
     body = {"format": FORMAT, **fields, "files": files}
     data = json.dumps(_finite(body), indent=1, allow_nan=False).encode() + b"\n"
     for directory in _folders(folder):
         if directory != folder:
-            _fsync(directory, os.O_DIRECTORY)
-    _write_durably(folder / MANIFEST, data)
+            fsync_folder(directory)
+    write_durably(folder / MANIFEST, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -113,14 +113,6 @@ def problems_against(folder: Path, sha256: str) -> list[str]:
     return verify_manifest(folder)
 
 
-def fsync_tree(folder: Path) -> None:
-    """Make every file and folder below (and the folder itself) durable."""
-    for path in _files(folder):
-        _fsync(path)
-    for directory in _folders(folder):
-        _fsync(directory, os.O_DIRECTORY)
-
-
 def commit_folder(tmp: Path, final: Path) -> None:
     """Rename a finished folder into place and make the rename durable.
 
@@ -133,22 +125,14 @@ def commit_folder(tmp: Path, final: Path) -> None:
         final.rename(superseded)
     tmp.rename(final)
     for parent in {final.parent, tmp.parent}:
-        _fsync(parent, os.O_DIRECTORY)
+        fsync_folder(parent)
 
 
 def _read_bytes(folder: Path) -> bytes:
-    path = folder / MANIFEST
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return read_regular_bytes(folder / MANIFEST, MAX_MANIFEST_BYTES, follow=False)
     except OSError as error:
         raise ManifestError(f"{MANIFEST} cannot be read: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ManifestError(f"{MANIFEST} is not a file")
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-    return data
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -191,20 +175,12 @@ def _check_entry(folder: Path, entry: Mapping[str, Any], *, hashes: bool) -> str
         return f"{name} has {found.st_size} bytes, not {entry['bytes']}"
     if hashes:
         try:
-            with path.open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = file_sha256(path)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
         if actual != entry["sha256"]:
             return f"{name} has other content than when it was written (SHA-256 differs)"
     return ""
-
-
-def _hash_and_sync(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size, sha256
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -224,29 +200,6 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _fsync(path: Path, flags: int = 0) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _fsync(path.parent, os.O_DIRECTORY)
 
 
 def _finite(value: Any) -> Any:

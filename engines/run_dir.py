@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.json_text import parse_json
+from engines.files import fsync_folder, write_durably
+from engines.json_text import read_json
 
 FORMAT = 1
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -112,7 +113,7 @@ class RunDir:
             RunDirError: it is missing or not JSON.
         """
         try:
-            value = parse_json(self.run_json.read_text())
+            value = read_json(self.run_json)
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self.root} is not a run directory: run.json: {error}") from error
         if not isinstance(value, dict):
@@ -139,35 +140,6 @@ class RunDir:
         except OSError:
             return []
         return sorted(int(name) for name in names if name.isdigit())
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file: temporary name, fsync, rename, fsync of the folder. The old file survives any failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def create_run_dir(
@@ -280,7 +252,7 @@ def lock_is_held(path: Path) -> bool:
 def lock_holder(path: Path) -> dict[str, Any]:
     """What the last holder wrote of itself; empty when unreadable."""
     try:
-        value = parse_json(path.read_text())
+        value = read_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cockpit.forms.shelf import own_folder
-from engines.run_dir import write_durably
+from engines.files import write_durably
 from recipes.problems import OperatorError
 from recipes.shipped import shipped_recipes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.custody import ancestors, content_sha256, parent_ids
+from engines.files import file_sha256
 from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import RUN_ID, RunDir
 from recipes.problems import OperatorError, printable
@@ -94,19 +94,13 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
             with suppress(ManifestError):
                 for entry in read_manifest(found.parent)["files"]:
                     if entry["bytes"] == size:
-                        sha256 = sha256 or content_of(file)
+                        sha256 = sha256 or file_sha256(file)
                         if entry["sha256"] == sha256:
                             return found.parent
     raise OperatorError(
         f"{file}: no finished stage in {', '.join(map(str, runs))} has a file of these bytes",
         "name the runs it may come from: --runs-dir DIR",
     )
-
-
-def content_of(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _homes(folder: Path) -> list[Path]:

@@ -16,10 +16,11 @@ import psutil
 
 from cockpit.supervision.process_tree import RUN_ENV
 from cockpit.supervision.resolved_recipe import RunRecipe
+from engines.files import write_durably
 from engines.host import STAGE_FORMAT
 from engines.identity import Identity
 from engines.json_text import parse_json
-from engines.run_dir import RunDir, write_durably
+from engines.run_dir import RunDir
 from recipes.schema import StageFields, kind_of_stage, tag_of_stage
 
 CODE_ROOT = Path(__file__).resolve().parents[2]

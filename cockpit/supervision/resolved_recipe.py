@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.files import file_sha256
 from engines.json_text import parse_json
 from engines.run_dir import RunDir, RunDirError
 from recipes.fingerprint import fingerprint
@@ -110,7 +111,7 @@ def input_hash(path: Path) -> str | None:
     """
     manifest = path / "manifest.json"
     try:
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+        return file_sha256(manifest)
     except OSError:
         pass
     digest = hashlib.sha256()

@@ -37,10 +37,11 @@ from engines.events import (
     StageStarted,
     Warned,
 )
+from engines.files import write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.manifest import problems_against
-from engines.run_dir import Lock, RunDir, write_durably
+from engines.run_dir import Lock, RunDir
 from recipes.schema import kind_of_stage
 
 EXIT_LOCKED = 2

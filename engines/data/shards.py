@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from engines.files import file_sha256
 from recipes.problems import OperatorError
 
 MANIFEST = "tokens.json"
@@ -107,7 +107,7 @@ class TokenShard:
             raise OperatorError(
                 f"{self.entry.index} does not end where {self.entry.file} does", "prepare the tokens again"
             )
-        if verify and sha256_of(file) != self.entry.sha256:
+        if verify and file_sha256(file) != self.entry.sha256:
             raise OperatorError(
                 f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again"
             )
@@ -129,12 +129,6 @@ class TokenShard:
     def tokenizer(self) -> Path:
         """The folder of the tokenizer that made these tokens."""
         return self.path / "tokenizer"
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _inside(path: Path, name: str) -> Path:

@@ -18,10 +18,11 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from engines.data.documents import corpus_bytes, read_documents
-from engines.data.shards import DTYPES, FORMAT, MANIFEST, SplitEntry, TokenShard, TokensManifest, dtype_for, sha256_of
+from engines.data.shards import DTYPES, FORMAT, MANIFEST, SplitEntry, TokenShard, TokensManifest, dtype_for
 from engines.data.special_pieces import SPACE_MARK
 from engines.data.split import SPLITS
 from engines.data.text import Report
+from engines.files import file_sha256
 from engines.training.tokenizer_files import copy_tokenizer
 from recipes.problems import OperatorError
 
@@ -54,7 +55,7 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
         dtype=dtype,
         eos_id=processor.eos_id(),
         vocab_size=vocab_size,
-        tokenizer_sha256=sha256_of(tokenizer / "tokenizer.model"),
+        tokenizer_sha256=file_sha256(tokenizer / "tokenizer.model"),
         splits=splits,
     )
     (out / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines.data.readers.folder import read_messages
-from engines.data.shards import MANIFEST, TokenShard, sha256_of
+from engines.data.shards import MANIFEST, TokenShard
 from engines.evaluate.model import LoadedModel
+from engines.files import file_sha256
 from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
 
@@ -70,7 +71,7 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
             "the model's folder has no tokenizer.model, so it cannot be shown that the tokens were made for it",
             "evaluate on messages, or on tokens with the model that was trained on them",
         )
-    if sha256_of(loaded.tokenizer_model) != shard.manifest.tokenizer_sha256:
+    if file_sha256(loaded.tokenizer_model) != shard.manifest.tokenizer_sha256:
         raise OperatorError(
             f"{shard.path} was made with another tokenizer than the model's ({loaded.tokenizer_model})",
             "prepare tokens with the model's own tokenizer",

@@ -10,12 +10,13 @@ import contextlib
 import ctypes
 import ctypes.util
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from engines.files import file_sha256
 
 PACKAGE = "xllamacpp"
 LLAMA_CPP_VARIABLE = "COCKPIT_LLAMA_CPP"
@@ -68,15 +69,12 @@ def find_library() -> Library:
         raise NativeError(
             f"llama.cpp's library was not found: install the {PACKAGE} package (the export extra) in this environment"
         )
-    with found[0].open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Library(PACKAGE, importlib.metadata.version(PACKAGE), str(found[0]), sha256)
+    return Library(PACKAGE, importlib.metadata.version(PACKAGE), str(found[0]), file_sha256(found[0]))
 
 
 def named_library(path: Path) -> Library:
     """A library of kernels that the operator named: its version is asked of it once it is open."""
-    with path.open("rb") as file:
-        return Library("ggml", "not told", str(path), hashlib.file_digest(file, "sha256").hexdigest())
+    return Library("ggml", "not told", str(path), file_sha256(path))
 
 
 def find_kernels(llama_cpp: str | None) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import mmap
 import os
@@ -17,6 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import file_sha256
 from engines.llama.golden import check_golden
 from engines.llama.library import NativeError, find_kernels
 from engines.llama.worker_process import WorkerProcess
@@ -171,7 +171,7 @@ class NumpyQuantizer:
             "name": "gguf numpy",
             "version": importlib.metadata.version("gguf"),
             "path": str(path),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": file_sha256(path),
         }
 
     def quantize(

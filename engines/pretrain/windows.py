@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 from engines.data.shards import MANIFEST, TokenShard
+from engines.files import file_sha256
 from recipes.problems import OperatorError
-
-CHUNK_BYTES = 8 * 1024 * 1024
 
 
 class WindowDataset(Dataset[torch.Tensor]):
@@ -70,11 +68,6 @@ def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None])
         OperatorError: the bytes are others.
     """
     file = shard.path / shard.entry.file
-    total, done, digest = file.stat().st_size, 0, hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            on_progress(done, total)
-    if digest.hexdigest() != shard.entry.sha256:
+    total = file.stat().st_size
+    if file_sha256(file, lambda done: on_progress(done, total)) != shard.entry.sha256:
         raise OperatorError(f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again")

@@ -7,7 +7,7 @@ layers (rank and alpha patterns, rsLoRA) are multiplied into B, and alpha is zer
 from __future__ import annotations
 
 import math
-import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import whole_path
 from exporters.gguf.write import Model, row_order
 from exporters.lora.adapter import Adapter, Change, read_matrix
 from recipes.problems import OperatorError, printable
@@ -77,29 +78,18 @@ def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterTyp
     Raises:
         OperatorError: a value is not finite, or does not fit into F16.
     """
-    partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, model.architecture.name)
-    writer.add_type("adapter")
-    writer.add_name(path.stem)
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", plan.alpha)
-    writer.add_file_type(FILE_TYPES[dtype])
-    try:
+    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
+        writer.add_type("adapter")
+        writer.add_name(path.stem)
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", plan.alpha)
+        writer.add_file_type(FILE_TYPES[dtype])
         for name, change in plan.changes.items():
             for side, values in (("a", _a(change)), ("b", _b(model, name, change, folded=not plan.alpha))):
                 writer.add_tensor(f"{name}.lora_{side}", _stored(f"{name}.lora_{side}", values, dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        assert writer.fout is not None
-        writer.fout[0].flush()
-        os.fsync(writer.fout[0].fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    finally:
-        writer.close()
-    partial.rename(path)
 
 
 def _check_kinds(adapter: Adapter) -> None:

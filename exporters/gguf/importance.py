@@ -7,8 +7,8 @@ llama-imatrix collects). It is computed here from transformers' own forward pass
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import whole_path
 from engines.llama.gguf_file import read_gguf
 from recipes.problems import OperatorError, printable
 
@@ -97,23 +98,17 @@ def compute_importance(
 
 def save_importance(importance: Importance, path: Path) -> None:
     """Write it in llama.cpp's GGUF format of importance matrices, so that its own tools can use it."""
-    partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, "imatrix")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", [importance.source])
-    writer.add_uint32("imatrix.chunk_count", importance.windows[0])
-    writer.add_uint32("imatrix.chunk_size", importance.windows[1])
-    for name, row in sorted(importance.values.items()):
-        writer.add_tensor(f"{name}.in_sum2", (row * np.float32(importance.tokens)).reshape(1, -1))
-        writer.add_tensor(f"{name}.counts", np.asarray([[importance.tokens]], np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    assert writer.fout is not None
-    writer.fout[0].flush()
-    os.fsync(writer.fout[0].fileno())
-    writer.close()
-    partial.rename(path)
+    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, "imatrix")) as writer:
+        writer.add_type("imatrix")
+        writer.add_array("imatrix.datasets", [importance.source])
+        writer.add_uint32("imatrix.chunk_count", importance.windows[0])
+        writer.add_uint32("imatrix.chunk_size", importance.windows[1])
+        for name, row in sorted(importance.values.items()):
+            writer.add_tensor(f"{name}.in_sum2", (row * np.float32(importance.tokens)).reshape(1, -1))
+            writer.add_tensor(f"{name}.counts", np.asarray([[importance.tokens]], np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
 
 
 def load_importance(path: Path) -> Importance:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import whole_path
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import padded
 from engines.llama.quantizer import KernelQuantizer, Quantizer
@@ -118,36 +119,30 @@ def write_gguf(
     Raises:
         OperatorError: a value is not finite, or does not fit into the type.
     """
-    partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, model.architecture.name)
-    add_metadata(writer, model.config, name=path.stem, file_type=plan.file_type, parameters=model.parameters)
-    add_vocabulary(writer, model.vocabulary)
-    for choice in plan.choices:
-        kind = TYPES[choice.type]
-        shape = [choice.shape.rows, choice.shape.columns][2 - choice.shape.dimensions :]
-        writer.add_tensor_info(
-            choice.shape.name, shape, np.dtype(np.float32), choice.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.id)
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    assert writer.fout is not None
-    file = writer.fout[0]
-    try:
+    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
+        add_metadata(writer, model.config, name=path.stem, file_type=plan.file_type, parameters=model.parameters)
+        add_vocabulary(writer, model.vocabulary)
+        for choice in plan.choices:
+            kind = TYPES[choice.type]
+            shape = [choice.shape.rows, choice.shape.columns][2 - choice.shape.dimensions :]
+            writer.add_tensor_info(
+                choice.shape.name,
+                shape,
+                np.dtype(np.float32),
+                choice.bytes,
+                raw_dtype=gguf.GGMLQuantizationType(kind.id),
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        file = writer.fout[0]
         writer.write_padding(file, file.tell())
         rows = InFlight(file.write)
         for choice in plan.choices:
             columns = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
             _write_tensor(model, choice, rows, quantizer, progress, columns)
         rows.finish()
-        file.flush()
-        os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink()
-        raise
-    finally:
-        writer.close()
-    partial.rename(path)
 
 
 def _write_tensor(

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import Draft
 from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
@@ -298,7 +299,7 @@ class SafetensorsWriter:
         """
         self.path = path
         self._buffers = buffers
-        self._partial = path.with_name(path.name + ".partial")
+        self._draft = Draft(path)
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         offset = 0
         for name, (dtype, shape) in tensors.items():
@@ -308,7 +309,7 @@ class SafetensorsWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._expected = 8 + len(text) + offset
-        self._file: BinaryIO = self._partial.open("wb", buffering=0)
+        self._file: BinaryIO = self._draft.path.open("wb", buffering=0)
         self._queue: Queue[bytes | bytearray | memoryview | None] = Queue(maxsize=_QUEUED)
         self._failed: OSError | None = None
         self._written = 0
@@ -350,24 +351,19 @@ class SafetensorsWriter:
             OSError: it could not be written; nothing is left of it.
         """
         self._stop()
-        if self._failed is None:
-            try:
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                self._failed = error
         self._file.close()
-        if self._failed is not None:
-            self._partial.unlink(missing_ok=True)
-            raise self._failed
-        if self._written != self._expected:
+        if self._failed is not None or self._written != self._expected:
+            self._draft.abandon()
+            if self._failed is not None:
+                raise self._failed
             raise AssertionError(f"{self.path.name}: {self._written} bytes written, {self._expected} announced")
-        self._partial.rename(self.path)
+        self._draft.commit()
 
     def abandon(self) -> None:
         """Leave nothing."""
         self._stop()
         self._file.close()
-        self._partial.unlink(missing_ok=True)
+        self._draft.abandon()
 
     def _stop(self) -> None:
         self._queue.put(None)

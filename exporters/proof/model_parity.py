@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
@@ -154,7 +153,7 @@ def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], 
 
 
 def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    sha256 = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    sha256 = file_sha256(folder / "config.json")
     name = (config.get("architectures") or ["unknown"])[0]
     return {"name": folder.name, "architecture": name, "config_sha256": sha256, "vocab_size": int(config["vocab_size"])}
 

@@ -7,14 +7,13 @@ JOB is JSON; see `Job`. Each line of the output is a JSON object: `{"phase"}`, `
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import file_sha256
+from engines.files import file_sha256, write_text
 from engines.llama.gguf_file import read_gguf
 from exporters.job_lines import DONE, FAILED, Tell, run_job
 from exporters.preflight import default_threads
@@ -75,7 +74,7 @@ def compare_runtimes(job: Job, tell: Tell) -> dict[str, Any]:
         fixture = load_fixture(job.fixture)
         report |= {"fixture": str(job.fixture), "model": fixture.model}
     if job.save is not None:
-        _save(job.save, fixture)
+        write_text(job.save, fixture.as_json())
     llama = LlamaRuntime(job.threads)
     try:
         for path in job.files:
@@ -168,15 +167,6 @@ def _problems(told: dict[str, Any], reference: str) -> list[str]:
             f" {found['expected']} (logits apart by {gap}; a tie is below {told['tie_gap']:g})"
         )
     return problems
-
-
-def _save(path: Path, fixture: Fixture) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(fixture.as_json())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def read_job(text: str) -> Job:

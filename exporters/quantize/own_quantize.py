@@ -6,7 +6,6 @@ works; its SHA-256 says which program it was.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import file_sha256, whole_path
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.golden import check_golden
 from engines.llama.library import NativeError
@@ -83,13 +83,11 @@ class OwnProgram:
     def __init__(self, found: Found, work: Path, threads: int) -> None:
         """Nothing is run yet. `work` is a folder for its inputs and what it prints."""
         self._path, self._work, self._threads = found.path, work, threads
-        with found.path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.record: dict[str, Any] = {
             "name": PROGRAM,
             "version": "",
             "path": str(found.path),
-            "sha256": sha256,
+            "sha256": file_sha256(found.path),
             "named_by": found.named_by,
             "self_test": {},
         }
@@ -151,17 +149,9 @@ class OwnProgram:
         Raises:
             NativeError: it failed, or its file is not one with the plan's tensors.
         """
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        try:
+        with whole_path(path) as partial:
             self.run(source, partial, plan.file_type, imatrix, plan.bytes, progress)
             made = read_plan(partial, plan)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.rename(path)
         different = [c.shape.name for c, own in zip(plan.choices, made.choices, strict=True) if c.type != own.type]
         if not different:
             return made, ""

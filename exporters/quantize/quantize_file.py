@@ -6,21 +6,17 @@ JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of th
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from engines.files import file_sha256
+from engines.files import file_sha256, whole_path, write_json
 from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
@@ -78,8 +74,7 @@ def quantize(job: Job, tell: Tell) -> dict[str, Any]:
     if left:
         _write_with_kernels(job, source, left, importance, record, tell)
     stem = _FULL_PRECISION.sub("", job.source.stem)
-    with _whole_file(job.out / f"{stem}.quantize.json", gguf=False) as file:
-        file.write(json.dumps(record, indent=1).encode())
+    write_json(job.out / f"{stem}.quantize.json", record)
     return record
 
 
@@ -181,9 +176,11 @@ def _write_all(
         seconds = Work([(c.type, c.shape.rows * c.shape.columns) for c in plan.choices], rates).total_s
         tell({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
         began = time.perf_counter()
-        with _whole_file(job.target(plan.file_type)) as file:
+        with whole_path(job.target(plan.file_type)) as partial:
             name = job.imatrix.name if job.imatrix else ""
-            write_quantized(source, plan, file, quantizer, meter.advance, importance, name)
+            with partial.open("wb") as file:
+                write_quantized(source, plan, file, quantizer, meter.advance, importance, name)
+            read_gguf(partial)
         _tell_file(job, plan, time.perf_counter() - began, record, tell)
 
 
@@ -229,37 +226,6 @@ class _Meter:
         self._due = now + PROGRESS_S
         left = (self._work.total_s - done) * ((now - self._began) / done if done else 1.0)
         self._tell({"progress": {"share": done / self._work.total_s, "left_s": left}})
-
-
-@contextmanager
-def _whole_file(path: Path, *, gguf: bool = True) -> Iterator[BinaryIO]:
-    """A file under a temporary name that gets its own once it is whole, on the disk and, if GGUF, readable.
-
-    Raises:
-        OperatorError: another process is writing it.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OperatorError(f"{partial}: another process is writing it") from error
-        file.truncate(0)
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if gguf:
-                read_gguf(partial)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_job(text: str) -> Job:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from engines.files import file_sha256
+from engines.files import file_sha256, write_text
 from engines.host import StageFailedError
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
@@ -179,5 +179,5 @@ def write_fixture(export: Export) -> bool:
     if export.fixture is None or not export.fixture.prompts:
         return False
     files = [{key: item[key] for key in ("file", "file_type", "bytes", "sha256")} for item in export.record["files"]]
-    (export.ctx.out / FIXTURE_FILE).write_text(replace(export.fixture, files=files).as_json(), encoding="utf-8")
+    write_text(export.ctx.out / FIXTURE_FILE, replace(export.fixture, files=files).as_json())
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from dataclasses import replace
 from typing import Any
@@ -163,7 +162,7 @@ def _describe(export: Export) -> dict[str, Any]:
         "name": given.name,
         "manifest_sha256": given.manifest_sha256,
         **_describe_adapter(export),
-        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "config_sha256": file_sha256(config),
         "architecture": model.architecture.name,
         "parameters": model.parameters,
         "reference": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "gguf")}

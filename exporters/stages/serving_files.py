@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.files import write_durably
 from engines.json_text import parse_json
-from engines.run_dir import write_durably
 from exporters.proof.chat_format import ChatFormat, chat_format
 
 MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import file_sha256
+from engines.files import file_sha256, whole_path
 from engines.host import StageContext, StageFailedError
 from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
@@ -186,20 +186,13 @@ def _read_back(ctx: StageContext, target: Path, file_type: str, who: str, write:
     Raises:
         StageFailedError: the program failed, or what it wrote is no whole file.
     """
-    partial = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
+    named = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
     try:
-        write(partial)
-        plan = plan_of(partial, file_type)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        with whole_path(target, named) as partial:
+            write(partial)
+            return plan_of(partial, file_type)
     except (NativeError, OperatorError) as error:
-        partial.unlink(missing_ok=True)
         raise StageFailedError(f"{who} wrote no whole file: {error}") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.rename(target)
-    return plan
 
 
 def _progress(ctx: StageContext, path: Path, expected: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
+from engines.files import whole_path
 from engines.llama.gguf_file import padded, read_gguf
 from exporters.gguf.metadata import add_metadata
 from exporters.gguf.quant_types import Choice, Shape
@@ -71,25 +72,23 @@ def write_i2s(
         path: the final name.
         progress: called with the number of values written since the last call.
     """
-    partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, model.architecture.name)
-    add_metadata(writer, model.config, name=path.stem, file_type="F16", parameters=model.parameters)
-    writer.kv_data[0]["general.file_type"].value = i2s.FILE_TYPE_ID
-    writer.add_string(i2s.LAYOUT_KEY, layout)
-    add_vocabulary(writer, model.vocabulary)
-    for shape in model.shapes:
-        sizes = [shape.rows, shape.columns][2 - shape.dimensions :]
-        kind = gguf.GGMLQuantizationType.F32 if is_packed(shape) else gguf.GGMLQuantizationType[_plain(shape).type]
-        writer.add_tensor_info(shape.name, sizes, np.dtype(np.float32), _bytes(shape), raw_dtype=kind)
-        if is_packed(shape):
-            # The package knows no such type; the number is all that it writes of it.
-            writer.tensors[0][shape.name].dtype = i2s.TYPE_ID
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    assert writer.fout is not None
-    file: Any = writer.fout[0]
-    try:
+    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
+        add_metadata(writer, model.config, name=path.stem, file_type="F16", parameters=model.parameters)
+        writer.kv_data[0]["general.file_type"].value = i2s.FILE_TYPE_ID
+        writer.add_string(i2s.LAYOUT_KEY, layout)
+        add_vocabulary(writer, model.vocabulary)
+        for shape in model.shapes:
+            sizes = [shape.rows, shape.columns][2 - shape.dimensions :]
+            kind = gguf.GGMLQuantizationType.F32 if is_packed(shape) else gguf.GGMLQuantizationType[_plain(shape).type]
+            writer.add_tensor_info(shape.name, sizes, np.dtype(np.float32), _bytes(shape), raw_dtype=kind)
+            if is_packed(shape):
+                # The package knows no such type; the number is all that it writes of it.
+                writer.tensors[0][shape.name].dtype = i2s.TYPE_ID
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        file: Any = writer.fout[0]
         writer.write_padding(file, file.tell())
         for shape in model.shapes:
             for start, stop in row_chunks(shape.rows, shape.columns):
@@ -102,14 +101,6 @@ def write_i2s(
             if is_packed(shape):
                 file.write(i2s.tail(scales[shape.name]))
             writer.write_padding(file, _bytes(shape))
-        file.flush()
-        os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink()
-        raise
-    finally:
-        writer.close()
-    partial.rename(path)
 
 
 def validate(path: Path, model: Model | None = None) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_a_huge_manifest_a_link_and_a_pipe_are_not_read(folder: Path, tmp_path: 
     assert "cannot be read" in verify_manifest(folder)[0]
     path.unlink()
     os.mkfifo(path)
-    assert "not a file" in verify_manifest(folder)[0]
+    assert "not a regular file" in verify_manifest(folder)[0]
 
 
 def test_a_link_in_place_of_a_file_does_not_verify(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from engines.run_dir import (
     create_run_dir,
     lock_holder,
     lock_is_held,
-    write_durably,
 )
 
 
@@ -102,38 +101,6 @@ def test_paths_in_journals_are_relative_to_the_run_so_that_it_can_be_moved(tmp_p
     run = RunDir(tmp_path / "run")
     assert run.relative(run.checkpoints("base", 2) / "step-8") == "stages/base/2/checkpoints/step-8"
     assert run.relative(Path("/models/base")) == "/models/base"
-
-
-# ---- durable files
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "exit.json"
-    write_durably(path, b"old" * 100)
-    real = os.write
-    for failing in ("write", "fsync", "rename"):
-        with monkeypatch.context() as patch:
-            if failing == "write":
-                patch.setattr(os, "write", lambda fd, data: real(fd, data[:7]) if len(data) > 20 else _full())
-            elif failing == "fsync":
-                patch.setattr(os, "fsync", lambda _fd: _full())
-            else:
-                patch.setattr(Path, "rename", lambda *_: _full())
-            with pytest.raises(OSError, match="No space"):
-                write_durably(path, b"new" * 20)
-        assert path.read_bytes() == b"old" * 100
-        assert os.listdir(tmp_path) == ["exit.json"]
-
-
-def _full() -> int:
-    raise OSError(28, "No space left on device")
-
-
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
-    write_durably(tmp_path / "f", b"0123456789" * 20)
-    assert (tmp_path / "f").read_bytes() == b"0123456789" * 20
 
 
 # ---- locks

@@ -12,8 +12,9 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import exit_facts, fold_run, is_live, list_runs, state_of, summarize
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, StageStarted, Step, encode_record
+from engines.files import write_durably
 from engines.identity import Identity
-from engines.run_dir import Lock, RunDir, RunDirError, create_run_dir, write_durably
+from engines.run_dir import Lock, RunDir, RunDirError, create_run_dir
 
 
 @pytest.fixture(autouse=True)

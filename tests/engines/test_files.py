@@ -1,0 +1,295 @@
+"""Files are whole or absent, and nothing but a regular file is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from engines.files import (
+    Draft,
+    file_sha256,
+    fsync_folder,
+    open_regular,
+    read_regular_bytes,
+    read_regular_text,
+    whole_file,
+    whole_path,
+    write_durably,
+    write_json,
+)
+from engines.json_text import read_json, read_object
+from recipes.problems import OperatorError
+
+# ---- small files
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "exit.json"
+    write_durably(path, b"old" * 100)
+    real = os.write
+    for failing in ("write", "fsync", "rename"):
+        with monkeypatch.context() as patch:
+            if failing == "write":
+                patch.setattr(os, "write", lambda fd, data: real(fd, data[:7]) if len(data) > 20 else _full())
+            elif failing == "fsync":
+                patch.setattr(os, "fsync", _full)
+            else:
+                patch.setattr(Path, "rename", _full)
+            with pytest.raises(OSError, match="No space"):
+                write_durably(path, b"new" * 20)
+        assert path.read_bytes() == b"old" * 100
+        assert os.listdir(tmp_path) == ["exit.json"]
+
+
+def test_a_small_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    write_durably(tmp_path / "f", b"1")
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
+    write_durably(tmp_path / "f", b"0123456789" * 20)
+    assert (tmp_path / "f").read_bytes() == b"0123456789" * 20
+
+
+def test_many_writers_of_one_small_file_leave_one_whole_text(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    texts = [str(number).encode() * 5000 for number in range(8)]
+    threads = [
+        threading.Thread(target=lambda text=text: [write_durably(path, text) for _ in range(20)]) for text in texts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in texts
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+# ---- large files
+
+
+def test_a_large_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"old")
+    with whole_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert sorted(os.listdir(tmp_path)) == ["m.gguf", "m.gguf.partial"]
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["m.gguf"]
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_the_old_file_outlives_any_failure_and_the_temporary_one_none(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.gguf"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_a_disk_that_fails_at_the_end_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync", _full) if failing == "fsync" else (Path, "rename", _full)))
+    with pytest.raises(OSError, match="No space"), whole_file(path) as file:
+        file.write(b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.gguf"]
+
+
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(fd: int) -> None:
+        told.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        sync(fd)
+
+    def renamed(self: Path, target: Path) -> Path:
+        told.append(f"rename {self.name} {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    with whole_file(tmp_path / "f") as file:
+        file.write(b"1")
+    assert told == ["fsync f.partial", "rename f.partial f", f"fsync {tmp_path.name}"]
+
+
+def test_a_foreign_program_may_replace_the_temporary_file(tmp_path: Path) -> None:
+    with whole_path(tmp_path / "m.gguf", tmp_path / "made-m.gguf") as path:
+        path.unlink()
+        subprocess.run(["sh", "-c", f"printf 123 > '{path}'"], check=True)
+    assert (tmp_path / "m.gguf").read_bytes() == b"123"
+    assert os.listdir(tmp_path) == ["m.gguf"]
+
+
+def test_a_program_that_leaves_no_file_is_an_error_and_not_an_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_path(tmp_path / "m.gguf") as path:
+        path.unlink()
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_writers_of_one_large_file_are_not_let_in(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "f") as file:
+        file.write(b"first")
+        with pytest.raises(OperatorError, match="another process is writing it"):
+            Draft(tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == b"first"
+    Draft(tmp_path / "f").abandon()
+
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from engines.files import whole_file
+with whole_file(Path(sys.argv[1])) as file:
+    file.write(b"half" * 1000)
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_taken_over_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    done = subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["f.partial"]
+    with whole_file(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "f.partial").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic"):
+        Draft(tmp_path / "f")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", lambda _fd: refuse(22))
+    fsync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _fd: refuse(5))
+    with pytest.raises(OSError, match="Input/output"):
+        fsync_folder(tmp_path)
+
+
+def test_a_report_that_cannot_be_json_leaves_the_old_one(tmp_path: Path) -> None:
+    write_json(tmp_path / "parity.json", {"passed": True})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "parity.json", {"passed": object()})
+    assert read_json(tmp_path / "parity.json") == {"passed": True}
+    assert os.listdir(tmp_path) == ["parity.json"]
+
+
+# ---- regular files only
+
+
+@pytest.fixture(params=["pipe", "device", "folder", "socket", "link to a pipe", "link to a device"])
+def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    match request.param:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            if not os.access("/dev/zero", os.R_OK):
+                pytest.skip("no /dev/zero")
+            path = Path("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "socket":
+            # A short name: a socket's path has at most 107 bytes.
+            with socket.socket(socket.AF_UNIX) as made:
+                here = os.open(tmp_path, os.O_RDONLY)
+                made.bind(f"/proc/self/fd/{here}/config.json")
+                os.close(here)
+        case "link to a pipe":
+            os.mkfifo(tmp_path / "pipe")
+            path.symlink_to("pipe")
+        case "link to a device":
+            path.symlink_to("/dev/zero")
+    return path
+
+
+def test_what_is_no_regular_file_is_refused_at_once(no_file: Path) -> None:
+    for read in (lambda: read_regular_bytes(no_file, 100), lambda: file_sha256(no_file), lambda: read_json(no_file)):
+        with pytest.raises(OSError) as error:  # noqa: PT011 - a socket, a folder and a pipe have words of their own
+            read()
+        assert error.value.strerror
+    with pytest.raises(OperatorError, match="cannot be read"):
+        read_object(no_file)
+
+
+def test_a_large_file_is_refused_and_one_of_the_allowed_size_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 100)
+    assert read_regular_bytes(path, 100) == b"x" * 100
+    with pytest.raises(OSError, match="larger than 99 bytes"):
+        read_regular_bytes(path, 99)
+    with open_regular(path) as file:
+        assert file.read() == b"x" * 100
+
+
+def test_a_file_that_does_not_tell_its_size_is_bounded_too() -> None:
+    assert Path("/proc/self/status").stat().st_size == 0
+    with pytest.raises(OSError, match="larger than 10 bytes"):
+        read_regular_bytes(Path("/proc/self/status"), 10)
+
+
+def test_a_link_is_followed_only_where_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("text")
+    (tmp_path / "link").symlink_to("f")
+    assert read_regular_text(tmp_path / "link", 100) == "text"
+    with pytest.raises(OSError, match="symbolic"):
+        read_regular_bytes(tmp_path / "link", 100, follow=False)
+
+
+def test_a_text_that_is_not_utf_8_is_a_value_error(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="utf-8"):
+        read_regular_text(tmp_path / "f", 100)
+    assert read_regular_text(tmp_path / "f", 100, errors="replace") == "\ufffd"
+
+
+def test_a_hash_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.files.CHUNK_BYTES", 4)
+    (tmp_path / "f").write_bytes(b"0123456789")
+    told: list[int] = []
+    assert file_sha256(tmp_path / "f", told.append) == hashlib.sha256(b"0123456789").hexdigest()
+    assert told == [4, 8, 10]
