@@ -42,6 +42,7 @@ from engines.events import (
 )
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import Lock, RunDir
+from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.schema import STAGE_TYPES, TRAINING_KINDS, StageFields
 
@@ -187,7 +188,7 @@ class StageContext:
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
         """Acknowledge a request with what came of it."""
-        asked = request.verb if request.value is None else f"{request.verb} {request.value:g}"
+        asked = request.verb if request.value is None else f"{request.verb} {quantities.exact(request.value)}"
         self.emit(ControlApplied(request=asked, by=request.by, effect=effect, step=step, stage=self.stage_name))
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -328,7 +329,7 @@ def _no_room(ctx: StageContext, error: OSError) -> str:
     where = f" {error.filename}" if error.filename else f" in {ctx.out}"
     free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
     return (
-        f"no room to write{where}: {error.strerror}; {free / 1e9:.2f} GB are free there; inputs and finished files are untouched, and"
+        f"no room to write{where}: {error.strerror}; {quantities.size(free)} are free there; inputs and finished files are untouched, and"
         " nothing half-written has its final name: make room, then resume the run"
     )
 
@@ -357,8 +358,8 @@ def _check_gates(ctx: StageContext, metrics: Mapping[str, float | None]) -> str:
             )
         )
         if not met:
-            shown = "not measured" if value is None else f"{value:g}"
-            refused.append(f"{gate.metric} {gate.op} {gate.value:g} (got {shown})")
+            shown = "not measured" if value is None else quantities.number(value, 6)
+            refused.append(f"{gate.metric} {gate.op} {quantities.exact(gate.value)} (got {shown})")
     return "; ".join(refused)
 
 
@@ -421,7 +422,7 @@ def _custody(ctx: StageContext, metrics: Mapping[str, float | None]) -> dict[str
     steps = metrics.get("steps")
     checkpoint = None
     if ctx.stage.kind in TRAINING_KINDS and steps is not None:
-        here = ctx.checkpoints / f"step-{steps:.0f}"
+        here = ctx.checkpoints / f"step-{quantities.whole(steps)}"
         resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
         checkpoint = here if here.is_dir() else resumed
     parents = [Parent(item.name, item.path) for item in ctx.inputs.values()]

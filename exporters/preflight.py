@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from recipes import quantities
 from recipes.problems import OperatorError
 
 _SPARE_BYTES = 64 * 1024 * 1024
@@ -26,7 +27,7 @@ def check_disk(folder: Path, *, files: int, scratch: int) -> None:
     need, have = files + scratch + _SPARE_BYTES, shutil.disk_usage(folder).free
     if need > have:
         raise OperatorError(
-            f"the export needs {need / 1e9:.2f} GB of disk (files {files / 1e9:.2f}, comparison {scratch / 1e9:.2f}); {folder} has {have / 1e9:.2f} GB free",
+            f"the export needs {quantities.size(need)} of disk (files {quantities.size(files)}, comparison {quantities.size(scratch)}); {folder} has {quantities.size(have)} free",
             "free space, choose fewer file_types or fewer parity_positions, or another --runs-dir",
         )
 
@@ -40,7 +41,7 @@ def check_memory(reference_bytes: int) -> None:
     have = available_bytes()
     if have is not None and reference_bytes > have:
         raise OperatorError(
-            f"the comparison needs the model in float32, {reference_bytes / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are available",
+            f"the comparison needs the model in float32, {quantities.size(reference_bytes)} of memory; {quantities.size(have)} are available",
             "compare on a larger machine, or set parity_positions = 0 to skip the comparison",
         )
 

@@ -1,7 +1,7 @@
 """Change one value in a recipe's text and nothing else: comments, order, spacing and spellings stay as they are.
 
-The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text; tomlkit
-spells the new value. Each edit is verified: the parsed result differs from the old one in that value only.
+The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text. Each edit is
+verified: the parsed result differs from the old one in that value only.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
-import tomlkit
-
 from recipes.problems import OperatorError, RecipeError
+from recipes.spelling import spell, spell_key
 from recipes.toml_read import parse
 from recipes.toml_scan import KeyPath, TomlIndex
 
@@ -75,7 +73,10 @@ def set_value(text: str, path: KeyPath, value: Any) -> str:
     data, index = parse(text, _NAME)
     if _same(_at(data, path), value):
         return text
-    spelled = spell(value)
+    try:
+        spelled = spell(value)
+    except TypeError as error:
+        raise EditError(str(error)) from None
     if path in index.values:
         span = index.values[path]
         new = text[: span.start] + spelled + text[span.end :]
@@ -117,53 +118,13 @@ def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def spell(value: Any) -> str:
-    """A value as TOML on one line; small numbers as people write them (2e-4).
-
-    Raises:
-        EditError: TOML has no such value.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and math.isfinite(value):
-        return _number(value)
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{_key((str(key),))} = {spell(item)}" for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(spell(item) for item in value) + "]"
-    if isinstance(value, (int, float, str)):
-        return _escaped(tomlkit.item(value).as_string())
-    raise EditError(f"a recipe cannot hold a {type(value).__name__}")
-
-
-def _escaped(spelled: str) -> str:
-    """Without line separators, direction marks and the like, which TOML allows as they are and no reader can see."""
-    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in spelled)
-
-
-def _number(value: float) -> str:
-    """The shortest spelling that reads back as the same number and as a float."""
-    plain = repr(value)
-    if "e" not in plain and not 0 < abs(value) < 0.001:
-        return plain
-    sign, digits, exponent = Decimal(plain).normalize().as_tuple()
-    first, rest = digits[0], "".join(map(str, digits[1:]))
-    return f"{'-' if sign else ''}{first}{'.' + rest if rest else ''}e{int(exponent) + len(rest)}"
-
-
-def _key(parts: KeyPath) -> str:
-    words = [str(part) for part in parts]
-    return ".".join(word if re.fullmatch(r"[A-Za-z0-9_-]+", word) else spell(word) for word in words)
-
-
 def _inserted(text: str, index: TomlIndex, path: KeyPath, spelled: str) -> str:
     """The text with a new key in the innermost table around `path` that is written out."""
     for length in range(len(path) - 1, -1, -1):
         rest = path[length:]
         if any(isinstance(part, int) for part in rest):
             raise EditError("there is no such item in the list")
-        statement = f"{_key(rest)} = {spelled}"
+        statement = f"{spell_key(*rest)} = {spelled}"
         span = index.values.get(path[:length]) if length else None
         if span is not None:
             if text[span.start] != "{":

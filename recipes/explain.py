@@ -108,7 +108,7 @@ def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
     if spec.kind == "bool" and value in (0, 1, "true", "false"):
         return f"did you mean {'true' if value in (1, 'true') else 'false'}?"
     if spec.kind == "numbers" and isinstance(value, int | float) and not isinstance(value, bool):
-        return f"did you mean [{value}]?"
+        return f"did you mean [{shown(value)}]?"
     if spec.kind == "list" and isinstance(value, str):
         return f"did you mean [{shown(value)}]?"
     return ""

@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from recipes.problems import either, shown
+from recipes.problems import either
+from recipes.quantities import exact
 from recipes.schema import STAGE_TYPES, Recipe
+from recipes.spelling import spell
 
 FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
 
@@ -40,9 +42,7 @@ class Bounds:
     def words(self) -> str:
         """Such as `> 0 and ≤ 1`; empty without limits."""
         signs = (("≥", self.ge), (">", self.gt), ("≤", self.le), ("<", self.lt))
-        return " and ".join(
-            f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}" for sign, limit in signs if limit is not None
-        )
+        return " and ".join(f"{sign} {exact(limit)}" for sign, limit in signs if limit is not None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FieldSpec:
             return f"a list of {some} {either(self.choices)}" if self.choices else "a list of texts"
         if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
             return "1 to 40 of a-z, 0-9 and -"
-        length = f" of at most {self.bounds.max_length:,} characters" if self.bounds.max_length else ""
+        length = f" of at most {self.bounds.max_length} characters" if self.bounds.max_length else ""
         return f"text{' that is not empty' if self.bounds.min_length else length}"
 
     @property
@@ -98,14 +98,7 @@ class FieldSpec:
         """The default as TOML, `required`, or `none`."""
         if self.required:
             return "required"
-        return "none" if self.default is None else shown_whole(self.default)
-
-
-def shown_whole(value: Any) -> str:
-    """A default as TOML, never shortened."""
-    if isinstance(value, list):
-        return "[" + ", ".join(shown_whole(item) for item in value) + "]"
-    return shown(value) if isinstance(value, (str, bool)) else str(value)
+        return "none" if self.default is None else spell(self.default)
 
 
 @cache

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.spelling import spell
+
 SHOWN_CHARACTERS = 80
 SHOWN_PROBLEMS = 50
 
@@ -90,12 +92,12 @@ def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 
 def shown(value: Any) -> str:
     """A value as an operator would have written it in TOML, shortened."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, str):
         return f'"{printable(value)}"'
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a whole number of more than 30 digits"
+    if isinstance(value, (bool, int, float)):
+        return spell(value)
     if isinstance(value, list):
         inner = ", ".join(shown(item) for item in value[:4])
         return printable(f"[{inner}{', …' if len(value) > 4 else ''}]")

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, shown_whole, tags_of
+from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, tags_of
 from recipes.file_types import FILE_TYPES, FileType
 from recipes.schema import KINDS, SCHEMA, STAGE_TYPES, output_word
+from recipes.spelling import spell
 
 FOLDER = Path(__file__).resolve().parent
 REFERENCE = FOLDER / "REFERENCE.md"
@@ -178,7 +179,7 @@ def _table(specs: Iterable[FieldSpec]) -> str:
 
 
 def _row(path: str, spec: FieldSpec, sentence: str) -> str:
-    default = spec.default_words if spec.required or spec.default is None else f"`{shown_whole(spec.default)}`"
+    default = spec.default_words if spec.required or spec.default is None else f"`{spell(spec.default)}`"
     takes = f" Takes: {', '.join(spec.accepts)}." if spec.accepts else ""
     cells = [f"`{path}`", spec.allowed, default, spec.unit or "", sentence + takes]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.quantities import size
 from recipes.toml_scan import Positions, ScanError, TomlIndex, scan
 
 MAX_BYTES = 256 * 1024
@@ -43,7 +44,7 @@ def decode(raw: bytes, path: Path | str) -> str:
         RecipeError: too large, or not UTF-8 (with the line of the first wrong byte).
     """
     if len(raw) > MAX_BYTES:
-        raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {MAX_BYTES // 1024} KiB")])
+        raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {size(MAX_BYTES)}")])
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RecipeError([Problem(path, 1, "", "this is UTF-16", "", "UTF-8 without a byte-order mark", column=1)])
     try:
@@ -63,7 +64,7 @@ def parse(text: str, path: Path | str) -> tuple[dict[str, Any], TomlIndex]:
         RecipeError: with the one located problem of text that is not TOML or passes a limit.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {MAX_BYTES // 1024} KiB")])
+        raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {size(MAX_BYTES)}")])
     positions = Positions(text)
 
     def refuse(offset: int, message: str, allowed: str = "") -> RecipeError:

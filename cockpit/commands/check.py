@@ -54,7 +54,13 @@ def run(args: argparse.Namespace) -> int:
 def _files(made: Plan) -> list[str]:
     titles = ("export", "file type", "size", "bits per weight", "other type")
     rows = [
-        [file.stage, file.file_type, f"about {fmt.size(file.bytes)}", f"{file.bits_per_weight:.2f}", _others(file)]
+        [
+            file.stage,
+            file.file_type,
+            f"about {fmt.size(file.bytes)}",
+            fmt.bits_per_weight(file.bits_per_weight),
+            _others(file),
+        ]
         for file in made.files
     ]
     return text_table(titles, rows, right=range(2, 5))

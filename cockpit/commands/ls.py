@@ -45,7 +45,7 @@ def _row(summary: RunSummary) -> list[str]:
         safe_text(summary.stage or "", 40),
         "" if summary.progress is None else fmt.percent(summary.progress),
         "" if summary.step is None else f"{summary.step}{total}",
-        "" if summary.loss is None else fmt.number(summary.loss),
+        "" if summary.loss is None else fmt.loss(summary.loss),
         "" if time_s is None else fmt.duration(time_s),
         "" if summary.last_event_t is None else fmt.ago(now - summary.last_event_t),
     ]

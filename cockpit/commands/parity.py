@@ -161,7 +161,7 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
         case {"phase": phase} if not as_json:
             sys.stderr.write(f"{clear}{safe_text(phase, 200)}" + ("" if live else "\n"))
         case {"progress": {"share": share}} if live:
-            sys.stderr.write(f"{clear}{share:6.1%}")
+            sys.stderr.write(f"{clear}{fmt.share_done(share)}")
         case {"result": report}:
             sys.stderr.write(clear)
             print(json.dumps(report, indent=1) if as_json else "\n".join(_report_lines(report)), flush=True)
@@ -185,14 +185,19 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _model_row(item: dict[str, Any]) -> list[str]:
-    values = [f"{item['mean_kl']:.3e}", f"{item['max_kl']:.3e}", f"{item['top1']:.2%}", f"{item['perplexity']:.4g}"]
+    values = [
+        fmt.number(item["mean_kl"]),
+        fmt.number(item["max_kl"]),
+        fmt.percent(item["top1"], 2),
+        fmt.number(item["perplexity"]),
+    ]
     return [safe_text(item["file"], 60), *values, item["light"] or ""]
 
 
 def _runtime_row(item: dict[str, Any], told: dict[str, Any]) -> list[str]:
     passed = not told["failures"] and all(agreement["passed"] for agreement in told["agreements"])
     verdict = "agrees" if passed else "differs" if told["judged"] else "differs (not judged: rounded weights)"
-    delta = "" if told["max_delta"] is None else f"{told['max_delta']:.2e}"
+    delta = "" if told["max_delta"] is None else fmt.number(told["max_delta"], 3)
     return [
         safe_text(item["file"], 60),
         safe_text(told["runtime"], 40),

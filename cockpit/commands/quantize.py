@@ -96,14 +96,14 @@ def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
     match line:
         case {"progress": {"share": share, "left_s": left_s}}:
             if live:
-                sys.stderr.write(f"{_clear(live)}{share:6.1%}   {_left(left_s)}")
+                sys.stderr.write(f"{_clear(live)}{fmt.share_done(share)}   {_left(left_s)}")
                 sys.stderr.flush()
         case {"phase": phase, "estimated_s": seconds, "bytes": size}:
             about = "" if seconds is None else f", about {fmt.duration(seconds)}"
             say(f"{_clear(live)}{phase}: {fmt.size(size)}{about}")
         case {"file": made}:
             say(
-                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  {made['bits_per_weight']:.2f} bits per weight"
+                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  {fmt.bits_per_weight(made['bits_per_weight'])} bits per weight"
             )
         case {"note": text}:
             say(f"{_clear(live)}measured: {text}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
 from typing import Any
+
+from recipes.quantities import exact
+from recipes.spelling import spell, spell_text
 
 _GATE = re.compile(
     r"^\s*(?P<metric>[^\s<>=]+)\s*(?P<op><=|>=|<|>)\s*(?P<value>\S+)(?:\s+stretch\s+(?P<stretch>\S+))?\s*$"
@@ -24,25 +26,6 @@ class NoValue:
 NO_VALUE = NoValue()
 
 
-def show_number(value: float) -> str:
-    """A number as short as it can be written: 0.0002 as 2e-4, 32.0 as 32."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    if value == int(value) and abs(value) < 1e16:
-        return str(int(value))
-    text = repr(value)
-    if "e" not in text and 0 < abs(value) < 0.001:
-        digits = f"{value:.16e}"
-        mantissa, exponent = digits.split("e")
-        short = repr(float(mantissa)).removesuffix(".0")
-        candidate = f"{short}e{int(exponent)}"
-        text = candidate if float(candidate) == value else text
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return text
-
-
 def show_value(value: Any) -> str:
     """A value on one line, such that `read_value` gives it back; nothing for no value."""
     if value is None or isinstance(value, NoValue):
@@ -50,30 +33,14 @@ def show_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return show_number(value)
+        return exact(value)
     if isinstance(value, str):
-        return value if _plain(value) else quoted(value)
+        return value if _plain(value) else spell_text(value)
     if isinstance(value, (list, tuple)):
         return _show_list(list(value))
     if isinstance(value, dict):
-        inner = ", ".join(f"{_key(str(key))} = {_literal(item)}" for key, item in value.items())
-        return "{ " + inner + " }" if inner else "{}"
+        return spell(value)
     return str(value)
-
-
-def quoted(text: str) -> str:
-    """Text as a TOML basic string on one line."""
-    out = []
-    for char in text:
-        if char in '"\\':
-            out.append("\\" + char)
-        elif char.isprintable():
-            out.append(char)
-        else:
-            named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char)
-            code = ord(char)
-            out.append(named or (f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"))
-    return '"' + "".join(out) + '"'
 
 
 def read_value(text: str, kind: str) -> Any:
@@ -98,13 +65,6 @@ def read_value(text: str, kind: str) -> Any:
     if kind == "numbers" and isinstance(items, list):
         return [_read_number(item, "float") if isinstance(item, str) else item for item in items]
     return items
-
-
-def toggled(items: Sequence[Any], choice: str, order: Sequence[str]) -> list[Any]:
-    """A list of choices with one added or taken out, in the order in which the choices are declared."""
-    kept = [item for item in items if item != choice] if choice in items else [*items, choice]
-    place = {name: index for index, name in enumerate(order)}
-    return sorted(kept, key=lambda item: place.get(item, len(place)) if isinstance(item, str) else len(place))
 
 
 def _plain(text: str) -> bool:
@@ -164,20 +124,12 @@ def _show_list(items: list[Any]) -> str:
         return ", ".join(_show_gate(item) for item in items)
     if items and all(isinstance(item, str) and _plain(item) and "," not in item and item[0] != "[" for item in items):
         return ", ".join(items)
-    return "[" + ", ".join(_literal(item) for item in items) + "]"
+    return spell(items)
 
 
 def _show_gate(gate: dict[str, Any]) -> str:
     text = f"{gate['metric']} {gate['op']} {show_value(gate['value'])}"
     return text + (f" stretch {show_value(gate['stretch'])}" if gate.get("stretch") is not None else "")
-
-
-def _literal(value: Any) -> str:
-    return quoted(value) if isinstance(value, str) else show_value(value)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
 
 
 def _toml(text: str) -> Any:

@@ -47,7 +47,7 @@ def file_rows(stage: StageView) -> list[list[str]]:
             [
                 safe_text(name.upper(), 20),
                 shown(metrics.get(name + _BYTES), fmt.size),
-                shown(metrics.get(f"{name}_bits_per_weight"), lambda bits: fmt.number(bits, 3)),
+                shown(metrics.get(f"{name}_bits_per_weight"), fmt.bits_per_weight),
                 shown(metrics.get(f"{name}_mean_kl"), fmt.number),
                 shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
                 shown(perplexities.get(name), fmt.number),

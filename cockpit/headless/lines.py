@@ -182,7 +182,7 @@ def stage_line(stage: StageView, state: RunState, event: Step | Progress | None)
 
 def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
     total = f"/{stage.total_steps}" if stage.total_steps else ""
-    parts = [f"step {step.step}{total}", f"loss {fmt.number(step.loss)}"]
+    parts = [f"step {step.step}{total}", f"loss {fmt.loss(step.loss)}"]
     if step.learning_rate is not None:
         parts.append(f"lr {fmt.learning_rate(step.learning_rate)}")
     recent = [y for y in state.series(stage.name, "tokens_per_second").y[-8:] if y == y]

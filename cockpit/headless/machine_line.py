@@ -51,7 +51,7 @@ def look(runs_root: Path) -> MachineNow:
 
 def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str]:
     """What the line says, most important first."""
-    found = [safe_text(machine.host, 24), f"cpu {machine.cpu_percent:.0f}% of {machine.cores}"]
+    found = [safe_text(machine.host, 24), f"cpu {formatting.load(machine.cpu_percent)} of {machine.cores}"]
     found.append(f"ram {formatting.of_total(machine.ram_used_bytes, machine.ram_total_bytes)}")
     found += _gpu_words(machine, sample)
     if machine.disk_free_bytes is not None:
@@ -65,9 +65,9 @@ def _gpu_words(machine: MachineNow, sample: MachineSampled | None) -> list[str]:
         for device in sample.devices[:4]:
             parts = [f"gpu{device.id}"]
             if device.util_percent is not None:
-                parts.append(f"{device.util_percent:.0f}%")
+                parts.append(formatting.load(device.util_percent))
             if device.temperature_c is not None:
-                parts.append(f"{device.temperature_c:.0f}°C")
+                parts.append(formatting.temperature(device.temperature_c))
             if device.memory_used_bytes is not None:
                 parts.append(formatting.of_total(device.memory_used_bytes, device.memory_total_bytes))
             found.append(" ".join(parts))

@@ -98,7 +98,7 @@ def _notes(state: RunState) -> list[str]:
         if len(stage.attempts) > 1:
             notes.append(f"{stage.name}: {len(stage.attempts)} attempts")
         for guard in stage.guards:
-            limit = f", limit {fmt.number(guard.limit)}" if guard.limit is not None else ""
+            limit = f", limit {fmt.exact(guard.limit)}" if guard.limit is not None else ""
             notes.append(
                 f"{stage.name}: guard {guard.guard} tripped at step {guard.step} ({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
             )
@@ -114,10 +114,10 @@ def _comparison(before: StageView, after: StageView) -> list[str]:
     first, last = before.evaluations[-1], after.evaluations[-1]
     change = ""
     if first.loss and last.loss is not None and math.isfinite(first.loss) and math.isfinite(last.loss):
-        change = f" ({(last.loss - first.loss) / first.loss * 100:+.1f} %)"
+        change = f" ({fmt.change(first.loss, last.loss)})"
     return [
-        f"Loss on {fmt.count(first.tokens)} held-out answer tokens: {safe_text(before.name, 40)} {fmt.number(first.loss)} → "
-        f"{safe_text(after.name, 40)} {fmt.number(last.loss)}{change}"
+        f"Loss on {fmt.count(first.tokens)} held-out answer tokens: {safe_text(before.name, 40)} {fmt.loss(first.loss)} → "
+        f"{safe_text(after.name, 40)} {fmt.loss(last.loss)}{change}"
     ]
 
 

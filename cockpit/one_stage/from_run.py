@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cockpit.forms.values import quoted
 from cockpit.runs.stage_view import StageView
 from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
 from engines.events import CheckpointCommitted
@@ -19,6 +18,7 @@ from engines.json_text import parse_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
 from recipes.schema import TRAINING_KINDS
+from recipes.spelling import spell_text as quoted
 
 LIVE_STATES = ("queued", "running", "paused")
 GOES_ON = ("stopped", "failed", "refused", "lost")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cockpit.forms.values import quoted
 from cockpit.one_stage.from_run import (
     Base,
     OneStageRecipe,
@@ -30,6 +29,7 @@ from engines.json_text import parse_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
+from recipes.spelling import spell_text as quoted
 
 Kind = Literal["model", "adapter"]
 MERGED, EXPORTED = "merged", "gguf"

@@ -117,7 +117,9 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
         case AttemptStarted():
             origin = event.resumed_from
             back = f" from checkpoint {origin.step} of attempt {origin.attempt}" if origin else ""
-            scaled = f", learning rate x{event.learning_rate_scale:g}" if event.learning_rate_scale != 1 else ""
+            scaled = (
+                f", learning rate x{fmt.exact(event.learning_rate_scale)}" if event.learning_rate_scale != 1 else ""
+            )
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
             if event.exit is not None and event.reason in ENGINE_REASONS:
@@ -139,7 +141,7 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
 def _of_product(event: CheckpointCommitted | CheckpointRemoved | ArtifactCommitted) -> tuple[Level, str]:
     match event:
         case CheckpointCommitted():
-            notes = [f"loss {fmt.number(event.loss)}"] if event.loss is not None else []
+            notes = [f"loss {fmt.loss(event.loss)}"] if event.loss is not None else []
             notes += ["★ best"] if event.best else []
             notes += [] if event.healthy else ["NOT healthy"]
             text = f"checkpoint {event.step} of {event.stage} saved"
@@ -154,17 +156,17 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
     match event:
         case Step():
             norm = f" grad_norm {fmt.number(event.grad_norm)}" if event.grad_norm is not None else ""
-            text = f"step {event.step} loss {fmt.number(event.loss)}{norm} learning_rate {fmt.learning_rate(event.learning_rate)}"
+            text = f"step {event.step} loss {fmt.loss(event.loss)}{norm} learning_rate {fmt.learning_rate(event.learning_rate)}"
             return "info", text
         case Evaluated():
             return "info", _evaluation(event)
         case GuardTripped():
-            limit = f" > {fmt.number(event.limit)}" if event.limit is not None else ""
+            limit = f" > {fmt.exact(event.limit)}" if event.limit is not None else ""
             return "error", f"guard {event.guard} tripped at step {event.step}: {fmt.number(event.value)}{limit}"
         case _:
             level: Level = "good" if event.result == "pass" else "error"
             seen = "not measured" if event.value is None else fmt.number(event.value)
-            return level, f"gate {event.metric} {event.op} {fmt.number(event.limit)}: {event.result} ({seen})"
+            return level, f"gate {event.metric} {event.op} {fmt.exact(event.limit)}: {event.result} ({seen})"
 
 
 def _at(step: int | None) -> str:
@@ -176,10 +178,9 @@ __all__ = ["Level", "LogLine", "line_of"]
 
 def _evaluation(event: Evaluated) -> str:
     """What was measured; of a file compared with its model, how far it is from it."""
-    figures = f"loss {fmt.number(event.loss)}, perplexity {fmt.number(event.perplexity)}"
+    figures = f"loss {fmt.loss(event.loss)}, perplexity {fmt.number(event.perplexity)}"
     of, _, file_type = event.protocol.partition(":")
     if of != "parity":
         return f"evaluated{_at(event.step)}: {figures}"
     top1 = event.metrics.get("top1")
-    agreement = fmt.NOT_MEASURED if top1 is None else f"{top1:.2%}"
-    return f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {agreement}, {figures}"
+    return f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {fmt.percent(top1, 2)}, {figures}"

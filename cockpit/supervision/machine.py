@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from engines.events import Device, MachineSampled
+from recipes import quantities
 
 NVML_TIMEOUT_S = 5.0
 UNIFIED_NAMES = ("GB10", "GB110", "Orin", "Thor", "Tegra")
@@ -51,7 +52,9 @@ class Accelerators:
         thread.join(self._timeout_s)
         if thread.is_alive():
             self._hung = thread
-            return DeviceReading([], problem=f"GPU telemetry lost: NVML did not answer in {self._timeout_s:g} s")
+            return DeviceReading(
+                [], problem=f"GPU telemetry lost: NVML did not answer in {quantities.duration(self._timeout_s)}"
+            )
         self._hung = None
         result: DeviceReading | None = self._result  # set by the thread
         return result or DeviceReading([], problem="GPU telemetry lost: NVML gave nothing")

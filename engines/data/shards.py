@@ -147,7 +147,7 @@ def _map(file: Path, dtype: str, count: int) -> Any:
         raise OperatorError(f"{file} does not exist", "prepare the tokens again") from error
     if size != count * kind.itemsize:
         raise OperatorError(
-            f"{file} has {size:,} bytes; {MANIFEST} says {count:,} tokens of {kind.itemsize} bytes",
+            f"{file} has {size} bytes; {MANIFEST} says {count} tokens of {kind.itemsize} bytes",
             "the file was cut or belongs to another manifest: prepare the tokens again",
         )
     if count == 0:  # an empty file cannot be mapped

@@ -79,7 +79,7 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
     rows = int(loaded.model.get_input_embeddings().weight.shape[0])
     if shard.vocab_size > rows:
         raise OperatorError(
-            f"the tokens use {shard.vocab_size:,} pieces and the model knows {rows:,}",
+            f"the tokens use {shard.vocab_size} pieces and the model knows {rows}",
             "evaluate the model they were made for",
         )
 

@@ -28,6 +28,7 @@ from engines.guards import check_step
 from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import RunDir
+from recipes import quantities
 
 TOKENS_PER_STEP = 8192
 
@@ -251,7 +252,7 @@ class _FakeTraining:
                 return "evaluated"
             case "learning-rate" if request.value is not None:
                 self.learning_rate = request.value
-                return f"peak learning rate is now {request.value:g}"
+                return f"peak learning rate is now {quantities.exact(request.value)}"
             case "max-steps" if request.value is not None:
                 self.total_steps = max(step, int(request.value))
                 self.ctx.emit(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.library import NativeError
+from recipes import quantities
 
 ROWS, COLUMNS = 3, 512
 RMS_LIMITS = {
@@ -97,7 +98,9 @@ def check_golden(quantizer: Quantizes, type_name: str) -> str:
     error = float(np.sqrt(np.mean(np.square(decoded - rows)) / np.mean(np.square(rows))))
     limit = RMS_LIMITS[type_name]
     if not error <= limit:
-        raise NativeError(f"self-test of the {type_name} kernel: decoded values are off by {error:.3g} (limit {limit})")
+        raise NativeError(
+            f"self-test of the {type_name} kernel: decoded values are off by {quantities.number(error, 3)} (limit {quantities.exact(limit)})"
+        )
     expected = GOLDEN.get(platform.machine(), {}).get(type_name)
     if expected is None:
         return "error bound"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engines.llama.quantizer import Quantizer
+from recipes import quantities
 
 COLUMNS = 1024
 MIN_S = 0.03
@@ -93,4 +94,4 @@ class Work:
 def rates_note(rates: Mapping[str, float]) -> str:
     """The measured rates in words, slowest first."""
     slow = sorted((rate, name) for name, rate in rates.items() if name not in PLAIN_RATES)
-    return ", ".join(f"{name} {rate / 1e6:.3g}" for rate, name in slow) + " million values per second"
+    return ", ".join(f"{name} {quantities.rate(rate, 'values')}" for rate, name in slow)

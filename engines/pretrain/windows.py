@@ -33,7 +33,7 @@ class WindowDataset(Dataset[torch.Tensor]):
         self.documents = self._shard.entry.documents
         if self._count == 0:
             raise OperatorError(
-                f"{path}: the {split} split has {len(self._shard):,} tokens, fewer than one window of {max_length}",
+                f"{path}: the {split} split has {len(self._shard)} tokens, fewer than one window of {max_length}",
                 "prepare more text, or lower max_length",
             )
 

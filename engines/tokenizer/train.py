@@ -22,6 +22,7 @@ from engines.data.documents import Document, read_documents
 from engines.data.special_pieces import BEGIN, END, TURN_END, TURN_START, UNKNOWN
 from engines.data.split import keyed_fraction
 from engines.data.text import Report
+from recipes import quantities
 from recipes.problems import OperatorError
 
 CHUNK_CHARACTERS = 16_384
@@ -168,12 +169,12 @@ def _in_words(error: RuntimeError, vocab_size: int, size: int) -> Exception:
     said = str(error)
     if most := re.search(r"Vocabulary size too high.*value <= (\d+)", said):
         return OperatorError(
-            f"vocab_size — {vocab_size:,} is too large for {size:,} bytes of text; allowed up to {int(most[1]):,}",
+            f"vocab_size — {vocab_size} is too large for {quantities.size(size)} of text; allowed up to {int(most[1])}",
             f"set vocab_size = {most[1]} or less, or train on more text",
         )
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", said):
         return OperatorError(
-            f"vocab_size — {vocab_size:,} is too small for the characters of the text; allowed from {int(least[1]):,}",
+            f"vocab_size — {vocab_size} is too small for the characters of the text; allowed from {int(least[1])}",
             f"set vocab_size = {least[1]} or more, or a smaller character_coverage such as 0.9995",
         )
     return error

@@ -9,6 +9,7 @@ from typing import Protocol
 from engines.control import STOP_VERBS, Request
 from engines.events import Evaluated
 from engines.host import StageContext, StopRequested
+from recipes import quantities
 
 PAUSE_POLL_S = 0.1
 PAUSE_HEARTBEAT_S = 10.0
@@ -84,7 +85,9 @@ def _obey_one(session: Trainee, request: Request) -> None:
         case "evaluate":
             result = session.evaluate()
             loss = None if result is None else result.loss
-            effect = "ignored: there is no val split to evaluate on" if loss is None else f"val loss {loss:.4f}"
+            effect = (
+                "ignored: there is no val split to evaluate on" if loss is None else f"val loss {quantities.loss(loss)}"
+            )
         case "sample":
             effect = "sampled" if session.sample() else f"ignored: a {session.ctx.stage.kind} stage takes no samples"
         case "learning-rate":
@@ -115,7 +118,7 @@ def _learning_rate(session: Trainee, value: float | None) -> str:
     if value is None or not math.isfinite(value) or not 0 < value <= 1:
         return f"ignored: learning_rate — got {value}; allowed above 0, up to 1"
     session.set_learning_rate(value)
-    return f"peak learning rate is now {value:g}"
+    return f"peak learning rate is now {quantities.exact(value)}"
 
 
 def _max_steps(session: Trainee, value: float | None) -> str:

@@ -36,6 +36,7 @@ from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, lock_is_held
 from engines.training.faults import Faults
 from engines.training.progress import Counters
+from recipes import quantities
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +86,7 @@ class CheckpointWriter:
                 raise
             free = shutil.disk_usage(self._ctx.checkpoints).free
             self._ctx.warn(
-                f"checkpoint of step {step} could not be written ({error}); {free / 1e9:.2f} GB are free; "
+                f"checkpoint of step {step} could not be written ({error}); {quantities.size(free)} are free; "
                 "training goes on and tries again at the next save; older checkpoints are intact"
             )
             return False

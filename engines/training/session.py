@@ -24,6 +24,7 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
+from recipes import quantities
 
 
 @dataclass(frozen=True)
@@ -276,8 +277,10 @@ class Session:
                 limit=trip.limit,
             )
         )
-        limit = "" if trip.limit is None else f", over the limit {trip.limit:g}"
-        raise GuardTrippedError(f"{trip.guard} at step {step}: {trip.value:g}{limit}; the step was not applied")
+        limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
+        raise GuardTrippedError(
+            f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
+        )
 
 
 def perplexity(loss: float) -> float:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from engines.files import whole_path
 from exporters.gguf.write import Model, row_order
 from exporters.lora.adapter import Adapter, Change, read_matrix
+from recipes import quantities
 from recipes.problems import OperatorError, printable
 
 AdapterType = Literal["F32", "F16"]
@@ -133,6 +134,10 @@ def _stored(name: str, values: NDArray[np.float32], dtype: AdapterType) -> NDArr
         stored = values if dtype == "F32" else values.astype(np.float16)
     if not np.isfinite(stored).all():
         largest = float(np.abs(values).max())
-        said = f"{largest:.4g}, beyond what F16 can hold" if math.isfinite(largest) else "a value that is not finite"
+        said = (
+            f"{quantities.number(largest)}, beyond what F16 can hold"
+            if math.isfinite(largest)
+            else "a value that is not finite"
+        )
         raise OperatorError(f"{printable(name, 200)} holds {said}", "the adapter is damaged, or needs adapter_type F32")
     return stored

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.llama.ggml_types import TYPES
+from recipes import quantities
 
 FILE_TYPE_IDS = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16,
@@ -103,7 +104,7 @@ class FilePlan:
         pairs = sorted({f"{choice.wanted} → {choice.type}" for choice in self.fallbacks})
         return (
             f"{self.file_type}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths ({', '.join(map(str, widths))}) that do not divide into"
-            f" blocks and are stored as another type ({', '.join(pairs)}); the file has {self.bits_per_weight:.2f} bits per weight"
+            f" blocks and are stored as another type ({', '.join(pairs)}); the file has {quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
         )
 
 

@@ -26,6 +26,7 @@ from exporters.hf_model.model_config import head_width, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.rope import read_rope
 from exporters.hf_model.tensor_files import Weights, row_chunks
+from recipes import quantities
 from recipes.problems import OperatorError, printable
 
 _IGNORED = ("rotary_emb.inv_freq",)
@@ -216,7 +217,7 @@ def encode(
             halves = rows.astype("<f2")
         if not np.isfinite(halves).all():
             raise OperatorError(
-                f"{name} holds {float(np.abs(rows).max()):.4g}, beyond what F16 can hold (65504)",
+                f"{name} holds {quantities.number(float(np.abs(rows).max()))}, beyond what F16 can hold (65504)",
                 "export BF16 or Q8_0 instead",
             )
         return halves

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from recipes import quantities
 from recipes.problems import OperatorError, shown
 
 KINDS = ("default", "linear", "yarn", "llama3")
@@ -77,7 +78,7 @@ class _Fields:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-            self.wrong(key, f"a number above 0, at most {most:g}")
+            self.wrong(key, f"a number above 0, at most {quantities.exact(most)}")
             return 1.0
         return float(value)
 
@@ -131,7 +132,7 @@ def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) 
     factor = fields.number("factor", context / max(1, original) if none else None)
     for key, only in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
         if (fields.values.get(key) or only) != only:
-            fields.wrong(key, f"{only:g}, the only one that llama.cpp takes for this family")
+            fields.wrong(key, f"{quantities.exact(only)}, the only one that llama.cpp takes for this family")
     if fields.values.get("truncate", True) is not True:
         fields.wrong("truncate", "true: llama.cpp always rounds the range between the boundaries")
     usual = _magnitude(factor)

@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.json_text import parse_json
 from engines.llama.gguf_file import ARRAY, FLOAT32, INT32, STRING, GgufFile, Value
+from recipes import quantities
 from recipes.problems import printable
 
 _PADDING = 5
@@ -72,13 +73,13 @@ def _against_sentencepiece(file: GgufFile, path: Path, tokens: list[bytes]) -> l
     elif off:
         i = off[0]
         findings.append(
-            f"tokenizer.ggml.scores: {len(off)} of {count} are not those of {path.name}; token {i} has {scores[i]:g}, not {expected[i]:g}"
+            f"tokenizer.ggml.scores: {len(off)} of {count} are not those of {path.name}; token {i} has {quantities.exact(scores[i])}, not {quantities.exact(expected[i])}"
         )
     types = numbers_of(file.keys.get("tokenizer.ggml.token_type"))
     controls = [i for i in range(min(count, len(types))) if pieces.is_control(i) and types[i] != 3]
     if controls:
         findings.append(
-            f"tokenizer.ggml.token_type: control token {controls[0]} is written as type {types[controls[0]]:g}"
+            f"tokenizer.ggml.token_type: control token {controls[0]} is written as type {quantities.exact(types[controls[0]])}"
         )
     flags = {"tokenizer.ggml.model": "llama"}
     return findings + [

@@ -12,6 +12,7 @@ from exporters.preflight import available_bytes, default_threads
 from exporters.proof.parity import Comparison, Reference, compare
 from exporters.proof.parity_data import read_parity_data
 from exporters.proof.reference_model import TorchLogits, load_reference
+from recipes import quantities
 from recipes.problems import printable
 
 MERGE_FILE = "parity.json"
@@ -30,13 +31,13 @@ def describe_unmerged(
     problems = []
     if strict and not comparison.mean_kl < REFUSED_KL:
         problems.append(
-            f"the merged model is not the adapter over its base: mean KL is {comparison.mean_kl:.3g} nats, the limit"
-            f" {REFUSED_KL:g} (top-1 {comparison.top1:.4f} on {comparison.positions} positions)"
+            f"the merged model is not the adapter over its base: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, the limit"
+            f" {quantities.exact(REFUSED_KL)} (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
         )
     elif not comparison.mean_kl < EXPECTED_KL:
         ctx.warn(
-            f"merging cost {comparison.mean_kl:.3g} nats of mean KL against the adapter over its base, more than rounding usually"
-            f" does ({EXPECTED_KL:g}); dtype = float32 shows whether it is rounding"
+            f"merging cost {quantities.number(comparison.mean_kl, 3)} nats of mean KL against the adapter over its base, more than rounding usually"
+            f" does ({quantities.exact(EXPECTED_KL)}); dtype = float32 shows whether it is rounding"
         )
     limits = {"mean_kl": REFUSED_KL, "expected_mean_kl": EXPECTED_KL}
     return {**comparison.record(), "limits": limits, "passed": not problems, "problems": problems}, problems
@@ -53,8 +54,8 @@ def compare_merge(ctx: StageContext, base: Path, adapter: Path, merged: Merged) 
     have, need = available_bytes(), merged.parameters * 4
     if have is not None and need > have:
         ctx.warn(
-            f"the merged model was not compared with the adapter over its base: that needs {need / 1e9:.1f} GB of memory, and"
-            f" {have / 1e9:.1f} GB are available"
+            f"the merged model was not compared with the adapter over its base: that needs {quantities.size(need)} of memory, and"
+            f" {quantities.size(have)} are available"
         )
         return None
     try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engines.llama.process import LlamaProcess
 from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from recipes import quantities
 from recipes.problems import printable
 
 MEAN_KL_LIMITS = {"F32": 1e-6, "F16": 1e-6, "BF16": 1e-5, "Q8_0": 1e-4}
@@ -170,8 +171,8 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
         problems.append(f"{file_type}: mean KL is not finite")
     elif limit is not None and not comparison.mean_kl < limit:
         problems.append(
-            f"{file_type}: mean KL is {comparison.mean_kl:.3g} nats, {comparison.mean_kl / limit:.3g} times the limit of {limit:g}"
-            f" (top-1 {comparison.top1:.4f} on {comparison.positions} positions)"
+            f"{file_type}: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, {quantities.number(comparison.mean_kl / limit, 3)} times the limit of {quantities.exact(limit)}"
+            f" (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
         )
     if file_type in STRICT_TOP1:
         wide = [item for item in comparison.differences if not item.gap < TIE_GAP]
@@ -179,7 +180,7 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
             worst = max(wide, key=lambda item: item.gap)
             problems.append(
                 f"{file_type}: another token is chosen at {len(wide)} of {comparison.positions} positions where the model's two best"
-                f" logits are {TIE_GAP:g} or more apart (widest {worst.gap:.3g}, window {worst.window}, position {worst.position})"
+                f" logits are {quantities.exact(TIE_GAP)} or more apart (widest {quantities.number(worst.gap, 3)}, window {worst.window}, position {worst.position})"
             )
     return problems
 

@@ -21,6 +21,7 @@ from exporters.proof.fixture import Fixture, Prompt, load_fixture
 from exporters.proof.model_parity import ModelCheck, check_model
 from exporters.proof.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime
 from exporters.proof.runner_check import LOOSE_GAP, STRICT_GAP, Agreement, agree
+from recipes import quantities
 
 _EXACT = frozenset({"F32", "F16"})
 
@@ -161,10 +162,10 @@ def _problems(told: dict[str, Any], reference: str) -> list[str]:
         if found is None:
             problems.append(f"{name}: prompt {number + 1} has log-probabilities that are not finite")
             continue
-        gap = "more than the smallest logit kept" if found["gap"] is None else f"{found['gap']:.3g}"
+        gap = "more than the smallest logit kept" if found["gap"] is None else quantities.number(found["gap"], 3)
         problems.append(
             f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, where {reference} says"
-            f" {found['expected']} (logits apart by {gap}; a tie is below {told['tie_gap']:g})"
+            f" {found['expected']} (logits apart by {gap}; a tie is below {quantities.exact(told['tie_gap'])})"
         )
     return problems
 

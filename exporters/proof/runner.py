@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from engines.json_text import parse_json
 from engines.llama.process import LlamaProcess
 from exporters.proof.fixture import Fixture, Position, Prompt, positions_of
+from recipes import quantities
 from recipes.problems import OperatorError, printable
 
 PLACEHOLDERS = ("gguf", "prompt_ids", "prompt", "limit", "seed", "stop_ids")
@@ -175,7 +176,9 @@ def _run(command: Sequence[str], timeout_s: float) -> str:
         try:
             out, err = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise RunnerError(f"it took more than {timeout_s:g} s and was ended; --timeout allows more") from error
+            raise RunnerError(
+                f"it took more than {quantities.duration(timeout_s)} and was ended; --timeout allows more"
+            ) from error
         finally:
             with suppress(OSError):  # whatever it started goes with it
                 os.killpg(child.pid, signal.SIGKILL)

@@ -28,6 +28,7 @@ from exporters.job_lines import DONE, Tell, run_job
 from exporters.preflight import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows
+from recipes import quantities
 from recipes.problems import OperatorError, printable
 
 PROGRESS_S = 0.2
@@ -155,7 +156,7 @@ def _check(job: Job, source: GgufSource, plans: list[FilePlan], importance: Impo
     need, have = sum(plan.bytes for plan in plans) + SPARE_BYTES, shutil.disk_usage(job.out).free
     if need > have:
         raise OperatorError(
-            f"the files need {need / 1e9:.2f} GB of disk; {job.out} has {have / 1e9:.2f} GB free",
+            f"the files need {quantities.size(need)} of disk; {job.out} has {quantities.size(have)} free",
             "free space, choose fewer types, or another --out",
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 from engines.files import write_durably
 from engines.json_text import parse_json
 from exporters.proof.chat_format import ChatFormat, chat_format
+from recipes import quantities
 
 MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"
 SERVED_CONTEXT = 8192
@@ -85,7 +86,7 @@ def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
         lines += ["# A model without a chat template: it continues text.", f"TEMPLATE {_quoted('{{ .Prompt }}')}"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in model.stops]
     lines.append(f"PARAMETER num_ctx {model.context}")
-    lines += [f"PARAMETER {name} {value:g}" for name, value in model.sampling.items()]
+    lines += [f"PARAMETER {name} {quantities.exact(value)}" for name, value in model.sampling.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from recipes.edit import EditError, diff_lines, field_key, set_field, set_value, spell, unset_field, unset_value
+from recipes.edit import EditError, diff_lines, field_key, set_field, set_value, unset_field, unset_value
 from recipes.fields import fields_of
 from recipes.shipped import shipped_recipes
 from tests.recipes.recipe_texts import FAKE, SOUND
@@ -99,14 +99,6 @@ def test_removing_a_key_removes_that_key_only(text: str, data: st.DataObject) ->
     kept = new.splitlines()
     rest = iter(text.splitlines())
     assert all(line in rest for line in kept)
-
-
-@settings(max_examples=200, deadline=None)
-@given(VALUES)
-def test_a_spelled_value_reads_back_on_one_line(value: Any) -> None:
-    text = spell(value)
-    assert "\n" not in text
-    assert equal(tomllib.loads(f"v = {text}")["v"], value)
 
 
 def test_untouched_spellings_and_comments_stay() -> None:

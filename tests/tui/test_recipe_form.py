@@ -18,6 +18,7 @@ from cockpit.tui.screens.confirm import ConfirmScreen, PickScreen, TextScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.widgets.field_row import ChoiceBox, FieldRow
 from recipes.shipped import shipped_recipe
+from recipes.spelling import spell
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, until, until_seen
 
 TEXT = """schema = 1   # the format
@@ -295,14 +296,10 @@ async def test_the_difference_is_shown(recipe: Path) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, size: tuple[int, int]) -> None:
-    from cockpit.forms.values import quoted
-
     words = " ".join(HOSTILE)
     path = tmp_path / "[red]x[b] evil.toml"
-    stages = "".join(f'[[stage]]\nname = {quoted(w)}\nkind = "fake"\ndata = {quoted(w)}\n' for w in HOSTILE)
-    path.write_text(
-        f"schema = 1\nname = {quoted(words)}\ndescription = {quoted(words)}\n{quoted('[/x]')} = 1\n{stages}"
-    )
+    stages = "".join(f'[[stage]]\nname = {spell(w)}\nkind = "fake"\ndata = {spell(w)}\n' for w in HOSTILE)
+    path.write_text(f"schema = 1\nname = {spell(words)}\ndescription = {spell(words)}\n{spell('[/x]')} = 1\n{stages}")
     async with opened(path, size) as (form, pilot):
         for head in form.model.heads():
             form._show_stage(head.place)

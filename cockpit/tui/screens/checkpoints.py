@@ -74,7 +74,7 @@ class ItemList(LineList[Item]):
         star = ("*" if ascii_only() else "★") if row.best else " "
         line = Text(" ", no_wrap=True)
         line.append(star, colours["warning"])
-        step, loss = formatting.whole(saved.step), formatting.number(row.eval_loss) if row.eval_loss is not None else ""
+        step, loss = formatting.whole(saved.step), formatting.loss(row.eval_loss) if row.eval_loss is not None else ""
         line.append(f" {safe_text(item.stage, 14):<14} {step:>9} {loss:>8} {formatting.size(saved.bytes):>9} ")
         line.append(f"{formatting.day_or_clock(saved.t, self.now):<9}")
         if wide:

@@ -204,7 +204,7 @@ def export_facts(source: Source, base: Base | None = None) -> list[str]:
 
 def plan_words(plan: FilePlan) -> str:
     """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the widths that defeat it and what it needs."""
-    words = f"{formatting.size(plan.bytes):>9}  {plan.bits_per_weight:.2f} b/w"
+    words = f"{formatting.size(plan.bytes):>9}  {formatting.bits_per_weight(plan.bits_per_weight)} b/w"
     if plan.fallbacks:
         words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"
     if plan.file_type in TERNARY:

@@ -112,13 +112,15 @@ def _summary(
     value = _value(name)
     if options.cursor is not None:
         point = raw.at(options.cursor)
-        words = [f"{value(point[1])} at step {point[0]:.0f}" if point else "no value here"]
+        words = [f"{value(point[1])} at step {fmt.whole(point[0])}" if point else "no value here"]
     else:
         words = [value(raw.last())]
     if smooth is not None:
         at = smooth.at(options.cursor) if options.cursor is not None else None
         shown = at[1] if at is not None else smooth.last()
-        words.append(f"ema{options.alpha:g}".replace("0.", ".") + (f" {value(shown)}" if name == "loss" else ""))
+        words.append(
+            f"ema{fmt.exact(options.alpha)}".replace("0.", ".") + (f" {value(shown)}" if name == "loss" else "")
+        )
     if points is not None:
         words.append(f"{'o' if ascii_only() else '●'} eval {value(points.last())}")
     if limit is not None:
@@ -162,7 +164,7 @@ def _memory(state: RunState, stage: StageView) -> Panel | None:
     gpu = next((n for n in names if n.startswith("gpu") and n.endswith("_memory_used_bytes")), None)
     if gpu is not None and sample.devices:
         device = next((d for d in sample.devices if gpu == f"gpu{d.id}_memory_used_bytes"), sample.devices[0])
-        heat = [] if device.temperature_c is None else [f"{device.temperature_c:.0f}°C"]
+        heat = [] if device.temperature_c is None else [f"{fmt.temperature(device.temperature_c)}"]
         words = [fmt.of_total(device.memory_used_bytes, device.memory_total_bytes), *heat]
         return _machine_panel(
             state, stage, gpu, "gpu memory", " ".join(words).replace("°", "" if ascii_only() else "°")
@@ -185,14 +187,10 @@ def _load(state: RunState, stage: StageView) -> Panel | None:
     for name in names:
         if name.startswith("gpu") and name.endswith("_util_percent"):
             value = state.machine_series(name).last()
-            return _machine_panel(
-                state, stage, name, "gpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED
-            )
+            return _machine_panel(state, stage, name, "gpu load", fmt.load(value))
     if "cpu_percent" in names:
         value = sample.cpu_percent
-        return _machine_panel(
-            state, stage, "cpu_percent", "cpu load", f"{value:.0f}%" if value is not None else fmt.NOT_MEASURED
-        )
+        return _machine_panel(state, stage, "cpu_percent", "cpu load", fmt.load(value))
     return None
 
 

@@ -287,7 +287,7 @@ def _x_axis(data: ChartData, gutter: int, width: int) -> Row:
     text = [" "] * (gutter - 1) + [corner] + [" "] * width
     styles = bytearray([AXIS]) * (gutter + width)
     if data.x_is_time:
-        labels = [(x0 + offset, _span(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
+        labels = [(x0 + offset, fmt.time_tick(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
     else:
         values, step = ticks(Domain(x0, x1), max(2, width // 9))
         if x1 not in values:
@@ -306,14 +306,6 @@ def _x_axis(data: ChartData, gutter: int, width: int) -> Row:
             text[column] = character
             styles[column] = BAD if character in "!✗x" else MARK
     return Row("".join(text), bytes(styles))
-
-
-def _span(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f}s" if seconds else "0"
-    if seconds < 3600:
-        return f"{seconds / 60:g}m"
-    return f"{seconds / 3600:g}h" if seconds < 172_800 else f"{seconds / 86_400:g}d"
 
 
 def _difference(old: Row, new: Row, y: int) -> Region:

@@ -109,12 +109,12 @@ def stage_numbers(stage: StageView) -> list[str]:
     step = stage.last_step
     if step is not None:
         total = f"/{stage.total_steps}" if stage.total_steps else ""
-        words += [f"step {step.step}{total}", f"loss {formatting.number(step.loss)}"]
+        words += [f"step {step.step}{total}", f"loss {formatting.loss(step.loss)}"]
     elif stage.metrics:
         words += [f"{name} {formatting.number(stage.metrics[name])}" for name in METRICS_SHOWN if name in stage.metrics]
     best = stage.best_checkpoint
     if best is not None:
-        loss = f" {formatting.number(best.loss)}" if best.loss is not None else ""
+        loss = f" {formatting.loss(best.loss)}" if best.loss is not None else ""
         words.append(f"{'*' if ascii_only() else '★'}{loss} @{best.step}")
     if stage.eta_s is not None:
         words.append(f"ETA {formatting.duration(stage.eta_s)}")

@@ -88,7 +88,7 @@ class RunTable(LineList[RunSummary]):
             text.append(" " + _fit(item.stage or "", at.stage))
         if at.step:
             text.append(" " + _fit(step_words(item, at.step), at.step))
-        text.append(" " + formatting.number(item.loss).rjust(at.loss) if item.loss is not None else " " * (at.loss + 1))
+        text.append(" " + formatting.loss(item.loss).rjust(at.loss) if item.loss is not None else " " * (at.loss + 1))
         text.append(" " + formatting.duration(self.seconds_of(item)).rjust(at.time), muted)
         return text
 

@@ -83,12 +83,7 @@ def _recipe(pen: _Pen, stage: StageView, facts: Mapping[str, Any]) -> None:
             value = facts.get(name)
             if value is None:
                 continue
-            shown = fmt.learning_rate(value) if name == "learning_rate" and isinstance(value, float) else _plain(value)
-            pen.pair(shorter.get(name, name), shown)
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            pen.pair(shorter.get(name, name), fmt.exact(value) if isinstance(value, float) else str(value))
 
 
 def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, Any]) -> None:
@@ -103,7 +98,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     if attempt.resumed_from is not None:
         pen.pair("resumed from", f"step {attempt.resumed_from.step} (attempt {attempt.resumed_from.attempt})")
     if attempt.learning_rate_scale != 1:
-        pen.pair("learning rate", f"scaled by {attempt.learning_rate_scale:g}", "warning")
+        pen.pair("learning rate", f"scaled by {fmt.exact(attempt.learning_rate_scale)}", "warning")
     if attempt.ended:
         status = f", exit {attempt.exit}" if attempt.exit is not None else ""
         pen.pair("ended", f"{attempt.reason}{status}", "" if attempt.reason == "succeeded" else "warning")
@@ -114,7 +109,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     for gate in stage.gates[-4:]:
         pen.pair(
             "gate",
-            f"{gate.metric} {gate.op} {fmt.number(gate.limit)}: {gate.result}",
+            f"{gate.metric} {gate.op} {fmt.exact(gate.limit)}: {gate.result}",
             "" if gate.result == "pass" else "error",
         )
 
@@ -128,7 +123,7 @@ def _checkpoints(pen: _Pen, stage: StageView, most: int) -> None:
     for checkpoint in reversed(checkpoints[-max(1, most) :]):
         star = ("*" if ascii_only() else "★") if checkpoint is best else " "
         note = "" if checkpoint.healthy else "  not healthy"
-        loss = f"{fmt.number(checkpoint.loss)}" if checkpoint.loss is not None else ""
+        loss = f"{fmt.loss(checkpoint.loss)}" if checkpoint.loss is not None else ""
         style = "warning" if note else ("success" if checkpoint is best else "")
         pen.line(
             f"{star} {checkpoint.step:>7}  {loss:>7}  {fmt.short_size(checkpoint.bytes):>5}  {fmt.clock(checkpoint.t)}{note}",

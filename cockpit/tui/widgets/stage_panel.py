@@ -110,7 +110,7 @@ def _results(stage: StageView) -> list[str]:
         return [_WAITING[stage.state]] if stage.state in _WAITING else []
     lines = [f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in list(stage.metrics.items())[:24]]
     gates = [
-        f"gate {safe_text(g.metric, 40)} {g.op} {fmt.number(g.limit)}: {g.result} ({fmt.number(g.value)})"
+        f"gate {safe_text(g.metric, 40)} {g.op} {fmt.exact(g.limit)}: {g.result} ({fmt.number(g.value)})"
         for g in stage.gates
     ]
     made = [

@@ -54,7 +54,7 @@ def run_parts(
     if state.started_t is not None:
         end = state.ended_t if state.ended_t is not None else now
         if end - state.started_t >= 60:
-            parts.append(Part(10, f"wall {_minutes(end - state.started_t)}", "text-muted"))
+            parts.append(Part(10, f"wall {fmt.minutes(end - state.started_t)}", "text-muted"))
     parts += machine_parts(state)
     return parts
 
@@ -71,7 +71,7 @@ def stage_parts(state: RunState, stage: StageView | None) -> list[Part]:
         parts.append(Part(0, f"step {stage.at_step}{total}"))
     step = stage.last_step
     if step is not None:
-        parts.append(Part(6, f"epoch {step.epoch:.2f}"))
+        parts.append(Part(6, f"epoch {fmt.epoch(step.epoch)}"))
         rate = state.series(stage.name, "tokens_per_second").last()
         if rate is not None:
             parts.append(Part(4, fmt.rate(rate)))
@@ -87,14 +87,14 @@ def machine_parts(state: RunState) -> list[Part]:
     for device in sample.devices[:2]:
         numbers = [f"gpu{device.id}"]
         if device.util_percent is not None:
-            numbers.append(f"{device.util_percent:.0f}%")
+            numbers.append(fmt.load(device.util_percent))
         if device.temperature_c is not None:
-            numbers.append(f"{device.temperature_c:.0f}°C")
+            numbers.append(fmt.temperature(device.temperature_c))
         if device.memory_used_bytes is not None:
             numbers.append(fmt.of_total(device.memory_used_bytes, device.memory_total_bytes))
         parts.append(Part(11, " ".join(numbers), "text-muted"))
     if sample.cpu_percent is not None:
-        parts.append(Part(12, f"cpu {sample.cpu_percent:.0f}%", "text-muted"))
+        parts.append(Part(12, f"cpu {fmt.load(sample.cpu_percent)}", "text-muted"))
     if sample.ram_total_bytes is not None and sample.ram_available_bytes is not None:
         used = sample.ram_total_bytes - sample.ram_available_bytes
         parts.append(Part(13, f"ram {fmt.of_total(used, sample.ram_total_bytes)}", "text-muted"))
@@ -108,7 +108,7 @@ def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list
         found.append("lost: no process of this run is alive; resume it from Actions (a)")
     silent = silence(state, now)
     if live and run_state == "running" and silent is not None:
-        found.append(f"stalled? last event {_minutes(silent)} ago")
+        found.append(f"stalled? last event {fmt.minutes(silent)} ago")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         found.append(f"{lost} records could not be written")
@@ -119,11 +119,6 @@ def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list
     if state.unknown:
         found.append(f"{state.unknown} records of unknown kinds")
     return found
-
-
-def _minutes(seconds: float) -> str:
-    """Whole minutes: a text that changes once a minute costs the terminal nothing in between."""
-    return fmt.duration(60 * (seconds // 60)).replace("m00s", "m")
 
 
 def silence(state: RunState, now: float) -> float | None:

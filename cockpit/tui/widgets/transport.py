@@ -37,7 +37,9 @@ def timeline(playback: Playback, width: int, colours: dict[str, str]) -> Text:
 
 def transport_line(playback: Playback, width: int, colours: dict[str, str]) -> Text:
     """One line: playing or not, speed, time, and the moments around the playhead."""
-    speed = "max" if math.isinf(playback.speed) else f"{CROSS}{playback.speed:g}" if playback.speed >= 1 else "½"
+    speed = (
+        "max" if math.isinf(playback.speed) else f"{CROSS}{fmt.exact(playback.speed)}" if playback.speed >= 1 else "½"
+    )
     sign = "▶ playing" if playback.playing else "‖ paused"
     if ascii_only():
         sign, speed = ("> playing" if playback.playing else "= paused"), speed.replace(CROSS, "x").replace("½", "0.5")

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_lines, safe_text
 
 PAYLOADS = [
@@ -52,51 +51,3 @@ def test_long_text_is_cut_and_says_so() -> None:
 
 def test_towers_of_marks_are_cut() -> None:
     assert len(safe_text("e" + "\u0301" * 100)) == 4
-
-
-@pytest.mark.parametrize(
-    ("shown", "expected"),
-    [
-        (fmt.number(0.41834), "0.4183"),
-        (fmt.number(None), "n/a"),
-        (fmt.number(float("nan")), "nan"),
-        (fmt.number(float("-inf")), "-inf"),
-        (fmt.number(0.0), "0"),
-        (fmt.number(1e-9), "1e-9"),
-        (fmt.learning_rate(9.1e-5), "9.1e-5"),
-        (fmt.learning_rate(3e-4), "3e-4"),
-        (fmt.count(2130), "2.13k"),
-        (fmt.count(999.96), "1k"),
-        (fmt.count(412), "412"),
-        (fmt.rate(2130.0), "2.13k tok/s"),
-        (fmt.rate(None), "n/a"),
-        (fmt.size(312 << 20), "312 MiB"),
-        (fmt.size(None), "n/a"),
-        (fmt.size(1023), "1023 B"),
-        (fmt.size(1024), "1 KiB"),
-        (fmt.of_total(88 << 30, 128 << 30), "88/128G"),
-        (fmt.of_total(None, 128 << 30), "n/a"),
-        (fmt.duration(5460), "1h31m"),
-        (fmt.duration(59.7), "1m00s"),
-        (fmt.duration(0.42), "0.42s"),
-        (fmt.duration(9.96), "10s"),
-        (fmt.duration(None), "n/a"),
-        (fmt.duration(187_200), "2d04h"),
-        (fmt.percent(0.9999, 1), "99.9%"),
-        (fmt.percent(1.0, 1), "100.0%"),
-        (fmt.tick(250.0, 250.0), "250"),
-        (fmt.tick(0.3, 0.1), "0.3"),
-        (fmt.tick(2.5, 2.5), "2.5"),
-        (fmt.tick(1250.0, 250.0), "1.25k"),
-        (fmt.tick(1e-4, 5e-5), "1e-4"),
-    ],
-)
-def test_numbers_read_as_people_write_them(shown: str, expected: str) -> None:
-    assert shown == expected
-
-
-@given(st.floats())
-def test_every_float_has_a_text(value: float) -> None:
-    for write in (fmt.number, fmt.learning_rate, fmt.count, fmt.size, fmt.duration, fmt.percent):
-        assert write(value)
-    assert fmt.clock(value) if value == value else True

@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_work_in_words_and_leaves_not
     assert os.waitstatus_to_exitcode(status) == 1
     ended = next(event for event in read_journal(run.journal) if isinstance(event, AttemptEnded))
     assert "no room to write" in ended.detail
-    assert "GB are free" in ended.detail
+    assert "iB are free" in ended.detail
     assert "Traceback" not in ended.detail
     assert not run.out("made").exists()
     assert not [path for path in run.root.rglob("*") if path.suffix in (".gguf", ".safetensors")]

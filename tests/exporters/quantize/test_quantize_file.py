@@ -158,7 +158,7 @@ def test_a_value_that_is_no_number_ends_the_work_without_a_file(sources: Path, t
 def test_a_full_disk_is_told_before_the_work(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("exporters.quantize.quantize_file.shutil.disk_usage", lambda _: free)
-    assert "GB free" in refusal(sources / "small-F32.gguf", "Q8_0", out=tmp_path / "out").message
+    assert "iB free" in refusal(sources / "small-F32.gguf", "Q8_0", out=tmp_path / "out").message
 
 
 def written(folder: Path) -> int:

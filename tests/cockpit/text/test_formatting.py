@@ -1,0 +1,52 @@
+"""Numbers in narrow columns, on axes and clocks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cockpit.text import formatting as fmt
+from recipes import quantities
+
+
+def test_screens_and_messages_have_the_same_functions() -> None:
+    for name in ("exact", "number", "loss", "learning_rate", "count", "rate", "size", "duration", "percent"):
+        assert getattr(fmt, name) is getattr(quantities, name)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (fmt.short_size(312 << 20), "312M"),
+        (fmt.short_size(None), "n/a"),
+        (fmt.of_total(88 << 30, 128 << 30), "88/128G"),
+        (fmt.of_total(None, 128 << 30), "n/a"),
+        (fmt.minutes(359.0), "5m"),
+        (fmt.minutes(5460), "1h31m"),
+        (fmt.ago(0.4), "0s ago"),
+        (fmt.ago(3.7), "3s ago"),
+        (fmt.ago(125.0), "2m05s ago"),
+        (fmt.epoch(0.5), "0.50"),
+        (fmt.share_done(0.0575), "  5.7%"),
+        (fmt.share_done(1.0), "100.0%"),
+        (fmt.tick(250.0, 250.0), "250"),
+        (fmt.tick(0.3, 0.1), "0.3"),
+        (fmt.tick(2.5, 2.5), "2.5"),
+        (fmt.tick(1250.0, 250.0), "1.25k"),
+        (fmt.tick(1e-4, 5e-5), "1e-4"),
+        (fmt.time_tick(0.0), "0"),
+        (fmt.time_tick(30.0), "30s"),
+        (fmt.time_tick(150.0), "2.5m"),
+        (fmt.time_tick(43_200.0), "12h"),
+        (fmt.time_tick(259_200.0), "3d"),
+    ],
+)
+def test_numbers_read_as_people_write_them(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+@given(st.floats())
+def test_every_float_has_a_text(value: float) -> None:
+    for write in (fmt.short_size, fmt.clock, lambda number: fmt.of_total(number, number)):
+        assert write(value)
