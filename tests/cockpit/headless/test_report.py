@@ -67,7 +67,7 @@ def compared(before: float, after: float, **options: int) -> RunState:
 def test_two_evaluations_of_the_same_tokens_are_compared_and_their_answers_stand_side_by_side() -> None:
     state = compared(4.0, 3.0)
     text = "\n".join(report_lines(state))
-    assert "before 4.000 → after 3.000 (-25.0 %)" in text
+    assert "before 4.000 → after 3.000 (-25.0%)" in text
     question = text[text.index("Question: What?") :].splitlines()
     assert [line.split(maxsplit=1)[0] for line in question[1:4]] == ["expected", "before", "after"]
     assert "forty-one" in question[3]

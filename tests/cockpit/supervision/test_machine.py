@@ -114,7 +114,7 @@ def test_a_driver_that_fails_is_a_problem_and_is_asked_anew_from_the_start() -> 
 def test_a_driver_that_hangs_costs_its_timeout_once_and_comes_back_when_it_does() -> None:
     call, let_go = hang()
     accelerators = Accelerators(nvml=FakeNvml(nvmlDeviceGetCount=call), timeout_s=0.05)
-    assert "did not answer in 0.05 s" in accelerators.read().problem
+    assert "did not answer in 0.05s" in accelerators.read().problem
     for _ in range(3):
         assert "hangs" in accelerators.read().problem
     stuck = accelerators._hung
