@@ -5,8 +5,8 @@ what only screens need (axis labels, clocks, narrow columns). No other module fo
 
 Two kinds of functions:
 
-- `exact` is for what somebody wrote: recipe values, limits, options. Its text reads back as the same number.
-- The others are for what was measured. They round: `number`, `loss`, `learning_rate`, `count`, `rate`, `size`,
+- `exact` is for values from the operator: recipe values, limits, options. Its text reads back as the same number.
+- The others are for measured values. They round: `number`, `loss`, `learning_rate`, `count`, `rate`, `size`,
   `duration`, `percent`, `load`, `temperature`, `bits_per_weight`.
 
 Sizes are binary (KiB, MiB, GiB). A value that could not be measured (None) is "n/a" and never 0; NaN and the infinities

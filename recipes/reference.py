@@ -11,6 +11,7 @@ from typing import Any
 
 from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, tags_of
 from recipes.file_types import FILE_TYPES, FileType
+from recipes.quantities import exact
 from recipes.schema import KINDS, SCHEMA, STAGE_TYPES, output_word
 from recipes.spelling import spell
 
@@ -194,10 +195,10 @@ def _file_types() -> str:
 
 
 def _file_type_row(row: FileType) -> str:
-    usual = "" if row.usual_kl is None else f"{row.usual_kl:g}"
-    limit = "" if row.kl_limit is None else f"{row.kl_limit:g}"
+    usual = "" if row.usual_kl is None else exact(row.usual_kl)
+    limit = "" if row.kl_limit is None else exact(row.kl_limit)
     note = "only for models trained with ternary weights" if row.ternary else ""
-    cells = [f"`{row.name}`", f"{row.bits_per_weight:g}", str(row.id), row.importance, usual, limit, note]
+    cells = [f"`{row.name}`", exact(row.bits_per_weight), str(row.id), row.importance, usual, limit, note]
     return "| " + " | ".join(cells) + " |"
 
 
