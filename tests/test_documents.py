@@ -1,7 +1,10 @@
-"""What the documents promise exists: commands parse, files are there, versions agree."""
+"""What the documents promise exists: commands parse, files and links are there, lists are those of the registries."""
 
 from __future__ import annotations
 
+import argparse
+import ast
+import os
 import re
 import shlex
 import tomllib
@@ -11,72 +14,242 @@ import pytest
 
 import cockpit
 from cockpit.cli import build_parser
+from recipes.load import load_recipe_text
+from recipes.schema import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+ADDING = [name for name in NAMES if name.startswith("docs/adding/") and not name.endswith("README.md")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("cockpit", "engines", "exporters", "recipes")
+TOP = "cockpit|engines|exporters|recipes|tests|bench|screenshots|docs"
+TAKE_ONE = {"attach", "resume", "show", "stop", "replay", "run", "check", "parity", "verify", "export", "quantize"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def prose(text: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(text))
 
 
 def commands() -> list[str]:
     """Every `cockpit …` in the documents, with example values for placeholders and without pipes."""
     found: list[str] = []
-    for name in DOCUMENTS:
-        text = (ROOT / name).read_text()
+    for name in NAMES:
+        text = text_of(name)
         blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
         found += [line for block in blocks for line in block.splitlines()]
-        found += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        found += code_spans(text)
     lines = (re.sub(r"\s+#.*", "", line).split(" | ")[0].removeprefix(".venv/bin/").strip() for line in found)
-    return sorted({line for line in lines if re.match(r"cockpit( [a-z-]|$)", line)})
+    return sorted({line for line in lines if re.match(r"cockpit( [a-z-]|$)", line) and "--version" not in line})
+
+
+def subcommands() -> set[str]:
+    """The commands that the command line has."""
+    actions = build_parser()._actions
+    return {name for action in actions if isinstance(action, argparse._SubParsersAction) for name in action.choices}
+
+
+def first_column(name: str, heading: str) -> list[str]:
+    """The code spans in the first column of a page's table below a heading."""
+    section = text_of(name).partition(f"{heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith(("| `", "| [`"))]
+    return [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
 
 
 def test_the_documents_mention_every_command() -> None:
     named = {command.split()[1] for command in commands() if len(command.split()) > 1}
-    assert named >= {
-        "run",
-        "check",
-        "ls",
-        "show",
-        "attach",
-        "stop",
-        "resume",
-        "replay",
-        "merge",
-        "export",
-        "parity",
-        "verify",
-    }
+    assert named >= subcommands()
+    listed = {span.split()[1] for span in first_column("docs/commands.md", "# Commands") if " " in span}
+    assert listed == subcommands()
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_in_the_documents_parses(command: str) -> None:
     words = shlex.split(command)[1:]
-    if (
-        words
-        and len(words) == 1
-        and words[0] in {"attach", "resume", "show", "stop", "replay", "run", "check", "parity", "verify"}
-    ):
+    if words and words[0] in TAKE_ONE and all(word.startswith("--") for word in words[1:]):
         words.append("RUN")  # named in passing
     build_parser().parse_args(words)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_file_that_a_document_names_is_there(name: str) -> None:
-    text = (ROOT / name).read_text()
-    linked = re.findall(r"\]\(([^)#:]+)\)", text)
-    named = re.findall(r"`((?:cockpit|engines|exporters|recipes|tests|bench|screenshots)/[\w./-]*)`", text)
-    missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
+    named = [span for span in code_spans(text_of(name)) if re.fullmatch(rf"(?:{TOP})/[\w./-]*", span)]
+    missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_that_a_document_names_is_there(name: str) -> None:
+    """`engines.json_text.parse_json` is a module and a name in it; in a diagram, only the module is looked for."""
+    missing = []
+    for dotted in re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)}|tests|bench)(?:\.[a-z_]\w*)+", text_of(name)):
+        parts = dotted.split(".")
+        if parts[-1] in {"toml", "json", "md", "py"}:
+            continue
+        modules = [ROOT.joinpath(*parts[:end]) for end in range(len(parts), 0, -1)]
+        depth = next(len(module.relative_to(ROOT).parts) for module in modules if _is_module(module))
+        rest = parts[depth:]
+        file = ROOT.joinpath(*parts[:depth]).with_suffix(".py")
+        known = file.is_file() and len(rest) == 1 and re.search(rf"\b{rest[0]}\b", file.read_text())
+        if rest and not known:
+            missing.append(dotted)
+    assert not missing
+
+
+def _is_module(path: Path) -> bool:
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(text_of(name))):
+        if re.match(r"[a-z]+://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            missing.append(target)
+    assert not missing
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        targets = re.findall(r"\]\(([^)\s#]+)", prose(page.read_text()))
+        waiting += [Path(os.path.normpath(page.parent / target)) for target in targets if "://" not in target]
+    assert [name for name in NAMES if ROOT / name not in seen] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_names_no_issue_and_no_path_of_one_machine(name: str) -> None:
+    assert not re.findall(r"(?<![\w&])#\d+|/home/\w+|/tmp/|/work/", text_of(name))
+
+
+def test_the_two_commands_stand_in_the_readme() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", text_of("README.md"), re.DOTALL)
+    assert [line.split("#")[0].strip() for line in blocks[0].splitlines()] == ["make demo", "make test"]
+
+
+def test_architecture_fits_two_screens() -> None:
+    assert len(text_of("ARCHITECTURE.md").splitlines()) <= 110
 
 
 def test_make_targets_that_the_documents_name_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {target for name in DOCUMENTS for target in re.findall(r"\bmake ([a-z]+)\b`", (ROOT / name).read_text())}
+    named = {target for name in NAMES for target in re.findall(r"\bmake ([a-z]+)\b`", text_of(name))}
     assert named <= targets
     assert targets >= {"help", "setup", "demo", "test", "check", "fix", "bench", "screenshots"}
 
 
+def recipes_in_pages() -> list[tuple[str, str]]:
+    """Every whole recipe that a page shows."""
+    blocks = [(name, block) for name in NAMES for block in re.findall(r"```toml\n(.*?)```", text_of(name), re.DOTALL)]
+    return [(name, block) for name, block in blocks if "schema = 1" in block]
+
+
+@pytest.mark.parametrize(("name", "text"), recipes_in_pages(), ids=[name for name, _ in recipes_in_pages()])
+def test_every_recipe_in_a_page_is_a_sound_one(name: str, text: str, tmp_path: Path) -> None:
+    for folder in ("my-model", "my-data"):
+        (tmp_path / folder).mkdir()
+    assert load_recipe_text(text, tmp_path / "mine.toml").recipe.stage
+
+
+# ---- lists of the pages, and what they list
+
+
+def decisions() -> list[Path]:
+    return sorted((ROOT / "docs" / "decisions").glob("D-*.md"))
+
+
+def test_decisions_are_numbered_without_a_gap_and_listed() -> None:
+    ids = [page.name[:4] for page in decisions()]
+    assert ids == [f"D-{number:02d}" for number in range(1, len(ids) + 1)]
+    titles = [f"| [{page.name[:4]}]({page.name}) | {page.read_text().splitlines()[0][7:]} |" for page in decisions()]
+    rows = [line for line in text_of("docs/decisions/README.md").splitlines() if line.startswith("| [D-")]
+    assert rows == titles
+
+
+@pytest.mark.parametrize("page", decisions(), ids=lambda page: page.name[:4])
+def test_a_decision_has_its_reason_and_its_cost(page: Path) -> None:
+    text = page.read_text()
+    assert text.startswith(f"# {page.name[:4]} ")
+    assert re.search(r"^\*\*Reason\.\*\* \S", text, re.MULTILINE)
+    assert re.search(r"^\*\*Cost\.\*\* \S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ADDING)
+def test_adding_something_touches_at_most_five_files_that_exist(name: str) -> None:
+    steps = re.findall(r"^\d+\. (.+)$", text_of(name), re.MULTILINE)
+    assert 0 < len(steps) <= 5
+    files = [span for step in steps for span in re.findall(rf"`((?:{TOP})/[^`]*)`", step)]
+    assert files
+    # A name in angle brackets is the new thing's: its folder exists, up to that name.
+    homes = [ROOT / file.partition("<")[0].rpartition("/")[0] if "<" in file else ROOT / file for file in files]
+    assert [str(home) for home in homes if not home.exists()] == []
+
+
+def test_the_table_of_stages_has_every_kind() -> None:
+    listed = [span for span in first_column("docs/recipes.md", "## Stages") if "=" not in span]
+    assert set(listed) == set(KINDS)
+
+
+def test_the_table_of_recipes_has_every_shipped_recipe() -> None:
+    listed = first_column("docs/recipes.md", "## Shipped recipes")
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
+
+
+def test_the_rooms_are_described_by_their_own_first_line() -> None:
+    rooms = []
+    for top in PACKAGES:
+        for init in sorted((ROOT / top).rglob("__init__.py")):
+            doc = ast.get_docstring(ast.parse(init.read_text()))
+            assert doc, f"{init.relative_to(ROOT)} does not say what its room is for"
+            rooms.append(f"| `{init.parent.relative_to(ROOT)}/` | {doc.splitlines()[0]} |")
+    listed = [line for line in text_of("docs/files.md").splitlines() if re.match(rf"\| `({'|'.join(PACKAGES)})/", line)]
+    assert listed == rooms, "docs/files.md lists other rooms; this is the table:\n" + "\n".join(rooms)
+
+
+def test_every_family_that_is_written_is_named() -> None:
+    from exporters.gguf.architectures import ARCHITECTURES
+
+    for page in ("README.md", "docs/your-model.md", "docs/exports.md"):
+        for family in ARCHITECTURES:
+            assert family.removesuffix("ForCausalLM") in text_of(page), f"{page} does not name {family}"
+
+
+def test_every_data_format_is_named() -> None:
+    from engines.data.readers.formats import CONTAINERS, SHAPES
+
+    text = text_of("docs/your-model.md").lower()
+    assert [entry.name for entry in (*CONTAINERS, *SHAPES) if entry.name.lower() not in text] == []
+
+
+# ---- versions
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["project"]["version"] == cockpit.__version__
+    assert f"## [{cockpit.__version__}]" in text_of("CHANGELOG.md")
 
 
 def test_every_dependency_is_pinned_and_within_its_range() -> None:
