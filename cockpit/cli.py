@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import cockpit
+from engines.words import ExitCode
 
 EPILOG = """RUN is a run's id, a unique prefix of it, its path, or: last. RECIPE is a path, or the name of a shipped recipe.
 Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 3 a gate refused, 130 interrupted or stopped.
 Without a command, cockpit opens its screen."""
-
-DONE, FAILED, MISTAKE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
-
 
 _Add: TypeAlias = Callable[[str, str], argparse.ArgumentParser]
 """Adds one command: its name and what it does."""
@@ -41,18 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has had enough (`| head -1`). Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return ExitCode.DONE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write(f"cockpit: the output cannot be written: {error.strerror}\n")
-        return FAILED
+        return ExitCode.FAILED
     except _operators_mistakes() as error:  # looked up only when something was raised
         _tell(error)
-        return MISTAKE
+        return ExitCode.MISTAKE
     return code
 
 
@@ -75,7 +73,7 @@ def open_screen(
     from cockpit.tui.app import CockpitApp
 
     CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed).run()
-    return DONE
+    return ExitCode.DONE
 
 
 def _tell(error: Exception) -> None:
@@ -99,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
     """Two lines on stderr instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"cockpit: {message}\n  see: {self.prog} --help\n")
+        self.exit(ExitCode.MISTAKE, f"cockpit: {message}\n  see: {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,20 +17,8 @@ from pathlib import Path
 
 from engines.files import fsync_folder, open_regular
 from engines.json_text import parse_json
+from engines.words import Verb
 
-VERBS = (
-    "stop",
-    "stop-after-checkpoint",
-    "checkpoint",
-    "evaluate",
-    "sample",
-    "pause",
-    "continue",
-    "learning-rate",
-    "max-steps",
-)
-STOP_VERBS = ("stop", "stop-after-checkpoint")
-VALUE_VERBS = ("learning-rate", "max-steps")
 MAX_REQUEST_BYTES = 4096
 _NAME = re.compile(r"([0-9]{6,12})-([a-z-]+)\.json")
 _NUMBER = re.compile(r"([0-9]{6,12})[-.]")
@@ -41,25 +29,24 @@ class Request:
     """One request. `value` belongs to learning-rate (a positive number) and max-steps (a step)."""
 
     number: int
-    verb: str
+    verb: Verb
     value: float | None = None
     by: str = "operator"
     file: str = ""
 
 
-def put_request(control: Path, verb: str, value: float | None = None, by: str = "operator") -> Request:
+def put_request(control: Path, verb: Verb, value: float | None = None, by: str = "operator") -> Request:
     """Leave a request for the run.
 
     Raises:
         ValueError: not a verb, a value where none belongs (or none where one does), or one out of its range.
         OSError: the folder cannot be written.
     """
-    if verb not in VERBS:
-        raise ValueError(f"control verb — got {verb!r}; allowed {', '.join(VERBS)}")
-    if (value is not None) != (verb in VALUE_VERBS):
+    verb = Verb(verb)
+    if (value is not None) != verb.takes_value:
         raise ValueError(f"{verb} {'takes no' if value is not None else 'needs a'} value")
     if not _in_range(verb, value):
-        allowed = "a finite number above 0" if verb == "learning-rate" else "a whole number of at least 1"
+        allowed = "a finite number above 0" if verb is Verb.LEARNING_RATE else "a whole number of at least 1"
         raise ValueError(f"{verb} — got {value}; allowed {allowed}")
     control.mkdir(exist_ok=True)
     data = json.dumps({"verb": verb, "value": value, "by": by}).encode()
@@ -91,25 +78,26 @@ def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
         return requests
     for name in names:
         match = _NAME.fullmatch(name)
-        if match and match[2] in VERBS and int(match[1]) not in seen:
+        if match and int(match[1]) not in seen:
             with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+                verb = Verb(match[2])
                 body = parse_json(_read_small(control / name))
                 value = body.get("value")
                 number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-                if _in_range(match[2], number):
-                    number = number if match[2] in VALUE_VERBS else None
+                if _in_range(verb, number):
+                    number = number if verb.takes_value else None
                     by = str(body.get("by", "operator"))[:80]
-                    requests.append(Request(int(match[1]), match[2], number, by, name))
+                    requests.append(Request(int(match[1]), verb, number, by, name))
     return sorted(requests, key=lambda request: request.number)
 
 
-def _in_range(verb: str, value: float | None) -> bool:
+def _in_range(verb: Verb, value: float | None) -> bool:
     """Whether the verb may have this value; a verb without values never minds one."""
-    if verb not in VALUE_VERBS:
+    if not verb.takes_value:
         return True
     if value is None or not math.isfinite(value):
         return False
-    return value > 0 if verb == "learning-rate" else value >= 1 and value == int(value)
+    return value > 0 if verb is Verb.LEARNING_RATE else value >= 1 and value == int(value)
 
 
 def _read_small(path: Path) -> bytes:

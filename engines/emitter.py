@@ -20,6 +20,7 @@ from pathlib import Path
 
 from engines.events import METRIC_KINDS, Event, Gap, Warned, WriterOpened, encode_record, kind_of
 from engines.identity import Identity
+from engines.words import WriterRole
 
 PIPE_RECORD_BYTES = 4096
 RING_RECORDS = 10_000
@@ -52,7 +53,7 @@ class EventWriter:
     Args:
         journal: the file to append to; made if missing.
         fifo: the run's live pipe, or None.
-        role: supervisor, engine or sampler.
+        role: which of the run's processes writes.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class EventWriter:
         journal: Path,
         fifo: Path | None,
         *,
-        role: str,
+        role: WriterRole,
         stage: str | None = None,
         attempt: int | None = None,
         rank: int = 0,
@@ -84,7 +85,7 @@ class EventWriter:
         self._open_journal()
         self._open_pipe()
         own = Identity.own()
-        self._opened = WriterOpened(
+        self.opened = WriterOpened(
             role=role,
             host=socket.gethostname(),
             boot_id=own.boot_id,
@@ -94,7 +95,7 @@ class EventWriter:
             attempt=attempt,
             rank=rank,
         )
-        self.emit(self._opened)
+        self.emit(self.opened)
         threading.Thread(target=self._sync_now_and_then, name="journal-sync", daemon=True).start()
 
     def emit(self, event: Event) -> int:
@@ -154,7 +155,7 @@ class EventWriter:
                 replaced = self._open_journal()
                 if replaced:
                     os.close(old)
-                    self.emit(self._opened)
+                    self.emit(self.opened)
             if replaced or cut:
                 what = "was deleted or replaced" if replaced else "was cut short"
                 self.emit(Warned(message=f"{self._journal_path.name} {what} during the run: records may be missing"))

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from engines.words import EndReason, GateResult, RunStatus, StartReason, WriterRole
+
 VERSION = 1
 RECORD_START = b'{"v":1,"w":"'
 MAX_RECORD_BYTES = 65_536
@@ -30,9 +32,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="k", omit_defau
 
 
 class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
-    """The first record of every writer: which process it is. Role: supervisor, engine or sampler."""
+    """The first record of every writer: which process it is."""
 
-    role: str
+    role: WriterRole
     host: str
     boot_id: str
     pid: int
@@ -47,8 +49,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
 
     run: str
     recipe: str
-    reason: str
-    """launch, resume or adopt"""
+    reason: StartReason
     stages: list[str]
     kinds: list[str]
     redo: list[str] = []
@@ -62,9 +63,9 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
 
 
 class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
-    """The run reached an end. State: succeeded, failed, stopped or refused."""
+    """The run reached an end, as `state` says."""
 
-    state: str
+    state: RunStatus
     reason: str = ""
 
 
@@ -124,14 +125,12 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
 
-    Reasons: succeeded, stopped, guard, error, out_of_memory, refused, killed, died, not_started,
-    unknown. `exit` is the exit status,
-    negative for a signal, null when it cannot be known (an adopted engine is nobody's child).
+    `exit` is the exit status, negative for a signal, null when it cannot be known (an adopted engine is nobody's child).
     """
 
     stage: str
     attempt: int
-    reason: str
+    reason: EndReason
     exit: int | None = None
     detail: str = ""
     step: int | None = None
@@ -258,14 +257,14 @@ class GuardTripped(Event, frozen=True, kw_only=True, tag="guard_tripped"):
 
 
 class GateChecked(Event, frozen=True, kw_only=True, tag="gate_checked"):
-    """Result: pass, fail or not_measured (which never passes)."""
+    """The engine held a gate of its stage against what it measured."""
 
     stage: str
     metric: str
     op: str
     limit: float
     value: float | None
-    result: str
+    result: GateResult
     stretch: float | None = None
     stretch_met: bool | None = None
 

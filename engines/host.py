@@ -42,6 +42,7 @@ from engines.events import (
 )
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import Lock, RunDir
+from engines.words import IGNORED, EndReason, ExitCode, GateResult, Verb, WriterRole
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.schema import STAGE_TYPES, TRAINING_KINDS, StageFields
@@ -166,13 +167,13 @@ class StageContext:
             StopRequested: it was.
         """
         for request in self.requests():
-            if request.verb in control.STOP_VERBS:
+            if request.verb.is_stop:
                 origin = "afresh" if self.resume is None else f"from its checkpoint of step {self.resume.step}"
                 self.applied(request, f"stopping; this stage starts {origin} when the run is resumed")
                 raise StopRequested
             known = self.stage.kind in TRAINING_KINDS
             reason = "training has not begun" if known else f"a {self.stage.kind} stage has nothing to {request.verb}"
-            self.applied(request, f"ignored: {reason}")
+            self.applied(request, f"{IGNORED}: {reason}")
 
     def requests(self) -> Iterator[control.Request]:
         """New requests, oldest first; each is given once, and a termination signal is one of them.
@@ -184,7 +185,7 @@ class StageContext:
                 yield request
         if self._signal is not None and not self._signal_answered:
             self._signal_answered = True
-            yield control.Request(0, "stop-after-checkpoint", by=signal.Signals(self._signal).name)
+            yield control.Request(0, Verb.STOP_AFTER_CHECKPOINT, by=signal.Signals(self._signal).name)
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
         """Acknowledge a request with what came of it."""
@@ -240,7 +241,7 @@ def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
         run_id=run.id,
         stage_name=stage.name,
         run_root=run.root,
-        writer=EventWriter(run.journal, run.fifo, role="engine", stage=stage.name, attempt=attempt),
+        writer=EventWriter(run.journal, run.fifo, role=WriterRole.ENGINE, stage=stage.name, attempt=attempt),
         test_faults=_test_faults(),
     )
     return context, spec
@@ -255,12 +256,12 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     lock = Lock(stage_json.parent / "engine.lock")
     if not lock.acquire({"pid": os.getpid()}):
         sys.stderr.write(f"{stage_json.parent}: another engine works on this attempt\n")
-        os._exit(2)
+        os._exit(ExitCode.MISTAKE)
     try:
         context, spec = load_context(stage_json)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
-        os._exit(2)
+        os._exit(ExitCode.MISTAKE)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, context.on_signal)
     status = _attempt(context, spec, stage_modules)
@@ -271,7 +272,7 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     os._exit(status)
 
 
-def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str, str]) -> int:
+def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str, str]) -> ExitCode:
     started_s = time.monotonic()
     point = ctx.resume
     resumed = None if point is None else ResumedFrom(attempt=point.attempt, step=point.step, sha256=point.sha256)
@@ -299,29 +300,31 @@ def _attempt(ctx: StageContext, spec: dict[str, Any], stage_modules: Mapping[str
         }
         refused = _check_gates(ctx, metrics)
         _commit(ctx, spec, result, metrics, refused=refused)
-        return _ended(ctx, "refused", "a gate said no: " + refused, 3) if refused else _ended(ctx, "succeeded", "", 0)
+        if refused:
+            return _ended(ctx, EndReason.REFUSED, "a gate said no: " + refused)
+        return _ended(ctx, EndReason.SUCCEEDED)
     except StopRequested:
-        return _ended(ctx, "stopped", "", 0)
+        return _ended(ctx, EndReason.STOPPED)
     except GuardTrippedError as error:
-        return _ended(ctx, "guard", str(error), 1)
+        return _ended(ctx, EndReason.GUARD, str(error))
     except (OperatorError, StageFailedError) as error:
         said = [text for text in (str(error), getattr(error, "hint", "")) if text]
         sys.stderr.write("\n".join(said) + "\n")
-        return _ended(ctx, "error", "; ".join(said), 1)
+        return _ended(ctx, EndReason.ERROR, "; ".join(said))
     except MemoryError as error:
         traceback.print_exc()
-        return _ended(ctx, "out_of_memory", str(error), 1)
+        return _ended(ctx, EndReason.OUT_OF_MEMORY, str(error))
     except OSError as error:
         if error.errno not in _NO_ROOM:
             traceback.print_exc()
-            return _ended(ctx, "error", f"{type(error).__name__}: {error}", 1)
+            return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
         words = _no_room(ctx, error)
         sys.stderr.write(words + "\n")
-        return _ended(ctx, "error", words, 1)
+        return _ended(ctx, EndReason.ERROR, words)
     except BaseException as error:  # noqa: BLE001 - the boundary: whatever it was, the journal says it
         traceback.print_exc()
-        reason = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "error"
-        return _ended(ctx, reason, f"{type(error).__name__}: {error}", 1)
+        reason = EndReason.OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else EndReason.ERROR
+        return _ended(ctx, reason, f"{type(error).__name__}: {error}")
 
 
 def _no_room(ctx: StageContext, error: OSError) -> str:
@@ -334,9 +337,13 @@ def _no_room(ctx: StageContext, error: OSError) -> str:
     )
 
 
-def _ended(ctx: StageContext, reason: str, detail: str, status: int) -> int:
+_STATUS = {EndReason.SUCCEEDED: ExitCode.DONE, EndReason.STOPPED: ExitCode.DONE, EndReason.REFUSED: ExitCode.REFUSED}
+"""How an engine's process ends; any other reason is a failure."""
+
+
+def _ended(ctx: StageContext, reason: EndReason, detail: str = "") -> ExitCode:
     ctx.emit(AttemptEnded(stage=ctx.stage_name, attempt=ctx.attempt, reason=reason, detail=detail[:2000]))
-    return status
+    return _STATUS.get(reason, ExitCode.FAILED)
 
 
 def _check_gates(ctx: StageContext, metrics: Mapping[str, float | None]) -> str:
@@ -352,7 +359,7 @@ def _check_gates(ctx: StageContext, metrics: Mapping[str, float | None]) -> str:
                 op=gate.op,
                 limit=gate.value,
                 value=value,
-                result="not_measured" if met is None else "pass" if met else "fail",
+                result=GateResult.NOT_MEASURED if met is None else GateResult.PASS if met else GateResult.FAIL,
                 stretch=gate.stretch,
                 stretch_met=None if value is None or gate.stretch is None else holds(value, gate.op, gate.stretch),
             )

@@ -13,6 +13,7 @@ from engines.host import Input, ResumePoint, StageContext
 from engines.journal import read_journal
 from engines.manifest import manifest_sha256
 from engines.run_dir import RunDir
+from engines.words import WriterRole
 from recipes.schema import STAGE_TYPES
 
 
@@ -59,7 +60,7 @@ def make_context(
         run_id=run.id,
         stage_name=model.name,
         run_root=run.root,
-        writer=EventWriter(run.journal, None, role="engine", stage=model.name, attempt=attempt),
+        writer=EventWriter(run.journal, None, role=WriterRole.ENGINE, stage=model.name, attempt=attempt),
         test_faults=dict(test_faults or {}),
     )
 

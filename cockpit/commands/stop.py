@@ -9,12 +9,13 @@ from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
 from cockpit.runs.find import find_run, runs_root
 from cockpit.supervision.launch import request
+from engines.words import Verb
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, wait, and say how the run ended. Ctrl-C leaves the request standing."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    verb = "stop" if args.now else "stop-after-checkpoint"
+    verb = Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT
     request(found, verb)
     if not args.json:
         say(f"{found.id}: {verb} was asked for; waiting (Ctrl-C: leave, the request stands)")

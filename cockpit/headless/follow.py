@@ -23,13 +23,12 @@ from cockpit.runs.tail import Follower
 from engines.events import AnyEvent
 from engines.journal import JournalReader, Record
 from engines.run_dir import RunDir, lock_is_held
+from engines.words import ExitCode, Verb, exit_code_of
 from recipes.problems import OperatorError
 
-ENDED_STATES = ("succeeded", "failed", "stopped", "refused")
 ADOPT_EVERY_S = 2.0
 ADOPT_ATTEMPTS = 5
 POLL_S = 0.25
-EXIT_CODES = {"succeeded": 0, "failed": 1, "refused": 3, "stopped": 130}
 
 
 class OutputClosedError(Exception):
@@ -112,16 +111,16 @@ class Following:
                 self._adopt_sometimes()
                 self._answer_signals()
                 if self.detached:
-                    return EXIT_CODES["stopped"]
+                    return ExitCode.INTERRUPTED
             while self._take(0.0):  # what was written between the last look and the end
                 pass
         except OutputClosedError:
-            return EXIT_CODES["stopped"]
+            return ExitCode.INTERRUPTED
         finally:
             with suppress(OutputClosedError):
                 self.display.close()
             self._source.close()
-        return EXIT_CODES[self.state.state]
+        return exit_code_of(self.state.state)
 
     def _take(self, timeout_s: float) -> int:
         records = [_record(item) for item in self._source.poll(timeout_s)]
@@ -140,13 +139,13 @@ class Following:
             return False
         while self._take(0.0):
             pass
-        return self.state.state in ENDED_STATES
+        return self.state.state.has_ended
 
     def _adopt_sometimes(self) -> None:
         if time.monotonic() < self._adopt_s:
             return
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
-        if self.state.state in ENDED_STATES:
+        if self.state.state.has_ended:
             return
         if lock_is_held(self.run.supervisor_lock):
             self._adoptions = 0 if self._trained else self._adoptions  # it lives, and so does what it watches
@@ -176,7 +175,7 @@ class Following:
     def _ask_to_stop(self, words: str) -> None:
         from engines.control import put_request
 
-        put_request(self.run.control, "stop-after-checkpoint", by="cockpit run")
+        put_request(self.run.control, Verb.STOP_AFTER_CHECKPOINT, by="cockpit run")
         self._stop_sent = True
         say(words)
 

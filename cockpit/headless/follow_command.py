@@ -15,6 +15,7 @@ from cockpit.runs.find import runs_root
 from cockpit.runs.state import RunState
 from cockpit.supervision.launch import launch_text
 from engines.run_dir import RunDir
+from engines.words import ExitCode
 
 
 def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> int:
@@ -24,17 +25,12 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_
     """
     if getattr(args, "detach", False):
         print(run.id)  # noqa: T201 - the command's output
-        return 0
+        return ExitCode.DONE
     display = chosen_display(json=args.json, quiet=args.quiet, catching_up=catching_up)
     following = Following(run, display, signals, raw=isinstance(display, JsonLines))
     code = following.until_end()
     tell_unreadable(following.state)
-    if (
-        following.detached
-        or args.json
-        or args.quiet
-        or following.state.state not in {"succeeded", "failed", "refused", "stopped"}
-    ):
+    if following.detached or args.json or args.quiet or not following.state.state.has_ended:
         return code
     with suppress(OutputClosedError):
         write_out("\n".join(["", *report_lines(following.state)]) + "\n")

@@ -26,6 +26,7 @@ from engines.events import (
     kind_of,
 )
 from engines.journal import Record
+from engines.words import EndReason, StageStatus
 
 EVERY_S = 10.0
 """Seconds between two plain lines about one stage's progress."""
@@ -123,7 +124,7 @@ class LiveLines(PlainLines):
         """Draw the live line anew, a few times a second."""
         stage = state.current_stage
         now_s = time.monotonic()
-        if stage is None or stage.state != "running" or now_s - self._drawn_s < REDRAW_S:
+        if stage is None or stage.state != StageStatus.RUNNING or now_s - self._drawn_s < REDRAW_S:
             return
         self._drawn_s = now_s
         width = shutil.get_terminal_size().columns - 1
@@ -149,7 +150,7 @@ class LiveLines(PlainLines):
 
 def is_told(event: AnyEvent) -> bool:
     """Whether an event gets a line of its own. An attempt that succeeded goes without: its stage says so."""
-    if isinstance(event, AttemptEnded) and event.reason == "succeeded":
+    if isinstance(event, AttemptEnded) and event.reason == EndReason.SUCCEEDED:
         return False
     return kind_of(event) not in METRIC_KINDS and not isinstance(event, _UNTOLD)
 

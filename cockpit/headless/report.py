@@ -14,17 +14,18 @@ from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.events import CheckpointCommitted, SampledText
 from engines.run_dir import RunDir
+from engines.words import StageStatus
 from recipes.schema import TRAINING_KINDS
 
 TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
 GLYPHS = {
-    "succeeded": "✓",
-    "skipped": "✓",
-    "failed": "✗",
-    "refused": "✗",
-    "stopped": "■",
-    "running": "▶",
-    "pending": "·",
+    StageStatus.SUCCEEDED: "✓",
+    StageStatus.SKIPPED: "✓",
+    StageStatus.FAILED: "✗",
+    StageStatus.REFUSED: "✗",
+    StageStatus.STOPPED: "■",
+    StageStatus.RUNNING: "▶",
+    StageStatus.PENDING: "·",
 }
 ANSWER_CHARACTERS = 300
 
@@ -49,7 +50,7 @@ def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
     pairs: list[tuple[StageView, StageView]] = []
     seen: dict[tuple[str, int], StageView] = {}
     for stage in state.stages:
-        if stage.kind != "evaluate" or stage.state != "succeeded" or not stage.evaluations:
+        if stage.kind != "evaluate" or stage.state != StageStatus.SUCCEEDED or not stage.evaluations:
             continue
         last = stage.evaluations[-1]
         same = (last.protocol, last.tokens)
@@ -102,7 +103,7 @@ def _notes(state: RunState) -> list[str]:
             notes.append(
                 f"{stage.name}: guard {guard.guard} tripped at step {guard.step} ({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
             )
-        if stage.state in {"failed", "refused"} and stage.reason:
+        if stage.state in {StageStatus.FAILED, StageStatus.REFUSED} and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:

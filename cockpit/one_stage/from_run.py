@@ -17,11 +17,10 @@ from engines.events import CheckpointCommitted
 from engines.json_text import parse_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
+from engines.words import RunStatus
 from recipes.schema import TRAINING_KINDS
 from recipes.spelling import spell_text as quoted
 
-LIVE_STATES = ("queued", "running", "paused")
-GOES_ON = ("stopped", "failed", "refused", "lost")
 """States after which a run can go on without saying from where."""
 PRODUCES: dict[str, Literal["model", "adapter"]] = {"pretrain": "model", "merge": "model", "finetune": "adapter"}
 """What the stages whose results can be merged or exported leave behind."""
@@ -112,7 +111,7 @@ def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
         kind = PRODUCES.get(stage.kind)
         if kind is None:
             continue
-        if stage.state in {"succeeded", "skipped"} and run.out(stage.name).is_dir():
+        if stage.state.is_done and run.out(stage.name).is_dir():
             found.append(Source(kind, stage.name, run.out(stage.name), stage.manifest_sha256))
         for row in checkpoint_rows([stage]):
             checkpoint = row.checkpoint
@@ -149,12 +148,12 @@ def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> 
     return finished[0] if finished else None
 
 
-def why_no_resume(state: str, row: CheckpointRow | None, rows: Sequence[CheckpointRow] = ()) -> str:
+def why_no_resume(state: RunStatus, row: CheckpointRow | None, rows: Sequence[CheckpointRow] = ()) -> str:
     """Why the run cannot go on, from this checkpoint or (without one) as it is; nothing when it can."""
-    if state in LIVE_STATES:
+    if state.is_live:
         return "the run is live: stop it first"
     if row is None:
-        return "" if state in GOES_ON else "every stage is done: choose a checkpoint to go back to"
+        return "" if state.can_resume else "every stage is done: choose a checkpoint to go back to"
     if row.removed:
         return "this checkpoint was removed (save_total_limit)"
     same_step = [other for other in rows if other.stage == row.stage and other.checkpoint.step == row.checkpoint.step]
@@ -163,9 +162,9 @@ def why_no_resume(state: str, row: CheckpointRow | None, rows: Sequence[Checkpoi
     return ""
 
 
-def why_no_merge(state: str, source: Source | None, base: Base | None = None) -> str:
+def why_no_merge(state: RunStatus, source: Source | None, base: Base | None = None) -> str:
     """Why there is nothing to merge; nothing when there is."""
-    if state in LIVE_STATES:
+    if state.is_live:
         return "the run is live: stop it first"
     if source is None:
         return "no adapter here: a finetune stage makes one"
@@ -176,9 +175,9 @@ def why_no_merge(state: str, source: Source | None, base: Base | None = None) ->
     return ""
 
 
-def why_no_export(state: str, source: Source | None) -> str:
+def why_no_export(state: RunStatus, source: Source | None) -> str:
     """Why there is nothing to quantize; nothing when there is."""
-    if state in LIVE_STATES:
+    if state.is_live:
         return "the run is live: stop it first"
     return "" if source else "no whole model here: a pretrain or merge stage makes one"
 

@@ -31,6 +31,7 @@ from engines.events import (
     StageSucceeded,
     StepsPlanned,
 )
+from engines.words import IGNORED, PHASE_PAUSED, EndReason, RunStatus, StageStatus, Verb, WriterRole
 
 
 def combine(writers: Iterable[WriterFacts]) -> RunView:
@@ -39,7 +40,7 @@ def combine(writers: Iterable[WriterFacts]) -> RunView:
     run = RunView()
     roles = {w.name: w.role for w in writers}
     for order, event in _merged(writers):
-        _take(run, event, order, roles.get(event.w, ""))
+        _take(run, event, order, roles.get(event.w, WriterRole.UNKNOWN))
     for writer in writers:
         for (stage, number), track in writer.tracks.items():
             run.attempt(stage, number, (writer.t_max, writer.name, 0)).tracks.append(track)
@@ -52,7 +53,7 @@ def _merged(writers: Iterable[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
     return heapq.merge(*streams, key=lambda item: item[0])
 
 
-def _take(run: RunView, event: AnyEvent, order: Order, role: str) -> None:
+def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None:
     match event:
         case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
             _take_stage(run.stage(event.stage), event, run, order)
@@ -86,10 +87,10 @@ def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:
 
 def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     run.id, run.recipe, run.parent = event.run, event.recipe, event.parent
-    run.state, run.reason, run.ended_t = "running", "", None
+    run.state, run.reason, run.ended_t = RunStatus.RUNNING, "", None
     if run.started_t is None:
         run.started_t = event.t
-    if event.reason != "adopt":
+    if event.reason.is_operators:
         run.taken_up = order
     named = [name for name in run.order if name not in event.stages]
     for name, kind in zip(event.stages, event.kinds, strict=False):
@@ -100,7 +101,8 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
         run.stage(name)
     for name in event.redo:
         stage = run.stage(name)
-        stage.state, stage.reason, stage.metrics, stage.succeeded_attempt, stage.gates = "pending", "", {}, None, []
+        stage.state, stage.reason = StageStatus.PENDING, ""
+        stage.metrics, stage.succeeded_attempt, stage.gates = {}, None, []
 
 
 def _take_stage(
@@ -117,20 +119,21 @@ def _take_stage(
                 stage.planned_steps = event.steps
             _begin(stage, event.t)
         case StageSucceeded():
-            stage.state, stage.reason, stage.ended_t = "succeeded", "", event.t
+            stage.state, stage.reason, stage.ended_t = StageStatus.SUCCEEDED, "", event.t
             stage.metrics, stage.succeeded_attempt = dict(event.metrics), event.attempt
             stage.fingerprint, stage.manifest_sha256 = event.fingerprint, event.manifest_sha256
         case StageFailed():
-            stage.state, stage.reason, stage.ended_t = "refused" if event.refused else "failed", event.reason, event.t
+            stage.state = StageStatus.REFUSED if event.refused else StageStatus.FAILED
+            stage.reason, stage.ended_t = event.reason, event.t
         case StageSkipped():
-            if stage.state != "succeeded":
-                stage.state, stage.reason = "skipped", event.reason
+            if stage.state != StageStatus.SUCCEEDED:
+                stage.state, stage.reason = StageStatus.SKIPPED, event.reason
 
 
 def _begin(stage: StageView, t: float) -> None:
-    if stage.state != "running":
+    if stage.state != StageStatus.RUNNING:
         stage.gates = []
-    stage.state, stage.reason, stage.ended_t, stage.succeeded_attempt = "running", "", None, None
+    stage.state, stage.reason, stage.ended_t, stage.succeeded_attempt = StageStatus.RUNNING, "", None, None
     if stage.started_t is None:
         stage.started_t = t
 
@@ -148,30 +151,37 @@ def _take_attempt_started(run: RunView, event: AttemptStarted, order: Order) -> 
         _begin(stage, event.t)
 
 
-def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: str) -> None:
+def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: WriterRole) -> None:
     attempt = run.attempt(event.stage, event.attempt, order)
     attempt.end(event, role)
     stage = run.stage(event.stage)
-    if attempt.reason == "succeeded" or stage.succeeded_attempt == event.attempt or stage.current is not attempt:
+    if (
+        attempt.reason == EndReason.SUCCEEDED
+        or stage.succeeded_attempt == event.attempt
+        or stage.current is not attempt
+    ):
         return
-    if stage.state in {"failed", "refused"}:  # the supervisor's last word on the stage stands
+    if stage.state in {StageStatus.FAILED, StageStatus.REFUSED}:  # the supervisor's last word on the stage stands
         return
-    outcome = {"stopped": "stopped", "refused": "refused"}.get(attempt.reason, "failed")
-    stage.state, stage.ended_t = outcome, event.t
+    stage.state, stage.ended_t = _OUTCOMES.get(attempt.reason, StageStatus.FAILED), event.t
     stage.reason = attempt.detail or attempt.reason
+
+
+_OUTCOMES = {EndReason.STOPPED: StageStatus.STOPPED, EndReason.REFUSED: StageStatus.REFUSED}
 
 
 def _settle_stages(run: RunView) -> None:
     """What follows from all facts together: a stage left running by a run that ended; whether the run is paused."""
-    if run.state != "running":
+    if run.state != RunStatus.RUNNING:
         for stage in run.stages.values():
-            if stage.state == "running":
-                stage.state = "stopped" if run.state in {"stopped", "succeeded"} else "failed"
+            if stage.state == StageStatus.RUNNING:
+                quiet = run.state in {RunStatus.STOPPED, RunStatus.SUCCEEDED}
+                stage.state = StageStatus.STOPPED if quiet else StageStatus.FAILED
         return
-    running = [stage for stage in run.stages.values() if stage.state == "running"]
+    running = [stage for stage in run.stages.values() if stage.state == StageStatus.RUNNING]
     run.paused = any(_paused(stage, run.controls) for stage in running)
     if run.paused:
-        run.state = "paused"
+        run.state = RunStatus.PAUSED
 
 
 def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
@@ -179,18 +189,20 @@ def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
     if attempt is None:
         return False
     since = attempt.started_t or 0.0
-    wanted = {"pause", "continue"}
+    wanted = {Verb.PAUSE, Verb.CONTINUE}
     asked = [
         c
         for c in controls
-        if c.request.split()[:1] and c.request.split()[0] in wanted and c.stage in {None, stage.name}
-        if c.t >= since and not c.effect.startswith("ignored")
+        if Verb.of(c.request) in wanted and c.stage in {None, stage.name}
+        if c.t >= since and not c.effect.startswith(IGNORED)
     ]
     step = attempt.last_step
-    if asked and asked[-1].request.startswith("pause"):
+    if asked and Verb.of(asked[-1].request) is Verb.PAUSE:
         pause = asked[-1]
         moved = step is not None and (step.step > pause.step if pause.step is not None else step.t > pause.t)
         if not moved:
             return True
     phase = attempt.phase
-    return phase is not None and phase.name == "paused" and (step is None or (phase.t, phase.seq) > (step.t, step.seq))
+    return (
+        phase is not None and phase.name == PHASE_PAUSED and (step is None or (phase.t, phase.seq) > (step.t, step.seq))
+    )

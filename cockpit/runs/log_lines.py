@@ -35,6 +35,7 @@ from engines.events import (
     WriterOpened,
     kind_of,
 )
+from engines.words import IGNORED, EndReason, GateResult, RunStatus, StartReason
 
 Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]
 
@@ -68,7 +69,7 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case SampledText():
             return "info", f"sample {event.prompt!r} → {event.text!r}"
         case ControlApplied():
-            level: Level = "warn" if event.effect.startswith("ignored") else "info"
+            level: Level = "warn" if event.effect.startswith(IGNORED) else "info"
             return level, f"{event.request} by {event.by}: {event.effect}{_at(event.step)}"
         case Warned():
             return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
@@ -84,16 +85,16 @@ def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
             back = f" from step {event.checkpoint}" if event.checkpoint is not None else ""
             return "info", f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}"
         case RunEnded():
-            level: Level = "good" if event.state == "succeeded" else "warn" if event.state == "stopped" else "error"
-            return level, f"run {event.state}{': ' + event.reason if event.reason else ''}"
+            return _RUN_LEVELS.get(
+                event.state, "error"
+            ), f"run {event.state}{': ' + event.reason if event.reason else ''}"
         case _:
             return "quiet", f"{event.role} process {event.pid} on {event.host}"
 
 
-ENGINE_REASONS = frozenset({"", "unknown", "succeeded", "stopped", "guard", "error", "refused"})
-"""What an engine says of its own end; the supervisor, who alone knows the exit, repeats it."""
-
-_PAST = {"launch": "launched", "resume": "resumed", "adopt": "adopted"}
+_RUN_LEVELS: dict[RunStatus, Level] = {RunStatus.SUCCEEDED: "good", RunStatus.STOPPED: "warn"}
+_ATTEMPT_LEVELS: dict[EndReason, Level] = {EndReason.SUCCEEDED: "quiet", EndReason.STOPPED: "warn"}
+_PAST = {StartReason.LAUNCH: "launched", StartReason.RESUME: "resumed", StartReason.ADOPT: "adopted"}
 
 
 def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped) -> tuple[Level, str]:
@@ -122,9 +123,9 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
             )
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
-            if event.exit is not None and event.reason in ENGINE_REASONS:
+            if event.exit is not None and event.reason.is_engines_account:
                 return "quiet", f"{name}: its process ended with exit {event.exit}"
-            level: Level = {"succeeded": "quiet", "stopped": "warn"}.get(event.reason, "error")  # type: ignore[assignment]
+            level = _ATTEMPT_LEVELS.get(event.reason, "error")
             status = f", exit {event.exit}" if event.exit is not None else ""
             return (
                 level,
@@ -164,7 +165,7 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
             limit = f" > {fmt.exact(event.limit)}" if event.limit is not None else ""
             return "error", f"guard {event.guard} tripped at step {event.step}: {fmt.number(event.value)}{limit}"
         case _:
-            level: Level = "good" if event.result == "pass" else "error"
+            level: Level = "good" if event.result == GateResult.PASS else "error"
             seen = "not measured" if event.value is None else fmt.number(event.value)
             return level, f"gate {event.metric} {event.op} {fmt.exact(event.limit)}: {event.result} ({seen})"
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cockpit.runs.log_lines import ENGINE_REASONS
 from cockpit.runs.state import RunState
 from engines.events import (
     AnyEvent,
@@ -30,13 +29,13 @@ from engines.events import (
     Step,
 )
 from engines.journal import JournalReader, journal_files
+from engines.words import RunStatus, StartReason
 
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 LONGEST_PAUSE_S = 30.0
 """A longer silence in the journal (a night before a resume, say) is played as this long."""
 EVENTS_PER_TICK = 4000
 KEYFRAMES = 8
-FAILURES = ("guard", "error", "refused")
 SHORTEST_KEYFRAME = 4000
 
 
@@ -219,6 +218,11 @@ class Playback:
         self._samples = array("q", sorted([*self._samples, *progress])) if progress else self._samples
 
 
+def _is_failure(event: AttemptEnded) -> bool:
+    """Whether an end is one to look at; an engine's own account is told once, by itself."""
+    return not event.reason.is_engines_account or (event.exit is None and event.reason.is_engines_failure)
+
+
 def _moment(index: int, event: AnyEvent) -> Moment | None:
     match event:
         case CheckpointCommitted():
@@ -227,17 +231,19 @@ def _moment(index: int, event: AnyEvent) -> Moment | None:
             )
         case GuardTripped():
             return Moment(index, "!", f"guard {event.guard} at step {event.step}", event.step)
-        case AttemptEnded() if event.reason not in ENGINE_REASONS or (event.exit is None and event.reason in FAILURES):
+        case AttemptEnded() if _is_failure(event):
             return Moment(index, "✗", f"{event.stage} attempt {event.attempt} ended: {event.reason}", event.step)
         case StageFailed():
             return Moment(index, "✗", f"stage {event.stage} failed: {event.reason}")
         case RunEnded():
-            return Moment(index, "✗" if event.state in {"failed", "refused"} else "■", f"run {event.state}")
+            return Moment(
+                index, "✗" if event.state in {RunStatus.FAILED, RunStatus.REFUSED} else "■", f"run {event.state}"
+            )
         case ControlApplied():
             return Moment(index, "·", f"{event.request}: {event.effect}", event.step)
         case StageStarted():
             return Moment(index, "|", f"stage {event.stage}")
-        case RunStarted() if event.reason != "launch":
+        case RunStarted() if event.reason != StartReason.LAUNCH:
             return Moment(index, "|", f"run taken up: {event.reason}")
         case _:
             return None

@@ -22,9 +22,9 @@ from engines.events import (
     ResumedFrom,
     Step,
 )
+from engines.words import EndReason, RunStatus, StageStatus, WriterRole
 
 RECENT_STEPS = 32
-NEUTRAL_REASONS = ("", "unknown")
 Order: TypeAlias = tuple[float, str, int]
 
 
@@ -45,7 +45,7 @@ class AttemptView:
     total_steps: int | None = None
     learning_rate_scale: float = 1.0
     pid: int = 0
-    reason: str = ""
+    reason: EndReason = EndReason.NOT_GIVEN
     exit: int | None = None
     detail: str = ""
     guards: list[GuardTripped] = field(default_factory=list)
@@ -90,15 +90,15 @@ class AttemptView:
                     return (done1 - done0) / (t1 - t0)
         return None
 
-    def end(self, event: AttemptEnded, role: str) -> None:
+    def end(self, event: AttemptEnded, role: WriterRole) -> None:
         """Take one side's account of the end; which side comes first makes no difference."""
-        if role == "supervisor" or (not role and event.exit is not None):
+        if role.tells_for_supervisor(event.exit):
             self._by_supervisor = event
         else:
             self._by_engine = event
         ours, theirs = self._by_engine, self._by_supervisor
         accounts = [account for account in (ours, theirs) if account is not None]
-        knowing = ours if ours is not None and (theirs is None or ours.reason not in NEUTRAL_REASONS) else theirs
+        knowing = ours if ours is not None and (theirs is None or not ours.reason.says_nothing) else theirs
         assert knowing is not None
         self.reason = knowing.reason
         self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")
@@ -108,11 +108,11 @@ class AttemptView:
 
 @dataclass
 class StageView:
-    """A stage as it stands: pending, running, succeeded, failed, stopped, refused or skipped."""
+    """A stage as it stands."""
 
     name: str
     kind: str = ""
-    state: str = "pending"
+    state: StageStatus = StageStatus.PENDING
     reason: str = ""
     started_t: float | None = None
     ended_t: float | None = None
@@ -225,7 +225,7 @@ class StageView:
     @property
     def fraction(self) -> float | None:
         """Share of the work that is done, 0 to 1."""
-        if self.state == "succeeded":
+        if self.state == StageStatus.SUCCEEDED:
             return 1.0
         if self.total_steps and self.at_step is not None:
             return min(1.0, self.at_step / self.total_steps)
@@ -238,7 +238,7 @@ class StageView:
     def eta_s(self) -> float | None:
         """Seconds left: steps left times the median of recent step times, or progress left over its recent rate."""
         attempt = self.current
-        if attempt is None or self.state != "running":
+        if attempt is None or self.state != StageStatus.RUNNING:
             return None
         if self.total_steps is not None and self.at_step is not None:
             seconds = attempt.step_seconds
@@ -272,7 +272,7 @@ class RunView:
     id: str = ""
     recipe: str = ""
     parent: str | None = None
-    state: str = "queued"
+    state: RunStatus = RunStatus.QUEUED
     reason: str = ""
     started_t: float | None = None
     ended_t: float | None = None

@@ -17,6 +17,7 @@ from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
 from engines.events import AnyEvent, ControlApplied, Gap, MachineSampled, SampledText
+from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
 
@@ -111,8 +112,8 @@ class RunState:
         return self.view.recipe
 
     @property
-    def state(self) -> str:
-        """queued, running, paused, succeeded, failed, stopped or refused."""
+    def state(self) -> RunStatus:
+        """What the journal says; whether a run that says it runs is lost, nothing in it tells."""
         return self.view.state
 
     @property
@@ -134,7 +135,7 @@ class RunState:
         """The running stage; else the newest that has attempts; else the first."""
         stages = self.stages
         for stage in reversed(stages):
-            if stage.state == "running":
+            if stage.state == StageStatus.RUNNING:
                 return stage
         begun = [s for s in stages if s.current is not None]
         if begun:
@@ -162,7 +163,7 @@ class RunState:
         stages = self.stages
         if not stages:
             return None
-        return sum(1.0 if s.state in {"succeeded", "skipped"} else s.fraction or 0.0 for s in stages) / len(stages)
+        return sum(1.0 if s.state.is_done else s.fraction or 0.0 for s in stages) / len(stages)
 
     def attempts_since_resume(self, stage: str) -> int:
         """Attempts of the stage since it was launched or an operator last resumed it: what `max_attempts` counts."""
@@ -185,9 +186,9 @@ class RunState:
         """Steps and phases can end a pause or begin one without a lifecycle fact."""
         assert self._view is not None
         view = self._view[1]
-        if view.state == "paused":
+        if view.state == RunStatus.PAUSED:
             return True
-        return any((p := s.current.phase if s.current else None) and p.name == "paused" for s in view.listed)
+        return any((p := s.current.phase if s.current else None) and p.name == PHASE_PAUSED for s in view.listed)
 
     # ---- numbers
 
@@ -263,7 +264,11 @@ class RunState:
     def host(self) -> str:
         """The machine shown unless another is asked for: the supervisor's, else the first by name."""
         hosts = self.hosts
-        own = [w.opened.host for w in self._sorted() if w.opened and w.role == "supervisor" and w.opened.host in hosts]
+        own = [
+            w.opened.host
+            for w in self._sorted()
+            if w.opened and w.role == WriterRole.SUPERVISOR and w.opened.host in hosts
+        ]
         return own[0] if own else (hosts[0] if hosts else "")
 
     # ---- text and troubles

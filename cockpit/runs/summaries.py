@@ -14,8 +14,8 @@ from engines.identity import Identity
 from engines.journal import journal_files, read_records
 from engines.json_text import parse_json
 from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.words import RunStatus, WriterRole
 
-ENDED = ("succeeded", "failed", "stopped", "refused")
 YOUNG_S = 10.0
 """A run directory younger than this whose supervisor is not there yet is being launched."""
 
@@ -27,7 +27,7 @@ class RunSummary:
     id: str
     path: str
     recipe: str
-    state: str
+    state: RunStatus
     reason: str = ""
     parent: str | None = None
     stage: str | None = None
@@ -64,21 +64,25 @@ def is_live(run: RunDir, state: RunState | None = None) -> bool:
         return True
     for writer in (state or fold_run(run)).writers:
         opened = writer.opened
-        if opened and opened.role == "engine" and Identity(opened.pid, opened.start_time, opened.boot_id).is_alive():
+        if (
+            opened
+            and opened.role == WriterRole.ENGINE
+            and Identity(opened.pid, opened.start_time, opened.boot_id).is_alive()
+        ):
             return True
     return False
 
 
-def state_of(run: RunDir, state: RunState) -> str:
+def state_of(run: RunDir, state: RunState) -> RunStatus:
     """The run's state with the processes looked at: `lost` is a run that says it runs, and nobody does."""
-    if state.state in ENDED or is_live(run, state):
+    if state.state.has_ended or is_live(run, state):
         return state.state
     try:
         created_t = float(run.read_run_json().get("created_t") or 0.0)
     except (RunDirError, TypeError, ValueError):
         created_t = 0.0
     young = state.started_t is None and wall_clock_s() - created_t < YOUNG_S
-    return "queued" if young else "lost"
+    return RunStatus.QUEUED if young else RunStatus.LOST
 
 
 def summarize(run: RunDir) -> RunSummary:
@@ -89,7 +93,7 @@ def summarize(run: RunDir) -> RunSummary:
     """
     size = _journal_size(run)
     cached = _cache.get(str(run.root))
-    if cached is not None and cached[0] == size and cached[1].state in ENDED:
+    if cached is not None and cached[0] == size and cached[1].state.has_ended:
         return cached[1]
     stored = _stored(run, size) if cached is None else None
     summary = stored or _fold_summary(run)
@@ -126,16 +130,16 @@ def _fold_summary(run: RunDir) -> RunSummary:
     )
 
 
-def _fold_growing(run: RunDir) -> tuple[RunState, str]:
+def _fold_growing(run: RunDir) -> tuple[RunState, RunStatus]:
     """The run's fold and its real state, from what its journal gained since the last look."""
     key = str(run.root)
     fold = _folds.pop(key, None) or FoldedRun(run)
     fold.poll()
     real = state_of(run, fold.state)
-    if fold.replaced or (real in (*ENDED, "lost") and fold.torn):
+    if fold.replaced or ((real.has_ended or real == RunStatus.LOST) and fold.torn):
         state = fold_run(run)
         return state, state_of(run, state)
-    if real not in ENDED:
+    if not real.has_ended:
         _folds[key] = fold
     return fold.state, real
 
@@ -145,7 +149,8 @@ def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
         value = parse_json(run.exit_json.read_text())
         if value["journal_bytes"] != size[0]:
             return None
-        return RunSummary(**{**value["summary"], "id": run.id, "path": str(run.root)})
+        summary = value["summary"]
+        return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "id": run.id, "path": str(run.root)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cockpit.runs.find import run_ids
-from cockpit.runs.summaries import ENDED, RunSummary, summarize
+from cockpit.runs.summaries import RunSummary, summarize
 from engines.run_dir import RunDir, RunDirError
 
 WHOLE_EVERY = 20
@@ -27,7 +27,7 @@ class RunWatch:
         found: dict[str, RunSummary] = {}
         for run_id in run_ids(self.root):
             known = self._known.get(run_id)
-            if known is None or whole or known.state not in ENDED:
+            if known is None or whole or not known.state.has_ended:
                 try:
                     known = summarize(RunDir(self.root / run_id))
                 except RunDirError:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step, Warned, WriterOpened
+from engines.words import WriterRole
 
 LOG_LINES = 2000
 """Events kept per writer for the log pane; older ones stay in the journal."""
@@ -177,9 +178,9 @@ class WriterFacts:
         self._track = Track()
 
     @property
-    def role(self) -> str:
-        """supervisor, engine or sampler; empty when its first record was lost."""
-        return self.opened.role if self.opened else ""
+    def role(self) -> WriterRole:
+        """Which process it is; unknown when its first record was lost."""
+        return self.opened.role if self.opened else WriterRole.UNKNOWN
 
     def track(self, stage: str, attempt: int) -> Track:
         """The track of an attempt, made at first use."""

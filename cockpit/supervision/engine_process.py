@@ -21,6 +21,7 @@ from engines.host import STAGE_FORMAT
 from engines.identity import Identity
 from engines.json_text import parse_json
 from engines.run_dir import RunDir
+from engines.words import EndReason
 from recipes.schema import StageFields, kind_of_stage, tag_of_stage
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
@@ -150,12 +151,12 @@ def _by_command(run: RunDir, stage_json: str) -> Identity | None:
     return None
 
 
-def exit_reason(status: int | None) -> tuple[str, str]:
+def exit_reason(status: int | None) -> tuple[EndReason, str]:
     """Reason and detail of an exit status, for an engine that did not say why itself."""
     if status is None:
-        return "unknown", "the engine ended while no supervisor watched; its exit status cannot be known"
+        return EndReason.UNKNOWN, "the engine ended while no supervisor watched; its exit status cannot be known"
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         sender = ", sender unknown (out of memory, or somebody's kill)" if status == -signal.SIGKILL else ""
-        return "killed", f"ended by {name}{sender}"
-    return "died", f"ended with exit status {status} and without a word; see console.log"
+        return EndReason.KILLED, f"ended by {name}{sender}"
+    return EndReason.DIED, f"ended with exit status {status} and without a word; see console.log"

@@ -22,12 +22,11 @@ from engines import control
 from engines.journal import read_journal
 from engines.manifest import problems_against
 from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
+from engines.words import ExitCode, RunStatus, StartReason, Verb
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 from recipes.schema import TRAINING_KINDS, kind_of_stage
-
-EXIT_LOCKED = 2
 
 
 def version() -> str:
@@ -104,7 +103,7 @@ def launch(
         )
     except RunDirError as error:
         raise OperatorError(str(error), "choose another folder: --runs-dir DIR") from error
-    _start_supervisor(run, "launch")
+    _start_supervisor(run, StartReason.LAUNCH)
     return run
 
 
@@ -162,7 +161,7 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
             f"{run.id} has nothing to resume: every stage is done",
             "do one again: cockpit resume RUN --stage S, or --checkpoint N",
         )
-    _start_supervisor(run, "resume", arguments)
+    _start_supervisor(run, StartReason.RESUME, arguments)
 
 
 def adopt_if_needed(run: RunDir) -> bool:
@@ -175,12 +174,12 @@ def adopt_if_needed(run: RunDir) -> bool:
         return False
     run.require_writable_format()
     with suppress(OperatorError):  # another screen was quicker
-        _start_supervisor(run, "adopt" if facts.latest_start else "launch")
+        _start_supervisor(run, StartReason.ADOPT if facts.latest_start else StartReason.LAUNCH)
         return True
     return False
 
 
-def request(run: RunDir, verb: str, value: float | None = None) -> control.Request:
+def request(run: RunDir, verb: Verb, value: float | None = None) -> control.Request:
     """Ask a live run for something.
 
     Raises:
@@ -220,7 +219,7 @@ def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
         return same and not problems_against(run.out(name), last.manifest_sha256)
 
     action = next_action(plan, facts, is_done).action
-    return isinstance(action, EndRun) and action.state == "succeeded"
+    return isinstance(action, EndRun) and action.state == RunStatus.SUCCEEDED
 
 
 def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage: str | None, step: int) -> str:
@@ -239,7 +238,7 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
     )
 
 
-def _start_supervisor(run: RunDir, reason: str, arguments: Sequence[str] = ()) -> None:
+def _start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] = ()) -> None:
     """Start it and wait until it holds the run (it leaves this process behind by a double fork)."""
     done = subprocess.run(
         [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
@@ -250,7 +249,7 @@ def _start_supervisor(run: RunDir, reason: str, arguments: Sequence[str] = ()) -
         start_new_session=True,
         check=False,
     )
-    if done.returncode == EXIT_LOCKED:
+    if done.returncode == ExitCode.MISTAKE:
         _require_free(run)
         raise OperatorError(f"{run.id} was taken by another supervisor a moment ago", "watch it: cockpit attach RUN")
     if done.returncode != 0:

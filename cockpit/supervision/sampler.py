@@ -16,12 +16,13 @@ from cockpit.supervision.machine import Accelerators, DeviceReading, sample_mach
 from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.run_dir import RunDir
+from engines.words import WriterRole
 
 
 def main(argv: list[str]) -> int:
     """Sample until stdin ends."""
     run, interval_s = RunDir(Path(argv[1])), float(argv[2])
-    writer = EventWriter(run.journal, run.fifo, role="sampler")
+    writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER)
     accelerators = Accelerators() if "--no-nvml" not in argv else None
     engine_pid: int | None = None
     stage: str | None = None

@@ -23,10 +23,9 @@ from engines.events import (
     StageSucceeded,
     WriterOpened,
 )
+from engines.words import EndReason, RunStatus, WriterRole
 from recipes.schema import TRAINING_KINDS, kind_of_stage
 from recipes.stage_fields import TrainingRetry
-
-NOT_STARTED = "not_started"
 
 
 @dataclass
@@ -37,15 +36,15 @@ class AttemptFacts:
     launched_t: float = 0.0
     started: AttemptStarted | None = None
     opened: WriterOpened | None = None
-    engine_reason: str = ""
-    supervisor_reason: str = ""
+    engine_reason: EndReason = EndReason.NOT_GIVEN
+    supervisor_reason: EndReason = EndReason.NOT_GIVEN
     engine_detail: str = ""
     supervisor_detail: str = ""
     guard: str = ""
     saved_step: int | None = None
 
     @property
-    def reason(self) -> str:
+    def reason(self) -> EndReason:
         """Why it ended; the engine knows best. Empty while it has not ended."""
         return self.engine_reason or self.supervisor_reason
 
@@ -57,7 +56,7 @@ class AttemptFacts:
     @property
     def never_began(self) -> bool:
         """Announced, and its supervisor died before there was a process: it does not count as an attempt."""
-        return self.started is None and self.reason in {"", NOT_STARTED}
+        return self.started is None and self.reason in {EndReason.NOT_GIVEN, EndReason.NOT_STARTED}
 
 
 @dataclass
@@ -108,6 +107,8 @@ class RunFacts:
     operator: RunStarted | None = None
     ended: RunEnded | None = None
     latest_start: RunStarted | None = None
+    roles: dict[str, WriterRole] = field(default_factory=dict)
+    """of each writer, by its id"""
 
     def stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())
@@ -133,13 +134,17 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
                 _take_run(facts, event)
             case StageSucceeded():
                 facts.stage(event.stage).successes.append((event.t, event))
-            case StageStarted() | AttemptStarted() | GuardTripped() | AttemptEnded():
+            case StageStarted() | AttemptStarted() | GuardTripped():
                 _take_attempt(facts.stage(event.stage).attempt(event.attempt), event)
+            case AttemptEnded():
+                _take_end(facts, event)
             case CheckpointCommitted():
                 attempt = facts.stage(event.stage).attempt(event.attempt)
                 attempt.saved_step = max(event.step, attempt.saved_step or 0)
-            case WriterOpened(role="engine", stage=str(stage), attempt=int(number)):
-                facts.stage(stage).attempt(number).opened = event
+            case WriterOpened():
+                facts.roles[event.w] = event.role
+                if event.role == WriterRole.ENGINE and event.stage is not None and event.attempt is not None:
+                    facts.stage(event.stage).attempt(event.attempt).opened = event
             case _:
                 pass
 
@@ -149,13 +154,13 @@ def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
         if facts.ended is None or _later(event, facts.ended):
             facts.ended = event
         return
-    if event.reason != "adopt" and (facts.operator is None or _later(event, facts.operator)):
+    if event.reason.is_operators and (facts.operator is None or _later(event, facts.operator)):
         facts.operator = event
     if facts.latest_start is None or _later(event, facts.latest_start):
         facts.latest_start = event
 
 
-def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | GuardTripped | AttemptEnded) -> None:
+def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | GuardTripped) -> None:
     match event:
         case StageStarted():
             attempt.launched_t = event.t
@@ -163,10 +168,14 @@ def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | 
             attempt.started = event
         case GuardTripped():
             attempt.guard = event.guard
-        case AttemptEnded() if event.exit is None and event.w.startswith("e"):
-            attempt.engine_reason, attempt.engine_detail = event.reason, event.detail
-        case AttemptEnded():
-            attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
+
+
+def _take_end(facts: RunFacts, event: AttemptEnded) -> None:
+    attempt = facts.stage(event.stage).attempt(event.attempt)
+    if facts.roles.get(event.w, WriterRole.UNKNOWN).tells_for_supervisor(event.exit):
+        attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
+    else:
+        attempt.engine_reason, attempt.engine_detail = event.reason, event.detail
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ class RunStage:
 class EndRun:
     """The run is over: its state, why, and the stage that failed, if one did."""
 
-    state: str
+    state: RunStatus
     reason: str = ""
     failed_stage: str | None = None
 
@@ -219,7 +228,7 @@ def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]
             done.append(name)
             continue
         return NextActions(done, _run_or_end(plan, facts, name, redo))
-    return NextActions(done, EndRun("succeeded"))
+    return NextActions(done, EndRun(RunStatus.SUCCEEDED))
 
 
 def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> RunStage | EndRun:
@@ -234,16 +243,18 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     if not attempts:
         return RunStage(name, resume=resume, at_step=at_step, why="first attempt")
     last = attempts[-1]
-    if last.reason == "stopped":
-        return EndRun("stopped", f"{name} was stopped")
-    if last.reason == "refused":
-        return EndRun("refused", last.detail, failed_stage=name)
+    if last.reason == EndReason.STOPPED:
+        return EndRun(RunStatus.STOPPED, f"{name} was stopped")
+    if last.reason == EndReason.REFUSED:
+        return EndRun(RunStatus.REFUSED, last.detail, failed_stage=name)
     what = last.detail or last.reason
     if len(attempts) >= stage.retry.max_attempts:
         return EndRun(
-            "failed", f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})", failed_stage=name
+            RunStatus.FAILED,
+            f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})",
+            failed_stage=name,
         )
-    trips = sum(1 for attempt in attempts if attempt.reason == "guard")
+    trips = sum(1 for attempt in attempts if attempt.reason == EndReason.GUARD)
     factor = stage.retry.learning_rate_factor if isinstance(stage.retry, TrainingRetry) else 1.0
     return RunStage(
         name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engines.control import STOP_VERBS, Request
+from engines.control import Request
+from engines.words import Verb
 
 NOW_GRACE_S = 5.0
 TERM_GRACE_S = 10.0
@@ -26,8 +27,8 @@ class StopLadder:
 
     def notice(self, request: Request) -> None:
         """A request was seen; only stops matter, and a stop now outranks one after a checkpoint."""
-        if request.verb in STOP_VERBS and (
-            self.asked is None or (request.verb == "stop" and self.asked.verb != "stop")
+        if request.verb.is_stop and (
+            self.asked is None or (request.verb is Verb.STOP and self.asked.verb is not Verb.STOP)
         ):
             self.asked, self._asked_s = request, None
 
@@ -38,7 +39,7 @@ class StopLadder:
         if self._asked_s is None:
             self._asked_s = now_s
         if self._term_s is None:
-            if now_s - self._asked_s < (NOW_GRACE_S if self.asked.verb == "stop" else self._grace_s):
+            if now_s - self._asked_s < (NOW_GRACE_S if self.asked.verb is Verb.STOP else self._grace_s):
                 return "none"
             self._term_s = now_s
             return "term"

@@ -23,7 +23,7 @@ from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.supervision.resolved_recipe import RunRecipe
 from cockpit.supervision.sampler_process import SamplerProcess
-from cockpit.supervision.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, add_facts, next_action
+from cockpit.supervision.scheduling import EndRun, RunFacts, RunStage, add_facts, next_action
 from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s
@@ -42,9 +42,8 @@ from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.manifest import problems_against
 from engines.run_dir import Lock, RunDir
+from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
 from recipes.schema import kind_of_stage
-
-EXIT_LOCKED = 2
 
 
 class Supervisor:
@@ -56,7 +55,8 @@ class Supervisor:
         self.started = started
         self.facts = RunFacts()
         self.reader = JournalReader(run.journal)
-        self.writer = EventWriter(run.journal, run.fifo, role="supervisor")
+        self.writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
+        self.facts.roles[self.writer.writer] = WriterRole.SUPERVISOR
         self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
         self.watch = Watch(run, self.writer, self.sampler)
         self.verified: dict[str, str] = {}
@@ -78,7 +78,7 @@ class Supervisor:
                 return
             if stop is not None:
                 self._answer_requests("the run stops between stages")
-                self._end(EndRun("stopped", f"stopped before {actions.action.stage}"))
+                self._end(EndRun(RunStatus.STOPPED, f"stopped before {actions.action.stage}"))
                 return
             self._run_stage(actions.action)
 
@@ -118,7 +118,7 @@ class Supervisor:
         """Say once, after a resume, which stages stand from before."""
         for name in done:
             before = all(t < self.facts.operator_t for t, _ in self.facts.stage(name).successes)
-            if before and name not in self.skipped and self.started.reason == "resume":
+            if before and name not in self.skipped and self.started.reason == StartReason.RESUME:
                 self.writer.emit(StageSkipped(stage=name, reason="done before: its fingerprint and manifest hold"))
             self.skipped.add(name)
 
@@ -135,7 +135,9 @@ class Supervisor:
                     self._supervise(engine)
                 elif attempt.never_began and attempt.opened is None:
                     detail = "the supervisor died before there was a process"
-                    self.say(AttemptEnded(stage=name, attempt=attempt.number, reason=NOT_STARTED, detail=detail))
+                    self.say(
+                        AttemptEnded(stage=name, attempt=attempt.number, reason=EndReason.NOT_STARTED, detail=detail)
+                    )
                 else:
                     self._record_end(name, attempt.number, None)
 
@@ -172,7 +174,7 @@ class Supervisor:
         except OSError as error:
             self.say(
                 AttemptEnded(
-                    stage=name, attempt=attempt, reason="error", detail=f"the engine cannot be started: {error}"
+                    stage=name, attempt=attempt, reason=EndReason.ERROR, detail=f"the engine cannot be started: {error}"
                 )
             )
             return
@@ -195,7 +197,7 @@ class Supervisor:
         known = self.facts.stage(stage).attempt(attempt).engine_reason
         reason, detail = (known, "") if known else exit_reason(status)
         if not known and self.watch.ladder.asked is not None:
-            reason, detail = "stopped", f"did not stop by itself: {detail}"
+            reason, detail = EndReason.STOPPED, f"did not stop by itself: {detail}"
         self.say(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
         self._answer_requests("no engine was left to take it")
 
@@ -207,7 +209,9 @@ class Supervisor:
 
     def _end(self, end: EndRun) -> None:
         if end.failed_stage is not None:
-            self.writer.emit(StageFailed(stage=end.failed_stage, reason=end.reason, refused=end.state == "refused"))
+            self.writer.emit(
+                StageFailed(stage=end.failed_stage, reason=end.reason, refused=end.state == RunStatus.REFUSED)
+            )
         self._answer_requests("the run has ended")
         self.sampler.stop()
         self.writer.emit(RunEnded(state=end.state, reason=end.reason))
@@ -226,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     """Take the run's lock, leave the caller behind, and drive the run."""
     parser = argparse.ArgumentParser(prog="python -m cockpit.supervision.supervisor")
     parser.add_argument("run_root", type=Path)
-    parser.add_argument("--reason", choices=("launch", "resume", "adopt"), default="adopt")
+    parser.add_argument("--reason", type=StartReason, choices=list(StartReason), default=StartReason.ADOPT)
     parser.add_argument("--redo", default="")
     parser.add_argument("--only", default="")
     parser.add_argument("--checkpoint", type=int)
@@ -237,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     run = RunDir(args.run_root.absolute())
     lock = Lock(run.supervisor_lock)
     if not lock.acquire({"pid": os.getpid(), "reason": args.reason}):
-        return EXIT_LOCKED
+        return ExitCode.MISTAKE
     if not args.foreground:
         _leave_the_caller(run)
     plan = RunRecipe.read(run)
@@ -266,16 +270,16 @@ def main(argv: list[str] | None = None) -> int:
     except Exception:  # noqa: BLE001 - the boundary: the log keeps it, and the run is adopted or resumed later
         traceback.print_exc()
         supervisor.writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
-        return 1
+        return ExitCode.FAILED
     finally:
         supervisor.close()
         lock.release()
-    return 0
+    return ExitCode.DONE
 
 
 def _ask_to_stop(run: RunDir) -> None:
     with suppress(OSError):
-        control.put_request(run.control, "stop-after-checkpoint", by="signal to the supervisor")
+        control.put_request(run.control, Verb.STOP_AFTER_CHECKPOINT, by="signal to the supervisor")
 
 
 def _leave_the_caller(run: RunDir) -> None:

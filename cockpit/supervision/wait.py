@@ -15,6 +15,7 @@ from engines import control
 from engines.emitter import EventWriter
 from engines.events import ControlApplied
 from engines.run_dir import RunDir
+from engines.words import Verb
 
 TICK_S = 0.25
 
@@ -69,5 +70,5 @@ class Watch:
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
 
     def _say(self, effect: str, engine: EngineProcess) -> None:
-        verb = self.ladder.asked.verb if self.ladder.asked else "stop"
+        verb = self.ladder.asked.verb if self.ladder.asked else Verb.STOP
         self.writer.emit(ControlApplied(request=verb, by="supervisor", effect=effect, stage=engine.stage))

@@ -22,12 +22,13 @@ import time
 from pathlib import Path
 
 from engines.checkpoints import remove_checkpoint, scan_attempt, which_to_remove
-from engines.control import STOP_VERBS, Request
+from engines.control import Request
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
 from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import RunDir
+from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 
 TOKENS_PER_STEP = 8192
@@ -223,16 +224,16 @@ class _FakeTraining:
         if self.ctx.test_faults.get("ignore_stop"):
             return
         for request in self.ctx.requests():
-            if request.verb in STOP_VERBS:
+            if request.verb.is_stop:
                 self._stop(request, step, saved=saved)
-            elif request.verb == "pause":
+            elif request.verb is Verb.PAUSE:
                 self.ctx.applied(request, "paused", step)
                 self._pause(step)
             else:
                 self.ctx.applied(request, self._answer(request, step, saved=saved), step)
 
     def _stop(self, request: Request, step: int, *, saved: bool) -> None:
-        if request.verb == "stop":
+        if request.verb is Verb.STOP:
             self.ctx.applied(request, "stopping now", step)
             raise StopRequested
         if not saved:
@@ -243,34 +244,34 @@ class _FakeTraining:
     def _answer(self, request: Request, step: int, *, saved: bool) -> str:
         """Do what is asked, and say what came of it."""
         match request.verb:
-            case "checkpoint":
+            case Verb.CHECKPOINT:
                 if not saved:
                     self._save(step)
                 return f"checkpoint step-{step}"
-            case "evaluate":
+            case Verb.EVALUATE:
                 self._evaluate(step)
                 return "evaluated"
-            case "learning-rate" if request.value is not None:
+            case Verb.LEARNING_RATE if request.value is not None:
                 self.learning_rate = request.value
                 return f"peak learning rate is now {quantities.exact(request.value)}"
-            case "max-steps" if request.value is not None:
+            case Verb.MAX_STEPS if request.value is not None:
                 self.total_steps = max(step, int(request.value))
                 self.ctx.emit(
                     StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=self.total_steps)
                 )
                 return f"the stage ends at step {self.total_steps}"
             case _:
-                return "ignored: a fake engine has no model to do that with"
+                return f"{IGNORED}: a fake engine has no model to do that with"
 
     def _pause(self, step: int) -> None:
-        self.ctx.phase("paused")
+        self.ctx.phase(PHASE_PAUSED)
         while True:
             time.sleep(0.1)
             for request in self.ctx.requests():
-                if request.verb == "continue":
+                if request.verb is Verb.CONTINUE:
                     self.ctx.applied(request, "going on", step)
-                    self.ctx.phase("training")
+                    self.ctx.phase(PHASE_TRAINING)
                     return
-                if request.verb in STOP_VERBS:
+                if request.verb.is_stop:
                     self._stop(request, step, saved=self.last_saved == step)
-                self.ctx.applied(request, "ignored while paused", step)
+                self.ctx.applied(request, f"{IGNORED} while paused", step)

@@ -6,9 +6,10 @@ import math
 import time
 from typing import Protocol
 
-from engines.control import STOP_VERBS, Request
+from engines.control import Request
 from engines.events import Evaluated
 from engines.host import StageContext, StopRequested
+from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 
 PAUSE_POLL_S = 0.1
@@ -50,7 +51,7 @@ def obey(session: Trainee) -> None:
     paused, heartbeat_s = False, 0.0
     while True:
         for request in session.ctx.requests():
-            if request.verb in {"pause", "continue"}:
+            if request.verb in {Verb.PAUSE, Verb.CONTINUE}:
                 paused = _pause_or_continue(session, request, paused=paused)
                 heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
             else:
@@ -60,48 +61,50 @@ def obey(session: Trainee) -> None:
         time.sleep(PAUSE_POLL_S)
         if time.monotonic() >= heartbeat_s:
             heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
-            session.ctx.phase("paused")
+            session.ctx.phase(PHASE_PAUSED)
 
 
 def _pause_or_continue(session: Trainee, request: Request, *, paused: bool) -> bool:
     """Whether the session is paused after the request."""
-    wanted = request.verb == "pause"
+    wanted = request.verb is Verb.PAUSE
     if wanted == paused:
-        session.ctx.applied(request, f"ignored: {'paused already' if paused else 'not paused'}", session.step)
+        session.ctx.applied(request, f"{IGNORED}: {'paused already' if paused else 'not paused'}", session.step)
         return paused
     session.ctx.applied(request, "paused" if wanted else "going on", session.step)
-    session.ctx.phase("paused" if wanted else "training")
+    session.ctx.phase(PHASE_PAUSED if wanted else PHASE_TRAINING)
     return wanted
 
 
 def _obey_one(session: Trainee, request: Request) -> None:
     match request.verb:
-        case verb if verb in STOP_VERBS:
+        case verb if verb.is_stop:
             _stop(session, request)
             return
-        case "checkpoint":
+        case Verb.CHECKPOINT:
             saved = session.save()
             effect = f"checkpoint step-{session.step}" if saved else "the checkpoint could not be written"
-        case "evaluate":
+        case Verb.EVALUATE:
             result = session.evaluate()
             loss = None if result is None else result.loss
             effect = (
-                "ignored: there is no val split to evaluate on" if loss is None else f"val loss {quantities.loss(loss)}"
+                f"{IGNORED}: there is no val split to evaluate on"
+                if loss is None
+                else f"val loss {quantities.loss(loss)}"
             )
-        case "sample":
-            effect = "sampled" if session.sample() else f"ignored: a {session.ctx.stage.kind} stage takes no samples"
-        case "learning-rate":
+        case Verb.SAMPLE:
+            effect = "sampled" if session.sample() else f"{IGNORED}: a {session.ctx.stage.kind} stage takes no samples"
+        case Verb.LEARNING_RATE:
             effect = _learning_rate(session, request.value)
-        case "max-steps":
+        case Verb.MAX_STEPS:
             effect = _max_steps(session, request.value)
         case _:
-            effect = f"ignored: a {session.ctx.stage.kind} stage does not know {request.verb}"
+            effect = f"{IGNORED}: a {session.ctx.stage.kind} stage does not know {request.verb}"
     session.ctx.applied(request, effect, session.step)
 
 
 def _stop(session: Trainee, request: Request) -> None:
     """Stop here. A stop that wants a checkpoint and cannot have one is refused, unless the system itself asked."""
-    if request.verb == "stop":
+    if request.verb is Verb.STOP:
         session.ctx.applied(request, "stopping now; the run goes on from its newest checkpoint", session.step)
         raise StopRequested
     saved = session.save()
@@ -111,12 +114,12 @@ def _stop(session: Trainee, request: Request) -> None:
     if request.number == 0:
         session.ctx.applied(request, "stopping; the checkpoint could not be written", session.step)
         raise StopRequested
-    session.ctx.applied(request, "ignored: the checkpoint could not be written, so training goes on", session.step)
+    session.ctx.applied(request, f"{IGNORED}: the checkpoint could not be written, so training goes on", session.step)
 
 
 def _learning_rate(session: Trainee, value: float | None) -> str:
     if value is None or not math.isfinite(value) or not 0 < value <= 1:
-        return f"ignored: learning_rate — got {value}; allowed above 0, up to 1"
+        return f"{IGNORED}: learning_rate — got {value}; allowed above 0, up to 1"
     session.set_learning_rate(value)
     return f"peak learning rate is now {quantities.exact(value)}"
 
@@ -124,7 +127,7 @@ def _learning_rate(session: Trainee, value: float | None) -> str:
 def _max_steps(session: Trainee, value: float | None) -> str:
     planned = session.last_step
     if value is None or not math.isfinite(value) or value < 1 or value != int(value):
-        return f"ignored: max_steps — got {value}; allowed a whole number from 1"
+        return f"{IGNORED}: max_steps — got {value}; allowed a whole number from 1"
     if value > planned:
-        return f"ignored: {planned} steps are planned, and a running stage can only be shortened"
+        return f"{IGNORED}: {planned} steps are planned, and a running stage can only be shortened"
     return f"the stage ends at step {session.lower_max_steps(int(value))}"

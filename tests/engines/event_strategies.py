@@ -42,6 +42,8 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
             return st.booleans()
         case msgspec.inspect.StrType():
             return texts
+        case msgspec.inspect.EnumType():
+            return st.one_of(st.sampled_from(list(info.cls)), texts.map(info.cls))
         case msgspec.inspect.NoneType():
             return st.none()
         case msgspec.inspect.UnionType():

@@ -13,8 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.control import (
-    VALUE_VERBS,
-    VERBS,
     Request,
     highest_number,
     history,
@@ -23,6 +21,7 @@ from engines.control import (
     put_request,
     take,
 )
+from engines.words import Verb
 
 
 def leave(control: Path, name: str, body: object = None) -> Path:
@@ -32,9 +31,9 @@ def leave(control: Path, name: str, body: object = None) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_request_comes_out_as_it_went_in_and_is_taken_once(tmp_path: Path, verb: str) -> None:
-    value = 7.0 if verb in VALUE_VERBS else None
+@pytest.mark.parametrize("verb", Verb)
+def test_a_request_comes_out_as_it_went_in_and_is_taken_once(tmp_path: Path, verb: Verb) -> None:
+    value = 7.0 if verb.takes_value else None
     made = put_request(tmp_path, verb, value, by="ada")
     assert pending(tmp_path) == [made]
     assert made == Request(1, verb, value, "ada", f"000001-{verb}.json")
@@ -42,22 +41,22 @@ def test_a_request_comes_out_as_it_went_in_and_is_taken_once(tmp_path: Path, ver
     assert not take(tmp_path, made)
     assert pending(tmp_path) == []
     assert history(tmp_path) == [made]
-    assert put_request(tmp_path, "stop").number == 2, "numbers of taken requests are not given again"
+    assert put_request(tmp_path, Verb.STOP).number == 2, "numbers of taken requests are not given again"
 
 
 def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tmp_path: Path) -> None:
     verbs = [
-        "stop",
-        "pause",
-        "checkpoint",
-        "continue",
-        "evaluate",
-        "sample",
-        "stop",
-        "pause",
-        "stop",
-        "checkpoint",
-        "pause",
+        Verb.STOP,
+        Verb.PAUSE,
+        Verb.CHECKPOINT,
+        Verb.CONTINUE,
+        Verb.EVALUATE,
+        Verb.SAMPLE,
+        Verb.STOP,
+        Verb.PAUSE,
+        Verb.STOP,
+        Verb.CHECKPOINT,
+        Verb.PAUSE,
     ]
     for verb in verbs:
         put_request(tmp_path, verb)
@@ -69,9 +68,9 @@ def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tm
 
 
 def test_a_request_that_got_its_name_after_a_younger_one_is_still_found(tmp_path: Path) -> None:
-    early = put_request(tmp_path, "stop")
+    early = put_request(tmp_path, Verb.STOP)
     (tmp_path / early.file).rename(tmp_path / "writing")
-    put_request(tmp_path, "checkpoint")
+    put_request(tmp_path, Verb.CHECKPOINT)
     seen = {request.number for request in history(tmp_path)}
     assert seen == {2}
     (tmp_path / "writing").rename(tmp_path / early.file)
@@ -97,7 +96,7 @@ print(*(put_request(Path(sys.argv[1]), "checkpoint").number for _ in range(5)))
 
     def write() -> None:
         barrier.wait()
-        numbers.extend(put_request(tmp_path, "pause").number for _ in range(5))
+        numbers.extend(put_request(tmp_path, Verb.PAUSE).number for _ in range(5))
 
     threads = [threading.Thread(target=write) for _ in range(16)]
     for thread in threads:
@@ -117,7 +116,7 @@ print(*(put_request(Path(sys.argv[1]), "checkpoint").number for _ in range(5)))
 
 
 def test_of_many_takers_one_gets_the_request(tmp_path: Path) -> None:
-    request = put_request(tmp_path, "stop")
+    request = put_request(tmp_path, Verb.STOP)
     got: list[bool] = []
     threads = [threading.Thread(target=lambda: got.append(take(tmp_path, request))) for _ in range(12)]
     for thread in threads:
@@ -138,7 +137,7 @@ def test_of_many_takers_one_gets_the_request(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_may_not_be_asked_is_refused_and_leaves_nothing(tmp_path: Path, verb: str, value: float | None) -> None:
     with pytest.raises(ValueError, match=r"verb|value|allowed"):
-        put_request(tmp_path / "control", verb, value)
+        put_request(tmp_path / "control", verb, value)  # type: ignore[arg-type]
     assert not (tmp_path / "control").exists()
 
 
@@ -152,7 +151,7 @@ HOSTILE_BODIES = [
 @pytest.mark.parametrize("verb", ["stop", "learning-rate"])
 def test_a_request_that_is_no_request_is_passed_over(tmp_path: Path, verb: str, body: bytes) -> None:
     leave(tmp_path, f"000001-{verb}.json", body)
-    put_request(tmp_path, "pause")
+    put_request(tmp_path, Verb.PAUSE)
     assert [request.verb for request in pending(tmp_path)] == ["pause"]
 
 
@@ -176,7 +175,7 @@ def test_a_value_that_an_engine_must_not_see_never_reaches_it(tmp_path: Path, va
 def test_a_file_of_another_name_is_nobody_s_request_and_takes_no_number(tmp_path: Path, name: str) -> None:
     leave(tmp_path, name, {"verb": "stop", "value": None})
     assert pending(tmp_path) == []
-    assert put_request(tmp_path, "pause").number in {1, 2}
+    assert put_request(tmp_path, Verb.PAUSE).number in {1, 2}
     assert [request.verb for request in pending(tmp_path)] == ["pause"]
 
 
@@ -211,8 +210,8 @@ def test_a_folder_that_is_not_there_has_no_requests(tmp_path: Path) -> None:
     assert pending(gone) == []
     assert history(gone) == []
     assert highest_number(gone) == 0
-    assert not take(gone, Request(1, "stop", file="000001-stop.json"))
-    assert put_request(gone, "stop").number == 1, "an old run's folder may be made anew"
+    assert not take(gone, Request(1, Verb.STOP, file="000001-stop.json"))
+    assert put_request(gone, Verb.STOP).number == 1, "an old run's folder may be made anew"
 
 
 def test_who_asked_is_kept_short(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines import emitter
+from engines import emitter, words
 from engines.emitter import PIPE_RECORD_BYTES
 from engines.events import (
     MAX_RECORD_BYTES,
@@ -74,6 +74,7 @@ def test_a_writer_is_not_used_by_a_fork(tmp_path: Path) -> None:
         """
 import os, sys
 from pathlib import Path
+from engines import words
 from engines.emitter import EventWriter
 from engines.events import Gap
 writer = EventWriter(Path(sys.argv[1]), None, role="engine")
@@ -115,6 +116,8 @@ def test_a_record_above_the_limit_is_cut_and_never_split(tmp_path: Path, kind: t
             annotation = str(kind.__annotations__.get(field, ""))
             if annotation.startswith("str"):
                 fields[field] = text
+            elif hasattr(words, annotation):
+                fields[field] = getattr(words, annotation)(text)
             elif annotation.startswith("list[str]"):
                 fields[field] = [text] * 3
             elif annotation.startswith("dict"):

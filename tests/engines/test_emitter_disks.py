@@ -18,6 +18,7 @@ from engines.events import (
     kind_of,
 )
 from engines.journal import JournalReader, read_journal
+from engines.words import EndReason, WriterRole
 from tests.engines.event_strategies import same
 from tests.engines.writers import account, in_a_process, read, step, writer_for
 
@@ -134,7 +135,7 @@ def test_a_write_that_comes_short_is_one_record_in_the_end_and_never_two(
         return real(fd, data[: -cuts.pop()]) if cuts and data.startswith(b'{"v"') else real(fd, data)
 
     monkeypatch.setattr(os, "write", short)
-    emitted = [AttemptEnded(stage="s", attempt=n, reason="error", detail="d" * 80) for n in range(3)]
+    emitted = [AttemptEnded(stage="s", attempt=n, reason=EndReason.ERROR, detail="d" * 80) for n in range(3)]
     for event in emitted:
         writer.emit(event)
     writer.close()
@@ -171,11 +172,11 @@ def test_what_waits_for_a_disk_is_bounded_and_the_oldest_goes_first(
 
     monkeypatch.setattr(os, "write", write)
     for number in range(200):
-        writer.emit(AttemptEnded(stage="s", attempt=number, reason="error"))
+        writer.emit(AttemptEnded(stage="s", attempt=number, reason=EndReason.ERROR))
         writer.emit(step(number))
         assert len(writer._waiting) <= 50
     assert writer._waiting_bytes == sum(map(len, writer._waiting))
-    writer.emit(AttemptEnded(stage="s", attempt=200, reason="error", detail="d" * 39_000))
+    writer.emit(AttemptEnded(stage="s", attempt=200, reason=EndReason.ERROR, detail="d" * 39_000))
     assert writer._waiting_bytes <= 40_000
     full = False
     writer.close()
@@ -187,7 +188,7 @@ def test_what_waits_for_a_disk_is_bounded_and_the_oldest_goes_first(
 
 
 def test_a_journal_that_cannot_even_be_opened_stops_nothing(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path / "later" / "journal.jsonl", None, role="engine")
+    writer = EventWriter(tmp_path / "later" / "journal.jsonl", None, role=WriterRole.ENGINE)
     for number in range(5):
         writer.emit(step(number))
     (tmp_path / "later").mkdir()

@@ -26,6 +26,7 @@ from engines.events import (
     decode_record,
     encode_record,
 )
+from engines.words import EndReason, StartReason
 from tests.engines.event_strategies import EVENT_TYPES, HEADER, NONFINITE, events, same, structs
 
 
@@ -81,6 +82,8 @@ def test_a_text_that_is_the_word_of_a_number_stays_a_text(kind: type[Event], wor
             values[name] = {word: math.nan, "x": None}
         elif "StructType" in shown:
             values[name] = [Device(id=0, name=word, power_w=math.inf)] if "ListType" in shown else None
+        elif isinstance(info, msgspec.inspect.EnumType):
+            values[name] = info.cls(word)
         elif "StrType" in shown:
             values[name] = word
         elif "FloatType" in shown:
@@ -101,7 +104,7 @@ def test_null_and_nan_are_two_things() -> None:
 
 
 def test_bytes_of_a_file_name_that_are_no_text_are_spelled_out() -> None:
-    event = AttemptEnded(stage="s", attempt=1, reason="error", detail="no file caf\udce9.txt")
+    event = AttemptEnded(stage="s", attempt=1, reason=EndReason.ERROR, detail="no file caf\udce9.txt")
     back = decode_record(encoded(event)[:-1])
     assert isinstance(back, AttemptEnded)
     assert back.detail == "no file caf\\udce9.txt"
@@ -170,7 +173,7 @@ def test_fuzzed_records_raise_nothing_but_the_reader_s_own_error() -> None:
     seeds = [
         encoded(step(loss=math.nan, metrics={"a": 1.5, "b": None})),
         encoded(Warned(message="Grüße 💥 \0 \x1b[2J", stage="NaN")),
-        encoded(RunStarted(run="r", recipe="x", reason="launch", stages=["a", "b"], kinds=["fake", "fake"])),
+        encoded(RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["a", "b"], kinds=["fake", "fake"])),
         encoded(
             MachineSampled(
                 host="h", cpu_percent=1.5, ram_total_bytes=1, ram_available_bytes=None, engine_rss_bytes=3,

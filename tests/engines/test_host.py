@@ -31,6 +31,7 @@ from engines.host import StopRequested, holds
 from engines.journal import read_journal
 from engines.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import Lock, RunDir
+from engines.words import Verb
 from tests.stage_context import make_context
 
 HOST = "import sys; from engines.host import host_main; host_main(sys.argv, {'fake': 'stage_under_test'})"
@@ -279,10 +280,10 @@ def test_progress_is_told_a_few_times_a_second_and_always_at_the_end(tmp_path: P
 def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, {"name": "s", "kind": "fake"})
     control = RunDir(ctx.run_root).control
-    put_request(control, "pause")
-    put_request(control, "learning-rate", 0.5)
-    put_request(control, "stop")
-    put_request(control, "checkpoint")
+    put_request(control, Verb.PAUSE)
+    put_request(control, Verb.LEARNING_RATE, 0.5)
+    put_request(control, Verb.STOP)
+    put_request(control, Verb.CHECKPOINT)
     with pytest.raises(StopRequested):
         ctx.check_stop()
     answered = [event for event in ctx.events() if isinstance(event, ControlApplied)]

@@ -11,6 +11,7 @@ from typing import Any
 from engines.emitter import EventWriter
 from engines.events import AnyEvent, Gap, Step
 from engines.journal import read_journal
+from engines.words import WriterRole
 
 
 def step(number: int, **fields: Any) -> Step:
@@ -25,7 +26,7 @@ def writer_for(folder: Path, fifo: bool = False) -> EventWriter:
     pipe = folder / "live.fifo"
     if fifo and not pipe.exists():
         os.mkfifo(pipe)
-    return EventWriter(folder / "journal.jsonl", pipe, role="engine", stage="base", attempt=1)
+    return EventWriter(folder / "journal.jsonl", pipe, role=WriterRole.ENGINE, stage="base", attempt=1)
 
 
 def read(folder: Path) -> list[AnyEvent]:

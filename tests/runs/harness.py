@@ -88,7 +88,7 @@ def ended(run: RunDir) -> str | None:
     if lock_is_held(run.supervisor_lock):
         return None
     state = summarize(run).state
-    return state if state in {"succeeded", "failed", "stopped", "refused"} else None
+    return state if state.has_ended else None
 
 
 def wait_for_end(run: RunDir, patience_s: float = PATIENCE_S) -> str:

@@ -18,6 +18,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.tail import Follower
 from engines.events import Gap, Step, WriterOpened
 from engines.run_dir import RunDir, lock_holder
+from engines.words import WriterRole
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
@@ -141,7 +142,7 @@ def test_a_file_system_that_is_really_full_keeps_lifecycle_records_for_later(tmp
         from engines.journal import JournalReader
 
         ballast = small / "ballast"
-        writer = EventWriter(small / "journal.jsonl", None, role="engine", stage="s", attempt=1)
+        writer = EventWriter(small / "journal.jsonl", None, role=WriterRole.ENGINE, stage="s", attempt=1)
         fd = os.open(ballast, os.O_WRONLY | os.O_CREAT)
         _fill(fd)
         os.close(fd)

@@ -19,6 +19,7 @@ from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.emitter import EventWriter
 from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Step, Warned
 from engines.run_dir import RunDir
+from engines.words import StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from tests.runs.harness import (
     assert_no_process_left,
@@ -49,7 +50,7 @@ def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
         wait_for(lambda: _step(run) >= 10, "ten steps")
-        request(run, "stop-after-checkpoint")
+        request(run, Verb.STOP_AFTER_CHECKPOINT)
         assert wait_for_end(run) == "stopped"
         stopped_at = _step(run)
         assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
@@ -74,7 +75,7 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
         wait_for(lambda: _step(run) >= 3, "three steps")
         family = run_processes(run.root, [])
         assert len(family) == 2, "the engine, and a child in a session of its own"
-        request(run, "stop")
+        request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         assert_no_process_left(run)
 
@@ -150,7 +151,7 @@ def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
         wait_for(lambda: any(isinstance(e, CheckpointCommitted) for e in events(run)), "a checkpoint")
-        request(run, "stop")
+        request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         if what == "damaged":
             for manifest in run.checkpoints("part-1", 1).glob("*/manifest.json"):
@@ -159,7 +160,7 @@ def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path:
             shutil.rmtree(run.checkpoints("part-1", 1) if what == "checkpoints" else run.attempt_dir("part-1", 1))
         resume(run)
         wait_for(lambda: len(_attempts(run, "part-1")) == 2, "another attempt")
-        request(run, "stop")
+        request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         assert _attempts(run, "part-1")[-1].resumed_from is None
         told = [e.message for e in events(run) if isinstance(e, Warned)]
@@ -205,8 +206,8 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
 
     def begin_and_fail(run: RunDir) -> bool:
         adopted.append(run.id)
-        writer = EventWriter(run.journal, run.fifo, role="supervisor")
-        writer.emit(RunStarted(run=run.id, recipe="fake", reason="adopt", stages=["part-1"], kinds=["fake"]))
+        writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
+        writer.emit(RunStarted(run=run.id, recipe="fake", reason=StartReason.ADOPT, stages=["part-1"], kinds=["fake"]))
         writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
         writer.close()
         return True
@@ -250,11 +251,11 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
         run = launch_text(fake_recipe(LONG), tmp_path)
         wait_for(lambda: _step(run) >= 2, "two steps")
         for verb, value in (
-            ("checkpoint", None),
-            ("learning-rate", 1e-5),
-            ("pause", None),
-            ("continue", None),
-            ("max-steps", 300),
+            (Verb.CHECKPOINT, None),
+            (Verb.LEARNING_RATE, 1e-5),
+            (Verb.PAUSE, None),
+            (Verb.CONTINUE, None),
+            (Verb.MAX_STEPS, 300),
         ):
             request(run, verb, value)
         wait_for(lambda: sum(isinstance(e, ControlApplied) for e in events(run)) >= 5, "five answers")
@@ -263,7 +264,7 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
         assert wait_for_end(run) == "succeeded"
         assert _step(run) == 300
         with pytest.raises(OperatorError, match="has ended"):
-            request(run, "checkpoint")
+            request(run, Verb.CHECKPOINT)
 
 
 @pytest.mark.timeout(120)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import ENDED
 from engines.events import AnyEvent
+from engines.words import RunStatus
 
 BATCH = 2000
 
@@ -34,8 +34,8 @@ class EventSource:
         return self._state
 
     @property
-    def run_state(self) -> str:
-        return "lost" if self._lost else self._state.state
+    def run_state(self) -> RunStatus:
+        return RunStatus.LOST if self._lost else self._state.state
 
     @property
     def catching_up(self) -> bool:
@@ -43,7 +43,7 @@ class EventSource:
 
     @property
     def live(self) -> bool:
-        return self._state.state not in ENDED
+        return not self._state.state.has_ended
 
     def poll(self) -> bool:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]

@@ -35,6 +35,7 @@ from engines.events import (
     decode_record,
     encode_record,
 )
+from engines.words import EndReason, RunStatus, StartReason, WriterRole
 
 T0 = 1_795_000_000.0
 GIB = 1 << 30
@@ -61,7 +62,7 @@ class Journal:
         self.say(
             writer,
             WriterOpened(
-                role=role,
+                role=WriterRole(role),
                 host="spark-01",
                 boot_id="b",
                 pid=100 + len(self._next),
@@ -171,7 +172,9 @@ def training(
             )
             journal.say(
                 engine,
-                AttemptEnded(stage=stage, attempt=attempt, reason="guard", detail="loss is not a number", step=step),
+                AttemptEnded(
+                    stage=stage, attempt=attempt, reason=EndReason.GUARD, detail="loss is not a number", step=step
+                ),
             )
             return
         if step % 100 == 0:
@@ -213,7 +216,10 @@ def begun() -> Journal:
     journal = Journal()
     journal.open("sup", "supervisor")
     journal.say(
-        "sup", RunStarted(run="20261120-2130-atlas", recipe="csdl-atlas", reason="launch", stages=STAGES, kinds=KINDS)
+        "sup",
+        RunStarted(
+            run="20261120-2130-atlas", recipe="csdl-atlas", reason=StartReason.LAUNCH, stages=STAGES, kinds=KINDS
+        ),
     )
     journal.open("samp", "sampler")
     return journal
@@ -255,8 +261,8 @@ def short_stage(journal: Journal, stage: str, kind: str, unit: str, total: float
                 stage=stage, attempt=1, fingerprint="f", manifest_sha256="0" * 64, metrics={"documents": 1200}
             ),
         )
-        journal.say(engine, AttemptEnded(stage=stage, attempt=1, reason="succeeded"))
-        journal.say("sup", AttemptEnded(stage=stage, attempt=1, reason="succeeded", exit=0))
+        journal.say(engine, AttemptEnded(stage=stage, attempt=1, reason=EndReason.SUCCEEDED))
+        journal.say("sup", AttemptEnded(stage=stage, attempt=1, reason=EndReason.SUCCEEDED, exit=0))
 
 
 def live(step: int = 412, gpu: bool = True) -> Journal:
@@ -283,7 +289,7 @@ def failed() -> Journal:
     short_stage(journal, "questions", "prepare", "files", 1200)
     short_stage(journal, "base-merged", "merge", "tensors", 291)
     training(journal, last=700, nan_at=641)
-    journal.say("sup", AttemptEnded(stage="atlas", attempt=1, reason="unknown", exit=1), 1.0)
+    journal.say("sup", AttemptEnded(stage="atlas", attempt=1, reason=EndReason.UNKNOWN, exit=1), 1.0)
     training(
         journal,
         attempt=2,
@@ -292,9 +298,9 @@ def failed() -> Journal:
         resumed=ResumedFrom(attempt=1, step=500, sha256=f"{500:064x}"),
         nan_at=655,
     )
-    journal.say("sup", AttemptEnded(stage="atlas", attempt=2, reason="unknown", exit=1), 1.0)
+    journal.say("sup", AttemptEnded(stage="atlas", attempt=2, reason=EndReason.UNKNOWN, exit=1), 1.0)
     journal.say("sup", StageFailed(stage="atlas", reason="guard nonfinite tripped twice"))
-    journal.say("sup", RunEnded(state="failed", reason="stage atlas failed"))
+    journal.say("sup", RunEnded(state=RunStatus.FAILED, reason="stage atlas failed"))
     return journal
 
 
@@ -312,7 +318,7 @@ def finished() -> Journal:
     journal.say(
         "e1.atlas", StageSucceeded(stage="atlas", attempt=1, fingerprint="f", manifest_sha256="1" * 64, metrics=metrics)
     )
-    journal.say("e1.atlas", AttemptEnded(stage="atlas", attempt=1, reason="succeeded"))
+    journal.say("e1.atlas", AttemptEnded(stage="atlas", attempt=1, reason=EndReason.SUCCEEDED))
     short_stage(journal, "gguf", "export", "tensors", 291)
-    journal.say("sup", RunEnded(state="succeeded"))
+    journal.say("sup", RunEnded(state=RunStatus.SUCCEEDED))
     return journal

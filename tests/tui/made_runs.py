@@ -20,6 +20,7 @@ from engines.events import (
     encode_record,
 )
 from engines.run_dir import RunDir, create_run_dir
+from engines.words import RunStatus, StartReason, WriterRole
 
 T0 = 1_795_000_000.0
 
@@ -42,7 +43,7 @@ def make_run(
         root, name=name, recipe=recipe or name, recipe_toml=recipe_toml, recipe_json={}, plan_json={}, version="0"
     )
     engine: list[Event] = [
-        WriterOpened(role="engine", host="vm", boot_id="x", pid=1, start_time=1, stage="train", attempt=1),
+        WriterOpened(role=WriterRole.ENGINE, host="vm", boot_id="x", pid=1, start_time=1, stage="train", attempt=1),
         AttemptStarted(stage="train", kind=kind, attempt=1, total_steps=steps),
     ]
     for step in range(1, steps + 1):
@@ -61,12 +62,12 @@ def make_run(
         engine.append(StageSucceeded(stage="train", attempt=1, fingerprint="f", manifest_sha256="a" * 64))
         run.out("train").mkdir(parents=True)
     supervisor: list[Event] = [
-        WriterOpened(role="supervisor", host="vm", boot_id="x", pid=1, start_time=1),
-        RunStarted(run=run.id, recipe=recipe or name, reason="launch", stages=["train"], kinds=[kind]),
+        WriterOpened(role=WriterRole.SUPERVISOR, host="vm", boot_id="x", pid=1, start_time=1),
+        RunStarted(run=run.id, recipe=recipe or name, reason=StartReason.LAUNCH, stages=["train"], kinds=[kind]),
         StageStarted(stage="train", kind=kind, steps=steps),
     ]
     if state is not None:
-        supervisor.append(RunEnded(state=state))
+        supervisor.append(RunEnded(state=RunStatus(state)))
     _write(run, "s", supervisor)
     _write(run, "e", engine)
     return run

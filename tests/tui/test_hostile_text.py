@@ -24,6 +24,7 @@ from engines.events import (
     StageFailed,
     Warned,
 )
+from engines.words import EndReason, RunStatus
 from tests.cockpit.text.test_safe_text import PAYLOADS
 from tests.tui import journals
 from tests.tui.app_under_test import live_app, replay_app, settled, strips, text
@@ -60,9 +61,11 @@ def hostile(payload: str) -> journals.Journal:
 
 def failed_with(payload: str) -> journals.Journal:
     journal = hostile(payload)
-    journal.say(journals.engine_of(payload), AttemptEnded(stage=payload, attempt=1, reason="error", detail=payload))
+    journal.say(
+        journals.engine_of(payload), AttemptEnded(stage=payload, attempt=1, reason=EndReason.ERROR, detail=payload)
+    )
     journal.say("sup", StageFailed(stage=payload, reason=payload))
-    journal.say("sup", RunEnded(state="failed", reason=payload))
+    journal.say("sup", RunEnded(state=RunStatus.FAILED, reason=payload))
     return journal
 
 

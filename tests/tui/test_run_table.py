@@ -9,6 +9,7 @@ import pytest
 from cockpit.runs.summaries import RunSummary
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.widgets.run_table import RunTable, columns, step_words
+from engines.words import RunStatus
 from tests.tui.looking import HOSTILE
 
 
@@ -20,7 +21,7 @@ def test_every_line_fits_its_width_exactly(width: int) -> None:
 
 
 def test_long_step_counts_are_shortened_not_cut() -> None:
-    run = RunSummary(id="a", path="/a", recipe="r", state="running", step=12_000, total_steps=500_000)
+    run = RunSummary(id="a", path="/a", recipe="r", state=RunStatus.RUNNING, step=12_000, total_steps=500_000)
     assert step_words(run, 12) == "12000/500000"
     assert step_words(run, 9) == "12k/500k"
 
@@ -30,7 +31,7 @@ async def test_hostile_summaries_are_drawn_in_one_line_of_the_width() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         table = app.screen.query_one(RunTable)
         for words in HOSTILE:
-            run = RunSummary(id=words, path=words, recipe=words, state=words, stage=words, loss=float("nan"))
+            run = RunSummary(id=words, path=words, recipe=words, state=RunStatus(words), stage=words, loss=float("nan"))
             for width in (40, 60, 90, 140):
                 line = table.draw_item(run, width)
                 assert line.plain.isprintable()

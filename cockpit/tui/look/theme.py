@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from textual.theme import Theme
 
+from engines.words import RunStatus, StageStatus
+
 DARK_VARIABLES = {
     "text-muted": "#9e9e9e",
     "text-disabled": "#767676",
@@ -132,45 +134,45 @@ _RICH_NAMES = {
 _SIXTEEN_COLOURS = ("linux", "xterm", "vt100", "vt220", "ansi", "screen")
 
 GLYPHS = {
-    "queued": "○",
-    "pending": "○",
-    "running": "●",
-    "paused": "‖",
-    "succeeded": "✓",
-    "failed": "✗",
-    "stopped": "■",
-    "refused": "!",
-    "skipped": "-",
-    "lost": "?",
+    RunStatus.QUEUED: "○",
+    StageStatus.PENDING: "○",
+    RunStatus.RUNNING: "●",
+    RunStatus.PAUSED: "‖",
+    RunStatus.SUCCEEDED: "✓",
+    RunStatus.FAILED: "✗",
+    RunStatus.STOPPED: "■",
+    RunStatus.REFUSED: "!",
+    StageStatus.SKIPPED: "-",
+    RunStatus.LOST: "?",
 }
 """A state is told by a glyph as well as a colour, so that it is readable without colours."""
 
 ASCII_GLYPHS = {
-    **dict.fromkeys(("queued", "pending"), "o"),
-    "running": "*",
-    "paused": "=",
-    "succeeded": "+",
-    "failed": "x",
-    "stopped": "#",
-    "refused": "!",
-    "skipped": "-",
-    "lost": "?",
+    **dict.fromkeys((RunStatus.QUEUED, StageStatus.PENDING), "o"),
+    RunStatus.RUNNING: "*",
+    RunStatus.PAUSED: "=",
+    RunStatus.SUCCEEDED: "+",
+    RunStatus.FAILED: "x",
+    RunStatus.STOPPED: "#",
+    RunStatus.REFUSED: "!",
+    StageStatus.SKIPPED: "-",
+    RunStatus.LOST: "?",
 }
 
 CROSS = "\u00d7"
 """Where a value is not a number."""
 
 STATE_COLOURS = {
-    "queued": "text-muted",
-    "pending": "text-muted",
-    "running": "primary",
-    "paused": "warning",
-    "succeeded": "success",
-    "failed": "error",
-    "stopped": "warning",
-    "refused": "error",
-    "skipped": "text-muted",
-    "lost": "error",
+    RunStatus.QUEUED: "text-muted",
+    StageStatus.PENDING: "text-muted",
+    RunStatus.RUNNING: "primary",
+    RunStatus.PAUSED: "warning",
+    RunStatus.SUCCEEDED: "success",
+    RunStatus.FAILED: "error",
+    RunStatus.STOPPED: "warning",
+    RunStatus.REFUSED: "error",
+    StageStatus.SKIPPED: "text-muted",
+    RunStatus.LOST: "error",
 }
 """Names of theme variables, for `App.theme_variables`."""
 
@@ -189,7 +191,7 @@ def ascii_only() -> bool:
     return os.environ.get("COCKPIT_GLYPHS", "braille").lower() == "ascii"
 
 
-def state_glyph(state: str) -> str:
+def state_glyph(state: RunStatus | StageStatus) -> str:
     """One character for a run's or stage's state."""
     return (ASCII_GLYPHS if ascii_only() else GLYPHS).get(state, "?")
 

@@ -36,6 +36,7 @@ from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir, RunDirError
+from engines.words import RunStatus, StageStatus
 from recipes.fields import fields_of
 
 POLL_S = 2.0
@@ -112,7 +113,7 @@ class CheckpointsScreen(Screen[None]):
         self.run_dir = run_dir
         self._run = RunDir(run_dir)
         self._fold = FoldedRun(self._run)
-        self._state = "queued"
+        self._state = RunStatus.QUEUED
         self._recipe = ""
         self._dependents: dict[str, list[str]] = {}
         self._items: list[Item] = []
@@ -154,7 +155,7 @@ class CheckpointsScreen(Screen[None]):
             self.run_worker(self._read_run, thread=True, exit_on_error=False, group="read")
 
     def _read_run(self) -> None:
-        state, found = "lost", []
+        state, found = RunStatus.LOST, []
         try:
             self._fold.poll()
             state = state_of(self._run, self._fold.state)
@@ -174,7 +175,7 @@ class CheckpointsScreen(Screen[None]):
         except RunDirError:
             self._recipe = self._recipe or "run"
 
-    def _take(self, state: str, found: list[Item]) -> None:
+    def _take(self, state: RunStatus, found: list[Item]) -> None:
         self._reading = False
         if not self.is_mounted:
             return
@@ -270,7 +271,7 @@ class CheckpointsScreen(Screen[None]):
 
         row = item.row if item is not None else None
         stage = next((s for s in self._stages if item is not None and s.name == item.stage), None)
-        goes_on = item is not None and item.newest and stage is not None and stage.state != "succeeded"
+        goes_on = item is not None and item.newest and stage is not None and stage.state != StageStatus.SUCCEEDED
         if row is None or item is None or goes_on:
             resume(self._run)
         else:

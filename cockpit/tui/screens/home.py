@@ -33,7 +33,7 @@ from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import recipe_preview
 from cockpit.tui.widgets.preview_pane import PreviewPane
 from cockpit.tui.widgets.recipe_list import RecipeList
-from cockpit.tui.widgets.run_table import LIVE, RunTable
+from cockpit.tui.widgets.run_table import RunTable
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
@@ -145,7 +145,7 @@ class HomeScreen(Screen[None]):
             found.recipes = self._shelf.entries() if with_recipes else None
             found.runs = self._watch.poll()
             sample = None
-            if current is not None and current.state in LIVE:
+            if current is not None and current.state.is_live:
                 with self._folding:
                     sample = self._fold(current.path).state.machine()
             found.machine = words(look(self.runs_root), sample)
@@ -180,7 +180,7 @@ class HomeScreen(Screen[None]):
                 self._show_runs()
                 self.query_one(KeyBar).refresh()
             for run in self._runs:
-                if run.state in LIVE:
+                if run.state.is_live:
                     table.refresh_item(run.path)
         self._preview_soon()
 
@@ -216,7 +216,7 @@ class HomeScreen(Screen[None]):
         shown = [run for run in self._runs if wanted in f"{run.id} {run.recipe} {run.state} {run.stage or ''}".lower()]
         table = self.query_one(RunTable)
         table.set_items(shown)
-        live = sum(1 for run in self._runs if run.state in LIVE)
+        live = sum(1 for run in self._runs if run.state.is_live)
         of = f"{len(shown)} of {len(self._runs)}" if wanted else f"{len(shown)}"
         table.border_title = f"Runs ({of}){f' · {live} live' if live else ''}"
 
@@ -321,7 +321,7 @@ class HomeScreen(Screen[None]):
         if action in {"actions", "replay"}:
             return run is not None
         if action == "stop":
-            return run is not None and run.state in LIVE
+            return run is not None and run.state.is_live
         if action in {"new_run", "edit_recipe"}:
             return self.entry is not None
         return True
@@ -364,7 +364,7 @@ class HomeScreen(Screen[None]):
 
     def action_stop(self) -> None:
         run = self.run_under_cursor
-        if run is not None and run.state in LIVE:
+        if run is not None and run.state.is_live:
             ask_to_stop(self, RunDir(Path(run.path)))
 
     def action_copy_path(self) -> None:
@@ -375,7 +375,7 @@ class HomeScreen(Screen[None]):
             say(self, f"copied: {path}")
 
     def action_quit_cockpit(self) -> None:
-        live = sum(1 for run in self._runs if run.state in LIVE)
+        live = sum(1 for run in self._runs if run.state.is_live)
         if not live:
             self.app.exit()
             return

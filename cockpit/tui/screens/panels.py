@@ -12,6 +12,7 @@ from cockpit.text import formatting as fmt
 from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.widgets.axes import step_domain, time_domain
 from cockpit.tui.widgets.chart import ChartData
+from engines.words import StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
 SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "step_s")
@@ -199,7 +200,7 @@ def _machine_panel(state: RunState, stage: StageView, series: str, title: str, s
     start = stage.started_t
     if not len(raw) or start is None:
         return None
-    end = stage.ended_t if stage.ended_t is not None and stage.state != "running" else max(start, raw.x[-1])
+    end = stage.ended_t if stage.ended_t is not None and stage.state != StageStatus.RUNNING else max(start, raw.x[-1])
     is_bytes = series.endswith("_bytes")
 
     def make() -> ChartData:

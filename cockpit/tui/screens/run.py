@@ -18,6 +18,7 @@ from cockpit.tui.screens.sources import LiveSource
 from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
 from engines.run_dir import RunDir
+from engines.words import RunStatus, Verb
 
 SUPERVISED_EVERY_S = 5.0
 
@@ -48,7 +49,7 @@ class RunScreen(RunPicture):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Requests and freezing are for runs that go on."""
         if action in {"freeze", "checkpoint", "stop"}:
-            return self.source.live and self.source.run_state != "lost"
+            return self.source.live and self.source.run_state != RunStatus.LOST
         return True
 
     def action_log_y(self) -> None:
@@ -125,16 +126,17 @@ class RunScreen(RunPicture):
             self.paint()
 
     def action_checkpoint(self) -> None:
-        self._ask("checkpoint")
+        self._ask(Verb.CHECKPOINT)
 
     def action_stop(self) -> None:
-        def answered(verb: str | None) -> None:
-            if verb in {"stop", "stop-after-checkpoint"}:
+        def answered(answer: str | None) -> None:
+            verb = Verb.of(answer or "")
+            if verb is not None and verb.is_stop:
                 self._ask(verb)
 
         self.app.push_screen(stop_question(self.run_dir.name), answered)
 
-    def _ask(self, verb: str) -> None:
+    def _ask(self, verb: Verb) -> None:
         self.run_worker(
             partial(ask, self.app, RunDir(self.run_dir), verb), thread=True, exit_on_error=False, group="requests"
         )
@@ -143,7 +145,7 @@ class RunScreen(RunPicture):
         """What to tell somebody who closes this screen."""
         return (
             "training continues"
-            if self.playback is None and self.source.live and self.source.run_state != "lost"
+            if self.playback is None and self.source.live and self.source.run_state != RunStatus.LOST
             else ""
         )
 

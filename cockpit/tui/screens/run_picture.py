@@ -36,6 +36,7 @@ from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts,
 from cockpit.tui.widgets.transport import timeline, transport_line
 from engines.json_text import parse_json
 from engines.run_dir import RunDir
+from engines.words import RunStatus
 
 TICK_S = 0.2
 """Five pictures a second at most; a tick that finds nothing new sends nothing."""
@@ -193,7 +194,7 @@ class RunPicture(Screen[None]):
         lines = state.log(LOG_LINES)
         self.query_one(LogView).show(lines, "log" if self.playback is None else "log up to the playhead")
 
-    def _stamp(self, run_state: str) -> tuple[object, ...]:
+    def _stamp(self, run_state: RunStatus) -> tuple[object, ...]:
         """Everything the picture depends on: while it stays the same, nothing is drawn."""
         state, playback, options = self.state, self.playback, self.options
         minute = self.source.now() // 60 if self.source.live else 0
@@ -202,7 +203,7 @@ class RunPicture(Screen[None]):
         view = (self.frozen, self._stage_name, self.chosen, self.maximised)
         return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor)
 
-    def _paint_lines(self, run_state: str) -> None:
+    def _paint_lines(self, run_state: RunStatus) -> None:
         state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
         replay = self.playback is not None
         parts = run_parts(state, run_state, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
@@ -215,7 +216,8 @@ class RunPicture(Screen[None]):
             ]
         self._line("status", status_line(parts, width, colours))
         self._line(
-            "strip", stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == "lost")
+            "strip",
+            stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == RunStatus.LOST),
         )
         if self.playback is not None:
             self._line("timeline", timeline(self.playback, width, colours))

@@ -10,10 +10,11 @@ from textual.app import App
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.words import Verb
 from recipes.problems import OperatorError
 
 
-def ask(app: App[None], run: RunDir, verb: str) -> None:
+def ask(app: App[None], run: RunDir, verb: Verb) -> None:
     """Leave a request and say so; runs in a thread, as it reads the run's journal."""
     from cockpit.supervision.launch import request  # brings pydantic along, which a screen that only looks does without
 
@@ -50,7 +51,7 @@ def stop_question(run_id: str) -> ConfirmScreen:
         "Now: the engine ends at the next step; steps since its newest checkpoint are done again on resume.",
         [
             Answer("cancel", "Go on training"),
-            Answer("stop-after-checkpoint", "Stop after checkpoint"),
-            Answer("stop", "Stop now", danger=True),
+            Answer(Verb.STOP_AFTER_CHECKPOINT, "Stop after checkpoint"),
+            Answer(Verb.STOP, "Stop now", danger=True),
         ],
     )

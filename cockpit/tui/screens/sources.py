@@ -7,10 +7,11 @@ from typing import Protocol
 
 from cockpit.runs.playback import Playback, read_run
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import ENDED, state_of
+from cockpit.runs.summaries import state_of
 from cockpit.runs.tail import Follower
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir
+from engines.words import RunStatus
 
 BATCH = 2000
 LOOK_EVERY_POLLS = 10
@@ -26,7 +27,7 @@ class Source(Protocol):
     def state(self) -> RunState: ...
 
     @property
-    def run_state(self) -> str:
+    def run_state(self) -> RunStatus:
         """The run's state; `lost` when it says it runs and nobody does."""
         ...
 
@@ -61,21 +62,21 @@ class LiveSource:
         self._follower = Follower(run_dir)
         self._state = RunState()
         self._polls = 0
-        self._seen = ""
+        self._seen: RunStatus | None = None
 
     @property
     def state(self) -> RunState:
         return self._state
 
     @property
-    def run_state(self) -> str:
-        if not self._seen or self._state.state in ENDED:
+    def run_state(self) -> RunStatus:
+        if self._seen is None or self._state.state.has_ended:
             self._look()
-        return self._state.state if self._seen != "lost" else "lost"
+        return RunStatus.LOST if self._seen == RunStatus.LOST else self._state.state
 
     @property
     def live(self) -> bool:
-        return self._state.state not in ENDED
+        return not self._state.state.has_ended
 
     @property
     def catching_up(self) -> bool:
@@ -122,7 +123,7 @@ class ReplaySource:
         return state
 
     @property
-    def run_state(self) -> str:
+    def run_state(self) -> RunStatus:
         return self._played.state.state
 
     @property

@@ -7,9 +7,10 @@ from textual.screen import Screen
 from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.screens.confirm import Answer, ConfirmScreen
 from engines.run_dir import RunDir
+from engines.words import Verb
 from recipes.problems import OperatorError
 
-VERBS = {"checkpoint": "stop-after-checkpoint", "now": "stop"}
+VERBS = {"checkpoint": Verb.STOP_AFTER_CHECKPOINT, "now": Verb.STOP}
 
 
 def ask_to_stop(screen: Screen[None], run: RunDir) -> None:
@@ -29,7 +30,7 @@ def ask_to_stop(screen: Screen[None], run: RunDir) -> None:
     screen.app.push_screen(ConfirmScreen(f"Stop {run.id}?", body, answers), answered)
 
 
-def _request(screen: Screen[None], run: RunDir, verb: str) -> None:
+def _request(screen: Screen[None], run: RunDir, verb: Verb) -> None:
     from cockpit.supervision.launch import request
 
     try:

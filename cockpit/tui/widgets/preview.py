@@ -14,11 +14,11 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from engines.words import RunStatus, StageStatus
 
 if TYPE_CHECKING:
     from cockpit.planning.stages import Plan
 
-LIVE = ("queued", "running", "paused")
 METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")
 
 
@@ -72,17 +72,17 @@ def run_heading(run: RunSummary, state: RunState | None, now: float, colours: di
     pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)
     pen.write(f"  {safe_text(run.recipe, 40)}", "text-muted")
     if run.last_event_t is not None:
-        words = "last event" if run.state in LIVE else "ended"
+        words = "last event" if run.state.is_live else "ended"
         pen.write(f"  {words} {formatting.ago(now - run.last_event_t)}", "text-muted")
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
-    if run.reason and run.state not in {"succeeded", "running"}:
+    if run.reason and run.state not in {RunStatus.SUCCEEDED, RunStatus.RUNNING}:
         pen.line(safe_text(run.reason, 200), STATE_COLOURS.get(run.state, ""))
     if state is not None and len(state.stages) > 1:
         for view in state.stages:
             pen.write(state_glyph(view.state), STATE_COLOURS.get(view.state, ""))
-            pen.write(f" {safe_text(view.name, 14)} ", "" if view.state == "running" else "text-muted")
+            pen.write(f" {safe_text(view.name, 14)} ", "" if view.state == StageStatus.RUNNING else "text-muted")
         pen.line()
     stage = shown_stage(state)
     numbers = stage_numbers(stage) if stage else []

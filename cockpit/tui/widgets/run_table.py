@@ -15,8 +15,6 @@ from cockpit.tui.look.ink import ink
 from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
 from cockpit.tui.widgets.line_list import LineList
 
-LIVE = ("queued", "running", "paused")
-
 
 @dataclass(frozen=True)
 class _Columns:
@@ -96,7 +94,7 @@ class RunTable(LineList[RunSummary]):
         """How long the run took, or has taken so far."""
         if item.started_t is None:
             return None
-        if item.state in LIVE:
+        if item.state.is_live:
             return max(0.0, self.now - item.started_t)
         end = item.ended_t or item.last_event_t
         return None if end is None else max(0.0, end - item.started_t)
@@ -110,7 +108,7 @@ def step_words(item: RunSummary, cells: int) -> str:
             return full
         short = formatting.count(item.step)
         return f"{short}/{formatting.count(item.total_steps)}" if item.total_steps else short
-    if item.state in LIVE and item.progress:
+    if item.state.is_live and item.progress:
         return formatting.percent(item.progress)
     return ""
 

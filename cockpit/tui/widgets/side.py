@@ -16,6 +16,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.widgets.transport import events_around
+from engines.words import EndReason, GateResult
 
 FACTS = (
     ("model", "data", "adapter", "tokenizer"),
@@ -101,7 +102,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
         pen.pair("learning rate", f"scaled by {fmt.exact(attempt.learning_rate_scale)}", "warning")
     if attempt.ended:
         status = f", exit {attempt.exit}" if attempt.exit is not None else ""
-        pen.pair("ended", f"{attempt.reason}{status}", "" if attempt.reason == "succeeded" else "warning")
+        pen.pair("ended", f"{attempt.reason}{status}", "" if attempt.reason == EndReason.SUCCEEDED else "warning")
     if not stage.guards:
         pen.pair("guards", "none tripped")
     for guard in stage.guards[-3:]:
@@ -110,7 +111,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
         pen.pair(
             "gate",
             f"{gate.metric} {gate.op} {fmt.exact(gate.limit)}: {gate.result}",
-            "" if gate.result == "pass" else "error",
+            "" if gate.result == GateResult.PASS else "error",
         )
 
 

@@ -10,9 +10,10 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import cells
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from engines.words import StageStatus
 
 LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
-_WAITING = {"pending": "waiting for the stages before it", "skipped": "skipped"}
+_WAITING = {StageStatus.PENDING: "waiting for the stages before it", StageStatus.SKIPPED: "skipped"}
 
 
 def stage_panel(
@@ -26,19 +27,21 @@ def stage_panel(
         _centred(f"{state_glyph(stage.state)} {safe_text(stage.name, 40)} ({stage.kind}) {stage.state}", width, "")
     )
     lines.append(Text(""))
-    if stage.state == "running":
+    if stage.state == StageStatus.RUNNING:
         lines += _progress(stage, width, colours)
     elif stage.reason:
         lines.append(
             _centred(
                 safe_text(stage.reason, 400),
                 width,
-                colours.get("error" if stage.state == "failed" else "text-muted", ""),
+                colours.get("error" if stage.state == StageStatus.FAILED else "text-muted", ""),
             )
         )
     table = file_table(stage, width - 2)
     if table:
-        head = lines if stage.state == "running" else [lines[1], *lines[3:]]  # letters set apart give way to numbers
+        head = (
+            lines if stage.state == StageStatus.RUNNING else [lines[1], *lines[3:]]
+        )  # letters set apart give way to numbers
         return [*head, Text(""), *_table(table, width, height - len(head) - 1, colours, enlarged)][:height]
     facts = _results(stage)
     room = height - len(lines) - 1
@@ -68,7 +71,7 @@ def _table(table: list[str], width: int, height: int, colours: dict[str, str], e
 
 
 def _headline(stage: StageView) -> str:
-    if stage.state == "running":
+    if stage.state == StageStatus.RUNNING:
         return stage.phase or "starting"
     return stage.kind or stage.name
 
@@ -106,7 +109,7 @@ def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Tex
 
 
 def _results(stage: StageView) -> list[str]:
-    if stage.state not in {"succeeded", "failed", "refused", "stopped"}:
+    if not stage.state.has_ended:
         return [_WAITING[stage.state]] if stage.state in _WAITING else []
     lines = [f"{safe_text(name, 40)}  {_metric(name, value)}" for name, value in list(stage.metrics.items())[:24]]
     gates = [

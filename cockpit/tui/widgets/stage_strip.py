@@ -10,13 +10,14 @@ from cockpit.runs.state import StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from engines.words import RunStatus, StageStatus
 
 
 def stage_strip(
     stages: Sequence[StageView], chosen: str | None, width: int, colours: dict[str, str], *, lost: bool = False
 ) -> Text:
     """Every stage with its state; when they do not fit, those around the chosen one."""
-    states = ["lost" if lost and stage.state == "running" else stage.state for stage in stages]
+    states = [RunStatus.LOST if lost and stage.state == StageStatus.RUNNING else stage.state for stage in stages]
     pieces = [_piece(stage, state) for stage, state in zip(stages, states, strict=True)]
     at = next((n for n, stage in enumerate(stages) if stage.name == chosen), 0)
     first, last = 0, len(pieces)
@@ -38,8 +39,10 @@ def stage_strip(
     return line
 
 
-def _piece(stage: StageView, state: str) -> str:
-    share = f" {fmt.percent(stage.fraction)}" if stage.state == "running" and stage.fraction is not None else ""
+def _piece(stage: StageView, state: RunStatus | StageStatus) -> str:
+    share = (
+        f" {fmt.percent(stage.fraction)}" if stage.state == StageStatus.RUNNING and stage.fraction is not None else ""
+    )
     return f"{state_glyph(state)} {safe_text(stage.name, 40)}{share}"
 
 

@@ -10,6 +10,7 @@ from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
+from engines.words import RunStatus
 
 STALLED_S = 60.0
 STALLED_STEPS = 20
@@ -37,7 +38,7 @@ def status_line(parts: list[Part], width: int, colours: dict[str, str]) -> Text:
 
 
 def run_parts(
-    state: RunState, run_state: str, run_id: str, stage: StageView | None, now: float, *, frozen: bool
+    state: RunState, run_state: RunStatus, run_id: str, stage: StageView | None, now: float, *, frozen: bool
 ) -> list[Part]:
     """What a live run's line says, for the stage that is looked at."""
     parts = [Part(0, f"{state_glyph(run_state)} {run_state}", STATE_COLOURS.get(run_state, ""))]
@@ -47,9 +48,9 @@ def run_parts(
     if state.recipe:
         parts.append(Part(9, safe_text(state.recipe, 30), "text-muted"))
     parts += stage_parts(state, stage)
-    if stage is not None and stage.eta_s is not None and run_state == "running":
+    if stage is not None and stage.eta_s is not None and run_state == RunStatus.RUNNING:
         parts.append(Part(1, f"ETA {fmt.duration(stage.eta_s)}"))
-    elif run_state not in {"running", "paused", "queued"} and state.reason:
+    elif not run_state.is_live and state.reason:
         parts.append(Part(2, safe_text(state.reason, 60), "text-muted"))
     if state.started_t is not None:
         end = state.ended_t if state.ended_t is not None else now
@@ -101,13 +102,13 @@ def machine_parts(state: RunState) -> list[Part]:
     return parts
 
 
-def problems(state: RunState, run_state: str, now: float, *, live: bool) -> list[str]:
+def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -> list[str]:
     """What is wrong with the run's record or its processes, worst first; empty when nothing is."""
     found = []
-    if run_state == "lost":
+    if run_state == RunStatus.LOST:
         found.append("lost: no process of this run is alive; resume it from Actions (a)")
     silent = silence(state, now)
-    if live and run_state == "running" and silent is not None:
+    if live and run_state == RunStatus.RUNNING and silent is not None:
         found.append(f"stalled? last event {fmt.minutes(silent)} ago")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:

@@ -23,6 +23,7 @@ from engines.events import (
     StageSucceeded,
 )
 from engines.run_dir import RunDir
+from engines.words import EndReason, RunStatus, StartReason
 from tests.tui import journals
 from tests.tui.journals import Journal
 
@@ -57,10 +58,12 @@ def compared(before: float, after: float, **options: int) -> RunState:
     journal = Journal()
     journal.open("s", "supervisor")
     names = ["before", "after"]
-    journal.say("s", RunStarted(run="r", recipe="demo", reason="launch", stages=names, kinds=["evaluate"] * 2))
+    journal.say(
+        "s", RunStarted(run="r", recipe="demo", reason=StartReason.LAUNCH, stages=names, kinds=["evaluate"] * 2)
+    )
     evaluated(journal, "before", before, {"What?": "no\x1b[2Jidea", "Only here?": "x"})
     evaluated(journal, "after", after, {"What?": "forty-one"}, **options)
-    journal.say("s", RunEnded(state="succeeded"), after_s=1.0)
+    journal.say("s", RunEnded(state=RunStatus.SUCCEEDED), after_s=1.0)
     return fold(journal.events)
 
 
@@ -95,7 +98,7 @@ def test_exported_files_have_a_row_each() -> None:
         }
     journal = Journal()
     journal.open("s", "supervisor")
-    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["gguf"], kinds=["export"]))
     journal.say("s", StageStarted(stage="gguf", kind="export"))
     journal.open("e", "engine", "gguf", 1)
     journal.say("e", StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
@@ -107,7 +110,7 @@ def test_exported_files_have_a_row_each() -> None:
 def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_files() -> None:
     journal = Journal()
     journal.open("s", "supervisor")
-    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["merged"], kinds=["merge"]))
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["merged"], kinds=["merge"]))
     journal.say("s", StageStarted(stage="merged", kind="merge"))
     journal.open("e", "engine", "merged", 1)
     metrics: dict[str, float | None] = {"bytes": 8e6, "mean_kl": 2e-7, "top1": 1.0}
@@ -119,7 +122,7 @@ def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_f
 def test_the_time_between_attempts_is_not_a_stages_time() -> None:
     journal = Journal()
     journal.open("s", "supervisor")
-    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["base"], kinds=["fake"]))
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
     for attempt in (1, 2):
         writer = f"e{attempt}"
         journal.t += 36_000.0
@@ -127,7 +130,7 @@ def test_the_time_between_attempts_is_not_a_stages_time() -> None:
         journal.open(writer, "engine", "base", attempt)
         journal.say(writer, AttemptStarted(stage="base", kind="fake", attempt=attempt))
         journal.t += 60.0
-        journal.say(writer, AttemptEnded(stage="base", attempt=attempt, reason="error"))
+        journal.say(writer, AttemptEnded(stage="base", attempt=attempt, reason=EndReason.ERROR))
     row = next(line for line in report_lines(fold(journal.events)) if "base" in line and "fake" in line)
     assert "2m" in row
     assert "h" not in row.replace("fake", "")
@@ -177,7 +180,7 @@ def exported(*types: str, over: int = 0) -> StageView:
     """An export that is measuring (`over` files are done), or done with all of them."""
     journal = Journal()
     journal.open("s", "supervisor")
-    journal.say("s", RunStarted(run="r", recipe="x", reason="launch", stages=["gguf"], kinds=["export"]))
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["gguf"], kinds=["export"]))
     journal.say("s", StageStarted(stage="gguf", kind="export"))
     journal.open("e", "engine", "gguf", 1)
     journal.say("e", AttemptStarted(stage="gguf", kind="export", attempt=1))

@@ -14,6 +14,7 @@ from cockpit.runs.summaries import fold_run
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
 from cockpit.tui.screens.make_dialogs import plan_words
 from engines.run_dir import RunDir
+from engines.words import RunStatus
 from recipes.load import load_recipe_text
 from tests.tui.made_runs import make_run
 
@@ -38,21 +39,21 @@ def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> No
     rows = actions.checkpoint_rows(fold_run(run).stages)
     assert [(row.checkpoint.step, row.removed) for row in rows] == [(40, False), (30, False), (20, False), (10, True)]
     assert [row.best for row in rows] == [True, False, False, False]
-    assert "removed" in actions.why_no_resume("stopped", rows[-1], rows)
-    assert actions.why_no_resume("stopped", rows[1], rows) == ""
+    assert "removed" in actions.why_no_resume(RunStatus.STOPPED, rows[-1], rows)
+    assert actions.why_no_resume(RunStatus.STOPPED, rows[1], rows) == ""
 
 
 def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
     rows = actions.checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
-    for state in ("queued", "running", "paused"):
+    for state in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED):
         assert "live" in actions.why_no_resume(state, rows[0], rows)
         assert "live" in actions.why_no_merge(state, None)
         assert "live" in actions.why_no_export(state, None)
 
 
 def test_a_finished_run_needs_a_checkpoint_to_go_back_to() -> None:
-    assert actions.why_no_resume("succeeded", None)
-    assert not actions.why_no_resume("failed", None)
+    assert actions.why_no_resume(RunStatus.SUCCEEDED, None)
+    assert not actions.why_no_resume(RunStatus.FAILED, None)
 
 
 def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> Non
 def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
     run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
     source = actions.sources(run, fold_run(run).stages)[0]
-    assert "gone" in actions.why_no_merge("succeeded", source, actions.base_of(run, source))
-    assert "does not say" in actions.why_no_merge("succeeded", source, None)
+    assert "gone" in actions.why_no_merge(RunStatus.SUCCEEDED, source, actions.base_of(run, source))
+    assert "does not say" in actions.why_no_merge(RunStatus.SUCCEEDED, source, None)
 
 
 def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) -> None:

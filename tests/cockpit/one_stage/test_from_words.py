@@ -10,6 +10,7 @@ from cockpit.one_stage.from_run import OneStageRecipe
 from cockpit.one_stage.from_words import export_text, merge_text, stage_sets
 from engines.events import RunEnded, RunStarted, StageStarted, StageSucceeded
 from engines.run_dir import RunDir
+from engines.words import RunStatus, StartReason
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError
 from tests.tui.journals import Journal
@@ -28,7 +29,10 @@ def finished_run(root: Path) -> RunDir:
     journal.open("s", "supervisor")
     kinds = {"base": "pretrain", "tuned": "finetune"}
     journal.say(
-        "s", RunStarted(run=run.id, recipe="csdl", reason="launch", stages=list(kinds), kinds=list(kinds.values()))
+        "s",
+        RunStarted(
+            run=run.id, recipe="csdl", reason=StartReason.LAUNCH, stages=list(kinds), kinds=list(kinds.values())
+        ),
     )
     for stage, kind in kinds.items():
         run.out(stage).mkdir(parents=True)
@@ -38,7 +42,7 @@ def finished_run(root: Path) -> RunDir:
         journal.say(
             f"e-{stage}", StageSucceeded(stage=stage, attempt=1, fingerprint="f", manifest_sha256="abc"), after_s=1.0
         )
-    journal.say("s", RunEnded(state="succeeded"), after_s=1.0)
+    journal.say("s", RunEnded(state=RunStatus.SUCCEEDED), after_s=1.0)
     inputs = {"model": {"origin": "stage", "name": "base", "path": str(run.out("base")), "manifest_sha256": "abc"}}
     run.stage_json("tuned", 1).write_text(json.dumps({"inputs": inputs}))
     run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "csdl"}))

@@ -26,7 +26,9 @@ from engines.events import (
     StageSucceeded,
     Step,
     Warned,
+    decode_record,
 )
+from engines.words import EndReason, RunStatus, StartReason
 from tests.tui import journals
 from tests.tui.journals import Journal
 
@@ -103,11 +105,13 @@ def test_states_of_a_run_follow_its_newest_beginning_or_end() -> None:
     assert state.stage("atlas") is not None
     journal.say(
         "sup2",
-        RunStarted(run="r", recipe="csdl-atlas", reason="resume", stages=journals.STAGES, kinds=journals.KINDS),
+        RunStarted(
+            run="r", recipe="csdl-atlas", reason=StartReason.RESUME, stages=journals.STAGES, kinds=journals.KINDS
+        ),
         60.0,
     )
     assert fold(journal.events).state == "running"
-    journal.say("sup2", RunEnded(state="stopped", reason="operator"), 5.0)
+    journal.say("sup2", RunEnded(state=RunStatus.STOPPED, reason="operator"), 5.0)
     assert fold(journal.events).state == "stopped"
 
 
@@ -155,8 +159,8 @@ def test_which_account_of_an_end_comes_first_makes_no_difference(engine_reason: 
         journal = journals.begun()
         journals.training(journal, last=4)
         accounts = {
-            "e": AttemptEnded(stage="atlas", attempt=1, reason=engine_reason, detail=engine_detail),
-            "sup": AttemptEnded(stage="atlas", attempt=1, reason="killed", exit=-9, detail="SIGKILL"),
+            "e": AttemptEnded(stage="atlas", attempt=1, reason=EndReason(engine_reason), detail=engine_detail),
+            "sup": AttemptEnded(stage="atlas", attempt=1, reason=EndReason.KILLED, exit=-9, detail="SIGKILL"),
         }
         writer = next(event.w for event in journal.events if isinstance(event, Step))
         numbers = {w: 1 + max(event.seq for event in journal.events if event.w == w) for w in ("sup", writer)}
@@ -191,7 +195,8 @@ def test_a_killed_engine_has_only_the_supervisors_account() -> None:
     journal = journals.begun()
     journals.training(journal, last=10)
     journal.say(
-        "sup", AttemptEnded(stage="atlas", attempt=1, reason="killed", exit=-9, detail="SIGKILL, sender unknown")
+        "sup",
+        AttemptEnded(stage="atlas", attempt=1, reason=EndReason.KILLED, exit=-9, detail="SIGKILL, sender unknown"),
     )
     stage = fold(journal.events).stage("atlas")
     assert stage is not None
@@ -201,7 +206,7 @@ def test_a_killed_engine_has_only_the_supervisors_account() -> None:
 def test_success_stands_whatever_the_exit() -> None:
     journal = journals.begun()
     journals.short_stage(journal, "questions", "prepare", "files", 10)
-    journal.say("sup", AttemptEnded(stage="questions", attempt=1, reason="died", exit=-6), 1.0)
+    journal.say("sup", AttemptEnded(stage="questions", attempt=1, reason=EndReason.DIED, exit=-6), 1.0)
     stage = fold(journal.events).stage("questions")
     assert stage is not None
     assert stage.state == "succeeded"
@@ -220,7 +225,7 @@ def test_checkpoints_are_those_committed_and_not_removed() -> None:
 def test_only_attempts_since_the_operators_resume_count_toward_retries() -> None:
     journal = journals.failed()
     assert fold(journal.events).attempts_since_resume("atlas") == 2
-    resumed = RunStarted(run="r", recipe="x", reason="resume", stages=journals.STAGES, kinds=journals.KINDS)
+    resumed = RunStarted(run="r", recipe="x", reason=StartReason.RESUME, stages=journals.STAGES, kinds=journals.KINDS)
     journal.say("sup", resumed, 60.0)
     assert fold(journal.events).attempts_since_resume("atlas") == 0
     journals.training(journal, attempt=3, first=601, last=605, resumed=ResumedFrom(attempt=2, step=600, sha256="x"))
@@ -233,7 +238,9 @@ def test_only_attempts_since_the_operators_resume_count_toward_retries() -> None
 def test_a_finished_stage_that_is_skipped_at_resume_stays_succeeded() -> None:
     journal = journals.finished()
     journal.say(
-        "sup", RunStarted(run="r", recipe="x", reason="resume", stages=journals.STAGES, kinds=journals.KINDS), 60.0
+        "sup",
+        RunStarted(run="r", recipe="x", reason=StartReason.RESUME, stages=journals.STAGES, kinds=journals.KINDS),
+        60.0,
     )
     journal.say("sup", StageSkipped(stage="questions", reason="already done"))
     journal.say("sup", StageSkipped(stage="gguf", reason="not asked for"))
@@ -244,7 +251,12 @@ def test_a_finished_stage_that_is_skipped_at_resume_stays_succeeded() -> None:
 def test_redoing_a_stage_makes_it_pending_again() -> None:
     journal = journals.finished()
     again = RunStarted(
-        run="r", recipe="x", reason="resume", stages=journals.STAGES, kinds=journals.KINDS, redo=["atlas", "gguf"]
+        run="r",
+        recipe="x",
+        reason=StartReason.RESUME,
+        stages=journals.STAGES,
+        kinds=journals.KINDS,
+        redo=["atlas", "gguf"],
     )
     journal.say("sup", again, 60.0)
     assert [s.state for s in fold(journal.events).stages] == ["succeeded", "succeeded", "pending", "pending"]
@@ -253,7 +265,7 @@ def test_redoing_a_stage_makes_it_pending_again() -> None:
 def test_a_refusing_gate_makes_the_stage_refused() -> None:
     journal = journals.live(20)
     journal.say("sup", StageFailed(stage="atlas", reason="loss < 0.4", refused=True), 1.0)
-    journal.say("sup", RunEnded(state="refused"), 1.0)
+    journal.say("sup", RunEnded(state=RunStatus.REFUSED), 1.0)
     state = fold(journal.events)
     assert state.state == "refused"
     assert [s.state for s in state.stages][2] == "refused"
@@ -355,10 +367,23 @@ def test_a_null_is_not_a_point_and_a_nan_is_a_gap() -> None:
 
 def test_a_clock_that_jumps_back_does_not_reorder_a_writer() -> None:
     journal = Journal()
-    journal.say("sup", RunStarted(run="r", recipe="x", reason="launch", stages=["a"], kinds=["fake"]))
+    journal.say("sup", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["a"], kinds=["fake"]))
     journal.say("sup", StageStarted(stage="a", kind="fake"))
     journal.say("sup", StageSucceeded(stage="a", attempt=1, fingerprint="f", manifest_sha256="s"), -86_400.0)
-    journal.say("sup", RunEnded(state="succeeded"))
+    journal.say("sup", RunEnded(state=RunStatus.SUCCEEDED))
     state = fold(journal.events)
     assert state.state == "succeeded"
     assert state.stages[0].state == "succeeded"
+
+
+def test_a_run_that_ended_in_a_state_of_a_newer_version_is_shown_with_it() -> None:
+    header = '{"v":1,"w":"s1","seq":%d,"t":1.0,"m":1.0,'
+    started = '"k":"run_started","run":"r","recipe":"r","reason":"migrate","stages":["a"],"kinds":["distill"]}'
+    lines = [header % 0 + started, header % 1 + '"k":"run_ended","state":"evicted","reason":"the node is drained"}']
+    state = fold(decode_record(line.encode()) for line in lines)
+    assert (state.state, state.reason, [stage.kind for stage in state.stages]) == (
+        "evicted",
+        "the node is drained",
+        ["distill"],
+    )
+    assert not state.state.has_ended, "what this version does not know is not taken for an end"

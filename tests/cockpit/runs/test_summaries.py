@@ -15,6 +15,7 @@ from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, S
 from engines.files import write_durably
 from engines.identity import Identity
 from engines.run_dir import Lock, RunDir, RunDirError, create_run_dir
+from engines.words import EndReason, RunStatus, StartReason, WriterRole
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +30,8 @@ def a_run(root: Path, name: str = "atlas") -> RunDir:
 
 def a_story(run: RunDir, end: str | None = "succeeded", *, role: str = "supervisor") -> None:
     """A run of one stage of two steps, told by this very process."""
-    writer = EventWriter(run.journal, None, role=role, stage="base", attempt=1)
-    writer.emit(RunStarted(run=run.id, recipe="atlas", reason="launch", stages=["base"], kinds=["fake"]))
+    writer = EventWriter(run.journal, None, role=WriterRole(role), stage="base", attempt=1)
+    writer.emit(RunStarted(run=run.id, recipe="atlas", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
     writer.emit(StageStarted(stage="base", kind="fake", attempt=1, steps=4))
     writer.emit(AttemptStarted(stage="base", kind="fake", attempt=1, total_steps=4))
     for number in (1, 2):
@@ -49,8 +50,8 @@ def a_story(run: RunDir, end: str | None = "succeeded", *, role: str = "supervis
             )
         )
     if end is not None:
-        writer.emit(AttemptEnded(stage="base", attempt=1, reason=end))
-        writer.emit(RunEnded(state=end, reason="because"))
+        writer.emit(AttemptEnded(stage="base", attempt=1, reason=EndReason(end)))
+        writer.emit(RunEnded(state=RunStatus(end), reason="because"))
     writer.close()
 
 
@@ -90,7 +91,7 @@ def test_another_process_under_an_engine_s_old_pid_keeps_nothing_alive(tmp_path:
     own = {**vars(Identity.own()), **changed}
     from engines.events import WriterOpened
 
-    opened = WriterOpened(role="engine", host="h", stage="base", attempt=1, **own)
+    opened = WriterOpened(role=WriterRole.ENGINE, host="h", stage="base", attempt=1, **own)
     with run.journal.open("ab") as file:
         file.write(encode_record(opened, writer="eother", seq=0, t=1.0, m=1.0))
     assert not is_live(run)

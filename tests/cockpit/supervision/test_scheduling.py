@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
-from cockpit.supervision.scheduling import NOT_STARTED, EndRun, RunFacts, RunStage, StageFacts, add_facts, next_action
+from cockpit.supervision.scheduling import EndRun, RunFacts, RunStage, StageFacts, add_facts, next_action
 from engines.events import (
     AnyEvent,
     AttemptEnded,
@@ -22,6 +22,7 @@ from engines.events import (
     StageSucceeded,
     WriterOpened,
 )
+from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe
 
 ORDER = ["data", "base", "atlas", "report"]
@@ -54,12 +55,19 @@ class Journal:
 
     def start(self, reason: str = "launch", supervisor: str = "s1", **fields: Any) -> Journal:
         self._add(
-            supervisor, RunStarted, run="r", recipe="r", reason=reason, stages=ORDER, kinds=["fake"] * 4, **fields
+            supervisor,
+            RunStarted,
+            run="r",
+            recipe="r",
+            reason=StartReason(reason),
+            stages=ORDER,
+            kinds=["fake"] * 4,
+            **fields,
         )
         return self
 
     def end(self, state: str, supervisor: str = "s1") -> Journal:
-        self._add(supervisor, RunEnded, state=state)
+        self._add(supervisor, RunEnded, state=RunStatus(state))
         return self
 
     def attempt(
@@ -73,7 +81,7 @@ class Journal:
             self._add(
                 writer,
                 WriterOpened,
-                role="engine",
+                role=WriterRole.ENGINE,
                 host="h",
                 boot_id="b",
                 pid=9,
@@ -90,11 +98,17 @@ class Journal:
             if end == "succeeded":
                 self._add(writer, StageSucceeded, stage=stage, attempt=number, fingerprint="f", manifest_sha256="m")
             if end:
-                self._add(writer, AttemptEnded, stage=stage, attempt=number, reason=end, detail=detail)
+                self._add(writer, AttemptEnded, stage=stage, attempt=number, reason=EndReason(end), detail=detail)
         if supervisor_end is not None or end:
             told = supervisor_end or end
             self._add(
-                "s1", AttemptEnded, stage=stage, attempt=number, reason=told, exit=0 if end else -9, detail=detail
+                "s1",
+                AttemptEnded,
+                stage=stage,
+                attempt=number,
+                reason=EndReason(told),
+                exit=0 if end else -9,
+                detail=detail,
             )
         return self
 
@@ -121,7 +135,7 @@ def test_stages_run_in_order_and_the_run_ends_with_the_last() -> None:
     for name in ORDER:
         assert journal.next() == RunStage(name, resume=True, why="first attempt")
         journal.attempt(name, 1, "succeeded")
-    assert journal.next() == EndRun("succeeded")
+    assert journal.next() == EndRun(RunStatus.SUCCEEDED)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +166,7 @@ def test_an_attempt_that_failed_is_tried_again_from_its_checkpoint_until_none_is
         )
         assert f"trouble {number}" in action.why
     journal.attempt("base", 3, end, supervisor_end=supervisor_end, engine=engine, detail="trouble 3")
-    assert journal.next() == EndRun("failed", "base: trouble 3 (attempt 3 of 3)", failed_stage="base")
+    assert journal.next() == EndRun(RunStatus.FAILED, "base: trouble 3 (attempt 3 of 3)", failed_stage="base")
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.1, 1.0])
@@ -175,18 +189,20 @@ def test_a_crash_after_a_guard_keeps_the_lower_rate() -> None:
 
 def test_with_one_attempt_there_is_no_retry() -> None:
     action = Journal().start().done("data").attempt("base", 1, "guard", detail="nan").next(plan(max_attempts=1))
-    assert action == EndRun("failed", "base: nan (attempt 1 of 1)", failed_stage="base")
+    assert action == EndRun(RunStatus.FAILED, "base: nan (attempt 1 of 1)", failed_stage="base")
 
 
 def test_a_stop_is_no_failure_and_ends_the_run() -> None:
-    assert Journal().start().done("data").attempt("base", 1, "stopped").next() == EndRun("stopped", "base was stopped")
+    assert Journal().start().done("data").attempt("base", 1, RunStatus.STOPPED).next() == EndRun(
+        RunStatus.STOPPED, "base was stopped"
+    )
     forced = Journal().start().done("data").attempt("base", 1, "", supervisor_end="stopped")
-    assert forced.next() == EndRun("stopped", "base was stopped")
+    assert forced.next() == EndRun(RunStatus.STOPPED, "base was stopped")
 
 
 def test_a_gate_s_no_is_not_argued_with() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "refused", detail="loss <= 2 (got 3)")
-    assert journal.next() == EndRun("refused", "loss <= 2 (got 3)", failed_stage="base")
+    assert journal.next() == EndRun(RunStatus.REFUSED, "loss <= 2 (got 3)", failed_stage="base")
 
 
 def test_an_engine_s_own_word_outranks_what_its_supervisor_saw() -> None:
@@ -199,7 +215,7 @@ def test_an_engine_s_own_word_outranks_what_its_supervisor_saw() -> None:
 def test_an_attempt_that_never_had_a_process_does_not_count() -> None:
     journal = Journal().start().done("data")
     for number in range(1, 6):
-        journal.attempt("base", number, engine=False, supervisor_end=NOT_STARTED)
+        journal.attempt("base", number, engine=False, supervisor_end=EndReason.NOT_STARTED)
     assert journal.next() == RunStage("base", resume=True, why="first attempt")
     journal.attempt("base", 6, engine=False)
     assert journal.next() == RunStage("base", resume=True, why="first attempt")
@@ -222,7 +238,7 @@ def test_an_adoption_changes_nothing_and_an_operator_s_resume_counts_anew() -> N
 def test_an_output_that_is_no_longer_what_it_was_is_made_again_and_what_follows_waits() -> None:
     journal = Journal().start().done(*ORDER).end("succeeded").start("resume", "s2")
     assert journal.next(not_done=["base"]) == RunStage("base", resume=True, why="first attempt")
-    assert journal.next() == EndRun("succeeded")
+    assert journal.next() == EndRun(RunStatus.SUCCEEDED)
 
 
 def test_a_stage_to_redo_starts_afresh_and_so_does_what_depends_on_it() -> None:
@@ -238,7 +254,7 @@ def test_a_stage_to_redo_starts_afresh_and_so_does_what_depends_on_it() -> None:
     assert isinstance(action, RunStage)
     assert action.resume, "a retry goes on from the redone attempt's own checkpoints"
     journal.attempt("atlas", 3, "succeeded").attempt("report", 2, "succeeded")
-    assert journal.next() == EndRun("succeeded")
+    assert journal.next() == EndRun(RunStatus.SUCCEEDED)
 
 
 def test_a_redone_stage_whose_engine_died_before_it_began_still_starts_afresh() -> None:
@@ -259,7 +275,7 @@ def test_a_checkpoint_that_an_operator_names_is_asked_for_until_an_engine_begins
     assert (again.resume, again.at_step) == (True, 40)
     journal.attempt("base", 3, "error", resumed=(1, 40))
     later = journal.next()
-    assert later == EndRun("failed", "base: error (attempt 2 of 2)", "base") or isinstance(later, RunStage)
+    assert later == EndRun(RunStatus.FAILED, "base: error (attempt 2 of 2)", "base") or isinstance(later, RunStage)
     assert isinstance(later, RunStage)
     assert (later.resume, later.at_step) == (True, None), "from now on the line of attempt 3 counts"
     journal.attempt("base", 4, "succeeded")
@@ -270,9 +286,9 @@ def test_only_the_stages_asked_for_run() -> None:
     journal = Journal().start(only=["data", "base"])
     assert isinstance(journal.next(), RunStage)
     journal.done("data", "base")
-    assert journal.next() == EndRun("succeeded")
+    assert journal.next() == EndRun(RunStatus.SUCCEEDED)
     launched_so = Journal().start().done("data")
-    assert launched_so.next(plan(only=["data"])) == EndRun("succeeded")
+    assert launched_so.next(plan(only=["data"])) == EndRun(RunStatus.SUCCEEDED)
 
 
 # ---- the line of the past
@@ -348,7 +364,7 @@ def test_the_order_between_writers_does_not_matter(seed: int) -> None:
             end = draw.choice(["succeeded", "guard", "error", "stopped", "refused", ""])
             journal.attempt(
                 name, number[name], end, engine=bool(end) or draw.random() < 0.5,
-                supervisor_end=draw.choice([None, "died", "killed", NOT_STARTED]), detail=draw.choice(["", "why"]),
+                supervisor_end=draw.choice([None, "died", "killed", EndReason.NOT_STARTED]), detail=draw.choice(["", "why"]),
                 resumed=draw.choice([None, (draw.randrange(1, 5), draw.randrange(100))]),
             )  # fmt: skip
         if draw.random() < 0.3:

@@ -12,6 +12,7 @@ from engines.control import put_request
 from engines.events import CheckpointCommitted, Event, Step
 from engines.host import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.run_dir import RunDir
+from engines.words import Verb
 from tests.stage_context import TriedContext, make_context
 
 E = TypeVar("E", bound=Event)
@@ -36,7 +37,7 @@ def run_stage(ctx: TriedContext) -> StageResult | None:
     return None
 
 
-def ask(ctx: TriedContext, verb: str, value: float | None = None, *, at_step: int = 1) -> None:
+def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: int = 1) -> None:
     """Leave a request that is there at the boundary after a step: what comes while data loads is answered there."""
     emit = ctx.emit
     asked: list[str] = []

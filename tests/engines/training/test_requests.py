@@ -19,6 +19,7 @@ from engines.events import (
     StepsPlanned,
 )
 from engines.training.schedule import Schedule
+from engines.words import Verb
 from tests.engines.training.attempts import ask, committed_steps, context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
 
@@ -33,7 +34,7 @@ def _effects(ctx: object) -> list[tuple[str, str]]:
 
 def test_stop_ends_at_once_without_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens})
-    ask(ctx, "stop", at_step=2)
+    ask(ctx, Verb.STOP, at_step=2)
     assert run_stage(ctx) is None
     assert [row[0] for row in trajectory(ctx, 1)] == [1, 2]
     assert committed_steps(ctx, 1) == []
@@ -64,7 +65,7 @@ def test_a_termination_signal_stops_after_a_checkpoint(tmp_path: Path, tokens: P
 
 def test_checkpoint_evaluate_and_sample_now(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens})
-    for verb in ("evaluate", "sample", "checkpoint"):
+    for verb in (Verb.EVALUATE, Verb.SAMPLE, Verb.CHECKPOINT):
         ask(ctx, verb, at_step=2)
     assert run_stage(ctx) is not None
     assert committed_steps(ctx, 1) == [2, 3, 6, 8]
@@ -79,7 +80,7 @@ def test_checkpoint_evaluate_and_sample_now(tmp_path: Path, tokens: Path) -> Non
 
 def test_a_new_learning_rate_is_used_from_the_next_step_and_survives_a_resume(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, STEADY, {"data": tokens})
-    ask(ctx, "learning-rate", 1e-3, at_step=2)
+    ask(ctx, Verb.LEARNING_RATE, 1e-3, at_step=2)
     run_stage(ctx)
     shape = Schedule("linear", warmup=0, total=8, min_rate=0.0)
     rates = [event.learning_rate for event in of_kind(ctx, Step)]
@@ -93,7 +94,7 @@ def test_a_new_learning_rate_is_used_from_the_next_step_and_survives_a_resume(tm
 
 def test_fewer_steps_end_the_stage_and_the_schedule_and_survive_a_resume(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, STEADY, {"data": tokens})
-    ask(ctx, "max-steps", 5, at_step=2)
+    ask(ctx, Verb.MAX_STEPS, 5, at_step=2)
     result = run_stage(ctx)
     assert result is not None
     assert result.metrics["steps"] == 5
@@ -109,7 +110,7 @@ def test_fewer_steps_end_the_stage_and_the_schedule_and_survive_a_resume(tmp_pat
 
 def test_fewer_steps_than_are_done_end_the_stage_here(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, {**STEADY, "eval_steps": 4}, {"data": tokens})
-    ask(ctx, "max-steps", 1, at_step=4)
+    ask(ctx, Verb.MAX_STEPS, 1, at_step=4)
     result = run_stage(ctx)
     assert result is not None
     assert result.metrics["steps"] == 4
@@ -122,8 +123,8 @@ def test_pause_and_continue_of_one_moment_do_not_hang(tmp_path: Path, tokens: Pa
     plain = context(tmp_path / "plain", PRETRAIN, {"data": tokens})
     run_stage(plain)
     ctx = context(tmp_path / "paused", PRETRAIN, {"data": tokens})
-    ask(ctx, "pause", at_step=2)
-    ask(ctx, "continue", at_step=2)
+    ask(ctx, Verb.PAUSE, at_step=2)
+    ask(ctx, Verb.CONTINUE, at_step=2)
     run_stage(ctx)
     assert [effect for _, effect in _effects(ctx)] == ["paused", "going on"]
     assert trajectory(ctx, 1) == trajectory(plain, 1)
@@ -139,10 +140,10 @@ def test_while_paused_other_requests_are_served_and_stop_ends_it(tmp_path: Path,
 
         control = RunDir(ctx.run_root).control
         if isinstance(event, Step) and event.step == 2:
-            put_request(control, "pause")
+            put_request(control, Verb.PAUSE)
         if isinstance(event, Phase) and event.name == "paused":
-            put_request(control, "checkpoint")
-            put_request(control, "stop")
+            put_request(control, Verb.CHECKPOINT)
+            put_request(control, Verb.STOP)
         return emit(event)
 
     ctx.emit = ask_while_paused  # type: ignore[method-assign]
@@ -158,10 +159,10 @@ def test_requests_that_make_no_sense_are_answered_and_change_nothing(
     plain = context(tmp_path / "plain", FINETUNE, inputs)
     run_stage(plain)
     ctx = context(tmp_path / "asked", FINETUNE, inputs)
-    ask(ctx, "learning-rate", 7.0, at_step=2)
-    ask(ctx, "max-steps", 1000, at_step=2)
-    ask(ctx, "sample", at_step=2)
-    ask(ctx, "continue", at_step=2)
+    ask(ctx, Verb.LEARNING_RATE, 7.0, at_step=2)
+    ask(ctx, Verb.MAX_STEPS, 1000, at_step=2)
+    ask(ctx, Verb.SAMPLE, at_step=2)
+    ask(ctx, Verb.CONTINUE, at_step=2)
     run_stage(ctx)
     assert all(effect.startswith("ignored") for _, effect in _effects(ctx))
     assert len(_effects(ctx)) == 4
@@ -170,7 +171,7 @@ def test_requests_that_make_no_sense_are_answered_and_change_nothing(
 
 def test_a_stop_that_can_have_no_checkpoint_is_refused(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens}, test_faults={"disk_full": {"step": 2}})
-    ask(ctx, "stop-after-checkpoint", at_step=2)
+    ask(ctx, Verb.STOP_AFTER_CHECKPOINT, at_step=2)
     assert run_stage(ctx) is not None
     [(_, effect)] = _effects(ctx)
     assert effect.startswith("ignored: the checkpoint could not be written")

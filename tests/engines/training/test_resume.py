@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engines.events import CheckpointRemoved, Evaluated, StepsPlanned, Warned
+from engines.words import Verb
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import (
     ask,
@@ -88,7 +89,7 @@ def test_stop_after_checkpoint_then_resume_ends_in_the_same_weights(
     whole = context(tmp_path / "whole", stage, inputs)
     run_stage(whole)
     stopped = context(tmp_path / "stopped", stage, inputs)
-    ask(stopped, "stop-after-checkpoint")
+    ask(stopped, Verb.STOP_AFTER_CHECKPOINT)
     assert run_stage(stopped) is None
     assert committed_steps(stopped, 1) == [1]
     again = context(tmp_path / "stopped", stage, inputs, attempt=2, resume=resume_point(stopped, 1))

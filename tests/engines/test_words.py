@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from engines import words
+from engines.events import AttemptEnded, GateChecked, RunEnded, RunStarted, WriterOpened, decode_record, encode_record
+from engines.words import EndReason, ExitCode, RunStatus, StageStatus, Verb, WriterRole, exit_code_of
+
+OPEN = [words.RunStatus, words.StageStatus, words.EndReason, words.StartReason, words.WriterRole, words.GateResult]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def record(kind: str, **fields: object) -> bytes:
+    return json.dumps({"v": 1, "w": "s1", "seq": 0, "t": 1.0, "m": 1.0, "k": kind, **fields}).encode()
+
+
+@pytest.mark.parametrize("word", OPEN)
+def test_a_word_of_a_newer_version_is_kept_as_it_is_and_is_no_member(word: type[StrEnum]) -> None:
+    newer = word("evicted")
+    assert newer == "evicted"
+    assert f"{newer} {newer!r} {json.dumps(newer)}" == "evicted 'evicted' \"evicted\""
+    assert newer not in list(word)
+    assert copy.deepcopy(newer) == pickle.loads(pickle.dumps(newer)) == newer
+    assert "evicted" not in [member.value for member in word], "asking for it adds no member"
+
+
+@pytest.mark.parametrize("word", OPEN)
+def test_nothing_but_text_is_a_word(word: Callable[[object], StrEnum]) -> None:
+    for value in (5, None, b"failed"):
+        with pytest.raises(ValueError, match="not a valid"):
+            word(value)
+
+
+def test_records_with_words_of_a_newer_version_are_read_and_written_again_as_they_were() -> None:
+    lines = [
+        record("run_ended", state="evicted"),
+        record("attempt_ended", stage="base", attempt=1, reason="preempted"),
+        record("run_started", run="r", recipe="r", reason="migrate", stages=["base"], kinds=["fake"]),
+        record("writer_opened", role="uploader", host="h", boot_id="b", pid=9, start_time=1),
+        record("gate_checked", stage="base", metric="loss", op="<", limit=1.0, value=2.0, result="waived"),
+    ]
+    for line, kind in zip(lines, (RunEnded, AttemptEnded, RunStarted, WriterOpened, GateChecked), strict=True):
+        event = decode_record(line)
+        assert isinstance(event, kind)
+        again = encode_record(event, writer="s1", seq=0, t=1.0, m=1.0)
+        assert json.loads(again) == json.loads(line)
+
+
+def test_every_state_of_a_run_has_ended_or_is_live_or_is_lost() -> None:
+    for status in RunStatus:
+        assert [status.has_ended, status.is_live, status == RunStatus.LOST].count(True) == 1, status
+    assert not RunStatus("evicted").has_ended
+    assert not RunStatus("evicted").is_live
+
+
+def test_what_can_be_resumed_is_not_live_and_has_not_succeeded() -> None:
+    assert [status for status in RunStatus if not status.is_live and not status.can_resume] == [RunStatus.SUCCEEDED]
+    assert not any(status.is_live and status.can_resume for status in RunStatus)
+
+
+def test_every_end_of_a_run_has_an_exit_code_of_its_own() -> None:
+    ended = [status for status in RunStatus if status.has_ended]
+    assert sorted(exit_code_of(status) for status in ended) == [0, 1, 3, 130]
+    with pytest.raises(KeyError):
+        exit_code_of(RunStatus.RUNNING)
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 130]
+
+
+def test_stages_that_are_done_are_those_whose_output_may_be_used() -> None:
+    assert [status for status in StageStatus if status.is_done] == [StageStatus.SUCCEEDED, StageStatus.SKIPPED]
+    assert [status for status in StageStatus if not status.has_ended] == [
+        StageStatus.PENDING, StageStatus.RUNNING, StageStatus.SKIPPED,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("role", "exit_status", "supervisors"),
+    [
+        (WriterRole.SUPERVISOR, None, True),
+        (WriterRole.SUPERVISOR, 1, True),
+        (WriterRole.ENGINE, None, False),
+        (WriterRole.ENGINE, 0, False),
+        (WriterRole.UNKNOWN, -9, True),
+        (WriterRole.UNKNOWN, None, False),
+    ],
+)
+def test_whose_account_of_an_end_it_is_the_role_says_and_without_one_the_exit_status(
+    role: WriterRole, exit_status: int | None, supervisors: bool
+) -> None:
+    assert role.tells_for_supervisor(exit_status) is supervisors
+
+
+def test_a_request_s_text_begins_with_its_verb() -> None:
+    assert [Verb.of(verb) for verb in Verb] == list(Verb)
+    assert Verb.of("learning-rate 0.0001") is Verb.LEARNING_RATE
+    assert Verb.of("") is Verb.of("  ") is Verb.of("rm -rf") is Verb.of("stops") is None
+    with pytest.raises(ValueError, match="got 'rm'; allowed stop, stop-after-checkpoint"):
+        Verb("rm")
+
+
+def test_an_engine_s_failures_are_accounts_of_its_own() -> None:
+    assert all(reason.is_engines_account for reason in EndReason if reason.is_engines_failure or reason.says_nothing)
+    assert [reason for reason in EndReason if not reason.is_engines_account] == [
+        EndReason.OUT_OF_MEMORY, EndReason.KILLED, EndReason.DIED, EndReason.NOT_STARTED,
+    ]  # fmt: skip
+
+
+def test_words_are_spelled_in_one_module() -> None:
+    """A state, reason or verb that is spelled again elsewhere is missed by whoever adds one."""
+    spelled = re.compile(
+        '"(queued|succeeded|not_started|out_of_memory|stop-after-checkpoint|max-steps|learning-rate|adopt)"'
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for package in ("cockpit", "engines", "exporters", "recipes")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "words.py"
+        for match in spelled.finditer(path.read_text())
+    ]
+    assert found == []
