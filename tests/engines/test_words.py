@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from engines import words
-from engines.events import AttemptEnded, GateChecked, RunEnded, RunStarted, WriterOpened, decode_record, encode_record
+from engines.events import (
+    AttemptEnded,
+    Event,
+    GateChecked,
+    RunEnded,
+    RunStarted,
+    WriterOpened,
+    decode_record,
+    encode_record,
+)
 from engines.words import EndReason, ExitCode, RunStatus, StageStatus, Verb, WriterRole, exit_code_of
 
 OPEN = [words.RunStatus, words.StageStatus, words.EndReason, words.StartReason, words.WriterRole, words.GateResult]
@@ -47,7 +56,8 @@ def test_records_with_words_of_a_newer_version_are_read_and_written_again_as_the
         record("writer_opened", role="uploader", host="h", boot_id="b", pid=9, start_time=1),
         record("gate_checked", stage="base", metric="loss", op="<", limit=1.0, value=2.0, result="waived"),
     ]
-    for line, kind in zip(lines, (RunEnded, AttemptEnded, RunStarted, WriterOpened, GateChecked), strict=True):
+    kinds: list[type[Event]] = [RunEnded, AttemptEnded, RunStarted, WriterOpened, GateChecked]
+    for line, kind in zip(lines, kinds, strict=True):
         event = decode_record(line)
         assert isinstance(event, kind)
         again = encode_record(event, writer="s1", seq=0, t=1.0, m=1.0)
