@@ -25,7 +25,7 @@ class _OpenWord(StrEnum):
 
 
 class RunStatus(_OpenWord):
-    """The state of a run. All but `lost` are told by its journal; `lost` is seen by who looks for its processes."""
+    """The state of a run. The journal records all of them but `lost`, which follows from a look at the processes."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -36,7 +36,7 @@ class RunStatus(_OpenWord):
     REFUSED = "refused"
     """a gate refused the result of a stage"""
     LOST = "lost"
-    """it says that it runs, and none of its processes lives"""
+    """its journal says that it runs, and none of its processes is alive"""
 
     @property
     def has_ended(self) -> bool:
@@ -45,12 +45,12 @@ class RunStatus(_OpenWord):
 
     @property
     def is_live(self) -> bool:
-        """Whether work goes on or is about to begin."""
+        """Whether it works, waits for the operator, or is about to begin."""
         return self in _LIVE
 
     @property
     def can_resume(self) -> bool:
-        """Whether something is left to do, and nobody is doing it."""
+        """Whether it is not live and has work left."""
         return self in _RESUMABLE
 
 
@@ -86,10 +86,10 @@ _STAGE_ENDED = frozenset({StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus
 
 
 class EndReason(_OpenWord):
-    """Why an attempt ended, as its engine or its supervisor tells it."""
+    """Why an attempt ended, as its engine or its supervisor recorded it."""
 
     NOT_GIVEN = ""
-    """it has not ended, or whoever recorded the end gave no reason"""
+    """it has not ended, or the record of its end has no reason"""
     SUCCEEDED = "succeeded"
     STOPPED = "stopped"
     GUARD = "guard"
@@ -107,27 +107,27 @@ class EndReason(_OpenWord):
 
     @property
     def says_nothing(self) -> bool:
-        """Whether another account of the same end is to be preferred."""
+        """Whether another record of the same end is preferred."""
         return self in _SAYS_NOTHING
 
     @property
-    def is_engines_account(self) -> bool:
-        """Whether an engine says this of itself; its supervisor, which alone knows the exit status, repeats it."""
-        return self in _ENGINES_ACCOUNT
+    def is_from_engine(self) -> bool:
+        """Whether engines record this themselves; the supervisor repeats it with the exit status."""
+        return self in _FROM_ENGINE
 
     @property
-    def is_engines_failure(self) -> bool:
-        """Whether an engine says this of itself when its stage has no usable result."""
-        return self in _ENGINES_FAILURE
+    def is_failure_from_engine(self) -> bool:
+        """Whether engines record this themselves when a stage has no usable result."""
+        return self in _FAILURE_FROM_ENGINE
 
 
 _SAYS_NOTHING = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN})
-_ENGINES_FAILURE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED})
-_ENGINES_ACCOUNT = _SAYS_NOTHING | _ENGINES_FAILURE | {EndReason.SUCCEEDED, EndReason.STOPPED}
+_FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED})
+_FROM_ENGINE = _SAYS_NOTHING | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
 
 
 class StartReason(_OpenWord):
-    """Why a supervisor took up a run."""
+    """Why a supervisor started on a run."""
 
     LAUNCH = "launch"
     RESUME = "resume"
@@ -135,7 +135,7 @@ class StartReason(_OpenWord):
 
     @property
     def is_operators(self) -> bool:
-        """Whether an operator asked for it; attempts are counted from there."""
+        """Whether an operator requested it; attempts are counted from there."""
         return self != StartReason.ADOPT
 
 
@@ -148,16 +148,16 @@ class WriterRole(_OpenWord):
     UNKNOWN = ""
     """the record that opens the writer cannot be read"""
 
-    def tells_for_supervisor(self, exit_status: int | None) -> bool:
-        """Whether an account of an attempt's end by this writer is the supervisor's, else it is the engine's.
+    def is_supervisors_record(self, exit_status: int | None) -> bool:
+        """Whether this writer's record of an attempt's end is the supervisor's; otherwise it is the engine's.
 
-        Of a writer whose role is not known, the one that knows the exit status is the supervisor: no engine does.
+        A writer of unknown role that gives an exit status is the supervisor: an engine never knows its own.
         """
         return self == WriterRole.SUPERVISOR or (self == WriterRole.UNKNOWN and exit_status is not None)
 
 
 class GateResult(_OpenWord):
-    """What came of a gate."""
+    """The result of a gate."""
 
     PASS = "pass"  # noqa: S105 - a word, not a password
     FAIL = "fail"
@@ -196,7 +196,7 @@ class Verb(StrEnum):
 
     @classmethod
     def of(cls, text: str) -> Verb | None:
-        """The verb at the beginning of a request's text ("learning-rate 0.0001"); None when it is none."""
+        """The verb at the beginning of a request's text ("learning-rate 0.0001"); None when there is no such verb."""
         first = text.split(maxsplit=1)[:1]
         return cls(first[0]) if first and first[0] in _VERBS else None
 
@@ -206,7 +206,7 @@ _STOPS = frozenset({Verb.STOP, Verb.STOP_AFTER_CHECKPOINT})
 _WITH_VALUE = frozenset({Verb.LEARNING_RATE, Verb.MAX_STEPS})
 
 IGNORED = "ignored"
-"""How the effect of a request begins that was answered and not done."""
+"""First word of the effect of a request that was answered and not carried out."""
 
 PHASE_PAUSED = "paused"
 PHASE_TRAINING = "training"
@@ -214,7 +214,7 @@ PHASE_TRAINING = "training"
 
 
 class ExitCode(IntEnum):
-    """How a process of ours ends: the command line, a supervisor, an engine."""
+    """Exit status of the command line, a supervisor and an engine."""
 
     DONE = 0
     FAILED = 1
@@ -224,7 +224,7 @@ class ExitCode(IntEnum):
     REFUSED = 3
     """by a gate"""
     INTERRUPTED = 130
-    """left or stopped before the end"""
+    """detached or stopped before the end"""
 
 
 def exit_code_of(status: RunStatus) -> ExitCode:

@@ -123,7 +123,7 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
             )
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
-            if event.exit is not None and event.reason.is_engines_account:
+            if event.exit is not None and event.reason.is_from_engine:
                 return "quiet", f"{name}: its process ended with exit {event.exit}"
             level = _ATTEMPT_LEVELS.get(event.reason, "error")
             status = f", exit {event.exit}" if event.exit is not None else ""

@@ -219,8 +219,8 @@ class Playback:
 
 
 def _is_failure(event: AttemptEnded) -> bool:
-    """Whether an end is one to look at; an engine's own account is told once, by itself."""
-    return not event.reason.is_engines_account or (event.exit is None and event.reason.is_engines_failure)
+    """Whether an end is worth a look; an end that the engine recorded counts once, without the supervisor's copy."""
+    return not event.reason.is_from_engine or (event.exit is None and event.reason.is_failure_from_engine)
 
 
 def _moment(index: int, event: AnyEvent) -> Moment | None:

@@ -92,7 +92,7 @@ class AttemptView:
 
     def end(self, event: AttemptEnded, role: WriterRole) -> None:
         """Take one side's account of the end; which side comes first makes no difference."""
-        if role.tells_for_supervisor(event.exit):
+        if role.is_supervisors_record(event.exit):
             self._by_supervisor = event
         else:
             self._by_engine = event

@@ -113,7 +113,7 @@ class RunState:
 
     @property
     def state(self) -> RunStatus:
-        """What the journal says; whether a run that says it runs is lost, nothing in it tells."""
+        """What the journal says; it never says `lost`."""
         return self.view.state
 
     @property

@@ -172,7 +172,7 @@ def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | 
 
 def _take_end(facts: RunFacts, event: AttemptEnded) -> None:
     attempt = facts.stage(event.stage).attempt(event.attempt)
-    if facts.roles.get(event.w, WriterRole.UNKNOWN).tells_for_supervisor(event.exit):
+    if facts.roles.get(event.w, WriterRole.UNKNOWN).is_supervisors_record(event.exit):
         attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
     else:
         attempt.engine_reason, attempt.engine_detail = event.reason, event.detail

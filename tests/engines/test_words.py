@@ -105,7 +105,7 @@ def test_stages_that_are_done_are_those_whose_output_may_be_used() -> None:
 def test_whose_account_of_an_end_it_is_the_role_says_and_without_one_the_exit_status(
     role: WriterRole, exit_status: int | None, supervisors: bool
 ) -> None:
-    assert role.tells_for_supervisor(exit_status) is supervisors
+    assert role.is_supervisors_record(exit_status) is supervisors
 
 
 def test_a_request_s_text_begins_with_its_verb() -> None:
@@ -117,8 +117,8 @@ def test_a_request_s_text_begins_with_its_verb() -> None:
 
 
 def test_an_engine_s_failures_are_accounts_of_its_own() -> None:
-    assert all(reason.is_engines_account for reason in EndReason if reason.is_engines_failure or reason.says_nothing)
-    assert [reason for reason in EndReason if not reason.is_engines_account] == [
+    assert all(reason.is_from_engine for reason in EndReason if reason.is_failure_from_engine or reason.says_nothing)
+    assert [reason for reason in EndReason if not reason.is_from_engine] == [
         EndReason.OUT_OF_MEMORY, EndReason.KILLED, EndReason.DIED, EndReason.NOT_STARTED,
     ]  # fmt: skip
 
