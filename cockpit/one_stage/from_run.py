@@ -21,7 +21,6 @@ from engines.words import RunStatus
 from recipes.schema import TRAINING_KINDS
 from recipes.spelling import spell_text as quoted
 
-"""States after which a run can go on without saying from where."""
 PRODUCES: dict[str, Literal["model", "adapter"]] = {"pretrain": "model", "merge": "model", "finetune": "adapter"}
 """What the stages whose results can be merged or exported leave behind."""
 
