@@ -14,6 +14,7 @@ import pytest
 
 import cockpit
 from cockpit.cli import build_parser
+from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.schema import KINDS
 
@@ -227,6 +228,14 @@ def test_the_rooms_are_described_by_their_own_first_line() -> None:
             rooms.append(f"| `{init.parent.relative_to(ROOT)}/` | {doc.splitlines()[0]} |")
     listed = [line for line in text_of("docs/files.md").splitlines() if re.match(rf"\| `({'|'.join(PACKAGES)})/", line)]
     assert listed == rooms, "docs/files.md lists other rooms; this is the table:\n" + "\n".join(rooms)
+
+
+def test_what_a_training_script_has_becomes_fields_of_a_stage() -> None:
+    section = text_of("docs/your-model.md").partition("## Coming from a training script\n")[2].partition("\n## ")[0]
+    right = [line.split("|")[2] for line in section.splitlines() if line.startswith("| `")]
+    fields = {span for cell in right if "not " not in cell for span in re.findall(r"`([^`]+)`", cell)}
+    assert "per_device_train_batch_size" in fields
+    assert fields <= {spec.path for spec in fields_of("finetune")}
 
 
 def test_every_family_that_is_written_is_named() -> None:
