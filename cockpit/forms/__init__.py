@@ -1,1 +1,1 @@
-"""A recipe as rows that can be edited."""
+"""A recipe as rows that can be edited: values, problems, saving."""

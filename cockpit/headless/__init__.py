@@ -1,1 +1,1 @@
-"""Following and reporting on a terminal without screens."""
+"""Following a run and reporting on it without screens: lines, JSON, the report."""

@@ -1,1 +1,1 @@
-"""A recipe of one stage, made by a button or a command."""
+"""Recipes of one stage, made by a button or a command."""

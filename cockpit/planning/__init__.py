@@ -1,1 +1,1 @@
-"""What a recipe will take, and whether it can work."""
+"""What a recipe will take (steps, checkpoints, files), and whether its models can be used."""

@@ -1,1 +1,1 @@
-"""Numbers, units, tables and safe text: the only place that makes text of numbers."""
+"""Numbers, units, tables and safe text: the only place where numbers become text."""

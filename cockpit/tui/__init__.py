@@ -1,1 +1,1 @@
-"""The screens. Only `cockpit.cli` opens them."""
+"""The screens; only `cockpit.cli` opens them."""

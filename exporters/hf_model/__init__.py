@@ -1,1 +1,1 @@
-"""A Hugging Face model folder, read without trust."""
+"""A Hugging Face model folder, read without trust: config, tensors, tokenizer."""

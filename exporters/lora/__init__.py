@@ -1,1 +1,1 @@
-"""Adapters, and their sum with a base."""
+"""LoRA adapters, and their sum with a base model."""

@@ -1,1 +1,1 @@
-"""Is a file the model? Audit, parity, fixture and foreign runners."""
+"""The comparison of a file with its model: audit, parity, fixture, other runtimes."""

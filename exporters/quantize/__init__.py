@@ -1,1 +1,1 @@
-"""One GGUF file to others."""
+"""Quantization of one GGUF file to other types."""

@@ -1,1 +1,1 @@
-"""The merge and export stages, which use all of it."""
+"""The merge and export stages, which use the other rooms."""

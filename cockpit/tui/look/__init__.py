@@ -1,1 +1,1 @@
-"""Keys, colours and glyphs."""
+"""Keys, colours, glyphs and notices of all screens."""

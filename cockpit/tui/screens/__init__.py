@@ -1,1 +1,1 @@
-"""One file per screen."""
+"""One screen or dialog per file."""

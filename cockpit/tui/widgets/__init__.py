@@ -1,1 +1,1 @@
-"""One widget a file: each draws a state and keeps no second truth."""
+"""One widget per file; each draws a state and keeps no second truth."""
