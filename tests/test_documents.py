@@ -246,6 +246,16 @@ def test_every_family_that_is_written_is_named() -> None:
             assert family.removesuffix("ForCausalLM") in text_of(page), f"{page} does not name {family}"
 
 
+def test_every_environment_variable_is_documented() -> None:
+    own = {"COCKPIT_RUN_ROOT"}  # set by Cockpit for the processes that it starts
+    sources = [path for top in PACKAGES for path in (ROOT / top).rglob("*.py")]
+    read = {name for path in sources for name in re.findall(r'"(COCKPIT_[A-Z_]+)"', path.read_text())} - own
+    listed = set(first_column("docs/machines.md", "## Environment variables"))
+    named = listed | {"COCKPIT_TEST_FAULTS"}  # in docs/testing.md: no operator sets it
+    assert read <= named
+    assert {name for name in listed if name.startswith("COCKPIT_")} <= read
+
+
 def test_every_data_format_is_named() -> None:
     from engines.data.readers.formats import CONTAINERS, SHAPES
 
