@@ -14,6 +14,7 @@ import pytest
 
 import cockpit
 from cockpit.cli import build_parser
+from engines.words import ExitCode, RunStatus, Verb
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.schema import KINDS
@@ -207,6 +208,15 @@ def test_adding_something_touches_at_most_five_files_that_exist(name: str) -> No
     # A name in angle brackets is the new thing's: its folder exists, up to that name.
     homes = [ROOT / file.partition("<")[0].rpartition("/")[0] if "<" in file else ROOT / file for file in files]
     assert [str(home) for home in homes if not home.exists()] == []
+
+
+def test_states_requests_and_exit_codes_are_those_of_the_program() -> None:
+    life = text_of("docs/life-of-a-run.md").partition("## States")[2].partition("\n## ")[0]
+    states = [word for line in life.splitlines() if line.startswith("| ") for word in line.split("|")[1].split(", ")]
+    assert {word.strip() for word in states} - {"state"} == set(RunStatus)
+    assert set(first_column("docs/life-of-a-run.md", "## Requests")) == set(Verb)
+    codes = re.findall(r"^\| (\d+) \|", text_of("docs/commands.md"), re.MULTILINE)
+    assert [int(code) for code in codes] == list(ExitCode)
 
 
 def test_the_table_of_stages_has_every_kind() -> None:
