@@ -16,7 +16,7 @@ endif
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench screenshots
+.PHONY: help setup demo test check fix docs bench screenshots
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ fix: setup  ## format, and repair what lint can repair
 
 test: check  ## check, and every test
 	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+docs: setup  ## the documents that are made from the code: fields of recipes, manual page
+	@$(BIN)/python -m recipes.reference
+	@$(BIN)/python -m cockpit.man > docs/cockpit.1
 
 bench: setup  ## the measured figures, in one table
 	@$(BIN)/python -m bench

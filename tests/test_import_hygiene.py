@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.commands import PURPOSES
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "numpy", "gguf", "xllamacpp"}
 LIGHT_ENGINES = sorted(path.stem for path in (ROOT / "engines").glob("*.py") if path.stem != "__init__")
@@ -39,24 +41,20 @@ def test_the_command_line_starts_with_almost_nothing() -> None:
     assert not loaded & (HEAVY | {"textual", "rich", "pydantic", "msgspec", "psutil", "pynvml", "asyncio"})
 
 
+def test_a_mistaken_command_and_the_help_page_load_nothing_either() -> None:
+    heavy = HEAVY | {"textual", "rich", "pydantic", "msgspec", "psutil", "pynvml", "asyncio"}
+    for words in (["--help"], ["nosuch"], ["--version"]):
+        ask = f"import contextlib, cockpit.cli\nwith contextlib.suppress(SystemExit):\n    cockpit.cli.main({words})"
+        assert not modules_after(ask) & heavy, words
+
+
+def test_every_command_is_a_module_with_a_line_on_the_help_page() -> None:
+    modules = {path.stem for path in (ROOT / "cockpit" / "commands").glob("*.py")} - {"__init__", "child_job"}
+    assert modules == set(PURPOSES)
+
+
 def test_no_command_loads_a_training_stack_or_the_screens() -> None:
-    commands = sorted(path.stem for path in (ROOT / "cockpit" / "commands").glob("*.py") if path.stem != "__init__")
-    assert commands == [
-        "attach",
-        "check",
-        "export",
-        "ls",
-        "merge",
-        "parity",
-        "quantize",
-        "replay",
-        "resume",
-        "run",
-        "show",
-        "stop",
-        "verify",
-    ]
-    loaded = modules_after(imported(*(f"cockpit.commands.{name}" for name in commands)))
+    loaded = modules_after(imported(*(f"cockpit.commands.{name}" for name in PURPOSES)))
     assert not loaded & (HEAVY | {"textual"})
 
 

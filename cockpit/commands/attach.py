@@ -5,14 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 
+from cockpit.command_line.arguments import RUN_END_CODES, add_output, add_run
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import find_run, runs_root
 from cockpit.supervision.launch import adopt_if_needed
+from engines.words import ExitCode
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit attach`."""
+    add_run(parser)
+    add_output(parser, plain=True)
+    parser.exit_codes = {**RUN_END_CODES, ExitCode.DONE: "the run succeeded, or its screen was closed"}
+    parser.examples = (
+        ("cockpit attach last", "Open the newest run on the screen."),
+        ("cockpit attach last --plain", "Follow it as lines; Ctrl-C detaches or stops."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adopt the run if nobody supervises it, then open its screen on a terminal; else follow."""
+    """Start a supervisor if the run has none, then open its screen on a terminal; else follow."""
     found = find_run(runs_root(args.runs_dir), args.run)
     adopt_if_needed(found)
     as_lines = args.plain or args.json or args.quiet

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from cockpit.command_line.arguments import add_json, add_recipe
+from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.follow import say
 from cockpit.planning.files import PlannedFile
@@ -13,9 +15,24 @@ from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.text import formatting as fmt
 from cockpit.text.text_table import text_table
+from engines.words import ExitCode
 from recipes.problems import OperatorError, Problem, RecipeError
 
 MISTAKE = 2
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit check`."""
+    add_recipe(parser)
+    add_json(parser)
+    parser.exit_codes = {
+        ExitCode.DONE: "the recipe has no problems",
+        ExitCode.MISTAKE: "the recipe has problems; each is listed with its line",
+    }
+    parser.examples = (
+        ("cockpit check mine.toml", "List the problems of a recipe, or its stages and the files they will write."),
+        ("cockpit check demo --set base.hidden_size=512", "Show what a change does to the parameter count."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n"
     )
     print("\n".join(_table(made, loaded.graph.order)))
-    say("a dash: known only when the stage has its data")
+    say("-: unknown until its input exists")
     if made.files:
         print("\n" + "\n".join(_files(made)))
         for file in made.files:

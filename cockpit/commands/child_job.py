@@ -1,4 +1,4 @@
-"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that tells its progress in lines."""
+"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that reports progress in lines."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def follow_job(
             child.wait()
             raise
     if code < 0:
-        raise OperatorError(f"the working process was ended by signal {-code}; nothing unfinished has a final name")
+        raise OperatorError(f"the working process was ended by signal {-code}; no partial files were left behind")
     return code

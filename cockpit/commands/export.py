@@ -4,11 +4,63 @@ from __future__ import annotations
 
 import argparse
 
+from cockpit.command_line.arguments import (
+    ADAPTER_HELP,
+    HELD_OUT_HELP,
+    MODEL_HELP,
+    RUN_END_CODES,
+    add_field,
+    add_made_run,
+    threads,
+)
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import EXPORTED, export_text, stage_sets
 from cockpit.runs.find import runs_root
 
 _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit export`."""
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base")
+    parser.add_argument("--types", metavar="T,T,...", help="GGUF file types (default: F16,Q8_0,Q4_K_M)")
+    parser.add_argument(
+        "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
+    )
+    parser.add_argument("--adapters", metavar="A,A,...", help=f"also write these as GGUF adapters; each {ADAPTER_HELP}")
+    add_field(parser, "--adapter-type", "export", "adapter_type", "file type of the GGUF adapters")
+    parser.add_argument(
+        "--data",
+        metavar="FILE|DIR|RUN:STAGE",
+        help=f"held-out text for the comparison: {HELD_OUT_HELP} (default: text of Python's standard library)",
+    )
+    add_field(
+        parser,
+        "--imatrix",
+        "export",
+        "imatrix",
+        "compute an importance matrix: auto for types that need one, always for all",
+    )
+    add_field(
+        parser, "--converter", "export", "converter", "upstream runs the conversion script of your llama.cpp checkout"
+    )
+    add_field(
+        parser, "--quantizer", "export", "quantizer", "program that quantizes; auto tries them from left to right"
+    )
+    parser.add_argument("--llama-cpp", metavar="DIR", help="your llama.cpp (default: COCKPIT_LLAMA_CPP, then PATH)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
+    add_field(parser, "--parity-positions", "export", "parity_positions", "token positions to compare; 0 skips it", "N")
+    add_made_run(parser)
+    parser.exit_codes = RUN_END_CODES
+    parser.examples = (
+        (
+            "cockpit export last:merged",
+            "Write F16, Q8_0 and Q4_K_M files of a stage's model, and compare them with it.",
+        ),
+        ("cockpit export ./model --types Q6_K --data notes.txt", "Export a model folder; compare on your own text."),
+        ("cockpit export ./base --adapters last:style,last:facts", "Write GGUF adapters that share one base."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

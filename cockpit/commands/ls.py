@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from cockpit.command_line.arguments import add_json
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import say
 from cockpit.runs.find import run_ids, runs_root
 from cockpit.runs.summaries import RunSummary, list_runs
@@ -12,6 +14,15 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.emitter import wall_clock_s
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit ls`."""
+    add_json(parser)
+    parser.examples = (
+        ("cockpit ls", "List the runs with their state, progress and last loss."),
+        ("cockpit ls --runs-dir /data/runs --json", "List the runs of another folder as JSON."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,10 +5,42 @@ from __future__ import annotations
 import argparse
 import math
 
+from cockpit.command_line.arguments import ADAPTER_HELP, RUN_END_CODES, add_field, add_made_run
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import MERGED, merge_text, stage_sets
 from cockpit.runs.find import runs_root
 from recipes.problems import OperatorError, printable
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit merge`."""
+    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help=ADAPTER_HELP)
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="ADAPTER",
+        dest="more_adapters",
+        help="another ADAPTER (repeatable)",
+    )
+    parser.add_argument("--model", metavar="MODEL", help="base model (default: the one that the adapters name)")
+    parser.add_argument("--weights", metavar="W,W,...", help="weight of each adapter in the sum (default: 1 each)")
+    add_field(parser, "--dtype", "merge", "dtype", "type of the merged weights; base keeps the base model's type")
+    add_field(
+        parser, "--base-rounding", "merge", "base_rounding", "round the base to 4 bits first, as QLoRA training saw it"
+    )
+    parser.add_argument(
+        "--untie",
+        action="store_true",
+        help="give a model with tied embeddings an output head of its own if an adapter changes only one of the two",
+    )
+    add_made_run(parser)
+    parser.exit_codes = RUN_END_CODES
+    parser.examples = (
+        ("cockpit merge last:adapter", "Merge the adapter that a stage of the newest run trained."),
+        ("cockpit merge ./style ./facts --weights 0.7,0.3 --model ./base", "Merge two adapter folders with weights."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cockpit.command_line.arguments import HELD_OUT_HELP, add_json, positions, seconds, threads
+from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.summaries import fold_run
@@ -23,6 +25,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import parse_json
+from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
 FIXTURE = "fixture.json"
@@ -36,6 +39,48 @@ class _Source:
 
     fixture: Path | None
     files: list[Path]
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit parity`."""
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="RUN:STAGE|DIR|FILE",
+        help="a finished export, its fixture.json, or GGUF files",
+    )
+    parser.add_argument("--model", metavar="DIR", help="the Hugging Face folder to compare GGUF files with")
+    parser.add_argument(
+        "--runner",
+        metavar="CMD",
+        help="also test another runtime: a command such as 'CMD {gguf} {prompt_ids}' that prints the generated token ids;"
+        " {prompt}, {limit}, {stop_ids} and {seed} are available too",
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help="time limit for one prompt in that runtime (default: 600)"
+    )
+    parser.add_argument("--types", metavar="T,T,...", help="compare only these file types of an export (default: all)")
+    parser.add_argument(
+        "--positions", type=positions, metavar="N", help="token positions to compare with --model (default: 2048)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE|DIR",
+        help=f"held-out text for --model: {HELD_OUT_HELP} (default: text of Python's standard library)",
+    )
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
+    parser.add_argument("--save-fixture", metavar="FILE", help="save the fixture that is made from --model")
+    add_json(parser)
+    parser.exit_codes = {
+        ExitCode.DONE: "all files agree",
+        ExitCode.FAILED: "a file differs",
+        ExitCode.MISTAKE: "the request was wrong; nothing was compared",
+    }
+    parser.examples = (
+        ("cockpit parity last", "Compare the files of the newest run's export with its fixture."),
+        ("cockpit parity model-Q8_0.gguf --model ./model", "Compare a GGUF file from elsewhere with its source model."),
+        ("cockpit parity last:gguf --runner './run.sh {gguf} {prompt_ids}'", "Test another runtime on an export."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,11 +155,13 @@ def _fixture_in(folder: Path) -> Path:
 
 
 def _files_of(fixture: Path) -> list[Path]:
-    """The files that a fixture tells of and that are beside it."""
+    """The files that a fixture lists and that are in its folder."""
     try:
         listed = [str(item["file"]) for item in parse_json(fixture.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OperatorError(f"{fixture} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
+        raise OperatorError(
+            f"{fixture} is not a fixture file: {printable(str(error), 200)}", "an export writes one"
+        ) from error
     files = [fixture.parent / name for name in listed if Path(name).name == name and (fixture.parent / name).is_file()]
     if not files:
         raise OperatorError(

@@ -1,6 +1,6 @@
 """`cockpit quantize`: quantized files from a GGUF file of full precision; from a model, an export of its quantized types.
 
-A GGUF file is quantized here and now, in a child process, with its progress on this terminal. A model folder or a stage of a
+A GGUF file is quantized immediately, in a child process, with its progress on this terminal. A model folder or a stage of a
 run becomes a run of its own, as with `cockpit export`, because its files are compared with the model.
 """
 
@@ -13,17 +13,56 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cockpit.command_line.arguments import HELD_OUT_HELP, MODEL_HELP, RUN_END_CODES, add_following, threads
+from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
 from cockpit.headless.follow import say
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
+from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
 DEFAULT_TYPES = "Q8_0,Q4_K_M"
 FULL_PRECISION = ("F32", "BF16", "F16")
 """Best first: what a finished export is quantized from."""
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit quantize`."""
+    parser.add_argument("source", metavar="FILE|MODEL", help=f"a GGUF file in F32, F16 or BF16; or {MODEL_HELP}")
+    parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {DEFAULT_TYPES})")
+    parser.add_argument(
+        "--imatrix",
+        metavar="FILE|HOW",
+        help="importance matrix: a file for a GGUF file; auto, always or never for a model (default: none, or auto)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the new files of a GGUF file (default: the file's own)"
+    )
+    parser.add_argument(
+        "--threads", type=threads, metavar="N", help="CPU threads for a GGUF file (default: all physical cores)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE|DIR|RUN:STAGE",
+        help=f"held-out text for the comparison of a model: {HELD_OUT_HELP}",
+    )
+    parser.add_argument("--name", metavar="NAME", help="name in the id of a model's run")
+    add_following(parser)
+    parser.exit_codes = {
+        **RUN_END_CODES,
+        ExitCode.DONE: "the files were written",
+        ExitCode.FAILED: "a file could not be written, or the run failed",
+    }
+    parser.examples = (
+        ("cockpit quantize model-F16.gguf --types Q4_K_M,Q6_K", "Write two files beside a GGUF file."),
+        (
+            "cockpit quantize ./model --types IQ3_XXS --imatrix always",
+            "Export a model folder, with an importance matrix.",
+        ),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         fields = {"imatrix": args.imatrix} if args.imatrix else {}
         return launch_made(export_text(runs_root(args.runs_dir), args.source, types, args.data, fields), args)
     if args.detach or args.data or args.name:
-        raise OperatorError("--detach, --data and --name — are for models; a GGUF file is quantized here and now")
+        raise OperatorError("--detach, --data and --name — are for models; a GGUF file is quantized immediately")
     job = {
         "source": str(source),
         "types": [name.strip() for name in types.split(",") if name.strip()],

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cockpit.command_line.arguments import speed
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Display, OutputClosedError, write_out
 from cockpit.headless.follow_command import tell_unreadable
 from cockpit.headless.lines import JsonLines, LiveLines, PlainLines
@@ -19,6 +21,26 @@ from cockpit.runs.state import RunState
 from engines.journal import JournalReader, Record, journal_files
 
 BATCH = 500
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit replay`."""
+    parser.add_argument(
+        "run", metavar="RUN|FILE", help="a run's id, a unique prefix of it, its folder, last, or a journal file"
+    )
+    parser.add_argument(
+        "--speed",
+        type=speed,
+        metavar="X|max",
+        help="multiple of real time, or max (default: the screen's own; max for lines)",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
+    how.add_argument("--json", action="store_true", help="print the journal's lines and nothing else")
+    parser.examples = (
+        ("cockpit replay last --speed 10", "Play the newest run back on the screen, ten times as fast."),
+        ("cockpit replay last --plain", "Print the lines that were printed while it ran."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,13 +1,33 @@
-"""`cockpit resume RUN`: let a run that ended go on."""
+"""`cockpit resume RUN`: continue a run that has ended."""
 
 from __future__ import annotations
 
 import argparse
 
+from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_run, step
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import find_run, runs_root
 from cockpit.supervision.launch import resume
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit resume`."""
+    add_run(parser)
+    parser.add_argument("--stage", metavar="STAGE", help="repeat this stage and the stages that depend on it")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="STEP",
+        type=step,
+        help="resume training from this step's checkpoint (default: the newest)",
+    )
+    add_following(parser)
+    parser.exit_codes = RUN_END_CODES
+    parser.examples = (
+        ("cockpit resume last", "Resume the newest run from its last checkpoint."),
+        ("cockpit resume last --stage adapter --checkpoint 200", "Repeat a stage from the checkpoint of step 200."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -17,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     with signals.caught(termination=True):
         resume(found, stage=args.stage, checkpoint=args.checkpoint)
         if not (args.detach or args.quiet):
-            say(f"run {found.id} goes on; leaving does not stop it")
+            say(f"run {found.id} resumed; leaving does not stop it")
         return follow(found, args, signals, catching_up=True)

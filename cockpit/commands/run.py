@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import argparse
 
+from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_recipe
+from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import runs_root
 from cockpit.supervision.launch import launch
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit run`."""
+    add_recipe(parser)
+    parser.add_argument("--name", metavar="NAME", help="name in the run's id (default: the recipe's name)")
+    parser.add_argument("--stage", metavar="STAGE", help="run only this stage and the stages it depends on")
+    add_following(parser)
+    parser.exit_codes = RUN_END_CODES
+    parser.examples = (
+        ("cockpit run demo", "Run the shipped demo and follow it; Ctrl-C detaches or stops."),
+        ("cockpit run mine.toml --set base.learning_rate=1e-3 --detach", "Start a changed recipe in the background."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from cockpit.command_line.arguments import add_json, add_run
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import tell_unreadable
 from cockpit.headless.report import report_lines, run_json
 from cockpit.runs.find import find_run, runs_root
@@ -12,6 +14,16 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import fold_run, state_of
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit show`."""
+    add_run(parser)
+    add_json(parser)
+    parser.examples = (
+        ("cockpit show last", "Show the newest run."),
+        ("cockpit show 20261120-2130 --json", "Show the run whose id begins so, as JSON."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _possessions(state: RunState) -> list[str]:
-    """Checkpoints to go on from, and artifacts to use."""
+    """Checkpoints to resume from, and artifacts to use."""
     lines = []
     for stage in state.stages:
         if stage.checkpoints:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 
+from cockpit.command_line.arguments import add_json, add_run
+from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
 from cockpit.runs.find import find_run, runs_root
 from cockpit.supervision.launch import request
-from engines.words import Verb
+from engines.words import ExitCode, Verb
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit stop`."""
+    add_run(parser)
+    parser.add_argument("--now", action="store_true", help="stop after the current step, without a checkpoint")
+    add_json(parser)
+    parser.exit_codes = {
+        ExitCode.DONE: "the run has ended",
+        ExitCode.MISTAKE: "the run has already ended",
+        ExitCode.INTERRUPTED: "interrupted; the run will still stop",
+    }
+    parser.examples = (("cockpit stop last", "Stop the newest run after its next checkpoint."),)
 
 
 def run(args: argparse.Namespace) -> int:

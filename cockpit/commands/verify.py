@@ -8,14 +8,34 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from cockpit.command_line.arguments import add_json
+from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, check_descent, made_from
 from cockpit.text.safe_text import safe_text
 from engines.manifest import MANIFEST
+from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
 DONE, FAILED = 0, 1
 _MARKS = {"whole": "✓", "damaged": "✗", "gone": "·", "known by name": "·"}
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit verify`."""
+    parser.add_argument(
+        "artifact", metavar="RUN|RUN:STAGE|DIR|FILE", help="a run, a stage, or a folder or file that a stage wrote"
+    )
+    add_json(parser)
+    parser.exit_codes = {
+        ExitCode.DONE: "nothing is damaged",
+        ExitCode.FAILED: "something is damaged",
+        ExitCode.MISTAKE: "there is nothing to check",
+    }
+    parser.examples = (
+        ("cockpit verify last", "Check every finished stage of the newest run."),
+        ("cockpit verify ~/models/demo-Q4_K_M.gguf", "Find the run that a copied file comes from, and check it."),
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -218,7 +218,7 @@ def test_the_command_quantizes_tells_and_refuses(sources: Path, tmp_path: Path) 
     for words, part in (
         ((source, "--types", "Q9"), "--types"),
         ((str(tmp_path / "none.gguf"),), "no file"),
-        ((source, "--detach"), "here and now"),
+        ((source, "--detach"), "immediately"),
         ((source, "--imatrix", "nowhere"), "--imatrix"),
         ((str(tmp_path), "--out", "x"), "--out"),
         ((str(tmp_path), "--imatrix", "file.gguf"), "auto, always, never"),

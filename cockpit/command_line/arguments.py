@@ -1,0 +1,153 @@
+"""Arguments that several commands take, and the values that they allow."""
+
+from __future__ import annotations
+
+import argparse
+
+from cockpit.command_line.parser import CommandParser
+from engines.words import ExitCode
+
+RUN_END_CODES = {
+    ExitCode.DONE: "the run succeeded",
+    ExitCode.FAILED: "the run failed",
+    ExitCode.MISTAKE: "the request was wrong; nothing was started",
+    ExitCode.REFUSED: "a gate failed",
+    ExitCode.INTERRUPTED: "the run was stopped, or this command was interrupted",
+}
+"""Exit codes of commands that follow a run to its end."""
+
+MODEL_HELP = "a folder as transformers saves it, or RUN:STAGE"
+ADAPTER_HELP = "a folder as PEFT saves it, or RUN:STAGE"
+HELD_OUT_HELP = "a text file, a folder of text files, or the output of a prepare stage"
+
+
+def add_runs_dir(parser: argparse.ArgumentParser) -> None:
+    """`--runs-dir`, before the command and after it: SUPPRESS keeps the one from erasing the other."""
+    parser.add_argument(
+        "--runs-dir",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder of the runs (default: COCKPIT_RUNS_DIR, else ~/.local/share/cockpit/runs)",
+    )
+
+
+def add_run(parser: CommandParser) -> None:
+    """The run that a command is about."""
+    parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of it, its folder, or: last")
+
+
+def add_recipe(parser: CommandParser) -> None:
+    """The recipe that a command is about, and changes to it."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, or the name of a shipped recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="override a field: stage.field=value or defaults.kind.field=value (repeatable)",
+    )
+
+
+def add_json(parser: CommandParser) -> None:
+    """Output for programs."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_output(parser: CommandParser, *, plain: bool = False) -> None:
+    """What a command that follows a run prints.
+
+    Args:
+        parser: the command's.
+        plain: the command opens the screen by default, so lines have to be asked for.
+    """
+    how = parser.add_mutually_exclusive_group()
+    if plain:
+        how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
+    how.add_argument("--json", action="store_true", help="print the journal's lines and nothing else")
+    how.add_argument("--quiet", action="store_true", help="print nothing; the exit code is the result")
+
+
+def add_following(parser: CommandParser) -> None:
+    """What a command that starts a run takes."""
+    parser.add_argument("--detach", action="store_true", help="print the run's id and return without waiting")
+    add_output(parser)
+
+
+def add_made_run(parser: CommandParser) -> None:
+    """What a command that makes a recipe of one stage takes."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="sets",
+        help="set another field of the stage (repeatable; recipes/REFERENCE.md lists them)",
+    )
+    parser.add_argument("--name", metavar="NAME", help="name in the run's id (default: made from the input's name)")
+    add_following(parser)
+
+
+def add_field(parser: CommandParser, option: str, kind: str, field: str, text: str, metavar: str | None = None) -> None:
+    """An option that sets a field of a stage: its choices and its default are the schema's.
+
+    Args:
+        parser: the command's.
+        option: such as `--imatrix`.
+        kind: the stage's kind.
+        field: the field's name.
+        text: what the option does.
+        metavar: the value's name, for a field without choices.
+    """
+    from recipes.fields import fields_of
+
+    spec = next(spec for spec in fields_of(kind) if spec.path == field)
+    default = "" if spec.default is None else f" (default: {spec.default})"
+    parser.add_argument(option, choices=spec.choices or None, metavar=metavar, help=text + default)
+
+
+def speed(text: str) -> float:
+    """A playback speed: a multiple of real time, infinite for `max`."""
+    if text == "max":
+        return float("inf")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0; got {text!r}; allowed: a number such as 4, or max")
+    return value
+
+
+def threads(text: str) -> int:
+    """A number of CPU threads."""
+    if not text.isdecimal() or not 0 < int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be a number of threads; got {text!r}; allowed: 1 to 1024")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time limit in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a time; got {text!r}; allowed: seconds above 0")
+    return value
+
+
+def positions(text: str) -> int:
+    """A number of token positions."""
+    if not text.isdecimal() or not 2 <= int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of positions; got {text!r}; allowed: a whole number of 2 or more"
+        )
+    return int(text)
+
+
+def step(text: str) -> int:
+    """An optimizer step."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a step; got {text!r}; allowed: a whole number of 0 or more")
+    return int(text)

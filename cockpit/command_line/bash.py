@@ -1,0 +1,118 @@
+"""The completion script for bash, made from the parser. It needs no other package, and bash 4 or newer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+
+from cockpit.command_line.parser import CommandParser
+from cockpit.command_line.values import Values, takes_value, values_of
+
+_HEAD = """\
+# bash completion for cockpit; print it again after an update: cockpit completion bash
+
+# What the value of an option may be: sets `sources` and `words`; returns 1 for an option that has no value.
+_cockpit_option() {
+    sources='' words=''
+    case "$1 $2" in
+@OPTIONS@
+        *) return 1 ;;
+    esac
+}
+
+# The options of a command, how many arguments it takes, and what they may be.
+_cockpit_command() {
+    options='' most=0 sources='' words=''
+    case "$1" in
+@COMMANDS@
+    esac
+}
+
+_cockpit() {
+    local line=${COMP_LINE:0:COMP_POINT} cur='' command='' option='' runs_dir='' given=0 word
+    local options most sources words source found
+    local -a typed
+    # bash splits words at ':' and '=' too, so they are read from the line itself.
+    read -ra typed <<< "$line"
+    if [[ $line != *[[:space:]] ]]; then
+        cur=${typed[-1]}
+        unset 'typed[-1]'
+    fi
+    for word in "${typed[@]:1}"; do
+        if [[ -n $option ]]; then
+            [[ $option == --runs-dir ]] && runs_dir=$word
+            option=''
+        elif [[ $word == -* ]]; then
+            _cockpit_option "$command" "$word" && option=$word
+        elif [[ -z $command ]]; then
+            command=$word
+        else
+            given=$((given + 1))
+        fi
+    done
+    if [[ -z $option && $cur == --*=* ]]; then
+        option=${cur%%=*}
+        cur=${cur#*=}
+        _cockpit_option "$command" "$option" || return
+    elif [[ -n $option ]]; then
+        _cockpit_option "$command" "$option"
+    else
+        _cockpit_command "$command"
+        if [[ $cur == -* ]]; then
+            sources='' words=$options
+        elif ((given >= most)); then
+            return
+        fi
+    fi
+    found=$words
+    for source in $sources; do
+        case $source in
+            files | folders) ;;
+            *) found+=" $("${typed[0]}" completion --values "$source" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null)" ;;
+        esac
+    done
+    COMPREPLY=($(compgen -W "$found" -- "$cur"))
+    case " $sources " in
+        *' files '*) compopt -o filenames 2> /dev/null; mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$cur") ;;
+        *' folders '*) compopt -o filenames 2> /dev/null; mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -d -- "$cur") ;;
+    esac
+    # What bash takes for an earlier word must not be repeated.
+    word=${cur%"${cur##*[:=]}"}
+    [[ -n $word ]] && COMPREPLY=("${COMPREPLY[@]#"$word"}")
+}
+
+complete -F _cockpit cockpit
+"""
+
+
+def script(parser: CommandParser) -> str:
+    """The script for a command line."""
+    options = "\n".join(_option_cases(parser))
+    commands = "\n".join(_command_cases(parser))
+    return _HEAD.replace("@OPTIONS@", options).replace("@COMMANDS@", commands)
+
+
+def _option_cases(root: CommandParser) -> Iterator[str]:
+    for name, parser in {"": root, **root.commands()}.items():
+        for option in parser.options():
+            if takes_value(option):
+                pattern = " | ".join(f"'{name} {text}'" for text in option.option_strings)
+                yield f"        {pattern}) {_assign(values_of(option))} ;;"
+
+
+def _command_cases(root: CommandParser) -> Iterator[str]:
+    commands = root.commands()
+    yield f"        '') options='{_flags(root.options())}' most=1 sources='' words='{' '.join(commands)}' ;;"
+    for name, parser in commands.items():
+        arguments = parser.arguments()
+        most = 99 if any(argument.nargs in ("*", "+") for argument in arguments) else len(arguments)
+        offered = _assign(values_of(arguments[0]) if arguments else Values())
+        yield f"        {name}) options='{_flags(parser.options())}' most={most} {offered} ;;"
+
+
+def _flags(options: Iterable[argparse.Action]) -> str:
+    return " ".join(text for option in options for text in option.option_strings)
+
+
+def _assign(offered: Values) -> str:
+    return f"sources='{' '.join(offered.sources)}' words='{' '.join(offered.words)}'"

@@ -1,0 +1,56 @@
+"""What a shell may offer for the value of an argument; the argument's own name says it (`RUN`, `FILE|DIR`)."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+_SOURCES = {
+    "ADAPTER": ("folders", "stages"),
+    "DIR": ("folders",),
+    "FILE": ("files",),
+    "MODEL": ("folders", "stages"),
+    "RECIPE": ("recipes", "files"),
+    "RUN": ("runs",),
+    "RUN:STAGE": ("stages",),
+}
+"""Where values come from: `files` and `folders` of the disk, the rest from `cockpit completion --values`."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """What may be offered: fixed words, and sources of others. Neither: any text, so nothing is offered."""
+
+    words: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The sources that `cockpit completion --values` answers for."""
+        return tuple(source for source in self.sources if source not in ("files", "folders"))
+
+    @property
+    def paths(self) -> str:
+        """`files`, `folders`, or nothing; files include folders."""
+        return next((source for source in ("files", "folders") if source in self.sources), "")
+
+
+def takes_value(option: argparse.Action) -> bool:
+    """Whether an option is followed by a value."""
+    return option.nargs != 0
+
+
+def values_of(action: argparse.Action) -> Values:
+    """What may be offered for an argument's value."""
+    words = tuple(str(choice) for choice in action.choices or ())
+    names = action.metavar.split("|") if isinstance(action.metavar, str) else ()
+    words += tuple(name for name in names if name.islower())  # `X|max`: a number, or the word max
+    sources = dict.fromkeys(source for name in names for source in _SOURCES.get(name, ()))
+    return Values(words, tuple(sources))
+
+
+def placeholder(action: argparse.Action) -> str:
+    """The name of an argument's value in usage lines."""
+    if isinstance(action.metavar, str):
+        return action.metavar
+    return "|".join(map(str, action.choices)) if action.choices else action.dest.upper()

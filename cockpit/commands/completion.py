@@ -1,0 +1,52 @@
+"""`cockpit completion SHELL`: a script that lets a shell complete commands, options, runs and recipes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from cockpit.command_line import bash, fish, zsh
+from cockpit.command_line.parser import CommandParser
+from cockpit.runs.find import run_ids, runs_root
+from recipes.problems import OperatorError
+from recipes.shipped import shipped_recipes
+
+SCRIPTS = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
+
+
+def declare(parser: CommandParser) -> None:
+    """The arguments of `cockpit completion`."""
+    parser.add_argument("shell", nargs="?", choices=tuple(SCRIPTS), help="the shell that will read the script")
+    # What a script asks back when the operator presses Tab.
+    parser.add_argument("--values", choices=("runs", "stages", "recipes"), help=argparse.SUPPRESS)
+    parser.examples = (
+        ('eval "$(cockpit completion bash)"', "For bash: in ~/.bashrc."),
+        ("cockpit completion zsh > ~/.zfunc/_cockpit", "For zsh: into a folder of fpath, before compinit."),
+        ("cockpit completion fish > ~/.config/fish/completions/cockpit.fish", "For fish."),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the script, or the values that one asks for."""
+    if args.values is not None:
+        print("\n".join(_values(args)))
+    elif args.shell is None:
+        raise OperatorError(f"SHELL — got none; allowed: {', '.join(SCRIPTS)}", "see: cockpit completion --help")
+    else:
+        print(SCRIPTS[args.shell](args.parser), end="")
+    return 0
+
+
+def _values(args: argparse.Namespace) -> list[str]:
+    """Names of one kind, newest first; a name that a shell could misread is left out."""
+    if args.values == "recipes":
+        return [path.stem for path in shipped_recipes()]
+    root = runs_root(args.runs_dir)
+    runs = [("last", name) for name in run_ids(root)[:1]] + [(name, name) for name in run_ids(root)]
+    if args.values == "runs":
+        names = [shown for shown, _ in runs]
+    else:
+        names = [
+            f"{shown}:{out.parent.name}" for shown, run in runs for out in sorted((root / run).glob("stages/*/out"))
+        ]
+    return [name for name in names if re.fullmatch(r"[\w.:+-]+", name)]
