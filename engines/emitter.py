@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engines.events import METRIC_KINDS, Event, Gap, Warned, WriterOpened, encode_record, kind_of
+from engines.files import open_append, open_regular
 from engines.identity import Identity
 from engines.words import WriterRole
 
@@ -180,13 +181,13 @@ class EventWriter:
 
     def _open_journal(self) -> bool:
         try:
-            self._fd = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = open_append(self._journal_path)
         except OSError as error:
             self._lost_reason = error.strerror or str(error)
             return False
         self._torn = False
         # A former writer may have died inside a record, or been cut short by a full disk: start on a line of our own.
-        with suppress(OSError), self._journal_path.open("rb") as journal:
+        with suppress(OSError), open_regular(self._journal_path) as journal:
             size = journal.seek(0, os.SEEK_END)
             if size:
                 journal.seek(size - 1)

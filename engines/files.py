@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +20,10 @@ from recipes.problems import OperatorError
 PARTIAL = ".partial"
 """What the temporary name of a large file ends with; the next process that writes the file uses the same name again."""
 CHUNK_BYTES = 8 * 1024 * 1024
+MAX_WHOLE_BYTES = 256 * 1024 * 1024
+"""The largest file that is read at once: several times the largest tokenizer.json that is published."""
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".bin", ".pt", ".pth"})
+"""What other libraries read in a folder of a model, an adapter or a tokenizer."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -184,7 +190,7 @@ def _is_still(fd: int, path: Path) -> bool:
 # ---- reading what somebody else may have made
 
 
-def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = True) -> BufferedReader:
     """Open a file for reading that somebody else may have made. A pipe, a device or a socket is refused, without waiting for it.
 
     Args:
@@ -211,7 +217,7 @@ def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = Tru
     return os.fdopen(fd, "rb")
 
 
-def read_regular_bytes(path: Path, max_bytes: int, *, follow: bool = True) -> bytes:
+def read_regular_bytes(path: Path, max_bytes: int = MAX_WHOLE_BYTES, *, follow: bool = True) -> bytes:
     """All bytes of a file that somebody else may have made; arguments and errors of `open_regular`."""
     with open_regular(path, max_bytes, follow=follow) as file:
         data = file.read(max_bytes + 1)
@@ -220,14 +226,45 @@ def read_regular_bytes(path: Path, max_bytes: int, *, follow: bool = True) -> by
     return data
 
 
-def read_regular_text(path: Path, max_bytes: int, *, errors: str = "strict") -> str:
-    """All of a text that somebody else may have made.
+def read_regular_text(path: Path, max_bytes: int = MAX_WHOLE_BYTES, *, errors: str = "strict") -> str:
+    """All of a text that somebody else may have made, its line ends as `Path.read_text` gives them.
 
     Raises:
         OSError: as from `open_regular`.
         ValueError: it is not UTF-8 (unless `errors` says otherwise).
     """
-    return read_regular_bytes(path, max_bytes).decode("utf-8", errors)
+    data = read_regular_bytes(path, max_bytes)
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors=errors).read()
+
+
+def open_append(path: Path) -> int:
+    """Open a log or a journal for appending, and make it for its owner alone if it is missing; returns the descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return fd
+
+
+def refuse_special_files(folder: Path) -> None:
+    """Refuse a model's folder in which another library would wait for a pipe, or read a device without end.
+
+    Raises:
+        OperatorError: a file by the name of a config, tokenizer or weights is no regular file.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if Path(entry.name).suffix in MODEL_SUFFIXES]
+    except OSError:
+        return  # whoever reads the folder says what is wrong with it
+    for entry in entries:
+        with suppress(OSError):  # a link that leads nowhere is as good as no file
+            mode = entry.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OperatorError(f"{entry.path} is not a regular file", "name a folder as save_pretrained writes it")
 
 
 def _too_large(path: Path, max_bytes: int) -> OSError:

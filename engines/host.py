@@ -40,6 +40,7 @@ from engines.events import (
     StageSucceeded,
     Warned,
 )
+from engines.json_text import read_json
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import Lock, RunDir
 from engines.words import IGNORED, EndReason, ExitCode, GateResult, Verb, WriterRole
@@ -199,7 +200,7 @@ class StageContext:
 
 def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
     """The context of an attempt, from its resolved `stage.json`."""
-    spec = json.loads(stage_json.read_text())
+    spec = read_json(stage_json)
     if spec["format"] > STAGE_FORMAT:
         raise OperatorError(
             f"{stage_json}: format — got {spec['format']}; allowed up to {STAGE_FORMAT}",

@@ -22,6 +22,7 @@ from engines.events import (
     UnreadableRecordError,
     decode_record,
 )
+from engines.files import open_regular
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 128
@@ -64,11 +65,12 @@ class JournalReader:
         """The next records, at most about `max_records`; empty when there is nothing new."""
         records: list[Record] = []
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            journal = open_regular(self.path)
         except OSError:
             self.at_end = True
             return records
-        try:
+        with journal:
+            fd = journal.fileno()
             self._notice_replacement(fd)
             self.at_end = False
             while len(records) < max_records:
@@ -79,8 +81,6 @@ class JournalReader:
                     break
                 self.offset += len(chunk)
                 self._take(chunk, records)
-        finally:
-            os.close(fd)
         return records
 
     @property

@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engines.files import read_regular_text
+from engines.files import MAX_WHOLE_BYTES, read_regular_text
 from recipes.problems import OperatorError, printable
-
-MAX_JSON_BYTES = 256 * 1024 * 1024
-"""The largest document that is read: several times the largest tokenizer.json that is published."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -26,7 +23,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_WHOLE_BYTES) -> Any:
     """What `json.loads` gives of a file that somebody else may have made.
 
     Raises:

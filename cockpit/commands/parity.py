@@ -24,7 +24,7 @@ from cockpit.supervision.interpreters import NEEDS
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
@@ -157,7 +157,7 @@ def _fixture_in(folder: Path) -> Path:
 def _files_of(fixture: Path) -> list[Path]:
     """The files that a fixture lists and that are in its folder."""
     try:
-        listed = [str(item["file"]) for item in parse_json(fixture.read_text(encoding="utf-8"))["files"]]
+        listed = [str(item["file"]) for item in read_json(fixture)["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OperatorError(
             f"{fixture} is not a fixture file: {printable(str(error), 200)}", "an export writes one"

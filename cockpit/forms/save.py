@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cockpit.forms.shelf import own_folder
-from engines.files import write_durably
+from engines.files import read_regular_bytes, write_durably
 from recipes.problems import OperatorError
 from recipes.shipped import shipped_recipes
 
@@ -41,7 +41,7 @@ def save_recipe(path: Path, text: str, opened: str) -> None:
     """
     real = path.resolve()
     try:
-        held: str | None = real.read_bytes().decode("utf-8")
+        held: str | None = read_regular_bytes(real).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         held = None
     if held != opened:

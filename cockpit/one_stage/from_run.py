@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cockpit.runs.stage_view import StageView
 from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
 from engines.events import CheckpointCommitted
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus
@@ -189,7 +189,7 @@ def base_of(run: RunDir, source: Source) -> Base | None:
         if found is not None:
             return found
     try:
-        recorded = parse_json((source.path / "base.json").read_text())
+        recorded = read_json(source.path / "base.json")
         return _base(recorded, source.path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -307,7 +307,7 @@ def _base(recorded: dict[str, Any], near: Path) -> Base:
 
 def _recorded_base(stage_json: Path, near: Path) -> Base | None:
     try:
-        recorded: dict[str, Any] = parse_json(stage_json.read_text())["inputs"]["model"]
+        recorded: dict[str, Any] = read_json(stage_json)["inputs"]["model"]
         if recorded["origin"] == "hub":
             return Base(str(recorded["name"]), None, None)
         return _base(recorded, near)

@@ -25,7 +25,7 @@ from cockpit.one_stage.from_run import (
 )
 from cockpit.runs.find import find_run
 from cockpit.runs.summaries import fold_run
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
@@ -215,7 +215,7 @@ def _base(adapter: Given) -> Base | None:
     assert adapter.base.path is not None, "an adapter is a folder"
     for name, key in (("base.json", "path"), ("adapter_config.json", "base_model_name_or_path")):
         try:
-            text = parse_json((adapter.base.path / name).read_text())[key]
+            text = read_json(adapter.base.path / name)[key]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(text, str) and text:

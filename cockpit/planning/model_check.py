@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.files import read_regular_text
 from engines.json_text import read_object
 from exporters.gguf.architectures import architecture_of
 from exporters.hf_model.model_config import check_counts, complete_config
@@ -46,7 +47,7 @@ def check_models(loaded: LoadedRecipe) -> None:
 def _is_of_its_file(loaded: LoadedRecipe) -> bool:
     """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a button's."""
     try:
-        return loaded.path.read_text("utf-8") == loaded.text
+        return read_regular_text(loaded.path) == loaded.text
     except (OSError, ValueError):
         return False
 

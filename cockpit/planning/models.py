@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from engines.json_text import parse_json
+from engines.files import open_regular
+from engines.json_text import parse_json, read_json
 from engines.llama.ggml_types import TYPES
 from exporters.gguf.quant_types import DEFAULT_TYPES, QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
 
@@ -123,8 +124,7 @@ def _vocab_size(model: Path) -> int:
 
 
 def _config(model: Path) -> dict[str, Any]:
-    with (model / "config.json").open("rb") as file:
-        config = parse_json(file.read(MAX_CONFIG_BYTES))
+    config = read_json(model / "config.json", MAX_CONFIG_BYTES)
     if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
         raise ValueError("not a model's config")
     return {
@@ -147,7 +147,7 @@ def disk_free(folder: Path) -> int | None:
 
 def _count_parameters(file: Path) -> int:
     size = file.stat().st_size
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > min(size, MAX_HEADER_BYTES):
             raise ValueError("the header is larger than the file")

@@ -12,7 +12,7 @@ from cockpit.runs.state import RunState
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
 from engines.journal import journal_files, read_records
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus, WriterRole
 
@@ -146,7 +146,7 @@ def _fold_growing(run: RunDir) -> tuple[RunState, RunStatus]:
 
 def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
     try:
-        value = parse_json(run.exit_json.read_text())
+        value = read_json(run.exit_json)
         if value["journal_bytes"] != size[0]:
             return None
         summary = value["summary"]

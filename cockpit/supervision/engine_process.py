@@ -16,10 +16,10 @@ import psutil
 
 from cockpit.supervision.process_tree import RUN_ENV
 from cockpit.supervision.resolved_recipe import RunRecipe
-from engines.files import write_durably
+from engines.files import open_append, write_durably
 from engines.host import STAGE_FORMAT
 from engines.identity import Identity
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.run_dir import RunDir
 from engines.words import EndReason
 from recipes.schema import StageFields, kind_of_stage, tag_of_stage
@@ -87,9 +87,7 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
         OSError: the interpreter cannot be started.
     """
     module = "exporters.run" if kind_of_stage(stage) in EXPORTER_KINDS else "engines.run"
-    console = os.open(
-        run.console_log(stage.name, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
+    console = open_append(run.console_log(stage.name, attempt))
     try:
         child = subprocess.Popen(
             [stage.python or sys.executable, "-m", module, str(stage_json)],
@@ -128,7 +126,7 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
 
 def _recorded(path: Path) -> Identity | None:
     try:
-        value = parse_json(path.read_text())
+        value = read_json(path)
         return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

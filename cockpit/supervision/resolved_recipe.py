@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError
 from recipes.fingerprint import fingerprint
 from recipes.schema import Recipe, StageFields, output_of
@@ -72,7 +72,7 @@ class RunRecipe:
             RunDirError: recipe.json is missing or not one of ours.
         """
         try:
-            value = parse_json(run.recipe_json.read_text())
+            value = read_json(run.recipe_json)
             return RunRecipe(
                 recipe=Recipe.model_validate(value["recipe"]),
                 order=list(value["order"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 from cockpit.supervision.engine_process import CODE_ROOT
 from engines.emitter import EventWriter
 from engines.events import Warned
+from engines.files import open_append
 from engines.run_dir import RunDir
 from recipes import quantities
 
@@ -42,7 +44,7 @@ class SamplerProcess:
         argv = [sys.executable, "-m", "cockpit.supervision.sampler", str(self._run.root), str(self._interval_s)]
         if self._crashes >= CRASHES_WITH_NVML:
             argv.append("--no-nvml")
-        with self._run.supervisor_log.open("ab") as log, suppress(OSError):
+        with suppress(OSError), os.fdopen(open_append(self._run.supervisor_log), "ab") as log:
             self._child = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=CODE_ROOT, start_new_session=True
             )

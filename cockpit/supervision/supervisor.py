@@ -37,7 +37,7 @@ from engines.events import (
     StageStarted,
     Warned,
 )
-from engines.files import write_durably
+from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.manifest import problems_against
@@ -290,7 +290,7 @@ def _leave_the_caller(run: RunDir) -> None:
     if os.fork():
         os._exit(0)
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = open_append(run.supervisor_log)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
     for fd in (null, log):

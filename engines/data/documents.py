@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from engines.data.split import SPLITS
-from engines.json_text import parse_json
+from engines.files import open_regular
+from engines.json_text import read_json
 from recipes.problems import OperatorError
 
 METADATA = "metadata.json"
@@ -31,7 +32,7 @@ def split_file(path: Path, split: str) -> Path:
 def is_text_folder(path: Path) -> bool:
     """Whether a folder was made by a prepare stage with output = text."""
     try:
-        metadata = parse_json((path / METADATA).read_text("utf-8"))
+        metadata = read_json(path / METADATA)
     except (OSError, ValueError):
         return False
     return isinstance(metadata, dict) and metadata.get("kind") == "text"
@@ -52,7 +53,7 @@ def read_documents(path: Path, split: str) -> Iterator[tuple[Document, int]]:
     if not file.is_file():
         raise OperatorError(f"{file} does not exist", "give a folder that a prepare stage with output = text made")
     decoder = msgspec.json.Decoder(Document)
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 yield decoder.decode(line), len(line)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engines.files import file_sha256
+from engines.files import file_sha256, read_regular_bytes
 from recipes.problems import OperatorError
 
 MANIFEST = "tokens.json"
@@ -53,7 +53,7 @@ def read_tokens_manifest(path: Path) -> TokensManifest:
     """
     file = path / MANIFEST
     try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=TokensManifest)
+        manifest = msgspec.json.decode(read_regular_bytes(file), type=TokensManifest)
     except FileNotFoundError as error:
         raise OperatorError(
             f"{file} does not exist", "give a folder that a prepare stage with output = tokens made"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sysconfig
 import tokenize
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from engines.files import open_regular
 from recipes.problems import OperatorError
 
 STANDARD_LIBRARY = "python-stdlib"
@@ -100,11 +100,7 @@ def read_source(file: Path, max_bytes: int) -> str:
         LeftOutError: with the reason: unreadable, too_large, binary, not_utf8 or empty.
     """
     try:
-        # O_NOFOLLOW and O_NONBLOCK: the entry may have become a link or a FIFO since the walk saw it.
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(handle, "rb") as content:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise LeftOutError("not_a_file")
+        with open_regular(file, follow=False) as content:  # it may have become a link or a pipe since the walk saw it
             data = content.read(max_bytes + 1)
     except OSError as error:
         raise LeftOutError("unreadable") from error

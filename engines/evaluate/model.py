@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.manifest import manifest_sha256
 from engines.moved_runs import place_now
@@ -79,6 +80,7 @@ def _load_adapter(path: Path) -> LoadedModel:
     from peft import PeftModel  # seconds to import, and not needed for a plain model
 
     base = base_of(path)
+    refuse_special_files(path)
     model = PeftModel.from_pretrained(_pretrained(base), path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
     return _finished(model, _tokenizer(tokenizer_folder), _tokenizer_model(path) or _tokenizer_model(base))
@@ -87,6 +89,7 @@ def _load_adapter(path: Path) -> LoadedModel:
 def _pretrained(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
+    refuse_special_files(folder)
     try:
         return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
@@ -96,6 +99,7 @@ def _pretrained(folder: Path) -> Any:
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    refuse_special_files(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

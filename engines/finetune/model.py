@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from engines.files import refuse_special_files
 from recipes.problems import OperatorError
 from recipes.schema import FinetuneStage
 
@@ -22,6 +23,7 @@ def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:
     Raises:
         OperatorError: the folder is not a model that transformers knows.
     """
+    refuse_special_files(path)
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
         narrow = bf16 and getattr(config, "dtype", None) in {torch.bfloat16, "bfloat16"}

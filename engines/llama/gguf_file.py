@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from engines.files import open_regular
 from engines.llama.ggml_types import TYPES, TensorType
 from recipes.problems import OperatorError, printable
 
@@ -94,7 +95,7 @@ class GgufFile:
             OperatorError: the file has become shorter since its header was read.
         """
         assert tensor.kind is not None
-        with self.path.open("rb", buffering=0) as file:
+        with open_regular(self.path) as file:
             file.seek(tensor.start + row * tensor.kind.row_bytes(tensor.columns))
             while len(place):
                 count = file.readinto(place)
@@ -166,7 +167,7 @@ def read_gguf(path: Path) -> GgufFile:
         OperatorError: the file is missing, damaged or lies about its sizes; names the key or tensor.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(_Reader(data, path), path)
     except (OSError, ValueError) as error:
         raise OperatorError(f"{path}: cannot be read as GGUF: {printable(str(error), 200)}") from error

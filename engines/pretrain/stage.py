@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, set_seed
 
 from engines.data.shards import TokenShard
 from engines.events import SampledText
+from engines.files import refuse_special_files
 from engines.host import Artifact, StageContext, StageResult
 from engines.pretrain.model import build_model
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
@@ -34,6 +35,7 @@ def run(ctx: StageContext) -> StageResult:
     shard = TokenShard(data, "train")
     verify_shard(shard, lambda done, total: ctx.progress(done, total, "bytes"))
     dataset = WindowDataset(data, "train", ctx.stage.max_length)
+    refuse_special_files(shard.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer))
     set_seed(ctx.stage.seed)
     model = build_model(ctx.stage, vocab_size=shard.vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)

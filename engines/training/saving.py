@@ -31,7 +31,7 @@ from engines.checkpoints import (
 from engines.custody import Parent, custody_of
 from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.host import StageContext
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, lock_is_held
 from engines.training.faults import Faults
@@ -237,7 +237,7 @@ def _ancestors(ctx: StageContext) -> list[tuple[int, int]]:
 
 def _fingerprint(stage_json: Path) -> str:
     try:
-        return str(parse_json(stage_json.read_text()).get("fingerprint", ""))
+        return str(read_json(stage_json).get("fingerprint", ""))
     except (OSError, ValueError):
         return ""
 

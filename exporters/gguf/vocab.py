@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 from sentencepiece import sentencepiece_model_pb2
 
+from engines.files import read_regular_bytes, read_regular_text
 from engines.json_text import read_object
 from exporters.gguf.pre_tokenizers import pre_tokenizer_name
 from exporters.hf_model.tokenizer_file import read_tokenizer
@@ -98,7 +99,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 def _sentencepiece(path: Path) -> Vocabulary:
     proto = sentencepiece_model_pb2.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(read_regular_bytes(path))
     except Exception as error:  # protobuf's own exception is not importable by a stable name
         raise OperatorError(f"{path} is not a SentencePiece model") from error
     if proto.trainer_spec.model_type != 2:
@@ -253,7 +254,7 @@ def _special_ids(vocabulary: Vocabulary, settings: dict[str, Any], config: dict[
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
     path = folder / "chat_template.jinja"
-    template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    template = read_regular_text(path) if path.is_file() else settings.get("chat_template")
     return without_generation(template) if isinstance(template, str) else ""
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from engines.files import refuse_special_files
 from engines.host import Input
 from engines.json_text import read_object
 from exporters.hf_model.model_config import complete_config
@@ -49,8 +50,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: it is missing, names a quantized model, or has counts that no model has.
+        OperatorError: it is missing, names a quantized model, or has counts that no model has; or a pipe or device is in the folder.
     """
+    refuse_special_files(folder)
     return complete_config(folder, read_object(folder / "config.json"))
 
 

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import Draft
-from engines.json_text import parse_json
+from engines.files import Draft, open_regular
+from engines.json_text import read_json
 from recipes.problems import OperatorError, printable
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -75,7 +75,7 @@ def read_header(path: Path) -> tuple[list[TensorInfo], dict[str, str]]:
         OperatorError: it is cut short or not a safetensors file; the text names the tensor.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_MAX_HEADER_BYTES, size - 8):
@@ -195,7 +195,7 @@ class SafetensorsFolder:
         """Rows from `start` on as they are stored, as many as `place` holds bytes of."""
         info = self.tensors[name]
         rest, at = place, info.offset + start * info.columns * DTYPE_BYTES[info.dtype]
-        with info.file.open("rb", buffering=0) as file:
+        with open_regular(info.file) as file:
             while rest:  # one read returns at most 2 GiB
                 count = os.preadv(file.fileno(), [rest], at)
                 if not count:
@@ -223,7 +223,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors"
         )
     try:
-        names = sorted(set(parse_json(index.read_text())["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OperatorError(f"{index} is not an index of shards") from error
     files = [folder / str(name) for name in names]

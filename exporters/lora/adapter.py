@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.files import open_regular, refuse_special_files
 from engines.json_text import read_object
 from exporters.hf_model.tensor_files import TensorInfo, read_header, to_float32
 from recipes.problems import OperatorError, printable, shown
@@ -146,6 +147,7 @@ def read_adapter(folder: Path) -> Adapter:
         OperatorError: it is not a LoRA adapter, uses a feature that the merge does not know, or has a tensor without
             a place or a partner; the text names it.
     """
+    refuse_special_files(folder)
     config = read_object(folder / CONFIG)
     _check_features(folder, config)
     path = _weights_file(folder)
@@ -164,7 +166,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 def read_matrix(info: TensorInfo) -> Any:
     """An adapter's tensor as float32, in its shape. Those of LoRA are small: r times a width."""
-    with info.file.open("rb") as file:
+    with open_regular(info.file) as file:
         file.seek(info.offset)
         raw = file.read(info.bytes)
     return to_float32(raw, info.dtype).reshape(info.shape)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from engines.files import read_regular_bytes
 from engines.manifest import ManifestError, manifest_sha256
 from exporters.hf_model.model_folder import copy_tokenizer, open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
@@ -108,7 +109,7 @@ def merge(
     write_config(weights, out)
     copy_tokenizer([*(folder for folder, _ in adapters), base], out)
     if (base / GENERATION_CONFIG).is_file():
-        (out / GENERATION_CONFIG).write_bytes((base / GENERATION_CONFIG).read_bytes())
+        (out / GENERATION_CONFIG).write_bytes(read_regular_bytes(base / GENERATION_CONFIG))
     return Merged(total, size, len(weights.changed), tuple(weights.warnings))
 
 
@@ -172,7 +173,7 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str
 
 def _check_tokenizers(base: Path, adapter: Path) -> None:
     ours, theirs = base / "tokenizer.model", adapter / "tokenizer.model"
-    if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
+    if ours.is_file() and theirs.is_file() and read_regular_bytes(ours) != read_regular_bytes(theirs):
         raise OperatorError(
             "the adapter has another tokenizer.model than the base", "their token ids mean different text"
         )

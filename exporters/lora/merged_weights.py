@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engines.files import open_regular
 from exporters.hf_model.tensor_files import (
     DTYPE_BYTES,
     ROW_BLOCK,
@@ -324,7 +325,7 @@ class _Part:
         columns = rows.shape[1]
         item = self._whole
         size = item.bytes // max(1, item.values)
-        with item.file.open("rb") as file:
+        with open_regular(item.file) as file:
             file.seek(item.offset + start * columns * size)
             raw = file.read((stop - start) * columns * size)
         return torch.from_numpy(to_float32(raw, item.dtype).reshape(stop - start, columns).copy())

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.json_text import parse_json
+from engines.files import read_regular_text
+from engines.json_text import read_json
 from engines.llama.gguf_file import ARRAY, FLOAT32, INT32, STRING, GgufFile, Value
 from recipes import quantities
 from recipes.problems import printable
@@ -90,7 +91,7 @@ def _against_sentencepiece(file: GgufFile, path: Path, tokens: list[bytes]) -> l
 
 
 def _against_json(file: GgufFile, path: Path, tokens: list[bytes]) -> list[str]:
-    tokenizer = parse_json(path.read_text(encoding="utf-8"))
+    tokenizer = read_json(path)
     vocabulary = {int(index): str(text) for text, index in tokenizer["model"]["vocab"].items()}
     vocabulary |= {int(entry["id"]): str(entry["content"]) for entry in tokenizer.get("added_tokens", [])}
     wrong = [i for i, text in sorted(vocabulary.items()) if i >= len(tokens) or tokens[i] != text.encode()]
@@ -143,7 +144,7 @@ def _special(file: GgufFile, folder: Path, tokens: list[bytes]) -> list[str]:
 
 def _template(file: GgufFile, folder: Path) -> list[str]:
     path, written = folder / "chat_template.jinja", file.scalar("tokenizer.chat_template", "")
-    wanted = path.read_text(encoding="utf-8") if path.is_file() else _settings(folder).get("chat_template", "")
+    wanted = read_regular_text(path) if path.is_file() else _settings(folder).get("chat_template", "")
     if not isinstance(wanted, str):
         return []
     # `generation` marks text for training only, and llama.cpp does not know the word.
@@ -154,7 +155,7 @@ def _template(file: GgufFile, folder: Path) -> list[str]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        value = parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        value = read_json(folder / "tokenizer_config.json")
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from exporters.proof.inference import LIMIT
 from exporters.proof.parity_data import HARD_STRINGS, encode
 from recipes.problems import OperatorError, printable
@@ -181,9 +181,7 @@ def load_fixture(path: Path) -> Fixture:
         OperatorError: it is none, or is damaged; says where.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise OperatorError(f"{path} is no fixture: it has more than {MAX_BYTES} bytes")
-        body = parse_json(path.read_text(encoding="utf-8"))
+        body = read_json(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise OperatorError(f"{path} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
     if not isinstance(body, dict) or body.get("kind") != KIND:

@@ -14,6 +14,7 @@ import numpy as np
 
 from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
+from engines.files import open_regular
 from engines.json_text import parse_json
 from exporters.proof.plain_text import plain_blocks
 from recipes.problems import OperatorError
@@ -217,7 +218,7 @@ def _plain(place: Path, tokenizer: Any) -> Iterator[Sample]:
 
 
 def _is_messages(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return b'"messages"' in file.readline()
 
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from engines.files import open_regular
+
 BLOCK_CHARACTERS = 4096
 """A file is read in blocks of whole lines of about this size: one large file then has texts for every use."""
 LONGEST_LINE = 64 * 1024
@@ -23,7 +25,7 @@ def plain_blocks(place: Path) -> Iterator[str]:
 def is_text(file: Path) -> bool:
     """Whether a file begins as UTF-8 text does."""
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             start = opened.read(SNIFFED_BYTES)
         codecs.getincrementaldecoder("utf-8")().decode(start)
     except (OSError, UnicodeDecodeError):

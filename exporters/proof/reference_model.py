@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.json_text import read_object
 from exporters.hf_model.tensor_files import SafetensorsFolder, Weights
 
 
@@ -62,7 +62,7 @@ def _assembled(folder: Path, weights: Weights) -> Any:
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     places = model.state_dict()
-    tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
+    tied = read_object(folder / "config.json").get("tie_word_embeddings", False)
     missing = set(places) - set(weights.tensors) - ({"lm_head.weight"} if tied else set())
     if missing:
         raise AssertionError(f"no values for {sorted(missing)[:3]}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import write_durably
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from exporters.proof.chat_format import ChatFormat, chat_format
 from recipes import quantities
 
@@ -147,7 +147,7 @@ def _quoted(text: str) -> str:
 
 def _generation_config(folder: Path) -> dict[str, Any]:
     try:
-        value = parse_json((folder / "generation_config.json").read_text(encoding="utf-8"))
+        value = read_json(folder / "generation_config.json")
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import file_sha256, whole_path
+from engines.files import file_sha256, read_regular_text, whole_path
 from engines.host import StageContext, StageFailedError
 from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
@@ -296,14 +296,14 @@ def _commit(checkout: Path) -> str | None:
     """The checkout's commit, read from its files: git itself would run what the checkout's configuration names."""
     git = checkout / ".git"
     try:
-        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        head = read_regular_text(git / "HEAD").strip()
         if head.startswith("ref: "):
             name = head.removeprefix("ref: ")
             loose = git / name
             if loose.is_file() and ".." not in name:
-                head = loose.read_text(encoding="utf-8").strip()
+                head = read_regular_text(loose).strip()
             else:
-                packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+                packed = read_regular_text(git / "packed-refs").splitlines()
                 head = next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")
     except (OSError, UnicodeDecodeError):
         return None

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import open_regular
 from engines.llama.gguf_file import STRING, GgufFile, Tensor
 from recipes.problems import OperatorError, printable
 
@@ -128,7 +129,7 @@ def read_tensor(file: GgufFile, tensor: Tensor, layout: str) -> Decoded:
     size = tensor_bytes(tensor.rows, tensor.columns)
     if tensor.room < size:
         raise bad(f"{size} bytes are needed, {tensor.room} are there")
-    with file.path.open("rb") as stream:
+    with open_regular(file.path) as stream:
         stream.seek(tensor.start)
         data = np.frombuffer(stream.read(size), np.uint8)
     body, rest = data[:-TAIL_BYTES], data[-TAIL_BYTES:]

@@ -18,9 +18,11 @@ from engines.files import (
     Draft,
     file_sha256,
     fsync_folder,
+    open_append,
     open_regular,
     read_regular_bytes,
     read_regular_text,
+    refuse_special_files,
     whole_file,
     whole_path,
     write_durably,
@@ -293,3 +295,28 @@ def test_a_hash_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     told: list[int] = []
     assert file_sha256(tmp_path / "f", told.append) == hashlib.sha256(b"0123456789").hexdigest()
     assert told == [4, 8, 10]
+
+
+def test_a_log_is_appended_to_only_if_it_is_a_file(no_file: Path) -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - a socket, a folder and a pipe have words of their own
+        open_append(no_file)
+
+
+def test_a_log_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    for _ in range(2):
+        fd = open_append(tmp_path / "log")
+        os.write(fd, b"line\n")
+        os.close(fd)
+    assert (tmp_path / "log").read_text() == "line\nline\n"
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+def test_a_models_folder_with_a_pipe_is_refused_before_a_library_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").symlink_to("config.json")
+    (tmp_path / "gone.json").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "editor.pipe")
+    refuse_special_files(tmp_path)
+    os.mkfifo(tmp_path / "generation_config.json")
+    with pytest.raises(OperatorError, match=r"generation_config\.json is not a regular file"):
+        refuse_special_files(tmp_path)

@@ -34,7 +34,7 @@ from cockpit.tui.widgets.stage_panel import stage_panel
 from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
 from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
 from cockpit.tui.widgets.transport import timeline, transport_line
-from engines.json_text import parse_json
+from engines.json_text import read_json
 from engines.run_dir import RunDir
 from engines.words import RunStatus
 
@@ -283,7 +283,7 @@ class RunPicture(Screen[None]):
 def _read_facts(run_dir: Path) -> dict[str, Any]:
     """The stages of recipe.json by name; nothing when it cannot be read (a journal file alone, say)."""
     try:
-        value = parse_json(RunDir(run_dir).recipe_json.read_bytes())
+        value = read_json(RunDir(run_dir).recipe_json)
         stages = value["recipe"]["stage"]
         return {str(stage["name"]): stage for stage in stages}
     except (OSError, ValueError, KeyError, TypeError):

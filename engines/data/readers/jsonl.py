@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from engines.files import open_regular
 from recipes.problems import OperatorError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -20,7 +21,7 @@ def jsonl_values(file: Path) -> Iterator[tuple[str, Any]]:
         OperatorError: a line is not JSON; the message begins `file:line`.
     """
     decoder = msgspec.json.Decoder()
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         for number, line in enumerate(lines, start=1):
             text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if not text.strip():
