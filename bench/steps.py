@@ -58,7 +58,7 @@ def _model() -> Any:
     import torch
 
     from engines.pretrain.model import build_model
-    from recipes.schema import PretrainStage
+    from recipes.stages.pretrain import PretrainStage
 
     torch.manual_seed(0)
     return build_model(PretrainStage.model_validate(STAGE), vocab_size=VOCAB, bos_id=1, eos_id=2)

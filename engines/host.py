@@ -46,7 +46,8 @@ from engines.run_dir import Lock, RunDir
 from engines.words import IGNORED, EndReason, ExitCode, GateResult, Verb, WriterRole
 from recipes import quantities
 from recipes.problems import OperatorError
-from recipes.schema import STAGE_TYPES, TRAINING_KINDS, StageFields
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import STAGE_TYPES, row_of
 
 PROGRESS_INTERVAL_S = 0.2
 STAGE_FORMAT = 1
@@ -172,7 +173,7 @@ class StageContext:
                 origin = "afresh" if self.resume is None else f"from its checkpoint of step {self.resume.step}"
                 self.applied(request, f"stopping; this stage starts {origin} when the run is resumed")
                 raise StopRequested
-            known = self.stage.kind in TRAINING_KINDS
+            known = row_of(self.stage).trains
             reason = "training has not begun" if known else f"a {self.stage.kind} stage has nothing to {request.verb}"
             self.applied(request, f"{IGNORED}: {reason}")
 
@@ -429,7 +430,7 @@ def _custody(ctx: StageContext, metrics: Mapping[str, float | None]) -> dict[str
     """The descent of what this stage made; a training stage's weights are those of its last checkpoint."""
     steps = metrics.get("steps")
     checkpoint = None
-    if ctx.stage.kind in TRAINING_KINDS and steps is not None:
+    if row_of(ctx.stage).trains and steps is not None:
         here = ctx.checkpoints / f"step-{quantities.whole(steps)}"
         resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
         checkpoint = here if here.is_dir() else resumed

@@ -5,16 +5,7 @@ from __future__ import annotations
 import sys
 
 from engines.host import host_main
-
-STAGE_MODULES = {
-    "prepare": "engines.data.stage",
-    "tokenizer": "engines.tokenizer.stage",
-    "pretrain": "engines.pretrain.stage",
-    "finetune": "engines.finetune.stage",
-    "evaluate": "engines.evaluate.stage",
-    "fake": "engines.fake.stage",
-}
-"""Names only: an engine's module is imported when its stage runs, in its own process."""
+from recipes.stages.registry import modules_of
 
 if __name__ == "__main__":
-    host_main(sys.argv, STAGE_MODULES)
+    host_main(sys.argv, modules_of("engines.run"))

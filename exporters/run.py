@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 
 from engines.host import host_main
-
-STAGE_MODULES = {"merge": "exporters.stages.merge_stage", "export": "exporters.stages.export_stage"}
-"""Names only: an exporter's module is imported when its stage runs, in its own process."""
+from recipes.stages.registry import modules_of
 
 if __name__ == "__main__":
-    host_main(sys.argv, STAGE_MODULES)
+    host_main(sys.argv, modules_of("exporters.run"))

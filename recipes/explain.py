@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from recipes.fields import FieldSpec, fields_of, keys_of, kind_of, recipe_fields
+from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields
 from recipes.overrides import belongs, near_field
 from recipes.problems import closest, either, kind_of_value, shown
 from recipes.schema import Recipe
+from recipes.stages.registry import kind_of
 from recipes.toml_scan import KeyPath
 
 Report = Callable[[KeyPath, str, str, str, str], None]

@@ -14,8 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from recipes.problems import either
 from recipes.quantities import exact
-from recipes.schema import STAGE_TYPES, Recipe
+from recipes.schema import Recipe
 from recipes.spelling import spell
+from recipes.stages.registry import STAGE_TYPES
 
 FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
 
@@ -146,16 +147,6 @@ def sections_of(tag: str) -> dict[str, list[FieldSpec]]:
 def keys_of(tag: str) -> tuple[str, ...]:
     """The keys that a stage table of this type may have, `kind` and nested tables included."""
     return tuple(STAGE_TYPES[tag].model_fields)
-
-
-def tags_of(kind: str) -> list[str]:
-    """The stage types of a kind: one, or three for `prepare`."""
-    return [tag for tag, model in STAGE_TYPES.items() if model.model_fields["kind"].default == kind]
-
-
-def kind_of(tag: str) -> str:
-    """The kind that a stage of this type has."""
-    return str(STAGE_TYPES[tag].model_fields["kind"].default)
 
 
 def inputs_of(tag: str) -> list[FieldSpec]:

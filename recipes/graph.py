@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from recipes.fields import inputs_of
 from recipes.problems import Problem, RecipeError, closest, printable, shown
-from recipes.schema import STAGE_NAME, Recipe, StageFields, kind_of_stage, output_of
+from recipes.schema import Recipe
+from recipes.stages.fields import STAGE_NAME, StageFields
+from recipes.stages.registry import output_of, tag_of_stage
 
 Origin = Literal["stage", "path", "hub"]
 
@@ -84,9 +86,7 @@ def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) ->
 
 def node_of(number: int, stage: StageFields) -> Node:
     """The node of a validated stage."""
-    kind = kind_of_stage(stage)
-    tag = f"prepare-{output_of(stage)}" if kind == "prepare" else kind
-    return Node(number, stage.name, output_of(stage), named_inputs(tag, stage.model_dump()))
+    return Node(number, stage.name, output_of(stage), named_inputs(tag_of_stage(stage), stage.model_dump()))
 
 
 def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from recipes.explain import check_table, check_values, kind_words
-from recipes.fields import fields_of, keys_of, tags_of
+from recipes.fields import fields_of, keys_of
 from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
-from recipes.overrides import apply_overrides, belongs, near_field, tag_of
+from recipes.overrides import apply_overrides, belongs, near_field
 from recipes.problems import Problem, RecipeError, closest, either, shown
-from recipes.schema import KINDS, STAGE_TYPES, FakeStage, Recipe, output_word
+from recipes.schema import Recipe
 from recipes.source import Source
+from recipes.stages.fake import FakeStage
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, output_word, tag_of_table, tags_of
 from recipes.toml_read import parse, read_text
 from recipes.toml_scan import KeyPath
 
@@ -46,7 +48,7 @@ class LoadedRecipe:
         if stage is None:
             return self.source.line((field,))
         number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)
-        return self.source.line(("stage", number, *field.split(".")), tag_of(self.resolved["stage"][number]))
+        return self.source.line(("stage", number, *field.split(".")), tag_of_table(self.resolved["stage"][number]))
 
 
 def load_recipe(path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
@@ -115,7 +117,7 @@ class _Check:
         self._check_defaults()
         nodes: list[Node] = []
         for number, table in enumerate(self._tables()):
-            tag = tag_of(table)
+            tag = tag_of_table(table)
             self.stages.append(self._laid(table, tag))
             self._check_stage(number, tag)
             nodes.append(self._node(number, tag))
@@ -123,14 +125,14 @@ class _Check:
         def report(number: int, key: str, message: str, got: str, allowed: str, hint: str) -> None:
             field, _, item = key.removesuffix("]").partition("[")
             path = ("stage", number, field, int(item)) if item else ("stage", number, key)
-            self.add(path, message, got, allowed, hint, tag_of(self.stages[number]))
+            self.add(path, message, got, allowed, hint, tag_of_table(self.stages[number]))
 
         return build_graph(nodes, self.folder, report)
 
     def completed(self) -> dict[str, Any]:
         """The recipe's data with defaults laid under its stages and absolute paths."""
         for stage in self.stages:
-            tag = tag_of(stage)
+            tag = tag_of_table(stage)
             for spec in fields_of(tag) if tag else []:
                 value = stage.get(spec.path)
                 if spec.accepts and isinstance(value, list):
@@ -177,8 +179,10 @@ class _Check:
             self.add(("defaults",), "wrong type", kind_words(tables), "tables such as [defaults.finetune]")
             return
         for kind, table in tables.items():
-            if kind not in KINDS:
-                self.add(("defaults", kind), "not a kind of stage", "", ", ".join(KINDS), closest(kind, KINDS))
+            if kind not in STAGE_KINDS:
+                self.add(
+                    ("defaults", kind), "not a kind of stage", "", ", ".join(STAGE_KINDS), closest(kind, STAGE_KINDS)
+                )
             elif not isinstance(table, dict):
                 self.add(("defaults", kind), "wrong type", kind_words(table), f"a table [defaults.{kind}]")
             else:
@@ -258,14 +262,14 @@ class _Check:
 
             check_values(STAGE_TYPES["fake"], name, "fake", report)
         kind = stage.get("kind")
-        if kind != "prepare":
+        row = STAGE_KINDS.get(kind) if isinstance(kind, str) else None
+        if row is None:
             message = "required: what the stage does" if "kind" not in stage else "not a kind of stage"
             got = "" if "kind" not in stage else shown(kind)
-            self.add(
-                (*here, "kind"), message, got, either(KINDS), closest(kind, KINDS) if isinstance(kind, str) else ""
-            )
+            hint = closest(kind, STAGE_KINDS) if isinstance(kind, str) else ""
+            self.add((*here, "kind"), message, got, either(list(STAGE_KINDS)), hint)
             return
-        outputs = [output_word(tag) for tag in tags_of("prepare")]
+        outputs = list(row.types)
         output = stage.get("output")
         message = "required: what is prepared" if "output" not in stage else "not one of the choices"
         got = "" if "output" not in stage else shown(output)

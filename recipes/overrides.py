@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recipes.fields import FieldSpec, fields_of, keys_of, kind_of, recipe_fields, tags_of
+from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields
 from recipes.problems import OperatorError, Problem, closest, printable
-from recipes.schema import KINDS, STAGE_TYPES
 from recipes.source import Source
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tag_of_table, tags_of
 from recipes.toml_scan import MAX_KEY_PARTS, KeyPath, ScanError, scan
 
 MAX_CHARACTERS = 64 * 1024
@@ -94,8 +94,10 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
             raise OperatorError("this is a stage, not a field", f"write {printable(parts[0])}.FIELD=VALUE")
         return (parts[0],), specs, []
     if parts[0] == "defaults":
-        if parts[1] not in KINDS or len(parts) < 3:
-            raise OperatorError("not a kind of stage", closest(parts[1], KINDS) or "kinds: " + ", ".join(KINDS))
+        if parts[1] not in STAGE_KINDS or len(parts) < 3:
+            raise OperatorError(
+                "not a kind of stage", closest(parts[1], STAGE_KINDS) or "kinds: " + ", ".join(STAGE_KINDS)
+            )
         tags = tags_of(parts[1])
         known = [spec for tag in tags for spec in fields_of(tag)]
         return tuple(parts), [spec for spec in known if spec.path != "name"], _tables(tags)
@@ -106,7 +108,7 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
     number = next(i for i, table in enumerate(tables) if isinstance(table, dict) and table.get("name") == parts[0])
     if parts[1] in FIXED:
         raise OperatorError("an override cannot change which stage this is", "change it in the file")
-    tag = tag_of(tables[number])
+    tag = tag_of_table(tables[number])
     if tag is None:
         return ("stage", number, *parts[1:]), [], []
     return ("stage", number, *parts[1:]), fields_of(tag), _tables([tag])
@@ -146,14 +148,6 @@ def belongs(field_path: str) -> str:
     """Which kinds have a field of this path, as a hint; empty when none has."""
     kinds = dict.fromkeys(kind_of(tag) for tag in STAGE_TYPES for spec in fields_of(tag) if spec.path == field_path)
     return f"it is a field of {' and '.join(kinds)}" if kinds else ""
-
-
-def tag_of(table: Any) -> str | None:
-    """The stage type that a stage table asks for, or None when there is no such type."""
-    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
-        return None
-    tag = f"prepare-{table.get('output')}" if table["kind"] == "prepare" else table["kind"]
-    return tag if tag in STAGE_TYPES else None
 
 
 def _write(data: dict[str, Any], path: KeyPath, value: Any) -> None:

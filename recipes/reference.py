@@ -1,4 +1,4 @@
-"""Generate `REFERENCE.md` and `recipe.schema.json` from the schema: `python -m recipes.reference` rewrites both."""
+"""Generate `REFERENCE.md`, `recipe.schema.json` and the table of stages in `docs/recipes.md`: `python -m recipes.reference`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recipes.fields import FieldSpec, fields_of, kind_of, recipe_fields, sections_of, tags_of
+from recipes.fields import FieldSpec, fields_of, inputs_of, recipe_fields, sections_of
 from recipes.file_types import FILE_TYPES, FileType
 from recipes.quantities import exact
-from recipes.schema import KINDS, SCHEMA, STAGE_TYPES, output_word
+from recipes.schema import SCHEMA
 from recipes.spelling import spell
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, output_word, tags_of
 
 FOLDER = Path(__file__).resolve().parent
 REFERENCE = FOLDER / "REFERENCE.md"
 JSON_SCHEMA = FOLDER / "recipe.schema.json"
+GUIDE = FOLDER.parent / "docs" / "recipes.md"
+"""Has a table of the stages between two marks; only a checkout has this page."""
+_TABLE_MARK = "<!-- the stages: python -m recipes.reference -->\n"
 
 _INTRODUCTION = """# Every field of a recipe
 
@@ -53,12 +58,41 @@ def reference_text() -> str:
     parts = [_INTRODUCTION, "## The recipe\n\n" + _table(recipe_fields())]
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
-        title = f'kind = "{kind}"' + (f', output = "{output}"' if kind == "prepare" else "")
-        summary = " ".join((model.__doc__ or "").split())
-        parts.append(f"## `{title}`\n\n{summary}\n\nMakes: {output}.")
+        title = f'kind = "{kind}"' + (f', output = "{output}"' if len(tags_of(kind)) > 1 else "")
+        parts.append(f"## `{title}`\n\n{_summary(model)}\n\nMakes: {output}.")
         parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
     parts.append(f"## GGUF file types\n\n{_FILE_TYPES_INTRODUCTION}\n\n{_file_types()}")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def stages_table() -> str:
+    """Every stage type in a row: what it takes, by the `accepts` lists of its inputs, and what it makes."""
+    lines = ["| kind | takes | makes | |", "|---|---|---|---|"]
+    for tag, model in STAGE_TYPES.items():
+        kind, output = kind_of(tag), output_word(tag)
+        name = f'`{kind}`, `output = "{output}"`' if len(tags_of(kind)) > 1 else f"`{kind}`"
+        lines.append(f"| {name} | {_takes(tag)} | {output} | {_summary(model)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _takes(tag: str) -> str:
+    words = list(dict.fromkeys(word for spec in inputs_of(tag) for word in spec.accepts))
+    if set(words) >= {output_word(other) for other in STAGE_TYPES}:
+        return "anything"
+    folders = ["a folder"] if any(spec.folder and spec.required for spec in fields_of(tag)) else []
+    return ", ".join([*folders, *words])
+
+
+def guide_text(text: str) -> str:
+    """The page with today's table between its marks."""
+    before, mark, rest = text.partition(_TABLE_MARK)
+    _, end, after = rest.partition(_TABLE_MARK)
+    assert end, f"{GUIDE} has no marks of the table"
+    return f"{before}{mark}{stages_table()}{end}{after}"
+
+
+def _summary(model: type[StageFields]) -> str:
+    return " ".join((model.__doc__ or "").split())
 
 
 def json_schema_text() -> str:
@@ -76,7 +110,7 @@ def json_schema() -> dict[str, Any]:
     top["schema"] = {"const": SCHEMA, "description": "Version of the recipe format."}
     stages = [{"$ref": f"#/definitions/{tag}"} for tag in STAGE_TYPES]
     top["stage"] = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"oneOf": stages}}
-    top["defaults"] = _object({kind: _defaults(kind) for kind in KINDS}, [])
+    top["defaults"] = _object({kind: _defaults(kind) for kind in STAGE_KINDS}, [])
     top["defaults"]["description"] = "Values laid under every stage of a kind."
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -88,10 +122,8 @@ def json_schema() -> dict[str, Any]:
 
 def _stage(tag: str) -> dict[str, Any]:
     kind = kind_of(tag)
-    identity: dict[str, Any] = {
-        "kind": {"const": kind, "description": " ".join((STAGE_TYPES[tag].__doc__ or "").split())}
-    }
-    if kind == "prepare":
+    identity: dict[str, Any] = {"kind": {"const": kind, "description": _summary(STAGE_TYPES[tag])}}
+    if len(tags_of(kind)) > 1:
         identity["output"] = {"const": output_word(tag), "description": "What is prepared."}
     return _object({**identity, **_properties(fields_of(tag))}, ["name", *identity])
 
@@ -203,15 +235,18 @@ def _file_type_row(row: FileType) -> str:
 
 
 def write_reference() -> list[Path]:
-    """Rewrite both files, each by rename; returns their paths."""
-    for path, text in ((REFERENCE, reference_text()), (JSON_SCHEMA, json_schema_text())):
+    """Rewrite the files, each by rename; returns their paths."""
+    texts = {REFERENCE: reference_text(), JSON_SCHEMA: json_schema_text()}
+    if GUIDE.is_file():
+        texts[GUIDE] = guide_text(GUIDE.read_text(encoding="utf-8"))
+    for path, text in texts.items():
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(file.name).chmod(0o644)
         Path(file.name).replace(path)
-    return [REFERENCE, JSON_SCHEMA]
+    return list(texts)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.fields import kind_of
 from recipes.problems import Problem
+from recipes.stages.registry import kind_of
 from recipes.toml_scan import KeyPath, TomlIndex
 
 

@@ -14,7 +14,7 @@ from engines.journal import read_journal
 from engines.manifest import manifest_sha256
 from engines.run_dir import RunDir
 from engines.words import WriterRole
-from recipes.schema import STAGE_TYPES
+from recipes.stages.registry import STAGE_TYPES
 
 
 class TriedContext(StageContext):

@@ -18,7 +18,7 @@ from cockpit.man import ENVIRONMENT
 from engines.words import ExitCode, RunStatus, Verb
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
-from recipes.schema import KINDS
+from recipes.stages.registry import STAGE_KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -222,7 +222,7 @@ def test_states_requests_and_exit_codes_are_those_of_the_program() -> None:
 
 def test_the_table_of_stages_has_every_kind() -> None:
     listed = [span for span in first_column("docs/recipes.md", "## Stages") if "=" not in span]
-    assert set(listed) == set(KINDS)
+    assert set(listed) == set(STAGE_KINDS)
 
 
 def test_the_table_of_recipes_has_every_shipped_recipe() -> None:

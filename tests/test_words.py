@@ -47,7 +47,7 @@ ALLOWANCE: dict[str, int] = {
     "exporters/quantize": 2,
     "exporters/stages": 4,
     "exporters/ternary": 2,
-    "recipes": 22,
+    "recipes": 17,
 }
 
 

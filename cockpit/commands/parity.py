@@ -20,13 +20,14 @@ from cockpit.commands.child_job import follow_job
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.summaries import fold_run
 from cockpit.runs.verify import made_from
-from cockpit.supervision.interpreters import NEEDS
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
+from recipes.stages.export import COMPARE_NEEDS
+from recipes.stages.registry import makes
 
 FIXTURE = "fixture.json"
 _TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     }
     live = sys.stderr.isatty() and not args.json
     return follow_job(
-        "exporters.proof.parity_run", job, lambda line: _show(line, live=live, as_json=args.json), NEEDS["export"]
+        "exporters.proof.parity_run", job, lambda line: _show(line, live=live, as_json=args.json), COMPARE_NEEDS
     )
 
 
@@ -138,7 +139,9 @@ def _export_of(root: Path, given: str) -> Path:
     if colon and run_part:
         return find_run(root, run_part).out(stage)
     found = find_run(root, given)
-    exports = [view.name for view in fold_run(found).stages if view.kind == "export" and found.out(view.name).is_dir()]
+    exports = [
+        view.name for view in fold_run(found).stages if makes(view.kind, "gguf") and found.out(view.name).is_dir()
+    ]
     if not exports:
         raise OperatorError(f"{found.id} has no finished export", f"see: cockpit show {found.id}")
     return found.out(exports[-1])

@@ -24,13 +24,13 @@ from cockpit.forms.rows import (
     produces,
     same,
     stages_of,
-    tag_of,
     toml_path,
 )
 from cockpit.forms.values import NoValue, read_value, show_value
 from recipes.edit import EditError, diff_lines, set_value, unset_value
 from recipes.fields import FieldSpec, recipe_fields
 from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.stages.registry import tag_of_table
 from recipes.toml_read import parse
 from recipes.toml_scan import TomlIndex
 
@@ -174,7 +174,7 @@ class FormModel:
             kind = stage.get("kind")
             name = stage.get("name")
             shown = name if isinstance(name, str) else f"stage {place + 1}"
-            found.append(Head(place, shown, str(kind or "?"), tag_of(stage), *self._counts(place)))
+            found.append(Head(place, shown, str(kind or "?"), tag_of_table(stage), *self._counts(place)))
         return found
 
     def sections(self, place: int) -> list[SectionHead]:
@@ -317,7 +317,7 @@ class FormModel:
         if place == RECIPE:
             return {"Recipe": recipe_fields()}
         stages = stages_of(self._data)
-        tag = tag_of(stages[place]) if 0 <= place < len(stages) else None
+        tag = tag_of_table(stages[place]) if 0 <= place < len(stages) else None
         return ordered_sections(tag) if tag else {}
 
     def _spec(self, place: int, key: str) -> FieldSpec | None:

@@ -12,7 +12,7 @@ from cockpit.forms.problems import RECIPE
 from cockpit.forms.values import NO_VALUE, NoValue
 from recipes.fields import FieldSpec, sections_of
 from recipes.problems import Problem, RecipeError
-from recipes.schema import STAGE_TYPES, output_word
+from recipes.stages.registry import STAGE_TYPES, output_word, tag_of_table
 from recipes.toml_read import parse
 from recipes.toml_scan import KeyPath
 
@@ -95,13 +95,6 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def tag_of(stage: dict[str, Any]) -> str | None:
-    """The stage type of a stage's table; None for one that nobody knows."""
-    kind = stage.get("kind")
-    tag = f"prepare-{stage.get('output')}" if kind == "prepare" else str(kind)
-    return tag if tag in STAGE_TYPES else None
-
-
 def data_of(text: str, path: Path) -> dict[str, Any]:
     """The TOML data of a text; nothing when it is not TOML."""
     try:
@@ -152,7 +145,7 @@ def effective_value(data: dict[str, Any], place: int, spec: FieldSpec) -> tuple[
 
 def produces(stage: dict[str, Any]) -> str:
     """What a stage's table makes, as a word that `accepts` lists know; empty for an unknown kind."""
-    tag = tag_of(stage)
+    tag = tag_of_table(stage)
     if tag is None:
         return ""
     return output_word(tag)

@@ -9,6 +9,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import cells, text_table
 from exporters.gguf.quality import light_of
+from recipes.stages.registry import makes
 
 FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 _LEAST = ("memory", "ppl", "tok/s", "bits", "size")
@@ -34,10 +35,8 @@ def file_table(stage: StageView, width: int) -> list[str]:
 
 def file_rows(stage: StageView) -> list[list[str]]:
     """One row for each GGUF file: its size and how far it is from the model it was made of."""
-    if stage.kind == "merge":
+    if not makes(stage.kind, "gguf"):
         return _merged_row(stage, safe_text(stage.name, 40), "")
-    if stage.kind != "export":
-        return []
     metrics = stage.metrics
     perplexities = {e.protocol.removeprefix("parity:"): e.perplexity for e in stage.evaluations}
     names = [name.removesuffix(_BYTES) for name in metrics if f"{name.removesuffix(_BYTES)}_bits_per_weight" in metrics]

@@ -15,7 +15,7 @@ from cockpit.text.text_table import text_table
 from engines.events import CheckpointCommitted, SampledText
 from engines.run_dir import RunDir
 from engines.words import StageStatus
-from recipes.schema import TRAINING_KINDS
+from recipes.stages.registry import scores, trains
 
 TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
 GLYPHS = {
@@ -50,7 +50,7 @@ def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
     pairs: list[tuple[StageView, StageView]] = []
     seen: dict[tuple[str, int], StageView] = {}
     for stage in state.stages:
-        if stage.kind != "evaluate" or stage.state != StageStatus.SUCCEEDED or not stage.evaluations:
+        if not scores(stage.kind) or stage.state != StageStatus.SUCCEEDED or not stage.evaluations:
             continue
         last = stage.evaluations[-1]
         same = (last.protocol, last.tokens)
@@ -64,10 +64,10 @@ def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
 def _stage_row(stage: StageView) -> list[str]:
     """A stage: its training loss, and loss and perplexity on held-out data, each only where it was measured."""
     metrics = stage.metrics
-    scored = stage.kind == "evaluate"
+    scored = scores(stage.kind)
     held_out = metrics.get("loss") if scored else metrics.get("eval_loss")
     perplexity = metrics.get("perplexity") if scored else metrics.get("eval_perplexity")
-    if held_out is None and stage.kind in TRAINING_KINDS and stage.evaluations:
+    if held_out is None and trains(stage.kind) and stage.evaluations:
         held_out, perplexity = stage.evaluations[-1].loss, stage.evaluations[-1].perplexity
     size = sum(artifact.bytes for artifact in stage.artifacts)
     return [
@@ -147,7 +147,7 @@ def _samples(state: RunState, stage: StageView) -> dict[str, SampledText]:
 
 def _training_loss(stage: StageView) -> float | None:
     """The stage's own figure, else that of its newest step."""
-    if stage.kind in TRAINING_KINDS and "loss" in stage.metrics:
+    if trains(stage.kind) and "loss" in stage.metrics:
         return stage.metrics["loss"]
     return stage.last_step.loss if stage.last_step else None
 

@@ -18,11 +18,8 @@ from engines.json_text import read_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus
-from recipes.schema import TRAINING_KINDS
 from recipes.spelling import spell_text as quoted
-
-PRODUCES: dict[str, Literal["model", "adapter"]] = {"pretrain": "model", "merge": "model", "finetune": "adapter"}
-"""What the stages whose results can be merged or exported leave behind."""
+from recipes.stages.registry import trains, weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
     """Every checkpoint of the training stages, newest stage and step first."""
     rows = []
     for stage in reversed(stages):
-        if stage.kind not in TRAINING_KINDS:
+        if not trains(stage.kind):
             continue
         losses = {e.step: e.loss for e in stage.all_evaluations}
         kept = {id(c) for c in stage.checkpoints}
@@ -107,7 +104,7 @@ def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
     """Finished results and checkpoints that are still there, the last stage first, its finished result first."""
     found = []
     for stage in reversed(stages):
-        kind = PRODUCES.get(stage.kind)
+        kind = weights(stage.kind)
         if kind is None:
             continue
         if stage.state.is_done and run.out(stage.name).is_dir():
@@ -333,8 +330,9 @@ def items(run: RunDir, stages: Sequence[StageView]) -> list[Item]:
     for stage in reversed(stages):
         listed += [Item(stage.name, s.kind, None, s) for s in found if s.stage == stage.name and s.step is None]
         newest_seen = False
+        kind = weights(stage.kind)
         for row in checkpoint_rows([stage]):
-            source = source_of(found, row, PRODUCES[stage.kind]) if stage.kind in PRODUCES else None
+            source = source_of(found, row, kind) if kind is not None else None
             if source is not None and source.step is None:
                 source = None
             newest = not newest_seen and not row.removed and not row.superseded

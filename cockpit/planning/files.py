@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cockpit.planning.models import file_plans
 from exporters.gguf.quant_types import QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
-from recipes.schema import ExportStage, PretrainStage
+from recipes.stages.export import ExportStage
+from recipes.stages.pretrain import PretrainStage
 
 SUPER_BLOCK = 256
 """Values of a block of every K and IQ type: widths that are multiples of it get the type they ask for."""

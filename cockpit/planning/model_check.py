@@ -14,7 +14,9 @@ from exporters.gguf.architectures import architecture_of
 from exporters.hf_model.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError
-from recipes.schema import ExportStage, MergeStage, StageFields
+from recipes.stages.export import ExportStage
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import row_of
 
 
 def check_models(loaded: LoadedRecipe) -> None:
@@ -53,7 +55,7 @@ def _is_of_its_file(loaded: LoadedRecipe) -> bool:
 
 
 def _check(folder: Path, stage: StageFields) -> None:
-    if not isinstance(stage, ExportStage | MergeStage):
+    if not row_of(stage).reads_model_config:
         if (folder / "config.json").is_file():  # an adapter has none
             check_counts(folder, read_object(folder / "config.json"))
         return

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
 from recipes.graph import Graph
-from recipes.schema import (
-    ExportStage,
-    FakeStage,
-    FinetuneStage,
-    MergeStage,
-    PrepareTokens,
-    PretrainStage,
-    Recipe,
-    StageFields,
-    TokenizerStage,
-    TrainingFields,
-    kind_of_stage,
-)
+from recipes.schema import Recipe
+from recipes.stages.export import ExportStage
+from recipes.stages.fake import FakeStage
+from recipes.stages.fields import StageFields
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.prepare import PrepareTokens
+from recipes.stages.pretrain import PretrainStage
+from recipes.stages.registry import row_of
+from recipes.stages.tokenizer import TokenizerStage
+from recipes.stages.training import TrainingFields
 
 FORMAT = 1
 WEIGHT_BYTES = 4
@@ -100,30 +97,23 @@ def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
 
 
 def _stage_plan(stage: StageFields, by_name: Mapping[str, StageFields]) -> StagePlan:
-    kind = kind_of_stage(stage)
     match stage:
-        case PretrainStage():
-            return _training_plan(stage, kind, *_pretrain_sizes(stage, by_name))
-        case FinetuneStage():
-            return _training_plan(stage, kind, *_finetune_sizes(stage, by_name))
+        case TrainingFields():
+            return _training_plan(stage, *_training_sizes(stage, by_name))
         case FakeStage():
             steps = stage.max_steps
             return StagePlan(
                 stage.name,
-                kind,
+                stage.kind,
                 steps=steps,
                 checkpoints=_checkpoints(steps, stage.save_steps),
                 checkpoint_bytes=stage.checkpoint_bytes,
             )
-        case MergeStage():
-            return StagePlan(stage.name, kind, parameters=_model_parameters(stage.model, by_name))
         case _:
-            model = getattr(stage, "model", None)
-            parameters = _model_parameters(model, by_name) if isinstance(model, str) else None
-            return StagePlan(stage.name, kind, parameters=parameters)
+            return StagePlan(stage.name, stage.kind, parameters=_parameters(stage, by_name))
 
 
-def _training_plan(stage: TrainingFields, kind: str, parameters: int | None, trainable: int | None) -> StagePlan:
+def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int | None) -> StagePlan:
     steps = stage.max_steps
     # Pretraining fills every sequence; examples of a fine-tuning have lengths that only the data knows.
     per_step = (
@@ -134,7 +124,7 @@ def _training_plan(stage: TrainingFields, kind: str, parameters: int | None, tra
     per_parameter = WEIGHT_BYTES + OPTIMIZER_BYTES[stage.optim]
     return StagePlan(
         stage.name,
-        kind,
+        stage.kind,
         parameters=parameters,
         trainable_parameters=trainable,
         steps=steps,
@@ -150,20 +140,18 @@ def _checkpoints(steps: int, save_steps: int) -> int:
     return -(-steps // save_steps)
 
 
-def _pretrain_sizes(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
-    vocab_size = _vocab_size(stage, by_name)
-    parameters = None if vocab_size is None else llama_parameters(stage, vocab_size)
-    return parameters, parameters
-
-
-def _finetune_sizes(stage: FinetuneStage, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
-    base = _base(stage.model, by_name)
-    trainable = None if base is None else adapter_parameters(stage, base)
-    return _model_parameters(stage.model, by_name), trainable
+def _training_sizes(stage: TrainingFields, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
+    """Parameters of the model, and those that the optimizer changes."""
+    parameters, base = _parameters(stage, by_name), _base(stage, by_name)
+    if isinstance(stage, PretrainStage):
+        return parameters, parameters
+    if isinstance(stage, FinetuneStage) and base is not None:
+        return parameters, adapter_parameters(stage, base)
+    return parameters, None
 
 
 def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph | None) -> list[PlannedFile]:
-    base = _base(stage.model, by_name)
+    base = _base(stage, by_name)
     if base is not None:
         vocab_size = _vocab_size(base, by_name)
         return [] if vocab_size is None else list(planned_files(stage, base, vocab_size))
@@ -171,17 +159,25 @@ def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph 
     return [] if folder is None else list(files_of_folder(stage, folder))
 
 
-def _model_folder(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+def _model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
     """The folder that a model goes back to, through merges and adapters, when it is none of this recipe."""
-    current: StageFields | None = stage
-    for _ in [None, *by_name]:
-        if not isinstance(current, ExportStage | MergeStage | FinetuneStage):
-            return None
-        reference = graph.inputs.get(current.name, {}).get("model")
+    for current in _back(stage, by_name):
+        field = row_of(current).same_shape_as
+        reference = graph.inputs.get(current.name, {}).get(field or "")
         if reference is not None and reference.path is not None:
             return reference.path
-        current = by_name.get(current.model)
     return None
+
+
+def _back(stage: StageFields, by_name: Mapping[str, StageFields]) -> Iterator[StageFields]:
+    """The stage, then the stages that its model comes from, as far as they are of this recipe and have its parameters."""
+    seen: set[str] = set()
+    current: StageFields | None = stage
+    while current is not None and current.name not in seen:
+        seen.add(current.name)
+        yield current
+        field = row_of(current).same_shape_as
+        current = None if field is None else by_name.get(getattr(current, field))
 
 
 def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int | None:
@@ -192,19 +188,12 @@ def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int
     return tokenizer.vocab_size if isinstance(tokenizer, TokenizerStage) else None
 
 
-def _base(name: str, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
-    """The pretrain stage a model goes back to, through merges and adapters, when it is of this recipe."""
-    for _ in by_name:
-        stage = by_name.get(name)
-        if isinstance(stage, PretrainStage):
-            return stage
-        if not isinstance(stage, MergeStage | FinetuneStage):
-            return None
-        name = stage.model
-    return None
+def _base(stage: StageFields, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
+    """The pretrain stage that a stage's model goes back to, when it is of this recipe."""
+    return next((found for found in _back(stage, by_name) if isinstance(found, PretrainStage)), None)
 
 
-def _model_parameters(name: str, by_name: Mapping[str, StageFields]) -> int | None:
-    base = _base(name, by_name)
+def _parameters(stage: StageFields, by_name: Mapping[str, StageFields]) -> int | None:
+    base = _base(stage, by_name)
     vocab_size = None if base is None else _vocab_size(base, by_name)
     return None if base is None or vocab_size is None else llama_parameters(base, vocab_size)

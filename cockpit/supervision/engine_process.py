@@ -22,10 +22,10 @@ from engines.identity import Identity
 from engines.json_text import read_json
 from engines.run_dir import RunDir
 from engines.words import EndReason
-from recipes.schema import StageFields, kind_of_stage, tag_of_stage
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import row_of, tag_of_stage
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
-EXPORTER_KINDS = ("merge", "export")
 
 
 @dataclass
@@ -86,11 +86,10 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
     Raises:
         OSError: the interpreter cannot be started.
     """
-    module = "exporters.run" if kind_of_stage(stage) in EXPORTER_KINDS else "engines.run"
     console = open_append(run.console_log(stage.name, attempt))
     try:
         child = subprocess.Popen(
-            [stage.python or sys.executable, "-m", module, str(stage_json)],
+            [stage.python or sys.executable, "-m", row_of(stage).program, str(stage_json)],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,

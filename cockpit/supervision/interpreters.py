@@ -9,21 +9,8 @@ from importlib import metadata
 
 from engines.json_text import parse_json
 from recipes.problems import OperatorError
-from recipes.schema import ExportStage, MergeStage, Recipe, StageFields, kind_of_stage, tag_of_stage
-
-LIGHT = ("msgspec", "pydantic")
-TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
-NEEDS: dict[str, tuple[str, ...]] = {
-    "fake": LIGHT,
-    "prepare": (*LIGHT, "sentencepiece"),
-    "tokenizer": (*LIGHT, "sentencepiece", "protobuf", "transformers"),
-    "pretrain": TRAIN,
-    "finetune": TRAIN,
-    "evaluate": TRAIN,
-    "merge": (*LIGHT, "torch", "safetensors"),
-    "export": (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "protobuf", "xllamacpp"),
-}
-"""Distributions that a stage of each kind imports."""
+from recipes.schema import Recipe
+from recipes.stages.registry import row_of
 
 TESTED = {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"}
 """Minor versions whose private hooks the engines rely on. Another interpreter must have the same."""
@@ -39,17 +26,6 @@ for name in sys.argv[1:]:
     except metadata.PackageNotFoundError: found[name] = None
 print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
 """
-
-
-def needs_of(stage: StageFields) -> tuple[str, ...]:
-    """Distributions the stage's engine needs."""
-    if isinstance(stage, MergeStage):
-        compared = ("transformers", "peft") if stage.parity_positions else ()
-        return (*NEEDS["merge"], *compared, *(("bitsandbytes",) if stage.base_rounding != "none" else ()))
-    if isinstance(stage, ExportStage):
-        return (*NEEDS["export"], *(("peft",) if stage.adapter or stage.adapters else ()))
-    kind = kind_of_stage(stage)
-    return LIGHT if kind == "prepare" and tag_of_stage(stage) != "prepare-tokens" else NEEDS[kind]
 
 
 def check_here(packages: Iterable[str], what: str) -> None:
@@ -80,7 +56,7 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
     wanted: dict[str | None, set[str]] = {}
     for stage in recipe.stage:
         if stage.name in names:
-            wanted.setdefault(stage.python, set()).update(needs_of(stage))
+            wanted.setdefault(stage.python, set()).update(row_of(stage).needs(stage))
     for python, packages in wanted.items():
         found = _versions_here(packages) if python is None else _versions_there(python, packages, problems)
         problems += _mismatches(python or sys.executable, found, strict=python is not None)

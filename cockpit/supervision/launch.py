@@ -26,7 +26,7 @@ from engines.words import ExitCode, RunStatus, StartReason, Verb
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
-from recipes.schema import TRAINING_KINDS, kind_of_stage
+from recipes.stages.registry import row_of
 
 
 def version() -> str:
@@ -226,7 +226,7 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
     """The training stage that has this checkpoint: the named one, else the last that does."""
     available: list[str] = []
     for name in reversed(plan.order):
-        if kind_of_stage(plan.stage(name)) not in TRAINING_KINDS or stage not in (None, name):
+        if not row_of(plan.stage(name)).trains or stage not in (None, name):
             continue
         found, _ = candidates(run, name, facts.stage(name), at_step=step)
         if found:

@@ -11,7 +11,9 @@ from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError
 from recipes.fingerprint import fingerprint
-from recipes.schema import Recipe, StageFields, output_of
+from recipes.schema import Recipe
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import output_of
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from engines.events import (
     WriterOpened,
 )
 from engines.words import EndReason, RunStatus, WriterRole
-from recipes.schema import TRAINING_KINDS, kind_of_stage
-from recipes.stage_fields import TrainingRetry
+from recipes.stages.fields import TrainingRetry
+from recipes.stages.registry import row_of
 
 
 @dataclass
@@ -234,7 +234,7 @@ def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]
 def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> RunStage | EndRun:
     operator, stage = facts.operator, plan.stage(name)
     attempts = facts.stage(name).since(facts.operator_t)
-    trains = kind_of_stage(stage) in TRAINING_KINDS
+    trains = row_of(stage).trains
     # What the operator asked for holds until an engine has begun with it: until then, the line of the past is the old one.
     fresh = not any(attempt.started for attempt in attempts)
     named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name

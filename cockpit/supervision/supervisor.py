@@ -43,7 +43,6 @@ from engines.journal import JournalReader
 from engines.manifest import problems_against
 from engines.run_dir import Lock, RunDir
 from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
-from recipes.schema import kind_of_stage
 
 
 class Supervisor:
@@ -156,11 +155,7 @@ class Supervisor:
             self.writer.emit(Warned(message=message, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
-        self.say(
-            StageStarted(
-                stage=name, kind=kind_of_stage(stage), attempt=attempt, steps=getattr(stage, "max_steps", None)
-            )
-        )
+        self.say(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))
         try:
             path = write_stage_json(
                 self.run,
@@ -253,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe=plan.recipe.name,
         reason=args.reason,
         stages=plan.order,
-        kinds=[kind_of_stage(plan.stage(name)) for name in plan.order],
+        kinds=[plan.stage(name).kind for name in plan.order],
         redo=[name for name in args.redo.split(",") if name],
         only=[name for name in args.only.split(",") if name] or plan.only,
         checkpoint=args.checkpoint,

@@ -9,7 +9,7 @@ from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
 from engines.host import Artifact, StageContext, StageResult
 from recipes.problems import OperatorError
-from recipes.schema import PrepareMessages, PrepareText, PrepareTokens
+from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
 
 
 def run(ctx: StageContext) -> StageResult:

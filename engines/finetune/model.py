@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engines.files import refuse_special_files
 from recipes.problems import OperatorError
-from recipes.schema import FinetuneStage
+from recipes.stages.finetune import FinetuneStage
 
 
 def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recipes.schema import PretrainStage
+from recipes.stages.pretrain import PretrainStage
 
 
 def build_model(stage: PretrainStage, *, vocab_size: int, bos_id: int | None, eos_id: int) -> Any:

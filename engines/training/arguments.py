@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from recipes.schema import TrainingFields
+from recipes.stages.training import TrainingFields
 
 _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers.utils import logging
 
-from recipes.schema import TrainingFields
+from recipes.stages.training import TrainingFields
 
 
 def set_up_process(stage: TrainingFields) -> None:

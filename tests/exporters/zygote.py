@@ -19,7 +19,7 @@ import transformers
 import exporters.stages.export_stage
 import exporters.stages.merge_stage
 from engines.host import host_main
-from exporters.run import STAGE_MODULES
+from recipes.stages.registry import modules_of
 
 LOADED = (
     exporters.stages.export_stage,
@@ -33,7 +33,7 @@ def attempt(stage_json: str) -> None:
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    host_main(["zygote", stage_json], STAGE_MODULES)
+    host_main(["zygote", stage_json], modules_of("exporters.run"))
 
 
 def written(pid: int) -> int:

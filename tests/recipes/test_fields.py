@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from recipes.fields import FieldSpec, fields_of, inputs_of, kind_of, recipe_fields, sections_of, tags_of
+from recipes.fields import FieldSpec, fields_of, inputs_of, recipe_fields, sections_of
 from recipes.fingerprint import LEFT_OUT, fingerprint, resolved_stage
 from recipes.load import load_recipe
-from recipes.reference import JSON_SCHEMA, REFERENCE, json_schema, json_schema_text, reference_text
-from recipes.schema import KINDS, STAGE_TYPES, FakeStage, PretrainStage, Recipe, StageFields
+from recipes.reference import GUIDE, JSON_SCHEMA, REFERENCE, guide_text, json_schema, json_schema_text, reference_text
+from recipes.schema import Recipe
 from recipes.shipped import shipped_recipes
+from recipes.stages.fake import FakeStage
+from recipes.stages.fields import StageFields
+from recipes.stages.pretrain import PretrainStage
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tags_of
 
 ALL = [(tag, spec) for tag in STAGE_TYPES for spec in fields_of(tag)]
 OUTPUTS = {"text", "tokens", "messages", "tokenizer", "model", "adapter", "report", "gguf", "fake"}
@@ -46,8 +50,8 @@ def test_fields_are_those_of_the_models_with_nested_tables_flattened() -> None:
 
 def test_kinds_and_tags_agree() -> None:
     assert tags_of("prepare") == ["prepare-text", "prepare-tokens", "prepare-messages"]
-    assert [tag for kind in KINDS for tag in tags_of(kind)] == list(STAGE_TYPES)
-    assert {kind_of(tag) for tag in STAGE_TYPES} == set(KINDS)
+    assert [tag for kind in STAGE_KINDS for tag in tags_of(kind)] == list(STAGE_TYPES)
+    assert {kind_of(tag) for tag in STAGE_TYPES} == set(STAGE_KINDS)
     assert [spec.path for spec in inputs_of("merge")] == ["model", "adapter", "adapters"]
 
 
@@ -64,6 +68,9 @@ def test_sections_begin_with_the_stage_and_end_with_its_launch() -> None:
 def test_the_reference_and_the_json_schema_are_fresh() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == reference_text(), "run: python -m recipes.reference"
     assert JSON_SCHEMA.read_text(encoding="utf-8") == json_schema_text(), "run: python -m recipes.reference"
+    assert GUIDE.read_text(encoding="utf-8") == guide_text(GUIDE.read_text(encoding="utf-8")), (
+        "run: python -m recipes.reference"
+    )
 
 
 def test_the_reference_names_every_field_with_its_sentence() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from recipes.graph import Graph, resolve_graph
 from recipes.load import load_recipe_text, problems_of
 from recipes.problems import RecipeError
-from recipes.schema import FakeStage, Recipe
+from recipes.schema import Recipe
+from recipes.stages.fake import FakeStage
 from tests.recipes.recipe_texts import SOUND, found
 
 HERE = Path("/nowhere/r.toml")

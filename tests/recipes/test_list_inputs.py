@@ -10,6 +10,7 @@ from cockpit.forms.values import read_value, show_value
 from cockpit.supervision.launch import resolve
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text, problems_of
+from recipes.stages.merge import MergeStage
 
 HERE = Path("/nowhere/r.toml")
 MERGE = (
@@ -100,6 +101,7 @@ def test_paths_in_a_list_start_from_the_recipes_folder(tmp_path: Path) -> None:
     text = MERGE.replace('["one", "two"]', '["./a", "./b"]')
     loaded = load_recipe_text(text, tmp_path / "r.toml")
     stage = next(stage for stage in loaded.recipe.stage if stage.name == "both")
+    assert isinstance(stage, MergeStage)
     assert stage.adapters == [str(tmp_path / "a"), str(tmp_path / "b")]
 
 

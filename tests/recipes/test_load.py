@@ -8,8 +8,10 @@ import pytest
 
 from recipes.load import load_recipe, load_recipe_text, problems_of
 from recipes.problems import OperatorError, RecipeError
-from recipes.schema import FinetuneStage, PrepareMessages, PrepareText, Recipe
+from recipes.schema import Recipe
 from recipes.shipped import shipped_recipe, shipped_recipes
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.prepare import PrepareMessages, PrepareText
 from tests.recipes.recipe_texts import FAKE, SOUND, found
 
 HERE = Path("/nowhere/r.toml")

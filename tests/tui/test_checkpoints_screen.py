@@ -19,6 +19,8 @@ from engines.run_dir import Lock, RunDir
 from recipes.file_types import FILE_TYPES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError
+from recipes.stages.export import ExportStage
+from recipes.stages.merge import MergeStage
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run
 
@@ -145,7 +147,8 @@ async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
         await until_seen(pilot, "stopped by the test")
     ((loaded, parent),) = started
     (stage,) = loaded.recipe.stage
-    assert (stage.kind, stage.dtype, parent) == ("merge", "float32", run.id)
+    assert isinstance(stage, MergeStage)
+    assert (stage.dtype, parent) == ("float32", run.id)
     assert stage.adapter == str(run.checkpoints("train", 1) / "step-30")
 
 
@@ -170,6 +173,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         await pilot.press("space", "enter", "enter")
         await until_seen(pilot, "stopped by the test")
     (stage,) = started[0].recipe.stage
+    assert isinstance(stage, ExportStage)
     assert stage.file_types == ["Q4_K_M"]
 
 
@@ -194,6 +198,7 @@ async def test_an_adapter_is_quantized_with_its_base_and_merged_on_the_way(
     (stage,) = started[0].recipe.stage
     assert chosen is not None
     assert chosen.source is not None
+    assert isinstance(stage, ExportStage)
     assert (stage.model, stage.adapter) == (str(tmp_path / "base"), str(chosen.source.path))
 
 

@@ -14,8 +14,8 @@ from cockpit.forms.problems import RECIPE
 from cockpit.forms.rows import Spot, ordered_sections
 from cockpit.forms.values import NO_VALUE, read_value, show_value
 from recipes.fields import fields_of
-from recipes.schema import STAGE_TYPES
 from recipes.shipped import shipped_recipe, shipped_recipes
+from recipes.stages.registry import STAGE_TYPES
 
 TEXT = """# what this is for
 schema = 1

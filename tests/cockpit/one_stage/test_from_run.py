@@ -16,6 +16,8 @@ from cockpit.tui.screens.make_dialogs import plan_words
 from engines.run_dir import RunDir
 from engines.words import RunStatus
 from recipes.load import load_recipe_text
+from recipes.stages.export import ExportStage
+from recipes.stages.merge import MergeStage
 from tests.tui.made_runs import make_run
 
 
@@ -73,7 +75,8 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
         made = actions.merge_recipe(run, "atlas", source, of, "bfloat16")
         recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
         (stage,) = recipe.stage
-        assert (stage.kind, stage.model, stage.adapter) == ("merge", str(base), str(source.path))
+        assert isinstance(stage, MergeStage)
+        assert (stage.model, stage.adapter) == (str(base), str(source.path))
         assert made.parent == run.id
         assert source.manifest_sha256 in made.text
         assert "b" * 64 in made.text
@@ -85,7 +88,8 @@ def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
     made = actions.export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
     recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
     (stage,) = recipe.stage
-    assert (stage.kind, stage.file_types) == ("export", ["F16", "Q8_0"])
+    assert isinstance(stage, ExportStage)
+    assert stage.file_types == ["F16", "Q8_0"]
     assert recipe.name == "atlas-gguf"
 
 
@@ -167,6 +171,7 @@ def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Pat
     source = actions.Source("model", "merged", run.out("merged"), "c" * 64)
     made = actions.export_recipe(run, "atlas", source, ["F16"])
     (export,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
+    assert isinstance(export, ExportStage)
     assert export.data == str(run.out("questions"))
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from cockpit.planning.stages import StagePlan, plan
 from recipes.load import load_recipe, load_recipe_text
-from recipes.schema import PretrainStage
 from recipes.shipped import shipped_recipes
+from recipes.stages.pretrain import PretrainStage
 
 TEXT = """schema = 1
 name = "small"

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from cockpit.supervision import interpreters as preflight
-from cockpit.supervision.interpreters import INSTALL, NEEDS, TESTED, check_here, check_interpreters, needs_of
+from cockpit.supervision.interpreters import INSTALL, TESTED, check_here, check_interpreters
 from recipes.problems import OperatorError
-from recipes.schema import STAGE_TYPES, Recipe
+from recipes.schema import Recipe
+from recipes.stages.fields import StageFields
+from recipes.stages.kind import TRAIN
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, row_of
 
 
 def recipe(*stages: dict[str, Any]) -> Recipe:
@@ -33,10 +37,12 @@ def problem_of(found: Recipe, names: list[str] | None = None) -> OperatorError:
     return caught.value
 
 
-def test_every_kind_of_stage_has_its_needs() -> None:
-    kinds = {tag.partition("-")[0] for tag in STAGE_TYPES}
-    assert set(NEEDS) == kinds
-    assert set(TESTED) <= set().union(*NEEDS.values())
+def needs_of(stage: StageFields) -> tuple[str, ...]:
+    return row_of(stage).needs(stage)
+
+
+def test_every_tested_version_is_of_a_package_that_training_needs() -> None:
+    assert set(TESTED) <= set(TRAIN)
 
 
 def test_splitting_text_needs_no_tokenizer_library() -> None:
@@ -52,7 +58,8 @@ def test_this_interpreter_passes_for_a_stage_whose_needs_it_has() -> None:
 
 
 def test_a_package_that_is_not_there_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NEEDS, "fake", ("msgspec", "no-such-package", "nor-this"))
+    lacking = replace(STAGE_KINDS["fake"], needs=lambda _stage: ("msgspec", "no-such-package", "nor-this"))
+    monkeypatch.setitem(cast("dict[str, object]", STAGE_KINDS), "fake", lacking)
     assert str(problem_of(recipe({}))) == f"{sys.executable} lacks no-such-package, nor-this"
     there = problem_of(recipe({"python": sys.executable}))
     assert str(there) == f"{sys.executable} lacks no-such-package, nor-this"

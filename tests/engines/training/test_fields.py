@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engines.events import CheckpointCommitted, Evaluated, Event, GuardTripped, SampledText, Step
-from recipes.schema import FinetuneStage, PretrainStage
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.pretrain import PretrainStage
 from tests.engines.training.attempts import context, run_stage
 from tests.stage_context import TriedContext
 

@@ -15,7 +15,7 @@ from exporters.lora.merge import Merged
 from exporters.proof.merge_parity import compare_merge
 from exporters.stages import export_stage
 from recipes.problems import OperatorError
-from recipes.schema import ExportStage
+from recipes.stages.export import ExportStage
 from tests.exporters import exporting
 from tests.exporters.exporting import parity
 from tests.exporters.small_models import build_adapter, build_model, copy_folder

@@ -13,7 +13,7 @@ from engines.host import StageFailedError
 from engines.llama.gguf_file import read_gguf
 from exporters.stages.upstream import find_converter
 from recipes.problems import OperatorError
-from recipes.schema import ExportStage
+from recipes.stages.export import ExportStage
 from tests.exporters.exporting import export, parity
 from tests.exporters.small_models import build_model, copy_folder, edit_json
 

@@ -71,3 +71,5 @@ class StageFields(Strict):
     )
     gate: list[Gate] = setting(default_factory=list, section="Gates", help="Conditions the stage must meet.")
     retry: Retry = setting(default_factory=Retry, section="Retry", help="Automatic retries.")
+    kind: str
+    """What the stage does; each type has its own word as the only one allowed."""

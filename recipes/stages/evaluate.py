@@ -1,0 +1,43 @@
+"""The evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recipes.setting import setting
+from recipes.stages.fields import StageFields
+from recipes.stages.kind import TRAIN, StageKind
+
+
+class EvaluateStage(StageFields):
+    """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    model: str = setting(
+        section="Inputs", accepts=("model", "adapter"), help="A stage's model or adapter, a folder, or a hub id."
+    )
+    data: str = setting(
+        section="Inputs", accepts=("messages", "tokens"), help="The messages or tokens stage to evaluate on."
+    )
+    split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split that is evaluated.")
+    max_length: int = setting(
+        512, section="Evaluation", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted."
+    )
+    max_tokens: int = setting(
+        200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."
+    )
+    per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass.")
+    answers: int = setting(
+        0, section="Answers", ge=0, le=1000, help="Questions of the split that are answered greedily and shown."
+    )
+    max_new_tokens: int = setting(48, section="Answers", ge=1, unit="tokens", help="Longest answer.")
+
+
+EVALUATE = StageKind(
+    kind="evaluate",
+    types={"report": EvaluateStage},
+    module="engines.evaluate.stage",
+    needs=lambda _stage: TRAIN,
+    scores=True,
+    same_shape_as="model",
+)

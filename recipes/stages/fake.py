@@ -1,0 +1,50 @@
+"""The fake stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recipes.setting import setting
+from recipes.stages.fields import Guards, StageFields, TrainingRetry
+from recipes.stages.kind import LIGHT, StageKind
+
+
+class FakeStage(StageFields):
+    """An engine with no model that drives the same events: for demonstrations, tests and screenshots."""
+
+    kind: Literal["fake"] = "fake"
+    data: str | None = setting(
+        None,
+        section="Inputs",
+        accepts=("text", "tokens", "messages", "tokenizer", "model", "adapter", "report", "gguf", "fake"),
+        help="A stage this one waits for.",
+    )
+    max_steps: int = setting(100, section="Schedule", ge=1, help="Steps to pretend.")
+    step_s: float = setting(0.1, section="Schedule", ge=0, unit="seconds", help="Time that one step takes.")
+    learning_rate: float = setting(3e-4, section="Optim", gt=0, le=1, help="Peak of the pretended schedule.")
+    seed: int = setting(42, section="Data", ge=0, help="Seed of the pretended noise.")
+    save_steps: int = setting(20, section="Checkpoints", ge=1, unit="steps", help="Steps between two checkpoints.")
+    save_total_limit: int = setting(3, section="Checkpoints", ge=1, help="Newest checkpoints that are kept.")
+    checkpoint_bytes: int = setting(
+        4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a pretended checkpoint."
+    )
+    eval_steps: int | None = setting(
+        None, section="Evaluation", ge=1, unit="steps", help="Steps between two pretended evaluations."
+    )
+    nan_at_step: int | None = setting(
+        None, section="Faults", ge=1, help="The first attempt's loss is not a number at this step, and the guard trips."
+    )
+    fail_at_step: int | None = setting(
+        None, section="Faults", ge=1, help="The first attempt ends with an error at this step."
+    )
+    guards: Guards = setting(default_factory=Guards, section="Guards", help="When the engine stops itself.")
+    retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
+
+
+FAKE = StageKind(
+    kind="fake",
+    types={"fake": FakeStage},
+    module="engines.fake.stage",
+    needs=lambda _stage: LIGHT,
+    trains=True,
+)

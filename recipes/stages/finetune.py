@@ -1,0 +1,46 @@
+"""The finetune stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recipes.setting import setting
+from recipes.stages.fields import MODEL_OUTPUTS
+from recipes.stages.kind import TRAIN, StageKind
+from recipes.stages.training import TrainingFields
+
+TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class FinetuneStage(TrainingFields):
+    """LoRA on a model, with its chat template and the loss on answers only."""
+
+    kind: Literal["finetune"] = "finetune"
+    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
+    data: str = setting(
+        section="Inputs", accepts=("messages",), help="The messages stage, or a folder with train.jsonl."
+    )
+    r: int = setting(16, section="LoRA", ge=1, help="Rank of the adapter.")
+    lora_alpha: float = setting(
+        32.0, section="LoRA", gt=0, help="Scale of the adapter; it is multiplied by lora_alpha / r."
+    )
+    lora_dropout: float = setting(
+        0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input while training."
+    )
+    use_rslora: bool = setting(False, section="LoRA", advanced=True, help="Scale by lora_alpha / sqrt(r) instead.")
+    target_modules: list[TargetModule] = setting(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        section="LoRA",
+        min_length=1,
+        help="Linear layers that get an adapter.",
+    )
+
+
+FINETUNE = StageKind(
+    kind="finetune",
+    types={"adapter": FinetuneStage},
+    module="engines.finetune.stage",
+    needs=lambda _stage: TRAIN,
+    trains=True,
+    same_shape_as="model",
+)

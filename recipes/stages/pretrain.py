@@ -1,0 +1,71 @@
+"""The pretrain stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from recipes.setting import setting
+from recipes.stages.kind import TRAIN, StageKind
+from recipes.stages.training import TrainingFields
+
+
+class PretrainStage(TrainingFields):
+    """A Llama-type decoder (GQA, SwiGLU, RoPE, RMSNorm) trained from scratch on token shards."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    data: str = setting(section="Inputs", accepts=("tokens",), help="The tokens stage; its tokenizer comes with it.")
+    hidden_size: int = setting(
+        section="Model", ge=8, help="Width of the residual stream; a multiple of 256 quantizes best."
+    )
+    intermediate_size: int = setting(section="Model", ge=8, help="Width of the SwiGLU feed-forward layer.")
+    num_hidden_layers: int = setting(section="Model", ge=1, le=1000, help="Decoder layers.")
+    num_attention_heads: int = setting(section="Model", ge=1, help="Query heads; divides hidden_size.")
+    num_key_value_heads: int = setting(section="Model", ge=1, help="Key and value heads; divides num_attention_heads.")
+    rope_theta: float = setting(10_000.0, section="Model", gt=0, help="Base of the rotary position embedding.")
+    rms_norm_eps: float = setting(
+        1e-5, section="Model", gt=0, lt=1, advanced=True, help="Added to the variance in RMSNorm."
+    )
+    tie_word_embeddings: bool = setting(True, section="Model", help="Use one matrix for embedding and output head.")
+    attention_dropout: float = setting(
+        0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights while training."
+    )
+    initializer_range: float = setting(
+        0.02, section="Model", gt=0, lt=1, advanced=True, help="Standard deviation of the initial weights."
+    )
+    sample_steps: int | None = setting(
+        None, section="Samples", ge=1, unit="steps", help="Steps between two generations from sample_prompts."
+    )
+    sample_prompts: list[str] = setting(
+        default_factory=lambda: ["def "], section="Samples", help="Prompts for the samples taken while training."
+    )
+    sample_max_new_tokens: int = setting(40, section="Samples", ge=1, unit="tokens", help="Length of a sample.")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> PretrainStage:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size — must be a multiple of num_attention_heads; got {self.hidden_size} and "
+                f"{self.num_attention_heads}; allowed: a width that divides evenly"
+            )
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError(
+                f"num_attention_heads — rotary embedding needs an even head width; got "
+                f"{self.hidden_size // self.num_attention_heads}; allowed: hidden_size / num_attention_heads even"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads — must divide num_attention_heads; got {self.num_key_value_heads} and "
+                f"{self.num_attention_heads}; allowed: a divisor of {self.num_attention_heads}"
+            )
+        return self
+
+
+PRETRAIN = StageKind(
+    kind="pretrain",
+    types={"model": PretrainStage},
+    module="engines.pretrain.stage",
+    needs=lambda _stage: TRAIN,
+    trains=True,
+)

@@ -1,0 +1,104 @@
+"""Every stage kind of this version, and how a stage is found in the list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from recipes.stages.evaluate import EVALUATE
+from recipes.stages.export import EXPORT
+from recipes.stages.fake import FAKE
+from recipes.stages.fields import StageFields
+from recipes.stages.finetune import FINETUNE
+from recipes.stages.kind import StageKind
+from recipes.stages.merge import MERGE
+from recipes.stages.prepare import PREPARE
+from recipes.stages.pretrain import PRETRAIN
+from recipes.stages.tokenizer import TOKENIZER
+
+STAGE_KINDS: Mapping[str, StageKind[Any]] = {
+    row.kind: row for row in (PREPARE, TOKENIZER, PRETRAIN, FINETUNE, EVALUATE, MERGE, EXPORT, FAKE)
+}
+"""The rows by kind, in the order in which documents and messages list them."""
+
+STAGE_TYPES: Mapping[str, type[StageFields]] = {
+    tag: fields for row in STAGE_KINDS.values() for tag, fields in row.tags.items()
+}
+"""Every stage type by its tag: the kind, or kind and output for a kind of several types."""
+
+_KINDS = {tag: row.kind for row in STAGE_KINDS.values() for tag in row.tags}
+_TAGS = {fields: tag for tag, fields in STAGE_TYPES.items()}
+_OUTPUTS = {fields: makes for row in STAGE_KINDS.values() for makes, fields in row.types.items()}
+
+
+def modules_of(program: str) -> dict[str, str]:
+    """The module that does the work of each kind which this program runs.
+
+    Args:
+        program: a module that is started with `python -m`, such as `engines.run`.
+    """
+    return {row.kind: row.module for row in STAGE_KINDS.values() if row.program == program}
+
+
+def row_of(stage: StageFields) -> StageKind[Any]:
+    """The row of a stage's kind."""
+    return STAGE_KINDS[stage.kind]
+
+
+def kind_of(tag: str) -> str:
+    """The kind of a stage type (a key of `STAGE_TYPES`)."""
+    return _KINDS[tag]
+
+
+def tags_of(kind: str) -> list[str]:
+    """The stage types of a kind: one, or three for `prepare`."""
+    return list(STAGE_KINDS[kind].tags)
+
+
+def tag_of_stage(stage: StageFields) -> str:
+    """The stage's type: a key of `STAGE_TYPES`."""
+    return _TAGS[type(stage)]
+
+
+def tag_of_table(table: Any) -> str | None:
+    """The type that a stage's table asks for by `kind` and `output`; None when there is no such type."""
+    kind = table.get("kind") if isinstance(table, dict) else None
+    row = STAGE_KINDS.get(kind) if isinstance(kind, str) else None
+    if row is None:
+        return None
+    tag = f"{kind}-{table.get('output')}" if len(row.types) > 1 else kind
+    return tag if tag in STAGE_TYPES else None
+
+
+def output_of(stage: StageFields) -> str:
+    """What a stage makes, as a word that `accepts` lists know."""
+    return _OUTPUTS[type(stage)]
+
+
+def output_word(tag: str) -> str:
+    """What a stage of this type (a key of `STAGE_TYPES`) makes, as a word that `accepts` lists know."""
+    return _OUTPUTS[STAGE_TYPES[tag]]
+
+
+def trains(kind: str) -> bool:
+    """Whether stages of this kind commit checkpoints; a kind of a newer version does not, as far as is known here."""
+    row = STAGE_KINDS.get(kind)
+    return row is not None and row.trains
+
+
+def makes(kind: str, output: str) -> bool:
+    """Whether stages of this kind make that, a word of the `accepts` lists."""
+    row = STAGE_KINDS.get(kind)
+    return row is not None and output in row.types
+
+
+def scores(kind: str) -> bool:
+    """Whether stages of this kind measure loss and perplexity on held-out data."""
+    row = STAGE_KINDS.get(kind)
+    return row is not None and row.scores
+
+
+def weights(kind: str) -> Literal["model", "adapter"] | None:
+    """The weights that finished stages of this kind hold."""
+    row = STAGE_KINDS.get(kind)
+    return None if row is None else row.weights
