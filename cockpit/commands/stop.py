@@ -1,4 +1,4 @@
-"""`cockpit stop RUN`: ask a run to stop, and wait until it has."""
+"""`cockpit stop RUN`: request a stop, and wait until the run has stopped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
 from cockpit.runs.find import find_run, runs_root
-from cockpit.supervision.launch import request
+from cockpit.supervision.requests import STOP_NOW, send_request
 from engines.words import ExitCode, Verb
 
 
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit stop`."""
     add_run(parser)
-    parser.add_argument("--now", action="store_true", help="stop after the current step, without a checkpoint")
+    parser.add_argument("--now", action="store_true", help=STOP_NOW)
     add_json(parser)
     parser.exit_codes = {
         ExitCode.DONE: "the run has ended",
@@ -28,12 +28,13 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, wait, and say how the run ended. Ctrl-C leaves the request standing."""
+    """Send the request, wait, and say how the run ended. Ctrl-C leaves the request in force."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    verb = Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT
-    request(found, verb)
+    reply = send_request(found, Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT)
+    reply.require_sent()
     if not args.json:
-        say(f"{found.id}: {verb} was asked for; waiting (Ctrl-C: leave, the request stands)")
+        say(reply.sentence)
+        say("waiting for the run to stop (Ctrl-C: leave; the request stays)")
     signals = Signals()
     following = Following(found, Nothing(), signals, ask=False)
     with signals.caught(termination=False):

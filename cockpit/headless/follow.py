@@ -20,6 +20,7 @@ from typing import Protocol
 
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import Follower
+from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, send_request
 from engines.events import AnyEvent
 from engines.journal import JournalReader, Record
 from engines.run_dir import RunDir, lock_is_held
@@ -29,6 +30,9 @@ from recipes.problems import OperatorError
 ADOPT_EVERY_S = 2.0
 ADOPT_ATTEMPTS = 5
 POLL_S = 0.25
+QUESTION = f"""[d]etach: the run continues without this terminal
+[s]top after checkpoint: {STOP_AFTER_CHECKPOINT}
+any other key: keep following"""
 
 
 class OutputClosedError(Exception):
@@ -94,6 +98,7 @@ class Following:
         self._may_ask = ask
         self._source: Follower | _FileSource = _FileSource(run.journal) if raw else Follower(run.root)
         self._stop_sent = False
+        self._terminations_seen = 0
         self._asked_at = 0
         self._adoptions = 0
         self._trained = False
@@ -160,30 +165,32 @@ class Following:
             raise OperatorError(f"{self.run.id} has no supervisor, and none can be started", hint)
 
     def _answer_signals(self) -> None:
-        if self.signals.terminations and not self._stop_sent:
-            self._ask_to_stop("TERM: the run was asked to stop after a checkpoint; waiting for it")
+        if self.signals.terminations > self._terminations_seen:
+            self._terminations_seen = self.signals.terminations
+            if not self._stop_sent:
+                self._request_stop("waiting for the run to stop, because of TERM")
         if self.signals.interrupts > self._asked_at:
             self._asked_at = self.signals.interrupts
             self.display.close()
             answer = self._ask() if self._may_ask and not self._stop_sent else "d"
             if answer == "s":
-                self._ask_to_stop("the run was asked to stop after a checkpoint; waiting for it (Ctrl-C: leave now)")
+                self._request_stop("waiting for the run to stop (Ctrl-C: leave; the request stays)")
             elif answer == "d":
-                say(f"detached; the run goes on: cockpit attach {self.run.id}")
+                say(f"detached; the run continues: cockpit attach {self.run.id}")
                 self.detached = True
 
-    def _ask_to_stop(self, words: str) -> None:
-        from engines.control import put_request
-
-        put_request(self.run.control, Verb.STOP_AFTER_CHECKPOINT, by="cockpit run")
-        self._stop_sent = True
-        say(words)
+    def _request_stop(self, waiting: str) -> None:
+        """Request a stop after a checkpoint and say what came of it; a request that failed can be made again."""
+        reply = send_request(self.run, Verb.STOP_AFTER_CHECKPOINT, by="cockpit run")
+        self._stop_sent = reply.sent
+        say(reply.sentence)
+        say(waiting if reply.sent else reply.hint)
 
     def _ask(self) -> str:
-        """[d]etach or [s]top; a second Ctrl-C, or nobody to ask, means detach at once; any other key goes on."""
+        """[d]etach or [s]top; a second Ctrl-C, or a missing terminal, detaches at once; any other key keeps following."""
         if not sys.stdin.isatty():
             return "d"
-        say("[d]etach: the run goes on · [s]top after a checkpoint · any other key: go on following")
+        say(QUESTION)
         with _single_keys():
             while self.signals.interrupts == self._asked_at:
                 if select.select([sys.stdin], [], [], POLL_S)[0]:

@@ -1,4 +1,4 @@
-"""Every launch, resume, adoption and request, whoever asks: the command line, a form or a button."""
+"""Every launch, resume and adoption, whoever asks: the command line, a form or a button."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from cockpit.supervision.engine_process import CODE_ROOT
 from cockpit.supervision.interpreters import check_interpreters
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
 from cockpit.supervision.scheduling import EndRun, RunFacts, add_facts, next_action
-from engines import control
 from engines.journal import read_journal
 from engines.manifest import problems_against
 from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
-from engines.words import ExitCode, RunStatus, StartReason, Verb
+from engines.words import ExitCode, RunStatus, StartReason
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
@@ -177,27 +176,6 @@ def adopt_if_needed(run: RunDir) -> bool:
         _start_supervisor(run, StartReason.ADOPT if facts.latest_start else StartReason.LAUNCH)
         return True
     return False
-
-
-def request(run: RunDir, verb: Verb, value: float | None = None) -> control.Request:
-    """Ask a live run for something.
-
-    Raises:
-        OperatorError: the run has ended, or the request cannot be written.
-    """
-    facts = RunFacts()
-    add_facts(facts, read_journal(run.journal))
-    if facts.has_ended:
-        state = facts.ended.state if facts.ended else "ended"
-        raise OperatorError(
-            f"{run.id} has ended ({state}): there is nothing to {verb}", "go on with it: cockpit resume RUN"
-        )
-    try:
-        made = control.put_request(run.control, verb, value)
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"{run.id}: {verb} cannot be asked for: {error}") from error
-    adopt_if_needed(run)
-    return made
 
 
 def _require_free(run: RunDir) -> None:

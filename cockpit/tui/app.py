@@ -6,61 +6,32 @@ by path through `open_run`, `open_replay`, `open_home`, `open_recipe` and `open_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.cells import cell_len
-from rich.segment import Segment
-from rich.style import Style
 from textual.app import App
 from textual.binding import BindingType
-from textual.color import Color
 from textual.command import Provider
 from textual.events import Resize
 from textual.filter import LineFilter
-from textual.screen import Screen
 
-from cockpit.text.safe_text import UNSAFE
-from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.harmless import HarmlessLines
+from cockpit.tui.look.keys import bindings, scopes_of
+from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.look.theme import ANSI_VARIABLES, THEMES, chosen_theme
+from engines.run_dir import RunDir, RunDirError
+from engines.words import Verb
+from recipes.problems import OperatorError
 
-
-class HarmlessLines(LineFilter):
-    """The one choke point before the terminal: no control, reordering or invisible character of any text passes.
-
-    Widgets show such characters through `safe_text` as visible stand-ins; this is for whatever forgot to. Hyperlinks are
-    taken off too: no text of ours needs one, and a link's address would reach the terminal as it is.
-    """
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's name
-        """The segments, with the same widths and nothing but printable characters."""
-        if all(_harmless(segment) for segment in segments):
-            return segments
-        return [_clean(segment) for segment in segments]
-
-
-def _harmless(segment: Segment) -> bool:
-    text, style, control = segment
-    plain = (text.isascii() and text.isprintable()) or UNSAFE.search(text) is None
-    return plain and not control and not _linked(style)
-
-
-def _linked(style: Style | None) -> bool:
-    return style is not None and style.link is not None
-
-
-def _clean(segment: Segment) -> Segment:
-    text, style, _control = segment
-    clean = UNSAFE.sub(lambda match: " " * cell_len(match[0]), text)
-    if style is not None and _linked(style):
-        style = style.update_link(None)
-    return Segment(clean, style)
+if TYPE_CHECKING:
+    from cockpit.planning.stages import Plan
+    from recipes.load import LoadedRecipe
 
 
 def key_commands() -> type[Provider]:
     """The palette's provider, loaded when the palette is first opened."""
-    from cockpit.tui.commands import KeyCommands
+    from cockpit.tui.dialogs.palette import KeyCommands
 
     return KeyCommands
 
@@ -120,7 +91,7 @@ class CockpitApp(App[None]):
             self.open_home()
 
     def on_resize(self, event: Resize) -> None:
-        from cockpit.tui.screens.too_small import fit_to_terminal
+        from cockpit.tui.dialogs.too_small import fit_to_terminal
 
         fit_to_terminal(self, event.size.width, event.size.height)
 
@@ -163,11 +134,75 @@ class CockpitApp(App[None]):
 
         self.push_screen(CheckpointsScreen(run_dir))
 
+    # ---- what screens have done: launches, resumes and requests
+
+    def ask_to_launch(self, loaded: LoadedRecipe, figures: Plan | None, note: str = "") -> None:
+        """Ask whether to start the recipe, with what it takes; then start it and show the run."""
+        from cockpit.tui.dialogs.launch import START, launch_question
+
+        def launched() -> RunDir:
+            from cockpit.supervision.launch import launch
+
+            return launch(loaded, runs_root=self.runs_root)
+
+        def answered(answer: str | None) -> None:
+            if answer == START:
+                self.start(launched)
+
+        self.push_screen(launch_question(loaded, figures, note), answered)
+
+    def start(self, work: Callable[[], RunDir]) -> None:
+        """Do the work that starts or resumes a run in a thread, then show the run; say so if it fails."""
+
+        def worker() -> None:
+            try:
+                run = work()
+            except OperatorError as error:
+                self.call_from_thread(say_error, self, error)
+            except (RunDirError, OSError) as error:
+                self.call_from_thread(say, self, str(error), "error")
+            else:
+                self.call_from_thread(self._show_started, run)
+
+        say(self, "starting…")
+        self.run_worker(worker, thread=True, exclusive=True, exit_on_error=False, group="start")
+
+    def _show_started(self, run: RunDir) -> None:
+        """Show the run in the place of older screens of it."""
+        while len(self.screen_stack) > 2 and getattr(self.screen, "run_dir", None) == run.root:
+            self.pop_screen()
+        self.open_run(run.root)
+
+    def ask_to_stop(self, run: RunDir) -> None:
+        """Ask how to stop the run, then request that."""
+        from cockpit.tui.dialogs.stop import KEEP_RUNNING, stop_question
+
+        def answered(answer: str | None) -> None:
+            if answer is not None and answer != KEEP_RUNNING:
+                self.request(run, Verb(answer))
+
+        self.push_screen(stop_question(run.id), answered)
+
+    def request(self, run: RunDir, verb: Verb, value: float | None = None) -> None:
+        """Send a request to a run and say what came of it; in a thread, because the run's journal is read."""
+        from cockpit.supervision.requests import send_request
+
+        def worker() -> None:
+            try:
+                reply = send_request(run, verb, value)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the operator must know that nothing was sent
+                self.call_from_thread(say, self, f"{run.id}: could not send the {verb} request: {error}", "error")
+                return
+            words = f"{reply.sentence}\n{reply.hint}"
+            self.call_from_thread(say, self, words, "information" if reply.sent else "error")
+
+        self.run_worker(worker, thread=True, exit_on_error=False, group="requests")
+
     # ---- actions of every screen
 
     def action_keys_help(self) -> None:
         """Every key of the current screen."""
-        from cockpit.tui.screens.help import HelpScreen
+        from cockpit.tui.dialogs.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(scopes_of(self.screen)))
@@ -188,8 +223,3 @@ class CockpitApp(App[None]):
     def action_leave(self) -> None:
         """End the screen, and nothing else."""
         self.exit()
-
-
-def scopes_of(screen: Screen[object]) -> tuple[str, ...]:
-    """The key scopes that a screen declares in `key_scopes`, and those of the application."""
-    return (*getattr(screen, "key_scopes", ()), "app")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT
 from engines.events import Step
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
 from tests.runs.harness import ended, events, fake_recipe, kill_supervisor, nothing_left, state, wait_for, wait_for_end
@@ -186,6 +187,7 @@ def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLin
     begun(line)
     stopped = line.run("stop", "last")
     assert (stopped.returncode, stopped.stdout.split()) == (0, [line.the_run().id, "stopped"])
+    assert STOP_AFTER_CHECKPOINT in stopped.stderr
     follower.communicate(timeout=60)
     assert follower.returncode == 130
     before = line.json("show", "last", "--json")["stages"][0]
@@ -196,7 +198,9 @@ def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLin
     assert after["attempts"][1]["resumed_from"]["step"] == before["step"]
     assert after["step"] == 400
     assert line.run("resume", "last").returncode == 2
-    assert line.run("stop", "last").returncode == 2
+    refused = line.run("stop", "last")
+    assert refused.returncode == 2
+    assert "the run has already ended (succeeded)" in refused.stderr
 
 
 def test_term_asks_the_run_to_stop_after_a_checkpoint_and_waits(line: CommandLine) -> None:
@@ -205,7 +209,7 @@ def test_term_asks_the_run_to_stop_after_a_checkpoint_and_waits(line: CommandLin
     follower.send_signal(signal.SIGTERM)
     _, told = follower.communicate(timeout=60)
     assert follower.returncode == 130
-    assert "stop after a checkpoint" in told
+    assert STOP_AFTER_CHECKPOINT in told
     assert ended(line.the_run()) == "stopped"
     assert state(line.the_run()).stages[0].checkpoints
 
@@ -240,7 +244,7 @@ def test_on_a_terminal_a_second_interrupt_detaches_at_once(line: CommandLine) ->
     terminal.expect("[d]etach")
     terminal.type("\x03")
     assert terminal.wait() == 130
-    assert "detached; the run goes on" in terminal.seen
+    assert "detached; the run continues" in terminal.seen
     assert ended(line.the_run()) is None
     terminal.close()
 

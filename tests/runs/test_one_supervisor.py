@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision.launch import launch, request
+from cockpit.supervision.launch import launch
+from cockpit.supervision.requests import send_request
 from engines.events import AttemptStarted, RunStarted, WriterOpened
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import Verb
@@ -46,7 +47,7 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
         statuses = sorted(starter.wait(120) for starter in starters)
         assert statuses == [0] + [2] * (STARTERS - 1)
         assert lock_is_held(run.supervisor_lock)
-        request(run, Verb.STOP)
+        send_request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         found = events(run)
         assert sum(isinstance(event, RunStarted) for event in found) == 1

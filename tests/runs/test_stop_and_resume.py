@@ -14,8 +14,9 @@ from cockpit.headless.follow import ADOPT_ATTEMPTS, Following, Signals
 from cockpit.headless.lines import JsonLines
 from cockpit.runs.find import list_runs
 from cockpit.runs.summaries import summarize
-from cockpit.supervision.launch import adopt_if_needed, request, resume
+from cockpit.supervision.launch import adopt_if_needed, resume
 from cockpit.supervision.process_tree import kill_tree, run_processes
+from cockpit.supervision.requests import Outcome, send_request
 from engines.emitter import EventWriter
 from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Step, Warned
 from engines.run_dir import RunDir
@@ -50,7 +51,7 @@ def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
         wait_for(lambda: _step(run) >= 10, "ten steps")
-        request(run, Verb.STOP_AFTER_CHECKPOINT)
+        assert send_request(run, Verb.STOP_AFTER_CHECKPOINT).outcome is Outcome.SENT
         assert wait_for_end(run) == "stopped"
         stopped_at = _step(run)
         assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
@@ -75,7 +76,7 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
         wait_for(lambda: _step(run) >= 3, "three steps")
         family = run_processes(run.root, [])
         assert len(family) == 2, "the engine, and a child in a session of its own"
-        request(run, Verb.STOP)
+        send_request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         assert_no_process_left(run)
 
@@ -151,7 +152,7 @@ def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
         wait_for(lambda: any(isinstance(e, CheckpointCommitted) for e in events(run)), "a checkpoint")
-        request(run, Verb.STOP)
+        send_request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         if what == "damaged":
             for manifest in run.checkpoints("part-1", 1).glob("*/manifest.json"):
@@ -160,7 +161,7 @@ def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path:
             shutil.rmtree(run.checkpoints("part-1", 1) if what == "checkpoints" else run.attempt_dir("part-1", 1))
         resume(run)
         wait_for(lambda: len(_attempts(run, "part-1")) == 2, "another attempt")
-        request(run, Verb.STOP)
+        send_request(run, Verb.STOP)
         assert wait_for_end(run) == "stopped"
         assert _attempts(run, "part-1")[-1].resumed_from is None
         told = [e.message for e in events(run) if isinstance(e, Warned)]
@@ -257,14 +258,13 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
             (Verb.CONTINUE, None),
             (Verb.MAX_STEPS, 300),
         ):
-            request(run, verb, value)
+            send_request(run, verb, value)
         wait_for(lambda: sum(isinstance(e, ControlApplied) for e in events(run)) >= 5, "five answers")
         asked = [e.request.split()[0] for e in events(run) if isinstance(e, ControlApplied)]
         assert sorted(asked) == ["checkpoint", "continue", "learning-rate", "max-steps", "pause"]
         assert wait_for_end(run) == "succeeded"
         assert _step(run) == 300
-        with pytest.raises(OperatorError, match="has ended"):
-            request(run, Verb.CHECKPOINT)
+        assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 
 @pytest.mark.timeout(120)

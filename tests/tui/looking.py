@@ -44,6 +44,11 @@ async def until_seen(pilot: Pilot[None], words: str) -> None:
     await until(pilot, lambda: words in picture(pilot.app), f"{words!r} on the screen")
 
 
+def told(app: App[None]) -> str:
+    """The messages that stand over the screen, as they are before they are broken into lines."""
+    return "\n".join(notification.message for notification in app._notifications)
+
+
 def no_control_characters(app: App[None]) -> bool:
     """Whether every drawn character is printable and none reorders the line."""
     return all(char == "\n" or char.isprintable() for char in picture(app)) and "\u202e" not in picture(app)

@@ -8,8 +8,8 @@ import pytest
 
 from cockpit.runs.summaries import fold_run, state_of
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
-from cockpit.tui.screens.confirm import ConfirmScreen
 from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen

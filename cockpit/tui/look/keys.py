@@ -7,8 +7,10 @@ Each key has an id. A user's keymap may name another key for it. Keys that termi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from textual.binding import Binding
+from textual.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -170,3 +172,8 @@ def bindings(*scopes: str) -> list[Binding]:
 def footer_keys(*scopes: str) -> list[Key]:
     """The keys of these scopes that the line at the bottom names."""
     return [key for scope in scopes for key in SCOPES[scope] if key.label]
+
+
+def scopes_of(screen: Screen[Any]) -> tuple[str, ...]:
+    """The key scopes that a screen declares in `key_scopes`, and those of the application."""
+    return (*getattr(screen, "key_scopes", ()), "app")

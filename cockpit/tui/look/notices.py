@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from textual.app import App
 from textual.screen import Screen
 
 from cockpit.text.safe_text import safe_lines
@@ -11,13 +12,15 @@ from recipes.problems import OperatorError
 
 
 def say(
-    screen: Screen[Any], message: str, severity: Literal["information", "warning", "error"] = "information"
+    over: App[Any] | Screen[Any],
+    message: str,
+    severity: Literal["information", "warning", "error"] = "information",
 ) -> None:
     """Show a message for some seconds; errors stay longer."""
     text = "\n".join(safe_lines(message, 8))
-    screen.notify(text, severity=severity, timeout=10.0 if severity == "error" else 5.0, markup=False)
+    over.notify(text, severity=severity, timeout=10.0 if severity == "error" else 5.0, markup=False)
 
 
-def say_error(screen: Screen[Any], error: OperatorError) -> None:
+def say_error(over: App[Any] | Screen[Any], error: OperatorError) -> None:
     """Show what an operation refused to do, and what to do about it."""
-    say(screen, f"{error.message}\n{error.hint}" if error.hint else error.message, "error")
+    say(over, f"{error.message}\n{error.hint}" if error.hint else error.message, "error")

@@ -1,1 +1,1 @@
-"""One screen or dialog per file."""
+"""One screen per file, and what it reads."""

@@ -24,14 +24,13 @@ from cockpit.runs.summaries import state_of
 from cockpit.supervision.resolved_recipe import RunRecipe
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
+from cockpit.tui.app_protocol import app_of
+from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
+from cockpit.tui.dialogs.make import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
 from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
-from cockpit.tui.screens.confirm import Answer, ConfirmScreen
-from cockpit.tui.screens.launching import start
-from cockpit.tui.screens.make_dialogs import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
-from cockpit.tui.screens.navigation import navigator
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from engines.emitter import wall_clock_s
@@ -261,7 +260,7 @@ class CheckpointsScreen(Screen[None]):
 
         def answered(answer: str | None) -> None:
             if answer == "go":
-                start(self, lambda: self._resume(of_checkpoint))
+                app_of(self).start(lambda: self._resume(of_checkpoint))
 
         answers = [Answer("no", "Not now"), Answer("go", "Resume")]
         self.app.push_screen(ConfirmScreen(f"Resume {self._run.id}?", body, answers), answered)
@@ -336,8 +335,8 @@ class CheckpointsScreen(Screen[None]):
 
             return launch_text(recipe.text, runs_root=self._root, folder=self._run.root, parent=recipe.parent)
 
-        start(self, work)
+        app_of(self).start(work)
 
     @property
     def _root(self) -> Path:
-        return navigator(self).runs_root
+        return app_of(self).runs_root

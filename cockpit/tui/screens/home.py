@@ -21,13 +21,11 @@ from cockpit.runs.poll import FoldedRun
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
+from cockpit.tui.app_protocol import app_of
+from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say, say_error
-from cockpit.tui.screens.confirm import Answer, ConfirmScreen
-from cockpit.tui.screens.launching import confirm_launch
-from cockpit.tui.screens.navigation import navigator
-from cockpit.tui.screens.stopping import ask_to_stop
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import recipe_preview
@@ -331,11 +329,11 @@ class HomeScreen(Screen[None]):
         if self.on_recipes:
             self.action_edit_recipe()
         elif self.run_under_cursor is not None:
-            navigator(self).open_run(Path(self.run_under_cursor.path))
+            app_of(self).open_run(Path(self.run_under_cursor.path))
 
     def action_edit_recipe(self) -> None:
         if self.entry is not None:
-            navigator(self).open_recipe(self.entry.path)
+            app_of(self).open_recipe(self.entry.path)
 
     def action_new_run(self) -> None:
         entry = self.entry
@@ -349,23 +347,23 @@ class HomeScreen(Screen[None]):
         except OperatorError as error:
             say(self, f"{entry.path.name} cannot start: {error.message}", "error")
             return
-        confirm_launch(self, loaded, plan(loaded.recipe, loaded.graph))
+        app_of(self).ask_to_launch(loaded, plan(loaded.recipe, loaded.graph))
 
     def action_replay(self) -> None:
         if self.run_under_cursor is not None:
             try:
-                navigator(self).open_replay(Path(self.run_under_cursor.path))
+                app_of(self).open_replay(Path(self.run_under_cursor.path))
             except OperatorError as error:
                 say_error(self, error)
 
     def action_actions(self) -> None:
         if self.run_under_cursor is not None:
-            navigator(self).open_checkpoints(Path(self.run_under_cursor.path))
+            app_of(self).open_checkpoints(Path(self.run_under_cursor.path))
 
     def action_stop(self) -> None:
         run = self.run_under_cursor
         if run is not None and run.state.is_live:
-            ask_to_stop(self, RunDir(Path(run.path)))
+            app_of(self).ask_to_stop(RunDir(Path(run.path)))
 
     def action_copy_path(self) -> None:
         run, entry = self.run_under_cursor, self.entry

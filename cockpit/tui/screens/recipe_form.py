@@ -17,15 +17,19 @@ from textual.widgets import Input, Static
 from cockpit.forms.model import FormModel
 from cockpit.forms.problems import RECIPE
 from cockpit.forms.rows import Spot
-from cockpit.forms.save import is_read_only
+from cockpit.forms.save import ChangedOnDiskError, is_read_only, save_copy, save_recipe
+from cockpit.forms.shelf import copy_path
 from cockpit.forms.values import read_value, show_value
 from cockpit.planning.stages import Plan, plan
 from cockpit.text.safe_text import safe_text
+from cockpit.tui.app_protocol import app_of
+from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
+from cockpit.tui.dialogs.pick import PickScreen
+from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
-from cockpit.tui.look.notices import say
-from cockpit.tui.screens import form_files, form_text
-from cockpit.tui.screens.confirm import PickScreen, TextScreen
+from cockpit.tui.look.notices import say, say_error
+from cockpit.tui.screens import form_text
 from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.form_lists import SectionList, StageList
 from cockpit.tui.widgets.key_bar import KeyBar
@@ -208,18 +212,15 @@ class RecipeScreen(Screen[None]):
         self.model.check()
         self._refresh(keep_text=True)
 
-    def check_now(self) -> None:
+    def _check_now(self) -> None:
         """Check what has been typed so far without waiting for the pause."""
         if self._due is not None:
             self._due.stop()
             self._due = None
         self._check()
 
-    def refresh_all(self) -> None:
-        """Show everything again after the text changed as a whole."""
-        self._refresh(keep_text=False)
-
     def _refresh(self, *, keep_text: bool) -> None:
+        """Show everything again; `keep_text` leaves what is being typed alone."""
         self.query_one(StageList).set_items(self.model.heads())
         with self.prevent(LineList.Moved):
             self.query_one(SectionList).set_items(self.model.sections(self._here.place))
@@ -266,7 +267,7 @@ class RecipeScreen(Screen[None]):
         self.model.set(self._here.place, key, text)
         self.model.close_edit()
         self.model.check()
-        self.refresh_all()
+        self._refresh(keep_text=False)
 
     def action_undo(self) -> None:
         self._travelled(self.model.undo(), "nothing to undo")
@@ -278,7 +279,7 @@ class RecipeScreen(Screen[None]):
         if spot is None:
             say(self, otherwise)
             return
-        self.refresh_all()
+        self._refresh(keep_text=False)
         place, key = spot
         section = self.model.section_of(place, key)
         if section and (place, section) != (self._here.place, self._here.section):
@@ -290,12 +291,12 @@ class RecipeScreen(Screen[None]):
         if self._here.key:
             self.model.reset(self._here.place, self._here.key)
             self.model.check()
-            self.refresh_all()
+            self._refresh(keep_text=False)
 
     # ---- finding
 
     def action_next_problem(self) -> None:
-        self.check_now()
+        self._check_now()
         spot = self.model.next_problem(self._here)
         if spot is None:
             say(self, "no problems")
@@ -326,20 +327,111 @@ class RecipeScreen(Screen[None]):
             TextScreen(f"{self.model.path.name}: changes to the file", form_text.difference(self.model, ink(self.app)))
         )
 
-    # ---- files and launch (form_files has the conversations)
+    # ---- saving, launching, leaving: the questions on the way
 
     def action_save(self) -> None:
-        self.check_now()
-        form_files.save(self)
+        self._check_now()
+        self._save()
+
+    def _save(self) -> bool:
+        """Save where the recipe is, or as a copy where it may not be written; False when it is not saved (yet)."""
+        model = self.model
+        if self.unreadable:
+            say(self, self.unreadable, "error")
+            return False
+        if self.read_only:
+            return self._save_copy("the shipped recipe stays as it is")
+        if not model.dirty:
+            say(self, "nothing to save")
+            return True
+        try:
+            save_recipe(model.path, model.text, model.disk_text)
+        except ChangedOnDiskError as error:
+            self._ask_about_change(error)
+            return False
+        except OperatorError as error:
+            say_error(self, error)
+            return False
+        model.saved(model.path)
+        self._refresh(keep_text=False)
+        say(self, self._saved_words())
+        return True
+
+    def _save_copy(self, why: str) -> bool:
+        path = copy_path(self.model.path.stem)
+        try:
+            save_copy(path, self.model.text)
+        except OperatorError as error:
+            say_error(self, error)
+            return False
+        self.model.saved(path)
+        self.path, self.read_only = path, False
+        self.model.check()  # relative paths are looked up from the copy's folder now
+        self._refresh(keep_text=False)
+        say(self, f"saved as {path}; {why}\n{self._saved_words()}")
+        return True
+
+    def _saved_words(self) -> str:
+        count = len(self.model.problems)
+        name = self.model.path.name
+        return f"{name} saved" if not count else f"{name} saved; it cannot start yet: {count} problems"
+
+    def _ask_about_change(self, error: ChangedOnDiskError) -> None:
+        held = error.text
+
+        def answered(answer: str | None) -> None:
+            if answer == "copy":
+                self._save_copy("the changed file stays as it is")
+            elif answer == "reload" and held is not None:
+                self.model.replace(held)
+                self.model.rebase(held)
+                self._refresh(keep_text=False)
+                say(self, "reloaded; ctrl+z brings your edits back")
+
+        answers = [Answer("back", "Back"), Answer("copy", "Save a copy")]
+        if held is not None:
+            answers.append(Answer("reload", "Reload the file", danger=True))
+        body = f"{error.message}.\nIt is not overwritten. Save yours as a copy, or take the file's text (your edits can be undone back)."
+        self.app.push_screen(ConfirmScreen("The file changed", body, answers), answered)
 
     def action_launch(self) -> None:
-        self.check_now()
-        form_files.launch(self)
+        """Ask, then start what the form shows; refused while there is a problem."""
+        self._check_now()
+        model = self.model
+        if model.problems or model.loaded is None:
+            count = len(model.problems)
+            first = f"\n{model.problems[0]}" if model.problems else f"\n{self.unreadable}"
+            say(self, f"not launched: {count} {'problem' if count == 1 else 'problems'}{first}", "error")
+            if model.problems:
+                self.action_next_problem()
+            return
+        unsaved = (
+            "These edits are not saved: the run gets the text as it is shown, the file stays as it is."
+            if model.dirty
+            else ""
+        )
+        app_of(self).ask_to_launch(model.loaded, self._plan(), unsaved)
 
     def action_leave(self) -> None:
-        form_files.leave(self)
+        """Go back; asks first when edits would be lost."""
+        if not self.model.dirty:
+            self.app.pop_screen()
+            return
 
-    def plan(self) -> Plan | None:
+        def answered(answer: str | None) -> None:
+            if answer == "discard" or (answer == "save" and self._save()):
+                self.app.pop_screen()
+
+        answers = [
+            Answer("stay", "Keep editing"),
+            Answer("save", "Save and leave"),
+            Answer("discard", "Discard", danger=True),
+        ]
+        changed = self.model.changed_rows
+        body = f"{changed} {'field is' if changed == 1 else 'fields are'} changed and not saved."
+        self.app.push_screen(ConfirmScreen("Leave the form?", body, answers), answered)
+
+    def _plan(self) -> Plan | None:
         """What the recipe will take, when it is sound."""
         loaded = self.model.loaded
         return plan(loaded.recipe, loaded.graph) if loaded is not None else None
@@ -347,7 +439,7 @@ class RecipeScreen(Screen[None]):
     # ---- what is told
 
     def _show_facts(self) -> None:
-        colours, figures = ink(self.app), self.plan()
+        colours, figures = ink(self.app), self._plan()
         self.query_one("#title", Static).update(form_text.title(self.model, colours, self.read_only, self.unreadable))
         words = plan_words(figures)
         self.query_one("#cost", Static).update(

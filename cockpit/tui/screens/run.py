@@ -1,48 +1,308 @@
-"""The keys of a run's screen, live or played back; what it shows is in `run_picture`."""
+"""A run on the screen, live or played back: what it shows, and its keys.
+
+Everything shown is computed from the fold (`RunState`); a live run's fold grows, a replay's is the fold up to the
+playhead. One timer polls; nothing is painted unless something changed.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+from rich.text import Text
 from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingsMap
+from textual.containers import Container, Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
 
 from cockpit.runs.playback import Playback
+from cockpit.runs.state import RunState, StageView
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.screens.goto import GotoScreen
-from cockpit.tui.screens.navigation import navigator
-from cockpit.tui.screens.panels import SMOOTHING, panels
-from cockpit.tui.screens.run_picture import RUN_CSS, RunPicture
-from cockpit.tui.screens.run_requests import ask, keep_supervised, stop_question
-from cockpit.tui.screens.sources import LiveSource
-from cockpit.tui.widgets.chart import Chart
+from cockpit.tui.app_protocol import app_of
+from cockpit.tui.charts.chart import Chart
+from cockpit.tui.charts.panels import SMOOTHING, ViewOptions, panels
+from cockpit.tui.dialogs.goto import GotoScreen
+from cockpit.tui.look.keys import bindings
+from cockpit.tui.look.notices import say
+from cockpit.tui.look.theme import palette
+from cockpit.tui.screens.sources import LiveSource, Source
+from cockpit.tui.widgets.key_bar import KeyBar
+from cockpit.tui.widgets.line import Lines
 from cockpit.tui.widgets.log_view import LogView
-from engines.run_dir import RunDir
+from cockpit.tui.widgets.side import side_column
+from cockpit.tui.widgets.stage_panel import stage_panel
+from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
+from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
+from cockpit.tui.widgets.transport import timeline, transport_line
+from engines.json_text import read_json
+from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus, Verb
+from recipes.problems import OperatorError
 
+TICK_S = 0.2
+"""Five pictures a second at most; a tick that finds nothing new sends nothing."""
+BUDGET_S = 0.05
+"""Longest time one tick folds events before it lets keys through."""
+CHARTS = 6
+WIDE, TALL = 120, 36
+SIDE_WIDTH = 40
+LOG_LINES = 500
 SUPERVISED_EVERY_S = 5.0
 
 
-class RunScreen(RunPicture):
-    """A run: see `RunPicture` for its arguments."""
+class RunScreen(Screen[None]):
+    """A run's status, stages, charts and log.
 
-    CSS = RUN_CSS
+    Args:
+        source: where its events come from; with a `playback` it is a replay.
+        run_dir: the run's directory, for requests, the recipe's facts and checkpoints.
+        clock: monotonic seconds, for tests.
+    """
+
+    CSS = """
+    RunScreen { layout: vertical; }
+    RunScreen #status { background: $surface; }
+    RunScreen #timeline, RunScreen #transport, RunScreen #problems { display: none; }
+    RunScreen #middle { height: 1fr; }
+    RunScreen #charts { layout: grid; grid-size: 2 2; grid-gutter: 0 1; width: 1fr; height: 2fr; }
+    RunScreen Chart { display: none; }
+    RunScreen #panel { display: none; height: 3fr; width: 1fr; }
+    RunScreen #side { width: 40; height: 1fr; display: none; }
+    """
+    AUTO_FOCUS = ""
+
+    def __init__(self, source: Source, run_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.source = source
+        self.run_dir = run_dir
+        self.playback = source.playback
+        self.key_scopes = ("replay",) if self.playback is not None else ("run",)
+        self._bindings = BindingsMap.merge([self._bindings, BindingsMap(bindings(*self.key_scopes))])
+        self.options = ViewOptions(log=set())
+        self.frozen = False
+        self.maximised = False
+        self.chosen = 0
+        self._stage_name: str | None = None
+        self._clock = clock
+        self._last_tick_s = clock()
+        self._timer: Timer | None = None
+        self._facts: dict[str, Any] | None = None
+        self._painted: tuple[object, ...] = ()
+
+    # ---- what is looked at
+
+    @property
+    def state(self) -> RunState:
+        """The fold that is shown."""
+        return self.source.state
+
+    @property
+    def stage(self) -> StageView | None:
+        """The stage that is looked at: the chosen one, else the current one."""
+        chosen = self.state.stage(self._stage_name) if self._stage_name is not None else None
+        return chosen or self.state.current_stage
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The resolved recipe's fields of the stage that is looked at, as far as they can be read."""
+        if self._facts is None:
+            self._facts = _read_facts(self.run_dir)
+        stage = self.stage
+        found = self._facts.get(stage.name) if stage is not None else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Every chart, by number."""
+        return list(self.query(Chart))
+
+    def compose(self) -> ComposeResult:
+        yield Lines(id="status")
+        yield Lines(id="strip")
+        yield Lines(id="bar")
+        yield Lines(id="timeline")
+        yield Lines(id="transport")
+        yield Lines(id="problems")
+        with Horizontal(id="middle"):
+            with Vertical(id="main"):
+                yield Lines(id="panel")
+                with Container(id="charts"):
+                    for number in range(1, CHARTS + 1):
+                        yield Chart(id=f"chart-{number}")
+            yield Lines(id="side")
+        yield LogView(id="log")
+        yield KeyBar(*self.key_scopes)
 
     def on_mount(self) -> None:
-        """See to it, now and then, that a run which is watched has a supervisor: without one no next stage starts."""
+        replay = self.playback is not None
+        self.query_one("#timeline").display = self.query_one("#transport").display = replay
+        self.query_one("#bar").display = not replay
+        self._timer = self.set_interval(TICK_S, self.tick)
+        if self.playback is not None and self.playback.index == 0:
+            self.playback.playing = True
         if isinstance(self.source, LiveSource):
             self._keep_supervised()
             self.set_interval(SUPERVISED_EVERY_S, self._keep_supervised)
+        self.tick()
+
+    def on_unmount(self) -> None:
+        self.source.close()
+
+    def on_screen_suspend(self) -> None:
+        if self._timer is not None:
+            self._timer.pause()
+
+    def on_screen_resume(self) -> None:
+        self._last_tick_s = self._clock()
+        if self._timer is not None:
+            self._timer.resume()
+        self.paint(force=True)
+
+    def on_resize(self) -> None:
+        self.paint(force=True)
+
+    @on(Lines.Resized, "#panel, #side")
+    def _fill(self) -> None:
+        """What has another size is written anew, whenever the layout gets to it."""
+        self.paint(force=True)
+
+    # ---- time
+
+    def tick(self) -> None:
+        """Take what is new, within a budget, and paint what changed."""
+        now_s = self._clock()
+        passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
+        if self.playback is not None:
+            self.playback.tick(min(passed_s, 1.0))
+        elif not self.frozen:
+            end_s = time.monotonic() + BUDGET_S
+            while self.source.poll() and self.source.catching_up and time.monotonic() < end_s:
+                pass
+            if self.source.catching_up:
+                self.set_timer(0.01, self.tick)
+        self.paint()
+
+    def paint(self, *, force: bool = False) -> None:
+        """Bring every visible widget up to the state; each sends only what differs."""
+        if not self.is_attached or not self.query("#log"):
+            return
+        state, run_state = self.state, self.source.run_state
+        stamp = self._stamp(run_state)
+        if stamp == self._painted and not force:
+            return
+        self._painted = stamp
+        self._paint_lines(run_state)
+        self._paint_middle()
+        lines = state.log(LOG_LINES)
+        self.query_one(LogView).show(lines, "log" if self.playback is None else "log up to the playhead")
+
+    def _stamp(self, run_state: RunStatus) -> tuple[object, ...]:
+        """Everything the picture depends on: while it stays the same, nothing is drawn."""
+        state, playback, options = self.state, self.playback, self.options
+        minute = self.source.now() // 60 if self.source.live else 0
+        played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
+        facts = (id(state), state.version, state.unreadable, state.unknown, run_state, minute, *played)
+        view = (self.frozen, self._stage_name, self.chosen, self.maximised)
+        return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor)
+
+    def _paint_lines(self, run_state: RunStatus) -> None:
+        state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
+        replay = self.playback is not None
+        parts = run_parts(state, run_state, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
+        if replay:
+            parts = [
+                Part(0, "▶ REPLAY", "accent"),
+                Part(1, safe_text(self.run_dir.name, 40)),
+                parts[0],
+                *stage_parts(state, stage),
+            ]
+        self._line("status", status_line(parts, width, colours))
+        self._line(
+            "strip",
+            stage_strip(state.stages, stage.name if stage else None, width, colours, lost=run_state == RunStatus.LOST),
+        )
+        if self.playback is not None:
+            self._line("timeline", timeline(self.playback, width, colours))
+            self._line("transport", transport_line(self.playback, width, colours))
+        else:
+            self._line("bar", progress_bar(stage.fraction if stage else None, width, colours))
+        found = problems(state, run_state, self.source.now(), live=self.source.live and not replay)
+        self.query_one("#problems").display = bool(found)
+        if found:
+            self._line("problems", problems_line(found, width, colours))
+        self.query_one(KeyBar).update_keys()
+
+    def _paint_middle(self) -> None:
+        stage, wide, tall = self.stage, self.size.width >= WIDE, self.size.height >= TALL
+        colours = palette(self.app.theme_variables)
+        side, panel, log = self.query_one("#side", Lines), self.query_one("#panel", Lines), self.query_one(LogView)
+        side.display = wide
+        log.styles.height = 11 if tall else 5
+        log.display = not (self.maximised and (stage is None or stage.last_step is None))  # a panel takes it all
+        with_curves = stage is not None and stage.last_step is not None
+        found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
+        panel.display = not with_curves
+        if not with_curves:
+            found = found[:3] if wide else found[:2]
+            found = found if (tall or self.size.height >= 24) and not self.maximised else []
+        self._arrange(len(found), wide=wide, with_curves=with_curves)
+        for number, chart in enumerate(self.charts):
+            if number < len(found) and chart.display:
+                chart.chosen = with_curves and number == self.chosen
+                chart.show(found[number].make())
+        if not with_curves and stage is not None:
+            width = self.size.width - (SIDE_WIDTH if wide else 0)
+            rows = panel.size.height or 10
+            panel.show(stage_panel(stage, width, rows, colours, enlarged=self.maximised))
+        if wide:
+            side.show(
+                side_column(self.state, stage, self.facts, self.playback, (SIDE_WIDTH, side.size.height), colours)
+            )
+
+    def _arrange(self, count: int, *, wide: bool, with_curves: bool) -> None:
+        """Which charts are there, in how many columns and rows."""
+        grid = self.query_one("#charts")
+        if not with_curves:
+            shown = list(range(count))
+            columns, rows = max(1, count), 1
+        elif self.maximised:
+            shown, columns, rows = [min(self.chosen, count - 1)], 1, 1
+        elif wide:
+            shown, columns, rows = list(range(count)), 3 if count > 4 else 2, 2 if count > 2 else 1
+        else:
+            first = 2 if self.chosen >= 4 else 0
+            shown = list(range(first, min(count, first + 4)))
+            columns, rows = (2 if len(shown) > 1 else 1), (2 if len(shown) > 2 else 1)
+        grid.display = bool(shown)
+        grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
+        for number, chart in enumerate(self.charts):
+            chart.display = number in shown
+
+    def _line(self, name: str, text: Text) -> None:
+        self.query_one(f"#{name}", Lines).show([text])
+
+    # ---- supervision
 
     def _keep_supervised(self) -> None:
+        """See to it that a run which is watched has a supervisor: without one the next stage never starts."""
         if self.source.live:
-            self.run_worker(
-                partial(keep_supervised, self.app, RunDir(self.run_dir)),
-                thread=True,
-                exclusive=True,
-                exit_on_error=False,
-                group="supervision",
-            )
+            self.run_worker(self._adopt, thread=True, exclusive=True, exit_on_error=False, group="supervision")
+
+    def _adopt(self) -> None:
+        """Adopt the run if its supervisor has died, and say so; runs in a thread."""
+        run = RunDir(self.run_dir)
+        if lock_is_held(run.supervisor_lock) or run.exit_json.exists():
+            return
+        from cockpit.supervision.launch import adopt_if_needed
+
+        with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
+            if adopt_if_needed(run):
+                self.app.call_from_thread(say, self, f"{run.id}: the supervisor had died; a new one took over")
 
     # ---- keys of both
 
@@ -103,7 +363,7 @@ class RunScreen(RunPicture):
         log.refresh()
 
     def action_actions(self) -> None:
-        navigator(self).open_checkpoints(self.run_dir)
+        app_of(self).open_checkpoints(self.run_dir)
 
     def action_copy_path(self) -> None:
         self.app.copy_to_clipboard(str(self.run_dir))
@@ -126,20 +386,10 @@ class RunScreen(RunPicture):
             self.paint()
 
     def action_checkpoint(self) -> None:
-        self._ask(Verb.CHECKPOINT)
+        app_of(self).request(RunDir(self.run_dir), Verb.CHECKPOINT)
 
     def action_stop(self) -> None:
-        def answered(answer: str | None) -> None:
-            verb = Verb.of(answer or "")
-            if verb is not None and verb.is_stop:
-                self._ask(verb)
-
-        self.app.push_screen(stop_question(self.run_dir.name), answered)
-
-    def _ask(self, verb: Verb) -> None:
-        self.run_worker(
-            partial(ask, self.app, RunDir(self.run_dir), verb), thread=True, exit_on_error=False, group="requests"
-        )
+        app_of(self).ask_to_stop(RunDir(self.run_dir))
 
     def leaving(self) -> str:
         """What to tell somebody who closes this screen."""
@@ -210,3 +460,13 @@ class RunScreen(RunPicture):
         for chart in self.charts:
             chart.fit()
         self.paint(force=True)
+
+
+def _read_facts(run_dir: Path) -> dict[str, Any]:
+    """The stages of recipe.json by name; nothing when it cannot be read (a journal file alone, say)."""
+    try:
+        value = read_json(RunDir(run_dir).recipe_json)
+        stages = value["recipe"]["stage"]
+        return {str(stage["name"]): stage for stage in stages}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

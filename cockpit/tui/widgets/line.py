@@ -45,11 +45,6 @@ class Lines(Widget):
     def on_resize(self) -> None:
         self.post_message(self.Resized(self))
 
-    @property
-    def plain(self) -> str:
-        """The text without colours."""
-        return "\n".join(line.plain for line in self._lines)
-
     def render_line(self, y: int) -> Strip:
         width, style = self.size.width, self.rich_style
         if y >= len(self._lines):

@@ -13,8 +13,8 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
+from cockpit.tui.charts.chart import Chart, ChartData
 from cockpit.tui.look.ink import ink
-from cockpit.tui.widgets.chart import Chart, ChartData
 from cockpit.tui.widgets.preview import run_heading, shown_stage
 
 MIN_POINTS = 2

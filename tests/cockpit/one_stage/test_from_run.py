@@ -12,7 +12,7 @@ from cockpit.one_stage import from_run as actions
 from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
 from cockpit.runs.summaries import fold_run
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
-from cockpit.tui.screens.make_dialogs import plan_words
+from cockpit.tui.dialogs.make import plan_words
 from engines.run_dir import RunDir
 from engines.words import RunStatus
 from recipes.load import load_recipe_text

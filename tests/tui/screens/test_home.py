@@ -13,14 +13,14 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.confirm import ConfirmScreen
+from cockpit.tui.dialogs.help import HelpScreen
+from cockpit.tui.dialogs.too_small import TooSmallScreen
 from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.screens.checkpoints import CheckpointsScreen
-from cockpit.tui.screens.confirm import ConfirmScreen
-from cockpit.tui.screens.help import HelpScreen
 from cockpit.tui.screens.home import HomeScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.screens.run import RunScreen
-from cockpit.tui.screens.too_small import TooSmallScreen
 from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import RunTable
 from engines.run_dir import Lock
@@ -133,7 +133,7 @@ async def test_quitting_with_a_live_run_says_that_training_continues(tmp_path: P
             await pilot.press("tab")
             await until_seen(pilot, "x Stop")
             await pilot.press("x")
-            await until_seen(pilot, "Let it run")
+            await until_seen(pilot, "Keep running")
             await pilot.press("enter")
         assert not list(run.control.glob("*.json"))
     finally:

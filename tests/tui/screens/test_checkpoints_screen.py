@@ -12,9 +12,9 @@ from textual.pilot import Pilot
 from textual.widgets import Button
 
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.confirm import ConfirmScreen
+from cockpit.tui.dialogs.make import MakeScreen
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
-from cockpit.tui.screens.confirm import ConfirmScreen
-from cockpit.tui.screens.make_dialogs import MakeScreen
 from engines.run_dir import Lock, RunDir
 from recipes.file_types import FILE_TYPES
 from recipes.load import LoadedRecipe

@@ -10,7 +10,7 @@ import pytest
 from cockpit.tui.app import CockpitApp
 from tests.tui.looking import picture, until
 
-RECORDED = Path(__file__).resolve().parents[2] / "screenshots" / "recorded" / "20261121-0607-four-phases"
+RECORDED = Path(__file__).resolve().parents[3] / "screenshots" / "recorded" / "20261121-0607-four-phases"
 FILES = [*(f"{name} " for name in ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S")), "F16 + atlas"]
 
 

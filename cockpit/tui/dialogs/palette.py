@@ -1,4 +1,4 @@
-"""The command palette: what can be done here and now, and nothing else."""
+"""The command palette: the actions that the current screen offers at this moment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.keys import SCOPES, Key
+from cockpit.tui.look.keys import SCOPES, Key, scopes_of
 
 
 class KeyCommands(Provider):
@@ -27,7 +27,7 @@ class KeyCommands(Provider):
     def _commands(self) -> Iterator[tuple[str, Key]]:
         screen = self.screen
         seen: set[str] = set()
-        for scope in (*getattr(screen, "key_scopes", ()), "app"):
+        for scope in scopes_of(screen):
             for key in SCOPES.get(scope, ()):
                 if not key.action or key.action in seen or key.id == "app.palette":
                     continue

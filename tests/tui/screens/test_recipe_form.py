@@ -13,8 +13,10 @@ from textual.widgets import Input
 
 from cockpit.forms.shelf import own_folder
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.dialogs.confirm import ConfirmScreen
+from cockpit.tui.dialogs.pick import PickScreen
+from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.keys import SCOPES
-from cockpit.tui.screens.confirm import ConfirmScreen, PickScreen, TextScreen
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.widgets.field_row import ChoiceBox, FieldRow
 from recipes.shipped import shipped_recipe

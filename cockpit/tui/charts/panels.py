@@ -9,9 +9,9 @@ from typing import Any
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
+from cockpit.tui.charts.axes import step_domain, time_domain
+from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.look.theme import ascii_only
-from cockpit.tui.widgets.axes import step_domain, time_domain
-from cockpit.tui.widgets.chart import ChartData
 from engines.words import StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)

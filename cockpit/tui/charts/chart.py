@@ -20,9 +20,9 @@ from textual.widget import Widget
 from cockpit.runs.series import Series
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
+from cockpit.tui.charts.axes import Domain, kept, ticks, time_ticks
+from cockpit.tui.charts.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
 from cockpit.tui.look.theme import CROSS, ascii_only
-from cockpit.tui.widgets.axes import Domain, kept, ticks, time_ticks
-from cockpit.tui.widgets.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
 
 STYLES = ("text", "raw", "line", "old", "eval", "bad", "guard", "mark", "axis", "title", "chosen")
 TEXT, RAW, LINE, OLD, EVAL, BAD, GUARD, MARK, AXIS, TITLE, CHOSEN = range(len(STYLES))
@@ -31,14 +31,14 @@ MIN_WIDTH, MIN_HEIGHT = 18, 4
 
 @dataclass(frozen=True)
 class ChartData:
-    """What a chart shows. Series grow by themselves; everything else is said anew.
+    """What a chart shows. Series grow by themselves; the rest is given at every `show`.
 
     Attributes:
         name: what is measured, the first word of the title.
         summary: the rest of the title: newest value and so on.
         raw: the values.
         smooth: their moving average, when one is asked for.
-        old: values that a resume superseded.
+        old: values that a resume replaced.
         points: single points (evaluations).
         x: left and right edge of the x axis.
         x_is_time: x is Unix seconds, labelled from the left edge on.
@@ -102,7 +102,6 @@ class Chart(Widget):
         super().__init__(id=id)
         self.data: ChartData | None = None
         self.chosen = False
-        self.draws = 0
         self._y: Domain | None = None
         self._rows: list[Row] = []
         self._strips: list[Strip] = []
@@ -126,11 +125,6 @@ class Chart(Widget):
     def is_on_screen(self) -> bool:
         """Whether anything of the chart can be seen."""
         return self.display and self.is_attached and self.size.width > 0 and self.size.height > 0
-
-    @property
-    def domain(self) -> Domain | None:
-        """The y axis as drawn."""
-        return self._y
 
     def _sync(self) -> None:
         rows = self._draw()
@@ -175,7 +169,6 @@ class Chart(Widget):
         width, height = self.size
         if self.data is None or width < MIN_WIDTH or height < MIN_HEIGHT:
             return [Row(" " * width, bytes(width))] * height
-        self.draws += 1
         self._y = self._axis(self.data)
         return draw_chart(self.data, self._y, width, height, chosen=self.chosen)
 

@@ -13,8 +13,8 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from cockpit.tui.dialogs.frame import DIALOG_CSS
 from cockpit.tui.look.keys import SCOPES
-from cockpit.tui.screens.confirm import DIALOG_CSS
 
 TITLES = {
     "app": "Everywhere",

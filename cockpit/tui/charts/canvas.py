@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cockpit.runs.series import Series
-from cockpit.tui.widgets.axes import Domain
+from cockpit.tui.charts.axes import Domain
 
 Span: TypeAlias = "tuple[float, float] | None"
 """Lowest and highest share of the height (0 bottom, 1 top) that a curve covers in one dot column."""
@@ -73,20 +73,20 @@ def draw(
     return [Row("".join(row), bytes(styles)) for row, styles in zip(text, owner, strict=True)]
 
 
-def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain, upto: int | None = None) -> list[Span]:
+def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain) -> list[Span]:
     """What a series covers in each of `columns` dot columns of [x0, x1]; a non-finite value breaks the line."""
     x = series.x
-    n = len(x) if upto is None else min(upto, len(x))
+    n = len(x)
     first, last = bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n)
     if last - first > 2 * columns:
         return _dense(series, x0, x1, columns, y, n)
     return _sparse(series, x0, x1, columns, y, max(0, first - 1), min(n, last + 1))
 
 
-def bad_columns(series: Series, x0: float, x1: float, columns: int, upto: int | None = None) -> list[int]:
+def bad_columns(series: Series, x0: float, x1: float, columns: int) -> list[int]:
     """The columns of [x0, x1] in which a non-finite value lies."""
     bad, x = series.bad, series.x
-    n = len(x) if upto is None else min(upto, len(x))
+    n = len(x)
     found, at = [], bisect_left(bad, bisect_left(x, x0, 0, n))
     width = (x1 - x0) / columns
     while at < len(bad) and bad[at] < n and x[bad[at]] <= x1:

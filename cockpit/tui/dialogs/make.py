@@ -17,8 +17,8 @@ from cockpit.one_stage.from_run import Base, Source
 from cockpit.planning.models import Need
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
+from cockpit.tui.dialogs.frame import DIALOG_CSS
 from cockpit.tui.look.ink import ink
-from cockpit.tui.screens.confirm import DIALOG_CSS
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
 from exporters.gguf.quant_types import TERNARY, FilePlan

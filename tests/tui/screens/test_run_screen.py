@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,16 +12,20 @@ import pytest
 from cockpit.runs.playback import Playback
 from cockpit.text import formatting as fmt
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.charts.canvas import Row
+from cockpit.tui.charts.chart import Chart, ChartData, draw_chart
+from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.look.keys import SCOPES, footer_keys
 from cockpit.tui.look.theme import CROSS
-from cockpit.tui.screens.confirm import ConfirmScreen
 from cockpit.tui.screens.run import RunScreen
-from cockpit.tui.widgets.chart import Chart
 from cockpit.tui.widgets.log_view import LogView
+from engines.control import pending
 from engines.events import Gap, Step, Warned
+from engines.run_dir import Lock, RunDir
 from tests.tui import journals
 from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource
+from tests.tui.looking import told, until
 
 SIZES = [(80, 24), (160, 48)]
 
@@ -116,23 +122,37 @@ async def test_freezing_keeps_the_view_while_the_run_goes_on() -> None:
         assert "frozen" not in text(app)
 
 
-async def test_nothing_new_draws_nothing() -> None:
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of charts, one for every time that a chart is drawn."""
+    names: list[str] = []
+
+    def counted(data: ChartData, *args: Any, **options: Any) -> list[Row]:
+        names.append(data.name)
+        return draw_chart(data, *args, **options)
+
+    monkeypatch.setattr("cockpit.tui.charts.chart.draw_chart", counted)
+    return names
+
+
+async def test_nothing_new_draws_nothing(drawn: list[str]) -> None:
     app = live_app(EventSource(journals.live(100).events))
     async with app.run_test(size=(160, 48)) as pilot:
         await settled(pilot)
-        charts = app.run_screen.charts
-        before = [chart.draws for chart in charts]
+        assert drawn
+        drawn.clear()
         for _ in range(5):
             app.run_screen.tick()
             await pilot.pause()
-        assert [chart.draws for chart in charts] == before
+        assert drawn == []
 
 
-async def test_charts_that_are_not_shown_do_no_work() -> None:
+async def test_charts_that_are_not_shown_do_no_work(drawn: list[str]) -> None:
     app = live_app(EventSource(journals.live(100).events))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        assert [chart.draws > 0 for chart in app.run_screen.charts] == [True] * 4 + [False] * 2
+        assert [chart.data is not None for chart in app.run_screen.charts] == [True] * 4 + [False] * 2
+        assert len(set(drawn)) == 4
         await pilot.press("6")
         await settled(pilot)
         assert [chart.display for chart in app.run_screen.charts] == [False] * 2 + [True] * 4
@@ -167,9 +187,9 @@ async def test_y_switches_the_chosen_chart_and_m_the_smoothing() -> None:
         await settled(pilot)
         assert "[log]" in text(app)
         assert "ema.97" in text(app)
-        domain = app.run_screen.charts[0].domain
-        assert domain is not None
-        assert domain.log
+        data = app.run_screen.charts[0].data
+        assert data is not None
+        assert data.log
         await pilot.press("3", "y")
         await settled(pilot)
         assert text(app).count("[log]") == 2
@@ -228,40 +248,57 @@ async def test_zooming_shows_fewer_steps_and_fit_all_of_them() -> None:
         assert data.x == (0, 820)
 
 
-async def test_checkpoint_now_leaves_a_request(tmp_path: Path) -> None:
-    run_dir = journals.live(50).write(tmp_path / "20261120-2130-atlas")
-    app = live_app(EventSource(journals.live(50).events), run_dir)
-    asked: list[str] = []
-    async with app.run_test(size=(80, 24)) as pilot:
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[RunDir]:
+    """A run directory with the journal of a live run; its supervisor's lock is held, so that nothing is started."""
+    run = RunDir(journals.live(50).write(tmp_path / "20261120-2130-atlas"))
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({"pid": 0})
+    yield run
+    lock.release()
+
+
+def verbs(run: RunDir) -> list[str]:
+    return [request.verb for request in pending(run.control)]
+
+
+async def test_checkpoint_now_sends_a_request_and_says_what_came_of_it(supervised: RunDir) -> None:
+    app = live_app(EventSource(journals.live(50).events), supervised.root)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
-        app.run_screen._ask = asked.append  # type: ignore[method-assign, assignment]
         await pilot.press("k")
-        assert asked == ["checkpoint"]
+        await until(pilot, lambda: verbs(supervised) == ["checkpoint"], "the request")
+        await until(pilot, lambda: "checkpoint requested; " in told(app), "what came of it")
 
 
-async def test_stopping_asks_first_and_the_first_answer_goes_on_training() -> None:
-    app = live_app(EventSource(journals.live(50).events))
-    asked: list[str] = []
+async def test_a_request_that_cannot_be_written_says_why(supervised: RunDir) -> None:
+    supervised.control.write_text("a file where the folder of requests should be")
+    app = live_app(EventSource(journals.live(50).events), supervised.root)
+    async with app.run_test(size=(160, 48), notifications=True) as pilot:
+        await settled(pilot)
+        await pilot.press("k")
+        await until(pilot, lambda: "could not send the checkpoint request" in told(app), "the reason")
+
+
+async def test_stopping_asks_first_and_the_first_answer_keeps_the_run_running(supervised: RunDir) -> None:
+    app = live_app(EventSource(journals.live(50).events), supervised.root)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        app.run_screen._ask = asked.append  # type: ignore[method-assign, assignment]
         await pilot.press("x")
         await pilot.pause()
         assert isinstance(app.screen, ConfirmScreen)
         assert "Stop after checkpoint" in text(app)
         await pilot.press("enter")
         await pilot.pause()
-        assert asked == []
         await pilot.press("x")
         await pilot.pause()
         await pilot.press("right", "enter")
-        await pilot.pause()
-        assert asked == ["stop-after-checkpoint"]
+        await until(pilot, lambda: bool(verbs(supervised)), "a request")
+        assert verbs(supervised) == ["stop-after-checkpoint"], "the first answer requests nothing"
         await pilot.press("x")
         await pilot.pause()
         await pilot.press("right", "right", "enter")
-        await pilot.pause()
-        assert asked == ["stop-after-checkpoint", "stop"]
+        await until(pilot, lambda: verbs(supervised) == ["stop-after-checkpoint", "stop"], "the second request")
 
 
 async def test_a_finished_run_offers_no_requests() -> None:

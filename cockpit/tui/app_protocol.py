@@ -1,0 +1,44 @@
+"""What a screen may ask of the application that shows it: open another screen, start a run, send a request to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from textual.screen import Screen
+
+from engines.run_dir import RunDir
+from engines.words import Verb
+
+if TYPE_CHECKING:
+    from cockpit.planning.stages import Plan
+    from recipes.load import LoadedRecipe
+
+
+class AppProtocol(Protocol):
+    """The application, as its screens see it; `cockpit.tui.app.CockpitApp` is one."""
+
+    runs_root: Path
+    """The folder of runs."""
+
+    def open_run(self, run_dir: Path) -> None: ...
+
+    def open_replay(self, path: Path, speed: float | None = None) -> None: ...
+
+    def open_recipe(self, path: Path) -> None: ...
+
+    def open_checkpoints(self, run_dir: Path) -> None: ...
+
+    def ask_to_launch(self, loaded: LoadedRecipe, figures: Plan | None, note: str = "") -> None: ...
+
+    def start(self, work: Callable[[], RunDir]) -> None: ...
+
+    def ask_to_stop(self, run: RunDir) -> None: ...
+
+    def request(self, run: RunDir, verb: Verb, value: float | None = None) -> None: ...
+
+
+def app_of(screen: Screen[Any]) -> AppProtocol:
+    """The application that shows this screen."""
+    return cast("AppProtocol", screen.app)

@@ -1,0 +1,1 @@
+"""Curves: scales, braille cells, the chart widget, and the charts of a stage."""

@@ -1,0 +1,1 @@
+"""Dialogs over a screen: questions, choices, help and the command palette."""

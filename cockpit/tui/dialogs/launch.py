@@ -1,0 +1,24 @@
+"""The question before a run is started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
+from cockpit.tui.widgets.preview import plan_words
+
+if TYPE_CHECKING:
+    from cockpit.planning.stages import Plan
+    from recipes.load import LoadedRecipe
+
+START = "start"
+
+
+def launch_question(loaded: LoadedRecipe, figures: Plan | None, note: str = "") -> ConfirmScreen:
+    """Whether to start the recipe, with what it takes; answers START or another word."""
+    recipe = loaded.recipe
+    stages = ", ".join(stage.name for stage in recipe.stage)
+    lines = [recipe.description, f"{len(recipe.stage)} stages: {stages}", plan_words(figures), note]
+    body = "\n".join(safe_text(line, 600) for line in lines if line)
+    return ConfirmScreen(f"Start {recipe.name}?", body, [Answer("no", "Not now"), Answer(START, "Start the run")])

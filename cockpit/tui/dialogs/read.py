@@ -1,0 +1,47 @@
+"""A text to read: a difference, a list of problems, a path."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from cockpit.text.safe_text import safe_text
+from cockpit.tui.dialogs.frame import DIALOG_CSS
+
+
+class TextScreen(ModalScreen[None]):
+    """A text to read, as long as it may be: a difference, a list of problems, a finished run's path."""
+
+    key_scopes: ClassVar[tuple[str, ...]] = ()
+    CSS = (
+        DIALOG_CSS.format(name="TextScreen")
+        + """
+    TextScreen > Vertical { width: 100; height: 80%; }
+    TextScreen .body { height: 1fr; max-height: 100%; }
+    """
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,ctrl+d", "close", "Close", show=False)]
+
+    def __init__(self, title: str, body: Text) -> None:
+        super().__init__()
+        self._title = title
+        self._body = body
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Text(safe_text(self._title)), classes="title")
+            with VerticalScroll(classes="body"):
+                yield Static(self._body)
+            yield Static(Text("↑↓ scroll   esc close", style="dim"))
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_close(self) -> None:
+        self.dismiss()

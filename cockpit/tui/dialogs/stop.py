@@ -1,0 +1,24 @@
+"""The question before a run is stopped."""
+
+from __future__ import annotations
+
+from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, STOP_NOW, STOP_WITHOUT_CHECKPOINTS
+from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
+from engines.words import Verb
+
+KEEP_RUNNING = "keep-running"
+
+
+def stop_question(run_id: str) -> ConfirmScreen:
+    """After a checkpoint, now, or not at all. Answers KEEP_RUNNING or the verb of the request."""
+    body = (
+        f"After checkpoint: {STOP_AFTER_CHECKPOINT}.\n"
+        f"Now: {STOP_NOW}.\n"
+        f"{STOP_WITHOUT_CHECKPOINTS}"
+    )  # fmt: skip
+    answers = [
+        Answer(KEEP_RUNNING, "Keep running"),
+        Answer(Verb.STOP_AFTER_CHECKPOINT, "Stop after checkpoint"),
+        Answer(Verb.STOP, "Stop now", danger=True),
+    ]
+    return ConfirmScreen(f"Stop {run_id}?", body, answers)
