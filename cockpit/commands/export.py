@@ -15,7 +15,8 @@ from cockpit.command_line.arguments import (
 )
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import launch_made
-from cockpit.one_stage.from_words import EXPORTED, export_text, stage_sets
+from cockpit.one_stage.from_words import export_text, stage_sets
+from cockpit.one_stage.recipe import Export
 from cockpit.runs.find import runs_root
 
 _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
@@ -65,8 +66,8 @@ def declare(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the recipe, launch it and follow."""
-    sets = stage_sets(EXPORTED, args.sets)
-    sets += [f"{EXPORTED}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
+    sets = stage_sets(Export.name, args.sets)
+    sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
     made = export_text(
         runs_root(args.runs_dir),
         args.model,

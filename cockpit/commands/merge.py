@@ -8,9 +8,11 @@ import math
 from cockpit.command_line.arguments import ADAPTER_HELP, RUN_END_CODES, add_field, add_made_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import launch_made
-from cockpit.one_stage.from_words import MERGED, merge_text, stage_sets
+from cockpit.one_stage.from_words import merge_text, stage_sets
+from cockpit.one_stage.recipe import Merge
 from cockpit.runs.find import runs_root
 from recipes.problems import OperatorError, printable
+from recipes.spelling import spell
 
 
 def declare(parser: CommandParser) -> None:
@@ -48,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     adapters = [*args.adapters, *args.more_adapters]
     if not adapters:
         raise OperatorError("ADAPTER — got none; allowed: folders, or RUN:STAGE", "see: cockpit merge --help")
-    sets = stage_sets(MERGED, args.sets)
+    sets = stage_sets(Merge.name, args.sets)
     if args.weights is not None:
-        sets.append(f"{MERGED}.weights=[{', '.join(map(repr, _weights(args.weights)))}]")
+        sets.append(f"{Merge.name}.weights={spell(_weights(args.weights))}")
     if args.base_rounding is not None:
-        sets.append(f"{MERGED}.base_rounding={args.base_rounding}")
+        sets.append(f"{Merge.name}.base_rounding={args.base_rounding}")
     if args.untie:
-        sets.append(f"{MERGED}.untie_word_embeddings=true")
+        sets.append(f"{Merge.name}.untie_word_embeddings=true")
     return launch_made(merge_text(runs_root(args.runs_dir), adapters, args.model, args.dtype), args, sets)
 
 

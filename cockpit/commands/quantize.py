@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
                 f"--imatrix — got {printable(args.imatrix)}; allowed for a model: auto, always, never",
                 "the importance matrix of a model is computed from held-out text; a file is for GGUF files",
             )
-        fields = {"imatrix": args.imatrix} if args.imatrix else {}
-        return launch_made(export_text(runs_root(args.runs_dir), args.source, types, args.data, fields), args)
+        made = export_text(runs_root(args.runs_dir), args.source, types, args.data, imatrix=args.imatrix)
+        return launch_made(made, args)
     if args.detach or args.data or args.name:
         raise OperatorError("--detach, --data and --name — are for models; a GGUF file is quantized immediately")
     job = {

@@ -13,7 +13,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from cockpit.one_stage.from_run import Base, Source
+from cockpit.one_stage.recipe import Input
+from cockpit.one_stage.sources import Source
 from cockpit.planning.models import Need
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
@@ -184,7 +185,7 @@ def need_text(need: Need, colours: dict[str, str]) -> Text:
     return pen.text
 
 
-def merge_facts(source: Source, base: Base) -> list[str]:
+def merge_facts(source: Source, base: Input) -> list[str]:
     """What a merge is made of."""
     return [
         f"adapter  {source.path}",
@@ -193,7 +194,7 @@ def merge_facts(source: Source, base: Base) -> list[str]:
     ]
 
 
-def export_facts(source: Source, base: Base | None = None) -> list[str]:
+def export_facts(source: Source, base: Input | None = None) -> list[str]:
     """What an export is made of."""
     adapted = [f"model  {base.text}", f"adapter  {source.path}, merged while the files are written"] if base else []
     return [

@@ -15,8 +15,11 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Button, Static
 
-from cockpit.one_stage import from_run as actions
-from cockpit.one_stage.from_run import Item, OneStageRecipe
+from cockpit.one_stage.fits import resume_words, why_no_export, why_no_merge, why_no_resume
+from cockpit.one_stage.from_run import export_recipe, merge_recipe
+from cockpit.one_stage.origins import base_of
+from cockpit.one_stage.recipe import Input, OneStageRecipe
+from cockpit.one_stage.sources import Item, Source, items
 from cockpit.planning.models import Need, export_need, file_plans, merge_need
 from cockpit.runs.poll import FoldedRun
 from cockpit.runs.state import StageView
@@ -158,7 +161,7 @@ class CheckpointsScreen(Screen[None]):
         try:
             self._fold.poll()
             state = state_of(self._run, self._fold.state)
-            found = actions.items(self._run, self._fold.state.stages)
+            found = items(self._run, self._fold.state.stages)
             if not self._recipe:
                 self._read_recipe()
         finally:
@@ -198,18 +201,18 @@ class CheckpointsScreen(Screen[None]):
         """What the cursor is on."""
         return self.query_one(ItemList).current
 
-    def _source(self, kind: str) -> actions.Source | None:
+    def _source(self, kind: str) -> Source | None:
         item = self.item
         if item is not None and item.source is not None and item.source.kind == kind:
             return item.source
         finished = [other.source for other in self._items if other.row is None and other.source is not None]
         return next((source for source in finished if source.kind == kind), None)
 
-    def _to_export(self) -> tuple[actions.Source | None, actions.Base | None]:
+    def _to_export(self) -> tuple[Source | None, Input | None]:
         """The adapter that the cursor is on, with its base if that is here; a model elsewhere."""
         item = self.item
         if item is not None and item.source is not None and item.source.kind == "adapter":
-            base = actions.base_of(self._run, item.source)
+            base = base_of(self._run, item.source)
             if base is not None and base.path is not None and base.path.is_dir():
                 return item.source, base
         return self._source("model"), None
@@ -221,12 +224,12 @@ class CheckpointsScreen(Screen[None]):
         item = self.item
         rows = [other.row for other in self._items if other.row is not None]
         row = item.row if item is not None else None
-        resume = actions.why_no_resume(self._state, row, rows)
+        resume = why_no_resume(self._state, row, rows)
         adapter = self._source("adapter")
-        base = actions.base_of(self._run, adapter) if adapter is not None else None
-        merge = actions.why_no_merge(self._state, adapter, base)
+        base = base_of(self._run, adapter) if adapter is not None else None
+        merge = why_no_merge(self._state, adapter, base)
         source, under = self._to_export()
-        export = actions.why_no_export(self._state, source)
+        export = why_no_export(self._state, source)
         where = (
             f"from {item.stage}, step {row.checkpoint.step}"
             if item is not None and row is not None
@@ -256,7 +259,7 @@ class CheckpointsScreen(Screen[None]):
         item = self.item
         of_checkpoint = item if item is not None and item.row is not None else None
         dependents = self._dependents.get(item.stage, []) if of_checkpoint and item else []
-        body = actions.resume_words(self._stages, of_checkpoint, dependents)
+        body = resume_words(self._stages, of_checkpoint, dependents)
 
         def answered(answer: str | None) -> None:
             if answer == "go":
@@ -280,14 +283,14 @@ class CheckpointsScreen(Screen[None]):
     @on(Button.Pressed, "#merge")
     def action_merge(self) -> None:
         source = self._source("adapter")
-        base = actions.base_of(self._run, source) if source is not None else None
+        base = base_of(self._run, source) if source is not None else None
         if source is None or base is None:
             return
         words = next(spec.choices for spec in fields_of("merge") if spec.path == "dtype")
 
         def answered(answer: list[str] | None) -> None:
             if answer:
-                self._launch(actions.merge_recipe(self._run, self._recipe, source, base, answer[0]))
+                self._launch(merge_recipe(self._run, self._recipe, source, base, answer[0]))
 
         def need(marked: list[str]) -> Need:
             return merge_need(self._root, base.path, marked[0] if marked else "base")
@@ -307,7 +310,7 @@ class CheckpointsScreen(Screen[None]):
 
         def answered(answer: list[str] | None) -> None:
             if answer:
-                self._launch(actions.export_recipe(self._run, self._recipe, source, answer, base=base))
+                self._launch(export_recipe(self._run, self._recipe, source, answer, base=base))
 
         screen = MakeScreen(
             f"Quantize {source.title}",

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.one_stage import from_run as actions
+from cockpit.one_stage.fits import why_no_export, why_no_merge, why_no_resume
+from cockpit.one_stage.from_run import export_recipe, merge_recipe
+from cockpit.one_stage.from_words import export_text
+from cockpit.one_stage.origins import base_of, held_out_data
+from cockpit.one_stage.recipe import Input, short_name
+from cockpit.one_stage.sources import Source, checkpoint_rows, sources
 from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
 from cockpit.runs.summaries import fold_run
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
@@ -38,31 +43,31 @@ def _safetensors(folder: Path, rows: int, columns: int) -> None:
 
 def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    rows = actions.checkpoint_rows(fold_run(run).stages)
+    rows = checkpoint_rows(fold_run(run).stages)
     assert [(row.checkpoint.step, row.removed) for row in rows] == [(40, False), (30, False), (20, False), (10, True)]
     assert [row.best for row in rows] == [True, False, False, False]
-    assert "removed" in actions.why_no_resume(RunStatus.STOPPED, rows[-1], rows)
-    assert actions.why_no_resume(RunStatus.STOPPED, rows[1], rows) == ""
+    assert "removed" in why_no_resume(RunStatus.STOPPED, rows[-1], rows)
+    assert why_no_resume(RunStatus.STOPPED, rows[1], rows) == ""
 
 
 def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
-    rows = actions.checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
+    rows = checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
     for state in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED):
-        assert "live" in actions.why_no_resume(state, rows[0], rows)
-        assert "live" in actions.why_no_merge(state, None)
-        assert "live" in actions.why_no_export(state, None)
+        assert "live" in why_no_resume(state, rows[0], rows)
+        assert "live" in why_no_merge(state, None)
+        assert "live" in why_no_export(state, None)
 
 
 def test_a_finished_run_needs_a_checkpoint_to_go_back_to() -> None:
-    assert actions.why_no_resume(RunStatus.SUCCEEDED, None)
-    assert not actions.why_no_resume(RunStatus.FAILED, None)
+    assert why_no_resume(RunStatus.SUCCEEDED, None)
+    assert not why_no_resume(RunStatus.FAILED, None)
 
 
 def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp_path: Path) -> None:
     base = tmp_path / 'base "x" [/bold]'
     _safetensors(base, 4, 8)
     run = _adapter_run(tmp_path / "runs", base)
-    found = actions.sources(run, fold_run(run).stages)
+    found = sources(run, fold_run(run).stages)
     assert [(source.kind, source.step) for source in found] == [
         ("adapter", None),
         ("adapter", 40),
@@ -70,9 +75,9 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
         ("adapter", 20),
     ]
     for source in found[:2]:
-        of = actions.base_of(run, source)
+        of = base_of(run, source)
         assert of is not None
-        made = actions.merge_recipe(run, "atlas", source, of, "bfloat16")
+        made = merge_recipe(run, "atlas", source, of, "bfloat16")
         recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
         (stage,) = recipe.stage
         assert isinstance(stage, MergeStage)
@@ -84,8 +89,8 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
 
 def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", kind="pretrain")
-    source = actions.sources(run, fold_run(run).stages)[0]
-    made = actions.export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
+    source = sources(run, fold_run(run).stages)[0]
+    made = export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
     recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
     (stage,) = recipe.stage
     assert isinstance(stage, ExportStage)
@@ -95,15 +100,15 @@ def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
 
 def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> None:
     for name in ("x" * 60, "A b/c", "", "merged", "-merged", "\x1b[2J"):
-        made = actions.short_name(name, "gguf")
+        made = short_name(name, "gguf")
         load_recipe_text(f'schema = 1\nname = "{made}"\n[[stage]]\nname = "a"\nkind = "fake"\n', Path("x.toml"))
 
 
 def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
     run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
-    source = actions.sources(run, fold_run(run).stages)[0]
-    assert "gone" in actions.why_no_merge(RunStatus.SUCCEEDED, source, actions.base_of(run, source))
-    assert "does not say" in actions.why_no_merge(RunStatus.SUCCEEDED, source, None)
+    source = sources(run, fold_run(run).stages)[0]
+    assert "gone" in why_no_merge(RunStatus.SUCCEEDED, source, base_of(run, source))
+    assert "does not say" in why_no_merge(RunStatus.SUCCEEDED, source, None)
 
 
 def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) -> None:
@@ -163,16 +168,32 @@ def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Pat
     }
     plan = RunRecipe(recipe, ["train", "questions", "tuned", "merged"], inputs, [])
     run.recipe_json.write_text(json.dumps(plan.to_json()))
-    assert actions.held_out_data(run, "merged") is None, "its folder is gone"
+    assert held_out_data(run, "merged") is None, "its folder is gone"
     run.out("questions").mkdir(parents=True)
-    assert actions.held_out_data(run, "train") is None
-    assert actions.held_out_data(run, "merged") == (run.out("questions"), input_hash(run.out("questions")))
+    assert held_out_data(run, "train") is None
+    assert held_out_data(run, "merged") == Input.at(run.out("questions"), input_hash(run.out("questions")))
     run.out("merged").mkdir(parents=True)
-    source = actions.Source("model", "merged", run.out("merged"), "c" * 64)
-    made = actions.export_recipe(run, "atlas", source, ["F16"])
+    source = Source("model", "merged", run.out("merged"), "c" * 64)
+    made = export_recipe(run, "atlas", source, ["F16"])
     (export,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
     assert isinstance(export, ExportStage)
+    assert isinstance(export, ExportStage)
     assert export.data == str(run.out("questions"))
+
+
+def test_data_that_an_operator_names_takes_the_place_of_the_runs_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", kind="pretrain")
+    learned, other = tmp_path / "learned", tmp_path / "other"
+    learned.mkdir()
+    other.mkdir()
+    recipe = load_recipe_text(LEARNED.replace("/nowhere", str(learned)), run.root / "recipe.toml").recipe
+    plan = RunRecipe(recipe, ["train"], {"train": {"data": InputRef("path", str(learned), str(learned))}}, [])
+    run.recipe_json.write_text(json.dumps(plan.to_json()))
+    for named, expected in ((None, learned), (str(other), other)):
+        made = export_text(tmp_path / "runs", f"{run.id}:train", "F16", named)
+        (stage,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
+        assert isinstance(stage, ExportStage)
+        assert stage.data == str(expected)
 
 
 def test_sizes_of_a_model_whose_config_is_known_are_those_of_the_file_to_come(tmp_path: Path) -> None:
@@ -214,17 +235,17 @@ def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Pat
 def test_an_adapter_of_a_run_that_was_moved_finds_its_base_where_it_is_now(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     run = _adapter_run(runs, runs / "other" / "stages" / "base" / "out")
-    source = actions.sources(run, fold_run(run).stages)[0]
+    source = sources(run, fold_run(run).stages)[0]
     (source.path / "base.json").write_text(json.dumps({"path": str(run.out("base")), "manifest_sha256": None}))
     for base in (runs / "other" / "stages" / "base" / "out", run.out("base")):
         base.mkdir(parents=True)
     moved = RunDir(runs.rename(tmp_path / "elsewhere") / run.id)
-    source = actions.sources(moved, fold_run(moved).stages)[0]
-    beside = actions.base_of(moved, source)
+    source = sources(moved, fold_run(moved).stages)[0]
+    beside = base_of(moved, source)
     assert beside is not None
     assert beside.path == tmp_path / "elsewhere" / "other" / "stages" / "base" / "out"
     assert beside.text == str(beside.path)
     moved.stage_json("train", 1).unlink()
-    own = actions.base_of(moved, source)
+    own = base_of(moved, source)
     assert own is not None
     assert own.path == moved.out("base")

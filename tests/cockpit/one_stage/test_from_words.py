@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cockpit.one_stage.from_run import OneStageRecipe
 from cockpit.one_stage.from_words import export_text, merge_text, stage_sets
+from cockpit.one_stage.recipe import OneStageRecipe
 from engines.events import RunEnded, RunStarted, StageStarted, StageSucceeded
 from engines.run_dir import RunDir
 from engines.words import RunStatus, StartReason

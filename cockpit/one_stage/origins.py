@@ -1,0 +1,88 @@
+"""Where a result comes from, as its records say: the base of an adapter, the data that a model learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cockpit.one_stage.recipe import Input
+from cockpit.one_stage.sources import Source
+from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
+from engines.json_text import read_json
+from engines.moved_runs import place_now
+from engines.run_dir import RunDir, RunDirError
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a damaged or foreign record raises."""
+
+
+def base_of(run: RunDir, source: Source) -> Input | None:
+    """The model that an adapter of a run was trained on, as its attempt recorded it; None when no record is readable."""
+    attempts = [source.attempt] if source.attempt is not None else run.attempts(source.stage)[::-1]
+    for attempt in attempts:
+        found = _recorded_base(run.stage_json(source.stage, attempt), source.path)
+        if found is not None:
+            return found
+    return _base_json(source.path)
+
+
+def base_of_folder(adapter: Path) -> Input | None:
+    """The model that an adapter folder names: in its base.json, or in PEFT's adapter_config.json; None for neither."""
+    return _base_json(adapter) or _peft_base(adapter)
+
+
+def held_out_data(run: RunDir, stage: str) -> Input | None:
+    """The data that a stage's model learned from last: its held-out part is what a comparison should read.
+
+    A merge has none of its own: its adapter's, and before that its model's, is taken.
+    """
+    try:
+        plan = RunRecipe.read(run)
+    except RunDirError:
+        return None
+    seen: set[str] = set()
+    todo = [stage]
+    while todo:
+        name = todo.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        refs = plan.inputs.get(name, {})
+        data = refs.get("data")
+        if data is not None:
+            path = run.out(data.name) if data.origin == "stage" else Path(data.path or "")
+            return Input.at(path, input_hash(path)) if data.path != "" and path.is_dir() else None
+        learned = [field for field in refs if field.startswith("adapter")]
+        todo += [refs[field].name for field in (*learned, "model") if field in refs and refs[field].origin == "stage"]
+    return None
+
+
+def _recorded_base(stage_json: Path, near: Path) -> Input | None:
+    try:
+        recorded: dict[str, Any] = read_json(stage_json)["inputs"]["model"]
+        return Input(str(recorded["name"])) if recorded["origin"] == "hub" else _moved(recorded, near)
+    except _UNREADABLE:
+        return None
+
+
+def _base_json(adapter: Path) -> Input | None:
+    try:
+        return _moved(read_json(adapter / "base.json"), adapter)
+    except _UNREADABLE:
+        return None
+
+
+def _peft_base(adapter: Path) -> Input | None:
+    try:
+        return _moved({"path": read_json(adapter / "adapter_config.json")["base_model_name_or_path"]}, adapter)
+    except _UNREADABLE:
+        return None
+
+
+def _moved(recorded: dict[str, Any], near: Path) -> Input | None:
+    """What a record names, where it is now (runs may have been moved together); a name that is no path is a hub id."""
+    text, sha256 = recorded["path"], recorded.get("manifest_sha256")
+    if not isinstance(text, str) or not text:
+        return None
+    path = place_now(Path(text), near)
+    return Input.at(path, sha256 if isinstance(sha256, str) else None) if path.is_absolute() else Input(text)
