@@ -8,8 +8,9 @@ import json
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import say
-from cockpit.runs.find import run_ids, runs_root
-from cockpit.runs.summaries import RunSummary, list_runs
+from cockpit.runs.find import runs_root
+from cockpit.runs.summaries import RunSummary
+from cockpit.runs.watch import RunWatch
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
@@ -28,7 +29,7 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List them."""
     root = runs_root(args.runs_dir)
-    summaries = list_runs(root, run_ids(root), lambda why: say(f"left out: {safe_text(why, 300)}"))
+    summaries = RunWatch(root).poll(lambda why: say(f"left out: {safe_text(why, 300)}"))
     if args.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=1))
     elif not summaries:

@@ -18,7 +18,7 @@ from cockpit.command_line.arguments import HELD_OUT_HELP, add_json, positions, s
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
 from cockpit.runs.find import find_run, runs_root
-from cockpit.runs.summaries import fold_run
+from cockpit.runs.reader import read_now
 from cockpit.runs.verify import made_from
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
@@ -140,7 +140,7 @@ def _export_of(root: Path, given: str) -> Path:
         return find_run(root, run_part).out(stage)
     found = find_run(root, given)
     exports = [
-        view.name for view in fold_run(found).stages if makes(view.kind, "gguf") and found.out(view.name).is_dir()
+        view.name for view in read_now(found).state.stages if makes(view.kind, "gguf") and found.out(view.name).is_dir()
     ]
     if not exports:
         raise OperatorError(f"{found.id} has no finished export", f"see: cockpit show {found.id}")

@@ -18,7 +18,8 @@ from cockpit.headless.lines import JsonLines, LiveLines, PlainLines
 from cockpit.headless.report import report_lines
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.state import RunState
-from engines.journal import JournalReader, Record, journal_files
+from cockpit.runs.tail import RunTail
+from engines.journal import Record
 
 BATCH = 500
 
@@ -49,13 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if not (args.plain or args.json) and sys.stdout.isatty() and sys.stdin.isatty():
         code: int = args.open_screen(args.runs_dir, replay=source, speed=args.speed)
         return code
-    files = [source] if source.is_file() else journal_files(source)
-    readers = [JournalReader(path) for path in files]
+    tail = RunTail(source)
     paced = args.speed is not None and math.isfinite(args.speed)
     display: Display = JsonLines() if args.json else LiveLines() if paced and sys.stdout.isatty() else PlainLines()
     state = RunState()
     try:
-        for batch in _batches(_records(readers), args.speed if paced else None):
+        for batch in _batches(tail.rest(), args.speed if paced else None):
             state.apply_all(record.event for record in batch)
             display.show(batch, state)
             display.tick(state)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             write_out("\n".join(["", *report_lines(state)]) + "\n")
     except OutputClosedError:
         return 0
-    state.unreadable, state.unknown = sum(r.bad for r in readers), sum(r.unknown for r in readers)
+    state.unreadable, state.unknown = tail.bad, tail.unknown
     tell_unreadable(state)
     return 0
 
@@ -76,13 +76,6 @@ def _source(args: argparse.Namespace) -> Path:
         return path.absolute()
     wanted = args.run if os.sep in args.run or not path.joinpath("run.json").is_file() else f".{os.sep}{args.run}"
     return find_run(runs_root(args.runs_dir), wanted).root
-
-
-def _records(readers: Iterable[JournalReader]) -> Iterator[Record]:
-    for reader in readers:
-        while not reader.at_end:
-            yield from reader.read()
-        yield from reader.finish()
 
 
 def _batches(records: Iterable[Record], speed: float | None) -> Iterator[list[Record]]:

@@ -10,8 +10,8 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import tell_unreadable
 from cockpit.headless.report import report_lines, run_json
 from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import fold_run, state_of
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 
@@ -29,8 +29,8 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    state = fold_run(found)
-    real = state_of(found, state)
+    reader = read_now(found)
+    state, real = reader.state, reader.look()
     facts = found.read_run_json()
     if args.json:
         print(json.dumps(run_json(found, facts, state, real), indent=1))

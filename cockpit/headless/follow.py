@@ -14,15 +14,13 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
-from cockpit.runs.tail import Follower
 from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, send_request
-from engines.events import AnyEvent
-from engines.journal import JournalReader, Record
+from engines.journal import Record
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import ExitCode, Verb, exit_code_of
 from recipes.problems import OperatorError
@@ -93,16 +91,20 @@ class Following:
         self.run = run
         self.display = display
         self.signals = signals
-        self.state = RunState()
         self.detached = False
         self._may_ask = ask
-        self._source: Follower | _FileSource = _FileSource(run.journal) if raw else Follower(run.root)
+        self._reader = RunReader(run, live=not raw, lines=raw)
         self._stop_sent = False
         self._terminations_seen = 0
         self._asked_at = 0
         self._adoptions = 0
         self._trained = False
         self._adopt_s = time.monotonic() + ADOPT_EVERY_S
+
+    @property
+    def state(self) -> RunState:
+        """What was read so far, folded."""
+        return self._reader.state
 
     def until_end(self) -> int:
         """Follow; returns the exit code.
@@ -124,14 +126,12 @@ class Following:
         finally:
             with suppress(OutputClosedError):
                 self.display.close()
-            self._source.close()
+            self._reader.close()
         return exit_code_of(self.state.state)
 
     def _take(self, timeout_s: float) -> int:
-        records = [_record(item) for item in self._source.poll(timeout_s)]
-        self.state.apply_all(record.event for record in records)
+        records = self._reader.poll(timeout_s)
         self._trained = self._trained or any(getattr(record.event, "attempt", None) for record in records)
-        self.state.unreadable, self.state.unknown = self._source.bad, self._source.unknown
         if records:
             self.display.show(records, self.state)
         self.display.tick(self.state)
@@ -140,7 +140,7 @@ class Following:
     def _ended(self) -> bool:
         # The lock is asked first: a state read before it could be that of the run's previous end.
         supervised = lock_is_held(self.run.supervisor_lock)
-        if supervised or self._source.behind:
+        if supervised or self._reader.behind:
             return False
         while self._take(0.0):
             pass
@@ -197,37 +197,6 @@ class Following:
                     key = os.read(sys.stdin.fileno(), 1).decode("ascii", "replace").lower()
                     return "d" if key in {"", "\x03", "\x04"} else key
         return "d"
-
-
-class _FileSource:
-    """The journal file alone, with its lines, in its order."""
-
-    def __init__(self, journal: Path) -> None:
-        self._reader = JournalReader(journal)
-        self.behind = True
-
-    @property
-    def bad(self) -> int:
-        return self._reader.bad
-
-    @property
-    def unknown(self) -> int:
-        return self._reader.unknown
-
-    def poll(self, timeout_s: float = 0.0) -> list[Record]:
-        records = self._reader.read()
-        if not records and timeout_s:
-            time.sleep(min(timeout_s, 0.1))
-            records = self._reader.read()
-        self.behind = not self._reader.at_end
-        return records
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-def _record(item: AnyEvent | Record) -> Record:
-    return item if isinstance(item, Record) else Record(item, b"")
 
 
 def say(words: str) -> None:

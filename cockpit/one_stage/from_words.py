@@ -17,7 +17,7 @@ from cockpit.one_stage.origins import base_of, base_of_folder
 from cockpit.one_stage.recipe import Export, Input, Merge, OneStageRecipe, one_stage_recipe
 from cockpit.one_stage.sources import Source, sources
 from cockpit.runs.find import find_run
-from cockpit.runs.summaries import fold_run
+from cockpit.runs.reader import read_now
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -204,7 +204,9 @@ def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Input | None]:
 
 
 def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:
-    found = [source for source in sources(run, fold_run(run).stages) if source.kind == kind and source.step is None]
+    found = [
+        source for source in sources(run, read_now(run).state.stages) if source.kind == kind and source.step is None
+    ]
     source = next((source for source in found if source.stage == stage), None)
     if source is None:
         names = ", ".join(source.stage for source in found) or "none"

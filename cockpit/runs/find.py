@@ -6,8 +6,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from cockpit.runs.summaries import RunSummary
-from cockpit.runs.summaries import list_runs as summaries
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 
@@ -35,11 +33,6 @@ def run_ids(root: Path) -> list[str]:
         with suppress(OSError):
             made[name] = (root / name / "run.json").stat().st_mtime_ns
     return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True)
-
-
-def list_runs(root: Path, limit: int | None = None) -> list[RunSummary]:
-    """Summaries of a folder's runs, newest first."""
-    return summaries(root, run_ids(root)[:limit])
 
 
 def find_run(root: Path, wanted: str) -> RunDir:

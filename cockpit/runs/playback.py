@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cockpit.runs.state import RunState
+from cockpit.runs.tail import RunTail
 from engines.events import (
     AnyEvent,
     AttemptEnded,
@@ -28,7 +29,6 @@ from engines.events import (
     StageStarted,
     Step,
 )
-from engines.journal import JournalReader, journal_files
 from engines.words import RunStatus, StartReason
 
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
@@ -259,16 +259,11 @@ class Recorded(NamedTuple):
 
 def read_run(path: Path) -> Recorded:
     """All events of a run directory, or of one journal file, in an order of time that keeps each writer's own."""
-    files = [path] if path.is_file() else journal_files(path)
-    readers = [JournalReader(file) for file in files]
-    events: list[AnyEvent] = []
-    for reader in readers:
-        while not reader.at_end:
-            events.extend(record.event for record in reader.read(10_000))
-        events.extend(record.event for record in reader.finish())
-    if len(readers) > 1:
+    tail = RunTail(path)
+    events = [record.event for record in tail.rest()]
+    if tail.files > 1:
         events = _by_time(events)
-    return Recorded(events, sum(r.bad for r in readers), sum(r.unknown for r in readers))
+    return Recorded(events, tail.bad, tail.unknown)
 
 
 def _by_time(events: Iterable[AnyEvent]) -> list[AnyEvent]:

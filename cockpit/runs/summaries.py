@@ -1,23 +1,15 @@
-"""Runs as lists show them: one summary each, folded from the journal, or read from `exit.json` when a run has ended."""
+"""A run as lists show it: one summary, folded from the journal, or read from `exit.json` when the run has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from cockpit.runs.poll import FoldedRun
-from cockpit.runs.state import RunState
-from engines.emitter import wall_clock_s
-from engines.identity import Identity
-from engines.journal import journal_files, read_records
+from cockpit.runs.reader import RunReader
+from engines.journal import journal_files
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError, lock_is_held
-from engines.words import RunStatus, WriterRole
-
-YOUNG_S = 10.0
-"""A run directory younger than this whose supervisor is not there yet is being launched."""
+from engines.run_dir import RunDir, RunDirError
+from engines.words import RunStatus
 
 
 @dataclass(frozen=True)
@@ -44,71 +36,42 @@ class RunSummary:
         return asdict(self)
 
 
-_cache: dict[str, tuple[tuple[int, int], RunSummary]] = {}
-_folds: dict[str, FoldedRun] = {}
-"""Runs that have not ended: a journal of thirty hours is not read again for every line that it gains."""
+@dataclass(frozen=True)
+class JournalSize:
+    """How large a run's journals are, and when one changed last: while this stays the same, so does their content."""
+
+    total_bytes: int
+    newest_ns: int
+
+    @classmethod
+    def of(cls, run: RunDir) -> JournalSize:
+        """As they are now."""
+        total, newest = 0, 0
+        for path in journal_files(run.root):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            total += status.st_size
+            newest = max(newest, status.st_mtime_ns)
+        return cls(total, newest)
 
 
-def fold_run(run: RunDir) -> RunState:
-    """The state of a run from all of its journal as it is now."""
-    state = RunState()
-    for path in journal_files(run.root):
-        for record in read_records(path):
-            state.apply(record.event)
-    return state
-
-
-def is_live(run: RunDir, state: RunState | None = None) -> bool:
-    """Whether a supervisor or an engine of the run lives, by identity."""
-    if lock_is_held(run.supervisor_lock):
-        return True
-    for writer in (state or fold_run(run)).writers:
-        opened = writer.opened
-        if (
-            opened
-            and opened.role == WriterRole.ENGINE
-            and Identity(opened.pid, opened.start_time, opened.boot_id).is_alive()
-        ):
-            return True
-    return False
-
-
-def state_of(run: RunDir, state: RunState) -> RunStatus:
-    """The run's state with the processes looked at: `lost` is a run that says it runs, and nobody does."""
-    if state.state.has_ended or is_live(run, state):
-        return state.state
-    try:
-        created_t = float(run.read_run_json().get("created_t") or 0.0)
-    except (RunDirError, TypeError, ValueError):
-        created_t = 0.0
-    young = state.started_t is None and wall_clock_s() - created_t < YOUNG_S
-    return RunStatus.QUEUED if young else RunStatus.LOST
-
-
-def summarize(run: RunDir) -> RunSummary:
-    """A run's summary; cheap when its journal has not grown since the last one.
+def summary_of(reader: RunReader) -> RunSummary:
+    """The summary of a run, from what its reader finds by now.
 
     Raises:
         RunDirError: not a run directory.
     """
-    size = _journal_size(run)
-    cached = _cache.get(str(run.root))
-    if cached is not None and cached[0] == size and cached[1].state.has_ended:
-        return cached[1]
-    stored = _stored(run, size) if cached is None else None
-    summary = stored or _fold_summary(run)
-    _cache[str(run.root)] = (size, summary)
-    return summary
-
-
-def _fold_summary(run: RunDir) -> RunSummary:
+    run = reader.run
     try:
         facts = run.read_run_json()
     except RunDirError:
-        if not (run.run_json.is_file() and _journal_size(run)[0]):
+        if not (run.run_json.is_file() and JournalSize.of(run).total_bytes):
             raise
         facts = {}  # damaged: the journal still tells what the run was and did
-    state, real = _fold_growing(run)
+    real = reader.refresh()
+    state = reader.state
     stage = state.current_stage
     step = stage.last_step if stage else None
     return RunSummary(
@@ -130,24 +93,11 @@ def _fold_summary(run: RunDir) -> RunSummary:
     )
 
 
-def _fold_growing(run: RunDir) -> tuple[RunState, RunStatus]:
-    """The run's fold and its real state, from what its journal gained since the last look."""
-    key = str(run.root)
-    fold = _folds.pop(key, None) or FoldedRun(run)
-    fold.poll()
-    real = state_of(run, fold.state)
-    if fold.replaced or ((real.has_ended or real == RunStatus.LOST) and fold.torn):
-        state = fold_run(run)
-        return state, state_of(run, state)
-    if not real.has_ended:
-        _folds[key] = fold
-    return fold.state, real
-
-
-def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
+def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
+    """What `exit.json` says, if it was written when the journals had this size."""
     try:
         value = read_json(run.exit_json)
-        if value["journal_bytes"] != size[0]:
+        if value["journal_bytes"] != size.total_bytes:
             return None
         summary = value["summary"]
         return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "id": run.id, "path": str(run.root)})
@@ -155,37 +105,14 @@ def _stored(run: RunDir, size: tuple[int, int]) -> RunSummary | None:
         return None
 
 
-def _journal_size(run: RunDir) -> tuple[int, int]:
-    total, newest = 0, 0
-    for path in journal_files(run.root):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        total += status.st_size
-        newest = max(newest, status.st_mtime_ns)
-    return total, newest
-
-
 def exit_facts(run: RunDir) -> dict[str, Any]:
     """What `exit.json` holds: the end's summary and the size of the journal it was folded from."""
-    size = _journal_size(run)
-    summary = _fold_summary(run)
+    size = JournalSize.of(run)
+    summary = summary_of(RunReader(run))
     return {
         "format": 1,
-        "journal_bytes": size[0],
+        "journal_bytes": size.total_bytes,
         "state": summary.state,
         "reason": summary.reason,
         "summary": summary.to_json(),
     }
-
-
-def list_runs(root: Path, ids: list[str], unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
-    """Summaries of the given runs; one that cannot be read is left out, and `unreadable` is told why."""
-    found = []
-    for name in ids:
-        try:
-            found.append(summarize(RunDir(root / name)))
-        except RunDirError as error:
-            unreadable(str(error))
-    return found

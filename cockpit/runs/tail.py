@@ -1,139 +1,193 @@
-"""Following a run: the journal and the live stream as one sequence of events, each exactly once.
+"""The records of a run, each exactly once: from its journals as they grow, and from the live stream if wanted.
 
-Per writer, the event with the next sequence number is applied; older ones are known already; a younger one means that
-the live stream lost something, and the journal is read first. What the journal does not have either (a full disk) is
-passed over, so that charts move, and given when the journal has it after all. The order between writers is left as it
-comes: the fold does not depend on it.
+With the live stream, per writer, the event with the next sequence number is given; older ones are known already; a
+younger one means that the stream lost something, and the journal is read first. What the journal does not have either
+(a full disk) is passed over, so that charts move, and given when the journal has it after all. The order between
+writers is left as it comes: the fold does not depend on it.
 """
 
 from __future__ import annotations
 
 import select
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cockpit.runs.live_stream import LiveStream
 from cockpit.runs.sequence import Numbers
-from engines.events import AnyEvent, UnreadableRecordError, WriterOpened, decode_record
-from engines.journal import JournalReader, journal_files
-from engines.run_dir import RunDir
+from engines.events import UnreadableRecordError, WriterOpened, decode_record
+from engines.journal import JournalReader, Record, journal_files
 
+BATCH = 2000
+"""Records that one read gives at most, about: a long journal comes in parts."""
 RECONNECT_S = 2.0
+JOURNAL_WAIT_S = 0.1
+STREAM_WAIT_S = 0.25
+EARLY_RECORDS = 5000
+"""Records of the stream kept per writer while the journal is read up to them; the journal has the others."""
 
 
-class Follower:
-    """Everything a run says, from its first record on.
+class RunTail:
+    """What a run's files say, from the first record on; `RunReader` adds what follows from it.
+
+    Args:
+        place: a run directory: its journal and the parts of other ranks and hosts; or one journal file.
+        live: read the run's live stream too. Its records come without their line when the journal lacks them.
 
     Attributes:
-        bad, unknown: records of the journal that could not be read, or are of unknown kinds.
-        behind: whether the journal holds more than has been returned.
+        behind: whether the journals hold more than has been given.
     """
 
-    def __init__(self, run_root: Path, *, live: bool = True) -> None:
-        self.run = RunDir(run_root)
+    def __init__(self, place: Path, *, live: bool = False) -> None:
+        self._place = place
         self._readers: dict[Path, JournalReader] = {}
-        self._live = LiveStream(run_root) if live else None
+        self._finished: dict[Path, int] = {}
+        self._live = LiveStream(place) if live else None
         self._retry_s = 0.0
         self._numbers: dict[str, Numbers] = {}
-        self._early: dict[str, list[AnyEvent]] = {}
+        self._early: dict[str, list[Record]] = {}
         self.behind = True
 
     @property
+    def files(self) -> int:
+        """How many journals were read."""
+        return len(self._readers)
+
+    @property
     def bad(self) -> int:
+        """Lines of the journals that were no records."""
         return sum(reader.bad for reader in self._readers.values())
 
     @property
     def unknown(self) -> int:
+        """Records of kinds that this version does not know."""
         return sum(reader.unknown for reader in self._readers.values())
 
     @property
-    def restarted(self) -> int:
-        return sum(reader.restarted for reader in self._readers.values())
+    def torn(self) -> bool:
+        """Whether a journal ends within a line: its writer has yet to finish it, or died over it."""
+        return any(reader.in_line for reader in self._readers.values())
 
-    def poll(self, timeout_s: float = 0.0, max_records: int = 2000) -> list[AnyEvent]:
-        """New events; waits up to `timeout_s` for the live stream when the journal has nothing more."""
-        live = self._read_live()
-        events = self._read_journal(max_records)
-        self.behind = len(events) >= max_records
-        if not self.behind:
-            self._apply_live(live, events)
-        else:
-            self._keep_early(live)
-        if not events and timeout_s > 0:
+    @property
+    def restarted(self) -> bool:
+        """Whether a journal shrank, was replaced, or went on after its end: what was given is not its content."""
+        return any(
+            reader.restarted or reader.offset > self._finished.get(path, reader.offset)
+            for path, reader in self._readers.items()
+        )
+
+    def read(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
+        """New records; waits up to `timeout_s` for some when there are none."""
+        records = self._read_all(max_records)
+        if not records and timeout_s > 0:
             self._wait(timeout_s)
-            live = self._read_live()
-            events = self._read_journal(max_records)
-            self._apply_live(live, events)
-        return events
+            records = self._read_all(max_records)
+        return records
+
+    def rest(self) -> Iterator[Record]:
+        """Every record that the journals hold now and that was not given, one file after the other."""
+        for reader in self._open():
+            while not reader.at_end:
+                yield from reader.read(5 * BATCH)
+            yield from reader.finish()
+
+    def finish(self) -> list[Record]:
+        """Last lines that end without a newline, as far as they are records: nobody is left to write the rest."""
+        records = [record for reader in self._readers.values() for record in reader.finish()]
+        self._finished = {path: reader.offset for path, reader in self._readers.items()}
+        return records
 
     def close(self) -> None:
+        """Leave the live stream."""
         if self._live is not None:
             self._live.close()
 
-    def _read_journal(self, max_records: int) -> list[AnyEvent]:
-        events: list[AnyEvent] = []
-        for path in journal_files(self.run.root):
-            reader = self._readers.setdefault(path, JournalReader(path))
-            for record in reader.read(max_records):
-                self._take(record.event, events)
-        return events
+    def _read_all(self, max_records: int) -> list[Record]:
+        if self._live is None:
+            return self._read_journals(max_records)
+        live = self._read_live(self._live)
+        records = self._read_journals(max_records)
+        if self.behind:
+            self._keep_early(live)
+        else:
+            self._take_live(live, records)
+        return records
 
-    def _take(self, event: AnyEvent, events: list[AnyEvent]) -> None:
-        numbers = self._numbers.setdefault(event.w, Numbers())
+    def _open(self) -> list[JournalReader]:
+        """The reader of every journal that there is by now."""
+        files = [self._place] if self._place.is_file() else journal_files(self._place)
+        return [self._readers.setdefault(path, JournalReader(path)) for path in files]
+
+    def _read_journals(self, max_records: int) -> list[Record]:
+        records: list[Record] = []
+        readers = self._open()
+        for reader in readers:
+            found = reader.read(max_records)
+            if self._live is None:  # nothing else gives records: the reader gives each once
+                records += found
+            else:
+                for record in found:
+                    self._take(record, records)
+        self.behind = any(not reader.at_end for reader in readers)
+        return records
+
+    def _take(self, record: Record, records: list[Record]) -> None:
+        event = record.event
+        numbers = self._numbers.get(event.w)
+        if numbers is None:
+            numbers = self._numbers[event.w] = Numbers()
         if event.seq >= numbers.next:
             numbers.pass_to(event.seq)
         elif numbers.holes and numbers.is_late(event.seq):
             numbers.fill(event.seq)
         else:
             return
-        events.append(event)
+        records.append(record)
 
     def _expected(self, writer: str) -> int:
         numbers = self._numbers.get(writer)
         return numbers.next if numbers else 0
 
-    def _read_live(self) -> list[AnyEvent]:
-        if self._live is None:
-            return []
-        if not self._live.connected and time.monotonic() >= self._retry_s:
+    def _read_live(self, stream: LiveStream) -> list[Record]:
+        if not stream.connected and time.monotonic() >= self._retry_s:
             self._retry_s = time.monotonic() + RECONNECT_S
-            self._live.connect()
-        events: list[AnyEvent] = []
-        for line in self._live.read_lines():
+            stream.connect()
+        records: list[Record] = []
+        for line in stream.read_lines():
             try:
-                events.append(decode_record(line))
+                records.append(Record(decode_record(line), b""))
             except UnreadableRecordError:  # the pipe is a hint: the journal decides
                 continue
-        return events
+        return records
 
-    def _keep_early(self, live: list[AnyEvent]) -> None:
-        for event in live:
-            kept = self._early.setdefault(event.w, [])
-            kept.append(event)
-            del kept[:-5000]
+    def _keep_early(self, live: list[Record]) -> None:
+        for record in live:
+            kept = self._early.setdefault(record.event.w, [])
+            kept.append(record)
+            del kept[:-EARLY_RECORDS]
 
-    def _apply_live(self, live: list[AnyEvent], events: list[AnyEvent]) -> None:
-        """Apply live events; the journal has just been read to its end, so what it lacks it does not have (yet)."""
+    def _take_live(self, live: list[Record], records: list[Record]) -> None:
+        """Take the stream's records; the journal has just been read to its end, so what it lacks it lacks (yet)."""
         early, self._early = self._early, {}
-        for event in [*(event for kept in early.values() for event in kept), *live]:
-            expected = self._expected(event.w)
+        for record in [*(record for kept in early.values() for record in kept), *live]:
+            event = record.event
             if (
-                event.seq > expected
+                event.seq > self._expected(event.w)
                 and not isinstance(event, WriterOpened)
-                and self._read_again(event.w, event.seq, events)
+                and self._read_again(event.w, event.seq, records)
             ):
                 continue
-            self._take(event, events)
+            self._take(record, records)
 
-    def _read_again(self, writer: str, seq: int, events: list[AnyEvent]) -> bool:
-        """Read the journal once more for what is missing before `seq`; True when it brought this record too."""
-        events.extend(self._read_journal(1 << 30))
+    def _read_again(self, writer: str, seq: int, records: list[Record]) -> bool:
+        """Read the journals once more for what is missing before `seq`; True when they brought this record too."""
+        records.extend(self._read_journals(1 << 30))
         return self._expected(writer) > seq
 
     def _wait(self, timeout_s: float) -> None:
         fd = self._live.fileno() if self._live is not None else None
         if fd is None:
-            time.sleep(min(timeout_s, 0.1))
+            time.sleep(min(timeout_s, JOURNAL_WAIT_S))
             return
         # A record above the pipe's size comes by the journal alone, so never wait long.
-        select.select([fd], [], [], min(timeout_s, 0.25))
+        select.select([fd], [], [], min(timeout_s, STREAM_WAIT_S))

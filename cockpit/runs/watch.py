@@ -2,40 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from cockpit.runs.find import run_ids
-from cockpit.runs.summaries import RunSummary, summarize
+from cockpit.runs.reader import RunReader
+from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of
 from engines.run_dir import RunDir, RunDirError
 
 WHOLE_EVERY = 20
 """Polls between two looks at runs that have ended: an operator's resume elsewhere can set one going again."""
+KEPT_ENDED = 8
+"""Folds of ended runs that are kept, for whoever looks at one again; those of runs that go on are all kept."""
 
 
 class RunWatch:
-    """The summaries of a folder of runs, newest first. Each poll looks at new runs and those that have not ended."""
+    """The runs of a folder, newest first: their summaries, and the fold of each that is looked at.
+
+    A run that goes on has one reader, which the list and whoever looks at the run share. Each poll looks at new runs
+    and at those that have not ended. Polls and looks may come from several threads.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._known: dict[str, RunSummary] = {}
+        self._known: dict[str, tuple[JournalSize, RunSummary]] = {}
+        self._readers: dict[str, RunReader] = {}
+        self._ended: dict[str, None] = {}
+        self._keeping = Lock()
         self._polls = 0
 
-    def poll(self) -> list[RunSummary]:
-        """The summaries as they are now."""
+    def poll(self, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
+        """The summaries as they are now; `unreadable` is told why a run is left out."""
         whole = self._polls % WHOLE_EVERY == 0
         self._polls += 1
-        found: dict[str, RunSummary] = {}
+        found: dict[str, tuple[JournalSize, RunSummary]] = {}
         for run_id in run_ids(self.root):
             known = self._known.get(run_id)
-            if known is None or whole or not known.state.has_ended:
+            if known is None or whole or not known[1].state.has_ended:
                 try:
-                    known = summarize(RunDir(self.root / run_id))
-                except RunDirError:
+                    known = self._summary(run_id, known)
+                except RunDirError as error:
+                    unreadable(str(error))
                     continue
             found[run_id] = known
         self._known = found
-        return list(found.values())
+        self._forget_all_but(set(found))
+        return [summary for _, summary in found.values()]
 
     def look_again(self) -> None:
         """Look at every run in the next poll: something was started or stopped here."""
         self._polls = 0
+
+    @contextmanager
+    def reading(self, run_id: str) -> Iterator[RunReader]:
+        """The run's reader, at the end of its journals; while the block runs, no other thread adds to its state."""
+        reader = self._reader(run_id)
+        with reader.lock:
+            reader.catch_up()
+            if reader.state.state.has_ended:
+                self._keep_ended(run_id, instead_of_another=True)
+            yield reader
+
+    def _summary(self, run_id: str, known: tuple[JournalSize, RunSummary] | None) -> tuple[JournalSize, RunSummary]:
+        """A run's summary; cheap when its journal has not grown since the last one."""
+        run = RunDir(self.root / run_id)
+        size = JournalSize.of(run)
+        if known is not None and known[0] == size and known[1].state.has_ended:
+            return known
+        stored = stored_summary(run, size) if known is None else None
+        if stored is not None:
+            return size, stored
+        reader = self._reader(run_id)
+        with reader.lock:
+            summary = summary_of(reader)
+        if summary.state.has_ended:
+            self._keep_ended(run_id, instead_of_another=False)
+        return size, summary
+
+    def _reader(self, run_id: str) -> RunReader:
+        with self._keeping:
+            self._ended.pop(run_id, None)
+            return self._readers.setdefault(run_id, RunReader(RunDir(self.root / run_id)))
+
+    def _keep_ended(self, run_id: str, *, instead_of_another: bool) -> None:
+        """Keep the reader of a run that has ended, while there are few; or let go of the one that was looked at first."""
+        with self._keeping:
+            if len(self._ended) >= KEPT_ENDED:
+                dropped = next(iter(self._ended)) if instead_of_another else run_id
+                self._ended.pop(dropped, None)
+                self._readers.pop(dropped, None)
+            if run_id in self._readers:
+                self._ended[run_id] = None
+
+    def _forget_all_but(self, listed: set[str]) -> None:
+        with self._keeping:
+            for run_id in set(self._readers) - listed:
+                del self._readers[run_id]
+                self._ended.pop(run_id, None)

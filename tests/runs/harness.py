@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import fold_run, summarize
 from cockpit.supervision.launch import launch
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.events import AnyEvent
@@ -87,7 +87,7 @@ def ended(run: RunDir) -> str | None:
     """The run's state if it has ended and its supervisor is gone."""
     if lock_is_held(run.supervisor_lock):
         return None
-    state = summarize(run).state
+    state = read_now(run).look()
     return state if state.has_ended else None
 
 
@@ -103,7 +103,7 @@ def events(run: RunDir) -> list[AnyEvent]:
 
 def state(run: RunDir) -> RunState:
     """The fold of the journal as it is now."""
-    return fold_run(run)
+    return read_now(run).state
 
 
 def engine_pid(run: RunDir, stage: str, attempt: int) -> int | None:

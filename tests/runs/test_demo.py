@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.runs.summaries import fold_run
+from cockpit.runs.reader import read_now
 from engines.events import MachineSampled, SampledText
 from engines.manifest import verify_manifest
 from engines.run_dir import RunDir
@@ -42,7 +42,7 @@ def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = RunDir(next(path.parent for path in tmp_path.glob("*/run.json")))
-    state = fold_run(run)
+    state = read_now(run).state
     assert state.state == "succeeded"
     assert [stage.state for stage in state.stages] == ["succeeded"] * 10
     for stage in state.stages:

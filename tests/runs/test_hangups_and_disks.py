@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.runs.find import run_ids
-from cockpit.runs.state import RunState
-from cockpit.runs.tail import Follower
+from cockpit.runs.reader import RunReader
 from engines.events import Gap, Step, WriterOpened
 from engines.run_dir import RunDir, lock_holder
 from engines.words import WriterRole
@@ -92,19 +91,15 @@ def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_
         run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
         wait_for(lambda: _steps(run) > 5, "a few steps")
         pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
-        follower = Follower(run.root)
-        screen = RunState()
-        wait_for(
-            lambda: screen.apply_all(follower.poll(0.1)) and screen.stage("part-1") is not None,
-            "the screen to catch up",
-        )
+        screen = RunReader(run, live=True)
+        wait_for(lambda: screen.poll(0.1) and screen.state.stage("part-1") is not None, "the screen to catch up")
         size = run.journal.stat().st_size
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # the engine's disk is full
         journaled = _steps(run)
 
         def charted() -> int:
-            screen.apply_all(follower.poll(0.1))
-            stage = screen.stage("part-1")
+            screen.poll(0.1)
+            stage = screen.state.stage("part-1")
             return stage.last_step.step if stage and stage.last_step else 0
 
         reached = wait_for(lambda: (at := charted()) > journaled + 50 and at, "charts that move without the journal")
@@ -117,7 +112,7 @@ def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_
         assert stage is not None
         assert stage.last_step is not None
         assert stage.last_step.step == 900
-        follower.close()
+        screen.close()
 
 
 def _fill(fd: int) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.runs.state import RunState, fold
-from cockpit.runs.summaries import fold_run
-from cockpit.runs.tail import Follower
+from cockpit.runs.reader import RunReader, read_now
+from cockpit.runs.state import fold
 from engines.events import AnyEvent
 from tests.runs.harness import ended, events, fake_recipe, launch_text, nothing_left, wait_for
 
@@ -21,8 +20,8 @@ ATTACHMENTS = 100
 SEED = 4
 
 
-def _has_read_all(follower: Follower, state: RunState) -> bool:
-    return state.apply_all(follower.poll()) == 0 and not follower.behind
+def _has_read_all(screen: RunReader) -> bool:
+    return not screen.poll() and not screen.behind
 
 
 def _recipe() -> str:
@@ -46,20 +45,20 @@ def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_repla
     draw = random.Random(SEED)
     with nothing_left(tmp_path / "runs"):
         run = launch_text(_recipe(), tmp_path)
-        screens: list[tuple[Follower, RunState]] = []
+        screens: list[RunReader] = []
         while ended(run) is None:
             if len(screens) < ATTACHMENTS:
-                screens.append((Follower(run.root), RunState()))
-            for follower, state in draw.sample(screens, min(len(screens), 12)):
-                state.apply_all(follower.poll())
+                screens.append(RunReader(run, live=True))
+            for screen in draw.sample(screens, min(len(screens), 12)):
+                screen.poll()
             time.sleep(draw.uniform(0, 0.02))
-        replayed = fold_run(run)
+        replayed = read_now(run).state
         assert len(screens) == ATTACHMENTS
         assert replayed.state == "succeeded"
-        for follower, state in screens:
-            wait_for(partial(_has_read_all, follower, state), "the screen to have read everything")
-            assert state == replayed
-            follower.close()
+        for screen in screens:
+            wait_for(partial(_has_read_all, screen), "the screen to have read everything")
+            assert screen.state == replayed
+            screen.close()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.runs.summaries import fold_run
+from cockpit.runs.reader import read_now
 from engines.run_dir import RunDir
 from tests.exporters.small_models import build_model, build_tokenizer
 from tests.runs.harness import assert_no_process_left
@@ -46,7 +46,7 @@ def test_the_recipe_of_the_readme_trains_a_model_on_data_in_a_folder(tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
-    assert fold_run(run).state == "succeeded"
+    assert read_now(run).state.state == "succeeded"
     assert_no_process_left(run)
     assert (run.out("tuned") / "adapter_model.safetensors").is_file()
     assert (run.out("merged") / "model.safetensors").is_file()

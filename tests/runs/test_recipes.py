@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import fold_run
 from cockpit.runs.verify import check_descent
 from engines.run_dir import RunDir
 from tests.runs.harness import assert_contiguous, assert_no_process_left
@@ -37,7 +37,7 @@ def run_recipe(name: str, runs: Path, *sets: str) -> tuple[RunDir, RunState]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
-    state = fold_run(run)
+    state = read_now(run).state
     assert state.state == "succeeded"
     assert_contiguous(run)
     assert_no_process_left(run)

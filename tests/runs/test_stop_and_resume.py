@@ -12,8 +12,8 @@ import pytest
 
 from cockpit.headless.follow import ADOPT_ATTEMPTS, Following, Signals
 from cockpit.headless.lines import JsonLines
-from cockpit.runs.find import list_runs
-from cockpit.runs.summaries import summarize
+from cockpit.runs.reader import read_now
+from cockpit.runs.watch import RunWatch
 from cockpit.supervision.launch import adopt_if_needed, resume
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from cockpit.supervision.requests import Outcome, send_request
@@ -235,8 +235,8 @@ def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_th
         pid = engine_pid(run, "part-1", 1)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: summarize(run).state == "lost", "the run to be reported lost")
-        assert list_runs(run.root.parent)[0].state == "lost"
+        wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
+        assert RunWatch(run.root.parent).poll()[0].state == "lost"
         assert adopt_if_needed(run)
         assert wait_for_end(run) == "failed"
         resume(run)
@@ -276,6 +276,6 @@ def test_a_gate_that_says_no_refuses_the_run_and_keeps_the_output_for_a_look(tmp
         assert wait_for_end(run) == "refused"
         assert not run.out("part-1").exists()
         assert (run.attempt_dir("part-1", 1) / "refused" / "fake.json").exists()
-        reason = summarize(run).reason
+        reason = read_now(run).state.reason
         assert "loss < 0.1" in reason
         assert "accuracy > 0.9 (got not measured)" in reason

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.runs.summaries import fold_run, state_of
+from cockpit.runs.reader import read_now
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.screens.checkpoints import CheckpointsScreen, ItemList
@@ -57,7 +57,11 @@ async def test_a_recipe_edited_launched_stopped_and_resumed(tmp_path: Path, monk
         await until(pilot, lambda: isinstance(app.screen, RunScreen), "the run's screen")
         run = RunDir(next(root.iterdir()))
         assert "max_steps = 300" in run.recipe_toml.read_text()
-        await until(pilot, lambda: bool(fold_run(run).stages and fold_run(run).stages[0].checkpoints), "a checkpoint")
+        await until(
+            pilot,
+            lambda: bool(read_now(run).state.stages and read_now(run).state.stages[0].checkpoints),
+            "a checkpoint",
+        )
 
         app.open_home()
         await until(pilot, lambda: isinstance(app.screen, HomeScreen), "Home")
@@ -66,7 +70,7 @@ async def test_a_recipe_edited_launched_stopped_and_resumed(tmp_path: Path, monk
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "how to stop")
         await pilot.press("right", "enter")
-        await until(pilot, lambda: state_of(run, fold_run(run)) == "stopped", "stopped")
+        await until(pilot, lambda: read_now(run).look() == "stopped", "stopped")
 
         app.open_checkpoints(run.root)
         await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen), "checkpoints")
@@ -77,7 +81,7 @@ async def test_a_recipe_edited_launched_stopped_and_resumed(tmp_path: Path, monk
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "the question")
         await pilot.press("right", "enter")
         await until(pilot, lambda: isinstance(app.screen, RunScreen), "the run's screen again")
-        await until(pilot, lambda: state_of(run, fold_run(run)) == "succeeded", "done")
-        state = fold_run(run)
+        await until(pilot, lambda: read_now(run).look() == "succeeded", "done")
+        state = read_now(run).state
         assert state.stages[0].at_step == 300
         assert len(state.stages[0].attempts) == 2

@@ -21,9 +21,8 @@ from cockpit.one_stage.origins import base_of
 from cockpit.one_stage.recipe import Input, OneStageRecipe
 from cockpit.one_stage.sources import Item, Source, items
 from cockpit.planning.models import Need, export_need, file_plans, merge_need
-from cockpit.runs.poll import FoldedRun
+from cockpit.runs.reader import RunReader
 from cockpit.runs.state import StageView
-from cockpit.runs.summaries import state_of
 from cockpit.supervision.resolved_recipe import RunRecipe
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
@@ -114,7 +113,7 @@ class CheckpointsScreen(Screen[None]):
         super().__init__()
         self.run_dir = run_dir
         self._run = RunDir(run_dir)
-        self._fold = FoldedRun(self._run)
+        self._reader = RunReader(self._run)
         self._state = RunStatus.QUEUED
         self._recipe = ""
         self._dependents: dict[str, list[str]] = {}
@@ -159,9 +158,8 @@ class CheckpointsScreen(Screen[None]):
     def _read_run(self) -> None:
         state, found = RunStatus.LOST, []
         try:
-            self._fold.poll()
-            state = state_of(self._run, self._fold.state)
-            found = items(self._run, self._fold.state.stages)
+            state = self._reader.refresh()
+            found = items(self._run, self._reader.state.stages)
             if not self._recipe:
                 self._read_recipe()
         finally:
@@ -181,7 +179,7 @@ class CheckpointsScreen(Screen[None]):
         self._reading = False
         if not self.is_mounted:
             return
-        self._stages = self._fold.state.stages
+        self._stages = self._reader.state.stages
         changed = (state, found) != (self._state, self._items)
         self._state, self._items = state, found
         self.query_one(ItemList).now = wall_clock_s()

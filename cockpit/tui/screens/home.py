@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -17,7 +16,6 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from cockpit.forms.shelf import RecipeEntry, Shelf
-from cockpit.runs.poll import FoldedRun
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 SHELF_EVERY = 3
 PREVIEW_AFTER_S = 0.12
-KEPT_FOLDS = 8
 
 
 @dataclass
@@ -86,9 +83,7 @@ class HomeScreen(Screen[None]):
         self._shelf = Shelf()
         self._runs: list[RunSummary] = []
         self._recipes: list[RecipeEntry] = []
-        self._folds: dict[str, FoldedRun] = {}
         self._plans: dict[Path, Plan | None] = {}
-        self._folding = Lock()
         self._looking = False
         self._looks = 0
         self._poll: Timer | None = None
@@ -144,20 +139,11 @@ class HomeScreen(Screen[None]):
             found.runs = self._watch.poll()
             sample = None
             if current is not None and current.state.is_live:
-                with self._folding:
-                    sample = self._fold(current.path).state.machine()
+                with self._watch.reading(current.id) as reader:
+                    sample = reader.state.machine()
             found.machine = words(look(self.runs_root), sample)
         finally:
             self.app.call_from_thread(self._take, found)
-
-    def _fold(self, path: str) -> FoldedRun:
-        """The state of a run, read on from where it was left. Only for workers that hold `_folding`."""
-        fold = self._folds.pop(path, None) or FoldedRun(RunDir(Path(path)))
-        self._folds[path] = fold
-        while len(self._folds) > KEPT_FOLDS:
-            self._folds.pop(next(iter(self._folds)))
-        fold.poll()
-        return fold
 
     def _take(self, found: _Look) -> None:
         self._looking = False
@@ -298,9 +284,8 @@ class HomeScreen(Screen[None]):
         return self._plans[entry.path]
 
     def _read_run(self, run: RunSummary) -> None:
-        with self._folding:  # held while the screen draws from it, too: nothing is added to a state that is being read
-            state = self._fold(run.path).state
-            self.app.call_from_thread(self._show_run, run, state)
+        with self._watch.reading(run.id) as reader:  # while the screen draws, too: nothing is added to what is drawn
+            self.app.call_from_thread(self._show_run, run, reader.state)
 
     def _show_run(self, run: RunSummary, state: RunState) -> None:
         now = self.run_under_cursor

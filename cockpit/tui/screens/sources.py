@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cockpit.runs.playback import Playback, read_run
+from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
-from cockpit.runs.summaries import state_of
-from cockpit.runs.tail import Follower
 from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir
 from engines.words import RunStatus
 
-BATCH = 2000
 LOOK_EVERY_POLLS = 10
 """Whether the run's processes live is looked at once in so many polls."""
 
@@ -58,54 +56,46 @@ class LiveSource:
     playback: Playback | None = None
 
     def __init__(self, run_dir: Path) -> None:
-        self._run = RunDir(run_dir)
-        self._follower = Follower(run_dir)
-        self._state = RunState()
+        self._reader = RunReader(RunDir(run_dir), live=True)
         self._polls = 0
         self._seen: RunStatus | None = None
 
     @property
     def state(self) -> RunState:
-        return self._state
+        return self._reader.state
 
     @property
     def run_state(self) -> RunStatus:
-        if self._seen is None or self._state.state.has_ended:
-            self._look()
-        return RunStatus.LOST if self._seen == RunStatus.LOST else self._state.state
+        if self._seen is None or self.state.state.has_ended:
+            self._seen = self._reader.look()
+        return RunStatus.LOST if self._seen == RunStatus.LOST else self.state.state
 
     @property
     def live(self) -> bool:
-        return not self._state.state.has_ended
+        return not self.state.state.has_ended
 
     @property
     def catching_up(self) -> bool:
-        return self._follower.behind
+        return self._reader.behind
 
     def poll(self) -> bool:
-        before = self._seen
-        events = self._follower.poll(max_records=BATCH)
-        if self._follower.restarted:  # the journal shrank or is another file: what was folded is not its content
-            self._follower.close()
-            self._follower, self._state = Follower(self._run.root), RunState()
-            return True
-        self._state.apply_all(events)
-        troubles = (self._follower.bad, self._follower.unknown)
-        changed = bool(events) or troubles != (self._state.unreadable, self._state.unknown)
-        self._state.unreadable, self._state.unknown = troubles
-        if self._polls % LOOK_EVERY_POLLS == 0 and not self._follower.behind:
-            self._look()
+        state, before = self.state, self._stamp()
+        self._reader.poll()
+        if self._polls % LOOK_EVERY_POLLS == 0 and not self._reader.behind:
+            self._seen = self._reader.look()
         self._polls += 1
-        return changed or self._seen != before
+        return self.state is not state or self._stamp() != before
 
     def now(self) -> float:
         return wall_clock_s()
 
     def close(self) -> None:
-        self._follower.close()
+        self._reader.close()
 
-    def _look(self) -> None:
-        self._seen = state_of(self._run, self._state)
+    def _stamp(self) -> tuple[object, ...]:
+        """What can be new: while it stays the same, the picture does, too."""
+        state = self.state
+        return state.version, state.unreadable, state.unknown, self._seen
 
 
 class ReplaySource:

@@ -15,7 +15,7 @@ from cockpit.one_stage.origins import base_of, held_out_data
 from cockpit.one_stage.recipe import Input, short_name
 from cockpit.one_stage.sources import Source, checkpoint_rows, sources
 from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
-from cockpit.runs.summaries import fold_run
+from cockpit.runs.reader import read_now
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
 from cockpit.tui.dialogs.make import plan_words
 from engines.run_dir import RunDir
@@ -43,7 +43,7 @@ def _safetensors(folder: Path, rows: int, columns: int) -> None:
 
 def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    rows = checkpoint_rows(fold_run(run).stages)
+    rows = checkpoint_rows(read_now(run).state.stages)
     assert [(row.checkpoint.step, row.removed) for row in rows] == [(40, False), (30, False), (20, False), (10, True)]
     assert [row.best for row in rows] == [True, False, False, False]
     assert "removed" in why_no_resume(RunStatus.STOPPED, rows[-1], rows)
@@ -51,7 +51,7 @@ def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> No
 
 
 def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
-    rows = checkpoint_rows(fold_run(make_run(tmp_path, state=None)).stages)
+    rows = checkpoint_rows(read_now(make_run(tmp_path, state=None)).state.stages)
     for state in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED):
         assert "live" in why_no_resume(state, rows[0], rows)
         assert "live" in why_no_merge(state, None)
@@ -67,7 +67,7 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
     base = tmp_path / 'base "x" [/bold]'
     _safetensors(base, 4, 8)
     run = _adapter_run(tmp_path / "runs", base)
-    found = sources(run, fold_run(run).stages)
+    found = sources(run, read_now(run).state.stages)
     assert [(source.kind, source.step) for source in found] == [
         ("adapter", None),
         ("adapter", 40),
@@ -89,7 +89,7 @@ def test_a_merge_is_a_sound_recipe_of_one_stage_with_inputs_by_path_and_hash(tmp
 
 def test_an_export_is_a_sound_recipe_of_one_stage(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", kind="pretrain")
-    source = sources(run, fold_run(run).stages)[0]
+    source = sources(run, read_now(run).state.stages)[0]
     made = export_recipe(run, "atlas-merged", source, ["F16", "Q8_0"])
     recipe = load_recipe_text(made.text, run.root / "recipe.toml").recipe
     (stage,) = recipe.stage
@@ -106,7 +106,7 @@ def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> Non
 
 def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
     run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
-    source = sources(run, fold_run(run).stages)[0]
+    source = sources(run, read_now(run).state.stages)[0]
     assert "gone" in why_no_merge(RunStatus.SUCCEEDED, source, base_of(run, source))
     assert "does not say" in why_no_merge(RunStatus.SUCCEEDED, source, None)
 
@@ -235,12 +235,12 @@ def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Pat
 def test_an_adapter_of_a_run_that_was_moved_finds_its_base_where_it_is_now(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     run = _adapter_run(runs, runs / "other" / "stages" / "base" / "out")
-    source = sources(run, fold_run(run).stages)[0]
+    source = sources(run, read_now(run).state.stages)[0]
     (source.path / "base.json").write_text(json.dumps({"path": str(run.out("base")), "manifest_sha256": None}))
     for base in (runs / "other" / "stages" / "base" / "out", run.out("base")):
         base.mkdir(parents=True)
     moved = RunDir(runs.rename(tmp_path / "elsewhere") / run.id)
-    source = sources(moved, fold_run(moved).stages)[0]
+    source = sources(moved, read_now(moved).state.stages)[0]
     beside = base_of(moved, source)
     assert beside is not None
     assert beside.path == tmp_path / "elsewhere" / "other" / "stages" / "base" / "out"

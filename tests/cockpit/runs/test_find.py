@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.runs.find import find_run, list_runs, run_ids, runs_root
-from engines.run_dir import RunDir, create_run_dir
+from cockpit.runs.find import find_run, run_ids, runs_root
 from recipes.problems import OperatorError
 
 
@@ -103,14 +102,3 @@ def test_a_name_that_means_no_run_or_several_is_answered_in_words(tmp_path: Path
 def test_last_of_no_runs_is_answered_in_words(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="no runs in"):
         find_run(tmp_path, "last")
-
-
-def test_runs_are_listed_newest_first_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
-    made: list[RunDir] = [
-        create_run_dir(tmp_path, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1")
-        for name in ("a", "b", "c")
-    ]
-    made[1].run_json.write_text("damaged")
-    os.utime(made[1].run_json, (1, 1))
-    assert [summary.recipe for summary in list_runs(tmp_path)] == ["c", "a"]
-    assert [summary.recipe for summary in list_runs(tmp_path, limit=1)] == ["c"]

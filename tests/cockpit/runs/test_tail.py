@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cockpit.runs.tail import Follower
+from cockpit.runs.tail import RunTail
 from cockpit.supervision.relay import Relay
-from engines.events import AnyEvent, Event, Gap, Phase, Warned, encode_record
-from engines.journal import read_journal
+from engines.events import Event, Gap, Phase, Warned, encode_record
+from engines.journal import Record, read_journal
 
 
 @pytest.fixture(autouse=True)
@@ -68,141 +68,137 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.fixture
-def follower(run: Run) -> Iterator[Follower]:
-    made = Follower(run.root)
-    made.poll()
+def tail(run: Run) -> Iterator[RunTail]:
+    made = RunTail(run.root, live=True)
+    made.read()
     run.relay.pump()
     yield made
     made.close()
 
 
-def names(events: list[AnyEvent]) -> list[tuple[str, int]]:
-    return [(event.w, event.seq) for event in events]
+def names(records: list[Record]) -> list[tuple[str, int]]:
+    return [(record.event.w, record.event.seq) for record in records]
 
 
-def rest(follower: Follower) -> list[AnyEvent]:
+def rest(tail: RunTail) -> list[Record]:
     """Everything there is by now."""
-    found = follower.poll(max_records=1)
-    while follower.behind:
-        found += follower.poll(max_records=1)
-    return found + follower.poll()
+    found = tail.read(max_records=1)
+    while tail.behind:
+        found += tail.read(max_records=1)
+    return found + tail.read()
 
 
-def test_an_event_is_given_once_whether_it_comes_by_the_pipe_or_the_journal_or_both(
-    run: Run, follower: Follower
-) -> None:
+def test_an_event_is_given_once_whether_it_comes_by_the_pipe_or_the_journal_or_both(run: Run, tail: RunTail) -> None:
     run.say("e1")
     run.say("e1", live=False)
     run.say("e1")
-    assert names(follower.poll()) == [("e1", 0), ("e1", 1), ("e1", 2)]
-    assert follower.poll() == []
+    assert names(tail.read()) == [("e1", 0), ("e1", 1), ("e1", 2)]
+    assert tail.read() == []
 
 
-def test_what_only_the_pipe_has_is_shown_while_the_disk_is_full_and_not_again_after(
-    run: Run, follower: Follower
-) -> None:
+def test_what_only_the_pipe_has_is_shown_while_the_disk_is_full_and_not_again_after(run: Run, tail: RunTail) -> None:
     for _ in range(3):
         run.say("e1")
-    follower.poll()
+    tail.read()
     for _ in range(4):
         run.say("e1", journal=False)
-    assert names(follower.poll()) == [("e1", 3), ("e1", 4), ("e1", 5), ("e1", 6)]
+    assert names(tail.read()) == [("e1", 3), ("e1", 4), ("e1", 5), ("e1", 6)]
     run.say("e1", event=Gap(lost=4))
-    assert names(follower.poll()) == [("e1", 7)]
+    assert names(tail.read()) == [("e1", 7)]
 
 
-def test_what_a_full_disk_delayed_is_given_when_the_journal_has_it_and_once(run: Run, follower: Follower) -> None:
+def test_what_a_full_disk_delayed_is_given_when_the_journal_has_it_and_once(run: Run, tail: RunTail) -> None:
     run.say("e1")
     delayed = run.say("e1", journal=False, live=False)
     for _ in range(3):
         run.say("e1", journal=False)
-    assert names(follower.poll()) == [("e1", 0), ("e1", 2), ("e1", 3), ("e1", 4)]
+    assert names(tail.read()) == [("e1", 0), ("e1", 2), ("e1", 3), ("e1", 4)]
     run.write_late("e1", delayed)
-    assert names(follower.poll()) == [("e1", 1)]
+    assert names(tail.read()) == [("e1", 1)]
     run.say("e1")
-    assert names(follower.poll()) == [("e1", 5)]
+    assert names(tail.read()) == [("e1", 5)]
 
 
-def test_what_the_pipe_dropped_is_read_from_the_journal_in_its_place(run: Run, follower: Follower) -> None:
+def test_what_the_pipe_dropped_is_read_from_the_journal_in_its_place(run: Run, tail: RunTail) -> None:
     run.say("e1")
     for _ in range(5):
         run.say("e1", live=False)
     run.say("e1")
-    assert names(follower.poll()) == [("e1", seq) for seq in range(7)]
+    assert names(tail.read()) == [("e1", seq) for seq in range(7)]
 
 
-def test_what_neither_has_does_not_stop_what_follows(run: Run, follower: Follower) -> None:
+def test_what_neither_has_does_not_stop_what_follows(run: Run, tail: RunTail) -> None:
     run.say("e1")
     run.say("e1", journal=False, live=False)
     run.say("e1")
-    assert names(follower.poll()) == [("e1", 0), ("e1", 2)]
+    assert names(tail.read()) == [("e1", 0), ("e1", 2)]
 
 
-def test_rubbish_in_the_pipe_is_passed_over(run: Run, follower: Follower) -> None:
+def test_rubbish_in_the_pipe_is_passed_over(run: Run, tail: RunTail) -> None:
     run.say("e1")
     os.write(run.pipe, b'rubbish\n\xff\xfe\n{"v":1}\n' + b"[" * 3000 + b'\n{"v":1,"w":"e1","seq":-4}\n')
     run.relay.pump()
     run.say("e1")
-    assert names(follower.poll()) == [("e1", 0), ("e1", 1)]
-    assert follower.bad == 0, "the pipe is a hint: only the journal's damage is counted"
+    assert names(tail.read()) == [("e1", 0), ("e1", 1)]
+    assert tail.bad == 0, "the pipe is a hint: only the journal's damage is counted"
 
 
-def test_writers_do_not_wait_for_each_other(run: Run, follower: Follower) -> None:
+def test_writers_do_not_wait_for_each_other(run: Run, tail: RunTail) -> None:
     run.say("e1", journal=False, live=False)
     run.say("s1")
     run.say("e1")
-    assert names(follower.poll()) == [("s1", 0), ("e1", 1)]
+    assert names(tail.read()) == [("s1", 0), ("e1", 1)]
 
 
 def test_without_a_supervisor_the_journal_alone_is_followed(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.say("e1")
     run.relay.close()
-    follower = Follower(run.root)
-    assert names(follower.poll()) == [("e1", 0)]
+    tail = RunTail(run.root, live=True)
+    assert names(tail.read()) == [("e1", 0)]
     run.say("e1")
-    assert names(follower.poll(timeout_s=0.01) or follower.poll()) == [("e1", 1)]
-    follower.close()
+    assert names(tail.read(timeout_s=0.01) or tail.read()) == [("e1", 1)]
+    tail.close()
     run.close()
 
 
 def test_a_run_that_is_not_live_is_followed_without_a_socket(run: Run) -> None:
     run.say("e1")
-    follower = Follower(run.root, live=False)
-    assert names(follower.poll()) == [("e1", 0)]
-    follower.close()
+    tail = RunTail(run.root)
+    assert names(tail.read()) == [("e1", 0)]
+    tail.close()
 
 
 def test_a_supervisor_that_comes_back_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cockpit.runs.tail.RECONNECT_S", 0.0)
     run = Run(tmp_path / "run")
-    follower = Follower(run.root)
-    follower.poll()
+    tail = RunTail(run.root, live=True)
+    tail.read()
     run.relay.close()
-    assert follower.poll() == []
+    assert tail.read() == []
     run.relay = Relay(run.root, run.root / "live.fifo")
-    follower.poll()
+    tail.read()
     run.relay.pump()
     run.say("e1", journal=False)
-    assert names(follower.poll()) == [("e1", 0)]
-    follower.close()
+    assert names(tail.read()) == [("e1", 0)]
+    tail.close()
     run.close()
 
 
-def test_a_long_journal_comes_in_parts_and_what_is_live_meanwhile_is_not_lost(run: Run, follower: Follower) -> None:
+def test_a_long_journal_comes_in_parts_and_what_is_live_meanwhile_is_not_lost(run: Run, tail: RunTail) -> None:
     for _ in range(300):
         run.say("e1", live=False)
     run.say("e1", journal=False)
-    found = follower.poll(max_records=1)
-    assert follower.behind
-    found += rest(follower)
+    found = tail.read(max_records=1)
+    assert tail.behind
+    found += rest(tail)
     assert names(found) == [("e1", seq) for seq in range(301)]
 
 
-def test_a_record_too_long_for_the_pipe_comes_by_the_journal(run: Run, follower: Follower) -> None:
+def test_a_record_too_long_for_the_pipe_comes_by_the_journal(run: Run, tail: RunTail) -> None:
     run.say("e1", live=False, event=Warned(message="x" * 60_000))
     run.say("e1")
-    assert names(follower.poll()) == [("e1", 0), ("e1", 1)]
+    assert names(tail.read()) == [("e1", 0), ("e1", 1)]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -216,17 +212,17 @@ def test_attached_at_any_moment_and_whatever_the_pipe_loses_every_record_of_the_
     writers = ["e1", "s1", "s2"]
     for _ in range(draw.randrange(40)):
         run.say(draw.choice(writers), live=draw.random() < 0.7)
-    follower = Follower(folder)
-    found = follower.poll(max_records=draw.choice([1, 5, 2000]))
+    tail = RunTail(folder, live=True)
+    found = tail.read(max_records=draw.choice([1, 5, 2000]))
     for _ in range(draw.randrange(120)):
         run.say(draw.choice(writers), live=draw.random() < 0.7)
         if draw.random() < 0.2:
             run.relay.pump()
-            found += follower.poll(max_records=draw.choice([1, 5, 2000]))
+            found += tail.read(max_records=draw.choice([1, 5, 2000]))
     run.relay.pump()
-    found += rest(follower)
-    follower.close()
+    found += rest(tail)
+    tail.close()
     run.close()
     expected = list(read_journal(run.journal))
     for writer in writers:
-        assert [e.seq for e in found if e.w == writer] == [e.seq for e in expected if e.w == writer]
+        assert [r.event.seq for r in found if r.event.w == writer] == [e.seq for e in expected if e.w == writer]

@@ -1,0 +1,132 @@
+"""The one reader of runs: a run's records, each once, the state folded from them, and whether its processes live.
+
+Live it reads the journal and the live stream; without, the journal as it grows; `read_now` reads once to the end.
+Screens, lists, followers, commands and reports differ only in how often they ask, and what they show.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from cockpit.runs.sequence import Numbers
+from cockpit.runs.state import RunState
+from cockpit.runs.tail import BATCH, RunTail
+from engines.emitter import wall_clock_s
+from engines.identity import Identity
+from engines.journal import Record
+from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.words import RunStatus, WriterRole
+
+YOUNG_S = 10.0
+"""A run directory younger than this whose supervisor is not there yet is being launched."""
+
+
+class RunReader:
+    """One run, read as it grows.
+
+    Args:
+        run: the run.
+        live: read its live stream too.
+        lines: read `journal.jsonl` alone, in its own order, so that the records' lines are the file (for `--json`).
+
+    Attributes:
+        state: the fold of every record so far; another object once a journal was replaced.
+        lock: held by a thread while it reads, or draws from the state, where several threads share a reader.
+    """
+
+    def __init__(self, run: RunDir, *, live: bool = False, lines: bool = False) -> None:
+        self.run = run
+        self.state = RunState()
+        self.lock = Lock()
+        self._place = run.journal if lines else run.root
+        self._live = live
+        self._tail = RunTail(self._place, live=live)
+        self._given: dict[str, Numbers] = {}
+
+    @property
+    def behind(self) -> bool:
+        """Whether the journals hold more than was read."""
+        return self._tail.behind
+
+    def poll(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
+        """New records, at most about `max_records`, folded; waits up to `timeout_s` for some when there are none.
+
+        After a journal was replaced, what it holds is folded anew, and what was given before is not given again.
+        """
+        records = self._tail.read(timeout_s, max_records)
+        if self._tail.restarted:
+            self._begin_anew()
+            records = self._tail.read(0.0, max_records)
+        return self._take(records)
+
+    def catch_up(self) -> bool:
+        """Read on to the end, in parts; returns whether anything was new."""
+        state, version = self.state, self.state.version
+        self.poll()
+        while self.behind:
+            self.poll()
+        return self.state is not state or state.version != version
+
+    def refresh(self) -> RunStatus:
+        """Read on to the end and look at the processes; returns the run's real state.
+
+        Where nobody is left to write, a last line without its newline counts, too.
+        """
+        self.catch_up()
+        real = self.look()
+        if self._tail.torn and (real.has_ended or real == RunStatus.LOST):
+            self.finish()
+            real = self.look()
+        return real
+
+    def finish(self) -> None:
+        """Take a last line that ends without a newline, if it is a record: no more will come."""
+        self._take(self._tail.finish())
+
+    def look(self) -> RunStatus:
+        """The run's state with its processes looked at: `lost` is a run that says it runs, and nobody does."""
+        state = self.state
+        if state.state.has_ended or self.is_live():
+            return state.state
+        try:
+            created_t = float(self.run.read_run_json().get("created_t") or 0.0)
+        except (RunDirError, TypeError, ValueError):
+            created_t = 0.0
+        young = state.started_t is None and wall_clock_s() - created_t < YOUNG_S
+        return RunStatus.QUEUED if young else RunStatus.LOST
+
+    def is_live(self) -> bool:
+        """Whether a supervisor or an engine of the run lives, by identity."""
+        if lock_is_held(self.run.supervisor_lock):
+            return True
+        engines = (w.opened for w in self.state.writers if w.opened and w.opened.role == WriterRole.ENGINE)
+        return any(Identity(e.pid, e.start_time, e.boot_id).is_alive() for e in engines)
+
+    def close(self) -> None:
+        """Leave the live stream."""
+        self._tail.close()
+
+    def _take(self, records: list[Record]) -> list[Record]:
+        self.state.apply_all([record.event for record in records])
+        self.state.unreadable, self.state.unknown = self._tail.bad, self._tail.unknown
+        return [record for record in records if self._is_new(record)] if self._given else records
+
+    def _is_new(self, record: Record) -> bool:
+        given = self._given.get(record.event.w)
+        return given is None or record.event.seq >= given.next or given.is_late(record.event.seq)
+
+    def _begin_anew(self) -> None:
+        self._tail.close()
+        for writer in self.state.writers:
+            given = self._given.get(writer.name)
+            if given is None or given.next <= writer.numbers.next:
+                self._given[writer.name] = writer.numbers
+        self.state, self._tail = RunState(), RunTail(self._place, live=self._live)
+
+
+def read_now(run: RunDir) -> RunReader:
+    """A run from all of its journals as they are now, once: its `state`, and what `look` says of its processes."""
+    reader = RunReader(run)
+    reader.catch_up()
+    reader.finish()
+    return reader

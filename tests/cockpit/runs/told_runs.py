@@ -1,0 +1,41 @@
+"""Run directories whose journal this very process writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.emitter import EventWriter
+from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, StageStarted, Step
+from engines.run_dir import RunDir, create_run_dir
+from engines.words import EndReason, RunStatus, StartReason, WriterRole
+
+
+def a_run(root: Path, name: str = "atlas") -> RunDir:
+    return create_run_dir(root, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1")
+
+
+def a_story(run: RunDir, end: str | None = "succeeded", *, role: str = "supervisor", steps: int = 2) -> None:
+    """A run of one stage of some steps, told by this process."""
+    writer = EventWriter(run.journal, None, role=WriterRole(role), stage="base", attempt=1)
+    writer.emit(RunStarted(run=run.id, recipe="atlas", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
+    writer.emit(StageStarted(stage="base", kind="fake", attempt=1, steps=2 * steps))
+    writer.emit(AttemptStarted(stage="base", kind="fake", attempt=1, total_steps=2 * steps))
+    for number in range(1, steps + 1):
+        writer.emit(
+            Step(
+                stage="base",
+                attempt=1,
+                step=number,
+                epoch=0.1,
+                loss=3.0 - number,
+                learning_rate=1e-4,
+                grad_norm=1.0,
+                tokens=512 * number,
+                loss_tokens=500,
+                step_s=0.05,
+            )
+        )
+    if end is not None:
+        writer.emit(AttemptEnded(stage="base", attempt=1, reason=EndReason(end)))
+        writer.emit(RunEnded(state=RunStatus(end), reason="because"))
+    writer.close()
