@@ -1,3 +1,3 @@
 """Cockpit: trains language models from a recipe, live, resumable and replayable, in a terminal."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

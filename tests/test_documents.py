@@ -279,6 +279,8 @@ def test_every_data_format_is_named() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["project"]["version"] == cockpit.__version__
+    assert f'"cockpit {cockpit.__version__}"' in text_of("docs/cockpit.1")
+    assert f"## [{cockpit.__version__}]" in text_of("CHANGELOG.md")
     assert f"## [{cockpit.__version__}]" in text_of("CHANGELOG.md")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 
+from cockpit.supervision.installing import install_command
 from engines.json_text import parse_json
 from recipes.problems import OperatorError
 from recipes.schema import Recipe
@@ -15,7 +16,7 @@ from recipes.stages.registry import row_of
 TESTED = {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"}
 """Minor versions whose private hooks the engines rely on. Another interpreter must have the same."""
 
-INSTALL = "install the engines' packages into it: pip install 'training-cockpit[train,export]'"
+CHOOSE_ANOTHER = "set the stage's python to an interpreter that has the engines' packages"
 ASK_TIMEOUT_S = 60.0
 _QUESTION = """
 import json, sys
@@ -42,7 +43,7 @@ def check_here(packages: Iterable[str], what: str) -> None:
     if missing:
         raise OperatorError(
             f"{what} needs {', '.join(missing)}, which {sys.executable} lacks",
-            "install them: pip install 'training-cockpit[train,export]'; or run this command where they are",
+            f"install them: {install_command(sys.executable)}",
         )
 
 
@@ -57,11 +58,24 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
     for stage in recipe.stage:
         if stage.name in names:
             wanted.setdefault(stage.python, set()).update(row_of(stage).needs(stage))
+    hints: dict[str, None] = {}
     for python, packages in wanted.items():
-        found = _versions_here(packages) if python is None else _versions_there(python, packages, problems)
-        problems += _mismatches(python or sys.executable, found, strict=python is not None)
+        try:
+            found = _versions_here(packages) if python is None else _versions_there(python, packages)
+        except _UnusableError as error:
+            problems.append(str(error))
+            hints[CHOOSE_ANOTHER] = None
+            continue
+        mismatches = _mismatches(python or sys.executable, found, strict=python is not None)
+        if mismatches:
+            problems += mismatches
+            hints[f"install the engines' packages: {install_command(python or sys.executable)}"] = None
     if problems:
-        raise OperatorError("\n".join(problems), INSTALL)
+        raise OperatorError("\n".join(problems), "\n".join(hints))
+
+
+class _UnusableError(Exception):
+    """An interpreter that no package would make usable."""
 
 
 def _mismatches(python: str, found: dict[str, str | None], *, strict: bool) -> list[str]:
@@ -84,7 +98,7 @@ def _versions_here(packages: set[str]) -> dict[str, str | None]:
     return found
 
 
-def _versions_there(python: str, packages: set[str], problems: list[str]) -> dict[str, str | None]:
+def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
     try:
         answer = subprocess.run(
             [python, "-c", _QUESTION, *sorted(packages)],
@@ -96,11 +110,11 @@ def _versions_there(python: str, packages: set[str], problems: list[str]) -> dic
         value = parse_json(answer.stdout.splitlines()[-1])
         version, found = tuple(value["python"]), dict(value["found"])
     except FileNotFoundError:
-        problems.append(f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer")
-        return {}
+        raise _UnusableError(
+            f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer"
+        ) from None
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
-        problems.append(f"python — {python!r} does not answer: {error}")
-        return {}
+        raise _UnusableError(f"python — {python!r} does not answer: {error}") from error
     if version < (3, 11):
-        problems.append(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed 3.11 or newer")
+        raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed 3.11 or newer")
     return found

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cockpit
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import plan as make_plan
 from cockpit.supervision.checkpoint_choice import candidates
@@ -26,14 +26,6 @@ from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 from recipes.stages.registry import row_of
-
-
-def version() -> str:
-    """The installed cockpit's version."""
-    try:
-        return metadata.version("training-cockpit")
-    except metadata.PackageNotFoundError:
-        return "0"
 
 
 def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
@@ -96,7 +88,7 @@ def launch(
             recipe_toml=loaded.text,
             recipe_json=run_recipe.to_json(),
             plan_json=_plan_json(loaded),
-            version=version(),
+            version=cockpit.__version__,
             recipe_path=str(loaded.path),
             parent=parent,
         )

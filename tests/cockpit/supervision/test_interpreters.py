@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from cockpit.supervision import interpreters as preflight
-from cockpit.supervision.interpreters import INSTALL, TESTED, check_here, check_interpreters
+from cockpit.supervision.installing import install_command
+from cockpit.supervision.interpreters import CHOOSE_ANOTHER, TESTED, check_here, check_interpreters
 from recipes.problems import OperatorError
 from recipes.schema import Recipe
 from recipes.stages.fields import StageFields
@@ -33,7 +34,7 @@ def interpreter(folder: Path, answer: str, status: int = 0) -> str:
 def problem_of(found: Recipe, names: list[str] | None = None) -> OperatorError:
     with pytest.raises(OperatorError) as caught:
         check_interpreters(found, names or [stage.name for stage in found.stage])
-    assert caught.value.hint == INSTALL
+    assert caught.value.hint
     return caught.value
 
 
@@ -60,9 +61,16 @@ def test_this_interpreter_passes_for_a_stage_whose_needs_it_has() -> None:
 def test_a_package_that_is_not_there_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = replace(STAGE_KINDS["fake"], needs=lambda _stage: ("msgspec", "no-such-package", "nor-this"))
     monkeypatch.setitem(cast("dict[str, object]", STAGE_KINDS), "fake", lacking)
-    assert str(problem_of(recipe({}))) == f"{sys.executable} lacks no-such-package, nor-this"
-    there = problem_of(recipe({"python": sys.executable}))
-    assert str(there) == f"{sys.executable} lacks no-such-package, nor-this"
+    for stage in ({}, {"python": sys.executable}):
+        problem = problem_of(recipe(stage))
+        assert str(problem) == f"{sys.executable} lacks no-such-package, nor-this"
+        assert problem.hint == f"install the engines' packages: {install_command(sys.executable)}"
+
+
+def test_an_interpreter_that_cannot_be_used_is_not_installed_into(tmp_path: Path) -> None:
+    lacks = interpreter(tmp_path, '{"python": [3, 12], "found": {"msgspec": null}}')
+    hints = problem_of(recipe({"python": "/nowhere/python"}, {"python": lacks})).hint.splitlines()
+    assert hints == [CHOOSE_ANOTHER, f"install the engines' packages: {install_command(lacks)}"]
 
 
 def test_stages_that_will_not_run_are_not_asked_about() -> None:
@@ -148,5 +156,6 @@ def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
 
 
 def test_a_command_says_what_its_own_interpreter_lacks() -> None:
-    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, which .* lacks"):
+    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, which .* lacks") as caught:
         check_here(["msgspec", "no-such-package"], "cockpit parity")
+    assert caught.value.hint == f"install them: {install_command(sys.executable)}"

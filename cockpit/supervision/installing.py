@@ -1,0 +1,63 @@
+"""Which command installs what the engines need. No package index has Cockpit, so it is installed from where this one came."""
+
+from __future__ import annotations
+
+import shlex
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from engines.json_text import parse_json
+
+PROJECT = "training-cockpit"
+EXTRAS = "train,export"
+_HERE = Path(__file__).resolve().parents[2]
+
+
+def install_command(python: str) -> str:
+    """A command line that installs the engines' packages into an interpreter.
+
+    Args:
+        python: path of the interpreter.
+    """
+    return f"{shlex.quote(python)} -m pip install {_source(_HERE, _recorded_origin())}"
+
+
+def _source(here: Path, origin: str) -> str:
+    """What pip installs from.
+
+    Args:
+        here: the folder that holds the packages of the running cockpit.
+        origin: pip's record of where they came from, as in `direct_url.json`; may be empty.
+    """
+    if _is_checkout(here):
+        return f"-e {shlex.quote(f'{here}[{EXTRAS}]')}"
+    try:
+        recorded = parse_json(origin)
+        url = str(recorded["url"])
+        commit = str(recorded["vcs_info"]["commit_id"]) if "vcs_info" in recorded else ""
+    except (ValueError, LookupError, TypeError):
+        url = commit = ""
+    if commit:
+        return shlex.quote(f"{PROJECT}[{EXTRAS}] @ git+{url}@{commit}")
+    parts = urlsplit(url)
+    folder = Path(unquote(parts.path))
+    if parts.scheme == "file" and _is_checkout(folder):
+        return shlex.quote(f"{folder}[{EXTRAS}]")
+    if parts.scheme == "https" or (parts.scheme == "file" and folder.is_file()):
+        return shlex.quote(f"{PROJECT}[{EXTRAS}] @ {url}")
+    return f"'.[{EXTRAS}]' (in a checkout of Cockpit)"
+
+
+def _is_checkout(folder: Path) -> bool:
+    try:
+        return f'name = "{PROJECT}"' in (folder / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+
+
+def _recorded_origin() -> str:
+    try:
+        return metadata.distribution(PROJECT).read_text("direct_url.json") or ""
+    except metadata.PackageNotFoundError:
+        return ""
