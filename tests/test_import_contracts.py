@@ -18,7 +18,11 @@ BREAKS = {
     "plain": ("engines/guards.py", "import psutil"),
     "textual": ("cockpit/headless/follow.py", "import textual"),
     "screens": ("cockpit/headless/follow.py", "import cockpit.tui.app"),
-    "independent": ("engines/finetune/__init__.py", "import engines.pretrain"),
+    "circles": ("cockpit/runs/state.py", "def later():\n    import cockpit.runs.reader"),
+    "rooms-of-cockpit": ("cockpit/runs/state.py", "def later():\n    import cockpit.supervision.launch"),
+    "rooms-of-screens": ("cockpit/tui/look/ink.py", "import cockpit.tui.screens.home"),
+    "rooms-of-exporters": ("exporters/gguf/write.py", "import exporters.stages.export_stage"),
+    "rooms-of-engines": ("engines/finetune/__init__.py", "import engines.pretrain"),
 }
 """For each contract, a file and the line that breaks it."""
 
