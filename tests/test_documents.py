@@ -281,7 +281,6 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["project"]["version"] == cockpit.__version__
     assert f'"cockpit {cockpit.__version__}"' in text_of("docs/cockpit.1")
     assert f"## [{cockpit.__version__}]" in text_of("CHANGELOG.md")
-    assert f"## [{cockpit.__version__}]" in text_of("CHANGELOG.md")
 
 
 def test_every_dependency_is_pinned_and_within_its_range() -> None:
