@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from engines.run_dir import RunDir
+from tests.patience import PATIENCE_S
 from tests.runs.harness import fake_recipe, wait_for
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 QUICK = fake_recipe({"max_steps": 6, "step_s": 0.0, "save_steps": 3})
 SLOW = fake_recipe({"max_steps": 5000, "step_s": 0.02, "save_steps": 50})
-PATIENCE_S = 120.0
 
 
 class CommandLine:

@@ -11,6 +11,7 @@ import pytest
 from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT
 from engines.events import Step
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
+from tests.patience import PATIENCE_S
 from tests.runs.harness import ended, events, fake_recipe, kill_supervisor, nothing_left, state, wait_for, wait_for_end
 
 FAILING = fake_recipe({"max_steps": 6, "step_s": 0.0, "fail_at_step": 3})
@@ -188,7 +189,7 @@ def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLin
     stopped = line.run("stop", "last")
     assert (stopped.returncode, stopped.stdout.split()) == (0, [line.the_run().id, "stopped"])
     assert STOP_AFTER_CHECKPOINT in stopped.stderr
-    follower.communicate(timeout=60)
+    follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130
     before = line.json("show", "last", "--json")["stages"][0]
     assert before["checkpoints"][-1]["step"] == before["step"]
@@ -207,7 +208,7 @@ def test_term_asks_the_run_to_stop_after_a_checkpoint_and_waits(line: CommandLin
     follower = line.start("run", line.recipe(SLOW))
     begun(line)
     follower.send_signal(signal.SIGTERM)
-    _, told = follower.communicate(timeout=60)
+    _, told = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130
     assert STOP_AFTER_CHECKPOINT in told
     assert ended(line.the_run()) == "stopped"
@@ -218,7 +219,7 @@ def test_an_interrupt_without_a_terminal_detaches(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW))
     begun(line)
     follower.send_signal(signal.SIGINT)
-    _, told = follower.communicate(timeout=60)
+    _, told = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130
     assert "detached" in told
     assert "Traceback" not in told
@@ -255,7 +256,7 @@ def test_a_reader_that_leaves_ends_the_follower_quietly_and_the_run_goes_on(line
     assert follower.stderr is not None
     assert follower.stdout.readline().startswith('{"v":1,')
     follower.stdout.close()
-    follower.wait(60)
+    follower.wait(PATIENCE_S)
     assert "Traceback" not in follower.stderr.read()
     follower.stderr.close()
     assert ended(line.the_run()) is None
@@ -268,7 +269,7 @@ def test_a_follower_takes_the_place_of_a_dead_supervisor(line: CommandLine) -> N
     follower = line.start("run", line.recipe(text), "--json")
     begun(line)
     assert kill_supervisor(line.the_run()) is not None
-    told, _ = follower.communicate(timeout=100)
+    told, _ = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 0
     assert told.encode() == line.the_run().journal.read_bytes()
     assert [json.loads(record)["k"] for record in told.splitlines()].count("run_ended") == 1
@@ -279,7 +280,7 @@ def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine
     begun(line)
     line.the_run().recipe_json.write_text("{}")
     assert kill_supervisor(line.the_run()) is not None
-    _, told = follower.communicate(timeout=100)
+    _, told = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 2
     assert "none can be started" in told
 
@@ -288,7 +289,7 @@ def test_output_that_cannot_be_written_is_a_message(line: CommandLine) -> None:
     assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
     with Path("/dev/full").open("w") as full:
         process = line.start("ls", stdout=full)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "cannot be written" in told
     assert "Traceback" not in told

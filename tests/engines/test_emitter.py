@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import emitter, words
@@ -29,6 +29,7 @@ from engines.identity import Identity
 from engines.journal import JournalReader
 from tests.engines.event_strategies import EVENT_TYPES, events, same
 from tests.engines.writers import in_a_process, read, step, writer_for
+from tests.patience import PATIENCE_S
 
 # ---- writing
 
@@ -151,7 +152,7 @@ def test_thousands_of_metrics_make_a_record_that_still_fits(tmp_path: Path) -> N
     assert isinstance(read(tmp_path)[-1], Step)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80)
 @given(st.lists(events, max_size=10))
 def test_whatever_is_emitted_is_read_back(tmp_path: Path, emitted: list[AnyEvent]) -> None:
     (tmp_path / "journal.jsonl").unlink(missing_ok=True)
@@ -190,7 +191,7 @@ def test_a_deleted_journal_is_noticed_by_itself(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(emitter, "SYNC_INTERVAL_S", 0.02)
     writer = writer_for(tmp_path)
     (tmp_path / "journal.jsonl").unlink()
-    give_up_s = time.monotonic() + 60
+    give_up_s = time.monotonic() + PATIENCE_S
     while not (tmp_path / "journal.jsonl").exists() or len(read(tmp_path)) < 2:
         assert time.monotonic() < give_up_s
         time.sleep(0.01)

@@ -32,6 +32,7 @@ from engines.journal import read_journal
 from engines.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import Lock, RunDir
 from engines.words import Verb
+from tests.patience import PATIENCE_S
 from tests.stage_context import make_context
 
 HOST = "import sys; from engines.host import host_main; host_main(sys.argv, {'fake': 'stage_under_test'})"
@@ -82,7 +83,7 @@ class Attempt:
 
     def finish(self) -> tuple[int, str]:
         process = self.start()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         return process.returncode, errors
 
     def events(self) -> list[AnyEvent]:
@@ -241,7 +242,7 @@ def test_a_termination_signal_is_a_request_to_stop_after_a_checkpoint(tmp_path: 
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert attempt.end().reason == "stopped"
     (applied,) = (event for event in attempt.events() if isinstance(event, ControlApplied))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.events import AnyEvent, Gap, Step, Warned, encode_record
@@ -79,7 +79,7 @@ def test_a_journal_that_grows_byte_by_byte_gives_each_record_once_and_only_when_
     assert (reader.bad, reader.unknown) == (0, 0)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 4000), max_size=40), st.integers(1, 60))
 def test_how_the_bytes_arrive_and_how_many_are_asked_for_changes_nothing(
     tmp_path: Path, sizes: list[int], at_once: int

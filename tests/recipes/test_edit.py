@@ -57,7 +57,7 @@ def stage_names(text: str) -> list[str]:
     return [stage["name"] for stage in tomllib.loads(text)["stage"]]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.sampled_from(TEXTS), st.data(), VALUES)
 def test_setting_a_value_changes_that_value_only(text: str, data: st.DataObject, value: Any) -> None:
     stage, field = data.draw(st.sampled_from(stage_names(text))), data.draw(st.sampled_from(FIELDS))
@@ -73,7 +73,7 @@ def test_setting_a_value_changes_that_value_only(text: str, data: st.DataObject,
     assert ("\r\n" in new) == ("\r\n" in text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(TEXTS), st.data(), VALUES)
 def test_a_new_key_is_taken_out_again_without_a_trace(text: str, data: st.DataObject, value: Any) -> None:
     stage, field = data.draw(st.sampled_from(stage_names(text))), data.draw(st.sampled_from(FIELDS))
@@ -87,7 +87,7 @@ def test_a_new_key_is_taken_out_again_without_a_trace(text: str, data: st.DataOb
         assume(False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(TEXTS), st.data())
 def test_removing_a_key_removes_that_key_only(text: str, data: st.DataObject) -> None:
     number = data.draw(st.integers(0, len(stage_names(text)) - 1))

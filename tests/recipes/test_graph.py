@@ -44,7 +44,7 @@ def test_stages_run_after_their_inputs_and_else_in_the_order_of_the_file() -> No
     assert graph_of(fakes(("d", "a"), ("c", None), ("a", None), ("b", "a"))).order == ["c", "a", "d", "b"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.randoms())
 def test_any_graph_without_cycle_is_ordered(parents: list[int], random: object) -> None:
     names = [f"s{number}" for number in range(len(parents))]

@@ -136,14 +136,14 @@ def test_strange_values_are_problems_at_their_line(value: str) -> None:
             assert {problem.line for problem in problems} == {5 if field == "name" else 7}, problems
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="abs.\"'=[]{}#\n\\ ,1-é\0\r", max_size=60))
 def test_any_text_loads_or_is_refused_with_located_problems(text: str) -> None:
     for problem in problems_of(text, HERE):
         assert problem.line >= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_damaged_recipe_is_refused_with_located_problems(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(SOUND)))
@@ -153,7 +153,7 @@ def test_a_damaged_recipe_is_refused_with_located_problems(data: st.DataObject) 
         assert problem.line >= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_text_or_one_problem(raw: bytes) -> None:
     problems: list[Problem] = []
@@ -188,7 +188,7 @@ def paths_of(value: object, path: tuple[str | int, ...] = ()) -> set[tuple[str |
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(["", "[t]", "[[s]]", "[s.u]", "[[s.v]]"]), KEYS, KEYS, VALUES), max_size=8))
 def test_the_scanner_finds_exactly_the_keys_that_the_parser_reads(parts: list[tuple[str, str, str, str]]) -> None:
     text = "".join(f"{header}\n {key}.{below} = {value} # end\n" for header, key, below, value in parts)

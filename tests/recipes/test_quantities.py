@@ -22,7 +22,7 @@ SPELLS = {
 """Modules that format floats."""
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.floats(allow_nan=False))
 def test_the_text_of_every_float_reads_back_as_the_same_float(value: float) -> None:
     text = quantities.exact(value)
@@ -30,7 +30,7 @@ def test_the_text_of_every_float_reads_back_as_the_same_float(value: float) -> N
     assert math.copysign(1.0, float(text)) == math.copysign(1.0, value)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_no_text_has_more_digits_than_the_number_needs(value: float) -> None:
     shortest = repr(value).removesuffix(".0").replace("e+", "e").replace("e-0", "e-")

@@ -30,7 +30,7 @@ def alike(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(VALUES)
 def test_a_spelled_value_is_one_line_of_visible_characters_and_reads_back_with_its_type(value: Any) -> None:
     text = spell(value)
@@ -38,7 +38,7 @@ def test_a_spelled_value_is_one_line_of_visible_characters_and_reads_back_with_i
     assert alike(tomllib.loads(f"v = {text}")["v"], value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_any_text_can_be_a_key(parts: list[str]) -> None:
     found: Any = tomllib.loads(f"{spell_key(*parts)} = 1")

@@ -20,9 +20,9 @@ from engines.events import AnyEvent
 from engines.journal import read_journal
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from recipes.load import load_recipe_text
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
-PATIENCE_S = 120.0
 """How long a fact may take on a machine that is busy with other tests; a pass never waits that long."""
 
 

@@ -34,7 +34,6 @@ SHRUNK = (
 )
 
 
-@pytest.mark.timeout(900)
 def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be_the_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cockpit", "run", str(ROOT / "recipes" / "demo.toml"), "--runs-dir", str(tmp_path)]
     for one in SHRUNK:

@@ -144,7 +144,6 @@ def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not(
     kind: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,7 +170,6 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
         assert _weights(run, stage) == _weights(reference, stage)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 @pytest.mark.parametrize("save_total_limit", [1, 3])
 def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_the_last_healthy_checkpoint(

@@ -21,7 +21,6 @@ from tests.runs.harness import (
 )
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("max_attempts", [1, 3])
 def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Path, max_attempts: int) -> None:
     stages: list[dict[str, Any]] = [
@@ -38,7 +37,6 @@ def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Pa
         assert_no_process_left(run)
 
 
-@pytest.mark.timeout(120)
 def test_a_run_directory_that_is_deleted_ends_its_run(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)

@@ -49,7 +49,6 @@ def _steps(run: RunDir) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
@@ -69,7 +68,6 @@ def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
@@ -85,7 +83,6 @@ def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_follows(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
@@ -122,7 +119,6 @@ def _fill(fd: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_file_system_that_is_really_full_keeps_lifecycle_records_for_later(tmp_path: Path) -> None:
     small = tmp_path / "small"

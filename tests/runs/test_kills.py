@@ -52,7 +52,6 @@ def _is_gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(5))
 def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     draw = random.Random(SEED + part)
@@ -83,7 +82,6 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(3))
 def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the_next_stage(
     tmp_path: Path, part: int
@@ -111,7 +109,6 @@ def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(SAMPLER_KILLS // 2))
 def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int) -> None:
     draw = random.Random(SEED + 200 + part)

@@ -40,7 +40,6 @@ def _recipe() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_replay(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     with nothing_left(tmp_path / "runs"):
@@ -62,7 +61,6 @@ def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_repla
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_shuffling_records_between_writers_changes_nothing(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(_recipe(), tmp_path)
@@ -86,7 +84,6 @@ def _interleaved(told: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_run_json_prints_the_journal_and_nothing_else(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(_recipe())

@@ -14,6 +14,7 @@ from engines.events import AttemptStarted, RunStarted, WriterOpened
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import Verb
 from recipes.load import load_recipe_text
+from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
@@ -27,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTERS = 12
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", range(2))
 def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
@@ -44,7 +44,7 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
             )
             for _ in range(STARTERS)
         ]  # fmt: skip
-        statuses = sorted(starter.wait(120) for starter in starters)
+        statuses = sorted(starter.wait(PATIENCE_S) for starter in starters)
         assert statuses == [0] + [2] * (STARTERS - 1)
         assert lock_is_held(run.supervisor_lock)
         send_request(run, Verb.STOP)

@@ -34,7 +34,6 @@ def write_conversations(file: Path, things: list[str]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.timeout(600)
 def test_the_recipe_of_the_readme_trains_a_model_on_data_in_a_folder(tmp_path: Path) -> None:
     text = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     (tmp_path / "mine.toml").write_text(text)

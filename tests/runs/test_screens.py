@@ -84,7 +84,6 @@ def _step(run: RunDir) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_screens_that_are_killed_leave_engine_and_supervisor_alone(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     with nothing_left(tmp_path / "runs"):
@@ -107,7 +106,6 @@ def test_screens_that_are_killed_leave_engine_and_supervisor_alone(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_terminal_that_hangs_up_under_the_screen_leaves_the_engine_to_its_last_step(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 400, "step_s": 0.01}), tmp_path)
@@ -124,7 +122,6 @@ def test_a_terminal_that_hangs_up_under_the_screen_leaves_the_engine_to_its_last
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_screen_on_a_run_whose_supervisor_died_lets_it_go_on_to_the_next_stage(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         stages = [{"max_steps": 100, "step_s": 0.01}, {"max_steps": 20, "step_s": 0.01}]

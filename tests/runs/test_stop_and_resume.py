@@ -46,7 +46,6 @@ def _attempts(run: RunDir, stage: str) -> list[AttemptStarted]:
     return [e for e in events(run) if isinstance(e, AttemptStarted) and e.stage == stage]
 
 
-@pytest.mark.timeout(120)
 def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes_on_from_it(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
@@ -65,7 +64,6 @@ def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes
         assert_no_process_left(run)
 
 
-@pytest.mark.timeout(120)
 def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +79,6 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
         assert_no_process_left(run)
 
 
-@pytest.mark.timeout(120)
 def test_a_second_launch_into_a_live_run_is_refused_with_who_holds_it(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe(LONG), tmp_path)
@@ -93,7 +90,6 @@ def test_a_second_launch_into_a_live_run_is_refused_with_who_holds_it(tmp_path: 
         assert len(_attempts(run, "part-1")) == 1
 
 
-@pytest.mark.timeout(120)
 def test_redoing_a_stage_redoes_what_depends_on_it_and_keeps_the_old_output(tmp_path: Path) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
     stages = ({**quick, "name": "a"}, {**quick, "name": "b", "data": "a"}, {**quick, "name": "c"})
@@ -110,7 +106,6 @@ def test_redoing_a_stage_redoes_what_depends_on_it_and_keeps_the_old_output(tmp_
         assert any(isinstance(e, StageSkipped) and e.stage == "c" for e in events(run))
 
 
-@pytest.mark.timeout(120)
 def test_going_back_to_a_checkpoint_supersedes_later_steps_and_deletes_nothing(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(
@@ -130,7 +125,6 @@ def test_going_back_to_a_checkpoint_supersedes_later_steps_and_deletes_nothing(t
         assert list(state(run).series("part-1", "loss").x) == list(range(1, 51))
 
 
-@pytest.mark.timeout(120)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.0, "save_steps": 10, "fail_at_step": 35}), tmp_path)
@@ -146,7 +140,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: P
         assert damaged.exists()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", ["checkpoints", "attempt", "damaged"])
 def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path: Path, what: str) -> None:
     with nothing_left(tmp_path / "runs"):
@@ -168,7 +161,6 @@ def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path:
         assert any("part-1 begins anew: no checkpoint to go on from is left" in message for message in told)
 
 
-@pytest.mark.timeout(120)
 def test_damaged_output_is_made_again_at_resume(tmp_path: Path) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
     with nothing_left(tmp_path / "runs"):
@@ -180,7 +172,6 @@ def test_damaged_output_is_made_again_at_resume(tmp_path: Path) -> None:
         assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("manifest", [None, "", "[" * 100_000])
 def test_a_removed_output_is_made_again_at_resume(tmp_path: Path, manifest: str | None) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
@@ -199,7 +190,6 @@ def test_a_removed_output_is_made_again_at_resume(tmp_path: Path, manifest: str 
             resume(run)
 
 
-@pytest.mark.timeout(120)
 def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_where_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +216,6 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
         assert len(adopted) == ADOPT_ATTEMPTS + 1
 
 
-@pytest.mark.timeout(120)
 def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_then_resumed(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
@@ -246,7 +235,6 @@ def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_th
         assert origin.step >= 20
 
 
-@pytest.mark.timeout(120)
 def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe(LONG), tmp_path)
@@ -267,7 +255,6 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
         assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 
-@pytest.mark.timeout(120)
 def test_a_gate_that_says_no_refuses_the_run_and_keeps_the_output_for_a_look(tmp_path: Path) -> None:
     text = fake_recipe({"max_steps": 5, "step_s": 0.0}) + '[[stage.gate]]\nmetric = "loss"\nop = "<"\nvalue = 0.1\n'
     text += '[[stage.gate]]\nmetric = "accuracy"\nop = ">"\nvalue = 0.9\n'

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from textual.app import App
 from textual.pilot import Pilot
 
+from tests.patience import PATIENCE_S
+
 SIZES = ((80, 24), (160, 48))
-TURNS = 250
 
 HOSTILE = (
     "[/bold]",
@@ -31,7 +33,8 @@ def picture(app: App[None]) -> str:
 
 async def until(pilot: Pilot[None], true: Callable[[], bool], what: str) -> None:
     """Let the application work until something is true."""
-    for _ in range(TURNS):
+    give_up_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_s:
         await pilot.pause()
         if true():
             return

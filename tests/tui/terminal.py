@@ -17,12 +17,13 @@ from typing import Self
 
 import psutil
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOW_RUN = (
     "import sys; from pathlib import Path; from cockpit.tui.app import CockpitApp; "
     "run = Path(sys.argv[1]); CockpitApp(run.parent, open_run=run).run()"
 )
-PATIENCE_S = 60.0
 
 
 class Terminal:

@@ -35,8 +35,7 @@ def test_an_idle_screen_sends_nothing_and_a_live_one_little(live_run: Path, size
     step = next(e for e in reversed(journal.events) if isinstance(e, Step))
     with show_run(live_run, size) as terminal:
         terminal.read_until(b"412/820")
-        terminal.read_until_quiet()
-        assert terminal.read_until_quiet(2.0) == b""
+        terminal.read_until_quiet(3.0)  # a screen that sends something now and then would never be quiet
         sent, pictures = 0, 20
         for number in range(413, 413 + pictures):
             fields = {f: getattr(step, f) for f in Step.__struct_fields__ if f not in {"v", "w", "seq", "t", "m"}}

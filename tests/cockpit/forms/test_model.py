@@ -233,7 +233,7 @@ def test_numbers_are_written_as_people_do() -> None:
     assert read_value("abc", "int") == "abc"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_the_file_holds_the_number_that_its_row_shows(value: float) -> None:
     model = FormModel(TEXT, Path("two.toml"))

@@ -47,7 +47,7 @@ def test_an_export_of_a_folder_has_no_parent_and_names_only_what_was_chosen() ->
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(WORDS, WORDS, WORDS, WORDS)
 def test_whatever_folders_runs_and_records_are_called_the_text_reads_back(
     model: str, adapter: str, run: str, recorded: str
@@ -60,7 +60,7 @@ def test_whatever_folders_runs_and_records_are_called_the_text_reads_back(
     assert data["name"] == made.name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(WORDS)
 def test_an_export_reads_back_with_every_input(name: str) -> None:
     export = Export(Input("m"), ("F16",), Input(name), (Input(name), Input("b")), Input(name), "always")
@@ -69,7 +69,7 @@ def test_an_export_reads_back_with_every_input(name: str) -> None:
     assert (stage["file_types"], stage["imatrix"]) == (["F16"], "always")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_a_name_is_a_recipes_name_whatever_it_is_made_from(of: str) -> None:
     assert re.fullmatch(r"[a-z0-9-]{1,40}", short_name(of, "gguf"))

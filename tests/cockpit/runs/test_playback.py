@@ -15,7 +15,7 @@ from tests.tui import journals
 EVENTS = journals.failed().events
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, len(EVENTS)), min_size=1, max_size=8))
 def test_any_seeks_end_in_the_fold_of_the_events_before_the_playhead(seeks: list[int]) -> None:
     before = module.SHORTEST_KEYFRAME

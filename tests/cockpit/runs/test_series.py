@@ -34,7 +34,7 @@ def same(a: tuple[float, float, bool] | None, b: tuple[float, float, bool] | Non
     return repr(a) == repr(b) or (a is not None and b is not None and a == b)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(VALUES, max_size=700), st.integers(1, 40), st.data())
 def test_an_envelope_is_the_extent_of_each_columns_values(
     values: list[float | None], columns: int, data: st.DataObject
@@ -87,7 +87,7 @@ def test_positions_that_run_back_are_put_in_order() -> None:
     assert series.extent() == (10.0, 50.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200), st.sampled_from([0.0, 0.6, 0.9, 0.99]))
 def test_smoothing_in_pieces_equals_smoothing_at_once(values: list[float], alpha: float) -> None:
     grown = Series()

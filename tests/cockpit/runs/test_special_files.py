@@ -13,13 +13,14 @@ import pytest
 
 from engines.run_dir import RunDir
 from tests.cockpit.command_line import CODE_ROOT
+from tests.patience import PATIENCE_S
 from tests.tui.made_runs import make_run
 
 REPLACEMENTS = ("pipe", "device", "folder")
-PATIENCE_S = 240.0
 SHOW_EACH = """
 import json, sys
 from cockpit.cli import main
+from tests.patience import PATIENCE_S
 codes = {}
 for run in json.loads(sys.argv[1]):
     for command in (["show", run], ["show", run, "--json"], ["verify", run]):

@@ -69,7 +69,7 @@ def views(state: RunState) -> object:
 JOURNALS = {name: getattr(journals, name)().events for name in ("live", "merging", "failed", "finished")}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(sorted(JOURNALS)), st.integers(0, 1 << 32))
 def test_the_order_between_writers_changes_nothing(name: str, seed: int) -> None:
     events = JOURNALS[name]
@@ -79,7 +79,7 @@ def test_the_order_between_writers_changes_nothing(name: str, seed: int) -> None
     assert views(straight) == views(shuffled)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 900), st.integers(0, 1 << 32))
 def test_reading_the_state_on_the_way_changes_nothing(cut: int, seed: int) -> None:
     events = interleaved(JOURNALS["failed"], random.Random(seed))

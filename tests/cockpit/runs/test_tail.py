@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cockpit.runs.tail import RunTail
@@ -201,7 +201,7 @@ def test_a_record_too_long_for_the_pipe_comes_by_the_journal(run: Run, tail: Run
     assert names(tail.read()) == [("e1", 0), ("e1", 1)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32))
 def test_attached_at_any_moment_and_whatever_the_pipe_loses_every_record_of_the_journal_is_given_in_order(
     tmp_path: Path, seed: int

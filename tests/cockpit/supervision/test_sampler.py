@@ -14,6 +14,7 @@ import pytest
 from engines.events import AnyEvent, MachineSampled, Warned, WriterOpened
 from engines.journal import read_journal
 from tests.cockpit.supervision.fake_nvml import CRASHES
+from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_no_process_left,
     events,
@@ -80,7 +81,7 @@ def test_it_samples_until_its_input_ends(tmp_path: Path) -> None:
         wait_for(lambda: len(samples(tmp_path / "run")) >= 3, "three samples")
         assert child.stdin is not None
         child.stdin.close()
-        assert child.wait(30) == 0
+        assert child.wait(PATIENCE_S) == 0
     opened = told(tmp_path / "run")[0]
     assert isinstance(opened, WriterOpened)
     assert opened.role == "sampler"
@@ -151,11 +152,10 @@ def test_a_driver_that_hangs_is_told_once_and_the_machine_is_sampled_on(tmp_path
     assert len(warnings) <= 2
     assert "did not answer" in warnings[0]
     assert all(sample.devices == [] and sample.ram_total_bytes for sample in samples(run))
-    child.communicate(timeout=30)
+    child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0, "a hung driver does not keep it from going"
 
 
-@pytest.mark.timeout(300)
 def test_a_driver_that_takes_the_sampler_down_three_times_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

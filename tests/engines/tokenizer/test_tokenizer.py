@@ -51,7 +51,7 @@ code_like = st.text(alphabet=st.sampled_from(list(" \n\t\r()[]:.,=\"'#_`<>|/0123
 any_text = st.text(max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=code_like | any_text | st.sampled_from(SPECIAL_PIECES) | st.text(alphabet=" ▁\u2028\x00\ufeff", max_size=9))
 def test_any_text_comes_back_and_has_the_same_ids_in_transformers(
     processor: SentencePieceProcessor, hugging_face: Any, text: str
@@ -118,7 +118,7 @@ def test_the_same_text_gives_the_same_bytes(tmp_path: Path, text: Path, folder: 
 
 
 @given(st.text(alphabet="ab \n", max_size=300).map(lambda text: text * 200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_chunks_add_up_to_the_text_and_none_is_too_long(text: str) -> None:
     cut = list(chunks(text))
     assert "".join(cut) == text

@@ -18,6 +18,7 @@ from exporters.hf_model.rope import read_rope
 from exporters.lora.adapter import CONFIG, read_adapter
 from recipes.problems import OperatorError
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder, edit_json
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.torch
 VALUES: tuple[Any, ...] = (
@@ -66,7 +67,7 @@ def read_all(folder: Path, spoiled: list[tuple[str, dict[str, Any]]]) -> list[st
     """What a process of little memory says to each spoiled file; every one must end in words."""
     lines = "".join(json.dumps([name, json.dumps(value)]) + "\n" for name, value in spoiled)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)], input=lines, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", SCRIPT, str(folder)], input=lines, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = [str(json.loads(line)) for line in done.stdout.splitlines()]

@@ -79,7 +79,7 @@ def test_a_file_shorter_than_its_length_field_is_refused(tmp_path: Path) -> None
             read_header(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255))
 def test_no_damage_is_taken_for_a_tensor_that_is_not_in_the_file(
     tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int, byte: int

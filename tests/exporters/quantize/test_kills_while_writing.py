@@ -19,6 +19,7 @@ from engines.events import AttemptEnded
 from engines.journal import read_journal
 from engines.manifest import read_manifest, verify_manifest
 from engines.run_dir import RunDir
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +66,7 @@ def zygote() -> Iterator[Zygote]:
         yield Zygote(process)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 STAGES: dict[str, dict[str, Any]] = {

@@ -46,7 +46,7 @@ def test_a_value_that_was_not_measured_does_not_break_the_line() -> None:
     assert all(spans_of(series_of(values), 0, 10, 100, UNIT))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), min_size=3, max_size=2000), st.integers(2, 60))
 def test_every_value_lies_within_what_its_column_covers(values: list[float], columns: int) -> None:
     series = series_of(list(values))
@@ -81,7 +81,7 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(Domain(1e-3, 10, log=True), 6)[0] == [1e-3, 1e-2, 1e-1, 1, 10]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.booleans(), st.integers(1, 12))
 def test_ticks_never_leave_the_axis(lo: float, span: float, log: bool, most: int) -> None:
     domain = fitted(abs(lo) + 1e-9, abs(lo) + span, log=True) if log else fitted(lo, lo + span)

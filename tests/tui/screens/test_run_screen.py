@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,11 +87,7 @@ async def test_new_events_reach_the_screen_by_themselves() -> None:
         known = len(journal.events)
         journals_more(journal, 101, 130)
         source.add(journal.events[known:])
-        for _ in range(50):
-            await asyncio.sleep(0.02)
-            if "step 130/820" in text(app):
-                break
-        assert "step 130/820" in text(app)
+        await until(pilot, lambda: "step 130/820" in text(app), "the new step on the screen")
 
 
 def journals_more(journal: journals.Journal, first: int, last: int) -> None:
@@ -449,12 +444,8 @@ async def test_playing_moves_and_speed_changes() -> None:
         for _ in range(5):
             await pilot.press("right_square_bracket")
         await pilot.press("space")
-        for _ in range(100):
-            await asyncio.sleep(0.02)
-            if playback.at_end:
-                break
+        await until(pilot, lambda: playback.at_end, "the end of the playback")
         assert playback.index > before
-        assert playback.at_end
         assert not playback.playing
 
 
