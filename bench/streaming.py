@@ -97,9 +97,11 @@ def main() -> int:
             model, adapter = _model(_made(root / name), words, hidden, inner, layers), _made(root / f"{name}-adapter")
             _adapter(adapter, hidden, inner, layers)
             runs = {"merge": MERGE, "F16": CONVERT} | ({"PEFT": PEFT} if name == "0.3B" else {})
-            found[name] = _measure(runs, model, adapter, root / "out", args.rounds)
+            found[name] = _measure(runs, model, adapter, root / "exported", args.rounds)
             if args.llama_cpp and name == "0.3B":
-                found[name]["upstream"] = _upstream(args.llama_cpp, args.llama_python, model, root / "out", args.rounds)
+                found[name]["upstream"] = _upstream(
+                    args.llama_cpp, args.llama_python, model, root / "exported", args.rounds
+                )
             shutil.rmtree(model)
         for name, works in found.items():
             rows += [(f"{work}, {name}", f"{w['seconds']:.2f} s", _memory(w)) for work, w in works.items()]

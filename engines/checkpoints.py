@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
+from engines.run_dir import attempt_folders, checkpoint_step, checkpoints_of
 
-_NAME = re.compile(r"^step-(\d{1,12})$")
-TEMPORARY = ".tmp-"
-TRASH = ".trash-"
+_DRAFT = ".tmp-"
+_TRASH = ".trash-"
 
 Refused = tuple[Path, str]
 Lineage = Sequence[tuple[int, int | None]]
@@ -57,8 +56,10 @@ def scan(stage_dir: Path, hashes: bool = False) -> tuple[list[Checkpoint], list[
     """
     complete: list[Checkpoint] = []
     refused: list[Refused] = []
-    for folder in _attempt_folders(stage_dir):
-        found, bad = scan_attempt(folder / "checkpoints", hashes=hashes)
+    for folder in attempt_folders(stage_dir):
+        if folder.is_symlink():
+            continue
+        found, bad = scan_attempt(checkpoints_of(folder), hashes=hashes)
         complete += found
         refused += bad
     return sorted(complete, key=lambda checkpoint: (checkpoint.attempt, checkpoint.step)), refused
@@ -70,13 +71,13 @@ def scan_attempt(checkpoints: Path, hashes: bool = False) -> tuple[list[Checkpoi
     refused: list[Refused] = []
     attempt = int(checkpoints.parent.name) if checkpoints.parent.name.isdigit() else 0
     for folder in _entries(checkpoints):
-        match = _NAME.match(folder.name)
-        if match is None:
-            if folder.name.startswith(TEMPORARY):
+        step = checkpoint_step(folder.name)
+        if step is None:
+            if folder.name.startswith(_DRAFT):
                 refused.append((folder, "was not finished: it has its temporary name"))
             continue
         try:
-            complete.append(_read(folder, attempt, int(match[1]), hashes=hashes))
+            complete.append(_read(folder, attempt, step, hashes=hashes))
         except ManifestError as error:
             refused.append((folder, str(error)))
     return sorted(complete, key=lambda checkpoint: checkpoint.step), refused
@@ -158,9 +159,14 @@ def current_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     return next((checkpoint for checkpoint in reversed(ordered) if checkpoint.best), None)
 
 
+def draft_of(checkpoint: Path) -> Path:
+    """Where a checkpoint is written before it gets its name; another folder at every call."""
+    return checkpoint.with_name(f"{_DRAFT}{checkpoint.name}-{os.urandom(4).hex()}")
+
+
 def remove_checkpoint(checkpoint: Checkpoint) -> None:
     """Take a checkpoint away: renamed first, so that a half-deleted one never looks complete."""
-    trash = checkpoint.path.with_name(f"{TRASH}{checkpoint.path.name}-{os.urandom(4).hex()}")
+    trash = checkpoint.path.with_name(f"{_TRASH}{checkpoint.path.name}-{os.urandom(4).hex()}")
     try:
         checkpoint.path.rename(trash)
     except FileNotFoundError:
@@ -175,7 +181,7 @@ def clean_leftovers(checkpoints: Path) -> list[str]:
     """
     names = []
     for folder in _entries(checkpoints):
-        if folder.name.startswith((TEMPORARY, TRASH)):
+        if folder.name.startswith((_DRAFT, _TRASH)):
             shutil.rmtree(folder, ignore_errors=True)
             names.append(folder.name)
     return names
@@ -212,10 +218,6 @@ def _entries(folder: Path) -> list[Path]:
     with suppress(OSError), os.scandir(folder) as entries:
         found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     return sorted(found)
-
-
-def _attempt_folders(stage_dir: Path) -> list[Path]:
-    return sorted((folder for folder in _entries(stage_dir) if folder.name.isdigit()), key=lambda path: int(path.name))
 
 
 def _attempt_of(checkpoint: Path) -> int:

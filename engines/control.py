@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engines.files import fsync_folder, open_regular
 from engines.json_text import parse_json
+from engines.run_dir import taken_requests
 from engines.words import Verb
 
 MAX_REQUEST_BYTES = 4096
@@ -110,7 +111,7 @@ def _read_small(path: Path) -> bytes:
 
 def take(control: Path, request: Request) -> bool:
     """Move a request out of the way; False when somebody else was quicker."""
-    done = control / "done"
+    done = taken_requests(control)
     try:
         done.mkdir(exist_ok=True)
         (control / request.file).rename(done / request.file)
@@ -125,19 +126,19 @@ def history(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
     What was seen is told by each number and not by the highest: a request gets its number before it gets its name, so a
     younger one can be there first.
     """
-    folders = (control / "done", control)
+    folders = (taken_requests(control), control)
     found = {request.number: request for folder in folders for request in pending(folder, seen=seen)}
     return [found[number] for number in sorted(found)]
 
 
 def numbers_taken(control: Path) -> set[int]:
     """Numbers of all requests that were taken."""
-    return _numbers(control / "done")
+    return _numbers(taken_requests(control))
 
 
 def highest_number(control: Path) -> int:
     """The highest number given so far; 0 when there is none."""
-    return max(_numbers(control) | _numbers(control / "done"), default=0)
+    return max(_numbers(control) | _numbers(taken_requests(control)), default=0)
 
 
 def _numbers(folder: Path) -> set[int]:

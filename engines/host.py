@@ -41,8 +41,8 @@ from engines.events import (
     Warned,
 )
 from engines.json_text import read_json
-from engines.manifest import commit_folder, write_manifest
-from engines.run_dir import Lock, RunDir
+from engines.manifest import commit_folder, read_manifest, write_manifest
+from engines.run_dir import Lock, RunDir, checkpoint_name, engine_lock_of
 from engines.words import IGNORED, EndReason, ExitCode, GateResult, Verb, WriterRole
 from recipes import quantities
 from recipes.problems import OperatorError
@@ -211,8 +211,7 @@ def load_context(stage_json: Path) -> tuple[StageContext, dict[str, Any]]:
     attempt = int(spec["attempt"])
     fields = spec["stage"]
     stage: StageFields = STAGE_TYPES[spec["tag"]].model_validate(fields)
-    folder = run.attempt_dir(stage.name, attempt)
-    out, work = folder / "out.tmp", folder / "work"
+    out, work = run.draft_out(stage.name, attempt), run.work(stage.name, attempt)
     for scratch in (out, work):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -255,7 +254,7 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stage_json = Path(argv[1])
-    lock = Lock(stage_json.parent / "engine.lock")
+    lock = Lock(engine_lock_of(stage_json.parent))
     if not lock.acquire({"pid": os.getpid()}):
         sys.stderr.write(f"{stage_json.parent}: another engine works on this attempt\n")
         os._exit(ExitCode.MISTAKE)
@@ -396,9 +395,9 @@ def _commit(
         metrics={name: value for name, value in metrics.items() if value is not None},
         artifacts=[vars(artifact) for artifact in result.artifacts],
     )
-    final = run.attempt_dir(ctx.stage_name, ctx.attempt) / "refused" if refused else run.out(ctx.stage_name)
+    final = run.refused_out(ctx.stage_name, ctx.attempt) if refused else run.out(ctx.stage_name)
     commit_folder(ctx.out, final)
-    hashes = {entry["path"]: entry for entry in json.loads((final / "manifest.json").read_text())["files"]}
+    hashes = {entry["path"]: entry for entry in read_manifest(final)["files"]}
     for artifact in result.artifacts:
         path = final / artifact.path
         entry = hashes.get(artifact.path)
@@ -431,7 +430,7 @@ def _custody(ctx: StageContext, metrics: Mapping[str, float | None]) -> dict[str
     steps = metrics.get("steps")
     checkpoint = None
     if row_of(ctx.stage).trains and steps is not None:
-        here = ctx.checkpoints / f"step-{quantities.whole(steps)}"
+        here = ctx.checkpoints / checkpoint_name(int(steps))
         resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
         checkpoint = here if here.is_dir() else resumed
     parents = [Parent(item.name, item.path) for item in ctx.inputs.values()]

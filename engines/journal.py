@@ -23,6 +23,7 @@ from engines.events import (
     decode_record,
 )
 from engines.files import open_regular
+from engines.run_dir import RunDir
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 128
@@ -189,8 +190,9 @@ class JournalReader:
 
 def journal_files(run_root: Path) -> list[Path]:
     """The journal and the parts that other ranks and hosts wrote."""
-    parts = run_root / "journal.d"
-    return [run_root / "journal.jsonl", *(sorted(parts.glob("*.jsonl")) if parts.is_dir() else [])]
+    run = RunDir(run_root)
+    parts = run.journal_parts
+    return [run.journal, *(sorted(parts.glob("*.jsonl")) if parts.is_dir() else [])]
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.run_dir import STAGES
+
 
 def place_now(recorded: Path, near: Path) -> Path:
     """Where a recorded folder of a run is now.
@@ -17,9 +19,9 @@ def place_now(recorded: Path, near: Path) -> Path:
         Whoever knows the folder's manifest compares it: a run of the same name may be another one.
     """
     parts = recorded.parts
-    if recorded.exists() or "stages" not in parts[1:]:
+    if recorded.exists() or STAGES not in parts[1:]:
         return recorded
-    run = len(parts) - 1 - parts[::-1].index("stages") - 1
+    run = len(parts) - 1 - parts[::-1].index(STAGES) - 1
     for above in near.absolute().parents:
         found = above.joinpath(*parts[run:])
         if found.is_dir():

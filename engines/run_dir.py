@@ -1,4 +1,8 @@
-"""The names of the files in a run directory: the only module that knows them."""
+"""The names inside a run directory: the only module that spells them (a test holds the others to it).
+
+What is inside a finished folder is named by the module of its format: `engines.manifest`, `engines.adapter_folder`,
+`engines.data.shards`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,12 @@ from engines.json_text import read_json
 
 FORMAT = 1
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+RECIPE_TOML = "recipe.toml"
+STAGES = "stages"
+FIXTURE_FILE = "fixture.json"
+"""In an export's output: what another runtime is compared with."""
+_RUN_JSON = "run.json"
+_CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
 class RunDirError(Exception):
@@ -36,11 +46,11 @@ class RunDir:
 
     @property
     def run_json(self) -> Path:
-        return self.root / "run.json"
+        return self.root / _RUN_JSON
 
     @property
     def recipe_toml(self) -> Path:
-        return self.root / "recipe.toml"
+        return self.root / RECIPE_TOML
 
     @property
     def recipe_json(self) -> Path:
@@ -79,14 +89,39 @@ class RunDir:
     def exit_json(self) -> Path:
         return self.root / "exit.json"
 
+    @property
+    def stages(self) -> Path:
+        return self.root / STAGES
+
     def stage_dir(self, stage: str) -> Path:
-        return self.root / "stages" / stage
+        return self.stages / stage
 
     def attempt_dir(self, stage: str, attempt: int) -> Path:
         return self.stage_dir(stage) / str(attempt)
 
     def out(self, stage: str) -> Path:
+        """What the stage has finished; there only when it is whole."""
         return self.stage_dir(stage) / "out"
+
+    def superseded_outs(self, stage: str) -> list[Path]:
+        """What the stage had finished before it was done again, by name."""
+        return sorted(self.stage_dir(stage).glob("out.*"))
+
+    def all_outs(self, *, superseded: bool = False) -> list[Path]:
+        """The `out` of every stage that has one, by the stage's name; on request also those that were superseded."""
+        return sorted(self.stages.glob("*/out*" if superseded else "*/out"))
+
+    def draft_out(self, stage: str, attempt: int) -> Path:
+        """Where the attempt's engine makes what becomes `out`."""
+        return self.attempt_dir(stage, attempt) / "out.tmp"
+
+    def refused_out(self, stage: str, attempt: int) -> Path:
+        """What an attempt finished and a gate refused, kept for a look."""
+        return self.attempt_dir(stage, attempt) / "refused"
+
+    def work(self, stage: str, attempt: int) -> Path:
+        """The attempt's scratch folder."""
+        return self.attempt_dir(stage, attempt) / "work"
 
     def stage_json(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "stage.json"
@@ -95,10 +130,17 @@ class RunDir:
         return self.attempt_dir(stage, attempt) / "console.log"
 
     def engine_lock(self, stage: str, attempt: int) -> Path:
-        return self.attempt_dir(stage, attempt) / "engine.lock"
+        return engine_lock_of(self.attempt_dir(stage, attempt))
+
+    def engine_json(self, stage: str, attempt: int) -> Path:
+        """Which process the attempt's engine is."""
+        return self.attempt_dir(stage, attempt) / "engine.json"
 
     def checkpoints(self, stage: str, attempt: int) -> Path:
-        return self.attempt_dir(stage, attempt) / "checkpoints"
+        return checkpoints_of(self.attempt_dir(stage, attempt))
+
+    def checkpoint(self, stage: str, attempt: int, step: int) -> Path:
+        return self.checkpoints(stage, attempt) / checkpoint_name(step)
 
     def relative(self, path: Path) -> str:
         """A path inside the run as journals write it; an absolute one stays absolute."""
@@ -135,11 +177,47 @@ class RunDir:
 
     def attempts(self, stage: str) -> list[int]:
         """Attempt numbers that have a folder, ascending."""
-        try:
-            names = [entry.name for entry in os.scandir(self.stage_dir(stage)) if entry.is_dir()]
-        except OSError:
-            return []
-        return sorted(int(name) for name in names if name.isdigit())
+        return [int(folder.name) for folder in attempt_folders(self.stage_dir(stage))]
+
+
+def is_run_dir(path: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (path / _RUN_JSON).is_file()
+
+
+def attempt_folders(stage_dir: Path) -> list[Path]:
+    """The folders of a stage's attempts, in their order."""
+    try:
+        folders = [Path(entry.path) for entry in os.scandir(stage_dir) if entry.is_dir()]
+    except OSError:
+        return []
+    return sorted((folder for folder in folders if folder.name.isdigit()), key=lambda folder: int(folder.name))
+
+
+def engine_lock_of(attempt_dir: Path) -> Path:
+    """The lock that an attempt's engine holds."""
+    return attempt_dir / "engine.lock"
+
+
+def checkpoints_of(attempt_dir: Path) -> Path:
+    """The folder of an attempt's checkpoints."""
+    return attempt_dir / "checkpoints"
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of a step's checkpoint."""
+    return f"step-{step}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step that a checkpoint's folder is named after; None for another folder."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def taken_requests(control: Path) -> Path:
+    """Where requests to an engine are moved when they are taken."""
+    return control / "done"
 
 
 def create_run_dir(
@@ -167,7 +245,7 @@ def create_run_dir(
         temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
         temporary.mkdir()
         draft = RunDir(temporary)
-        for folder in (draft.control / "done", draft.root / "stages", draft.journal_parts):
+        for folder in (taken_requests(draft.control), draft.stages, draft.journal_parts):
             folder.mkdir(parents=True)
         draft.journal.touch()
         with suppress(OSError):  # a file system without pipes: screens follow the journal alone

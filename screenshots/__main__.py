@@ -20,8 +20,10 @@ from textual.pilot import Pilot
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
+from engines.adapter_folder import BASE_JSON
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal
+from engines.run_dir import RunDir
 from recipes.shipped import shipped_recipes
 from screenshots.raster import save_picture, screen_text
 
@@ -97,7 +99,7 @@ def _run(runs: Path, recipe: str) -> Path:
 
 def _until_step(run: Path, stage: str, step: int) -> list[AnyEvent]:
     events: list[AnyEvent] = []
-    for event in read_journal(run / "journal.jsonl"):
+    for event in read_journal(RunDir(run).journal):
         events.append(event)
         if isinstance(event, Step) and event.stage == stage and event.step >= step:
             break
@@ -181,7 +183,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         runs = Path(temporary) / "runs"
         shutil.copytree(RECORDED, runs)
-        for told in runs.rglob("base.json"):  # where an adapter's base is, on the machine at hand
+        for told in runs.rglob(BASE_JSON):  # where an adapter's base is, on the machine at hand
             told.write_text(told.read_text().replace('"/runs/', f'"{runs}/'))
         for picture in PICTURES:
             if names and picture.name not in names:

@@ -8,6 +8,7 @@ import re
 from cockpit.command_line import bash, fish, zsh
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import run_ids, runs_root
+from engines.run_dir import RunDir
 from recipes.problems import OperatorError
 from recipes.shipped import shipped_recipes
 
@@ -46,7 +47,5 @@ def _values(args: argparse.Namespace) -> list[str]:
     if args.values == "runs":
         names = [shown for shown, _ in runs]
     else:
-        names = [
-            f"{shown}:{out.parent.name}" for shown, run in runs for out in sorted((root / run).glob("stages/*/out"))
-        ]
+        names = [f"{shown}:{out.parent.name}" for shown, run in runs for out in RunDir(root / run).all_outs()]
     return [name for name in names if re.fullmatch(r"[\w.:+-]+", name)]

@@ -24,12 +24,12 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
+from engines.run_dir import FIXTURE_FILE, is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import COMPARE_NEEDS
 from recipes.stages.registry import makes
 
-FIXTURE = "fixture.json"
 _TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
 _MODEL_TITLES = ("file", "mean KL", "max KL", "top-1", "ppl", "light")
 
@@ -128,7 +128,7 @@ def _without_model(root: Path, given: Sequence[str]) -> _Source:
     path = paths[0]
     if path.is_file():
         return _Source(path, _files_of(path))
-    if path.is_dir() and not (path / "run.json").is_file():
+    if path.is_dir() and not is_run_dir(path):
         return _Source(_fixture_in(path), _files_of(_fixture_in(path)))
     fixture = _fixture_in(_export_of(root, given[0]))
     return _Source(fixture, _files_of(fixture))
@@ -148,10 +148,10 @@ def _export_of(root: Path, given: str) -> Path:
 
 
 def _fixture_in(folder: Path) -> Path:
-    path = folder / FIXTURE
+    path = folder / FIXTURE_FILE
     if not path.is_file():
         raise OperatorError(
-            f"{folder} has no {FIXTURE}",
+            f"{folder} has no {FIXTURE_FILE}",
             "an export with parity_positions > 0 writes one; for files from elsewhere: cockpit parity FILE --model DIR",
         )
     return path

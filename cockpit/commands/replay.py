@@ -20,6 +20,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
 from engines.journal import Record
+from engines.run_dir import is_run_dir
 
 BATCH = 500
 
@@ -74,7 +75,7 @@ def _source(args: argparse.Namespace) -> Path:
     path = Path(args.run).expanduser()
     if path.is_file():
         return path.absolute()
-    wanted = args.run if os.sep in args.run or not path.joinpath("run.json").is_file() else f".{os.sep}{args.run}"
+    wanted = args.run if os.sep in args.run or not is_run_dir(path) else f".{os.sep}{args.run}"
     return find_run(runs_root(args.runs_dir), wanted).root
 
 

@@ -14,6 +14,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, check_descent, made_from
 from cockpit.text.safe_text import safe_text
 from engines.manifest import MANIFEST
+from engines.run_dir import is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
@@ -65,7 +66,7 @@ def folders_of(root: Path, artifact: str) -> list[Path]:
     path = Path(artifact).expanduser()
     if path.is_file():
         return [made_from(path.absolute(), [root])]
-    if path.is_dir() and not (path / "run.json").is_file():
+    if path.is_dir() and not is_run_dir(path):
         return [path.absolute()]
     run_part, colon, stage = artifact.rpartition(":")
     if colon and run_part and os.sep not in stage:
@@ -73,7 +74,7 @@ def folders_of(root: Path, artifact: str) -> list[Path]:
         folders = [found.out(stage)]
     else:
         found = find_run(root, artifact)
-        folders = sorted(found.root.glob("stages/*/out"), key=lambda out: out.stat().st_mtime_ns, reverse=True)
+        folders = sorted(found.all_outs(), key=lambda out: out.stat().st_mtime_ns, reverse=True)
     folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
     if not folders:
         raise OperatorError(f"{printable(artifact, 300)} has nothing finished yet", f"see: cockpit show {found.id}")

@@ -18,6 +18,7 @@ from cockpit.one_stage.recipe import Export, Input, Merge, OneStageRecipe, one_s
 from cockpit.one_stage.sources import Source, sources
 from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
+from engines.adapter_folder import is_adapter
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
 
@@ -191,7 +192,7 @@ def _base(adapter: Given) -> Input | None:
 def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Input | None]:
     """A model; or an adapter, with the base that it names, into which it is merged while files are written."""
     folder = Path(wanted).expanduser()
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         taken = given(root, wanted, "adapter", "MODEL")
         return taken, _common_base([wanted], [taken])
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from cockpit.one_stage.recipe import Input
 from cockpit.one_stage.sources import Source
 from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
+from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
@@ -67,14 +68,14 @@ def _recorded_base(stage_json: Path, near: Path) -> Input | None:
 
 def _base_json(adapter: Path) -> Input | None:
     try:
-        return _moved(read_json(adapter / "base.json"), adapter)
+        return _moved(read_json(adapter / BASE_JSON), adapter)
     except _UNREADABLE:
         return None
 
 
 def _peft_base(adapter: Path) -> Input | None:
     try:
-        return _moved({"path": read_json(adapter / "adapter_config.json")["base_model_name_or_path"]}, adapter)
+        return _moved({"path": read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"]}, adapter)
     except _UNREADABLE:
         return None
 

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, is_run_dir
 from recipes.problems import OperatorError
 
 MINUTE = len("20261120-2130")
@@ -31,7 +31,7 @@ def run_ids(root: Path) -> list[str]:
     made: dict[str, int] = {}
     for name in names:
         with suppress(OSError):
-            made[name] = (root / name / "run.json").stat().st_mtime_ns
+            made[name] = RunDir(root / name).run_json.stat().st_mtime_ns
     return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True)
 
 
@@ -44,7 +44,7 @@ def find_run(root: Path, wanted: str) -> RunDir:
     if os.sep in wanted or wanted in {".", ".."}:
         path = Path(wanted).expanduser().absolute()
         with suppress(OSError):  # a name that is too long for one, say
-            if (path / "run.json").is_file():
+            if is_run_dir(path):
                 return RunDir(path)
         raise OperatorError(
             f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from engines.custody import ancestors, content_sha256, parent_ids
 from engines.files import file_sha256
 from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
-from engines.run_dir import RUN_ID, RunDir
+from engines.run_dir import RUN_ID, RunDir, is_run_dir
 from recipes.problems import OperatorError, printable
 
 Verdict = Literal["whole", "damaged", "gone", "known by name"]
@@ -90,13 +90,14 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
     size = file.stat().st_size
     sha256 = ""
     for home in runs:
-        for found in sorted(home.glob(f"*/stages/*/out*/{MANIFEST}"), reverse=True):
+        outs = [out for run in home.glob("*") for out in RunDir(run).all_outs(superseded=True)]
+        for found in sorted(outs, reverse=True):
             with suppress(ManifestError):
-                for entry in read_manifest(found.parent)["files"]:
+                for entry in read_manifest(found)["files"]:
                     if entry["bytes"] == size:
                         sha256 = sha256 or file_sha256(file)
                         if entry["sha256"] == sha256:
-                            return found.parent
+                            return found
     raise OperatorError(
         f"{file}: no finished stage in {', '.join(map(str, runs))} has a file of these bytes",
         "name the runs it may come from: --runs-dir DIR",
@@ -105,7 +106,7 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
 
 def _homes(folder: Path) -> list[Path]:
     """The folder of runs that this folder lies in, if it does."""
-    return [place.parent for place in folder.absolute().parents if (place / "run.json").is_file()]
+    return [place.parent for place in folder.absolute().parents if is_run_dir(place)]
 
 
 def _check(link: Mapping[str, Any], homes: Sequence[Path]) -> Link:
@@ -148,10 +149,10 @@ def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:
     for home in homes:
         place = RunDir(home / run)
         if "step" in link:
-            yield place.checkpoints(stage, attempt) / f"step-{link['step']}"
+            yield place.checkpoint(stage, attempt, link["step"])
         else:
             yield place.out(stage)
-            yield from sorted(place.stage_dir(stage).glob("out.*"))
+            yield from place.superseded_outs(stage)
 
 
 def _name(facts: Mapping[str, Any]) -> str:

@@ -102,13 +102,13 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
     pidfd = os.pidfd_open(child.pid)
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
     with suppress(OSError):  # a full disk: the engine is found by its command line instead
-        write_durably(stage_json.parent / "engine.json", json.dumps(vars(identity)).encode())
+        write_durably(run.engine_json(stage.name, attempt), json.dumps(vars(identity)).encode())
     return EngineProcess(stage.name, attempt, identity, child, pidfd)
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
     """The attempt's engine, if it lives: by what was recorded, else by its command line."""
-    identity = _recorded(run.attempt_dir(stage, attempt) / "engine.json")
+    identity = _recorded(run.engine_json(stage, attempt))
     if identity is None or not identity.is_alive():
         identity = _by_command(run, str(run.stage_json(stage, attempt)))
     if identity is None:

@@ -20,7 +20,7 @@ from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
 from cockpit.supervision.scheduling import EndRun, RunFacts, add_facts, next_action
 from engines.journal import read_journal
 from engines.manifest import problems_against
-from engines.run_dir import RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
+from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
 from engines.words import ExitCode, RunStatus, StartReason
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
@@ -109,7 +109,7 @@ def launch_text(
 ) -> RunDir:
     """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button or a command made."""
     try:
-        loaded = load_recipe_text(text, folder / "recipe.toml", sets)
+        loaded = load_recipe_text(text, folder / RECIPE_TOML, sets)
     except RecipeError as error:  # no file has these lines
         raise OperatorError("\n".join(problem.words for problem in error.problems)) from error
     return launch(loaded, runs_root=runs_root, name=name, parent=parent)

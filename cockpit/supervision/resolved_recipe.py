@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.files import file_sha256
 from engines.json_text import read_json
+from engines.manifest import MANIFEST
 from engines.run_dir import RunDir, RunDirError
 from recipes.fingerprint import fingerprint
 from recipes.schema import Recipe
@@ -111,7 +112,7 @@ def input_hash(path: Path) -> str | None:
     Hashing the content of a foreign folder would cost minutes for a large model at every resume; a changed file changes
     its size or its time.
     """
-    manifest = path / "manifest.json"
+    manifest = path / MANIFEST
     try:
         return file_sha256(manifest)
     except OSError:

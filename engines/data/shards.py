@@ -12,7 +12,9 @@ import numpy.typing as npt
 from engines.files import file_sha256, read_regular_bytes
 from recipes.problems import OperatorError
 
-MANIFEST = "tokens.json"
+TOKENS_JSON = "tokens.json"
+TOKENIZER = "tokenizer"
+"""The folder beside the shards with the tokenizer that made them."""
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 FORMAT = 1
 
@@ -51,7 +53,7 @@ def read_tokens_manifest(path: Path) -> TokensManifest:
     Raises:
         OperatorError: it is missing, damaged, or of a newer format.
     """
-    file = path / MANIFEST
+    file = path / TOKENS_JSON
     try:
         manifest = msgspec.json.decode(read_regular_bytes(file), type=TokensManifest)
     except FileNotFoundError as error:
@@ -109,7 +111,7 @@ class TokenShard:
             )
         if verify and file_sha256(file) != self.entry.sha256:
             raise OperatorError(
-                f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again"
+                f"{file} was changed: its SHA-256 is not the one in {TOKENS_JSON}", "prepare the tokens again"
             )
 
     def __len__(self) -> int:
@@ -128,13 +130,13 @@ class TokenShard:
     @property
     def tokenizer(self) -> Path:
         """The folder of the tokenizer that made these tokens."""
-        return self.path / "tokenizer"
+        return self.path / TOKENIZER
 
 
 def _inside(path: Path, name: str) -> Path:
     if Path(name).name != name:
         raise OperatorError(
-            f"{path / MANIFEST} names the file {name[:80]!r} outside its folder", "prepare the tokens again"
+            f"{path / TOKENS_JSON} names the file {name[:80]!r} outside its folder", "prepare the tokens again"
         )
     return path / name
 
@@ -147,7 +149,7 @@ def _map(file: Path, dtype: str, count: int) -> Any:
         raise OperatorError(f"{file} does not exist", "prepare the tokens again") from error
     if size != count * kind.itemsize:
         raise OperatorError(
-            f"{file} has {size} bytes; {MANIFEST} says {count} tokens of {kind.itemsize} bytes",
+            f"{file} has {size} bytes; {TOKENS_JSON} says {count} tokens of {kind.itemsize} bytes",
             "the file was cut or belongs to another manifest: prepare the tokens again",
         )
     if count == 0:  # an empty file cannot be mapped

@@ -18,7 +18,16 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from engines.data.documents import corpus_bytes, read_documents
-from engines.data.shards import DTYPES, FORMAT, MANIFEST, SplitEntry, TokenShard, TokensManifest, dtype_for
+from engines.data.shards import (
+    DTYPES,
+    FORMAT,
+    TOKENIZER,
+    TOKENS_JSON,
+    SplitEntry,
+    TokenShard,
+    TokensManifest,
+    dtype_for,
+)
 from engines.data.special_pieces import SPACE_MARK
 from engines.data.split import SPLITS
 from engines.data.text import Report
@@ -58,9 +67,9 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
         tokenizer_sha256=file_sha256(tokenizer / "tokenizer.model"),
         splits=splits,
     )
-    (out / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-    (out / "tokenizer").mkdir()
-    copy_tokenizer(tokenizer, out / "tokenizer")
+    (out / TOKENS_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    (out / TOKENIZER).mkdir()
+    copy_tokenizer(tokenizer, out / TOKENIZER)
     for split in SPLITS:
         TokenShard(out, split)  # lengths, dtype and document ends hold, or the stage fails here
     return {

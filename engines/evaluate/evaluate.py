@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines.data.readers.folder import read_messages
-from engines.data.shards import MANIFEST, TokenShard
+from engines.data.shards import TOKENS_JSON, TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches
@@ -32,7 +32,7 @@ class Score:
 
 def is_tokens_folder(data: Path) -> bool:
     """Whether a data folder holds token shards; it holds messages otherwise."""
-    return (data / MANIFEST).is_file()
+    return (data / TOKENS_JSON).is_file()
 
 
 def make_batches(

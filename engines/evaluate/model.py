@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.files import refuse_special_files
 from engines.json_text import read_object
-from engines.manifest import manifest_sha256
+from engines.manifest import MANIFEST, manifest_sha256
 from engines.moved_runs import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError
@@ -39,7 +40,7 @@ def load_model(path: Path | None, name: str) -> LoadedModel:
         OperatorError: it is not cached, not a model, or an adapter whose base is gone or is another one.
     """
     folder = path or cached_folder(name)
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         return _load_adapter(folder)
     return _finished(_pretrained(folder), _tokenizer(folder), _tokenizer_model(folder))
 
@@ -50,9 +51,9 @@ def base_of(adapter: Path) -> Path:
     Raises:
         OperatorError: it is gone or not cached, or is another model than the one the adapter was trained on.
     """
-    file = adapter / "base.json"
+    file = adapter / BASE_JSON
     if not file.is_file():
-        config = read_object(adapter / "adapter_config.json")
+        config = read_object(adapter / ADAPTER_CONFIG)
         named = str(config.get("base_model_name_or_path") or "")
         return Path(named) if Path(named).is_dir() else cached_folder(named)
     base = read_object(file)
@@ -68,7 +69,7 @@ def base_of(adapter: Path) -> Path:
             )
         return cached_folder(base["path"])
     expected = base.get("manifest_sha256")
-    if expected and (path / "manifest.json").is_file() and manifest_sha256(path) != expected:
+    if expected and (path / MANIFEST).is_file() and manifest_sha256(path) != expected:
         raise OperatorError(
             f"{path} is not the base that {adapter} was trained on: its manifest differs",
             "train the adapter again on it",

@@ -21,13 +21,13 @@ import sys
 import time
 from pathlib import Path
 
-from engines.checkpoints import remove_checkpoint, scan_attempt, which_to_remove
+from engines.checkpoints import draft_of, remove_checkpoint, scan_attempt, which_to_remove
 from engines.control import Request
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
 from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.manifest import commit_folder, write_manifest
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
 
@@ -158,7 +158,7 @@ class _FakeTraining:
 
     def _save(self, step: int) -> None:
         """Commit a checkpoint; a disk that is full costs this one, and nothing else."""
-        draft = self.ctx.checkpoints / f".tmp-step-{step}-{os.getpid()}"
+        draft = draft_of(self.ctx.checkpoints / checkpoint_name(step))
         try:
             self._write_checkpoint(draft, step)
         except OSError as error:
@@ -188,7 +188,7 @@ class _FakeTraining:
             best=best,
             metrics={} if measured is None else {"eval_loss": measured},
         )
-        final = ctx.checkpoints / f"step-{step}"
+        final = ctx.checkpoints / checkpoint_name(step)
         commit_folder(draft, final)
         self._emit(
             CheckpointCommitted(

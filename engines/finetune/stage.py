@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from engines.adapter_folder import BASE_JSON
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
 from engines.host import Artifact, StageContext, StageResult
@@ -61,4 +62,4 @@ def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:
     """What makes an adapter folder complete: the base's tokenizer, and which base it belongs to."""
     copy_tokenizer(base, target)
     body = {"path": str(base.resolve()), "manifest_sha256": manifest_sha256}
-    (target / "base.json").write_text(json.dumps(body, indent=1) + "\n")
+    (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")

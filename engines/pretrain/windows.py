@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from engines.data.shards import MANIFEST, TokenShard
+from engines.data.shards import TOKENS_JSON, TokenShard
 from engines.files import file_sha256
 from recipes.problems import OperatorError
 
@@ -70,4 +70,6 @@ def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None])
     file = shard.path / shard.entry.file
     total = file.stat().st_size
     if file_sha256(file, lambda done: on_progress(done, total)) != shard.entry.sha256:
-        raise OperatorError(f"{file} was changed: its SHA-256 is not the one in {MANIFEST}", "prepare the tokens again")
+        raise OperatorError(
+            f"{file} was changed: its SHA-256 is not the one in {TOKENS_JSON}", "prepare the tokens again"
+        )

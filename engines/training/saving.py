@@ -19,11 +19,11 @@ import torch
 from safetensors import SafetensorError
 
 from engines.checkpoints import (
-    TEMPORARY,
     Checkpoint,
     Lineage,
     clean_leftovers,
     current_best,
+    draft_of,
     remove_checkpoint,
     scan,
     which_to_remove,
@@ -33,7 +33,7 @@ from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.host import StageContext
 from engines.json_text import read_json
 from engines.manifest import commit_folder, read_manifest, write_manifest
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.faults import Faults
 from engines.training.progress import Counters
 from recipes import quantities
@@ -74,8 +74,8 @@ class CheckpointWriter:
         step = int(trainer.state.global_step)
         if self.last_step == step:
             return True
-        final = self._ctx.checkpoints / f"step-{step}"
-        draft = final.with_name(f"{TEMPORARY}{final.name}-{os.urandom(4).hex()}")
+        final = self._ctx.checkpoints / checkpoint_name(step)
+        draft = draft_of(final)
         try:
             draft.mkdir(parents=True)
             position = {"epoch": trainer.state.epoch, "lowered_to": lowered_to, **counters.saved()}

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.files import open_regular, refuse_special_files
 from engines.json_text import read_object
 from exporters.hf_model.tensor_files import TensorInfo, read_header, to_float32
 from recipes.problems import OperatorError, printable, shown
-
-CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 _UNUSED: dict[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
@@ -136,7 +135,7 @@ class Adapter:
     @property
     def base(self) -> dict[str, Any]:
         """What the adapter says about its base; empty when it says nothing."""
-        path = self.folder / BASE
+        path = self.folder / BASE_JSON
         return read_object(path) if path.is_file() else {}
 
 
@@ -148,7 +147,7 @@ def read_adapter(folder: Path) -> Adapter:
             a place or a partner; the text names it.
     """
     refuse_special_files(folder)
-    config = read_object(folder / CONFIG)
+    config = read_object(folder / ADAPTER_CONFIG)
     _check_features(folder, config)
     path = _weights_file(folder)
     adapter = Adapter(folder, config)
@@ -173,7 +172,7 @@ def read_matrix(info: TensorInfo) -> Any:
 
 
 def _weights_file(folder: Path) -> Path:
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     if path.is_file():
         return path
     pickled = folder / "adapter_model.bin"
@@ -220,7 +219,7 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
     for names, fits, allowed in _KINDS:
         for name in names:
             if config.get(name) is not None and not fits(config[name]):
-                raise OperatorError(f"{folder}/{CONFIG}: {name} — got {shown(config[name])}; allowed {allowed}")
+                raise OperatorError(f"{folder}/{ADAPTER_CONFIG}: {name} — got {shown(config[name])}; allowed {allowed}")
     for name, value in config.items():
         if name in _UNUSED:
             if value not in _UNUSED[name]:

@@ -22,7 +22,6 @@ from exporters.proof.inference import LIMIT
 from exporters.proof.parity_data import HARD_STRINGS, encode
 from recipes.problems import OperatorError, printable
 
-FIXTURE_FILE = "fixture.json"
 FORMAT = 1
 KIND = "cockpit-parity-fixture"
 TOP = 10

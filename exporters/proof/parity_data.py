@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from engines.data.documents import METADATA
 from engines.data.readers.folder import read_messages
-from engines.data.shards import TokenShard, read_tokens_manifest
+from engines.data.shards import TOKENS_JSON, TokenShard, read_tokens_manifest
 from engines.files import open_regular
 from engines.json_text import parse_json
 from exporters.proof.plain_text import plain_blocks
@@ -180,7 +181,7 @@ def _sources(folder: Path | None, tokenizer: Any) -> Iterator[tuple[str, str, It
     if folder is None:
         yield "python standard library", "", _stdlib(tokenizer)
         return
-    if (folder / "tokens.json").is_file():
+    if (folder / TOKENS_JSON).is_file():
         present = read_tokens_manifest(folder).splits
         for split in SPLITS:
             if split in present:
@@ -201,7 +202,7 @@ def _sources(folder: Path | None, tokenizer: Any) -> Iterator[tuple[str, str, It
 
 def is_prepared(place: Path) -> bool:
     """Whether a folder has splits, of which only those that were held out are read."""
-    return any((place / name).is_file() for name in ("tokens.json", "metadata.json", *(f"{s}.jsonl" for s in _SPLITS)))
+    return any((place / name).is_file() for name in (TOKENS_JSON, METADATA, *(f"{s}.jsonl" for s in _SPLITS)))
 
 
 def _nothing_in(folder: Path | None) -> str:

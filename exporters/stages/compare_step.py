@@ -10,10 +10,11 @@ from engines.files import file_sha256, write_text
 from engines.host import StageFailedError
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
+from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quality import REFERENCE_KL, light_of
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.model_folder import local_folder
-from exporters.proof.fixture import FIXTURE_FILE, SEED, TOP, Fixture, answer, fixture_prompts, strings_of
+from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
 from exporters.proof.merge_parity import describe_unmerged
 from exporters.proof.parity import Comparison, Reference, check_limits, check_tokens, compare, limits_of

@@ -8,6 +8,7 @@ from typing import Any
 
 from engines.files import file_sha256, write_json
 from engines.host import Artifact, StageContext, StageFailedError, StageResult
+from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.importance import Importance, load_importance, save_importance
 from exporters.gguf.quant_types import TERNARY
 from exporters.gguf.write import read_model
@@ -15,7 +16,6 @@ from exporters.hf_model.model_folder import local_folder
 from exporters.lora.one_pass import open_one_pass
 from exporters.preflight import check_disk, check_memory, default_threads
 from exporters.proof.audit import audit
-from exporters.proof.fixture import FIXTURE_FILE
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
 from exporters.stages.export_adapters import plan_adapters, write_adapters
 from exporters.stages.export_job import Export

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from engines.adapter_folder import ADAPTER_CONFIG
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_config import check_config
 from exporters.hf_model.rope import read_rope
-from exporters.lora.adapter import CONFIG, read_adapter
+from exporters.lora.adapter import read_adapter
 from recipes.problems import OperatorError
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder, edit_json
 from tests.patience import PATIENCE_S
@@ -213,7 +214,7 @@ def test_garbage_in_an_adapters_settings_is_not_taken_for_nothing(
     tmp_path: Path, adapter: Path, field: str, value: Any
 ) -> None:
     spoiled = copy_folder(adapter, tmp_path / "adapter")
-    edit_json(spoiled / CONFIG, **{field: value})
+    edit_json(spoiled / ADAPTER_CONFIG, **{field: value})
     with pytest.raises(OperatorError, match=f"{field}|lora_alpha"):
         read_adapter(spoiled)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from exporters.proof.fixture import FIXTURE_FILE, Fixture, Position, Prompt, load_fixture
+from engines.run_dir import FIXTURE_FILE
+from exporters.proof.fixture import Fixture, Position, Prompt, load_fixture
 from exporters.proof.parity_run import compare_runtimes, read_job
 from exporters.proof.runner import Answer, ForeignRuntime, RunnerError
 from exporters.proof.runner_check import agree
