@@ -11,6 +11,7 @@ from bench.rows import Row, best, child_cpu_s
 from cockpit.supervision.launch import launch
 from cockpit.supervision.requests import send_request
 from engines.run_dir import RunDir, lock_is_held
+from engines.words import Verb
 from recipes.load import load_recipe_text
 from tests.tui.terminal import Terminal
 
@@ -77,7 +78,7 @@ def _live_rows(folder: Path) -> list[Row]:
             cpu = (terminal.cpu_s() - before_s) / wall_s
             resident = terminal.resident_bytes()
     finally:
-        send_request(run, "stop")
+        send_request(run, Verb.STOP)
         _until_free(run)
     return [
         Row("Run screen, bytes sent", sent / wall_s, "bytes/s", f"160x48, live, 5 Hz, over {SECONDS:g} s"),

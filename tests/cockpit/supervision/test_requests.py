@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cockpit
 from cockpit.supervision.requests import EFFECTS, Outcome, effect_of, send_request
 from engines.control import pending
 from engines.emitter import EventWriter
@@ -101,3 +102,9 @@ def test_nothing_is_written_into_an_unsupervised_run_of_a_newer_format(run: RunD
     assert reply.outcome is Outcome.NOT_SENT
     assert "is newer than this cockpit" in reply.sentence
     assert pending(run.control) == []
+
+
+def test_the_cockpit_writes_requests_in_one_place_and_a_supervisor_that_gets_a_signal_its_own() -> None:
+    root = Path(cockpit.__file__).parent
+    writers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "put_request(" in path.read_text()}
+    assert writers == {"supervision/requests.py", "supervision/supervisor.py"}
