@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines.host import StageFailedError
+from engines.context import StageFailedError
 from tests.exporters.exporting import export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, build_tokenizer
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.context import Input, ResumePoint, StageContext
 from engines.emitter import EventWriter
 from engines.events import AnyEvent
-from engines.host import Input, ResumePoint, StageContext
 from engines.journal import read_journal
 from engines.manifest import manifest_sha256
 from engines.run_dir import RunDir
@@ -17,7 +17,7 @@ from engines.words import WriterRole
 from recipes.stages.registry import STAGE_TYPES
 
 
-class TriedContext(StageContext):
+class TriedContext(StageContext[Any]):
     """A stage context that can read its journal back."""
 
     def events(self) -> list[AnyEvent]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cockpit.one_stage.recipe import Input
 from cockpit.one_stage.sources import Source
@@ -12,6 +11,7 @@ from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
 from engines.moved_runs import place_now
 from engines.run_dir import RunDir, RunDirError
+from engines.stage_file import read_stage_inputs
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 """What reading a damaged or foreign record raises."""
@@ -60,29 +60,29 @@ def held_out_data(run: RunDir, stage: str) -> Input | None:
 
 def _recorded_base(stage_json: Path, near: Path) -> Input | None:
     try:
-        recorded: dict[str, Any] = read_json(stage_json)["inputs"]["model"]
-        return Input(str(recorded["name"])) if recorded["origin"] == "hub" else _moved(recorded, near)
+        given = read_stage_inputs(stage_json)["model"]
+        return Input(given.name) if given.path is None else _moved(given.path, given.manifest_sha256, near)
     except _UNREADABLE:
         return None
 
 
 def _base_json(adapter: Path) -> Input | None:
     try:
-        return _moved(read_json(adapter / BASE_JSON), adapter)
+        recorded = read_json(adapter / BASE_JSON)
+        return _moved(recorded["path"], recorded.get("manifest_sha256"), adapter)
     except _UNREADABLE:
         return None
 
 
 def _peft_base(adapter: Path) -> Input | None:
     try:
-        return _moved({"path": read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"]}, adapter)
+        return _moved(read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"], None, adapter)
     except _UNREADABLE:
         return None
 
 
-def _moved(recorded: dict[str, Any], near: Path) -> Input | None:
+def _moved(text: object, sha256: object, near: Path) -> Input | None:
     """What a record names, where it is now (runs may have been moved together); a name that is no path is a hub id."""
-    text, sha256 = recorded["path"], recorded.get("manifest_sha256")
     if not isinstance(text, str) or not text:
         return None
     path = place_now(Path(text), near)

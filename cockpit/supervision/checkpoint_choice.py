@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from cockpit.supervision.scheduling import StageFacts
 from engines.checkpoints import Checkpoint, scan_attempt
 from engines.manifest import verify_manifest
 from engines.run_dir import RunDir
+from engines.stage_file import StageResume
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,12 @@ class CheckpointChoice:
     chosen: Checkpoint | None
     refused: list[str]
 
-    def as_resume(self) -> dict[str, Any] | None:
+    def as_resume(self) -> StageResume | None:
         """The form `stage.json` has it in."""
-        if self.chosen is None:
+        found = self.chosen
+        if found is None:
             return None
-        return {
-            "attempt": self.chosen.attempt,
-            "step": self.chosen.step,
-            "path": str(self.chosen.path),
-            "sha256": self.chosen.sha256,
-        }
+        return StageResume(attempt=found.attempt, step=found.step, path=str(found.path), sha256=found.sha256)
 
 
 def candidates(

@@ -10,17 +10,16 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from cockpit.supervision.process_tree import RUN_ENV
 from cockpit.supervision.resolved_recipe import RunRecipe
 from engines.files import open_append, write_durably
-from engines.host import STAGE_FORMAT
 from engines.identity import Identity
 from engines.json_text import read_json
 from engines.run_dir import RunDir
+from engines.stage_file import StageFile, StageResume, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of, tag_of_stage
@@ -43,24 +42,23 @@ class EngineProcess:
 
 
 def write_stage_json(
-    run: RunDir, plan: RunRecipe, name: str, attempt: int, *, resume: dict[str, Any] | None, learning_rate_scale: float
+    run: RunDir, plan: RunRecipe, name: str, attempt: int, *, resume: StageResume | None, learning_rate_scale: float
 ) -> Path:
     """Everything an engine reads, resolved."""
     stage = plan.stage(name)
     path = run.stage_json(name, attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "format": STAGE_FORMAT,
-        "run_root": str(run.root),
-        "tag": tag_of_stage(stage),
-        "stage": stage.model_dump(mode="json"),
-        "attempt": attempt,
-        "inputs": plan.stage_inputs(run, name),
-        "resume": resume,
-        "learning_rate_scale": learning_rate_scale,
-        "fingerprint": plan.fingerprint(run, name),
-    }
-    write_durably(path, json.dumps(spec, indent=1).encode())
+    content = StageFile(
+        run_root=str(run.root),
+        tag=tag_of_stage(stage),
+        stage=stage.model_dump(mode="json"),
+        attempt=attempt,
+        inputs=plan.stage_inputs(run, name),
+        resume=resume,
+        learning_rate_scale=learning_rate_scale,
+        fingerprint=plan.fingerprint(run, name),
+    )
+    write_stage_file(path, content)
     return path
 
 

@@ -11,7 +11,9 @@ from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.manifest import MANIFEST
 from engines.run_dir import RunDir, RunDirError
+from engines.stage_file import StageInput
 from recipes.fingerprint import fingerprint
+from recipes.graph import Origin
 from recipes.schema import Recipe
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import output_of
@@ -21,7 +23,7 @@ from recipes.stages.registry import output_of
 class InputRef:
     """One input of a stage: another stage, an absolute path, or a hub id."""
 
-    origin: str
+    origin: Origin
     name: str
     path: str | None
 
@@ -85,24 +87,24 @@ class RunRecipe:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error
 
-    def stage_inputs(self, run: RunDir, name: str) -> dict[str, dict[str, Any]]:
-        """The stage's inputs as `stage.json` has them: origin, name, absolute path, output, manifest hash."""
-        result: dict[str, dict[str, Any]] = {}
+    def stage_inputs(self, run: RunDir, name: str) -> dict[str, StageInput]:
+        """The stage's inputs as `stage.json` has them, with what identifies each of them now."""
+        result: dict[str, StageInput] = {}
         for field, ref in self.inputs.get(name, {}).items():
             path = str(run.out(ref.name)) if ref.origin == "stage" else ref.path
-            result[field] = {
-                "origin": ref.origin,
-                "name": ref.name,
-                "path": path,
-                "output": output_of(self.stage(ref.name)) if ref.origin == "stage" else None,
-                "manifest_sha256": input_hash(Path(path)) if path else None,
-            }
+            result[field] = StageInput(
+                origin=ref.origin,
+                name=ref.name,
+                path=path,
+                output=output_of(self.stage(ref.name)) if ref.origin == "stage" else None,
+                manifest_sha256=input_hash(Path(path)) if path else None,
+            )
         return result
 
     def fingerprint(self, run: RunDir, name: str) -> str:
         """Today's fingerprint of a stage: its fields and the hashes of its inputs."""
         inputs = self.stage_inputs(run, name)
-        hashes = [inputs[field]["manifest_sha256"] or inputs[field]["name"] for field in sorted(inputs)]
+        hashes = [inputs[field].manifest_sha256 or inputs[field].name for field in sorted(inputs)]
         return fingerprint(self.stage(name).model_dump(mode="json"), hashes)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.context import Artifact, StageContext, StageResult
 from engines.data.messages import prepare_messages
 from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
-from engines.host import Artifact, StageContext, StageResult
 from recipes.problems import OperatorError
-from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
+from recipes.stages.fields import StageFields
+from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, PrepareTokens
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[PrepareStage]) -> StageResult:
     """Prepare what the recipe asks for into `ctx.out`."""
     stage = ctx.stage
     if isinstance(stage, PrepareText):
@@ -24,7 +25,7 @@ def run(ctx: StageContext) -> StageResult:
     raise TypeError(f"not a prepare stage: {type(stage).__name__}")
 
 
-def _text(ctx: StageContext, stage: PrepareText) -> StageResult:
+def _text(ctx: StageContext[StageFields], stage: PrepareText) -> StageResult:
     metadata = prepare_text(
         stage.source,
         ctx.out,
@@ -49,7 +50,7 @@ def _text(ctx: StageContext, stage: PrepareText) -> StageResult:
     return StageResult(metrics, [Artifact(ctx.stage_name, "text", ".")])
 
 
-def _tokens(ctx: StageContext) -> StageResult:
+def _tokens(ctx: StageContext[StageFields]) -> StageResult:
     ctx.phase("tokenizing")
     counts = prepare_tokens(input_folder(ctx, "data"), input_folder(ctx, "tokenizer"), ctx.out, report=ctx.progress)
     if counts["space_marks"]:
@@ -60,7 +61,7 @@ def _tokens(ctx: StageContext) -> StageResult:
     return StageResult(metrics, [Artifact(ctx.stage_name, "tokens", ".")])
 
 
-def _messages(ctx: StageContext, stage: PrepareMessages) -> StageResult:
+def _messages(ctx: StageContext[StageFields], stage: PrepareMessages) -> StageResult:
     metadata = prepare_messages(
         input_folder(ctx, "data"),
         ctx.out,
@@ -85,7 +86,7 @@ def _messages(ctx: StageContext, stage: PrepareMessages) -> StageResult:
     return StageResult(metrics, [Artifact(ctx.stage_name, "messages", ".")])
 
 
-def input_folder(ctx: StageContext, field: str) -> Path:
+def input_folder(ctx: StageContext[StageFields], field: str) -> Path:
     """The folder of an input.
 
     Raises:

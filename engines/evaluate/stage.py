@@ -8,20 +8,21 @@ import time
 from itertools import count
 from typing import Any
 
+from engines.context import Artifact, StageContext, StageResult
 from engines.data.readers.folder import read_messages
 from engines.data.stage import input_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score
 from engines.evaluate.model import LoadedModel, load_model
 from engines.events import Evaluated, SampledText
-from engines.host import Artifact, StageContext, StageResult
 from recipes.problems import OperatorError
+from recipes.stages.evaluate import EvaluateStage
 
 SHOWN_CHARACTERS = 4_000
 """Longest text in an event; report.json has all of it."""
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     """Evaluate the model or adapter on the data and write `report.json` into `ctx.out`."""
     stage = ctx.stage
     data = input_folder(ctx, "data")
@@ -61,7 +62,7 @@ def run(ctx: StageContext) -> StageResult:
     return StageResult(metrics, [Artifact(ctx.stage_name, "report", "report.json")])
 
 
-def _emit(ctx: StageContext, scored: Score) -> None:
+def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
     ctx.emit(
         Evaluated(
             stage=ctx.stage_name,
@@ -78,7 +79,7 @@ def _emit(ctx: StageContext, scored: Score) -> None:
         ctx.warn(f"{scored.stats.control_strings} row(s) hold literal control strings and were left out")
 
 
-def _answers(ctx: StageContext, loaded: LoadedModel) -> list[Answer]:
+def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> list[Answer]:
     stage = ctx.stage
     if not stage.answers:
         return []
@@ -102,7 +103,7 @@ def _answers(ctx: StageContext, loaded: LoadedModel) -> list[Answer]:
     return given
 
 
-def _write_report(ctx: StageContext, scored: Score, answers: list[Answer]) -> None:
+def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer]) -> None:
     given = ctx.inputs["model"]
     report: dict[str, Any] = {
         "format": 1,

@@ -22,14 +22,15 @@ import time
 from pathlib import Path
 
 from engines.checkpoints import draft_of, remove_checkpoint, scan_attempt, which_to_remove
+from engines.context import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.control import Request
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
-from engines.host import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
+from recipes.stages.fake import FakeStage
 
 TOKENS_PER_STEP = 8192
 
@@ -55,13 +56,13 @@ class _Acknowledged:
             self._map[:40] = struct.pack("<q32s", seq, writer.encode())
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[FakeStage]) -> StageResult:
     """Pretend to train."""
     return _FakeTraining(ctx).run()
 
 
 class _FakeTraining:
-    def __init__(self, ctx: StageContext) -> None:
+    def __init__(self, ctx: StageContext[FakeStage]) -> None:
         self.ctx = ctx
         self.stage = ctx.stage
         self.first_step = ctx.resume.step + 1 if ctx.resume else 1

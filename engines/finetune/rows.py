@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from engines.context import StageContext
 from engines.data.readers.folder import read_messages
-from engines.host import StageContext
 from engines.training.loss import AnswerStats, Batches, Example, answer_batches, encode_answers, pad_batch
 from recipes.problems import OperatorError
+from recipes.stages.finetune import FinetuneStage
 
 
 class ExampleDataset(Dataset[Example]):
@@ -29,7 +30,7 @@ class ExampleDataset(Dataset[Example]):
         return self._examples[index]
 
 
-def load_train(ctx: StageContext, data: Path, tokenizer: Any) -> ExampleDataset:
+def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> ExampleDataset:
     """Tokenize the train split and warn about every row that was cut or left out.
 
     Raises:
@@ -46,7 +47,7 @@ def load_train(ctx: StageContext, data: Path, tokenizer: Any) -> ExampleDataset:
     return ExampleDataset(examples)
 
 
-def load_val(ctx: StageContext, data: Path, tokenizer: Any) -> Batches | None:
+def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Batches | None:
     """Batches of the val split for evaluations while training; None without rows."""
     stage = ctx.stage
     if (data / "val.jsonl").is_file():
@@ -72,14 +73,14 @@ def collator(pad_id: int) -> Any:
     return partial(collate_examples, pad_id=pad_id)
 
 
-def _reported(ctx: StageContext, data: Path) -> Iterator[list[dict[str, str]]]:
+def _reported(ctx: StageContext[FinetuneStage], data: Path) -> Iterator[list[dict[str, str]]]:
     rows = list(read_messages(data, "train"))
     for count, row in enumerate(rows, start=1):
         yield row.as_dicts()
         ctx.progress(count, len(rows), "rows")
 
 
-def _warn(ctx: StageContext, stats: AnswerStats) -> None:
+def _warn(ctx: StageContext[FinetuneStage], stats: AnswerStats) -> None:
     length = ctx.stage.max_length
     if stats.truncated:
         ctx.warn(f"{stats.truncated} of {stats.rows} rows were cut at {length} tokens, and their answers with them")

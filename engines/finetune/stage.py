@@ -14,17 +14,18 @@ from pathlib import Path
 from transformers import set_seed
 
 from engines.adapter_folder import BASE_JSON
+from engines.context import Artifact, StageContext, StageResult
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
-from engines.host import Artifact, StageContext, StageResult
 from engines.training.inputs import input_folder
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
 from engines.training.tokenizer_files import copy_tokenizer
+from recipes.stages.finetune import FinetuneStage
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     """Train an adapter.
 
     Raises:

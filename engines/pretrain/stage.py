@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, set_seed
 
+from engines.context import Artifact, StageContext, StageResult
 from engines.data.shards import TokenShard
 from engines.events import SampledText
 from engines.files import refuse_special_files
-from engines.host import Artifact, StageContext, StageResult
 from engines.pretrain.model import build_model
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
 from engines.training.inputs import input_folder
@@ -21,9 +21,10 @@ from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
 from engines.training.tokenizer_files import copy_tokenizer
+from recipes.stages.pretrain import PretrainStage
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[PretrainStage]) -> StageResult:
     """Train a model from scratch.
 
     Raises:
@@ -47,6 +48,7 @@ def run(ctx: StageContext) -> StageResult:
         save_tokenizer=partial(_save_tokenizer, shard.tokenizer),
         val=_val_batches(ctx, data),
         sample=partial(_sample, ctx, model, tokenizer),
+        sample_steps=ctx.stage.sample_steps,
     )
     session = Session(ctx, task)
     session.run()
@@ -63,7 +65,7 @@ def _save_tokenizer(source: Path, target: Path) -> None:
     copy_tokenizer(source, target)
 
 
-def _val_batches(ctx: StageContext, data: Path) -> Batches | None:
+def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None:
     stage = ctx.stage
     shard = TokenShard(data, "train")
     if "val" in shard.manifest.splits:
@@ -81,7 +83,7 @@ def _val_batches(ctx: StageContext, data: Path) -> Batches | None:
 
 
 @torch.no_grad()
-def _sample(ctx: StageContext, model: Any, tokenizer: Any, step: int) -> None:
+def _sample(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, step: int) -> None:
     """Continue each prompt greedily, which draws no random numbers."""
     was_training = model.training
     model.eval()

@@ -10,10 +10,10 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
+from engines.context import StageFailedError
 from engines.data.documents import read_documents
 from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES, TURN_END, TURN_START
 from engines.data.text import Report
-from engines.host import StageFailedError
 
 EDGE_TEXTS = (
     "",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from engines.context import Artifact, StageContext, StageResult
 from engines.data.stage import input_folder
-from engines.host import Artifact, StageContext, StageResult
 from engines.tokenizer.convert import write_tokenizer
 from engines.tokenizer.parity import check_parity, held_out_snippets
 from engines.tokenizer.train import TrainingText, train_model
+from recipes.stages.tokenizer import TokenizerStage
 
 SNIPPET_DOCUMENTS = 200
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[TokenizerStage]) -> StageResult:
     """Train a tokenizer on the train split into `ctx.out`."""
     stage = ctx.stage
     data = input_folder(ctx, "data")

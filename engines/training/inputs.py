@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.host import Input
+from engines.context import Input
 from recipes.problems import OperatorError
 
 

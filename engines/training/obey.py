@@ -6,11 +6,12 @@ import math
 import time
 from typing import Protocol
 
+from engines.context import StageContext, StopRequested
 from engines.control import Request
 from engines.events import Evaluated
-from engines.host import StageContext, StopRequested
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
+from recipes.stages.training import TrainingFields
 
 PAUSE_POLL_S = 0.1
 PAUSE_HEARTBEAT_S = 10.0
@@ -19,7 +20,7 @@ PAUSE_HEARTBEAT_S = 10.0
 class Trainee(Protocol):
     """A training between two of its steps, and what an operator may ask of it there."""
 
-    ctx: StageContext
+    ctx: StageContext[TrainingFields]
 
     @property
     def step(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from engines.host import ResumePoint, StageContext
+from engines.context import ResumePoint, StageContext
 from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.training.saving import versions
 from recipes.problems import OperatorError
+from recipes.stages.fields import StageFields
 
 
-def check_resume(ctx: StageContext, resume: ResumePoint) -> None:
+def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
     """Refuse a checkpoint that has changed; warn where the arithmetic may differ from an uninterrupted run.
 
     Raises:

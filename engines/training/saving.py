@@ -28,15 +28,15 @@ from engines.checkpoints import (
     scan,
     which_to_remove,
 )
+from engines.context import StageContext
 from engines.custody import Parent, custody_of
 from engines.events import CheckpointCommitted, CheckpointRemoved
-from engines.host import StageContext
-from engines.json_text import read_json
 from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.faults import Faults
 from engines.training.progress import Counters
 from recipes import quantities
+from recipes.stages.training import TrainingFields
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -45,12 +45,13 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class CheckpointWriter:
     """Writes the checkpoints of one attempt and removes old ones of its lineage."""
 
-    def __init__(self, ctx: StageContext, faults: Faults, save_tokenizer: Callable[[Path], None]) -> None:
+    def __init__(
+        self, ctx: StageContext[TrainingFields], faults: Faults, save_tokenizer: Callable[[Path], None]
+    ) -> None:
         self._ctx = ctx
         self._run = RunDir(ctx.run_root)
         self._faults = faults
         self._save_tokenizer = save_tokenizer
-        self._fingerprint = _fingerprint(self._run.stage_json(ctx.stage_name, ctx.attempt))
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
         inputs = [Parent(item.name, item.path) for item in ctx.inputs.values()]
         self._custody = custody_of(inputs, ctx.resume.path if ctx.resume is not None else None)
@@ -118,7 +119,7 @@ class CheckpointWriter:
             attempt=ctx.attempt,
             step=step,
             tokens=counters.tokens,
-            fingerprint=self._fingerprint,
+            fingerprint=ctx.fingerprint,
             lineage=self._ancestors,
             custody=self._custody,
             world_size=int(trainer.args.world_size),
@@ -222,7 +223,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _ancestors(ctx: StageContext) -> list[tuple[int, int]]:
+def _ancestors(ctx: StageContext[TrainingFields]) -> list[tuple[int, int]]:
     if ctx.resume is None:
         return []
     older = read_manifest(ctx.resume.path).get("lineage") or []
@@ -233,13 +234,6 @@ def _ancestors(ctx: StageContext) -> list[tuple[int, int]]:
             known.add(int(attempt))
             lineage.append((int(attempt), min(int(step), lineage[-1][1])))
     return lineage
-
-
-def _fingerprint(stage_json: Path) -> str:
-    try:
-        return str(read_json(stage_json).get("fingerprint", ""))
-    except (OSError, ValueError):
-        return ""
 
 
 def _is_of_the_disk(error: Exception) -> bool:

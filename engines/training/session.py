@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from engines.context import GuardTrippedError, StageContext
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import Trip, check_step
-from engines.host import GuardTrippedError, StageContext
 from engines.manifest import read_manifest
 from engines.training.arguments import planned_steps, training_arguments
 from engines.training.faults import Faults
@@ -25,6 +25,7 @@ from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
 from recipes import quantities
+from recipes.stages.training import TrainingFields
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Task:
         save_tokenizer: puts the tokenizer's files into a folder.
         val: batches of the val split; None when there is nothing to evaluate on.
         sample: generate text now; None where that is not offered.
+        sample_steps: steps between two samples that are taken by themselves; None for only those that are asked for.
     """
 
     model: torch.nn.Module
@@ -48,12 +50,13 @@ class Task:
     save_tokenizer: Callable[[Path], None]
     val: Batches | None = None
     sample: Callable[[int], None] | None = None
+    sample_steps: int | None = None
 
 
 class Session:
     """Trains one task in one context. `run` returns when the last step is done."""
 
-    def __init__(self, ctx: StageContext, task: Task) -> None:
+    def __init__(self, ctx: StageContext[TrainingFields], task: Task) -> None:
         self.ctx = ctx
         self.stage = ctx.stage
         self.task = task
@@ -175,7 +178,7 @@ class Session:
             return
         if stage.eval_steps is not None and step % stage.eval_steps == 0:
             self.evaluate()
-        if getattr(stage, "sample_steps", None) is not None and step % stage.sample_steps == 0:
+        if self.task.sample_steps is not None and step % self.task.sample_steps == 0:
             self.sample()
         if step % stage.save_steps == 0:
             self.save()
@@ -183,7 +186,7 @@ class Session:
     def _finish(self) -> None:
         if self.stage.eval_steps is not None:
             self.evaluate()
-        if getattr(self.stage, "sample_steps", None) is not None:
+        if self.task.sample_steps is not None:
             self.sample()
         self.save()
 

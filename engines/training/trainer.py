@@ -19,9 +19,10 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from engines.host import StageContext
+from engines.context import StageContext
 from engines.training.faults import Faults
 from engines.training.schedule import Schedule, warmup_steps
+from recipes.stages.training import TrainingFields
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version cannot be measured safely"
@@ -51,7 +52,7 @@ class Measured:
 class Watched(Protocol):
     """Whom the trainer reports to, at the places between and within its steps."""
 
-    ctx: StageContext
+    ctx: StageContext[TrainingFields]
     faults: Faults
 
     def train_begins(self) -> None:

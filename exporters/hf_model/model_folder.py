@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from engines.context import Input
 from engines.files import refuse_special_files
-from engines.host import Input
 from engines.json_text import read_object
 from exporters.hf_model.model_config import complete_config
 from exporters.hf_model.tensor_files import SafetensorsFolder

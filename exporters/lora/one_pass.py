@@ -10,10 +10,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.host import StageContext
+from engines.context import StageContext
 from exporters.hf_model.model_folder import copy_tokenizer, local_folder
 from exporters.lora.merge import GENERATION_CONFIG, check_base, open_merged, write_config
 from exporters.lora.merged_weights import MergedWeights
+from recipes.stages.export import ExportStage
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class OnePass:
     weights: MergedWeights
 
 
-def open_one_pass(ctx: StageContext) -> OnePass | None:
+def open_one_pass(ctx: StageContext[ExportStage]) -> OnePass | None:
     """What the stage's `adapter` asks for; None without one.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engines.host import StageContext, StageFailedError
+from engines.context import StageContext, StageFailedError
 from exporters.hf_model.model_folder import read_config
 from exporters.lora.merge import Merged
 from exporters.preflight import available_bytes, default_threads
@@ -14,6 +14,8 @@ from exporters.proof.parity_data import read_parity_data
 from exporters.proof.reference_model import TorchLogits, load_reference
 from recipes import quantities
 from recipes.problems import printable
+from recipes.stages.fields import StageFields
+from recipes.stages.merge import MergeStage
 
 MERGE_FILE = "parity.json"
 EXPECTED_KL, REFUSED_KL = 1e-5, 1e-3
@@ -22,7 +24,7 @@ rounding costs, so that the merged weights are not the trained model."""
 
 
 def describe_unmerged(
-    ctx: StageContext, comparison: Comparison, *, strict: bool = True
+    ctx: StageContext[StageFields], comparison: Comparison, *, strict: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
     """A record of the comparison of the adapter over its base with the merged model, and what is wrong.
 
@@ -43,7 +45,7 @@ def describe_unmerged(
     return {**comparison.record(), "limits": limits, "passed": not problems, "problems": problems}, problems
 
 
-def compare_merge(ctx: StageContext, base: Path, adapter: Path, merged: Merged) -> dict[str, Any] | None:
+def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merged: Merged) -> dict[str, Any] | None:
     """Compare the folder `ctx.out` with the adapter over its base; None, with a warning, where that cannot be done.
 
     Raises:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from engines.context import StageFailedError
 from engines.files import file_sha256, write_text
-from engines.host import StageFailedError
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE

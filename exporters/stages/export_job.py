@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.context import StageContext
 from engines.events import Evaluated
-from engines.host import StageContext
 from exporters.gguf.adapter import AdapterPlan
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
@@ -17,6 +17,7 @@ from exporters.gguf.write import Model
 from exporters.lora.one_pass import OnePass
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
+from recipes.stages.export import ExportStage
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AdapterFile:
 class Export:
     """What the stage is making."""
 
-    ctx: StageContext
+    ctx: StageContext[ExportStage]
     model: Model
     plans: list[FilePlan]
     threads: int

@@ -6,8 +6,8 @@ import importlib.metadata
 from dataclasses import replace
 from typing import Any
 
+from engines.context import Artifact, StageContext, StageFailedError, StageResult
 from engines.files import file_sha256, write_json
-from engines.host import Artifact, StageContext, StageFailedError, StageResult
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.importance import Importance, load_importance, save_importance
 from exporters.gguf.quant_types import TERNARY
@@ -26,11 +26,12 @@ from exporters.stages.serving_files import MODELFILE, served, write_serving_file
 from exporters.stages.upstream import export_upstream, upstream_model
 from exporters.ternary.check import check_ternary
 from recipes.problems import printable
+from recipes.stages.export import ExportStage
 
 PARITY_FILE = "parity.json"
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[ExportStage]) -> StageResult:
     """Write every file type, compare each with the model, and describe it all in parity.json.
 
     Raises:
@@ -61,7 +62,7 @@ def run(ctx: StageContext) -> StageResult:
     return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
 
 
-def _write_upstream(ctx: StageContext) -> Export:
+def _write_upstream(ctx: StageContext[ExportStage]) -> Export:
     folder = local_folder(ctx.inputs["model"])
     if ctx.stage.parity_positions:
         check_memory(upstream_model(folder).parameters * 4)
@@ -70,7 +71,7 @@ def _write_upstream(ctx: StageContext) -> Export:
     return export
 
 
-def _write_own(ctx: StageContext) -> tuple[Export, list[Artifact]]:
+def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     """Write every file and adapter; what could refuse the work is asked before it starts."""
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))

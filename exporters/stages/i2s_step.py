@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from engines.context import Artifact, StageFailedError
 from engines.files import file_sha256
-from engines.host import Artifact, StageFailedError
 from exporters.stages.export_job import Export
 from exporters.ternary.i2s_file import planned_bytes, ternary_scales, validate, write_i2s
 from recipes.problems import OperatorError

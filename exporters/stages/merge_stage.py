@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from engines.context import Artifact, Input, StageContext, StageResult
 from engines.files import write_json
-from engines.host import Artifact, Input, StageContext, StageResult
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.merge import check_base, merge
 from exporters.proof.merge_parity import MERGE_FILE, compare_merge
+from recipes.stages.merge import MergeStage
 
 
-def run(ctx: StageContext) -> StageResult:
+def run(ctx: StageContext[MergeStage]) -> StageResult:
     """Merge one adapter or several into `model` and write a model folder.
 
     Raises:
@@ -48,7 +49,7 @@ def run(ctx: StageContext) -> StageResult:
     return StageResult(metrics, artifacts)
 
 
-def adapter_inputs(ctx: StageContext) -> list[Input]:
+def adapter_inputs(ctx: StageContext[MergeStage]) -> list[Input]:
     """The adapters of a stage: its one `adapter`, or its `adapters` in their order."""
     listed = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     return [ctx.inputs["adapter"]] if "adapter" in ctx.inputs else listed

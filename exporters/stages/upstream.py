@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.context import StageContext, StageFailedError
 from engines.files import file_sha256, read_regular_text, whole_path
-from engines.host import StageContext, StageFailedError
 from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
@@ -33,6 +33,7 @@ from exporters.quantize.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.export_job import Export
 from recipes.problems import OperatorError, printable
+from recipes.stages.export import ExportStage
 
 SCRIPT = "convert_hf_to_gguf.py"
 PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
@@ -119,7 +120,7 @@ def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
     return {}
 
 
-def export_upstream(ctx: StageContext, folder: Path) -> Export:
+def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     """Write every file of the stage with the operator's llama.cpp.
 
     Returns:
@@ -169,7 +170,9 @@ def export_upstream(ctx: StageContext, folder: Path) -> Export:
     return export
 
 
-def _convert(ctx: StageContext, converter: Converter, folder: Path, name: str, target: Path, expected: int) -> FilePlan:
+def _convert(
+    ctx: StageContext[ExportStage], converter: Converter, folder: Path, name: str, target: Path, expected: int
+) -> FilePlan:
     """Run the script for one type."""
     log = ctx.work / f"{SCRIPT}.log"
 
@@ -180,7 +183,9 @@ def _convert(ctx: StageContext, converter: Converter, folder: Path, name: str, t
     return _read_back(ctx, target, name, SCRIPT, write)
 
 
-def _read_back(ctx: StageContext, target: Path, file_type: str, who: str, write: Callable[[Path], None]) -> FilePlan:
+def _read_back(
+    ctx: StageContext[ExportStage], target: Path, file_type: str, who: str, write: Callable[[Path], None]
+) -> FilePlan:
     """Have a foreign program write a file, which gets its name when it was read back and is on the disk.
 
     Raises:
@@ -195,7 +200,7 @@ def _read_back(ctx: StageContext, target: Path, file_type: str, who: str, write:
         raise StageFailedError(f"{who} wrote no whole file: {error}") from error
 
 
-def _progress(ctx: StageContext, path: Path, expected: int) -> None:
+def _progress(ctx: StageContext[ExportStage], path: Path, expected: int) -> None:
     ctx.progress(min(path.stat().st_size if path.exists() else 0, expected), expected, "bytes")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from engines.context import StopRequested
 from engines.control import put_request
 from engines.events import (
     AnyEvent,
@@ -27,7 +28,7 @@ from engines.events import (
     Warned,
     WriterOpened,
 )
-from engines.host import StopRequested, holds
+from engines.gates import holds
 from engines.journal import read_journal
 from engines.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import Lock, RunDir
@@ -47,8 +48,8 @@ GOOD = """
 """
 HEAD = """
 import math, os, signal, sys, threading, time
-from engines.host import *
-from engines.host import GuardTrippedError, StageFailedError
+from engines.context import *
+from engines.context import GuardTrippedError, StageFailedError
 from recipes.problems import OperatorError
 
 def run(ctx):

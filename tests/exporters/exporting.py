@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engines.host import StageFailedError, StageResult
+from engines.context import StageFailedError, StageResult
 from exporters.stages import export_stage, merge_stage
 from tests.stage_context import TriedContext, make_context
 

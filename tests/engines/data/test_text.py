@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from engines.context import StopRequested
 from engines.data.documents import read_documents
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
 from engines.events import Phase, Progress
-from engines.host import StopRequested
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, write_tree
 from tests.stage_context import make_context

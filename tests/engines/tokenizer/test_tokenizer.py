@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
+from engines.context import StageFailedError, StopRequested
 from engines.data.special_pieces import SPACE_MARK, SPECIAL_PIECES
 from engines.data.text import prepare_text
 from engines.events import Phase, Progress
-from engines.host import StageFailedError, StopRequested
 from engines.tokenizer.parity import EDGE_TEXTS, check_parity, check_text
 from engines.tokenizer.stage import run
 from engines.tokenizer.train import CHUNK_CHARACTERS, TrainingText, chunks, train_model

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.checkpoints import scan_attempt
+from engines.context import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.control import put_request
 from engines.events import CheckpointCommitted, Event, Step
-from engines.host import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.stage_context import TriedContext, make_context
@@ -28,12 +28,11 @@ def run_stage(ctx: TriedContext) -> StageResult | None:
     import torch
 
     torch.set_num_threads(1)
-    if ctx.stage.kind == "pretrain":
-        from engines.pretrain.stage import run
-    else:
-        from engines.finetune.stage import run
+    from engines.finetune.stage import run as finetune
+    from engines.pretrain.stage import run as pretrain
+
     with suppress(StopRequested, GuardTrippedError):
-        return run(ctx)
+        return pretrain(ctx) if ctx.stage.kind == "pretrain" else finetune(ctx)
     return None
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from engines.context import StageFailedError
 from engines.events import Warned
-from engines.host import StageFailedError
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter
 from exporters.lora.merge import Merged
 from exporters.proof.merge_parity import compare_merge

@@ -185,7 +185,7 @@ def test_a_file_with_one_place_changed_is_caught_by_the_audit_and_named(what: st
 def test_and_by_the_comparison_with_the_model(
     what: str, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.host import StageFailedError
+    from engines.context import StageFailedError
     from exporters.stages import export_stage, files_step
     from tests.stage_context import make_context
 

@@ -12,8 +12,8 @@ from typing import Any
 import gguf
 import pytest
 
+from engines.context import StageFailedError
 from engines.events import Phase, Warned
-from engines.host import StageFailedError
 from engines.llama.gguf_file import read_gguf
 from exporters.gguf.write import read_model, write_gguf
 from exporters.quantize.own_quantize import find_program

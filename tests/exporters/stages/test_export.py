@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines.context import Input
 from engines.events import Phase, Progress, Warned
-from engines.host import Input
 from engines.llama import library, quantizer
 from engines.llama.golden import check_golden, golden_rows
 from engines.llama.library import NativeError

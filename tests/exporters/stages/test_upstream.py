@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from engines.context import StageFailedError
 from engines.events import Warned
-from engines.host import StageFailedError
 from engines.llama.gguf_file import read_gguf
 from exporters.stages.upstream import find_converter
 from recipes.problems import OperatorError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.host import StageFailedError
+from engines.context import StageFailedError
 from engines.llama.gguf_file import read_gguf
 from exporters.gguf.write import read_model
 from exporters.ternary import i2s

@@ -1,0 +1,86 @@
+"""The end of a stage that did its work: its output hashed, renamed into place, and recorded with its descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engines.context import StageContext, StageResult
+from engines.custody import Parent, custody_of
+from engines.events import ArtifactCommitted, StageSucceeded
+from engines.manifest import commit_folder, read_manifest, write_manifest
+from engines.run_dir import RunDir, checkpoint_name
+from recipes.stages.fields import StageFields
+from recipes.stages.registry import row_of
+
+
+def commit_output(
+    ctx: StageContext[StageFields], result: StageResult, metrics: dict[str, float | None], *, refused: str
+) -> None:
+    """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside, for a look."""
+    run = RunDir(ctx.run_root)
+    parents = [item.manifest_sha256 for item in ctx.inputs.values() if item.manifest_sha256]
+    ctx.phase("saving")
+    sha256 = write_manifest(
+        ctx.out,
+        run=ctx.run_id,
+        stage=ctx.stage_name,
+        kind=ctx.stage.kind,
+        attempt=ctx.attempt,
+        fingerprint=ctx.fingerprint,
+        parents=parents,
+        custody=_custody(ctx, metrics),
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        artifacts=[vars(artifact) for artifact in result.artifacts],
+    )
+    final = run.refused_out(ctx.stage_name, ctx.attempt) if refused else run.out(ctx.stage_name)
+    commit_folder(ctx.out, final)
+    hashes = {entry["path"]: entry for entry in read_manifest(final)["files"]}
+    for artifact in result.artifacts:
+        path = final / artifact.path
+        entry = hashes.get(artifact.path)
+        ctx.emit(
+            ArtifactCommitted(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                name=artifact.name,
+                kind=artifact.kind,
+                path=run.relative(path if artifact.path != "." else final),
+                bytes=entry["bytes"] if entry else sum(item["bytes"] for item in hashes.values()),
+                sha256=entry["sha256"] if entry else sha256,
+                parents=parents,
+            )
+        )
+    if not refused:
+        ctx.emit(
+            StageSucceeded(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                fingerprint=ctx.fingerprint,
+                manifest_sha256=sha256,
+                metrics=metrics,
+            )
+        )
+
+
+def _custody(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]) -> dict[str, Any]:
+    """The descent of what this stage made; a training stage's weights are those of its last checkpoint."""
+    steps = metrics.get("steps")
+    checkpoint = None
+    if row_of(ctx.stage).trains and steps is not None:
+        here = ctx.checkpoints / checkpoint_name(int(steps))
+        resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
+        checkpoint = here if here.is_dir() else resumed
+    parents = [Parent(item.name, item.path) for item in ctx.inputs.values()]
+    custody = custody_of(parents, checkpoint)
+    for item in ctx.inputs.values():
+        if item.path is None or item.manifest_sha256 is None:
+            continue
+        link = next((link for link in custody["ancestors"] if link["folder"] == str(item.path)), None)
+        if link is not None and link["method"] == "name":
+            ctx.warn(
+                f"{item.path}, an input of this stage, cannot be read any more; the manifest names it without a hash"
+            )
+        elif link is not None and link["method"] == "manifest" and link["id"] != item.manifest_sha256:
+            ctx.warn(f"{item.path}, an input of this stage, was replaced while the stage worked")
+    return custody
