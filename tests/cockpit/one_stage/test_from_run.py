@@ -177,7 +177,6 @@ def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Pat
     made = export_recipe(run, "atlas", source, ["F16"])
     (export,) = load_recipe_text(made.text, run.root / "recipe.toml").recipe.stage
     assert isinstance(export, ExportStage)
-    assert isinstance(export, ExportStage)
     assert export.data == str(run.out("questions"))
 
 
