@@ -25,44 +25,6 @@ class EditError(OperatorError):
     """The text cannot be changed in that place."""
 
 
-def set_field(text: str, stage: str | None, field_path: str, value: Any) -> str:
-    """Set a field of a stage by name (None for the recipe's own keys), in the stage's own table.
-
-    Args:
-        text: the recipe.
-        stage: the stage's name.
-        field_path: the field, dotted for nested tables (`retry.max_attempts`).
-        value: what TOML can hold.
-
-    Raises:
-        EditError: there is no such stage, or the value cannot stand there.
-        RecipeError: the text is not TOML.
-    """
-    return set_value(text, field_key(text, stage, field_path), value)
-
-
-def unset_field(text: str, stage: str | None, field_path: str) -> str:
-    """Remove a field of a stage, so that its default counts; the text unchanged when the stage does not name it."""
-    return unset_value(text, field_key(text, stage, field_path))
-
-
-def field_key(text: str, stage: str | None, field_path: str) -> KeyPath:
-    """Where a field of a stage stands (or would stand) in the text: `("stage", 2, "retry", "max_attempts")`.
-
-    Raises:
-        EditError: there is no such stage.
-    """
-    parts = tuple(field_path.split("."))
-    if stage is None:
-        return parts
-    data, _ = parse(text, _NAME)
-    tables = data.get("stage")
-    for number, table in enumerate(tables if isinstance(tables, list) else []):
-        if isinstance(table, dict) and table.get("name") == stage:
-            return ("stage", number, *parts)
-    raise EditError(f"no stage has the name {stage!r}")
-
-
 def set_value(text: str, path: KeyPath, value: Any) -> str:
     """The text with the value at `path` set; unchanged, to the byte, when it already has that value.
 

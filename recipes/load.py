@@ -84,15 +84,6 @@ def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> L
     return LoadedRecipe(recipe, text, path, resolved, tuple(sets), graph, check.source)
 
 
-def problems_of(text: str, path: Path | str, sets: Sequence[str] = ()) -> list[Problem]:
-    """What `load_recipe_text` would raise, as a list; empty for a sound recipe."""
-    try:
-        load_recipe_text(text, path, sets)
-    except RecipeError as error:
-        return error.problems
-    return []
-
-
 class _Check:
     """One pass over a parsed recipe. Stages are completed with their defaults first, then checked one by one."""
 

@@ -27,11 +27,6 @@ class RecipeEntry:
     stages: tuple[tuple[str, str], ...] = ()
     problems: tuple[Problem, ...] = ()
 
-    @property
-    def editable(self) -> bool:
-        """Whether the file itself may be changed; a shipped one is saved as a copy."""
-        return self.group != SHIPPED and os.access(self.path, os.W_OK)
-
 
 def own_folder() -> Path:
     """Where edited recipes are kept: $XDG_CONFIG_HOME/cockpit/recipes."""

@@ -30,11 +30,6 @@ UNSAFE = re.compile(
 MAX_COMBINING = 3
 
 
-def is_safe(text: str) -> bool:
-    """Whether nothing in the text would be replaced one for one."""
-    return UNSAFE.search(text) is None
-
-
 def safe_characters(text: str) -> str:
     """The text with every unsafe character replaced by one visible one: the length stays the same."""
     if UNSAFE.search(text) is None:

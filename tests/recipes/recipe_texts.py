@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.load import problems_of
-from recipes.problems import Problem
+from recipes.load import load_recipe_text
+from recipes.problems import Problem, RecipeError
 
 SOUND = """\
 schema = 1            # the format
@@ -56,6 +57,15 @@ value = 3.0
 """
 
 FAKE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "one"\nkind = "fake"\n'
+
+
+def problems_of(text: str, path: Path, sets: Sequence[str] = ()) -> list[Problem]:
+    """Everything that is wrong with a recipe; nothing for a sound one."""
+    try:
+        load_recipe_text(text, path, sets)
+    except RecipeError as error:
+        return error.problems
+    return []
 
 
 def found(text: str, *sets: str) -> dict[tuple[int, str], Problem]:

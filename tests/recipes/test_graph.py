@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.graph import Graph, resolve_graph
-from recipes.load import load_recipe_text, problems_of
+from recipes.load import load_recipe_text
 from recipes.problems import RecipeError
 from recipes.schema import Recipe
 from recipes.stages.fake import FakeStage
-from tests.recipes.recipe_texts import SOUND, found
+from tests.recipes.recipe_texts import SOUND, found, problems_of
 
 HERE = Path("/nowhere/r.toml")
 

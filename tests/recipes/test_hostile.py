@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.load import MAX_PROBLEMS, load_recipe, load_recipe_text, problems_of
+from recipes.load import MAX_PROBLEMS, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, Problem, RecipeError
 from recipes.toml_read import MAX_BYTES, decode
 from recipes.toml_scan import ScanError, scan
-from tests.recipes.recipe_texts import FAKE, SOUND
+from tests.recipes.recipe_texts import FAKE, SOUND, problems_of
 
 HERE = Path("/nowhere/r.toml")
 

@@ -9,8 +9,9 @@ import pytest
 from cockpit.forms.values import read_value, show_value
 from cockpit.supervision.launch import resolve
 from recipes.fields import fields_of
-from recipes.load import load_recipe_text, problems_of
+from recipes.load import load_recipe_text
 from recipes.stages.merge import MergeStage
+from tests.recipes.recipe_texts import problems_of
 
 HERE = Path("/nowhere/r.toml")
 MERGE = (

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from recipes.load import load_recipe, load_recipe_text, problems_of
+from recipes.load import load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 from recipes.schema import Recipe
 from recipes.shipped import shipped_recipe, shipped_recipes
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.prepare import PrepareMessages, PrepareText
-from tests.recipes.recipe_texts import FAKE, SOUND, found
+from tests.recipes.recipe_texts import FAKE, SOUND, found, problems_of
 
 HERE = Path("/nowhere/r.toml")
 

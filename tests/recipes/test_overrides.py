@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from recipes.load import load_recipe_text, problems_of
+from recipes.load import load_recipe_text
 from recipes.overrides import parse_value
 from recipes.problems import OperatorError
-from tests.recipes.recipe_texts import SOUND
+from tests.recipes.recipe_texts import SOUND, problems_of
 
 HERE = Path("/nowhere/r.toml")
 

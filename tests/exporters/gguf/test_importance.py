@@ -17,10 +17,10 @@ from exporters.gguf.importance import Importance, compute_importance, load_impor
 from exporters.gguf.write import read_model
 from exporters.proof.parity_data import read_calibration_data, read_parity_data
 from exporters.stages.importance_step import types_to_weigh
-from recipes.load import problems_of
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, parity
 from tests.exporters.small_models import build_model
+from tests.recipes.recipe_texts import problems_of
 
 pytestmark = pytest.mark.torch
 
