@@ -10,7 +10,7 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import find_run, runs_root
-from cockpit.supervision.launch import adopt_if_needed
+from cockpit.supervision.adoption import ATTACH, adopt
 from engines.words import ExitCode
 
 
@@ -28,7 +28,7 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Start a supervisor if the run has none, then open its screen on a terminal; else follow."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    adopt_if_needed(found)
+    adopt(found, ATTACH)
     as_lines = args.plain or args.json or args.quiet
     if not as_lines and sys.stdout.isatty() and sys.stdin.isatty():
         code: int = args.open_screen(args.runs_dir, run=found.root)

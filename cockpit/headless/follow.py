@@ -10,7 +10,6 @@ import select
 import signal
 import sys
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,14 +18,12 @@ from typing import Protocol
 
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
+from cockpit.supervision.adoption import FOLLOWER, Keeper
 from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, send_request
 from engines.journal import Record
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import ExitCode, Verb, exit_code_of
-from recipes.problems import OperatorError
 
-ADOPT_EVERY_S = 2.0
-ADOPT_ATTEMPTS = 5
 POLL_S = 0.25
 QUESTION = f"""[d]etach: the run continues without this terminal
 [s]top after checkpoint: {STOP_AFTER_CHECKPOINT}
@@ -97,9 +94,7 @@ class Following:
         self._stop_sent = False
         self._terminations_seen = 0
         self._asked_at = 0
-        self._adoptions = 0
-        self._trained = False
-        self._adopt_s = time.monotonic() + ADOPT_EVERY_S
+        self._keeper = Keeper(run, FOLLOWER)
 
     @property
     def state(self) -> RunState:
@@ -115,7 +110,7 @@ class Following:
         try:
             while not self._ended():
                 self._take(POLL_S)
-                self._adopt_sometimes()
+                self._keeper.look(ended=self.state.state.has_ended)
                 self._answer_signals()
                 if self.detached:
                     return ExitCode.INTERRUPTED
@@ -131,7 +126,8 @@ class Following:
 
     def _take(self, timeout_s: float) -> int:
         records = self._reader.poll(timeout_s)
-        self._trained = self._trained or any(getattr(record.event, "attempt", None) for record in records)
+        if any(getattr(record.event, "attempt", None) for record in records):
+            self._keeper.note_work()
         if records:
             self.display.show(records, self.state)
         self.display.tick(self.state)
@@ -145,24 +141,6 @@ class Following:
         while self._take(0.0):
             pass
         return self.state.state.has_ended
-
-    def _adopt_sometimes(self) -> None:
-        if time.monotonic() < self._adopt_s:
-            return
-        self._adopt_s = time.monotonic() + ADOPT_EVERY_S
-        if self.state.state.has_ended:
-            return
-        if lock_is_held(self.run.supervisor_lock):
-            self._adoptions = 0 if self._trained else self._adoptions  # it lives, and so does what it watches
-            return
-        from cockpit.supervision.launch import adopt_if_needed
-
-        adopt_if_needed(self.run)
-        self._adoptions += 1
-        self._trained = False
-        if self._adoptions > ADOPT_ATTEMPTS:
-            hint = f"see {self.run.supervisor_log}; then: cockpit resume {self.run.id}"
-            raise OperatorError(f"{self.run.id} has no supervisor, and none can be started", hint)
 
     def _answer_signals(self) -> None:
         if self.signals.terminations > self._terminations_seen:

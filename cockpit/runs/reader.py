@@ -1,7 +1,7 @@
-"""The one reader of runs: a run's records, each once, the state folded from them, and whether its processes live.
+"""The one reader of runs: the records of a run, each once, the state folded from them, and whether processes live.
 
 Live it reads the journal and the live stream; without, the journal as it grows; `read_now` reads once to the end.
-Screens, lists, followers, commands and reports differ only in how often they ask, and what they show.
+Screens, lists, followers, commands and reports differ only in how often they read and what they show.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RunReader:
         lines: read `journal.jsonl` alone, in its own order, so that the records' lines are the file (for `--json`).
 
     Attributes:
-        state: the fold of every record so far; another object once a journal was replaced.
+        state: the fold of every record so far; a new object after a journal was replaced.
         lock: held by a thread while it reads, or draws from the state, where several threads share a reader.
     """
 
@@ -51,7 +51,7 @@ class RunReader:
     def poll(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
         """New records, at most about `max_records`, folded; waits up to `timeout_s` for some when there are none.
 
-        After a journal was replaced, what it holds is folded anew, and what was given before is not given again.
+        After a journal was replaced, its content is folded from the start, and no record is given twice.
         """
         records = self._tail.read(timeout_s, max_records)
         if self._tail.restarted:
@@ -70,7 +70,7 @@ class RunReader:
     def refresh(self) -> RunStatus:
         """Read on to the end and look at the processes; returns the run's real state.
 
-        Where nobody is left to write, a last line without its newline counts, too.
+        When no process is left to write, a last line without its newline counts, too.
         """
         self.catch_up()
         real = self.look()
@@ -80,11 +80,11 @@ class RunReader:
         return real
 
     def finish(self) -> None:
-        """Take a last line that ends without a newline, if it is a record: no more will come."""
+        """Take a last line that ends without a newline, if it is a record; for runs that no process writes to."""
         self._take(self._tail.finish())
 
     def look(self) -> RunStatus:
-        """The run's state with its processes looked at: `lost` is a run that says it runs, and nobody does."""
+        """The run's state with its processes looked at: `lost` is a run that has not ended and has no process."""
         state = self.state
         if state.state.has_ended or self.is_live():
             return state.state
@@ -125,7 +125,7 @@ class RunReader:
 
 
 def read_now(run: RunDir) -> RunReader:
-    """A run from all of its journals as they are now, once: its `state`, and what `look` says of its processes."""
+    """A run, read once from all of its journals: its `state`, and with `look` the state of its processes."""
     reader = RunReader(run)
     reader.catch_up()
     reader.finish()

@@ -70,7 +70,7 @@ class RunTail:
 
     @property
     def restarted(self) -> bool:
-        """Whether a journal shrank, was replaced, or went on after its end: what was given is not its content."""
+        """Whether a journal shrank, was replaced, or grew after `finish`: what was given is not its content."""
         return any(
             reader.restarted or reader.offset > self._finished.get(path, reader.offset)
             for path, reader in self._readers.items()
@@ -92,7 +92,7 @@ class RunTail:
             yield from reader.finish()
 
     def finish(self) -> list[Record]:
-        """Last lines that end without a newline, as far as they are records: nobody is left to write the rest."""
+        """Last lines that end without a newline, as far as they are records; for runs that no process writes to."""
         records = [record for reader in self._readers.values() for record in reader.finish()]
         self._finished = {path: reader.offset for path, reader in self._readers.items()}
         return records

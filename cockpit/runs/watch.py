@@ -15,13 +15,13 @@ from engines.run_dir import RunDir, RunDirError
 WHOLE_EVERY = 20
 """Polls between two looks at runs that have ended: an operator's resume elsewhere can set one going again."""
 KEPT_ENDED = 8
-"""Folds of ended runs that are kept, for whoever looks at one again; those of runs that go on are all kept."""
+"""Folds of ended runs that are kept for another look; those of runs that have not ended are all kept."""
 
 
 class RunWatch:
     """The runs of a folder, newest first: their summaries, and the fold of each that is looked at.
 
-    A run that goes on has one reader, which the list and whoever looks at the run share. Each poll looks at new runs
+    A running run has one reader, which the list and the preview share. Each poll looks at new runs
     and at those that have not ended. Polls and looks may come from several threads.
     """
 
@@ -34,7 +34,7 @@ class RunWatch:
         self._polls = 0
 
     def poll(self, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
-        """The summaries as they are now; `unreadable` is told why a run is left out."""
+        """The summaries as they are now; `unreadable` is called with the reason when a run is left out."""
         whole = self._polls % WHOLE_EVERY == 0
         self._polls += 1
         found: dict[str, tuple[JournalSize, RunSummary]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cockpit.supervision.scheduling import StageFacts
+from cockpit.supervision.facts import StageFacts
 from engines.checkpoints import Checkpoint, scan_attempt
 from engines.manifest import verify_manifest
 from engines.run_dir import RunDir

@@ -15,6 +15,7 @@ import psutil
 
 from cockpit.supervision.process_tree import RUN_ENV
 from cockpit.supervision.resolved_recipe import RunRecipe
+from cockpit.supervision.start import CODE_ROOT
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
@@ -23,8 +24,6 @@ from engines.stage_file import StageFile, StageResume, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of, tag_of_stage
-
-CODE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass

@@ -1,12 +1,9 @@
-"""Every launch, resume and adoption, whoever asks: the command line, a form or a button."""
+"""Every launch and resume, whoever asks: the command line, a form or a button."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,14 @@ import cockpit
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import plan as make_plan
 from cockpit.supervision.checkpoint_choice import candidates
-from cockpit.supervision.engine_process import CODE_ROOT
+from cockpit.supervision.facts import RunFacts, read_facts
 from cockpit.supervision.interpreters import check_interpreters
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
-from cockpit.supervision.scheduling import EndRun, RunFacts, add_facts, next_action
-from engines.journal import read_journal
+from cockpit.supervision.scheduling import EndRun, next_action
+from cockpit.supervision.start import require_free, start_supervisor
 from engines.manifest import problems_against
-from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, lock_holder, lock_is_held
-from engines.words import ExitCode, RunStatus, StartReason
+from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir
+from engines.words import RunStatus, StartReason
 from recipes.graph import resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
@@ -94,7 +91,7 @@ def launch(
         )
     except RunDirError as error:
         raise OperatorError(str(error), "choose another folder: --runs-dir DIR") from error
-    _start_supervisor(run, StartReason.LAUNCH)
+    start_supervisor(run, StartReason.LAUNCH)
     return run
 
 
@@ -126,15 +123,14 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
     Raises:
         OperatorError: it runs, there is nothing to resume, or no such stage or checkpoint.
     """
-    _require_free(run)
+    require_free(run)
     try:
         run.require_writable_format()
         plan = RunRecipe.read(run)
     except RunDirError as error:
         raise OperatorError(str(error)) from error
     check_interpreters(plan.recipe, plan.wanted())
-    facts = RunFacts()
-    add_facts(facts, read_journal(run.journal))
+    facts = read_facts(run)
     if stage is not None and stage not in plan.order:
         raise OperatorError(f"--stage — no stage {stage!r} in {run.id}; allowed: {', '.join(plan.order)}")
     arguments: list[str] = []
@@ -152,31 +148,7 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
             f"{run.id} has nothing to resume: every stage is done",
             "do one again: cockpit resume RUN --stage S, or --checkpoint N",
         )
-    _start_supervisor(run, StartReason.RESUME, arguments)
-
-
-def adopt_if_needed(run: RunDir) -> bool:
-    """Start a supervisor for a run that lost its own; True when one was started."""
-    if lock_is_held(run.supervisor_lock):
-        return False
-    facts = RunFacts()
-    add_facts(facts, read_journal(run.journal))
-    if facts.has_ended:
-        return False
-    run.require_writable_format()
-    with suppress(OperatorError):  # another screen was quicker
-        _start_supervisor(run, StartReason.ADOPT if facts.latest_start else StartReason.LAUNCH)
-        return True
-    return False
-
-
-def _require_free(run: RunDir) -> None:
-    if lock_is_held(run.supervisor_lock):
-        holder = lock_holder(run.supervisor_lock)
-        raise OperatorError(
-            f"{run.id} is running: its supervisor is process {holder.get('pid', 'unknown')}",
-            "watch it: cockpit attach RUN; or end it first: cockpit stop RUN",
-        )
+    start_supervisor(run, StartReason.RESUME, arguments)
 
 
 def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
@@ -206,24 +178,6 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
     raise OperatorError(
         f"--checkpoint — {run.id} has no complete checkpoint of step {step}; there are {'; '.join(available) or 'none'}"
     )
-
-
-def _start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] = ()) -> None:
-    """Start it and wait until it holds the run (it leaves this process behind by a double fork)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=CODE_ROOT,
-        start_new_session=True,
-        check=False,
-    )
-    if done.returncode == ExitCode.MISTAKE:
-        _require_free(run)
-        raise OperatorError(f"{run.id} was taken by another supervisor a moment ago", "watch it: cockpit attach RUN")
-    if done.returncode != 0:
-        raise OperatorError(f"the supervisor of {run.id} did not start: {done.stderr.strip()[-500:]}")
 
 
 def _plan_json(loaded: LoadedRecipe) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A request is a small file in the run's `control/` folder. The engine takes it between two steps and answers with a
 `control_applied` event, which the log shows; the supervisor answers requests that no engine is left to take.
 
-Only `send_request` loads what reads a journal and starts a supervisor: a screen that shows the words does without.
+The module is light: a screen that shows the words loads no recipe's schema with it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
+from cockpit.supervision.adoption import REQUEST, adopt
+from cockpit.supervision.facts import RunFacts, read_facts
 from cockpit.text import formatting
 from engines import control
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import Verb
 from recipes.problems import OperatorError
-
-if TYPE_CHECKING:
-    from cockpit.supervision.scheduling import RunFacts
 
 
 class Outcome(Enum):
@@ -93,10 +91,8 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
         value: the number of a verb that takes one.
         by: who asks, for the log.
     """
-    from cockpit.supervision.launch import adopt_if_needed
-
     try:
-        facts = _facts_of(run)
+        facts = read_facts(run)
         if facts.has_ended:
             return _ended(run, facts)
         if not lock_is_held(run.supervisor_lock):
@@ -105,20 +101,11 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
     except (OSError, ValueError, RunDirError) as error:
         return Reply(Outcome.NOT_SENT, f"{run.id}: could not send the {verb} request: {error}", "nothing was changed")
     with suppress(OSError, RunDirError):  # the request is written; the next supervisor finds it
-        adopt_if_needed(run)
+        adopt(run, REQUEST)
     sentence = f"{run.id}: {verb} requested; {effect_of(verb, value)}"
     if _engine_lives(run, facts):
         return Reply(Outcome.SENT, sentence, "the log will confirm it")
     return Reply(Outcome.WAITING, sentence, "no engine is running yet; the log will say what came of it")
-
-
-def _facts_of(run: RunDir) -> RunFacts:
-    from cockpit.supervision.scheduling import RunFacts, add_facts
-    from engines.journal import read_journal
-
-    facts = RunFacts()
-    add_facts(facts, read_journal(run.journal))
-    return facts
 
 
 def _ended(run: RunDir, facts: RunFacts) -> Reply:

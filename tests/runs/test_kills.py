@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision.launch import adopt_if_needed, resume
+from cockpit.supervision.adoption import ATTACH, adopt
+from cockpit.supervision.launch import resume
 from engines.events import AttemptStarted, Warned, WriterOpened
 from engines.identity import Identity
 from engines.run_dir import RunDir
@@ -96,7 +97,7 @@ def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the
             if kills < SUPERVISOR_KILLS // 3 and kill_supervisor(run) is not None:
                 kills += 1
                 time.sleep(draw.uniform(0.0, 0.4))
-            adopt_if_needed(run)
+            adopt(run, ATTACH)
         assert kills == SUPERVISOR_KILLS // 3
         assert state(run).state == "succeeded"
         assert_contiguous(run)

@@ -35,7 +35,7 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
     text = fake_recipe({"max_steps": 100_000, "step_s": 0.02})
     with nothing_left(tmp_path / "runs"):
         with monkeypatch.context() as patch:
-            patch.setattr("cockpit.supervision.launch._start_supervisor", lambda *_: None)
+            patch.setattr("cockpit.supervision.launch.start_supervisor", lambda *_: None)
             run: RunDir = launch(load_recipe_text(text, tmp_path / "recipe.toml"), runs_root=tmp_path / "runs")
         starters = [
             subprocess.Popen(

@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cockpit.headless.follow import ADOPT_ATTEMPTS, Following, Signals
+from cockpit.headless.follow import Following, Signals
 from cockpit.headless.lines import JsonLines
 from cockpit.runs.reader import read_now
 from cockpit.runs.watch import RunWatch
-from cockpit.supervision.launch import adopt_if_needed, resume
+from cockpit.supervision.adoption import ATTACH, ATTEMPTS, FOLLOWER, adopt
+from cockpit.supervision.launch import resume
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from cockpit.supervision.requests import Outcome, send_request
 from engines.emitter import EventWriter
@@ -195,25 +197,24 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
 ) -> None:
     adopted: list[str] = []
 
-    def begin_and_fail(run: RunDir) -> bool:
+    def begin_and_fail(run: RunDir, reason: StartReason) -> None:
         adopted.append(run.id)
         writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
         writer.emit(RunStarted(run=run.id, recipe="fake", reason=StartReason.ADOPT, stages=["part-1"], kinds=["fake"]))
         writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
         writer.close()
-        return True
 
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe(LONG), tmp_path)
         wait_for(lambda: _step(run) >= 3, "three steps")
         kill_supervisor(run)
         kill_tree(run.root, [], term_grace_s=0.0)
-        monkeypatch.setattr("cockpit.headless.follow.ADOPT_EVERY_S", 0.2)
-        monkeypatch.setattr("cockpit.supervision.launch.adopt_if_needed", begin_and_fail)
+        monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
+        monkeypatch.setattr("cockpit.supervision.adoption.start_supervisor", begin_and_fail)
         with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
             Following(run, JsonLines(), Signals(), raw=True).until_end()
         assert str(run.supervisor_log) in caught.value.hint
-        assert len(adopted) == ADOPT_ATTEMPTS + 1
+        assert len(adopted) == ATTEMPTS + 1
 
 
 def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_then_resumed(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_th
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
         assert RunWatch(run.root.parent).poll()[0].state == "lost"
-        assert adopt_if_needed(run)
+        assert adopt(run, ATTACH)
         assert wait_for_end(run) == "failed"
         resume(run)
         assert wait_for_end(run) == "succeeded"

@@ -22,6 +22,7 @@ from textual.timer import Timer
 
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
+from cockpit.supervision.adoption import SCREEN, adopt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart
@@ -40,7 +41,7 @@ from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
 from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
 from cockpit.tui.widgets.transport import timeline, transport_line
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus, Verb
 from recipes.problems import OperatorError
 
@@ -52,7 +53,6 @@ CHARTS = 6
 WIDE, TALL = 120, 36
 SIDE_WIDTH = 40
 LOG_LINES = 500
-SUPERVISED_EVERY_S = 5.0
 
 
 class RunScreen(Screen[None]):
@@ -147,7 +147,7 @@ class RunScreen(Screen[None]):
             self.playback.playing = True
         if isinstance(self.source, LiveSource):
             self._keep_supervised()
-            self.set_interval(SUPERVISED_EVERY_S, self._keep_supervised)
+            self.set_interval(SCREEN.every_s, self._keep_supervised)
         self.tick()
 
     def on_unmount(self) -> None:
@@ -296,12 +296,8 @@ class RunScreen(Screen[None]):
     def _adopt(self) -> None:
         """Adopt the run if its supervisor has died, and say so; runs in a thread."""
         run = RunDir(self.run_dir)
-        if lock_is_held(run.supervisor_lock) or run.exit_json.exists():
-            return
-        from cockpit.supervision.launch import adopt_if_needed
-
         with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
-            if adopt_if_needed(run):
+            if adopt(run, SCREEN):
                 self.app.call_from_thread(say, self, f"{run.id}: the supervisor had died; a new one took over")
 
     # ---- keys of both

@@ -1,0 +1,130 @@
+"""Adoption: whether a look at a run may start a supervisor for it, when, and the start.
+
+When a supervisor dies, its engine continues, but no process starts the next stage. Screens and commands that follow the
+run notice it and start another supervisor, which adopts the run. Only this module decides that a look may start a
+process: a row below says what each kind of onlooker may do, `reason_to_start` decides, `adopt` acts. Lists, `show` and
+`replay` have no row: they start nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cockpit.supervision.facts import RunFacts, read_facts
+from cockpit.supervision.start import start_supervisor
+from engines.run_dir import RunDir, lock_is_held
+from engines.words import StartReason
+from recipes.problems import OperatorError
+
+ATTEMPTS = 5
+"""Supervisors that a follower starts in a row without any work done, before it gives up."""
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """A way to look at a run.
+
+    Attributes:
+        name: what it is.
+        may_start: whether it may start a supervisor for a run that has none and has not ended.
+        every_s: seconds between two of its looks; infinite when it looks once.
+        trusts_exit_json: whether the file is enough for it to know the end, without reading the journal.
+    """
+
+    name: str
+    may_start: bool
+    every_s: float = math.inf
+    trusts_exit_json: bool = False
+
+
+ATTACH = Onlooker("cockpit attach", may_start=True)
+FOLLOWER = Onlooker("a follower without a screen: run, resume, attach, stop", may_start=True, every_s=2.0)
+SCREEN = Onlooker("the screen of a run", may_start=True, every_s=5.0, trusts_exit_json=True)
+REQUEST = Onlooker("a request to the engine, from a key or a command", may_start=True)
+
+
+def reason_to_start(
+    onlooker: Onlooker, *, supervised: bool, exit_written: bool, facts: Callable[[], RunFacts]
+) -> StartReason | None:
+    """Why this onlooker starts a supervisor now; None when it does not.
+
+    Args:
+        onlooker: who looks.
+        supervised: whether a supervisor holds the run.
+        exit_written: whether the run has an `exit.json`.
+        facts: gives the run's facts; asked only if they matter, as it reads the journal.
+    """
+    if not onlooker.may_start or supervised or (exit_written and onlooker.trusts_exit_json):
+        return None
+    found = facts()
+    if found.has_ended:
+        return None
+    return StartReason.ADOPT if found.latest_start else StartReason.LAUNCH
+
+
+def adopt(run: RunDir, onlooker: Onlooker) -> bool:
+    """Start a supervisor for the run if this onlooker has a reason to; True when one was started.
+
+    Raises:
+        RunDirError: the run has none and is of a newer format, or its `run.json` cannot be read.
+    """
+    reason = reason_to_start(
+        onlooker,
+        supervised=lock_is_held(run.supervisor_lock),
+        exit_written=run.exit_json.exists(),
+        facts=lambda: read_facts(run),
+    )
+    if reason is None:
+        return False
+    run.require_writable_format()
+    with suppress(OperatorError):  # another onlooker was quicker
+        start_supervisor(run, reason)
+        return True
+    return False
+
+
+class Keeper:
+    """Keeps a run supervised while it is followed, and gives up when no supervisor lives long enough to work.
+
+    Args:
+        run: the run.
+        onlooker: who follows; it has an interval.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, run: RunDir, onlooker: Onlooker, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run = run
+        self._onlooker = onlooker
+        self._clock = clock
+        self._due_s = clock() + self._onlooker.every_s
+        self._attempts = 0
+        self._worked = False
+
+    def note_work(self) -> None:
+        """An attempt of the run wrote something."""
+        self._worked = True
+
+    def look(self, *, ended: bool) -> None:
+        """Look, if it is time, and adopt if needed. `ended`: whether the records read so far say that the run ended.
+
+        Raises:
+            OperatorError: no supervisor that was started got to work.
+        """
+        if self._clock() < self._due_s:
+            return
+        self._due_s = self._clock() + self._onlooker.every_s
+        if ended:
+            return
+        if lock_is_held(self._run.supervisor_lock):
+            self._attempts = 0 if self._worked else self._attempts  # it lives, and so does what it watches
+            return
+        adopt(self._run, self._onlooker)
+        self._attempts += 1
+        self._worked = False
+        if self._attempts > ATTEMPTS:
+            hint = f"see {self._run.supervisor_log}; then: cockpit resume {self._run.id}"
+            raise OperatorError(f"{self._run.id} has no supervisor, and none can be started", hint)

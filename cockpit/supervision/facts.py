@@ -1,0 +1,184 @@
+"""What a supervisor must know of a run: its launches, attempts, successes and end, from the journal.
+
+These are few facts of a journal that may hold a million steps, so a supervisor of thirty hours stays small. Their order
+between writers does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from engines.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    GuardTripped,
+    ResumedFrom,
+    RunEnded,
+    RunStarted,
+    StageStarted,
+    StageSucceeded,
+    WriterOpened,
+)
+from engines.journal import read_journal
+from engines.run_dir import RunDir
+from engines.words import EndReason, WriterRole
+
+
+@dataclass
+class AttemptFacts:
+    """One attempt as engine and supervisor told it; their records may come in any order."""
+
+    number: int
+    launched_t: float = 0.0
+    started: AttemptStarted | None = None
+    opened: WriterOpened | None = None
+    engine_reason: EndReason = EndReason.NOT_GIVEN
+    supervisor_reason: EndReason = EndReason.NOT_GIVEN
+    engine_detail: str = ""
+    supervisor_detail: str = ""
+    guard: str = ""
+    saved_step: int | None = None
+
+    @property
+    def reason(self) -> EndReason:
+        """Why it ended; the engine knows best. Empty while it has not ended."""
+        return self.engine_reason or self.supervisor_reason
+
+    @property
+    def detail(self) -> str:
+        """What is said about it, by whoever said something."""
+        return self.engine_detail or self.supervisor_detail
+
+    @property
+    def never_began(self) -> bool:
+        """Announced, and its supervisor died before there was a process: it does not count as an attempt."""
+        return self.started is None and self.reason in {EndReason.NOT_GIVEN, EndReason.NOT_STARTED}
+
+
+@dataclass
+class StageFacts:
+    """One stage's attempts and successes."""
+
+    attempts: dict[int, AttemptFacts] = field(default_factory=dict)
+    successes: list[tuple[float, StageSucceeded]] = field(default_factory=list)
+
+    def attempt(self, number: int) -> AttemptFacts:
+        return self.attempts.setdefault(number, AttemptFacts(number))
+
+    def since(self, t: float) -> list[AttemptFacts]:
+        """Attempts launched at or after `t` that began, oldest first."""
+        return [
+            a
+            for _, a in sorted(self.attempts.items())
+            if max(a.launched_t, a.started.t if a.started else 0) >= t and not a.never_began
+        ]
+
+    @property
+    def saved_step(self) -> int | None:
+        """The highest step of which the journal tells a checkpoint; None when it tells none."""
+        return max((a.saved_step for a in self.attempts.values() if a.saved_step is not None), default=None)
+
+    def lineage(self) -> dict[int, int | None]:
+        """Attempts whose checkpoints are this training's past, each with the highest step that still counts."""
+        allowed: dict[int, int | None] = {}
+        cap: int | None = None
+        begun = [a.number for a in self.attempts.values() if a.started is not None]
+        number = max(begun, default=None)
+        while number is not None and number not in allowed:
+            allowed[number] = cap
+            facts = self.attempts.get(number)
+            origin: ResumedFrom | None = facts.started.resumed_from if facts and facts.started else None
+            if origin is None:
+                break
+            cap = origin.step if cap is None else min(cap, origin.step)
+            number = origin.attempt
+        return allowed
+
+
+@dataclass
+class RunFacts:
+    """What scheduling needs to know. `operator` is the last launch or resume; adoptions change nothing."""
+
+    stages: dict[str, StageFacts] = field(default_factory=dict)
+    operator: RunStarted | None = None
+    ended: RunEnded | None = None
+    latest_start: RunStarted | None = None
+    roles: dict[str, WriterRole] = field(default_factory=dict)
+    """of each writer, by its id"""
+
+    def stage(self, name: str) -> StageFacts:
+        return self.stages.setdefault(name, StageFacts())
+
+    @property
+    def operator_t(self) -> float:
+        return self.operator.t if self.operator else 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ended is not None and (self.latest_start is None or _later(self.ended, self.latest_start))
+
+
+def read_facts(run: RunDir) -> RunFacts:
+    """The facts of a run, from its journal as it is now."""
+    facts = RunFacts()
+    add_facts(facts, read_journal(run.journal))
+    return facts
+
+
+def _later(a: AnyEvent, b: AnyEvent) -> bool:
+    return (a.t, a.w, a.seq) > (b.t, b.w, b.seq)
+
+
+def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
+    """Take more events into the facts. Their order between writers does not matter."""
+    for event in events:
+        match event:
+            case RunStarted() | RunEnded():
+                _take_run(facts, event)
+            case StageSucceeded():
+                facts.stage(event.stage).successes.append((event.t, event))
+            case StageStarted() | AttemptStarted() | GuardTripped():
+                _take_attempt(facts.stage(event.stage).attempt(event.attempt), event)
+            case AttemptEnded():
+                _take_end(facts, event)
+            case CheckpointCommitted():
+                attempt = facts.stage(event.stage).attempt(event.attempt)
+                attempt.saved_step = max(event.step, attempt.saved_step or 0)
+            case WriterOpened():
+                facts.roles[event.w] = event.role
+                if event.role == WriterRole.ENGINE and event.stage is not None and event.attempt is not None:
+                    facts.stage(event.stage).attempt(event.attempt).opened = event
+            case _:
+                pass
+
+
+def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
+    if isinstance(event, RunEnded):
+        if facts.ended is None or _later(event, facts.ended):
+            facts.ended = event
+        return
+    if event.reason.is_operators and (facts.operator is None or _later(event, facts.operator)):
+        facts.operator = event
+    if facts.latest_start is None or _later(event, facts.latest_start):
+        facts.latest_start = event
+
+
+def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | GuardTripped) -> None:
+    match event:
+        case StageStarted():
+            attempt.launched_t = event.t
+        case AttemptStarted():
+            attempt.started = event
+        case GuardTripped():
+            attempt.guard = event.guard
+
+
+def _take_end(facts: RunFacts, event: AttemptEnded) -> None:
+    attempt = facts.stage(event.stage).attempt(event.attempt)
+    if facts.roles.get(event.w, WriterRole.UNKNOWN).is_supervisors_record(event.exit):
+        attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
+    else:
+        attempt.engine_reason, attempt.engine_detail = event.reason, event.detail
