@@ -45,8 +45,10 @@ fix: setup  ## format, and repair what lint can repair
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-test: check  ## check, and every test
-	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -q
+test: check  ## check, every test, and the share of lines that they reach
+	@$(BIN)/python -m coverage erase
+	@$(TEST_ENV) $(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile -q
+	@$(BIN)/python -m tests.coverage_summary
 
 docs: setup  ## the documents that are made from the code: fields of recipes, manual page
 	@$(BIN)/python -m recipes.reference

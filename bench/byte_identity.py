@@ -10,7 +10,9 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -61,7 +63,7 @@ def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tup
     write_gguf(model, model.plan("F32"), source, None)
     importance = _importance(model)
     weights = root / "importance.npz"
-    np.savez(weights, **importance.values)
+    np.savez(weights, allow_pickle=False, **importance.values)
     rows = []
     with KernelQuantizer(2) as quantizer:
         for file_type in sorted(QUANTIZED, key=FILE_TYPE_IDS.__getitem__):
@@ -109,7 +111,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _built(folder: Path, tokenizer: Path, family: str, fields: dict[str, object]) -> Path:
+def _built(folder: Path, tokenizer: Path, family: str, fields: Mapping[str, Any]) -> Path:
     return build_model(_made(folder), tokenizer, family=family, **fields)
 
 

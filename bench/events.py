@@ -13,6 +13,7 @@ from engines.emitter import EventWriter
 from engines.events import Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
+from engines.words import WriterRole
 
 EVENTS = 20_000
 JOURNAL_EVENTS = 200_000
@@ -38,7 +39,7 @@ def _emit(folder: Path, count: int) -> list[float]:
     """Seconds of each emit: encoded, written to the journal, copied into a pipe that nobody reads."""
     run = RunDir(folder)
     os.mkfifo(run.fifo)
-    writer = EventWriter(run.journal, run.fifo, role="engine", stage="base", attempt=1)
+    writer = EventWriter(run.journal, run.fifo, role=WriterRole.ENGINE, stage="base", attempt=1)
     events = [_step(number) for number in range(1, count + 1)]
     taken = []
     for event in events:

@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from engines.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from exporters.hf_model.tensor_files import SafetensorsWriter
-from exporters.lora.adapter import CONFIG, WEIGHTS
 from tests.exporters.small_models import build_tokenizer
 
 SIZES = {"0.3B": (1024, 2816, 22), "1B": (2048, 5632, 22)}
@@ -206,10 +206,10 @@ def _model(folder: Path, words: Path, hidden: int, inner: int, layers: int) -> P
     places: dict[str, str] = {}
     generator = torch.Generator().manual_seed(1)
     for number, part in enumerate(parts):
-        file = f"model-{number + 1:05d}-of-{len(parts):05d}.safetensors"
-        places |= dict.fromkeys(part, file)
+        shard = f"model-{number + 1:05d}-of-{len(parts):05d}.safetensors"
+        places |= dict.fromkeys(part, shard)
         with SafetensorsWriter(
-            folder / file, {name: ("BF16", shapes[name]) for name in part}, {"format": "pt"}
+            folder / shard, {name: ("BF16", shapes[name]) for name in part}, {"format": "pt"}
         ) as writer:
             for name in part:
                 values = torch.randn(shapes[name], generator=generator).mul_(0.02).to(torch.bfloat16)
@@ -237,14 +237,14 @@ def _adapter(folder: Path, hidden: int, inner: int, layers: int, rank: int = 16)
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none",
         "target_modules": sorted(modules), "base_model_name_or_path": "",
     }  # fmt: skip
-    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config))
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(layers):
         for name, (rows, columns) in _linear(hidden, inner).items():
             prefix = f"base_model.model.model.layers.{layer}.{name}"
             shapes |= {f"{prefix}.lora_A.weight": (rank, columns), f"{prefix}.lora_B.weight": (rows, rank)}
     with SafetensorsWriter(
-        folder / WEIGHTS, {name: ("F32", shape) for name, shape in shapes.items()}, {"format": "pt"}
+        folder / ADAPTER_WEIGHTS, {name: ("F32", shape) for name, shape in shapes.items()}, {"format": "pt"}
     ) as writer:
         for shape in shapes.values():
             writer.write(torch.randn(shape).mul_(0.02).numpy().tobytes())

@@ -24,6 +24,7 @@ from engines.adapter_folder import BASE_JSON
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir
+from engines.words import RunStatus
 from recipes.shipped import shipped_recipes
 from screenshots.raster import save_picture, screen_text
 
@@ -49,7 +50,7 @@ class Moment:
         return self._state
 
     @property
-    def run_state(self) -> str:
+    def run_state(self) -> RunStatus:
         """The run's state then."""
         return self._state.state
 

@@ -6,6 +6,7 @@ DejaVu Sans Mono is used where it is installed; it lacks braille, blocks and som
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.cells import cell_len
@@ -50,17 +51,17 @@ _DOTS = ((0, 0, 0x01), (0, 1, 0x02), (0, 2, 0x04), (0, 3, 0x40), (1, 0, 0x08), (
 _SHADES = {"░": 0.25, "▒": 0.5, "▓": 0.75}
 
 
-def screen_lines(app: App[object]) -> list[Strip]:
+def screen_lines(app: App[Any]) -> list[Strip]:
     """What the screen shows now, line by line; modal screens on top of what they cover."""
     return app.screen._compositor.render_strips(app.size)
 
 
-def screen_text(app: App[object]) -> str:
+def screen_text(app: App[Any]) -> str:
     """The screen as plain text, without trailing blanks."""
     return "\n".join(strip.text.rstrip() for strip in screen_lines(app))
 
 
-def save_picture(app: App[object], path: Path) -> Path:
+def save_picture(app: App[Any], path: Path) -> Path:
     """Write the screen as a PNG file."""
     lines = screen_lines(app)
     width, height = app.size

@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, settings
 from tests.patience import PATIENCE_S
 
 TESTS = Path(__file__).resolve().parent
-WAITS = {"wait", "communicate", "join", "run", "check_output", "check_call"}
+WAITS = {"wait", "communicate", "run", "check_output", "check_call"}
 FILES = sorted(str(path.relative_to(TESTS)) for path in TESTS.rglob("*.py"))
 
 
 def short_waits(source: str) -> list[int]:
-    """Lines with a call that waits for a process or a thread, with a limit of its own below the common one."""
+    """Lines with a call that waits for a process, with a limit of its own below the common one."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WAITS):
             continue
         limits = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
-        limits += node.args[:1] if node.func.attr in {"wait", "join"} else []
+        limits += node.args[:1] if node.func.attr == "wait" else []
         for limit in limits:
             short = (
                 isinstance(limit, ast.Constant) and isinstance(limit.value, (int, float)) and limit.value < PATIENCE_S
