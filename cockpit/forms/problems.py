@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from cockpit.forms.recipe_data import RECIPE
 from recipes.problems import Problem
 from recipes.toml_scan import KeyPath, TomlIndex
 
-RECIPE = -1
-"""The place of the recipe's own keys among the stages."""
 ByRow: TypeAlias = dict[tuple[int, str], list[Problem]]
 ByPlace: TypeAlias = dict[int, list[Problem]]
 

@@ -67,6 +67,22 @@ def read_value(text: str, kind: str) -> Any:
     return items
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are written alike; NaN is never the same, and true is not 1."""
+    if isinstance(one, NoValue) or isinstance(other, NoValue):
+        return isinstance(one, NoValue) and isinstance(other, NoValue)
+    return type(one) is type(other) and bool(one == other)
+
+
+def same_number(one: Any, other: Any) -> bool:
+    """Whether both are numbers and equal: 1 and 1.0 are, true and 1 are not."""
+    return _is_number(one) and _is_number(other) and bool(one == other)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _plain(text: str) -> bool:
     return bool(text) and text.isprintable() and text == text.strip() and not text.startswith('"')
 

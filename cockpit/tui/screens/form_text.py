@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from cockpit.forms.model import FormModel
-from cockpit.forms.problems import RECIPE
+from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Row, Spot
 from cockpit.forms.values import show_value
 from cockpit.planning.stages import Plan

@@ -15,7 +15,7 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from cockpit.forms.model import FormModel
-from cockpit.forms.problems import RECIPE
+from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Spot
 from cockpit.forms.save import ChangedOnDiskError, is_read_only, save_copy, save_recipe
 from cockpit.forms.shelf import copy_path

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cockpit.forms.model import FormModel
-from cockpit.forms.problems import RECIPE
+from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Spot, ordered_sections
 from cockpit.forms.values import NO_VALUE, read_value, show_value
 from recipes.fields import fields_of
@@ -88,6 +88,31 @@ def test_undo_restores_the_bytes_and_redo_does_it_again(model: FormModel) -> Non
     assert model.undo() is None
     model.redo()
     model.redo()
+    assert model.text == after
+
+
+EDITS = st.tuples(
+    st.sampled_from(["max_steps", "learning_rate", "seed"]), st.sampled_from(["", "1", "3e-4", "x", "20"])
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(EDITS, max_size=8), st.booleans())
+def test_undoing_every_edit_restores_the_bytes_and_redoing_every_one_the_end(
+    edits: list[tuple[str, str]], leaves_rows: bool
+) -> None:
+    model = FormModel(TEXT, Path("two.toml"))
+    for key, typed in edits:
+        model.set(1, key, typed)
+        if leaves_rows:
+            model.close_edit()
+    model.close_edit()
+    after = model.text
+    while model.undo():
+        pass
+    assert model.text == TEXT
+    while model.redo():
+        pass
     assert model.text == after
 
 

@@ -1,0 +1,112 @@
+"""The values behind a form: what a recipe's text says for each field of each stage, without judging it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cockpit.forms.rows import ordered_sections
+from cockpit.forms.values import NO_VALUE, NoValue
+from recipes.fields import FieldSpec, recipe_fields
+from recipes.problems import RecipeError
+from recipes.stages.registry import output_word, tag_of_table
+from recipes.toml_read import parse
+from recipes.toml_scan import KeyPath, TomlIndex
+
+RECIPE = -1
+"""The place of the recipe's own keys among the stages."""
+
+
+class RecipeData:
+    """A recipe's text as TOML data; text that is not TOML says nothing.
+
+    A stage is named by its place in the file, and `RECIPE` is the place of the recipe's own keys.
+
+    Args:
+        text: the recipe.
+        path: where it is from, for messages.
+    """
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.table: dict[str, Any] = {}
+        self.index = TomlIndex()
+        with suppress(RecipeError):
+            self.table, self.index = parse(text, path)
+        stages = self.table.get("stage")
+        self.stages = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+
+    def says_the_same(self, other: RecipeData) -> bool:
+        """Whether both texts say the same, however they spell it; 1 and 1.0 are not the same, NaN is."""
+        return repr(self.table) == repr(other.table)
+
+    def tag(self, place: int) -> str | None:
+        """The stage type of a stage; None for an unknown one, and for a place without a stage."""
+        return tag_of_table(self.stages[place]) if 0 <= place < len(self.stages) else None
+
+    def sections(self, place: int) -> dict[str, list[FieldSpec]]:
+        """The fields of a place under their headings; nothing for a stage of unknown type."""
+        if place == RECIPE:
+            return {"Recipe": recipe_fields()}
+        tag = self.tag(place)
+        return ordered_sections(tag) if tag else {}
+
+    def specs(self, place: int) -> list[FieldSpec]:
+        """The fields of a place, in the order of its sections."""
+        return [spec for specs in self.sections(place).values() for spec in specs]
+
+    def spec(self, place: int, key: str) -> FieldSpec | None:
+        """A field of a place."""
+        return next((spec for spec in self.specs(place) if spec.path == key), None)
+
+    def own(self, place: int, key: str) -> Any:
+        """What the text says for a key in the stage's own table; `NO_VALUE` when it does not name it."""
+        if place == RECIPE:
+            return self.table.get(key, NO_VALUE)
+        return _dig(self.stages[place], key.split(".")) if place < len(self.stages) else NO_VALUE
+
+    def effective(self, place: int, spec: FieldSpec) -> tuple[Any, str]:
+        """The value that counts and where it is from: stage, defaults, default, or "" for none."""
+        own = self.own(place, spec.path)
+        if not isinstance(own, NoValue):
+            return own, "stage"
+        if 0 <= place < len(self.stages):
+            kind = str(self.stages[place].get("kind"))
+            laid = _dig(self.table.get("defaults"), [kind, *spec.path.split(".")])
+            if not isinstance(laid, NoValue):
+                return laid, "defaults"
+        return (spec.default, "default") if spec.default is not None else (NO_VALUE, "")
+
+    def candidates(self, place: int, key: str) -> list[str]:
+        """Words that fit a field: its choices, or the other stages whose output it accepts."""
+        spec = self.spec(place, key)
+        if spec is None:
+            return []
+        if spec.choices:
+            return [str(choice) for choice in spec.choices]
+        names = []
+        for other, stage in enumerate(self.stages):
+            name = stage.get("name")
+            if other != place and isinstance(name, str) and _output(stage) in spec.accepts:
+                names.append(name)
+        return names
+
+
+def toml_path(place: int, key: str) -> KeyPath:
+    """Where a field stands in the text."""
+    return (key,) if place == RECIPE else ("stage", place, *key.split("."))
+
+
+def _output(stage: dict[str, Any]) -> str:
+    """What a stage's table makes, as a word that `accepts` lists know; empty for an unknown kind."""
+    tag = tag_of_table(stage)
+    return "" if tag is None else output_word(tag)
+
+
+def _dig(table: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        if not isinstance(table, dict) or part not in table:
+            return NO_VALUE
+        table = table[part]
+    return table
