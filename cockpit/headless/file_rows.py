@@ -9,7 +9,6 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import cells, text_table
 from exporters.gguf.quality import light_of
-from recipes.stages.registry import makes
 
 FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 _LEAST = ("memory", "ppl", "tok/s", "bits", "size")
@@ -35,6 +34,8 @@ def file_table(stage: StageView, width: int) -> list[str]:
 
 def file_rows(stage: StageView) -> list[list[str]]:
     """One row for each GGUF file: its size and how far it is from the model it was made of."""
+    from recipes.stages.registry import makes  # brings pydantic along; a screen that shows curves does without
+
     if not makes(stage.kind, "gguf"):
         return _merged_row(stage, safe_text(stage.name, 40), "")
     metrics = stage.metrics
