@@ -53,7 +53,7 @@ class Input:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint that the attempt goes on from; `sha256` is its manifest's."""
+    """The checkpoint that the attempt resumes from; `sha256` is its manifest's."""
 
     attempt: int
     step: int
@@ -129,7 +129,7 @@ class StageContext(Generic[S_co]):
         self.emit(Phase(stage=self.stage_name, attempt=self.attempt, name=name))
 
     def warn(self, message: str) -> None:
-        """Tell the operator something that does not stop the work."""
+        """Warn the operator of something that does not stop the work."""
         self.emit(Warned(message=message, stage=self.stage_name, attempt=self.attempt))
 
     def progress(self, done: float, total: float | None, unit: str) -> None:
@@ -145,7 +145,7 @@ class StageContext(Generic[S_co]):
             self.check_stop()
 
     def check_stop(self) -> None:
-        """Between steps of work without checkpoints: end here if a stop was asked for.
+        """Between steps of work without checkpoints: end here if the operator requested a stop.
 
         Raises:
             StopRequested: it was.
@@ -162,7 +162,7 @@ class StageContext(Generic[S_co]):
     def requests(self) -> Iterator[control.Request]:
         """New requests, oldest first; each is given once, and a termination signal is one of them.
 
-        One is taken only when the one before it has been dealt with, so that whoever pauses finds its `continue` here.
+        One is taken only when the one before it has been dealt with, so that a paused stage finds its `continue` here.
         """
         for request in control.pending(RunDir(self.run_root).control):
             if control.take(RunDir(self.run_root).control, request):

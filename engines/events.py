@@ -103,7 +103,7 @@ class StageSkipped(Event, frozen=True, kw_only=True, tag="stage_skipped"):
 
 
 class ResumedFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint an attempt goes on from; `sha256` is that of the checkpoint's manifest."""
+    """The checkpoint an attempt resumes from; `sha256` is that of the checkpoint's manifest."""
 
     attempt: int
     step: int
@@ -125,7 +125,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
 
-    `exit` is the exit status, negative for a signal, null when it cannot be known (an adopted engine is nobody's child).
+    `exit` is the exit status, negative for a signal, null when it cannot be known (a supervisor is not the parent of an engine that it adopted).
     """
 
     stage: str

@@ -188,7 +188,7 @@ def _with_cost(result: StageResult, started_s: float) -> dict[str, float | None]
 
 
 def _no_room(ctx: StageContext[StageFields], error: OSError) -> str:
-    """What to tell when a disk, a quota or a limit on file sizes is reached."""
+    """The message when a disk, a quota or a limit on file sizes is reached."""
     where = f" {error.filename}" if error.filename else f" in {ctx.out}"
     free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
     return (

@@ -1,7 +1,8 @@
-"""Generate `REFERENCE.md`, `recipe.schema.json` and the table of stages in `docs/recipes.md`: `python -m recipes.reference`."""
+"""Generate `REFERENCE.md`, `recipe.schema.json` and two tables of `docs/`: `python -m recipes.reference` rewrites all."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import tempfile
@@ -20,9 +21,10 @@ from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, output_wo
 FOLDER = Path(__file__).resolve().parent
 REFERENCE = FOLDER / "REFERENCE.md"
 JSON_SCHEMA = FOLDER / "recipe.schema.json"
-GUIDE = FOLDER.parent / "docs" / "recipes.md"
-"""Has a table of the stages between two marks; only a checkout has this page."""
-_TABLE_MARK = "<!-- the stages: python -m recipes.reference -->\n"
+CHECKOUT = FOLDER.parent
+PACKAGES = ("cockpit", "engines", "exporters", "recipes")
+_TABLE_MARK = "<!-- generated: python -m recipes.reference -->\n"
+"""Stands before and after a table in a page of `docs/`."""
 
 _INTRODUCTION = """# Every field of a recipe
 
@@ -83,12 +85,29 @@ def _takes(tag: str) -> str:
     return ", ".join([*folders, *words])
 
 
-def guide_text(text: str) -> str:
-    """The page with today's table between its marks."""
+def rooms_table() -> str:
+    """Every folder of code with the first line of its `__init__.py`."""
+    lines = ["| room | job |", "|---|---|"]
+    for package in PACKAGES:
+        for init in sorted((CHECKOUT / package).rglob("__init__.py")):
+            job = (ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+            lines.append(f"| `{init.parent.relative_to(CHECKOUT)}/` | {job} |")
+    return "\n".join(lines) + "\n"
+
+
+def page_texts() -> dict[Path, str]:
+    """The pages of a checkout with a generated table, each with today's; an installed package has no such pages."""
+    tables = {CHECKOUT / "docs" / "recipes.md": stages_table, CHECKOUT / "docs" / "files.md": rooms_table}
+    return {
+        page: _with_table(page.read_text(encoding="utf-8"), table()) for page, table in tables.items() if page.is_file()
+    }
+
+
+def _with_table(text: str, table: str) -> str:
     before, mark, rest = text.partition(_TABLE_MARK)
     _, end, after = rest.partition(_TABLE_MARK)
-    assert end, f"{GUIDE} has no marks of the table"
-    return f"{before}{mark}{stages_table()}{end}{after}"
+    assert end, f"the page has no two lines {_TABLE_MARK.strip()}"
+    return f"{before}{mark}{table}{end}{after}"
 
 
 def _summary(model: type[StageFields]) -> str:
@@ -236,9 +255,7 @@ def _file_type_row(row: FileType) -> str:
 
 def write_reference() -> list[Path]:
     """Rewrite the files, each by rename; returns their paths."""
-    texts = {REFERENCE: reference_text(), JSON_SCHEMA: json_schema_text()}
-    if GUIDE.is_file():
-        texts[GUIDE] = guide_text(GUIDE.read_text(encoding="utf-8"))
+    texts = {REFERENCE: reference_text(), JSON_SCHEMA: json_schema_text(), **page_texts()}
     for path, text in texts.items():
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             file.write(text)
