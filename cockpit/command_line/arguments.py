@@ -8,11 +8,11 @@ from cockpit.command_line.parser import CommandParser
 from engines.words import ExitCode
 
 RUN_END_CODES = {
-    ExitCode.DONE: "the run succeeded",
+    ExitCode.DONE: "the run succeeded, or --detach started it",
     ExitCode.FAILED: "the run failed",
     ExitCode.MISTAKE: "the request was wrong; nothing was started",
     ExitCode.REFUSED: "a gate failed",
-    ExitCode.INTERRUPTED: "the run was stopped, or this command was interrupted",
+    ExitCode.INTERRUPTED: "the run was stopped, or this command detached from it",
 }
 """Exit codes of commands that follow a run to its end."""
 

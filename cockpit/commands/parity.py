@@ -47,7 +47,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "source",
         nargs="+",
-        metavar="RUN:STAGE|DIR|FILE",
+        metavar="RUN|RUN:STAGE|DIR|FILE",
         help="a finished export, its fixture.json, or GGUF files",
     )
     parser.add_argument("--model", metavar="DIR", help="the Hugging Face folder to compare GGUF files with")

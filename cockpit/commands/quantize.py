@@ -47,7 +47,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         metavar="FILE|DIR|RUN:STAGE",
-        help=f"held-out text for the comparison of a model: {HELD_OUT_HELP}",
+        help=f"held-out text for the comparison of a model: {HELD_OUT_HELP} (default: text of Python's standard library)",
     )
     parser.add_argument("--name", metavar="NAME", help="name in the id of a model's run")
     add_following(parser)

@@ -22,7 +22,7 @@ def declare(parser: CommandParser) -> None:
     add_json(parser)
     parser.examples = (
         ("cockpit show last", "Show the newest run."),
-        ("cockpit show 20261120-2130 --json", "Show the run whose id begins so, as JSON."),
+        ("cockpit show 20261120-2130 --json", "Show the run whose id starts with 20261120-2130, as JSON."),
     )
 
 
