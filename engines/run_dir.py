@@ -220,6 +220,28 @@ def taken_requests(control: Path) -> Path:
     return control / "done"
 
 
+def place_now(recorded: Path, near: Path) -> Path:
+    """Where a folder of a run is now that was recorded by its absolute path: the run may have been moved since.
+
+    Args:
+        recorded: …/RUN/stages/…, as it was when it was written down.
+        near: a folder that moved along: of the same run, or of one that was beside it.
+
+    Returns:
+        The recorded path if something is there, else the folder of that run and stage above `near`, else the recorded path.
+        A caller that knows the folder's manifest has to compare it: a run of the same name may be another one.
+    """
+    parts = recorded.parts
+    if recorded.exists() or STAGES not in parts[1:]:
+        return recorded
+    run = len(parts) - 1 - parts[::-1].index(STAGES) - 1
+    for above in near.absolute().parents:
+        found = above.joinpath(*parts[run:])
+        if found.is_dir():
+            return found
+    return recorded
+
+
 def create_run_dir(
     runs_root: Path,
     *,

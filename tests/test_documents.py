@@ -274,6 +274,20 @@ def test_every_data_format_is_named() -> None:
     assert [entry.name for entry in (*CONTAINERS, *SHAPES) if entry.name.lower() not in text] == []
 
 
+def test_every_import_contract_is_explained() -> None:
+    contracts = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
+    section = text_of("docs/testing.md").partition("## Import contracts")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
+    assert rows[1:] == contracts
+
+
+def test_every_fault_is_explained() -> None:
+    source = (ROOT / "engines/training/faults.py").read_text() + (ROOT / "engines/fake/stage.py").read_text()
+    known = set(re.findall(r'_of\("(\w+)"', source)) | set(re.findall(r'test_faults\.get\("(\w+)"', source))
+    named = set(re.findall(r'`\{"(\w+)"', text_of("docs/testing.md")))
+    assert named == known
+
+
 # ---- versions
 
 

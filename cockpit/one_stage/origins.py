@@ -9,8 +9,7 @@ from cockpit.one_stage.sources import Source
 from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
 from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
-from engines.moved_runs import place_now
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir import RunDir, RunDirError, place_now
 from engines.stage_file import read_stage_inputs
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)

@@ -12,7 +12,7 @@ from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.manifest import MANIFEST, manifest_sha256
-from engines.moved_runs import place_now
+from engines.run_dir import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.moved_runs import place_now
+from engines.run_dir import place_now
 
 
 def test_what_is_still_there_stays(tmp_path: Path) -> None:
