@@ -36,9 +36,13 @@ def _step(number: int) -> Step:
 
 
 def _emit(folder: Path, count: int) -> list[float]:
-    """Seconds of each emit: encoded, written to the journal, copied into a pipe that nobody reads."""
     run = RunDir(folder)
     os.mkfifo(run.fifo)
+    return emit_steps(run, count)
+
+
+def emit_steps(run: RunDir, count: int) -> list[float]:
+    """Seconds of each emit, ascending: encoded, written to the journal, copied into a pipe that no process reads."""
     writer = EventWriter(run.journal, run.fifo, role=WriterRole.ENGINE, stage="base", attempt=1)
     events = [_step(number) for number in range(1, count + 1)]
     taken = []
