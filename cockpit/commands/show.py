@@ -8,7 +8,8 @@ import json
 from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import tell_unreadable
-from cockpit.headless.report import report_lines, run_json
+from cockpit.headless.report import report_lines
+from cockpit.headless.run_json import run_json
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState

@@ -68,6 +68,19 @@ class JsonLines(Nothing):
             write_out(text.decode("utf-8", "replace"))
 
 
+class _Newest:
+    """Of the first lines only the newest, when a follower comes late; of later lines all."""
+
+    def __init__(self, catching_up: bool) -> None:
+        self._catching_up = catching_up
+
+    def of(self, lines: list[str]) -> list[str]:
+        """The lines to print."""
+        left_out = len(lines) - CATCH_UP_LINES if self._catching_up else 0
+        self._catching_up = False
+        return [f"… {left_out} earlier lines", *lines[-CATCH_UP_LINES:]] if left_out > 0 else lines
+
+
 class PlainLines(Nothing):
     """A line for every lifecycle event, and one every ten seconds for a stage's progress.
 
@@ -78,8 +91,8 @@ class PlainLines(Nothing):
     """
 
     def __init__(self, catching_up: bool = False) -> None:
-        self._catching_up = catching_up
-        self._told_t: dict[str, float] = {}
+        self._newest = _Newest(catching_up)
+        self._printed_t: dict[str, float] = {}
 
     def show(self, records: list[Record], state: RunState) -> None:
         """Print what is worth a line."""
@@ -90,38 +103,40 @@ class PlainLines(Nothing):
                 lines += self._progress(event, state)
             elif is_told(event):
                 lines.append(told(event))
-        if self._catching_up:
-            lines = self._caught_up(lines)
-        self._print(lines)
-
-    def _print(self, lines: list[str]) -> None:
+        lines = self._newest.of(lines)
         if lines:
             write_out("\n".join(lines) + "\n")
 
-    def _caught_up(self, lines: list[str]) -> list[str]:
-        self._catching_up = False
-        left_out = len(lines) - CATCH_UP_LINES
-        return [f"… {left_out} earlier lines", *lines[-CATCH_UP_LINES:]] if left_out > 0 else lines
-
     def _progress(self, event: Step | Progress, state: RunState) -> list[str]:
-        since = self._told_t.setdefault(event.stage, event.t)
+        since = self._printed_t.setdefault(event.stage, event.t)
         if event.t - since < EVERY_S:
             return []
-        self._told_t[event.stage] = event.t
+        self._printed_t[event.stage] = event.t
         view = state.stage(event.stage)
         return [f"{fmt.clock(event.t)}  {stage_line(view, state, event)}"] if view else []
 
 
-class LiveLines(PlainLines):
-    """On a terminal: lifecycle lines scroll by, and the running stage keeps one line that moves."""
+class LiveLines:
+    """On a terminal: lifecycle lines scroll by, and the running stage keeps one line that moves.
+
+    Args:
+        catching_up: at first, only the newest lines of what happened before.
+    """
 
     def __init__(self, catching_up: bool = False) -> None:
-        super().__init__(catching_up)
+        self._newest = _Newest(catching_up)
         self._drawn = ""
         self._drawn_s = 0.0
 
+    def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
+        """Print lifecycle lines above the live line, which the next tick draws again."""
+        lines = self._newest.of([told(record.event) for record in records if is_told(record.event)])
+        if lines:
+            write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
+            self._drawn = ""
+
     def tick(self, state: RunState) -> None:
-        """Draw the live line anew, a few times a second."""
+        """Draw the live line, a few times a second."""
         stage = state.current_stage
         now_s = time.monotonic()
         if stage is None or stage.state != StageStatus.RUNNING or now_s - self._drawn_s < REDRAW_S:
@@ -138,14 +153,6 @@ class LiveLines(PlainLines):
         if self._drawn:
             self._drawn = ""
             write_out(_CLEAR_LINE)
-
-    def _progress(self, _event: Step | Progress, _state: RunState) -> list[str]:
-        return []
-
-    def _print(self, lines: list[str]) -> None:
-        if lines:
-            write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
-            self._drawn = ""
 
 
 def is_told(event: AnyEvent) -> bool:

@@ -1,19 +1,16 @@
-"""What came of a run: the closing table, before against after, and the questions with their answers; and as JSON."""
+"""What came of a run: the closing table, before against after, and the questions with their answers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
-from cockpit.runs.stage_view import AttemptView, StageView
+from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
-from engines.events import CheckpointCommitted, SampledText
-from engines.run_dir import RunDir
+from engines.events import SampledText
 from engines.words import StageStatus
 from recipes.stages.registry import scores, trains
 
@@ -160,83 +157,3 @@ def _time_s(stage: StageView) -> float | None:
     if stage.started_t is None or stage.ended_t is None:
         return stage.metrics.get("wall_s")
     return stage.ended_t - stage.started_t
-
-
-def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) -> dict[str, Any]:
-    """`show --json`: one object that JSON can hold (NaN and the infinities are strings, as in the journal).
-
-    Args:
-        run: its directory.
-        facts: run.json.
-        state: the fold of its journal.
-        real: its state with the processes looked at.
-    """
-    value = {
-        "id": run.id,
-        "recipe": facts.get("recipe"),
-        "state": real,
-        "reason": state.reason,
-        "parent": facts.get("parent"),
-        "path": str(run.root),
-        "started_t": state.started_t,
-        "ended_t": state.ended_t,
-        "stages": [_stage_json(stage) for stage in state.stages],
-        "unreadable": state.unreadable,
-        "unknown": state.unknown,
-        "missing": state.missing,
-    }
-    plain: dict[str, Any] = _finite(value)
-    return plain
-
-
-def _stage_json(stage: StageView) -> dict[str, Any]:
-    best = stage.best_checkpoint
-    step = stage.last_step
-    return {
-        "name": stage.name,
-        "kind": stage.kind,
-        "state": stage.state,
-        "reason": stage.reason,
-        "attempts": [_attempt_json(attempt) for attempt in stage.attempts],
-        "checkpoints": [_checkpoint_json(checkpoint) for checkpoint in stage.checkpoints],
-        "best_checkpoint": None if best is None else best.path,
-        "artifacts": [
-            {"name": a.name, "kind": a.kind, "path": a.path, "bytes": a.bytes, "sha256": a.sha256}
-            for a in stage.artifacts
-        ],
-        "metrics": dict(stage.metrics),
-        "step": stage.at_step,
-        "total_steps": stage.total_steps,
-        "loss": None if step is None else step.loss,
-        "started_t": stage.started_t,
-        "ended_t": stage.ended_t,
-    }
-
-
-def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
-    origin = attempt.resumed_from
-    return {
-        "attempt": attempt.attempt,
-        "reason": attempt.reason,
-        "exit": attempt.exit,
-        "detail": attempt.detail,
-        "resumed_from": None
-        if origin is None
-        else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
-        "guards": [{"guard": g.guard, "step": g.step, "value": g.value, "limit": g.limit} for g in attempt.guards],
-    }
-
-
-def _checkpoint_json(checkpoint: CheckpointCommitted) -> dict[str, Any]:
-    names = ("attempt", "step", "path", "sha256", "bytes", "healthy", "best", "loss")
-    return {name: getattr(checkpoint, name) for name in names}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value

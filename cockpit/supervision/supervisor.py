@@ -58,7 +58,7 @@ class Supervisor:
         self.writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
         self.facts.roles[self.writer.writer] = WriterRole.SUPERVISOR
         self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
-        self.watch = Watch(run, self.writer, self.sampler)
+        self.watch = Watch(run, self.writer, self.sampler, self.plan.recipe.stop_grace_s)
         self.verified: dict[str, str] = {}
         self.skipped: set[str] = set()
 

@@ -23,14 +23,12 @@ TICK_S = 0.25
 class Watch:
     """Everything that goes on while an engine works."""
 
-    def __init__(self, run: RunDir, writer: EventWriter, sampler: SamplerProcess) -> None:
-        from cockpit.supervision.resolved_recipe import RunRecipe
-
+    def __init__(self, run: RunDir, writer: EventWriter, sampler: SamplerProcess, stop_grace_s: float) -> None:
         self.run = run
         self.writer = writer
         self.sampler = sampler
         self.relay = Relay(run.root, run.fifo)
-        self.ladder = StopLadder(RunRecipe.read(run).recipe.stop_grace_s)
+        self.ladder = StopLadder(stop_grace_s)
         self._seen = control.numbers_taken(run.control)
 
     def until_end(self, engine: EngineProcess) -> int | None:

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 
 from cockpit.headless.file_rows import file_table
-from cockpit.headless.report import comparisons, report_lines, run_json
+from cockpit.headless.report import comparisons, report_lines
+from cockpit.headless.run_json import run_json
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState, fold
 from cockpit.text.text_table import cells
