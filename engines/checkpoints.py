@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,6 @@ _DRAFT = ".tmp-"
 _TRASH = ".trash-"
 
 Refused = tuple[Path, str]
-Lineage = Sequence[tuple[int, int | None]]
-"""Attempts that led to a state, newest first: (attempt, the last of its steps that counts; None for all)."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +45,26 @@ class Checkpoint:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def scan(stage_dir: Path, hashes: bool = False) -> tuple[list[Checkpoint], list[Refused]]:
+def scan(stage_dir: Path) -> tuple[list[Checkpoint], list[Refused]]:
     """Every checkpoint of a stage's attempts: the complete ones by attempt and step, and the others with the reason.
+
+    Sizes are compared and no hashes: whoever goes on from a checkpoint verifies that one.
 
     Args:
         stage_dir: `stages/<stage>` of a run.
-        hashes: also compare the SHA-256 of every file; sizes are always compared.
     """
     complete: list[Checkpoint] = []
     refused: list[Refused] = []
     for folder in attempt_folders(stage_dir):
         if folder.is_symlink():
             continue
-        found, bad = scan_attempt(checkpoints_of(folder), hashes=hashes)
+        found, bad = scan_attempt(checkpoints_of(folder))
         complete += found
         refused += bad
     return sorted(complete, key=lambda checkpoint: (checkpoint.attempt, checkpoint.step)), refused
 
 
-def scan_attempt(checkpoints: Path, hashes: bool = False) -> tuple[list[Checkpoint], list[Refused]]:
+def scan_attempt(checkpoints: Path) -> tuple[list[Checkpoint], list[Refused]]:
     """The same for the `checkpoints` folder of one attempt."""
     complete: list[Checkpoint] = []
     refused: list[Refused] = []
@@ -77,60 +76,10 @@ def scan_attempt(checkpoints: Path, hashes: bool = False) -> tuple[list[Checkpoi
                 refused.append((folder, "was not finished: it has its temporary name"))
             continue
         try:
-            complete.append(_read(folder, attempt, step, hashes=hashes))
+            complete.append(_read(folder, attempt, step))
         except ManifestError as error:
             refused.append((folder, str(error)))
     return sorted(complete, key=lambda checkpoint: checkpoint.step), refused
-
-
-def newest(
-    stage_dir: Path, lineage: Lineage | None = None, at_most_step: int | None = None, healthy_only: bool = False
-) -> tuple[Checkpoint | None, list[Refused]]:
-    """The checkpoint to go on from: the highest step of the lineage that is whole, hashes included.
-
-    Args:
-        stage_dir: `stages/<stage>` of a run.
-        lineage: attempts that count and up to which step (see `lineage_of`); None counts every attempt.
-        at_most_step: an operator's choice to go back.
-        healthy_only: pass over checkpoints with non-finite weights or steps.
-
-    Returns:
-        The checkpoint (None when there is none) and those that were passed over, each with the reason.
-    """
-    complete, refused = scan(stage_dir)
-    if lineage is not None:
-        last = dict(reversed(list(lineage)))
-        complete = [item for item in complete if item.attempt in last and _within(item.step, last[item.attempt])]
-        refused = [item for item in refused if _attempt_of(item[0]) in last]
-    for candidate in sorted(complete, key=lambda item: (item.step, item.attempt), reverse=True):
-        if not _within(candidate.step, at_most_step):
-            continue
-        if healthy_only and not candidate.healthy:
-            refused.append((candidate.path, "is not healthy: weights or steps before it were not finite"))
-            continue
-        problems = verify_manifest(candidate.path)
-        if not problems:
-            return candidate, refused
-        refused.append((candidate.path, "; ".join(problems)))
-    return None, refused
-
-
-def lineage_of(attempt: int, resumed_from: Mapping[int, tuple[int, int] | None]) -> list[tuple[int, int | None]]:
-    """The attempts behind one attempt, newest first.
-
-    Args:
-        attempt: the newest attempt.
-        resumed_from: for each attempt, the (attempt, step) it went on from, or None when it began afresh.
-    """
-    lineage: list[tuple[int, int | None]] = [(attempt, None)]
-    highest: int | None = None
-    seen = {attempt}
-    while (origin := resumed_from.get(attempt)) is not None and origin[0] not in seen:
-        attempt, step = origin
-        highest = step if highest is None else min(step, highest)
-        lineage.append((attempt, highest))
-        seen.add(attempt)
-    return lineage
 
 
 def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) -> list[Checkpoint]:
@@ -187,12 +136,12 @@ def clean_leftovers(checkpoints: Path) -> list[str]:
     return names
 
 
-def _read(folder: Path, attempt: int, step: int, *, hashes: bool) -> Checkpoint:
+def _read(folder: Path, attempt: int, step: int) -> Checkpoint:
     sha256 = manifest_sha256(folder)
     manifest = read_manifest(folder)
     if manifest.get("step") != step:
         raise ManifestError(f"the manifest is of step {manifest.get('step')!r}")
-    problems = verify_manifest(folder, hashes=hashes)
+    problems = verify_manifest(folder, hashes=False)
     if problems:
         raise ManifestError("; ".join(problems))
     metrics = manifest.get("metrics")
@@ -218,12 +167,3 @@ def _entries(folder: Path) -> list[Path]:
     with suppress(OSError), os.scandir(folder) as entries:
         found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     return sorted(found)
-
-
-def _attempt_of(checkpoint: Path) -> int:
-    name = checkpoint.parent.parent.name
-    return int(name) if name.isdigit() else 0
-
-
-def _within(step: int, last: int | None) -> bool:
-    return last is None or step <= last

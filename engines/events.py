@@ -15,8 +15,6 @@ import msgspec
 
 from engines.words import EndReason, GateResult, RunStatus, StartReason, WriterRole
 
-VERSION = 1
-RECORD_START = b'{"v":1,"w":"'
 MAX_RECORD_BYTES = 65_536
 _NONFINITE = {"NaN", "Infinity", "-Infinity"}
 

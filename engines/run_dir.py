@@ -323,11 +323,6 @@ class Lock:
             os.pwrite(fd, json.dumps(holder).encode(), 0)
         return True
 
-    def keep_over_exec(self) -> None:
-        """Let the lock survive an exec of this process."""
-        if self._fd is not None:
-            os.set_inheritable(self._fd, True)
-
     def release(self) -> None:
         if self._fd is not None:
             os.close(self._fd)

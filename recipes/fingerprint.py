@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from recipes.schema import Recipe
-
 FORMAT = 1
 LEFT_OUT = frozenset({"name", "python", "threads", "retry", "gate"})
 """Fields that do not decide what a stage produces.
@@ -18,23 +16,11 @@ to an attempt that fails; gates judge the result and are checked again without r
 """
 
 
-def resolved_stage(recipe: Recipe, name: str) -> dict[str, Any]:
-    """A stage with every value, as JSON can hold it.
-
-    Raises:
-        KeyError: the recipe has no such stage.
-    """
-    for stage in recipe.stage:
-        if stage.name == name:
-            return stage.model_dump(mode="json")
-    raise KeyError(name)
-
-
 def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
 
     Args:
-        stage: from `resolved_stage`.
+        stage: every field with its value, as JSON can hold it.
         parent_hashes: what identifies each input, by the order of the fields' names: the SHA-256 of the input's manifest.
     """
     fields = {key: value for key, value in stage.items() if key not in LEFT_OUT}

@@ -30,7 +30,6 @@ CHUNK_CHARACTERS = 16_384
 MAX_SENTENCE_BYTES = 4 * CHUNK_CHARACTERS
 THREADS = 1
 """Part of the model's bytes, so it is fixed: the same text gives the same file on every machine."""
-BYTE_PIECES = 256
 
 
 def chunks(text: str) -> Iterator[str]:

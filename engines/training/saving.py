@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 
 from engines.checkpoints import (
     Checkpoint,
-    Lineage,
     clean_leftovers,
     current_best,
     draft_of,
@@ -59,7 +58,7 @@ class CheckpointWriter:
         self._clean()
 
     @property
-    def lineage(self) -> Lineage:
+    def lineage(self) -> list[tuple[int, int | None]]:
         """This attempt and those it goes on from, newest first."""
         return [(self._ctx.attempt, None), *self._ancestors]
 

@@ -13,7 +13,6 @@ from engines.llama.gguf_file import ARRAY, FLOAT32, INT32, STRING, GgufFile, Val
 from recipes import quantities
 from recipes.problems import printable
 
-_PADDING = 5
 _FORMS = {FLOAT32: "f", INT32: "i", 4: "I"}
 
 

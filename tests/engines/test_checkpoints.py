@@ -1,4 +1,4 @@
-"""What is kept, what goes, and which checkpoint a run goes on from."""
+"""Which checkpoints are complete, what is kept, and what goes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from engines.checkpoints import (
     Checkpoint,
     clean_leftovers,
     current_best,
-    lineage_of,
-    newest,
     remove_checkpoint,
     scan,
     which_to_remove,
@@ -68,7 +66,7 @@ def test_the_newer_of_two_equally_good_is_the_best() -> None:
     assert current_best(two) == two[1]
 
 
-def _commit(stage: Path, attempt: int, step: int, *, healthy: bool = True) -> Path:
+def commit_checkpoint(stage: Path, attempt: int, step: int, *, healthy: bool = True) -> Path:
     folder = stage / str(attempt) / "checkpoints"
     draft = folder / f".tmp-{step}"
     draft.mkdir(parents=True)
@@ -79,11 +77,11 @@ def _commit(stage: Path, attempt: int, step: int, *, healthy: bool = True) -> Pa
 
 
 def test_only_what_is_whole_is_a_checkpoint(tmp_path: Path) -> None:
-    whole = _commit(tmp_path, 1, 5)
+    whole = commit_checkpoint(tmp_path, 1, 5)
     (tmp_path / "1" / "checkpoints" / ".tmp-step-9").mkdir()
-    torn = _commit(tmp_path, 1, 7)
+    torn = commit_checkpoint(tmp_path, 1, 7)
     (torn / "weights").write_bytes(b"short")
-    renamed = _commit(tmp_path, 2, 8)
+    renamed = commit_checkpoint(tmp_path, 2, 8)
     renamed.rename(renamed.with_name("step-80"))
     (tmp_path / "1" / "checkpoints" / "step-99").mkdir()
     (tmp_path / "1" / "checkpoints" / "notes").mkdir()
@@ -100,41 +98,8 @@ def test_only_what_is_whole_is_a_checkpoint(tmp_path: Path) -> None:
     assert "cannot be read" in reasons["step-99"]
 
 
-def test_newest_checks_hashes_and_falls_back(tmp_path: Path) -> None:
-    for step in (2, 4, 6):
-        _commit(tmp_path, 1, step, healthy=step != 4)
-    (tmp_path / "1" / "checkpoints" / "step-6" / "weights").write_bytes(b"same size!")
-    chosen, refused = newest(tmp_path)
-    assert chosen is not None
-    assert chosen.step == 4
-    assert [path.name for path, _ in refused] == ["step-6"]
-    chosen, refused = newest(tmp_path, healthy_only=True)
-    assert chosen is not None
-    assert chosen.step == 2
-    assert [path.name for path, _ in refused] == ["step-6", "step-4"]
-    chosen, refused = newest(tmp_path, at_most_step=1)
-    assert chosen is None
-    assert refused == []
-
-
-def test_superseded_steps_do_not_count(tmp_path: Path) -> None:
-    for step in (2, 4, 6):
-        _commit(tmp_path, 1, step)
-    _commit(tmp_path, 2, 3)
-    lineage = lineage_of(3, {3: (2, 3), 2: (1, 2), 1: None})
-    assert lineage == [(3, None), (2, 3), (1, 2)]
-    chosen, _ = newest(tmp_path, lineage)
-    assert chosen is not None
-    assert (chosen.attempt, chosen.step) == (2, 3)
-    assert lineage_of(3, {3: (2, 1), 2: (1, 5)}) == [(3, None), (2, 1), (1, 1)]
-
-
-def test_a_lineage_that_names_itself_ends() -> None:
-    assert lineage_of(2, {2: (1, 4), 1: (2, 9)}) == [(2, None), (1, 4)]
-
-
 def test_removal_and_leftovers(tmp_path: Path) -> None:
-    _commit(tmp_path, 1, 5)
+    commit_checkpoint(tmp_path, 1, 5)
     folder = tmp_path / "1" / "checkpoints"
     (folder / ".trash-step-1-dead").mkdir()
     (folder / ".tmp-step-9-dead").mkdir()

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from recipes.fields import FieldSpec, fields_of, inputs_of, recipe_fields, sections_of
-from recipes.fingerprint import LEFT_OUT, fingerprint, resolved_stage
+from recipes.fingerprint import LEFT_OUT, fingerprint
 from recipes.load import load_recipe
 from recipes.reference import JSON_SCHEMA, REFERENCE, json_schema, json_schema_text, page_texts, reference_text
 from recipes.schema import Recipe
@@ -140,7 +140,7 @@ def test_no_model_of_a_recipe_lets_unknown_keys_or_other_types_in() -> None:
 
 def stage_dict(**changes: Any) -> dict[str, Any]:
     stage = FakeStage.model_validate({"name": "a", **changes})
-    return resolved_stage(Recipe.model_validate({"schema": 1, "name": "r", "stage": [stage]}), "a")
+    return stage.model_dump(mode="json")
 
 
 def test_a_fingerprint_changes_with_every_field_that_decides_the_result_and_no_other() -> None:
@@ -169,13 +169,11 @@ def test_a_fingerprint_changes_with_every_field_that_decides_the_result_and_no_o
     assert set(StageFields.model_fields) >= LEFT_OUT
 
 
-def test_a_resolved_stage_is_complete_and_of_the_asked_name() -> None:
+def test_a_resolved_stage_is_complete_and_can_be_json() -> None:
     recipe = load_recipe(shipped_recipes()[0]).recipe
-    base = resolved_stage(recipe, "base")
+    base = next(stage for stage in recipe.stage if stage.name == "base").model_dump(mode="json")
     assert set(base) == set(PretrainStage.model_fields)
     assert json.loads(json.dumps(base)) == base
-    with pytest.raises(KeyError):
-        resolved_stage(recipe, "nothing")
 
 
 def test_recipes_load_without_engines_or_terminal_libraries() -> None:

@@ -11,6 +11,7 @@ from engines.checkpoints import scan_attempt
 from engines.context import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.control import put_request
 from engines.events import CheckpointCommitted, Event, Step
+from engines.manifest import verify_manifest
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.stage_context import TriedContext, make_context
@@ -52,9 +53,10 @@ def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: i
 
 def resume_point(ctx: TriedContext, step: int) -> ResumePoint:
     """The attempt's checkpoint of a step."""
-    complete, refused = scan_attempt(ctx.checkpoints, hashes=True)
+    complete, refused = scan_attempt(ctx.checkpoints)
     assert refused == []
     found = next(checkpoint for checkpoint in complete if checkpoint.step == step)
+    assert verify_manifest(found.path) == []
     return ResumePoint(found.attempt, found.step, found.path, found.sha256)
 
 
