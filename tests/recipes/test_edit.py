@@ -61,20 +61,6 @@ def without(text: str, path: tuple[str | int, ...]) -> Any:
     return data
 
 
-def field_key(text: str, stage: str | None, field: str) -> tuple[str | int, ...]:
-    """Where a field of a stage stands, or would stand; of the recipe itself for None."""
-    parts = tuple(field.split("."))
-    return parts if stage is None else ("stage", stage_names(text).index(stage), *parts)
-
-
-def set_field(text: str, stage: str | None, field: str, value: Any) -> str:
-    return set_value(text, field_key(text, stage, field), value)
-
-
-def unset_field(text: str, stage: str, field: str) -> str:
-    return unset_value(text, field_key(text, stage, field))
-
-
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
         return math.isnan(other)
