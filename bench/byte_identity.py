@@ -19,8 +19,8 @@ import numpy as np
 
 from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.importance import Importance
-from exporters.gguf.quant_types import FILE_TYPE_IDS, QUANTIZED
 from exporters.gguf.write import Model, read_model, write_gguf
+from recipes.file_types import FILE_TYPES, QUANTIZED
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, build_tokenizer
 
 LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")
@@ -66,11 +66,11 @@ def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tup
     np.savez(weights, allow_pickle=False, **importance.values)
     rows = []
     with KernelQuantizer(2) as quantizer:
-        for file_type in sorted(QUANTIZED, key=FILE_TYPE_IDS.__getitem__):
+        for file_type in sorted(QUANTIZED, key=lambda name: FILE_TYPES[name].id):
             for given in (None, importance):
                 ours, theirs = root / "ours.gguf", root / "theirs.gguf"
                 plan = model.plan(file_type, importance=given is not None)
-                command = [python, str(LIBLLAMA), str(source), str(theirs), str(FILE_TYPE_IDS[file_type])]
+                command = [python, str(LIBLLAMA), str(source), str(theirs), str(FILE_TYPES[file_type].id)]
                 done = subprocess.run(
                     [*command, *([str(weights)] if given else [])], capture_output=True, text=True, check=False
                 )

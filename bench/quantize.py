@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 
 from bench.rows import Row
-from exporters.preflight import default_threads
+from exporters.process.room import default_threads
 
 LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")
 VARIABLE = "COCKPIT_BENCH_LLAMA_PYTHON"

@@ -195,6 +195,7 @@ FILE_TYPES: Mapping[str, FileType] = {row.name: row for row in _ROWS}
 QUANTIZED = tuple(row.name for row in _ROWS if row.quantized)
 FIRST_FILE_TYPES = ("F16", "Q8_0", "Q4_K_M")
 """What is written when nobody chooses: exact, nearly exact, small."""
+FIRST_QUANTIZED = tuple(name for name in FIRST_FILE_TYPES if FILE_TYPES[name].quantized)
 
 if TYPE_CHECKING:
     FileTypeName = str

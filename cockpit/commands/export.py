@@ -18,6 +18,7 @@ from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text, stage_sets
 from cockpit.one_stage.recipe import Export
 from cockpit.runs.find import runs_root
+from recipes.file_types import FIRST_FILE_TYPES
 
 _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
 
@@ -25,7 +26,7 @@ _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "thr
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit export`."""
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base")
-    parser.add_argument("--types", metavar="T,T,...", help="GGUF file types (default: F16,Q8_0,Q4_K_M)")
+    parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_FILE_TYPES)})")
     parser.add_argument(
         "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
     )

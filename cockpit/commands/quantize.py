@@ -22,9 +22,9 @@ from cockpit.one_stage.from_words import export_text
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
 from engines.words import ExitCode
+from recipes.file_types import FIRST_QUANTIZED
 from recipes.problems import OperatorError, printable
 
-DEFAULT_TYPES = "Q8_0,Q4_K_M"
 FULL_PRECISION = ("F32", "BF16", "F16")
 """Best first: what a finished export is quantized from."""
 
@@ -32,7 +32,7 @@ FULL_PRECISION = ("F32", "BF16", "F16")
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit quantize`."""
     parser.add_argument("source", metavar="FILE|MODEL", help=f"a GGUF file in F32, F16 or BF16; or {MODEL_HELP}")
-    parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {DEFAULT_TYPES})")
+    parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_QUANTIZED)})")
     parser.add_argument(
         "--imatrix",
         metavar="FILE|HOW",
@@ -67,7 +67,7 @@ def declare(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize; the exit code is the child's, or the run's."""
-    types = args.types or DEFAULT_TYPES
+    types = args.types or ",".join(FIRST_QUANTIZED)
     source = _gguf_file(args)
     if source is None:
         for option in ("out", "threads"):

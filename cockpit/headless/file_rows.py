@@ -8,7 +8,7 @@ from cockpit.runs.stage_view import StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import cells, text_table
-from exporters.gguf.quality import light_of
+from exporters.proof.quality import light_of
 
 FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 _LEAST = ("memory", "ppl", "tok/s", "bits", "size")

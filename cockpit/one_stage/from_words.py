@@ -20,11 +20,10 @@ from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
 from engines.adapter_folder import is_adapter
 from engines.run_dir import RunDir
+from recipes.file_types import FIRST_FILE_TYPES
 from recipes.problems import OperatorError, printable
 
 Kind = Literal["model", "adapter"]
-DEFAULT_TYPES = ("F16", "Q8_0", "Q4_K_M")
-"""What an export writes when no file types are named."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def export_text(
         OperatorError: inputs cannot be found, all adapters at once.
     """
     taken, under = _model_or_adapter(root, model)
-    names = [name.strip() for name in types.split(",") if name.strip()] if types else DEFAULT_TYPES
+    names = [name.strip() for name in types.split(",") if name.strip()] if types else FIRST_FILE_TYPES
     stage = _export_of(taken, names, under)
     if data:
         stage = replace(stage, data=Input.at(_data_folder(root, data)))

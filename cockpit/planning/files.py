@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cockpit.planning.models import file_plans
-from exporters.gguf.quant_types import QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
+from cockpit.planning.models import file_plan, file_plans
+from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
+from exporters.hf_model.architectures import LLAMA
 from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
 
@@ -44,8 +45,8 @@ class PlannedFile:
 
 def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> Iterator[PlannedFile]:
     """What an export of a model with these fields will write."""
-    fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None}
-    shapes = llama_shapes(fields, vocab_size)
+    fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None, "vocab_size": vocab_size}
+    shapes = model_shapes(LLAMA, fields)
     for file_type in dict.fromkeys(export.file_types):
         plan = _plan(file_type, export, base, shapes)
         yield _planned(export, plan, _warning(plan, base))
@@ -71,15 +72,14 @@ def _planned(export: ExportStage, plan: FilePlan, warning: str) -> PlannedFile:
 
 
 def _plan(file_type: str, export: ExportStage, base: PretrainStage, shapes: list[Shape]) -> FilePlan:
-    gqa = base.num_attention_heads // base.num_key_value_heads
-    layers = base.num_hidden_layers
-
-    def made(importance: bool) -> FilePlan:
-        return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=importance, seventy_b=layers == 80)
-
-    plain = made(False)
-    weighs = file_type in QUANTIZED and (export.imatrix == "always" or bool(plain.needs_importance))
-    return made(True) if weighs else plain
+    return file_plan(
+        file_type,
+        shapes,
+        layers=base.num_hidden_layers,
+        gqa=base.num_attention_heads // base.num_key_value_heads,
+        importance=export.imatrix == "always",
+        seventy_b=LLAMA.is_seventy_b(base.num_hidden_layers),
+    )
 
 
 def _warning(plan: FilePlan, base: PretrainStage) -> str:

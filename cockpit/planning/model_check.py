@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engines.files import read_regular_text
 from engines.json_text import read_object
-from exporters.gguf.architectures import architecture_of
+from exporters.hf_model.architectures import architecture_of
 from exporters.hf_model.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError

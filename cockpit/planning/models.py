@@ -13,8 +13,9 @@ import psutil
 
 from engines.files import open_regular
 from engines.json_text import parse_json, read_json
-from engines.llama.ggml_types import TYPES
-from exporters.gguf.quant_types import DEFAULT_TYPES, QUANTIZED, FilePlan, Shape, llama_shapes, plan_file
+from exporters.gguf.quant_types import FilePlan, Shape, model_shapes, plan_file
+from exporters.hf_model.architectures import LLAMA, known_architecture, language_settings
+from recipes.file_types import FILE_TYPES
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -94,26 +95,38 @@ def file_plans(model: Path, file_types: Sequence[str], importance: bool = False)
     """
     try:
         config = _config(model)
-        shapes = llama_shapes(config, int(config["vocab_size"]))
+        family = known_architecture(config) or LLAMA
+        shapes = model_shapes(family, config)
         layers = int(config["num_hidden_layers"])
         gqa = int(config["num_attention_heads"]) // int(config["num_key_value_heads"])
-        return {name: _file_plan(name, shapes, layers, gqa, importance) for name in file_types}
+        return {
+            name: file_plan(
+                name, shapes, layers=layers, gqa=gqa, importance=importance, seventy_b=family.is_seventy_b(layers)
+            )
+            for name in file_types
+        }
     except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
         return {}
 
 
-def _file_plan(file_type: str, shapes: list[Shape], layers: int, gqa: int, importance: bool) -> FilePlan:
-    """With an importance matrix where the type needs one: an export measures it by itself."""
-    plan = plan_file(file_type, shapes, layers=layers, gqa=gqa)
-    weighs = plan.needs_importance or (importance and file_type in QUANTIZED)
-    return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=True) if weighs else plan
+def file_plan(
+    file_type: str, shapes: list[Shape], *, layers: int, gqa: int, importance: bool, seventy_b: bool
+) -> FilePlan:
+    """What each tensor becomes in a file, as an export plans it: with an importance matrix where the type needs one.
+
+    `importance`: one is used even where the type could do without. The rest as in `plan_file`.
+    """
+    plan = plan_file(file_type, shapes, layers=layers, gqa=gqa, seventy_b=seventy_b)
+    if plan.needs_importance or (importance and FILE_TYPES[file_type].importance != "ignored"):
+        return plan_file(file_type, shapes, layers=layers, gqa=gqa, importance=True, seventy_b=seventy_b)
+    return plan
 
 
 def _file_bytes(model: Path, facts: ModelFacts, file_type: str) -> int:
     plan = file_plans(model, [file_type]).get(file_type)
     if plan is not None:
         return plan.bytes
-    return math.ceil(facts.parameters * TYPES[DEFAULT_TYPES[file_type]].bits_per_weight / 8)
+    return math.ceil(facts.parameters * FILE_TYPES[file_type].bits_per_weight / 8)
 
 
 def _vocab_size(model: Path) -> int:
@@ -125,6 +138,8 @@ def _vocab_size(model: Path) -> int:
 
 def _config(model: Path) -> dict[str, Any]:
     config = read_json(model / "config.json", MAX_CONFIG_BYTES)
+    if isinstance(config, dict):
+        config = language_settings(config)
     if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
         raise ValueError("not a model's config")
     return {

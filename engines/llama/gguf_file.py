@@ -10,7 +10,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from engines.files import open_regular
 from engines.llama.ggml_types import TYPES, TensorType
@@ -237,47 +237,6 @@ def _placed(
     return placed
 
 
-def pack_text(text: str) -> bytes:
-    """A string as GGUF writes it: length, then UTF-8."""
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def text_value(text: str) -> Value:
-    """A string to be written."""
-    return Value(STRING, pack_text(text), text)
-
-
-def uint32_value(number: int) -> Value:
-    """An unsigned number to be written."""
-    return Value(UINT32, struct.pack("<I", number), number)
-
-
-@dataclass(frozen=True)
-class NewTensor:
-    """A tensor to be written: `dimensions` columns first, `bytes` of data."""
-
-    name: str
-    dimensions: tuple[int, ...]
-    type_id: int
-    bytes: int
-
-
 def padded(count: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
     """The next multiple of the alignment."""
     return -(-count // alignment) * alignment
-
-
-def write_header(file: BinaryIO, keys: dict[str, Value], tensors: list[NewTensor]) -> None:
-    """Write everything before the tensors' data, which follow in order, each padded to 32 bytes."""
-    parts = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(keys))]
-    for name, value in keys.items():
-        parts += [pack_text(name), struct.pack("<I", value.kind), value.raw]
-    offset = 0
-    for tensor in tensors:
-        count = len(tensor.dimensions)
-        sizes = struct.pack(f"<I{count}Q", count, *tensor.dimensions)
-        parts += [pack_text(tensor.name), sizes, struct.pack("<IQ", tensor.type_id, offset)]
-        offset += padded(tensor.bytes)
-    header = b"".join(parts)
-    file.write(header + bytes(padded(len(header)) - len(header)))

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.files import file_sha256
+from engines.llama.ggml_types import TYPES
 from engines.llama.golden import check_golden
 from engines.llama.library import NativeError, find_kernels
 from engines.llama.worker_process import WorkerProcess
-
-NUMPY_TYPES = frozenset({"Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "TQ1_0", "TQ2_0"})
 
 
 class Quantizer(Protocol):
@@ -182,9 +181,10 @@ class NumpyQuantizer:
         Raises:
             NativeError: a type, or a use of importances, that only llama.cpp's kernels have.
         """
-        if importance is not None and type_name not in ("Q8_0", "TQ1_0", "TQ2_0"):
+        kind = TYPES[type_name]
+        if importance is not None and kind.importance != "ignored":
             raise NativeError(f"{type_name} with an importance matrix can only be written by llama.cpp's kernels")
-        if type_name not in NUMPY_TYPES:
+        if not kind.in_numpy:
             raise NativeError(f"{type_name} can only be written by llama.cpp's kernels")
         quantized: NDArray[np.uint8] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type_name])
         return quantized

@@ -7,23 +7,26 @@ layers (rank and alpha patterns, rsLoRA) are multiplied into B, and alpha is zer
 from __future__ import annotations
 
 import math
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_path
+from engines.files import whole_file
+from engines.llama.ggml_types import TYPES
+from engines.llama.gguf_write import float32_value, text_value, uint32_value
+from exporters.gguf.file_writer import Piece, new_tensor, ready, write_file
+from exporters.gguf.quant_types import Shape
 from exporters.gguf.write import Model, row_order
 from exporters.lora.adapter import Adapter, Change, read_matrix
 from recipes import quantities
+from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 
 AdapterType = Literal["F32", "F16"]
-FILE_TYPES: dict[str, int] = {"F32": 0, "F16": 1}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class AdapterPlan:
 
     def bytes(self, dtype: AdapterType) -> int:
         """Size of its tensors."""
-        return self.parameters * (4 if dtype == "F32" else 2)
+        return TYPES[dtype].row_bytes(self.parameters)
 
 
 def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
@@ -79,18 +82,29 @@ def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterTyp
     Raises:
         OperatorError: a value is not finite, or does not fit into F16.
     """
-    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
-        writer.add_type("adapter")
-        writer.add_name(path.stem)
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", plan.alpha)
-        writer.add_file_type(FILE_TYPES[dtype])
-        for name, change in plan.changes.items():
-            for side, values in (("a", _a(change)), ("b", _b(model, name, change, folded=not plan.alpha))):
-                writer.add_tensor(f"{name}.lora_{side}", _stored(f"{name}.lora_{side}", values, dtype))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+    keys = {
+        "general.architecture": text_value(model.architecture.name),
+        "general.type": text_value("adapter"),
+        "general.name": text_value(path.stem),
+        "adapter.type": text_value("lora"),
+        "adapter.lora.alpha": float32_value(plan.alpha),
+        "general.file_type": uint32_value(FILE_TYPES[dtype].id),
+    }
+    tensors = []
+    for name, change in plan.changes.items():
+        rows, columns = change.shape
+        for side, shape in (("a", (_rank(change), columns)), ("b", (rows, _rank(change)))):
+            matrix = Shape(f"{name}.lora_{side}", *shape)
+            tensor = new_tensor(matrix, TYPES[dtype].id, matrix.rows * TYPES[dtype].row_bytes(matrix.columns))
+            tensors.append((tensor, _pieces(model, name, change, side, dtype, folded=not plan.alpha)))
+    with whole_file(path) as file:
+        write_file(file, keys, tensors)
+
+
+def _pieces(model: Model, name: str, change: Change, side: str, dtype: AdapterType, *, folded: bool) -> Iterator[Piece]:
+    """One matrix of a change, whole: LoRA's are small."""
+    values = _a(change) if side == "a" else _b(model, name, change, folded=folded)
+    yield ready(_stored(f"{name}.lora_{side}", values, dtype), values.size)
 
 
 def _check_kinds(adapter: Adapter) -> None:

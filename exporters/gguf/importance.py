@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_path
+from engines.files import whole_file
+from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import read_gguf
+from engines.llama.gguf_write import NewTensor, text_list, text_value, uint32_value
+from exporters.gguf.file_writer import Piece, Progress, ready, write_file
+from exporters.gguf.quant_types import Shape
 from recipes.problems import OperatorError, printable
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,17 @@ class Importance:
     windows: tuple[int, int]
     source: str
 
-    def of(self, name: str, columns: int) -> NDArray[np.float32] | None:
-        """The importances of a tensor's columns; None when it was not measured.
+    def of(self, shape: Shape) -> NDArray[np.float32] | None:
+        """The importances of a tensor's columns, float32 [columns]; None when it was not measured.
 
         Raises:
             OperatorError: they are those of a tensor of another width.
         """
-        found = self.values.get(name)
-        if found is not None and len(found) != columns:
-            raise OperatorError(f"the importance matrix has {len(found)} columns for {name}, which has {columns}")
+        found = self.values.get(shape.name)
+        if found is not None and len(found) != shape.columns:
+            raise OperatorError(
+                f"the importance matrix has {len(found)} columns for {shape.name}, which has {shape.columns}"
+            )
         return found
 
 
@@ -98,17 +101,24 @@ def compute_importance(
 
 def save_importance(importance: Importance, path: Path) -> None:
     """Write it in llama.cpp's GGUF format of importance matrices, so that its own tools can use it."""
-    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, "imatrix")) as writer:
-        writer.add_type("imatrix")
-        writer.add_array("imatrix.datasets", [importance.source])
-        writer.add_uint32("imatrix.chunk_count", importance.windows[0])
-        writer.add_uint32("imatrix.chunk_size", importance.windows[1])
-        for name, row in sorted(importance.values.items()):
-            writer.add_tensor(f"{name}.in_sum2", (row * np.float32(importance.tokens)).reshape(1, -1))
-            writer.add_tensor(f"{name}.counts", np.asarray([[importance.tokens]], np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+    keys = {
+        "general.architecture": text_value("imatrix"),
+        "general.type": text_value("imatrix"),
+        "imatrix.datasets": text_list([importance.source]),
+        "imatrix.chunk_count": uint32_value(importance.windows[0]),
+        "imatrix.chunk_size": uint32_value(importance.windows[1]),
+    }
+    tensors = []
+    for name, row in sorted(importance.values.items()):
+        sums, counts = row * np.float32(importance.tokens), np.asarray([importance.tokens], np.float32)
+        tensors += [_row_tensor(f"{name}.in_sum2", sums), _row_tensor(f"{name}.counts", counts)]
+    with whole_file(path) as file:
+        write_file(file, keys, tensors)
+
+
+def _row_tensor(name: str, row: NDArray[np.float32]) -> tuple[NewTensor, list[Piece]]:
+    """float32 [columns] as a matrix of one row."""
+    return NewTensor(name, (len(row), 1), TYPES["F32"].id, row.nbytes), [ready(row.astype("<f4"), row.size)]
 
 
 def load_importance(path: Path) -> Importance:

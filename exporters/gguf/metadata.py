@@ -7,63 +7,53 @@ from __future__ import annotations
 
 from typing import Any
 
-import gguf
-
-from exporters.gguf.quant_types import FILE_TYPE_IDS
-from exporters.hf_model.model_config import head_width, kv_heads
+from engines.llama.gguf_file import Value
+from engines.llama.gguf_write import float32_value, text_value, uint32_value
+from exporters.hf_model.architectures import Architecture, Key, size_of
 from exporters.hf_model.rope import Rope, read_rope
 
+QUANTIZATION_VERSION = 2
+"""`general.quantization_version`: the version of ggml's block layouts (GGML_QNT_VERSION)."""
 
-def add_metadata(
-    writer: gguf.GGUFWriter,
-    config: dict[str, Any],
-    *,
-    name: str,
-    file_type: str,
-    parameters: int,
-) -> None:
-    """Write every key of `general.` and of the architecture.
+
+def model_keys(
+    architecture: Architecture, config: dict[str, Any], *, name: str, file_type_id: int, parameters: int
+) -> dict[str, Value]:
+    """Every key of `general.` and of the architecture, in the order in which they are written.
 
     Args:
-        writer: an open writer for this architecture.
-        config: the model's config.json.
+        architecture: the model's family.
+        config: its settings.
         name: what the file is called for a reader.
-        file_type: a key of `FILE_TYPE_IDS`.
+        file_type_id: `general.file_type`.
         parameters: number of weights, for the size label.
     """
-    writer.add_type("model")
-    writer.add_name(name)
-    writer.add_size_label(size_label(parameters))
+    general = {"type": text_value("model"), "name": text_value(name), "size_label": text_value(size_label(parameters))}
     if isinstance(config.get("license"), str):
-        writer.add_license(config["license"])
-    writer.add_file_type(FILE_TYPE_IDS[file_type])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    width = head_width(config)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(kv_heads(config))
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_rope_dimension_count(width)
-    _add_rope(writer, read_rope(config))
+        general["license"] = text_value(config["license"])
+    general |= {"file_type": uint32_value(file_type_id), "quantization_version": uint32_value(QUANTIZATION_VERSION)}
+    network = {key.name: _value(key, config) for key in architecture.keys} | _rope_keys(read_rope(config))
+    return {
+        "general.architecture": text_value(architecture.name),
+        **{f"general.{key}": value for key, value in general.items()},
+        **{f"{architecture.name}.{key}": value for key, value in network.items()},
+    }
 
 
-def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
-    writer.add_rope_freq_base(rope.theta)
-    if rope.kind == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope.factor)
-    elif rope.kind == "yarn":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(rope.factor)
-        writer.add_rope_scaling_orig_ctx_len(rope.original_context)
+def _value(key: Key, config: dict[str, Any]) -> Value:
+    return float32_value(config[key.setting]) if key.kind == "float32" else uint32_value(size_of(config, key.setting))
+
+
+def _rope_keys(rope: Rope) -> dict[str, Value]:
+    keys = {"rope.freq_base": float32_value(rope.theta)}
+    if rope.kind in ("linear", "yarn"):
+        keys["rope.scaling.type"] = text_value(rope.kind)
+        keys["rope.scaling.factor"] = float32_value(rope.factor)
+    if rope.kind == "yarn":
+        keys["rope.scaling.original_context_length"] = uint32_value(rope.original_context)
         if rope.magnitude != 1.0:
-            writer.add_rope_scaling_attn_factors(rope.magnitude)
+            keys["rope.scaling.attn_factor"] = float32_value(rope.magnitude)
+    return keys
 
 
 def size_label(parameters: int) -> str:

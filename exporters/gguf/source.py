@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,34 +10,26 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.llama.ggml_types import TYPES
+from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.gguf_file import (
     GgufFile,
-    NewTensor,
     Tensor,
     Value,
-    padded,
     read_gguf,
-    text_value,
-    uint32_value,
-    write_header,
 )
+from engines.llama.gguf_write import NewTensor, text_value, uint32_value
 from engines.llama.quantizer import KernelQuantizer, Quantizer
+from exporters.gguf.file_writer import Piece, Progress, ready, write_file
 from exporters.gguf.importance import Importance
-from exporters.gguf.in_flight import InFlight, done
-from exporters.gguf.quant_types import FILE_TYPE_IDS, Choice, FilePlan, Shape, plan_file
+from exporters.gguf.metadata import QUANTIZATION_VERSION
+from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.gguf.write import encode
+from exporters.hf_model.architectures import ARCHITECTURES, Architecture
 from exporters.hf_model.tensor_files import row_chunks
+from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Dense families for which the table of types is llama.cpp's."""
-
-PLAIN = ("F32", "F16", "BF16")
-QUANTIZATION_VERSION = 2
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class GgufSource:
     """A file to quantize. `gqa` is query heads per key and value head."""
 
     file: GgufFile
-    architecture: str
+    architecture: Architecture
     layers: int
     gqa: int
     shapes: list[Shape]
@@ -64,7 +55,7 @@ class GgufSource:
             layers=self.layers,
             gqa=self.gqa,
             importance=importance,
-            seventy_b=self.layers == 80 and self.architecture != "qwen3",
+            seventy_b=self.architecture.is_seventy_b(self.layers),
         )
         kept = [_kept(choice, self.file.tensors[choice.shape.name]) for choice in plan.choices]
         return FilePlan(file_type, kept)
@@ -96,9 +87,10 @@ def open_source(path: Path) -> GgufSource:
     """
     file = read_gguf(path)
     architecture = file.scalar("general.architecture")
-    if architecture not in ARCHITECTURES:
+    row = next((row for row in ARCHITECTURES.values() if row.name == architecture), None)
+    if row is None:
         raise OperatorError(
-            f"{path}: general.architecture — got {printable(str(architecture))}; allowed {', '.join(ARCHITECTURES)}",
+            f"{path}: general.architecture — got {printable(str(architecture))}; allowed {', '.join(sorted({row.name for row in ARCHITECTURES.values()}))}",
             "quantize other families with llama.cpp's own llama-quantize",
         )
     if file.scalar("split.count", 0) not in (0, 1):
@@ -106,7 +98,7 @@ def open_source(path: Path) -> GgufSource:
     if file.scalar(f"{architecture}.expert_count", 0):
         raise OperatorError(f"{path}: a mixture of experts", "quantize it with llama.cpp's own llama-quantize")
     for tensor in file.tensors.values():
-        if tensor.kind is None or tensor.kind.name not in PLAIN:
+        if tensor.kind is None or not tensor.kind.plain:
             kind = tensor.kind.name if tensor.kind else f"type {tensor.type_id}"
             raise OperatorError(
                 f"{path}: tensor {printable(tensor.name, 200)} is {kind}: the file is already quantized",
@@ -120,7 +112,7 @@ def open_source(path: Path) -> GgufSource:
     shapes = [_shape(path, tensor) for tensor in file.tensors.values()]
     if not any(shape.name == "token_embd.weight" for shape in shapes):
         raise OperatorError(f"{path}: there is no token_embd.weight: not a language model")
-    return GgufSource(file, architecture, layers, heads // kv_heads, shapes)
+    return GgufSource(file, row, layers, heads // kv_heads, shapes)
 
 
 def _number(file: GgufFile, key: str) -> int:
@@ -149,7 +141,7 @@ def new_keys(
         if name not in _REPLACED and not name.startswith("quantize.imatrix.")
     }
     keys["general.quantization_version"] = uint32_value(QUANTIZATION_VERSION)
-    keys["general.file_type"] = uint32_value(FILE_TYPE_IDS[file_type])
+    keys["general.file_type"] = uint32_value(FILE_TYPES[file_type].id)
     if importance is not None:
         keys["quantize.imatrix.file"] = text_value(importance_file)
         keys["quantize.imatrix.dataset"] = text_value(importance.source)
@@ -173,38 +165,30 @@ def write_quantized(
         OperatorError: a value is not finite or does not fit; names the tensor.
     """
     tensors = [
-        NewTensor(c.shape.name, source.file.tensors[c.shape.name].dimensions, TYPES[c.type].id, c.bytes)
+        (
+            NewTensor(c.shape.name, source.file.tensors[c.shape.name].dimensions, TYPES[c.type].id, c.bytes),
+            _pieces(source, c, quantizer, None if importance is None else importance.of(c.shape)),
+        )
         for c in plan.choices
     ]
-    write_header(file, new_keys(source, plan.file_type, importance, importance_file), tensors)
-    rows = InFlight(file.write)
-    for choice in plan.choices:
-        weights = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
-        width, count = TYPES[choice.type].row_bytes(choice.shape.columns), choice.shape.rows
-        for start, stop in row_chunks(count, choice.shape.columns):
-            padding = padded(choice.bytes) - choice.bytes if stop == count else 0
-            future = _rows(source, choice, start, stop, quantizer, weights)
-            rows.add(future, choice.shape.name, (stop - start) * width, padding)
-            progress((stop - start) * choice.shape.columns)
-    rows.finish()
+    write_file(file, new_keys(source, plan.file_type, importance, importance_file), tensors, progress)
 
 
-def _rows(
-    source: GgufSource,
-    choice: Choice,
-    start: int,
-    stop: int,
-    quantizer: Quantizer | None,
-    weights: NDArray[np.float32] | None,
-) -> Future[memoryview]:
-    """Some rows in their new type; kernels work on them while the caller goes on."""
-    tensor = source.file.tensors[choice.shape.name]
+def _pieces(
+    source: GgufSource, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
+) -> Iterator[Piece]:
+    """A tensor in its new type, a few rows at a time; kernels work on them while the caller goes on."""
+    tensor, columns = source.file.tensors[choice.shape.name], choice.shape.columns
     assert tensor.kind is not None
-    if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN:
-        width = tensor.kind.row_bytes(tensor.columns)
+    given, made = tensor.kind.row_bytes(columns), TYPES[choice.type].row_bytes(columns)
+    for start, stop in row_chunks(choice.shape.rows, columns):
+        values = (stop - start) * columns
+        if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN_TYPES:
 
-        def fill(view: memoryview) -> None:
-            source.file.read_into(tensor, start, view)
+            def fill(view: memoryview, start: int = start) -> None:
+                source.file.read_into(tensor, start, view)
 
-        return quantizer.submit(choice.type, tensor.kind.name, (stop - start, width), fill, weights)
-    return done(encode(choice, source.rows_of(choice.shape, start, stop), quantizer, weights))
+            future = quantizer.submit(choice.type, tensor.kind.name, (stop - start, given), fill, importance)
+            yield Piece(future, (stop - start) * made, values)
+        else:
+            yield ready(encode(choice, source.rows_of(choice.shape, start, stop), quantizer, importance), values)

@@ -7,17 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gguf
 from sentencepiece import sentencepiece_model_pb2
 
 from engines.files import read_regular_bytes, read_regular_text
 from engines.json_text import read_object
+from engines.llama.gguf_file import Value
+from engines.llama.gguf_write import (
+    bool_value,
+    float32_list,
+    int32_list,
+    text_list,
+    text_value,
+    uint8_list,
+    uint32_value,
+)
 from exporters.gguf.pre_tokenizers import pre_tokenizer_name
 from exporters.hf_model.tokenizer_file import read_tokenizer
 from recipes.problems import OperatorError, printable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Token types of GGUF; SentencePiece's piece types are the same numbers."""
+
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
+"""What GGUF calls the special tokens."""
 
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
@@ -73,27 +85,30 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     return vocabulary
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    """Write every key of `tokenizer.`."""
-    writer.add_tokenizer_model(vocabulary.model)
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
+def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
+    """Every key of `tokenizer.`, in the order in which they are written."""
+    keys = {
+        "model": text_value(vocabulary.model),
+        "pre": text_value(vocabulary.pre),
+        "tokens": text_list(vocabulary.tokens),
+        "token_type": int32_list(vocabulary.types),
+    }
     if vocabulary.scores:
-        writer.add_token_scores(vocabulary.scores)
+        keys["scores"] = float32_list(vocabulary.scores)
     if vocabulary.merges:
-        writer.add_token_merges(vocabulary.merges)
-    for name, token in vocabulary.special.items():
-        getattr(writer, f"add_{name}_token_id")(token)
-    writer.add_add_bos_token(vocabulary.add_bos)
-    writer.add_add_eos_token(vocabulary.add_eos)
-    writer.add_add_space_prefix(vocabulary.add_space_prefix)
+        keys["merges"] = text_list(vocabulary.merges)
+    keys |= {f"{_SPECIAL[name]}_token_id": uint32_value(token) for name, token in vocabulary.special.items()}
+    keys["add_bos_token"] = bool_value(vocabulary.add_bos)
+    keys["add_eos_token"] = bool_value(vocabulary.add_eos)
+    keys["add_space_prefix"] = bool_value(vocabulary.add_space_prefix)
     if vocabulary.remove_extra_whitespaces is not None:
-        writer.add_remove_extra_whitespaces(vocabulary.remove_extra_whitespaces)
+        keys["remove_extra_whitespaces"] = bool_value(vocabulary.remove_extra_whitespaces)
     if vocabulary.charsmap:
-        writer.add_precompiled_charsmap(vocabulary.charsmap)
+        keys["precompiled_charsmap"] = uint8_list(vocabulary.charsmap)
+    found = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     if vocabulary.chat_template:
-        writer.add_chat_template(vocabulary.chat_template)
+        found["tokenizer.chat_template"] = text_value(vocabulary.chat_template)
+    return found
 
 
 def _sentencepiece(path: Path) -> Vocabulary:

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_path
-from engines.llama.ggml_types import TYPES
-from engines.llama.gguf_file import padded
+from engines.files import whole_file
+from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.quantizer import KernelQuantizer, Quantizer
-from exporters.gguf.architectures import Architecture, architecture_of
+from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
 from exporters.gguf.importance import Importance
-from exporters.gguf.in_flight import InFlight, done, not_finite
-from exporters.gguf.metadata import add_metadata
+from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
-from exporters.gguf.vocab import Vocabulary, add_vocabulary, read_vocabulary
+from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
+from exporters.hf_model.architectures import Architecture, Tensor, architecture_of
 from exporters.hf_model.model_config import head_width, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.rope import read_rope
 from exporters.hf_model.tensor_files import Weights, row_chunks
 from recipes import quantities
-from recipes.problems import OperatorError, printable
+from recipes.file_types import FILE_TYPES
+from recipes.problems import OperatorError, either, printable
 
 _IGNORED = ("rotary_emb.inv_freq",)
-_PLAIN = frozenset({"F32", "F16", "BF16"})
 ROPE_FACTORS = "rope_freqs.weight"
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder, read and mapped, ready to be written in any file type."""
+    """A model folder, read and mapped, ready to be written in any file type. `config`: its language model's settings."""
 
     folder: Path
     config: dict[str, Any]
@@ -71,7 +66,7 @@ class Model:
             layers=layers,
             gqa=int(self.config["num_attention_heads"]) // kv_heads(self.config),
             importance=importance,
-            seventy_b=layers == 80 and self.architecture.name != "qwen3",
+            seventy_b=self.architecture.is_seventy_b(layers),
         )
 
 
@@ -88,7 +83,8 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
     config = read_config(folder)
     architecture = architecture_of(folder, config)
     weights = weights or open_weights(folder)
-    sources = _map_tensors(folder, config, architecture, weights)
+    settings = architecture.settings_of(config)
+    sources = _map_tensors(folder, settings, architecture, weights)
     shapes = []
     for name, source in sources.items():
         if source.values is not None:
@@ -96,7 +92,12 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
         else:
             info = weights.tensors[source.name]
             shapes.append(Shape(name, info.rows, info.columns, len(info.shape)))
-    return Model(folder, config, architecture, weights, read_vocabulary(folder, config), sources, shapes)
+    vocabulary = read_vocabulary(folder, settings)
+    if vocabulary.model not in architecture.vocabularies:
+        raise OperatorError(
+            f"{folder}: tokenizer.ggml.model — got {vocabulary.model}; allowed for {architecture.name}: {either(architecture.vocabularies)}"
+        )
+    return Model(folder, settings, architecture, weights, vocabulary, sources, shapes)
 
 
 def write_gguf(
@@ -120,50 +121,36 @@ def write_gguf(
     Raises:
         OperatorError: a value is not finite, or does not fit into the type.
     """
-    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
-        add_metadata(writer, model.config, name=path.stem, file_type=plan.file_type, parameters=model.parameters)
-        add_vocabulary(writer, model.vocabulary)
-        for choice in plan.choices:
-            kind = TYPES[choice.type]
-            shape = [choice.shape.rows, choice.shape.columns][2 - choice.shape.dimensions :]
-            writer.add_tensor_info(
-                choice.shape.name,
-                shape,
-                np.dtype(np.float32),
-                choice.bytes,
-                raw_dtype=gguf.GGMLQuantizationType(kind.id),
-            )
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        file = writer.fout[0]
-        writer.write_padding(file, file.tell())
-        rows = InFlight(file.write)
-        for choice in plan.choices:
-            columns = None if importance is None else importance.of(choice.shape.name, choice.shape.columns)
-            _write_tensor(model, choice, rows, quantizer, progress, columns)
-        rows.finish()
+    keys = model_keys(
+        model.architecture,
+        model.config,
+        name=path.stem,
+        file_type_id=FILE_TYPES[plan.file_type].id,
+        parameters=model.parameters,
+    )
+    tensors = [
+        (
+            new_tensor(choice.shape, TYPES[choice.type].id, choice.bytes),
+            _pieces(model, choice, quantizer, None if importance is None else importance.of(choice.shape)),
+        )
+        for choice in plan.choices
+    ]
+    with whole_file(path) as file:
+        write_file(file, keys | vocabulary_keys(model.vocabulary), tensors, progress)
 
 
-def _write_tensor(
-    model: Model,
-    choice: Choice,
-    written: InFlight,
-    quantizer: Quantizer | None,
-    progress: Progress,
-    importance: NDArray[np.float32] | None,
-) -> None:
-    width, count = TYPES[choice.type].row_bytes(choice.shape.columns), choice.shape.rows
-    for start, stop in row_chunks(count, choice.shape.columns):
+def _pieces(
+    model: Model, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
+) -> Iterator[Piece]:
+    """A tensor in its type, a few rows at a time; kernels work on them while the next are read."""
+    width = TYPES[choice.type].row_bytes(choice.shape.columns)
+    for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
         rows = read_rows(model, choice.shape, start, stop)
-        if isinstance(quantizer, KernelQuantizer) and choice.type not in _PLAIN:
+        if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN_TYPES:
             future = quantizer.submit_floats(choice.type, rows, importance)
+            yield Piece(future, (stop - start) * width, rows.size)
         else:
-            future = done(encode(choice, rows, quantizer, importance))
-        padding = padded(choice.bytes) - choice.bytes if stop == count else 0
-        written.add(future, choice.shape.name, (stop - start) * width, padding)
-        progress(rows.size)
+            yield ready(encode(choice, rows, quantizer, importance), rows.size)
 
 
 def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
@@ -234,84 +221,40 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _map_tensors(
-    folder: Path, config: dict[str, Any], architecture: Architecture, weights: Weights
+    folder: Path, settings: dict[str, Any], architecture: Architecture, weights: Weights
 ) -> dict[str, Source]:
-    """A GGUF name for every tensor, in the file's order: embedding, layers, norm, output."""
-    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture.name)
-    layers = int(config["num_hidden_layers"])
-    names = gguf.get_tensor_name_map(arch, layers)
+    """The source of every GGUF tensor, in the file's order: embedding, layers, norm, output.
+
+    Raises:
+        OperatorError: a tensor that the family does not have, or one of the family's that is missing or has another shape.
+    """
+    places = architecture.tensors(settings)
     sources: dict[str, Source] = {}
-    for tensor in weights.tensors:
-        if tensor.endswith(_IGNORED) or (tensor == "lm_head.weight" and config["tie_word_embeddings"]):
+    for name in weights.tensors:
+        if name.endswith(_IGNORED) or (name == architecture.head and settings["tie_word_embeddings"]):
             continue
-        name = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
-        if name is None or name in sources:
-            raise OperatorError(f"{folder}: tensor {printable(tensor, 200)} has no place in a {architecture.name} file")
-        sources[name] = Source(tensor, heads=_heads(name, config) if architecture.permuted else 0)
-    factors = read_rope(config).frequency_divisors(head_width(config))
+        if name not in places:
+            raise OperatorError(f"{folder}: tensor {printable(name, 200)} has no place in a {architecture.name} file")
+        sources[places[name].name] = Source(name, heads=_heads(places[name]))
+    for name, place in places.items():
+        found = weights.tensors[name].shape if name in weights.tensors else None
+        if found != place.shape and not (found is None and place.optional):
+            raise OperatorError(
+                f"{folder}: {place.name} — got {found or 'none'}; the config promises {place.shape}",
+                "config and weights belong to different models",
+            )
+    factors = read_rope(settings).frequency_divisors(head_width(settings))
     if factors:
         sources[ROPE_FACTORS] = Source("", values=np.asarray(factors, np.float32))
-    _check_complete(folder, config, architecture, weights, sources)
     return dict(sorted(sources.items(), key=lambda item: _place(item[0])))
 
 
-def _heads(name: str, config: dict[str, Any]) -> int:
+def _heads(place: Tensor) -> int:
     """Heads of a tensor whose rows are in rotary order; 0 for the others."""
-    if ".attn_q." in name:
-        return int(config["num_attention_heads"])
-    return kv_heads(config) if ".attn_k." in name else 0
+    return place.heads
 
 
 def _place(name: str) -> tuple[int, int, str]:
     if name.startswith("blk."):
         return 1, int(name.split(".")[1]), name
     return {"token_embd.weight": 0, ROPE_FACTORS: 0}.get(name, 2), 0, name
-
-
-def _check_complete(
-    folder: Path,
-    config: dict[str, Any],
-    architecture: Architecture,
-    weights: Weights,
-    sources: dict[str, Source],
-) -> None:
-    """Every matrix that the config promises, in its shape, and no bias that the family cannot hold."""
-    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    queries, keys = head_width(config) * int(config["num_attention_heads"]), head_width(config) * kv_heads(config)
-    wanted: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (int(config["vocab_size"]), hidden),
-        "output_norm.weight": (hidden,),
-    }
-    if not config["tie_word_embeddings"]:
-        wanted["output.weight"] = (int(config["vocab_size"]), hidden)
-    per_layer: dict[str, tuple[int, ...]] = {
-        "attn_norm": (hidden,),
-        "ffn_norm": (hidden,),
-        "attn_q": (queries, hidden),
-        "attn_k": (keys, hidden),
-        "attn_v": (keys, hidden),
-        "attn_output": (hidden, queries),
-        "ffn_gate": (inner, hidden),
-        "ffn_up": (inner, hidden),
-        "ffn_down": (hidden, inner),
-    }
-    if architecture.head_norms:
-        per_layer |= {"attn_q_norm": (head_width(config),), "attn_k_norm": (head_width(config),)}
-    for layer in range(int(config["num_hidden_layers"])):
-        wanted |= {f"blk.{layer}.{part}.weight": shape for part, shape in per_layer.items()}
-    for name, shape in wanted.items():
-        found = weights.tensors[sources[name].name].shape if name in sources else None
-        if found != shape:
-            raise OperatorError(
-                f"{folder}: {name} — got {found or 'none'}; the config promises {shape}",
-                "config and weights belong to different models",
-            )
-    for name, source in sources.items():
-        if name.endswith(".bias") and not architecture.biases:
-            raise OperatorError(
-                f"{folder}: tensor {printable(source.name, 200)} has no place in a {architecture.name} file"
-            )
-        if name not in wanted and not name.endswith(".bias") and name != ROPE_FACTORS:
-            raise OperatorError(
-                f"{folder}: tensor {printable(source.name, 200)} is not one of the {architecture.name} family's"
-            )

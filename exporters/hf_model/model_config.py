@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,17 @@ def _refuse(folder: Path, problems: list[str]) -> None:
         raise OperatorError("\n".join(f"{folder}/config.json: {problem}" for problem in problems))
 
 
-def head_width(config: dict[str, Any]) -> int:
+def head_width(config: Mapping[str, Any]) -> int:
     """Width of one attention head."""
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
-def kv_heads(config: dict[str, Any]) -> int:
+def kv_heads(config: Mapping[str, Any]) -> int:
     """Number of key and value heads."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
-def window_problem(config: dict[str, Any]) -> str:
+def window_problem(config: Mapping[str, Any]) -> str:
     """What a sliding window shorter than the context is refused with; empty without one."""
     window = config.get("sliding_window")
     if not window or not config.get("use_sliding_window", True):

@@ -9,6 +9,7 @@ from typing import Any
 from engines.context import Input
 from engines.files import refuse_special_files
 from engines.json_text import read_object
+from exporters.hf_model.architectures import language_settings
 from exporters.hf_model.model_config import complete_config
 from exporters.hf_model.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
@@ -54,6 +55,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     refuse_special_files(folder)
     return complete_config(folder, read_object(folder / "config.json"))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the model's language part, which config.json has at its top or in a table of their own.
+
+    Raises:
+        OperatorError: as `read_config`.
+    """
+    return language_settings(read_config(folder))
 
 
 def open_weights(folder: Path) -> SafetensorsFolder:

@@ -16,7 +16,9 @@ from engines.manifest import ManifestError, manifest_sha256
 from exporters.hf_model.model_folder import copy_tokenizer, open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
 from exporters.lora.adapter import Adapter, read_adapter
-from exporters.lora.merged_weights import MERGE_CHUNK_BYTES, NAMES, MergedWeights, Weighted
+from exporters.lora.adapter_part import MERGE_CHUNK_BYTES
+from exporters.lora.merge_plan import Weighted
+from exporters.lora.merged_weights import NAMES, MergedWeights
 from exporters.lora.rounded_base import BaseRounding, RoundedBase
 from recipes.problems import OperatorError, printable
 

@@ -14,18 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from engines.llama.gguf_file import ARRAY, FLOAT32, STRING, GgufFile, Value, read_gguf
-from exporters.hf_model.model_folder import open_weights, read_config
+from exporters.hf_model.model_folder import open_weights, read_settings
 from exporters.hf_model.tensor_files import Weights
+from exporters.proof.audit_families import family_of
 from exporters.proof.audit_tensors import audit_tensors
 from exporters.proof.audit_tokens import audit_tokens
 from recipes.problems import printable
 
-_NAMES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
 _SCALING = {"linear": "linear", "yarn": "yarn"}
 MAX_FINDINGS = 20
 
@@ -48,7 +43,7 @@ def audit(
         OperatorError: the file is not a whole GGUF file, or the folder not a model.
     """
     file = read_gguf(gguf)
-    found = dict(config if config is not None else read_config(folder))
+    found = dict(config if config is not None else read_settings(folder))
     tensors = weights if weights is not None else open_weights(folder)
     findings = [*audit_keys(file, found), *audit_tokens(file, folder, found), *audit_tensors(file, found, tensors)]
     return findings[:MAX_FINDINGS]
@@ -73,7 +68,7 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
 
 def _expected(config: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Value and config field by key. Meanings: llama.cpp's docs/development/HOWTO-add-model.md and gguf.md."""
-    name = _NAMES[str(config["architectures"][0])]
+    name = family_of(config).name
     heads = int(config["num_attention_heads"])
     width = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
     plain = {

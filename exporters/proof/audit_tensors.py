@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engines.llama.gguf_file import GgufFile, Tensor
 from exporters.hf_model.tensor_files import Weights
+from exporters.proof.audit_families import family_of
 from recipes.problems import printable
 
 ROWS = 6
@@ -21,24 +22,6 @@ _QUANTIZED_LIMIT = {4.5: 0.25, 5.5: 0.15, 6.6: 0.08, 9.0: 0.03}
 """Greatest relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Another tensor's rows give 1.4."""
 _HALF_STEP = 2.0**-25
 """Half of the distance between the smallest numbers of F16."""
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 _FACTORS = "rope_freqs.weight"
 
 
@@ -61,13 +44,13 @@ def audit_tensors(file: GgufFile, config: Mapping[str, Any], weights: Weights) -
 
 def _expected(config: Mapping[str, Any], weights: Weights) -> dict[str, str]:
     """The source's tensor by GGUF name; rope_freqs has none."""
-    found = {
-        name: source for name, source in _TOP.items() if name != "output.weight" or not config["tie_word_embeddings"]
-    }
+    family = family_of(config)
+    tied = bool(config["tie_word_embeddings"])
+    found = {name: source for name, source in family.top.items() if not (tied and name == "output.weight")}
     for layer in range(int(config["num_hidden_layers"])):
-        for part, module in _LAYER.items():
+        for part, module in family.layer.items():
             for leaf in ("weight", "bias"):
-                source = f"model.layers.{layer}.{module}.{leaf}"
+                source = f"{family.prefix}layers.{layer}.{module}.{leaf}"
                 if source in weights.tensors:
                     found[f"blk.{layer}.{part}.{leaf}"] = source
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -98,12 +81,11 @@ def _compare(file: GgufFile, tensor: Tensor, source: str, config: Mapping[str, A
         return []
     if unpermuted:
         return [f"tensor {name}: its rows are in the folder's order, not in llama.cpp's rotary order (Q/K permute)"]
-    like = _like_the_embedding(file, tensor, weights)
+    like = _like_the_embedding(file, tensor, family_of(config).top["token_embd.weight"], weights)
     return [f"tensor {name}: row {off[0]} is not that of {source}{like} ({len(off)} of {len(picked)} rows looked at)"]
 
 
-def _like_the_embedding(file: GgufFile, tensor: Tensor, weights: Weights) -> str:
-    embedding = "model.embed_tokens.weight"
+def _like_the_embedding(file: GgufFile, tensor: Tensor, embedding: str, weights: Weights) -> str:
     if tensor.name != "output.weight" or weights.tensors[embedding].columns != tensor.columns:
         return ""
     same = all(
@@ -133,7 +115,7 @@ def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) 
 
 def _heads(name: str, config: Mapping[str, Any]) -> int:
     """Heads whose rows llama.cpp stores in another order; 0 where it does not."""
-    if str(config["architectures"][0]) not in ("LlamaForCausalLM", "MistralForCausalLM"):
+    if not family_of(config).permuted:
         return 0
     part = name.split(".")[2] if name.startswith("blk.") else ""
     heads = int(config["num_attention_heads"])

@@ -12,24 +12,19 @@ from typing import Any
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
-from exporters.gguf.quality import light_of
-from exporters.hf_model.model_folder import read_config
-from exporters.preflight import check_memory
+from exporters.hf_model.model_folder import read_settings
+from exporters.process.room import check_memory
 from exporters.proof.audit import audit
 from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.proof.inference import LIMIT, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
 from exporters.proof.parity_data import ParityData, read_parity_data
+from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
+from recipes.file_types import file_type_of_id
 from recipes.problems import OperatorError
 
 MAX_LENGTH = 256
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 8: "Q5_0", 10: "Q2_K", 12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 23: "IQ3_XXS", 25: "IQ4_NL", 26: "IQ3_S", 30: "IQ4_XS",
-    32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
-}  # fmt: skip
-"""By `general.file_type`, the numbers of llama.h's `llama_ftype`."""
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -77,7 +72,7 @@ def check_model(
     """
     from transformers import AutoTokenizer
 
-    config = read_config(folder)
+    config = read_settings(folder)
     check_memory(_float_bytes(folder))
     tell({"phase": f"loading {folder.name}"})
     try:
@@ -135,7 +130,7 @@ class _Asked:
 def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], None]) -> ModelCheck:
     folder, config = asked.folder, asked.config
     tell({"phase": f"comparing {path.name} with {folder.name}"})
-    file_type = FILE_TYPES.get(read_gguf(path).scalar("general.file_type", -1), "unknown")
+    file_type = _file_type(path)
     try:
         found = audit(path, folder)
     except KeyError:
@@ -150,6 +145,13 @@ def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], 
     if not math.isfinite(comparison.mean_kl):
         problems.append("mean KL is not finite")
     return ModelCheck(file_type, found, tokens, comparison, problems)
+
+
+def _file_type(path: Path) -> str:
+    """The name of the file's `general.file_type`; "unknown" for a number that is not written here, or none."""
+    number = read_gguf(path).scalar("general.file_type")
+    row = file_type_of_id(number) if isinstance(number, int) else None
+    return row.name if row is not None else "unknown"
 
 
 def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

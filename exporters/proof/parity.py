@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 from engines.llama.process import LlamaProcess
 from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
 from recipes import quantities
+from recipes.file_types import FILE_TYPES
 from recipes.problems import printable
 
-MEAN_KL_LIMITS = {"F32": 1e-6, "F16": 1e-6, "BF16": 1e-5, "Q8_0": 1e-4}
-"""Nats per position; other types are reported, not judged."""
-
 TIE_GAP = 0.01
-"""F32 and F16 may choose another token only where the reference's two best logits are closer than this."""
+"""Types that keep the most likely token may choose another only where the reference's two best logits are closer than this."""
 
-STRICT_TOP1 = frozenset({"F32", "F16"})
 _SHOWN_DIFFERENCES = 200
 _ROWS = 64
 
@@ -157,16 +154,17 @@ def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.
 
 def limits_of(file_type: str) -> dict[str, Any]:
     """What a file of the type must keep; None where a figure is only reported."""
+    row = FILE_TYPES.get(file_type)
     return {
-        "mean_kl": MEAN_KL_LIMITS.get(file_type),
-        "top1_gap": TIE_GAP if file_type in STRICT_TOP1 else None,
+        "mean_kl": row.kl_limit if row is not None else None,
+        "top1_gap": TIE_GAP if row is not None and row.keeps_top1 else None,
     }
 
 
 def check_limits(file_type: str, comparison: Comparison) -> list[str]:
     """What a file misses, by how much; empty when it passes, or when its type is only reported."""
-    limit = MEAN_KL_LIMITS.get(file_type)
-    problems = []
+    limits = limits_of(file_type)
+    limit, problems = limits["mean_kl"], []
     if not math.isfinite(comparison.mean_kl):
         problems.append(f"{file_type}: mean KL is not finite")
     elif limit is not None and not comparison.mean_kl < limit:
@@ -174,7 +172,7 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
             f"{file_type}: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, {quantities.number(comparison.mean_kl / limit, 3)} times the limit of {quantities.exact(limit)}"
             f" (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
         )
-    if file_type in STRICT_TOP1:
+    if limits["top1_gap"] is not None:
         wide = [item for item in comparison.differences if not item.gap < TIE_GAP]
         if wide:
             worst = max(wide, key=lambda item: item.gap)

@@ -15,8 +15,8 @@ from typing import Any
 
 from engines.files import file_sha256, write_text
 from engines.llama.gguf_file import read_gguf
-from exporters.job_lines import DONE, FAILED, Tell, run_job
-from exporters.preflight import default_threads
+from exporters.process.job_lines import DONE, FAILED, Tell, run_job
+from exporters.process.room import default_threads
 from exporters.proof.fixture import Fixture, Prompt, load_fixture
 from exporters.proof.model_parity import ModelCheck, check_model
 from exporters.proof.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime

@@ -9,34 +9,32 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.files import file_sha256, whole_path
+from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import BY_ID, read_gguf
+from engines.llama.gguf_write import float32_value, text_value, uint32_value
 from engines.llama.golden import check_golden
 from engines.llama.library import NativeError
+from exporters.gguf.file_writer import new_tensor, ready, write_file
 from exporters.gguf.importance import Importance, save_importance
-from exporters.gguf.quant_types import DEFAULT_TYPES, Choice, FilePlan
+from exporters.gguf.quant_types import Choice, FilePlan, Shape
+from exporters.process.foreign_program import ForeignProgramError, run_program
+from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 
 PROGRAM = "llama-quantize"
 VARIABLE = "COCKPIT_LLAMA_CPP"
 _PLACES = ("", "build/bin", "bin")
-_POLL_S = 0.1
 _TEST_TENSOR = "blk.0.ffn_gate.weight"
 _VERSIONS = (re.compile(r"^version: (.+)$", re.MULTILINE), re.compile(r"\bbuild = (\d+ \([0-9a-f]+\))"))
-_ERROR_LINES = 6
-_ROOT = str(Path(__file__).resolve().parents[2])
 
 Progress = Callable[[float], None]
 
@@ -98,8 +96,8 @@ class OwnProgram:
         Raises:
             NativeError: it failed, or wrote something else.
         """
-        passed = check_golden(_Rows(self, file_type), DEFAULT_TYPES[file_type])
-        self.record["self_test"][DEFAULT_TYPES[file_type]] = passed
+        base = FILE_TYPES[file_type].base
+        self.record["self_test"][base] = check_golden(_Rows(self, file_type), base)
 
     def run(
         self, source: Path, target: Path, file_type: str, imatrix: Path | None, expected: int, progress: Progress
@@ -112,31 +110,53 @@ class OwnProgram:
         log = self._work / f"{PROGRAM}.log"
         matrix = ["--imatrix", str(imatrix)] if imatrix else []
         command = [str(self._path), *matrix, str(source), str(target), file_type, str(self._threads)]
-        tether = [sys.executable, "-m", "engines.llama.tethered"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*tether, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *_more_paths()])},
-            )
+
+        def look() -> None:
+            size = target.stat().st_size if target.exists() else 0
+            progress(min(0.999, size / expected))
+
         try:
-            while process.poll() is None:
-                size = target.stat().st_size if target.exists() else 0
-                progress(min(0.999, size / expected))
-                time.sleep(_POLL_S)
-        finally:
-            process.kill()
-            process.wait()
-        text = log.read_text(errors="replace")
-        if process.returncode:
-            lines = [line for line in text.strip().splitlines() if line.strip()][-_ERROR_LINES:]
-            said = printable(" | ".join(lines), 600)
-            raise NativeError(f"{PROGRAM} ended with status {process.returncode}: {said}")
+            text = run_program(command, log, look)
+        except ForeignProgramError as error:
+            raise NativeError(f"{PROGRAM} {error}") from error
         found = next((match for pattern in _VERSIONS if (match := pattern.search(text))), None)
         self.record["version"] = printable(found.group(1), 200) if found else "not told"
         progress(1.0)
+
+    def quantize_rows(
+        self, file_type: str, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
+    ) -> NDArray[np.uint8]:
+        """Have it quantize rows, which travel as the one interesting tensor of a file.
+
+        Args:
+            file_type: what the program is asked for.
+            type_name: the tensor type that it must choose.
+            rows: float32 [rows, columns].
+            importance: float32 [columns], or None.
+
+        Returns:
+            uint8 [rows, bytes of a row].
+
+        Raises:
+            NativeError: it failed, or wrote another type.
+        """
+        source, target, imatrix = self._work / "test-F32.gguf", self._work / "test.gguf", None
+        _write_test_model(source, rows)
+        if importance is not None:
+            imatrix = self._work / "test-imatrix.gguf"
+            save_importance(Importance({_TEST_TENSOR: importance}, 1, (1, 1), "test"), imatrix)
+        try:
+            self.run(source, target, file_type, imatrix, 1, lambda _share: None)
+            file = read_gguf(target)
+            tensor = file.tensors.get(_TEST_TENSOR)
+            if tensor is None or tensor.kind is None or tensor.kind.name != type_name:
+                raise NativeError(f"self-test: {PROGRAM} did not write {type_name} for {file_type}")
+            data = file.read(tensor, 0, tensor.rows)
+        except OperatorError as error:
+            raise NativeError(error.message) from error
+        finally:
+            target.unlink(missing_ok=True)
+        return np.frombuffer(data, np.uint8).reshape(tensor.rows, -1)
 
     def write(
         self, source: Path, plan: FilePlan, path: Path, imatrix: Path | None, progress: Progress
@@ -186,7 +206,7 @@ def read_plan(path: Path, plan: FilePlan) -> FilePlan:
 
 
 class _Rows:
-    """The program as something that quantizes rows: they travel as the one interesting tensor of a file."""
+    """The program as something that quantizes rows, for the self-test."""
 
     def __init__(self, program: OwnProgram, file_type: str) -> None:
         self._program, self._file_type = program, file_type
@@ -195,49 +215,33 @@ class _Rows:
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         """float32 [rows, columns] → uint8 [rows, bytes of a row]."""
-        work = self._program._work
-        source, target, imatrix = work / "test-F32.gguf", work / "test.gguf", None
-        _write_test_model(source, rows)
-        if importance is not None:
-            imatrix = work / "test-imatrix.gguf"
-            save_importance(Importance({_TEST_TENSOR: importance}, 1, (1, 1), "test"), imatrix)
-        try:
-            self._program.run(source, target, self._file_type, imatrix, 1, lambda _share: None)
-            try:
-                file = read_gguf(target)
-            except OperatorError as error:
-                raise NativeError(error.message) from error
-            tensor = file.tensors.get(_TEST_TENSOR)
-            if tensor is None or tensor.kind is None or tensor.kind.name != type_name:
-                raise NativeError(f"self-test: {PROGRAM} did not write {type_name} for {self._file_type}")
-            data = file.read(tensor, 0, tensor.rows)
-        finally:
-            target.unlink(missing_ok=True)
-        return np.frombuffer(data, np.uint8).reshape(tensor.rows, -1)
-
-
-def _more_paths() -> list[str]:
-    return [path for path in [os.environ.get("PYTHONPATH")] if path]
+        return self._program.quantize_rows(self._file_type, type_name, rows, importance)
 
 
 def _write_test_model(path: Path, rows: NDArray[np.float32]) -> None:
-    """A Llama of one layer, as far as quantizing looks at one."""
+    """A Llama of one layer around float32 [rows, columns], as far as quantizing looks at one."""
     count, width = rows.shape
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(count)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // 2)
-    writer.add_vocab_size(4)
-    writer.add_file_type(0)
-    writer.add_tensor("token_embd.weight", np.ones((4, width), np.float32))
-    writer.add_tensor("output.weight", np.ones((4, width), np.float32))
-    writer.add_tensor(_TEST_TENSOR, rows)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    network = {
+        "context_length": uint32_value(64),
+        "embedding_length": uint32_value(width),
+        "block_count": uint32_value(1),
+        "feed_forward_length": uint32_value(count),
+        "attention.head_count": uint32_value(2),
+        "attention.head_count_kv": uint32_value(2),
+        "attention.layer_norm_rms_epsilon": float32_value(1e-5),
+        "rope.dimension_count": uint32_value(width // 2),
+        "vocab_size": uint32_value(4),
+    }
+    keys = {
+        "general.architecture": text_value("llama"),
+        **{f"llama.{key}": value for key, value in network.items()},
+        "general.file_type": uint32_value(FILE_TYPES["F32"].id),
+    }
+    ones = np.ones((4, width), np.float32)
+    given = {"token_embd.weight": ones, "output.weight": ones, _TEST_TENSOR: rows}
+    tensors = [
+        (new_tensor(Shape(name, *values.shape), TYPES["F32"].id, values.nbytes), [ready(values, values.size)])
+        for name, values in given.items()
+    ]
+    with path.open("wb") as file:
+        write_file(file, keys, tensors)

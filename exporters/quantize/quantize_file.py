@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, whole_path, write_json
+from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
 from exporters.gguf.importance import Importance, load_importance
-from exporters.gguf.quant_types import QUANTIZED, TERNARY, FilePlan
-from exporters.gguf.source import PLAIN, GgufSource, open_source, write_quantized
-from exporters.job_lines import DONE, Tell, run_job
-from exporters.preflight import default_threads
+from exporters.gguf.quant_types import FilePlan
+from exporters.gguf.source import GgufSource, open_source, write_quantized
+from exporters.process.job_lines import DONE, Tell, run_job
+from exporters.process.room import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows
 from recipes import quantities
+from recipes.file_types import FILE_TYPES, QUANTIZED
 from recipes.problems import OperatorError, printable
 
 PROGRESS_S = 0.2
@@ -129,7 +131,7 @@ def _write_with_kernels(
 ) -> None:
     needed = {choice.type for plan in plans for choice in plan.choices}
     tell({"phase": "testing kernels"})
-    quantizer, notes = open_quantizer(needed - set(PLAIN), job.threads)
+    quantizer, notes = open_quantizer(needed - set(PLAIN_TYPES), job.threads)
     try:
         for note in notes:
             tell({"warning": note})
@@ -151,7 +153,7 @@ def _check(job: Job, source: GgufSource, plans: list[FilePlan], importance: Impo
                 + (f", and the one given has nothing on {missing[0].shape.name}" if importance else ""),
                 "give one: --imatrix FILE; `cockpit export` computes one from held-out text",
             )
-        if plan.file_type in TERNARY:
+        if FILE_TYPES[plan.file_type].ternary:
             check_ternary_rows(source.shapes, source.rows_of, f"--types — {plan.file_type}")
     need, have = sum(plan.bytes for plan in plans) + SPARE_BYTES, shutil.disk_usage(job.out).free
     if need > have:
@@ -240,7 +242,7 @@ def read_job(text: str) -> Job:
     wrong = [name for name in types if name not in QUANTIZED]
     if wrong or not types:
         raise OperatorError(
-            f"--types — got {printable(str(wrong[0])) if wrong else 'none'}; allowed {', '.join(sorted(QUANTIZED))}"
+            f"--types — got {printable(str(wrong[0])) if wrong else 'none'}; allowed {', '.join(QUANTIZED)}"
         )
     out = Path(given["out"])
     try:

@@ -11,17 +11,18 @@ from engines.files import file_sha256, write_text
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE
-from exporters.gguf.quality import REFERENCE_KL, light_of
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.model_folder import local_folder
 from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
 from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
-from exporters.proof.merge_parity import describe_unmerged
 from exporters.proof.parity import Comparison, Reference, check_limits, check_tokens, compare, limits_of
 from exporters.proof.parity_data import ParityData, read_parity_data
+from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
 from exporters.stages.export_adapters import compare_adapters
 from exporters.stages.export_job import Export, tell_comparison
+from exporters.stages.merge_parity import describe_unmerged
+from recipes.file_types import FILE_TYPES
 
 Progress = Callable[[int], None]
 
@@ -121,7 +122,7 @@ def _compare_file(
             **describe_file(export, plan),
             **comparison.record(),
             "light": light_of(plan.file_type, comparison.mean_kl),
-            "reference_mean_kl": REFERENCE_KL.get(plan.file_type),
+            "reference_mean_kl": FILE_TYPES[plan.file_type].usual_kl,
             "inference": inference.record() if inference is not None else None,
             "tokenizer": asdict(tokens),
             "limits": {**limits_of(plan.file_type), "token_ids": "equal"},

@@ -14,9 +14,9 @@ from exporters.gguf.adapter import AdapterPlan
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model
-from exporters.lora.one_pass import OnePass
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
+from exporters.stages.one_pass import OnePass
 from recipes.stages.export import ExportStage
 
 

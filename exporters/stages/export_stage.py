@@ -10,11 +10,9 @@ from engines.context import Artifact, StageContext, StageFailedError, StageResul
 from engines.files import file_sha256, write_json
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.importance import Importance, load_importance, save_importance
-from exporters.gguf.quant_types import TERNARY
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import local_folder
-from exporters.lora.one_pass import open_one_pass
-from exporters.preflight import check_disk, check_memory, default_threads
+from exporters.process.room import check_disk, check_memory, default_threads
 from exporters.proof.audit import audit
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
 from exporters.stages.export_adapters import plan_adapters, write_adapters
@@ -22,9 +20,11 @@ from exporters.stages.export_job import Export
 from exporters.stages.files_step import own_program, write_files
 from exporters.stages.i2s_step import plan_i2s, write_i2s_file
 from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
+from exporters.stages.one_pass import open_one_pass
 from exporters.stages.serving_files import MODELFILE, served, write_serving_files
 from exporters.stages.upstream import export_upstream, upstream_model
 from exporters.ternary.check import check_ternary
+from recipes.file_types import FILE_TYPES
 from recipes.problems import printable
 from recipes.stages.export import ExportStage
 
@@ -76,8 +76,9 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
     types = list(dict.fromkeys(ctx.stage.file_types))
-    for name in TERNARY.intersection(types):
-        check_ternary(model, name)
+    for name in types:
+        if FILE_TYPES[name].ternary:
+            check_ternary(model, name)
     weighted = types_to_weigh(model, types, ctx.stage.imatrix)
     plans = [model.plan(name, importance=name in weighted) for name in types]
     export = Export(ctx, model, plans, ctx.stage.threads or default_threads(), one_pass=one_pass)

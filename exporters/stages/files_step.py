@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.context import StageFailedError
+from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
-from exporters.gguf.quant_types import QUANTIZED, FilePlan
+from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import write_gguf
 from exporters.quantize.own_quantize import PROGRAM, VARIABLE, OwnProgram, find_program
 from exporters.stages.export_job import Export
 from exporters.stages.importance_step import IMPORTANCE_FILE
+from recipes.file_types import QUANTIZED
 from recipes.problems import OperatorError
-
-PLAIN = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass
@@ -132,7 +132,8 @@ def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
 def _write_with_kernels(export: Export, plans: list[FilePlan]) -> None:
     ctx = export.ctx
     used = {choice.type for plan in plans for choice in plan.choices}
-    quantizer = _open_kernels(export, used - PLAIN) if used - PLAIN else None
+    blocks = used - set(PLAIN_TYPES)
+    quantizer = _open_kernels(export, blocks) if blocks else None
     try:
         rates = _rates(export, quantizer, plans)
         work = Work([(c.type, c.shape.rows * c.shape.columns) for plan in plans for c in plan.choices], rates)

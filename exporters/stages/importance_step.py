@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.gguf.importance import Importance, compute_importance
-from exporters.gguf.quant_types import QUANTIZED
 from exporters.gguf.write import Model
 from exporters.proof.parity_data import read_calibration_data, read_parity_data
 from exporters.proof.reference_model import load_reference
+from recipes.file_types import FILE_TYPES
 
 IMPORTANCE_FILE = "imatrix.gguf"
-_UNWEIGHED = frozenset({"Q8_0", "TQ1_0", "TQ2_0"})
-"""Types that llama.cpp quantizes without looking at importances."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def types_to_weigh(model: Model, file_types: Sequence[str], wish: str) -> set[st
         wish: "auto": those that cannot be written without; "always": all that use one; "never".
     """
     if wish == "always":
-        return {name for name in file_types if name in QUANTIZED and name not in _UNWEIGHED}
+        return {name for name in file_types if FILE_TYPES[name].importance != "ignored"}
     return {name for name in file_types if model.plan(name).needs_importance}
 
 

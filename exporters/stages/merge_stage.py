@@ -6,7 +6,7 @@ from engines.context import Artifact, Input, StageContext, StageResult
 from engines.files import write_json
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.merge import check_base, merge
-from exporters.proof.merge_parity import MERGE_FILE, compare_merge
+from exporters.stages.merge_parity import MERGE_FILE, compare_merge
 from recipes.stages.merge import MergeStage
 
 

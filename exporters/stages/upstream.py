@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +20,26 @@ from engines.files import file_sha256, read_regular_text, whole_path
 from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
-from exporters.gguf.architectures import ARCHITECTURES as OWN_ARCHITECTURES
-from exporters.gguf.architectures import Architecture
-from exporters.gguf.quant_types import QUANTIZED, Choice, FilePlan, Shape
+from exporters.gguf.quant_types import Choice, FilePlan, Shape
 from exporters.gguf.vocab import Vocabulary
 from exporters.gguf.write import Model
-from exporters.hf_model.model_folder import open_weights, read_config
-from exporters.preflight import check_disk, default_threads
+from exporters.hf_model.architectures import Architecture, known_architecture
+from exporters.hf_model.model_folder import open_weights, read_settings
+from exporters.process.foreign_program import ForeignProgramError, run_program
+from exporters.process.room import check_disk, default_threads
 from exporters.quantize.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram, find_program
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.export_job import Export
+from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
 
 SCRIPT = "convert_hf_to_gguf.py"
 PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
-_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5}
-"""Types that the script itself writes, and their bits per weight."""
-_POLL_S = 0.1
-_ERROR_LINES = 6
-_ROOT = str(Path(__file__).resolve().parents[2])
+_BY_SCRIPT = ("F32", "F16", "BF16", "Q8_0")
+"""Types that the script itself writes."""
+_QUANTIZED_BITS = 7
+"""Bits per weight that a file of any other type is taken to have: its mix depends on the family."""
 _HASH = re.compile(r"[0-9a-f]{40}")
 
 
@@ -94,7 +92,7 @@ def upstream_model(folder: Path) -> Model:
     Raises:
         OperatorError: its config does not say how many tokens or positions it has, or its weights cannot be read.
     """
-    config = read_config(folder)
+    config = read_settings(folder)
     for key in ("vocab_size", "max_position_embeddings"):
         if not isinstance(config.get(key), int):
             raise OperatorError(
@@ -105,7 +103,7 @@ def upstream_model(folder: Path) -> Model:
     shapes = [Shape(info.name, info.rows, info.columns, len(info.shape)) for info in weights.tensors.values()]
     name = str((config.get("architectures") or ["unknown"])[0])
     vocabulary = Vocabulary("unknown", "unknown", [], [], special=_stops(folder, config))
-    return Model(folder, config, Architecture(printable(name, 60)), weights, vocabulary, {}, shapes)
+    return Model(folder, config, Architecture(printable(name, 60), (), ()), weights, vocabulary, {}, shapes)
 
 
 def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
@@ -139,17 +137,20 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     ctx.warn(
         "written by llama.cpp's own converter: these files are compared with the model, but not audited key by key"
     )
-    known = str((model.config.get("architectures") or [""])[0]) in OWN_ARCHITECTURES
+    known = known_architecture(model.config) is not None
     program = None if known else _program(stage.llama_cpp)
-    by_script = [name for name in types if name in _BITS and (name not in QUANTIZED or not (known or program))]
+    by_script = [
+        name for name in types if name in _BY_SCRIPT and (not FILE_TYPES[name].quantized or not (known or program))
+    ]
     others = [name for name in types if name not in by_script]
     if others and not (known or program):
         raise OperatorError(
             f"file_types — got {', '.join(others)} for {model.architecture.name}, whose tables of types are not known here",
-            f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BITS)} only",
+            f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BY_SCRIPT)} only",
         )
     exact = "BF16" if {info.dtype for info in model.weights.tensors.values()} <= {"BF16"} else "F32"
-    sizes = {name: int(model.parameters * _BITS.get(name, 7)) // 8 for name in {*types, exact}}
+    bits = {name: FILE_TYPES[name].bits_per_weight for name in _BY_SCRIPT}
+    sizes = {name: int(model.parameters * bits.get(name, _QUANTIZED_BITS)) // 8 for name in {*types, exact}}
     check_disk(ctx.out, files=sum(sizes[name] for name in types), scratch=sizes[exact] if others else 0)
     for name in by_script:
         ctx.phase(f"writing {name} with {SCRIPT}")
@@ -177,8 +178,12 @@ def _convert(
     log = ctx.work / f"{SCRIPT}.log"
 
     def write(partial: Path) -> None:
-        command = [str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
-        _run(converter.python, command, log, lambda: _progress(ctx, partial, expected))
+        python = shutil.which(converter.python) or converter.python
+        command = [python, str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
+        try:
+            run_program(command, log, lambda: _progress(ctx, partial, expected), {"HF_HUB_OFFLINE": "1"})
+        except ForeignProgramError as error:
+            raise StageFailedError(f"{SCRIPT} {error}") from error
 
     return _read_back(ctx, target, name, SCRIPT, write)
 
@@ -202,29 +207,6 @@ def _read_back(
 
 def _progress(ctx: StageContext[ExportStage], path: Path, expected: int) -> None:
     ctx.progress(min(path.stat().st_size if path.exists() else 0, expected), expected, "bytes")
-
-
-def _run(python: str, command: list[str], log: Path, look: Callable[[], None]) -> None:
-    tether = [sys.executable, "-m", "engines.llama.tethered", shutil.which(python) or python]
-    paths = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*tether, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
-        )
-    try:
-        while process.poll() is None:
-            look()
-            time.sleep(_POLL_S)
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode:
-        lines = [line for line in log.read_text(errors="replace").strip().splitlines() if line.strip()][-_ERROR_LINES:]
-        raise StageFailedError(f"{SCRIPT} ended with status {process.returncode}: {printable(' | '.join(lines), 800)}")
 
 
 def _program(configured: str | None) -> Found | None:

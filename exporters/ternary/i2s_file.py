@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
-from engines.files import whole_path
+from engines.files import whole_file
+from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import padded, read_gguf
-from exporters.gguf.metadata import add_metadata
+from engines.llama.gguf_write import text_value
+from exporters.gguf.file_writer import Piece, Progress, new_tensor, ready, write_file
+from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, Shape
-from exporters.gguf.vocab import add_vocabulary
+from exporters.gguf.vocab import vocabulary_keys
 from exporters.gguf.write import Model, encode, read_rows
 from exporters.hf_model.tensor_files import row_chunks
 from exporters.ternary import i2s
 from exporters.ternary.check import check_ternary_rows
 from recipes.problems import OperatorError, printable
-
-Progress = Callable[[int], None]
 
 
 def is_packed(shape: Shape) -> bool:
@@ -72,35 +71,38 @@ def write_i2s(
         path: the final name.
         progress: called with the number of values written since the last call.
     """
-    with whole_path(path) as partial, closing(gguf.GGUFWriter(partial, model.architecture.name)) as writer:
-        add_metadata(writer, model.config, name=path.stem, file_type="F16", parameters=model.parameters)
-        writer.kv_data[0]["general.file_type"].value = i2s.FILE_TYPE_ID
-        writer.add_string(i2s.LAYOUT_KEY, layout)
-        add_vocabulary(writer, model.vocabulary)
-        for shape in model.shapes:
-            sizes = [shape.rows, shape.columns][2 - shape.dimensions :]
-            kind = gguf.GGMLQuantizationType.F32 if is_packed(shape) else gguf.GGMLQuantizationType[_plain(shape).type]
-            writer.add_tensor_info(shape.name, sizes, np.dtype(np.float32), _bytes(shape), raw_dtype=kind)
-            if is_packed(shape):
-                # The package knows no such type; the number is all that it writes of it.
-                writer.tensors[0][shape.name].dtype = i2s.TYPE_ID
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        file: Any = writer.fout[0]
-        writer.write_padding(file, file.tell())
-        for shape in model.shapes:
-            for start, stop in row_chunks(shape.rows, shape.columns):
-                rows = read_rows(model, shape, start, stop)
-                if is_packed(shape):
-                    i2s.pack(i2s.codes_of(rows, scales[shape.name]), layout).tofile(file)
-                else:
-                    encode(_plain(shape), rows, None, None).tofile(file)
-                progress(rows.size)
-            if is_packed(shape):
-                file.write(i2s.tail(scales[shape.name]))
-            writer.write_padding(file, _bytes(shape))
+    keys = model_keys(
+        model.architecture,
+        model.config,
+        name=path.stem,
+        file_type_id=i2s.FILE_TYPE_ID,
+        parameters=model.parameters,
+    )
+    keys |= {i2s.LAYOUT_KEY: text_value(layout), **vocabulary_keys(model.vocabulary)}
+    tensors = [
+        (new_tensor(shape, _type_id(shape), _bytes(shape)), _pieces(model, shape, scales.get(shape.name), layout))
+        for shape in model.shapes
+    ]
+    with whole_file(path) as file:
+        write_file(file, keys, tensors, progress)
+
+
+def _type_id(shape: Shape) -> int:
+    return i2s.TYPE_ID if is_packed(shape) else TYPES[_plain(shape).type].id
+
+
+def _pieces(model: Model, shape: Shape, scale: float | None, layout: str) -> Iterator[Piece]:
+    """A tensor's codes and their tail, or its plain values; `scale` is that of a packed one."""
+    for start, stop in row_chunks(shape.rows, shape.columns):
+        rows = read_rows(model, shape, start, stop)
+        if is_packed(shape):
+            assert scale is not None
+            yield ready(i2s.pack(i2s.codes_of(rows, scale), layout), rows.size)
+        else:
+            yield ready(encode(_plain(shape), rows, None, None), rows.size)
+    if is_packed(shape):
+        assert scale is not None
+        yield ready(np.frombuffer(i2s.tail(scale), np.uint8), 0)
 
 
 def validate(path: Path, model: Model | None = None) -> dict[str, Any]:

@@ -10,15 +10,11 @@ from pathlib import Path
 import pytest
 
 from engines.llama.gguf_file import (
-    NewTensor,
     Value,
-    pack_text,
     padded,
     read_gguf,
-    text_value,
-    uint32_value,
-    write_header,
 )
+from engines.llama.gguf_write import NewTensor, pack_text, text_value, uint32_value, write_header
 from recipes.problems import OperatorError
 
 KEYS = {

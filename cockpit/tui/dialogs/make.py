@@ -22,7 +22,8 @@ from cockpit.tui.dialogs.frame import DIALOG_CSS
 from cockpit.tui.look.ink import ink
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
-from exporters.gguf.quant_types import TERNARY, FilePlan
+from exporters.gguf.quant_types import FilePlan
+from recipes.file_types import FILE_TYPES
 
 LEAST_CHOICES = 3
 """Rows that the choices keep on the smallest screen; they scroll."""
@@ -208,6 +209,6 @@ def plan_words(plan: FilePlan) -> str:
     words = f"{formatting.size(plan.bytes):>9}  {formatting.bits_per_weight(plan.bits_per_weight)} b/w"
     if plan.fallbacks:
         words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"
-    if plan.file_type in TERNARY:
+    if FILE_TYPES[plan.file_type].ternary:
         return words + "  ternary models only"
     return words + "  with importance matrix" if plan.weighted else words

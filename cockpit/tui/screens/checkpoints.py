@@ -39,9 +39,9 @@ from engines.emitter import wall_clock_s
 from engines.run_dir import RunDir, RunDirError
 from engines.words import RunStatus, StageStatus
 from recipes.fields import fields_of
+from recipes.file_types import FIRST_FILE_TYPES
 
 POLL_S = 2.0
-FIRST_TYPES = ("F16", "Q8_0", "Q4_K_M")
 
 
 class ItemList(LineList[Item]):
@@ -314,7 +314,7 @@ class CheckpointsScreen(Screen[None]):
             f"Quantize {source.title}",
             export_facts(source, base),
             words,
-            FIRST_TYPES,
+            FIRST_FILE_TYPES,
             sizes,
             lambda marked: export_need(self._root, folder, marked),
             "Quantize",

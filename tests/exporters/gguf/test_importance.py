@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from exporters.gguf.importance import Importance, compute_importance, load_importance, save_importance
+from exporters.gguf.quant_types import Shape
 from exporters.gguf.write import read_model
 from exporters.proof.parity_data import read_calibration_data, read_parity_data
 from exporters.stages.importance_step import types_to_weigh
@@ -101,8 +102,8 @@ def test_no_damage_to_a_file_of_importances_ends_in_anything_but_words(tmp_path:
 def test_one_of_another_model_is_refused() -> None:
     importance = Importance({"a": np.ones(4, np.float32)}, 1, (1, 1), "")
     with pytest.raises(OperatorError, match="4 columns for a, which has 8"):
-        importance.of("a", 8)
-    assert importance.of("b", 8) is None
+        importance.of(Shape("a", 2, 8))
+    assert importance.of(Shape("b", 2, 8)) is None
 
 
 def test_it_is_never_measured_on_what_the_comparison_reads(tmp_path: Path, base: Path) -> None:

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from exporters.gguf.quant_types import Shape, llama_shapes, more_bits, plan_file
+from exporters.gguf.quant_types import Shape, model_shapes, plan_file
+from exporters.hf_model.architectures import LLAMA
+from recipes.tensor_rules import Place, more_bits
 
 CONFIG = {
     "hidden_size": 512,
@@ -19,18 +21,31 @@ CONFIG = {
 }
 
 
+def shapes_of(vocab_size: int, **fields: object) -> list[Shape]:
+    return model_shapes(LLAMA, CONFIG | {"vocab_size": vocab_size} | fields)
+
+
 def types(file_type: str, **fields: object) -> dict[str, str]:
     config = CONFIG | fields
     layers = int(str(config["num_hidden_layers"]))
     return {
         choice.shape.name: choice.type
-        for choice in plan_file(file_type, llama_shapes(config, 4096), layers=layers).choices
+        for choice in plan_file(file_type, shapes_of(4096, **fields), layers=layers).choices
     }
 
 
 def test_more_bits_go_to_the_ends_and_every_third_layer() -> None:
-    assert [layer for layer in range(16) if more_bits(layer, 16)] == [0, 1, 4, 7, 10, 13, 14, 15]
-    assert [layer for layer in range(4) if more_bits(layer, 4)] == [2, 3]
+    assert [layer for layer in range(16) if more_bits(Place(layer, 16, 1, importance=False))] == [
+        0,
+        1,
+        4,
+        7,
+        10,
+        13,
+        14,
+        15,
+    ]
+    assert [layer for layer in range(4) if more_bits(Place(layer, 4, 1, importance=False))] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +55,12 @@ def test_k_mixtures(file_type: str, default: str, best: str) -> None:
     chosen = types(file_type)
     assert chosen["token_embd.weight"] == "Q6_K"
     for layer in range(16):
-        assert chosen[f"blk.{layer}.attn_v.weight"] == (best if more_bits(layer, 16) else default)
-        assert chosen[f"blk.{layer}.ffn_down.weight"] == (best if more_bits(layer, 16) else default)
+        assert chosen[f"blk.{layer}.attn_v.weight"] == (
+            best if more_bits(Place(layer, 16, 1, importance=False)) else default
+        )
+        assert chosen[f"blk.{layer}.ffn_down.weight"] == (
+            best if more_bits(Place(layer, 16, 1, importance=False)) else default
+        )
         for part in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
             assert chosen[f"blk.{layer}.{part}.weight"] == default
         assert chosen[f"blk.{layer}.attn_norm.weight"] == "F32"
@@ -78,9 +97,7 @@ def test_the_output_matrix_gets_the_bits_not_an_untied_embedding() -> None:
 def test_widths_that_do_not_divide_fall_back(
     hidden: int, file_type: str, projection: str, value: str, embedding: str
 ) -> None:
-    shapes = llama_shapes(
-        CONFIG | {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_attention_heads": 2}, 300
-    )
+    shapes = shapes_of(300, hidden_size=hidden, intermediate_size=2 * hidden, num_attention_heads=2)
     plan = plan_file(file_type, shapes, layers=16)
     chosen = {choice.shape.name: choice.type for choice in plan.choices}
     assert chosen["blk.0.attn_q.weight"] == projection
@@ -90,7 +107,7 @@ def test_widths_that_do_not_divide_fall_back(
 
 
 def test_a_note_says_what_falling_back_costs() -> None:
-    shapes = llama_shapes(CONFIG | {"hidden_size": 80, "intermediate_size": 160, "num_attention_heads": 2}, 300)
+    shapes = shapes_of(300, hidden_size=80, intermediate_size=160, num_attention_heads=2)
     note = plan_file("Q4_K_M", shapes, layers=16).fallback_note()
     assert "80, 160" in note
     assert "Q4_K → F16" in note
@@ -109,7 +126,7 @@ def test_effective_bits_and_bytes() -> None:
 
 
 def test_eighty_layer_models_give_values_more() -> None:
-    shapes = llama_shapes(CONFIG | {"num_hidden_layers": 80}, 300)
+    shapes = shapes_of(300, num_hidden_layers=80)
     chosen = {
         choice.shape.name: choice.type for choice in plan_file("Q4_K_M", shapes, layers=80, seventy_b=True).choices
     }

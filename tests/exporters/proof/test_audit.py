@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from engines.llama.gguf_file import read_gguf
-from exporters.gguf.quant_types import QUANTIZED, TERNARY
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter
 from exporters.proof.audit import audit
+from recipes.file_types import FILE_TYPES, QUANTIZED
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder
@@ -65,7 +65,7 @@ def test_a_good_file_has_no_finding(name: str, file_type: str, models: Any, tmp_
     assert audit(written(folder, tmp_path / "m.gguf", file_type), folder) == []
 
 
-@pytest.mark.parametrize("file_type", sorted(QUANTIZED - TERNARY))
+@pytest.mark.parametrize("file_type", [name for name in QUANTIZED if not FILE_TYPES[name].ternary])
 def test_a_good_quantized_file_has_no_finding(file_type: str, models: Any, tmp_path: Path) -> None:
     from engines.llama.quantizer import KernelQuantizer
     from exporters.gguf.importance import Importance

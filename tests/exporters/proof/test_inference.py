@@ -8,10 +8,10 @@ import pytest
 
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
-from exporters.gguf.quality import REFERENCE_KL, light_of
-from exporters.gguf.quant_types import QUANTIZED, TERNARY
 from exporters.gguf.write import read_model, write_gguf
 from exporters.proof.inference import LIMIT, measure, prompts_of
+from exporters.proof.quality import light_of
+from recipes.file_types import FILE_TYPES
 from tests.exporters.exporting import export, parity
 
 pytestmark = pytest.mark.torch
@@ -67,7 +67,7 @@ def test_prompts_end_where_answers_begin() -> None:
 
 
 def test_every_quantized_type_has_a_light() -> None:
-    assert set(REFERENCE_KL) == QUANTIZED - TERNARY
+    assert all((row.usual_kl is not None) == (row.quantized and not row.ternary) for row in FILE_TYPES.values())
     assert [light_of("Q4_K_M", kl) for kl in (0.0, 0.031, 0.05, 0.1, float("nan"))] == [
         "green",
         "green",
@@ -76,7 +76,9 @@ def test_every_quantized_type_has_a_light() -> None:
         "red",
     ]
     assert light_of("F16", 0.0) is None
-    ordered = [REFERENCE_KL[name] for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XXS")]
+    ordered = [
+        FILE_TYPES[name].usual_kl or 0 for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XXS")
+    ]
     assert ordered == sorted(ordered)
 
 

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
-import gguf
 import numpy as np
 import pytest
 
@@ -104,7 +103,7 @@ def test_bfloat16_weights_are_the_model(tmp_path: Path, tokenizer: Path) -> None
 
 
 def test_unpermuted_heads_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_write, "_heads", lambda _name, _config: 0)
+    monkeypatch.setattr(gguf_write, "_heads", lambda _tensor: 0)
     assert "F16: mean KL is" in failed_export(tmp_path, base, "F16")
 
 
@@ -114,12 +113,12 @@ def test_unpermuted_heads_fail(tmp_path: Path, base: Path, monkeypatch: pytest.M
 def test_a_silently_wrong_setting_fails(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, field: str, wrong: Any
 ) -> None:
-    original = gguf_metadata.add_metadata
+    original = gguf_metadata.model_keys
 
-    def spoiled(writer: gguf.GGUFWriter, config: dict[str, Any], **names: Any) -> None:
-        original(writer, {**config, field: wrong}, **names)
+    def spoiled(architecture: Any, config: dict[str, Any], **names: Any) -> Any:
+        return original(architecture, {**config, field: wrong}, **names)
 
-    monkeypatch.setattr(gguf_write, "add_metadata", spoiled)
+    monkeypatch.setattr(gguf_write, "model_keys", spoiled)
     message = failed_export(tmp_path, base, "F16")
     assert "F16: mean KL is" in message
     assert "times the limit of 1e-06" in message
@@ -131,7 +130,7 @@ def test_a_failed_comparison_is_written_down_and_offers_no_file(
     from exporters.stages import export_stage
     from tests.stage_context import make_context
 
-    monkeypatch.setattr(gguf_write, "_heads", lambda _name, _config: 0)
+    monkeypatch.setattr(gguf_write, "_heads", lambda _tensor: 0)
     stage = {
         "name": "gguf",
         "kind": "export",

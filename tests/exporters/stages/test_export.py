@@ -24,12 +24,13 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import KernelQuantizer, NumpyQuantizer, open_quantizer
 from exporters.gguf import write as gguf_write
-from exporters.gguf.quant_types import FILE_TYPE_IDS, plan_file
+from exporters.gguf.quant_types import plan_file
 from exporters.gguf.vocab import without_generation
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.model_folder import local_folder
 from exporters.hf_model.tensor_files import row_chunks
 from exporters.proof.parity_data import HARD_STRINGS
+from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, merge, parity
 from tests.exporters.small_models import build_model, copy_folder, edit_json
@@ -45,7 +46,7 @@ def test_tensor_types_and_keys_are_in_the_file(tmp_path: Path, base: Path) -> No
         planned = {choice.shape.name: choice.type for choice in model.plan(file_type).choices}
         assert {tensor.name: tensor.tensor_type.name for tensor in reader.tensors} == planned
         value = {name: field.contents() for name, field in reader.fields.items()}
-        assert value["general.file_type"] == FILE_TYPE_IDS[file_type]
+        assert value["general.file_type"] == FILE_TYPES[file_type].id
         for key in (
             "context_length",
             "embedding_length",
@@ -213,7 +214,7 @@ def test_what_cannot_be_written_is_refused_by_name(
 
 def test_a_full_disk_is_foreseen(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("exporters.preflight.shutil.disk_usage", lambda _path: usage._replace(free=1_000_000))
+    monkeypatch.setattr("exporters.process.room.shutil.disk_usage", lambda _path: usage._replace(free=1_000_000))
     with pytest.raises(OperatorError, match=r"needs \S+ MiB of disk .* has 977 KiB free"):
         export(tmp_path, base, "F16")
 

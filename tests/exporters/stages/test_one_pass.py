@@ -12,8 +12,8 @@ from engines.context import StageFailedError
 from engines.events import Warned
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter
 from exporters.lora.merge import Merged
-from exporters.proof.merge_parity import compare_merge
 from exporters.stages import export_stage
+from exporters.stages.merge_parity import compare_merge
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
 from tests.exporters import exporting
@@ -118,7 +118,7 @@ def test_merged_weights_that_are_not_the_trained_model_fail_the_merge(
 def test_a_merge_too_large_for_the_comparison_says_so(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporters.proof.merge_parity.available_bytes", lambda: 1000)
+    monkeypatch.setattr("exporters.stages.merge_parity.available_bytes", lambda: 1000)
     ctx, result = exporting.merge(tmp_path, base, adapter)
     assert "mean_kl" not in result.metrics
     assert any("was not compared" in event.message for event in ctx.events() if isinstance(event, Warned))

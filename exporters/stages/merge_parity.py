@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import StageContext, StageFailedError
-from exporters.hf_model.model_folder import read_config
+from exporters.hf_model.model_folder import read_settings
 from exporters.lora.merge import Merged
-from exporters.preflight import available_bytes, default_threads
+from exporters.process.room import available_bytes, default_threads
 from exporters.proof.parity import Comparison, Reference, compare
 from exporters.proof.parity_data import read_parity_data
 from exporters.proof.reference_model import TorchLogits, load_reference
@@ -65,7 +65,7 @@ def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merg
     except (OSError, ValueError, KeyError, TypeError) as error:
         ctx.warn(f"the merged model was not compared: its tokenizer cannot be read: {printable(str(error), 200)}")
         return None
-    threads, config = ctx.stage.threads or default_threads(), read_config(ctx.out)
+    threads, config = ctx.stage.threads or default_threads(), read_settings(ctx.out)
     ctx.phase("comparing with the adapter over its base")
     trained = load_reference(base, threads, adapter=adapter, vocab_size=int(config["vocab_size"]))
     length = min(256, int(config["max_position_embeddings"]))

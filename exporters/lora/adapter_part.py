@@ -1,0 +1,105 @@
+"""What one adapter does to the rows of one tensor: LoRA's product, DoRA's norms, whole saved rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from engines.files import open_regular
+from exporters.hf_model.tensor_files import TensorInfo, row_chunks, to_float32
+from exporters.lora.adapter import read_matrix
+from exporters.lora.merge_plan import PlannedPart
+
+MERGE_CHUNK_BYTES = 4 * 1024 * 1024
+"""Bytes of float32 rows that are merged at once: a few of them are held, and small ones stay in the processor's cache."""
+
+BaseRows = Callable[[int, int], torch.Tensor]
+"""The base's rows of the tensor, float32 [stop - start, columns], from a first to before a last."""
+
+
+class AdapterPart:
+    """One adapter's part in one tensor of [rows, columns]. Rows and changes are float32 [stop - start, columns]."""
+
+    def __init__(self, part: PlannedPart, rows: int, columns: int, base_rows: BaseRows) -> None:
+        """Read the adapter's matrices.
+
+        Args:
+            part: what the adapter does.
+            rows: of the tensor.
+            columns: of the tensor.
+            base_rows: reads the tensor's rows in the base.
+        """
+        self.weight = part.weight
+        self._change = part.change
+        self._whole = part.whole
+        self._magnitude: torch.Tensor | None = None
+        self._space = torch.empty(0, 0)
+        if part.change is not None:
+            assert part.change.a is not None
+            assert part.change.b is not None
+            self._a, self._b = _tensor(part.change.a), _tensor(part.change.b)
+            self._magnitude = None if part.change.magnitude is None else _tensor(part.change.magnitude).reshape(-1)
+            self._norms: torch.Tensor | None = None
+            if self._magnitude is not None and part.change.embedding:
+                self._norms = self._column_norms(rows, columns, base_rows)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is scale * B A and nothing more."""
+        return self._change is not None and self._whole is None and self._magnitude is None
+
+    def changed(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """The adapter's own weight: the base's rows with the whole change."""
+        rows = self._saved(rows, start, stop)
+        if self._change is None:
+            return rows
+        delta = self._product(start, stop)
+        if self._magnitude is None:
+            return rows + delta
+        changed = rows + delta
+        if self._norms is not None:
+            return (self._magnitude / self._norms).view(1, -1) * changed
+        norms = torch.linalg.norm(changed, dim=1)
+        return (self._magnitude[start:stop] / norms).view(-1, 1) * changed
+
+    def delta(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """What the adapter adds to the base's rows."""
+        if self.is_product:
+            return self._product(start, stop)
+        return self.changed(rows, start, stop) - rows
+
+    def _saved(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """The rows of a whole saved tensor, where there is one; else the given rows."""
+        if self._whole is None:
+            return rows
+        columns = rows.shape[1]
+        item = self._whole
+        size = item.bytes // max(1, item.values)
+        with open_regular(item.file) as file:
+            file.seek(item.offset + start * columns * size)
+            raw = file.read((stop - start) * columns * size)
+        return torch.from_numpy(to_float32(raw, item.dtype).reshape(stop - start, columns).copy())
+
+    def _product(self, start: int, stop: int) -> torch.Tensor:
+        """scale * B A; for an embedding scale * (B A) transposed."""
+        assert self._change is not None
+        if self._change.embedding:
+            return (self._b @ self._a[:, start:stop]).T * self._change.scale
+        shape = (stop - start, self._a.shape[1])
+        if self._space.shape[0] < shape[0]:
+            self._space = torch.empty(shape)
+        return torch.mm(self._b[start:stop], self._a, out=self._space[: shape[0]]).mul_(self._change.scale)
+
+    def _column_norms(self, rows: int, columns: int, base_rows: BaseRows) -> torch.Tensor:
+        """Norms over all rows, float32 [columns]: a chunk of rows alone cannot know them, so one pass before the merge."""
+        total = torch.zeros(columns, dtype=torch.float64)
+        for start, stop in row_chunks(rows, columns, MERGE_CHUNK_BYTES):
+            chunk = self._saved(base_rows(start, stop), start, stop) + self._product(start, stop)
+            total += chunk.double().square().sum(0)
+        return total.sqrt().float()
+
+
+def _tensor(info: TensorInfo) -> torch.Tensor:
+    """A matrix or vector of the adapter as float32, in its shape."""
+    return torch.from_numpy(read_matrix(info).copy())

@@ -1,0 +1,57 @@
+"""A program of the operator's, run to its end: it dies with this process, and what it prints goes into a log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from recipes.problems import printable
+
+_POLL_S = 0.1
+_ERROR_LINES = 6
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class ForeignProgramError(Exception):
+    """The program ended with an error; the text has its status and its last lines, for operators."""
+
+
+def run_program(
+    command: Sequence[str], log: Path, look: Callable[[], None], environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program and return what it printed, on stdout and stderr together.
+
+    Args:
+        command: the program's path and its arguments.
+        log: where its output goes; written anew.
+        look: called several times a second while it runs; what it raises ends the program.
+        environment: variables besides this process's own.
+
+    Raises:
+        ForeignProgramError: it ended with another status than 0.
+    """
+    paths = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engines.llama.tethered", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
+        )
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(_POLL_S)
+    finally:
+        process.kill()
+        process.wait()
+    text = log.read_text(errors="replace")
+    if process.returncode:
+        lines = [line for line in text.strip().splitlines() if line.strip()][-_ERROR_LINES:]
+        raise ForeignProgramError(f"ended with status {process.returncode}: {printable(' | '.join(lines), 800)}")
+    return text
