@@ -64,11 +64,11 @@ class Kernels:
         Args:
             type_name: a name of `TYPES`.
             source: what the bytes are: F32, F16 or BF16.
-            rows: bytes of the rows, [rows, bytes of a row], C order.
-            importance: float32, [columns], how much each column matters; None for all alike.
+            rows: uint8 [rows, bytes of a row of the source], C order.
+            importance: float32 [columns], how much each column matters; None for all alike.
 
         Returns:
-            uint8, [rows, bytes of a row]; None when a value is not finite.
+            uint8 [rows, bytes of a row]; None when a value is not finite.
 
         Raises:
             NativeError: the kernel wrote another number of bytes than the type has.
@@ -98,7 +98,7 @@ class Kernels:
         return out
 
     def _floats(self, source: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The rows' values as float32, in a buffer of the thread's own: memory that is touched again costs nothing."""
+        """uint8 [rows, bytes of a row] → float32 [values], in a buffer of the thread's own: memory that is touched again costs nothing."""
         if source == "F32":
             return np.frombuffer(rows, "<f4")
         raw = np.frombuffer(rows, "<u2")

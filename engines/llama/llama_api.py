@@ -135,7 +135,7 @@ class LlamaModel:
             room = -count
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, starting from an empty cache: float32, [tokens, vocabulary].
+        """Logits after each token of one sequence, starting from an empty cache, float32 [tokens, vocab_size].
 
         Raises:
             NativeError: the sequence is longer than the context, has an id outside the vocabulary, or decoding fails.
@@ -192,6 +192,7 @@ class LlamaModel:
             raise NativeError(f"llama_decode returned {status}")
 
     def _logits_of(self, index: int) -> NDArray[np.float32]:
+        """Logits after one token of the last batch, float32 [vocab_size]: llama.cpp's own memory, until the next batch."""
         row: NDArray[np.float32] = np.ctypeslib.as_array(
             self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
         )

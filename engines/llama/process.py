@@ -62,7 +62,7 @@ class LlamaProcess:
         return list(answer["ids"])
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, from an empty cache: float32, [tokens, vocab_size]."""
+        """Logits after each token of one sequence, from an empty cache, float32 [tokens, vocab_size]."""
         _, data = self._worker.ask({"logits": [int(token) for token in ids]})
         return np.frombuffer(data, "<f4").reshape(len(ids), self.vocab_size)
 

@@ -79,7 +79,7 @@ class KernelQuantizer:
             source: what the rows are made of: F32, F16 or BF16.
             shape: rows, and bytes of a row of the source.
             fill: puts the rows' bytes where they will be read.
-            importance: float32, [columns], or None.
+            importance: float32 [columns], or None.
 
         Returns:
             The bytes to come; or `NotFiniteError`, or `NativeError`.

@@ -41,7 +41,7 @@ class WindowDataset(Dataset[torch.Tensor]):
         return self._count
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Token ids of one window; shape [max_length], int64."""
+        """Token ids of one window, int64 [max_length]."""
         if self._shard is None:
             self._shard = TokenShard(self._path, self._split)  # once per loading process
         start = index * self._length
@@ -52,7 +52,7 @@ class WindowDataset(Dataset[torch.Tensor]):
 
 
 def collate_windows(windows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch without padding, and so without a mask; the model shifts the labels itself."""
+    """A batch without padding, and so without a mask: int64 [batch, max_length]. The model shifts the labels itself."""
     ids = torch.stack(windows)
     return {"input_ids": ids, "labels": ids}
 

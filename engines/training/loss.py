@@ -62,7 +62,7 @@ class AnswerStats:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded tensors of shape [batch, longest]; `labels` is `IGNORED` at padding and outside answers."""
+    """Right-padded tensors, int64 [batch, longest]; `labels` is `IGNORED` at padding and outside answers."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -255,7 +255,7 @@ def token_weighted_loss(
 
     Args:
         model: a causal language model that takes `input_ids` and `attention_mask` and gives `.logits`
-            of shape [batch, length, vocabulary].
+            as [batch, length, vocab_size] of any floating type.
         batches: what to score.
         on_progress: called after each batch with the tokens scored so far; what it raises ends the evaluation.
     """
@@ -277,10 +277,13 @@ def token_weighted_loss(
 
 @torch.no_grad()
 def _batch_nll(model: Any, batch: Batch, device: torch.device) -> tuple[float, int]:
+    """Summed negative log likelihood of the scored tokens, in nats, and how many they are."""
+    # The logits after a token are compared with the next one: [batch, length - 1, vocab_size] and int64 [batch, length - 1].
     logits = model(
         input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
     ).logits[:, :-1]
     targets = batch.labels[:, 1:].to(device)
     scored = targets != IGNORED
+    # float32 [scored, vocab_size] and int64 [scored] → float32 [scored]
     nll = cross_entropy(logits[scored].float(), targets[scored], reduction="none")
     return float(nll.double().sum()), int(scored.sum())

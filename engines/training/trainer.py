@@ -85,7 +85,11 @@ class EngineMixin:
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
-        """Fetch a window, and count its tokens: real ones, and those that the loss counts."""
+        """Fetch a window, and count its tokens: real ones, and those that the loss counts.
+
+        Returns:
+            The micro-batches, each a table of int64 [batch, length]; and how many tokens the loss counts, or None.
+        """
         began_s = time.monotonic()
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         self.window = Window(began_s, time.monotonic() - began_s)
@@ -104,7 +108,7 @@ class EngineMixin:
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one micro-batch; its share of the window's loss is kept without a transfer."""
+        """Forward and backward of one micro-batch: its share of the window's loss, a scalar that is kept without a transfer."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.window.losses.append(loss)
         return loss

@@ -130,13 +130,14 @@ def _values(change: Change) -> int:
 
 
 def _a(change: Change) -> NDArray[np.float32]:
+    """float32 [r, columns]."""
     assert change.a is not None
     values: NDArray[np.float32] = read_matrix(change.a)
     return values
 
 
 def _b(model: Model, name: str, change: Change, *, folded: bool) -> NDArray[np.float32]:
-    """B with its rows in the order of the base's rows."""
+    """float32 [rows, r], its rows in the order of the base's rows in the file."""
     assert change.b is not None
     values: Any = read_matrix(change.b)
     values = values[row_order(model, name, len(values))]
@@ -144,6 +145,7 @@ def _b(model: Model, name: str, change: Change, *, folded: bool) -> NDArray[np.f
 
 
 def _stored(name: str, values: NDArray[np.float32], dtype: AdapterType) -> NDArray[Any]:
+    """float32 [rows, columns] → float32 or float16 [rows, columns]."""
     with np.errstate(over="ignore"):
         stored = values if dtype == "F32" else values.astype(np.float16)
     if not np.isfinite(stored).all():

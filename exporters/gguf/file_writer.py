@@ -31,7 +31,7 @@ class Piece:
 
 
 def ready(data: NDArray[Any], values: int) -> Piece:
-    """A piece whose bytes are there."""
+    """A piece whose bytes are there: an array of any type, [rows, columns] or [rows, bytes of a row], row after row."""
     future: Future[memoryview] = Future()
     future.set_result(np.ascontiguousarray(data).data.cast("B"))
     return Piece(future, data.nbytes, values)

@@ -30,7 +30,7 @@ class Importance:
     """An importance matrix.
 
     Attributes:
-        values: mean squared input by GGUF tensor name: float32, [columns].
+        values: mean squared input by GGUF tensor name, float32 [columns].
         tokens: how many tokens it was computed from.
         windows: in how many pieces they came, and how long the longest was.
         source: what text it was.
@@ -74,6 +74,7 @@ def compute_importance(
 
     def collect(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
+            # float32 [batch, tokens, columns] → float64 [columns]
             squares = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double().square().sum(0)
             sums[name] = squares if name not in sums else sums[name] + squares
 

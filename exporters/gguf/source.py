@@ -61,7 +61,7 @@ class GgufSource:
         return FilePlan(file_type, kept)
 
     def rows_of(self, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows of a tensor as float32, [stop - start, columns]."""
+        """Rows of a tensor, float32 [stop - start, columns]."""
         tensor = self.file.tensors[shape.name]
         data = self.file.read(tensor, start, stop - start)
         assert tensor.kind is not None
@@ -177,7 +177,10 @@ def write_quantized(
 def _pieces(
     source: GgufSource, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> Iterator[Piece]:
-    """A tensor in its new type, a few rows at a time; kernels work on them while the caller goes on."""
+    """A tensor in its new type, a few rows at a time; kernels work on them while the next are read.
+
+    `importance`: float32 [columns], or None.
+    """
     tensor, columns = source.file.tensors[choice.shape.name], choice.shape.columns
     assert tensor.kind is not None
     given, made = tensor.kind.row_bytes(columns), TYPES[choice.type].row_bytes(columns)

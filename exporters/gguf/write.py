@@ -142,7 +142,10 @@ def write_gguf(
 def _pieces(
     model: Model, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> Iterator[Piece]:
-    """A tensor in its type, a few rows at a time; kernels work on them while the next are read."""
+    """A tensor in its type, a few rows at a time; kernels work on them while the next are read.
+
+    `importance`: float32 [columns], or None.
+    """
     width = TYPES[choice.type].row_bytes(choice.shape.columns)
     for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
         rows = read_rows(model, choice.shape, start, stop)
@@ -154,7 +157,7 @@ def _pieces(
 
 
 def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows of a tensor in the order of the GGUF file, [stop - start, columns].
+    """Rows of a tensor in the order of the GGUF file, float32 [stop - start, columns]; a vector is one row.
 
     llama.cpp rotates neighbouring values, transformers the halves of a head, so each head's rows are interleaved:
     row 2 i + j of the file is row j * width / 2 + i of the folder.
@@ -180,6 +183,7 @@ def row_order(model: Model, name: str, rows: int) -> NDArray[np.int64]:
 
 
 def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Which row of the folder's tensor each of these rows of the file is, int64 [stop - start]."""
     width = rows // heads
     index = np.arange(start, stop, dtype=np.int64)
     head, place = index // width, index % width
@@ -189,7 +193,16 @@ def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int
 def encode(
     choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> NDArray[Any]:
-    """Rows of float32 as a tensor of the chosen type holds them.
+    """Rows as a tensor of the chosen type holds them.
+
+    Args:
+        choice: the type.
+        rows: float32 [rows, columns].
+        quantizer: for the block types.
+        importance: float32 [columns], or None.
+
+    Returns:
+        float32, float16 or uint16 (the bits of bfloat16) [rows, columns]; uint8 [rows, bytes of a row] for block types.
 
     Raises:
         OperatorError: a value is not finite, or too large for F16; names the tensor.
@@ -215,7 +228,7 @@ def encode(
 
 
 def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to nearest, ties to even, on the bits of finite floats."""
+    """float32 [rows, columns] → uint16 [rows, columns], the bits of bfloat16: to nearest, ties to even; of finite floats."""
     bits = np.ascontiguousarray(rows, "<f4").view("<u4")
     return ((bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)).astype("<u2")
 

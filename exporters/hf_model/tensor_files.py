@@ -131,7 +131,7 @@ def _check_places(path: Path, infos: list[TensorInfo], start: int, size: int) ->
 
 
 def to_float32(raw: bytes | bytearray, dtype: str) -> NDArray[np.float32]:
-    """Stored values as float32, exactly (F64 excepted)."""
+    """Stored values as float32 [values], exactly (F64 excepted)."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
     kind = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]
@@ -152,10 +152,10 @@ class Weights(Protocol):
     tensors: dict[str, TensorInfo]
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows as float32, [stop - start, columns]."""
+        """Rows, float32 [stop - start, columns]."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor as float32, in its shape."""
+        """A whole tensor in its shape, float32 [rows, columns] or [length]."""
 
 
 class SafetensorsFolder:
@@ -180,12 +180,12 @@ class SafetensorsFolder:
                 self.tensors[info.name] = info
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows as float32, [stop - start, columns]."""
+        """Rows, float32 [stop - start, columns]."""
         info = self.tensors[name]
         return to_float32(self.read_bytes(name, start, stop), info.dtype).reshape(stop - start, info.columns)
 
     def read_bytes(self, name: str, start: int, stop: int) -> bytearray:
-        """Rows as they are stored."""
+        """Rows as they are stored: bytes of [stop - start, columns]."""
         info = self.tensors[name]
         data = bytearray((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
         self.read_into(name, start, memoryview(data))
@@ -203,7 +203,7 @@ class SafetensorsFolder:
                 rest, at = rest[count:], at + count
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor as float32, in its shape."""
+        """A whole tensor in its shape, float32 [rows, columns] or [length]."""
         info = self.tensors[name]
         return self.read_rows(name, 0, info.rows).reshape(info.shape)
 

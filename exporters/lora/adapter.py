@@ -164,7 +164,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def read_matrix(info: TensorInfo) -> Any:
-    """An adapter's tensor as float32, in its shape. Those of LoRA are small: r times a width."""
+    """An adapter's tensor in its shape, float32 [rows, columns] or [length]. Those of LoRA are small: r times a width."""
     with open_regular(info.file) as file:
         file.seek(info.offset)
         raw = file.read(info.bytes)

@@ -50,7 +50,7 @@ class AdapterPart:
         return self._change is not None and self._whole is None and self._magnitude is None
 
     def changed(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The adapter's own weight: the base's rows with the whole change."""
+        """The adapter's own weight, [stop - start, columns]: the base's rows with the whole change."""
         rows = self._saved(rows, start, stop)
         if self._change is None:
             return rows
@@ -64,13 +64,13 @@ class AdapterPart:
         return (self._magnitude[start:stop] / norms).view(-1, 1) * changed
 
     def delta(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """What the adapter adds to the base's rows."""
+        """What the adapter adds to the base's rows, [stop - start, columns]."""
         if self.is_product:
             return self._product(start, stop)
         return self.changed(rows, start, stop) - rows
 
     def _saved(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The rows of a whole saved tensor, where there is one; else the given rows."""
+        """The rows of a whole saved tensor, [stop - start, columns], where there is one; else the given rows."""
         if self._whole is None:
             return rows
         columns = rows.shape[1]
@@ -82,7 +82,10 @@ class AdapterPart:
         return torch.from_numpy(to_float32(raw, item.dtype).reshape(stop - start, columns).copy())
 
     def _product(self, start: int, stop: int) -> torch.Tensor:
-        """scale * B A; for an embedding scale * (B A) transposed."""
+        """scale * B A, [stop - start, columns]; for an embedding scale * (B A) transposed.
+
+        A is [r, columns] and B [rows, r]; an embedding's A is [r, rows] and B [columns, r].
+        """
         assert self._change is not None
         if self._change.embedding:
             return (self._b @ self._a[:, start:stop]).T * self._change.scale
@@ -101,5 +104,5 @@ class AdapterPart:
 
 
 def _tensor(info: TensorInfo) -> torch.Tensor:
-    """A matrix or vector of the adapter as float32, in its shape."""
+    """A tensor of the adapter in its shape, float32 [rows, columns] or [length]."""
     return torch.from_numpy(read_matrix(info).copy())

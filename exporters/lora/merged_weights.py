@@ -74,7 +74,7 @@ class MergedWeights:
         self._raw = bytearray()
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows as float32, after rounding to the stored type, [stop - start, columns]."""
+        """Rows after rounding to the stored type, float32 [stop - start, columns]."""
         info = self.tensors[name]
         # Whole blocks of rows: a product of fewer may be summed up in another order, and differ in its last bit.
         last = stop + -stop % ROW_BLOCK
@@ -86,12 +86,12 @@ class MergedWeights:
         return array[start - first : stop - first]
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor as float32, in its shape."""
+        """A whole tensor in its shape, float32 [rows, columns] or [length]."""
         info = self.tensors[name]
         return self.read_rows(name, 0, info.rows).reshape(info.shape)
 
     def read_into(self, name: str, start: int, stop: int, place: memoryview) -> None:
-        """Rows as they are to be stored, into as many bytes."""
+        """Rows as they are to be stored, [stop - start, columns] of the tensor's type, into as many bytes."""
         source, info = self._plan.sources[name], self.tensors[name]
         untouched = name not in self.changed and self._base.tensors[source].dtype == info.dtype
         if untouched and (self._rounded is None or not self._rounded.rounds(name)):
@@ -101,7 +101,7 @@ class MergedWeights:
             self._fill(name, start, stop, stored)
 
     def _fill(self, name: str, start: int, stop: int, stored: torch.Tensor) -> None:
-        """Sum up rows in float32 and round them into `stored`, [stop - start, columns]."""
+        """Sum up rows in float32 and round them into `stored`, of the stored type [stop - start, columns]."""
         if self._ready[0] != name:
             self._ready = (name, self._parts(name))
         parts = self._ready[1]
@@ -117,6 +117,7 @@ class MergedWeights:
         self._check_finite(name, rows, stored)
 
     def _check_finite(self, name: str, rows: torch.Tensor, stored: torch.Tensor) -> None:
+        """`rows`: float32 [rows, columns]; `stored`: the same, rounded to the stored type."""
         limits = torch.finfo(stored.dtype)
         low, high = (float(value) for value in torch.aminmax(rows))  # NaN when any is
         if limits.min <= low and high <= limits.max:
@@ -129,7 +130,7 @@ class MergedWeights:
             )
 
     def _base_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The base's rows, until the next are asked for; those that only a resized vocabulary has are zero, and replaced."""
+        """The base's rows, float32 [stop - start, columns], until the next are asked for; those that only a resized vocabulary has are zero, and replaced."""
         source = self._plan.sources[name]
         info = self._base.tensors[source]
         if self._rounded is not None and self._rounded.rounds(name):
@@ -145,7 +146,7 @@ class MergedWeights:
         return rows
 
     def _space(self, rows: int, columns: int) -> torch.Tensor:
-        """Room for float32 rows, [rows, columns], that is used again for the next: see `Buffers` for the reason."""
+        """Room for float32 [rows, columns] that is used again for the next: see `Buffers` for the reason."""
         if self._rows_space.numel() < rows * columns:
             self._rows_space = torch.empty(rows * columns)
         return self._rows_space[: rows * columns].view(rows, columns)

@@ -32,12 +32,13 @@ class RoundedBase:
         return info is not None and len(info.shape) == 2 and ".layers." in name and name.endswith("_proj.weight")
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows as float32, [stop - start, columns]."""
+        """Rows, float32 [stop - start, columns]."""
         if self._held[0] != name:
             self._held = (name, self._rounded(name))
         return self._held[1][start:stop].clone()
 
     def _rounded(self, name: str) -> torch.Tensor:
+        """The whole tensor, float32 [rows, columns]."""
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         weight = torch.from_numpy(self._base.read(name).copy())

@@ -129,6 +129,7 @@ def _picked(rows: int) -> list[int]:
 
 
 def _source_row(weights: Weights, source: str, row: int, heads: int, *, rotary: bool) -> NDArray[np.float32]:
+    """The source's row that belongs at `row` of the file, float32 [columns]; a vector is one row."""
     info = weights.tensors[source]
     if len(info.shape) == 1:
         values = weights.read(source)
@@ -143,6 +144,7 @@ def _source_row(weights: Weights, source: str, row: int, heads: int, *, rotary: 
 
 
 def _row(file: GgufFile, tensor: Tensor, row: int) -> NDArray[np.float32]:
+    """A decoded row, float32 [columns]."""
     assert tensor.kind is not None
     raw = np.frombuffer(file.read(tensor, row, 1), np.uint8)
     if tensor.kind.name in _EXACT:
@@ -152,6 +154,7 @@ def _row(file: GgufFile, tensor: Tensor, row: int) -> NDArray[np.float32]:
 
 
 def _close(tensor: Tensor, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Whether two rows, float32 [columns], differ by no more than the tensor's type rounds."""
     assert tensor.kind is not None
     if tensor.kind.name == "F32":
         return bool(np.array_equal(actual, expected))

@@ -102,7 +102,7 @@ class Fixture:
 
 
 def positions_of(logits: NDArray[np.float32]) -> list[Position]:
-    """The largest logits of each row, [positions, vocabulary], and the log of the summed exponentials."""
+    """The largest logits of each row of float32 [positions, vocab_size], and the log of the summed exponentials."""
     found = []
     for row in logits:
         values = row.astype(np.float64)

@@ -71,14 +71,14 @@ class HasLogits(Protocol):
     """A model in whatever runtime."""
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence: float32, [tokens, vocab_size]."""
+        """Logits after each token of one sequence, float32 [tokens, vocab_size]."""
 
 
 class Reference:
     """The model's own logits at every position, kept in a file so that memory does not hold them."""
 
     def __init__(self, path: Path, windows: Sequence[Sequence[int]], vocab_size: int) -> None:
-        """Make room: float32, [positions, vocab_size]."""
+        """Make room for `logits`, float32 [positions, vocab_size]."""
         self.windows = windows
         positions = sum(map(len, windows))
         self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
@@ -121,7 +121,10 @@ def compare(reference: Reference, other: HasLogits, progress: Progress) -> Compa
 def _distances(
     expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """KL per position, and the summed loss of the window's own next tokens for both."""
+    """KL per position, float64 [tokens], and the summed loss of the window's own next tokens for both.
+
+    `expected` and `actual`: logits, float32 [tokens, vocab_size].
+    """
     kl = np.empty(len(window))
     losses = [0.0, 0.0]
     for start in range(0, len(window), _ROWS):
@@ -135,6 +138,7 @@ def _distances(
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float32 [tokens, vocab_size] → float64 [tokens, vocab_size]."""
     values = logits.astype(np.float64)
     values -= values.max(axis=1, keepdims=True)
     logs: NDArray[np.float64] = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
@@ -142,6 +146,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> list[Difference]:
+    """Positions at which the largest of two logits, float32 [tokens, vocab_size], is another token's."""
     ours, theirs = expected.argmax(axis=1), actual.argmax(axis=1)
     found = []
     for position in np.flatnonzero(ours != theirs).tolist():

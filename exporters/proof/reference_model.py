@@ -82,7 +82,7 @@ class TorchLogits:
         self._model = model
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence: float32, [tokens, vocab_size]."""
+        """Logits after each token of one sequence, float32 [tokens, vocab_size]."""
         import torch
 
         with torch.inference_mode():

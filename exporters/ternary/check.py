@@ -19,13 +19,14 @@ from recipes.problems import OperatorError, printable
 CHUNK_BYTES = 4 * 1024 * 1024
 
 ReadRows = Callable[[Shape, int, int], NDArray[np.float32]]
+"""Rows of a tensor from a first to before a last, float32 [stop - start, columns]."""
 
 
 def scale_of(rows: NDArray[np.float32], scale: float | None) -> float | None:
     """The one magnitude of all values that are not zero; None when there are several.
 
     Args:
-        rows: any values.
+        rows: float32 [rows, columns].
         scale: the magnitude that other values of the tensor have; None when none has been seen.
     """
     sizes = np.abs(rows[rows != 0])

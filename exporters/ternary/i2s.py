@@ -54,13 +54,13 @@ def fits(rows: int, columns: int, layout: str) -> str:
 
 
 def codes_of(rows: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
-    """Codes of values that are -scale, 0 and scale."""
+    """float32 [rows, columns] of -scale, 0 and scale → codes, uint8 [rows, columns]."""
     codes: NDArray[np.uint8] = (np.sign(rows) + 1).astype(np.uint8)
     return codes if scale else np.ones_like(codes)
 
 
 def pack(codes: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
-    """Codes, [rows, columns], four to a byte in the order of the layout: flat."""
+    """Codes, uint8 [rows, columns] → uint8 [rows * columns / 4], four to a byte in the order of the layout."""
     rows, columns = codes.shape
     if layout in GROUPS:
         group = GROUPS[layout]
@@ -71,7 +71,7 @@ def pack(codes: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
 
 
 def unpack(data: NDArray[np.uint8], rows: int, columns: int, layout: str) -> NDArray[np.uint8]:
-    """The codes that bytes hold in a layout: [rows, columns]."""
+    """uint8 [rows * columns / 4] → the codes that the bytes hold in a layout, uint8 [rows, columns]."""
     width = GROUPS[layout] // 4 if layout in GROUPS else columns
     quarters = (data.reshape(-1, 1, width) >> _SHIFTS[None, :, None]) & np.uint8(3)
     return np.ascontiguousarray(quarters).reshape(rows, columns)
@@ -84,14 +84,14 @@ def tail(scale: float) -> bytes:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A tensor as a reader of the declared layout sees it."""
+    """A tensor as a reader of the declared layout sees it. `codes`: uint8 [rows, columns]."""
 
     codes: NDArray[np.uint8]
     scale: float
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """(code - 1) * scale."""
+        """(code - 1) * scale, float32 [rows, columns]."""
         return (self.codes.astype(np.float32) - 1) * np.float32(self.scale)
 
 
