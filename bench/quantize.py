@@ -18,10 +18,11 @@ import numpy as np
 
 from bench.rows import Row
 from exporters.process.room import default_threads
+from recipes.file_types import FILE_TYPES
 
 LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")
 VARIABLE = "COCKPIT_BENCH_LLAMA_PYTHON"
-TYPES = {"Q8_0": 7, "Q6_K": 18, "Q4_K_M": 15, "IQ4_XS": 30}
+TYPES = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS")
 ROUNDS = 3
 HIDDEN, INNER, LAYERS, VOCAB = 1024, 2816, 4, 8192
 
@@ -35,12 +36,12 @@ def measure() -> list[Row]:
         source = Path(folder) / "model-F16.gguf"
         weights = _write_model(source)
         how = f"{weights / 1e6:.0f} M weights, {threads} threads, best of {ROUNDS}"
-        for name, number in TYPES.items():
+        for name in TYPES:
             ours, theirs = [], []
             for _ in range(ROUNDS):
                 ours.append(_our_s(source, name, threads))
                 if python:
-                    theirs.append(_their_s(python, source, number, threads))
+                    theirs.append(_their_s(python, source, FILE_TYPES[name].id, threads))
             rows.append(Row(f"quantize {name}", weights / min(ours) / 1e6, "M/s", f"whole file, {how}"))
             if theirs:
                 rows.append(Row(f"quantize {name}, libllama", weights / min(theirs) / 1e6, "M/s", "in turns with ours"))

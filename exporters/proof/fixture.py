@@ -164,6 +164,24 @@ def fixture_prompts(
     return asked
 
 
+def protocol_of(stops: list[int], reference: Mapping[str, str]) -> dict[str, Any]:
+    """How the answers of a fixture were made.
+
+    Args:
+        stops: tokens that end an answer.
+        reference: versions and type of what answered.
+    """
+    return {
+        "sampling": "greedy",
+        "limit": LIMIT,
+        "stops": stops,
+        "seed": SEED,
+        "top": TOP,
+        "add_bos": False,
+        "reference": dict(reference),
+    }
+
+
 def strings_of(tokenizer: Any) -> list[dict[str, Any]]:
     """Texts at which tokenizers are known to differ, with the ids of this one."""
     return [

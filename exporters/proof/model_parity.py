@@ -15,7 +15,7 @@ from engines.llama.process import LlamaProcess
 from exporters.hf_model.model_folder import read_settings
 from exporters.process.room import check_memory
 from exporters.proof.audit import audit
-from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
+from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
 from exporters.proof.parity_data import ParityData, read_parity_data
@@ -108,9 +108,8 @@ def check_model(
         }
         for path in files
     ]
-    protocol = {"sampling": "greedy", "limit": LIMIT, "stops": stops, "seed": SEED, "top": TOP, "add_bos": False}
     versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch")}
-    protocol["reference"] = {**versions, "dtype": "float32"}
+    protocol = protocol_of(stops, {**versions, "dtype": "float32"})
     return Fixture(_facts(folder, config), protocol, answers, strings_of(tokenizer), described), checks
 
 

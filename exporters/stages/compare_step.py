@@ -13,7 +13,7 @@ from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.model_folder import local_folder
-from exporters.proof.fixture import SEED, TOP, Fixture, answer, fixture_prompts, strings_of
+from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, check_limits, check_tokens, compare, limits_of
 from exporters.proof.parity_data import ParityData, read_parity_data
@@ -71,15 +71,7 @@ def _compute_reference(export: Export, reference: Reference, tokenizer: Any, len
     export.ctx.phase("answers for the fixture")
     asked = fixture_prompts(export.prompts, reference.windows, length)
     prompts = [answer(model, tokenizer, ids, LIMIT, export.stops) for ids in asked]
-    protocol = {
-        "sampling": "greedy",
-        "limit": LIMIT,
-        "stops": export.stops,
-        "seed": SEED,
-        "top": TOP,
-        "add_bos": False,
-        "reference": export.record["model"]["reference"],
-    }
+    protocol = protocol_of(export.stops, export.record["model"]["reference"])
     known = {key: export.record["model"][key] for key in ("name", "architecture", "manifest_sha256", "config_sha256")}
     model_facts = {**known, "vocab_size": int(export.model.config["vocab_size"])}
     export.fixture = Fixture(model_facts, protocol, prompts, strings_of(tokenizer), [])
