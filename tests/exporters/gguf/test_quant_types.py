@@ -111,7 +111,7 @@ def test_a_note_says_what_falling_back_costs() -> None:
     note = plan_file("Q4_K_M", shapes, layers=16).fallback_note()
     assert "80, 160" in note
     assert "Q4_K → F16" in note
-    assert "14.29 bits per weight" in note
+    assert "14.3 bits per weight" in note
 
 
 def test_effective_bits_and_bytes() -> None:
