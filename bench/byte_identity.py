@@ -1,6 +1,7 @@
 """`python -m bench.byte_identity --llama-python PATH`: are our quantized tensors libllama's, byte for byte?
 
-PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in a process
+PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in a
+process
 of its own. Prints a table; `--write FILE` also writes it as Markdown (`bench/byte_identity.md` holds the last one).
 """
 
@@ -28,9 +29,15 @@ MODELS = {
     "llama, untied, GQA 8/2": ("Llama", {"tie_word_embeddings": False, "num_hidden_layers": 8}),
     "llama, tied, GQA 8/1": ("Llama", {"num_key_value_heads": 1, "num_hidden_layers": 16, "intermediate_size": 256}),
     "qwen2, tied": ("Qwen2", {"num_hidden_layers": 4}),
-    "llama, width 96": ("Llama", {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4, "num_hidden_layers": 4}),
-    "qwen3, head width 64": ("Qwen3", {"head_dim": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "tie_word_embeddings": False}),
-}  # fmt: skip
+    "llama, width 96": (
+        "Llama",
+        {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4, "num_hidden_layers": 4},
+    ),
+    "qwen3, head width 64": (
+        "Qwen3",
+        {"head_dim": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "tie_word_embeddings": False},
+    ),
+}
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""Quantize a GGUF file with libllama, under a Python that has llama-cpp-python: IN OUT FTYPE [IMPORTANCE.npz] [THREADS]."""
+"""Quantize a GGUF file with libllama, under a Python that has llama-cpp-python: IN OUT FTYPE [IMPORTANCE.npz]
+[THREADS]."""
 
 from __future__ import annotations
 

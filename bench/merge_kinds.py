@@ -1,6 +1,7 @@
 """`python -m bench.merge_kinds`: every kind of adapter merged here and by PEFT, and how far apart the results are.
 
-On float32 bases the two should be the same. On bfloat16 bases the reference is the formula in float32, rounded once; PEFT adds in
+On float32 bases the two should be the same. On bfloat16 bases the reference is the formula in float32, rounded once;
+PEFT adds in
 bfloat16, so its own distance is shown, with adapters held in float32 (its default) and in bfloat16.
 """
 

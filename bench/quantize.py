@@ -1,6 +1,8 @@
-"""Quantizing a file on every core: ours, and libllama's own where COCKPIT_BENCH_LLAMA_PYTHON names a Python that has it.
+"""Quantizing a file on every core: ours, and libllama's own where COCKPIT_BENCH_LLAMA_PYTHON names a Python that has
+it.
 
-That is the interpreter of an environment with llama-cpp-python. Both read the same F16 file and write whole files, with the same
+That is the interpreter of an environment with llama-cpp-python. Both read the same F16 file and write whole files, with
+the same
 threads, in turns; the shorter time of each counts.
 """
 
@@ -80,7 +82,12 @@ def _write_model(path: Path) -> int:
     writer.add_vocab_size(VOCAB)
     writer.add_file_type(1)
     count = 0
-    shapes = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (HIDDEN, HIDDEN), "attn_v": (HIDDEN, HIDDEN), "attn_output": (HIDDEN, HIDDEN)}  # fmt: skip
+    shapes = {
+        "attn_q": (HIDDEN, HIDDEN),
+        "attn_k": (HIDDEN, HIDDEN),
+        "attn_v": (HIDDEN, HIDDEN),
+        "attn_output": (HIDDEN, HIDDEN),
+    }
     shapes |= {"ffn_gate": (INNER, HIDDEN), "ffn_up": (INNER, HIDDEN), "ffn_down": (HIDDEN, INNER)}
     tensors = {"token_embd.weight": (VOCAB, HIDDEN)}
     tensors |= {f"blk.{layer}.{name}.weight": shape for layer in range(LAYERS) for name, shape in shapes.items()}

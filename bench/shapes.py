@@ -1,6 +1,7 @@
 """`python -m bench.shapes`: model shapes x file types against transformers, on at least 2,000 positions each.
 
-Prints a table; `--write FILE` also writes it as Markdown (`bench/shapes.md` holds the last one). Ends with 1 when a file misses
+Prints a table; `--write FILE` also writes it as Markdown (`bench/shapes.md` holds the last one). Ends with 1 when a
+file misses
 what its type must keep.
 """
 
@@ -29,7 +30,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama, tied": {},
     "llama, llama3 rope, head width 48": {"hidden_size": 192, "num_attention_heads": 4, "rope_parameters": LLAMA3},
     "llama, linear rope (DeepSeek-Coder)": {"rope_parameters": LINEAR, "words": "bpe"},
-    "mistral": {"family": "Mistral", "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "mistral": {"family": "Mistral", "sliding_window": None, "rope_parameters": {"rope_type": "default",
+    "rope_theta": 1e6}},
     "qwen2, tied": {"family": "Qwen2", "words": "bpe", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "qwen3, yarn, head width 64": {"family": "Qwen3", "words": "bpe", "head_dim": 64, "rope_parameters": YARN},
     "llama, width 96": {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4},

@@ -1,7 +1,10 @@
-"""`python -m bench.streaming`: time and memory of merge and conversion on synthetic models of 0.3 and 1 billion parameters.
+"""`python -m bench.streaming`: time and memory of merge and conversion on synthetic models of 0.3 and 1 billion
+parameters.
 
-Memory is the peak of anonymous resident memory (RssAnon) of a process of its own, less what it had after importing torch. The
-merge is set against PEFT's `merge_and_unload` and `save_pretrained`, alternately, in one run. With `--llama-cpp DIR` (and
+Memory is the peak of anonymous resident memory (RssAnon) of a process of its own, less what it had after importing
+torch. The
+merge is set against PEFT's `merge_and_unload` and `save_pretrained`, alternately, in one run. With `--llama-cpp DIR`
+(and
 `--llama-python`, for its dependencies) the F16 conversion is set against llama.cpp's own converter.
 """
 

@@ -1,8 +1,11 @@
 """`python -m bench.tokenizer_vectors FOLDER`: llama.cpp's published tokenizer vectors through our export.
 
-FOLDER holds llama.cpp's `ggml-vocab-NAME.gguf`, `.gguf.inp` and `.gguf.out`. From each vocabulary that we write, the tokenizer's
-files are made as a model folder would have them (tokenizer.model, or tokenizer.json with the pre-tokenizer's structure);
-a small model with them is exported; and llama.cpp's ids of every input are compared with the published ones, as are those
+FOLDER holds llama.cpp's `ggml-vocab-NAME.gguf`, `.gguf.inp` and `.gguf.out`. From each vocabulary that we write, the
+tokenizer's
+files are made as a model folder would have them (tokenizer.model, or tokenizer.json with the pre-tokenizer's
+structure);
+a small model with them is exported; and llama.cpp's ids of every input are compared with the published ones, as are
+those
 of the tokenizer made. Prints a table; `--write FILE` also writes it as Markdown.
 """
 
@@ -149,7 +152,8 @@ def _byte_level(folder: Path, keys: dict[str, Any], structure: list[dict[str, An
     vocabulary = {text: index for index, text in enumerate(tokens) if types[index] not in (3, 4, 5)}
     whole = structure[0] if len(structure) == 1 else {"type": "Sequence", "pretokenizers": structure}
     model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
         "fuse_unk": False, "byte_fallback": False, "ignore_merges": pre == "llama-bpe", "vocab": vocabulary,
         "merges": [merge.split(" ") for merge in keys["tokenizer.ggml.merges"]],
     }  # fmt: skip
@@ -166,7 +170,8 @@ def _tiny_model(folder: Path, vocab_size: int) -> None:
     """The smallest Llama around a vocabulary; its weights do not matter here."""
     hidden, inner = 32, 32
     config = {
-        "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1,
+        "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
         "vocab_size": vocab_size, "tie_word_embeddings": True, "rope_theta": 10_000.0, "hidden_act": "silu",
     }  # fmt: skip

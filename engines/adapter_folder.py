@@ -1,4 +1,5 @@
-"""The names in a folder of a PEFT adapter, and in one that a stage of ours made: who trains, evaluates and merges knows them."""
+"""The names in a folder of a PEFT adapter, and in one that a stage of ours made: who trains, evaluates and merges knows
+them."""
 
 from __future__ import annotations
 

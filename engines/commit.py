@@ -17,7 +17,8 @@ from recipes.stages.registry import row_of
 def commit_output(
     ctx: StageContext[StageFields], result: StageResult, metrics: dict[str, float | None], *, refused: str
 ) -> None:
-    """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside it, where an operator can inspect it."""
+    """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside it, where an operator
+    can inspect it."""
     run = RunDir(ctx.run_root)
     parents = [item.manifest_sha256 for item in ctx.inputs.values() if item.manifest_sha256]
     ctx.phase("saving")

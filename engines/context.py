@@ -1,4 +1,5 @@
-"""What a stage's function is given, and what it gives back: its fields, inputs and folders, events, requests, outcomes."""
+"""What a stage's function is given, and what it gives back: its fields, inputs and folders, events, requests,
+outcomes."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class GuardTrippedError(Exception):
 
 
 class StageFailedError(Exception):
-    """The stage did its work and found the result wrong (a parity that does not hold, say). The text is for operators."""
+    """The stage did its work and found the result wrong (a parity that does not hold, say). The text is for
+    operators."""
 
 
 @dataclass(frozen=True)

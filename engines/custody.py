@@ -1,4 +1,5 @@
-"""Where an artifact comes from, link by link, each known by a SHA-256: data, tokenizer, checkpoint, adapter, merged, GGUF.
+"""Where an artifact comes from, link by link, each known by a SHA-256: data, tokenizer, checkpoint, adapter, merged,
+GGUF.
 
 The manifest of every finished stage carries all its ancestors, so a folder that was copied elsewhere still tells its
 descent. What was made here is known by its manifest (which lists every file's SHA-256); a folder without a manifest by
@@ -39,7 +40,8 @@ def custody_of(parents: Iterable[Parent], checkpoint: Path | None = None) -> dic
 
     Returns:
         `parents`, the ids of the nearest links, and `ancestors`, every link once, older ones first. A link has `id` and
-        `method` ("manifest", "content" or "name": what the id is the SHA-256 of), `kind`, `parents`, and `run`, `stage`,
+        `method` ("manifest", "content" or "name": what the id is the SHA-256 of), `kind`, `parents`, and `run`,
+        `stage`,
         `attempt`, `step`, `folder` where they are known.
     """
     links: dict[str, dict[str, Any]] = {}
@@ -98,7 +100,8 @@ def _add(parent: Parent, links: dict[str, dict[str, Any]], parents: list[str] | 
 
 
 def _link(parent: Parent) -> dict[str, Any]:
-    """One link with its `ancestors`. What cannot be read is known by its name: a finished stage is not lost for that."""
+    """One link with its `ancestors`. What cannot be read is known by its name: a finished stage is not lost for
+    that."""
     name = parent.name if parent.path is None else str(parent.path)
     known = {"folder": name, "parents": [], "ancestors": []}
     if parent.path is not None:

@@ -137,9 +137,11 @@ class EventWriter:
             return caught_up
 
     def notice_replacement(self) -> None:
-        """Look whether the journal was deleted, replaced or cut under us; if so, go on where its name is now and say so.
+        """Look whether the journal was deleted, replaced or cut under us; if so, go on where its name is now and say
+        so.
 
-        A run directory that was moved as a whole has no folder under the old name: the open file is still the right one.
+        A run directory that was moved as a whole has no folder under the old name: the open file is still the right
+            one.
         """
         with self._lock:
             if self._fd is None:

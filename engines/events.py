@@ -3,7 +3,8 @@
 A record is one JSON object on one line. It begins `{"v":1,"w":"<writer>","seq":<n>,"t":<Unix s>,"m":<monotonic s>,` and
 goes on with the event: `"k":"<kind>"` and its fields. Units are in names: `_s` seconds, `_bytes` bytes. Losses are mean
 nats per loss token. JSON has no word for NaN and the infinities, so they are the strings "NaN", "Infinity" and
-"-Infinity"; null means "not measurable" and is never zero. A field with a default may be left out when it has that value.
+"-Infinity"; null means "not measurable" and is never zero. A field with a default may be left out when it has that
+value.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
-    """A supervisor took the run up: at launch, at an operator's resume, or by adopting it after a supervisor's death."""
+    """A supervisor took the run up: at launch, at an operator's resume, or by adopting it after a supervisor's
+    death."""
 
     run: str
     recipe: str
@@ -123,7 +125,8 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
 
-    `exit` is the exit status, negative for a signal, null when it cannot be known (a supervisor is not the parent of an engine that it adopted).
+    `exit` is the exit status, negative for a signal, null when it cannot be known (a supervisor is not the parent of an
+    engine that it adopted).
     """
 
     stage: str
@@ -163,9 +166,12 @@ class StepsPlanned(Event, frozen=True, kw_only=True, tag="steps_planned"):
 class Step(Event, frozen=True, kw_only=True, tag="step"):
     """One optimizer step (or, when a guard tripped on it, the step that was refused).
 
-    `loss`: mean nats per loss token over the accumulation window and all ranks. `learning_rate`: the one this step used.
-    `grad_norm`: L2, before clipping. `tokens`: real (unpadded) tokens of all ranks, cumulative over the stage's lineage;
-    `loss_tokens`: those the loss counts, cumulative. `step_s`: the whole step; `data_wait_s`: the part spent waiting for data.
+    `loss`: mean nats per loss token over the accumulation window and all ranks. `learning_rate`: the one this step
+        used.
+    `grad_norm`: L2, before clipping. `tokens`: real (unpadded) tokens of all ranks, cumulative over the stage's
+        lineage;
+    `loss_tokens`: those the loss counts, cumulative. `step_s`: the whole step; `data_wait_s`: the part spent waiting
+        for data.
     """
 
     stage: str
@@ -244,7 +250,8 @@ class ArtifactCommitted(Event, frozen=True, kw_only=True, tag="artifact_committe
 
 
 class GuardTripped(Event, frozen=True, kw_only=True, tag="guard_tripped"):
-    """The engine refused to apply a step. `value` is what was seen, `limit` what was allowed (null: any finite number)."""
+    """The engine refused to apply a step. `value` is what was seen, `limit` what was allowed (null: any finite
+    number)."""
 
     stage: str
     attempt: int
@@ -426,7 +433,8 @@ def _float_fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _float_kind(info: Any) -> Any:
-    """True for a float, a dict for a struct, ("dict" | "list", kind) for what holds such; None where no float may be."""
+    """True for a float, a dict for a struct, ("dict" | "list", kind) for what holds such; None where no float may
+    be."""
     match info:
         case msgspec.inspect.FloatType():
             return True

@@ -59,7 +59,8 @@ def write_durably(path: Path, data: bytes) -> None:
 class Draft:
     """A file under a temporary name, which gets its own name by `commit` and goes away by `abandon`.
 
-    For whoever writes over many calls, or has a foreign program write: otherwise `whole_file` and `whole_path` are shorter.
+    For whoever writes over many calls, or has a foreign program write: otherwise `whole_file` and `whole_path` are
+        shorter.
     While a draft lives, no second one of the same name can be made. A killed process leaves the temporary file.
 
     Attributes:
@@ -105,7 +106,8 @@ class Draft:
 
 @contextmanager
 def whole_path(final: Path, path: Path | None = None) -> Iterator[Path]:
-    """The path of a `Draft`, for a program that opens the file itself; committed at the end, abandoned after an exception."""
+    """The path of a `Draft`, for a program that opens the file itself; committed at the end, abandoned after an
+    exception."""
     draft = Draft(final, path)
     try:
         yield draft.path
@@ -191,7 +193,8 @@ def _is_still(fd: int, path: Path) -> bool:
 
 
 def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = True) -> BufferedReader:
-    """Open a file for reading that somebody else may have made. A pipe, a device or a socket is refused, without waiting for it.
+    """Open a file for reading that somebody else may have made. A pipe, a device or a socket is refused, without
+    waiting for it.
 
     Args:
         path: the file.

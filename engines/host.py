@@ -1,6 +1,7 @@
 """One attempt of one stage in a process of its own, whichever program runs it.
 
-`python -m engines.run STAGE_JSON` and `python -m exporters.run STAGE_JSON` call `host_main` with the modules of their kinds.
+`python -m engines.run STAGE_JSON` and `python -m exporters.run STAGE_JSON` call `host_main` with the modules of their
+kinds.
 The life of an attempt: lock, open the journal, `attempt_started`, the stage's own work, gates, the commit of `out/`,
 `stage_succeeded`, `attempt_ended`. Whatever happens is in the journal before the process ends.
 """
@@ -192,7 +193,8 @@ def _no_room(ctx: StageContext[StageFields], error: OSError) -> str:
     where = f" {error.filename}" if error.filename else f" in {ctx.out}"
     free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
     return (
-        f"no room to write{where}: {error.strerror}; {quantities.size(free)} are free there; inputs and finished files are untouched, and"
+        f"no room to write{where}: {error.strerror}; {quantities.size(free)} are free there; inputs and finished "
+        "files are untouched, and"
         " nothing half-written has its final name: make room, then resume the run"
     )
 

@@ -103,7 +103,8 @@ def verify_manifest(folder: Path, hashes: bool = True) -> list[str]:
 def problems_against(folder: Path, sha256: str) -> list[str]:
     """What keeps a folder from being, whole, the one whose manifest has this SHA-256; empty when nothing does.
 
-    A folder that was removed, or whose manifest was, is such a problem and no exception: what is not there is made again.
+    A folder that was removed, or whose manifest was, is such a problem and no exception: what is not there is made
+        again.
     """
     try:
         if manifest_sha256(folder) != sha256:

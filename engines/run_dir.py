@@ -228,7 +228,8 @@ def place_now(recorded: Path, near: Path) -> Path:
         near: a folder that moved along: of the same run, or of one that was beside it.
 
     Returns:
-        The recorded path if something is there, else the folder of that run and stage above `near`, else the recorded path.
+        The recorded path if something is there, else the folder of that run and stage above `near`, else the recorded
+        path.
         A caller that knows the folder's manifest has to compare it: a run of the same name may be another one.
     """
     parts = recorded.parts

@@ -24,7 +24,8 @@ _NEWER = "this interpreter's engines are older than the cockpit: install the sam
 class StageInput(msgspec.Struct, frozen=True, kw_only=True):
     """Where an input of the stage is.
 
-    `path` is absolute: the finished folder of a stage, or what the operator named; None for a hub id. `output` is what a
+    `path` is absolute: the finished folder of a stage, or what the operator named; None for a hub id. `output` is what
+        a
     stage made there, a word of the `accepts` lists. `manifest_sha256` identifies the content, as far as it is known.
     """
 

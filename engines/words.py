@@ -1,6 +1,7 @@
 """The words that a run's processes, files, screens and exit codes share: each is spelled here and nowhere else.
 
-On the wire a word is its text. The words of a journal are open: one that a newer version wrote is kept as it is, equals no
+On the wire a word is its text. The words of a journal are open: one that a newer version wrote is kept as it is, equals
+no
 member, so that its record stays readable.
 """
 

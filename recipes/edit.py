@@ -1,6 +1,7 @@
 """Change one value in a recipe's text and nothing else: comments, order, spacing and spellings stay as they are.
 
-The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text. Each edit is
+The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text. Each
+edit is
 verified: the parsed result differs from the old one in that value only.
 """
 

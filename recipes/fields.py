@@ -1,4 +1,5 @@
-"""Every field of every stage kind as plain data, read off the schema: forms, messages and the reference use only this."""
+"""Every field of every stage kind as plain data, read off the schema: forms, messages and the reference use only
+this."""
 
 from __future__ import annotations
 
@@ -51,8 +52,10 @@ class FieldSpec:
     """One settable field.
 
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
-    `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`, whose fields are in `items`.
-    `nullable` fields may be left out and then mean "none". `default` is a value as TOML would have it, None without one.
+    `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`,
+    whose fields are in `items`.
+    `nullable` fields may be left out and then mean "none". `default` is a value as TOML would have it, None without
+    one.
     """
 
     path: str

@@ -39,7 +39,8 @@ class FileType:
         ternary: for models trained with ternary weights only.
         head: the tensor type of the output matrix, or of the embedding that serves as one.
         embedding: the tensor type of an embedding that is not the head; the base type by default.
-        parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type where
+        parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type
+            where
             none holds.
         seventy_b: whether value projections of 80-layer models (llama.cpp's class 70B) get Q5_K where they would have
             Q3_K or Q4_K.

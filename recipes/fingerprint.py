@@ -21,7 +21,8 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
 
     Args:
         stage: every field with its value, as JSON can hold it.
-        parent_hashes: what identifies each input, by the order of the fields' names: the SHA-256 of the input's manifest.
+        parent_hashes: what identifies each input, by the order of the fields' names: the SHA-256 of the input's
+            manifest.
     """
     fields = {key: value for key, value in stage.items() if key not in LEFT_OUT}
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}

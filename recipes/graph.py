@@ -90,7 +90,8 @@ def node_of(number: int, stage: StageFields) -> Node:
 
 
 def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Every input that a stage names: the field, its value and the outputs it takes; `field[0]` and so on for a list."""
+    """Every input that a stage names: the field, its value and the outputs it takes; `field[0]` and so on for a
+    list."""
     found: list[tuple[str, str, tuple[str, ...]]] = []
     for spec in inputs_of(tag):
         value = fields.get(spec.path)
@@ -210,7 +211,8 @@ def _fitting(by_name: dict[str, Node], accepts: tuple[str, ...], node: Node) -> 
 
 
 def _order(names: Sequence[str], parents: dict[str, list[str]]) -> list[str]:
-    """Kahn's algorithm; of the stages that are ready, the first in the file goes first. Stages in cycles are missing."""
+    """Kahn's algorithm; of the stages that are ready, the first in the file goes first. Stages in cycles are
+    missing."""
     place = {name: number for number, name in enumerate(names)}
     waiting = {name: len(parents[name]) for name in names}
     children = _children(parents)

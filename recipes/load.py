@@ -44,7 +44,8 @@ class LoadedRecipe:
     source: Source
 
     def line_of(self, stage: str | None, field: str) -> int:
-        """The line that decides a field (dotted for nested tables); 0 for an override, the header's if none names it."""
+        """The line that decides a field (dotted for nested tables); 0 for an override, the header's if none names
+        it."""
         if stage is None:
             return self.source.line((field,))
         number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)

@@ -1,6 +1,7 @@
 """Text of numbers and quantities: the only place that makes it, for recipes, messages, lines, reports and screens.
 
-Everything above uses these functions, so that a number reads the same wherever it stands; `cockpit.text.formatting` adds
+Everything above uses these functions, so that a number reads the same wherever it stands; `cockpit.text.formatting`
+adds
 what only screens need (axis labels, clocks, narrow columns). No other module formats a float by hand (a test looks).
 
 Two kinds of functions:

@@ -1,4 +1,5 @@
-"""Generate `REFERENCE.md`, `recipe.schema.json` and two tables of `docs/`: `python -m recipes.reference` rewrites all."""
+"""Generate `REFERENCE.md`, `recipe.schema.json` and two tables of `docs/`: `python -m recipes.reference` rewrites
+all."""
 
 from __future__ import annotations
 
@@ -50,9 +51,10 @@ On the command line, `--set atlas.learning_rate=2e-4`, `--set defaults.finetune.
 with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
 """
 
-_FILE_TYPES_INTRODUCTION = """The values of `file_types`, as llama.cpp names them. Bits per weight are of the type that most matrices get. The usual KL
-is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; a measured file is compared with it. A file
-whose mean KL reaches the limit fails its stage; other files are reported and not judged."""
+_FILE_TYPES_INTRODUCTION = """\
+The values of `file_types`, as llama.cpp names them. Bits per weight are of the type that most matrices get. The usual
+KL is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; a measured file is compared with
+it. A file whose mean KL reaches the limit fails its stage; other files are reported and not judged."""
 
 
 def reference_text() -> str:

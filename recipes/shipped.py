@@ -9,7 +9,8 @@ _FIRST = "demo"
 
 
 def shipped_recipes() -> list[Path]:
-    """The shipped recipe files, the demonstration first, then by name; in a checkout and in an installed wheel alike."""
+    """The shipped recipe files, the demonstration first, then by name; in a checkout and in an installed wheel
+    alike."""
     return sorted(_FOLDER.glob("*.toml"), key=lambda path: (path.stem != _FIRST, path.stem))
 
 

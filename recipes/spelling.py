@@ -1,4 +1,5 @@
-"""Values and keys as TOML on one line: for edits of a recipe, for recipes made by buttons and commands, for messages."""
+"""Values and keys as TOML on one line: for edits of a recipe, for recipes made by buttons and commands, for
+messages."""
 
 from __future__ import annotations
 

@@ -37,7 +37,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def linted(folder: Path) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from importlinter.cli import lint_imports_command as run; run()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); from importlinter.cli import lint_imports_command "
+        "as run; run()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, "--no-cache"],
         cwd=folder,

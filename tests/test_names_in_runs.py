@@ -1,4 +1,5 @@
-"""Names inside a run directory are spelled in `engines/run_dir.py` alone, and those inside finished folders by their format's module."""
+"""Names inside a run directory are spelled in `engines/run_dir.py` alone, and those inside finished folders by their
+format's module."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ OWNERS = {
     "metadata.json": "engines/data/documents.py",
     **dict.fromkeys(
         (
-            "run.json", "recipe.toml", "recipe.json", "plan.json", "journal.jsonl", "journal.d", "live.fifo", "exit.json",
+            "run.json", "recipe.toml", "recipe.json", "plan.json", "journal.jsonl", "journal.d", "live.fifo",
+            "exit.json",
             "supervisor.lock", "supervisor.log", "stage.json", "console.log", "engine.lock", "engine.json", "out.tmp",
             "fixture.json",
         ),

@@ -1,4 +1,5 @@
-"""The style guide's refused phrases stand in nothing that a user reads: messages, docstrings, recipe comments and pages.
+"""The style guide's refused phrases stand in nothing that a user reads: messages, docstrings, recipe comments and
+pages.
 
 The phrases are read from the last table of STYLE.md, so the page and the test cannot disagree.
 """

@@ -28,6 +28,17 @@ _cockpit_command() {
     esac
 }
 
+# Runs, stages or recipes, by asking the program that is typed.
+_cockpit_values() {
+    "${typed[0]}" completion --values "$1" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null
+}
+
+# Adds files or folders to what is offered.
+_cockpit_paths() {
+    compopt -o filenames 2> /dev/null
+    mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen "$1" -- "$cur")
+}
+
 _cockpit() {
     local line=${COMP_LINE:0:COMP_POINT} cur='' command='' option='' runs_dir='' given=0 word
     local options most sources words source found
@@ -68,13 +79,13 @@ _cockpit() {
     for source in $sources; do
         case $source in
             files | folders) ;;
-            *) found+=" $("${typed[0]}" completion --values "$source" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null)" ;;
+            *) found+=" $(_cockpit_values "$source")" ;;
         esac
     done
     COMPREPLY=($(compgen -W "$found" -- "$cur"))
     case " $sources " in
-        *' files '*) compopt -o filenames 2> /dev/null; mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$cur") ;;
-        *' folders '*) compopt -o filenames 2> /dev/null; mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -d -- "$cur") ;;
+        *' files '*) _cockpit_paths -f ;;
+        *' folders '*) _cockpit_paths -d ;;
     esac
     # What bash takes for an earlier word must not be repeated.
     word=${cur%"${cur##*[:=]}"}

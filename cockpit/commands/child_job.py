@@ -1,4 +1,5 @@
-"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that reports progress in lines."""
+"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that reports progress in
+lines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`cockpit parity`: GGUF files against the model they come from, in llama.cpp and in any other runtime.
 
-The answers to expect are in the fixture that an export writes; for files from elsewhere they are made of `--model`, and the
+The answers to expect are in the fixture that an export writes; for files from elsewhere they are made of `--model`, and
+the
 files are audited and their distributions compared as well. The work is done by a child process.
 """
 
@@ -54,7 +55,8 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--runner",
         metavar="CMD",
-        help="also test another runtime: a command such as 'CMD {gguf} {prompt_ids}' that prints the generated token ids;"
+        help="also test another runtime: a command such as 'CMD {gguf} {prompt_ids}' that prints the "
+        "generated token ids;"
         " {prompt}, {limit}, {stop_ids} and {seed} are available too",
     )
     parser.add_argument(

@@ -1,6 +1,8 @@
-"""`cockpit quantize`: quantized files from a GGUF file of full precision; from a model, an export of its quantized types.
+"""`cockpit quantize`: quantized files from a GGUF file of full precision; from a model, an export of its quantized
+types.
 
-A GGUF file is quantized immediately, in a child process, with its progress on this terminal. A model folder or a stage of a
+A GGUF file is quantized immediately, in a child process, with its progress on this terminal. A model folder or a stage
+of a
 run becomes a run of its own, as with `cockpit export`, because its files are compared with the model.
 """
 
@@ -47,7 +49,8 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         metavar="FILE|DIR|RUN:STAGE",
-        help=f"held-out text for the comparison of a model: {HELD_OUT_HELP} (default: text of Python's standard library)",
+        help=f"held-out text for the comparison of a model: {HELD_OUT_HELP} (default: text of Python's "
+        "standard library)",
     )
     parser.add_argument("--name", metavar="NAME", help="name in the id of a model's run")
     add_following(parser)
@@ -142,7 +145,8 @@ def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
             say(f"{_clear(live)}{phase}: {fmt.size(size)}{about}")
         case {"file": made}:
             say(
-                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  {fmt.bits_per_weight(made['bits_per_weight'])} bits per weight"
+                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  "
+                f"{fmt.bits_per_weight(made['bits_per_weight'])} bits per weight"
             )
         case {"note": text}:
             say(f"{_clear(live)}measured: {text}")

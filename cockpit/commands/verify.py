@@ -1,4 +1,5 @@
-"""`cockpit verify`: is an artifact what was made, and is all that it was made from? Reads everything, changes nothing."""
+"""`cockpit verify`: is an artifact what was made, and is all that it was made from? Reads everything, changes
+nothing."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class History:
         self._visited = row
 
     def leave_row(self, text: str) -> None:
-        """The row was left: the next edit of it is a step of its own. An edit that was taken back by hand is no step."""
+        """The row was left: the next edit of it is a step of its own. An edit that was taken back by hand is no
+        step."""
         if self._visited is not None and self._past and self._past[-1].text == text:
             self._past.pop()
         self._visited = None

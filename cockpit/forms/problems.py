@@ -61,7 +61,8 @@ def _spots(
 def _rows_at(
     path: KeyPath, stages: Sequence[Mapping[str, Any]], rows: Mapping[int, Sequence[str]]
 ) -> list[tuple[int, str]]:
-    """The rows that show what stands at a key path; a default's problem shows in every stage of its kind that takes it."""
+    """The rows that show what stands at a key path; a default's problem shows in every stage of its kind that takes
+    it."""
     if len(path) >= 3 and path[0] == "stage" and isinstance(path[1], int):
         key = _longest_row(path[2:], rows.get(path[1], ()))
         return [(path[1], key)] if key else []

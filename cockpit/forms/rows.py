@@ -58,7 +58,8 @@ class Spot:
 
 @cache
 def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
-    """The sections of a stage type as people fill them in: name, inputs, what the kind adds, what it shares, the rest."""
+    """The sections of a stage type as people fill them in: name, inputs, what the kind adds, what it shares, the
+    rest."""
     sections = sections_of(tag)
     everywhere = set.intersection(*(set(sections_of(other)) for other in STAGE_TYPES))
     own = set(STAGE_TYPES[tag].__annotations__)

@@ -72,7 +72,8 @@ def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
 
 
 def _measured_rows(stage: StageView) -> list[list[str]]:
-    """What a living export has measured so far, and its adapters: one row for each comparison that the files' rows leave out."""
+    """What a living export has measured so far, and its adapters: one row for each comparison that the files' rows
+    leave out."""
     rows = []
     for evaluation in stage.evaluations:
         file_type, plus, adapter = evaluation.protocol.removeprefix("parity:").partition("+")

@@ -165,7 +165,8 @@ class Following:
         say(waiting if reply.sent else reply.hint)
 
     def _ask(self) -> str:
-        """[d]etach or [s]top; a second Ctrl-C, or a missing terminal, detaches at once; any other key keeps following."""
+        """[d]etach or [s]top; a second Ctrl-C, or a missing terminal, detaches at once; any other key keeps
+        following."""
         if not sys.stdin.isatty():
             return "d"
         say(QUESTION)

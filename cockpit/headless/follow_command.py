@@ -41,7 +41,8 @@ def tell_unreadable(state: RunState) -> None:
     """Say on stderr what a journal held that could not be understood."""
     if state.unreadable or state.unknown:
         say(
-            f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this version does not know"
+            f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this "
+            "version does not know"
         )
 
 

@@ -98,7 +98,8 @@ def _notes(state: RunState) -> list[str]:
         for guard in stage.guards:
             limit = f", limit {fmt.exact(guard.limit)}" if guard.limit is not None else ""
             notes.append(
-                f"{stage.name}: guard {guard.guard} tripped at step {guard.step} ({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
+                f"{stage.name}: guard {guard.guard} tripped at step {guard.step} "
+                f"({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
             )
         if stage.state in {StageStatus.FAILED, StageStatus.REFUSED} and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
@@ -114,7 +115,8 @@ def _comparison(before: StageView, after: StageView) -> list[str]:
     if first.loss and last.loss is not None and math.isfinite(first.loss) and math.isfinite(last.loss):
         change = f" ({fmt.change(first.loss, last.loss)})"
     return [
-        f"Loss on {fmt.count(first.tokens)} held-out answer tokens: {safe_text(before.name, 40)} {fmt.loss(first.loss)} → "
+        f"Loss on {fmt.count(first.tokens)} held-out answer tokens: {safe_text(before.name, 40)} "
+        f"{fmt.loss(first.loss)} → "
         f"{safe_text(after.name, 40)} {fmt.loss(last.loss)}{change}"
     ]
 

@@ -65,7 +65,8 @@ def merge_text(root: Path, adapters: Sequence[str], model: str | None, dtype: st
     """The recipe of a merge of one adapter or several.
 
     Raises:
-        OperatorError: inputs that cannot be found, all of them at once; adapters that name different bases; or none that says
+        OperatorError: inputs that cannot be found, all of them at once; adapters that name different bases; or none
+            that says
             what it belongs to, and `model` is not given.
     """
     taken, problems = _all_given(root, adapters)
@@ -169,7 +170,8 @@ def _common_base(adapters: Sequence[str], taken: Sequence[Given]) -> Input:
         hashes = {base.manifest_sha256, other.manifest_sha256} - {None}
         if len(hashes) > 1 or (len(hashes) == 0 and base.text != other.text):
             raise OperatorError(
-                f"--adapter — {printable(first, 200)} was trained on {printable(base.text, 200)}, {printable(wanted, 200)} on"
+                f"--adapter — {printable(first, 200)} was trained on {printable(base.text, 200)}, "
+                f"{printable(wanted, 200)} on"
                 f" {printable(other.text, 200)}",
                 "adapters of one base can be merged together; if both are the same model, say so: --model DIR",
             )

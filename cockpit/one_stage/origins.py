@@ -17,7 +17,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 def base_of(run: RunDir, source: Source) -> Input | None:
-    """The model that an adapter of a run was trained on, as its attempt recorded it; None when no record is readable."""
+    """The model that an adapter of a run was trained on, as its attempt recorded it; None when no record is
+    readable."""
     attempts = [source.attempt] if source.attempt is not None else run.attempts(source.stage)[::-1]
     for attempt in attempts:
         found = _recorded_base(run.stage_json(source.stage, attempt), source.path)

@@ -1,7 +1,9 @@
 """A recipe of one stage as a value, and its text: the only place that writes one.
 
-A merge or an export of something that exists is a run of its own with one stage, whose inputs are named by path. Buttons
-(`from_run`) and commands (`from_words`) choose the inputs; the text is made here. Hashes of inputs stand in comments, for the
+A merge or an export of something that exists is a run of its own with one stage, whose inputs are named by path.
+Buttons
+(`from_run`) and commands (`from_words`) choose the inputs; the text is made here. Hashes of inputs stand in comments,
+for the
 reader: the run records them itself when it starts.
 """
 

@@ -1,6 +1,8 @@
-"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be loaded, merged, written as GGUF?
+"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be loaded, merged, written as
+GGUF?
 
-What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that a
+What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that
+a
 GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is looked at when its stage runs.
 """
 
@@ -47,7 +49,8 @@ def check_models(loaded: LoadedRecipe) -> None:
 
 
 def _is_of_its_file(loaded: LoadedRecipe) -> bool:
-    """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a button's."""
+    """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a
+    button's."""
     try:
         return read_regular_text(loaded.path) == loaded.text
     except (OSError, ValueError):

@@ -89,7 +89,8 @@ def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity:
 
 
 def file_plans(model: Path, file_types: Sequence[str], importance: bool = False) -> dict[str, FilePlan]:
-    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its shapes.
+    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its
+    shapes.
 
     `importance`: quantized types are written with a matrix even where they could do without.
     """

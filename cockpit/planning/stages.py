@@ -1,4 +1,5 @@
-"""What a recipe will take, as far as it can be computed before it runs. A number that is not known is None, never a guess."""
+"""What a recipe will take, as far as it can be computed before it runs. A number that is not known is None, never a
+guess."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
 class StagePlan:
     """One stage's figures.
 
-    `parameters` are the model's, `trainable_parameters` those that the optimizer changes; `tokens_per_step` and `tokens`
+    `parameters` are the model's, `trainable_parameters` those that the optimizer changes; `tokens_per_step` and
+    `tokens`
     count positions of full sequences; `checkpoint_bytes` is one checkpoint's weights and optimizer state.
     """
 
@@ -170,7 +172,8 @@ def _model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph:
 
 
 def _back(stage: StageFields, by_name: Mapping[str, StageFields]) -> Iterator[StageFields]:
-    """The stage, then the stages that its model comes from, as far as they are of this recipe and have its parameters."""
+    """The stage, then the stages that its model comes from, as far as they are of this recipe and have its
+    parameters."""
     seen: set[str] = set()
     current: StageFields | None = stage
     while current is not None and current.name not in seen:

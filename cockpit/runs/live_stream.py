@@ -1,6 +1,7 @@
 """The live stream's client: lines of a run's relay, over a Unix socket.
 
-Sockets live in a 0700 folder on a short path (a socket's name may have 107 bytes), named by a hash of the run directory.
+Sockets live in a 0700 folder on a short path (a socket's name may have 107 bytes), named by a hash of the run
+directory.
 The supervisor's side is `cockpit.supervision.relay`.
 """
 

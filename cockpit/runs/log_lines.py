@@ -157,7 +157,10 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
     match event:
         case Step():
             norm = f" grad_norm {fmt.number(event.grad_norm)}" if event.grad_norm is not None else ""
-            text = f"step {event.step} loss {fmt.loss(event.loss)}{norm} learning_rate {fmt.learning_rate(event.learning_rate)}"
+            text = (
+                f"step {event.step} loss {fmt.loss(event.loss)}{norm} learning_rate "
+                f"{fmt.learning_rate(event.learning_rate)}"
+            )
             return "info", text
         case Evaluated():
             return "info", _evaluation(event)
@@ -184,4 +187,7 @@ def _evaluation(event: Evaluated) -> str:
     if of != "parity":
         return f"evaluated{_at(event.step)}: {figures}"
     top1 = event.metrics.get("top1")
-    return f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {fmt.percent(top1, 2)}, {figures}"
+    return (
+        f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 "
+        f"{fmt.percent(top1, 2)}, {figures}"
+    )

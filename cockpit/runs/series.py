@@ -18,7 +18,8 @@ FAN = 16
 _INF = math.inf
 
 Column: TypeAlias = "tuple[float, float, bool] | None"
-"""Smallest and largest finite value (both NaN when there is none), and whether a non-finite one is there; None: no value."""
+"""Smallest and largest finite value (both NaN when there is none), and whether a non-finite one is there; None: no
+value."""
 
 
 class Series:

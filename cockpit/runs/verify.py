@@ -1,4 +1,5 @@
-"""Is an artifact still what was made, and is everything that it was made from? Every link of its descent, checked by SHA-256."""
+"""Is an artifact still what was made, and is everything that it was made from? Every link of its descent, checked by
+SHA-256."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Link:
         kind: kind of the stage that made it, "checkpoint", "folder" or "hub".
         name: run, stage and step, or where it was.
         parents: ids of the links that it was made from.
-        verdict: "whole": it was found and every byte is as it was; "damaged": it was found and is not; "gone": it is not where
+        verdict: "whole": it was found and every byte is as it was; "damaged": it was found and is not; "gone": it is
+            not where
             it was, as a checkpoint that was rotated away; "known by name": nothing was recorded that could be checked.
         problems: what is wrong, file by file.
         folder: where it was found.

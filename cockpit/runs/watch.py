@@ -87,7 +87,8 @@ class RunWatch:
             return self._readers.setdefault(run_id, RunReader(RunDir(self.root / run_id)))
 
     def _keep_ended(self, run_id: str, *, instead_of_another: bool) -> None:
-        """Keep the reader of a run that has ended, while there are few; or let go of the one that was looked at first."""
+        """Keep the reader of a run that has ended, while there are few; or let go of the one that was looked at
+        first."""
         with self._keeping:
             if len(self._ended) >= KEPT_ENDED:
                 dropped = next(iter(self._ended)) if instead_of_another else run_id

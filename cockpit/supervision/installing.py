@@ -1,4 +1,5 @@
-"""Which command installs what the engines need. No package index has Cockpit, so it is installed from where this one came."""
+"""Which command installs what the engines need. No package index has Cockpit, so it is installed from where this one
+came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a run is to do, as its directory says: the resolved recipe, the order of its stages and where inputs come from."""
+"""What a run is to do, as its directory says: the resolved recipe, the order of its stages and where inputs come
+from."""
 
 from __future__ import annotations
 

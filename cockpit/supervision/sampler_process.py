@@ -64,7 +64,10 @@ class SamplerProcess:
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self._crashes - 1))
             self._due_s = time.monotonic() + pause_s
             without = "; from now on without GPU telemetry" if self._crashes == CRASHES_WITH_NVML else ""
-            message = f"the sampler ended with status {self._child.returncode}; again in {quantities.duration(pause_s)}{without}"
+            message = (
+                f"the sampler ended with status {self._child.returncode}; again in "
+                f"{quantities.duration(pause_s)}{without}"
+            )
             self._writer.emit(Warned(message=message))
             self._close_input()
             self._child = None

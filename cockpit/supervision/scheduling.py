@@ -73,7 +73,8 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     operator, stage = facts.operator, plan.stage(name)
     attempts = facts.stage(name).since(facts.operator_t)
     trains = row_of(stage).trains
-    # What the operator asked for holds until an engine has begun with it: until then, the line of the past is the old one.
+    # What the operator asked for holds until an engine has begun with it: until then, the line of the past is the old
+    # one.
     fresh = not any(attempt.started for attempt in attempts)
     named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
     resume = trains and (not fresh or named or name not in redo)

@@ -1,4 +1,5 @@
-"""The ladder of a stop: ask for a checkpoint, then TERM, then KILL. Pure: it is told the time and answers what is due."""
+"""The ladder of a stop: ask for a checkpoint, then TERM, then KILL. Pure: it is told the time and answers what is
+due."""
 
 from __future__ import annotations
 

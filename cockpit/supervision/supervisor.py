@@ -1,4 +1,5 @@
-"""`python -m cockpit.supervision.supervisor RUN_ROOT`: one small process per run that starts its stages, in order, and reaps them.
+"""`python -m cockpit.supervision.supervisor RUN_ROOT`: one small process per run that starts its stages, in order, and
+reaps them.
 
 It owns nothing that training needs: killed with -9, the engine goes on, and the next supervisor adopts the run from the
 journal. What to do next is asked of `scheduling.next_action`; this module only does it.
@@ -83,7 +84,8 @@ class Supervisor:
             self._run_stage(actions.action)
 
     def say(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
-        """Journal a fact, and know it at once: on a full disk it is not read back, and what was done must still count."""
+        """Journal a fact, and know it at once: on a full disk it is not read back, and what was done must still
+        count."""
         seq = self.writer.emit(event)
         add_facts(self.facts, [msgspec.structs.replace(event, w=self.writer.writer, seq=seq, t=wall_clock_s())])
 

@@ -63,7 +63,8 @@ class Watch:
             signal_process(engine.identity, signal.SIGTERM)
         elif rung == "kill":
             self._say("the engine did not end on TERM: the whole tree is killed", engine)
-            # Its exit status is for the one who waits for it: a child that somebody else reaped seems to have ended with 0.
+            # Its exit status is for the one who waits for it: a child that somebody else reaped seems to have ended
+            # with 0.
             keep = frozenset({engine.identity.pid})
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
 

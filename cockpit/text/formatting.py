@@ -1,6 +1,7 @@
 """Numbers as screens, headless lines and reports show them.
 
-Text of numbers and quantities is made in one place, `recipes.quantities`, which exporters and engines use too; this module
+Text of numbers and quantities is made in one place, `recipes.quantities`, which exporters and engines use too; this
+module
 hands it on and adds what only the operator's side needs: narrow columns, axis labels and clocks. No other module of the
 cockpit formats a float.
 """

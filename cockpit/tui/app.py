@@ -1,7 +1,8 @@
 """The cockpit's screens in one application.
 
 The application owns nothing: runs live in their own processes, and any screen may die at any time. Screens are opened
-by path through `open_run`, `open_replay`, `open_home`, `open_recipe` and `open_checkpoints`, each loaded when first used.
+by path through `open_run`, `open_replay`, `open_home`, `open_recipe` and `open_checkpoints`, each loaded when first
+used.
 """
 
 from __future__ import annotations

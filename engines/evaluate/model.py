@@ -1,4 +1,5 @@
-"""Load what is evaluated: a model folder, an adapter on its base, or a model of the local hub cache. Never the network."""
+"""Load what is evaluated: a model folder, an adapter on its base, or a model of the local hub cache. Never the
+network."""
 
 from __future__ import annotations
 

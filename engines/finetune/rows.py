@@ -63,7 +63,8 @@ def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Ba
 
 
 def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch padded on the right to its longest example, each tensor int64 [batch, longest]. Draws no random numbers."""
+    """A batch padded on the right to its longest example, each tensor int64 [batch, longest]. Draws no random
+    numbers."""
     batch = pad_batch(examples, pad_id)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 

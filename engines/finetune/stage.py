@@ -1,7 +1,9 @@
 """Fine-tuning: a model and conversations in, a LoRA adapter folder out.
 
-On `transformers.Trainer` with PEFT rather than TRL's SFTTrainer: rows are tokenized here, with labels on answers only, so
-nothing of TRL's data preparation is left to use, and its loss always runs through a fused head that is slower on a CPU and
+On `transformers.Trainer` with PEFT rather than TRL's SFTTrainer: rows are tokenized here, with labels on answers only,
+so
+nothing of TRL's data preparation is left to use, and its loss always runs through a fused head that is slower on a CPU
+and
 computes entropy and accuracy at each step that nobody asked for. The mixin works over either.
 """
 

@@ -1,4 +1,5 @@
-"""The tensor types of GGUF that this product reads and writes, one row each: layout, quantization, self-test. No dependency.
+"""The tensor types of GGUF that this product reads and writes, one row each: layout, quantization, self-test. No
+dependency.
 
 A file type (`recipes.file_types`) is made of these.
 """

@@ -1,6 +1,8 @@
-"""GGUF files from anyone, read without trust: every count, length and offset is held against the file before it is used.
+"""GGUF files from anyone, read without trust: every count, length and offset is held against the file before it is
+used.
 
-Values are kept as the bytes they are in the file, so that copying a file's keys changes none of them. Format: GGUF version
+Values are kept as the bytes they are in the file, so that copying a file's keys changes none of them. Format: GGUF
+version
 2 and 3, little-endian (ggml's docs/gguf.md).
 """
 
@@ -40,7 +42,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place. `dimensions` as in the file: columns first. `kind` is None for a type that is not known here."""
+    """A tensor's place. `dimensions` as in the file: columns first. `kind` is None for a type that is not known
+    here."""
 
     name: str
     dimensions: tuple[int, ...]

@@ -26,12 +26,14 @@ class Quantizes(Protocol):
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row]."""
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
+        row]."""
         ...
 
 
 def golden_rows() -> NDArray[np.float32]:
-    """float32 [ROWS, COLUMNS]: values in [-1, 1) from an integer recurrence, each row of another scale; the same on every machine."""
+    """float32 [ROWS, COLUMNS]: values in [-1, 1) from an integer recurrence, each row of another scale; the same on
+    every machine."""
     state, values = 12345, []
     for _ in range(ROWS * COLUMNS):
         state = (1103515245 * state + 12345) % 2**31
@@ -66,7 +68,8 @@ def check_golden(quantizer: Quantizes, type_name: str) -> str:
     error = float(np.sqrt(np.mean(np.square(decoded - rows)) / np.mean(np.square(rows))))
     if not error <= kind.rms_limit:
         raise NativeError(
-            f"self-test of the {type_name} kernel: decoded values are off by {quantities.number(error, 3)} (limit {quantities.exact(kind.rms_limit)})"
+            f"self-test of the {type_name} kernel: decoded values are off by {quantities.number(error, 3)} (limit "
+            f"{quantities.exact(kind.rms_limit)})"
         )
     expected = kind.digests.get(platform.machine())
     if expected is None:

@@ -22,7 +22,8 @@ from engines.llama.library import (
 )
 
 BLOCK_VALUES = 128 * 1024
-"""Values that a thread takes at a time: as float32 they stay in its core's cache, and no thread waits long for the last."""
+"""Values that a thread takes at a time: as float32 they stay in its core's cache, and no thread waits long for the
+last."""
 
 SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -98,7 +99,8 @@ class Kernels:
         return out
 
     def _floats(self, source: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [rows, bytes of a row] → float32 [values], in a buffer of the thread's own: memory that is touched again costs nothing."""
+        """uint8 [rows, bytes of a row] → float32 [values], in a buffer of the thread's own: memory that is touched
+        again costs nothing."""
         if source == "F32":
             return np.frombuffer(rows, "<f4")
         raw = np.frombuffer(rows, "<u2")

@@ -171,7 +171,8 @@ def library_version(native: ctypes.CDLL) -> str:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this worker when the process that started it dies (Linux; elsewhere end-of-file on stdin does)."""
+    """Have the kernel end this worker when the process that started it dies (Linux; elsewhere end-of-file on stdin
+    does)."""
     parent = os.getppid()
     try:
         ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL

@@ -1,7 +1,8 @@
 """llama.cpp's inference interface by ctypes; imported in the logits worker only.
 
 Parameter structs are opaque: the library fills its own defaults, and only fields whose place is certain are set. The
-cache's type and flash attention are set where the defaults around them are as they were in the version that was measured.
+cache's type and flash attention are set where the defaults around them are as they were in the version that was
+measured.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _F32 = 0
 
 
 class _Opaque(ctypes.Structure):
-    """Larger than any parameter struct; returned through a hidden pointer and passed in memory, as the ABI does for such."""
+    """Larger than any parameter struct; returned through a hidden pointer and passed in memory, as the ABI does for
+    such."""
 
     _fields_ = [("raw", ctypes.c_uint8 * 1024)]
 
@@ -192,7 +194,8 @@ class LlamaModel:
             raise NativeError(f"llama_decode returned {status}")
 
     def _logits_of(self, index: int) -> NDArray[np.float32]:
-        """Logits after one token of the last batch, float32 [vocab_size]: llama.cpp's own memory, until the next batch."""
+        """Logits after one token of the last batch, float32 [vocab_size]: llama.cpp's own memory, until the next
+        batch."""
         row: NDArray[np.float32] = np.ctypeslib.as_array(
             self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
         )
@@ -200,7 +203,8 @@ class LlamaModel:
 
 
 def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:
-    """Set what is certain; returns the cache's type. The cache is float32 and attention exact where that can be asked for."""
+    """Set what is certain; returns the cache's type. The cache is float32 and attention exact where that can be asked
+    for."""
     raw = bytes(parameters.raw)
     known = (
         struct.unpack_from("<4I", raw, 0) == (512, 2048, 512, 1)

@@ -1,6 +1,7 @@
 """`python -m engines.llama.logits_worker`: tokenize with and score by one GGUF file.
 
-Requests: `{"open": path, "n_ctx", "threads", "adapter": path or null}` → sizes and the library's record; `{"tokenize": text, "parse_special"}` →
+Requests: `{"open": path, "n_ctx", "threads", "adapter": path or null}` → sizes and the library's record; `{"tokenize":
+text, "parse_special"}` →
 `{"ids"}`; `{"logits": ids}` → float32 values, [tokens, vocabulary]; `{"generate": ids, "limit", "stops"}` → `{"ids",
 "prompt_s", "generation_s", "rss_bytes"}`.
 """

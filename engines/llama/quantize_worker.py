@@ -1,6 +1,7 @@
 """`python -m engines.llama.quantize_worker FD`: quantize rows that stand in shared memory.
 
-Requests: `{"open": threads, "library"}` → the library's record; `{"type", "source", "at", "rows", "row_bytes"}`, with one float32
+Requests: `{"open": threads, "library"}` → the library's record; `{"type", "source", "at", "rows", "row_bytes"}`, with
+one float32
 importance for each column as payload, or none → the bytes; `{"not_finite": true}` when a value is not a number.
 """
 

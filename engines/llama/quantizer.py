@@ -31,7 +31,8 @@ class Quantizer(Protocol):
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row]."""
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
+        row]."""
         ...
 
     def close(self) -> None:
@@ -105,7 +106,8 @@ class KernelQuantizer:
         return memoryview(data)
 
     def _room(self, size: int) -> int:
-        """Make two slots of at least this size; returns where the second begins. Growing waits for what is on its way."""
+        """Make two slots of at least this size; returns where the second begins. Growing waits for what is on its
+        way."""
         have = 0 if self._map is None else len(self._map) // 2
         if have < size:
             wait([slot for slot in self._slots if slot is not None])
@@ -119,7 +121,8 @@ class KernelQuantizer:
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a row].
+        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
+        row].
 
         Raises:
             NativeError: the worker failed, or a value is not finite.
@@ -196,7 +199,8 @@ class NumpyQuantizer:
 def open_quantizer(
     type_names: set[str], threads: int, wanted: str = "auto", llama_cpp: str | None = None
 ) -> tuple[Quantizer, list[str]]:
-    """A quantizer for the given types, tested: the kernels of the operator's llama.cpp, else the pinned ones, else numpy.
+    """A quantizer for the given types, tested: the kernels of the operator's llama.cpp, else the pinned ones, else
+    numpy.
 
     Args:
         type_names: the block types that will be written.

@@ -1,6 +1,7 @@
 """How fast this machine writes each tensor type, measured before the work, and what is left of the work by it.
 
-Types differ a thousandfold (Q8_0 hundreds of million values a second, IQ2_XS a tenth of one), so a share of the values done
+Types differ a thousandfold (Q8_0 hundreds of million values a second, IQ2_XS a tenth of one), so a share of the values
+done
 would promise minutes where hours are left.
 """
 

@@ -1,4 +1,5 @@
-"""`python -m engines.llama.tethered PROGRAM ARGS…`: become another program that dies when the process that started it does.
+"""`python -m engines.llama.tethered PROGRAM ARGS…`: become another program that dies when the process that started it
+does.
 
 The kernel's order to do so outlives the change of program (prctl(2), PR_SET_PDEATHSIG).
 """

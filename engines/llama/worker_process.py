@@ -22,7 +22,8 @@ class WorkerProcess:
     """One worker of its own process; the native code it runs cannot take the stage down."""
 
     def __init__(self, module: str, threads: int, shared: int | None = None) -> None:
-        """Start `python -m module`. `threads` bounds its OpenMP pool; it inherits `shared`, a descriptor, as its argument."""
+        """Start `python -m module`. `threads` bounds its OpenMP pool; it inherits `shared`, a descriptor, as its
+        argument."""
         self.module = module
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         root = str(Path(__file__).resolve().parents[2])

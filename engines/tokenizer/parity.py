@@ -31,7 +31,8 @@ EDGE_TEXTS = (
     "0123456789 1e-5 0x1F 3.14",
 )
 CHAT = (("user", " What does `f` do?\n"), ("assistant", "It adds 1.\n\n"), ("user", "\t?"), ("assistant", "Yes"))
-"""Answers begin with a letter: no piece joins one to the newline before it, so the template's marks fall between pieces."""
+"""Answers begin with a letter: no piece joins one to the newline before it, so the template's marks fall between
+pieces."""
 SNIPPET_CHARACTERS = 400
 
 

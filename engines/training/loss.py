@@ -278,7 +278,8 @@ def token_weighted_loss(
 @torch.no_grad()
 def _batch_nll(model: Any, batch: Batch, device: torch.device) -> tuple[float, int]:
     """Summed negative log likelihood of the scored tokens, in nats, and how many they are."""
-    # The logits after a token are compared with the next one: [batch, length - 1, vocab_size] and int64 [batch, length - 1].
+    # The logits after a token are compared with the next one: [batch, length - 1, vocab_size] and int64 [batch, length
+    # - 1].
     logits = model(
         input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
     ).logits[:, :-1]

@@ -204,7 +204,8 @@ def all_finite(model: torch.nn.Module, optimizer: Any) -> bool:
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether tensors of any shape and type hold finite values only."""
-    # A sum that is finite proves all parts finite in one pass without a mask; only a sum that is not is looked at closer.
+    # A sum that is finite proves all parts finite in one pass without a mask; only a sum that is not is looked at
+    # closer.
     for tensor in tensors:
         detached = tensor.detach()
         if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):

@@ -1,6 +1,7 @@
 """The learning rate by step, as an object whose state is saved with the scheduler.
 
-The shapes are those of `transformers.optimization`. An object, not a function: its attributes are in the checkpoint, so a
+The shapes are those of `transformers.optimization`. An object, not a function: its attributes are in the checkpoint, so
+a
 change made while training (a new peak, fewer steps) is still there after a resume.
 """
 

@@ -35,7 +35,8 @@ class Task:
     Attributes:
         model: the model, on any device; Trainer moves it.
         dataset: map-style; its order is drawn from the stage's seed.
-        collate: examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no random numbers.
+        collate: examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no random
+            numbers.
         examples: length of the dataset.
         save_tokenizer: puts the tokenizer's files into a folder.
         val: batches of the val split; None when there is nothing to evaluate on.

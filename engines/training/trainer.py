@@ -1,10 +1,12 @@
 """`transformers.Trainer` with the engine's measurements, guards and checkpoints: one mixin for all its subclasses.
 
 Trainer's callbacks see no loss and no gradient norm before the optimizer steps, and its log shows the next step's
-learning rate at best. So the mixin measures where the numbers arise: losses as `training_step` returns them, the norm in
+learning rate at best. So the mixin measures where the numbers arise: losses as `training_step` returns them, the norm
+in
 `_get_grad_norm`, which runs after the backward pass and before the optimizer, and there it may refuse the step.
 
-The loss of a step is the sum of its micro-batch losses, because Trainer divides each by the number of loss tokens of the
+The loss of a step is the sum of its micro-batch losses, because Trainer divides each by the number of loss tokens of
+the
 whole accumulation window. One process trains; there is no reduction over ranks here.
 """
 
@@ -108,7 +110,8 @@ class EngineMixin:
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one micro-batch: its share of the window's loss, a scalar that is kept without a transfer."""
+        """Forward and backward of one micro-batch: its share of the window's loss, a scalar that is kept without a
+        transfer."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.window.losses.append(loss)
         return loss

@@ -61,12 +61,14 @@ def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
         name = names.get(target)
         if name is None:
             raise OperatorError(
-                f"{adapter.folder} changes {printable(change.module, 200)}, which has no tensor of its own in the file of {model.folder}",
+                f"{adapter.folder} changes {printable(change.module, 200)}, which has no tensor of its own in the "
+                f"file of {model.folder}",
                 "it is the adapter of another base, or of a tied head",
             )
         if model.weights.tensors[target].shape != change.shape:
             raise OperatorError(
-                f"{printable(change.module, 200)} is {model.weights.tensors[target].shape} in the base and {change.shape} in {adapter.folder}"
+                f"{printable(change.module, 200)} is {model.weights.tensors[target].shape} in the base and "
+                f"{change.shape} in {adapter.folder}"
             )
         changes[name] = change
     ranks_and_scales = {(_rank(change), change.scale) for change in changes.values()}

@@ -1,4 +1,5 @@
-"""The one writer of GGUF files: header, then each tensor piece by piece, padded; pieces are quantized while the next are read."""
+"""The one writer of GGUF files: header, then each tensor piece by piece, padded; pieces are quantized while the next
+are read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The importance matrix: how strongly each input column of each matrix is used, which quantization may weigh.
 
-For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column (what llama.cpp's
+For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column (what
+llama.cpp's
 llama-imatrix collects). It is computed here from transformers' own forward pass, a window of tokens at a time.
 """
 

@@ -1,4 +1,5 @@
-"""The keys of a GGUF file that describe the model. All are always written: llama.cpp's defaults for missing ones are silent.
+"""The keys of a GGUF file that describe the model. All are always written: llama.cpp's defaults for missing ones are
+silent.
 
 A wrong rms epsilon, rope base or rope scaling loads without a word and changes every answer; parity finds it.
 """

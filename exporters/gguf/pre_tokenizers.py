@@ -1,4 +1,5 @@
-"""Which of llama.cpp's pre-tokenizers a tokenizer.json means, told by its structure and never by a list of known models."""
+"""Which of llama.cpp's pre-tokenizers a tokenizer.json means, told by its structure and never by a list of known
+models."""
 
 from __future__ import annotations
 
@@ -37,13 +38,15 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     # llama.cpp takes whole words that are tokens before it merges, for this pre-tokenizer and no other
     if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
         raise OperatorError(
-            f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; llama.cpp's {name} does the opposite"
+            f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; "
+            f"llama.cpp's {name} does the opposite"
         )
     normalizer = tokenizer.get("normalizer")
     warnings = []
     if normalizer:
         warnings.append(
-            f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text that it would change gets other ids"
+            f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text "
+            "that it would change gets other ids"
         )
     return name, warnings
 

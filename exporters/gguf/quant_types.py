@@ -1,6 +1,8 @@
-"""Which tensor type each tensor gets in a GGUF file of a given type, and what that comes to. Needs neither torch nor numpy.
+"""Which tensor type each tensor gets in a GGUF file of a given type, and what that comes to. Needs neither torch nor
+numpy.
 
-The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type models, so that a file has the types that
+The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type models, so that a file has the types
+that
 `llama-quantize` would give it.
 """
 
@@ -89,8 +91,10 @@ class FilePlan:
         widths = sorted({choice.shape.columns for choice in self.fallbacks})
         pairs = sorted({f"{choice.wanted} → {choice.type}" for choice in self.fallbacks})
         return (
-            f"{self.file_type}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths ({', '.join(map(str, widths))}) that do not divide into"
-            f" blocks and are stored as another type ({', '.join(pairs)}); the file has {quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
+            f"{self.file_type}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths "
+            f"({', '.join(map(str, widths))}) that do not divide into"
+            f" blocks and are stored as another type ({', '.join(pairs)}); the file has "
+            f"{quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
         )
 
 

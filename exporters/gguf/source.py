@@ -90,7 +90,8 @@ def open_source(path: Path) -> GgufSource:
     row = next((row for row in ARCHITECTURES.values() if row.name == architecture), None)
     if row is None:
         raise OperatorError(
-            f"{path}: general.architecture — got {printable(str(architecture))}; allowed {', '.join(sorted({row.name for row in ARCHITECTURES.values()}))}",
+            f"{path}: general.architecture — got {printable(str(architecture))}; allowed "
+            f"{', '.join(sorted({row.name for row in ARCHITECTURES.values()}))}",
             "quantize other families with llama.cpp's own llama-quantize",
         )
     if file.scalar("split.count", 0) not in (0, 1):

@@ -58,7 +58,8 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     """The vocabulary of a model folder, padded to the embedding's rows.
 
     Raises:
-        OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot follow.
+        OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot
+            follow.
     """
     settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     rows = int(config["vocab_size"])
@@ -156,7 +157,8 @@ def _sentencepiece(path: Path) -> Vocabulary:
 def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
     """A SentencePiece BPE vocabulary of which only tokenizer.json is left.
 
-    SentencePiece joins the pair whose piece has the highest score; BPE the pair that was learned first. So a piece's score
+    SentencePiece joins the pair whose piece has the highest score; BPE the pair that was learned first. So a piece's
+    score
     is minus the place of the first merge that makes it, and pieces that no merge makes are never chosen by theirs.
     """
     model = tokenizer["model"]
@@ -179,7 +181,8 @@ def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
     vocabulary.add_space_prefix = _prefixes_space(tokenizer)
     if vocabulary.add_space_prefix:
         vocabulary.warnings.append(
-            "there is no tokenizer.model, only tokenizer.json: texts that begin with a space may get other ids in llama.cpp"
+            "there is no tokenizer.model, only tokenizer.json: texts that begin with a space may get other ids "
+            "in llama.cpp"
         )
     return vocabulary
 
@@ -206,7 +209,8 @@ def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]], folder: Pat
                 continue
             if vocabulary.tokens[index] != text:
                 raise OperatorError(
-                    f"{folder}: token {index} is {printable(vocabulary.tokens[index].decode(errors='replace'))} in tokenizer.model"
+                    f"{folder}: token {index} is {printable(vocabulary.tokens[index].decode(errors='replace'))} in "
+                    "tokenizer.model"
                     f" and {printable(str(token['content']))} in tokenizer.json"
                 )
             if vocabulary.types[index] in (NORMAL, USER_DEFINED):

@@ -42,7 +42,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder, read and mapped, ready to be written in any file type. `config`: its language model's settings."""
+    """A model folder, read and mapped, ready to be written in any file type. `config`: its language model's
+    settings."""
 
     folder: Path
     config: dict[str, Any]
@@ -95,7 +96,8 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
     vocabulary = read_vocabulary(folder, settings)
     if vocabulary.model not in architecture.vocabularies:
         raise OperatorError(
-            f"{folder}: tokenizer.ggml.model — got {vocabulary.model}; allowed for {architecture.name}: {either(architecture.vocabularies)}"
+            f"{folder}: tokenizer.ggml.model — got {vocabulary.model}; allowed for {architecture.name}: "
+            f"{either(architecture.vocabularies)}"
         )
     return Model(folder, settings, architecture, weights, vocabulary, sources, shapes)
 
@@ -228,7 +230,8 @@ def encode(
 
 
 def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """float32 [rows, columns] → uint16 [rows, columns], the bits of bfloat16: to nearest, ties to even; of finite floats."""
+    """float32 [rows, columns] → uint16 [rows, columns], the bits of bfloat16: to nearest, ties to even; of finite
+    floats."""
     bits = np.ascontiguousarray(rows, "<f4").view("<u4")
     return ((bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)).astype("<u2")
 
@@ -239,7 +242,8 @@ def _map_tensors(
     """The source of every GGUF tensor, in the file's order: embedding, layers, norm, output.
 
     Raises:
-        OperatorError: a tensor that the family does not have, or one of the family's that is missing or has another shape.
+        OperatorError: a tensor that the family does not have, or one of the family's that is missing or has another
+            shape.
     """
     places = architecture.tensors(settings)
     sources: dict[str, Source] = {}

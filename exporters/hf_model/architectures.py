@@ -1,7 +1,9 @@
 """The model families that are written to GGUF, one row each: what they call their tensors and settings, here and there.
 
-A row is the only place that knows a family. The writer, the merge, the estimates before a launch and the check of a recipe
-read it; the audit of a finished file knows the families by itself (`exporters.proof.audit_families`), so that a mistake in
+A row is the only place that knows a family. The writer, the merge, the estimates before a launch and the check of a
+recipe
+read it; the audit of a finished file knows the families by itself (`exporters.proof.audit_families`), so that a mistake
+in
 a row is found.
 """
 
@@ -56,7 +58,8 @@ class Architecture:
         name: value of `general.architecture`: llama.cpp's name.
         layer: the tensors of a layer.
         keys: what a file says of the network, besides its rotary positions; in the order in which it is written.
-        permuted: rows of queries and keys are stored in llama.cpp's rotary order (pairs interleaved), not in transformers'.
+        permuted: rows of queries and keys are stored in llama.cpp's rotary order (pairs interleaved), not in
+            transformers'.
         free_head_width: the head width may differ from hidden_size / heads.
         vocabularies: the kinds of tokenizer that it may have, as `tokenizer.ggml.model` names them.
         settings: the key of config.json under which the language model's settings are; empty where they are at the top.
@@ -243,6 +246,7 @@ def architecture_of(folder: Path, config: Settings) -> Architecture:
         raise OperatorError(f"{folder}/config.json: {window}; {found.name} files attend to everything")
     if not found.free_head_width and head_width(settings) * settings["num_attention_heads"] != settings["hidden_size"]:
         raise OperatorError(
-            f"{folder}/config.json: head_dim — got {head_width(settings)}; {found.name} files need hidden_size / num_attention_heads"
+            f"{folder}/config.json: head_dim — got {head_width(settings)}; {found.name} files need hidden_size / "
+            "num_attention_heads"
         )
     return found

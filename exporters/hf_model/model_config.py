@@ -22,7 +22,8 @@ _OPTIONAL = {"num_key_value_heads": 2**16, "head_dim": 2**16}
 
 
 def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json whose weights can be the source of a merge or a GGUF file, with `tie_word_embeddings` made explicit.
+    """A config.json whose weights can be the source of a merge or a GGUF file, with `tie_word_embeddings` made
+    explicit.
 
     Raises:
         OperatorError: the model is quantized, or has counts that no model has.
@@ -31,8 +32,10 @@ def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise OperatorError(
-            f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be the source of a merge or a GGUF file",
-            "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into the original",
+            f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be "
+            "the source of a merge or a GGUF file",
+            "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into "
+            "the original",
         )
     check_counts(folder, config)
     return {"tie_word_embeddings": False, **config}

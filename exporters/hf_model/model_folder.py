@@ -42,7 +42,8 @@ def local_folder(item: Input) -> Path:
         return Path(snapshot_download(item.name, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise OperatorError(
-            f"{item.field} — {printable(item.name)} is not in the local hub cache and cannot be fetched: {printable(str(error), 200)}",
+            f"{item.field} — {printable(item.name)} is not in the local hub cache and cannot be fetched: "
+            f"{printable(str(error), 200)}",
             "download it where there is a network, or name a folder",
         ) from error
 
@@ -51,7 +52,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: it is missing, names a quantized model, or has counts that no model has; or a pipe or device is in the folder.
+        OperatorError: it is missing, names a quantized model, or has counts that no model has; or a pipe or device is
+            in the folder.
     """
     refuse_special_files(folder)
     return complete_config(folder, read_object(folder / "config.json"))

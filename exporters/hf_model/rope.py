@@ -1,6 +1,8 @@
-"""A model's rotary positions: read from its config, and what a GGUF file has to say so that llama.cpp computes the same.
+"""A model's rotary positions: read from its config, and what a GGUF file has to say so that llama.cpp computes the
+same.
 
-llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) for a few only,
+llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) for a few
+only,
 none of which is written here: a model that changes them is refused, where a key would be written and ignored.
 """
 
@@ -140,7 +142,8 @@ def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) 
         return Rope("yarn", theta, factor, original, magnitude=fields.number("attention_factor") / usual)
     if fields.values.get("mscale") and fields.values.get("mscale_all_dim"):
         above, below = fields.number("mscale"), fields.number("mscale_all_dim")
-        return Rope("yarn", theta, factor, original, magnitude=_magnitude(factor, above) / _magnitude(factor, below) / usual)  # fmt: skip
+        magnitude = _magnitude(factor, above) / _magnitude(factor, below)
+        return Rope("yarn", theta, factor, original, magnitude=magnitude / usual)
     return Rope("yarn", theta, factor, original)
 
 

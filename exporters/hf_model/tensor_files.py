@@ -216,7 +216,8 @@ def _weight_files(folder: Path) -> list[Path]:
         pickled = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         if pickled:
             raise OperatorError(
-                f"{folder} has its weights as a pickle ({printable(min(pickled))}): reading it runs whatever program its author put in",
+                f"{folder} has its weights as a pickle ({printable(min(pickled))}): reading it runs whatever "
+                "program its author put in",
                 "get the model as safetensors, or load it where you trust it and save it with safe_serialization=True",
             )
         raise OperatorError(
@@ -256,7 +257,8 @@ def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Itera
 class Buffers:
     """A few buffers that are used again and again: one is filled while others wait to be written.
 
-    Freed and taken anew, buffers of this size cost as much in page faults as the sums that fill them, or stay with the process.
+    Freed and taken anew, buffers of this size cost as much in page faults as the sums that fill them, or stay with the
+    process.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -313,7 +315,8 @@ class SafetensorsWriter:
         self._queue: Queue[bytes | bytearray | memoryview | None] = Queue(maxsize=_QUEUED)
         self._failed: OSError | None = None
         self._written = 0
-        # The next rows are made while the last ones are copied to the disk's cache; a thread suffices, writing needs no lock.
+        # The next rows are made while the last ones are copied to the disk's cache; a thread suffices, writing needs no
+        # lock.
         self._thread = Thread(target=self._write_all, name=f"writing {path.name}", daemon=True)
         self._thread.start()
         self.write(struct.pack("<Q", len(text)) + text)

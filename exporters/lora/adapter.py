@@ -64,8 +64,12 @@ _HARMLESS = frozenset(
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("use_rslora", "use_dora"), lambda value: isinstance(value, bool), "true, false"),
     (("rank_pattern", "alpha_pattern"), lambda value: isinstance(value, dict), "a table of module = number"),
-    (("modules_to_save",), lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of names"),
-)  # fmt: skip
+    (
+        ("modules_to_save",),
+        lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+        "a list of names",
+    ),
+)
 """What the settings that are read here have to be: garbage is not the same as nothing."""
 
 _PREFIX = "base_model.model."
@@ -85,7 +89,8 @@ class Change:
     """What an adapter does to one weight.
 
     A linear layer's is scale * B A, with A [r, in] and B [out, r]; an embedding's scale * (B A) transposed, with
-    A [r, rows] and B [columns, r]. With a magnitude (DoRA, arXiv 2402.09353), the changed weight's norms, of the rows of a
+    A [r, rows] and B [columns, r]. With a magnitude (DoRA, arXiv 2402.09353), the changed weight's norms, of the rows
+    of a
     linear layer and of the columns of an embedding, are set to it.
 
     Attributes:
@@ -164,7 +169,8 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def read_matrix(info: TensorInfo) -> Any:
-    """An adapter's tensor in its shape, float32 [rows, columns] or [length]. Those of LoRA are small: r times a width."""
+    """An adapter's tensor in its shape, float32 [rows, columns] or [length]. Those of LoRA are small: r times a
+    width."""
     with open_regular(info.file) as file:
         file.seek(info.offset)
         raw = file.read(info.bytes)
@@ -179,7 +185,8 @@ def _weights_file(folder: Path) -> Path:
     if pickled.is_file():
         raise OperatorError(
             f"{pickled} is a pickle: reading it runs whatever program its author put in, so it is not read",
-            "ask for the adapter as safetensors, or load it where you trust it and save it with safe_serialization=True",
+            "ask for the adapter as safetensors, or load it where you trust it and save it with "
+            "safe_serialization=True",
         )
     raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
 
@@ -228,7 +235,8 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
                 )
         elif name not in _HARMLESS and value not in (None, False, [], {}):
             raise OperatorError(
-                f"{folder}: {printable(name)} — got {printable(str(value))}; the merge does not know this adapter feature"
+                f"{folder}: {printable(name)} — got {printable(str(value))}; the merge does not know this "
+                "adapter feature"
             )
 
 
@@ -253,19 +261,22 @@ def _check_magnitude(path: Path, config: dict[str, Any], change: Change) -> None
     if wanted != found:
         name = printable(change.module, 200)
         raise OperatorError(
-            f"{path}: {name} {'has a' if found else 'lacks its'} lora_magnitude_vector, and use_dora is {str(wanted).lower()}",
+            f"{path}: {name} {'has a' if found else 'lacks its'} lora_magnitude_vector, and use_dora is "
+            f"{str(wanted).lower()}",
             "the adapter's settings and its tensors are not of one training",
         )
 
 
 def _check_saved(path: Path, config: dict[str, Any], replacements: dict[str, TensorInfo]) -> None:
-    """Whole tensors are modules_to_save, each of them there, or an embedding or head that PEFT saves of its own accord."""
+    """Whole tensors are modules_to_save, each of them there, or an embedding or head that PEFT saves of its own
+    accord."""
     modules = {target: target.rpartition(".")[0] for target in replacements}
     saved = list(config.get("modules_to_save") or [])
     for target, module in modules.items():
         if not any(_is_named(module, name) for name in (*saved, "embed_tokens", "lm_head")):
             raise OperatorError(
-                f"{path}: tensor {printable(replacements[target].name, 200)} is none that the merge knows: {printable(module, 200)} is not in modules_to_save"
+                f"{path}: tensor {printable(replacements[target].name, 200)} is none that the merge knows: "
+                f"{printable(module, 200)} is not in modules_to_save"
             )
     for name in saved:
         if not any(_is_named(module, name) for module in modules.values()):

@@ -12,7 +12,8 @@ from exporters.lora.adapter import read_matrix
 from exporters.lora.merge_plan import PlannedPart
 
 MERGE_CHUNK_BYTES = 4 * 1024 * 1024
-"""Bytes of float32 rows that are merged at once: a few of them are held, and small ones stay in the processor's cache."""
+"""Bytes of float32 rows that are merged at once: a few of them are held, and small ones stay in the processor's
+cache."""
 
 BaseRows = Callable[[int, int], torch.Tensor]
 """The base's rows of the tensor, float32 [stop - start, columns], from a first to before a last."""
@@ -95,7 +96,8 @@ class AdapterPart:
         return torch.mm(self._b[start:stop], self._a, out=self._space[: shape[0]]).mul_(self._change.scale)
 
     def _column_norms(self, rows: int, columns: int, base_rows: BaseRows) -> torch.Tensor:
-        """Norms over all rows, float32 [columns]: a chunk of rows alone cannot know them, so one pass before the merge."""
+        """Norms over all rows, float32 [columns]: a chunk of rows alone cannot know them, so one pass before the
+        merge."""
         total = torch.zeros(columns, dtype=torch.float64)
         for start, stop in row_chunks(rows, columns, MERGE_CHUNK_BYTES):
             chunk = self._saved(base_rows(start, stop), start, stop) + self._product(start, stop)

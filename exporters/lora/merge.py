@@ -30,7 +30,8 @@ _BUFFERS = 4
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did. `parameters` counts values; `bytes` is the size of the weights; `tensors` those that changed."""
+    """What a merge did. `parameters` counts values; `bytes` is the size of the weights; `tensors` those that
+    changed."""
 
     parameters: int
     bytes: int
@@ -91,7 +92,8 @@ def merge(
         base_rounding: round the base first.
         progress: called with values merged and values in all.
         chunk_bytes: float32 bytes of a chunk of rows.
-        threads: CPU threads of the sums. Chunks are small and the disk is the limit, so one is the fastest where others work.
+        threads: CPU threads of the sums. Chunks are small and the disk is the limit, so one is the fastest where others
+            work.
 
     Raises:
         OperatorError: as `open_merged`, or a value that is not finite after rounding.
@@ -167,8 +169,10 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str
         return f"{side}: whether base and adapter belong together was not checked"
     if wanted != base_sha256:
         raise OperatorError(
-            f"the adapter was trained on another base: it names manifest {printable(str(wanted))}, {base} has {base_sha256}",
-            f"merge it into the base it was trained on ({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",
+            f"the adapter was trained on another base: it names manifest {printable(str(wanted))}, {base} has "
+            f"{base_sha256}",
+            "merge it into the base it was trained on "
+            f"({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",
         )
     return ""
 

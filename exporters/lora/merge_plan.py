@@ -1,4 +1,5 @@
-"""Where every tensor of the adapters goes in their base: ties kept or cut, vocabularies resized, places and shapes checked.
+"""Where every tensor of the adapters goes in their base: ties kept or cut, vocabularies resized, places and shapes
+checked.
 
 No value is computed here; `exporters.lora.merged_weights` sums up by the plan.
 """
@@ -68,7 +69,8 @@ def plan_merge(
     Args:
         base: a model's tensors, 16- or 32-bit.
         config: its config.json, with `tie_word_embeddings` explicit.
-        adapters: what is merged, with weights. A tied model's are changed: what they say of the head is the embedding's.
+        adapters: what is merged, with weights. A tied model's are changed: what they say of the head is the
+            embedding's.
         dtype: "base" keeps each tensor's type; or float32, bfloat16, float16.
         untie: give a tied model a head of its own where an adapter changes the embedding or the head alone.
 
@@ -121,8 +123,10 @@ def _follow_tie(
     split = (replaced & both) - changed
     if changed & both and not split and not untie:
         made.warnings.append(
-            "the adapter changes the embedding or the head of a model in which they are one matrix: merged as PEFT does it,"
-            " both get the change, and the model answers differently than it did in training; untie_word_embeddings = true"
+            "the adapter changes the embedding or the head of a model in which they are one matrix: merged as "
+            "PEFT does it,"
+            " both get the change, and the model answers differently than it did in training; "
+            "untie_word_embeddings = true"
             " keeps what was trained"
         )
         for item in adapters:
@@ -181,7 +185,8 @@ def _check_places(made: MergePlan, base: SafetensorsFolder, adapters: Sequence[W
         for name, change in item.adapter.changes.items():
             if made.tensors[name].shape != change.shape:
                 raise OperatorError(
-                    f"{printable(change.module, 200)} is {made.tensors[name].shape} in the base and {change.shape} in the adapter"
+                    f"{printable(change.module, 200)} is {made.tensors[name].shape} in the base and {change.shape} "
+                    "in the adapter"
                 )
     rows = {name: made.tensors[name].rows for name in (ends.embedding, ends.head) if name in made.tensors}
     if len(set(rows.values())) > 1:

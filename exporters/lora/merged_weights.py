@@ -1,6 +1,8 @@
-"""A base model with adapters merged into it, read row by row as if it were a folder: nothing is written, little is held.
+"""A base model with adapters merged into it, read row by row as if it were a folder: nothing is written, little is
+held.
 
-W' = W + sum of weight_i * D_i, in float32, rounded once to the stored type. D_i is what the adapter i changes: scale * B A;
+W' = W + sum of weight_i * D_i, in float32, rounded once to the stored type. D_i is what the adapter i changes: scale *
+B A;
 with DoRA or whole saved modules W_i - W, where W_i is the adapter's own weight. A single adapter of weight 1 is PEFT's
 `merge_and_unload`, operation for operation, so that a float32 result is equal to it bit by bit.
 """
@@ -30,10 +32,12 @@ _TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class MergedWeights:
-    """A base's tensors as they are with the adapters in them. Has the face of `exporters.hf_model.tensor_files.Weights`.
+    """A base's tensors as they are with the adapters in them. Has the face of
+    `exporters.hf_model.tensor_files.Weights`.
 
     Attributes:
-        config: the merged model's config: the base's, with its head untied or its vocabulary resized as the adapters need.
+        config: the merged model's config: the base's, with its head untied or its vocabulary resized as the adapters
+            need.
         changed: names of the tensors that differ from the base's.
         warnings: what an operator should know about the result.
     """
@@ -130,7 +134,8 @@ class MergedWeights:
             )
 
     def _base_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The base's rows, float32 [stop - start, columns], until the next are asked for; those that only a resized vocabulary has are zero, and replaced."""
+        """The base's rows, float32 [stop - start, columns], until the next are asked for; those that only a resized
+        vocabulary has are zero, and replaced."""
         source = self._plan.sources[name]
         info = self._base.tensors[source]
         if self._rounded is not None and self._rounded.rounds(name):

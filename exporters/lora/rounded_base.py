@@ -1,7 +1,9 @@
 """A base as an adapter trained over a 4-bit copy of it saw it: its linear layers rounded to NF4 and back.
 
-QLoRA (arXiv 2305.14314) trains against such weights. Merging is into the 16-bit base all the same: NF4's rounding would be
-rounded once more by the export. Whether the rounded values serve an adapter better is for its evaluation to say, so they
+QLoRA (arXiv 2305.14314) trains against such weights. Merging is into the 16-bit base all the same: NF4's rounding would
+be
+rounded once more by the export. Whether the rounded values serve an adapter better is for its evaluation to say, so
+they
 are offered as a choice, with the arithmetic of bitsandbytes itself.
 """
 
@@ -27,7 +29,8 @@ class RoundedBase:
         self._held: tuple[str, torch.Tensor] = ("", torch.empty(0))
 
     def rounds(self, name: str) -> bool:
-        """Whether a 4-bit copy rounds this tensor: the layers' linear weights; not embeddings, head, norms or biases."""
+        """Whether a 4-bit copy rounds this tensor: the layers' linear weights; not embeddings, head, norms or
+        biases."""
         info = self._base.tensors.get(name)
         return info is not None and len(info.shape) == 2 and ".layers." in name and name.endswith("_proj.weight")
 

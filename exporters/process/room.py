@@ -27,7 +27,8 @@ def check_disk(folder: Path, *, files: int, scratch: int) -> None:
     need, have = files + scratch + _SPARE_BYTES, shutil.disk_usage(folder).free
     if need > have:
         raise OperatorError(
-            f"the export needs {quantities.size(need)} of disk (files {quantities.size(files)}, comparison {quantities.size(scratch)}); {folder} has {quantities.size(have)} free",
+            f"the export needs {quantities.size(need)} of disk (files {quantities.size(files)}, comparison "
+            f"{quantities.size(scratch)}); {folder} has {quantities.size(have)} free",
             "free space, choose fewer file_types or fewer parity_positions, or another --runs-dir",
         )
 
@@ -41,7 +42,8 @@ def check_memory(reference_bytes: int) -> None:
     have = available_bytes()
     if have is not None and reference_bytes > have:
         raise OperatorError(
-            f"the comparison needs the model in float32, {quantities.size(reference_bytes)} of memory; {quantities.size(have)} are available",
+            f"the comparison needs the model in float32, {quantities.size(reference_bytes)} of memory; "
+            f"{quantities.size(have)} are available",
             "compare on a larger machine, or set parity_positions = 0 to skip the comparison",
         )
 

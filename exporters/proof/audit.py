@@ -1,7 +1,9 @@
 """An independent look at a finished GGUF file: is everything in it what the model's folder says?
 
-Nothing of the writer is used. The file is read byte by byte without trust; what should stand in it is derived here again
-from config.json, the tokenizer's files and the source tensors. Parity says that a file answers like its model; the audit
+Nothing of the writer is used. The file is read byte by byte without trust; what should stand in it is derived here
+again
+from config.json, the tokenizer's files and the source tensors. Parity says that a file answers like its model; the
+audit
 says, where it does not, which key, token or tensor is wrong.
 """
 

@@ -19,7 +19,8 @@ ROWS = 6
 """Rows of each tensor that are compared: the first, the last, and some between."""
 _EXACT = {"F32": np.float32, "F16": np.float16}
 _QUANTIZED_LIMIT = {4.5: 0.25, 5.5: 0.15, 6.6: 0.08, 9.0: 0.03}
-"""Greatest relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Another tensor's rows give 1.4."""
+"""Greatest relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Another tensor's rows give
+1.4."""
 _HALF_STEP = 2.0**-25
 """Half of the distance between the smallest numbers of F16."""
 _FACTORS = "rope_freqs.weight"
@@ -123,7 +124,8 @@ def _heads(name: str, config: Mapping[str, Any]) -> int:
 
 
 def _picked(rows: int) -> list[int]:
-    """The same rows every time, spread over the tensor; neighbours too, since a wrong order may keep every second row."""
+    """The same rows every time, spread over the tensor; neighbours too, since a wrong order may keep every second
+    row."""
     spread = {round(part * (rows - 1) / (ROWS - 1)) for part in range(ROWS)} | {min(1, rows - 1)}
     return sorted(spread)
 

@@ -73,13 +73,15 @@ def _against_sentencepiece(file: GgufFile, path: Path, tokens: list[bytes]) -> l
     elif off:
         i = off[0]
         findings.append(
-            f"tokenizer.ggml.scores: {len(off)} of {count} are not those of {path.name}; token {i} has {quantities.exact(scores[i])}, not {quantities.exact(expected[i])}"
+            f"tokenizer.ggml.scores: {len(off)} of {count} are not those of {path.name}; token {i} has "
+            f"{quantities.exact(scores[i])}, not {quantities.exact(expected[i])}"
         )
     types = numbers_of(file.keys.get("tokenizer.ggml.token_type"))
     controls = [i for i in range(min(count, len(types))) if pieces.is_control(i) and types[i] != 3]
     if controls:
         findings.append(
-            f"tokenizer.ggml.token_type: control token {controls[0]} is written as type {quantities.exact(types[controls[0]])}"
+            f"tokenizer.ggml.token_type: control token {controls[0]} is written as type "
+            f"{quantities.exact(types[controls[0]])}"
         )
     flags = {"tokenizer.ggml.model": "llama"}
     return findings + [

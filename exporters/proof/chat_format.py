@@ -1,6 +1,7 @@
 """A model's chat template as what comes before and after each message, when it is as regular as that.
 
-Other runtimes have other template languages. A template is taken apart by rendering conversations of marked messages, put
+Other runtimes have other template languages. A template is taken apart by rendering conversations of marked messages,
+put
 together again from its parts, and believed only when the parts give back what the template itself renders.
 """
 

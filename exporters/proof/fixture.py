@@ -38,7 +38,8 @@ class Position:
 
     Attributes:
         top: the largest logits with their ids, largest first.
-        logsumexp: natural log of the sum of exp(logit) over the whole vocabulary; logit - logsumexp is a log-probability.
+        logsumexp: natural log of the sum of exp(logit) over the whole vocabulary; logit - logsumexp is a
+            log-probability.
     """
 
     top: list[tuple[int, float]]
@@ -153,7 +154,8 @@ def _text_of(tokenizer: Any, ids: list[int]) -> tuple[str | None, bool]:
 def fixture_prompts(
     prompts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]], context: int
 ) -> list[list[int]]:
-    """What a fixture asks: the given prompts, whose answers may end after a few tokens, and as many windows cut short."""
+    """What a fixture asks: the given prompts, whose answers may end after a few tokens, and as many windows cut
+    short."""
     asked = [list(prompt) for prompt in prompts]
     for part, window in product((2, 4), windows):
         cut = list(window[: max(1, len(window) // part)])

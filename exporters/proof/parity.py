@@ -23,7 +23,8 @@ from recipes.file_types import FILE_TYPES
 from recipes.problems import printable
 
 TIE_GAP = 0.01
-"""Types that keep the most likely token may choose another only where the reference's two best logits are closer than this."""
+"""Types that keep the most likely token may choose another only where the reference's two best logits are closer than
+this."""
 
 _SHOWN_DIFFERENCES = 200
 _ROWS = 64
@@ -93,7 +94,8 @@ class Reference:
 
 
 def compare(reference: Reference, other: HasLogits, progress: Progress) -> Comparison:
-    """Score every window with a file, or with another model, and compare each position's distribution with the reference's."""
+    """Score every window with a file, or with another model, and compare each position's distribution with the
+    reference's."""
     result = Comparison()
     kl_sum, equal, start = 0.0, 0, 0
     for number, window in enumerate(reference.windows):
@@ -174,7 +176,8 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
         problems.append(f"{file_type}: mean KL is not finite")
     elif limit is not None and not comparison.mean_kl < limit:
         problems.append(
-            f"{file_type}: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, {quantities.number(comparison.mean_kl / limit, 3)} times the limit of {quantities.exact(limit)}"
+            f"{file_type}: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, "
+            f"{quantities.number(comparison.mean_kl / limit, 3)} times the limit of {quantities.exact(limit)}"
             f" (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
         )
     if limits["top1_gap"] is not None:
@@ -182,15 +185,18 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
         if wide:
             worst = max(wide, key=lambda item: item.gap)
             problems.append(
-                f"{file_type}: another token is chosen at {len(wide)} of {comparison.positions} positions where the model's two best"
-                f" logits are {quantities.exact(TIE_GAP)} or more apart (widest {quantities.number(worst.gap, 3)}, window {worst.window}, position {worst.position})"
+                f"{file_type}: another token is chosen at {len(wide)} of {comparison.positions} positions where "
+                "the model's two best"
+                f" logits are {quantities.exact(TIE_GAP)} or more apart (widest {quantities.number(worst.gap, 3)}, "
+                f"window {worst.window}, position {worst.position})"
             )
     return problems
 
 
 @dataclass(frozen=True)
 class TokenCheck:
-    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; the counts are not judged."""
+    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; the counts are not
+    judged."""
 
     texts: int
     different: list[str]
@@ -202,7 +208,8 @@ class TokenCheck:
         if not self.different:
             return []
         return [
-            f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: {'; '.join(self.different[:5])}"
+            f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: "
+            f"{'; '.join(self.different[:5])}"
         ]
 
 

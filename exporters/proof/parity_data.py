@@ -97,7 +97,8 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
     """Collect windows until there are enough positions, or no more data.
 
     Args:
-        folder: a messages, tokens or text folder, a text file or a folder of those; None for text of the running Python's
+        folder: a messages, tokens or text folder, a text file or a folder of those; None for text of the running
+            Python's
             standard library.
         tokenizer: the model's, as transformers loads it.
         positions: token positions wanted.

@@ -1,7 +1,9 @@
-"""`python -m exporters.proof.parity_run JOB`: hold GGUF files, in llama.cpp and in any other runtime, against a model's fixture.
+"""`python -m exporters.proof.parity_run JOB`: hold GGUF files, in llama.cpp and in any other runtime, against a model's
+fixture.
 
 JOB is JSON; see `Job`. Each line of the output is a JSON object: `{"phase"}`, `{"progress"}`, `{"warning"}`, one
-`{"file"}` per file, and at the end `{"result"}`, or `{"error", "hint"}`. Exit code 0 when everything agrees, 1 when not.
+`{"file"}` per file, and at the end `{"result"}`, or `{"error", "hint"}`. Exit code 0 when everything agrees, 1 when
+not.
 """
 
 from __future__ import annotations
@@ -164,7 +166,8 @@ def _problems(told: dict[str, Any], reference: str) -> list[str]:
             continue
         gap = "more than the smallest logit kept" if found["gap"] is None else quantities.number(found["gap"], 3)
         problems.append(
-            f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, where {reference} says"
+            f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, where "
+            f"{reference} says"
             f" {found['expected']} (logits apart by {gap}; a tie is below {quantities.exact(told['tie_gap'])})"
         )
     return problems

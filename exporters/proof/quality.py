@@ -1,11 +1,13 @@
-"""Traffic lights for measured files: against what quantizing to their type usually costs. Needs neither torch nor numpy."""
+"""Traffic lights for measured files: against what quantizing to their type usually costs. Needs neither torch nor
+numpy."""
 
 from __future__ import annotations
 
 from recipes.file_types import FILE_TYPES
 
 YELLOW, RED = 1.0, 3.0
-"""Multiples of the usual KL at which a quantized file is worth a look, and at which it is not what its type should be."""
+"""Multiples of the usual KL at which a quantized file is worth a look, and at which it is not what its type should
+be."""
 
 
 def light_of(file_type: str, mean_kl: float) -> str | None:

@@ -29,7 +29,8 @@ _IDS = re.compile(r"\[?\s*\d+(?:[\s,]+\d+)*[\s,]*\]?")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a runtime said to one prompt: the new ids, and log-probabilities at the answer's positions where it told them."""
+    """What a runtime said to one prompt: the new ids, and log-probabilities at the answer's positions where it told
+    them."""
 
     ids: list[int]
     log_probabilities: list[dict[int, float]] | None
@@ -51,8 +52,10 @@ class Runtime(Protocol):
 class ForeignRuntime:
     """A program of the operator's, started once for every prompt, without a shell.
 
-    It gets the prompt's ids and prints the new ids: a JSON object `{"ids": […]}`, or only numbers, on its last line. With
-    `"logits": [[…], …]` (one row per new id, the whole vocabulary) or `"top_logprobs": [[[id, log-probability], …], …]` the
+    It gets the prompt's ids and prints the new ids: a JSON object `{"ids": […]}`, or only numbers, on its last line.
+    With
+    `"logits": [[…], …]` (one row per new id, the whole vocabulary) or `"top_logprobs": [[[id, log-probability], …], …]`
+    the
     distributions are compared too.
     """
 
@@ -208,7 +211,8 @@ def _parse(output: str, prompt: Prompt, seconds: float) -> Answer:
         ids, rows = None, None
     if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         raise RunnerError(
-            f'its last line is {printable(lines[-1], 120)!r}; expected numbers, or a JSON object with "ids": the new tokens'
+            f'its last line is {printable(lines[-1], 120)!r}; expected numbers, or a JSON object with "ids": '
+            "the new tokens"
         )
     if len(ids) > len(prompt.ids) and ids[: len(prompt.ids)] == prompt.ids:
         ids = ids[len(prompt.ids) :]  # some print the prompt again

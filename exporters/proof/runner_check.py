@@ -11,14 +11,16 @@ from exporters.proof.fixture import Prompt
 from exporters.proof.runner import Answer
 
 STRICT_GAP, LOOSE_GAP = 0.01, 0.5
-"""Another token is a tie where the reference's logit for it is this close to its largest: for files of F32 and F16 against
+"""Another token is a tie where the reference's logit for it is this close to its largest: for files of F32 and F16
+against
 the model; for BF16 and quantized files against llama.cpp on the same file, because runtimes round their activations in
 different ways there."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first token that is another one. `gap`: how much less its logit is in the reference; None where that is not known
+    """The first token that is another one. `gap`: how much less its logit is in the reference; None where that is not
+    known
     to be more than the smallest of the logits that are kept."""
 
     index: int
@@ -35,7 +37,8 @@ class Agreement:
         tokens: length of the reference's answer.
         equal: tokens before the first difference.
         difference: the first one.
-        max_delta: greatest distance of the log-probabilities of the reference's largest logits, nats, over the positions up to
+        max_delta: greatest distance of the log-probabilities of the reference's largest logits, nats, over the
+            positions up to
             the first difference; None where the runtime tells none.
         passed: no difference but a tie, and no log-probability that is not finite.
     """

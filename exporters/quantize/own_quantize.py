@@ -1,6 +1,7 @@
 """The operator's own `llama-quantize`: found, tested on fixed numbers, run, and its file looked at before it is taken.
 
-It is looked for in the recipe's `llama_cpp`, then in COCKPIT_LLAMA_CPP, then on the PATH. Its version is what it prints when it
+It is looked for in the recipe's `llama_cpp`, then in COCKPIT_LLAMA_CPP, then on the PATH. Its version is what it prints
+when it
 works; its SHA-256 says which program it was.
 """
 
@@ -178,7 +179,8 @@ class OwnProgram:
         first = printable(different[0], 200)
         return (
             made,
-            f"{PROGRAM} gave {len(different)} tensors of {plan.file_type} another type than expected, the first {first}",
+            f"{PROGRAM} gave {len(different)} tensors of {plan.file_type} another type than expected, the "
+            f"first {first}",
         )
 
 

@@ -1,7 +1,10 @@
-"""`python -m exporters.quantize.quantize_file JOB`: quantized files from one GGUF file of full precision. What `cockpit quantize` starts.
+"""`python -m exporters.quantize.quantize_file JOB`: quantized files from one GGUF file of full precision. What `cockpit
+quantize` starts.
 
-JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of the output is one JSON object: `phase`, `note`,
-`warning`, `progress` (with the seconds that are left), `file` (one that is whole), or, at the end, `error` with its `hint`.
+JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of the output is one JSON object: `phase`,
+`note`,
+`warning`, `progress` (with the seconds that are left), `file` (one that is whole), or, at the end, `error` with its
+`hint`.
 """
 
 from __future__ import annotations
@@ -92,7 +95,8 @@ def _new_record(job: Job) -> dict[str, Any]:
 
 
 def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], tell: Tell) -> list[FilePlan]:
-    """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be written."""
+    """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be
+    written."""
     found = find_program(None) if job.own_program else None
     if found is None:
         return plans

@@ -1,4 +1,5 @@
-"""The comparison of an export's files with the model: token ids, distributions, inference, and the fixture for others."""
+"""The comparison of an export's files with the model: token ids, distributions, inference, and the fixture for
+others."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def _compute_reference(export: Export, reference: Reference, tokenizer: Any, len
 
 
 def _compare_unmerged(export: Export, reference: Reference, advance: Progress) -> list[str]:
-    """The adapter over its base, as it was trained, against the model it was merged into; only where this export merged it."""
+    """The adapter over its base, as it was trained, against the model it was merged into; only where this export merged
+    it."""
     if export.one_pass is None:
         return []
     export.ctx.phase("comparing the adapter over its base")
@@ -103,7 +105,8 @@ def _compare_file(
         tokens = check_tokens(tokenizer, llama, data)
         if llama.vocab_size != int(export.model.config["vocab_size"]):
             return [
-                f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has {export.model.config['vocab_size']}"
+                f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has "
+                f"{export.model.config['vocab_size']}"
             ]
         comparison = compare(reference, llama, advance)
         inference = measure(llama, export.prompts, export.stops)
@@ -139,7 +142,8 @@ def _describe_data(export: Export, data: ParityData, length: int) -> None:
     asked = export.ctx.stage.parity_positions
     if data.positions < asked:
         export.ctx.warn(
-            f"parity_positions — the held-out {data.source} has only {data.positions} positions of the {asked} asked for"
+            f"parity_positions — the held-out {data.source} has only {data.positions} positions of the "
+            f"{asked} asked for"
         )
     export.metrics["positions"] = float(data.positions)
     export.record["data"] = {

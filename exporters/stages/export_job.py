@@ -74,7 +74,8 @@ class Export:
 
 
 def tell_comparison(export: Export, prefix: str, protocol: str, comparison: Comparison, more: dict[str, float]) -> None:
-    """Keep a comparison's figures as metrics that begin with `prefix`, and journal it under `parity:` and its protocol."""
+    """Keep a comparison's figures as metrics that begin with `prefix`, and journal it under `parity:` and its
+    protocol."""
     values = {"mean_kl": comparison.mean_kl, "max_kl": comparison.max_kl, "top1": comparison.top1, **more}
     export.metrics |= {f"{prefix}_{name}": value for name, value in values.items()}
     export.ctx.emit(

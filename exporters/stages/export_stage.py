@@ -144,7 +144,8 @@ def _describe_adapter(export: Export) -> dict[str, Any]:
 
 
 def _write_serving_files(export: Export) -> None:
-    """How to serve what was written. Text for people: a tokenizer that cannot be read costs these files, not the export."""
+    """How to serve what was written. Text for people: a tokenizer that cannot be read costs these files, not the
+    export."""
     from transformers import AutoTokenizer
 
     model = export.model

@@ -19,7 +19,8 @@ from recipes.stages.merge import MergeStage
 
 MERGE_FILE = "parity.json"
 EXPECTED_KL, REFUSED_KL = 1e-5, 1e-3
-"""Mean KL, nats: what rounding to 16 bits costs at most in our measurements, beyond which an operator is told; and what no
+"""Mean KL, nats: what rounding to 16 bits costs at most in our measurements, beyond which an operator is told; and what
+no
 rounding costs, so that the merged weights are not the trained model."""
 
 
@@ -33,12 +34,15 @@ def describe_unmerged(
     problems = []
     if strict and not comparison.mean_kl < REFUSED_KL:
         problems.append(
-            f"the merged model is not the adapter over its base: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, the limit"
-            f" {quantities.exact(REFUSED_KL)} (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
+            "the merged model is not the adapter over its base: mean KL is "
+            f"{quantities.number(comparison.mean_kl, 3)} nats, the limit"
+            f" {quantities.exact(REFUSED_KL)} (top-1 {quantities.percent(comparison.top1, 2)} on "
+            f"{comparison.positions} positions)"
         )
     elif not comparison.mean_kl < EXPECTED_KL:
         ctx.warn(
-            f"merging cost {quantities.number(comparison.mean_kl, 3)} nats of mean KL against the adapter over its base, more than rounding usually"
+            f"merging cost {quantities.number(comparison.mean_kl, 3)} nats of mean KL against the adapter over its "
+            "base, more than rounding usually"
             f" does ({quantities.exact(EXPECTED_KL)}); dtype = float32 shows whether it is rounding"
         )
     limits = {"mean_kl": REFUSED_KL, "expected_mean_kl": EXPECTED_KL}
@@ -56,7 +60,8 @@ def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merg
     have, need = available_bytes(), merged.parameters * 4
     if have is not None and need > have:
         ctx.warn(
-            f"the merged model was not compared with the adapter over its base: that needs {quantities.size(need)} of memory, and"
+            f"the merged model was not compared with the adapter over its base: that needs {quantities.size(need)} "
+            "of memory, and"
             f" {quantities.size(have)} are available"
         )
         return None

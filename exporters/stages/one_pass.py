@@ -1,6 +1,8 @@
-"""Merge and conversion in one pass: the GGUF files are written from base and adapter, and no merged copy goes to the disk.
+"""Merge and conversion in one pass: the GGUF files are written from base and adapter, and no merged copy goes to the
+disk.
 
-The bytes are those of a merge followed by an export. What transformers and the audit want of a folder (config, tokenizer) is
+The bytes are those of a merge followed by an export. What transformers and the audit want of a folder (config,
+tokenizer) is
 laid out in the stage's work folder; the tensors are summed up while they are read.
 """
 

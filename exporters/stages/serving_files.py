@@ -18,7 +18,8 @@ MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"
 SERVED_CONTEXT = 8192
 """A longer context is the operator's choice: its cache takes memory from the first token on."""
 _SAMPLING = {
-    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty",
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
 }  # fmt: skip
 """Fields of generation_config.json by their names in a Modelfile."""
 
@@ -126,9 +127,11 @@ def write_serving_files(out: Path, model: Served, ggufs: Sequence[str], adapters
 
 
 def _go_template(chat: ChatFormat) -> str:
-    """The template in Go's language: https://pkg.go.dev/text/template, with Ollama's `.Messages`, `.Role`, `.Content`."""
+    """The template in Go's language: https://pkg.go.dev/text/template, with Ollama's `.Messages`, `.Role`,
+    `.Content`."""
     roles = "".join(
-        f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}{_go_text(chat.before[role])}{{{{ .Content }}}}'
+        f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}{_go_text(chat.before[role])}{{{{ '
+        f".Content }}}}"
         f"{_go_text(chat.after[role])}"
         for number, role in enumerate(("system", "user", "assistant"))
     )

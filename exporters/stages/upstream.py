@@ -1,6 +1,7 @@
 """llama.cpp's own converter, from the operator's checkout, for model families that are not written here.
 
-The script runs in a process of its own; what it wrote is read back before it gets its name, and is compared with the model like
+The script runs in a process of its own; what it wrote is read back before it gets its name, and is compared with the
+model like
 every other file. Only the audit is missing: it derives keys and names from the families that are known here.
 """
 
@@ -72,7 +73,8 @@ def find_converter(configured: str | None) -> Converter:
     named_by, place = ("llama_cpp", configured) if configured else (VARIABLE, os.environ.get(VARIABLE))
     if not place:
         raise OperatorError(
-            f'converter — got "upstream", which needs a checkout of llama.cpp; neither llama_cpp nor {VARIABLE} names one',
+            'converter — got "upstream", which needs a checkout of llama.cpp; neither llama_cpp nor '
+            f"{VARIABLE} names one",
             'name it: llama_cpp = "DIR"',
         )
     script = Path(place).expanduser() / SCRIPT
@@ -145,7 +147,8 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     others = [name for name in types if name not in by_script]
     if others and not (known or program):
         raise OperatorError(
-            f"file_types — got {', '.join(others)} for {model.architecture.name}, whose tables of types are not known here",
+            f"file_types — got {', '.join(others)} for {model.architecture.name}, whose tables of types are "
+            "not known here",
             f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BY_SCRIPT)} only",
         )
     exact = "BF16" if {info.dtype for info in model.weights.tensors.values()} <= {"BF16"} else "F32"

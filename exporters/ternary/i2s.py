@@ -1,10 +1,14 @@
-"""i2_s, bitnet.cpp's two bits per weight: written in a byte layout that is declared, and read back by a validator of its own.
+"""i2_s, bitnet.cpp's two bits per weight: written in a byte layout that is declared, and read back by a validator of
+its own.
 
-One type id stands for several byte orders, and nothing in the format says which; read in the wrong one a file gives words
-without sense and no error. So the layout is asked for, written as `cockpit.i2s.layout` (which other readers ignore), and every
+One type id stands for several byte orders, and nothing in the format says which; read in the wrong one a file gives
+words
+without sense and no error. So the layout is asked for, written as `cockpit.i2s.layout` (which other readers ignore),
+and every
 file is unpacked again in that layout and compared with its source, value by value.
 
-A code is value / scale + 1: 0, 1, 2; 3 is never written. A tensor is its codes, four to a byte, then 32 bytes of which the first
+A code is value / scale + 1: 0, 1, 2; 3 is never written. A tensor is its codes, four to a byte, then 32 bytes of which
+the first
 four are the scale as float32. Layouts as in microsoft/BitNet (16da220), src/ggml-bitnet-mad.cpp and its converter.
 """
 
@@ -31,7 +35,8 @@ FILE_TYPE_ID = 40
 LAYOUT_KEY = "cockpit.i2s.layout"
 TAIL_BYTES = 32
 GROUPS = {"x86-128": 128, "arm-64": 64}
-"""Values of a group; byte g of it holds values g, g + size/4, g + 2 size/4, g + 3 size/4, the first in the highest bits."""
+"""Values of a group; byte g of it holds values g, g + size/4, g + 2 size/4, g + 3 size/4, the first in the highest
+bits."""
 
 ROWS = 4
 """x86-rows4: a byte holds one column of four rows, the first in the highest bits."""

@@ -1,4 +1,5 @@
-"""`python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]`: is an i2_s file whole, and does it hold the model's values?"""
+"""`python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]`: is an i2_s file whole, and does it hold the model's
+values?"""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class ExportStage(StageFields):
         None,
         section="Inputs",
         accepts=DATA_OUTPUTS,
-        help="Held-out text of the parity check and the importance matrix: a stage, a text file or a folder of text files;"
+        help="Held-out text of the parity check and the importance matrix: a stage, a text file or a folder "
+        "of text files;"
         " standard-library text by default.",
     )
     file_types: list[FileTypeName] = setting(
@@ -44,7 +45,8 @@ class ExportStage(StageFields):
         default_factory=list,
         section="Inputs",
         accepts=("adapter",),
-        help="Adapters of this model, each written as a GGUF adapter that llama.cpp applies when it loads one of the files.",
+        help="Adapters of this model, each written as a GGUF adapter that llama.cpp applies when it loads one "
+        "of the files.",
     )
     adapter_type: Literal["F16", "F32"] = setting(
         "F16", section="Files", advanced=True, help="Type of the GGUF adapters' matrices."
@@ -66,7 +68,8 @@ class ExportStage(StageFields):
         "own",
         section="Files",
         advanced=True,
-        help="What writes GGUF: own, for the families that are known here; upstream runs convert_hf_to_gguf.py of your llama.cpp"
+        help="What writes GGUF: own, for the families that are known here; upstream runs convert_hf_to_gguf.py of "
+        "your llama.cpp"
         " checkout (llama_cpp), for others.",
     )
     quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
@@ -88,7 +91,8 @@ class ExportStage(StageFields):
         "none",
         section="Files",
         advanced=True,
-        help="Also write bitnet.cpp's i2_s, in this byte layout: the one that your reader was built for. Only for models"
+        help="Also write bitnet.cpp's i2_s, in this byte layout: the one that your reader was built for. "
+        "Only for models"
         " trained with ternary weights; llama.cpp reads TQ2_0 instead.",
     )
     parity_positions: int = setting(
@@ -103,7 +107,8 @@ class ExportStage(StageFields):
     def _one_way_for_adapters(self) -> ExportStage:
         if self.adapter is not None and self.adapters:
             raise ValueError(
-                "adapters — are put over the model as it is; got adapter as well, which changes it; allowed: one of the two, or a"
+                "adapters — are put over the model as it is; got adapter as well, which changes it; allowed: one "
+                "of the two, or a"
                 " merge stage first"
             )
         return self
@@ -124,7 +129,8 @@ class ExportStage(StageFields):
         wrong = [name for name, asked in left_out.items() if asked]
         if wrong:
             raise ValueError(
-                f"converter — got upstream together with {', '.join(wrong)}, which need the model's names of tensors; allowed: own, or"
+                f"converter — got upstream together with {', '.join(wrong)}, which need the model's names of "
+                "tensors; allowed: own, or"
                 " a merge stage before and types without importance matrix"
             )
         return self
@@ -134,7 +140,8 @@ class ExportStage(StageFields):
         needing = needing_importance(self.file_types)
         if needing and self.imatrix == "never":
             raise ValueError(
-                f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; allowed: auto or"
+                f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; "
+                "allowed: auto or"
                 " always"
             )
         return self

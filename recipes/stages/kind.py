@@ -32,7 +32,8 @@ class StageKind(Generic[S]):
         needs: distributions that the module imports for a stage, the operator's choices considered.
         trains: it has optimizer steps, commits checkpoints and resumes from them.
         scores: its loss and perplexity are of held-out data, so the report compares its stages with each other.
-        same_shape_as: the field that names a model of as many parameters as the one that this stage makes, adapts or reads.
+        same_shape_as: the field that names a model of as many parameters as the one that this stage makes, adapts or
+            reads.
         reads_model_config: the stage's own code reads config.json of the folder in its field `model`, so a check before
             the launch holds every key of it to what that code supports.
     """
@@ -60,7 +61,8 @@ class StageKind(Generic[S]):
 
     @property
     def weights(self) -> Literal["model", "adapter"] | None:
-        """The weights that a finished stage or a checkpoint of it holds: a model can be exported, an adapter merged too."""
+        """The weights that a finished stage or a checkpoint of it holds: a model can be exported, an adapter merged
+        too."""
         if "model" in self.types:
             return "model"
         return "adapter" if "adapter" in self.types else None

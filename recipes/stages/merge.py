@@ -30,7 +30,8 @@ class MergeStage(StageFields):
     weights: list[float] = setting(
         default_factory=list,
         section="Merge",
-        help="How much of each adapter is added, in their order; 1 each by default. 0.5 keeps half of what was learned.",
+        help="How much of each adapter is added, in their order; 1 each by default. 0.5 keeps half of what "
+        "was learned.",
     )
     dtype: Literal["base", "float32", "bfloat16", "float16"] = setting(
         "base", section="Merge", help="Type of the merged weights; base keeps the base model's."
@@ -64,7 +65,8 @@ class MergeStage(StageFields):
         count = len(self.adapters) or 1
         if self.weights and len(self.weights) != count:
             raise ValueError(
-                f"weights — one for each adapter; got {len(self.weights)} for {count}; allowed: {count} numbers, or none"
+                f"weights — one for each adapter; got {len(self.weights)} for {count}; allowed: {count} "
+                "numbers, or none"
             )
         return self
 

@@ -168,7 +168,8 @@ def test_a_value_that_an_engine_must_not_see_never_reaches_it(tmp_path: Path, va
     "name",
     [
         "stop.json", "1-stop.json", "000001-stop", "000001-stop.json.tmp", "000001-rm.json", "000001-.json",
-        "000001-stop.json\n", "-00001-stop.json", "²²²²²²-stop.json", "\u0660\u0660\u0660\u0660\u0660\u0661-stop.json", "000001x-stop.json", "123456abc",
+        "000001-stop.json\n", "-00001-stop.json", "²²²²²²-stop.json",
+        "\u0660\u0660\u0660\u0660\u0660\u0661-stop.json", "000001x-stop.json", "123456abc",
         "9" * 200 + "-stop.json", ".000001-stop.json", "000001-STOP.json", "000001-stop\x1b[2J.json", "999999",
     ],
 )  # fmt: skip

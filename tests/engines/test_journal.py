@@ -25,7 +25,8 @@ def line(writer: str, seq: int) -> bytes:
     else:
         loss = math.nan if seq % 7 == 0 else 2.5
         event = Step(
-            stage="base", attempt=1, step=seq, epoch=0.1, loss=loss, learning_rate=1e-4, grad_norm=None, tokens=seq * 512,
+            stage="base", attempt=1, step=seq, epoch=0.1, loss=loss, learning_rate=1e-4, grad_norm=None,
+            tokens=seq * 512,
             loss_tokens=seq, step_s=0.05, metrics={"a": 1.5},
         )  # fmt: skip
     return encode_record(event, writer=writer, seq=seq, t=1_700_000_000 + seq, m=float(seq))

@@ -1,4 +1,5 @@
-"""Kernels in their worker: every source type, shared memory, values that are no numbers, and a library of the operator's."""
+"""Kernels in their worker: every source type, shared memory, values that are no numbers, and a library of the
+operator's."""
 
 from __future__ import annotations
 

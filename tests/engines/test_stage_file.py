@@ -30,7 +30,8 @@ OLD: dict[str, Any] = {
     "attempt": 2,
     "inputs": {
         "model": {"origin": "hub", "name": "org/base", "path": None, "output": None, "manifest_sha256": None},
-        "data": {"origin": "stage", "name": "questions", "path": "/runs/q/out", "output": "messages", "manifest_sha256": "a"},
+        "data": {"origin": "stage", "name": "questions", "path": "/runs/q/out", "output": "messages",
+        "manifest_sha256": "a"},
     },
     "resume": {"attempt": 1, "step": 40, "path": "/runs/c/step-40", "sha256": "b"},
     "learning_rate_scale": 0.5,

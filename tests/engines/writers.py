@@ -16,7 +16,8 @@ from engines.words import WriterRole
 
 def step(number: int, **fields: Any) -> Step:
     values: dict[str, Any] = {
-        "stage": "base", "attempt": 1, "epoch": 0.1, "loss": 2.5, "learning_rate": 1e-4, "grad_norm": 1.0, "tokens": 512,
+        "stage": "base", "attempt": 1, "epoch": 0.1, "loss": 2.5, "learning_rate": 1e-4, "grad_norm": 1.0,
+        "tokens": 512,
         "loss_tokens": 500, "step_s": 0.05,
     }  # fmt: skip
     return Step(step=number, **{**values, **fields})

@@ -1,4 +1,5 @@
-"""Small real models for the exporters' tests: a tokenizer trained on the standard library, weights that depend on position."""
+"""Small real models for the exporters' tests: a tokenizer trained on the standard library, weights that depend on
+position."""
 
 from __future__ import annotations
 

@@ -196,7 +196,10 @@ def test_wrong_shapes_are_problems_with_lines(text: str) -> None:
 
 
 def test_inline_stages_have_lines_too() -> None:
-    text = "schema = 1\nname = 'x'\nstage = [\n  {name = 'a', kind = 'fake'},\n  {name = 'b', kind = 'fake', data = 'c'},\n]\n"
+    text = (
+        "schema = 1\nname = 'x'\nstage = [\n  {name = 'a', kind = 'fake'},\n  {name = 'b', kind = 'fake', data "
+        "= 'c'},\n]\n"
+    )
     assert list(found(text)) == [(5, "b.data")]
 
 

@@ -51,7 +51,8 @@ def test_a_number_of_two_digits_shows_as_it_is_typed(power: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["3e-4", "2e-5", "1.5e-3", "9.99e-3", "0.01", "0.05", "0.5", "0.999", "1", "32", "100000", "1048576", "0", "-0", "-2.5e-7",
+    ["3e-4", "2e-5", "1.5e-3", "9.99e-3", "0.01", "0.05", "0.5", "0.999", "1", "32", "100000", "1048576", "0", "-0",
+    "-2.5e-7",
      "1e9", "1.5e8", "9007199254740993", "0.1", "65504", "1e308", "inf", "-inf", "12345678.5"],
 )  # fmt: skip
 def test_numbers_are_written_as_operators_write_them(text: str) -> None:

@@ -103,7 +103,18 @@ def test_the_smallest_stage_of_a_type_is_found_in_its_row_again(tag: str) -> Non
     assert row_of(stage).types[output_of(stage)] is type(stage)
 
 
-@pytest.mark.parametrize("table", [{}, {"kind": "distill"}, {"kind": ["fake"]}, {"kind": "prepare"}, {"kind": "prepare", "output": "x"}, None, "fake"])  # fmt: skip
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"kind": "distill"},
+        {"kind": ["fake"]},
+        {"kind": "prepare"},
+        {"kind": "prepare", "output": "x"},
+        None,
+        "fake",
+    ],
+)
 def test_a_table_of_no_type_has_no_tag(table: object) -> None:
     assert tag_of_table(table) is None
 

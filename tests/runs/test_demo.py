@@ -1,4 +1,5 @@
-"""The main job, shrunk by `--set`: the same file, the same ten stages, the same proofs, on less text and fewer steps."""
+"""The main job, shrunk by `--set`: the same file, the same ten stages, the same proofs, on less text and fewer
+steps."""
 
 from __future__ import annotations
 

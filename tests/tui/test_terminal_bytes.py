@@ -52,7 +52,8 @@ def test_an_idle_screen_sends_nothing_and_a_live_one_little(live_run: Path, size
 def test_the_screen_process_loads_no_training_stack() -> None:
     code = (
         "import sys, cockpit.tui.app, cockpit.tui.screens.run, cockpit.tui.screens.sources; "
-        "print([m for m in ('numpy', 'torch', 'transformers', 'pandas', 'pydantic', 'rich.markdown') if m in sys.modules])"
+        "print([m for m in ('numpy', 'torch', 'transformers', 'pandas', 'pydantic', 'rich.markdown') if m in "
+        "sys.modules])"
     )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -69,7 +69,8 @@ class ChartData:
 
 
 class Chart(Widget):
-    """Draws `ChartData`. Call `show` with new data: it repaints the cells that differ, and nothing while not on screen."""
+    """Draws `ChartData`. Call `show` with new data: it repaints the cells that differ, and nothing while not on
+    screen."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{name}" for name in STYLES}
     DEFAULT_CSS = """

@@ -14,7 +14,8 @@ from cockpit.text.safe_text import UNSAFE
 class HarmlessLines(LineFilter):
     """The one choke point before the terminal: no control, reordering or invisible character of any text passes.
 
-    Widgets show such characters through `safe_text` as visible stand-ins; this is for text that was not made safe. Hyperlinks are
+    Widgets show such characters through `safe_text` as visible stand-ins; this is for text that was not made safe.
+    Hyperlinks are
     taken off too: the cockpit's text has none, and a link's address would reach the terminal as it is.
     """
 

@@ -70,7 +70,9 @@ class RecipeScreen(Screen[None]):
     RecipeScreen #right { width: 50; display: none; }
     RecipeScreen #diff { border: round $frame; height: 1fr; padding: 0 1; }
     RecipeScreen #estimate { border: round $frame; height: auto; min-height: 6; padding: 0 1; }
-    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+    RecipeScreen #cost {
+        height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis;
+    }
     RecipeScreen.-wide #left { width: 28; }
     RecipeScreen.-wide #right { display: block; }
     """
@@ -391,7 +393,10 @@ class RecipeScreen(Screen[None]):
         answers = [Answer("back", "Back"), Answer("copy", "Save a copy")]
         if held is not None:
             answers.append(Answer("reload", "Reload the file", danger=True))
-        body = f"{error.message}.\nIt is not overwritten. Save yours as a copy, or take the file's text (your edits can be undone back)."
+        body = (
+            f"{error.message}.\nIt is not overwritten. Save yours as a copy, or take the file's text (your "
+            "edits can be undone back)."
+        )
         self.app.push_screen(ConfirmScreen("The file changed", body, answers), answered)
 
     def action_launch(self) -> None:

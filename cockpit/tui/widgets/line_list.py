@@ -20,7 +20,8 @@ Item = TypeVar("Item")
 
 
 class LineList(ScrollView, Generic[Item], can_focus=True):
-    """Items with a cursor. A subclass says how an item is drawn, by which key it is known, and whether it can be chosen.
+    """Items with a cursor. A subclass says how an item is drawn, by which key it is known, and whether it can be
+    chosen.
 
     The cursor follows its item's key when the items change, so a list that grows at the top does not move it.
     """

@@ -28,7 +28,10 @@ class LogView(ScrollView, can_focus=True):
         "log-view--rule",
     }
     DEFAULT_CSS = """
-    LogView { height: 5; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; overflow-x: hidden; background: $background; }
+    LogView {
+        height: 5; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
+        overflow-x: hidden; background: $background;
+    }
     LogView > .log-view--quiet { color: $text-muted; }
     LogView > .log-view--info { color: $foreground; }
     LogView > .log-view--good { color: $success; }

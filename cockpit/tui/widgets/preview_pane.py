@@ -47,7 +47,10 @@ class PreviewPane(Vertical):
     DEFAULT_CSS = """
     PreviewPane > VerticalScroll { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
     PreviewPane > Chart { display: none; height: 1fr; min-height: 4; max-height: 16; }
-    PreviewPane > #log { display: none; height: 1fr; padding: 1 1 0 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+    PreviewPane > #log {
+        display: none; height: 1fr; padding: 1 1 0 1;
+        color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis;
+    }
     PreviewPane.-run > VerticalScroll { height: auto; max-height: 60%; }
     PreviewPane.-curve > Chart { display: block; }
     .-wide PreviewPane.-run > #log { display: block; }

@@ -1,4 +1,5 @@
-"""A split of a messages folder: its file found, its rows read one at a time, and the first wrong one named by file and line."""
+"""A split of a messages folder: its file found, its rows read one at a time, and the first wrong one named by file and
+line."""
 
 from __future__ import annotations
 

@@ -117,7 +117,10 @@ def test_fish_offers_the_same(line: CommandLine, typed: str, offered: list[str])
 def test_zsh_reads_its_script_and_knows_the_command(line: CommandLine) -> None:
     script = 'autoload -Uz compinit; compinit -u; eval "$(cockpit completion zsh)"; print $_comps[cockpit]'
     assert shell(line, "zsh", "-f", "-c", script=script) == "_cockpit\n"
-    file = "fpath=($PWD $fpath); cockpit completion zsh > _cockpit; autoload -Uz compinit; compinit -u; print $_comps[cockpit]"
+    file = (
+        "fpath=($PWD $fpath); cockpit completion zsh > _cockpit; autoload -Uz compinit; compinit -u; print "
+        "$_comps[cockpit]"
+    )
     assert shell(line, "zsh", "-f", "-c", script=file) == "_cockpit\n"
 
 

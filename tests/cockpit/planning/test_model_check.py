@@ -26,7 +26,10 @@ GOOD: dict[str, Any] = {
     "vocab_size": 256,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8}
-EXPORT = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "./model"\ndata = "./text"\nfile_types = ["F16"]\n'
+EXPORT = (
+    'schema = 1\nname = "x"\n\n[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "./model"\ndata = '
+    '"./text"\nfile_types = ["F16"]\n'
+)
 MERGE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "merged"\nkind = "merge"\nmodel = "./model"\nadapter = "./text"\n'
 
 

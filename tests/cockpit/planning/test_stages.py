@@ -151,7 +151,8 @@ def test_a_recipe_whose_widths_defeat_a_type_is_flagged_when_it_is_checked() -> 
 @pytest.mark.parametrize("through", ["a folder", "a merge"])
 def test_the_files_of_a_model_folder_are_known_and_flagged_too(through: str, tmp_path: Path) -> None:
     config = {
-        "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512,
+        "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 512,
     }  # fmt: skip
     for name in ("model", "adapter"):
         (tmp_path / name).mkdir()

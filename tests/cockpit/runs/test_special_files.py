@@ -1,4 +1,5 @@
-"""Runs in which a file was replaced by a pipe, an endless device or a folder: listing and showing them answers at once."""
+"""Runs in which a file was replaced by a pipe, an endless device or a folder: listing and showing them answers at
+once."""
 
 from __future__ import annotations
 

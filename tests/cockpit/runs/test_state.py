@@ -55,8 +55,10 @@ def views(state: RunState) -> object:
     """What screens read, as one value."""
     stages = [
         (
-            s.name, s.kind, s.state, s.reason, s.metrics, [c.step for c in s.checkpoints], s.total_steps, s.at_step, s.eta_s, s.fraction,
-            [(a.attempt, a.reason, a.exit, a.detail, a.resumed_from) for a in s.attempts], [e.step for e in s.evaluations],
+            s.name, s.kind, s.state, s.reason, s.metrics, [c.step for c in s.checkpoints], s.total_steps, s.at_step,
+            s.eta_s, s.fraction,
+            [(a.attempt, a.reason, a.exit, a.detail, a.resumed_from) for a in s.attempts],
+            [e.step for e in s.evaluations],
             list(state.series(s.name, "loss").x), [list(x.x) for x in state.superseded(s.name, "loss")],
             state.attempts_since_resume(s.name),
         )

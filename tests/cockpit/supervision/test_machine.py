@@ -84,7 +84,8 @@ def test_a_device_lost_between_two_questions_says_so_with_null_and_never_zero() 
     lost = {
         name: fails(GPU_IS_LOST)
         for name in (
-            "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage",
+            "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature",
+            "nvmlDeviceGetPowerUsage",
         )
     }  # fmt: skip
     reading = Accelerators(nvml=FakeNvml(**lost)).read()

@@ -138,7 +138,8 @@ def test_the_unified_memory_of_a_gb10_is_one_pool(tmp_path: Path) -> None:
 def test_a_driver_that_hangs_is_told_once_and_the_machine_is_sampled_on(tmp_path: Path) -> None:
     fake = with_nvml(tmp_path / "fake", HANGS)
     code = (
-        "import sys, cockpit.supervision.machine; cockpit.supervision.machine.Accelerators.__init__.__kwdefaults__['timeout_s'] = 0.05;"
+        "import sys, cockpit.supervision.machine; "
+        "cockpit.supervision.machine.Accelerators.__init__.__kwdefaults__['timeout_s'] = 0.05;"
         "from cockpit.supervision.sampler import main; sys.exit(main(sys.argv))"
     )
     run = tmp_path / "run"

@@ -365,7 +365,8 @@ def test_the_order_between_writers_does_not_matter(seed: int) -> None:
             end = draw.choice(["succeeded", "guard", "error", "stopped", "refused", ""])
             journal.attempt(
                 name, number[name], end, engine=bool(end) or draw.random() < 0.5,
-                supervisor_end=draw.choice([None, "died", "killed", EndReason.NOT_STARTED]), detail=draw.choice(["", "why"]),
+                supervisor_end=draw.choice([None, "died", "killed", EndReason.NOT_STARTED]), detail=draw.choice(["",
+                "why"]),
                 resumed=draw.choice([None, (draw.randrange(1, 5), draw.randrange(100))]),
             )  # fmt: skip
         if draw.random() < 0.3:

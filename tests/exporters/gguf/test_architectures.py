@@ -1,4 +1,5 @@
-"""The rows of model families: each is true to transformers and to llama.cpp, and new shapes of a family need only a row."""
+"""The rows of model families: each is true to transformers and to llama.cpp, and new shapes of a family need only a
+row."""
 
 from __future__ import annotations
 

@@ -155,7 +155,10 @@ def test_widths_that_no_such_block_fits_need_none(tmp_path: Path, tokenizer: Pat
 
 
 def test_a_recipe_that_forbids_what_its_types_need_is_told_at_its_line() -> None:
-    text = 'schema = 1\nname = "x"\n[[stage]]\nname = "g"\nkind = "export"\nmodel = "a/b"\nfile_types = ["IQ2_XS"]\nimatrix = "never"\n'
+    text = (
+        'schema = 1\nname = "x"\n[[stage]]\nname = "g"\nkind = "export"\nmodel = "a/b"\nfile_types = '
+        '["IQ2_XS"]\nimatrix = "never"\n'
+    )
     (problem,) = problems_of(text, Path("x.toml"))
     assert (problem.line, problem.key) == (8, "g.imatrix")
 

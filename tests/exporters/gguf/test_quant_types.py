@@ -135,6 +135,9 @@ def test_eighty_layer_models_give_values_more() -> None:
 
 
 def test_estimates_need_no_numeric_library() -> None:
-    code = "import sys, exporters.gguf.quant_types; print(sorted({'numpy', 'torch', 'gguf', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, exporters.gguf.quant_types; print(sorted({'numpy', 'torch', 'gguf', 'transformers'} & "
+        "set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

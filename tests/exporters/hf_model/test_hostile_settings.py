@@ -1,4 +1,5 @@
-"""config.json, tokenizer.json and adapter_config.json as no honest program writes them: refused by key, before memory goes."""
+"""config.json, tokenizer.json and adapter_config.json as no honest program writes them: refused by key, before memory
+goes."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def read_all(folder: Path, spoiled: list[tuple[str, dict[str, Any]]]) -> list[st
     """What a process of little memory says to each spoiled file; every one must end in words."""
     lines = "".join(json.dumps([name, json.dumps(value)]) + "\n" for name, value in spoiled)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)], input=lines, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        [sys.executable, "-c", SCRIPT, str(folder)], input=lines, capture_output=True, text=True, timeout=PATIENCE_S,
+        check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = [str(json.loads(line)) for line in done.stdout.splitlines()]

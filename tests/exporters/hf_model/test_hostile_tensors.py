@@ -26,6 +26,10 @@ def tensor(begin: int, end: int, shape: list[Any], dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
+def spelled(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
 @pytest.mark.parametrize(
     ("header", "data", "said"),
     [
@@ -47,7 +51,7 @@ def tensor(begin: int, end: int, shape: list[Any], dtype: str = "F32") -> dict[s
         ({"w": 3}, 16, "not a whole safetensors file"),
         ([], 16, "not a table"),
         ({"__metadata__": []}, 0, "not a table"),
-        (b'{"w":' + json.dumps(tensor(0, 8, [2])).encode() + b',"w":' + json.dumps(tensor(8, 16, [2])).encode() + b"}", 16, "w is there twice"),
+        (b'{"w":%s,"w":%s}' % (spelled(tensor(0, 8, [2])), spelled(tensor(8, 16, [2]))), 16, "w is there twice"),
         (b'{"a":' * 100_000, 0, "not a whole safetensors file"),
         (b"\xff" * 64, 0, "not a whole safetensors file"),
         ({"\x1b[31mred\n": tensor(0, 16, [9])}, 16, "has 16 bytes"),

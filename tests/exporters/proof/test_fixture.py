@@ -139,7 +139,8 @@ WRONG = {
     "a crash": ("os.kill(os.getpid(), 11)", "signal 11"),
     "negative ids": ("print(json.dumps({'ids': [-1]}))", "expected numbers"),
     "NaN": (
-        "print(json.dumps({'ids': known['greedy_ids'], 'top_logprobs': [[[t, float('nan')] for t in range(500)]] * 48}))",
+        "print(json.dumps({'ids': known['greedy_ids'], 'top_logprobs': [[[t, float('nan')] for t in "
+        "range(500)]] * 48}))",
         "not finite",
     ),
 }

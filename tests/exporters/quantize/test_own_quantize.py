@@ -1,4 +1,5 @@
-"""The operator's own `llama-quantize`: a program that speaks its command line, with our kernels inside, stands in for it."""
+"""The operator's own `llama-quantize`: a program that speaks its command line, with our kernels inside, stands in for
+it."""
 
 from __future__ import annotations
 

@@ -226,7 +226,9 @@ from pathlib import Path
 from exporters.gguf.vocab import without_generation
 from exporters.gguf.write import read_model, write_gguf
 model = read_model(Path({str(base)!r}))
-write_gguf(model, model.plan("F32"), Path({str(tmp_path / "m.gguf")!r}), None, lambda values: values > 1000 and os.kill(os.getpid(), signal.SIGKILL))
+def end(values):
+    return values > 1000 and os.kill(os.getpid(), signal.SIGKILL)
+write_gguf(model, model.plan("F32"), Path({str(tmp_path / "m.gguf")!r}), None, end)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL

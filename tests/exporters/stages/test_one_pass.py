@@ -1,4 +1,5 @@
-"""Merge and conversion in one pass give the bytes of two steps, and the merged model is held against the adapter over its base."""
+"""Merge and conversion in one pass give the bytes of two steps, and the merged model is held against the adapter over
+its base."""
 
 from __future__ import annotations
 

@@ -28,10 +28,14 @@ LLAMA3 = (
 )
 ALPACA = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ '### Instruction:\\n' + m.content + '\\n' }}"
-    "{% elif m.role == 'system' %}{{ m.content + '\\n' }}{% else %}{{ '### Response:\\n' + m.content + '\\n' }}{% endif %}"
+    "{% elif m.role == 'system' %}{{ m.content + '\\n' }}{% else %}{{ '### Response:\\n' + m.content + '\\n' "
+    "}}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
 )
-INSIDE = "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + messages[0].content + m.content + ' [/INST]' }}{% endif %}{% endfor %}"
+INSIDE = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + messages[0].content + m.content + ' "
+    "[/INST]' }}{% endif %}{% endfor %}"
+)
 RAISING = "{{ raise_exception('no') }}"
 
 

@@ -1,4 +1,5 @@
-"""llama.cpp's own converter from the operator's checkout. The script here speaks its command line and uses our own writer."""
+"""llama.cpp's own converter from the operator's checkout. The script here speaks its command line and uses our own
+writer."""
 
 from __future__ import annotations
 
