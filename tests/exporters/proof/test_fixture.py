@@ -161,7 +161,7 @@ def test_a_runtime_that_hangs_is_ended_with_all_that_it_started(exported: Path, 
         "child.wait()\n"
     )
     report, _ = compare(exported, "F16", runner=program(tmp_path, body), timeout_s=3)
-    assert "took more than 3 s" in report["files"][0]["problems"][0]
+    assert "took more than 3s" in report["files"][0]["problems"][0]
     state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
