@@ -15,7 +15,7 @@ import pytest
 from cockpit.supervision.launch import resume
 from engines.events import AttemptStarted, CheckpointCommitted, GuardTripped, Step
 from engines.run_dir import RunDir
-from tests.runs.harness import engine_pid, events, launch_text, nothing_left, state, wait_for, wait_for_end
+from tests.runs.harness import engine_pid, events, launch_text, state, wait_for, wait_for_end
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -150,24 +150,23 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
 ) -> None:
     text, stage, reference = whole.recipe(kind)
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"kill_during_save": {"step": 30, "attempt": 2}}))
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(text, tmp_path)
-        _kill_at(run, stage, 1, 13)
-        assert wait_for_end(run) == "failed"
-        resume(run)  # this attempt dies while it saves step 30
-        assert wait_for_end(run) == "failed"
-        assert not (run.checkpoints(stage, 2) / "step-30").exists()
-        resume(run)
-        _kill_at(run, stage, 3, 41)
-        assert wait_for_end(run) == "failed"
-        resume(run)
-        assert wait_for_end(run) == "succeeded"
-        origins = [e.resumed_from for e in events(run) if isinstance(e, AttemptStarted)]
-        assert origins[0] is None
-        assert all(origin is not None for origin in origins[1:])
-        assert len(origins) == 4
-        assert _losses(run, stage) == _losses(reference, stage)
-        assert _weights(run, stage) == _weights(reference, stage)
+    run = launch_text(text, tmp_path)
+    _kill_at(run, stage, 1, 13)
+    assert wait_for_end(run) == "failed"
+    resume(run)  # this attempt dies while it saves step 30
+    assert wait_for_end(run) == "failed"
+    assert not (run.checkpoints(stage, 2) / "step-30").exists()
+    resume(run)
+    _kill_at(run, stage, 3, 41)
+    assert wait_for_end(run) == "failed"
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    origins = [e.resumed_from for e in events(run) if isinstance(e, AttemptStarted)]
+    assert origins[0] is None
+    assert all(origin is not None for origin in origins[1:])
+    assert len(origins) == 4
+    assert _losses(run, stage) == _losses(reference, stage)
+    assert _weights(run, stage) == _weights(reference, stage)
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
@@ -181,20 +180,19 @@ def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_th
     )
     text = text.replace("eval_steps = 30", "") + "[stage.retry]\nmax_attempts = 2\n"
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"nan_loss": {"step": 8, "micro_batch": 2}}))
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(text, tmp_path)
-        assert wait_for_end(run) == "succeeded"
-        told = events(run)
-        trips = [e for e in told if isinstance(e, GuardTripped)]
-        assert [(e.guard, e.step, e.attempt) for e in trips] == [("nonfinite_loss", 8, 1)]
-        refused = [e for e in told if isinstance(e, Step) and e.attempt == 1 and e.step == 8]
-        assert len(refused) == 1
-        assert refused[0].loss is not None
-        assert math.isnan(refused[0].loss)
-        assert b'"loss":"NaN"' in run.journal.read_bytes()
-        origin = [e.resumed_from for e in told if isinstance(e, AttemptStarted)][1]
-        assert origin is not None
-        assert (origin.attempt, origin.step) == (1, 5)
-        scales = [e.learning_rate_scale for e in told if isinstance(e, AttemptStarted)]
-        assert scales == [1.0, 0.5]
-        assert all(e.healthy for e in told if isinstance(e, CheckpointCommitted))
+    run = launch_text(text, tmp_path)
+    assert wait_for_end(run) == "succeeded"
+    told = events(run)
+    trips = [e for e in told if isinstance(e, GuardTripped)]
+    assert [(e.guard, e.step, e.attempt) for e in trips] == [("nonfinite_loss", 8, 1)]
+    refused = [e for e in told if isinstance(e, Step) and e.attempt == 1 and e.step == 8]
+    assert len(refused) == 1
+    assert refused[0].loss is not None
+    assert math.isnan(refused[0].loss)
+    assert b'"loss":"NaN"' in run.journal.read_bytes()
+    origin = [e.resumed_from for e in told if isinstance(e, AttemptStarted)][1]
+    assert origin is not None
+    assert (origin.attempt, origin.step) == (1, 5)
+    scales = [e.learning_rate_scale for e in told if isinstance(e, AttemptStarted)]
+    assert scales == [1.0, 0.5]
+    assert all(e.healthy for e in told if isinstance(e, CheckpointCommitted))

@@ -15,7 +15,6 @@ from tests.runs.harness import (
     fake_recipe,
     kill_supervisor,
     launch_text,
-    nothing_left,
     state,
     wait_for,
 )
@@ -27,24 +26,22 @@ def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Pa
         {"max_steps": 60, "step_s": 0.02},
         {"max_steps": 3, "step_s": 0.01, "retry": {"max_attempts": max_attempts}},
     ]
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(*stages), tmp_path)
-        wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
-        full = (run.journal.stat().st_size, resource.RLIM_INFINITY)  # engines inherit it
-        resource.prlimit(lock_holder(run.supervisor_lock)["pid"], resource.RLIMIT_FSIZE, full)
-        wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's end")
-        assert run.attempts("part-2") == list(range(1, max_attempts + 1))
-        assert_no_process_left(run)
+    run = launch_text(fake_recipe(*stages), tmp_path)
+    wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
+    full = (run.journal.stat().st_size, resource.RLIM_INFINITY)  # engines inherit it
+    resource.prlimit(lock_holder(run.supervisor_lock)["pid"], resource.RLIMIT_FSIZE, full)
+    wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's end")
+    assert run.attempts("part-2") == list(range(1, max_attempts + 1))
+    assert_no_process_left(run)
 
 
 def test_a_run_directory_that_is_deleted_ends_its_run(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)
-        wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
-        supervisor = lock_holder(run.supervisor_lock)["pid"]
-        shutil.rmtree(run.root, ignore_errors=True)
-        try:
-            wait_for(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor's end")
-        finally:
-            kill_supervisor(run)
-        assert_no_process_left(run)
+    run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)
+    wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
+    supervisor = lock_holder(run.supervisor_lock)["pid"]
+    shutil.rmtree(run.root, ignore_errors=True)
+    try:
+        wait_for(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor's end")
+    finally:
+        kill_supervisor(run)
+    assert_no_process_left(run)

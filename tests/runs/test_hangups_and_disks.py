@@ -25,7 +25,6 @@ from tests.runs.harness import (
     events,
     fake_recipe,
     launch_text,
-    nothing_left,
     state,
     wait_for,
     wait_for_end,
@@ -53,63 +52,60 @@ def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
     runs = tmp_path / "runs"
-    with nothing_left(runs):
-        pid, master = _in_a_terminal(["run", str(recipe), "--runs-dir", str(runs)])
-        run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
-        wait_for(lambda: _steps(run) > 5, "a few steps")
-        os.close(master)
-        os.waitpid(pid, 0)
-        assert wait_for_end(run) == "succeeded"
-        last = state(run).stage("part-1")
-        assert last is not None
-        assert last.last_step is not None
-        assert last.last_step.step == 200
-        assert_no_process_left(run)
+    pid, master = _in_a_terminal(["run", str(recipe), "--runs-dir", str(runs)])
+    run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
+    wait_for(lambda: _steps(run) > 5, "a few steps")
+    os.close(master)
+    os.waitpid(pid, 0)
+    assert wait_for_end(run) == "succeeded"
+    last = state(run).stage("part-1")
+    assert last is not None
+    assert last.last_step is not None
+    assert last.last_step.step == 200
+    assert_no_process_left(run)
 
 
 @pytest.mark.slow
 def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
-        wait_for(lambda: _steps(run) > 0, "the first step")
-        supervisor = lock_holder(run.supervisor_lock)["pid"]
-        os.kill(supervisor, signal.SIGSTOP)  # alive, holding everything, reading nothing
-        try:
-            wait_for(lambda: _steps(run) == 2000, "the last step, with the pipe full since long")
-        finally:
-            os.kill(supervisor, signal.SIGCONT)
-        assert wait_for_end(run) == "succeeded"
-        assert_contiguous(run)
+    run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
+    wait_for(lambda: _steps(run) > 0, "the first step")
+    supervisor = lock_holder(run.supervisor_lock)["pid"]
+    os.kill(supervisor, signal.SIGSTOP)  # alive, holding everything, reading nothing
+    try:
+        wait_for(lambda: _steps(run) == 2000, "the last step, with the pipe full since long")
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert wait_for_end(run) == "succeeded"
+    assert_contiguous(run)
 
 
 @pytest.mark.slow
 def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_follows(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
-        wait_for(lambda: _steps(run) > 5, "a few steps")
-        pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
-        screen = RunReader(run, live=True)
-        wait_for(lambda: screen.poll(0.1) and screen.state.stage("part-1") is not None, "the screen to catch up")
-        size = run.journal.stat().st_size
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # the engine's disk is full
-        journaled = _steps(run)
+    run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
+    wait_for(lambda: _steps(run) > 5, "a few steps")
+    pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
+    screen = RunReader(run, live=True)
+    wait_for(lambda: screen.poll(0.1) and screen.state.stage("part-1") is not None, "the screen to catch up")
+    size = run.journal.stat().st_size
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # the engine's disk is full
+    journaled = _steps(run)
 
-        def charted() -> int:
-            screen.poll(0.1)
-            stage = screen.state.stage("part-1")
-            return stage.last_step.step if stage and stage.last_step else 0
+    def charted() -> int:
+        screen.poll(0.1)
+        stage = screen.state.stage("part-1")
+        return stage.last_step.step if stage and stage.last_step else 0
 
-        reached = wait_for(lambda: (at := charted()) > journaled + 50 and at, "charts that move without the journal")
-        assert _steps(run) <= journaled + 1
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        gap = wait_for(lambda: next((e for e in events(run) if isinstance(e, Gap)), None), "a gap record")
-        assert gap.lost >= reached - journaled - 2
-        assert wait_for_end(run) == "succeeded"
-        stage = state(run).stage("part-1")
-        assert stage is not None
-        assert stage.last_step is not None
-        assert stage.last_step.step == 900
-        screen.close()
+    reached = wait_for(lambda: (at := charted()) > journaled + 50 and at, "charts that move without the journal")
+    assert _steps(run) <= journaled + 1
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    gap = wait_for(lambda: next((e for e in events(run) if isinstance(e, Gap)), None), "a gap record")
+    assert gap.lost >= reached - journaled - 2
+    assert wait_for_end(run) == "succeeded"
+    stage = state(run).stage("part-1")
+    assert stage is not None
+    assert stage.last_step is not None
+    assert stage.last_step.step == 900
+    screen.close()
 
 
 def _fill(fd: int) -> None:

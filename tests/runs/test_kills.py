@@ -27,7 +27,6 @@ from tests.runs.harness import (
     fake_recipe,
     kill_supervisor,
     launch_text,
-    nothing_left,
     state,
     wait_for,
     wait_for_end,
@@ -59,27 +58,26 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
     ack_file = tmp_path / "acknowledged"
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ack_file": str(ack_file)}))
     recipe = fake_recipe({"max_steps": 100_000, "step_s": 0.0005, "save_steps": 50, "retry": {"max_attempts": 3}})
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(recipe, tmp_path)
-        acked: dict[str, int] = {}
-        for kill in range(1, ENGINE_KILLS // 5 + 1):
-            wait_for(partial(_writer_of_attempt, run, kill), f"attempt {kill}")
-            time.sleep(draw.uniform(0.0, 0.12))
-            pid = engine_pid(run, "part-1", kill)
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            wait_for(partial(_is_gone, pid), "the engine's end")
-            stored = acknowledged(ack_file)
-            if stored is not None:
-                acked[stored[0]] = stored[1]
-            if kill % 3 == 0:
-                assert wait_for_end(run) == "failed"
-                resume(run)
-        kill_supervisor(run)
-        last = assert_contiguous(run)
-        assert acked
-        for writer, seq in acked.items():
-            assert last[writer] >= seq, f"{writer}: {seq} was acknowledged, the journal ends at {last[writer]}"
+    run = launch_text(recipe, tmp_path)
+    acked: dict[str, int] = {}
+    for kill in range(1, ENGINE_KILLS // 5 + 1):
+        wait_for(partial(_writer_of_attempt, run, kill), f"attempt {kill}")
+        time.sleep(draw.uniform(0.0, 0.12))
+        pid = engine_pid(run, "part-1", kill)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(partial(_is_gone, pid), "the engine's end")
+        stored = acknowledged(ack_file)
+        if stored is not None:
+            acked[stored[0]] = stored[1]
+        if kill % 3 == 0:
+            assert wait_for_end(run) == "failed"
+            resume(run)
+    kill_supervisor(run)
+    last = assert_contiguous(run)
+    assert acked
+    for writer, seq in acked.items():
+        assert last[writer] >= seq, f"{writer}: {seq} was acknowledged, the journal ends at {last[writer]}"
 
 
 @pytest.mark.slow
@@ -89,46 +87,44 @@ def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the
 ) -> None:
     draw = random.Random(SEED + 100 + part)
     stages = [{"max_steps": 60, "step_s": 0.02, "save_steps": 20} for _ in range(8)]
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(*stages), tmp_path)
-        kills = 0
-        while ended(run) is None:
-            time.sleep(draw.uniform(0.0, 0.8))
-            if kills < SUPERVISOR_KILLS // 3 and kill_supervisor(run) is not None:
-                kills += 1
-                time.sleep(draw.uniform(0.0, 0.4))
-            adopt(run, ATTACH)
-        assert kills == SUPERVISOR_KILLS // 3
-        assert state(run).state == "succeeded"
-        assert_contiguous(run)
-        for stage in state(run).stages:
-            engines = [e for e in events(run) if isinstance(e, AttemptStarted) and e.stage == stage.name]
-            assert len(engines) == 1, f"{stage.name} needed one engine only: no supervisor's death ended it"
-            assert stage.last_step is not None
-            assert stage.last_step.step == 60
-        assert_no_process_left(run)
+    run = launch_text(fake_recipe(*stages), tmp_path)
+    kills = 0
+    while ended(run) is None:
+        time.sleep(draw.uniform(0.0, 0.8))
+        if kills < SUPERVISOR_KILLS // 3 and kill_supervisor(run) is not None:
+            kills += 1
+            time.sleep(draw.uniform(0.0, 0.4))
+        adopt(run, ATTACH)
+    assert kills == SUPERVISOR_KILLS // 3
+    assert state(run).state == "succeeded"
+    assert_contiguous(run)
+    for stage in state(run).stages:
+        engines = [e for e in events(run) if isinstance(e, AttemptStarted) and e.stage == stage.name]
+        assert len(engines) == 1, f"{stage.name} needed one engine only: no supervisor's death ended it"
+        assert stage.last_step is not None
+        assert stage.last_step.step == 60
+    assert_no_process_left(run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(SAMPLER_KILLS // 2))
 def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int) -> None:
     draw = random.Random(SEED + 200 + part)
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)
-        for kill in (1, 2):
-            sampler = wait_for(partial(_sampler, run, kill), "a sampler")
-            time.sleep(draw.uniform(0.0, 0.2))
-            os.kill(sampler.pid, signal.SIGKILL)
-        wait_for(
-            lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2,
-            "both deaths to be told",
-        )
-        wait_for(
-            lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3,
-            "a third sampler",
-        )
-        stage = state(run).stage("part-1")
-        assert stage is not None
-        assert len(stage.attempts) == 1
-        kill_supervisor(run)
-        assert_contiguous(run)
+    run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)
+    for kill in (1, 2):
+        sampler = wait_for(partial(_sampler, run, kill), "a sampler")
+        time.sleep(draw.uniform(0.0, 0.2))
+        os.kill(sampler.pid, signal.SIGKILL)
+    wait_for(
+        lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2,
+        "both deaths to be told",
+    )
+    wait_for(
+        lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3,
+        "a third sampler",
+    )
+    stage = state(run).stage("part-1")
+    assert stage is not None
+    assert len(stage.attempts) == 1
+    kill_supervisor(run)
+    assert_contiguous(run)

@@ -14,7 +14,7 @@ import pytest
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
 from engines.events import AnyEvent
-from tests.runs.harness import ended, events, fake_recipe, launch_text, nothing_left, wait_for
+from tests.runs.harness import ended, events, fake_recipe, launch_text, wait_for
 
 ATTACHMENTS = 100
 SEED = 4
@@ -42,30 +42,28 @@ def _recipe() -> str:
 @pytest.mark.slow
 def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_replay(tmp_path: Path) -> None:
     draw = random.Random(SEED)
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(_recipe(), tmp_path)
-        screens: list[RunReader] = []
-        while ended(run) is None:
-            if len(screens) < ATTACHMENTS:
-                screens.append(RunReader(run, live=True))
-            for screen in draw.sample(screens, min(len(screens), 12)):
-                screen.poll()
-            time.sleep(draw.uniform(0, 0.02))
-        replayed = read_now(run).state
-        assert len(screens) == ATTACHMENTS
-        assert replayed.state == "succeeded"
-        for screen in screens:
-            wait_for(partial(_has_read_all, screen), "the screen to have read everything")
-            assert screen.state == replayed
-            screen.close()
+    run = launch_text(_recipe(), tmp_path)
+    screens: list[RunReader] = []
+    while ended(run) is None:
+        if len(screens) < ATTACHMENTS:
+            screens.append(RunReader(run, live=True))
+        for screen in draw.sample(screens, min(len(screens), 12)):
+            screen.poll()
+        time.sleep(draw.uniform(0, 0.02))
+    replayed = read_now(run).state
+    assert len(screens) == ATTACHMENTS
+    assert replayed.state == "succeeded"
+    for screen in screens:
+        wait_for(partial(_has_read_all, screen), "the screen to have read everything")
+        assert screen.state == replayed
+        screen.close()
 
 
 @pytest.mark.slow
 def test_shuffling_records_between_writers_changes_nothing(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(_recipe(), tmp_path)
-        wait_for(lambda: ended(run), "the end")
-        told = events(run)
+    run = launch_text(_recipe(), tmp_path)
+    wait_for(lambda: ended(run), "the end")
+    told = events(run)
     whole = fold(told)
     draw = random.Random(SEED)
     for _ in range(100):
@@ -87,13 +85,12 @@ def _interleaved(told: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
 def test_run_json_prints_the_journal_and_nothing_else(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(_recipe())
-    with nothing_left(tmp_path / "runs"):
-        done = subprocess.run(
-            [sys.executable, "-m", "cockpit", "run", str(recipe), "--json", "--runs-dir", str(tmp_path / "runs")],
-            capture_output=True,
-            check=False,
-            cwd=Path(__file__).resolve().parents[2],
-        )
-        assert done.returncode == 0, done.stderr
-        journal = next((tmp_path / "runs").glob("*/journal.jsonl")).read_bytes()
-        assert done.stdout == journal
+    done = subprocess.run(
+        [sys.executable, "-m", "cockpit", "run", str(recipe), "--json", "--runs-dir", str(tmp_path / "runs")],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    journal = next((tmp_path / "runs").glob("*/journal.jsonl")).read_bytes()
+    assert done.stdout == journal

@@ -20,7 +20,6 @@ from tests.runs.harness import (
     assert_no_process_left,
     events,
     fake_recipe,
-    nothing_left,
     wait_for_end,
 )
 
@@ -33,26 +32,25 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     text = fake_recipe({"max_steps": 100_000, "step_s": 0.02})
-    with nothing_left(tmp_path / "runs"):
-        with monkeypatch.context() as patch:
-            patch.setattr("cockpit.supervision.launch.start_supervisor", lambda *_: None)
-            run: RunDir = launch(load_recipe_text(text, tmp_path / "recipe.toml"), runs_root=tmp_path / "runs")
-        starters = [
-            subprocess.Popen(
-                [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", "launch"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
-            )
-            for _ in range(STARTERS)
-        ]  # fmt: skip
-        statuses = sorted(starter.wait(PATIENCE_S) for starter in starters)
-        assert statuses == [0] + [2] * (STARTERS - 1)
-        assert lock_is_held(run.supervisor_lock)
-        send_request(run, Verb.STOP)
-        assert wait_for_end(run) == "stopped"
-        found = events(run)
-        assert sum(isinstance(event, RunStarted) for event in found) == 1
-        assert sum(isinstance(event, AttemptStarted) for event in found) == 1
-        (supervisor,) = [e for e in found if isinstance(e, WriterOpened) and e.role == "supervisor"]
-        assert lock_holder(run.supervisor_lock)["pid"] == supervisor.pid
-        assert_contiguous(run)
-        assert_no_process_left(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("cockpit.supervision.launch.start_supervisor", lambda *_: None)
+        run: RunDir = launch(load_recipe_text(text, tmp_path / "recipe.toml"), runs_root=tmp_path / "runs")
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", "launch"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
+        )
+        for _ in range(STARTERS)
+    ]  # fmt: skip
+    statuses = sorted(starter.wait(PATIENCE_S) for starter in starters)
+    assert statuses == [0] + [2] * (STARTERS - 1)
+    assert lock_is_held(run.supervisor_lock)
+    send_request(run, Verb.STOP)
+    assert wait_for_end(run) == "stopped"
+    found = events(run)
+    assert sum(isinstance(event, RunStarted) for event in found) == 1
+    assert sum(isinstance(event, AttemptStarted) for event in found) == 1
+    (supervisor,) = [e for e in found if isinstance(e, WriterOpened) and e.role == "supervisor"]
+    assert lock_holder(run.supervisor_lock)["pid"] == supervisor.pid
+    assert_contiguous(run)
+    assert_no_process_left(run)

@@ -31,7 +31,6 @@ from tests.runs.harness import (
     fake_recipe,
     kill_supervisor,
     launch_text,
-    nothing_left,
     state,
     wait_for,
     wait_for_end,
@@ -49,21 +48,20 @@ def _attempts(run: RunDir, stage: str) -> list[AttemptStarted]:
 
 
 def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes_on_from_it(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
-        wait_for(lambda: _step(run) >= 10, "ten steps")
-        assert send_request(run, Verb.STOP_AFTER_CHECKPOINT).outcome is Outcome.SENT
-        assert wait_for_end(run) == "stopped"
-        stopped_at = _step(run)
-        assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
-        resume(run)
-        assert wait_for_end(run) == "succeeded"
-        origin = _attempts(run, "part-1")[1].resumed_from
-        assert origin is not None
-        assert origin.step == stopped_at
-        series = state(run).series("part-1", "loss")
-        assert list(series.x) == list(range(1, 121)), "every step once, none lost, none twice"
-        assert_no_process_left(run)
+    run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
+    wait_for(lambda: _step(run) >= 10, "ten steps")
+    assert send_request(run, Verb.STOP_AFTER_CHECKPOINT).outcome is Outcome.SENT
+    assert wait_for_end(run) == "stopped"
+    stopped_at = _step(run)
+    assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    origin = _attempts(run, "part-1")[1].resumed_from
+    assert origin is not None
+    assert origin.step == stopped_at
+    series = state(run).series("part-1", "loss")
+    assert list(series.x) == list(range(1, 121)), "every step once, none lost, none twice"
+    assert_no_process_left(run)
 
 
 def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
@@ -71,125 +69,113 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
 ) -> None:
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ignore_stop": True, "orphan": True}))
     monkeypatch.setattr("cockpit.supervision.stop_ladder.TERM_GRACE_S", 1.0)
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(LONG, stop_grace_s=1.0), tmp_path)
-        wait_for(lambda: _step(run) >= 3, "three steps")
-        family = run_processes(run.root, [])
-        assert len(family) == 2, "the engine, and a child in a session of its own"
-        send_request(run, Verb.STOP)
-        assert wait_for_end(run) == "stopped"
-        assert_no_process_left(run)
+    run = launch_text(fake_recipe(LONG, stop_grace_s=1.0), tmp_path)
+    wait_for(lambda: _step(run) >= 3, "three steps")
+    family = run_processes(run.root, [])
+    assert len(family) == 2, "the engine, and a child in a session of its own"
+    send_request(run, Verb.STOP)
+    assert wait_for_end(run) == "stopped"
+    assert_no_process_left(run)
 
 
 def test_a_second_launch_into_a_live_run_is_refused_with_who_holds_it(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(LONG), tmp_path)
-        wait_for(lambda: _step(run) >= 1, "a step")
-        before = run.journal.stat().st_ino
-        with pytest.raises(OperatorError, match=r"its supervisor is process \d+"):
-            resume(run)
-        assert run.journal.stat().st_ino == before
-        assert len(_attempts(run, "part-1")) == 1
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for(lambda: _step(run) >= 1, "a step")
+    before = run.journal.stat().st_ino
+    with pytest.raises(OperatorError, match=r"its supervisor is process \d+"):
+        resume(run)
+    assert run.journal.stat().st_ino == before
+    assert len(_attempts(run, "part-1")) == 1
 
 
 def test_redoing_a_stage_redoes_what_depends_on_it_and_keeps_the_old_output(tmp_path: Path) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
     stages = ({**quick, "name": "a"}, {**quick, "name": "b", "data": "a"}, {**quick, "name": "c"})
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(*stages), tmp_path)
-        assert wait_for_end(run) == "succeeded"
-        with pytest.raises(OperatorError, match="nothing to resume"):
-            resume(run)
-        resume(run, stage="a")
-        assert wait_for_end(run) == "succeeded"
-        assert [len(_attempts(run, name)) for name in "abc"] == [2, 2, 1]
-        assert _attempts(run, "a")[1].resumed_from is None, "a redone stage starts afresh"
-        assert (run.stage_dir("a") / "out.1").is_dir()
-        assert any(isinstance(e, StageSkipped) and e.stage == "c" for e in events(run))
+    run = launch_text(fake_recipe(*stages), tmp_path)
+    assert wait_for_end(run) == "succeeded"
+    with pytest.raises(OperatorError, match="nothing to resume"):
+        resume(run)
+    resume(run, stage="a")
+    assert wait_for_end(run) == "succeeded"
+    assert [len(_attempts(run, name)) for name in "abc"] == [2, 2, 1]
+    assert _attempts(run, "a")[1].resumed_from is None, "a redone stage starts afresh"
+    assert (run.stage_dir("a") / "out.1").is_dir()
+    assert any(isinstance(e, StageSkipped) and e.stage == "c" for e in events(run))
 
 
 def test_going_back_to_a_checkpoint_supersedes_later_steps_and_deletes_nothing(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(
-            fake_recipe({"max_steps": 50, "step_s": 0.0, "save_steps": 10, "save_total_limit": 9}), tmp_path
-        )
-        assert wait_for_end(run) == "succeeded"
-        with pytest.raises(
-            OperatorError, match="no complete checkpoint of step 33; there are part-1: 10, 20, 30, 40, 50"
-        ):
-            resume(run, checkpoint=33)
-        resume(run, checkpoint=20)
-        assert wait_for_end(run) == "succeeded"
-        origin = _attempts(run, "part-1")[1].resumed_from
-        assert origin is not None
-        assert (origin.attempt, origin.step) == (1, 20)
-        assert (run.checkpoints("part-1", 1) / "step-50").is_dir()
-        assert list(state(run).series("part-1", "loss").x) == list(range(1, 51))
+    run = launch_text(fake_recipe({"max_steps": 50, "step_s": 0.0, "save_steps": 10, "save_total_limit": 9}), tmp_path)
+    assert wait_for_end(run) == "succeeded"
+    with pytest.raises(OperatorError, match="no complete checkpoint of step 33; there are part-1: 10, 20, 30, 40, 50"):
+        resume(run, checkpoint=33)
+    resume(run, checkpoint=20)
+    assert wait_for_end(run) == "succeeded"
+    origin = _attempts(run, "part-1")[1].resumed_from
+    assert origin is not None
+    assert (origin.attempt, origin.step) == (1, 20)
+    assert (run.checkpoints("part-1", 1) / "step-50").is_dir()
+    assert list(state(run).series("part-1", "loss").x) == list(range(1, 51))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.0, "save_steps": 10, "fail_at_step": 35}), tmp_path)
-        assert wait_for_end(run) == "failed"
-        damaged = run.checkpoints("part-1", 1) / "step-30" / "state.bin"
-        damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-        resume(run)
-        assert wait_for_end(run) == "succeeded"
-        origin = _attempts(run, "part-1")[1].resumed_from
-        assert origin is not None
-        assert origin.step == 20
-        assert any("step-30 is not used" in line.text for line in state(run).log())
-        assert damaged.exists()
+    run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.0, "save_steps": 10, "fail_at_step": 35}), tmp_path)
+    assert wait_for_end(run) == "failed"
+    damaged = run.checkpoints("part-1", 1) / "step-30" / "state.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    origin = _attempts(run, "part-1")[1].resumed_from
+    assert origin is not None
+    assert origin.step == 20
+    assert any("step-30 is not used" in line.text for line in state(run).log())
+    assert damaged.exists()
 
 
 @pytest.mark.parametrize("what", ["checkpoints", "attempt", "damaged"])
 def test_a_training_whose_checkpoints_are_gone_begins_anew_and_says_so(tmp_path: Path, what: str) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
-        wait_for(lambda: any(isinstance(e, CheckpointCommitted) for e in events(run)), "a checkpoint")
-        send_request(run, Verb.STOP)
-        assert wait_for_end(run) == "stopped"
-        if what == "damaged":
-            for manifest in run.checkpoints("part-1", 1).glob("*/manifest.json"):
-                manifest.write_text("[" * 100_000)
-        else:
-            shutil.rmtree(run.checkpoints("part-1", 1) if what == "checkpoints" else run.attempt_dir("part-1", 1))
-        resume(run)
-        wait_for(lambda: len(_attempts(run, "part-1")) == 2, "another attempt")
-        send_request(run, Verb.STOP)
-        assert wait_for_end(run) == "stopped"
-        assert _attempts(run, "part-1")[-1].resumed_from is None
-        told = [e.message for e in events(run) if isinstance(e, Warned)]
-        assert any("part-1 begins anew: no checkpoint to go on from is left" in message for message in told)
+    run = launch_text(fake_recipe({**LONG, "save_steps": 10}), tmp_path)
+    wait_for(lambda: any(isinstance(e, CheckpointCommitted) for e in events(run)), "a checkpoint")
+    send_request(run, Verb.STOP)
+    assert wait_for_end(run) == "stopped"
+    if what == "damaged":
+        for manifest in run.checkpoints("part-1", 1).glob("*/manifest.json"):
+            manifest.write_text("[" * 100_000)
+    else:
+        shutil.rmtree(run.checkpoints("part-1", 1) if what == "checkpoints" else run.attempt_dir("part-1", 1))
+    resume(run)
+    wait_for(lambda: len(_attempts(run, "part-1")) == 2, "another attempt")
+    send_request(run, Verb.STOP)
+    assert wait_for_end(run) == "stopped"
+    assert _attempts(run, "part-1")[-1].resumed_from is None
+    told = [e.message for e in events(run) if isinstance(e, Warned)]
+    assert any("part-1 begins anew: no checkpoint to go on from is left" in message for message in told)
 
 
 def test_damaged_output_is_made_again_at_resume(tmp_path: Path) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({**quick, "name": "a"}, {**quick, "name": "b"}), tmp_path)
-        assert wait_for_end(run) == "succeeded"
-        (run.out("a") / "fake.json").write_text("{}")
-        resume(run)
-        assert wait_for_end(run) == "succeeded"
-        assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
+    run = launch_text(fake_recipe({**quick, "name": "a"}, {**quick, "name": "b"}), tmp_path)
+    assert wait_for_end(run) == "succeeded"
+    (run.out("a") / "fake.json").write_text("{}")
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[" * 100_000])
 def test_a_removed_output_is_made_again_at_resume(tmp_path: Path, manifest: str | None) -> None:
     quick = {"max_steps": 5, "step_s": 0.0}
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({**quick, "name": "a"}, {**quick, "name": "b"}), tmp_path)
-        assert wait_for_end(run) == "succeeded"
-        if manifest is None:
-            shutil.rmtree(run.out("a"))
-        else:
-            (run.out("a") / "manifest.json").write_text(manifest)
+    run = launch_text(fake_recipe({**quick, "name": "a"}, {**quick, "name": "b"}), tmp_path)
+    assert wait_for_end(run) == "succeeded"
+    if manifest is None:
+        shutil.rmtree(run.out("a"))
+    else:
+        (run.out("a") / "manifest.json").write_text(manifest)
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
+    assert any(isinstance(e, Warned) and "the output of a does not verify" in e.message for e in events(run))
+    with pytest.raises(OperatorError, match="nothing to resume"):
         resume(run)
-        assert wait_for_end(run) == "succeeded"
-        assert [len(_attempts(run, name)) for name in "ab"] == [2, 1]
-        assert any(isinstance(e, Warned) and "the output of a does not verify" in e.message for e in events(run))
-        with pytest.raises(OperatorError, match="nothing to resume"):
-            resume(run)
 
 
 def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_where_to_look(
@@ -204,66 +190,62 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
         writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
         writer.close()
 
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(LONG), tmp_path)
-        wait_for(lambda: _step(run) >= 3, "three steps")
-        kill_supervisor(run)
-        kill_tree(run.root, [], term_grace_s=0.0)
-        monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
-        monkeypatch.setattr("cockpit.supervision.adoption.start_supervisor", begin_and_fail)
-        with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
-            Following(run, JsonLines(), Signals(), raw=True).until_end()
-        assert str(run.supervisor_log) in caught.value.hint
-        assert len(adopted) == ATTEMPTS + 1
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for(lambda: _step(run) >= 3, "three steps")
+    kill_supervisor(run)
+    kill_tree(run.root, [], term_grace_s=0.0)
+    monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
+    monkeypatch.setattr("cockpit.supervision.adoption.start_supervisor", begin_and_fail)
+    with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
+        Following(run, JsonLines(), Signals(), raw=True).until_end()
+    assert str(run.supervisor_log) in caught.value.hint
+    assert len(adopted) == ATTEMPTS + 1
 
 
 def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_then_resumed(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
-        wait_for(lambda: _step(run) >= 25, "25 steps")
-        kill_supervisor(run)
-        pid = engine_pid(run, "part-1", 1)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
-        assert RunWatch(run.root.parent).poll()[0].state == "lost"
-        assert adopt(run, ATTACH)
-        assert wait_for_end(run) == "failed"
-        resume(run)
-        assert wait_for_end(run) == "succeeded"
-        origin = _attempts(run, "part-1")[1].resumed_from
-        assert origin is not None
-        assert origin.step >= 20
+    run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
+    wait_for(lambda: _step(run) >= 25, "25 steps")
+    kill_supervisor(run)
+    pid = engine_pid(run, "part-1", 1)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
+    assert RunWatch(run.root.parent).poll()[0].state == "lost"
+    assert adopt(run, ATTACH)
+    assert wait_for_end(run) == "failed"
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    origin = _attempts(run, "part-1")[1].resumed_from
+    assert origin is not None
+    assert origin.step >= 20
 
 
 def test_requests_are_answered_each_once(tmp_path: Path) -> None:
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(fake_recipe(LONG), tmp_path)
-        wait_for(lambda: _step(run) >= 2, "two steps")
-        for verb, value in (
-            (Verb.CHECKPOINT, None),
-            (Verb.LEARNING_RATE, 1e-5),
-            (Verb.PAUSE, None),
-            (Verb.CONTINUE, None),
-            (Verb.MAX_STEPS, 300),
-        ):
-            send_request(run, verb, value)
-        wait_for(lambda: sum(isinstance(e, ControlApplied) for e in events(run)) >= 5, "five answers")
-        asked = [e.request.split()[0] for e in events(run) if isinstance(e, ControlApplied)]
-        assert sorted(asked) == ["checkpoint", "continue", "learning-rate", "max-steps", "pause"]
-        assert wait_for_end(run) == "succeeded"
-        assert _step(run) == 300
-        assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for(lambda: _step(run) >= 2, "two steps")
+    for verb, value in (
+        (Verb.CHECKPOINT, None),
+        (Verb.LEARNING_RATE, 1e-5),
+        (Verb.PAUSE, None),
+        (Verb.CONTINUE, None),
+        (Verb.MAX_STEPS, 300),
+    ):
+        send_request(run, verb, value)
+    wait_for(lambda: sum(isinstance(e, ControlApplied) for e in events(run)) >= 5, "five answers")
+    asked = [e.request.split()[0] for e in events(run) if isinstance(e, ControlApplied)]
+    assert sorted(asked) == ["checkpoint", "continue", "learning-rate", "max-steps", "pause"]
+    assert wait_for_end(run) == "succeeded"
+    assert _step(run) == 300
+    assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 
 def test_a_gate_that_says_no_refuses_the_run_and_keeps_the_output_for_a_look(tmp_path: Path) -> None:
     text = fake_recipe({"max_steps": 5, "step_s": 0.0}) + '[[stage.gate]]\nmetric = "loss"\nop = "<"\nvalue = 0.1\n'
     text += '[[stage.gate]]\nmetric = "accuracy"\nop = ">"\nvalue = 0.9\n'
-    with nothing_left(tmp_path / "runs"):
-        run = launch_text(text, tmp_path)
-        assert wait_for_end(run) == "refused"
-        assert not run.out("part-1").exists()
-        assert (run.attempt_dir("part-1", 1) / "refused" / "fake.json").exists()
-        reason = read_now(run).state.reason
-        assert "loss < 0.1" in reason
-        assert "accuracy > 0.9 (got not measured)" in reason
+    run = launch_text(text, tmp_path)
+    assert wait_for_end(run) == "refused"
+    assert not run.out("part-1").exists()
+    assert (run.attempt_dir("part-1", 1) / "refused" / "fake.json").exists()
+    reason = read_now(run).state.reason
+    assert "loss < 0.1" in reason
+    assert "accuracy > 0.9 (got not measured)" in reason
