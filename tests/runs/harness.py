@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +18,14 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.supervision.launch import launch
 from cockpit.supervision.process_tree import kill_tree, run_processes
-from engines.events import AnyEvent
+from engines.events import AnyEvent, Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from recipes.load import load_recipe_text
 from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
 """How long a fact may take on a machine that is busy with other tests; a pass never waits that long."""
 
 
@@ -53,6 +56,20 @@ def fake_recipe(*stages: Mapping[str, Any], **top: Any) -> str:
 def launch_text(text: str, folder: Path, **options: Any) -> RunDir:
     """Launch a recipe given as text; its runs are in `folder`/runs."""
     return launch(load_recipe_text(text, folder / "recipe.toml"), runs_root=folder / "runs", **options)
+
+
+def run_to_success(recipe: Path, runs: Path, *sets: str) -> tuple[RunDir, str]:
+    """Run a recipe from the command line, to its success; returns the run and what the command printed."""
+    command = [sys.executable, "-m", "cockpit", "run", str(recipe), "--runs-dir", str(runs)]
+    for one in sets:
+        command += ["--set", one]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
+    assert read_now(run).look() == "succeeded"
+    assert_contiguous(run)
+    assert_no_process_left(run)
+    return run, done.stdout
 
 
 @contextmanager
@@ -104,6 +121,16 @@ def events(run: RunDir) -> list[AnyEvent]:
 def state(run: RunDir) -> RunState:
     """The fold of the journal as it is now."""
     return read_now(run).state
+
+
+def step_of(run: RunDir, stage: str = "part-1") -> int:
+    """The highest step of a stage in the journal as it is now; 0 before the first."""
+    return max((e.step for e in events(run) if isinstance(e, Step) and e.stage == stage), default=0)
+
+
+def wait_for_step(run: RunDir, step: int = 1, stage: str = "part-1") -> None:
+    """Wait until the journal has a step of the stage that is at least this one."""
+    wait_for(lambda: step_of(run, stage) >= step, f"step {step} of {stage}")
 
 
 def engine_pid(run: RunDir, stage: str, attempt: int) -> int | None:

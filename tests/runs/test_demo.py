@@ -4,8 +4,6 @@ steps."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,9 @@ import pytest
 from cockpit.runs.reader import read_now
 from engines.events import MachineSampled, SampledText
 from engines.manifest import verify_manifest
-from engines.run_dir import RunDir
-from tests.runs.harness import assert_contiguous, assert_no_process_left, events
+from tests.runs.harness import ROOT, events, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 SHRUNK = (
     "corpus.max_bytes=1200000",
     "tokenizer.vocab_size=1024",
@@ -36,18 +32,12 @@ SHRUNK = (
 
 
 def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be_the_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cockpit", "run", str(ROOT / "recipes" / "demo.toml"), "--runs-dir", str(tmp_path)]
-    for one in SHRUNK:
-        command += ["--set", one]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    run = RunDir(next(path.parent for path in tmp_path.glob("*/run.json")))
+    run, printed = run_to_success(ROOT / "recipes" / "demo.toml", tmp_path / "runs", *SHRUNK)
     state = read_now(run).state
-    assert state.state == "succeeded"
     assert [stage.state for stage in state.stages] == ["succeeded"] * 10
     for stage in state.stages:
         assert verify_manifest(run.out(stage.name)) == []
-        assert stage.name in done.stdout, "the table has every stage"
+        assert stage.name in printed, "the table has every stage"
 
     metrics = {stage.name: stage.metrics for stage in state.stages}
     before, after = metrics["before"]["loss"], metrics["after"]["loss"]
@@ -66,5 +56,3 @@ def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be
     told = events(run)
     assert sum(isinstance(e, SampledText) and e.stage in {"before", "after"} for e in told) == 6
     assert any(isinstance(e, MachineSampled) and e.engine_rss_bytes for e in told)
-    assert_contiguous(run)
-    assert_no_process_left(run)

@@ -15,8 +15,8 @@ from tests.runs.harness import (
     fake_recipe,
     kill_supervisor,
     launch_text,
-    state,
     wait_for,
+    wait_for_step,
 )
 
 
@@ -27,7 +27,7 @@ def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Pa
         {"max_steps": 3, "step_s": 0.01, "retry": {"max_attempts": max_attempts}},
     ]
     run = launch_text(fake_recipe(*stages), tmp_path)
-    wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
+    wait_for_step(run)
     full = (run.journal.stat().st_size, resource.RLIM_INFINITY)  # engines inherit it
     resource.prlimit(lock_holder(run.supervisor_lock)["pid"], resource.RLIMIT_FSIZE, full)
     wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's end")
@@ -37,7 +37,7 @@ def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Pa
 
 def test_a_run_directory_that_is_deleted_ends_its_run(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "retry": {"max_attempts": 3}}), tmp_path)
-    wait_for(lambda: state(run).stages and state(run).stages[0].last_step, "the first step")
+    wait_for_step(run)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
     shutil.rmtree(run.root, ignore_errors=True)
     try:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pty
 import resource
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,26 +23,12 @@ from tests.runs.harness import (
     events,
     fake_recipe,
     launch_text,
-    state,
+    step_of,
     wait_for,
     wait_for_end,
+    wait_for_step,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _in_a_terminal(argv: list[str]) -> tuple[int, int]:
-    """Start a program as the leader of a new terminal; returns its pid and the terminal's other end."""
-    pid, master = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.environ["TERM"] = "xterm-256color"
-        os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])
-    return pid, master
-
-
-def _steps(run: RunDir) -> int:
-    return sum(1 for event in events(run) if isinstance(event, Step))
+from tests.runs.screen import Screen
 
 
 @pytest.mark.slow
@@ -52,27 +36,23 @@ def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
     runs = tmp_path / "runs"
-    pid, master = _in_a_terminal(["run", str(recipe), "--runs-dir", str(runs)])
+    terminal = Screen("run", str(recipe), "--runs-dir", str(runs))
     run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
-    wait_for(lambda: _steps(run) > 5, "a few steps")
-    os.close(master)
-    os.waitpid(pid, 0)
+    wait_for_step(run, 6)
+    terminal.hang_up()
     assert wait_for_end(run) == "succeeded"
-    last = state(run).stage("part-1")
-    assert last is not None
-    assert last.last_step is not None
-    assert last.last_step.step == 200
+    assert step_of(run) == 200
     assert_no_process_left(run)
 
 
 @pytest.mark.slow
 def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
-    wait_for(lambda: _steps(run) > 0, "the first step")
+    wait_for_step(run)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
     os.kill(supervisor, signal.SIGSTOP)  # alive, holding everything, reading nothing
     try:
-        wait_for(lambda: _steps(run) == 2000, "the last step, with the pipe full since long")
+        wait_for(lambda: step_of(run) == 2000, "the last step, with the pipe full since long")
     finally:
         os.kill(supervisor, signal.SIGCONT)
     assert wait_for_end(run) == "succeeded"
@@ -82,13 +62,13 @@ def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_follows(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 900, "step_s": 0.01, "save_steps": 1000}), tmp_path)
-    wait_for(lambda: _steps(run) > 5, "a few steps")
+    wait_for_step(run, 6)
     pid = wait_for(lambda: engine_pid(run, "part-1", 1), "the engine")
     screen = RunReader(run, live=True)
     wait_for(lambda: screen.poll(0.1) and screen.state.stage("part-1") is not None, "the screen to catch up")
     size = run.journal.stat().st_size
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # the engine's disk is full
-    journaled = _steps(run)
+    journaled = step_of(run)
 
     def charted() -> int:
         screen.poll(0.1)
@@ -96,15 +76,12 @@ def test_a_journal_that_cannot_grow_stops_neither_training_nor_charts_and_a_gap_
         return stage.last_step.step if stage and stage.last_step else 0
 
     reached = wait_for(lambda: (at := charted()) > journaled + 50 and at, "charts that move without the journal")
-    assert _steps(run) <= journaled + 1
+    assert step_of(run) <= journaled + 1
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     gap = wait_for(lambda: next((e for e in events(run) if isinstance(e, Gap)), None), "a gap record")
     assert gap.lost >= reached - journaled - 2
     assert wait_for_end(run) == "succeeded"
-    stage = state(run).stage("part-1")
-    assert stage is not None
-    assert stage.last_step is not None
-    assert stage.last_step.step == 900
+    assert step_of(run) == 900
     screen.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
 from engines.events import AnyEvent
-from tests.runs.harness import ended, events, fake_recipe, launch_text, wait_for
+from tests.runs.harness import ROOT, ended, events, fake_recipe, launch_text, wait_for
 
 ATTACHMENTS = 100
 SEED = 4
@@ -89,7 +89,7 @@ def test_run_json_prints_the_journal_and_nothing_else(tmp_path: Path) -> None:
         [sys.executable, "-m", "cockpit", "run", str(recipe), "--json", "--runs-dir", str(tmp_path / "runs")],
         capture_output=True,
         check=False,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     journal = next((tmp_path / "runs").glob("*/journal.jsonl")).read_bytes()

@@ -16,6 +16,7 @@ from engines.words import Verb
 from recipes.load import load_recipe_text
 from tests.patience import PATIENCE_S
 from tests.runs.harness import (
+    ROOT,
     assert_contiguous,
     assert_no_process_left,
     events,
@@ -23,7 +24,6 @@ from tests.runs.harness import (
     wait_for_end,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 STARTERS = 12
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from cockpit.runs.reader import read_now
-from engines.run_dir import RunDir
 from tests.exporters.small_models import build_model, build_tokenizer
-from tests.runs.harness import assert_no_process_left
+from tests.runs.harness import ROOT, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_conversations(file: Path, things: list[str]) -> None:
@@ -40,13 +35,7 @@ def test_the_recipe_of_the_readme_trains_a_model_on_data_in_a_folder(tmp_path: P
     build_model(tmp_path / "my-model", build_tokenizer(tmp_path / "tokenizer"))
     write_conversations(tmp_path / "my-data" / "train.jsonl", [f"machine {number}" for number in range(16)])
     write_conversations(tmp_path / "my-data" / "val.jsonl", [f"engine {number}" for number in range(4)])
-    runs = tmp_path / "runs"
-    command = [sys.executable, "-m", "cockpit", "run", str(tmp_path / "mine.toml"), "--runs-dir", str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
-    assert read_now(run).state.state == "succeeded"
-    assert_no_process_left(run)
+    run, _ = run_to_success(tmp_path / "mine.toml", tmp_path / "runs")
     assert (run.out("tuned") / "adapter_model.safetensors").is_file()
     assert (run.out("merged") / "model.safetensors").is_file()
     assert sorted(path.stem.rpartition("mine-")[2] for path in run.out("gguf").glob("*.gguf")) == [

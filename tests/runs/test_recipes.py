@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,9 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.verify import check_descent
 from engines.run_dir import RunDir
-from tests.runs.harness import assert_contiguous, assert_no_process_left
+from tests.runs.harness import ROOT, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ("corpus.max_bytes=600000", "tokenizer.vocab_size=512")
 
 
@@ -31,17 +28,8 @@ def steps(stage: str, count: int) -> tuple[str, ...]:
 
 
 def run_recipe(name: str, runs: Path, *sets: str) -> tuple[RunDir, RunState]:
-    command = [sys.executable, "-m", "cockpit", "run", str(ROOT / "recipes" / f"{name}.toml"), "--runs-dir", str(runs)]
-    for one in sets:
-        command += ["--set", one]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    run = RunDir(next(path.parent for path in runs.glob("*/run.json")))
-    state = read_now(run).state
-    assert state.state == "succeeded"
-    assert_contiguous(run)
-    assert_no_process_left(run)
-    return run, state
+    run, _ = run_to_success(ROOT / "recipes" / f"{name}.toml", runs, *sets)
+    return run, read_now(run).state
 
 
 def parity(run: RunDir) -> dict[str, Any]:

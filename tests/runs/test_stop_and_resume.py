@@ -20,7 +20,7 @@ from cockpit.supervision.launch import resume
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from cockpit.supervision.requests import Outcome, send_request
 from engines.emitter import EventWriter
-from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Step, Warned
+from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Warned
 from engines.run_dir import RunDir
 from engines.words import StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
@@ -32,15 +32,13 @@ from tests.runs.harness import (
     kill_supervisor,
     launch_text,
     state,
+    step_of,
     wait_for,
     wait_for_end,
+    wait_for_step,
 )
 
 LONG = {"max_steps": 100_000, "step_s": 0.01, "save_steps": 1000}
-
-
-def _step(run: RunDir, stage: str = "part-1") -> int:
-    return max((e.step for e in events(run) if isinstance(e, Step) and e.stage == stage), default=0)
 
 
 def _attempts(run: RunDir, stage: str) -> list[AttemptStarted]:
@@ -49,10 +47,10 @@ def _attempts(run: RunDir, stage: str) -> list[AttemptStarted]:
 
 def test_stop_after_checkpoint_stops_at_a_step_with_a_checkpoint_and_resume_goes_on_from_it(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({**LONG, "max_steps": 120}), tmp_path)
-    wait_for(lambda: _step(run) >= 10, "ten steps")
+    wait_for_step(run, 10)
     assert send_request(run, Verb.STOP_AFTER_CHECKPOINT).outcome is Outcome.SENT
     assert wait_for_end(run) == "stopped"
-    stopped_at = _step(run)
+    stopped_at = step_of(run)
     assert any(isinstance(e, ControlApplied) and e.step == stopped_at for e in events(run))
     resume(run)
     assert wait_for_end(run) == "succeeded"
@@ -70,7 +68,7 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"ignore_stop": True, "orphan": True}))
     monkeypatch.setattr("cockpit.supervision.stop_ladder.TERM_GRACE_S", 1.0)
     run = launch_text(fake_recipe(LONG, stop_grace_s=1.0), tmp_path)
-    wait_for(lambda: _step(run) >= 3, "three steps")
+    wait_for_step(run, 3)
     family = run_processes(run.root, [])
     assert len(family) == 2, "the engine, and a child in a session of its own"
     send_request(run, Verb.STOP)
@@ -80,7 +78,7 @@ def test_an_engine_that_ignores_a_stop_is_killed_with_everything_it_started(
 
 def test_a_second_launch_into_a_live_run_is_refused_with_who_holds_it(tmp_path: Path) -> None:
     run = launch_text(fake_recipe(LONG), tmp_path)
-    wait_for(lambda: _step(run) >= 1, "a step")
+    wait_for_step(run, 1)
     before = run.journal.stat().st_ino
     with pytest.raises(OperatorError, match=r"its supervisor is process \d+"):
         resume(run)
@@ -191,7 +189,7 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
         writer.close()
 
     run = launch_text(fake_recipe(LONG), tmp_path)
-    wait_for(lambda: _step(run) >= 3, "three steps")
+    wait_for_step(run, 3)
     kill_supervisor(run)
     kill_tree(run.root, [], term_grace_s=0.0)
     monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
@@ -204,7 +202,7 @@ def test_a_follower_gives_up_on_a_run_whose_every_supervisor_fails_and_says_wher
 
 def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_then_resumed(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
-    wait_for(lambda: _step(run) >= 25, "25 steps")
+    wait_for_step(run, 25)
     kill_supervisor(run)
     pid = engine_pid(run, "part-1", 1)
     assert pid is not None
@@ -222,7 +220,7 @@ def test_a_run_whose_every_process_was_killed_is_lost_then_adopted_and_failed_th
 
 def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     run = launch_text(fake_recipe(LONG), tmp_path)
-    wait_for(lambda: _step(run) >= 2, "two steps")
+    wait_for_step(run, 2)
     for verb, value in (
         (Verb.CHECKPOINT, None),
         (Verb.LEARNING_RATE, 1e-5),
@@ -235,7 +233,7 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     asked = [e.request.split()[0] for e in events(run) if isinstance(e, ControlApplied)]
     assert sorted(asked) == ["checkpoint", "continue", "learning-rate", "max-steps", "pause"]
     assert wait_for_end(run) == "succeeded"
-    assert _step(run) == 300
+    assert step_of(run) == 300
     assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 

@@ -1,0 +1,56 @@
+"""A cockpit on a terminal that is its controlling one, so that a test can drop the connection or kill the program."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+from tests.runs.harness import ROOT
+
+
+class Screen:
+    """A cockpit in a terminal of its own; everything it draws is read, so that it never waits for us."""
+
+    def __init__(self, *argv: str, columns: int = 100, rows: int = 30) -> None:
+        self.drawn = b""
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.chdir(ROOT)
+            os.environ.update(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
+            os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def has_drawn(self) -> bool:
+        """Whether anything was painted yet."""
+        return len(self.drawn) > 0
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self.master, keys.encode())
+
+    def hang_up(self) -> None:
+        """Close the terminal, as a dropped connection does."""
+        os.close(self.master)
+        self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+        with suppress(OSError):
+            os.close(self.master)
+
+    def wait(self) -> None:
+        """Collect the exit status."""
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            while chunk := os.read(self.master, 65_536):
+                self.drawn += chunk
