@@ -14,7 +14,7 @@ from engines.journal import read_journal
 from engines.manifest import manifest_sha256
 from engines.run_dir import RunDir
 from engines.words import WriterRole
-from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.registry import STAGE_TYPES, tag_of_table
 
 
 class TriedContext(StageContext[Any]):
@@ -36,8 +36,8 @@ def make_context(
     test_faults: Mapping[str, Any] | None = None,
 ) -> TriedContext:
     """A context for a stage given as in a recipe. Inputs are folders by field name, or hub ids as strings."""
-    kind = stage["kind"]
-    tag = f"prepare-{stage['output']}" if kind == "prepare" else kind
+    tag = tag_of_table(dict(stage))
+    assert tag is not None, f"no such stage: {stage}"
     model = STAGE_TYPES[tag].model_validate(dict(stage))
     run = RunDir(tmp_path / "run")
     folder = run.attempt_dir(model.name, attempt)
