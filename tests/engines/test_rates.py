@@ -20,4 +20,4 @@ def test_work_counts_each_type_by_its_own_rate() -> None:
 
 
 def test_rates_are_told_slowest_first() -> None:
-    assert rates_note({"Q8_0": 3e8, "IQ2_XS": 1e5, "F16": 9e9}) == "IQ2_XS 0.1, Q8_0 300 million values per second"
+    assert rates_note({"Q8_0": 3e8, "IQ2_XS": 1e5, "F16": 9e9}) == "IQ2_XS 100k values/s, Q8_0 300M values/s"

@@ -121,7 +121,7 @@ def test_a_silently_wrong_setting_fails(
     monkeypatch.setattr(gguf_write, "model_keys", spoiled)
     message = failed_export(tmp_path, base, "F16")
     assert "F16: mean KL is" in message
-    assert "times the limit of 1e-06" in message
+    assert "times the limit of 1e-6" in message
 
 
 def test_a_failed_comparison_is_written_down_and_offers_no_file(

@@ -306,7 +306,7 @@ def test_values_beyond_f16_are_refused_by_name(tmp_path: Path, tokenizer: Path) 
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = 70_000.0
     model.save_pretrained(tmp_path / "a")
-    with pytest.raises(OperatorError, match=r"blk\.1\.ffn_up\.weight holds 7e\+04, beyond what F16"):
+    with pytest.raises(OperatorError, match=r"blk\.1\.ffn_up\.weight holds 70000, beyond what F16"):
         export(tmp_path, tmp_path / "a", "F16")
 
 
