@@ -270,6 +270,21 @@ def refuse_special_files(folder: Path) -> None:
                 raise OperatorError(f"{entry.path} is not a regular file", "name a folder as save_pretrained writes it")
 
 
+def read_into(path: Path, offset: int, place: memoryview) -> None:
+    """Fill a place with a file's bytes, from an offset on.
+
+    Raises:
+        EOFError: the file ends before the place is full.
+        OSError: as from `open_regular`.
+    """
+    with open_regular(path) as file:
+        while place:  # one read returns at most 2 GiB
+            count = os.preadv(file.fileno(), [place], offset)
+            if not count:
+                raise EOFError(f"{path} was cut short while it was read")
+            place, offset = place[count:], offset + count
+
+
 def _too_large(path: Path, max_bytes: int) -> OSError:
     return OSError(errno.EFBIG, f"it is larger than {max_bytes} bytes", str(path))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import open_regular
+from engines.files import open_regular, read_into
 from engines.llama.ggml_types import TYPES, TensorType
 from recipes.problems import OperatorError, printable
 
@@ -98,14 +98,11 @@ class GgufFile:
             OperatorError: the file has become shorter since its header was read.
         """
         assert tensor.kind is not None
-        with open_regular(self.path) as file:
-            file.seek(tensor.start + row * tensor.kind.row_bytes(tensor.columns))
-            while len(place):
-                count = file.readinto(place)
-                if not count:
-                    name = printable(tensor.name, 200)
-                    raise OperatorError(f"{self.path}: tensor {name} ends early; the file has been cut")
-                place = place[count:]
+        try:
+            read_into(self.path, tensor.start + row * tensor.kind.row_bytes(tensor.columns), place)
+        except EOFError as error:
+            name = printable(tensor.name, 200)
+            raise OperatorError(f"{self.path}: tensor {name} ends early; the file has been cut") from error
 
 
 class _Reader:

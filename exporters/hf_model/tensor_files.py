@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import Draft, open_regular
+from engines.files import Draft, open_regular, read_into
 from engines.json_text import read_json
 from recipes.problems import OperatorError, printable
 
@@ -181,31 +181,42 @@ class SafetensorsFolder:
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows, float32 [stop - start, columns]."""
-        info = self.tensors[name]
-        return to_float32(self.read_bytes(name, start, stop), info.dtype).reshape(stop - start, info.columns)
+        return read_float_rows(self.tensors[name], start, stop)
 
     def read_bytes(self, name: str, start: int, stop: int) -> bytearray:
         """Rows as they are stored: bytes of [stop - start, columns]."""
-        info = self.tensors[name]
-        data = bytearray((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
-        self.read_into(name, start, memoryview(data))
-        return data
+        return _stored_rows(self.tensors[name], start, stop)
 
     def read_into(self, name: str, start: int, place: memoryview) -> None:
         """Rows from `start` on as they are stored, as many as `place` holds bytes of."""
-        info = self.tensors[name]
-        rest, at = place, info.offset + start * info.columns * DTYPE_BYTES[info.dtype]
-        with open_regular(info.file) as file:
-            while rest:  # one read returns at most 2 GiB
-                count = os.preadv(file.fileno(), [rest], at)
-                if not count:
-                    raise OperatorError(f"{info.file} was cut short while it was read")
-                rest, at = rest[count:], at + count
+        _read_rows_into(self.tensors[name], start, place)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A whole tensor in its shape, float32 [rows, columns] or [length]."""
         info = self.tensors[name]
         return self.read_rows(name, 0, info.rows).reshape(info.shape)
+
+
+def read_float_rows(info: TensorInfo, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of a tensor as float32, [stop - start, columns].
+
+    Raises:
+        OperatorError: the file has become shorter since its header was read.
+    """
+    return to_float32(_stored_rows(info, start, stop), info.dtype).reshape(stop - start, info.columns)
+
+
+def _stored_rows(info: TensorInfo, start: int, stop: int) -> bytearray:
+    data = bytearray((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
+    _read_rows_into(info, start, memoryview(data))
+    return data
+
+
+def _read_rows_into(info: TensorInfo, start: int, place: memoryview) -> None:
+    try:
+        read_into(info.file, info.offset + start * info.columns * DTYPE_BYTES[info.dtype], place)
+    except EOFError as error:
+        raise OperatorError(str(error)) from error
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
-from engines.files import open_regular, refuse_special_files
+from engines.files import refuse_special_files
 from engines.json_text import read_object
-from exporters.hf_model.tensor_files import TensorInfo, read_header, to_float32
+from exporters.hf_model.tensor_files import TensorInfo, read_float_rows, read_header
 from recipes.problems import OperatorError, printable, shown
 
 _UNUSED: dict[str, tuple[Any, ...]] = {
@@ -171,10 +171,7 @@ def read_adapter(folder: Path) -> Adapter:
 def read_matrix(info: TensorInfo) -> Any:
     """An adapter's tensor in its shape, float32 [rows, columns] or [length]. Those of LoRA are small: r times a
     width."""
-    with open_regular(info.file) as file:
-        file.seek(info.offset)
-        raw = file.read(info.bytes)
-    return to_float32(raw, info.dtype).reshape(info.shape)
+    return read_float_rows(info, 0, info.rows).reshape(info.shape)
 
 
 def _weights_file(folder: Path) -> Path:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from engines.files import open_regular
-from exporters.hf_model.tensor_files import TensorInfo, row_chunks, to_float32
+from exporters.hf_model.tensor_files import TensorInfo, read_float_rows, row_chunks
 from exporters.lora.adapter import read_matrix
 from exporters.lora.merge_plan import PlannedPart
 
@@ -74,13 +73,7 @@ class AdapterPart:
         """The rows of a whole saved tensor, [stop - start, columns], where there is one; else the given rows."""
         if self._whole is None:
             return rows
-        columns = rows.shape[1]
-        item = self._whole
-        size = item.bytes // max(1, item.values)
-        with open_regular(item.file) as file:
-            file.seek(item.offset + start * columns * size)
-            raw = file.read((stop - start) * columns * size)
-        return torch.from_numpy(to_float32(raw, item.dtype).reshape(stop - start, columns).copy())
+        return torch.from_numpy(read_float_rows(self._whole, start, stop).copy())
 
     def _product(self, start: int, stop: int) -> torch.Tensor:
         """scale * B A, [stop - start, columns]; for an embedding scale * (B A) transposed.

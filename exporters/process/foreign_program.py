@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from engines.files import read_regular_text
 from recipes.problems import printable
 
 _POLL_S = 0.1
@@ -50,7 +51,7 @@ def run_program(
     finally:
         process.kill()
         process.wait()
-    text = log.read_text(errors="replace")
+    text = read_regular_text(log, errors="replace")
     if process.returncode:
         lines = [line for line in text.strip().splitlines() if line.strip()][-_ERROR_LINES:]
         raise ForeignProgramError(f"ended with status {process.returncode}: {printable(' | '.join(lines), 800)}")

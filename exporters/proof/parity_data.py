@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sysconfig
 from collections.abc import Iterator
@@ -243,7 +244,7 @@ def _tokens(shard: TokenShard, tokenizer: Any) -> Iterator[Sample]:
 
 
 def _text(path: Path, tokenizer: Any) -> Iterator[Sample]:
-    with path.open(encoding="utf-8") as lines:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 text = parse_json(line)["text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _blocks(file: Path) -> Iterator[str]:
     lines: list[str] = []
     size = 0
-    with file.open(encoding="utf-8", errors="replace", newline="") as opened:
+    with io.TextIOWrapper(open_regular(file), encoding="utf-8", errors="replace", newline="") as opened:
         while line := opened.readline(LONGEST_LINE):
             lines.append(line)
             size += len(line)

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import open_regular
+from engines.files import read_into
 from engines.llama.gguf_file import STRING, GgufFile, Tensor
 from recipes.problems import OperatorError, printable
 
@@ -134,9 +134,12 @@ def read_tensor(file: GgufFile, tensor: Tensor, layout: str) -> Decoded:
     size = tensor_bytes(tensor.rows, tensor.columns)
     if tensor.room < size:
         raise bad(f"{size} bytes are needed, {tensor.room} are there")
-    with open_regular(file.path) as stream:
-        stream.seek(tensor.start)
-        data = np.frombuffer(stream.read(size), np.uint8)
+    stored = bytearray(size)
+    try:
+        read_into(file.path, tensor.start, memoryview(stored))
+    except EOFError as error:
+        raise bad("the file has been cut") from error
+    data = np.frombuffer(stored, np.uint8)
     body, rest = data[:-TAIL_BYTES], data[-TAIL_BYTES:]
     scale = float(rest[:4].view("<f4")[0])
     if not np.isfinite(scale) or scale <= 0:

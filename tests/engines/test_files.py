@@ -20,6 +20,7 @@ from engines.files import (
     fsync_folder,
     open_append,
     open_regular,
+    read_into,
     read_regular_bytes,
     read_regular_text,
     refuse_special_files,
@@ -320,3 +321,15 @@ def test_a_models_folder_with_a_pipe_is_refused_before_a_library_waits_for_it(tm
     os.mkfifo(tmp_path / "generation_config.json")
     with pytest.raises(OperatorError, match=r"generation_config\.json is not a regular file"):
         refuse_special_files(tmp_path)
+
+
+def test_a_part_of_a_file_is_read_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"0123456789")
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, places, at: real(fd, [places[0][:2]], at))
+    place = bytearray(5)
+    read_into(path, 3, memoryview(place))
+    assert place == b"34567"
+    with pytest.raises(EOFError, match="cut short"):
+        read_into(path, 6, memoryview(place))
