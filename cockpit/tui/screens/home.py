@@ -266,7 +266,10 @@ class HomeScreen(Screen[None]):
             pane.name_it(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), ink(self.app)))
         elif run is not None:
-            self.run_worker(lambda: self._read_run(run), thread=True, exclusive=True, exit_on_error=False, group="look")
+            # A group of its own: an exclusive worker ends the others of its group, even one that has not begun.
+            self.run_worker(
+                lambda: self._read_run(run), thread=True, exclusive=True, exit_on_error=False, group="preview"
+            )
         else:
             pane.name_it("Preview")
             pane.show_text(Text("no recipe and no run here"))

@@ -96,7 +96,7 @@ EDITS = st.tuples(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(EDITS, max_size=8), st.booleans())
 def test_undoing_every_edit_restores_the_bytes_and_redoing_every_one_the_end(
     edits: list[tuple[str, str]], leaves_rows: bool
