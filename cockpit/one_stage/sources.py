@@ -30,8 +30,8 @@ class Source:
 
     @property
     def title(self) -> str:
-        """`tuned, finished` or `tuned, step 400`."""
-        return f"{self.stage}, {'finished' if self.step is None else f'step {self.step}'}"
+        """`tuned (result)` or `tuned (step 400)`."""
+        return f"{self.stage} ({'result' if self.step is None else f'step {self.step}'})"
 
     @property
     def input(self) -> Input:

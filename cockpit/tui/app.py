@@ -1,8 +1,7 @@
-"""The cockpit's screens in one application.
+"""The application that shows Cockpit's screens.
 
-The application owns nothing: runs live in their own processes, and any screen may die at any time. Screens are opened
-by path through `open_run`, `open_replay`, `open_home`, `open_recipe` and `open_checkpoints`, each loaded when first
-used.
+The application owns no run: runs are processes of their own and continue when a screen closes or crashes. `open_home`,
+`open_run`, `open_replay`, `open_recipe` and `open_checkpoints` open the screens; each imports its screen on first use.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ if TYPE_CHECKING:
 
 
 def key_commands() -> type[Provider]:
-    """The palette's provider, loaded when the palette is first opened."""
+    """The palette's provider, imported when the palette is first opened."""
     from cockpit.tui.dialogs.palette import KeyCommands
 
     return KeyCommands
 
 
 class CockpitApp(App[None]):
-    """Home, recipe forms, runs and replays.
+    """Home, recipe forms, runs, replays and checkpoints.
 
     Args:
-        runs_root: the folder of runs.
-        open_run: a run directory to show at once.
-        replay: a run directory (or journal file) to play back at once.
-        speed: how fast that replay plays, as a multiple of real time; None for the screen's own choice.
+        runs_root: the folder that contains the runs.
+        open_run: a run directory to open first.
+        replay: a run directory or journal file to replay first.
+        speed: speed of that replay as a multiple of real time; None for the default.
     """
 
     TITLE = "cockpit"
@@ -72,18 +71,18 @@ class CockpitApp(App[None]):
         self.theme = chosen_theme()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's own filters, after the one that lets nothing harmful through."""
+        """`HarmlessLines`, then Textual's own filters."""
         return [self._safety, *super().get_line_filters()]
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Colours of ours for themes that do not define them."""
+        """Cockpit's colours for themes that do not define them."""
         return ANSI_VARIABLES
 
     def on_mount(self) -> None:
         self.open_first()
 
     def open_first(self) -> None:
-        """The screen the operator asked for; Home otherwise."""
+        """Open the screen that the operator requested, or Home."""
         if self._first_replay is not None:
             self.open_replay(self._first_replay, self._first_speed)
         elif self._first_run is not None:
@@ -99,7 +98,7 @@ class CockpitApp(App[None]):
     # ---- opening screens
 
     def open_home(self) -> None:
-        """Show the recipes and runs."""
+        """Show Home and close the screens above it."""
         from cockpit.tui.screens.home import HomeScreen
 
         for screen in self.screen_stack:
@@ -110,35 +109,35 @@ class CockpitApp(App[None]):
         self.push_screen(HomeScreen(self.runs_root))
 
     def open_run(self, run_dir: Path) -> None:
-        """Show a run: live while it runs, and where it ended afterwards."""
+        """Show a run: live while it runs, its last state afterwards."""
         from cockpit.tui.screens.run import RunScreen
         from cockpit.tui.screens.sources import LiveSource
 
         self.push_screen(RunScreen(LiveSource(run_dir), run_dir=run_dir))
 
     def open_replay(self, path: Path, speed: float | None = None) -> None:
-        """Play a run back from its directory or its journal file; `speed` is a multiple of real time."""
+        """Replay a run from its directory or its journal file; `speed` is a multiple of real time."""
         from cockpit.tui.screens.run import RunScreen
         from cockpit.tui.screens.sources import load_replay
 
         self.push_screen(RunScreen(load_replay(path, speed), run_dir=path if path.is_dir() else path.parent))
 
     def open_recipe(self, path: Path) -> None:
-        """Edit a recipe in forms."""
+        """Open a recipe's form."""
         from cockpit.tui.screens.recipe_form import RecipeScreen
 
         self.push_screen(RecipeScreen(path))
 
     def open_checkpoints(self, run_dir: Path) -> None:
-        """Checkpoints of a run: resume, merge, quantize."""
+        """Show a run's checkpoints: resume, merge, quantize."""
         from cockpit.tui.screens.checkpoints import CheckpointsScreen
 
         self.push_screen(CheckpointsScreen(run_dir))
 
-    # ---- what screens have done: launches, resumes and requests
+    # ---- launches, resumes and requests, for all screens
 
     def ask_to_launch(self, loaded: LoadedRecipe, figures: Plan | None, note: str = "") -> None:
-        """Ask whether to start the recipe, with what it takes; then start it and show the run."""
+        """Show the recipe's estimate and ask whether to start it; then start it and show the run."""
         from cockpit.tui.dialogs.launch import START, launch_question
 
         def launched() -> RunDir:
@@ -153,7 +152,7 @@ class CockpitApp(App[None]):
         self.push_screen(launch_question(loaded, figures, note), answered)
 
     def start(self, work: Callable[[], RunDir]) -> None:
-        """Do the work that starts or resumes a run in a thread, then show the run; say so if it fails."""
+        """Call `work`, which starts or resumes a run, in a thread; then show the run, or the error."""
 
         def worker() -> None:
             try:
@@ -169,13 +168,13 @@ class CockpitApp(App[None]):
         self.run_worker(worker, thread=True, exclusive=True, exit_on_error=False, group="start")
 
     def _show_started(self, run: RunDir) -> None:
-        """Show the run in the place of older screens of it."""
+        """Close older screens of the run and show it."""
         while len(self.screen_stack) > 2 and getattr(self.screen, "run_dir", None) == run.root:
             self.pop_screen()
         self.open_run(run.root)
 
     def ask_to_stop(self, run: RunDir) -> None:
-        """Ask how to stop the run, then request that."""
+        """Ask how to stop the run, then send the request."""
         from cockpit.tui.dialogs.stop import KEEP_RUNNING, stop_question
 
         def answered(answer: str | None) -> None:
@@ -185,13 +184,13 @@ class CockpitApp(App[None]):
         self.push_screen(stop_question(run.id), answered)
 
     def request(self, run: RunDir, verb: Verb, value: float | None = None) -> None:
-        """Send a request to a run and say what came of it; in a thread, because the run's journal is read."""
+        """Send a request to a run and show the reply; in a thread, because it reads the run's journal."""
         from cockpit.supervision.requests import send_request
 
         def worker() -> None:
             try:
                 reply = send_request(run, verb, value)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the operator must know that nothing was sent
+            except Exception as error:  # noqa: BLE001 - the operator must see every reason why nothing was sent
                 self.call_from_thread(say, self, f"{run.id}: could not send the {verb} request: {error}", "error")
                 return
             words = f"{reply.sentence}\n{reply.hint}"
@@ -199,17 +198,17 @@ class CockpitApp(App[None]):
 
         self.run_worker(worker, thread=True, exit_on_error=False, group="requests")
 
-    # ---- actions of every screen
+    # ---- actions of all screens
 
     def action_keys_help(self) -> None:
-        """Every key of the current screen."""
+        """Show every key of the current screen."""
         from cockpit.tui.dialogs.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(scopes_of(self.screen)))
 
     async def action_back(self) -> None:
-        """Close the current screen; from the last one, go home."""
+        """Close the current screen; Home replaces the last one."""
         notice = getattr(self.screen, "leaving", str)()
         if notice:
             self.notify(notice, markup=False, timeout=3)
@@ -222,5 +221,5 @@ class CockpitApp(App[None]):
             self.switch_screen(HomeScreen(self.runs_root))
 
     def action_leave(self) -> None:
-        """End the screen, and nothing else."""
+        """Quit Cockpit; runs continue."""
         self.exit()

@@ -1,4 +1,4 @@
-"""What a screen may ask of the application that shows it: open another screen, start a run, send a request to one."""
+"""The part of the application that screens use: open another screen, start a run, send a request to a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class AppProtocol(Protocol):
-    """The application, as its screens see it; `cockpit.tui.app.CockpitApp` is one."""
+    """The methods that screens call; `cockpit.tui.app.CockpitApp` implements them."""
 
     runs_root: Path
-    """The folder of runs."""
+    """The folder that contains the runs."""
 
     def open_run(self, run_dir: Path) -> None: ...
 

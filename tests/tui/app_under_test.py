@@ -1,4 +1,4 @@
-"""The cockpit opened at one run screen, and ways to read what it shows."""
+"""The application with one run screen, and functions that read the screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tui.event_source import EventSource
 
 
 class OneScreen(CockpitApp):
-    """Opens the screen it was given."""
+    """Opens the given screen."""
 
     def __init__(self, make: Callable[[], RunScreen], root: Path = Path("/nonexistent")) -> None:
         super().__init__(root)
@@ -56,7 +56,7 @@ def text(app: App[None]) -> str:
 
 
 async def settled(pilot: Pilot[None]) -> None:
-    """Every message handled, everything polled, and the picture no longer changing."""
+    """Wait until all messages are handled, all events are polled, and the picture no longer changes."""
     app = pilot.app
     assert isinstance(app, OneScreen)
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""A source of a run screen without files: events are handed in."""
+"""A source for a run screen without files: a test adds its events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH = 2000
 
 
 class EventSource:
-    """Events that are handed in. `clock` is the present, the newest event's time by default."""
+    """Events that a test adds. `clock` returns the current time; by default it is the newest event's time."""
 
     playback: Playback | None = None
 
@@ -26,7 +26,7 @@ class EventSource:
         self._lost = lost
 
     def add(self, events: Iterable[AnyEvent]) -> None:
-        """Events for the next poll."""
+        """Add events for the next poll."""
         self._waiting.extend(events)
 
     @property

@@ -1,4 +1,4 @@
-"""Synthetic journals: what engines, supervisors and samplers would write, without any of them."""
+"""Synthetic journals with the events that engines, supervisors and samplers write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GIB = 1 << 30
 
 @dataclass
 class Journal:
-    """Events in the order they were written; every `say` is one record of one writer."""
+    """Events in the order of writing; every `say` adds one record of one writer."""
 
     events: list[AnyEvent] = field(default_factory=list)
     t: float = T0
@@ -73,7 +73,7 @@ class Journal:
         )
 
     def write(self, run_root: Path) -> Path:
-        """A run directory that holds this journal."""
+        """Make a run directory with this journal."""
         run_root.mkdir(parents=True, exist_ok=True)
         (run_root / "run.json").write_text(
             f'{{"format":1,"id":"{run_root.name}","recipe":"demo","parent":null,"version":"0"}}'
@@ -83,7 +83,7 @@ class Journal:
 
 
 def _bare(event: Event) -> Event:
-    """The event as a writer makes it: its header fields untouched."""
+    """The event as a writer makes it, with the defaults of the header fields."""
     fields = [name for name in event.__struct_fields__ if name not in {"v", "w", "seq", "t", "m"}]
     return type(event)(**{name: getattr(event, name) for name in fields})
 
@@ -305,7 +305,7 @@ def failed() -> Journal:
 
 
 def finished() -> Journal:
-    """A run that succeeded, with an operator's request on the way."""
+    """A run that succeeded, with an operator's request during training."""
     journal = begun()
     short_stage(journal, "questions", "prepare", "files", 1200)
     short_stage(journal, "base-merged", "merge", "tensors", 291)

@@ -1,4 +1,4 @@
-"""Waiting for what a screen shows, and reading it."""
+"""Functions that read a screen, or wait until it shows something."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def picture(app: App[None]) -> str:
 
 
 async def until(pilot: Pilot[None], true: Callable[[], bool], what: str) -> None:
-    """Let the application work until something is true."""
+    """Let the application run until `true` returns True."""
     give_up_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_s:
         await pilot.pause()
@@ -43,12 +43,12 @@ async def until(pilot: Pilot[None], true: Callable[[], bool], what: str) -> None
 
 
 async def until_seen(pilot: Pilot[None], words: str) -> None:
-    """Let the application work until the screen says this."""
+    """Let the application run until the screen shows `words`."""
     await until(pilot, lambda: words in picture(pilot.app), f"{words!r} on the screen")
 
 
-def told(app: App[None]) -> str:
-    """The messages that stand over the screen, as they are before they are broken into lines."""
+def notices(app: App[None]) -> str:
+    """The notifications over the screen, before they are wrapped."""
     return "\n".join(notification.message for notification in app._notifications)
 
 

@@ -1,4 +1,4 @@
-"""Run directories with real journals, made without starting anything."""
+"""Run directories with real journals, made without starting a process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_run(
     warning: str = "",
     recipe_toml: str = 'schema = 1\nname = "atlas"\n',
 ) -> RunDir:
-    """A run of one stage `train`; `state` None leaves it without an end."""
+    """A run of one stage `train`; with `state` None it has no end."""
     run = create_run_dir(
         root, name=name, recipe=recipe or name, recipe_toml=recipe_toml, recipe_json={}, plan_json={}, version="0"
     )

@@ -1,4 +1,4 @@
-"""A program in a process of its own on a pseudo-terminal: what it sends there, when, and what it uses."""
+"""A program in its own process on a pseudo-terminal: its output, its timing and its use of CPU and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOW_RUN = (
 
 
 class Terminal:
-    """Runs argv on a terminal of the given size, columns by rows, and reads everything it sends."""
+    """Runs argv on a terminal of the given size, columns by rows, and reads all its output."""
 
     def __init__(self, argv: list[str], size: tuple[int, int], **environment: str) -> None:
         leader, follower = pty.openpty()
@@ -53,19 +53,19 @@ class Terminal:
         os.close(self._leader)
 
     def press(self, keys: bytes) -> None:
-        """Type."""
+        """Send keys."""
         os.write(self._leader, keys)
 
     def read_until(self, wanted: bytes) -> bytes:
-        """Everything up to and with some bytes; AssertionError when they do not come."""
+        """All output up to and including `wanted`; raises AssertionError when it does not arrive."""
         out, end = b"", time.monotonic() + PATIENCE_S
         while wanted not in out:
-            assert time.monotonic() < end, f"{wanted!r} did not come; got {out[-2000:]!r}"
+            assert time.monotonic() < end, f"{wanted!r} did not arrive; got {out[-2000:]!r}"
             out += self._read(0.2)
         return out
 
     def read_until_quiet(self, quiet_s: float = 1.0) -> bytes:
-        """Everything until nothing came for a while."""
+        """All output until none arrives for `quiet_s` seconds."""
         out, end = b"", time.monotonic() + PATIENCE_S
         while chunk := self._read(quiet_s):
             assert time.monotonic() < end, "never quiet"
@@ -73,12 +73,12 @@ class Terminal:
         return out
 
     def seconds_until(self, wanted: bytes) -> float:
-        """Seconds from the program's start until some bytes have come."""
+        """Seconds from the program's start until `wanted` arrives."""
         self.read_until(wanted)
         return time.monotonic() - self.began_s
 
     def drain(self, seconds: float) -> int:
-        """The number of bytes that come within some seconds."""
+        """The number of bytes that arrive within `seconds`."""
         end, total = time.monotonic() + seconds, 0
         while (left := end - time.monotonic()) > 0:
             total += len(self._read(left))
@@ -103,5 +103,5 @@ class Terminal:
 
 
 def show_run(run: Path, size: tuple[int, int] = (160, 48)) -> Terminal:
-    """The run's screen on a terminal of its own."""
+    """The run's screen on its own terminal."""
     return Terminal([sys.executable, "-c", SHOW_RUN, str(run)], size, COCKPIT_THEME="cockpit")

@@ -1,4 +1,4 @@
-"""Text from data never acts: not on the terminal, not as markup, in no widget of any screen."""
+"""Text from data is inert on the terminal and as markup, in every widget of every screen."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SECRET = "PWNED"
 
 
 def hostile(payload: str) -> journals.Journal:
-    """A run in which every text field holds the payload."""
+    """A run in which every text field contains the payload."""
     journal = journals.live(30)
     engine = "e1.atlas"
     journal.say(engine, Warned(message=f"{SECRET}{payload}", stage=payload))
@@ -69,7 +69,7 @@ def failed_with(payload: str) -> journals.Journal:
     return journal
 
 
-def acting(app: CockpitApp) -> set[str]:
+def control_characters(app: CockpitApp) -> set[str]:
     shown = "".join(strip.text for strip in strips(app))
     return {
         c
@@ -87,14 +87,14 @@ async def test_no_screen_lets_a_control_character_through(payload: str) -> None:
     ):
         async with app.run_test(size=(160, 48)) as pilot:
             await settled(pilot)
-            assert acting(app) == set()
+            assert control_characters(app) == set()
             await pilot.press("0", "left_square_bracket")
             await settled(pilot)
-            assert acting(app) == set()
+            assert control_characters(app) == set()
 
 
 @pytest.mark.parametrize("payload", MARKUP)
-async def test_markup_in_data_is_shown_as_it_is_and_does_nothing(payload: str) -> None:
+async def test_markup_in_data_is_shown_as_text_and_does_nothing(payload: str) -> None:
     app = live_app(EventSource(failed_with(payload).events))
     async with app.run_test(size=(160, 48)) as pilot:
         await settled(pilot)
@@ -105,7 +105,7 @@ async def test_markup_in_data_is_shown_as_it_is_and_does_nothing(payload: str) -
 
 
 class Careless(CockpitApp):
-    """Widgets that forget `safe_text`: the choke point is all there is."""
+    """Widgets that do not use `safe_text`: only the last filter protects the terminal."""
 
     def __init__(self, payload: str) -> None:
         super().__init__(Path("/nonexistent"))
@@ -128,15 +128,15 @@ class Careless(CockpitApp):
 
 
 @pytest.mark.parametrize("payload", [p for p in PAYLOADS if "\ud800" not in p])
-async def test_the_choke_point_stops_what_a_careless_widget_lets_pass(payload: str) -> None:
+async def test_the_last_filter_removes_what_a_careless_widget_draws(payload: str) -> None:
     app = Careless(payload)
     async with app.run_test(size=(100, 40)) as pilot:
         await pilot.pause()
-        assert acting(app) == set()
+        assert control_characters(app) == set()
         assert all(segment.style is None or segment.style.link is None for strip in strips(app) for segment in strip)
 
 
-ONLY_OURS = re.compile(
+OF_THE_DRIVER = re.compile(
     rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b\[[<>=][0-9;]*[a-z]|\x1b\[\?[0-9;]*\$p|\x1b[78=>]|\x1b\(B|\x1b\[c|\x1b\[=[0-9;]*u|\x1b\[!p|\x1b\]22;[a-z-]*\x07"
 )
 
@@ -149,5 +149,5 @@ def test_bytes_on_a_real_terminal_are_only_those_of_the_driver(tmp_path: Path) -
     assert SECRET.encode() in out
     for forbidden in (b"\x1b]52", b"\x1b]0;", b"\x9b2J", b"\x1bP+q", b"\x1b[6n", "\u202e".encode(), b"\x1b[2J\x1b[H"):
         assert forbidden not in out
-    rest = ONLY_OURS.sub(b"", out)
+    rest = OF_THE_DRIVER.sub(b"", out)
     assert b"\x1b" not in rest, rest[max(0, rest.index(b"\x1b") - 60) : rest.index(b"\x1b") + 60]

@@ -1,4 +1,4 @@
-"""From the form to a run, to a stop, to Resume: real processes, pressed together from keys."""
+"""From the form to a run, a stop and a resume: real processes, started with keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SSH has to carry: nothing while nothing happens, little while a run goes on."""
+"""The bytes that a screen sends over SSH: none while nothing happens, few while a run trains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BYTES_PER_PICTURE = 2400
 
 @pytest.fixture
 def live_run(tmp_path: Path) -> Path:
-    """A run directory whose supervisor lock is held, as that of a live run is."""
+    """A run directory whose supervisor lock is held, as in a live run."""
     run = journals.live(412).write(tmp_path / "20261120-2130-atlas")
     lock = os.open(run / "supervisor.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -29,7 +29,7 @@ def live_run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 48)])
-def test_an_idle_screen_sends_nothing_and_a_live_one_little(live_run: Path, size: tuple[int, int]) -> None:
+def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(live_run: Path, size: tuple[int, int]) -> None:
     journal = journals.live(412)
     written = len(journal._lines)
     step = next(e for e in reversed(journal.events) if isinstance(e, Step))

@@ -1,4 +1,4 @@
-"""Scales of charts: domains that stay where they are, and ticks at round numbers. Pure functions of numbers."""
+"""Scales of charts: domains that change rarely, and ticks at round numbers. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SPANS_S = (60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 8
 
 @dataclass(frozen=True)
 class Domain:
-    """A range of values laid along an axis, evenly or by logarithm."""
+    """A range of values on a linear or a logarithmic axis."""
 
     lo: float
     hi: float
     log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end, clamped."""
+        """The position of a value: 0 at the low end, 1 at the high end, clamped."""
         if self.log:
             if value <= self.lo:
                 return 0.0
@@ -30,7 +30,7 @@ class Domain:
             share = (value - self.lo) / (self.hi - self.lo)
         return min(1.0, max(0.0, share))
 
-    def holds(self, lo: float, hi: float) -> bool:
+    def contains(self, lo: float, hi: float) -> bool:
         """Whether both values are inside."""
         return self.lo <= lo and hi <= self.hi
 
@@ -53,9 +53,9 @@ def fitted(lo: float, hi: float, *, log: bool = False) -> Domain:
 
 
 def kept(domain: Domain | None, lo: float, hi: float, *, log: bool = False) -> Domain:
-    """The domain as it was while it still suits the data, else a new one: a rescale repaints a whole chart."""
+    """The old domain while it suits the data, else a new one: a new domain repaints the whole chart."""
     new = fitted(lo, hi, log=log)
-    if domain is None or domain.log != log or not domain.holds(max(lo, domain.lo) if log and lo <= 0 else lo, hi):
+    if domain is None or domain.log != log or not domain.contains(max(lo, domain.lo) if log and lo <= 0 else lo, hi):
         return new
     filled = new.share(domain.hi), new.share(domain.lo)
     if log:
@@ -107,7 +107,7 @@ def _round_up(value: float) -> float:
 
 
 def step_domain(total: int | None, reached: float) -> tuple[float, float]:
-    """The x axis of steps: all that are planned; without a plan the next 1, 2 or 5 times a power of ten."""
+    """The x axis of steps: to the planned total, or else to the next 1, 2 or 5 times a power of ten."""
     if total and total >= reached:
         return 0.0, float(total)
     power = 10.0 ** math.floor(math.log10(max(10.0, reached)))
@@ -115,7 +115,7 @@ def step_domain(total: int | None, reached: float) -> tuple[float, float]:
 
 
 def time_domain(start: float, reached: float) -> tuple[float, float]:
-    """The x axis of seconds: from the start on, over the next round length of time, so that it moves rarely."""
+    """The x axis of seconds: from the start, over the next round duration, so that it changes rarely."""
     length = max(1.0, reached - start)
     for span in _SPANS_S:
         if length <= span:

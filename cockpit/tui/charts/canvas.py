@@ -1,7 +1,7 @@
 """Curves as braille dots: a pure function of spans, size and styles.
 
-A cell of the terminal holds two columns of four dots. Each curve says, for every dot column, from which height to which
-it reaches; later curves own the cells they touch, and marks are single characters on top.
+A terminal cell has two columns of four dots. A curve has, for every dot column, a lowest and a highest point; later
+curves replace earlier ones in the cells that they touch, and marks are single characters on top.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of cells: characters, and the number of each one's style."""
+    """A row of cells: characters, and the style number of each."""
 
     text: str
     styles: bytes
@@ -57,7 +57,7 @@ def draw(
         marks: single characters.
         width: cells.
         height: cells.
-        ascii_only: draw with quotes, points and colons instead of braille.
+        ascii_only: draw with quotes, periods and colons instead of braille.
     """
     dots = [bytearray(width) for _ in range(height)]
     owner = [bytearray(width) for _ in range(height)]
@@ -74,7 +74,7 @@ def draw(
 
 
 def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain) -> list[Span]:
-    """What a series covers in each of `columns` dot columns of [x0, x1]; a non-finite value breaks the line."""
+    """The span of a series in each of `columns` dot columns of [x0, x1]; a non-finite value breaks the line."""
     x = series.x
     n = len(x)
     first, last = bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n)
@@ -84,7 +84,7 @@ def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain) -> l
 
 
 def bad_columns(series: Series, x0: float, x1: float, columns: int) -> list[int]:
-    """The columns of [x0, x1] in which a non-finite value lies."""
+    """The columns of [x0, x1] that contain a non-finite value."""
     bad, x = series.bad, series.x
     n = len(x)
     found, at = [], bisect_left(bad, bisect_left(x, x0, 0, n))
@@ -99,7 +99,7 @@ def bad_columns(series: Series, x0: float, x1: float, columns: int) -> list[int]
 
 
 def column_of(value: float, x0: float, x1: float, columns: int) -> int:
-    """The column of [x0, x1] a position falls into (outside of it, one beyond the edge)."""
+    """The column of [x0, x1] that contains a position; one beyond the edge for a position outside."""
     if value < x0:
         return -1
     return columns if value > x1 else min(columns - 1, int((value - x0) / (x1 - x0) * columns))
@@ -107,7 +107,7 @@ def column_of(value: float, x0: float, x1: float, columns: int) -> int:
 
 def _dense(series: Series, x0: float, x1: float, columns: int, y: Domain, n: int) -> list[Span]:
     spans: list[Span] = []
-    before: Span = None  # the last covered column, unless the line is broken since
+    before: Span = None  # the last covered column; None after a break in the line
     empty = 0
     for column in series.envelope(x0, x1, columns, n):
         if column is None:
@@ -191,7 +191,7 @@ def _plot(spans: Sequence[Span], style: int, dots: list[bytearray], owner: list[
             mask = 0
             for dot in range(max(top - row * 4, 0), min(bottom - row * 4, 3) + 1):
                 mask |= bits[dot]
-            if owner[row][column] != style:  # the upper curve owns the cell
+            if owner[row][column] != style:  # the upper curve replaces the lower one in the cell
                 dots[row][column] = 0
                 owner[row][column] = style
             dots[row][column] |= mask

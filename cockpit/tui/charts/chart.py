@@ -1,7 +1,7 @@
-"""One chart: a title line, curves with their axes, and only the cells that changed sent to the terminal.
+"""One chart: a title line and curves with their axes; only changed cells are sent to the terminal.
 
-NaN and the infinities are gaps with a red mark on the top row. Smoothing is drawn bright over the dim raw values, whose
-extremes are always there. Evaluations are single points, checkpoints marks on the x axis.
+NaN and the infinities are gaps with a red mark on the top row. The smoothed curve is bright, over dim raw values whose
+extremes are always drawn. Evaluations are single points, checkpoints are marks on the x axis.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ MIN_WIDTH, MIN_HEIGHT = 18, 4
 
 @dataclass(frozen=True)
 class ChartData:
-    """What a chart shows. Series grow by themselves; the rest is given at every `show`.
+    """The content of a chart. Series grow in place; the rest is passed with every `show`.
 
     Attributes:
-        name: what is measured, the first word of the title.
-        summary: the rest of the title: newest value and so on.
+        name: the measured quantity, at the start of the title.
+        summary: the rest of the title, with the newest value.
         raw: the values.
-        smooth: their moving average, when one is asked for.
+        smooth: their moving average; None without smoothing.
         old: values that a resume replaced.
         points: single points (evaluations).
         x: left and right edge of the x axis.
-        x_is_time: x is Unix seconds, labelled from the left edge on.
-        label: writes a tick of the y axis from its value and the distance of ticks.
+        x_is_time: x is Unix seconds, labelled as the time since the left edge.
+        label: formats a tick of the y axis from its value and the distance between ticks.
         log: logarithmic y axis.
         limit: a guard's limit, drawn as a line when it is in range.
         marks: positions and characters on the x axis (checkpoints, guards).
         cursor: position of the inspection line.
         floor: the y axis includes this value.
-        unit: ticks are round in multiples of this (bytes of a GiB, say).
+        unit: ticks are round multiples of this (for example the bytes of a GiB).
     """
 
     name: str
@@ -69,8 +69,7 @@ class ChartData:
 
 
 class Chart(Widget):
-    """Draws `ChartData`. Call `show` with new data: it repaints the cells that differ, and nothing while not on
-    screen."""
+    """Draws `ChartData`. `show` repaints the cells that differ, and nothing while the chart is not on screen."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{name}" for name in STYLES}
     DEFAULT_CSS = """
@@ -111,7 +110,7 @@ class Chart(Widget):
     # ---- data
 
     def show(self, data: ChartData) -> None:
-        """Show this; only cells that differ are painted again."""
+        """Show new data; only cells that differ are repainted."""
         self.data = data
         if self.is_on_screen:
             self._sync()
@@ -119,12 +118,12 @@ class Chart(Widget):
             self._rows, self._strips = [], []
 
     def fit(self) -> None:
-        """Forget the y axis, so that the next drawing fits it to the data."""
+        """Reset the y axis; the next drawing fits it to the data."""
         self._y = None
 
     @property
     def is_on_screen(self) -> bool:
-        """Whether anything of the chart can be seen."""
+        """Whether any part of the chart is visible."""
         return self.display and self.is_attached and self.size.width > 0 and self.size.height > 0
 
     def _sync(self) -> None:
@@ -154,7 +153,7 @@ class Chart(Widget):
         self._forget()
 
     def notify_style_update(self) -> None:
-        """Colours changed."""
+        """Redraw with the new colours."""
         super().notify_style_update()
         self._palette = []
         self._forget()

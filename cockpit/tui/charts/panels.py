@@ -1,4 +1,4 @@
-"""What each chart of a run shows, from the fold alone: the same for a live run and for a replay."""
+"""The data of a run's charts, made from its state only: the same for a live run and for a replay."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GIB = 1 << 30
 
 @dataclass
 class ViewOptions:
-    """How the operator wants charts drawn.
+    """The operator's options for charts.
 
     Attributes:
         log: names of charts with a logarithmic value axis.
         smooth: index into SMOOTHING.
-        zoom: share of the steps that is shown, 1 for all.
-        cursor: step that is inspected.
+        zoom: share of the steps that are shown, 1 for all.
+        cursor: the inspected step.
     """
 
     log: set[str]
@@ -37,20 +37,20 @@ class ViewOptions:
 
     @property
     def alpha(self) -> float:
-        """The smoothing's weight of the past."""
+        """The weight of past values in the moving average."""
         return SMOOTHING[self.smooth]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart by its name and how its data is made."""
+    """A chart's name and the function that makes its data."""
 
     name: str
     make: Callable[[], ChartData]
 
 
 def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mapping[str, Any]) -> list[Panel]:
-    """The charts of a stage, most telling first; those without a single value are left out."""
+    """The charts of a stage, most important first, at most six; charts without values are left out."""
     names = state.series_names(stage.name)
     first = [name for name in ("loss", "learning_rate", "grad_norm") if name in names]
     found = [Panel(name, _steps(state, stage, name, options, facts)) for name in first]
@@ -67,7 +67,7 @@ def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mappi
 
 
 def step_window(stage: StageView, options: ViewOptions) -> tuple[float, float]:
-    """The steps on the x axis; a zoomed window moves by quarters of its width, so that it is repainted rarely."""
+    """The steps on the x axis; a zoomed window moves by quarters of its width, to repaint rarely."""
     reached = float(stage.at_step or 0)
     x0, x1 = step_domain(stage.total_steps, reached)
     width = (x1 - x0) * options.zoom

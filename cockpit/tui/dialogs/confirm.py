@@ -28,7 +28,7 @@ class Answer:
 
 
 class ConfirmScreen(ModalScreen[str]):
-    """A question. Answers with the id of the button; Esc answers with the first, which must be the safe one."""
+    """A question. Returns the id of the pressed button; Esc returns the first, which must be the safe one."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
     CSS = DIALOG_CSS.format(name="ConfirmScreen")

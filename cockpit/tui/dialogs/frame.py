@@ -1,4 +1,4 @@
-"""What dialogs share: the frame around them, and text that is shown as it is."""
+"""The CSS that dialogs share, and plain text for their bodies."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ DIALOG_CSS = """
 
 
 def plain_lines(text: str) -> Text:
-    """Text of unknown origin over several lines, as it is: no markup, no control characters."""
+    """Untrusted text with several lines, without markup and control characters."""
     return Text("\n".join(safe_text(line) for line in text.split("\n")))

@@ -1,4 +1,4 @@
-"""A small dialog for the number of a step."""
+"""A dialog that asks for a step number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 
 
 class GotoScreen(ModalScreen["int | None"]):
-    """Answers with a step's number, or None."""
+    """Asks for a step number. Returns the number, or None."""
 
     CSS = """
     GotoScreen { align: center middle; background: $background 60%; }

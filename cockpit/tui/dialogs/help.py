@@ -1,4 +1,4 @@
-"""Every key of a screen, from the one table that also makes its bindings."""
+"""The help of a screen: all its keys, from the table that also makes its bindings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TITLES = {
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys of some scopes, each with the sentence that says what it does."""
+    """The keys of some scopes with their help texts."""
 
     CSS = (
         DIALOG_CSS.format(name="HelpScreen")
@@ -52,7 +52,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(Text("Keys"), classes="title")
             with VerticalScroll(classes="body"):
                 yield Static(keys_table(self._scopes))
-            yield Static(Text("Leaving a screen never stops a run.   esc close", style="dim"))
+            yield Static(Text("Closing a screen never stops a run.   esc close", style="dim"))
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -65,7 +65,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def keys_table(scopes: Sequence[str]) -> Table:
-    """Every key with what it does, one heading per scope; scopes that no table has are left out."""
+    """Every key with its help text, one heading per scope; unknown scopes are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()

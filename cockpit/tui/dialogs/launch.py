@@ -1,4 +1,4 @@
-"""The question before a run is started."""
+"""The question before a run starts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ START = "start"
 
 
 def launch_question(loaded: LoadedRecipe, figures: Plan | None, note: str = "") -> ConfirmScreen:
-    """Whether to start the recipe, with what it takes; answers START or another word."""
+    """Show the estimate and ask whether to start the recipe; returns START or another id."""
     recipe = loaded.recipe
     stages = ", ".join(stage.name for stage in recipe.stage)
     lines = [recipe.description, f"{len(recipe.stage)} stages: {stages}", plan_words(figures), note]
     body = "\n".join(safe_text(line, 600) for line in lines if line)
-    return ConfirmScreen(f"Start {recipe.name}?", body, [Answer("no", "Not now"), Answer(START, "Start the run")])
+    return ConfirmScreen(f"Start {recipe.name}?", body, [Answer("no", "Cancel"), Answer(START, "Start")])

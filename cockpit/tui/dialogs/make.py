@@ -1,4 +1,4 @@
-"""The questions before a merge and before an export, with what they take and what there is."""
+"""The dialogs before a merge and an export, with the disk and memory that are needed and free."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from exporters.gguf.quant_types import FilePlan
 from recipes.file_types import FILE_TYPES
 
 LEAST_CHOICES = 3
-"""Rows that the choices keep on the smallest screen; they scroll."""
+"""Rows of the list of choices on the smallest screen; the list scrolls."""
 MEANINGS = {
-    "base": "as the base model",
-    "float32": "4 bytes a weight",
-    "bfloat16": "2 bytes a weight",
-    "float16": "2 bytes a weight",
+    "base": "same as the base model",
+    "float32": "4 bytes per weight",
+    "bfloat16": "2 bytes per weight",
+    "float16": "2 bytes per weight",
 }
 
 
 class _Choices(LineList[str]):
-    """Words with a mark and a remark."""
+    """Choices with a mark and a remark."""
 
     def __init__(self, words: Sequence[str], marked: set[str], remarks: dict[str, str], single: bool) -> None:
         self.marked = marked
@@ -56,17 +56,17 @@ class _Choices(LineList[str]):
 
 
 class MakeScreen(ModalScreen["list[str] | None"]):
-    """Choose how something is made, see what it takes, start it. Answers the chosen words, or None.
+    """Choose types, see the disk and memory they need, start. Returns the marked choices, or None.
 
     Args:
-        title: what will be made, and of what.
-        lines: facts above the choice.
+        title: what is made, and from what.
+        lines: facts above the choices.
         words: the choices.
-        chosen: those marked at first.
-        remarks: a few words behind each choice.
-        need_of: what the marked words take; asked whenever they change.
+        chosen: the choices that are marked at first.
+        remarks: a short text after each choice.
+        need_of: disk and memory that the marked choices need; called after every change.
         start: the label of the button that starts it.
-        single: exactly one word is chosen, else at least one.
+        single: exactly one choice is marked; otherwise at least one.
     """
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
@@ -114,7 +114,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
             with Horizontal(classes="buttons"):
                 yield Button(Text("Cancel"), id="cancel", compact=True)
                 yield Button(Text(self._start), id="start", compact=True)
-            yield Static(Text("↑↓ choose   space mark   tab to the buttons   esc cancel", style="dim"))
+            yield Static(Text("↑↓ move   space mark   tab buttons   esc cancel", style="dim"))
 
     def on_mount(self) -> None:
         self.query_one(_Choices).focus()
@@ -122,7 +122,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
         self.screen_layout_refresh_signal.subscribe(self, self._fit)
 
     def _fit(self, _screen: object) -> None:
-        """Give the choices what the rest of the dialog leaves: buttons and figures are always on the screen."""
+        """Give the choices the remaining height: buttons and figures are always on the screen."""
         choices, dialog = self.query_one(_Choices), self.query_one(Vertical)
         margins = [child.styles.margin for child in dialog.children]
         around = sum(margin.top + margin.bottom for margin in margins) + dialog.gutter.height
@@ -132,7 +132,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
 
     @property
     def marked(self) -> list[str]:
-        """The marked words, in the order they are listed."""
+        """The marked choices, in the order of the list."""
         return [word for word in self._words if word in self._marked]
 
     def action_mark(self) -> None:
@@ -168,7 +168,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
 
 
 def need_text(need: Need, colours: dict[str, str]) -> Text:
-    """`disk 60 GiB of 1.2 TiB free · memory 31 GiB of 119 GiB free`, with what does not suffice said so."""
+    """Two lines, `disk about 60 GiB of 1.2 TiB free ✓` and `memory about 131 GiB of 119 GiB free ✗ too little`."""
     pen = Pen(colours)
     short = need.short_of
     for name, takes, free in (
@@ -176,9 +176,9 @@ def need_text(need: Need, colours: dict[str, str]) -> Text:
         ("memory", need.ram_bytes, need.ram_available_bytes),
     ):
         if pen.text:
-            pen.write("   ", "text-muted")
-        needs = f"about {formatting.size(takes)}" if takes is not None else "not known"
-        pen.write(f"{name} {needs} of {formatting.size(free)} free", "error" if name in short else "")
+            pen.line()
+        needs = f"about {formatting.size(takes)} of" if takes is not None else "need unknown,"
+        pen.write(f"{name} {needs} {formatting.size(free)} free", "error" if name in short else "")
         pen.write(
             " ✗ too little" if name in short else (" ✓" if takes is not None else ""),
             "error" if name in short else "success",
@@ -187,25 +187,25 @@ def need_text(need: Need, colours: dict[str, str]) -> Text:
 
 
 def merge_facts(source: Source, base: Input) -> list[str]:
-    """What a merge is made of."""
+    """The facts above the choices of a merge."""
     return [
         f"adapter  {source.path}",
         f"base     {base.text}",
-        "A new run with one stage; this run is its parent and stays as it is.",
+        "Starts a new run with one stage. This run is its parent and is kept.",
     ]
 
 
 def export_facts(source: Source, base: Input | None = None) -> list[str]:
-    """What an export is made of."""
-    adapted = [f"model  {base.text}", f"adapter  {source.path}, merged while the files are written"] if base else []
+    """The facts above the choices of an export."""
+    adapted = [f"model  {base.text}", f"adapter  {source.path}, merged during the export"] if base else []
     return [
         *(adapted or [f"model  {source.path}"]),
-        "Each file is compared with the model. A new run; this run is its parent and stays as it is.",
+        "Each file is compared with the model. Starts a new run; this run is its parent and is kept.",
     ]
 
 
 def plan_words(plan: FilePlan) -> str:
-    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the widths that defeat it and what it needs."""
+    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with its tensors that are too narrow and what it needs."""
     words = f"{formatting.size(plan.bytes):>9}  {formatting.bits_per_weight(plan.bits_per_weight)} b/w"
     if plan.fallbacks:
         words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"

@@ -1,4 +1,4 @@
-"""The command palette: the actions that the current screen offers at this moment."""
+"""The command palette: the actions that are possible on the current screen now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cockpit.tui.look.keys import SCOPES, Key, scopes_of
 
 
 class KeyCommands(Provider):
-    """Every key of the current screen whose action can act now, by what it does."""
+    """One command for every key of the current screen whose action is possible now."""
 
     async def discover(self) -> Hits:
         for name, key in self._commands():

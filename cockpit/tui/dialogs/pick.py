@@ -1,4 +1,4 @@
-"""A choice among words: one of them, or any."""
+"""A dialog to choose one value, or to mark any number of values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cockpit.tui.widgets.line_list import LineList
 
 
 class _Words(LineList[str]):
-    """Words with or without a mark."""
+    """Values, with or without marks."""
 
     def __init__(self, words: Sequence[str], marked: set[str] | None) -> None:
         self.marked = marked
@@ -34,7 +34,7 @@ class _Words(LineList[str]):
 
 
 class PickScreen(ModalScreen["list[str] | None"]):
-    """Choose one word, or (with `marked`) any of them. Answers None when it was left with Esc."""
+    """Choose one value, or with `marked` any number. Returns the values; None after Esc."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
     CSS = (
@@ -64,9 +64,9 @@ class PickScreen(ModalScreen["list[str] | None"]):
         with Vertical():
             yield Static(Text(safe_text(self._title)), classes="title")
             if self._search:
-                yield Input(placeholder="type to narrow", compact=True)
+                yield Input(placeholder="type to filter", compact=True)
             yield _Words(self._words, self._marked)
-            hint = "enter choose   esc cancel" if self._marked is None else "space mark   enter take   esc cancel"
+            hint = "enter choose   esc cancel" if self._marked is None else "space mark   enter accept   esc cancel"
             yield Static(Text(hint, style="dim"))
 
     def on_mount(self) -> None:

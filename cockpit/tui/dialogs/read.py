@@ -1,4 +1,4 @@
-"""A text to read: a difference, a list of problems, a path."""
+"""A dialog that shows a text of any length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cockpit.tui.dialogs.frame import DIALOG_CSS
 
 
 class TextScreen(ModalScreen[None]):
-    """A text to read, as long as it may be: a difference, a list of problems, a finished run's path."""
+    """Shows a text that scrolls, such as a form's unsaved changes."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
     CSS = (

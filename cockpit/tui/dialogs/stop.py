@@ -1,4 +1,4 @@
-"""The question before a run is stopped."""
+"""The question before a run stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEEP_RUNNING = "keep-running"
 
 
 def stop_question(run_id: str) -> ConfirmScreen:
-    """After a checkpoint, now, or not at all. Answers KEEP_RUNNING or the verb of the request."""
+    """Ask whether to stop after a checkpoint, now or not at all. Returns KEEP_RUNNING or the request's verb."""
     body = (
         f"After checkpoint: {STOP_AFTER_CHECKPOINT}.\n"
         f"Now: {STOP_NOW}.\n"

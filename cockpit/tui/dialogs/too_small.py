@@ -1,4 +1,4 @@
-"""What a terminal that is too small shows instead of a broken screen."""
+"""The message that replaces the screen while the terminal is too small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_WIDTH, MIN_HEIGHT = 60, 20
 
 
 class TooSmallScreen(ModalScreen[None]):
-    """Covers everything until the terminal is large enough; runs do not care."""
+    """Covers the screen until the terminal is large enough; runs are not affected."""
 
     CSS = """
     TooSmallScreen { align: center middle; background: $background; }
@@ -33,16 +33,16 @@ class TooSmallScreen(ModalScreen[None]):
         self._show()
 
     def action_stay(self) -> None:
-        """Esc leads nowhere from here: only a larger terminal does."""
+        """Ignore Esc: only a larger terminal removes the message."""
 
     def _show(self) -> None:
         width, height = self.app.size
-        words = f"terminal too small\n{width}x{height}, at least {MIN_WIDTH}x{MIN_HEIGHT}\ntraining continues"
+        words = f"terminal too small\n{width}x{height}, minimum {MIN_WIDTH}x{MIN_HEIGHT}\ntraining continues"
         self.query_one(Static).update(Text(words, justify="center"))
 
 
 def fit_to_terminal(app: App[Any], width: int, height: int) -> None:
-    """Put the message over the screen when the terminal is too small, and take it away when it no longer is."""
+    """Show the message while the terminal is too small, and remove it when the terminal is large enough."""
     covered = isinstance(app.screen, TooSmallScreen)
     small = width < MIN_WIDTH or height < MIN_HEIGHT
     if small and not covered:

@@ -1,4 +1,4 @@
-"""The one choke point before the terminal."""
+"""The last filter before the terminal: it lets only printable characters through."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from cockpit.text.safe_text import UNSAFE
 
 
 class HarmlessLines(LineFilter):
-    """The one choke point before the terminal: no control, reordering or invisible character of any text passes.
+    """Replaces every control, reordering and invisible character with blanks, and removes hyperlinks.
 
-    Widgets show such characters through `safe_text` as visible stand-ins; this is for text that was not made safe.
-    Hyperlinks are
-    taken off too: the cockpit's text has none, and a link's address would reach the terminal as it is.
+    Widgets make such characters visible with `safe_text`; this filter catches text that was not made safe. Cockpit's
+    own text has no hyperlinks, and a link's address would reach the terminal unfiltered.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's name
-        """The segments, with the same widths and nothing but printable characters."""
+        """The segments with the same widths and only printable characters."""
         if all(_harmless(segment) for segment in segments):
             return segments
         return [_clean(segment) for segment in segments]

@@ -1,4 +1,4 @@
-"""The theme's colours by name as Rich writes them, for text that widgets draw themselves."""
+"""Theme colours by name as Rich styles, for text that widgets draw themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = {"text-muted": "dim", "text-disabled": "dim"}
 
 
 def ink(app: App[object]) -> dict[str, str]:
-    """Rich styles by the theme's names; a colour that Rich cannot write is left to the terminal."""
+    """Rich styles by theme name; a colour that Rich cannot parse is left to the terminal."""
     variables = app.theme_variables
     return {name: _style(name, variables.get(name, "")) for name in NAMES}
 

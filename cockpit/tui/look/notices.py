@@ -1,4 +1,4 @@
-"""Short messages over a screen: always harmless text, never markup."""
+"""Short messages over a screen, as safe text without markup."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def say(
     message: str,
     severity: Literal["information", "warning", "error"] = "information",
 ) -> None:
-    """Show a message for some seconds; errors stay longer."""
+    """Show a message for 5 s; an error for 10 s."""
     text = "\n".join(safe_lines(message, 8))
     over.notify(text, severity=severity, timeout=10.0 if severity == "error" else 5.0, markup=False)
 
 
 def say_error(over: App[Any] | Screen[Any], error: OperatorError) -> None:
-    """Show what an operation refused to do, and what to do about it."""
+    """Show an error's message and its hint."""
     say(over, f"{error.message}\n{error.hint}" if error.hint else error.message, "error")

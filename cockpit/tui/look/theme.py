@@ -1,7 +1,7 @@
 """Colours that are exact entries of the xterm 256-colour palette.
 
-OpenSSH does not forward COLORTERM, so most terminals over SSH are told 256 colours; a colour between two entries
-collapses there, and neighbouring surfaces become one. Each hex below is one of the palette's own values.
+OpenSSH does not forward COLORTERM, so a program sees 256 colours in most terminals over SSH. A colour between two
+entries is rounded to one of them, and neighbouring surfaces look the same. Each hex value below is a palette entry.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ ANSI_VARIABLES = {
     "chart-guard": "ansi_red",
     "chart-mark": "ansi_bright_green",
 }
-"""For terminals with sixteen colours, on top of Textual's own ansi themes."""
+"""Added to Textual's ansi themes, for terminals with sixteen colours."""
 
 DARK = Theme(
     name="cockpit",
@@ -145,7 +145,7 @@ GLYPHS = {
     StageStatus.SKIPPED: "-",
     RunStatus.LOST: "?",
 }
-"""A state is told by a glyph as well as a colour, so that it is readable without colours."""
+"""Every state has a glyph as well as a colour, so that it is readable without colours."""
 
 ASCII_GLYPHS = {
     **dict.fromkeys((RunStatus.QUEUED, StageStatus.PENDING), "o"),
@@ -160,7 +160,7 @@ ASCII_GLYPHS = {
 }
 
 CROSS = "\u00d7"
-"""Where a value is not a number."""
+"""Marks a value that is not a number."""
 
 STATE_COLOURS = {
     RunStatus.QUEUED: "text-muted",
@@ -178,28 +178,28 @@ STATE_COLOURS = {
 
 
 def palette(variables: Mapping[str, str]) -> dict[str, str]:
-    """Theme variables as colours for rich's texts: exact hexes, or the sixteen names without Textual's prefix.
+    """Theme variables as Rich colours: hex values, or the sixteen colour names without Textual's prefix.
 
-    A variable that is no plain colour ("auto 87%") is left out: such text keeps the widget's own colour.
+    A variable that is not a plain colour ("auto 87%") is left out: its text keeps the widget's colour.
     """
     plain = {name: value.removeprefix("ansi_") for name, value in variables.items()}
     return {name: value for name, value in plain.items() if value.startswith("#") or value in _RICH_NAMES}
 
 
 def ascii_only() -> bool:
-    """Whether the operator asked for a screen without braille and other symbols (COCKPIT_GLYPHS=ascii)."""
+    """Whether COCKPIT_GLYPHS=ascii requests screens without braille and other symbols."""
     return os.environ.get("COCKPIT_GLYPHS", "braille").lower() == "ascii"
 
 
 def state_glyph(state: RunStatus | StageStatus) -> str:
-    """One character for a run's or stage's state."""
+    """The character for a run's or stage's state."""
     return (ASCII_GLYPHS if ascii_only() else GLYPHS).get(state, "?")
 
 
 def chosen_theme() -> str:
-    """COCKPIT_THEME, else the sixteen-colour theme where the terminal has no more, else `cockpit`."""
-    asked = os.environ.get("COCKPIT_THEME", "")
-    if asked in {"cockpit", "cockpit-light", "ansi-dark", "ansi-light"}:
-        return asked
+    """The theme's name: COCKPIT_THEME, else `ansi-dark` on a terminal with sixteen colours, else `cockpit`."""
+    requested = os.environ.get("COCKPIT_THEME", "")
+    if requested in {"cockpit", "cockpit-light", "ansi-dark", "ansi-light"}:
+        return requested
     term = os.environ.get("TERM", "")
     return "ansi-dark" if term in _SIXTEEN_COLOURS and not os.environ.get("COLORTERM") else "cockpit"

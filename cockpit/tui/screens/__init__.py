@@ -1,1 +1,1 @@
-"""One screen per file, and what it reads."""
+"""One module for each screen, its texts and its sources."""

@@ -1,4 +1,4 @@
-"""What a run has made: its checkpoints and results, and Resume, Merge and Quantize from the one under the cursor."""
+"""A run's checkpoints and results, with Resume, Merge and Quantize for the selected one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ItemList(LineList[Item]):
 
     has_header = True
     now = 0.0
-    empty_message = "no checkpoints and no results yet"
+    empty_message = "no checkpoints or results yet"
 
     def key_of(self, item: Item) -> Hashable:
         if item.row is None:
@@ -84,7 +84,7 @@ class ItemList(LineList[Item]):
         line.append(" ")
         good = ("+" if ascii_only() else "✓") if saved.healthy else ("x" if ascii_only() else "✗")
         line.append(good if saved.healthy else f"{good} not healthy", colours["success" if saved.healthy else "error"])
-        facts = (("best", row.best), ("newest", item.newest), ("removed", row.removed), ("superseded", row.superseded))
+        facts = (("best", row.best), ("newest", item.newest), ("removed", row.removed), ("replaced", row.superseded))
         line.append(" " + " · ".join(name for name, is_so in facts if is_so))
         if row.removed or row.superseded:
             line.stylize(colours["text-disabled"])
@@ -92,7 +92,7 @@ class ItemList(LineList[Item]):
 
 
 class CheckpointsScreen(Screen[None]):
-    """The checkpoints of one run. A button that cannot be pressed says why."""
+    """The checkpoints of one run. The reason for a disabled button is next to it."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ("checkpoints", "lists")
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("checkpoints")]
@@ -119,7 +119,7 @@ class CheckpointsScreen(Screen[None]):
         self._dependents: dict[str, list[str]] = {}
         self._items: list[Item] = []
         self._stages: list[StageView] = []
-        """as they were when the items were read: the state itself may be growing"""
+        """the stages at the time when the items were read; the state itself may still grow"""
         self._poll: Timer | None = None
         self._reading = False
 
@@ -148,7 +148,7 @@ class CheckpointsScreen(Screen[None]):
             self._poll.resume()
             self._read()
 
-    # ---- what there is
+    # ---- reading the run
 
     def _read(self) -> None:
         if not self._reading:
@@ -196,7 +196,7 @@ class CheckpointsScreen(Screen[None]):
 
     @property
     def item(self) -> Item | None:
-        """What the cursor is on."""
+        """The selected item."""
         return self.query_one(ItemList).current
 
     def _source(self, kind: str) -> Source | None:
@@ -207,7 +207,7 @@ class CheckpointsScreen(Screen[None]):
         return next((source for source in finished if source.kind == kind), None)
 
     def _to_export(self) -> tuple[Source | None, Input | None]:
-        """The adapter that the cursor is on, with its base if that is here; a model elsewhere."""
+        """The selected adapter and its base model, if that is a local folder; otherwise a model without a base."""
         item = self.item
         if item is not None and item.source is not None and item.source.kind == "adapter":
             base = base_of(self._run, item.source)
@@ -231,11 +231,11 @@ class CheckpointsScreen(Screen[None]):
         where = (
             f"from {item.stage}, step {row.checkpoint.step}"
             if item is not None and row is not None
-            else "go on where it ended"
+            else "continue where the run ended"
         )
         self._show_action("resume", resume, where)
         self._show_action("merge", merge, f"{adapter.title} into {base.text}" if adapter and base else "")
-        words = "" if source is None else f"{source.title} to GGUF" + (", merged on the way" if under else "")
+        words = "" if source is None else f"{source.title} to GGUF" + (", merged during the export" if under else "")
         self._show_action("quantize", export, words)
         self.query_one(KeyBar).refresh()
 
@@ -247,7 +247,7 @@ class CheckpointsScreen(Screen[None]):
         self.query_one(f"#why_{name}", Static).update(text)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
-        """Keys of buttons that cannot be pressed are not offered."""
+        """Hide the keys of disabled buttons."""
         if action in {"resume", "merge", "quantize"} and self.is_mounted:
             return not self.query_one(f"#{action}", Button).disabled
         return True
@@ -263,7 +263,7 @@ class CheckpointsScreen(Screen[None]):
             if answer == "go":
                 app_of(self).start(lambda: self._resume(of_checkpoint))
 
-        answers = [Answer("no", "Not now"), Answer("go", "Resume")]
+        answers = [Answer("no", "Cancel"), Answer("go", "Resume")]
         self.app.push_screen(ConfirmScreen(f"Resume {self._run.id}?", body, answers), answered)
 
     def _resume(self, item: Item | None) -> RunDir:
@@ -271,8 +271,8 @@ class CheckpointsScreen(Screen[None]):
 
         row = item.row if item is not None else None
         stage = next((s for s in self._stages if item is not None and s.name == item.stage), None)
-        goes_on = item is not None and item.newest and stage is not None and stage.state != StageStatus.SUCCEEDED
-        if row is None or item is None or goes_on:
+        continues = item is not None and item.newest and stage is not None and stage.state != StageStatus.SUCCEEDED
+        if row is None or item is None or continues:
             resume(self._run)
         else:
             resume(self._run, stage=item.stage, checkpoint=row.checkpoint.step)

@@ -1,4 +1,4 @@
-"""What a recipe form says around its rows: title, hint, difference to the disk, estimate."""
+"""The texts around a recipe form's rows: title, hint, unsaved changes, estimate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from recipes.problems import Problem
 
 
 def title(model: FormModel, colours: dict[str, str], read_only: bool, unreadable: str) -> Text:
-    """The file, how much is changed, and how much is wrong."""
+    """The file's name, the number of changed fields, and the number of problems."""
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f" {safe_text(model.path.name, 60)}{'*' if model.dirty else ''}", "bold")
     if read_only:
-        line.append("  shipped: saving makes a copy", colours["text-muted"])
+        line.append("  read-only: saving makes a copy", colours["text-muted"])
     if model.changed_rows:
         line.append(f"  *{model.changed_rows} changed", colours["accent"])
     if unreadable:
@@ -34,7 +34,7 @@ def title(model: FormModel, colours: dict[str, str], read_only: bool, unreadable
 
 
 def hint(model: FormModel, spot: Spot, colours: dict[str, str]) -> Text:
-    """What the row under the cursor means, what is wrong with it, and what it may be."""
+    """The help, the problems and the allowed values of the row with the cursor."""
     pen = Pen(colours)
     row = model.row(spot.place, spot.key) if spot.key else None
     if row is None:
@@ -48,7 +48,7 @@ def hint(model: FormModel, spot: Spot, colours: dict[str, str]) -> Text:
 def _hint_of_row(pen: Pen, model: FormModel, place: int, row: Row) -> None:
     pen.write(row.key, bold=True).line(f" — {row.spec.help}")
     for problem in row.problems:
-        pen.line(told(problem), "error")
+        pen.line(problem_text(problem), "error")
     default = show_value(row.spec.default)
     words = [row.spec.allowed, row.spec.unit or "", f"default {default}" if default else row.spec.default_words]
     if row.was is not None:
@@ -62,28 +62,28 @@ def _hint_of_row(pen: Pen, model: FormModel, place: int, row: Row) -> None:
 def _hint_without_row(pen: Pen, model: FormModel, place: int) -> None:
     if model.broken is not None:
         pen.line(safe_text(str(model.broken)), "error")
-        pen.line("the form cannot show this text: mend it in an editor, then open it again", "text-muted")
+        pen.line("the form cannot show this file; fix it in an editor, then open it again", "text-muted")
         return
     for problem in model.loose_problems(place):
-        pen.line(f"line {problem.line}: {told(problem)}", "error")
+        pen.line(f"line {problem.line}: {problem_text(problem)}", "error")
     if place == RECIPE and model.loaded is not None:
         pen.line(safe_text(model.loaded.recipe.description))
-    pen.line("enter goes in, tab to the next pane; a value that is cleared takes its default", "text-muted")
+    pen.line("enter opens, tab moves to the next pane; an empty field has its default value", "text-muted")
 
 
 def difference(model: FormModel, colours: dict[str, str]) -> Text:
-    """The lines that differ from the file."""
+    """The lines that differ from the file on disk."""
     pen = Pen(colours)
     for line in model.diff():
         pen.line(safe_text(line, 300), {"+": "success", "-": "error"}.get(line[:1], "text-muted"))
     if not pen.text:
-        pen.write("as on disk", "text-muted")
+        pen.write("no changes", "text-muted")
     pen.text.rstrip()
     return pen.text
 
 
 def estimate(figures: Plan | None, colours: dict[str, str]) -> Text:
-    """Each stage with what it takes, as far as it is known before it runs."""
+    """Each stage's parameters, steps and tokens, as far as they are known before it runs."""
     pen = Pen(colours)
     if figures is None:
         pen.write("no estimate while there are problems", "text-muted")
@@ -100,7 +100,7 @@ def estimate(figures: Plan | None, colours: dict[str, str]) -> Text:
     return pen.text
 
 
-def told(problem: Problem) -> str:
+def problem_text(problem: Problem) -> str:
     """A problem without its place: what, got, allowed, hint."""
     parts = [problem.message]
     if problem.got:

@@ -1,4 +1,4 @@
-"""Home: the machine, the recipes, the runs, and what is under the cursor."""
+"""Home: the machine, the recipes, the runs, and a preview of the selected item."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ PREVIEW_AFTER_S = 0.12
 
 
 @dataclass
-class _Look:
-    """What one look at the disk found; None was not looked at."""
+class _Scan:
+    """The result of one scan of the disk; None: not scanned."""
 
     runs: list[RunSummary] | None = None
     recipes: list[RecipeEntry] | None = None
@@ -57,7 +57,7 @@ class HomeScreen(Screen[None]):
 
     key_scopes: ClassVar[tuple[str, ...]] = ("home", "lists")
     leads_back = False
-    """Nothing is behind Home: the line at the bottom does not offer Esc."""
+    """Home is the first screen: its key bar has no Esc."""
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("home"), Binding("escape", "clear_filter", "Clear", show=False)]
     CSS = """
     HomeScreen > #machine { height: 1; background: $surface; }
@@ -84,8 +84,8 @@ class HomeScreen(Screen[None]):
         self._runs: list[RunSummary] = []
         self._recipes: list[RecipeEntry] = []
         self._plans: dict[Path, Plan | None] = {}
-        self._looking = False
-        self._looks = 0
+        self._scanning = False
+        self._scans = 0
         self._poll: Timer | None = None
         self._due: Timer | None = None
 
@@ -96,44 +96,44 @@ class HomeScreen(Screen[None]):
             with Vertical(id="main"):
                 yield RunTable(id="runs")
                 yield PreviewPane()
-        yield Input(placeholder="show only what contains…", compact=True, id="filter")
+        yield Input(placeholder="filter recipes and runs…", compact=True, id="filter")
         yield KeyBar("home")
 
     def on_mount(self) -> None:
         self.query_one(RecipeList).border_title = "Recipes"
         self.query_one(RunTable).border_title = "Runs"
-        self.query_one(RunTable).empty_message = "looking…"
+        self.query_one(RunTable).empty_message = "loading…"
         self.query_one(RecipeList).focus()
-        self._poll = self.set_interval(POLL_S, self._look)
+        self._poll = self.set_interval(POLL_S, self._scan)
 
     def on_screen_suspend(self) -> None:
         if self._poll is not None:
             self._poll.pause()
 
     def on_screen_resume(self) -> None:
-        """Look anew, but after the paint: what a first look loads (the recipes' schema) takes longer than drawing."""
+        """Scan again after the paint: the first scan imports the recipes' schema, which takes longer than drawing."""
         if self._poll is not None:
             self._poll.resume()
             self._watch.look_again()
-            self._looks = 0
-            self.call_after_refresh(self._look)
+            self._scans = 0
+            self.call_after_refresh(self._scan)
 
-    # ---- looking at the disk, never on the screen's own loop
+    # ---- scanning the disk, in threads
 
-    def _look(self) -> None:
-        if not self._looking:
-            self._looking = True
-            with_recipes = self._looks % SHELF_EVERY == 0
-            self._looks += 1
+    def _scan(self) -> None:
+        if not self._scanning:
+            self._scanning = True
+            with_recipes = self._scans % SHELF_EVERY == 0
+            self._scans += 1
             current = self.query_one(RunTable).current if self.is_mounted else None
             self.run_worker(
-                lambda: self._look_around(with_recipes, current), thread=True, exit_on_error=False, group="look"
+                lambda: self._scan_disk(with_recipes, current), thread=True, exit_on_error=False, group="scan"
             )
 
-    def _look_around(self, with_recipes: bool, current: RunSummary | None) -> None:
+    def _scan_disk(self, with_recipes: bool, current: RunSummary | None) -> None:
         from cockpit.headless.machine_line import look, words
 
-        found = _Look(now=wall_clock_s())
+        found = _Scan(now=wall_clock_s())
         try:
             found.recipes = self._shelf.entries() if with_recipes else None
             found.runs = self._watch.poll()
@@ -145,8 +145,8 @@ class HomeScreen(Screen[None]):
         finally:
             self.app.call_from_thread(self._take, found)
 
-    def _take(self, found: _Look) -> None:
-        self._looking = False
+    def _take(self, found: _Scan) -> None:
+        self._scanning = False
         if not self.is_mounted:
             return
         if found.machine:
@@ -231,17 +231,17 @@ class HomeScreen(Screen[None]):
 
     @property
     def on_recipes(self) -> bool:
-        """Whether the recipes have the cursor; else the runs."""
+        """Whether the selected item is a recipe; otherwise it is a run."""
         return self.query_one(RecipeList).has_focus or not self.query_one(RunTable).items
 
     @property
     def entry(self) -> RecipeEntry | None:
-        """The recipe under the cursor of the recipes."""
+        """The selected recipe."""
         return self.query_one(RecipeList).entry
 
     @property
     def run_under_cursor(self) -> RunSummary | None:
-        """The run under the cursor of the runs."""
+        """The selected run."""
         return self.query_one(RunTable).current
 
     @on(LineList.Moved)
@@ -254,7 +254,7 @@ class HomeScreen(Screen[None]):
         self.query_one(KeyBar).refresh()
 
     def _preview_soon(self) -> None:
-        """Show what is under the cursor once it has stood there for a moment."""
+        """Show the selected item's preview once the cursor rests on it."""
         if self._due is not None:
             self._due.stop()
         self._due = self.set_timer(PREVIEW_AFTER_S, self._preview)
@@ -263,16 +263,16 @@ class HomeScreen(Screen[None]):
         pane = self.query_one(PreviewPane)
         entry, run = self.entry, self.run_under_cursor
         if self.on_recipes and entry is not None:
-            pane.name_it(entry.path.name)
+            pane.set_title(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), ink(self.app)))
         elif run is not None:
-            # A group of its own: an exclusive worker ends the others of its group, even one that has not begun.
+            # A separate group: an exclusive worker cancels the others of its group, even one that has not started.
             self.run_worker(
                 lambda: self._read_run(run), thread=True, exclusive=True, exit_on_error=False, group="preview"
             )
         else:
-            pane.name_it("Preview")
-            pane.show_text(Text("no recipe and no run here"))
+            pane.set_title("Preview")
+            pane.show_text(Text("no recipe or run selected"))
 
     def _plan_of(self, entry: RecipeEntry) -> Plan | None:
         if entry.path not in self._plans:
@@ -287,20 +287,20 @@ class HomeScreen(Screen[None]):
         return self._plans[entry.path]
 
     def _read_run(self, run: RunSummary) -> None:
-        with self._watch.reading(run.id) as reader:  # while the screen draws, too: nothing is added to what is drawn
+        with self._watch.reading(run.id) as reader:  # the lock keeps the state unchanged while the screen draws it
             self.app.call_from_thread(self._show_run, run, reader.state)
 
     def _show_run(self, run: RunSummary, state: RunState) -> None:
         now = self.run_under_cursor
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)
-            pane.name_it(run.id)
+            pane.set_title(run.id)
             pane.show_run(now, state, wall_clock_s())
 
     # ---- keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
-        """Only what can be done with what is under the cursor."""
+        """Offer only what is possible with the selected item."""
         if not self.is_mounted:
             return True
         run = None if self.on_recipes else self.run_under_cursor
@@ -373,7 +373,7 @@ class HomeScreen(Screen[None]):
         runs = (
             "1 run is live: its training continues" if live == 1 else f"{live} runs are live: their training continues"
         )
-        body = f"{runs} without this screen. `cockpit attach last` shows it again."
+        body = f"{runs} without this screen.\nTo show the newest run again: cockpit attach last"
         self.app.push_screen(
-            ConfirmScreen("Leave the cockpit?", body, [Answer("stay", "Stay"), Answer("quit", "Leave")]), answered
+            ConfirmScreen("Quit Cockpit?", body, [Answer("stay", "Cancel"), Answer("quit", "Quit")]), answered
         )

@@ -1,4 +1,4 @@
-"""A recipe as a form: a stage, one of its sections, and that section's rows, each of which is its own editor."""
+"""A recipe as a form: its stages, a stage's sections, and a section's rows, each with its editor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from recipes.problems import OperatorError
 from recipes.toml_read import read_text
 
 CHECK_AFTER_S = 0.1
-"""Typing pauses this long before the whole recipe is checked."""
+"""Seconds between the last key and the check of the whole recipe."""
 
 
 class RecipeScreen(Screen[None]):
@@ -70,9 +70,7 @@ class RecipeScreen(Screen[None]):
     RecipeScreen #right { width: 50; display: none; }
     RecipeScreen #diff { border: round $frame; height: 1fr; padding: 0 1; }
     RecipeScreen #estimate { border: round $frame; height: auto; min-height: 6; padding: 0 1; }
-    RecipeScreen #cost {
-        height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis;
-    }
+    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     RecipeScreen.-wide #left { width: 28; }
     RecipeScreen.-wide #right { display: block; }
     """
@@ -112,7 +110,7 @@ class RecipeScreen(Screen[None]):
         yield KeyBar("recipe")
 
     async def on_mount(self) -> None:
-        with self.app.batch_update():  # one picture, not one for each part of it
+        with self.app.batch_update():  # one repaint instead of one for each part
             await self._open_first()
 
     async def _open_first(self) -> None:
@@ -129,13 +127,13 @@ class RecipeScreen(Screen[None]):
         place, section = self._choose(stages[0] if stages else RECIPE)
         await self._mount_rows(place, section, "")
 
-    # ---- where the form stands
+    # ---- the current stage, section and row
 
     def _show_stage(self, place: int, section: str = "", key: str = "") -> None:
         self.call_later(self._mount_rows, *self._choose(place, section), key)
 
     def _choose(self, place: int, section: str = "") -> tuple[int, str]:
-        """Put both lists on a stage and a section (its first that says more than a name); which they are."""
+        """Select a stage and a section (without one, the first other than "Stage"); returns both."""
         self.query_one(StageList).select(place)
         sections = self.model.sections(place)
         chosen = section or next((s.name for s in sections if s.name != "Stage"), sections[0].name if sections else "")
@@ -147,7 +145,7 @@ class RecipeScreen(Screen[None]):
         return place, chosen
 
     async def _mount_rows(self, place: int, section: str, key: str) -> None:
-        """Put one section's rows on the screen; a dozen widgets at a time keeps every key quick."""
+        """Show the rows of one section; with only a dozen widgets, every key stays fast."""
         rows = self.query_one("#rows", VerticalScroll)
         if (place, section) != (self._here.place, self._here.section) or not self._rows:
             self.model.close_edit()
@@ -215,14 +213,14 @@ class RecipeScreen(Screen[None]):
         self._refresh(keep_text=True)
 
     def _check_now(self) -> None:
-        """Check what has been typed so far without waiting for the pause."""
+        """Check the text as typed so far, without a delay."""
         if self._due is not None:
             self._due.stop()
             self._due = None
         self._check()
 
     def _refresh(self, *, keep_text: bool) -> None:
-        """Show everything again; `keep_text` leaves what is being typed alone."""
+        """Show everything again; `keep_text` keeps the text in the focused editor."""
         self.query_one(StageList).set_items(self.model.heads())
         with self.prevent(LineList.Moved):
             self.query_one(SectionList).set_items(self.model.sections(self._here.place))
@@ -254,8 +252,8 @@ class RecipeScreen(Screen[None]):
             self._next_row(FieldRow.Moved(key, 1))
             return
         many = row.spec.kind == "list"
-        held = read_value(row.text, "list") if many else None
-        marked = [word for word in held if word in words] if isinstance(held, list) else None
+        listed = read_value(row.text, "list") if many else None
+        marked = [word for word in listed if word in words] if isinstance(listed, list) else None
 
         def take(answer: list[str] | None) -> None:
             if answer is not None:
@@ -326,23 +324,23 @@ class RecipeScreen(Screen[None]):
 
     def action_diff(self) -> None:
         self.app.push_screen(
-            TextScreen(f"{self.model.path.name}: changes to the file", form_text.difference(self.model, ink(self.app)))
+            TextScreen(f"{self.model.path.name}: unsaved changes", form_text.difference(self.model, ink(self.app)))
         )
 
-    # ---- saving, launching, leaving: the questions on the way
+    # ---- saving, launching and closing, with their questions
 
     def action_save(self) -> None:
         self._check_now()
         self._save()
 
     def _save(self) -> bool:
-        """Save where the recipe is, or as a copy where it may not be written; False when it is not saved (yet)."""
+        """Save the recipe, or a copy of a read-only one; returns False when it is not saved (yet)."""
         model = self.model
         if self.unreadable:
             say(self, self.unreadable, "error")
             return False
         if self.read_only:
-            return self._save_copy("the shipped recipe stays as it is")
+            return self._save_copy("the original is read-only and unchanged")
         if not model.dirty:
             say(self, "nothing to save")
             return True
@@ -368,7 +366,7 @@ class RecipeScreen(Screen[None]):
             return False
         self.model.saved(path)
         self.path, self.read_only = path, False
-        self.model.check()  # relative paths are looked up from the copy's folder now
+        self.model.check()  # relative paths start at the copy's folder now
         self._refresh(keep_text=False)
         say(self, f"saved as {path}; {why}\n{self._saved_words()}")
         return True
@@ -376,31 +374,32 @@ class RecipeScreen(Screen[None]):
     def _saved_words(self) -> str:
         count = len(self.model.problems)
         name = self.model.path.name
-        return f"{name} saved" if not count else f"{name} saved; it cannot start yet: {count} problems"
+        words = f"{count} {'problem' if count == 1 else 'problems'}"
+        return f"{name} saved" if not count else f"{name} saved; it cannot start yet: {words}"
 
     def _ask_about_change(self, error: ChangedOnDiskError) -> None:
-        held = error.text
+        disk_text = error.text
 
         def answered(answer: str | None) -> None:
             if answer == "copy":
-                self._save_copy("the changed file stays as it is")
-            elif answer == "reload" and held is not None:
-                self.model.replace(held)
-                self.model.rebase(held)
+                self._save_copy("the changed file is not overwritten")
+            elif answer == "reload" and disk_text is not None:
+                self.model.replace(disk_text)
+                self.model.rebase(disk_text)
                 self._refresh(keep_text=False)
-                say(self, "reloaded; ctrl+z brings your edits back")
+                say(self, "reloaded; ctrl+z restores your edits")
 
         answers = [Answer("back", "Back"), Answer("copy", "Save a copy")]
-        if held is not None:
+        if disk_text is not None:
             answers.append(Answer("reload", "Reload the file", danger=True))
         body = (
-            f"{error.message}.\nIt is not overwritten. Save yours as a copy, or take the file's text (your "
-            "edits can be undone back)."
+            f"{error.message}.\n"
+            "The file is not overwritten. Save your text as a copy, or reload the file (undo restores your edits)."
         )
-        self.app.push_screen(ConfirmScreen("The file changed", body, answers), answered)
+        self.app.push_screen(ConfirmScreen("The file changed on disk", body, answers), answered)
 
     def action_launch(self) -> None:
-        """Ask, then start what the form shows; refused while there is a problem."""
+        """Ask, then start the recipe as the form shows it; refused while it has problems."""
         self._check_now()
         model = self.model
         if model.problems or model.loaded is None:
@@ -411,14 +410,14 @@ class RecipeScreen(Screen[None]):
                 self.action_next_problem()
             return
         unsaved = (
-            "These edits are not saved: the run gets the text as it is shown, the file stays as it is."
+            "The edits are not saved: the run uses the text as shown, and the file is not changed."
             if model.dirty
             else ""
         )
         app_of(self).ask_to_launch(model.loaded, self._plan(), unsaved)
 
     def action_leave(self) -> None:
-        """Go back; asks first when edits would be lost."""
+        """Close the form; ask first when edits would be lost."""
         if not self.model.dirty:
             self.app.pop_screen()
             return
@@ -429,19 +428,19 @@ class RecipeScreen(Screen[None]):
 
         answers = [
             Answer("stay", "Keep editing"),
-            Answer("save", "Save and leave"),
+            Answer("save", "Save and close"),
             Answer("discard", "Discard", danger=True),
         ]
         changed = self.model.changed_rows
-        body = f"{changed} {'field is' if changed == 1 else 'fields are'} changed and not saved."
-        self.app.push_screen(ConfirmScreen("Leave the form?", body, answers), answered)
+        body = f"{changed} {'field has' if changed == 1 else 'fields have'} unsaved changes."
+        self.app.push_screen(ConfirmScreen("Close the form?", body, answers), answered)
 
     def _plan(self) -> Plan | None:
-        """What the recipe will take, when it is sound."""
+        """The estimate of a valid recipe; None while it has problems."""
         loaded = self.model.loaded
         return plan(loaded.recipe, loaded.graph) if loaded is not None else None
 
-    # ---- what is told
+    # ---- title, estimate and hint
 
     def _show_facts(self) -> None:
         colours, figures = ink(self.app), self._plan()

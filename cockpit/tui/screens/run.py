@@ -1,7 +1,7 @@
-"""A run on the screen, live or played back: what it shows, and its keys.
+"""The screen of a live run or a replay, and its keys.
 
-Everything shown is computed from the fold (`RunState`); a live run's fold grows, a replay's is the fold up to the
-playhead. One timer polls; nothing is painted unless something changed.
+Everything on it is computed from a `RunState`: the newest one of a live run, the one at the playhead of a replay. One
+timer polls; the screen paints only what changed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from engines.words import RunStatus, Verb
 from recipes.problems import OperatorError
 
 TICK_S = 0.2
-"""Five pictures a second at most; a tick that finds nothing new sends nothing."""
+"""At most five repaints a second; a tick without new events sends nothing."""
 BUDGET_S = 0.05
-"""Longest time one tick folds events before it lets keys through."""
+"""Longest time that one tick applies events before keys are handled."""
 CHARTS = 6
 WIDE, TALL = 120, 36
 SIDE_WIDTH = 40
@@ -59,8 +59,8 @@ class RunScreen(Screen[None]):
     """A run's status, stages, charts and log.
 
     Args:
-        source: where its events come from; with a `playback` it is a replay.
-        run_dir: the run's directory, for requests, the recipe's facts and checkpoints.
+        source: the source of its events; with a `playback` it is a replay.
+        run_dir: the run directory, for requests, the recipe's fields and checkpoints.
         clock: monotonic seconds, for tests.
     """
 
@@ -94,22 +94,22 @@ class RunScreen(Screen[None]):
         self._facts: dict[str, Any] | None = None
         self._painted: tuple[object, ...] = ()
 
-    # ---- what is looked at
+    # ---- the state, stage and fields on the screen
 
     @property
     def state(self) -> RunState:
-        """The fold that is shown."""
+        """The state that is shown."""
         return self.source.state
 
     @property
     def stage(self) -> StageView | None:
-        """The stage that is looked at: the chosen one, else the current one."""
+        """The stage that is shown: the selected one, else the current one."""
         chosen = self.state.stage(self._stage_name) if self._stage_name is not None else None
         return chosen or self.state.current_stage
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The resolved recipe's fields of the stage that is looked at, as far as they can be read."""
+        """The resolved recipe's fields of the stage that is shown; empty when they cannot be read."""
         if self._facts is None:
             self._facts = _read_facts(self.run_dir)
         stage = self.stage
@@ -118,7 +118,7 @@ class RunScreen(Screen[None]):
 
     @property
     def charts(self) -> list[Chart]:
-        """Every chart, by number."""
+        """All charts, in the order of their numbers."""
         return list(self.query(Chart))
 
     def compose(self) -> ComposeResult:
@@ -168,13 +168,13 @@ class RunScreen(Screen[None]):
 
     @on(Lines.Resized, "#panel, #side")
     def _fill(self) -> None:
-        """What has another size is written anew, whenever the layout gets to it."""
+        """Repaint after the layout changed a widget's size."""
         self.paint(force=True)
 
     # ---- time
 
     def tick(self) -> None:
-        """Take what is new, within a budget, and paint what changed."""
+        """Read new events within the time budget and paint what changed."""
         now_s = self._clock()
         passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
         if self.playback is not None:
@@ -188,7 +188,7 @@ class RunScreen(Screen[None]):
         self.paint()
 
     def paint(self, *, force: bool = False) -> None:
-        """Bring every visible widget up to the state; each sends only what differs."""
+        """Update every visible widget; each sends only what differs."""
         if not self.is_attached or not self.query("#log"):
             return
         state, run_state = self.state, self.source.run_state
@@ -202,7 +202,7 @@ class RunScreen(Screen[None]):
         self.query_one(LogView).show(lines, "log" if self.playback is None else "log up to the playhead")
 
     def _stamp(self, run_state: RunStatus) -> tuple[object, ...]:
-        """Everything the picture depends on: while it stays the same, nothing is drawn."""
+        """Everything that the picture depends on; nothing is drawn while it is equal."""
         state, playback, options = self.state, self.playback, self.options
         minute = self.source.now() // 60 if self.source.live else 0
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
@@ -243,7 +243,9 @@ class RunScreen(Screen[None]):
         side, panel, log = self.query_one("#side", Lines), self.query_one("#panel", Lines), self.query_one(LogView)
         side.display = wide
         log.styles.height = 11 if tall else 5
-        log.display = not (self.maximised and (stage is None or stage.last_step is None))  # a panel takes it all
+        log.display = not (
+            self.maximised and (stage is None or stage.last_step is None)
+        )  # an enlarged panel uses the log's rows
         with_curves = stage is not None and stage.last_step is not None
         found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
         panel.display = not with_curves
@@ -265,7 +267,7 @@ class RunScreen(Screen[None]):
             )
 
     def _arrange(self, count: int, *, wide: bool, with_curves: bool) -> None:
-        """Which charts are there, in how many columns and rows."""
+        """Set which charts are visible, and their columns and rows."""
         grid = self.query_one("#charts")
         if not with_curves:
             shown = list(range(count))
@@ -289,21 +291,21 @@ class RunScreen(Screen[None]):
     # ---- supervision
 
     def _keep_supervised(self) -> None:
-        """See to it that a run which is watched has a supervisor: without one the next stage never starts."""
+        """Make sure that a run on the screen has a supervisor: without one the next stage never starts."""
         if self.source.live:
             self.run_worker(self._adopt, thread=True, exclusive=True, exit_on_error=False, group="supervision")
 
     def _adopt(self) -> None:
-        """Adopt the run if its supervisor has died, and say so; runs in a thread."""
+        """Adopt the run if its supervisor died, and show a message; called in a thread."""
         run = RunDir(self.run_dir)
         with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
             if adopt(run, SCREEN):
                 self.app.call_from_thread(say, self, f"{run.id}: the supervisor had died; a new one took over")
 
-    # ---- keys of both
+    # ---- keys of live runs and replays
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
-        """Requests and freezing are for runs that go on."""
+        """Offer requests and freezing only for live runs."""
         if action in {"freeze", "checkpoint", "stop"}:
             return self.source.live and self.source.run_state != RunStatus.LOST
         return True
@@ -388,7 +390,7 @@ class RunScreen(Screen[None]):
         app_of(self).ask_to_stop(RunDir(self.run_dir))
 
     def leaving(self) -> str:
-        """What to tell somebody who closes this screen."""
+        """The notice for an operator who closes this screen; empty: none."""
         return (
             "training continues"
             if self.playback is None and self.source.live and self.source.run_state != RunStatus.LOST
@@ -459,7 +461,7 @@ class RunScreen(Screen[None]):
 
 
 def _read_facts(run_dir: Path) -> dict[str, Any]:
-    """The stages of recipe.json by name; nothing when it cannot be read (a journal file alone, say)."""
+    """The stages of recipe.json by name; empty when it cannot be read (there is only a journal file, for example)."""
     try:
         value = read_json(RunDir(run_dir).recipe_json)
         stages = value["recipe"]["stage"]

@@ -1,4 +1,4 @@
-"""Where a run screen's events come from: a run that may still be going, or a recorded one with a playhead."""
+"""The sources of a run screen: a run directory, or a recorded run with a playhead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.run_dir import RunDir
 from engines.words import RunStatus
 
 LOOK_EVERY_POLLS = 10
-"""Whether the run's processes live is looked at once in so many polls."""
+"""Polls between two checks whether the run's processes are alive."""
 
 
 class Source(Protocol):
@@ -26,25 +26,25 @@ class Source(Protocol):
 
     @property
     def run_state(self) -> RunStatus:
-        """The run's state; `lost` when it says it runs and nobody does."""
+        """The run's state; `lost` when its journal says running and none of its processes is alive."""
         ...
 
     @property
     def live(self) -> bool:
-        """Whether more may come by itself."""
+        """Whether the state may change without a key press."""
         ...
 
     @property
     def catching_up(self) -> bool:
-        """Whether more is there already than has been taken."""
+        """Whether there are events that have not been read yet."""
         ...
 
     def poll(self) -> bool:
-        """Take what is new, a bounded amount; returns whether anything was."""
+        """Read a bounded number of new events; returns whether anything changed."""
         ...
 
     def now(self) -> float:
-        """The present of this source, Unix seconds."""
+        """The current time of this source, Unix seconds."""
         ...
 
     def close(self) -> None: ...
@@ -93,23 +93,23 @@ class LiveSource:
         self._reader.close()
 
     def _stamp(self) -> tuple[object, ...]:
-        """What can be new: while it stays the same, the picture does, too."""
+        """The values that a poll can change."""
         state = self.state
         return state.version, state.unreadable, state.unknown, self._seen
 
 
 class ReplaySource:
-    """A recorded run with a playhead; polling lets its clock run."""
+    """A recorded run with a playhead, which the screen moves."""
 
     def __init__(self, playback: Playback, unreadable: int = 0, unknown: int = 0) -> None:
         self.playback: Playback | None = playback
         self._played = playback
-        self._troubles = (unreadable, unknown)
+        self._unread = (unreadable, unknown)
 
     @property
     def state(self) -> RunState:
         state = self._played.state
-        state.unreadable, state.unknown = self._troubles
+        state.unreadable, state.unknown = self._unread
         return state
 
     @property
@@ -135,7 +135,7 @@ class ReplaySource:
 
 
 def load_replay(path: Path, speed: float | None = None) -> ReplaySource:
-    """Read a run directory or a journal file for playing back."""
+    """Read a run directory or a journal file for a replay."""
     recorded = read_run(path)
     playback = Playback(recorded.events)
     if speed is not None:

@@ -1,1 +1,1 @@
-"""One widget per file; each draws a state and keeps no second truth."""
+"""One module for each widget; a widget draws a state that others keep."""

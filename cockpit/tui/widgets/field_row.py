@@ -1,4 +1,4 @@
-"""One field of a recipe on one line, which is also its editor: label, value, and what the value may be."""
+"""One field of a recipe on one line: its label, its editor and its allowed values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MOVES: list[BindingType] = [
 
 
 class FieldRow(Horizontal):
-    """A row of the form. Posts `Edited` for every change and `Entered` when the cursor comes to it."""
+    """A row of the form. Posts `Edited` after every change and `Entered` when it gets the focus."""
 
-    SCOPED_CSS: ClassVar[bool] = False  # the scope would be put before ".-wide", which is the screen's class
+    SCOPED_CSS: ClassVar[bool] = False  # a scope would precede ".-wide", which is a class of the screen
     DEFAULT_CSS = """
     FieldRow { height: 1; }
     FieldRow:focus-within { background: $panel; }
@@ -43,7 +43,7 @@ class FieldRow(Horizontal):
     """
 
     class Edited(Message):
-        """The row was changed to this text; empty takes the key out of the recipe."""
+        """The row's text changed; an empty text removes the key from the recipe."""
 
         def __init__(self, key: str, text: str) -> None:
             super().__init__()
@@ -51,21 +51,21 @@ class FieldRow(Horizontal):
             self.text = text
 
     class Entered(Message):
-        """The cursor is in this row."""
+        """The row has the focus."""
 
         def __init__(self, key: str) -> None:
             super().__init__()
             self.key = key
 
     class Asked(Message):
-        """The operator wants to choose among the values that fit."""
+        """The operator wants to choose from the values that fit."""
 
         def __init__(self, key: str) -> None:
             super().__init__()
             self.key = key
 
     class Moved(Message):
-        """Up or down, out of this row."""
+        """The operator moves up or down to another row."""
 
         def __init__(self, key: str, by: int) -> None:
             super().__init__()
@@ -83,11 +83,11 @@ class FieldRow(Horizontal):
 
     @property
     def editor(self) -> Widget:
-        """The widget that has the focus when the row has it."""
+        """The widget that gets the row's focus."""
         return self.query_one("Input, ChoiceBox")
 
     def show(self, row: Row, *, keep_text: bool) -> None:
-        """Show the row as it is now; `keep_text` leaves what is being typed alone."""
+        """Show this row; `keep_text` keeps the text in the editor."""
         self.row = row
         if not self.is_mounted:
             return
@@ -147,7 +147,7 @@ class FieldRow(Horizontal):
 
 
 class FieldInput(Input):
-    """A value that is typed. Enter asks for the values that fit, or goes on to the next row."""
+    """A typed value. Enter opens the list of values that fit, or moves to the next row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*MOVES, Binding("enter", "ask", "Choose", show=False)]
 
@@ -163,7 +163,7 @@ class FieldInput(Input):
 
 
 class ChoiceBox(Static, can_focus=True):
-    """A value among a few words: left and right step through them, backspace takes the key out."""
+    """One of a few values: left and right step through them, backspace removes the key."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *MOVES,
@@ -184,7 +184,7 @@ class ChoiceBox(Static, can_focus=True):
         self.show(self._text, own=self._own)
 
     def show(self, text: str, *, own: bool) -> None:
-        """Show this word; one that is not the stage's own is dim."""
+        """Show this value; it is dim when the stage does not set it."""
         self._text, self._own = text, own
         style = "" if own else ink(self.app)["text-muted"]
         self.update(Text(f"‹ {safe_text(text, 40)} ›", style, no_wrap=True))  # noqa: RUF001 - drawn, not read
@@ -208,7 +208,7 @@ class ChoiceBox(Static, can_focus=True):
 
 
 def _placeholder(row: Row) -> str:
-    """What counts while nothing is typed: the default, or that a value is needed."""
+    """The text of an empty editor: the default, `required` or `none`."""
     if row.origin in {"default", "defaults"}:
         return safe_text(row.text, 60)
     return "required" if row.spec.required else "none"

@@ -1,4 +1,4 @@
-"""The two lists at the left of the recipe form: stages, and the sections of the chosen one."""
+"""The two lists at the left of the recipe form: stages, and the sections of the selected stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cockpit.tui.widgets.line_list import LineList
 
 
 class StageList(LineList[Head]):
-    """The recipe itself, then its stages, each with how many fields are changed and wrong."""
+    """The recipe itself, then its stages, each with its numbers of changed fields and problems."""
 
     empty_message = "no stages"
 
@@ -26,7 +26,7 @@ class StageList(LineList[Head]):
 
 
 class SectionList(LineList[SectionHead]):
-    """Sections, each with how many fields are changed and wrong."""
+    """Sections, each with its numbers of changed fields and problems."""
 
     empty_message = "no fields"
 

@@ -1,4 +1,4 @@
-"""The line at the bottom: the keys that do something here and now."""
+"""The key bar at the bottom of a screen: the keys whose actions are possible now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRINTABLE = (
     "right_square_bracket",
     "space",
 )
-"""Keys that are text where text is typed, by Textual's names; letters and digits are too."""
+"""Keys that type text into an input, by Textual's names; letters and digits do, too."""
 
 
 class KeyBar(Widget):
@@ -64,7 +64,7 @@ class KeyBar(Widget):
         return placed
 
     def update_keys(self) -> None:
-        """Draw again if another set of keys is possible now."""
+        """Redraw if the set of possible keys changed."""
         now = [key.id for _, key in self.keys_that_fit(self.size.width)]
         if now != self._drawn:
             self.refresh()
@@ -93,7 +93,7 @@ class KeyBar(Widget):
         self.refresh()
 
     def _shown(self, key: Key) -> str:
-        """The key as it acts now: while text is typed, letters are text, and only other keys act."""
+        """The key as it is drawn: in a focused input, the first of its keys that types no text; empty without one."""
         if not isinstance(self.screen.focused, Input):
             return key.drawn
         acting = [name for name in key.keys.split(",") if "+" in name or (len(name) > 1 and name not in PRINTABLE)]

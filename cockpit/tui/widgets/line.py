@@ -1,4 +1,4 @@
-"""A line (or a few) of text that is sent to the terminal only when it changed."""
+"""Lines of text that are sent to the terminal only when they changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from textual.widget import Widget
 
 
 class Lines(Widget):
-    """Shows lines of text; a line that stays the same costs nothing. Text of unknown origin must already be safe."""
+    """Shows lines of text and repaints only changed lines. Untrusted text must already be safe."""
 
     DEFAULT_CSS = "Lines { height: 1; }"
 
     class Resized(Message):
-        """The widget got another size: whoever writes its lines may have more, or fewer, to show."""
+        """The widget's size changed: the screen may show more or fewer lines."""
 
         def __init__(self, lines: Lines) -> None:
             super().__init__()

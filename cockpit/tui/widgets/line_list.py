@@ -1,4 +1,4 @@
-"""A list drawn line by line: it costs what is visible, whether it holds ten items or two thousand."""
+"""A list drawn line by line: drawing costs the same for ten items and for two thousand."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Item = TypeVar("Item")
 
 
 class LineList(ScrollView, Generic[Item], can_focus=True):
-    """Items with a cursor. A subclass says how an item is drawn, by which key it is known, and whether it can be
-    chosen.
+    """Items with a cursor. A subclass defines how an item is drawn, its key, and whether it is selectable.
 
-    The cursor follows its item's key when the items change, so a list that grows at the top does not move it.
+    The cursor follows its item's key when the items change, so new items at the top do not move it to another item.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -48,7 +47,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
     """
 
     class Moved(Message):
-        """The cursor stands on another item."""
+        """The cursor moved to another item."""
 
         def __init__(self, sender: LineList[Any]) -> None:
             super().__init__()
@@ -61,7 +60,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
     class Chosen(Moved):
         """Enter, or a second click, on the item under the cursor."""
 
-    empty_message = "nothing here"
+    empty_message = "no items"
     has_header = False
 
     def __init__(self, items: Sequence[Item] = (), *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
@@ -69,22 +68,22 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         self._items: list[Item] = list(items)
         self._cursor = self._nearest(0, 1)
 
-    # What a subclass says
+    # For subclasses
 
     def draw_item(self, item: Item, width: int) -> Text:
-        """One line of at most `width` cells; text of unknown origin must be made safe."""
+        """One line of at most `width` cells; untrusted text must be made safe."""
         return Text(safe_text(str(item), width))
 
-    def draw_header(self, width: int) -> Text:  # noqa: ARG002 - for those that have one
+    def draw_header(self, width: int) -> Text:  # noqa: ARG002 - for subclasses with a header
         """The fixed first line, when `has_header`."""
         return Text("")
 
     def key_of(self, item: Item) -> Hashable:
-        """What an item is known by when the list is renewed."""
+        """The key that identifies an item when the items are replaced."""
         return id(item)
 
-    def selectable(self, item: Item) -> bool:  # noqa: ARG002 - for those with headings
-        """Whether the cursor may stand on the item; headings say no."""
+    def selectable(self, item: Item) -> bool:  # noqa: ARG002 - for subclasses with headings
+        """Whether the cursor may be on the item; False for headings."""
         return True
 
     # Content and cursor
@@ -105,7 +104,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         return None
 
     def set_items(self, items: Sequence[Item]) -> None:
-        """Show other items; the cursor stays with its item, or at its place when that is gone."""
+        """Replace the items; the cursor stays on its item, or at its index when the item is missing."""
         before = self.current
         key = None if before is None else self.key_of(before)
         old, self._items = self._items, list(items)
@@ -126,7 +125,7 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
             self.post_message(self.Moved(self))
 
     def select(self, key: Hashable) -> bool:
-        """Put the cursor on the item with this key."""
+        """Put the cursor on the item with this key; returns whether there is one."""
         for index, item in enumerate(self._items):
             if self.key_of(item) == key and self.selectable(item):
                 self._go(index)
@@ -134,14 +133,14 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         return False
 
     def refresh_item(self, key: Hashable) -> None:
-        """Draw one item again, when it is visible."""
+        """Redraw one item if it is visible."""
         for index, item in enumerate(self._items):
             if self.key_of(item) == key:
                 self._refresh_line(index)
                 return
 
     def _nearest(self, index: int, step: int) -> int:
-        """The nearest selectable index from `index` on in one direction, else in the other, else -1."""
+        """The nearest selectable index from `index` in one direction, else in the other, else -1."""
         for direction in (step, -step):
             place = max(0, index)
             while 0 <= place < len(self._items):
@@ -160,12 +159,12 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         self.post_message(self.Moved(self))
 
     def _reveal(self) -> None:
-        """Scroll no further than the cursor needs."""
+        """Scroll as little as possible to show the cursor."""
         height = self.scrollable_content_region.height - self.has_header
         if height <= 0 or self._cursor < 0:
             return
         top = int(self.scroll_offset.y)
-        # A heading right above the first item stays in sight with it.
+        # A heading directly above the first item stays visible with it.
         first = 0 if self._nearest(0, 1) == self._cursor else self._cursor
         wanted = min(max(top, self._cursor - height + 1), first)
         if wanted != top:
@@ -247,5 +246,5 @@ class LineList(ScrollView, Generic[Item], can_focus=True):
         strip = Strip(text.render(self.app.console)).adjust_cell_length(width).apply_style(style)
         if over is None:
             return strip
-        # The cursor's colours win over the item's own, so that it is readable in every theme.
+        # The cursor's colours replace the item's colours, so that the line is readable in every theme.
         return Strip([segment._replace(style=(segment.style or style) + over) for segment in strip])

@@ -1,4 +1,4 @@
-"""The log of a run: drawn line by line from what is visible, following the newest until somebody scrolls up."""
+"""The log of a run: draws only visible lines, and follows new lines until the operator scrolls up."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LogView(ScrollView, can_focus=True):
         self.title = "log"
 
     def show(self, lines: Sequence[LogLine], title: str = "log") -> None:
-        """Show these lines, oldest first; the view follows the newest if it stood at the end."""
+        """Show these lines, oldest first; the view follows new lines if it was at the end."""
         follow = self.follows
         grown = len(lines) != len(self._lines)
         self._lines, self.title = lines, title
@@ -106,7 +106,7 @@ class LogView(ScrollView, can_focus=True):
 
     def _rule(self, width: int) -> Strip:
         warnings, errors = (sum(1 for line in self._lines if line.level == level) for level in ("warn", "error"))
-        notes = [] if self.follows else ["end ▼ for the newest"]
+        notes = [] if self.follows else ["pgdn ▼ for newer lines"]
         notes += [f"{warnings} warning{'s' * (warnings != 1)}"] if warnings else []
         notes += [f"{errors} error{'s' * (errors != 1)}"] if errors else []
         dash = "-" if ascii_only() else "─"

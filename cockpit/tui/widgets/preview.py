@@ -1,4 +1,4 @@
-"""What is under Home's cursor: a recipe's stages and figures, or a run's numbers and its curve."""
+"""The texts of Home's preview: a recipe's stages and estimates, or a run's state and numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pen:
 
 
 def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str]) -> Text:
-    """Description, stages with their figures, and where the file is; a broken recipe's problems instead."""
+    """A recipe's description, stages with their estimates, and path; its problems instead if it has any."""
     pen = Pen(colours)
     if entry.problems:
         count = len(entry.problems)
@@ -67,7 +67,7 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
 
 
 def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
-    """The lines above a run's curve: its state and why, the newest numbers, and how old they are."""
+    """The lines above a run's curve: its state, the reason, the newest numbers and their age."""
     pen = Pen(colours)
     pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)
     pen.write(f"  {safe_text(run.recipe, 40)}", "text-muted")
@@ -93,7 +93,7 @@ def run_heading(run: RunSummary, state: RunState | None, now: float, colours: di
 
 
 def shown_stage(state: RunState | None) -> StageView | None:
-    """The stage whose curve says most: the running one if it has steps, else the newest that has."""
+    """The stage whose curve is shown: the running one if it has steps, else the latest one with steps."""
     if state is None:
         return None
     current = state.current_stage
@@ -104,7 +104,7 @@ def shown_stage(state: RunState | None) -> StageView | None:
 
 
 def stage_numbers(stage: StageView) -> list[str]:
-    """The stage's newest numbers in words."""
+    """The stage's newest numbers, each with its name."""
     words = [safe_text(stage.name, 20)]
     step = stage.last_step
     if step is not None:
@@ -134,16 +134,16 @@ def _as_many_as_fit(words: Sequence[str], width: int) -> str:
 
 
 def plan_words(plan: Plan | None) -> str:
-    """A plan in one line: parameters, steps, tokens, checkpoint bytes; what is not known is left out."""
+    """A plan in one line: parameters, steps, tokens, checkpoint size; unknown values are left out."""
     if plan is None:
         return ""
     words: list[str] = []
-    _sum(words, [stage.trainable_parameters for stage in plan.stages], "{} trained parameters", formatting.count)
+    _sum(words, [stage.trainable_parameters for stage in plan.stages], "{} trainable parameters", formatting.count)
     _sum(words, [stage.steps for stage in plan.stages], "{} steps", formatting.whole)
     _sum(words, [stage.tokens for stage in plan.stages], "{} tokens", formatting.count)
     each = [stage.checkpoint_bytes for stage in plan.stages if stage.checkpoint_bytes]
     if each:
-        words.append(f"checkpoints of {formatting.size(max(each))}")
+        words.append(f"{formatting.size(max(each))} per checkpoint")
     return " · ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""Home's preview: text about a recipe, or a run's numbers over its loss curve."""
+"""Home's preview: text about a recipe, or a run's numbers above its loss curve."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LOG_LINES = 60
 
 
 class Tail(Static):
-    """The last of some lines, as far as there is room for them."""
+    """The last lines of a list, as many as fit."""
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._lines: list[str] = []
 
     def show(self, lines: list[str]) -> None:
-        """Show the end of these lines, which are already safe."""
+        """Show the last of these lines, which must already be safe."""
         self._lines = lines
         self.on_resize()
 
@@ -41,9 +41,9 @@ class Tail(Static):
 
 
 class PreviewPane(Vertical):
-    """Shows one thing at a time; the chart only where a run has steps to draw."""
+    """Shows one recipe or run; the chart only for a run with steps."""
 
-    SCOPED_CSS: ClassVar[bool] = False  # the scope would be put before ".-wide", which is the screen's class
+    SCOPED_CSS: ClassVar[bool] = False  # a scope would precede ".-wide", which is a class of the screen
     DEFAULT_CSS = """
     PreviewPane > VerticalScroll { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
     PreviewPane > Chart { display: none; height: 1fr; min-height: 4; max-height: 16; }
@@ -66,8 +66,8 @@ class PreviewPane(Vertical):
         yield Chart()
         yield Tail(id="log")
 
-    def name_it(self, title: str) -> None:
-        """Put a title on the frame; the same one again paints nothing."""
+    def set_title(self, title: str) -> None:
+        """Set the frame's title; an unchanged title paints nothing."""
         if title != self._title:
             self._title = title
             self.border_title = Text(safe_text(title, 60))
@@ -78,7 +78,7 @@ class PreviewPane(Vertical):
         self._write(text)
 
     def show_run(self, run: RunSummary, state: RunState | None, now: float) -> None:
-        """Show a run: what it is doing, its numbers, and its loss."""
+        """Show a run: its state, its numbers, and its loss curve."""
         self.add_class("-run")
         self._write(run_heading(run, state, now, ink(self.app), self.size.width - 2))
         lines = (

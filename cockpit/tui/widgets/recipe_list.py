@@ -1,4 +1,4 @@
-"""The list of recipes, by where they come from; a broken one is marked and says so in the preview."""
+"""The list of recipes, grouped by origin; one with problems is marked, and the preview shows them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cockpit.tui.widgets.line_list import LineList
 
 
 class RecipeList(LineList["RecipeEntry | str"]):
-    """Recipes under headings. The cursor stands on recipes only."""
+    """Recipes under headings. The cursor skips headings."""
 
     empty_message = "no recipes"
 
     def show(self, entries: Sequence[RecipeEntry]) -> None:
-        """Show these, with a heading before each group."""
+        """Show these recipes, with a heading before each group."""
         items: list[RecipeEntry | str] = []
         for entry in entries:
             if not any(isinstance(item, RecipeEntry) and item.group == entry.group for item in items):
@@ -29,7 +29,7 @@ class RecipeList(LineList["RecipeEntry | str"]):
 
     @property
     def entry(self) -> RecipeEntry | None:
-        """The recipe under the cursor."""
+        """The selected recipe."""
         current = self.current
         return current if isinstance(current, RecipeEntry) else None
 

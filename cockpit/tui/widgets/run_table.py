@@ -1,4 +1,4 @@
-"""The runs, newest first, each on one line: state, id, stage, step, loss, time. The width decides what is shown."""
+"""The runs, newest first, one on a line: state, id, stage, step, loss, time. The width decides the columns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Columns:
 
 
 def columns(width: int) -> _Columns:
-    """How a line of this width is divided. The id takes what the others leave."""
+    """The columns for a line of this width; the id takes the remaining cells."""
     state, stage, step, loss, time = 9, 9, 9, 6, 6
     recipe = 0
     if width < 46:
@@ -44,10 +44,10 @@ def columns(width: int) -> _Columns:
 
 
 class RunTable(LineList[RunSummary]):
-    """Summaries of runs. `now` is the time that running ones are measured to, Unix seconds."""
+    """Summaries of runs. `now`, in Unix seconds, is the end of a live run's duration."""
 
     has_header = True
-    empty_message = "no runs yet: choose a recipe and press n"
+    empty_message = "no runs yet; select a recipe and press n"
     now: float = 0.0
 
     def key_of(self, item: RunSummary) -> Hashable:
@@ -91,7 +91,7 @@ class RunTable(LineList[RunSummary]):
         return text
 
     def seconds_of(self, item: RunSummary) -> float | None:
-        """How long the run took, or has taken so far."""
+        """Seconds that the run took, or has taken so far; None when unknown."""
         if item.started_t is None:
             return None
         if item.state.is_live:
@@ -101,7 +101,7 @@ class RunTable(LineList[RunSummary]):
 
 
 def step_words(item: RunSummary, cells: int) -> str:
-    """`412/820` (`12k/50k` where that is too long), `412`, a percentage where there are no steps, or nothing."""
+    """`412/820` (`12k/50k` if that is too long), `412`, a percentage for a stage without steps, or empty."""
     if item.step is not None:
         full = f"{item.step}/{item.total_steps}" if item.total_steps else str(item.step)
         if len(full) <= cells:
@@ -114,7 +114,7 @@ def step_words(item: RunSummary, cells: int) -> str:
 
 
 def _fit(text: str, cells: int) -> str:
-    """Safe text of exactly so many cells; a cut one ends with an ellipsis."""
+    """Safe text of exactly `cells` cells; a cut text ends with an ellipsis."""
     safe = safe_text(text, 4 * cells)
     if cell_len(safe) <= cells:
         return set_cell_size(safe, cells)

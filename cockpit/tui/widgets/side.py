@@ -1,6 +1,6 @@
-"""The column at the right of a wide screen, as pure text from a state.
+"""The right column of a wide screen, as text from a state.
 
-What is trained on what, attempts and guards, checkpoints, a sample; or the events of a replay.
+The stage's recipe fields, attempts and guards; then its checkpoints and a sample, or the events of a replay.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
     retry = facts.get("retry")
     most = retry.get("max_attempts", 1) if isinstance(retry, dict) else None
     count = state.attempts_since_resume(stage.name)
-    pen.pair("attempt", f"{attempt.attempt}" + (f"  (try {count} of {most})" if most else ""))
+    pen.pair("attempt", f"{attempt.attempt}" + (f"  ({count} of max {most})" if most else ""))
     if attempt.resumed_from is not None:
         pen.pair("resumed from", f"step {attempt.resumed_from.step} (attempt {attempt.resumed_from.attempt})")
     if attempt.learning_rate_scale != 1:

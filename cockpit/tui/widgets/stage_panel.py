@@ -1,4 +1,4 @@
-"""A stage without curves, drawn large: what it is doing, how far it is, how long still; or what it made. Pure text."""
+"""A stage without curves, drawn large: its phase, progress and ETA, or its results, as text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 from engines.words import StageStatus
 
 LIGHT_COLOURS = {"green": "success", "yellow": "warning", "red": "error"}
-_WAITING = {StageStatus.PENDING: "waiting for the stages before it", StageStatus.SKIPPED: "skipped"}
+_WAITING = {StageStatus.PENDING: "waiting for earlier stages", StageStatus.SKIPPED: "skipped"}
 
 
 def stage_panel(
     stage: StageView, width: int, height: int, colours: dict[str, str], *, enlarged: bool = False
 ) -> list[Text]:
-    """Lines for an area of this size. `enlarged`: it already has all the room there is."""
+    """Lines for an area of this size. `enlarged`: it already has the whole screen."""
     lines = [
         _centred(_spaced(_headline(stage), width), width, f"bold {colours.get(STATE_COLOURS.get(stage.state, ''), '')}")
     ]
@@ -41,7 +41,7 @@ def stage_panel(
     if table:
         head = (
             lines if stage.state == StageStatus.RUNNING else [lines[1], *lines[3:]]
-        )  # letters set apart give way to numbers
+        )  # the large headline gives its lines to the table
         return [*head, Text(""), *_table(table, width, height - len(head) - 1, colours, enlarged)][:height]
     facts = _results(stage)
     room = height - len(lines) - 1
@@ -53,7 +53,7 @@ def stage_panel(
 
 
 def _table(table: list[str], width: int, height: int, colours: dict[str, str], enlarged: bool) -> list[Text]:
-    """A table as a block in the middle; a light has its colour; what does not fit is counted."""
+    """A table as a centred block, with coloured lights and the number of rows that do not fit."""
     room, shown = max(0, height), table
     if len(table) > room:
         ways = "cockpit show lists all" if enlarged else "z enlarges, cockpit show lists all"
@@ -77,7 +77,7 @@ def _headline(stage: StageView) -> str:
 
 
 def _spaced(words: str, width: int) -> str:
-    """Letters set apart, as large as a terminal's letters get; plain when there is no room."""
+    """Capital letters with spaces between them; without spaces when they do not fit."""
     clean = safe_text(words, 60).upper()
     spaced = "   ".join(" ".join(word) for word in clean.split())
     return spaced if len(spaced) <= width - 2 else clean
@@ -104,7 +104,7 @@ def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Tex
     rate = stage.current.progress_rate if stage.current else None
     if rate is not None and progress is not None:
         words.append(fmt.rate(rate, safe_text(progress.unit, 20)))
-    words.append(f"ETA {fmt.duration(stage.eta_s)}" if stage.eta_s is not None else "ETA not known yet")
+    words.append(f"ETA {fmt.duration(stage.eta_s)}" if stage.eta_s is not None else "ETA n/a")
     return [*lines, Text(""), _centred("   ".join(words), width, "bold")]
 
 

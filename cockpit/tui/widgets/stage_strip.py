@@ -1,4 +1,4 @@
-"""The run's stages on one line, and the bar of the one that is looked at. Pure text from a state."""
+"""The run's stages on one line, and the progress bar of one stage, as text from a state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.words import RunStatus, StageStatus
 def stage_strip(
     stages: Sequence[StageView], chosen: str | None, width: int, colours: dict[str, str], *, lost: bool = False
 ) -> Text:
-    """Every stage with its state; when they do not fit, those around the chosen one."""
+    """Every stage with its state; when they do not fit, those around the selected one."""
     states = [RunStatus.LOST if lost and stage.state == StageStatus.RUNNING else stage.state for stage in stages]
     pieces = [_piece(stage, state) for stage, state in zip(stages, states, strict=True)]
     at = next((n for n, stage in enumerate(stages) if stage.name == chosen), 0)

@@ -1,4 +1,4 @@
-"""The line at the top of a run: what it is, where it stands, how fast, how long still. Pure text from a state."""
+"""The status line at the top of a run: state, stage, step, speed and ETA, as text from a state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STALLED_STEPS = 20
 
 
 class Part(NamedTuple):
-    """A piece of the line; the piece with the highest rank goes first when there is no room."""
+    """A part of the line; when there is no room, the part with the highest rank is left out first."""
 
     rank: int
     text: str
@@ -40,7 +40,7 @@ def status_line(parts: list[Part], width: int, colours: dict[str, str]) -> Text:
 def run_parts(
     state: RunState, run_state: RunStatus, run_id: str, stage: StageView | None, now: float, *, frozen: bool
 ) -> list[Part]:
-    """What a live run's line says, for the stage that is looked at."""
+    """The parts of a live run's line, for the stage that is shown."""
     parts = [Part(0, f"{state_glyph(run_state)} {run_state}", STATE_COLOURS.get(run_state, ""))]
     if frozen:
         parts.append(Part(0, "‖ view frozen", "warning"))
@@ -80,7 +80,7 @@ def stage_parts(state: RunState, stage: StageView | None) -> list[Part]:
 
 
 def machine_parts(state: RunState) -> list[Part]:
-    """The newest reading of the machine."""
+    """The newest machine sample."""
     sample = state.machine()
     if sample is None:
         return []
@@ -103,7 +103,7 @@ def machine_parts(state: RunState) -> list[Part]:
 
 
 def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -> list[str]:
-    """What is wrong with the run's record or its processes, worst first; empty when nothing is."""
+    """The problems of the run's journal and its processes, worst first."""
     found = []
     if run_state == RunStatus.LOST:
         found.append("lost: no process of this run is alive; resume it from Actions (a)")
@@ -123,7 +123,7 @@ def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -
 
 
 def silence(state: RunState, now: float) -> float | None:
-    """Seconds without any event, when that is longer than the run's own pace explains."""
+    """Seconds since the last event, if that is longer than the run's pace explains; else None."""
     last, stage = state.last_event_t, state.current_stage
     if last is None:
         return None

@@ -1,4 +1,4 @@
-"""The timeline of a replay: where things happened, and where the playhead is. Pure text from a playback."""
+"""The timeline of a replay, with its events and its playhead, as text from a playback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASCII = {"✗": "x", "◆": "*", "■": "#", "·": ".", "─": "-", "●": "O",
 
 
 def timeline(playback: Playback, width: int, colours: dict[str, str]) -> Text:
-    """One line: what is played, what is to come, a character for every moment, and the playhead on top."""
+    """One line: the played part, the remaining part, a character for every moment, and the playhead."""
     room = max(10, width - 2)
     head = min(room - 1, int(playback.share(playback.index) * (room - 1) + 0.5))
     cells = ["━" if at < head else "─" for at in range(room)]
@@ -36,7 +36,7 @@ def timeline(playback: Playback, width: int, colours: dict[str, str]) -> Text:
 
 
 def transport_line(playback: Playback, width: int, colours: dict[str, str]) -> Text:
-    """One line: playing or not, speed, time, and the moments around the playhead."""
+    """One line: playing or paused, speed, time, and the last moment before the playhead."""
     speed = (
         "max" if math.isinf(playback.speed) else f"{CROSS}{fmt.exact(playback.speed)}" if playback.speed >= 1 else "½"
     )
@@ -56,10 +56,10 @@ def transport_line(playback: Playback, width: int, colours: dict[str, str]) -> T
 
 def events_around(playback: Playback, height: int) -> tuple[list[Moment], int]:
     """Moments for a list of this height, and how many of them the playhead has passed."""
-    told = [m for m in playback.moments if m.character != "·"]
-    passed = sum(1 for m in told if m.index <= playback.index)
-    first = max(0, min(passed - height // 2, len(told) - height))
-    return told[first : first + height], passed - first
+    listed = [m for m in playback.moments if m.character != "·"]
+    passed = sum(1 for m in listed if m.index <= playback.index)
+    first = max(0, min(passed - height // 2, len(listed) - height))
+    return listed[first : first + height], passed - first
 
 
 def _latest(playback: Playback) -> Moment | None:

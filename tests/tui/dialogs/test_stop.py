@@ -1,4 +1,4 @@
-"""The stop dialog says what happens to the steps, in the sentences that the command line has."""
+"""The stop dialog says what happens to the steps, in the same sentences as the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what can be made of a run, and why something cannot."""
+"""Checkpoints: the possible actions, and the reasons for disabled buttons."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_checkpoints_are_listed_with_their_marks(tmp_path: Path, size: tup
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_buttons_that_cannot_be_pressed_say_why(tmp_path: Path, size: tuple[int, int]) -> None:
+async def test_disabled_buttons_show_the_reason(tmp_path: Path, size: tuple[int, int]) -> None:
     async with opened(make_run(tmp_path / "runs"), size) as (screen, pilot):
         assert disabled(screen) == {"resume": False, "merge": True, "quantize": True}
         seen = picture(pilot.app)
@@ -83,7 +83,7 @@ async def test_buttons_that_cannot_be_pressed_say_why(tmp_path: Path, size: tupl
         assert len(pilot.app.screen_stack) == before
 
 
-async def test_a_live_run_can_be_looked_at_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_live_run_has_only_disabled_buttons(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", state=None)
     lock = Lock(run.supervisor_lock)
     assert lock.acquire({"pid": 0})
@@ -96,9 +96,7 @@ async def test_a_live_run_can_be_looked_at_and_nothing_else(tmp_path: Path) -> N
         lock.release()
 
 
-async def test_resume_asks_says_what_is_superseded_and_names_the_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_resume_asks_and_says_which_steps_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | None, int | None]] = []
 
     def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
@@ -122,7 +120,7 @@ async def test_resume_asks_says_what_is_superseded_and_names_the_step(
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
         await pilot.press("right", "enter")
         await until(pilot, lambda: len(asked) == 2, "asked again")
-        assert asked[1] == (None, None)  # the newest of a stage that is not done: the run just goes on
+        assert asked[1] == (None, None)  # the newest checkpoint of an unfinished stage: an ordinary resume
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -177,7 +175,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
     assert stage.file_types == ["Q4_K_M"]
 
 
-async def test_an_adapter_is_quantized_with_its_base_and_merged_on_the_way(
+async def test_an_adapter_is_quantized_with_its_base_and_merged_during_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[LoadedRecipe] = []
@@ -189,7 +187,7 @@ async def test_an_adapter_is_quantized_with_its_base_and_merged_on_the_way(
     monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
     run = adapter_run(tmp_path)
     async with opened(run) as (screen, pilot):
-        await until_seen(pilot, "merged on the way")
+        await until_seen(pilot, "merged during the export")
         chosen = screen.item
         await pilot.press("q")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")

@@ -1,4 +1,4 @@
-"""Home: what is there, what is under the cursor, and what can be done with it."""
+"""Home: its lists, its preview, and the actions for the selected item."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def opened(root: Path, size: tuple[int, int] = SIZES[0]) -> AsyncIterator[
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_recipes_runs_and_what_is_under_the_cursor_are_shown(tmp_path: Path, size: tuple[int, int]) -> None:
+async def test_recipes_runs_and_the_preview_are_shown(tmp_path: Path, size: tuple[int, int]) -> None:
     make_run(tmp_path / "runs", "atlas")
     make_run(tmp_path / "runs", "nexus", state="failed")
     async with opened(tmp_path / "runs", size) as (home, pilot):
@@ -85,7 +85,7 @@ async def test_a_broken_recipe_is_listed_with_its_problem_and_cannot_start(tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-async def test_starting_asks_first_and_its_first_answer_is_not_now(tmp_path: Path) -> None:
+async def test_starting_asks_first_and_its_first_answer_is_cancel(tmp_path: Path) -> None:
     async with opened(tmp_path / "runs") as (home, pilot):
         await pilot.press("n")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
@@ -113,7 +113,7 @@ async def test_a_new_run_appears_by_itself_and_the_cursor_stays_with_its_run(tmp
         table = home.query_one(RunTable)
         await until(pilot, lambda: table.current is not None, "a run")
         make_run(tmp_path / "runs", "zz-later")
-        home._look()
+        home._scan()
         await until(pilot, lambda: len(table.items) == 2, "the new run")
         assert table.current is not None
         assert table.current.id.endswith("atlas")
@@ -208,7 +208,7 @@ async def test_help_lists_the_keys_and_checkpoints_open(tmp_path: Path) -> None:
     async with opened(tmp_path / "runs") as (home, pilot):
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen), "help")
-        assert "Leave the cockpit" in picture(pilot.app)
+        assert "Quit Cockpit" in picture(pilot.app)
         await pilot.press("escape", "tab")
         await until(pilot, lambda: home.run_under_cursor is not None and home.query_one(RunTable).has_focus, "a run")
         await pilot.press("a")
@@ -244,7 +244,7 @@ async def test_two_thousand_runs_are_listed_and_the_ends_are_one_key_away(tmp_pa
         await until_seen(pilot, "20261120-1999-atlas")
 
 
-async def test_the_palette_offers_only_what_can_be_done_now(tmp_path: Path) -> None:
+async def test_the_palette_offers_only_possible_actions(tmp_path: Path) -> None:
     async with opened(tmp_path / "runs") as (home, pilot):
         await pilot.press("ctrl+p")
         await pilot.press(*"checkpoints")
@@ -253,7 +253,7 @@ async def test_the_palette_offers_only_what_can_be_done_now(tmp_path: Path) -> N
         await pilot.press("escape")
         make_run(tmp_path / "runs", "atlas")
         home._watch.look_again()
-        home._look()
+        home._scan()
         await until(pilot, lambda: bool(home.query_one(RunTable).items), "the run")
         await pilot.press("tab")
         await until(pilot, lambda: _has_run(home), "a run")

@@ -1,4 +1,4 @@
-"""The recipe form: problems as one types, edits that keep the file, and nothing lost without being asked."""
+"""The recipe form: problems while typing, edits that keep the file, and a question before edits are lost."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def put(path: Path, text: str) -> None:
 
 
 async def type_over(pilot: Pilot[None], words: str) -> None:
-    """Put words in the place of what a field holds."""
+    """Replace a field's text."""
     box = pilot.app.focused
     assert isinstance(box, Input)
     await pilot.press("end", *["backspace"] * len(box.value), *(words if words.isalnum() else list(words)))
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_wrong_value_shows_its_problem_as_one_types_and_blocks_launch(
+async def test_a_wrong_value_shows_its_problem_while_typing_and_blocks_launch(
     recipe: Path, size: tuple[int, int]
 ) -> None:
     async with opened(recipe, size) as (form, pilot):
@@ -161,7 +161,7 @@ async def test_a_file_that_changed_on_disk_is_not_overwritten(recipe: Path) -> N
         await pilot.press("right", "right", "enter")  # reload
         await until(pilot, lambda: form.model.text == theirs, "their text")
         await pilot.press("ctrl+z")
-        await until(pilot, lambda: "max_steps = 30" in form.model.text, "mine again, to be saved over theirs knowingly")
+        await until(pilot, lambda: "max_steps = 30" in form.model.text, "my text again, which may now replace theirs")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "max_steps = 30" in content(recipe), "saved")
 
@@ -182,7 +182,7 @@ async def test_a_shipped_recipe_is_saved_as_a_copy(tmp_path: Path) -> None:
     assert shipped.read_bytes() == before
 
 
-async def test_leaving_asks_while_edits_would_be_lost(recipe: Path) -> None:
+async def test_closing_asks_while_edits_would_be_lost(recipe: Path) -> None:
     async with opened(recipe) as (form, pilot):
         await go_to(form, pilot, "max_steps")
         await type_over(pilot, "30")
@@ -318,7 +318,7 @@ async def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, size: tupl
         assert no_control_characters(pilot.app)
 
 
-async def test_text_that_is_no_toml_is_told_with_its_place(tmp_path: Path) -> None:
+async def test_a_toml_error_is_shown_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("schema = 1\nname = \n")
     app = FormApp(tmp_path, path)

@@ -24,7 +24,7 @@ from engines.run_dir import Lock, RunDir
 from tests.tui import journals
 from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, strips, text
 from tests.tui.event_source import EventSource
-from tests.tui.looking import told, until
+from tests.tui.looking import notices, until
 
 SIZES = [(80, 24), (160, 48)]
 
@@ -97,7 +97,7 @@ def journals_more(journal: journals.Journal, first: int, last: int) -> None:
         journal.say(step.w, event, 4.0)
 
 
-async def test_freezing_keeps_the_view_while_the_run_goes_on() -> None:
+async def test_freezing_keeps_the_view_while_the_run_continues() -> None:
     journal = journals.live(100)
     source = EventSource(journal.events)
     app = live_app(source)
@@ -202,7 +202,7 @@ async def test_z_shows_one_chart_alone_and_all_again() -> None:
         assert sum(c.display for c in app.run_screen.charts) == 4
 
 
-async def test_brackets_look_at_other_stages_and_zero_returns() -> None:
+async def test_brackets_show_other_stages_and_zero_returns() -> None:
     app = live_app(EventSource(journals.live(200).events))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -257,13 +257,13 @@ def verbs(run: RunDir) -> list[str]:
     return [request.verb for request in pending(run.control)]
 
 
-async def test_checkpoint_now_sends_a_request_and_says_what_came_of_it(supervised: RunDir) -> None:
+async def test_checkpoint_sends_a_request_and_shows_the_reply(supervised: RunDir) -> None:
     app = live_app(EventSource(journals.live(50).events), supervised.root)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settled(pilot)
         await pilot.press("k")
         await until(pilot, lambda: verbs(supervised) == ["checkpoint"], "the request")
-        await until(pilot, lambda: "checkpoint requested; " in told(app), "what came of it")
+        await until(pilot, lambda: "checkpoint requested; " in notices(app), "the reply")
 
 
 async def test_a_request_that_cannot_be_written_says_why(supervised: RunDir) -> None:
@@ -272,7 +272,7 @@ async def test_a_request_that_cannot_be_written_says_why(supervised: RunDir) -> 
     async with app.run_test(size=(160, 48), notifications=True) as pilot:
         await settled(pilot)
         await pilot.press("k")
-        await until(pilot, lambda: "could not send the checkpoint request" in told(app), "the reason")
+        await until(pilot, lambda: "could not send the checkpoint request" in notices(app), "the reason")
 
 
 async def test_stopping_asks_first_and_the_first_answer_keeps_the_run_running(supervised: RunDir) -> None:
@@ -344,7 +344,7 @@ async def test_leaving_a_live_run_says_that_training_continues() -> None:
         assert app.run_screen.leaving() == "training continues"
 
 
-async def test_the_log_follows_the_newest_until_somebody_scrolls() -> None:
+async def test_the_log_follows_new_lines_until_the_operator_scrolls() -> None:
     journal = journals.live(50)
     source = EventSource(journal.events)
     app = live_app(source)
@@ -366,7 +366,7 @@ async def test_the_log_follows_the_newest_until_somebody_scrolls() -> None:
         assert "a newer warning" in text(app)
 
 
-async def test_facts_of_the_recipe_stand_at_the_side(tmp_path: Path) -> None:
+async def test_fields_of_the_recipe_are_shown_at_the_side(tmp_path: Path) -> None:
     stage = {
         "name": "atlas",
         "model": "base-merged",
@@ -380,7 +380,7 @@ async def test_facts_of_the_recipe_stand_at_the_side(tmp_path: Path) -> None:
         await settled(pilot)
         shown = text(app)
         assert "base-merged" in shown
-        assert "(try 1 of 3)" in shown
+        assert "(1 of max 3)" in shown
         assert "(guard 50.0)" in shown
 
 
@@ -485,7 +485,7 @@ async def test_every_key_of_the_footer_and_of_help_runs_an_action_that_exists(sc
             assert f"{key.drawn} {key.label}" in shown
 
 
-async def test_too_small_a_screen_does_not_break() -> None:
+async def test_a_screen_that_is_too_small_does_not_break() -> None:
     for size in ((20, 5), (60, 20), (81, 24), (119, 35), (200, 60)):
         app = live_app(EventSource(journals.live(50).events))
         async with app.run_test(size=size) as pilot:
@@ -497,9 +497,7 @@ async def test_too_small_a_screen_does_not_break() -> None:
 
 
 @pytest.mark.parametrize(("asked", "shown"), [(2.0, 2.0), (None, 8.0)])
-async def test_a_replay_plays_at_the_speed_that_was_asked_for(
-    tmp_path: Path, asked: float | None, shown: float
-) -> None:
+async def test_a_replay_plays_at_the_requested_speed(tmp_path: Path, asked: float | None, shown: float) -> None:
     first, second = (journals.live(30).write(tmp_path / name) for name in ("first", "second"))
     app = CockpitApp(tmp_path, replay=first, speed=16.0)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -507,7 +505,7 @@ async def test_a_replay_plays_at_the_speed_that_was_asked_for(
         assert _playback(app).speed == 16.0
         app.open_replay(second, asked)
         await pilot.pause()
-        assert _playback(app).speed == shown, "the first replay's speed is the first replay's"
+        assert _playback(app).speed == shown, "the first replay's speed is not used for the second"
 
 
 def _playback(app: CockpitApp) -> Playback:

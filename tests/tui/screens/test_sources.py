@@ -22,7 +22,7 @@ def test_a_live_source_ends_with_the_fold_of_the_journal(tmp_path: Path) -> None
     assert not source.live
 
 
-def test_a_run_that_says_it_runs_with_no_process_is_lost(tmp_path: Path) -> None:
+def test_a_run_whose_journal_says_running_without_a_process_is_lost(tmp_path: Path) -> None:
     source = drained(LiveSource(journals.live(30).write(tmp_path / "run")))
     assert source.state.state == "running"
     assert source.run_state == "lost"
@@ -38,7 +38,7 @@ def test_unreadable_records_are_counted_and_the_rest_is_shown(tmp_path: Path) ->
     assert source.state == fold(journal.events)
 
 
-def test_a_replaced_journal_is_folded_anew(tmp_path: Path) -> None:
+def test_a_replaced_journal_is_read_from_its_start(tmp_path: Path) -> None:
     run = journals.live(60).write(tmp_path / "run")
     source = drained(LiveSource(run))
     (run / "journal.jsonl").unlink()

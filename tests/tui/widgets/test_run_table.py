@@ -1,4 +1,4 @@
-"""Lines of the run table: every width is used, none is exceeded, nothing in it acts."""
+"""Lines of the run table: they fit every width, and text in them is inert."""
 
 from __future__ import annotations
 

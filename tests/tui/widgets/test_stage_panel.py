@@ -15,9 +15,7 @@ FILES = [*(f"{name} " for name in ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q
 
 
 @pytest.mark.parametrize(("size", "shown"), [((80, 24), 4), ((160, 48), 14)])
-async def test_files_stand_in_a_table_and_z_gives_it_the_screen(
-    tmp_path: Path, size: tuple[int, int], shown: int
-) -> None:
+async def test_files_are_in_a_table_and_z_enlarges_it(tmp_path: Path, size: tuple[int, int], shown: int) -> None:
     run = tmp_path / "runs" / RECORDED.name
     shutil.copytree(RECORDED, run)
     app = CockpitApp(run.parent)
