@@ -108,6 +108,11 @@ def epoch(value: float) -> str:
     return f"{value:.2f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A whole number with its noun: 1 record, 2 records."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def share_done(share: float) -> str:
     """How much of a job is done, in six cells, so that a line drawn over itself stays still: " 57.3%"."""
     return f"{percent(share, 1):>6}"

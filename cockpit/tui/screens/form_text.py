@@ -26,8 +26,7 @@ def title(model: FormModel, colours: dict[str, str], read_only: bool, unreadable
     if unreadable:
         line.append(f"  {safe_text(unreadable, 200)}", colours["error"])
     elif model.problems:
-        count = len(model.problems)
-        line.append(f"  !{count} {'problem' if count == 1 else 'problems'}", colours["error"])
+        line.append(f"  !{formatting.counted(len(model.problems), 'problem')}", colours["error"])
     else:
         line.append("  no problems", colours["success"])
     return line

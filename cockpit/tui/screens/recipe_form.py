@@ -21,6 +21,7 @@ from cockpit.forms.save import ChangedOnDiskError, is_read_only, save_copy, save
 from cockpit.forms.shelf import copy_path
 from cockpit.forms.values import read_value, show_value
 from cockpit.planning.stages import Plan, plan
+from cockpit.text.formatting import counted
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
@@ -372,10 +373,8 @@ class RecipeScreen(Screen[None]):
         return True
 
     def _saved_words(self) -> str:
-        count = len(self.model.problems)
-        name = self.model.path.name
-        words = f"{count} {'problem' if count == 1 else 'problems'}"
-        return f"{name} saved" if not count else f"{name} saved; it cannot start yet: {words}"
+        count, name = len(self.model.problems), self.model.path.name
+        return f"{name} saved" if not count else f"{name} saved; it cannot start yet: {counted(count, 'problem')}"
 
     def _ask_about_change(self, error: ChangedOnDiskError) -> None:
         disk_text = error.text
@@ -403,11 +402,11 @@ class RecipeScreen(Screen[None]):
         self._check_now()
         model = self.model
         if model.problems or model.loaded is None:
-            count = len(model.problems)
-            first = f"\n{model.problems[0]}" if model.problems else f"\n{self.unreadable}"
-            say(self, f"not launched: {count} {'problem' if count == 1 else 'problems'}{first}", "error")
             if model.problems:
+                say(self, f"not launched: {counted(len(model.problems), 'problem')}\n{model.problems[0]}", "error")
                 self.action_next_problem()
+            else:
+                say(self, f"not launched: {self.unreadable}", "error")
             return
         unsaved = (
             "The edits are not saved: the run uses the text as shown, and the file is not changed."

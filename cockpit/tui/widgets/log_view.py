@@ -107,8 +107,8 @@ class LogView(ScrollView, can_focus=True):
     def _rule(self, width: int) -> Strip:
         warnings, errors = (sum(1 for line in self._lines if line.level == level) for level in ("warn", "error"))
         notes = [] if self.follows else ["pgdn ▼ for newer lines"]
-        notes += [f"{warnings} warning{'s' * (warnings != 1)}"] if warnings else []
-        notes += [f"{errors} error{'s' * (errors != 1)}"] if errors else []
+        notes += [fmt.counted(warnings, "warning")] if warnings else []
+        notes += [fmt.counted(errors, "error")] if errors else []
         dash = "-" if ascii_only() else "─"
         right = f" {' · '.join(notes)} {dash}" if notes else ""
         if ascii_only():

@@ -45,7 +45,7 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
     pen = Pen(colours)
     if entry.problems:
         count = len(entry.problems)
-        pen.line(f"{count} {'problem' if count == 1 else 'problems'}: this recipe cannot start", "error")
+        pen.line(f"{formatting.counted(count, 'problem')}: this recipe cannot start", "error")
         for problem in entry.problems[:8]:
             where = f"line {problem.line}  " if problem.line else ""
             what = f"{problem.key} — {problem.message}" if problem.key else problem.message
@@ -57,7 +57,7 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
         if entry.description:
             pen.line(safe_text(entry.description))
         figures = {stage.name: stage for stage in plan.stages} if plan else {}
-        pen.line(f"{len(entry.stages)} stages" if len(entry.stages) != 1 else "1 stage", "text-muted")
+        pen.line(formatting.counted(len(entry.stages), "stage"), "text-muted")
         longest = min(16, max((len(name) for name, _ in entry.stages), default=0))
         for name, kind in entry.stages:
             pen.write(f"  {safe_text(name, longest):<{longest}} ").write(f"{kind:<10}", "text-muted")

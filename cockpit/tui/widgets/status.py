@@ -112,13 +112,13 @@ def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -
         found.append(f"stalled? last event {fmt.minutes(silent)} ago")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
-        found.append(f"{lost} records could not be written")
+        found.append(f"{fmt.counted(lost, 'record')} could not be written")
     if state.missing:
-        found.append(f"{state.missing} records missing")
+        found.append(f"{fmt.counted(state.missing, 'record')} missing")
     if state.unreadable:
-        found.append(f"{state.unreadable} unreadable records")
+        found.append(fmt.counted(state.unreadable, "unreadable record"))
     if state.unknown:
-        found.append(f"{state.unknown} records of unknown kinds")
+        found.append(f"{fmt.counted(state.unknown, 'record')} of unknown kinds")
     return found
 
 

@@ -40,6 +40,9 @@ def test_screens_and_messages_have_the_same_functions() -> None:
         (fmt.time_tick(150.0), "2.5m"),
         (fmt.time_tick(43_200.0), "12h"),
         (fmt.time_tick(259_200.0), "3d"),
+        (fmt.counted(0, "record"), "0 records"),
+        (fmt.counted(1, "record"), "1 record"),
+        (fmt.counted(2, "record"), "2 records"),
     ],
 )
 def test_numbers_read_as_people_write_them(shown: str, expected: str) -> None:

@@ -333,7 +333,7 @@ async def test_silence_missing_and_unreadable_records_are_shown() -> None:
         shown = text(app)
         assert "last event 2m ago" in shown
         assert "9 records could not be written" in shown
-        assert "1 records missing" in shown
+        assert "1 record missing" in shown
         assert "3 unreadable records" in shown
 
 
