@@ -119,15 +119,14 @@ async def test_a_new_run_appears_by_itself_and_the_cursor_stays_with_its_run(tmp
         assert table.current.id.endswith("atlas")
 
 
-async def test_a_preview_does_not_end_the_look_at_the_runs(tmp_path: Path) -> None:
+async def test_a_preview_does_not_cancel_a_scan(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "atlas")
     async with opened(tmp_path / "runs") as (home, pilot):
         await pilot.press("tab")
-        await until(pilot, lambda: home.query_one(RunTable).current is not None, "a run")
-        await until(pilot, lambda: not home._looking, "the end of a look")
-        home._look()
-        home._preview()  # in the same turn: the look's thread has not been started
-        await until(pilot, lambda: not home._looking, "the end of the look")
+        await until(pilot, lambda: _has_run(home) and not home._scanning, "a run, and no scan")
+        home._scan()
+        home._preview()  # in the same turn: the scan's thread has not started
+        await until(pilot, lambda: not home._scanning, "the end of the scan")
 
 
 async def test_quitting_with_a_live_run_says_that_training_continues(tmp_path: Path) -> None:
