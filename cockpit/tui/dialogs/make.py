@@ -205,7 +205,7 @@ def export_facts(source: Source, base: Input | None = None) -> list[str]:
 
 
 def plan_words(plan: FilePlan) -> str:
-    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with its tensors that are too narrow and what it needs."""
+    """A file type's size for this model: `  4.6 MiB  4.85 b/w`, with the number of too narrow tensors."""
     words = f"{formatting.size(plan.bytes):>9}  {formatting.bits_per_weight(plan.bits_per_weight)} b/w"
     if plan.fallbacks:
         words += f"  {len(plan.fallbacks)} of {len(plan.choices)} tensors too narrow"

@@ -71,7 +71,9 @@ class RecipeScreen(Screen[None]):
     RecipeScreen #right { width: 50; display: none; }
     RecipeScreen #diff { border: round $frame; height: 1fr; padding: 0 1; }
     RecipeScreen #estimate { border: round $frame; height: auto; min-height: 6; padding: 0 1; }
-    RecipeScreen #cost { height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+    RecipeScreen #cost {
+        height: 1; background: $surface; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis;
+    }
     RecipeScreen.-wide #left { width: 28; }
     RecipeScreen.-wide #right { display: block; }
     """
