@@ -1,1 +1,1 @@
-"""Cockpit's engines: the words every engine speaks (files here, light) and the engines themselves (folders, heavy)."""
+"""Cockpit's engines: what all engines share (files here, light) and the engines themselves (folders, heavy)."""

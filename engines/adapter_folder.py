@@ -1,4 +1,4 @@
-"""The names in a folder of a PEFT adapter, and in one that a stage of ours made: who trains, evaluates and merges knows
+"""File names in a folder of a PEFT adapter, and in one that a Cockpit stage wrote; training, evaluation and merge use
 them."""
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from pathlib import Path
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_JSON = "base.json"
-"""Written by us beside the adapter: `path` and `manifest_sha256` of the base that it was trained on."""
+"""Cockpit's own file beside the adapter: `path` and `manifest_sha256` of the base model that it was trained on."""
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
+    """Whether a folder contains an adapter, not a full model."""
     return (folder / ADAPTER_CONFIG).is_file()

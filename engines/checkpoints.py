@@ -1,8 +1,8 @@
-"""Checkpoints of a stage: which are complete, which one to go on from, and which may be removed.
+"""Checkpoints of a stage: which are complete, which one is the best, and which may be removed.
 
-A checkpoint is a folder `stages/<stage>/<attempt>/checkpoints/step-<n>` with a manifest. A name says nothing about
-content, so only the manifest makes one complete. Nothing here deletes what could be needed: `which_to_remove` is pure,
-removal renames first, and folders that are refused stay where they are.
+A checkpoint is a folder `stages/<stage>/<attempt>/checkpoints/step-<n>` with a manifest. The manifest, not the name,
+makes a checkpoint complete. This module deletes nothing that may be needed: `which_to_remove` is pure, removal renames
+first, and refused folders stay in place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
+from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import attempt_folders, checkpoint_step, checkpoints_of
 
 _DRAFT = ".tmp-"
@@ -27,7 +27,7 @@ Refused = tuple[Path, str]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint. `sha256` is its manifest's; `best` says that it was the best when it was written."""
+    """One complete checkpoint. `sha256` is that of its manifest; `best`: it was the best one when it was written."""
 
     attempt: int
     step: int
@@ -40,15 +40,15 @@ class Checkpoint:
 
     @property
     def eval_loss(self) -> float | None:
-        """Loss on the val split at this step, in nats per token, when it was measured and is finite."""
+        """Loss on the val split at this step, in nats per token; None when it was not measured or is not finite."""
         value = self.metrics.get("eval_loss")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def scan(stage_dir: Path) -> tuple[list[Checkpoint], list[Refused]]:
-    """Every checkpoint of a stage's attempts: the complete ones by attempt and step, and the others with the reason.
+    """Every checkpoint of a stage's attempts: the complete ones by attempt and step, and the refused ones with reasons.
 
-    Sizes are compared and no hashes: whoever goes on from a checkpoint verifies that one.
+    Sizes are compared, hashes are not: the caller verifies the checkpoint that it resumes from.
 
     Args:
         stage_dir: `stages/<stage>` of a run.
@@ -73,7 +73,7 @@ def scan_attempt(checkpoints: Path) -> tuple[list[Checkpoint], list[Refused]]:
         step = checkpoint_step(folder.name)
         if step is None:
             if folder.name.startswith(_DRAFT):
-                refused.append((folder, "was not finished: it has its temporary name"))
+                refused.append((folder, "was not finished: it still has its temporary name"))
             continue
         try:
             complete.append(_read(folder, attempt, step))
@@ -83,9 +83,9 @@ def scan_attempt(checkpoints: Path) -> tuple[list[Checkpoint], list[Refused]]:
 
 
 def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) -> list[Checkpoint]:
-    """Which complete checkpoints of one lineage may go, oldest first.
+    """Complete checkpoints of one lineage that may be removed, oldest first.
 
-    Kept are the newest `save_total_limit` (at least one), the best by evaluation loss, and the newest healthy one.
+    It keeps the newest `save_total_limit` (at least one), the best by evaluation loss, and the newest healthy one.
     """
     ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
     kept = set(ordered[-max(1, save_total_limit) :])
@@ -99,7 +99,8 @@ def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) ->
 
 
 def current_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest evaluation loss (the newer of two equals); without any loss, the newest called best."""
+    """The checkpoint with the lowest evaluation loss (the newer of two equals); without any loss, the newest one marked
+    as best."""
     ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
     measured = [(checkpoint.eval_loss, checkpoint) for checkpoint in ordered if checkpoint.eval_loss is not None]
     if measured:
@@ -109,12 +110,12 @@ def current_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 def draft_of(checkpoint: Path) -> Path:
-    """Where a checkpoint is written before it gets its name; another folder at every call."""
+    """The folder in which a checkpoint is written before its rename; a new name at every call."""
     return checkpoint.with_name(f"{_DRAFT}{checkpoint.name}-{os.urandom(4).hex()}")
 
 
 def remove_checkpoint(checkpoint: Checkpoint) -> None:
-    """Take a checkpoint away: renamed first, so that a half-deleted one never looks complete."""
+    """Delete a checkpoint. It is renamed first, so that a partly deleted one never looks complete."""
     trash = checkpoint.path.with_name(f"{_TRASH}{checkpoint.path.name}-{os.urandom(4).hex()}")
     try:
         checkpoint.path.rename(trash)
@@ -124,9 +125,9 @@ def remove_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def clean_leftovers(checkpoints: Path) -> list[str]:
-    """Delete what a dead engine left half-written or half-deleted in an attempt's `checkpoints`; returns the names.
+    """Delete partly written and partly deleted folders of a dead engine in an attempt's `checkpoints`; returns names.
 
-    Only for the one engine that holds the attempt's lock.
+    No other engine may be writing into the folder.
     """
     names = []
     for folder in _entries(checkpoints):
@@ -140,7 +141,7 @@ def _read(folder: Path, attempt: int, step: int) -> Checkpoint:
     sha256 = manifest_sha256(folder)
     manifest = read_manifest(folder)
     if manifest.get("step") != step:
-        raise ManifestError(f"the manifest is of step {manifest.get('step')!r}")
+        raise ManifestError(f"{MANIFEST} is for step {manifest.get('step')!r}, the folder for step {step}")
     problems = verify_manifest(folder, hashes=False)
     if problems:
         raise ManifestError("; ".join(problems))

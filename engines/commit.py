@@ -1,4 +1,4 @@
-"""The end of a stage that did its work: its output hashed, renamed into place, and recorded with its descent."""
+"""Commit the output of a stage: hash it, rename it into place, and record where it came from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from recipes.stages.registry import row_of
 def commit_output(
     ctx: StageContext[StageFields], result: StageResult, metrics: dict[str, float | None], *, refused: str
 ) -> None:
-    """Make `out/` durable, put it into place, and say so. A refused stage's output is kept beside it, where an operator
-    can inspect it."""
+    """Make `out/` durable, rename it into place, and write the events. The output of a refused stage stays in the
+    attempt's folder for inspection."""
     run = RunDir(ctx.run_root)
     parents = [item.manifest_sha256 for item in ctx.inputs.values() if item.manifest_sha256]
     ctx.phase("saving")
@@ -65,7 +65,7 @@ def commit_output(
 
 
 def _custody(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]) -> dict[str, Any]:
-    """The descent of what this stage made; a training stage's weights are those of its last checkpoint."""
+    """The chain of custody of the stage's output; a training stage's weights are those of its last checkpoint."""
     steps = metrics.get("steps")
     checkpoint = None
     if row_of(ctx.stage).trains and steps is not None:
@@ -79,9 +79,7 @@ def _custody(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]
             continue
         link = next((link for link in custody["ancestors"] if link["folder"] == str(item.path)), None)
         if link is not None and link["method"] == "name":
-            ctx.warn(
-                f"{item.path}, an input of this stage, cannot be read any more; the manifest names it without a hash"
-            )
+            ctx.warn(f"input {item.path} can no longer be read; the manifest of this stage lists it without a hash")
         elif link is not None and link["method"] == "manifest" and link["id"] != item.manifest_sha256:
-            ctx.warn(f"{item.path}, an input of this stage, was replaced while the stage worked")
+            ctx.warn(f"input {item.path} was replaced while this stage was running")
     return custody

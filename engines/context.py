@@ -1,5 +1,4 @@
-"""What a stage's function is given, and what it gives back: its fields, inputs and folders, events, requests,
-outcomes."""
+"""The arguments and results of a stage's function: fields, inputs, folders, events, requests, outcomes."""
 
 from __future__ import annotations
 
@@ -25,24 +24,24 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class StopRequested(Exception):  # noqa: N818 - an outcome, not an error
-    """The operator asked the stage to stop, and it has."""
+    """The operator requested a stop, and the stage has stopped."""
 
 
 class GuardTrippedError(Exception):
-    """A guard refused a step; its `guard_tripped` is in the journal already."""
+    """A guard refused a step; its `guard_tripped` event is already in the journal."""
 
 
 class StageFailedError(Exception):
-    """The stage did its work and found the result wrong (a parity that does not hold, say). The text is for
+    """The stage finished its work and the result is wrong (a failed parity check, for example). The text is for
     operators."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """Where one of the stage's inputs is.
+    """One input of the stage.
 
-    `path` is absolute: the finished folder of a stage or what the operator named; None for a hub id.
-    `output` is what it holds, by the words of `accepts`, when a stage made it.
+    `path` is absolute: the output folder of a stage or the path that the operator named; None for a hub id.
+    `output` is the kind of content, as in `accepts`, when a stage made it.
     """
 
     field: str
@@ -55,7 +54,7 @@ class Input:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint that the attempt resumes from; `sha256` is its manifest's."""
+    """The checkpoint that the attempt resumes from; `sha256` is the SHA-256 of its manifest."""
 
     attempt: int
     step: int
@@ -65,7 +64,7 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something in `out/` for use; `path` is relative to it, "." is the whole folder."""
+    """A file or folder in `out/` for use; `path` is relative to `out/`, "." is the folder itself."""
 
     name: str
     kind: str
@@ -74,7 +73,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage reports when it is done. Metric names end in their units."""
+    """The result of a finished stage. Metric names end in their units."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
@@ -91,17 +90,17 @@ class StageFunction(Protocol):
 
 @dataclass
 class StageContext(Generic[S_co]):
-    """Everything a stage may know and do.
+    """The data and operations that a stage's function may use.
 
     Attributes:
         stage: its fields, resolved.
-        inputs: by the name of the field, `adapters[0]`, … for a list.
-        out: a new folder for what the stage makes; it is committed when the stage returns.
-        work: a new folder for what only this attempt needs.
+        inputs: by field name; `adapters[0]`, … for a list.
+        out: a new folder for the stage's output; the engine commits it when the stage returns.
+        work: a new scratch folder of this attempt.
         resume: the checkpoint to resume from.
         learning_rate_scale: factor on the learning rate, below 1 after a guard tripped.
-        checkpoints: the attempt's folder for them.
-        fingerprint: of the stage's fields and inputs, as the supervisor computed it.
+        checkpoints: the attempt's folder of checkpoints.
+        fingerprint: of the stage's fields and inputs, from the supervisor.
     """
 
     stage: S_co
@@ -123,22 +122,22 @@ class StageContext(Generic[S_co]):
     _signal_answered: bool = False
 
     def emit(self, event: Event) -> int:
-        """Append an event; it is in the journal when this returns."""
+        """Append an event to the journal; returns when it is written."""
         return self.writer.emit(event)
 
     def phase(self, name: str) -> None:
-        """Name what the attempt is doing now."""
+        """Report the phase that begins now."""
         self.emit(Phase(stage=self.stage_name, attempt=self.attempt, name=name))
 
     def warn(self, message: str) -> None:
-        """Warn the operator of something that does not stop the work."""
+        """Warn the operator; the work continues."""
         self.emit(Warned(message=message, stage=self.stage_name, attempt=self.attempt))
 
     def progress(self, done: float, total: float | None, unit: str) -> None:
-        """Report work done, at most five times a second and always the last.
+        """Report work done, at most five times a second; the last call is always reported.
 
         Raises:
-            StopRequested: the operator asked to stop.
+            StopRequested: the operator requested a stop.
         """
         now_s = time.monotonic()
         if now_s >= self._progress_due_s or (total is not None and done >= total):
@@ -147,24 +146,26 @@ class StageContext(Generic[S_co]):
             self.check_stop()
 
     def check_stop(self) -> None:
-        """Between steps of work without checkpoints: end here if the operator requested a stop.
+        """Stop here if the operator requested it; for work without checkpoints.
 
         Raises:
-            StopRequested: it was.
+            StopRequested: the operator requested a stop.
         """
         for request in self.requests():
             if request.verb.is_stop:
-                origin = "afresh" if self.resume is None else f"from its checkpoint of step {self.resume.step}"
-                self.applied(request, f"stopping; this stage starts {origin} when the run is resumed")
+                origin = (
+                    "from its beginning" if self.resume is None else f"from its checkpoint at step {self.resume.step}"
+                )
+                self.applied(request, f"stopping; a resume of the run starts this stage {origin}")
                 raise StopRequested
             known = row_of(self.stage).trains
             reason = "training has not begun" if known else f"a {self.stage.kind} stage has nothing to {request.verb}"
             self.applied(request, f"{IGNORED}: {reason}")
 
     def requests(self) -> Iterator[control.Request]:
-        """New requests, oldest first; each is given once, and a termination signal is one of them.
+        """New requests, oldest first, each yielded once; a termination signal counts as a request.
 
-        One is taken only when the one before it has been dealt with, so that a paused stage finds its `continue` here.
+        A request is taken only after the one before it was handled, so a paused stage finds its `continue` here.
         """
         for request in control.pending(RunDir(self.run_root).control):
             if control.take(RunDir(self.run_root).control, request):
@@ -174,10 +175,10 @@ class StageContext(Generic[S_co]):
             yield control.Request(0, Verb.STOP_AFTER_CHECKPOINT, by=signal.Signals(self._signal).name)
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
-        """Acknowledge a request with what came of it."""
-        asked = request.verb if request.value is None else f"{request.verb} {quantities.exact(request.value)}"
-        self.emit(ControlApplied(request=asked, by=request.by, effect=effect, step=step, stage=self.stage_name))
+        """Acknowledge a request with its effect."""
+        text = request.verb if request.value is None else f"{request.verb} {quantities.exact(request.value)}"
+        self.emit(ControlApplied(request=text, by=request.by, effect=effect, step=step, stage=self.stage_name))
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Remember a termination signal; it acts at the next step boundary."""
+        """Record a termination signal; it takes effect at the next step boundary."""
         self._signal = number

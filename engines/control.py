@@ -1,7 +1,7 @@
 """Requests to a running engine: small numbered files, renamed into the run's `control/` folder.
 
 The engine's rank 0 reads them at step boundaries and answers each with a `control_applied` event; the supervisor
-answers those that no engine will take. A file is moved to `control/done/` when it is taken, so that none acts twice.
+answers those that no engine will take. Taking a request moves its file to `control/done/`, so no request acts twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"([0-9]{6,12})[-.]")
 
 @dataclass(frozen=True)
 class Request:
-    """One request. `value` belongs to learning-rate (a positive number) and max-steps (a step)."""
+    """One request. Only learning-rate (a positive number) and max-steps (a step) have a `value`."""
 
     number: int
     verb: Verb
@@ -37,10 +37,10 @@ class Request:
 
 
 def put_request(control: Path, verb: Verb, value: float | None = None, by: str = "operator") -> Request:
-    """Leave a request for the run.
+    """Write a request for the run.
 
     Raises:
-        ValueError: not a verb, a value where none belongs (or none where one does), or one out of its range.
+        ValueError: an unknown verb, a missing or superfluous value, or a value out of range.
         OSError: the folder cannot be written.
     """
     verb = Verb(verb)
@@ -58,7 +58,7 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
         while True:
             name = f"{number:06d}-{verb}.json"
             try:
-                # A link, not a rename: two requests of one moment must not overwrite each other's number.
+                # A link, not a rename: two simultaneous requests must not get the same number.
                 os.link(temporary, control / f"{number:06d}.claim")
             except FileExistsError:
                 number += 1
@@ -71,7 +71,7 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
 
 
 def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Request]:
-    """Requests not yet taken and not `seen`, oldest first. Unreadable or foreign files are ignored."""
+    """Requests that are not taken yet and not `seen`, oldest first. Unreadable and foreign files are ignored."""
     requests: list[Request] = []
     try:
         names = os.listdir(control)
@@ -93,7 +93,7 @@ def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
 
 
 def _in_range(verb: Verb, value: float | None) -> bool:
-    """Whether the verb may have this value; a verb without values never minds one."""
+    """Whether the value is in the verb's range; a verb without a value accepts any."""
     if not verb.takes_value:
         return True
     if value is None or not math.isfinite(value):
@@ -102,15 +102,15 @@ def _in_range(verb: Verb, value: float | None) -> bool:
 
 
 def _read_small(path: Path) -> bytes:
-    """A request's bytes: from a small regular file of ours, never through a link, and without waiting for a pipe."""
+    """A request's bytes, from a small regular file that this user owns; links and pipes are refused."""
     with open_regular(path, MAX_REQUEST_BYTES, follow=False) as file:
         if os.fstat(file.fileno()).st_uid != os.getuid():
-            raise OSError("not a request")
+            raise OSError("another user owns the file")
         return file.read(MAX_REQUEST_BYTES)
 
 
 def take(control: Path, request: Request) -> bool:
-    """Move a request out of the way; False when somebody else was quicker."""
+    """Move a request to the done folder; False when another process has taken it."""
     done = taken_requests(control)
     try:
         done.mkdir(exist_ok=True)
@@ -123,8 +123,8 @@ def take(control: Path, request: Request) -> bool:
 def history(control: Path, *, seen: Container[int] = frozenset()) -> list[Request]:
     """Requests that are not `seen`, taken or not, oldest first.
 
-    What was seen is told by each number and not by the highest: a request gets its number before it gets its name, so a
-    younger one can be there first.
+    `seen` has each number, not only the highest: a request gets its number before its name, so a later request can
+    appear before an earlier one.
     """
     folders = (taken_requests(control), control)
     found = {request.number: request for folder in folders for request in pending(folder, seen=seen)}
@@ -132,12 +132,12 @@ def history(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
 
 
 def numbers_taken(control: Path) -> set[int]:
-    """Numbers of all requests that were taken."""
+    """Numbers of all taken requests."""
     return _numbers(taken_requests(control))
 
 
 def highest_number(control: Path) -> int:
-    """The highest number given so far; 0 when there is none."""
+    """The highest number so far; 0 when no request exists."""
     return max(_numbers(control) | _numbers(taken_requests(control)), default=0)
 
 

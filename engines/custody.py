@@ -1,9 +1,8 @@
-"""Where an artifact comes from, link by link, each known by a SHA-256: data, tokenizer, checkpoint, adapter, merged,
-GGUF.
+"""The chain of custody of an artifact: data, tokenizer, checkpoint, adapter, merged model, GGUF, each with a SHA-256.
 
-The manifest of every finished stage carries all its ancestors, so a folder that was copied elsewhere still tells its
-descent. What was made here is known by its manifest (which lists every file's SHA-256); a folder without a manifest by
-its content; a hub's model by its name.
+The manifest of every finished stage lists all its ancestors, so a folder that was copied elsewhere keeps its history. A
+folder that Cockpit wrote is identified by its manifest (which lists every file's SHA-256), a folder without a manifest
+by its content, and a model of a hub by its name.
 """
 
 from __future__ import annotations
@@ -19,30 +18,29 @@ from engines.files import file_sha256
 from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 
 MAX_LINKS = 10_000
-"""Links that are read from one manifest; a real chain has tens."""
+"""Most links to read from one manifest; a real chain has tens."""
 _FACTS = {"id": str, "method": str, "kind": str, "run": str, "stage": str, "folder": str, "attempt": int, "step": int}
 
 
 @dataclass(frozen=True)
 class Parent:
-    """Something that a stage was made from: its folder or file, or only the name of what no folder is known of."""
+    """A source of a stage: its folder or file, or only its name when no folder is known."""
 
     name: str
     path: Path | None
 
 
 def custody_of(parents: Iterable[Parent], checkpoint: Path | None = None) -> dict[str, Any]:
-    """What a manifest says of descent.
+    """The `custody` value of a manifest.
 
     Args:
         parents: the stage's inputs.
-        checkpoint: the checkpoint whose weights the stage's output are.
+        checkpoint: the checkpoint with the weights of the stage's output.
 
     Returns:
-        `parents`, the ids of the nearest links, and `ancestors`, every link once, older ones first. A link has `id` and
-        `method` ("manifest", "content" or "name": what the id is the SHA-256 of), `kind`, `parents`, and `run`,
-        `stage`,
-        `attempt`, `step`, `folder` where they are known.
+        `parents`, the ids of the nearest links, and `ancestors`, every link once, older ones first. A link has `id`,
+        `method` ("manifest", "content" or "name": the id is the SHA-256 of that), `kind`, `parents`, and `run`,
+        `stage`, `attempt`, `step`, `folder` where they are known.
     """
     links: dict[str, dict[str, Any]] = {}
     nearest = [_add(parent, links) for parent in parents]
@@ -52,11 +50,11 @@ def custody_of(parents: Iterable[Parent], checkpoint: Path | None = None) -> dic
 
 
 def ancestors(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The links that a manifest tells of, older ones first; what is not of their shape is left out."""
+    """The links that a manifest lists, older ones first; malformed ones are left out."""
     custody = manifest.get("custody")
-    told = custody.get("ancestors") if isinstance(custody, dict) else None
+    listed = custody.get("ancestors") if isinstance(custody, dict) else None
     links = []
-    for link in (told if isinstance(told, list) else [])[:MAX_LINKS]:
+    for link in (listed if isinstance(listed, list) else [])[:MAX_LINKS]:
         if not isinstance(link, dict) or not link.get("id"):
             continue
         known = {key: link[key] for key, kind in _FACTS.items() if type(link.get(key)) is kind}
@@ -66,7 +64,7 @@ def ancestors(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def parent_ids(manifest: Mapping[str, Any]) -> list[str]:
-    """Ids of the links that the folder itself was made from."""
+    """Ids of the direct sources of the folder."""
     custody = manifest.get("custody")
     return _ids(custody.get("parents") if isinstance(custody, dict) else manifest.get("parents"))
 
@@ -75,7 +73,7 @@ def content_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, or over the names and SHA-256 of all files of a folder.
 
     Raises:
-        OSError: something cannot be read.
+        OSError: a file cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(path)
@@ -100,13 +98,12 @@ def _add(parent: Parent, links: dict[str, dict[str, Any]], parents: list[str] | 
 
 
 def _link(parent: Parent) -> dict[str, Any]:
-    """One link with its `ancestors`. What cannot be read is known by its name: a finished stage is not lost for
-    that."""
+    """One link with its `ancestors`. An unreadable source is identified by its name, so the finished stage is kept."""
     name = parent.name if parent.path is None else str(parent.path)
     known = {"folder": name, "parents": [], "ancestors": []}
     if parent.path is not None:
         try:
-            return known | _made_here(parent.path)
+            return known | _manifest_link(parent.path)
         except ManifestError:
             pass
         try:
@@ -117,11 +114,11 @@ def _link(parent: Parent) -> dict[str, Any]:
     return known | {"id": identity, "method": "name", "kind": "hub" if parent.path is None else "folder"}
 
 
-def _made_here(folder: Path) -> dict[str, Any]:
-    """What a folder's manifest says.
+def _manifest_link(folder: Path) -> dict[str, Any]:
+    """The facts of a link from a folder's manifest.
 
     Raises:
-        ManifestError: it has none that can be read.
+        ManifestError: the folder has no readable manifest.
     """
     manifest = read_manifest(folder)
     facts = {

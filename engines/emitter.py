@@ -1,9 +1,9 @@
-"""Writing events: one `os.write` of one whole line to the journal, and a copy into the live pipe.
+"""Writing events: one `os.write` of one complete line to the journal, and a copy into the live pipe.
 
-The journal is the truth: `emit` returns when the record is in it. The pipe is only for the screens' eyes and is never
-waited for. When the journal cannot be written (disk full), training goes on: lifecycle records wait in a bounded ring,
-measurements are dropped and counted, and a `gap` record follows when the disk takes records again. A journal that was
-deleted or replaced under its writers is noticed, and written on where its name is now.
+The journal is authoritative: `emit` returns when the record is in it. The pipe only feeds screens, and no writer waits
+for it. When the journal cannot be written (a full disk), training continues: lifecycle records wait in a bounded ring,
+measurements are dropped and counted, and a `gap` record follows when writes succeed again. A writer notices when the
+journal was deleted or replaced, and continues in the file that has the name now.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ DURABLE_KINDS = frozenset(
 
 
 def wall_clock_s() -> float:
-    """Unix seconds: the one place that reads the wall clock for records."""
+    """Unix seconds. No other function reads the wall clock for records."""
     return time.time()  # noqa: TID251
 
 
 class EventWriter:
-    """One writer of a run's journal. Thread-safe; refuses to be used after a fork.
+    """One writer of a run's journal. Thread-safe; it refuses use after a fork.
 
     Args:
-        journal: the file to append to; made if missing.
+        journal: the file to append to; created if missing.
         fifo: the run's live pipe, or None.
-        role: which of the run's processes writes.
+        role: which process of the run writes.
     """
 
     def __init__(
@@ -97,30 +97,30 @@ class EventWriter:
             rank=rank,
         )
         self.emit(self.opened)
-        threading.Thread(target=self._sync_now_and_then, name="journal-sync", daemon=True).start()
+        threading.Thread(target=self._sync_periodically, name="journal-sync", daemon=True).start()
 
     def emit(self, event: Event) -> int:
-        """Append one record; returns its sequence number. Never raises for a disk that is full or slow.
+        """Append one record; returns its sequence number. A full or slow disk raises nothing.
 
         Raises:
-            RuntimeError: called in a forked child, which would mix two processes under one writer.
+            RuntimeError: called in a forked child; two processes would write under one writer.
         """
         if os.getpid() != self._pid:
-            raise RuntimeError("events are emitted by the process that opened the writer, not by its forks")
+            raise RuntimeError("only the process that opened the writer may emit events, not its forks")
         with self._lock:
-            caught_up = self._flush_waiting()  # first: its `gap` takes the sequence number before ours
+            caught_up = self._flush_waiting()  # first: its `gap` takes the sequence number before this record
             seq = self.seq
             record = self._encode(event, seq)
             self.seq += 1
             if not (caught_up and self._append(record)):
-                self._put_aside(event, record)
+                self._defer(event, record)
             self._send(record)
         if kind_of(event) in DURABLE_KINDS:
             self.sync()
         return seq
 
     def sync(self) -> None:
-        """Ask the disk to keep what is written; a disk that cannot is not the training's problem."""
+        """Flush written records to the disk; a failed flush does not stop the training."""
         with self._lock:
             fd, self._unsynced = self._fd, False
         if fd is not None:
@@ -128,20 +128,18 @@ class EventWriter:
                 os.fdatasync(fd)
 
     def retry_waiting(self) -> bool:
-        """Write what a full disk kept back; True when nothing waits any more."""
+        """Write the records that wait for a full disk; True when none is left waiting."""
         with self._lock:
             caught_up = self._flush_waiting()
             if self._torn and self._fd is not None:
-                with suppress(OSError):  # a line that lacks only its end is read once it has one
+                with suppress(OSError):  # readers accept a line that lacks only its end once the end is written
                     self._torn = os.write(self._fd, b"\n") != 1
             return caught_up
 
     def notice_replacement(self) -> None:
-        """Look whether the journal was deleted, replaced or cut under us; if so, go on where its name is now and say
-        so.
+        """Check whether the journal was deleted, replaced or truncated; if so, reopen it by name and write a warning.
 
-        A run directory that was moved as a whole has no folder under the old name: the open file is still the right
-            one.
+        A moved run directory has no folder under the old name: the open file is then still the right one.
         """
         with self._lock:
             if self._fd is None:
@@ -160,8 +158,10 @@ class EventWriter:
                     os.close(old)
                     self.emit(self.opened)
             if replaced or cut:
-                what = "was deleted or replaced" if replaced else "was cut short"
-                self.emit(Warned(message=f"{self._journal_path.name} {what} during the run: records may be missing"))
+                what = "deleted or replaced" if replaced else "truncated"
+                self.emit(
+                    Warned(message=f"{self._journal_path.name} was {what} during the run; records may be missing")
+                )
 
     def close(self) -> None:
         self._closed.set()
@@ -176,7 +176,7 @@ class EventWriter:
     def _encode(self, event: Event, seq: int) -> bytes:
         record = encode_record(event, writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
         limit = MAX_LINE_BYTES
-        while len(record) > limit:  # cut the longest text; a record is never split
+        while len(record) > limit:  # shorten the longest text; a record is never split
             event = _shortened(event, len(record) - limit)
             record = encode_record(event, writer=self.writer, seq=seq, t=wall_clock_s(), m=time.monotonic())
         return record
@@ -188,7 +188,7 @@ class EventWriter:
             self._lost_reason = error.strerror or str(error)
             return False
         self._torn = False
-        # A former writer may have died inside a record, or been cut short by a full disk: start on a line of our own.
+        # An earlier writer may have died, or hit a full disk, within a record: start on a new line.
         with suppress(OSError), open_regular(self._journal_path) as journal:
             size = journal.seek(0, os.SEEK_END)
             if size:
@@ -200,11 +200,11 @@ class EventWriter:
         if self._fifo_path is None:
             return
         with suppress(OSError):  # a file system without pipes: screens follow the journal alone
-            # Read and write: there is always a reader (us), so nobody's death is ever a broken pipe here.
+            # Open for reading too: this process is then always a reader, so a dead reader causes no broken pipe.
             pipe = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             if stat.S_ISFIFO(os.fstat(pipe).st_mode):
                 self._pipe = pipe
-            else:  # a copied run directory, say: a plain file would only grow
+            else:  # a copied run directory, for example: a plain file would only grow
                 os.close(pipe)
 
     def _append(self, record: bytes) -> bool:
@@ -223,7 +223,7 @@ class EventWriter:
             self._lost_reason = "short write"
             return False
         self._unsynced = True
-        return True  # a record that lacks only its line end is whole: the end comes with the next one
+        return True  # a record that lacks only its line end is complete: the next record brings the end
 
     def _flush_waiting(self) -> bool:
         if not self._waiting and not self.lost:
@@ -244,7 +244,7 @@ class EventWriter:
             self.lost = 0
         return True
 
-    def _put_aside(self, event: Event, record: bytes) -> None:
+    def _defer(self, event: Event, record: bytes) -> None:
         if kind_of(event) in METRIC_KINDS:
             self.lost += 1
             return
@@ -256,10 +256,10 @@ class EventWriter:
 
     def _send(self, record: bytes) -> None:
         if self._pipe is not None and len(record) <= PIPE_RECORD_BYTES:
-            with suppress(OSError):  # full: nobody reads fast enough; the journal has it
+            with suppress(OSError):  # full: no reader is fast enough; the journal has the record
                 os.write(self._pipe, record)
 
-    def _sync_now_and_then(self) -> None:
+    def _sync_periodically(self) -> None:
         while not self._closed.wait(SYNC_INTERVAL_S):
             self.notice_replacement()
             if self._waiting or self.lost or self._torn:
@@ -269,7 +269,8 @@ class EventWriter:
 
 
 def _shortened(event: Event, excess_bytes: int) -> Event:
-    """The same event with its longest text cut, so that the record fits; what was cut is said."""
+    """The same event with its longest text cut to fit, marked with `[cut]`; without a long text, its lists and tables
+    become empty."""
     import msgspec
 
     texts = {name: value for name in event.__struct_fields__ if isinstance(value := getattr(event, name), str)}

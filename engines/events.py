@@ -1,10 +1,9 @@
-"""The events of a run's journal: what they mean, in which units, and their form on the wire.
+"""The events of a run's journal: their meaning, their units, and their form on the wire.
 
-A record is one JSON object on one line. It begins `{"v":1,"w":"<writer>","seq":<n>,"t":<Unix s>,"m":<monotonic s>,` and
-goes on with the event: `"k":"<kind>"` and its fields. Units are in names: `_s` seconds, `_bytes` bytes. Losses are mean
-nats per loss token. JSON has no word for NaN and the infinities, so they are the strings "NaN", "Infinity" and
-"-Infinity"; null means "not measurable" and is never zero. A field with a default may be left out when it has that
-value.
+A record is one JSON object on one line. It begins `{"v":1,"w":"<writer>","seq":<n>,"t":<Unix s>,"m":<monotonic s>,`;
+the event follows: `"k":"<kind>"` and its fields. Names have units: `_s` seconds, `_bytes` bytes. Losses are mean nats
+per loss token. JSON cannot write NaN and the infinities, so they are the strings "NaN", "Infinity" and "-Infinity";
+null means "not measurable" and is never zero. A field may be missing when it has its default value.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _NONFINITE = {"NaN", "Infinity", "-Infinity"}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="k", omit_defaults=True):
-    """One fact. The five header fields are filled in when a record is read; a writer leaves them alone."""
+    """One fact. Reading a record fills in the five header fields; a writer does not set them."""
 
     v: int = 0
     w: str = ""
@@ -44,8 +43,7 @@ class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
-    """A supervisor took the run up: at launch, at an operator's resume, or by adopting it after a supervisor's
-    death."""
+    """A supervisor started on the run: at launch, at an operator's resume, or to adopt it after a supervisor died."""
 
     run: str
     recipe: str
@@ -53,17 +51,17 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     stages: list[str]
     kinds: list[str]
     redo: list[str] = []
-    """stages that an operator asked to do again (with what depends on them)"""
+    """stages that an operator requested to rerun (with the stages that depend on them)"""
     only: list[str] = []
-    """stages to run, when not all of them"""
+    """stages to run; empty for all"""
     checkpoint: int | None = None
-    """step that an operator's resume goes back to"""
+    """step from which an operator's resume continues"""
     checkpoint_stage: str | None = None
     parent: str | None = None
 
 
 class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
-    """The run reached an end, as `state` says."""
+    """The run ended in `state`."""
 
     state: RunStatus
     reason: str = ""
@@ -78,7 +76,7 @@ class StageStarted(Event, frozen=True, kw_only=True, tag="stage_started"):
 
 
 class StageSucceeded(Event, frozen=True, kw_only=True, tag="stage_succeeded"):
-    """Written by the engine after its out/ was renamed into place."""
+    """The engine writes it after it has renamed out/ into place."""
 
     stage: str
     attempt: int
@@ -88,7 +86,7 @@ class StageSucceeded(Event, frozen=True, kw_only=True, tag="stage_succeeded"):
 
 
 class StageFailed(Event, frozen=True, kw_only=True, tag="stage_failed"):
-    """Written by the supervisor when no attempt is left, or by a gate's refusal (`refused`)."""
+    """The supervisor writes it when no attempt is left, or when a gate refused the result (`refused`)."""
 
     stage: str
     reason: str
@@ -96,14 +94,14 @@ class StageFailed(Event, frozen=True, kw_only=True, tag="stage_failed"):
 
 
 class StageSkipped(Event, frozen=True, kw_only=True, tag="stage_skipped"):
-    """The stage is already done (its fingerprint and manifest hold) or is not asked for."""
+    """The stage is already done (its fingerprint and manifest match) or was not requested."""
 
     stage: str
     reason: str
 
 
 class ResumedFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint an attempt resumes from; `sha256` is that of the checkpoint's manifest."""
+    """The checkpoint that an attempt resumes from; `sha256` is the SHA-256 of its manifest."""
 
     attempt: int
     step: int
@@ -111,7 +109,7 @@ class ResumedFrom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """Written by the engine: one process begins one attempt."""
+    """The engine writes it: one process begins one attempt."""
 
     stage: str
     kind: str
@@ -123,10 +121,10 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
-    """The engine writes it with its own reason; the supervisor with the process's exit. Together they are the truth.
+    """The engine writes it with its own reason, the supervisor with the exit status; the reader combines both.
 
-    `exit` is the exit status, negative for a signal, null when it cannot be known (a supervisor is not the parent of an
-    engine that it adopted).
+    `exit` is the exit status, negative for a signal, null when it is unknown: a supervisor is not the parent of an
+    engine that it adopted.
     """
 
     stage: str
@@ -146,7 +144,7 @@ class Phase(Event, frozen=True, kw_only=True, tag="phase"):
 
 
 class Progress(Event, frozen=True, kw_only=True, tag="progress"):
-    """Work done of work in all, in a unit (files, tokens, tensors, positions, …)."""
+    """Work done and total work, in one unit (files, tokens, tensors, positions, …)."""
 
     stage: str
     attempt: int
@@ -156,7 +154,7 @@ class Progress(Event, frozen=True, kw_only=True, tag="progress"):
 
 
 class StepsPlanned(Event, frozen=True, kw_only=True, tag="steps_planned"):
-    """How many optimizer steps the attempt will have, once the engine knows."""
+    """The number of optimizer steps that the attempt will have; written when the engine knows it."""
 
     stage: str
     attempt: int
@@ -164,14 +162,16 @@ class StepsPlanned(Event, frozen=True, kw_only=True, tag="steps_planned"):
 
 
 class Step(Event, frozen=True, kw_only=True, tag="step"):
-    """One optimizer step (or, when a guard tripped on it, the step that was refused).
+    """One optimizer step (or, when a guard tripped, the step that the guard refused).
 
-    `loss`: mean nats per loss token over the accumulation window and all ranks. `learning_rate`: the one this step
-        used.
-    `grad_norm`: L2, before clipping. `tokens`: real (unpadded) tokens of all ranks, cumulative over the stage's
-        lineage;
-    `loss_tokens`: those the loss counts, cumulative. `step_s`: the whole step; `data_wait_s`: the part spent waiting
-        for data.
+    Attributes:
+        loss: mean nats per loss token over the accumulation window and all ranks.
+        learning_rate: the learning rate of this step.
+        grad_norm: L2 norm before clipping.
+        tokens: real (unpadded) tokens of all ranks, cumulative over the stage's lineage.
+        loss_tokens: tokens that the loss counts, cumulative.
+        step_s: duration of the step.
+        data_wait_s: the part of `step_s` spent waiting for data.
     """
 
     stage: str
@@ -189,7 +189,7 @@ class Step(Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """Loss and perplexity on held-out data, weighted by tokens. Protocol names how they were computed."""
+    """Loss and perplexity on held-out data, weighted by tokens. `protocol` names the method."""
 
     stage: str
     attempt: int
@@ -202,7 +202,7 @@ class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
 
 
 class SampledText(Event, frozen=True, kw_only=True, tag="sampled_text"):
-    """Greedy text of the model: hostile until rendered safe. `expected` is the held-out answer, when there is one."""
+    """Greedy text of the model: hostile until rendered safe. `expected` is the held-out answer, if there is one."""
 
     stage: str
     attempt: int
@@ -213,7 +213,8 @@ class SampledText(Event, frozen=True, kw_only=True, tag="sampled_text"):
 
 
 class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_committed"):
-    """A checkpoint was renamed into place. `path` is relative to the run directory; `sha256` is its manifest's."""
+    """The engine renamed a checkpoint into place. `path` is relative to the run directory; `sha256` is that of its
+    manifest."""
 
     stage: str
     attempt: int
@@ -237,7 +238,7 @@ class CheckpointRemoved(Event, frozen=True, kw_only=True, tag="checkpoint_remove
 
 
 class ArtifactCommitted(Event, frozen=True, kw_only=True, tag="artifact_committed"):
-    """A file or folder for use. `path` is relative to the run directory; `parents` are the SHA-256 it was made from."""
+    """A file or folder for use. `path` is relative to the run directory; `parents` are the SHA-256 of its sources."""
 
     stage: str
     attempt: int
@@ -250,7 +251,7 @@ class ArtifactCommitted(Event, frozen=True, kw_only=True, tag="artifact_committe
 
 
 class GuardTripped(Event, frozen=True, kw_only=True, tag="guard_tripped"):
-    """The engine refused to apply a step. `value` is what was seen, `limit` what was allowed (null: any finite
+    """The engine refused to apply a step. `value` is the measured value, `limit` the allowed one (null: any finite
     number)."""
 
     stage: str
@@ -262,7 +263,7 @@ class GuardTripped(Event, frozen=True, kw_only=True, tag="guard_tripped"):
 
 
 class GateChecked(Event, frozen=True, kw_only=True, tag="gate_checked"):
-    """The engine held a gate of its stage against what it measured."""
+    """The engine compared a gate of its stage with the measured value."""
 
     stage: str
     metric: str
@@ -275,7 +276,8 @@ class GateChecked(Event, frozen=True, kw_only=True, tag="gate_checked"):
 
 
 class ControlApplied(Event, frozen=True, kw_only=True, tag="control_applied"):
-    """A request from `control/` was taken. `by` is the engine or the supervisor; `effect` says what came of it."""
+    """A request from `control/` was answered. `by` is who requested it, or the supervisor when that answered; `effect`
+    is the result."""
 
     request: str
     by: str
@@ -285,7 +287,7 @@ class ControlApplied(Event, frozen=True, kw_only=True, tag="control_applied"):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One accelerator; null is "not reported". On a unified-memory machine its memory is the machine's."""
+    """One accelerator; null means "not reported". On a unified-memory machine its memory is the machine's."""
 
     id: int
     name: str
@@ -308,7 +310,7 @@ class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):
 
 
 class Warned(Event, frozen=True, kw_only=True, tag="warned"):
-    """Something the operator should know; the text may quote data and is hostile until rendered safe."""
+    """A warning for the operator; the text may quote data and is hostile until rendered safe."""
 
     message: str
     stage: str | None = None
@@ -316,7 +318,7 @@ class Warned(Event, frozen=True, kw_only=True, tag="warned"):
 
 
 class Gap(Event, frozen=True, kw_only=True, tag="gap"):
-    """This writer could not write `lost` records (disk full, say); training went on."""
+    """This writer could not write `lost` records (a full disk, for example); training continued."""
 
     lost: int
     reason: str = ""
@@ -350,7 +352,7 @@ AnyEvent: TypeAlias = (
 )
 
 METRIC_KINDS = frozenset({"step", "progress", "machine_sampled", "phase", "sampled_text"})
-"""Kinds that may be dropped first when the journal cannot be written; all others are lifecycle."""
+"""Kinds that the writer drops first when it cannot write the journal; all others are lifecycle records."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyEvent)
@@ -363,11 +365,11 @@ class UnreadableRecordError(ValueError):
 
 
 class UnknownKindError(UnreadableRecordError):
-    """A well-formed record of a kind that this version does not know: skipped and counted."""
+    """A well-formed record of an unknown kind: readers skip and count it."""
 
 
 def kind_of(event: Event) -> str:
-    """The event's kind, as on the wire."""
+    """The event's kind on the wire."""
     return str(type(event).__struct_config__.tag)
 
 
@@ -377,7 +379,7 @@ def encode_record(event: Event, *, writer: str, seq: int, t: float, m: float) ->
         body = _encoder.encode(event)
     except UnicodeEncodeError:
         body = _encoder.encode(_name_nonfinite(_without_surrogates(msgspec.to_builtins(event))))
-    if b"null" in body:  # only None and non-finite floats become null: tell them apart on this rare path
+    if b"null" in body:  # None and non-finite floats become null: distinguish them on this rare path
         body = _encoder.encode(_name_nonfinite(_without_surrogates(msgspec.to_builtins(event))))
     head = b'{"v":1,"w":"%s","seq":%d,"t":%.6f,"m":%.6f,' % (writer.encode(), seq, t, m)
     return head + body[1:] + b"\n"
@@ -387,15 +389,15 @@ def decode_record(line: bytes) -> AnyEvent:
     """The event of one line.
 
     Raises:
-        UnknownKindError: a record of a kind this version does not know.
-        UnreadableRecordError: anything else that is not a record.
+        UnknownKindError: the record has an unknown kind.
+        UnreadableRecordError: the line is not a record.
     """
     try:
         event = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         event = _decode_slowly(line)
     if event.seq < 0 or not event.w:
-        raise UnreadableRecordError("no writer or sequence number")
+        raise UnreadableRecordError("the record has no writer or no sequence number")
     return event
 
 
@@ -423,7 +425,7 @@ def _name_nonfinite(value: Any) -> Any:
 
 
 def _float_fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Fields that may hold a float, as `_number_nonfinite` reads them: the word "NaN" in any other field is a text."""
+    """Fields that may contain a float, for `_number_nonfinite`: in any other field the word "NaN" is text."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
         kind = _float_kind(msgspec.inspect.type_info(field.type))
@@ -433,8 +435,8 @@ def _float_fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _float_kind(info: Any) -> Any:
-    """True for a float, a dict for a struct, ("dict" | "list", kind) for what holds such; None where no float may
-    be."""
+    """True for a float, a dict for a struct, ("dict" | "list", kind) for a container of them; None where no float is
+    allowed."""
     match info:
         case msgspec.inspect.FloatType():
             return True
@@ -469,7 +471,7 @@ def _number_nonfinite(value: Any, kind: Any) -> Any:
 
 
 def _without_surrogates(value: Any) -> Any:
-    r"""Undecodable bytes in file names become lone surrogates, which no JSON text may hold: write `\udcff` instead."""
+    r"""Undecodable bytes in file names become lone surrogates, which JSON text cannot contain: write `\udcff`."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):

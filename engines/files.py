@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, opened only if they are regular, and known by the SHA-256 of their bytes."""
+"""Files: atomic writes, reads of regular files only, and the SHA-256 of their bytes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 from recipes.problems import OperatorError
 
 PARTIAL = ".partial"
-"""What the temporary name of a large file ends with; the next process that writes the file uses the same name again."""
+"""Suffix of the temporary name of a large file; the next process that writes the file reuses the name."""
 CHUNK_BYTES = 8 * 1024 * 1024
-MAX_WHOLE_BYTES = 256 * 1024 * 1024
-"""The largest file that is read at once: several times the largest tokenizer.json that is published."""
+MAX_READ_BYTES = 256 * 1024 * 1024
+"""The largest file that is read at once: several times the size of the largest published tokenizer.json."""
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".bin", ".pt", ".pth"})
-"""What other libraries read in a folder of a model, an adapter or a tokenizer."""
+"""Suffixes of the files that other libraries read in a folder of a model, an adapter or a tokenizer."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -31,12 +31,12 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a small file, for its owner alone: temporary name, fsync, rename, fsync of the folder.
+    """Write a small file that only its owner can read: temporary name, fsync, rename, fsync of the folder.
 
-    Several processes may write the same file at the same time: one of them wins.
+    Several processes may write the same file at the same time; the last rename wins.
 
     Raises:
-        OSError: the disk is full or fails; the file is as it was before, and nothing else is left.
+        OSError: the disk is full or fails; the old file is unchanged, and no partial files are left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
@@ -57,22 +57,21 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 class Draft:
-    """A file under a temporary name, which gets its own name by `commit` and goes away by `abandon`.
+    """A file under a temporary name: `commit` gives it its final name, `abandon` deletes it.
 
-    For whoever writes over many calls, or has a foreign program write: otherwise `whole_file` and `whole_path` are
-        shorter.
-    While a draft lives, no second one of the same name can be made. A killed process leaves the temporary file.
+    For writing over many calls, or by a foreign program; `atomic_file` and `atomic_path` are shorter otherwise. While a
+    draft exists, a second draft of the same name is refused. A killed process leaves the temporary file behind.
 
     Attributes:
-        path: where to write; an empty file at first, which may be replaced.
+        path: where to write; at first an empty file, which the writer may replace.
     """
 
     def __init__(self, final: Path, path: Path | None = None) -> None:
-        """Make the empty file.
+        """Create the empty file.
 
         Args:
-            final: the name that the file gets.
-            path: the temporary name, on the same file system; by default `final` with `.partial` behind it.
+            final: the final name of the file.
+            path: the temporary name, on the same file system; by default `final` with the suffix `.partial`.
 
         Raises:
             OperatorError: another process is writing this file.
@@ -83,10 +82,10 @@ class Draft:
         self._lock = _locked(self.path)
 
     def commit(self) -> None:
-        """Make the file durable and give it its name.
+        """Make the file durable and rename it to its final name.
 
         Raises:
-            OSError: that failed; nothing is left of the draft, and an older file of the name is as it was.
+            OSError: that failed; the draft is deleted, and an older file of the name is unchanged.
         """
         try:
             fsync_file(self.path)
@@ -98,16 +97,15 @@ class Draft:
         fsync_folder(self.final.parent)
 
     def abandon(self) -> None:
-        """Leave nothing of it."""
+        """Delete the draft."""
         with suppress(OSError):
             self.path.unlink()
         os.close(self._lock)
 
 
 @contextmanager
-def whole_path(final: Path, path: Path | None = None) -> Iterator[Path]:
-    """The path of a `Draft`, for a program that opens the file itself; committed at the end, abandoned after an
-    exception."""
+def atomic_path(final: Path, path: Path | None = None) -> Iterator[Path]:
+    """The path of a `Draft`, for a program that opens the file itself; commits at the end, abandons on an exception."""
     draft = Draft(final, path)
     try:
         yield draft.path
@@ -118,30 +116,30 @@ def whole_path(final: Path, path: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(final: Path) -> Iterator[BinaryIO]:
-    """A `Draft`, opened for writing; committed at the end, abandoned after an exception."""
-    with whole_path(final) as path, path.open("wb") as file:
+def atomic_file(final: Path) -> Iterator[BinaryIO]:
+    """A `Draft`, opened for writing; commits at the end, abandons on an exception."""
+    with atomic_path(final) as path, path.open("wb") as file:
         yield file
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a report whole or not at all."""
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, in UTF-8, whole or not at all."""
-    with whole_file(path) as file:
+    """Write a text in UTF-8, atomically."""
+    with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def fsync_file(path: Path) -> None:
-    """Make a file's bytes durable, whoever wrote them."""
+    """Make a file's bytes durable, also those that another process wrote."""
     _fsync(path, 0)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a folder's entries durable, on every file system that can."""
+    """Make a folder's entries durable, where the file system supports it."""
     try:
         _fsync(folder, os.O_DIRECTORY)
     except OSError as error:
@@ -158,7 +156,7 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 def _locked(path: Path) -> int:
-    """Make or empty a file and lock it; returns the descriptor that holds the lock until it is closed."""
+    """Create or empty a file and lock it; returns the descriptor, which holds the lock until it is closed."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
@@ -169,16 +167,16 @@ def _locked(path: Path) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # its writer renamed it between our open and our lock: it is whole now, and not ours
+        os.close(fd)  # another writer renamed it between open and lock: it is a finished file now, not a draft
 
 
 def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OperatorError(f"{path}: another process is writing it") from error
+        raise OperatorError(f"{path}: another process is writing this file") from error
     except OSError:
-        pass  # a file system without locks: what is written is whole all the same
+        pass  # a file system without locks: the write is atomic anyway
 
 
 def _is_still(fd: int, path: Path) -> bool:
@@ -189,20 +187,19 @@ def _is_still(fd: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(fd), there)
 
 
-# ---- reading what somebody else may have made
+# ---- reading files from elsewhere
 
 
 def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = True) -> BufferedReader:
-    """Open a file for reading that somebody else may have made. A pipe, a device or a socket is refused, without
-    waiting for it.
+    """Open a file from elsewhere for reading. A pipe, a device or a socket is refused without waiting for it.
 
     Args:
         path: the file.
-        max_bytes: a larger file is refused; None where a file may be of any size.
-        follow: whether a symbolic link is followed.
+        max_bytes: a larger file is refused; None for no limit.
+        follow: whether to follow a symbolic link.
 
     Raises:
-        OSError: it cannot be opened, is no regular file, or is larger; `strerror` says what.
+        OSError: the file cannot be opened, is not a regular file, or is too large; `strerror` has the reason.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(path, flags)
@@ -211,7 +208,7 @@ def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = Tru
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         if max_bytes is not None and found.st_size > max_bytes:
             raise _too_large(path, max_bytes)
     except BaseException:
@@ -220,8 +217,8 @@ def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = Tru
     return os.fdopen(fd, "rb")
 
 
-def read_regular_bytes(path: Path, max_bytes: int = MAX_WHOLE_BYTES, *, follow: bool = True) -> bytes:
-    """All bytes of a file that somebody else may have made; arguments and errors of `open_regular`."""
+def read_regular_bytes(path: Path, max_bytes: int = MAX_READ_BYTES, *, follow: bool = True) -> bytes:
+    """All bytes of a file from elsewhere; arguments and errors of `open_regular`."""
     with open_regular(path, max_bytes, follow=follow) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:  # it has grown since it was opened
@@ -229,45 +226,45 @@ def read_regular_bytes(path: Path, max_bytes: int = MAX_WHOLE_BYTES, *, follow: 
     return data
 
 
-def read_regular_text(path: Path, max_bytes: int = MAX_WHOLE_BYTES, *, errors: str = "strict") -> str:
-    """All of a text that somebody else may have made, its line ends as `Path.read_text` gives them.
+def read_regular_text(path: Path, max_bytes: int = MAX_READ_BYTES, *, errors: str = "strict") -> str:
+    """The text of a file from elsewhere, with the line ends that `Path.read_text` gives.
 
     Raises:
         OSError: as from `open_regular`.
-        ValueError: it is not UTF-8 (unless `errors` says otherwise).
+        ValueError: the text is not UTF-8 (unless `errors` allows it).
     """
     data = read_regular_bytes(path, max_bytes)
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors=errors).read()
 
 
 def open_append(path: Path) -> int:
-    """Open a log or a journal for appending, and make it for its owner alone if it is missing; returns the descriptor.
+    """Open a log or a journal for appending; a missing one is created for its owner only. Returns the descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: the file cannot be opened, or is not a regular file.
     """
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return fd
 
 
 def refuse_special_files(folder: Path) -> None:
-    """Refuse a model's folder in which another library would wait for a pipe, or read a device without end.
+    """Refuse a model's folder in which another library would block on a pipe or read a device endlessly.
 
     Raises:
-        OperatorError: a file by the name of a config, tokenizer or weights is no regular file.
+        OperatorError: a file with the name of a config, tokenizer or weights file is not a regular file.
     """
     try:
         entries = [entry for entry in os.scandir(folder) if Path(entry.name).suffix in MODEL_SUFFIXES]
     except OSError:
-        return  # whoever reads the folder says what is wrong with it
+        return  # the caller's own read of the folder reports the error
     for entry in entries:
-        with suppress(OSError):  # a link that leads nowhere is as good as no file
+        with suppress(OSError):  # a dangling link counts as a missing file
             mode = entry.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise OperatorError(f"{entry.path} is not a regular file", "name a folder as save_pretrained writes it")
+                raise OperatorError(f"{entry.path} is not a regular file", "name a folder that save_pretrained wrote")
 
 
 def read_into(path: Path, offset: int, place: memoryview) -> None:
@@ -286,7 +283,7 @@ def read_into(path: Path, offset: int, place: memoryview) -> None:
 
 
 def _too_large(path: Path, max_bytes: int) -> OSError:
-    return OSError(errno.EFBIG, f"it is larger than {max_bytes} bytes", str(path))
+    return OSError(errno.EFBIG, f"larger than {max_bytes} bytes", str(path))
 
 
 # ---- identity

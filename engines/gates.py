@@ -1,4 +1,4 @@
-"""The gates of a stage: conditions on its metrics, checked before its output may be used."""
+"""The gates of a stage: conditions on its metrics that must pass before its output may be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipes.stages.fields import StageFields
 
 
 def check_gates(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]) -> str:
-    """Journal every gate; returns what was refused, or the empty string."""
+    """Check every gate and write the result to the journal; returns the failed gates as text, or the empty string."""
     refused = []
     for gate in ctx.stage.gate:
         value = metrics.get(gate.metric)
@@ -36,5 +36,5 @@ def check_gates(ctx: StageContext[StageFields], metrics: Mapping[str, float | No
 
 
 def holds(value: float, op: str, limit: float) -> bool:
-    """Whether `value op limit`; never for a NaN."""
+    """Whether `value op limit` is true; false for a NaN."""
     return {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[op]

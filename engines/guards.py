@@ -1,4 +1,4 @@
-"""When an engine refuses a step, before the optimizer applies it: pure functions of what the step measured."""
+"""Guards: checks that refuse a step before the optimizer applies it, as pure functions of the step's measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Guard = Literal["nonfinite_loss", "nonfinite_grad_norm", "grad_norm"]
 
 @dataclass(frozen=True)
 class Trip:
-    """One guard that said no. `limit` is None where any finite value is allowed."""
+    """A guard that refused a step. `limit` is None where any finite value is allowed."""
 
     guard: Guard
     value: float
@@ -23,8 +23,8 @@ def check_step(loss: float, grad_norm: float | None, grad_norm_limit: float) -> 
 
     Args:
         loss: mean nats per loss token of the step.
-        grad_norm: L2 norm of the gradient before clipping; None when it was not measured, which no guard judges.
-        grad_norm_limit: the largest norm that is applied; a norm equal to it still is.
+        grad_norm: L2 norm of the gradient before clipping; None when it was not measured, which no guard checks.
+        grad_norm_limit: the largest norm that passes.
     """
     if not math.isfinite(loss):
         return Trip("nonfinite_loss", loss, None)

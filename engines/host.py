@@ -1,9 +1,8 @@
-"""One attempt of one stage in a process of its own, whichever program runs it.
+"""Run one attempt of one stage in a separate process.
 
 `python -m engines.run STAGE_JSON` and `python -m exporters.run STAGE_JSON` call `host_main` with the modules of their
-kinds.
-The life of an attempt: lock, open the journal, `attempt_started`, the stage's own work, gates, the commit of `out/`,
-`stage_succeeded`, `attempt_ended`. Whatever happens is in the journal before the process ends.
+kinds. The life of an attempt: lock, open the journal, `attempt_started`, the stage's work, gates, the commit of `out/`,
+`stage_succeeded`, `attempt_ended`. The journal has the result before the process ends.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ from recipes.problems import OperatorError, printable
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import STAGE_TYPES
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def load_context(stage_json: Path) -> StageContext[StageFields]:
-    """The context of an attempt, from its resolved `stage.json`; its journal writer is open.
+    """The context of an attempt, from its resolved `stage.json`, with an open journal writer.
 
     Raises:
-        OperatorError: the file is of a newer version, or names a stage that this version cannot run.
+        OperatorError: the file has a newer format, or names a stage that this version cannot run.
     """
     given = read_stage_file(stage_json)
     stage = _stage(given, stage_json)
@@ -85,7 +84,7 @@ def load_context(stage_json: Path) -> StageContext[StageFields]:
 
 
 def _stage(given: StageFile, stage_json: Path) -> StageFields:
-    hint = "install the same version of the cockpit in this stage's interpreter"
+    hint = "install the same version of Cockpit in this stage's interpreter"
     fields = STAGE_TYPES.get(given.tag)
     if fields is None:
         known = ", ".join(STAGE_TYPES)
@@ -104,14 +103,15 @@ def _input(field: str, given: StageInput) -> Input:
 
 
 def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
-    """Run one attempt and end the process. The exit status repeats what the journal says: 0 done, 1 not, 3 refused."""
+    """Run one attempt and end the process. The exit status repeats the journal: 0 done or stopped, 1 failed, 3 refused;
+    2 when the attempt could not start."""
     os.umask(0o077)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stage_json = Path(argv[1])
     lock = Lock(engine_lock_of(stage_json.parent))
     if not lock.acquire({"pid": os.getpid()}):
-        sys.stderr.write(f"{stage_json.parent}: another engine works on this attempt\n")
+        sys.stderr.write(f"{stage_json.parent}: another engine is already running this attempt\n")
         os._exit(ExitCode.MISTAKE)
     try:
         context = load_context(stage_json)
@@ -124,7 +124,7 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     context.writer.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: gloo and some native libraries abort while the interpreter is torn down, after all is done and said.
+    # Not sys.exit: gloo and some native libraries abort during interpreter shutdown, after the work is done.
     os._exit(status)
 
 
@@ -150,34 +150,34 @@ def _attempt(ctx: StageContext[StageFields], stage_modules: Mapping[str, str]) -
         refused = check_gates(ctx, metrics)
         commit_output(ctx, result, metrics, refused=refused)
         if refused:
-            return _ended(ctx, EndReason.REFUSED, "a gate said no: " + refused)
+            return _ended(ctx, EndReason.REFUSED, "gate failed: " + refused)
         return _ended(ctx, EndReason.SUCCEEDED)
     except StopRequested:
         return _ended(ctx, EndReason.STOPPED)
     except GuardTrippedError as error:
         return _ended(ctx, EndReason.GUARD, str(error))
     except (OperatorError, StageFailedError) as error:
-        said = [text for text in (str(error), getattr(error, "hint", "")) if text]
-        sys.stderr.write("\n".join(said) + "\n")
-        return _ended(ctx, EndReason.ERROR, "; ".join(said))
+        texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
+        sys.stderr.write("\n".join(texts) + "\n")
+        return _ended(ctx, EndReason.ERROR, "; ".join(texts))
     except MemoryError as error:
         traceback.print_exc()
         return _ended(ctx, EndReason.OUT_OF_MEMORY, str(error))
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_SPACE:
             traceback.print_exc()
             return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
-        words = _no_room(ctx, error)
-        sys.stderr.write(words + "\n")
-        return _ended(ctx, EndReason.ERROR, words)
-    except BaseException as error:  # noqa: BLE001 - the boundary: whatever it was, the journal says it
+        message = _no_space(ctx, error)
+        sys.stderr.write(message + "\n")
+        return _ended(ctx, EndReason.ERROR, message)
+    except BaseException as error:  # noqa: BLE001 - the boundary: the journal records every exception
         traceback.print_exc()
         reason = EndReason.OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else EndReason.ERROR
         return _ended(ctx, reason, f"{type(error).__name__}: {error}")
 
 
 def _with_cost(result: StageResult, started_s: float) -> dict[str, float | None]:
-    """The stage's metrics, and the time and memory that this process took since `started_s` of the monotonic clock."""
+    """The stage's metrics, and the time and memory that this process used since `started_s` (monotonic clock)."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
@@ -188,19 +188,18 @@ def _with_cost(result: StageResult, started_s: float) -> dict[str, float | None]
     }
 
 
-def _no_room(ctx: StageContext[StageFields], error: OSError) -> str:
-    """The message when a disk, a quota or a limit on file sizes is reached."""
+def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:
+    """The message for a full disk, a reached quota or a reached limit on file sizes."""
     where = f" {error.filename}" if error.filename else f" in {ctx.out}"
     free = shutil.disk_usage(ctx.out).free if ctx.out.exists() else 0
     return (
-        f"no room to write{where}: {error.strerror}; {quantities.size(free)} are free there; inputs and finished "
-        "files are untouched, and"
-        " nothing half-written has its final name: make room, then resume the run"
+        f"no space to write{where}: {error.strerror}; {quantities.size(free)} are free; inputs and finished files are "
+        "unchanged, and partial output is not used; free some space, then resume the run"
     )
 
 
 _STATUS = {EndReason.SUCCEEDED: ExitCode.DONE, EndReason.STOPPED: ExitCode.DONE, EndReason.REFUSED: ExitCode.REFUSED}
-"""How an engine's process ends; any other reason is a failure."""
+"""Exit status of an engine's process by reason; any other reason is a failure."""
 
 
 def _ended(ctx: StageContext[StageFields], reason: EndReason, detail: str = "") -> ExitCode:
@@ -209,7 +208,7 @@ def _ended(ctx: StageContext[StageFields], reason: EndReason, detail: str = "") 
 
 
 def _test_faults() -> dict[str, Any]:
-    """Faults that tests ask for (COCKPIT_TEST_FAULTS, a JSON object); empty in every real run."""
+    """Faults that tests request (COCKPIT_TEST_FAULTS, a JSON object); empty in a real run."""
     text = os.environ.get("COCKPIT_TEST_FAULTS", "")
     value = json.loads(text) if text else {}
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Which process is this, really: pid + start time + boot id, because a pid alone is reused."""
+"""The identity of a process: pid, start time and boot id, because the kernel reuses pids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """The kernel's id of this boot; "unknown" where there is none."""
+    """The kernel's id of this boot; "unknown" where the kernel has no such file."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -18,15 +18,15 @@ def boot_id() -> str:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is no such (living) process.
+    """Start time of a process, in clock ticks since boot; None when no such process is alive.
 
-    A zombie is not living: it has an exit status, and nobody will ever hear from it again.
+    A zombie does not count as alive: it has ended and only its exit status is left.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may name itself anything
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may choose any name
     except OSError:
         return None
-    # The command name may hold spaces and parentheses, so count fields from the last ')'.
+    # The command name may contain spaces and parentheses, so count fields from the last ')'.
     fields = stat.rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in {"Z", "X"}:
         return None
@@ -53,5 +53,5 @@ class Identity:
         return Identity(os.getpid(), start_time(os.getpid()) or 0, boot_id())
 
     def is_alive(self) -> bool:
-        """Whether this very process still lives; a pid given to another process does not count."""
+        """Whether this process is still alive; a pid that another process has now does not count."""
         return self.pid > 1 and self.boot_id == boot_id() and start_time(self.pid) == self.start_time

@@ -1,8 +1,8 @@
 """Reading a journal: the one reader for live screens, replay, headless commands and reports.
 
-A reader never changes the file. A line that is not whole yet is waited for; a line that is bad costs itself and no
-neighbour: every record start inside it is looked for, what decodes is kept, and the rest is counted. A sequence number
-that jumps ahead, and that the writer's next record contradicts, was damaged: it costs its record, not those after it.
+A reader never changes the file. It waits for the rest of an incomplete line. A bad line does not affect its neighbours:
+the reader searches it for record starts, keeps the records that decode, and counts the rest. A sequence number that
+jumps ahead and that the writer's next record contradicts was damaged: the reader drops that record, not later ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 128
 _START = re.compile(rb'\{"v":\d{1,6},"w":"')
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is nobody's record: it is skipped without being kept in memory."""
+"""A longer line is not a record: the reader skips it without keeping it in memory."""
 
 
 class Record(NamedTuple):
@@ -40,12 +40,12 @@ class Record(NamedTuple):
 
 
 class JournalReader:
-    """Reads one journal file in order, again and again as it grows.
+    """Reads one journal file in order, and continues as the file grows.
 
     Attributes:
-        bad: lines (or parts of lines) that were not records, and records whose sequence number was damaged.
-        unknown: records of kinds that this version does not know.
-        restarted: times the file shrank or was replaced, and reading began anew.
+        bad: number of lines (or parts of lines) that were not records, and of records with a damaged sequence number.
+        unknown: number of records of unknown kinds.
+        restarted: how often the file shrank or was replaced, so that reading restarted at its beginning.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class JournalReader:
         self._held: dict[str, Record] = {}
 
     def read(self, max_records: int = 2000) -> list[Record]:
-        """The next records, at most about `max_records`; empty when there is nothing new."""
+        """The next records, about `max_records` at most; empty when the file has no new ones."""
         records: list[Record] = []
         try:
             journal = open_regular(self.path)
@@ -86,11 +86,11 @@ class JournalReader:
 
     @property
     def in_line(self) -> bool:
-        """Whether what was read so far ends within a line."""
+        """Whether the bytes read so far end within a line."""
         return bool(self._rest)
 
     def finish(self) -> list[Record]:
-        """What is left when no more will come: a last line without newline, if it is whole."""
+        """The remaining records when the file will not grow: a last line without newline, if it is complete."""
         records: list[Record] = []
         rest, self._rest = self._rest, b""
         if rest.strip(b"\0\r\n "):
@@ -100,7 +100,7 @@ class JournalReader:
 
     def _notice_replacement(self, fd: int) -> None:
         status = os.fstat(fd)
-        # An inode's number is given to the next file, so the beginning is looked at too.
+        # File systems reuse inode numbers, so compare the beginning too.
         head = os.pread(fd, HEAD_BYTES, 0)
         same = status.st_ino == self._inode and status.st_size >= self.offset and head.startswith(self._head)
         if self._inode is not None and not same:
@@ -116,7 +116,7 @@ class JournalReader:
             self._salvage(lines.pop(0), records)
         if len(self._rest) > MAX_LINE_BYTES:
             self.bad += not self._skipping
-            # A record may have begun at its end: keep as much as one can have.
+            # A record may begin at the end of it: keep as many bytes as one record can have.
             keep = self._rest.rfind(b'{"v":', len(self._rest) - MAX_RECORD_BYTES)
             keep = len(self._rest) if keep < 0 else keep
             self._salvage(self._rest[:keep], records)
@@ -147,17 +147,17 @@ class JournalReader:
         return True
 
     def _salvage(self, line: bytes, records: list[Record]) -> None:
-        """Records inside a bad line: torn ones before them, or lost line ends between them, are not their fault.
+        """Keep the intact records inside a bad line, which has torn records before them or lacks line ends.
 
-        A record never holds a record start: quotes inside its texts are escaped.
+        A record never contains a record start: quotes inside its texts are escaped.
         """
         starts = [match.start() for match in _START.finditer(line)]
         for start, end in pairwise([*starts, len(line)]):
             piece = line[start:end]
             if len(piece) == len(line) or not self._decode(piece, records):
-                whole = piece[: piece.rfind(b"}") + 1]
-                if whole and len(whole) < len(piece):
-                    self._decode(whole, records)
+                to_brace = piece[: piece.rfind(b"}") + 1]
+                if to_brace and len(to_brace) < len(piece):
+                    self._decode(to_brace, records)
 
     def _keep(self, record: Record, records: list[Record]) -> None:
         event, writer = record.event, record.event.w
@@ -171,11 +171,11 @@ class JournalReader:
             expected = self._give(held, records)
         elif held is not None and event.seq >= expected:
             self.bad += 1
-        if event.seq < expected:  # known already: a file that was replaced by a copy of itself, say
+        if event.seq < expected:  # already read: the file was replaced by a copy of itself, for example
             return
         if event.seq == expected or (isinstance(event, Gap) and event.seq - expected <= event.lost):
             self._give(record, records)
-        else:  # a jump: true if the writer's next record is beyond it, or if there is none
+        else:  # a jump: valid if the writer's next record is beyond it, or if no record follows
             self._held[writer] = record
 
     def _give(self, record: Record, records: list[Record]) -> int:
@@ -189,14 +189,14 @@ class JournalReader:
 
 
 def journal_files(run_root: Path) -> list[Path]:
-    """The journal and the parts that other ranks and hosts wrote."""
+    """The journal and its parts from other ranks and hosts."""
     run = RunDir(run_root)
     parts = run.journal_parts
     return [run.journal, *(sorted(parts.glob("*.jsonl")) if parts.is_dir() else [])]
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Every record of a journal file as it is now, in the order of the file."""
+    """Every record that a journal file has now, in file order."""
     reader = JournalReader(path)
     while not reader.at_end:
         yield from reader.read(10_000)
@@ -204,7 +204,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_journal(path: Path) -> Iterator[AnyEvent]:
-    """Every event of a journal file as it is now, in the order of the file."""
+    """Every event that a journal file has now, in file order."""
     for record in read_records(path):
         yield record.event
 

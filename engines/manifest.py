@@ -1,7 +1,7 @@
-"""Folders that are whole or absent: every file listed with size and SHA-256, made durable, and renamed into place.
+"""Folders that are committed atomically: every file listed with size and SHA-256, made durable, and renamed into place.
 
-`manifest.json` is written last; its own SHA-256 is the identity of the folder. A manifest may come from anywhere, so
-reading one believes nothing: no path leaves its folder, no symbolic link is followed, and its size is bounded.
+`manifest.json` is written last; its own SHA-256 is the identity of the folder. A manifest from elsewhere is not
+trusted: no path may leave its folder, no symbolic link is followed, and its size is bounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESERVED = frozenset({"format", "files"})
 
 
 class ManifestError(ValueError):
-    """A manifest that is missing, damaged, too large, or not to be trusted."""
+    """A manifest that is missing, damaged, too large, or refused as unsafe."""
 
 
 def write_manifest(folder: Path, **fields: Any) -> str:
@@ -33,13 +33,13 @@ def write_manifest(folder: Path, **fields: Any) -> str:
 
     Args:
         folder: the finished folder; an older manifest in it is replaced and not listed.
-        fields: what else the manifest says; non-finite floats are written as the strings of the journal.
+        fields: further fields of the manifest; non-finite floats are written as the strings of the journal.
 
     Returns:
         The manifest's SHA-256, as hex.
 
     Raises:
-        ManifestError: the folder holds something that is neither file nor folder, or a field has a reserved name.
+        ManifestError: an entry of the folder is neither a file nor a folder, or a field has a reserved name.
         OSError: the disk is full or fails; no manifest is left behind.
     """
     if taken := _RESERVED & fields.keys():
@@ -62,7 +62,7 @@ def write_manifest(folder: Path, **fields: Any) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, checked for shape but not against the files.
+    """The manifest of a folder; its form is checked, its files are not.
 
     Raises:
         ManifestError: it is missing, too large, not JSON, of a newer format, or names a path outside the folder.
@@ -74,19 +74,19 @@ def manifest_sha256(folder: Path) -> str:
     """SHA-256 of the manifest's bytes: the identity of the folder.
 
     Raises:
-        ManifestError: there is no readable manifest.
+        ManifestError: the folder has no readable manifest.
     """
     return hashlib.sha256(_read_bytes(folder)).hexdigest()
 
 
 def verify_manifest(folder: Path, hashes: bool = True) -> list[str]:
-    """What is wrong with a folder, in words; an empty list means it is whole.
+    """The differences between a folder and its manifest, as messages; an empty list means that it is intact.
 
-    Files that the manifest does not list are tolerated: they are not part of the folder's identity.
+    Files that the manifest does not list are ignored: they are not part of the folder's identity.
 
     Args:
         folder: the folder.
-        hashes: also compare every file's SHA-256 (reads all of it); sizes are always compared.
+        hashes: also compare every file's SHA-256, which reads all bytes; sizes are always compared.
     """
     try:
         manifest = read_manifest(folder)
@@ -101,14 +101,13 @@ def verify_manifest(folder: Path, hashes: bool = True) -> list[str]:
 
 
 def problems_against(folder: Path, sha256: str) -> list[str]:
-    """What keeps a folder from being, whole, the one whose manifest has this SHA-256; empty when nothing does.
+    """Why a folder is not an intact copy of the one whose manifest has this SHA-256; empty when it is.
 
-    A folder that was removed, or whose manifest was, is such a problem and no exception: what is not there is made
-        again.
+    A missing folder or manifest is a problem in the list, not an exception: the caller makes the folder again.
     """
     try:
         if manifest_sha256(folder) != sha256:
-            return ["its manifest is another one"]
+            return [f"{MANIFEST} has another SHA-256 than recorded"]
     except ManifestError as error:
         return [str(error)]
     return verify_manifest(folder)
@@ -117,13 +116,13 @@ def problems_against(folder: Path, sha256: str) -> list[str]:
 def commit_folder(tmp: Path, final: Path) -> None:
     """Rename a finished folder into place and make the rename durable.
 
-    A folder that is already there is not lost: it becomes `final.1`, or the next number that is free.
+    An older folder of the name is kept: it becomes `final.1`, or the next free number.
     """
     if final.exists() or final.is_symlink():
         number = 1
-        while os.path.lexists(superseded := final.with_name(f"{final.name}.{number}")):
+        while os.path.lexists(replaced := final.with_name(f"{final.name}.{number}")):
             number += 1
-        final.rename(superseded)
+        final.rename(replaced)
     tmp.rename(final)
     for parent in {final.parent, tmp.parent}:
         fsync_folder(parent)
@@ -142,10 +141,10 @@ def _parse(data: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
-        raise ManifestError(f"{MANIFEST} does not list files")
+        raise ManifestError(f"{MANIFEST} has no list of files")
     version = manifest.get("format")
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT:
-        raise ManifestError(f"{MANIFEST} has format {version!r}; this version reads up to {FORMAT}")
+        raise ManifestError(f"{MANIFEST} has format {version!r}; allowed up to {FORMAT}")
     for entry in manifest["files"]:
         _check_shape(entry)
     return manifest
@@ -153,7 +152,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _check_shape(entry: Any) -> None:
     if not isinstance(entry, Mapping):
-        raise ManifestError(f"{MANIFEST} lists something that is not a file")
+        raise ManifestError(f"{MANIFEST} lists an entry that is not a file")
     path, size, sha256 = entry.get("path"), entry.get("bytes"), entry.get("sha256")
     if not isinstance(path, str) or not isinstance(sha256, str) or isinstance(size, bool) or not isinstance(size, int):
         raise ManifestError(f"{MANIFEST} lists a file without path, bytes or sha256")
@@ -180,7 +179,7 @@ def _check_entry(folder: Path, entry: Mapping[str, Any], *, hashes: bool) -> str
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
         if actual != entry["sha256"]:
-            return f"{name} has other content than when it was written (SHA-256 differs)"
+            return f"{name} has changed since it was written (SHA-256 differs)"
     return ""
 
 
@@ -194,7 +193,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """The folder and all below, deepest first, so that a parent is synced after its children."""
+    """The folder and all folders below it, deepest first, so that a parent is synced after its children."""
     for directory, _, _ in os.walk(folder, topdown=False, onerror=_raise):
         yield Path(directory)
 
@@ -204,7 +203,7 @@ def _raise(error: OSError) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: non-finite floats become the strings that the journal uses."""
+    """JSON has no NaN: non-finite floats become the strings of the journal."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""`python -m engines.run STAGE_JSON`: one attempt of one stage, in a process of its own."""
+"""`python -m engines.run STAGE_JSON`: run one attempt of one stage."""
 
 from __future__ import annotations
 

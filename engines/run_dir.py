@@ -1,6 +1,6 @@
-"""The names inside a run directory: the only module that spells them (a test holds the others to it).
+"""The names inside a run directory. No other module spells them (a test checks that).
 
-What is inside a finished folder is named by the module of its format: `engines.manifest`, `engines.adapter_folder`,
+The names inside a finished folder belong to the module of its format: `engines.manifest`, `engines.adapter_folder`,
 `engines.data.shards`.
 """
 
@@ -25,18 +25,18 @@ RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 RECIPE_TOML = "recipe.toml"
 STAGES = "stages"
 FIXTURE_FILE = "fixture.json"
-"""In an export's output: what another runtime is compared with."""
+"""In an export's output: the answers that another runtime must give."""
 _RUN_JSON = "run.json"
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
 class RunDirError(Exception):
-    """A run directory cannot be made, read or locked; the message is for the operator."""
+    """A run directory cannot be created, read or locked; the message is for the operator."""
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's directory. Paths only: nothing is read or written by asking for a name."""
+    """One run's directory. The properties are paths only: they read and write nothing."""
 
     root: Path
 
@@ -100,23 +100,23 @@ class RunDir:
         return self.stage_dir(stage) / str(attempt)
 
     def out(self, stage: str) -> Path:
-        """What the stage has finished; there only when it is whole."""
+        """The stage's output; it exists only when it is complete."""
         return self.stage_dir(stage) / "out"
 
-    def superseded_outs(self, stage: str) -> list[Path]:
-        """What the stage had finished before it was done again, by name."""
+    def replaced_outs(self, stage: str) -> list[Path]:
+        """Outputs that a rerun of the stage replaced, by name."""
         return sorted(self.stage_dir(stage).glob("out.*"))
 
-    def all_outs(self, *, superseded: bool = False) -> list[Path]:
-        """The `out` of every stage that has one, by the stage's name; on request also those that were superseded."""
-        return sorted(self.stages.glob("*/out*" if superseded else "*/out"))
+    def all_outs(self, *, replaced: bool = False) -> list[Path]:
+        """The `out` of every stage that has one, by the stage's name; on request also those that a rerun replaced."""
+        return sorted(self.stages.glob("*/out*" if replaced else "*/out"))
 
     def draft_out(self, stage: str, attempt: int) -> Path:
-        """Where the attempt's engine makes what becomes `out`."""
+        """Where the attempt's engine writes what becomes `out`."""
         return self.attempt_dir(stage, attempt) / "out.tmp"
 
     def refused_out(self, stage: str, attempt: int) -> Path:
-        """What an attempt finished and a gate refused, kept for a look."""
+        """An attempt's output that a gate refused, kept for inspection."""
         return self.attempt_dir(stage, attempt) / "refused"
 
     def work(self, stage: str, attempt: int) -> Path:
@@ -133,7 +133,7 @@ class RunDir:
         return engine_lock_of(self.attempt_dir(stage, attempt))
 
     def engine_json(self, stage: str, attempt: int) -> Path:
-        """Which process the attempt's engine is."""
+        """The identity of the attempt's engine process."""
         return self.attempt_dir(stage, attempt) / "engine.json"
 
     def checkpoints(self, stage: str, attempt: int) -> Path:
@@ -143,7 +143,7 @@ class RunDir:
         return self.checkpoints(stage, attempt) / checkpoint_name(step)
 
     def relative(self, path: Path) -> str:
-        """A path inside the run as journals write it; an absolute one stays absolute."""
+        """A path inside the run, relative to its root as in journals; a path outside the run stays absolute."""
         with suppress(ValueError):
             return str(path.relative_to(self.root))
         return str(path)
@@ -163,7 +163,7 @@ class RunDir:
         return value
 
     def require_writable_format(self) -> None:
-        """Refuse to write into a directory that a newer cockpit made.
+        """Refuse to write into a directory that a newer Cockpit created.
 
         Raises:
             RunDirError: its format is higher than this version's.
@@ -171,8 +171,8 @@ class RunDir:
         found = self.read_run_json().get("format")
         if not isinstance(found, int) or found > FORMAT:
             raise RunDirError(
-                f"{self.root}: run.json  format — is newer than this cockpit; got {found}; allowed up to {FORMAT}; "
-                "it can be shown and replayed, but not resumed"
+                f"{self.root}: run.json  format — newer than this Cockpit supports; got {found}; allowed up to "
+                f"{FORMAT}; the run can be shown and replayed, but not resumed; install a newer Cockpit to resume it"
             )
 
     def attempts(self, stage: str) -> list[int]:
@@ -181,12 +181,12 @@ class RunDir:
 
 
 def is_run_dir(path: Path) -> bool:
-    """Whether a folder is a run's."""
+    """Whether a folder is a run directory."""
     return (path / _RUN_JSON).is_file()
 
 
 def attempt_folders(stage_dir: Path) -> list[Path]:
-    """The folders of a stage's attempts, in their order."""
+    """The folders of a stage's attempts, in ascending order."""
     try:
         folders = [Path(entry.path) for entry in os.scandir(stage_dir) if entry.is_dir()]
     except OSError:
@@ -205,32 +205,31 @@ def checkpoints_of(attempt_dir: Path) -> Path:
 
 
 def checkpoint_name(step: int) -> str:
-    """The name of the folder of a step's checkpoint."""
+    """The folder name of a step's checkpoint."""
     return f"step-{step}"
 
 
 def checkpoint_step(name: str) -> int | None:
-    """The step that a checkpoint's folder is named after; None for another folder."""
+    """The step in the name of a checkpoint's folder; None for any other folder."""
     match = _CHECKPOINT.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def taken_requests(control: Path) -> Path:
-    """Where requests to an engine are moved when they are taken."""
+    """The folder to which an engine moves the requests that it takes."""
     return control / "done"
 
 
 def place_now(recorded: Path, near: Path) -> Path:
-    """Where a folder of a run is now that was recorded by its absolute path: the run may have been moved since.
+    """The present place of a run's folder that was recorded by its absolute path; the run may have been moved since.
 
     Args:
-        recorded: …/RUN/stages/…, as it was when it was written down.
-        near: a folder that moved along: of the same run, or of one that was beside it.
+        recorded: the recorded path, …/RUN/stages/….
+        near: a folder that was moved together with it: of the same run, or of a run beside it.
 
     Returns:
-        The recorded path if something is there, else the folder of that run and stage above `near`, else the recorded
-        path.
-        A caller that knows the folder's manifest has to compare it: a run of the same name may be another one.
+        The recorded path if it exists, else the same run and stage in a folder above `near`, else the recorded path.
+        A caller that knows the folder's manifest must compare it: another run may have the same name.
     """
     parts = recorded.parts
     if recorded.exists() or STAGES not in parts[1:]:
@@ -255,9 +254,9 @@ def create_run_dir(
     recipe_path: str | None = None,
     parent: str | None = None,
 ) -> RunDir:
-    """Make a run directory whole, or not at all: it is filled under a temporary name and renamed.
+    """Create a run directory atomically: it is filled under a temporary name and renamed.
 
-    Run ids sort by time and are readable: `20261120-2130-atlas`; a second one of the same minute gets `-2`.
+    Run ids sort by time and are readable: `20261120-2130-atlas`; a second run in the same minute gets `-2`.
 
     Raises:
         RunDirError: the root cannot be written.
@@ -286,13 +285,13 @@ def create_run_dir(
             write_durably(draft.run_json, json.dumps(facts, indent=1).encode())
             try:
                 temporary.rename(target)
-            except OSError:  # another launch took the name between the look and the rename
+            except OSError:  # another launch took the name between the check and the rename
                 continue
             fsync_folder(runs_root)
             return RunDir(target)
         raise AssertionError("unreachable: candidate ids are endless")
     except OSError as error:
-        raise RunDirError(f"cannot make a run directory in {runs_root}: {error.strerror or error}") from error
+        raise RunDirError(f"cannot create a run directory in {runs_root}: {error.strerror or error}") from error
 
 
 def _candidate_ids(base: str) -> Iterator[str]:
@@ -304,14 +303,14 @@ def _candidate_ids(base: str) -> Iterator[str]:
 
 
 class Lock:
-    """An flock that says who holds it. It is held by the process *and its forks*, until the last of them ends."""
+    """An flock that records its holder. The process *and its forks* hold it until the last of them ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
 
     def acquire(self, holder: dict[str, Any]) -> bool:
-        """Take the lock without waiting, and write who has it. False when another holds it."""
+        """Take the lock without waiting, and record the holder. False when another process holds it."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -319,7 +318,7 @@ class Lock:
             os.close(fd)
             return False
         self._fd = fd
-        with suppress(OSError):  # a full disk must not keep a run from being supervised
+        with suppress(OSError):  # a full disk must not prevent supervision
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(holder).encode(), 0)
         return True
@@ -331,7 +330,7 @@ class Lock:
 
 
 def lock_is_held(path: Path) -> bool:
-    """Whether some process holds the lock now. Taking and dropping it is the only reliable question."""
+    """Whether a process holds the lock now. Taking and dropping it is the only reliable check."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -346,7 +345,7 @@ def lock_is_held(path: Path) -> bool:
 
 
 def lock_holder(path: Path) -> dict[str, Any]:
-    """What the last holder wrote of itself; empty when unreadable."""
+    """What the last holder recorded about itself; empty when unreadable."""
     try:
         value = read_json(path)
     except (OSError, ValueError):

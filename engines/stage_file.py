@@ -1,7 +1,7 @@
-"""`stage.json`: everything that an attempt's process is given, written by the supervisor and read by the engine's host.
+"""`stage.json`: the input of an attempt's process. The supervisor writes it, the engine's host reads it.
 
-The engine may run in another interpreter, with another version of this package than the supervisor's: a newer format is
-refused with what to do. Files of older versions stay readable, so a field added here needs a default.
+The engine may run in another interpreter with another version of this package: it refuses a newer format with a hint.
+Files of older versions stay readable, so a new field needs a default.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from recipes.graph import Origin
 from recipes.problems import OperatorError
 
 FORMAT = 1
-_NEWER = "this interpreter's engines are older than the cockpit: install the same version in both"
+_NEWER = "this interpreter has an older Cockpit than the supervisor; install the same version in both"
 
 
 class StageInput(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an input of the stage is.
+    """One input of the stage.
 
-    `path` is absolute: the finished folder of a stage, or what the operator named; None for a hub id. `output` is what
-        a
-    stage made there, a word of the `accepts` lists. `manifest_sha256` identifies the content, as far as it is known.
+    `path` is absolute: the output folder of a stage, or the path that the operator named; None for a hub id. `output`
+    is the kind of content, as in `accepts`, when a stage made it. `manifest_sha256` identifies the content, if known.
     """
 
     origin: Origin
@@ -37,7 +36,7 @@ class StageInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageResume(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint to resume from; `sha256` is its manifest's."""
+    """The checkpoint to resume from; `sha256` is the SHA-256 of its manifest."""
 
     attempt: int
     step: int
@@ -64,7 +63,7 @@ class _Inputs(msgspec.Struct):
 
 
 def write_stage_file(path: Path, content: StageFile) -> None:
-    """Write the file whole.
+    """Write the file atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -76,7 +75,7 @@ def read_stage_file(path: Path) -> StageFile:
     """Read the file.
 
     Raises:
-        OperatorError: it is of a newer format, cannot be read, or lacks something; with what to do.
+        OperatorError: the file has a newer format, cannot be read, or lacks a field; the hint says what to do.
     """
     try:
         value = read_json(path)
@@ -86,15 +85,15 @@ def read_stage_file(path: Path) -> StageFile:
         return msgspec.convert(value, StageFile)
     except (OSError, ValueError) as error:
         raise OperatorError(
-            f"{path} is not a stage file: {error}", "the supervisor writes it; resume the run"
+            f"{path} is not a stage file: {error}", "resume the run; the supervisor writes the file again"
         ) from error
 
 
 def read_stage_inputs(path: Path) -> dict[str, StageInput]:
-    """The inputs alone, from a file of any format that has them as this one does.
+    """Only the inputs, from a file of any format whose inputs have this form.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it has no inputs of this form.
+        ValueError: the file has no inputs of this form.
     """
     return msgspec.convert(read_json(path), _Inputs).inputs

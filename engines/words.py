@@ -1,8 +1,7 @@
-"""The words that a run's processes, files, screens and exit codes share: each is spelled here and nowhere else.
+"""The words that a run's processes, files, screens and exit codes share. No other module spells them.
 
-On the wire a word is its text. The words of a journal are open: one that a newer version wrote is kept as it is, equals
-no
-member, so that its record stays readable.
+On the wire a word is its text. The words of a journal are open: a word from a newer version keeps its text and equals
+no member, so its record stays readable.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import Self
 
 
 class _OpenWord(StrEnum):
-    """A word of a journal. `Word("text of a newer version")` is that text, and no error."""
+    """A word of a journal. `Word("text of a newer version")` is that text and raises nothing."""
 
-    __repr__ = str.__repr__  # a word in a message or a digest reads as its text
+    __repr__ = str.__repr__  # a word appears in a message or a digest as its text
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -26,7 +25,7 @@ class _OpenWord(StrEnum):
 
 
 class RunStatus(_OpenWord):
-    """The state of a run. The journal records all of them but `lost`, which follows from a look at the processes."""
+    """The state of a run. The journal records all states except `lost`, which follows from the processes."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -37,21 +36,21 @@ class RunStatus(_OpenWord):
     REFUSED = "refused"
     """a gate refused the result of a stage"""
     LOST = "lost"
-    """its journal says that it runs, and none of its processes is alive"""
+    """its journal says that it runs, but none of its processes is alive"""
 
     @property
     def has_ended(self) -> bool:
-        """Whether its journal says that it ended, one way or another."""
+        """Whether the run has ended, with any result, by its journal."""
         return self in _ENDED
 
     @property
     def is_live(self) -> bool:
-        """Whether it works, waits for the operator, or is about to begin."""
+        """Whether the run works, waits for the operator, or is about to begin."""
         return self in _LIVE
 
     @property
     def can_resume(self) -> bool:
-        """Whether it is not live and has work left."""
+        """Whether the run is not live and has work left."""
         return self in _RESUMABLE
 
 
@@ -73,12 +72,12 @@ class StageStatus(_OpenWord):
 
     @property
     def is_done(self) -> bool:
-        """Whether its output may be used: it was made now, or stands from before."""
+        """Whether its output may be used: this run or an earlier one made it."""
         return self in _DONE
 
     @property
     def has_ended(self) -> bool:
-        """Whether it ran and ended, one way or another."""
+        """Whether the stage ran and ended, with any result."""
         return self in _STAGE_ENDED
 
 
@@ -87,7 +86,7 @@ _STAGE_ENDED = frozenset({StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus
 
 
 class EndReason(_OpenWord):
-    """Why an attempt ended, as its engine or its supervisor recorded it."""
+    """Why an attempt ended, by the record of its engine or of its supervisor."""
 
     NOT_GIVEN = ""
     """it has not ended, or the record of its end has no reason"""
@@ -102,14 +101,14 @@ class EndReason(_OpenWord):
     DIED = "died"
     """with an exit status and without a reason"""
     NOT_STARTED = "not_started"
-    """it was announced, and its supervisor died before there was a process"""
+    """its supervisor announced it and died before it started the process"""
     UNKNOWN = "unknown"
-    """no supervisor saw its end"""
+    """no supervisor observed its end"""
 
     @property
-    def says_nothing(self) -> bool:
+    def is_unspecific(self) -> bool:
         """Whether another record of the same end is preferred."""
-        return self in _SAYS_NOTHING
+        return self in _UNSPECIFIC
 
     @property
     def is_from_engine(self) -> bool:
@@ -122,26 +121,26 @@ class EndReason(_OpenWord):
         return self in _FAILURE_FROM_ENGINE
 
 
-_SAYS_NOTHING = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN})
+_UNSPECIFIC = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN})
 _FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED})
-_FROM_ENGINE = _SAYS_NOTHING | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
+_FROM_ENGINE = _UNSPECIFIC | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
 
 
 class StartReason(_OpenWord):
-    """Why a supervisor started on a run."""
+    """Why a supervisor started to work on a run."""
 
     LAUNCH = "launch"
     RESUME = "resume"
     ADOPT = "adopt"
 
     @property
-    def is_operators(self) -> bool:
-        """Whether an operator requested it; attempts are counted from there."""
+    def is_from_operator(self) -> bool:
+        """Whether an operator requested it; the retry limit counts attempts from there."""
         return self != StartReason.ADOPT
 
 
 class WriterRole(_OpenWord):
-    """Which of a run's processes writes."""
+    """Which process of a run writes."""
 
     ENGINE = "engine"
     SUPERVISOR = "supervisor"
@@ -150,9 +149,9 @@ class WriterRole(_OpenWord):
     """the record that opens the writer cannot be read"""
 
     def is_supervisors_record(self, exit_status: int | None) -> bool:
-        """Whether this writer's record of an attempt's end is the supervisor's; otherwise it is the engine's.
+        """Whether this writer's record of an attempt's end comes from the supervisor; otherwise the engine wrote it.
 
-        A writer of unknown role that gives an exit status is the supervisor: an engine never knows its own.
+        A writer of unknown role that records an exit status is the supervisor: an engine cannot know its own.
         """
         return self == WriterRole.SUPERVISOR or (self == WriterRole.UNKNOWN and exit_status is not None)
 
@@ -163,11 +162,11 @@ class GateResult(_OpenWord):
     PASS = "pass"  # noqa: S105 - a word, not a password
     FAIL = "fail"
     NOT_MEASURED = "not_measured"
-    """which never passes"""
+    """counts as not passed"""
 
 
 class Verb(StrEnum):
-    """What an operator may ask of a running engine. Files with other verbs are ignored."""
+    """What an operator may request from a running engine. Files with other verbs are ignored."""
 
     STOP = "stop"
     STOP_AFTER_CHECKPOINT = "stop-after-checkpoint"
@@ -183,12 +182,12 @@ class Verb(StrEnum):
 
     @property
     def is_stop(self) -> bool:
-        """Whether the engine ends on it."""
+        """Whether it ends the engine."""
         return self in _STOPS
 
     @property
     def takes_value(self) -> bool:
-        """Whether a request has a number with it."""
+        """Whether a request needs a number."""
         return self in _WITH_VALUE
 
     @classmethod
@@ -197,7 +196,7 @@ class Verb(StrEnum):
 
     @classmethod
     def of(cls, text: str) -> Verb | None:
-        """The verb at the beginning of a request's text ("learning-rate 0.0001"); None when there is no such verb."""
+        """The verb that a request's text begins with ("learning-rate 0.0001"); None for an unknown verb."""
         first = text.split(maxsplit=1)[:1]
         return cls(first[0]) if first and first[0] in _VERBS else None
 
@@ -207,11 +206,11 @@ _STOPS = frozenset({Verb.STOP, Verb.STOP_AFTER_CHECKPOINT})
 _WITH_VALUE = frozenset({Verb.LEARNING_RATE, Verb.MAX_STEPS})
 
 IGNORED = "ignored"
-"""First word of the effect of a request that was answered and not carried out."""
+"""First word of the effect of a request that was answered but not carried out."""
 
 PHASE_PAUSED = "paused"
 PHASE_TRAINING = "training"
-"""Phases that a paused engine goes through; all others are free text."""
+"""Phases of an engine that is paused and continued; all other phases are free text."""
 
 
 class ExitCode(IntEnum):
@@ -219,17 +218,17 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """the run, or the work, failed"""
+    """the run or the command's work failed"""
     MISTAKE = 2
-    """the operator's: a bad recipe, a run that is locked, nothing to resume, a missing package"""
+    """wrong usage: an invalid recipe, a locked run, nothing to resume, a missing package"""
     REFUSED = 3
-    """by a gate"""
+    """a gate failed"""
     INTERRUPTED = 130
-    """detached or stopped before the end"""
+    """the command detached or the run was stopped before the end"""
 
 
 def exit_code_of(status: RunStatus) -> ExitCode:
-    """The exit code of a command that followed a run to its end.
+    """The exit code of a command that follows a run to its end.
 
     Raises:
         KeyError: the run has not ended.

@@ -90,7 +90,7 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     run.state, run.reason, run.ended_t = RunStatus.RUNNING, "", None
     if run.started_t is None:
         run.started_t = event.t
-    if event.reason.is_operators:
+    if event.reason.is_from_operator:
         run.taken_up = order
     named = [name for name in run.order if name not in event.stages]
     for name, kind in zip(event.stages, event.kinds, strict=False):

@@ -98,7 +98,7 @@ class AttemptView:
             self._by_engine = event
         ours, theirs = self._by_engine, self._by_supervisor
         accounts = [account for account in (ours, theirs) if account is not None]
-        knowing = ours if ours is not None and (theirs is None or not ours.reason.says_nothing) else theirs
+        knowing = ours if ours is not None and (theirs is None or not ours.reason.is_unspecific) else theirs
         assert knowing is not None
         self.reason = knowing.reason
         self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")

@@ -92,7 +92,7 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
     size = file.stat().st_size
     sha256 = ""
     for home in runs:
-        outs = [out for run in home.glob("*") for out in RunDir(run).all_outs(superseded=True)]
+        outs = [out for run in home.glob("*") for out in RunDir(run).all_outs(replaced=True)]
         for found in sorted(outs, reverse=True):
             with suppress(ManifestError):
                 for entry in read_manifest(found)["files"]:
@@ -154,7 +154,7 @@ def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:
             yield place.checkpoint(stage, attempt, link["step"])
         else:
             yield place.out(stage)
-            yield from place.superseded_outs(stage)
+            yield from place.replaced_outs(stage)
 
 
 def _name(facts: Mapping[str, Any]) -> str:

@@ -160,7 +160,7 @@ def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
         if facts.ended is None or _later(event, facts.ended):
             facts.ended = event
         return
-    if event.reason.is_operators and (facts.operator is None or _later(event, facts.operator)):
+    if event.reason.is_from_operator and (facts.operator is None or _later(event, facts.operator)):
         facts.operator = event
     if facts.latest_start is None or _later(event, facts.latest_start):
         facts.latest_start = event

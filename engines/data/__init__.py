@@ -1,1 +1,1 @@
-"""Prepare stages: documents, token shards and questions; and the light readers of what they write."""
+"""Prepare stages: documents, token shards and questions; and light readers of their output."""

@@ -1,4 +1,4 @@
-"""The text folder: train.jsonl, val.jsonl and test.jsonl with one document a line, and metadata.json."""
+"""The text folder: train.jsonl, val.jsonl and test.jsonl with one document per line, and metadata.json."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def split_file(path: Path, split: str) -> Path:
-    """Where a split's documents (or rows) are."""
+    """The file of a split's documents (or rows)."""
     return path / f"{split}.jsonl"
 
 
 def is_text_folder(path: Path) -> bool:
-    """Whether a folder was made by a prepare stage with output = text."""
+    """Whether a prepare stage with output = text wrote the folder."""
     try:
         metadata = read_json(path / METADATA)
     except (OSError, ValueError):
@@ -39,19 +39,19 @@ def is_text_folder(path: Path) -> bool:
 
 
 def corpus_bytes(path: Path, splits: tuple[str, ...] = SPLITS) -> int:
-    """Size of the splits' files: the total for progress while they are read."""
+    """Total size of the splits' files, for progress while they are read."""
     return sum(split_file(path, split).stat().st_size for split in splits if split_file(path, split).is_file())
 
 
 def read_documents(path: Path, split: str) -> Iterator[tuple[Document, int]]:
-    """The documents of a split in the file's order, one at a time, each with the bytes of its line.
+    """The documents of a split in file order, one at a time, each with the number of bytes of its line.
 
     Raises:
         OperatorError: the file is missing, or a line is not a document; the message begins `file:line`.
     """
     file = split_file(path, split)
     if not file.is_file():
-        raise OperatorError(f"{file} does not exist", "give a folder that a prepare stage with output = text made")
+        raise OperatorError(f"{file} does not exist", "give a folder from a prepare stage with output = text")
     decoder = msgspec.json.Decoder(Document)
     with open_regular(file) as lines:
         for number, line in enumerate(lines, start=1):
@@ -62,5 +62,5 @@ def read_documents(path: Path, split: str) -> Iterator[tuple[Document, int]]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a small JSON file for people and programs."""
+    """Write a small, readable JSON file."""
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")

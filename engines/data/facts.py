@@ -1,4 +1,4 @@
-"""Questions about Python code, answered only from what the syntax tree says: docstrings, signatures and bases."""
+"""Questions about Python code, answered only from the syntax tree: docstrings, signatures and bases."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PHRASINGS = {
 QUESTIONS = tuple(PHRASINGS)
 
 CONTROL_STRING = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<unk>|<pad>")
-"""Text that tokenizers take for a control token; an example must not hold it."""
+"""Text that tokenizers read as a control token; an example must not contain it."""
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""Characters that are no text, or that turn the reading direction around."""
+"""Characters that are not text, or that reverse the reading direction."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Fact:
 
 
 def module_name(path: str) -> str:
-    """The dotted module that a file is, by its path inside the source; empty when it cannot be imported by a name.
+    """The dotted module name of a file, from its path inside the source; empty when no import can name it.
 
     >>> module_name("src/email/mime/__init__.py")
     'email.mime'
@@ -63,14 +63,14 @@ def module_name(path: str) -> str:
 
 
 def facts_of(path: str, text: str, kinds: Sequence[str], max_answer_chars: int, dropped: Counter[str]) -> list[Fact]:
-    """What can be asked about one file, in the order of the file.
+    """The facts of one file, in file order.
 
-    A definition that exists twice under one name with different answers has no true answer: it is left out.
+    A name with two definitions and different answers has no correct answer: it is left out.
 
     Args:
         path: the file's path inside the source; its module name comes from it.
         text: the file's text.
-        kinds: which of docstring, signature and bases are asked for.
+        kinds: which of docstring, signature and bases to include.
         max_answer_chars: facts with a longer answer are left out.
         dropped: counts what is left out, by reason.
     """
@@ -102,10 +102,10 @@ def facts_of(path: str, text: str, kinds: Sequence[str], max_answer_chars: int, 
 
 
 def parse(text: str) -> ast.Module:
-    """`ast.parse` without its warnings about the code that is read.
+    """`ast.parse` without its warnings about the parsed code.
 
     Raises:
-        SyntaxError, ValueError, RecursionError, MemoryError: the text is not Python, or nested too deeply.
+        SyntaxError, ValueError, RecursionError, MemoryError: the text is not Python, or is nested too deeply.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,9 +113,9 @@ def parse(text: str) -> ast.Module:
 
 
 def definitions(tree: ast.Module, module: str) -> Iterator[tuple[str, str, Definition]]:
-    """Functions and classes that have a name from outside, as (qualified name, noun, node).
+    """Functions and classes with a qualified name, as (qualified name, noun, node).
 
-    Definitions under `if`, `try` and `with` count; those inside functions have no such name.
+    Definitions under `if`, `try` and `with` count; definitions inside functions have no qualified name.
     """
     waiting: list[tuple[ast.AST, str, bool]] = [(tree, module, False)]
     while waiting:

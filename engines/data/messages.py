@@ -25,7 +25,7 @@ from engines.data.facts import Fact, facts_of
 from engines.data.readers.row import Message, MessageRow
 from engines.data.source_tree import source_folder
 from engines.data.split import SPLITS, assign_splits, keyed_fraction
-from engines.data.text import Report, described, reread, scan_source
+from engines.data.text import Report, dropped_text, reread, scan_source
 from recipes.problems import OperatorError
 
 MAX_FILE_BYTES = 1_048_576
@@ -33,7 +33,7 @@ MAX_FILE_BYTES = 1_048_576
 
 @dataclass
 class _Spool:
-    """Every example of a split, on disk, and the number that orders the choice of `max_examples` of them."""
+    """All examples of a split, on disk, with the number of each that orders the choice of `max_examples`."""
 
     file: Path
     order: array[float] = field(default_factory=lambda: array("d"))
@@ -57,23 +57,23 @@ def prepare_messages(
     """Write a messages folder into `out` and return its metadata.
 
     Args:
-        data: a text folder, whose split is kept, or a folder of Python sources, which is split here by file.
+        data: a text folder, whose splits are kept, or a folder of Python sources, which is split here by file.
         out: an existing empty folder.
         work: an existing folder for scratch.
         questions: kinds of facts.
-        max_examples: at most so many in all, shared out over the splits by their size.
+        max_examples: most examples in total, distributed over the splits by their size.
         max_answer_chars: longer answers are left out.
         val_fraction: share of the files for val, when `data` is not split yet.
         test_fraction: share of the files for test, when `data` is not split yet.
         seed: key of the split and of the choice of `max_examples`.
-        report: progress; what it raises ends the work.
-        phase: told the name of what is done now.
+        report: called with progress; an exception from it ends the work.
+        phase: called with the name of the phase that begins.
 
     Raises:
-        OperatorError: nothing can be asked about the sources.
+        OperatorError: the sources give no questions.
     """
-    tell = phase or (lambda _name: None)
-    tell("reading sources")
+    enter_phase = phase or (lambda _name: None)
+    enter_phase("reading sources")
     dropped: Counter[str] = Counter()
     split_here = not is_text_folder(data)
     if split_here:
@@ -85,10 +85,10 @@ def prepare_messages(
     found = {split: len(spool.order) for split, spool in spools.items()}
     if not found["train"]:
         raise OperatorError(
-            f"nothing can be asked about the train split of {data} ({described(dropped)})",
-            f"questions asked for: {', '.join(questions)}; give sources with docstrings, or raise max_answer_chars",
+            f"the train split of {data} gives no questions ({dropped_text(dropped)})",
+            f"questions is {', '.join(questions)}; give sources with docstrings, or raise max_answer_chars",
         )
-    tell("writing examples")
+    enter_phase("writing examples")
     quotas = shared_out(max_examples, found)
     splits = {split: _write_split(spools[split], split_file(out, split), quotas[split]) for split in SPLITS}
     metadata: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _documents_of_sources(
     dropped.update(scan.dropped)
     if not scan.files:
         raise OperatorError(
-            f"{data} has no Python sources to ask about ({described(scan.dropped)})",
+            f"{data} has no usable Python sources ({dropped_text(scan.dropped)})",
             "give a text stage, or a folder with *.py files",
         )
     assignment = assign_splits(scan.files, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
@@ -173,9 +173,9 @@ def _row(fact: Fact, path: str) -> MessageRow:
 
 
 def shared_out(limit: int | None, found: dict[str, int]) -> dict[str, int]:
-    """How many examples every split may have: `limit` in proportion to what was found, one each while it lasts.
+    """The number of examples of each split: `limit` in proportion to the examples found, at least one each if possible.
 
-    Largest remainders get what rounding leaves; ties go to the split that comes first.
+    The largest remainders get what rounding leaves; ties go to the earlier split.
     """
     total = sum(found.values())
     if limit is None or limit >= total:

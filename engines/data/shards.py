@@ -14,7 +14,7 @@ from recipes.problems import OperatorError
 
 TOKENS_JSON = "tokens.json"
 TOKENIZER = "tokenizer"
-"""The folder beside the shards with the tokenizer that made them."""
+"""The folder beside the shards, with the tokenizer that encoded them."""
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 FORMAT = 1
 
@@ -22,7 +22,7 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 def dtype_for(vocab_size: int) -> str:
-    """The narrowest type that holds every id below `vocab_size`."""
+    """The narrowest type that fits every id below `vocab_size`."""
     return "uint16" if vocab_size <= 65_536 else "uint32"
 
 
@@ -51,14 +51,14 @@ def read_tokens_manifest(path: Path) -> TokensManifest:
     """tokens.json of a tokens folder.
 
     Raises:
-        OperatorError: it is missing, damaged, or of a newer format.
+        OperatorError: it is missing or damaged, or has another format.
     """
     file = path / TOKENS_JSON
     try:
         manifest = msgspec.json.decode(read_regular_bytes(file), type=TokensManifest)
     except FileNotFoundError as error:
         raise OperatorError(
-            f"{file} does not exist", "give a folder that a prepare stage with output = tokens made"
+            f"{file} does not exist", "give a folder from a prepare stage with output = tokens"
         ) from error
     except msgspec.MsgspecError as error:
         raise OperatorError(
@@ -67,38 +67,39 @@ def read_tokens_manifest(path: Path) -> TokensManifest:
     if manifest.format != FORMAT or manifest.dtype not in DTYPES:
         raise OperatorError(
             f"{file} has format {manifest.format} and dtype {manifest.dtype}; "
-            f"this version reads {FORMAT} with {' or '.join(DTYPES)}",
+            f"allowed format {FORMAT} with dtype {' or '.join(DTYPES)}",
             "prepare the tokens again with this version",
         )
     return manifest
 
 
 class TokenShard:
-    """One split, memory-mapped: `tokens` is read from the disk as it is used.
+    """One split, memory-mapped: `tokens` is read from the disk on access.
 
     Attributes:
-        tokens: all documents after one another, each ended by `eos_id`; shape [tokens].
+        tokens: all documents in sequence, each ended by `eos_id`; shape [tokens].
         document_ends: position after each document's end; shape [documents], int64.
-        manifest: the folder's description.
+        manifest: the content of tokens.json.
         split: train, val or test.
     """
 
     def __init__(self, path: Path, split: str, *, verify: bool = False) -> None:
-        """Open a split and refuse it when it is not what tokens.json says.
+        """Open a split and refuse it when it does not match tokens.json.
 
         Args:
             path: a tokens folder.
             split: train, val or test.
-            verify: also compare the SHA-256 of the file (reads all of it).
+            verify: also compare the SHA-256 of the file, which reads all bytes.
 
         Raises:
-            OperatorError: the split is missing, has another length, or other bytes.
+            OperatorError: the split is missing, or its length or SHA-256 differs.
         """
         self.path = path
         self.split = split
         self.manifest = read_tokens_manifest(path)
         if split not in self.manifest.splits:
-            raise OperatorError(f"{path} has no {split} split", f"it has: {', '.join(self.manifest.splits) or 'none'}")
+            have = ", ".join(self.manifest.splits) or "none"
+            raise OperatorError(f"{path} has no {split} split", f"choose one of its splits: {have}")
         self.entry = self.manifest.splits[split]
         file = _inside(path, self.entry.file)
         self.tokens: Tokens = _map(file, DTYPES[self.manifest.dtype], self.entry.tokens)
@@ -107,11 +108,12 @@ class TokenShard:
         ).astype(np.int64)
         if self.entry.documents and int(self.document_ends[-1]) != self.entry.tokens:
             raise OperatorError(
-                f"{self.entry.index} does not end where {self.entry.file} does", "prepare the tokens again"
+                f"the last document end in {self.entry.index} is not the end of {self.entry.file}",
+                "prepare the tokens again",
             )
         if verify and file_sha256(file) != self.entry.sha256:
             raise OperatorError(
-                f"{file} was changed: its SHA-256 is not the one in {TOKENS_JSON}", "prepare the tokens again"
+                f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again"
             )
 
     def __len__(self) -> int:
@@ -124,19 +126,19 @@ class TokenShard:
 
     @property
     def vocab_size(self) -> int:
-        """Every token is below this."""
+        """Number of ids; every token is below it."""
         return self.manifest.vocab_size
 
     @property
     def tokenizer(self) -> Path:
-        """The folder of the tokenizer that made these tokens."""
+        """The folder of the tokenizer that encoded these tokens."""
         return self.path / TOKENIZER
 
 
 def _inside(path: Path, name: str) -> Path:
     if Path(name).name != name:
         raise OperatorError(
-            f"{path / TOKENS_JSON} names the file {name[:80]!r} outside its folder", "prepare the tokens again"
+            f"{path / TOKENS_JSON} names a file outside its folder: {name[:80]!r}", "prepare the tokens again"
         )
     return path / name
 
@@ -149,8 +151,8 @@ def _map(file: Path, dtype: str, count: int) -> Any:
         raise OperatorError(f"{file} does not exist", "prepare the tokens again") from error
     if size != count * kind.itemsize:
         raise OperatorError(
-            f"{file} has {size} bytes; {TOKENS_JSON} says {count} tokens of {kind.itemsize} bytes",
-            "the file was cut or belongs to another manifest: prepare the tokens again",
+            f"{file} has {size} bytes; {TOKENS_JSON} expects {count} values of {kind.itemsize} bytes",
+            "the file is truncated or belongs to another manifest; prepare the tokens again",
         )
     if count == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype=kind)

@@ -1,4 +1,5 @@
-"""Walk a folder of sources: which files are read, which are left out, and why. Nothing in the tree is trusted."""
+"""Walk a folder of sources: which files are read, which are left out, and why. The content of the tree is not
+trusted."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from recipes.problems import OperatorError
 
 STANDARD_LIBRARY = "python-stdlib"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
-"""Folders that hold other people's or generated code; those whose name begins with a dot are skipped too."""
+"""Folders of third-party or generated code; folders whose name begins with a dot are skipped too."""
 
 
 class LeftOutError(Exception):
-    """A file is not taken; the one argument is the reason that is counted."""
+    """A file is left out; the argument is the reason under which it is counted."""
 
 
 def source_folder(source: str, base: Path | None = None) -> Path:
@@ -28,10 +29,10 @@ def source_folder(source: str, base: Path | None = None) -> Path:
 
     Args:
         source: a path, or "python-stdlib" for the standard library of the running Python.
-        base: what a relative path is relative to; the working directory by default.
+        base: folder for relative paths; the working directory by default.
 
     Raises:
-        OperatorError: there is no such folder.
+        OperatorError: the folder does not exist.
     """
     if source == STANDARD_LIBRARY:
         return Path(sysconfig.get_paths()["stdlib"]).resolve()
@@ -44,12 +45,12 @@ def source_folder(source: str, base: Path | None = None) -> Path:
 def walk_sources(
     folder: Path, include: Sequence[str], exclude: Sequence[str], dropped: Counter[str]
 ) -> Iterator[tuple[str, Path]]:
-    """Regular files that match, as (path inside the folder with `/`, absolute path), in the order of their names.
+    """Regular files that match, as (path inside the folder with `/`, absolute path), ordered by name.
 
-    Symbolic links are never followed, so loops end and nothing outside the folder is read.
+    Symbolic links are not followed, so loops end and nothing outside the folder is read.
 
     Args:
-        folder: where to start.
+        folder: the folder to walk.
         include: patterns on the file's name, or, with a `/` in them, on its path inside the folder.
         exclude: patterns on the path inside the folder; `*` also matches `/`.
         dropped: counts what is left out, by reason.
@@ -92,15 +93,15 @@ def _reason_to_skip(entry: os.DirEntry[str], inside: str, exclude: Sequence[str]
 
 
 def read_source(file: Path, max_bytes: int) -> str:
-    """The text of a file, its line ends untouched.
+    """The text of a file, with unchanged line ends.
 
-    Python files are decoded as their PEP 263 cookie says, all others as UTF-8; a byte-order mark is taken off.
+    Python files are decoded by their PEP 263 cookie, all others as UTF-8; a byte-order mark is removed.
 
     Raises:
         LeftOutError: with the reason: unreadable, too_large, binary, not_utf8 or empty.
     """
     try:
-        with open_regular(file, follow=False) as content:  # it may have become a link or a pipe since the walk saw it
+        with open_regular(file, follow=False) as content:  # since the walk it may have become a link or a pipe
             data = content.read(max_bytes + 1)
     except OSError as error:
         raise LeftOutError("unreadable") from error
@@ -118,7 +119,7 @@ def _decode(data: bytes, *, python: bool) -> str:
     try:
         encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0] if python else "utf-8-sig"
         text = data.decode(encoding)
-        text.encode("utf-8")  # some codecs make lone surrogates, which no JSON can carry
+        text.encode("utf-8")  # some codecs produce lone surrogates, which JSON cannot encode
     except (SyntaxError, LookupError, ValueError) as error:
         raise LeftOutError("not_utf8") from error
     if "\0" in text:

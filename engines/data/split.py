@@ -1,4 +1,4 @@
-"""Divide names into train, val and test by a keyed hash, so that a name's split never depends on the other names."""
+"""Divide names into train, val and test by a keyed hash, so that a name's split does not depend on other names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SPLITS = ("train", "val", "test")
 
 
 def keyed_fraction(seed: int, name: str, purpose: str = "") -> float:
-    """A number in [0, 1) that depends on these alone: blake2b of `seed:name`, the same on every machine.
+    """A number in [0, 1) from the arguments alone: blake2b of `seed:name`, the same on every machine.
 
-    `purpose` gives an independent number for the same name (the order of a choice must not follow the split).
+    `purpose` gives an independent number for the same name (the order of a choice must not depend on the split).
     """
     digest = blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=8, person=purpose.encode())
     return int.from_bytes(digest.digest(), "big") / 2**64
@@ -22,7 +22,7 @@ def keyed_fraction(seed: int, name: str, purpose: str = "") -> float:
 
 @dataclass
 class Assignment:
-    """The split of every name, and those that were moved because a requested split would have been empty."""
+    """The split of every name, and the names that were moved because a requested split would have been empty."""
 
     split_of: dict[str, str]
     moved: dict[str, str] = field(default_factory=dict)
@@ -35,11 +35,11 @@ class Assignment:
 def assign_splits(names: Iterable[str], *, val_fraction: float, test_fraction: float, seed: int) -> Assignment:
     """Give every name a split: test takes the lowest hashes, then val, then train.
 
-    Adding names moves none of the others, unless the corpus is so small that a requested split would be empty: it then
-    gets the name whose hash is nearest to its range, from a split that keeps at least one.
+    New names do not move old ones, unless the corpus is so small that a requested split would be empty: it then gets
+    the name whose hash is nearest to its range, from a split that keeps at least one.
 
     Raises:
-        OperatorError: there are fewer names than requested splits.
+        OperatorError: fewer names than requested splits.
     """
     bounds = {"test": (0.0, test_fraction), "val": (test_fraction, test_fraction + val_fraction)}
     bounds["train"] = (test_fraction + val_fraction, 1.0)
@@ -47,7 +47,7 @@ def assign_splits(names: Iterable[str], *, val_fraction: float, test_fraction: f
     place = {name: keyed_fraction(seed, name) for name in names}
     if len(place) < len(wanted):
         raise OperatorError(
-            f"{len(place)} document(s) cannot be divided into {', '.join(wanted)}",
+            f"cannot divide {len(place)} document(s) into {', '.join(wanted)}",
             "set val_fraction = 0 and test_fraction = 0, or give a larger source",
         )
     split_of = {

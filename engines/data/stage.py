@@ -14,7 +14,7 @@ from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, P
 
 
 def run(ctx: StageContext[PrepareStage]) -> StageResult:
-    """Prepare what the recipe asks for into `ctx.out`."""
+    """Write the recipe's `output` into `ctx.out`."""
     stage = ctx.stage
     if isinstance(stage, PrepareText):
         return _text(ctx, stage)
@@ -54,7 +54,7 @@ def _tokens(ctx: StageContext[StageFields]) -> StageResult:
     ctx.phase("tokenizing")
     counts = prepare_tokens(input_folder(ctx, "data"), input_folder(ctx, "tokenizer"), ctx.out, report=ctx.progress)
     if counts["space_marks"]:
-        ctx.warn(f"{counts['space_marks']} document(s) hold U+2581, which the tokenizer reads as a space")
+        ctx.warn(f"{counts['space_marks']} document(s) contain U+2581, which the tokenizer reads as a space")
     metrics = {name: float(value) for name, value in counts.items()}
     if counts["tokens"]:
         metrics["bytes_per_token"] = counts["bytes"] / counts["tokens"]
@@ -90,9 +90,9 @@ def input_folder(ctx: StageContext[StageFields], field: str) -> Path:
     """The folder of an input.
 
     Raises:
-        OperatorError: the input is not on this machine.
+        OperatorError: the input is not a folder on this machine.
     """
     given = ctx.inputs[field]
     if given.path is None or not given.path.is_dir():
-        raise OperatorError(f"{field} = {given.name!r} is not a folder", "name a stage of the recipe, or a folder")
+        raise OperatorError(f"{field} = {given.name!r} is not a folder", "give a stage of the recipe, or a folder")
     return given.path

@@ -18,12 +18,12 @@ from engines.data.split import SPLITS, Assignment, assign_splits, keyed_fraction
 from recipes.problems import OperatorError
 
 Report = Callable[[float, float | None, str], None]
-"""Called with (done, total, unit); what it raises ends the work."""
+"""Called with (done, total, unit); an exception from it ends the work."""
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that is taken: `size` of its text in UTF-8 bytes and SHA-256. The text is read again when written."""
+    """A file to include: the size of its text in UTF-8 bytes, and its SHA-256. Writing reads the text again."""
 
     file: Path
     size: int
@@ -32,7 +32,7 @@ class FoundFile:
 
 @dataclass
 class SourceScan:
-    """The files of a source by their path inside it, and what was left out, by reason."""
+    """The files of a source by their path inside it, and the counts of files left out, by reason."""
 
     files: dict[str, FoundFile] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ def scan_source(
     max_file_bytes: int = 1_048_576,
     report: Report | None = None,
 ) -> SourceScan:
-    """Read every file of a tree once and decide which are taken; of files with the same text, the first path stays."""
+    """Read every file of a tree once and decide which to include; of files with the same text, the first path stays."""
     scan = SourceScan()
     found = sorted(walk_sources(folder, include, exclude, scan.dropped))
     seen: set[bytes] = set()
@@ -88,29 +88,29 @@ def prepare_text(
         include: patterns on file names.
         exclude: patterns on paths inside the source.
         max_file_bytes: larger files are left out.
-        max_bytes: at most this much text, taking files in the order of their keyed hash; at least one file.
+        max_bytes: most bytes of text, with files in the order of their keyed hash; at least one file.
         val_fraction: share of the documents for val.
         test_fraction: share of the documents for test.
         seed: key of the split.
-        base: what a relative `source` is relative to.
-        report: progress; what it raises ends the work.
-        phase: told the name of what is done now.
+        base: folder for a relative `source`.
+        report: called with progress; an exception from it ends the work.
+        phase: called with the name of the phase that begins.
 
     Raises:
         OperatorError: no folder, no document, or fewer documents than splits.
     """
     folder = source_folder(source, base)
-    tell = phase or (lambda _name: None)
-    tell("reading sources")
+    enter_phase = phase or (lambda _name: None)
+    enter_phase("reading sources")
     scan = scan_source(folder, include=include, exclude=exclude, max_file_bytes=max_file_bytes, report=report)
     limit_bytes(scan, max_bytes, seed)
     if not scan.files:
         raise OperatorError(
-            f"no document in {folder} is left to take ({described(scan.dropped)})",
-            f"include is {', '.join(include)}; check it, exclude and max_file_bytes",
+            f"{folder} has no usable documents ({dropped_text(scan.dropped)})",
+            f"include is {', '.join(include)}; check include, exclude and max_file_bytes",
         )
     assignment = assign_splits(scan.files, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    tell("writing documents")
+    enter_phase("writing documents")
     splits = _write_splits(out, scan, assignment, max_file_bytes, report)
     metadata: dict[str, Any] = {
         "format": 1,
@@ -133,7 +133,7 @@ def prepare_text(
 
 
 def limit_bytes(scan: SourceScan, max_bytes: int | None, seed: int) -> None:
-    """Keep files in the order of their keyed hash until the next would pass `max_bytes`; the rest are counted."""
+    """Keep files in the order of their keyed hash until the next would exceed `max_bytes`; count the rest."""
     if max_bytes is None:
         return
     total = 0
@@ -147,25 +147,25 @@ def limit_bytes(scan: SourceScan, max_bytes: int | None, seed: int) -> None:
         total += size
 
 
-def described(dropped: Counter[str]) -> str:
-    """What was left out, in words."""
+def dropped_text(dropped: Counter[str]) -> str:
+    """The counts of files left out, as text."""
     if not dropped:
         return "nothing matched"
     return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
 
 
 def reread(found: FoundFile, max_file_bytes: int) -> str:
-    """The text of a scanned file, refused when it is no longer the text that was scanned.
+    """The text of a scanned file.
 
     Raises:
-        OperatorError: it was changed meanwhile.
+        OperatorError: the text has changed since the scan.
     """
     try:
         text = read_source(found.file, max_file_bytes)
     except LeftOutError:
         text = ""
     if hashlib.sha256(text.encode()).digest() != found.sha256:
-        raise OperatorError(f"{found.file} was changed while the corpus was prepared", "run the stage again")
+        raise OperatorError(f"{found.file} changed while the corpus was being prepared", "resume the run")
     return text
 
 

@@ -1,8 +1,8 @@
-"""Token shards from a text folder and a tokenizer: one document at a time, never the corpus in memory.
+"""Token shards from a text folder and a tokenizer: one document at a time, so the corpus is never in memory.
 
-SentencePiece itself encodes, so that a literal "<s>" or "<|im_end|>" in a document is ordinary text; the only special
-token in a shard is the end of document. One character is not kept: SentencePiece reads U+2581 as a space (as do
-transformers and llama.cpp), so documents that have it are counted.
+SentencePiece encodes, so a literal "<s>" or "<|im_end|>" in a document is ordinary text; the only special token in a
+shard is the end of document. One character is not preserved: SentencePiece reads U+2581 as a space (as do transformers
+and llama.cpp), so documents with it are counted.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
         data: a text folder.
         tokenizer: a folder with tokenizer.model.
         out: an existing empty folder.
-        report: progress; what it raises ends the work.
+        report: called with progress; an exception from it ends the work.
 
     Returns:
-        `tokens`, `documents`, `bytes` in all, `control_strings` (documents that hold the text of a special token), and
-        `space_marks` (documents with U+2581).
+        The totals `tokens`, `documents`, `bytes`, `control_strings` (documents that contain the text of a special
+        token), and `space_marks` (documents with U+2581).
 
     Raises:
         OperatorError: no usable tokenizer.model, or no documents.
@@ -71,7 +71,7 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
     (out / TOKENIZER).mkdir()
     copy_tokenizer(tokenizer, out / TOKENIZER)
     for split in SPLITS:
-        TokenShard(out, split)  # lengths, dtype and document ends hold, or the stage fails here
+        TokenShard(out, split)  # the stage fails here if lengths, dtype or document ends are wrong
     return {
         "tokens": sum(entry.tokens for entry in splits.values()),
         "documents": sum(entry.documents for entry in splits.values()),
@@ -82,10 +82,10 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
 
 
 def load_processor(tokenizer: Path) -> SentencePieceProcessor:
-    """The tokenizer of record.
+    """The SentencePiece tokenizer of a folder.
 
     Raises:
-        OperatorError: there is no tokenizer.model, it cannot be read, or it has no end-of-document token.
+        OperatorError: tokenizer.model is missing, cannot be read, or has no end-of-document token.
     """
     file = tokenizer / "tokenizer.model"
     if not file.is_file():
@@ -95,7 +95,7 @@ def load_processor(tokenizer: Path) -> SentencePieceProcessor:
     except (OSError, RuntimeError) as error:
         raise OperatorError(f"{file} is not a SentencePiece model", str(error)) from error
     if processor.eos_id() < 0:
-        raise OperatorError(f"{file} has no end-of-sequence piece", "train it with one, such as </s>")
+        raise OperatorError(f"{file} has no end-of-sequence piece", "train a tokenizer with one, such as </s>")
     return processor
 
 

@@ -1,4 +1,4 @@
-"""Greedy answers to the same few questions, every time."""
+"""Greedy answers to a fixed choice of questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.data.special_pieces import TURN_END
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, what the held-out data says, and what the model said."""
+    """A question, the held-out answer, and the model's answer."""
 
     prompt: str
     expected: str
@@ -26,7 +26,7 @@ class Answer:
 
 
 def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]:
-    """The first `count` rows, taken in turn from every kind of question, so that each kind is seen."""
+    """The first `count` rows, taken in turn from every kind of question, so that each kind is included."""
     by_kind: dict[str, list[MessageRow]] = {}
     for row in rows:
         of_kind = by_kind.setdefault(row.question, [])
@@ -42,11 +42,11 @@ def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]
 
 @torch.no_grad()
 def answer(model: Any, tokenizer: Any, row: MessageRow, max_new_tokens: int) -> Answer:
-    """Ask a question through the chat template and decode greedily until an end token or `max_new_tokens`."""
-    asked = tokenizer.apply_chat_template(
+    """Encode a question with the chat template and decode greedily until an end token or `max_new_tokens`."""
+    encoded = tokenizer.apply_chat_template(
         row.as_dicts()[:-1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    ids = asked["input_ids"].to(model.device)
+    ids = encoded["input_ids"].to(model.device)
     ends = end_ids(model, tokenizer)
     written = model.generate(
         input_ids=ids,

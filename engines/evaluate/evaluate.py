@@ -17,7 +17,7 @@ from recipes.problems import OperatorError
 
 @dataclass(frozen=True)
 class Score:
-    """What was measured: `loss` is the mean nats per scored token, `perplexity` its exponential."""
+    """The measurements: `loss` is the mean nats per scored token, `perplexity` its exponential."""
 
     loss: float
     perplexity: float
@@ -26,12 +26,12 @@ class Score:
     stats: AnswerStats
 
     def counts(self) -> dict[str, int]:
-        """What became of the rows; empty for token windows."""
+        """The counts of rows; empty for token windows."""
         return asdict(self.stats) if self.stats.rows else {}
 
 
 def is_tokens_folder(data: Path) -> bool:
-    """Whether a data folder holds token shards; it holds messages otherwise."""
+    """Whether a data folder contains token shards; otherwise it contains messages."""
     return (data / TOKENS_JSON).is_file()
 
 
@@ -41,7 +41,7 @@ def make_batches(
     """Batches of one split: answers of messages, or windows of tokens.
 
     Raises:
-        OperatorError: the split is missing or empty, or its tokens were made with another tokenizer than the model's.
+        OperatorError: the split is missing or empty, or another tokenizer than the model's encoded its tokens.
     """
     if is_tokens_folder(data):
         shard = TokenShard(data, split)
@@ -54,33 +54,33 @@ def make_batches(
         found = batches.stats
         raise OperatorError(
             f"the {split} split of {data} has nothing to score "
-            f"({found.rows} rows, {found.dropped} with no answer left after {max_length} tokens)",
+            f"({found.rows} rows, {found.dropped} of them without an answer within {max_length} tokens)",
             "choose another split, or a larger max_length",
         )
     return batches
 
 
 def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
-    """Refuse a model whose tokenizer is not the one that made the tokens: ids would mean other pieces.
+    """Refuse a model whose tokenizer did not encode the tokens: their ids would mean other pieces.
 
     Raises:
         OperatorError: tokenizer.model is missing or differs, or the vocabulary is larger than the model's.
     """
     if loaded.tokenizer_model is None:
         raise OperatorError(
-            "the model's folder has no tokenizer.model, so it cannot be shown that the tokens were made for it",
-            "evaluate on messages, or on tokens with the model that was trained on them",
+            "the model's folder has no tokenizer.model, so its tokenizer cannot be compared with the one of the tokens",
+            "evaluate on messages, or evaluate the model that was trained on these tokens",
         )
     if file_sha256(loaded.tokenizer_model) != shard.manifest.tokenizer_sha256:
         raise OperatorError(
-            f"{shard.path} was made with another tokenizer than the model's ({loaded.tokenizer_model})",
+            f"{shard.path} was encoded with another tokenizer than the model's ({loaded.tokenizer_model})",
             "prepare tokens with the model's own tokenizer",
         )
     rows = int(loaded.model.get_input_embeddings().weight.shape[0])
     if shard.vocab_size > rows:
         raise OperatorError(
-            f"the tokens use {shard.vocab_size} pieces and the model knows {rows}",
-            "evaluate the model they were made for",
+            f"the tokens have a vocabulary of {shard.vocab_size} pieces, the model has {rows}",
+            "evaluate the model that was trained on these tokens",
         )
 
 
@@ -91,7 +91,7 @@ def score(loaded: LoadedModel, batches: Batches, on_progress: Callable[[int], No
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss); infinity where that is larger than any number."""
+    """exp(loss); infinity when it exceeds the range of a float."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,5 +1,5 @@
-"""Load what is evaluated: a model folder, an adapter on its base, or a model of the local hub cache. Never the
-network."""
+"""Load the model to evaluate: a model folder, an adapter on its base model, or a model in the local hub cache. It never
+uses the network."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from recipes.problems import OperatorError
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be asked, in evaluation mode on the device that it runs on.
+    """A loaded model, in evaluation mode on its device.
 
-    `tokenizer_model` is the SentencePiece file that came with it, if there is one.
+    `tokenizer_model` is the SentencePiece file in its folder, if there is one.
     """
 
     model: Any
@@ -35,10 +35,10 @@ def load_model(path: Path | None, name: str) -> LoadedModel:
 
     Args:
         path: a model folder or an adapter folder; None for a hub id.
-        name: the hub id, when there is no folder.
+        name: the hub id, used without a folder.
 
     Raises:
-        OperatorError: it is not cached, not a model, or an adapter whose base is gone or is another one.
+        OperatorError: it is not cached, not a model, or an adapter whose base model is missing or has changed.
     """
     folder = path or cached_folder(name)
     if is_adapter(folder):
@@ -47,10 +47,10 @@ def load_model(path: Path | None, name: str) -> LoadedModel:
 
 
 def base_of(adapter: Path) -> Path:
-    """The folder of the base that an adapter was trained on.
+    """The folder of the base model that an adapter was trained on.
 
     Raises:
-        OperatorError: it is gone or not cached, or is another model than the one the adapter was trained on.
+        OperatorError: the base model is missing, not cached, or not the one that the adapter was trained on.
     """
     file = adapter / BASE_JSON
     if not file.is_file():
@@ -60,26 +60,26 @@ def base_of(adapter: Path) -> Path:
     base = read_object(file)
     if not isinstance(base.get("path"), str):
         raise OperatorError(
-            f"{file} names no base", "train the adapter again, or write its base's folder there as path"
+            f"{file}: path — missing", "set path to the base model's folder, or train the adapter again"
         )
     path = place_now(Path(base["path"]), adapter)
     if not path.is_dir():
         if path.is_absolute():
             raise OperatorError(
-                f"the base of {adapter} was {path}, which is gone", "restore it, or train the adapter again"
+                f"{path}, the base model of {adapter}, does not exist", "restore it, or train the adapter again"
             )
         return cached_folder(base["path"])
     expected = base.get("manifest_sha256")
     if expected and (path / MANIFEST).is_file() and manifest_sha256(path) != expected:
         raise OperatorError(
-            f"{path} is not the base that {adapter} was trained on: its manifest differs",
-            "train the adapter again on it",
+            f"{path} is not the base model that {adapter} was trained on: its manifest differs",
+            "restore the base model, or train the adapter again on this one",
         )
     return path
 
 
 def _load_adapter(path: Path) -> LoadedModel:
-    from peft import PeftModel  # seconds to import, and not needed for a plain model
+    from peft import PeftModel  # takes seconds to import; a model without an adapter does not need it
 
     base = base_of(path)
     refuse_special_files(path)
@@ -110,7 +110,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def _not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
     detail = (str(error).splitlines() or [type(error).__name__])[0]
-    return OperatorError(f"{folder} holds no {what} that can be loaded: {detail}", "give a folder with config.json")
+    return OperatorError(f"cannot load a {what} from {folder}: {detail}", "give a folder that save_pretrained wrote")
 
 
 def _tokenizer_model(path: Path) -> Path | None:

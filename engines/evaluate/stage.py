@@ -28,7 +28,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     data = input_folder(ctx, "data")
     if stage.answers and is_tokens_folder(data):
         raise OperatorError(
-            f"answers — got {stage.answers}, but token shards hold no questions",
+            f"answers — got {stage.answers}; allowed 0 with token shards, which contain no questions",
             "set answers = 0, or give a messages stage",
         )
     ctx.phase("loading")
@@ -76,7 +76,7 @@ def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
         )
     )
     if scored.stats.control_strings:
-        ctx.warn(f"{scored.stats.control_strings} row(s) hold literal control strings and were left out")
+        ctx.warn(f"{scored.stats.control_strings} row(s) contain literal control strings and were left out")
 
 
 def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> list[Answer]:
@@ -122,7 +122,7 @@ def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list
 
 
 def _named(value: float) -> float | str:
-    """A number, or the name that the journal gives to one that JSON cannot write."""
+    """A finite number, or the journal's string for a non-finite one."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,1 +1,1 @@
-"""An engine with no model: it drives the same events as a real one."""
+"""An engine without a model: it writes the same events as a real one."""

@@ -1,9 +1,9 @@
-"""The fake engine: a believable training with no model, for demonstrations, tests and screenshots.
+"""The fake engine: a simulated training without a model, for demonstrations, tests and screenshots.
 
-Its losses are a pure function of seed and step, so a resumed run shows the very numbers of an uninterrupted one. With
-`COCKPIT_TEST_FAULTS` it serves the kill tests: `{"ack_file": PATH}` stores each acknowledged sequence number in a
-memory-mapped file after `emit` returns, `{"ignore_stop": true}` makes it deaf to requests and SIGTERM,
-`{"orphan": true}` starts a child in a session of its own.
+Its losses are a pure function of seed and step, so a resumed run shows the same numbers as an uninterrupted one. With
+`COCKPIT_TEST_FAULTS` it supports the kill tests: `{"ack_file": PATH}` stores each acknowledged sequence number in a
+memory-mapped file after `emit` returns, `{"ignore_stop": true}` makes it ignore requests and SIGTERM,
+`{"orphan": true}` starts a child in a new session.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TOKENS_PER_STEP = 8192
 
 
 def loss_at(seed: int, step: int) -> float:
-    """The pretended loss of a step: a falling curve with noise, in nats per token."""
+    """The simulated loss of a step: a falling curve with noise, in nats per token."""
     noise = random.Random(f"{seed}:{step}").gauss(0, 0.05)  # noqa: S311 - noise, not a secret
     return 1.2 + 2.6 * math.exp(-step / 60) + noise
 
 
 class _Acknowledged:
-    """The last sequence number whose emit returned, where a kill -9 cannot take it back."""
+    """The last sequence number whose emit returned, in a file that survives kill -9."""
 
     def __init__(self, path: str | None) -> None:
         self._map: mmap.mmap | None = None
@@ -57,7 +57,7 @@ class _Acknowledged:
 
 
 def run(ctx: StageContext[FakeStage]) -> StageResult:
-    """Pretend to train."""
+    """Simulate a training."""
     return _FakeTraining(ctx).run()
 
 
@@ -92,7 +92,7 @@ class _FakeTraining:
             saved = step % self.stage.save_steps == 0 or step == self.total_steps
             if saved:
                 self._save(step)
-            self._obey(step, saved=saved)
+            self._handle_requests(step, saved=saved)
         (ctx.out / "fake.json").write_text(json.dumps({"loss": loss, "steps": self.total_steps}))
         artifacts = [Artifact(name=ctx.stage_name, kind="report", path="fake.json")]
         return StageResult(
@@ -105,7 +105,7 @@ class _FakeTraining:
             time.sleep(self.stage.step_s)
         faulty = ctx.attempt == 1
         if faulty and step == self.stage.fail_at_step:
-            raise RuntimeError(f"a pretended failure at step {step}")
+            raise RuntimeError(f"simulated failure at step {step}")
         loss = math.nan if faulty and step == self.stage.nan_at_step else loss_at(self.stage.seed, step)
         grad_norm = 0.4 + 2.0 * math.exp(-step / 40) + 0.1 * abs(loss_at(self.stage.seed + 1, step) - 1.2)
         share = step / max(1, self.total_steps)
@@ -158,13 +158,13 @@ class _FakeTraining:
         )
 
     def _save(self, step: int) -> None:
-        """Commit a checkpoint; a disk that is full costs this one, and nothing else."""
+        """Commit a checkpoint; on a full disk, only this checkpoint is lost."""
         draft = draft_of(self.ctx.checkpoints / checkpoint_name(step))
         try:
             self._write_checkpoint(draft, step)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            self.ctx.warn(f"checkpoint of step {step} could not be written ({error}); training goes on")
+            self.ctx.warn(f"checkpoint at step {step} could not be written ({error}); training continues")
             return
         self.last_saved = step
         self._rotate()
@@ -221,7 +221,7 @@ class _FakeTraining:
                 )
             )
 
-    def _obey(self, step: int, *, saved: bool) -> None:
+    def _handle_requests(self, step: int, *, saved: bool) -> None:
         if self.ctx.test_faults.get("ignore_stop"):
             return
         for request in self.ctx.requests():
@@ -243,7 +243,7 @@ class _FakeTraining:
         raise StopRequested
 
     def _answer(self, request: Request, step: int, *, saved: bool) -> str:
-        """Do what is asked, and say what came of it."""
+        """Carry out the request and return its effect."""
         match request.verb:
             case Verb.CHECKPOINT:
                 if not saved:
@@ -262,7 +262,7 @@ class _FakeTraining:
                 )
                 return f"the stage ends at step {self.total_steps}"
             case _:
-                return f"{IGNORED}: a fake engine has no model to do that with"
+                return f"{IGNORED}: a fake stage does not support {request.verb}"
 
     def _pause(self, step: int) -> None:
         self.ctx.phase(PHASE_PAUSED)
@@ -270,7 +270,7 @@ class _FakeTraining:
             time.sleep(0.1)
             for request in self.ctx.requests():
                 if request.verb is Verb.CONTINUE:
-                    self.ctx.applied(request, "going on", step)
+                    self.ctx.applied(request, "continued", step)
                     self.ctx.phase(PHASE_TRAINING)
                     return
                 if request.verb.is_stop:

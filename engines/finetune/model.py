@@ -1,4 +1,4 @@
-"""A base model and a LoRA adapter over it."""
+"""A base model and its LoRA adapter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from recipes.stages.finetune import FinetuneStage
 
 
 def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:
-    """The model and its tokenizer from a folder, without a hub and without code from the folder.
+    """The model and its tokenizer from a folder, without the hub and without code from the folder.
 
-    Weights are float32. Those of a bfloat16 file stay as they are when the stage computes in bfloat16: frozen weights
-    gain nothing from being widened.
+    Weights are float32. Those of a bfloat16 file stay bfloat16 when the stage computes in bfloat16: frozen weights gain
+    nothing from a wider type.
 
     Raises:
-        OperatorError: the folder is not a model that transformers knows.
+        OperatorError: transformers cannot load a model from the folder.
     """
     refuse_special_files(path)
     try:
@@ -34,17 +34,17 @@ def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OperatorError(
-            f"{path} cannot be loaded as a model: {first_line}",
+            f"cannot load a model from {path}: {first_line}",
             "a model folder has config.json, model.safetensors and the tokenizer's files",
         ) from error
     return model, tokenizer
 
 
 def add_adapter(model: Any, stage: FinetuneStage) -> Any:
-    """Freeze the model and lay a float32 adapter over it, initialized from the global random state.
+    """Freeze the model and add a float32 adapter, initialized from the global random state.
 
     Raises:
-        OperatorError: the model lacks the layers that are to get an adapter.
+        OperatorError: the model has no layer of a name in `target_modules`.
     """
     alpha = int(stage.lora_alpha) if stage.lora_alpha.is_integer() else stage.lora_alpha
     config = LoraConfig(
@@ -59,8 +59,8 @@ def add_adapter(model: Any, stage: FinetuneStage) -> Any:
     missing = missing_modules(model, stage.target_modules)
     if missing:
         raise OperatorError(
-            f"target_modules — the model has no layer named {', '.join(missing)}",
-            "choose from the linear layers that this model has",
+            f"target_modules — the model has no linear layer named {', '.join(missing)}",
+            "choose names of this model's linear layers",
         )
     adapted = get_peft_model(model, config)
     for parameter in adapted.parameters():
@@ -72,6 +72,6 @@ def add_adapter(model: Any, stage: FinetuneStage) -> Any:
 
 
 def missing_modules(model: Any, wanted: list[Any]) -> list[str]:
-    """Which of the wanted layer names no linear layer of the model has."""
+    """The requested names that no linear layer of the model has."""
     have = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     return [str(name) for name in wanted if name not in have]

@@ -1,4 +1,4 @@
-"""Conversations as training examples, tokenized by us: labels on answers only, and nothing dropped without a word."""
+"""Conversations as training examples: labels on answers only, and a warning for every row that is cut or left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recipes.stages.finetune import FinetuneStage
 
 
 class ExampleDataset(Dataset[Example]):
-    """Tokenized conversations, in the file's order."""
+    """Tokenized conversations, in file order."""
 
     def __init__(self, examples: list[Example]) -> None:
         self._examples = examples
@@ -31,11 +31,11 @@ class ExampleDataset(Dataset[Example]):
 
 
 def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> ExampleDataset:
-    """Tokenize the train split and warn about every row that was cut or left out.
+    """Tokenize the train split and warn about rows that were cut or left out.
 
     Raises:
         OperatorError: no row is left to train on.
-        StopRequested: the operator asked to stop.
+        StopRequested: the operator requested a stop.
     """
     examples, stats = encode_answers(_reported(ctx, data), tokenizer, ctx.stage.max_length)
     _warn(ctx, stats)
@@ -48,7 +48,7 @@ def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> 
 
 
 def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Batches | None:
-    """Batches of the val split for evaluations while training; None without rows."""
+    """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
     if (data / "val.jsonl").is_file():
         rows = (row.as_dicts() for row in read_messages(data, "val"))
@@ -58,7 +58,7 @@ def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Ba
         if batches.scored_tokens:
             return batches
     if stage.eval_steps is not None:
-        ctx.warn("the messages have no val split, so nothing is evaluated while training")
+        ctx.warn("the messages have no val split; evaluation during training is skipped")
     return None
 
 
@@ -70,7 +70,7 @@ def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Te
 
 
 def collator(pad_id: int) -> Any:
-    """A collate function that data-loading processes can take with them."""
+    """A collate function that data-loading processes can pickle."""
     return partial(collate_examples, pad_id=pad_id)
 
 
@@ -84,8 +84,8 @@ def _reported(ctx: StageContext[FinetuneStage], data: Path) -> Iterator[list[dic
 def _warn(ctx: StageContext[FinetuneStage], stats: AnswerStats) -> None:
     length = ctx.stage.max_length
     if stats.truncated:
-        ctx.warn(f"{stats.truncated} of {stats.rows} rows were cut at {length} tokens, and their answers with them")
+        ctx.warn(f"{stats.truncated} of {stats.rows} rows and their answers were cut at {length} tokens")
     if stats.dropped:
         ctx.warn(f"{stats.dropped} of {stats.rows} rows were left out: no answer within {length} tokens")
     if stats.control_strings:
-        ctx.warn(f"{stats.control_strings} of {stats.rows} rows were left out: they hold a literal control string")
+        ctx.warn(f"{stats.control_strings} of {stats.rows} rows were left out: they contain a literal control string")

@@ -1,10 +1,8 @@
 """Fine-tuning: a model and conversations in, a LoRA adapter folder out.
 
-On `transformers.Trainer` with PEFT rather than TRL's SFTTrainer: rows are tokenized here, with labels on answers only,
-so
-nothing of TRL's data preparation is left to use, and its loss always runs through a fused head that is slower on a CPU
-and
-computes entropy and accuracy at each step that nobody asked for. The mixin works over either.
+It uses `transformers.Trainer` with PEFT, not TRL's SFTTrainer: Cockpit tokenizes the rows itself, with labels on
+answers only, so it needs nothing of TRL's data preparation. SFTTrainer's loss always uses a fused head that is slower
+on a CPU and computes unused entropy and accuracy at each step. The mixin supports both.
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
 
 
 def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:
-    """What makes an adapter folder complete: the base's tokenizer, and which base it belongs to."""
+    """Complete an adapter folder: add the base model's tokenizer and `base.json`."""
     copy_tokenizer(base, target)
     body = {"path": str(base.resolve()), "manifest_sha256": manifest_sha256}
     (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")

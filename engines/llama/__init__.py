@@ -1,1 +1,1 @@
-"""llama.cpp: its kernels and its inference, each native call in a worker process of its own."""
+"""llama.cpp: its kernels and its inference; all native calls run in worker processes."""

@@ -10,7 +10,7 @@ _SIZES = struct.Struct("<IQ")
 
 
 def write_frame(stream: BinaryIO, header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
-    """Send one frame: sizes, header as JSON, payload as it is."""
+    """Send one frame: sizes, header as JSON, raw payload."""
     text = json.dumps(header).encode()
     stream.write(_SIZES.pack(len(text), len(payload)))
     stream.write(text)
@@ -22,7 +22,7 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
     """Receive one frame.
 
     Raises:
-        EOFError: the other side is gone, perhaps in the middle of a frame.
+        EOFError: the other side closed the stream, possibly within a frame.
     """
     header_bytes, payload_bytes = _SIZES.unpack(_exactly(stream, _SIZES.size))
     header = json.loads(_exactly(stream, header_bytes))

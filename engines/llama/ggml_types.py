@@ -1,7 +1,6 @@
-"""The tensor types of GGUF that this product reads and writes, one row each: layout, quantization, self-test. No
-dependency.
+"""The GGUF tensor types that Cockpit reads and writes, one row each: layout, quantization, self-test.
 
-A file type (`recipes.file_types`) is made of these.
+A file type (`recipes.file_types`) consists of these.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ class TensorType:
     """One ggml type: `block` values of a row are stored in `block_bytes` bytes.
 
     Attributes:
-        name: as ggml spells it.
+        name: ggml's name of the type.
         id: its number in enum ggml_type.
-        block: values of a block; 1 for types that store each value by itself.
+        block: values per block; 1 for types that store each value separately.
         block_bytes: bytes of a block, as in the structs of ggml-common.h.
-        importance: what an importance matrix is to the kernel. A required one may be missing for embeddings and heads.
-        fallback: the type that llama.cpp stores instead where a row's width is not a whole number of blocks.
-        in_numpy: whether the gguf package quantizes it without llama.cpp's kernels.
-        rms_limit: the self-test's greatest RMS error of a decoded value, as a share of the values' own RMS.
-        digests: the self-test's bytes by kind of machine, the first half of their SHA-256; float contraction may differ
-            between kinds.
+        importance: how the kernel uses an importance matrix. A required one may be missing for embeddings and heads.
+        fallback: the type that llama.cpp stores instead when a row is not a whole number of blocks.
+        in_numpy: whether the gguf package can quantize to it without llama.cpp's kernels.
+        rms_limit: largest RMS error of decoded values in the self-test, as a share of the values' own RMS.
+        digests: first half of the SHA-256 of the self-test's bytes, by machine type; float contraction may differ
+            between types.
     """
 
     name: str
@@ -41,12 +40,12 @@ class TensorType:
 
     @property
     def plain(self) -> bool:
-        """Whether it stores each value by itself: F32, F16 and BF16."""
+        """Whether it stores each value separately: F32, F16 and BF16."""
         return self.block == 1
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that one value takes."""
+        """Bits per value."""
         return 8 * self.block_bytes / self.block
 
     def row_bytes(self, columns: int) -> int:
@@ -56,7 +55,7 @@ class TensorType:
             ValueError: the width is not a whole number of blocks.
         """
         if columns % self.block:
-            raise ValueError(f"{self.name} stores blocks of {self.block} values; a row of {columns} does not divide")
+            raise ValueError(f"{self.name}: a row of {columns} values is not a multiple of its block of {self.block}")
         return columns // self.block * self.block_bytes
 
 

@@ -1,9 +1,7 @@
-"""GGUF files from anyone, read without trust: every count, length and offset is held against the file before it is
-used.
+"""Read untrusted GGUF files: every count, length and offset is checked against the file before use.
 
-Values are kept as the bytes they are in the file, so that copying a file's keys changes none of them. Format: GGUF
-version
-2 and 3, little-endian (ggml's docs/gguf.md).
+Values keep their bytes from the file, so that copying a file's keys changes none of them. Format: GGUF version 2 and 3,
+little-endian (ggml's docs/gguf.md).
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class Value:
-    """A key's value: its type, its bytes as they stand in the file, and a scalar or string decoded; None for arrays."""
+    """A key's value: its type, its bytes in the file, and the decoded scalar or string; None for arrays."""
 
     kind: int
     raw: bytes
@@ -42,8 +40,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place. `dimensions` as in the file: columns first. `kind` is None for a type that is not known
-    here."""
+    """A tensor's place. `dimensions` are in the file's order, columns first. `kind` is None for an unknown type."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -54,12 +51,12 @@ class Tensor:
 
     @property
     def columns(self) -> int:
-        """Values of a row."""
+        """Values per row."""
         return self.dimensions[0] if self.dimensions else 1
 
     @property
     def rows(self) -> int:
-        """All other dimensions together."""
+        """Product of all other dimensions."""
         rows = 1
         for size in self.dimensions[1:]:
             rows *= size
@@ -67,57 +64,57 @@ class Tensor:
 
     @property
     def matrix(self) -> bool:
-        """Whether it is more than a vector, as ggml counts: trailing dimensions of 1 are none."""
+        """Whether it has more than one dimension, as ggml counts: trailing dimensions of 1 do not count."""
         return any(size != 1 for size in self.dimensions[1:])
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A file's keys and tensors, in its order. `room` of a tensor ends where the next begins."""
+    """A file's keys and tensors, in file order. The `room` of a tensor ends where the next tensor begins."""
 
     path: Path
     keys: dict[str, Value]
     tensors: dict[str, Tensor]
 
     def scalar(self, key: str, default: Any = None) -> Any:
-        """A key's number, truth or text; the default when it is missing or a list."""
+        """A key's number, boolean or string; the default when the key is missing or an array."""
         value = self.keys.get(key)
         return default if value is None or value.scalar is None else value.scalar
 
     def read(self, tensor: Tensor, row: int, rows: int) -> bytes:
-        """Bytes of some rows of a tensor of a known type."""
+        """Bytes of `rows` rows of a tensor of a known type, from `row` on."""
         assert tensor.kind is not None
         data = bytearray(rows * tensor.kind.row_bytes(tensor.columns))
         self.read_into(tensor, row, memoryview(data))
         return bytes(data)
 
     def read_into(self, tensor: Tensor, row: int, place: memoryview) -> None:
-        """Fill a place with a tensor's bytes, from a row on.
+        """Fill a buffer with a tensor's bytes, from a row on.
 
         Raises:
-            OperatorError: the file has become shorter since its header was read.
+            OperatorError: the file was truncated since its header was read.
         """
         assert tensor.kind is not None
         try:
             read_into(self.path, tensor.start + row * tensor.kind.row_bytes(tensor.columns), place)
         except EOFError as error:
             name = printable(tensor.name, 200)
-            raise OperatorError(f"{self.path}: tensor {name} ends early; the file has been cut") from error
+            raise OperatorError(f"{self.path}: tensor {name} is incomplete; the file was truncated") from error
 
 
 class _Reader:
-    """A position in the mapped file; every step asks first whether there is that much left."""
+    """A position in the mapped file; every step first checks that enough bytes are left."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self._data, self._path, self.at, self.size = data, path, 0, len(data)
         self.where = "header"
 
     def bad(self, what: str) -> OperatorError:
-        return OperatorError(f"{self._path}: not a whole GGUF file: {what} ({printable(self.where, 200)})")
+        return OperatorError(f"{self._path}: damaged GGUF file: {what} ({printable(self.where, 200)})")
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
-            raise self.bad(f"{count} bytes are promised, {self.size - self.at} are left")
+            raise self.bad(f"{count} bytes expected, {self.size - self.at} left")
         self.at += count
         return bytes(self._data[self.at - count : self.at])
 
@@ -127,7 +124,7 @@ class _Reader:
     def text(self, limit: int | None = None) -> str:
         length = int(self.unpack("<Q"))
         if limit is not None and length > limit:
-            raise self.bad(f"a name of {length} bytes")
+            raise self.bad(f"name of {length} bytes; allowed up to {limit}")
         try:
             return self.take(length).decode()
         except UnicodeDecodeError as error:
@@ -146,13 +143,13 @@ class _Reader:
 
     def _skip_array(self, kind: int) -> None:
         if kind != ARRAY:
-            raise self.bad(f"a value of type {kind}")
+            raise self.bad(f"unknown value type {kind}")
         item, count = int(self.unpack("<I")), int(self.unpack("<Q"))
         least = struct.calcsize(_SCALARS[item]) if item in _SCALARS else 8
         if item not in _SCALARS and item != STRING:
-            raise self.bad(f"a list of values of type {item}")
+            raise self.bad(f"array of unknown value type {item}")
         if count > (self.size - self.at) // least:
-            raise self.bad(f"a list of {count} values, and {self.size - self.at} bytes are left")
+            raise self.bad(f"array of {count} values, {self.size - self.at} bytes left")
         if item in _SCALARS:
             self.take(count * least)
             return
@@ -164,7 +161,7 @@ def read_gguf(path: Path) -> GgufFile:
     """Read the keys and the places of the tensors.
 
     Raises:
-        OperatorError: the file is missing, damaged or lies about its sizes; names the key or tensor.
+        OperatorError: the file is missing or damaged, or its sizes are wrong; the message names the key or tensor.
     """
     try:
         with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -175,12 +172,12 @@ def read_gguf(path: Path) -> GgufFile:
 
 def _read(reader: _Reader, path: Path) -> GgufFile:
     if reader.size < 24 or reader.take(4) != MAGIC:
-        raise OperatorError(f"{path}: not a GGUF file: it does not begin with GGUF")
+        raise OperatorError(f"{path}: not a GGUF file: it does not begin with the bytes GGUF")
     version = int(reader.unpack("<I"))
     if version not in VERSIONS:
         raise OperatorError(f"{path}: GGUF version — got {version}; allowed 2 and 3, little-endian")
     tensors, keys = int(reader.unpack("<Q")), int(reader.unpack("<Q"))
-    # A key takes 13 bytes at least, a tensor 24.
+    # A key has at least 13 bytes, a tensor 24.
     if keys * 13 + tensors * 24 > reader.size:
         raise reader.bad(f"{tensors} tensors and {keys} keys in {reader.size} bytes")
     values: dict[str, Value] = {}
@@ -188,7 +185,7 @@ def _read(reader: _Reader, path: Path) -> GgufFile:
         name = reader.text(MAX_NAME_BYTES)
         reader.where = f"key {name}"
         if name in values:
-            raise reader.bad("the key is there twice")
+            raise reader.bad("duplicate key")
         values[name] = reader.value()
     found = [_tensor(reader) for _ in range(tensors)]
     alignment = values["general.alignment"].scalar if "general.alignment" in values else DEFAULT_ALIGNMENT
@@ -203,10 +200,10 @@ def _tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     reader.where = f"tensor {name}"
     count = int(reader.unpack("<I"))
     if count > MAX_DIMENSIONS:
-        raise reader.bad(f"{count} dimensions")
+        raise reader.bad(f"{count} dimensions; allowed up to {MAX_DIMENSIONS}")
     dimensions = tuple(int(reader.unpack("<Q")) for _ in range(count))
     if any(not 0 < size < 2**40 for size in dimensions):
-        raise reader.bad(f"dimensions {dimensions}")
+        raise reader.bad(f"dimensions {dimensions}; allowed 1 to 2^40 - 1 each")
     return name, dimensions, int(reader.unpack("<I")), int(reader.unpack("<Q"))
 
 
@@ -225,14 +222,15 @@ def _placed(
         kind = BY_ID.get(type_id)
         tensor = Tensor(name, dimensions, type_id, kind, start, rooms[id(item)] - start)
         if name in placed:
-            raise reader.bad("the tensor is there twice")
+            raise reader.bad("duplicate tensor")
         if offset % alignment:
-            raise reader.bad(f"its data begin at {offset}, not a multiple of {alignment}")
+            raise reader.bad(f"data offset {offset} is not a multiple of {alignment}")
         if kind is not None and tensor.columns % kind.block:
-            raise reader.bad(f"rows of {tensor.columns} values in blocks of {kind.block}")
+            raise reader.bad(f"rows of {tensor.columns} values are not a multiple of the block of {kind.block}")
         needed = tensor.rows * kind.row_bytes(tensor.columns) if kind is not None else 0
         if tensor.room < needed or start > reader.size:
-            raise reader.bad(f"it needs {needed} bytes and has {max(0, tensor.room)}: cut, or overlapping the next")
+            have = max(0, tensor.room)
+            raise reader.bad(f"needs {needed} bytes, has {have}: the file is truncated or tensors overlap")
         placed[name] = tensor
     return placed
 

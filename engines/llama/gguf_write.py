@@ -1,4 +1,4 @@
-"""What stands in a GGUF file before its tensors' data: keys, and the tensors' names, shapes, types and places."""
+"""The header of a GGUF file, before its tensors' data: keys, and the tensors' names, shapes, types and offsets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERSION = 3
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor to be written: `dimensions` columns first, `bytes` of data."""
+    """A tensor to write: `dimensions` with columns first, `bytes` of data."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -34,48 +34,48 @@ class NewTensor:
 
 
 def pack_text(text: str | bytes) -> bytes:
-    """A string as GGUF writes it: length, then UTF-8. Bytes are taken as they are."""
+    """A string in GGUF's form: length, then UTF-8. Bytes stay unchanged."""
     data = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(data)) + data
 
 
 def text_value(text: str) -> Value:
-    """A string to be written."""
+    """A string value."""
     return Value(STRING, pack_text(text), text)
 
 
 def uint32_value(number: int) -> Value:
-    """An unsigned number to be written."""
+    """An unsigned 32-bit integer value."""
     return Value(UINT32, struct.pack("<I", number), number)
 
 
 def float32_value(number: float) -> Value:
-    """A number to be written in 32 bits."""
+    """A 32-bit float value."""
     return Value(FLOAT32, struct.pack("<f", number), number)
 
 
 def bool_value(flag: bool) -> Value:
-    """A truth value to be written."""
+    """A boolean value."""
     return Value(BOOL, struct.pack("<?", flag), flag)
 
 
 def text_list(texts: Sequence[str | bytes]) -> Value:
-    """A list of strings to be written."""
+    """An array of strings."""
     return _list(STRING, len(texts), b"".join(map(pack_text, texts)))
 
 
 def int32_list(numbers: Sequence[int]) -> Value:
-    """A list of whole numbers to be written."""
+    """An array of signed 32-bit integers."""
     return _list(INT32, len(numbers), struct.pack(f"<{len(numbers)}i", *numbers))
 
 
 def float32_list(numbers: Sequence[float]) -> Value:
-    """A list of numbers to be written in 32 bits each."""
+    """An array of 32-bit floats."""
     return _list(FLOAT32, len(numbers), struct.pack(f"<{len(numbers)}f", *numbers))
 
 
 def uint8_list(data: bytes) -> Value:
-    """Bytes to be written."""
+    """An array of bytes."""
     return _list(UINT8, len(data), data)
 
 
@@ -84,7 +84,7 @@ def _list(kind: int, count: int, data: bytes) -> Value:
 
 
 def write_header(file: BinaryIO, keys: Mapping[str, Value], tensors: Sequence[NewTensor]) -> None:
-    """Write everything before the tensors' data, which follow in order, each padded to 32 bytes."""
+    """Write everything before the tensors' data; the data must follow in order, each padded to 32 bytes."""
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(keys))]
     for name, value in keys.items():
         parts += [pack_text(name), struct.pack("<I", value.kind), value.raw]

@@ -1,6 +1,6 @@
 """The self-test of a quantizer: fixed numbers must give the recorded bytes, and bytes must decode to the numbers.
 
-The library's kernels are exported by accident, not by contract, so nothing they return is trusted before this.
+The kernels are not a documented interface of the library, so their results are not used before this test passes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ ROWS, COLUMNS = 3, 512
 
 
 class Quantizes(Protocol):
-    """Whatever turns float rows into blocks."""
+    """A quantizer: it converts float rows to blocks."""
 
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
-        row]."""
+        """float32 [rows, columns], and float32 [columns] importance of each column → uint8 [rows, bytes of a row]."""
         ...
 
 
 def golden_rows() -> NDArray[np.float32]:
-    """float32 [ROWS, COLUMNS]: values in [-1, 1) from an integer recurrence, each row of another scale; the same on
+    """float32 [ROWS, COLUMNS]: values in [-1, 1) from an integer recurrence, each row with its own scale; the same on
     every machine."""
     state, values = 12345, []
     for _ in range(ROWS * COLUMNS):
@@ -56,24 +55,24 @@ def check_golden(quantizer: Quantizes, type_name: str) -> str:
     """Test one type of a quantizer.
 
     Returns:
-        "bytes" when the recorded bytes came back; "error bound" on a kind of machine for which none are recorded.
+        "bytes" when the bytes equal the recorded ones; "error bound" on a machine type without recorded bytes.
 
     Raises:
-        NativeError: other bytes, or bytes that do not decode to the numbers.
+        NativeError: the bytes differ, or do not decode to the numbers.
     """
     kind, rows = TYPES[type_name], golden_rows()
-    # Kernels that need importances abort without them.
+    # Kernels that require an importance abort without it.
     quantized = quantizer.quantize(type_name, rows, golden_importance() if kind.importance == "required" else None)
     decoded = gguf.quants.dequantize(quantized, gguf.GGMLQuantizationType[type_name])
     error = float(np.sqrt(np.mean(np.square(decoded - rows)) / np.mean(np.square(rows))))
     if not error <= kind.rms_limit:
         raise NativeError(
-            f"self-test of the {type_name} kernel: decoded values are off by {quantities.number(error, 3)} (limit "
-            f"{quantities.exact(kind.rms_limit)})"
+            f"self-test of the {type_name} kernel failed: RMS error of the decoded values is "
+            f"{quantities.number(error, 3)} (limit {quantities.exact(kind.rms_limit)})"
         )
     expected = kind.digests.get(platform.machine())
     if expected is None:
         return "error bound"
     if digest(quantized) != expected:
-        raise NativeError(f"self-test of the {type_name} kernel: bytes differ from the recorded ones")
+        raise NativeError(f"self-test of the {type_name} kernel failed: bytes differ from the recorded ones")
     return "bytes"

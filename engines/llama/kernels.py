@@ -22,8 +22,7 @@ from engines.llama.library import (
 )
 
 BLOCK_VALUES = 128 * 1024
-"""Values that a thread takes at a time: as float32 they stay in its core's cache, and no thread waits long for the
-last."""
+"""Values per task of a thread: as float32 they fit its core's cache, and no thread waits long for the last task."""
 
 SOURCE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -32,9 +31,9 @@ class Kernels:
     """`ggml_quantize_chunk` of one library."""
 
     def __init__(self, threads: int, library: Path | None = None) -> None:
-        """Open the library, the pinned one unless another is named.
+        """Open the library; the pinned one by default.
 
-        Rows are divided among `threads`: ctypes and numpy release the interpreter's lock in a call.
+        Rows are divided among `threads`: ctypes and numpy release the interpreter's lock during a call.
         """
         self.library = named_library(library) if library else find_library()
         native = open_kernels(self.library) if library else open_library(self.library)
@@ -64,15 +63,15 @@ class Kernels:
 
         Args:
             type_name: a name of `TYPES`.
-            source: what the bytes are: F32, F16 or BF16.
+            source: type of the values in the bytes: F32, F16 or BF16.
             rows: uint8 [rows, bytes of a row of the source], C order.
-            importance: float32 [columns], how much each column matters; None for all alike.
+            importance: float32 [columns], the importance of each column; None for equal importance.
 
         Returns:
             uint8 [rows, bytes of a row]; None when a value is not finite.
 
         Raises:
-            NativeError: the kernel wrote another number of bytes than the type has.
+            NativeError: the kernel wrote an unexpected number of bytes.
         """
         kind = TYPES[type_name]
         count, columns = rows.shape[0], rows.shape[1] // SOURCE_BYTES[source]
@@ -99,8 +98,8 @@ class Kernels:
         return out
 
     def _floats(self, source: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [rows, bytes of a row] → float32 [values], in a buffer of the thread's own: memory that is touched
-        again costs nothing."""
+        """uint8 [rows, bytes of a row] → float32 [values], in a buffer that the thread reuses, which saves page
+        faults."""
         if source == "F32":
             return np.frombuffer(rows, "<f4")
         raw = np.frombuffer(rows, "<u2")

@@ -1,7 +1,7 @@
-"""Finding llama.cpp's native library, and opening it: only ever inside a worker process.
+"""Find llama.cpp's native library, and open it inside a worker process.
 
-A native abort ends the process it happens in, and two llama.cpp builds in one process clash; so the stage itself never
-opens the library, and each worker opens exactly one.
+A native abort ends its process, and two llama.cpp builds in one process clash. So the stage itself never opens the
+library, and each worker opens exactly one.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REQUIRED = (
 
 
 class NativeError(Exception):
-    """The native library is missing, unfit, failed or crashed; the text says which, for operators."""
+    """The native library is missing, incompatible, failed or crashed; the text is for operators."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """A llama.cpp library as found: what parity.json records about it."""
+    """A llama.cpp library, as parity.json records it."""
 
     name: str
     version: str
@@ -46,12 +46,12 @@ class Library:
     sha256: str
 
     def record(self) -> dict[str, str]:
-        """Plain values; the path only tells where it was, the hash what it is."""
+        """The fields as plain values; the hash identifies the library, the path is informative."""
         return asdict(self)
 
 
 def _package_folder(name: str) -> Path | None:
-    """Where a package is installed, without importing it."""
+    """The folder of an installed package, found without an import."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
@@ -61,27 +61,27 @@ def find_library() -> Library:
     """The library of the installed wheel.
 
     Raises:
-        NativeError: it is not installed.
+        NativeError: the wheel is not installed.
     """
     folder = _package_folder(PACKAGE)
     found = sorted(folder.glob("*.so")) if folder else []
     if not found:
         raise NativeError(
-            f"llama.cpp's library was not found: install the {PACKAGE} package (the export extra) in this environment"
+            f"llama.cpp's library was not found; install the {PACKAGE} package (the export extra) in this environment"
         )
     return Library(PACKAGE, importlib.metadata.version(PACKAGE), str(found[0]), file_sha256(found[0]))
 
 
 def named_library(path: Path) -> Library:
-    """A library of kernels that the operator named: its version is asked of it once it is open."""
-    return Library("ggml", "not told", str(path), file_sha256(path))
+    """A kernel library that the operator named; its version is unknown until it is open."""
+    return Library("ggml", "unknown", str(path), file_sha256(path))
 
 
 def find_kernels(llama_cpp: str | None) -> Path | None:
-    """The library of kernels in the operator's own build of llama.cpp, if there is one.
+    """The kernel library in the operator's build of llama.cpp, or None.
 
     Args:
-        llama_cpp: the build's folder, its checkout, or a program in it; COCKPIT_LLAMA_CPP when None.
+        llama_cpp: the build's folder, its checkout, or a program in it; None for COCKPIT_LLAMA_CPP.
     """
     place = llama_cpp or os.environ.get(LLAMA_CPP_VARIABLE)
     if not place:
@@ -93,7 +93,7 @@ def find_kernels(llama_cpp: str | None) -> Path | None:
 
 
 def openmp_candidates() -> list[str]:
-    """Where the OpenMP runtime may be, best first: the system's, then the copies that other wheels bring."""
+    """Possible places of the OpenMP runtime, best first: the system's, then the copies in other wheels."""
     names = ["libgomp.so.1"]
     for package, patterns in (("torch", ("lib/libgomp*.so*",)), ("sentencepiece", ()), ("sklearn", ())):
         folder = _package_folder(package)
@@ -106,10 +106,10 @@ def openmp_candidates() -> list[str]:
 
 
 def load_openmp(candidates: list[str] | None = None) -> str:
-    """Load libgomp with its symbols visible, so that the library finds it by its name or by its symbols.
+    """Load libgomp with global symbols, so that the library finds it by name or by symbol.
 
     Returns:
-        What was loaded.
+        The name or path that was loaded.
 
     Raises:
         NativeError: no copy could be loaded.
@@ -122,15 +122,15 @@ def load_openmp(candidates: list[str] | None = None) -> str:
             continue
         return name
     raise NativeError(
-        "libgomp.so.1 was not found, which llama.cpp's library needs: install the system's libgomp1 package, or torch"
+        "libgomp.so.1 was not found, and llama.cpp's library needs it; install the system package libgomp1, or torch"
     )
 
 
 def open_library(library: Library) -> ctypes.CDLL:
-    """Open the library in this process and check that it exports what is needed.
+    """Open the library in this process and check that it exports the required symbols.
 
     Raises:
-        NativeError: it cannot be opened, or a symbol is missing.
+        NativeError: the library cannot be opened, or a symbol is missing.
     """
     openmp = load_openmp()
     try:
@@ -144,10 +144,10 @@ def open_library(library: Library) -> ctypes.CDLL:
 
 
 def open_kernels(library: Library) -> ctypes.CDLL:
-    """Open a library of which only the kernels are used.
+    """Open a library for its kernels only.
 
     Raises:
-        NativeError: it cannot be opened, or a symbol is missing.
+        NativeError: the library cannot be opened, or a symbol is missing.
     """
     with contextlib.suppress(NativeError):
         load_openmp()
@@ -162,17 +162,17 @@ def open_kernels(library: Library) -> ctypes.CDLL:
 
 
 def library_version(native: ctypes.CDLL) -> str:
-    """What a library of kernels calls itself; older ones do not tell."""
+    """The version that a kernel library reports; "unknown" for older ones, which report none."""
     if not hasattr(native, "ggml_version"):
-        return "not told"
+        return "unknown"
     native.ggml_version.restype = ctypes.c_char_p
     version: bytes | None = native.ggml_version()
-    return version.decode(errors="replace") if version else "not told"
+    return version.decode(errors="replace") if version else "unknown"
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this worker when the process that started it dies (Linux; elsewhere end-of-file on stdin
-    does)."""
+    """Let the kernel kill this worker when its parent process dies (on Linux; elsewhere end-of-file on stdin ends
+    it)."""
     parent = os.getppid()
     try:
         ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL

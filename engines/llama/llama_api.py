@@ -1,8 +1,7 @@
-"""llama.cpp's inference interface by ctypes; imported in the logits worker only.
+"""llama.cpp's inference interface by ctypes; only the logits worker imports it.
 
-Parameter structs are opaque: the library fills its own defaults, and only fields whose place is certain are set. The
-cache's type and flash attention are set where the defaults around them are as they were in the version that was
-measured.
+Parameter structs are opaque: the library fills in its defaults, and this module sets only fields with a known offset.
+It sets the cache's type and flash attention only if the defaults around them equal those of the tested version.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ _F32 = 0
 
 
 class _Opaque(ctypes.Structure):
-    """Larger than any parameter struct; returned through a hidden pointer and passed in memory, as the ABI does for
-    such."""
+    """Larger than any parameter struct; the ABI returns it through a hidden pointer and passes it in memory."""
 
     _fields_ = [("raw", ctypes.c_uint8 * 1024)]
 
@@ -73,16 +71,16 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 
 
 class LlamaModel:
-    """One GGUF file, loaded, with a context of its own."""
+    """A loaded GGUF file with its context."""
 
     def __init__(self, path: str, n_ctx: int, threads: int, adapter: str | None = None) -> None:
         """Load the model.
 
         Args:
             path: the GGUF file.
-            n_ctx: longest sequence that is scored at once, in tokens.
+            n_ctx: longest sequence to score at once, in tokens.
             threads: CPU threads of a decode.
-            adapter: a GGUF adapter that is applied to it.
+            adapter: a GGUF adapter to apply.
 
         Raises:
             NativeError: the library refuses the file or the context.
@@ -103,14 +101,14 @@ class LlamaModel:
         self.cache_type = _set_context(parameters, n_ctx, threads)
         self._context = self._native.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise NativeError(f"llama.cpp cannot make a context of {n_ctx} tokens for {path}")
+            raise NativeError(f"llama.cpp cannot create a context of {n_ctx} tokens for {path}")
         self._native.llama_set_n_threads(self._context, threads, threads)
         if adapter is not None:
             self._apply(adapter)
         self._batch = self._native.llama_batch_init(n_ctx, 0, 1)
 
     def _apply(self, adapter: str) -> None:
-        """Put a LoRA adapter over the model, at full strength."""
+        """Apply a LoRA adapter to the model, with scale 1."""
         pointer, floats = ctypes.c_void_p, ctypes.POINTER(ctypes.c_float)
         try:
             load, apply = self._native.llama_adapter_lora_init, self._native.llama_set_adapters_lora
@@ -120,13 +118,13 @@ class LlamaModel:
         apply.restype, apply.argtypes = ctypes.c_int32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, floats]
         found = load(self._model, adapter.encode())
         if not found:
-            raise NativeError(f"llama.cpp cannot load {adapter} over this model")
+            raise NativeError(f"llama.cpp cannot load adapter {adapter} for this model")
         status = apply(self._context, (pointer * 1)(found), 1, (ctypes.c_float * 1)(1.0))
         if status:
             raise NativeError(f"llama_set_adapters_lora returned {status}")
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Ids of a text, without added begin or end. `parse_special` reads control tokens in it by their names."""
+        """Ids of a text, without added begin or end tokens. `parse_special` parses control tokens in the text."""
         data = text.encode()
         room = len(data) + 8
         while True:
@@ -137,10 +135,11 @@ class LlamaModel:
             room = -count
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, starting from an empty cache, float32 [tokens, vocab_size].
+        """Logits after each token of one sequence, from an empty cache, float32 [tokens, vocab_size].
 
         Raises:
-            NativeError: the sequence is longer than the context, has an id outside the vocabulary, or decoding fails.
+            NativeError: the sequence is empty or longer than the context, has an id outside the vocabulary, or decoding
+                fails.
         """
         count = len(ids)
         if not 0 < count <= self.n_ctx:
@@ -155,21 +154,21 @@ class LlamaModel:
         return out
 
     def generate(self, ids: Sequence[int], limit: int, stops: Sequence[int]) -> tuple[list[int], float, float]:
-        """Greedy continuation of a sequence, token by token as a server does it.
+        """Greedy continuation of a sequence, token by token as in a server.
 
         Args:
             ids: the prompt.
             limit: most tokens to generate.
-            stops: tokens that end the answer; the one met is the last of it.
+            stops: tokens that end the answer; the answer includes the one that ended it.
 
         Returns:
             The new ids, seconds for the prompt, and seconds for the new tokens.
 
         Raises:
-            NativeError: prompt and answer do not fit the context, or decoding fails.
+            NativeError: the prompt is empty, prompt and answer do not fit the context, or decoding fails.
         """
         if not len(ids) > 0 or len(ids) + limit > self.n_ctx:
-            raise NativeError(f"{len(ids)} tokens and {limit} more do not fit a context of {self.n_ctx}")
+            raise NativeError(f"{len(ids)} prompt tokens and {limit} new ones do not fit a context of {self.n_ctx}")
         self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
         started_s = time.perf_counter()
         self._decode(ids, 0)
@@ -194,7 +193,7 @@ class LlamaModel:
             raise NativeError(f"llama_decode returned {status}")
 
     def _logits_of(self, index: int) -> NDArray[np.float32]:
-        """Logits after one token of the last batch, float32 [vocab_size]: llama.cpp's own memory, until the next
+        """Logits after one token of the last batch, float32 [vocab_size], in llama.cpp's memory; valid until the next
         batch."""
         row: NDArray[np.float32] = np.ctypeslib.as_array(
             self._native.llama_get_logits_ith(self._context, index), (self.vocab_size,)
@@ -203,8 +202,8 @@ class LlamaModel:
 
 
 def _set_context(parameters: _Opaque, n_ctx: int, threads: int) -> str:
-    """Set what is certain; returns the cache's type. The cache is float32 and attention exact where that can be asked
-    for."""
+    """Set the fields with known offsets; returns the cache's type. With a known layout the cache is float32 and
+    attention exact."""
     raw = bytes(parameters.raw)
     known = (
         struct.unpack_from("<4I", raw, 0) == (512, 2048, 512, 1)

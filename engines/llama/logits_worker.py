@@ -1,9 +1,11 @@
-"""`python -m engines.llama.logits_worker`: tokenize with and score by one GGUF file.
+"""`python -m engines.llama.logits_worker`: tokenize, score and generate with one GGUF file.
 
-Requests: `{"open": path, "n_ctx", "threads", "adapter": path or null}` → sizes and the library's record; `{"tokenize":
-text, "parse_special"}` →
-`{"ids"}`; `{"logits": ids}` → float32 values, [tokens, vocabulary]; `{"generate": ids, "limit", "stops"}` → `{"ids",
-"prompt_s", "generation_s", "rss_bytes"}`.
+Requests and their answers:
+
+- `{"open": path, "n_ctx", "threads", "adapter": path or null}` → `{"vocab_size", "cache_type", "library"}`
+- `{"tokenize": text, "parse_special"}` → `{"ids"}`
+- `{"logits": ids}` → float32 values, [tokens, vocab_size]
+- `{"generate": ids, "limit", "stops"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class _Worker:
 
 
 def _rss_bytes() -> int:
-    """Resident memory of this process now (proc(5), statm): weights that are mapped from the file included."""
+    """Resident memory of this process now (proc(5), statm), including weights that are mapped from the file."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,4 +1,4 @@
-"""A GGUF file in llama.cpp, in a process of its own: tokens and logits."""
+"""A GGUF file in llama.cpp, in a separate process: tokens, logits and greedy answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.llama.worker_process import WorkerProcess
 
 @dataclass(frozen=True)
 class Generation:
-    """A greedy answer, the seconds its prompt and its tokens took, and the process's resident memory after it."""
+    """A greedy answer, the seconds for its prompt and for its tokens, and the process's resident memory after it."""
 
     ids: list[int]
     prompt_s: float
@@ -25,19 +25,19 @@ class Generation:
 
 
 class LlamaProcess:
-    """A loaded GGUF file. A crash of the native side is a `NativeError` here, with its last lines.
+    """A loaded GGUF file. A crash of the native process raises a `NativeError` with its last lines.
 
     Attributes:
-        vocab_size: number of tokens, which is the width of the logits.
+        vocab_size: number of tokens, the width of the logits.
         cache_type: type of the key and value cache, "f32" or "f16".
-        library: record of the library that was used.
+        library: record of the library.
     """
 
     def __init__(self, gguf_path: Path, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
-        """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads, under a GGUF adapter if given.
+        """Load a file for sequences of up to `n_ctx` tokens, with `threads` CPU threads and an optional GGUF adapter.
 
         Raises:
-            NativeError: the library is missing, or does not take the file.
+            NativeError: the library is missing, or refuses the file.
         """
         self._worker = WorkerProcess("engines.llama.logits_worker", threads)
         try:
@@ -53,11 +53,11 @@ class LlamaProcess:
 
     @property
     def pid(self) -> int:
-        """The native process."""
+        """The native process's id."""
         return self._worker.pid
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Ids of a text, without added begin or end; `parse_special` reads control tokens in it by their names."""
+        """Ids of a text, without added begin or end tokens; `parse_special` parses control tokens in the text."""
         answer, _ = self._worker.ask({"tokenize": text, "parse_special": parse_special})
         return list(answer["ids"])
 

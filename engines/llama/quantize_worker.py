@@ -1,8 +1,10 @@
-"""`python -m engines.llama.quantize_worker FD`: quantize rows that stand in shared memory.
+"""`python -m engines.llama.quantize_worker FD`: quantize rows in shared memory.
 
-Requests: `{"open": threads, "library"}` → the library's record; `{"type", "source", "at", "rows", "row_bytes"}`, with
-one float32
-importance for each column as payload, or none → the bytes; `{"not_finite": true}` when a value is not a number.
+Requests and their answers:
+
+- `{"open": threads, "library"}` → the library's record
+- `{"type", "source", "at", "rows", "row_bytes"}`, with the importances as payload (one float32 for each column) or
+  without → the bytes, or `{"not_finite": true}` when a value is not finite
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class _Worker:
             return self.kernels.library.record(), b""
         size, at = header["rows"] * header["row_bytes"], header["at"]
         if self._map is None or len(self._map) < at + size:
-            self._map = mmap.mmap(self._shared, 0)  # all of it, as large as it is by now
+            self._map = mmap.mmap(self._shared, 0)  # map its present size; the stage may have grown it
         rows = np.frombuffer(self._map, np.uint8, size, at).reshape(header["rows"], header["row_bytes"])
         importance = np.frombuffer(payload, "<f4") if payload else None
         made = self.kernels.quantize(header["type"], header["source"], rows, importance)

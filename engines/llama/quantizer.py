@@ -1,4 +1,4 @@
-"""Quantizing rows: llama.cpp's kernels in a worker process, or the gguf package's numpy for what it can do."""
+"""Quantize rows: llama.cpp's kernels in a worker process, or the gguf package's numpy code for its types."""
 
 from __future__ import annotations
 
@@ -24,34 +24,33 @@ from engines.llama.worker_process import WorkerProcess
 
 
 class Quantizer(Protocol):
-    """A source of quantized rows that has passed its self-test."""
+    """A quantizer of rows; `open_quantizer` returns only those that pass the self-test."""
 
     record: dict[str, Any]
 
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
-        row]."""
+        """float32 [rows, columns], and float32 [columns] importance of each column → uint8 [rows, bytes of a row]."""
         ...
 
     def close(self) -> None:
-        """End what was started."""
+        """End the worker process, if it has one."""
         ...
 
 
 class NotFiniteError(Exception):
-    """A value is not a number."""
+    """A value to quantize is not finite."""
 
 
 class KernelQuantizer:
-    """llama.cpp's own kernels, one worker process; rows travel in memory that both share."""
+    """llama.cpp's kernels in one worker process; rows are passed in shared memory."""
 
     def __init__(self, threads: int, library: Path | None = None) -> None:
-        """Start the worker, with the pinned library unless another is named.
+        """Start the worker with a library; the pinned one by default.
 
         Raises:
-            NativeError: no usable library.
+            NativeError: the library is missing or incompatible.
         """
         self._shared = os.memfd_create("rows")
         self._map: mmap.mmap | None = None
@@ -73,17 +72,17 @@ class KernelQuantizer:
         fill: Callable[[memoryview], None],
         importance: NDArray[np.float32] | None = None,
     ) -> Future[memoryview]:
-        """Quantize rows while the caller goes on; at most two are on their way, and a third waits for the first.
+        """Quantize rows in the background; at most two requests are in flight, and a third waits for the first.
 
         Args:
             type_name: a name of `TYPES`.
-            source: what the rows are made of: F32, F16 or BF16.
+            source: type of the rows' values: F32, F16 or BF16.
             shape: rows, and bytes of a row of the source.
-            fill: puts the rows' bytes where they will be read.
+            fill: writes the rows' bytes into the given buffer.
             importance: float32 [columns], or None.
 
         Returns:
-            The bytes to come; or `NotFiniteError`, or `NativeError`.
+            A future of the bytes; it raises `NotFiniteError` or `NativeError`.
         """
         self._slot = 1 - self._slot
         size, earlier = shape[0] * shape[1], self._slots[self._slot]
@@ -106,8 +105,8 @@ class KernelQuantizer:
         return memoryview(data)
 
     def _room(self, size: int) -> int:
-        """Make two slots of at least this size; returns where the second begins. Growing waits for what is on its
-        way."""
+        """Provide two slots of at least this size; returns the offset of the second. Growing waits for requests in
+        flight."""
         have = 0 if self._map is None else len(self._map) // 2
         if have < size:
             wait([slot for slot in self._slots if slot is not None])
@@ -121,8 +120,7 @@ class KernelQuantizer:
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """float32 [rows, columns], and float32 [columns] saying how much each column matters → uint8 [rows, bytes of a
-        row].
+        """float32 [rows, columns], and float32 [columns] importance of each column → uint8 [rows, bytes of a row].
 
         Raises:
             NativeError: the worker failed, or a value is not finite.
@@ -130,13 +128,13 @@ class KernelQuantizer:
         try:
             made = self.submit_floats(type_name, rows, importance).result()
         except NotFiniteError as error:
-            raise NativeError("a value to be quantized is not finite") from error
+            raise NativeError("a value to quantize is not finite") from error
         return np.frombuffer(made, np.uint8).reshape(rows.shape[0], -1)
 
     def submit_floats(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> Future[memoryview]:
-        """`submit` for float32 [rows, columns] that are in memory."""
+        """`submit` for float32 [rows, columns] in memory."""
         source = np.ascontiguousarray(rows, "<f4").data.cast("B")
 
         def fill(view: memoryview) -> None:
@@ -167,7 +165,7 @@ class NumpyQuantizer:
     """The gguf package's own quantization, for the simple types."""
 
     def __init__(self) -> None:
-        """Nothing to start."""
+        """Record the gguf package's version and hash."""
         path = Path(gguf.quants.__file__)
         self.record: dict[str, Any] = {
             "name": "gguf numpy",
@@ -182,37 +180,36 @@ class NumpyQuantizer:
         """float32 [rows, columns] → uint8 [rows, bytes of a row].
 
         Raises:
-            NativeError: a type, or a use of importances, that only llama.cpp's kernels have.
+            NativeError: only llama.cpp's kernels support the type, or the importance matrix for it.
         """
         kind = TYPES[type_name]
         if importance is not None and kind.importance != "ignored":
-            raise NativeError(f"{type_name} with an importance matrix can only be written by llama.cpp's kernels")
+            raise NativeError(f"{type_name} with an importance matrix needs llama.cpp's kernels")
         if not kind.in_numpy:
-            raise NativeError(f"{type_name} can only be written by llama.cpp's kernels")
+            raise NativeError(f"{type_name} needs llama.cpp's kernels")
         quantized: NDArray[np.uint8] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type_name])
         return quantized
 
     def close(self) -> None:
-        """Nothing to end."""
+        """No worker process to end."""
 
 
 def open_quantizer(
     type_names: set[str], threads: int, wanted: str = "auto", llama_cpp: str | None = None
 ) -> tuple[Quantizer, list[str]]:
-    """A quantizer for the given types, tested: the kernels of the operator's llama.cpp, else the pinned ones, else
-    numpy.
+    """A tested quantizer for the types: the kernels of the operator's llama.cpp, else the pinned ones, else numpy.
 
     Args:
-        type_names: the block types that will be written.
+        type_names: the block types to write.
         threads: CPU threads.
-        wanted: "kernels" or "numpy" for one kind only.
-        llama_cpp: the operator's build of llama.cpp, or None for COCKPIT_LLAMA_CPP.
+        wanted: "kernels" or "numpy" to allow only one kind.
+        llama_cpp: the operator's build of llama.cpp; None for COCKPIT_LLAMA_CPP.
 
     Returns:
-        The quantizer, its `record` extended by `self_test`, and what the operator should know.
+        The quantizer, its `record` extended by `self_test`, and notes for the operator.
 
     Raises:
-        NativeError: no source passes for every type; says why each was refused.
+        NativeError: no quantizer passes the self-test for every type; the message has the reason for each.
     """
     refused: list[str] = []
     own = find_kernels(llama_cpp)

@@ -1,8 +1,7 @@
-"""How fast this machine writes each tensor type, measured before the work, and what is left of the work by it.
+"""Quantization speed of this machine for each tensor type, measured before the work, and progress computed from it.
 
-Types differ a thousandfold (Q8_0 hundreds of million values a second, IQ2_XS a tenth of one), so a share of the values
-done
-would promise minutes where hours are left.
+Speeds differ by a factor of a thousand (Q8_0: hundreds of millions of values per second; IQ2_XS: a tenth of a million),
+so progress by the share of values done would show minutes where hours are left.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ COLUMNS = 1024
 MIN_S = 0.03
 MAX_ROWS = 8192
 PLAIN_RATES = {"F32": 4e8, "F16": 3e8, "BF16": 2e8}
-"""Values per second of types that are only copied or rounded; memory and disk set them, and they hardly count."""
+"""Values per second of types that are only copied or rounded; memory and disk limit them, and their share is small."""
 
 
 def measure_rates(
     quantizer: Quantizer, type_names: Iterable[str], threads: int, *, importance: bool = False
 ) -> dict[str, float]:
-    """Values per second of each type: rows of random numbers, more of them until the clock can tell.
+    """Values per second of each type, from random rows; the number of rows grows until the time is measurable.
 
     Args:
-        quantizer: what will do the work.
+        quantizer: the quantizer that will do the work.
         type_names: names of `TYPES`; plain ones get a fixed rate.
-        threads: CPU threads it uses; the first trial has a few rows for each.
-        importance: whether the columns will be weighed.
+        threads: its CPU threads; the first trial has four rows per thread.
+        importance: whether the work uses an importance matrix.
     """
     rng = np.random.default_rng(5)
     weights = rng.gamma(1.0, 1.0, COLUMNS).astype(np.float32) if importance else None
@@ -42,7 +41,7 @@ def measure_rates(
             rates[name] = PLAIN_RATES[name]
             continue
         count = 4 * threads
-        # The first call builds tables for some types, once for the whole work.
+        # The first call builds tables for some types; later calls reuse them.
         quantizer.quantize(name, np.zeros((threads, COLUMNS), np.float32) + np.float32(0.5), weights)
         while True:
             rows = rng.standard_normal((count, COLUMNS), np.float32)
@@ -58,12 +57,12 @@ def measure_rates(
 
 @dataclass
 class Work:
-    """Tensors to be written in order, as (type, values), and how far the writing is, in seconds by the measured rates.
+    """Tensors to write in order, as (type, values), and the progress in seconds by the measured rates.
 
     Attributes:
         parts: type and number of values of each tensor.
         rates: values per second by type.
-        done_s: seconds of work that are done.
+        done_s: seconds of work done.
     """
 
     parts: list[tuple[str, int]]
@@ -74,11 +73,11 @@ class Work:
     total_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Add it all up."""
+        """Compute the total."""
         self.total_s = sum(values / self.rates[kind] for kind, values in self.parts)
 
     def advance(self, values: int) -> float:
-        """Some more values were written; returns `done_s`."""
+        """Count written values; returns `done_s`."""
         while values and self._index < len(self.parts):
             kind, size = self.parts[self._index]
             step = min(values, size - self._inside)
@@ -93,6 +92,6 @@ class Work:
 
 
 def rates_note(rates: Mapping[str, float]) -> str:
-    """The measured rates in words, slowest first."""
+    """The measured rates as text, slowest first."""
     slow = sorted((rate, name) for name, rate in rates.items() if name not in PLAIN_RATES)
     return ", ".join(f"{name} {quantities.rate(rate, 'values')}" for rate, name in slow)

@@ -1,7 +1,6 @@
-"""`python -m engines.llama.tethered PROGRAM ARGS…`: become another program that dies when the process that started it
-does.
+"""`python -m engines.llama.tethered PROGRAM ARGS…`: run another program that ends when its parent process ends.
 
-The kernel's order to do so outlives the change of program (prctl(2), PR_SET_PDEATHSIG).
+The parent-death signal stays set across exec (prctl(2), PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations

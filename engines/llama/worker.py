@@ -16,7 +16,7 @@ Handler = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes | memory
 def serve(handler: Handler) -> None:
     """Answer every request with the handler's frame, or with its error as text.
 
-    Native code may print to stdout, so the protocol keeps a private copy of it and 1 becomes stderr.
+    Native code may print to stdout, so the protocol uses a private copy and descriptor 1 becomes stderr.
     """
     die_with_parent()
     requests = sys.stdin.buffer

@@ -1,4 +1,4 @@
-"""The stage's side of a native process: start a worker, ask it, and turn its death into an exception."""
+"""The stage's side of a native process: start a worker, send requests, and raise an exception when it dies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ERROR_LINES = 8
 
 
 class WorkerProcess:
-    """One worker of its own process; the native code it runs cannot take the stage down."""
+    """A worker process; a crash of its native code does not end the stage."""
 
     def __init__(self, module: str, threads: int, shared: int | None = None) -> None:
-        """Start `python -m module`. `threads` bounds its OpenMP pool; it inherits `shared`, a descriptor, as its
-        argument."""
+        """Start `python -m module`. `threads` limits its OpenMP pool; it inherits the descriptor `shared` and gets its
+        number as an argument."""
         self.module = module
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         root = str(Path(__file__).resolve().parents[2])
@@ -46,7 +46,7 @@ class WorkerProcess:
         """Send a request and wait for its answer.
 
         Raises:
-            NativeError: the worker reported an error, or died; with its last lines on stderr.
+            NativeError: the worker reported an error, or died; the message has its last lines from stderr.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -54,13 +54,13 @@ class WorkerProcess:
             write_frame(self._process.stdin, header, payload)  # type: ignore[arg-type]
             answer, data = read_frame(self._process.stdout)  # type: ignore[arg-type]
         except (EOFError, BrokenPipeError) as error:
-            raise NativeError(self._obituary()) from error
+            raise NativeError(self._exit_message()) from error
         if "error" in answer:
             raise NativeError(f"{self.module}: {answer['error']}")
         return answer, data
 
     def errors(self) -> str:
-        """Everything the worker has printed so far."""
+        """The worker's output on stderr so far."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")
 
@@ -77,9 +77,9 @@ class WorkerProcess:
             self._process.wait()
         self._errors.close()
 
-    def _obituary(self) -> str:
+    def _exit_message(self) -> str:
         code = self._process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         lines = self.errors().strip().splitlines()[-ERROR_LINES:]
         return f"{self.module} {how}; its last lines: " + (" | ".join(lines) or "none")
 

@@ -1,4 +1,4 @@
-"""A Llama-type decoder with the stage's shape and fresh weights."""
+"""A Llama-type decoder with the stage's shape and new weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def build_model(stage: PretrainStage, *, vocab_size: int, bos_id: int | None, eo
     Args:
         stage: the shape.
         vocab_size: every token id is below this.
-        bos_id: the tokenizer's begin-of-sequence token, when it has one.
+        bos_id: the tokenizer's begin-of-sequence token; None without one.
         eos_id: the token that ends every document.
     """
     config = LlamaConfig(

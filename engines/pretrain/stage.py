@@ -78,13 +78,13 @@ def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None
         if batches.scored_tokens:
             return batches
     if stage.eval_steps is not None:
-        ctx.warn("the tokens have no val split, so nothing is evaluated while training")
+        ctx.warn("the tokens have no val split; evaluation during training is skipped")
     return None
 
 
 @torch.no_grad()
 def _sample(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, step: int) -> None:
-    """Continue each prompt greedily, which draws no random numbers."""
+    """Continue each prompt greedily. Draws no random numbers."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Token shards as training examples: windows of equal length, read from the disk as they are needed."""
+"""Token shards as training examples: windows of equal length, read from the disk on demand."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from recipes.problems import OperatorError
 
 
 class WindowDataset(Dataset[torch.Tensor]):
-    """Consecutive windows of `max_length` tokens; what is left at the end of the shard is not used.
+    """Consecutive windows of `max_length` tokens; the remainder at the end of the shard is not used.
 
-    Map-style, so that a resume skips in the order of indices and reads nothing of what it skips.
+    Map-style, so that a resume skips indices and does not read the skipped windows.
     """
 
     def __init__(self, path: Path, split: str, max_length: int) -> None:
         """Open a split.
 
         Raises:
-            OperatorError: the shard is not what tokens.json says, or shorter than one window.
+            OperatorError: the shard does not match tokens.json, or is shorter than one window.
         """
         self._path, self._split, self._length = path, split, max_length
         self._shard: TokenShard | None = TokenShard(path, split)
@@ -52,7 +52,7 @@ class WindowDataset(Dataset[torch.Tensor]):
 
 
 def collate_windows(windows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch without padding, and so without a mask: int64 [batch, max_length]. The model shifts the labels itself."""
+    """A batch without padding and without a mask: int64 [batch, max_length]. The model shifts the labels itself."""
     ids = torch.stack(windows)
     return {"input_ids": ids, "labels": ids}
 
@@ -62,14 +62,12 @@ def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None])
 
     Args:
         shard: an open split.
-        on_progress: called with bytes read and bytes in all; what it raises ends the reading.
+        on_progress: called with bytes read and total bytes; an exception from it ends the reading.
 
     Raises:
-        OperatorError: the bytes are others.
+        OperatorError: the SHA-256 differs.
     """
     file = shard.path / shard.entry.file
     total = file.stat().st_size
     if file_sha256(file, lambda done: on_progress(done, total)) != shard.entry.sha256:
-        raise OperatorError(
-            f"{file} was changed: its SHA-256 is not the one in {TOKENS_JSON}", "prepare the tokens again"
-        )
+        raise OperatorError(f"{file} has changed: its SHA-256 differs from {TOKENS_JSON}", "prepare the tokens again")

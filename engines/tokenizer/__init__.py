@@ -1,1 +1,1 @@
-"""The tokenizer stage: SentencePiece BPE, its Hugging Face form, and the proof that both give the same ids."""
+"""The tokenizer stage: SentencePiece BPE, its Hugging Face form, and the check that both give the same ids."""

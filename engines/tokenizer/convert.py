@@ -1,9 +1,9 @@
-"""The Hugging Face form of a SentencePiece BPE model: the same ids, from the same text, in both.
+"""The Hugging Face form of a SentencePiece BPE model: both give the same ids for the same text.
 
-SentencePiece merges the neighbours whose joined piece has the best score; `tokenizers` takes the first rule of a list
-that fits. The list therefore holds, piece by piece in the order of scores, every pair of pieces that joins to it.
-Control and byte pieces are in no pair: no text may spell them. `tokenizer_class` is one that takes tokenizer.json as it
-is; classes named after a model family build pre-tokenizers of their own and would add a space in front.
+SentencePiece merges the neighbours whose joined piece has the best score; `tokenizers` applies the first matching rule
+of a list. The list therefore contains, for each piece in the order of scores, every pair of pieces that joins to it.
+Control and byte pieces are in no pair: text must not produce them. `tokenizer_class` is one that uses tokenizer.json
+unchanged; classes named after a model family build their own pre-tokenizers and would add a space in front.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from engines.data.special_pieces import (
 
 
 def write_tokenizer(model: bytes, out: Path) -> SentencePieceProcessor:
-    """Write tokenizer.model and everything transformers needs beside it.
+    """Write tokenizer.model and the files that transformers needs beside it.
 
     Args:
         model: a SentencePiece model with the special pieces of `engines.data.special_pieces`.
         out: an existing folder.
 
     Returns:
-        The tokenizer of record, loaded.
+        The loaded SentencePiece tokenizer.
     """
     processor = SentencePieceProcessor(model_proto=model)
     vocab = {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
@@ -112,7 +112,7 @@ def _tokenizer_config() -> dict[str, Any]:
         "bos_token": BEGIN,
         "eos_token": END,
         "unk_token": UNKNOWN,
-        # Not the end token: code that masks padding by its id would unlearn every end of document.
+        # Not the end token: code that masks padding by id would mask every end of document too.
         "pad_token": UNKNOWN,
         "extra_special_tokens": [TURN_START, TURN_END],
         "clean_up_tokenization_spaces": False,

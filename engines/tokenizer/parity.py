@@ -1,4 +1,4 @@
-"""Prove that SentencePiece and transformers give the same ids, and that no text is lost."""
+"""Check that SentencePiece and transformers give the same ids, and that encoding is lossless."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ EDGE_TEXTS = (
     "0123456789 1e-5 0x1F 3.14",
 )
 CHAT = (("user", " What does `f` do?\n"), ("assistant", "It adds 1.\n\n"), ("user", "\t?"), ("assistant", "Yes"))
-"""Answers begin with a letter: no piece joins one to the newline before it, so the template's marks fall between
+"""Answers begin with a letter: no piece joins a letter to the newline before it, so the template's marks are between
 pieces."""
 SNIPPET_CHARACTERS = 400
 
 
 def held_out_snippets(data: Path, count: int, seed: int) -> Iterator[str]:
-    """Random cuts of documents, of val and test first: the tokenizer has not seen those."""
-    cuts = random.Random(seed)  # noqa: S311 - a repeatable choice, no secret
+    """Random cuts of documents, val and test first, because the tokenizer was not trained on those."""
+    cuts = random.Random(seed)  # noqa: S311 - a repeatable choice, not a secret
     texts = (document.text for split in ("val", "test", "train") for document, _ in read_documents(data, split))
     for text in islice(texts, count):
         for _ in range(2):
@@ -52,18 +52,18 @@ def check_parity(
     """Compare ids and round trips on edge texts, snippets and a chat.
 
     Args:
-        folder: the finished tokenizer folder, loaded by `AutoTokenizer` here.
-        processor: the tokenizer of record.
-        snippets: texts besides the edge texts.
-        report: progress; what it raises ends the check.
+        folder: the finished tokenizer folder, loaded here with `AutoTokenizer`.
+        processor: the SentencePiece tokenizer.
+        snippets: texts in addition to the edge texts.
+        report: called with progress; an exception from it ends the check.
 
     Returns:
-        How many texts were compared.
+        The number of compared texts.
 
     Raises:
-        StageFailedError: with the first text that differs.
+        StageFailedError: a text differs; the message has the first one.
     """
-    from transformers import AutoTokenizer  # seconds to import, and only needed here
+    from transformers import AutoTokenizer  # takes seconds to import; only this check needs it
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [*EDGE_TEXTS, *snippets]
@@ -79,7 +79,7 @@ def check_text(tokenizer: Any, processor: SentencePieceProcessor, text: str) -> 
     """Compare one text.
 
     Raises:
-        StageFailedError: the ids differ, or the text does not come back.
+        StageFailedError: the ids differ, or decoding does not restore the text.
     """
     ids = processor.encode(text, out_type=int)
     theirs = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -88,11 +88,11 @@ def check_text(tokenizer: Any, processor: SentencePieceProcessor, text: str) -> 
     expected = text.replace(SPACE_MARK, " ")
     for name, back in (("SentencePiece", processor.decode(ids)), ("transformers", tokenizer.decode(ids))):
         if back != expected:
-            raise StageFailedError(f"{name} does not give the text back: {expected!r} became {back!r}")
+            raise StageFailedError(f"{name} does not restore the text: {expected!r} became {back!r}")
 
 
 def _check_chat(tokenizer: Any, processor: SentencePieceProcessor) -> None:
-    """The template's text must become control ids around the turns' own ids, and only answers must be marked."""
+    """The template must give control ids around the ids of each turn, and must mark only answers."""
     turns = [{"role": role, "content": content} for role, content in CHAT]
     encoded = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     start, end = (processor.piece_to_id(piece) for piece in (TURN_START, TURN_END))
@@ -106,6 +106,6 @@ def _check_chat(tokenizer: Any, processor: SentencePieceProcessor) -> None:
         ids += [start, *body, end, *after]
         mask += [0] * (1 + head) + [int(answer)] * (len(body) - head + 1) + [0] * len(after)
     if ids != list(encoded["input_ids"]):
-        raise StageFailedError(f"the chat template gives {list(encoded['input_ids'])}; its turns one by one {ids}")
+        raise StageFailedError(f"the chat template gives ids {list(encoded['input_ids'])}; its turns give {ids}")
     if mask != list(encoded["assistant_masks"]):
-        raise StageFailedError("the chat template marks other tokens than the assistant's")
+        raise StageFailedError("the chat template does not mark exactly the assistant's tokens")

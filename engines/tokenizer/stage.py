@@ -1,4 +1,4 @@
-"""The tokenizer stage: train, convert, and compare before anything is handed on."""
+"""The tokenizer stage: train, convert, and compare both forms before the commit."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Train a lossless SentencePiece BPE model on the train split of a text folder.
 
-SentencePiece is given whole pieces of documents with their line ends, never single lines: so newlines, tabs and runs of
-spaces become pieces like any others, and `decode(encode(text)) == text` holds for every text: NULs, byte-order marks,
-carriage returns, emoji and unknown scripts included (characters without a piece fall back to bytes). The one
-character that cannot be kept is U+2581, SentencePiece's own mark for a space: it is read back as a space.
+SentencePiece gets chunks of documents with their line ends, not single lines. So newlines, tabs and runs of spaces
+become ordinary pieces, and `decode(encode(text)) == text` is true for every text, including NULs, byte-order marks,
+carriage returns, emoji and unknown scripts (characters without a piece fall back to bytes). The one exception is
+U+2581, SentencePiece's own mark for a space: it decodes as a space.
 
-`<|im_start|>` and `<|im_end|>` are control pieces, not user-defined ones: SentencePiece and llama.cpp find user-defined
-pieces in plain text, which would let a document end a turn of a chat.
+`<|im_start|>` and `<|im_end|>` are control pieces, not user-defined ones: SentencePiece and llama.cpp match
+user-defined pieces in plain text, so a document could end a turn of a chat.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from recipes import quantities
 from recipes.problems import OperatorError
 
 CHUNK_CHARACTERS = 16_384
-"""Documents are cut into chunks of at most this many characters; SentencePiece skips what is longer than its limit."""
+"""Documents are cut into chunks of at most this many characters; SentencePiece skips longer input than its limit."""
 MAX_SENTENCE_BYTES = 4 * CHUNK_CHARACTERS
 THREADS = 1
-"""Part of the model's bytes, so it is fixed: the same text gives the same file on every machine."""
+"""Fixed, because the model's bytes depend on it: the same text gives the same file on every machine."""
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Cut a text losslessly into chunks, after line ends where there are any."""
+    """Cut a text losslessly into chunks, after line ends where possible."""
     start = 0
     while len(text) - start > CHUNK_CHARACTERS:
         cut = text.rfind("\n", start, start + CHUNK_CHARACTERS) + 1
@@ -49,7 +49,7 @@ class TrainingText:
 
     Attributes:
         bytes: size of the chosen text in UTF-8.
-        documents: how many documents were chosen.
+        documents: number of chosen documents.
     """
 
     def __init__(self, data: Path, *, max_bytes: int | None, seed: int) -> None:
@@ -57,8 +57,8 @@ class TrainingText:
 
         Args:
             data: a text folder.
-            max_bytes: at most this much text; the document at the limit is the last one taken, cut to fit.
-            seed: key of the order in which documents are taken when `max_bytes` limits them.
+            max_bytes: most bytes of text; the document at the limit is the last one and is cut to fit.
+            seed: key of the order of documents when `max_bytes` limits them.
         """
         self._data = data
         self._taken: dict[str, int] = {}
@@ -76,7 +76,7 @@ class TrainingText:
             raise OperatorError(f"the train split of {data} is empty", "prepare the text from a larger source")
 
     def chunks(self, report: Report | None = None) -> Iterator[str]:
-        """The chosen text in chunks, in the order of the split's file."""
+        """The chosen text in chunks, in file order."""
         done = 0
         for document, _ in read_documents(self._data, "train"):
             if document.path in self._taken:
@@ -100,20 +100,20 @@ def train_model(
     """The bytes of tokenizer.model; the same arguments give the same bytes.
 
     Args:
-        text: what to train on.
-        vocab_size: number of pieces, special and byte pieces included.
-        character_coverage: share of characters with pieces of their own.
+        text: the text to train on.
+        vocab_size: number of pieces, including special and byte pieces.
+        character_coverage: share of characters that get a piece.
         split_digits: give every digit its own piece.
-        report: progress of handing over the text; the training itself is native and silent.
+        report: progress of reading the text; the native training reports no progress.
 
     Raises:
-        OperatorError: vocab_size does not fit the text; the message names the largest or smallest that does.
+        OperatorError: vocab_size does not fit the text; the message names the largest or smallest value that does.
     """
     model = io.BytesIO()
-    handed = _Handed(text.chunks(report))
+    sentences = _Sentences(text.chunks(report))
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=handed,
+            sentence_iterator=sentences,
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -137,14 +137,14 @@ def train_model(
             minloglevel=2,
         )
     except RuntimeError as error:
-        if handed.error is not None:
-            raise handed.error from None
-        raise _in_words(error, vocab_size, text.bytes) from error
+        if sentences.error is not None:
+            raise sentences.error from None
+        raise _operator_error(error, vocab_size, text.bytes) from error
     return model.getvalue()
 
 
-class _Handed:
-    """An iterator that remembers what it raised: SentencePiece turns every exception into a RuntimeError."""
+class _Sentences:
+    """An iterator that keeps its exception: SentencePiece replaces every exception by a RuntimeError."""
 
     def __init__(self, texts: Iterator[str]) -> None:
         self._texts = texts
@@ -163,17 +163,17 @@ class _Handed:
             raise
 
 
-def _in_words(error: RuntimeError, vocab_size: int, size: int) -> Exception:
-    """SentencePiece's exception as an operator's error; any other is given back as it is."""
-    said = str(error)
-    if most := re.search(r"Vocabulary size too high.*value <= (\d+)", said):
+def _operator_error(error: RuntimeError, vocab_size: int, size: int) -> Exception:
+    """SentencePiece's vocab_size errors as an OperatorError; other errors unchanged."""
+    message = str(error)
+    if most := re.search(r"Vocabulary size too high.*value <= (\d+)", message):
         return OperatorError(
-            f"vocab_size — {vocab_size} is too large for {quantities.size(size)} of text; allowed up to {int(most[1])}",
+            f"vocab_size — too large for {quantities.size(size)} of text; got {vocab_size}; allowed up to {most[1]}",
             f"set vocab_size = {most[1]} or less, or train on more text",
         )
-    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", said):
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return OperatorError(
-            f"vocab_size — {vocab_size} is too small for the characters of the text; allowed from {int(least[1])}",
+            f"vocab_size — too small for the text's characters; got {vocab_size}; allowed at least {least[1]}",
             f"set vocab_size = {least[1]} or more, or a smaller character_coverage such as 0.9995",
         )
     return error

@@ -1,1 +1,1 @@
-"""What pretraining, fine-tuning and evaluation share: the loss, the Trainer, its checkpoints and its requests."""
+"""Shared by pretraining, fine-tuning and evaluation: the loss, the Trainer, its checkpoints and its requests."""

@@ -1,4 +1,4 @@
-"""A stage's fields as `transformers.TrainingArguments`, and how many steps they come to."""
+"""A stage's fields as `transformers.TrainingArguments`, and the number of steps that they give."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
 def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
     """The arguments of a stage's Trainer.
 
-    Saving, evaluating and logging are the engine's own, so the Trainer's are off; with them goes the filter that shows
-    an average where a loss is not a number. Names that another version of transformers lacks are left out.
+    The engine saves, evaluates and logs itself, so the Trainer's own are off, and so is its filter that shows a mean
+    where a loss is not a number. Arguments that the installed version of transformers lacks are left out.
     """
     cuda = torch.cuda.is_available()
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
@@ -56,15 +56,15 @@ def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
         "disable_tqdm": True,
     }
     arguments = TrainingArguments(**{name: value for name, value in wanted.items() if name in _KNOWN})
-    # On a machine with several GPUs a single process would split each batch over them (DataParallel): slower than one
-    # GPU in most cases, and with a loss that is no longer the mean over the window's tokens.
+    # On a machine with several GPUs one process would split each batch over them (DataParallel). That is mostly slower
+    # than one GPU, and its loss is not the mean over the window's tokens.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
 
 
 def steps_per_epoch(stage: TrainingFields, examples: int) -> int:
-    """Optimizer steps of one pass over the data; the last one may have a smaller window."""
+    """Optimizer steps of one pass over the data; the last step may have a smaller window."""
     batches = math.ceil(examples / stage.per_device_train_batch_size)
     return max(1, math.ceil(batches / stage.gradient_accumulation_steps))
 

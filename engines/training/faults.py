@@ -1,12 +1,12 @@
-"""Faults that tests ask for through `COCKPIT_TEST_FAULTS`; none in a real run.
+"""Faults that tests request through `COCKPIT_TEST_FAULTS`; a real run has none.
 
 Each is an object with "step" and, where it matters, "stage" (any by default) and "attempt" (1 by default):
 
-- `nan_loss {step, micro_batch}`: the real loss of that micro-batch (counted from 1) times NaN, before backward.
-- `large_gradient {step, factor}`: the step's loss for backward is multiplied (and so is its gradient).
-- `disk_full {step}`: saving at that step fails as on a full disk.
-- `kill_during_save {step}`: SIGKILL to the engine when the checkpoint's files are written and its manifest is not.
-- `exit_at_step {step}`: SIGKILL to the engine right after that step, before anything is saved.
+- `nan_loss {step, micro_batch}`: multiply the loss of that micro-batch (counted from 1) by NaN, before backward.
+- `large_gradient {step, factor}`: multiply the step's loss for backward, and so its gradient.
+- `disk_full {step}`: fail the save at that step as on a full disk.
+- `kill_during_save {step}`: SIGKILL to the engine after the checkpoint's files and before its manifest.
+- `exit_at_step {step}`: SIGKILL to the engine right after that step, before any save.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 class Faults:
     """The faults of one attempt."""
 
-    asked: Mapping[str, Any]
+    requested: Mapping[str, Any]
     stage: str
     attempt: int
 
     def loss_factor(self, step: int, micro_batch: int) -> float | None:
-        """What the micro-batch's loss is multiplied by, or None."""
+        """The factor on the micro-batch's loss, or None."""
         fault = self._of("nan_loss", step)
         if fault is not None and micro_batch == fault.get("micro_batch", 1):
             return math.nan
@@ -37,7 +37,7 @@ class Faults:
         return None if fault is None else float(fault.get("factor", 1e6))
 
     def save(self, step: int) -> None:
-        """Called in the middle of a save."""
+        """Called during a save, before the manifest is written."""
         if self._of("disk_full", step) is not None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._of("kill_during_save", step) is not None:
@@ -49,10 +49,10 @@ class Faults:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _of(self, name: str, step: int) -> Mapping[str, Any] | None:
-        if not self.asked:
+        if not self.requested:
             return None
-        fault = self.asked.get(name)
+        fault = self.requested.get(name)
         if not isinstance(fault, Mapping) or fault.get("step") != step:
             return None
-        meant = fault.get("stage", self.stage) == self.stage and fault.get("attempt", 1) == self.attempt
-        return fault if meant else None
+        applies = fault.get("stage", self.stage) == self.stage and fault.get("attempt", 1) == self.attempt
+        return fault if applies else None

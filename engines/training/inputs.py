@@ -1,4 +1,4 @@
-"""Folders that a stage reads its model or data from. Nothing here uses the network."""
+"""Folders from which a stage reads its model or data. This module does not use the network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from recipes.problems import OperatorError
 
 
 def input_folder(given: Input) -> Path:
-    """The folder of an input; that of a hub id is in the local cache.
+    """The folder of an input; the folder of a hub id is in the local cache.
 
     Raises:
-        OperatorError: it is a hub id that was never fetched, or the folder is not there.
+        OperatorError: the hub id is not in the cache, or the folder does not exist.
     """
     if given.path is None:
         return cached_folder(given.name)
     if not given.path.is_dir():
-        raise OperatorError(f"{given.field}: {given.path} is not a folder", "give the folder itself, or a stage's name")
+        raise OperatorError(f"{given.field}: {given.path} is not a folder", "give a folder, or a stage's name")
     return given.path
 
 
 def cached_folder(hub_id: str) -> Path:
-    """Where a model of the hub is on this machine.
+    """The folder of a hub model in the local cache.
 
-    Models are loaded from this folder, not by their id: `from_pretrained(id, local_files_only=True)` still asks the
-    network whether the model is an adapter.
+    Models are loaded from this folder, not by their id: `from_pretrained(id, local_files_only=True)` still uses the
+    network to find out whether the model is an adapter.
 
     Raises:
-        OperatorError: it was never fetched.
+        OperatorError: the model is not in the cache.
     """
     from huggingface_hub import snapshot_download
 
@@ -37,5 +37,5 @@ def cached_folder(hub_id: str) -> Path:
     except (OSError, ValueError) as error:
         raise OperatorError(
             f"{hub_id!r} is not in the local Hugging Face cache",
-            f"fetch it first with: hf download {hub_id}; engines never use the network",
+            f"engines do not use the network; download it first: hf download {hub_id}",
         ) from error

@@ -1,7 +1,7 @@
 """Token-weighted loss: which tokens count, how they are batched, and the mean over them.
 
-Evaluation stages and the evaluations during training use the same functions, so their numbers can be compared. A loss
-is the sum of the negative log likelihoods (float64) of all scored tokens over their number, never a mean of batches.
+Evaluation stages and evaluations during training use the same functions, so their numbers are comparable. A loss is the
+sum of the negative log likelihoods (float64) of all scored tokens divided by their number, not a mean of batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WINDOWS_PROTOCOL = "windows"
 
 
 class Shard(Protocol):
-    """What `window_batches` needs of a token shard."""
+    """The part of a token shard that `window_batches` uses."""
 
     tokens: Any
 
@@ -41,21 +41,21 @@ class Example:
 
     @property
     def scored(self) -> int:
-        """Tokens that the loss counts; the first position has nothing before it."""
+        """Number of tokens that the loss counts; the first token has no context and does not count."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass
 class AnswerStats:
-    """What became of the rows: none is left out without being counted."""
+    """Counts of rows: every row that is left out is counted."""
 
     rows: int = 0
     truncated: int = 0
-    """rows cut at max_length with some of the answer left"""
+    """rows cut at max_length that keep a part of the answer"""
     dropped: int = 0
-    """rows with nothing of the answer left after the cut"""
+    """rows without any answer token within max_length"""
     control_strings: int = 0
-    """rows left out because their text holds a literal control string, such as <|im_end|>"""
+    """rows left out because their text contains a literal control string, such as <|im_end|>"""
     tokens: int = 0
     scored_tokens: int = 0
 
@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches that can be walked more than once, with their totals known before."""
+    """Batches that can be iterated more than once; their totals are known in advance."""
 
     walk: Callable[[], Iterator[Batch]]
     scored_tokens: int
@@ -85,23 +85,23 @@ class Batches:
 def encode_answers(
     rows: Iterable[Sequence[dict[str, str]]], tokenizer: Any, max_length: int, *, max_tokens: int | None = None
 ) -> tuple[list[Example], AnswerStats]:
-    """Tokenize conversations with the tokenizer's chat template; labels only on what the assistant says.
+    """Tokenize conversations with the tokenizer's chat template; only the assistant's turns have labels.
 
-    The end-of-turn token that the template puts inside `{% generation %}` is labelled too, so stopping is learnt. A
-    template without these marks is rendered turn by turn, and what each assistant turn adds is labelled.
+    The end-of-turn token that the template puts inside `{% generation %}` is labelled too, so the model learns to stop.
+    A template without these marks is rendered turn by turn, and the text that each assistant turn adds is labelled.
 
     Args:
         rows: conversations, each a list of {"role", "content"} that ends with an assistant turn.
         tokenizer: a Hugging Face tokenizer with a chat template.
         max_length: longer examples are cut at the end, and counted.
-        max_tokens: take no further row once this many tokens are scored.
+        max_tokens: stop taking rows when this many tokens are scored.
 
     Raises:
         OperatorError: the tokenizer has no chat template, or the template is not consistent from turn to turn.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise OperatorError(
-            "the model's tokenizer has no chat template, so questions cannot be put to it",
+            "the model's tokenizer has no chat template, so it cannot encode conversations",
             "use a model whose folder has chat_template.jinja",
         )
     stats = AnswerStats()
@@ -112,7 +112,7 @@ def encode_answers(
             break
         stats.rows += 1
         if any(text in turn["content"] for turn in messages for text in controls):
-            stats.control_strings += 1  # the template would turn the text into a real end of turn
+            stats.control_strings += 1  # the tokenizer would read the text as a real control token
             continue
         ids, labels = _encode(tokenizer, list(messages))
         example = Example(ids[:max_length], labels[:max_length])
@@ -129,9 +129,9 @@ def encode_answers(
 def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     """Ids and labels of one conversation.
 
-    The text is cut where an answer begins and ends, and each part is tokenized by itself: otherwise a piece such as
-    newline-and-backtick could join the end of the prompt to the answer, and the prompt of a generation, which ends
-    there, would have other tokens than the ones that were trained.
+    The text is split where an answer begins and ends, and each part is tokenized separately: otherwise a piece such as
+    newline-and-backtick could span the end of the prompt and the answer, and the prompt of a generation, which ends
+    there, would have other tokens than in training.
     """
     text, spans = _rendered(tokenizer, messages)
     ids: list[int] = []
@@ -149,12 +149,12 @@ def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], 
 def _tokens(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
     if first or tokenizer.eos_token is None:
         return list(tokenizer.encode(text, add_special_tokens=False))
-    # Behind a special token no tokenizer takes the text for the beginning of a document and adds a space to it.
+    # After a special token, no tokenizer treats the text as the beginning of a document and adds a space to it.
     return list(tokenizer.encode(tokenizer.eos_token + text, add_special_tokens=False))[1:] if text else []
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation as text, and where the answers are in it."""
+    """The conversation as text, and the spans of the answers in it."""
     template = tokenizer.chat_template
     if re.search(r"\{%-?\s*generation\s*-?%\}", template):
         texts, spans = render_jinja_template(
@@ -169,7 +169,7 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, list
         after = _render(tokenizer, messages[: turn + 1], prompt=False)
         if not (after.startswith(before) and text.startswith(after)):
             raise OperatorError(
-                "the chat template changes earlier turns when a turn is added, so answers cannot be told apart",
+                "the chat template changes earlier turns when a turn is added, so answers cannot be located",
                 "mark the assistant's text in chat_template.jinja with {% generation %} … {% endgeneration %}",
             )
         found.append((len(before), len(after)))
@@ -188,17 +188,17 @@ def answer_batches(
     *,
     max_tokens: int | None = None,
 ) -> Batches:
-    """Batches of conversations for evaluation; the loss counts answers only.
+    """Batches of conversations for evaluation; the loss counts only answers.
 
     Args:
         rows: conversations, as for `encode_answers`.
         tokenizer: a Hugging Face tokenizer with a chat template.
         max_length: longer examples are cut at the end, and counted.
         batch_size: examples per batch; it does not change the loss.
-        max_tokens: no further example once this many tokens are scored; the same examples for every batch size.
+        max_tokens: stop taking examples when this many tokens are scored; the batch size does not change the choice.
     """
     examples, stats = encode_answers(rows, tokenizer, max_length, max_tokens=max_tokens)
-    examples.sort(key=lambda example: len(example.input_ids))  # equal lengths together: little padding
+    examples.sort(key=lambda example: len(example.input_ids))  # group similar lengths: little padding
 
     def walk() -> Iterator[Batch]:
         for start in range(0, len(examples), batch_size):
@@ -225,10 +225,10 @@ def window_batches(shard: Shard, max_length: int, batch_size: int, *, max_tokens
     """Consecutive windows of a token shard; every token but the first of a window is scored.
 
     Args:
-        shard: an open split; read window by window, never whole.
+        shard: an open split; read window by window, never into memory at once.
         max_length: tokens per window; the last window may be shorter.
         batch_size: windows per batch; it does not change the loss.
-        max_tokens: no further window once this many tokens are scored.
+        max_tokens: stop taking windows when this many tokens are scored.
     """
     starts, scored = [], 0
     for start in range(0, len(shard) - 1, max_length):
@@ -250,14 +250,14 @@ def token_weighted_loss(
 ) -> tuple[float, int]:
     """Mean negative log likelihood per scored token, in nats, and the number of scored tokens.
 
-    Logits are taken to float32 and their losses summed in float64. The model is put into evaluation mode and back into
-    the mode it was in. No scored token gives (NaN, 0).
+    Logits are converted to float32 and their losses are summed in float64. The model is in evaluation mode meanwhile
+    and returns to its previous mode. Without scored tokens the result is (NaN, 0).
 
     Args:
-        model: a causal language model that takes `input_ids` and `attention_mask` and gives `.logits`
+        model: a causal language model that takes `input_ids` and `attention_mask` and returns `.logits`
             as [batch, length, vocab_size] of any floating type.
-        batches: what to score.
-        on_progress: called after each batch with the tokens scored so far; what it raises ends the evaluation.
+        batches: the batches to score.
+        on_progress: called after each batch with the tokens scored so far; an exception from it ends the evaluation.
     """
     was_training = bool(model.training)
     device = next(model.parameters()).device
@@ -277,9 +277,8 @@ def token_weighted_loss(
 
 @torch.no_grad()
 def _batch_nll(model: Any, batch: Batch, device: torch.device) -> tuple[float, int]:
-    """Summed negative log likelihood of the scored tokens, in nats, and how many they are."""
-    # The logits after a token are compared with the next one: [batch, length - 1, vocab_size] and int64 [batch, length
-    # - 1].
+    """Sum of the negative log likelihoods of the scored tokens, in nats, and the number of tokens."""
+    # The logits after a token predict the next one: [batch, length - 1, vocab_size] and int64 [batch, length - 1].
     logits = model(
         input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
     ).logits[:, :-1]

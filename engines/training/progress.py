@@ -1,4 +1,4 @@
-"""What a training has come to: counters that go on across resumes, and the means that its result reports."""
+"""Training progress: counters that continue across resumes, and the means that the result reports."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RECENT_STEPS = 10
-"""Steps whose mean is the stage's reported loss."""
+"""Number of last steps whose mean loss the stage reports."""
 
 
 @dataclass
 class Counters:
-    """Cumulative over the stage's lineage, except what begins with `attempt_`."""
+    """Counters, cumulative over the stage's lineage; those with the prefix `attempt_` cover this attempt only."""
 
     tokens: int = 0
     loss_tokens: int = 0
@@ -38,15 +38,15 @@ class Counters:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Real tokens per second of this attempt's steps; evaluations and saves are not in it."""
+        """Real tokens per second of this attempt's steps, without evaluations and saves."""
         return self.attempt_tokens / self.attempt_step_s if self.attempt_step_s > 0 else None
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint's `position` keeps."""
+        """The counters that a checkpoint's `position` keeps."""
         return {"loss_tokens": self.loss_tokens, "recent_losses": list(self.recent_losses)}
 
     def restore(self, manifest: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's manifest."""
+        """Set the counters from a checkpoint's manifest."""
         position = manifest.get("position") or {}
         self.tokens = int(manifest.get("tokens", 0))
         self.loss_tokens = int(position.get("loss_tokens", 0))

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the one that was meant, and whether going on from it can be bit-exact."""
+"""Check the checkpoint of a resume: whether it is the chosen one, and whether the resume can be bit-exact."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
     """Refuse a checkpoint that has changed; warn where the arithmetic may differ from an uninterrupted run.
 
     Raises:
-        OperatorError: the checkpoint is not whole, or not the one that was chosen.
+        OperatorError: the checkpoint is damaged, or is not the chosen one.
     """
     try:
         problems = verify_manifest(resume.path, hashes=False)
         if not problems and manifest_sha256(resume.path) != resume.sha256:
-            problems = ["its manifest is not the one that was chosen"]
+            problems = ["its manifest has changed since the checkpoint was chosen"]
         manifest = {} if problems else read_manifest(resume.path)
     except ManifestError as error:
         raise OperatorError(f"checkpoint {resume.path}: {error}", "resume from another checkpoint") from error
@@ -29,8 +29,7 @@ def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
     differences = _differences(manifest)
     if differences:
         ctx.warn(
-            f"resumed from step {resume.step}, but not bit for bit what an uninterrupted run would be: "
-            + "; ".join(differences)
+            f"resumed from step {resume.step}; results may differ from an uninterrupted run: " + "; ".join(differences)
         )
 
 
@@ -41,13 +40,13 @@ def _differences(manifest: dict[str, object]) -> list[str]:
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
     found = [
-        f"{name} was {manifest.get(name)}, is {value}" for name, value in now.items() if manifest.get(name) != value
+        f"{name} was {manifest.get(name)}, now {value}" for name, value in now.items() if manifest.get(name) != value
     ]
     then = manifest.get("versions")
     if isinstance(then, dict):
         here = versions()
         found += [
-            f"{name} was {then.get(name, 'absent')}, is {here.get(name, 'absent')}"
+            f"{name} was {then.get(name, 'absent')}, now {here.get(name, 'absent')}"
             for name in sorted({*then, *here})
             if then.get(name) != here.get(name)
         ]

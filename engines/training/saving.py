@@ -1,7 +1,7 @@
-"""Checkpoints, written whole or not at all: draft folder, files, manifest, rename, then rotation.
+"""Atomic checkpoints: draft folder, files, manifest, rename, then rotation.
 
-This takes the place of Trainer's own save, which writes into the final folder, syncs nothing, and rotates by time of
-change. The files keep Trainer's names, so that Trainer can load them.
+This replaces Trainer's own save, which writes into the final folder, does not sync, and rotates by modification time.
+The files keep Trainer's names, so that Trainer can load them.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ class CheckpointWriter:
 
     @property
     def lineage(self) -> list[tuple[int, int | None]]:
-        """This attempt and those it goes on from, newest first."""
+        """This attempt and those that it resumed from, newest first, each with its last step (None: no limit)."""
         return [(self._ctx.attempt, None), *self._ancestors]
 
     def commit(self, trainer: Any, counters: Counters, eval_loss: float | None, lowered_to: int | None = None) -> bool:
-        """Write a checkpoint of the present step; False when the disk would not take it, which is warned about.
+        """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
         Args:
             trainer: the Trainer, right after an optimizer step.
-            counters: what has been trained.
-            eval_loss: loss on the val split at this very step, when it was measured.
-            lowered_to: the step at which an operator had the stage end, if one did.
+            counters: the progress so far.
+            eval_loss: loss on the val split at this step; None when it was not measured.
+            lowered_to: the last step that an operator set for the stage; None without such a request.
         """
         step = int(trainer.state.global_step)
         if self.last_step == step:
@@ -82,12 +82,12 @@ class CheckpointWriter:
             event = self._write(draft, final, trainer, counters, eval_loss, position)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if not _is_of_the_disk(error):
+            if not _is_disk_error(error):
                 raise
             free = shutil.disk_usage(self._ctx.checkpoints).free
             self._ctx.warn(
-                f"checkpoint of step {step} could not be written ({error}); {quantities.size(free)} are free; "
-                "training goes on and tries again at the next save; older checkpoints are intact"
+                f"checkpoint at step {step} could not be written ({error}); {quantities.size(free)} are free; "
+                "training continues and retries at the next save; older checkpoints are unchanged"
             )
             return False
         self.last_step = step
@@ -145,11 +145,11 @@ class CheckpointWriter:
         )
 
     def _is_best(self, eval_loss: float) -> bool:
-        best = current_best(self._of_lineage())
+        best = current_best(self._lineage_checkpoints())
         return best is None or best.eval_loss is None or eval_loss <= best.eval_loss
 
     def _rotate(self) -> None:
-        for old in which_to_remove(self._of_lineage(), self._ctx.stage.save_total_limit):
+        for old in which_to_remove(self._lineage_checkpoints(), self._ctx.stage.save_total_limit):
             remove_checkpoint(old)
             self._ctx.emit(
                 CheckpointRemoved(
@@ -163,15 +163,15 @@ class CheckpointWriter:
                 )
             )
 
-    def _of_lineage(self) -> list[Checkpoint]:
-        """Complete checkpoints that led here. Those that a resume went back behind are superseded, and left alone."""
+    def _lineage_checkpoints(self) -> list[Checkpoint]:
+        """Complete checkpoints of the lineage. Later ones that a resume from an earlier step replaced are not in it."""
         last = dict(self.lineage)
         complete, _ = scan(self._run.stage_dir(self._ctx.stage_name))
         counted = [(checkpoint, last.get(checkpoint.attempt, -1)) for checkpoint in complete]
         return [checkpoint for checkpoint, limit in counted if limit is None or checkpoint.step <= limit]
 
     def _clean(self) -> None:
-        """Take away what dead engines of this stage left half-written."""
+        """Delete the partial checkpoints that dead engines of this stage left."""
         stage = self._ctx.stage_name
         for attempt in self._run.attempts(stage):
             if attempt == self._ctx.attempt or not lock_is_held(self._run.engine_lock(stage, attempt)):
@@ -179,7 +179,7 @@ class CheckpointWriter:
 
 
 def write_training_state(folder: Path, trainer: Any) -> None:
-    """Model or adapter, optimizer, scheduler, random states and Trainer's state, by Trainer's own names."""
+    """Write model or adapter, optimizer, scheduler, random states and Trainer's state, with Trainer's file names."""
     save_model(trainer.model, folder)
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer._save_rng_state(str(folder))
@@ -203,9 +203,8 @@ def all_finite(model: torch.nn.Module, optimizer: Any) -> bool:
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether tensors of any shape and type hold finite values only."""
-    # A sum that is finite proves all parts finite in one pass without a mask; only a sum that is not is looked at
-    # closer.
+    """Whether tensors of any shape and type contain only finite values."""
+    # A finite sum proves all parts finite in one pass without a mask; only a non-finite sum needs the slower check.
     for tensor in tensors:
         detached = tensor.detach()
         if not detached.is_floating_point() or bool(torch.isfinite(detached.sum(dtype=torch.float32))):
@@ -216,7 +215,7 @@ def _finite(tensors: Iterable[torch.Tensor]) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the arithmetic depends on."""
+    """Versions of the packages that affect the arithmetic."""
     found = {}
     for name in VERSIONED:
         with suppress(metadata.PackageNotFoundError):
@@ -237,12 +236,12 @@ def _ancestors(ctx: StageContext[TrainingFields]) -> list[tuple[int, int]]:
     return lineage
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    """Whether a failed save is worth going on after. torch and safetensors wrap the system's error in words."""
+def _is_disk_error(error: Exception) -> bool:
+    """Whether training can continue after a failed save. torch and safetensors report the system's error as text."""
     if isinstance(error, OSError | SafetensorError):
         return True
     if isinstance(error, torch.OutOfMemoryError):
         return False
-    words = str(error).lower()
+    text = str(error).lower()
     signs = [os.strerror(code).lower() for code in _NO_SPACE] + ["unexpected pos", "pytorchstreamwriter failed"]
-    return any(sign in words for sign in signs)
+    return any(sign in text for sign in signs)

@@ -1,8 +1,7 @@
 """The learning rate by step, as an object whose state is saved with the scheduler.
 
-The shapes are those of `transformers.optimization`. An object, not a function: its attributes are in the checkpoint, so
-a
-change made while training (a new peak, fewer steps) is still there after a resume.
+The shapes are those of `transformers.optimization`. It is an object, not a function: the checkpoint has its attributes,
+so a change during training (a new peak, fewer steps) survives a resume.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ SHAPES = ("cosine", "cosine_with_min_lr", "linear", "constant")
 
 
 def warmup_steps(value: float, total_steps: int) -> int:
-    """Warm-up steps of a recipe's `warmup_steps`: below 1 it is a share of all steps, rounded up."""
+    """Warm-up steps from a recipe's `warmup_steps`; a value below 1 is a share of all steps, rounded up."""
     return math.ceil(value * total_steps) if value < 1 else int(value)
 
 
@@ -23,11 +22,11 @@ class Schedule:
 
     Attributes:
         shape: one of `SHAPES`.
-        warmup: steps of linear warm-up; the first step of one has a learning rate of zero.
+        warmup: steps of linear warm-up; its first step has a learning rate of zero.
         total: the step at which the shape ends.
         min_rate: the end of `cosine_with_min_lr`, as a share of the peak.
-        scale: what retries and live changes make of the peak.
-        retry_scale: the part of `scale` that comes from retries.
+        scale: factor on the peak from retries and live changes.
+        retry_scale: the part of `scale` from retries.
     """
 
     def __init__(self, shape: str, *, warmup: int, total: int, min_rate: float, retry_scale: float = 1.0) -> None:
@@ -56,20 +55,20 @@ class Schedule:
         return cosine * (1.0 - self.min_rate) + self.min_rate if self.shape == "cosine_with_min_lr" else cosine
 
     def retry_with(self, retry_scale: float) -> None:
-        """Take the scale of another attempt in place of the one this state was saved with."""
+        """Replace the retry scale that was saved with the state."""
         self.scale *= retry_scale / self.retry_scale
         self.retry_scale = retry_scale
 
 
 def schedule_of(scheduler: Any) -> Schedule:
-    """The one schedule of a LambdaLR: all its parameter groups share the object."""
+    """The schedule of a LambdaLR; all its parameter groups share the object."""
     schedule = scheduler.lr_lambdas[0]
     assert isinstance(schedule, Schedule)
     return schedule
 
 
 def apply_now(scheduler: Any) -> None:
-    """Make the optimizer use the schedule's present value at its next step, without counting a step."""
+    """Set the optimizer's learning rate to the schedule's present value, without counting a step."""
     rates = [
         base * multiplier(scheduler.last_epoch)
         for base, multiplier in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)

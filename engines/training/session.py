@@ -1,4 +1,4 @@
-"""One attempt of a training stage: what happens before, between and after its optimizer steps."""
+"""One attempt of a training stage: the work before, between and after its optimizer steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from engines.manifest import read_manifest
 from engines.training.arguments import planned_steps, training_arguments
 from engines.training.faults import Faults
 from engines.training.loss import Batches, token_weighted_loss
-from engines.training.obey import obey
 from engines.training.progress import Counters
+from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
@@ -30,18 +30,18 @@ from recipes.stages.training import TrainingFields
 
 @dataclass(frozen=True)
 class Task:
-    """What differs between pretraining and fine-tuning.
+    """The parts in which pretraining and fine-tuning differ.
 
     Attributes:
         model: the model, on any device; Trainer moves it.
-        dataset: map-style; its order is drawn from the stage's seed.
-        collate: examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no random
-            numbers.
+        dataset: map-style; the stage's seed determines its order.
+        collate: converts examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no
+            random numbers.
         examples: length of the dataset.
-        save_tokenizer: puts the tokenizer's files into a folder.
-        val: batches of the val split; None when there is nothing to evaluate on.
-        sample: generate text now; None where that is not offered.
-        sample_steps: steps between two samples that are taken by themselves; None for only those that are asked for.
+        save_tokenizer: writes the tokenizer's files into a folder.
+        val: batches of the val split; None without a val split.
+        sample: generates text now; None where the stage cannot sample.
+        sample_steps: steps between two automatic samples; None for samples on request only.
     """
 
     model: torch.nn.Module
@@ -55,7 +55,7 @@ class Task:
 
 
 class Session:
-    """Trains one task in one context. `run` returns when the last step is done."""
+    """Trains one task in one context. `run` returns after the last step."""
 
     def __init__(self, ctx: StageContext[TrainingFields], task: Task) -> None:
         self.ctx = ctx
@@ -68,7 +68,7 @@ class Session:
         self.lowered_to: int | None = None
         if ctx.resume is not None:
             check_resume(ctx, ctx.resume)
-            self._take_up(read_manifest(ctx.resume.path), ctx.resume.step)
+            self._restore(read_manifest(ctx.resume.path), ctx.resume.step)
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
         self.trainer: EngineTrainer = build_trainer(
@@ -83,7 +83,7 @@ class Session:
 
     @property
     def last_step(self) -> int:
-        """The step at which the stage ends; an operator may have lowered it."""
+        """The step at which the stage ends; an operator can lower it."""
         return int(self.trainer.state.max_steps)
 
     @property
@@ -92,11 +92,11 @@ class Session:
         return schedule_of(self.trainer.lr_scheduler)
 
     def run(self) -> None:
-        """Train to the last step, save and evaluate there.
+        """Train to the last step, then evaluate and save.
 
         Raises:
             GuardTrippedError: a guard refused a step.
-            StopRequested: the operator asked to stop.
+            StopRequested: the operator requested a stop.
         """
         resume = self.ctx.resume
         if resume is not None and resume.step >= self.total_steps:
@@ -129,15 +129,15 @@ class Session:
             metrics["eval_perplexity"] = self.last_eval.perplexity
         return {name: float(value) for name, value in metrics.items() if value is not None}
 
-    # What the Trainer calls, in the order of a step.
+    # Called by the Trainer, in the order of a step.
 
     def train_begins(self) -> None:
-        """Trainer knows how many steps it will take; an operator may have had fewer."""
+        """Replace Trainer's number of steps by the stage's, which an operator may have lowered."""
         self.trainer.state.max_steps = self.total_steps
         self._plan(self.total_steps)
 
     def after_scheduler_load(self) -> None:
-        """The checkpoint's schedule and rates are in place; lay this attempt's over them."""
+        """Apply this attempt's schedule and rates over those that were loaded from the checkpoint."""
         schedule = self.schedule
         schedule.total = self.total_steps
         schedule.retry_with(self.ctx.learning_rate_scale)
@@ -145,10 +145,10 @@ class Session:
         apply_now(self.trainer.lr_scheduler)
 
     def before_optimizer_step(self, measured: Measured) -> None:
-        """Judge a step while the weights are still those of the step before.
+        """Check a step with the guards while the weights are still those of the step before.
 
         Raises:
-            GuardTrippedError: the step is refused; its event and the guard's are in the journal.
+            GuardTrippedError: a guard refused the step; the events of both are in the journal.
         """
         self._measured = measured
         trip = check_step(measured.loss, measured.grad_norm, self.stage.guards.grad_norm)
@@ -156,7 +156,7 @@ class Session:
             self._refuse(trip, measured)
 
     def after_optimizer_step(self) -> None:
-        """Report the step, then do what is due: evaluate, sample, save, and what was asked for."""
+        """Report the step, then evaluate, sample and save if due, and handle the operator's requests."""
         measured, state = self._measured, self.trainer.state
         assert measured is not None
         window = measured.window
@@ -166,13 +166,13 @@ class Session:
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
         self.faults.after_step(state.global_step)
-        self._do_what_is_due()
-        obey(self)
+        self._do_due_work()
+        handle_requests(self)
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
-            self._finish()  # an operator ended the stage early, at this very step
+            self._finish()  # an operator has just lowered the last step to this step
         self.total_steps = state.max_steps
 
-    def _do_what_is_due(self) -> None:
+    def _do_due_work(self) -> None:
         stage, step = self.stage, self.step
         if step >= self.trainer.state.max_steps:
             self._finish()
@@ -191,16 +191,16 @@ class Session:
             self.sample()
         self.save()
 
-    # What a step boundary can do.
+    # Operations at a step boundary.
 
     def save(self) -> bool:
-        """Write a checkpoint of the present step; False when the disk would not take it."""
+        """Write a checkpoint of the present step; False when the write failed."""
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
         return self.writer.commit(self.trainer, self.counters, eval_loss, self.lowered_to)
 
     def evaluate(self) -> Evaluated | None:
-        """Loss on the val split now, token-weighted; None when there is no val split. Draws no random numbers."""
+        """Token-weighted loss on the val split now; None without a val split. Draws no random numbers."""
         if self.task.val is None:
             return None
         if self.last_eval is not None and self.last_eval.step == self.step:
@@ -220,19 +220,19 @@ class Session:
         return self.last_eval
 
     def sample(self) -> bool:
-        """Generate text now, where the engine offers it."""
+        """Generate text now; False where the stage cannot sample."""
         if self.task.sample is None:
             return False
         self.task.sample(self.step)
         return True
 
     def set_learning_rate(self, peak: float) -> None:
-        """Make `peak` the top of the schedule from the next step on."""
+        """Set the peak of the schedule, from the next step on."""
         self.schedule.scale = peak / self.stage.learning_rate
         apply_now(self.trainer.lr_scheduler)
 
     def lower_max_steps(self, steps: int) -> int:
-        """End the stage earlier, at this step at the soonest; returns the step at which it ends."""
+        """Lower the last step of the stage, at least to the present step; returns the new last step."""
         last = max(self.step, steps)
         self.lowered_to = last
         self.trainer.state.max_steps = last
@@ -244,7 +244,7 @@ class Session:
     def _plan(self, steps: int) -> None:
         self.ctx.emit(StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=steps))
 
-    def _take_up(self, manifest: dict[str, Any], step: int) -> None:
+    def _restore(self, manifest: dict[str, Any], step: int) -> None:
         self.counters.restore(manifest)
         self.resumed_step = step
         self.lowered_to = (manifest.get("position") or {}).get("lowered_to")
@@ -288,7 +288,7 @@ class Session:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss); infinite where a float cannot hold it."""
+    """exp(loss); infinity when it exceeds the range of a float."""
     try:
         return math.exp(loss)
     except OverflowError:

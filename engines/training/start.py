@@ -1,4 +1,4 @@
-"""What is set in an engine's process before it loads anything."""
+"""Process-wide settings of an engine, made before it loads a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recipes.stages.training import TrainingFields
 
 
 def set_up_process(stage: TrainingFields) -> None:
-    """Give torch the stage's number of threads (without one, the environment's stands), and keep bars off the log."""
+    """Set torch's number of threads from the stage, if it has one, and keep progress bars out of the log."""
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, copied byte for byte: what a model folder needs to be merged, converted and talked to."""
+"""Copy the files of a tokenizer byte for byte: a model folder needs them for merging, conversion and chat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = (
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:
-    """Copy what there is of a tokenizer from one folder into another; returns the names."""
+    """Copy the tokenizer files that exist from one folder into another; returns their names."""
     copied = [name for name in NAMES if (source / name).is_file()]
     for name in copied:
         shutil.copyfile(source / name, target / name)

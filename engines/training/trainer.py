@@ -1,13 +1,11 @@
 """`transformers.Trainer` with the engine's measurements, guards and checkpoints: one mixin for all its subclasses.
 
-Trainer's callbacks see no loss and no gradient norm before the optimizer steps, and its log shows the next step's
-learning rate at best. So the mixin measures where the numbers arise: losses as `training_step` returns them, the norm
-in
-`_get_grad_norm`, which runs after the backward pass and before the optimizer, and there it may refuse the step.
+Trainer's callbacks do not get the loss and the gradient norm before the optimizer steps, and its log shows at best the
+next step's learning rate. So the mixin measures at the source: losses as `training_step` returns them, the norm in
+`_get_grad_norm`, which runs after the backward pass and before the optimizer and may refuse the step.
 
 The loss of a step is the sum of its micro-batch losses, because Trainer divides each by the number of loss tokens of
-the
-whole accumulation window. One process trains; there is no reduction over ranks here.
+the full accumulation window. One process trains, so nothing is reduced over ranks.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from engines.training.schedule import Schedule, warmup_steps
 from recipes.stages.training import TrainingFields
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
-    assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version cannot be measured safely"
+    assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version of transformers is unsupported"
 
 
 @dataclass
 class Window:
-    """What one optimizer step has gathered so far: an accumulation window of micro-batches."""
+    """The measurements of one optimizer step so far: an accumulation window of micro-batches."""
 
     began_s: float = 0.0
     data_wait_s: float = 0.0
@@ -43,7 +41,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Measured:
-    """The numbers of a step before the optimizer takes it. `learning_rate` is the one it would use."""
+    """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use."""
 
     loss: float
     grad_norm: float
@@ -51,33 +49,33 @@ class Measured:
     window: Window
 
 
-class Watched(Protocol):
-    """Whom the trainer reports to, at the places between and within its steps."""
+class StepListener(Protocol):
+    """The receiver of the trainer's calls between and within its steps."""
 
     ctx: StageContext[TrainingFields]
     faults: Faults
 
     def train_begins(self) -> None:
-        """Trainer has made its plan."""
+        """Trainer has computed its number of steps."""
 
     def after_scheduler_load(self) -> None:
-        """The checkpoint's optimizer and schedule are in place."""
+        """The optimizer and schedule of the checkpoint are loaded."""
 
     def before_optimizer_step(self, measured: Measured) -> None:
-        """The numbers of a step that may still be refused."""
+        """A step is measured and may still be refused."""
 
     def after_optimizer_step(self) -> None:
         """The step is applied and counted."""
 
     def save(self) -> bool:
-        """Write a checkpoint; False when it could not be written."""
+        """Write a checkpoint; False when the write failed."""
         ...
 
 
 class EngineMixin:
-    """To be laid over Trainer or one of its subclasses; `session` must be set before `train`."""
+    """A mixin for Trainer or one of its subclasses; set `session` before `train`."""
 
-    session: Watched
+    session: StepListener
     window: Window
     args: TrainingArguments
     state: Any
@@ -87,10 +85,10 @@ class EngineMixin:
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
-        """Fetch a window, and count its tokens: real ones, and those that the loss counts.
+        """Fetch a window, and count its real tokens and its loss tokens.
 
         Returns:
-            The micro-batches, each a table of int64 [batch, length]; and how many tokens the loss counts, or None.
+            The micro-batches, each a table of int64 [batch, length]; and the number of loss tokens, or None.
         """
         began_s = time.monotonic()
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
@@ -102,7 +100,7 @@ class EngineMixin:
         return batches, items
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss; tests may spoil it."""
+        """The model's own loss; a test fault can change it."""
         loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
         if self.session.ctx.test_faults and torch.is_tensor(loss):
             factor = self.session.faults.loss_factor(self.state.global_step + 1, len(self.window.losses) + 1)
@@ -110,8 +108,8 @@ class EngineMixin:
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward of one micro-batch: its share of the window's loss, a scalar that is kept without a
-        transfer."""
+        """Forward and backward of one micro-batch; returns its share of the window's loss, a scalar that stays on the
+        device."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.window.losses.append(loss)
         return loss
@@ -148,7 +146,7 @@ class EngineMixin:
         self.session.save()
 
     def floating_point_ops(self, _inputs: Any) -> int:
-        """Nothing reads Trainer's count, and computing it walks the model at every micro-batch."""
+        """Zero: Cockpit does not use Trainer's count, and computing it walks the model at every micro-batch."""
         return 0
 
 
@@ -156,14 +154,14 @@ class EngineTrainer(EngineMixin, Trainer):
     """The Trainer of both engines."""
 
 
-class Boundary(TrainerCallback):
-    """Hands the places between steps to the session."""
+class StepCallback(TrainerCallback):
+    """Forwards Trainer's callbacks to the session."""
 
-    def __init__(self, session: Watched) -> None:
+    def __init__(self, session: StepListener) -> None:
         self._session = session
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Trainer has made its plan."""
+        """Trainer has computed its number of steps."""
         self._session.train_begins()
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -175,11 +173,11 @@ class Boundary(TrainerCallback):
 
 
 def build_trainer(
-    session: Watched, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
+    session: StepListener, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
 ) -> EngineTrainer:
     """A Trainer that reports to the session and prints nothing."""
     trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Boundary(session))
+    trainer.add_callback(StepCallback(session))
     trainer.session = session
     return trainer

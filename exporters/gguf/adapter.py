@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_file
+from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_write import float32_value, text_value, uint32_value
 from exporters.gguf.file_writer import Piece, new_tensor, ready, write_file
@@ -99,7 +99,7 @@ def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterTyp
             matrix = Shape(f"{name}.lora_{side}", *shape)
             tensor = new_tensor(matrix, TYPES[dtype].id, matrix.rows * TYPES[dtype].row_bytes(matrix.columns))
             tensors.append((tensor, _pieces(model, name, change, side, dtype, folded=not plan.alpha)))
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_file(file, keys, tensors)
 
 

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_file
+from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import read_gguf
 from engines.llama.gguf_write import NewTensor, text_list, text_value, uint32_value
@@ -114,7 +114,7 @@ def save_importance(importance: Importance, path: Path) -> None:
     for name, row in sorted(importance.values.items()):
         sums, counts = row * np.float32(importance.tokens), np.asarray([importance.tokens], np.float32)
         tensors += [_row_tensor(f"{name}.in_sum2", sums), _row_tensor(f"{name}.counts", counts)]
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_file(file, keys, tensors)
 
 

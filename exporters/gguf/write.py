@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import whole_file
+from engines.files import atomic_file
 from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
@@ -137,7 +137,7 @@ def write_gguf(
         )
         for choice in plan.choices
     ]
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_file(file, keys | vocabulary_keys(model.vocabulary), tensors, progress)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import file_sha256, whole_path
+from engines.files import atomic_path, file_sha256
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.gguf_write import float32_value, text_value, uint32_value
@@ -170,7 +170,7 @@ class OwnProgram:
         Raises:
             NativeError: it failed, or its file is not one with the plan's tensors.
         """
-        with whole_path(path) as partial:
+        with atomic_path(path) as partial:
             self.run(source, partial, plan.file_type, imatrix, plan.bytes, progress)
             made = read_plan(partial, plan)
         different = [c.shape.name for c, own in zip(plan.choices, made.choices, strict=True) if c.type != own.type]

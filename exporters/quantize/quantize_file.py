@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import file_sha256, whole_path, write_json
+from engines.files import atomic_path, file_sha256, write_json
 from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError
@@ -183,7 +183,7 @@ def _write_all(
         seconds = Work([(c.type, c.shape.rows * c.shape.columns) for c in plan.choices], rates).total_s
         tell({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
         began = time.perf_counter()
-        with whole_path(job.target(plan.file_type)) as partial:
+        with atomic_path(job.target(plan.file_type)) as partial:
             name = job.imatrix.name if job.imatrix else ""
             with partial.open("wb") as file:
                 write_quantized(source, plan, file, quantizer, meter.advance, importance, name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.context import StageContext, StageFailedError
-from engines.files import file_sha256, read_regular_text, whole_path
+from engines.files import atomic_path, file_sha256, read_regular_text
 from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
@@ -201,7 +201,7 @@ def _read_back(
     """
     named = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
     try:
-        with whole_path(target, named) as partial:
+        with atomic_path(target, named) as partial:
             write(partial)
             return plan_of(partial, file_type)
     except (NativeError, OperatorError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.files import whole_file
+from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import padded, read_gguf
 from engines.llama.gguf_write import text_value
@@ -83,7 +83,7 @@ def write_i2s(
         (new_tensor(shape, _type_id(shape), _bytes(shape)), _pieces(model, shape, scales.get(shape.name), layout))
         for shape in model.shapes
     ]
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_file(file, keys, tensors, progress)
 
 

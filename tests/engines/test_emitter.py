@@ -208,7 +208,7 @@ def test_a_journal_that_is_cut_short_is_told(tmp_path: Path) -> None:
     writer.notice_replacement()
     writer.close()
     (warned,) = read(tmp_path)
-    assert "cut short" in warned.message
+    assert "truncated" in warned.message
 
 
 def test_a_run_directory_that_is_moved_takes_its_journal_along(tmp_path: Path) -> None:

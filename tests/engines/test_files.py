@@ -16,6 +16,8 @@ import pytest
 
 from engines.files import (
     Draft,
+    atomic_file,
+    atomic_path,
     file_sha256,
     fsync_folder,
     open_append,
@@ -24,8 +26,6 @@ from engines.files import (
     read_regular_bytes,
     read_regular_text,
     refuse_special_files,
-    whole_file,
-    whole_path,
     write_durably,
     write_json,
 )
@@ -89,7 +89,7 @@ def test_many_writers_of_one_small_file_leave_one_whole_text(tmp_path: Path) -> 
 def test_a_large_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"old")
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b"new")
         file.flush()
         assert sorted(os.listdir(tmp_path)) == ["m.gguf", "m.gguf.partial"]
@@ -104,7 +104,7 @@ def test_the_old_file_outlives_any_failure_and_the_temporary_one_none(tmp_path: 
     path.write_bytes(b"old")
 
     def write_half() -> None:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"half")
             raise error
 
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_at_the_end_leaves_the_old_file(
     path = tmp_path / "m.gguf"
     path.write_bytes(b"old")
     monkeypatch.setattr(*((os, "fsync", _full) if failing == "fsync" else (Path, "rename", _full)))
-    with pytest.raises(OSError, match="No space"), whole_file(path) as file:
+    with pytest.raises(OSError, match="No space"), atomic_file(path) as file:
         file.write(b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
@@ -144,13 +144,13 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "rename", renamed)
-    with whole_file(tmp_path / "f") as file:
+    with atomic_file(tmp_path / "f") as file:
         file.write(b"1")
     assert told == ["fsync f.partial", "rename f.partial f", f"fsync {tmp_path.name}"]
 
 
 def test_a_foreign_program_may_replace_the_temporary_file(tmp_path: Path) -> None:
-    with whole_path(tmp_path / "m.gguf", tmp_path / "made-m.gguf") as path:
+    with atomic_path(tmp_path / "m.gguf", tmp_path / "made-m.gguf") as path:
         path.unlink()
         subprocess.run(["sh", "-c", f"printf 123 > '{path}'"], check=True)
     assert (tmp_path / "m.gguf").read_bytes() == b"123"
@@ -158,15 +158,15 @@ def test_a_foreign_program_may_replace_the_temporary_file(tmp_path: Path) -> Non
 
 
 def test_a_program_that_leaves_no_file_is_an_error_and_not_an_empty_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole_path(tmp_path / "m.gguf") as path:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "m.gguf") as path:
         path.unlink()
     assert os.listdir(tmp_path) == []
 
 
 def test_two_writers_of_one_large_file_are_not_let_in(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "f") as file:
+    with atomic_file(tmp_path / "f") as file:
         file.write(b"first")
-        with pytest.raises(OperatorError, match="another process is writing it"):
+        with pytest.raises(OperatorError, match="another process is writing this file"):
             Draft(tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == b"first"
     Draft(tmp_path / "f").abandon()
@@ -175,8 +175,8 @@ def test_two_writers_of_one_large_file_are_not_let_in(tmp_path: Path) -> None:
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from engines.files import whole_file
-with whole_file(Path(sys.argv[1])) as file:
+from engines.files import atomic_file
+with atomic_file(Path(sys.argv[1])) as file:
     file.write(b"half" * 1000)
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_what_a_killed_writer_left_is_taken_over_by_the_next(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert os.listdir(tmp_path) == ["f.partial"]
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b"whole")
     assert path.read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["f"]

@@ -72,7 +72,7 @@ def test_the_gguf_package_reads_what_was_written(tmp_path: Path) -> None:
 def test_counts_lengths_and_places_are_not_believed(tmp_path: Path) -> None:
     data = whole()
     huge = struct.pack("<Q", 2**60)
-    assert "does not begin with GGUF" in refusal(tmp_path, b"PK" + data[2:])
+    assert "does not begin with the bytes GGUF" in refusal(tmp_path, b"PK" + data[2:])
     assert "version" in refusal(tmp_path, data[:4] + struct.pack("<I", 9) + data[8:])
     assert "tensors and 3 keys" in refusal(tmp_path, data[:8] + huge + data[16:])
     assert "keys in" in refusal(tmp_path, data[:16] + huge + data[24:])
@@ -83,13 +83,13 @@ def test_counts_lengths_and_places_are_not_believed(tmp_path: Path) -> None:
     assert "list of" in refusal(tmp_path, data[: words + 8] + huge + data[words + 16 :])
     assert "type 77" in refusal(tmp_path, data[:words] + struct.pack("<I", 77) + data[words + 4 :])
     assert "UTF-8" in refusal(tmp_path, data.replace(b"llama.block", b"llam\xff.block"))
-    assert "cut, or overlapping" in refusal(tmp_path, data[:-64])
+    assert "truncated or tensors overlap" in refusal(tmp_path, data[:-64])
 
 
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ([NewTensor("a", (32, 2), 0, 256), NewTensor("a", (32,), 0, 128)], "there twice"),
+        ([NewTensor("a", (32, 2), 0, 256), NewTensor("a", (32,), 0, 128)], "duplicate key"),
         ([NewTensor("a", (2**60, 2**60), 0, 256)], "dimensions"),
         ([NewTensor("a", (0,), 0, 256)], "dimensions"),
         ([NewTensor("a", (30, 2), 8, 68)], "blocks of 32"),

@@ -57,7 +57,7 @@ def test_many_launches_of_one_minute_get_ids_of_their_own(tmp_path: Path) -> Non
 
 def test_a_root_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirError, match="cannot make a run directory"):
+    with pytest.raises(RunDirError, match="cannot create a run directory"):
         make(tmp_path / "file" / "runs")
 
 
@@ -84,7 +84,7 @@ def test_a_directory_of_a_newer_cockpit_is_not_written_to(tmp_path: Path, found:
     run = make(tmp_path)
     run.require_writable_format()
     run.run_json.write_text(json.dumps({"format": found}))
-    with pytest.raises(RunDirError, match="newer than this cockpit"):
+    with pytest.raises(RunDirError, match="newer than this Cockpit"):
         run.require_writable_format()
 
 

@@ -117,7 +117,7 @@ def test_a_request_s_text_begins_with_its_verb() -> None:
 
 
 def test_an_engine_s_failures_are_accounts_of_its_own() -> None:
-    assert all(reason.is_from_engine for reason in EndReason if reason.is_failure_from_engine or reason.says_nothing)
+    assert all(reason.is_from_engine for reason in EndReason if reason.is_failure_from_engine or reason.is_unspecific)
     assert [reason for reason in EndReason if not reason.is_from_engine] == [
         EndReason.OUT_OF_MEMORY, EndReason.KILLED, EndReason.DIED, EndReason.NOT_STARTED,
     ]  # fmt: skip

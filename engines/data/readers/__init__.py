@@ -1,1 +1,1 @@
-"""Other people's data as rows of messages: one file per container, one per shape of a row."""
+"""Readers of conversational data as rows of messages: one file per container, one per shape of a row."""

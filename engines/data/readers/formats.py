@@ -1,6 +1,6 @@
-"""The formats of data that can be read: a container gives values, a shape makes a row of messages from each.
+"""The data formats that Cockpit reads: a container gives values, a shape converts each to a row of messages.
 
-A new format is one file beside this one and its entry in one of the two lists here.
+A new format needs one file beside this one and an entry in one of the two lists here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Container:
     """A kind of file.
 
     Attributes:
-        name: as errors and documents call it.
-        suffix: what the names of such files end with.
-        values: the file's rows in their order, each with where it stands (`file:line`), read as a stream. A row that
-            cannot be decoded is an `OperatorError` that names the place.
+        name: its name in errors and documentation.
+        suffix: suffix of the file names.
+        values: streams the file's rows in order, each with its place (`file:line`). A row that cannot be decoded raises
+            an `OperatorError` that names the place.
     """
 
     name: str
@@ -33,15 +33,13 @@ class Container:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a conversation is written in a row.
+    """The form of a conversation in a row.
 
     Attributes:
-        name: as errors and documents call it.
-        marks: keys by which a row of this shape is recognized: it has all of them. No two shapes share them.
-        example: a row in words, for errors.
-        row: the row of messages that a value holds.
-
-    `row` raises a ValueError that says what is wrong with the value.
+        name: its name in errors and documentation.
+        marks: keys that identify the shape: its rows have all of them. No two shapes have the same marks.
+        example: an example row, for errors.
+        row: converts a value to a row of messages; raises a ValueError that says what is wrong with the value.
     """
 
     name: str
@@ -51,7 +49,7 @@ class Shape:
 
 
 CONTAINERS = (Container("JSON Lines", ".jsonl", jsonl_values),)
-"""In the order in which a folder is searched for a split's file."""
+"""In the order in which the reader looks for a split's file."""
 
 SHAPES = (
     Shape(
@@ -61,10 +59,10 @@ SHAPES = (
         message_row,
     ),
 )
-"""The first is what cockpit writes itself; a value that has the marks of none is refused as a wrong one of these."""
+"""Cockpit itself writes the first shape. A value without any shape's marks is refused as a bad row of the first."""
 
 
 def shape_of(value: Any) -> Shape:
-    """The shape whose marks a value has; the first of all where it has none's."""
+    """The shape whose marks a value has; the first shape when no marks match."""
     keys = value.keys() if isinstance(value, dict) else ()
     return next((shape for shape in SHAPES if shape.marks.issubset(keys)), SHAPES[0])

@@ -15,7 +15,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def jsonl_values(file: Path) -> Iterator[tuple[str, Any]]:
-    """The values of the lines that are not empty, each with `file:line`.
+    """The values of all non-empty lines, each with its `file:line`.
 
     Raises:
         OperatorError: a line is not JSON; the message begins `file:line`.
@@ -31,5 +31,5 @@ def jsonl_values(file: Path) -> Iterator[tuple[str, Any]]:
                 yield where, decoder.decode(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise OperatorError(
-                    f"{where}: not a row of messages: {error}", "each line is one JSON object"
+                    f"{where}: not a row of messages: {error}", "each line must be one JSON object"
                 ) from error

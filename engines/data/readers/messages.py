@@ -1,4 +1,4 @@
-"""The messages shape: a list of turns with `role` and `content`, as OpenAI's and TRL's conversational data have it."""
+"""The messages shape: a list of turns with `role` and `content`, as in OpenAI's and TRL's conversational data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engines.data.readers.row import MessageRow
 
 
 def message_row(value: Any) -> MessageRow:
-    """The row that a value holds.
+    """The row of a value.
 
     Raises:
-        ValueError: the value has no list of messages, or one of its turns is not right.
+        ValueError: the value has no list of messages, or one of its turns is malformed.
     """
     return msgspec.convert(value, MessageRow)

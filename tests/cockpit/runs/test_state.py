@@ -280,7 +280,7 @@ def test_pause_holds_until_a_later_step_or_continue() -> None:
     )
     assert fold(journal.events).state == "paused"
     journal.say(
-        "e1.atlas", ControlApplied(request="continue", by="operator", effect="goes on", step=20, stage="atlas"), 1.0
+        "e1.atlas", ControlApplied(request="continue", by="operator", effect="continued", step=20, stage="atlas"), 1.0
     )
     assert fold(journal.events).state == "running"
 

@@ -88,7 +88,7 @@ def test_a_run_of_a_newer_cockpit_is_not_adopted(tmp_path: Path, started: list[S
     run = a_run(tmp_path)
     a_story(run, None)
     run.run_json.write_text('{"format": 99}')
-    with pytest.raises(RunDirError, match="newer than this cockpit"):
+    with pytest.raises(RunDirError, match="newer than this Cockpit"):
         adopt(run, ATTACH)
     assert started == []
 

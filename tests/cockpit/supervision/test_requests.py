@@ -100,7 +100,7 @@ def test_nothing_is_written_into_an_unsupervised_run_of_a_newer_format(run: RunD
     (run.root / "run.json").write_text(json.dumps({"format": 99, "id": run.id}))
     reply = send_request(run, Verb.STOP)
     assert reply.outcome is Outcome.NOT_SENT
-    assert "is newer than this cockpit" in reply.sentence
+    assert "newer than this Cockpit" in reply.sentence
     assert pending(run.control) == []
 
 

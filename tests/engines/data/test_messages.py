@@ -231,9 +231,9 @@ def test_shares_add_up_and_never_ask_for_more_than_there_is(limit: int, counts: 
 
 def test_sources_without_anything_to_ask_are_said(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "src", {"a.py": "a = 1\n", "b.py": "b = 1\n", "c.py": "c = 1\n"})
-    with pytest.raises(OperatorError, match="nothing can be asked"):
+    with pytest.raises(OperatorError, match="gives no questions"):
         prepared(source, tmp_path)
-    with pytest.raises(OperatorError, match="no Python sources"):
+    with pytest.raises(OperatorError, match="no usable Python sources"):
         prepared(fresh(tmp_path / "empty"), tmp_path, "e")
 
 
@@ -243,7 +243,7 @@ def test_sources_without_anything_to_ask_are_said(tmp_path: Path) -> None:
         ("{", "not a row"),
         ("[]", "not a row"),
         ('{"messages": []}', "last turn"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn of the user"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', "the row has no user turn"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "last turn"),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "'robot'"),
         ('{"messages": [{"role": "user", "content": " "}, {"role": "assistant", "content": "a"}]}', "no content"),

@@ -143,7 +143,7 @@ def test_only_the_train_split_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "said"), [(100_000, "too large.*allowed up to"), (300, "too small.*allowed from")]
+    ("vocab_size", "said"), [(100_000, "too large.*allowed up to"), (300, "too small.*allowed at least")]
 )
 def test_a_vocabulary_that_does_not_fit_names_the_size_that_does(text: Path, vocab_size: int, said: str) -> None:
     with pytest.raises(OperatorError, match=said) as raised:

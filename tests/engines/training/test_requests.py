@@ -126,7 +126,7 @@ def test_pause_and_continue_of_one_moment_do_not_hang(tmp_path: Path, tokens: Pa
     ask(ctx, Verb.PAUSE, at_step=2)
     ask(ctx, Verb.CONTINUE, at_step=2)
     run_stage(ctx)
-    assert [effect for _, effect in _effects(ctx)] == ["paused", "going on"]
+    assert [effect for _, effect in _effects(ctx)] == ["paused", "continued"]
     assert trajectory(ctx, 1) == trajectory(plain, 1)
 
 

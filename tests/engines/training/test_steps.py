@@ -284,7 +284,7 @@ def test_too_little_data_and_missing_models_are_the_operators_to_mend(
         run_stage(context(tmp_path / "b", {**FINETUNE, "max_length": 8}, {"model": model, "data": messages}))
     with pytest.raises(OperatorError, match="not in the local Hugging Face cache"):
         run_stage(context(tmp_path / "c", FINETUNE, {"model": "org/model", "data": messages}))
-    with pytest.raises(OperatorError, match="cannot be loaded as a model"):
+    with pytest.raises(OperatorError, match="cannot load a model from"):
         run_stage(context(tmp_path / "d", FINETUNE, {"model": messages, "data": messages}))
 
 

@@ -228,7 +228,7 @@ def test_a_tied_models_file_with_a_head_is_told(models: Any, tmp_path: Path) -> 
     [
         (8, struct.pack("<Q", 1 << 60), "tensors"),
         (16, struct.pack("<Q", 1 << 60), "keys"),
-        (0, b"FUGG", "does not begin with GGUF"),
+        (0, b"FUGG", "does not begin with the bytes GGUF"),
         (24, struct.pack("<Q", 1 << 60), "header"),
     ],
 )

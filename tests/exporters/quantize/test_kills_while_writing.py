@@ -130,10 +130,10 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_work_in_words_and_leaves_not
     status, _ = zygote.attempt(run, stage, 1, -300_000)
     assert os.waitstatus_to_exitcode(status) == 1
     ended = next(event for event in read_journal(run.journal) if isinstance(event, AttemptEnded))
-    assert "no room to write" in ended.detail
+    assert "no space to write" in ended.detail
     assert "iB are free" in ended.detail
     assert "Traceback" not in ended.detail
     assert not run.out("made").exists()
     assert not [path for path in run.root.rglob("*") if path.suffix in (".gguf", ".safetensors")]
     assert {path: path.read_bytes() for path in before} == before, "inputs are as they were"
-    assert zygote.attempt(run, stage, 2)[0] == 0, "with room again, it succeeds"
+    assert zygote.attempt(run, stage, 2)[0] == 0, "with free space again, it succeeds"

@@ -109,7 +109,7 @@ def test_a_program_that_fails_at_work_leaves_the_rest_to_the_kernels(
     monkeypatch.setenv(trouble, {"OWN_FAILS": "Q8_0", "OWN_SPOILS": "file"}[trouble])
     ctx, _ = export(tmp_path / "auto", base, "Q8_0", parity_positions=0)
     assert parity(ctx)["quantizer"]["self_test"] == {"Q8_0": "bytes"}
-    words = {"OWN_FAILS": "no room on the moon", "OWN_SPOILS": "not a whole GGUF file"}[trouble]
+    words = {"OWN_FAILS": "no room on the moon", "OWN_SPOILS": "damaged GGUF file"}[trouble]
     assert any(words in text and "kernels" in text for text in warnings(ctx))
     assert not list(ctx.out.glob("*.partial"))
     with pytest.raises(StageFailedError, match=words):
@@ -170,7 +170,7 @@ def test_asking_for_a_program_that_is_not_there_is_refused_and_numpy_can_be_aske
     assert record["name"] == "gguf numpy"
     assert record["version"]
     assert len(record["sha256"]) == 64
-    with pytest.raises(OperatorError, match="can only be written by llama"):
+    with pytest.raises(OperatorError, match="needs llama"):
         export(tmp_path / "none", base, "Q4_K_M", parity_positions=0, quantizer="numpy")
 
 

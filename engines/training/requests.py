@@ -1,4 +1,4 @@
-"""What the operator asked for, done at a step boundary and answered with what came of it."""
+"""The operator's requests during training: carried out at a step boundary and answered with their effect."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PAUSE_POLL_S = 0.1
 PAUSE_HEARTBEAT_S = 10.0
 
 
-class Trainee(Protocol):
-    """A training between two of its steps, and what an operator may ask of it there."""
+class Controllable(Protocol):
+    """A training between two steps, with the operations that an operator may request."""
 
     ctx: StageContext[TrainingFields]
 
@@ -29,7 +29,7 @@ class Trainee(Protocol):
 
     @property
     def last_step(self) -> int:
-        """The step at which the stage ends, as it is planned now."""
+        """The step at which the stage ends by the present plan."""
         ...
 
     def save(self) -> bool: ...
@@ -43,11 +43,11 @@ class Trainee(Protocol):
     def lower_max_steps(self, steps: int) -> int: ...
 
 
-def obey(session: Trainee) -> None:
-    """Take all new requests, oldest first. While paused, wait here with a heartbeat and go on taking them.
+def handle_requests(session: Controllable) -> None:
+    """Take all new requests, oldest first. While paused, wait here with a heartbeat and keep taking requests.
 
     Raises:
-        StopRequested: one of them was to stop.
+        StopRequested: one of the requests was a stop.
     """
     paused, heartbeat_s = False, 0.0
     while True:
@@ -56,7 +56,7 @@ def obey(session: Trainee) -> None:
                 paused = _pause_or_continue(session, request, paused=paused)
                 heartbeat_s = time.monotonic() + PAUSE_HEARTBEAT_S
             else:
-                _obey_one(session, request)
+                _handle(session, request)
         if not paused:
             return
         time.sleep(PAUSE_POLL_S)
@@ -65,18 +65,18 @@ def obey(session: Trainee) -> None:
             session.ctx.phase(PHASE_PAUSED)
 
 
-def _pause_or_continue(session: Trainee, request: Request, *, paused: bool) -> bool:
+def _pause_or_continue(session: Controllable, request: Request, *, paused: bool) -> bool:
     """Whether the session is paused after the request."""
     wanted = request.verb is Verb.PAUSE
     if wanted == paused:
-        session.ctx.applied(request, f"{IGNORED}: {'paused already' if paused else 'not paused'}", session.step)
+        session.ctx.applied(request, f"{IGNORED}: {'already paused' if paused else 'not paused'}", session.step)
         return paused
-    session.ctx.applied(request, "paused" if wanted else "going on", session.step)
+    session.ctx.applied(request, "paused" if wanted else "continued", session.step)
     session.ctx.phase(PHASE_PAUSED if wanted else PHASE_TRAINING)
     return wanted
 
 
-def _obey_one(session: Trainee, request: Request) -> None:
+def _handle(session: Controllable, request: Request) -> None:
     match request.verb:
         case verb if verb.is_stop:
             _stop(session, request)
@@ -88,25 +88,25 @@ def _obey_one(session: Trainee, request: Request) -> None:
             result = session.evaluate()
             loss = None if result is None else result.loss
             effect = (
-                f"{IGNORED}: there is no val split to evaluate on"
+                f"{IGNORED}: the data have no val split to evaluate on"
                 if loss is None
                 else f"val loss {quantities.loss(loss)}"
             )
         case Verb.SAMPLE:
-            effect = "sampled" if session.sample() else f"{IGNORED}: a {session.ctx.stage.kind} stage takes no samples"
+            effect = "sampled" if session.sample() else f"{IGNORED}: a {session.ctx.stage.kind} stage cannot sample"
         case Verb.LEARNING_RATE:
             effect = _learning_rate(session, request.value)
         case Verb.MAX_STEPS:
             effect = _max_steps(session, request.value)
         case _:
-            effect = f"{IGNORED}: a {session.ctx.stage.kind} stage does not know {request.verb}"
+            effect = f"{IGNORED}: a {session.ctx.stage.kind} stage does not support {request.verb}"
     session.ctx.applied(request, effect, session.step)
 
 
-def _stop(session: Trainee, request: Request) -> None:
-    """Stop here. A stop that wants a checkpoint and cannot have one is refused, unless the system itself asked."""
+def _stop(session: Controllable, request: Request) -> None:
+    """Stop here. A stop after a checkpoint is refused when the checkpoint fails, except for a termination signal."""
     if request.verb is Verb.STOP:
-        session.ctx.applied(request, "stopping now; the run goes on from its newest checkpoint", session.step)
+        session.ctx.applied(request, "stopping now; a resume continues from the newest checkpoint", session.step)
         raise StopRequested
     saved = session.save()
     if saved:
@@ -115,20 +115,20 @@ def _stop(session: Trainee, request: Request) -> None:
     if request.number == 0:
         session.ctx.applied(request, "stopping; the checkpoint could not be written", session.step)
         raise StopRequested
-    session.ctx.applied(request, f"{IGNORED}: the checkpoint could not be written, so training goes on", session.step)
+    session.ctx.applied(request, f"{IGNORED}: the checkpoint could not be written; training continues", session.step)
 
 
-def _learning_rate(session: Trainee, value: float | None) -> str:
+def _learning_rate(session: Controllable, value: float | None) -> str:
     if value is None or not math.isfinite(value) or not 0 < value <= 1:
-        return f"{IGNORED}: learning_rate — got {value}; allowed above 0, up to 1"
+        return f"{IGNORED}: learning_rate — got {value}; allowed a number > 0 and ≤ 1"
     session.set_learning_rate(value)
     return f"peak learning rate is now {quantities.exact(value)}"
 
 
-def _max_steps(session: Trainee, value: float | None) -> str:
+def _max_steps(session: Controllable, value: float | None) -> str:
     planned = session.last_step
     if value is None or not math.isfinite(value) or value < 1 or value != int(value):
-        return f"{IGNORED}: max_steps — got {value}; allowed a whole number from 1"
+        return f"{IGNORED}: max_steps — got {value}; allowed a whole number ≥ 1"
     if value > planned:
-        return f"{IGNORED}: {planned} steps are planned, and a running stage can only be shortened"
+        return f"{IGNORED}: {planned} steps are planned; a running stage can only be shortened"
     return f"the stage ends at step {session.lower_max_steps(int(value))}"
