@@ -268,17 +268,17 @@ def refuse_special_files(folder: Path) -> None:
 
 
 def read_into(path: Path, offset: int, place: memoryview) -> None:
-    """Fill a place with a file's bytes, from an offset on.
+    """Fill a buffer with a file's bytes, from an offset on.
 
     Raises:
-        EOFError: the file ends before the place is full.
+        EOFError: the file ends before the buffer is full.
         OSError: as from `open_regular`.
     """
     with open_regular(path) as file:
         while place:  # one read returns at most 2 GiB
             count = os.preadv(file.fileno(), [place], offset)
             if not count:
-                raise EOFError(f"{path} was cut short while it was read")
+                raise EOFError(f"{path} was truncated while it was read")
             place, offset = place[count:], offset + count
 
 

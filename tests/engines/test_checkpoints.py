@@ -94,7 +94,7 @@ def test_only_what_is_whole_is_a_checkpoint(tmp_path: Path) -> None:
     assert set(reasons) == {".tmp-step-9", "step-7", "step-80", "step-99"}
     assert "not finished" in reasons[".tmp-step-9"]
     assert "5 bytes, not 10" in reasons["step-7"]
-    assert "of step 8" in reasons["step-80"]
+    assert "for step 8," in reasons["step-80"]
     assert "cannot be read" in reasons["step-99"]
 
 

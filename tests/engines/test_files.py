@@ -331,5 +331,5 @@ def test_a_part_of_a_file_is_read_whole_or_not_at_all(tmp_path: Path, monkeypatc
     place = bytearray(5)
     read_into(path, 3, memoryview(place))
     assert place == b"34567"
-    with pytest.raises(EOFError, match="cut short"):
+    with pytest.raises(EOFError, match="truncated"):
         read_into(path, 6, memoryview(place))

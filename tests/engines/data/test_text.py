@@ -112,7 +112,7 @@ def test_adding_files_to_the_tree_moves_no_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [{}, {"a.py": ""}, {"a.txt": "words"}])
 def test_a_source_with_nothing_to_take_is_said(tmp_path: Path, files: dict[str, str]) -> None:
     source = write_tree(fresh(tmp_path / "src"), files)
-    with pytest.raises(OperatorError, match="no document"):
+    with pytest.raises(OperatorError, match="no usable document"):
         prepared(source, tmp_path / "out")
 
 

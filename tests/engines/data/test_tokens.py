@@ -123,9 +123,9 @@ def _outside(tokens: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_cut, "bytes; tokens.json says"),
+        (_cut, "bytes; tokens.json expects"),
         (_flip, "SHA-256"),
-        (_edit(dtype="uint32"), "bytes; tokens.json says"),
+        (_edit(dtype="uint32"), "bytes; tokens.json expects"),
         (_edit(dtype="int8"), "dtype int8"),
         (_edit(format=2), "format 2"),
         (_edit(splits={}), "has no train split"),

@@ -178,5 +178,5 @@ def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path
     run_stage(again)
     [warning] = of_kind(again, Warned)
     assert "may differ from an uninterrupted run" in warning.message
-    assert "threads was 64, is 1" in warning.message
+    assert "threads was 64, now 1" in warning.message
     assert "torch was 1.0" in warning.message
