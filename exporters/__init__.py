@@ -1,1 +1,1 @@
-"""Cockpit's exporters: from a trained model to the files that serve it, and the proof that they are the same model."""
+"""Cockpit's exporters: convert a trained model to files for serving, and prove that they are the same model."""

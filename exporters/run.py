@@ -1,4 +1,4 @@
-"""`python -m exporters.run STAGE_JSON`: one attempt of a merge or an export, in a process of its own."""
+"""`python -m exporters.run STAGE_JSON`: runs one attempt of a merge or an export stage in its own process."""
 
 from __future__ import annotations
 

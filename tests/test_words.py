@@ -27,14 +27,6 @@ ALLOWANCE: dict[str, int] = {
     "cockpit/planning": 5,
     "cockpit/runs": 18,
     "cockpit/supervision": 26,
-    "exporters/gguf": 2,
-    "exporters/hf_model": 3,
-    "exporters/lora": 6,
-    "exporters/process": 7,
-    "exporters/proof": 18,
-    "exporters/quantize": 2,
-    "exporters/stages": 5,
-    "exporters/ternary": 2,
     "recipes": 9,
 }
 

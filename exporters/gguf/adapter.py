@@ -1,7 +1,7 @@
-"""A LoRA adapter as a GGUF file, which llama.cpp puts over a base when it loads it: one base, many small adapters.
+"""Writes a LoRA adapter as a GGUF file, which llama.cpp applies to a base model when it loads it.
 
-llama.cpp adds alpha / rank * B A to each matrix, or plain B A when the file's alpha is zero. Scales that differ between
-layers (rank and alpha patterns, rsLoRA) are multiplied into B, and alpha is zero then.
+llama.cpp adds alpha / rank * B A to each matrix, or plain B A when the file's alpha is zero. If scales differ between
+layers (rank and alpha patterns, rsLoRA), they are multiplied into B and the file's alpha is zero.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ AdapterType = Literal["F32", "F16"]
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What goes into the file: a change for each GGUF tensor of the base, and the alpha that is written.
+    """The contents of the file: the changes and the alpha.
 
     Attributes:
-        changes: by the base's GGUF tensor name.
-        alpha: llama.cpp's; 0 when scales are in the matrices.
+        changes: by the GGUF name of the base model's tensor.
+        alpha: llama.cpp's alpha; 0 when the scales are in the matrices.
         parameters: number of weights.
     """
 
@@ -44,15 +44,15 @@ class AdapterPlan:
     parameters: int
 
     def bytes(self, dtype: AdapterType) -> int:
-        """Size of its tensors."""
+        """Size of the file's tensors."""
         return TYPES[dtype].row_bytes(self.parameters)
 
 
 def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
-    """Find the base's tensor for every change.
+    """Find the base model's tensor for every change.
 
     Raises:
-        OperatorError: the adapter has what the format cannot hold, or changes what the base does not have; named.
+        OperatorError: the format does not support a part of the adapter, or the base model lacks a tensor; names it.
     """
     _check_kinds(adapter)
     names = {source.name: name for name, source in model.sources.items() if source.values is None}
@@ -61,14 +61,14 @@ def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
         name = names.get(target)
         if name is None:
             raise OperatorError(
-                f"{adapter.folder} changes {printable(change.module, 200)}, which has no tensor of its own in the "
-                f"file of {model.folder}",
-                "it is the adapter of another base, or of a tied head",
+                f"{adapter.folder} changes {printable(change.module, 200)}, but the GGUF file of {model.folder} has "
+                "no separate tensor for it",
+                "the adapter belongs to another base model, or changes a tied output head",
             )
         if model.weights.tensors[target].shape != change.shape:
             raise OperatorError(
-                f"{printable(change.module, 200)} is {model.weights.tensors[target].shape} in the base and "
-                f"{change.shape} in {adapter.folder}"
+                f"{adapter.folder}: {printable(change.module, 200)} — got shape {change.shape}; the base model has "
+                f"{model.weights.tensors[target].shape}"
             )
         changes[name] = change
     ranks_and_scales = {(_rank(change), change.scale) for change in changes.values()}
@@ -82,7 +82,7 @@ def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterTyp
     """Write the file under a temporary name, make it durable, and rename it.
 
     Raises:
-        OperatorError: a value is not finite, or does not fit into F16.
+        OperatorError: a value is not finite, or outside the range of F16.
     """
     keys = {
         "general.architecture": text_value(model.architecture.name),
@@ -104,21 +104,25 @@ def write_adapter(model: Model, plan: AdapterPlan, path: Path, dtype: AdapterTyp
 
 
 def _pieces(model: Model, name: str, change: Change, side: str, dtype: AdapterType, *, folded: bool) -> Iterator[Piece]:
-    """One matrix of a change, whole: LoRA's are small."""
+    """One matrix of a change as one piece: LoRA matrices are small."""
     values = _a(change) if side == "a" else _b(model, name, change, folded=folded)
     yield ready(_stored(f"{name}.lora_{side}", values, dtype), values.size)
 
 
 def _check_kinds(adapter: Adapter) -> None:
-    hint = "merge this adapter into its base instead"
+    hint = "merge the adapter into its base model instead"
     if adapter.replacements:
         name = printable(next(iter(adapter.replacements)), 200)
-        raise OperatorError(f"{adapter.folder} holds {name} whole (modules_to_save), which a GGUF adapter cannot", hint)
+        raise OperatorError(
+            f"{adapter.folder} contains the full tensor {name} (modules_to_save), which GGUF adapters do not support",
+            hint,
+        )
     for change in adapter.changes.values():
-        kind = "DoRA" if change.magnitude is not None else "LoRA of an embedding" if change.embedding else ""
+        kind = "DoRA" if change.magnitude is not None else "LoRA on an embedding" if change.embedding else ""
         if kind:
             raise OperatorError(
-                f"{adapter.folder}: {printable(change.module, 200)} has {kind}, which a GGUF adapter cannot hold", hint
+                f"{adapter.folder}: {printable(change.module, 200)} uses {kind}, which GGUF adapters do not support",
+                hint,
             )
 
 
@@ -139,7 +143,7 @@ def _a(change: Change) -> NDArray[np.float32]:
 
 
 def _b(model: Model, name: str, change: Change, *, folded: bool) -> NDArray[np.float32]:
-    """float32 [rows, r], its rows in the order of the base's rows in the file."""
+    """float32 [rows, r], in the order of the base model's rows in the GGUF file."""
     assert change.b is not None
     values: Any = read_matrix(change.b)
     values = values[row_order(model, name, len(values))]
@@ -152,10 +156,12 @@ def _stored(name: str, values: NDArray[np.float32], dtype: AdapterType) -> NDArr
         stored = values if dtype == "F32" else values.astype(np.float16)
     if not np.isfinite(stored).all():
         largest = float(np.abs(values).max())
-        said = (
-            f"{quantities.number(largest)}, beyond what F16 can hold"
+        problem = (
+            f"{quantities.number(largest)}, which is outside the range of F16"
             if math.isfinite(largest)
             else "a value that is not finite"
         )
-        raise OperatorError(f"{printable(name, 200)} holds {said}", "the adapter is damaged, or needs adapter_type F32")
+        raise OperatorError(
+            f"{printable(name, 200)} contains {problem}", "the adapter is damaged, or needs adapter_type F32"
+        )
     return stored

@@ -1,5 +1,5 @@
-"""The one writer of GGUF files: header, then each tensor piece by piece, padded; pieces are quantized while the next
-are read."""
+"""Writes GGUF files: the header, then each tensor piece by piece, padded. One piece is quantized while the next is
+read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a tensor as they are stored: the bytes to come, how many they are, and of how many values."""
+    """Some rows of a tensor in stored form: a future of their bytes, the number of bytes and the number of values."""
 
     data: Future[memoryview]
     bytes: int
@@ -32,14 +32,14 @@ class Piece:
 
 
 def ready(data: NDArray[Any], values: int) -> Piece:
-    """A piece whose bytes are there: an array of any type, [rows, columns] or [rows, bytes of a row], row after row."""
+    """A piece whose bytes are already computed: an array of any type, [rows, columns] or [rows, bytes of a row]."""
     future: Future[memoryview] = Future()
     future.set_result(np.ascontiguousarray(data).data.cast("B"))
     return Piece(future, data.nbytes, values)
 
 
 def new_tensor(shape: Shape, type_id: int, size: int) -> NewTensor:
-    """A tensor of `size` bytes for the header: dimensions are columns first, and a vector has one."""
+    """A tensor of `size` bytes for the header; its dimensions are columns and rows, or only columns for a vector."""
     return NewTensor(shape.name, (shape.columns, shape.rows)[: shape.dimensions], type_id, size)
 
 
@@ -49,12 +49,12 @@ def write_file(
     tensors: Sequence[tuple[NewTensor, Iterable[Piece]]],
     progress: Progress = lambda _values: None,
 ) -> None:
-    """Write a whole GGUF file to an open one; making it durable and giving it its name is the caller's.
+    """Write a complete GGUF file to an open file. The caller syncs and renames it.
 
     Args:
         file: an empty file.
-        keys: in the order in which they are written.
-        tensors: each with its pieces from the first row to the last, which are asked for one after another.
+        keys: in file order.
+        tensors: each with its pieces from the first row to the last; they are computed one after another.
         progress: see `Progress`.
 
     Raises:
@@ -89,5 +89,5 @@ def _write(file: BinaryIO, tensor: NewTensor, piece: Piece, padding: int) -> Non
 
 
 def not_finite(name: str) -> OperatorError:
-    """A tensor that holds infinities or worse."""
-    return OperatorError(f"{printable(name, 200)} holds a value that is not finite: the model is damaged")
+    """The error for a tensor with infinities or NaN."""
+    return OperatorError(f"{printable(name, 200)} contains a value that is not finite: the model is damaged")

@@ -1,8 +1,7 @@
-"""The importance matrix: how strongly each input column of each matrix is used, which quantization may weigh.
+"""The importance matrix: weights of the input columns of each matrix, which some file types need.
 
-For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column (what
-llama.cpp's
-llama-imatrix collects). It is computed here from transformers' own forward pass, a window of tokens at a time.
+For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column, as llama.cpp's
+llama-imatrix computes it. This module computes it with transformers' forward pass, one window of tokens at a time.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class Importance:
 
     Attributes:
         values: mean squared input by GGUF tensor name, float32 [columns].
-        tokens: how many tokens it was computed from.
-        windows: in how many pieces they came, and how long the longest was.
-        source: what text it was.
+        tokens: number of tokens it was computed from.
+        windows: number of windows, and tokens of the longest one.
+        source: name of the text.
     """
 
     values: Mapping[str, NDArray[np.float32]]
@@ -43,15 +42,15 @@ class Importance:
     source: str
 
     def of(self, shape: Shape) -> NDArray[np.float32] | None:
-        """The importances of a tensor's columns, float32 [columns]; None when it was not measured.
+        """The importances of a tensor's columns, float32 [columns]; None when the matrix lacks the tensor.
 
         Raises:
-            OperatorError: they are those of a tensor of another width.
+            OperatorError: their number differs from the tensor's columns.
         """
         found = self.values.get(shape.name)
         if found is not None and len(found) != shape.columns:
             raise OperatorError(
-                f"the importance matrix has {len(found)} columns for {shape.name}, which has {shape.columns}"
+                f"the importance matrix has {len(found)} columns for {shape.name}, but the tensor has {shape.columns}"
             )
         return found
 
@@ -59,14 +58,14 @@ class Importance:
 def compute_importance(
     model: Any, modules: Mapping[str, str], windows: Sequence[Sequence[int]], source: str, progress: Progress
 ) -> Importance:
-    """Run the model over the windows and collect what goes into its linear layers.
+    """Run the model over the windows and collect the inputs of its linear layers.
 
     Args:
-        model: transformers' model, in evaluation mode.
+        model: a transformers model in evaluation mode.
         modules: the layer's name in transformers by the GGUF tensor's name.
         windows: token ids.
-        source: what text they are.
-        progress: called with tokens done since the last call.
+        source: name of the text.
+        progress: called with the number of tokens processed since the last call.
     """
     import torch
 
@@ -127,7 +126,7 @@ def load_importance(path: Path) -> Importance:
     """Read an importance matrix in llama.cpp's GGUF format.
 
     Raises:
-        OperatorError: it is not one.
+        OperatorError: the file is not an importance matrix.
     """
     try:
         header = read_gguf(path)
@@ -140,15 +139,15 @@ def load_importance(path: Path) -> Importance:
         field = gguf.GGUFReader(path).get_field("imatrix.datasets")
         source = str(field.contents()[0]) if field is not None else path.name
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise OperatorError(f"{path} is not an importance matrix in GGUF: {printable(str(error), 200)}") from error
+        raise OperatorError(f"{path} is not a GGUF importance matrix: {printable(str(error), 200)}") from error
     sums = {name: tensors[f"{name}.in_sum2"] for name in names}
-    # What was never reached counts alike in every column, as in llama.cpp.
-    with np.errstate(all="ignore"):  # what comes of it is looked at below
+    # A tensor without counts gets equal weights in every column, as in llama.cpp.
+    with np.errstate(all="ignore"):  # the result is checked below
         values = {n: sums[n] / np.float32(counts[n]) if counts[n] > 0 else np.ones_like(sums[n]) for n in names}
     sound = all(math.isfinite(counts[n]) and np.isfinite(row).all() and (row >= 0).all() for n, row in values.items())
     if not values or not sound:
         raise OperatorError(
-            f"{path} has no importances, or some that are negative or not finite", "make it with llama-imatrix"
+            f"{path} contains no importances, or negative or non-finite ones", "make it with llama-imatrix"
         )
     chunks, size = (header.scalar(f"imatrix.{name}", 0) for name in ("chunk_count", "chunk_size"))
     windows = (chunks or 1, size) if isinstance(chunks, int) and isinstance(size, int) else (1, 0)

@@ -1,7 +1,7 @@
-"""The keys of a GGUF file that describe the model. All are always written: llama.cpp's defaults for missing ones are
-silent.
+"""The keys of a GGUF file that describe the model.
 
-A wrong rms epsilon, rope base or rope scaling loads without a word and changes every answer; parity finds it.
+All are always written, because llama.cpp replaces missing keys with defaults without a warning. A wrong rms epsilon,
+rope base or rope scaling loads without an error and changes every answer; the parity check finds it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ QUANTIZATION_VERSION = 2
 def model_keys(
     architecture: Architecture, config: dict[str, Any], *, name: str, file_type_id: int, parameters: int
 ) -> dict[str, Value]:
-    """Every key of `general.` and of the architecture, in the order in which they are written.
+    """Every key of `general.` and of the architecture, in file order.
 
     Args:
         architecture: the model's family.
-        config: its settings.
-        name: what the file is called for a reader.
+        config: the language model's settings.
+        name: `general.name`.
         file_type_id: `general.file_type`.
         parameters: number of weights, for the size label.
     """
@@ -58,7 +58,7 @@ def _rope_keys(rope: Rope) -> dict[str, Value]:
 
 
 def size_label(parameters: int) -> str:
-    """The size as model names give it: 3.8M, 14B."""
+    """The number of weights as model names spell it: 3.8M, 14B."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if parameters >= scale:
             value = parameters / scale

@@ -1,5 +1,4 @@
-"""Which of llama.cpp's pre-tokenizers a tokenizer.json means, told by its structure and never by a list of known
-models."""
+"""Finds llama.cpp's pre-tokenizer for a tokenizer.json by its structure, not by a list of known models."""
 
 from __future__ import annotations
 
@@ -12,20 +11,20 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
 _DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
-"""DeepSeek-Coder's words, one split after another, then single digits."""
+"""DeepSeek-Coder's splits in order; single digits follow."""
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.
 
     Returns:
-        The name for `tokenizer.ggml.pre`, and what llama.cpp will do otherwise.
+        The name for `tokenizer.ggml.pre`, and warnings about what llama.cpp does differently.
 
     Raises:
-        OperatorError: a structure that llama.cpp has no counterpart for; the text shows it.
+        OperatorError: llama.cpp has no counterpart for the structure; the message shows it.
     """
-    whole = tokenizer.get("pre_tokenizer") or {}
-    parts = whole.get("pretokenizers", []) if whole.get("type") == "Sequence" else [whole]
+    given = tokenizer.get("pre_tokenizer") or {}
+    parts = given.get("pretokenizers", []) if given.get("type") == "Sequence" else [given]
     if any(part.get("type") == "ByteLevel" and part.get("add_prefix_space") for part in parts):
         raise OperatorError(
             "tokenizer.json: add_prefix_space — got true; llama.cpp has no counterpart for byte-level BPE"
@@ -33,9 +32,9 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     name = _name(parts)
     if name is None:
         raise OperatorError(
-            f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(whole), 400)}"
+            f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(given), 400)}"
         )
-    # llama.cpp takes whole words that are tokens before it merges, for this pre-tokenizer and no other
+    # llama.cpp looks whole words up in the vocabulary before it merges, for this pre-tokenizer only
     if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
         raise OperatorError(
             f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; "
@@ -46,7 +45,7 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
     if normalizer:
         warnings.append(
             f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text "
-            "that it would change gets other ids"
+            "that it would change gets different token ids"
         )
     return name, warnings
 
@@ -70,7 +69,7 @@ def _name(parts: list[dict[str, Any]]) -> str | None:
 
 
 def _splits(parts: list[dict[str, Any]]) -> tuple[str, ...] | None:
-    """Patterns of splits that keep what they match as pieces of their own; None for splits of another behaviour."""
+    """The patterns of splits that isolate their matches; None if a split behaves differently."""
     if any(part.get("behavior") != "Isolated" or part.get("invert") for part in parts):
         return None
     return tuple(str(part.get("pattern", {}).get("Regex")) for part in parts)

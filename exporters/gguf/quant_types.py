@@ -1,9 +1,8 @@
-"""Which tensor type each tensor gets in a GGUF file of a given type, and what that comes to. Needs neither torch nor
-numpy.
+"""Chooses the type of each tensor in a GGUF file of a given file type, and computes the size of the tensors. Needs
+neither torch nor numpy.
 
-The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type models, so that a file has the types
-that
-`llama-quantize` would give it.
+The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type models, so tensors get the types that
+`llama-quantize` chooses.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ class Shape:
 
     @property
     def layer(self) -> int | None:
-        """Its layer, for `blk.N.…`."""
+        """The layer number of `blk.N.…`; None for other tensors."""
         parts = self.name.split(".")
         return int(parts[1]) if parts[0] == "blk" else None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The type of one tensor. `wanted` differs from `type` when the row's width does not divide into blocks."""
+    """The type of one tensor. `wanted` differs from `type` when the row width is not a multiple of the block."""
 
     shape: Shape
     type: str
@@ -56,11 +55,11 @@ class FilePlan:
     file_type: str
     choices: list[Choice]
     weighted: bool = False
-    """Whether it was made for an importance matrix."""
+    """Whether the plan is for an importance matrix."""
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors, each aligned to 32 bytes; the file adds its keys and vocabulary."""
+        """Size of all tensors, each aligned to 32 bytes, without the file's keys and vocabulary."""
         return sum(-(-choice.bytes // 32) * 32 for choice in self.choices)
 
     @property
@@ -72,12 +71,12 @@ class FilePlan:
 
     @property
     def fallbacks(self) -> list[Choice]:
-        """Tensors that did not get the type they should have."""
+        """Tensors that get a fallback type."""
         return [choice for choice in self.choices if choice.type != choice.wanted]
 
     @property
     def needs_importance(self) -> list[Choice]:
-        """Tensors that are written with an importance matrix or not at all."""
+        """Tensors whose type requires an importance matrix."""
         return [
             choice
             for choice in self.choices
@@ -85,16 +84,15 @@ class FilePlan:
         ]
 
     def fallback_note(self) -> str:
-        """One sentence on the fallbacks, or nothing."""
+        """One sentence about the fallbacks; empty without any."""
         if not self.fallbacks:
             return ""
         widths = sorted({choice.shape.columns for choice in self.fallbacks})
         pairs = sorted({f"{choice.wanted} → {choice.type}" for choice in self.fallbacks})
         return (
             f"{self.file_type}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths "
-            f"({', '.join(map(str, widths))}) that do not divide into"
-            f" blocks and are stored as another type ({', '.join(pairs)}); the file has "
-            f"{quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
+            f"({', '.join(map(str, widths))}) that are not multiples of the block size and get another type "
+            f"({', '.join(pairs)}); the file has {quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
         )
 
 
@@ -115,7 +113,7 @@ def plan_file(
         layers: number of layers.
         gqa: query heads per key and value head.
         importance: whether there is an importance matrix.
-        seventy_b: whether the model is of llama.cpp's class 70B, whose value projections get more bits.
+        seventy_b: whether llama.cpp counts the model as 70B, whose value projections get more bits.
     """
     row = FILE_TYPES[file_type]
     head = _OUTPUT if any(shape.name == _OUTPUT for shape in shapes) else _EMBEDDING
@@ -128,7 +126,7 @@ def plan_file(
 
 
 def _wanted(row: FileType, shape: Shape, place: Place | None, *, head: str, seventy_b: bool) -> str:
-    """The type that a tensor should have, whatever its width. `head`: the tensor that is the output matrix."""
+    """The type of a tensor before its width is checked. `head`: the name of the output matrix."""
     if shape.dimensions < 2 or shape.name.endswith("_norm.weight") or not shape.name.endswith(".weight"):
         return "F32"
     if not row.quantized:
@@ -146,7 +144,7 @@ def _wanted(row: FileType, shape: Shape, place: Place | None, *, head: str, seve
 
 
 def _fitting(wanted: str, columns: int) -> str:
-    """llama.cpp's fallback for widths that are not multiples of the block; F16 fits every width."""
+    """`wanted`, or llama.cpp's fallback if the width is not a multiple of the block; F16 fits every width."""
     if columns % TYPES[wanted].block == 0:
         return wanted
     fallback = TYPES[wanted].fallback
@@ -154,11 +152,11 @@ def _fitting(wanted: str, columns: int) -> str:
 
 
 def model_shapes(architecture: Architecture, settings: Settings) -> list[Shape]:
-    """Every tensor that a model of these settings must have: for estimates before it exists.
+    """Every tensor that a model with these settings must have, for estimates before the model exists.
 
     Args:
         architecture: its family.
-        settings: of its config, or of a pretrain stage, with `vocab_size` and `tie_word_embeddings`.
+        settings: from its config or a pretrain stage, with `vocab_size` and `tie_word_embeddings`.
     """
     shapes = []
     for tensor in architecture.tensors(settings).values():

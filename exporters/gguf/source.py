@@ -1,4 +1,4 @@
-"""A GGUF file of full precision as the source of quantized ones: read without trust, its keys kept as they are."""
+"""Reads and validates a full-precision GGUF file and quantizes it; its other keys are copied unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class GgufSource:
         return sum(shape.rows * shape.columns for shape in self.shapes)
 
     def plan(self, file_type: str, *, importance: bool = False) -> FilePlan:
-        """The type of every tensor; what is not quantized keeps the source's."""
+        """The type of every tensor; tensors that are not quantized keep their type."""
         plan = plan_file(
             file_type,
             self.shapes,
@@ -73,17 +73,17 @@ class GgufSource:
 
 
 def _kept(choice: Choice, tensor: Tensor) -> Choice:
-    """Vectors and norms stay as they are in the source."""
+    """Vectors and norms keep their type in the source."""
     if choice.wanted != "F32" or tensor.kind is None:
         return choice
     return Choice(choice.shape, tensor.kind.name, tensor.kind.name)
 
 
 def open_source(path: Path) -> GgufSource:
-    """Read a GGUF file's header and see whether it can be quantized.
+    """Read a GGUF file's header and check that the file can be quantized.
 
     Raises:
-        OperatorError: it is damaged, already quantized, split over files, or of a kind whose rules are not known here.
+        OperatorError: the file is damaged, already quantized, one of several, or of an unsupported model family.
     """
     file = read_gguf(path)
     architecture = file.scalar("general.architecture")
@@ -95,15 +95,15 @@ def open_source(path: Path) -> GgufSource:
             "quantize other families with llama.cpp's own llama-quantize",
         )
     if file.scalar("split.count", 0) not in (0, 1):
-        raise OperatorError(f"{path}: one of several files of a split model", "join them: llama-gguf-split --merge")
+        raise OperatorError(f"{path} is one file of a split model", "join its files: llama-gguf-split --merge")
     if file.scalar(f"{architecture}.expert_count", 0):
-        raise OperatorError(f"{path}: a mixture of experts", "quantize it with llama.cpp's own llama-quantize")
+        raise OperatorError(f"{path} is a mixture of experts", "quantize it with llama.cpp's own llama-quantize")
     for tensor in file.tensors.values():
         if tensor.kind is None or not tensor.kind.plain:
             kind = tensor.kind.name if tensor.kind else f"type {tensor.type_id}"
             raise OperatorError(
-                f"{path}: tensor {printable(tensor.name, 200)} is {kind}: the file is already quantized",
-                "quantize from the F32, F16 or BF16 file: rounding twice costs more than either",
+                f"{path}: tensor {printable(tensor.name, 200)} has type {kind}: the file is already quantized",
+                "quantize from the F32, F16 or BF16 file: rounding twice loses more accuracy than once",
             )
     layers = _number(file, f"{architecture}.block_count")
     heads = _number(file, f"{architecture}.attention.head_count")
@@ -112,30 +112,32 @@ def open_source(path: Path) -> GgufSource:
         raise OperatorError(f"{path}: {architecture}.attention.head_count_kv — got {kv_heads!r}; allowed 1 to {heads}")
     shapes = [_shape(path, tensor) for tensor in file.tensors.values()]
     if not any(shape.name == "token_embd.weight" for shape in shapes):
-        raise OperatorError(f"{path}: there is no token_embd.weight: not a language model")
+        raise OperatorError(f"{path} has no tensor token_embd.weight: it is not a language model")
     return GgufSource(file, row, layers, heads // kv_heads, shapes)
 
 
 def _number(file: GgufFile, key: str) -> int:
     value = file.scalar(key)
     if not isinstance(value, int) or not 0 < value <= 100_000:
-        raise OperatorError(f"{file.path}: {key} — got {value!r}; allowed a whole number above 0")
+        raise OperatorError(f"{file.path}: {key} — got {value!r}; allowed a whole number from 1 to 100000")
     return value
 
 
 def _shape(path: Path, tensor: Tensor) -> Shape:
     if any(size != 1 for size in tensor.dimensions[2:]):
-        raise OperatorError(f"{path}: tensor {printable(tensor.name, 200)} has {len(tensor.dimensions)} dimensions")
+        raise OperatorError(
+            f"{path}: tensor {printable(tensor.name, 200)} has {len(tensor.dimensions)} dimensions; allowed 1 or 2"
+        )
     parts = tensor.name.split(".")
     if parts[0] == "blk" and not (len(parts) > 2 and parts[1].isdecimal()):
-        raise OperatorError(f"{path}: tensor {printable(tensor.name, 200)} belongs to no layer")
+        raise OperatorError(f"{path}: tensor {printable(tensor.name, 200)} has no layer number")
     return Shape(tensor.name, tensor.rows, tensor.columns, 2 if tensor.matrix else 1)
 
 
 def new_keys(
     source: GgufSource, file_type: str, importance: Importance | None, importance_file: str
 ) -> dict[str, Value]:
-    """The source's keys, with the file type changed and what llama.cpp notes about an importance matrix."""
+    """The source's keys with the new file type, and llama.cpp's keys about the importance matrix."""
     keys = {
         name: value
         for name, value in source.file.keys.items()
@@ -160,10 +162,10 @@ def write_quantized(
     importance: Importance | None = None,
     importance_file: str = "",
 ) -> None:
-    """Write a whole quantized file to an open one; making it durable and giving it its name is the caller's.
+    """Write the complete quantized file to an open file. The caller syncs and renames it.
 
     Raises:
-        OperatorError: a value is not finite or does not fit; names the tensor.
+        OperatorError: a value is not finite or outside the type's range; names the tensor.
     """
     tensors = [
         (
@@ -178,7 +180,7 @@ def write_quantized(
 def _pieces(
     source: GgufSource, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> Iterator[Piece]:
-    """A tensor in its new type, a few rows at a time; kernels work on them while the next are read.
+    """A tensor in its new type, a few rows at a time; kernels quantize them while the next are read.
 
     `importance`: float32 [columns], or None.
     """

@@ -26,17 +26,17 @@ from exporters.hf_model.tokenizer_file import read_tokenizer
 from recipes.problems import OperatorError, printable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""Token types of GGUF; SentencePiece's piece types are the same numbers."""
+"""Token types of GGUF; SentencePiece's piece types have the same numbers."""
 
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
-"""What GGUF calls the special tokens."""
+"""GGUF's names of the special tokens."""
 
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 @dataclass
 class Vocabulary:
-    """What is written about the tokenizer. `scores` is empty for BPE, `merges` for SentencePiece."""
+    """Everything that the file stores about the tokenizer. `scores` is empty for BPE, `merges` for SentencePiece."""
 
     model: str
     pre: str
@@ -58,8 +58,8 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     """The vocabulary of a model folder, padded to the embedding's rows.
 
     Raises:
-        OperatorError: no tokenizer, one with more tokens than the embedding has rows, or one that llama.cpp cannot
-            follow.
+        OperatorError: the folder has no tokenizer, the tokenizer has more tokens than the embedding has rows, or
+            llama.cpp does not support it.
     """
     settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     rows = int(config["vocab_size"])
@@ -76,7 +76,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     else:
         raise OperatorError(
             f"{folder} has no tokenizer.model and no byte-level tokenizer.json",
-            "copy the tokenizer's files beside the model",
+            "copy the tokenizer's files into the model folder",
         )
     _pad(vocabulary, rows, folder)
     _special_ids(vocabulary, settings, config)
@@ -87,7 +87,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
 
 
 def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
-    """Every key of `tokenizer.`, in the order in which they are written."""
+    """Every key of `tokenizer.`, in file order."""
     keys = {
         "model": text_value(vocabulary.model),
         "pre": text_value(vocabulary.pre),
@@ -120,13 +120,14 @@ def _sentencepiece(path: Path) -> Vocabulary:
         raise OperatorError(f"{path} is not a SentencePiece model") from error
     if proto.trainer_spec.model_type != 2:
         raise OperatorError(
-            f"{path} is a SentencePiece model, but not BPE", "only BPE is written; train with model_type = bpe"
+            f"{path} is a SentencePiece model, but not BPE",
+            "only BPE is supported; train the tokenizer with model_type = bpe",
         )
     texts = [piece.piece for piece in proto.pieces]
     broken = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
-    if broken is not None:  # protobuf gives the bytes of a text that is none
+    if broken is not None:  # protobuf returns bytes for text that is not UTF-8
         raise OperatorError(
-            f"{path}: piece {broken} is not UTF-8 text", "the file is damaged: take it from its source again"
+            f"{path}: piece {broken} is not UTF-8 text", "the file is damaged: download or copy it again"
         )
     normalizer = proto.normalizer_spec
     vocabulary = Vocabulary(
@@ -149,17 +150,16 @@ def _sentencepiece(path: Path) -> Vocabulary:
             vocabulary.special[name] = int(index)
     if vocabulary.remove_extra_whitespaces or vocabulary.charsmap:
         vocabulary.warnings.append(
-            "tokenizer.model normalizes text, which llama.cpp does not do for this kind: some texts get other ids"
+            "tokenizer.model normalizes text, but llama.cpp does not: some texts get different token ids"
         )
     return vocabulary
 
 
 def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
-    """A SentencePiece BPE vocabulary of which only tokenizer.json is left.
+    """A SentencePiece BPE vocabulary from tokenizer.json, without tokenizer.model.
 
-    SentencePiece joins the pair whose piece has the highest score; BPE the pair that was learned first. So a piece's
-    score
-    is minus the place of the first merge that makes it, and pieces that no merge makes are never chosen by theirs.
+    SentencePiece merges the pair whose piece has the highest score; BPE merges the pair that was learned first. So a
+    piece's score is minus the index of the first merge that makes it. Pieces that no merge makes get -1e6.
     """
     model = tokenizer["model"]
     by_id = {int(index): str(text) for text, index in model["vocab"].items()}
@@ -181,14 +181,14 @@ def _sentencepiece_json(tokenizer: dict[str, Any]) -> Vocabulary:
     vocabulary.add_space_prefix = _prefixes_space(tokenizer)
     if vocabulary.add_space_prefix:
         vocabulary.warnings.append(
-            "there is no tokenizer.model, only tokenizer.json: texts that begin with a space may get other ids "
-            "in llama.cpp"
+            "the model has tokenizer.json but no tokenizer.model: texts that begin with a space may get different "
+            "token ids in llama.cpp"
         )
     return vocabulary
 
 
 def _prefixes_space(tokenizer: dict[str, Any]) -> bool:
-    """Whether a space is put before a text: by a Prepend normalizer, or by Metaspace unless it never does."""
+    """Whether a Prepend normalizer, or a Metaspace whose scheme is not "never", puts a space before a text."""
     normalizer, before = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
     steps = [normalizer, *normalizer.get("normalizers", [])]
     splits = [before, *before.get("pretokenizers", [])]
@@ -199,7 +199,7 @@ def _prefixes_space(tokenizer: dict[str, Any]) -> bool:
 
 
 def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]], folder: Path) -> None:
-    """Lay tokenizer.json's added tokens over the pieces: special ones are control tokens, and some have new ids."""
+    """Add tokenizer.json's added tokens: special ones become control tokens; some have new ids."""
     for token in sorted(added, key=lambda entry: int(entry["id"])):
         index, text = int(token["id"]), str(token["content"]).encode()
         kind = CONTROL if token.get("special") else USER_DEFINED
@@ -210,8 +210,7 @@ def _add_tokens(vocabulary: Vocabulary, added: list[dict[str, Any]], folder: Pat
             if vocabulary.tokens[index] != text:
                 raise OperatorError(
                     f"{folder}: token {index} is {printable(vocabulary.tokens[index].decode(errors='replace'))} in "
-                    "tokenizer.model"
-                    f" and {printable(str(token['content']))} in tokenizer.json"
+                    f"the vocabulary and {printable(str(token['content']))} in added_tokens of tokenizer.json"
                 )
             if vocabulary.types[index] in (NORMAL, USER_DEFINED):
                 vocabulary.types[index] = kind
@@ -248,14 +247,14 @@ def _bpe(tokenizer: dict[str, Any], folder: Path) -> Vocabulary:
 def _pad(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
     if len(vocabulary.tokens) > rows:
         raise OperatorError(
-            f"{folder}: the tokenizer has {len(vocabulary.tokens)} tokens, the embedding {rows} rows",
+            f"{folder}: the tokenizer has {len(vocabulary.tokens)} tokens, but the embedding has {rows} rows",
             "they belong to different models",
         )
     _grow(vocabulary, rows)
 
 
 def _special_ids(vocabulary: Vocabulary, settings: dict[str, Any], config: dict[str, Any]) -> None:
-    """Ids of the special tokens: tokenizer_config.json by name, else config.json, else tokenizer.model."""
+    """Ids of the special tokens, from tokenizer_config.json by name, else the tokenizer itself, else config.json."""
     places = {text: index for index, text in reversed(list(enumerate(vocabulary.tokens)))}
     for name in ("bos", "eos", "unk", "pad"):
         value = settings.get(f"{name}_token")

@@ -1,4 +1,4 @@
-"""A model folder becomes a GGUF file: header and names first, then each tensor a few rows at a time."""
+"""Writes a model folder as a GGUF file: the header, then each tensor a few rows at a time."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder, read and mapped, ready to be written in any file type. `config`: its language model's
-    settings."""
+    """A model folder whose tensors are mapped to GGUF names, for writing in any file type.
+
+    `config` has the language model's settings.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -59,7 +61,7 @@ class Model:
         return sum(shape.rows * shape.columns for shape in self.shapes)
 
     def plan(self, file_type: str, *, importance: bool = False) -> FilePlan:
-        """The type of every tensor in a file of this type, written with an importance matrix or without."""
+        """The type of every tensor in a file of this type, with or without an importance matrix."""
         layers = int(self.config["num_hidden_layers"])
         return plan_file(
             file_type,
@@ -72,14 +74,14 @@ class Model:
 
 
 def read_model(folder: Path, weights: Weights | None = None) -> Model:
-    """Read everything but the weights themselves, and find a place for every tensor.
+    """Read everything except the weights, and map every tensor to its GGUF name.
 
     Args:
         folder: the model's config and tokenizer, and its weights unless they are given.
-        weights: its tensors, where no folder has them.
+        weights: its tensors, if the folder does not contain them.
 
     Raises:
-        OperatorError: a model, tensor, setting or tokenizer that cannot be written; the text names it.
+        OperatorError: a model, tensor, setting or tokenizer is not supported; the message names it.
     """
     config = read_config(folder)
     architecture = architecture_of(folder, config)
@@ -118,10 +120,10 @@ def write_gguf(
         path: the final name.
         quantizer: for the block types; None when the plan has none.
         progress: called with the number of values written since the last call.
-        importance: what the columns of each matrix matter; the plan was made with it.
+        importance: weights of the columns of each matrix; the plan was made with it.
 
     Raises:
-        OperatorError: a value is not finite, or does not fit into the type.
+        OperatorError: a value is not finite, or outside the type's range.
     """
     keys = model_keys(
         model.architecture,
@@ -144,7 +146,7 @@ def write_gguf(
 def _pieces(
     model: Model, choice: Choice, quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> Iterator[Piece]:
-    """A tensor in its type, a few rows at a time; kernels work on them while the next are read.
+    """A tensor in its type, a few rows at a time; kernels quantize them while the next are read.
 
     `importance`: float32 [columns], or None.
     """
@@ -161,8 +163,8 @@ def _pieces(
 def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
     """Rows of a tensor in the order of the GGUF file, float32 [stop - start, columns]; a vector is one row.
 
-    llama.cpp rotates neighbouring values, transformers the halves of a head, so each head's rows are interleaved:
-    row 2 i + j of the file is row j * width / 2 + i of the folder.
+    llama.cpp rotates pairs of neighbouring values and transformers rotates pairs across the halves of a head, so each
+    head's rows are interleaved: row 2 i + j of the file is row j * width / 2 + i of the folder's tensor.
     """
     source = model.sources[shape.name]
     if source.values is not None:
@@ -179,13 +181,13 @@ def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.f
 
 
 def row_order(model: Model, name: str, rows: int) -> NDArray[np.int64]:
-    """Which row of the folder's tensor each row of a GGUF tensor is, int64 [rows]."""
+    """For each row of a GGUF tensor, its row in the folder's tensor, int64 [rows]."""
     heads = model.sources[name].heads
     return _interleaved(heads, rows, 0, rows) if heads else np.arange(rows, dtype=np.int64)
 
 
 def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Which row of the folder's tensor each of these rows of the file is, int64 [stop - start]."""
+    """For each of these rows of the file, its row in the folder's tensor, int64 [stop - start]."""
     width = rows // heads
     index = np.arange(start, stop, dtype=np.int64)
     head, place = index // width, index % width
@@ -195,7 +197,7 @@ def _interleaved(heads: int, rows: int, start: int, stop: int) -> NDArray[np.int
 def encode(
     choice: Choice, rows: NDArray[np.float32], quantizer: Quantizer | None, importance: NDArray[np.float32] | None
 ) -> NDArray[Any]:
-    """Rows as a tensor of the chosen type holds them.
+    """Encode rows in the chosen type.
 
     Args:
         choice: the type.
@@ -219,7 +221,7 @@ def encode(
             halves = rows.astype("<f2")
         if not np.isfinite(halves).all():
             raise OperatorError(
-                f"{name} holds {quantities.number(float(np.abs(rows).max()))}, beyond what F16 can hold (65504)",
+                f"{name} contains {quantities.number(float(np.abs(rows).max()))}, outside the range of F16 (±65504)",
                 "export BF16 or Q8_0 instead",
             )
         return halves
@@ -230,8 +232,7 @@ def encode(
 
 
 def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """float32 [rows, columns] → uint16 [rows, columns], the bits of bfloat16: to nearest, ties to even; of finite
-    floats."""
+    """Finite float32 [rows, columns] → uint16 [rows, columns], the bits of bfloat16: to nearest, ties to even."""
     bits = np.ascontiguousarray(rows, "<f4").view("<u4")
     return ((bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)).astype("<u2")
 
@@ -242,8 +243,8 @@ def _map_tensors(
     """The source of every GGUF tensor, in the file's order: embedding, layers, norm, output.
 
     Raises:
-        OperatorError: a tensor that the family does not have, or one of the family's that is missing or has another
-            shape.
+        OperatorError: the family does not have a tensor of the folder, or the folder lacks one of the family's or has
+            it in another shape.
     """
     places = architecture.tensors(settings)
     sources: dict[str, Source] = {}
@@ -251,14 +252,15 @@ def _map_tensors(
         if name.endswith(_IGNORED) or (name == architecture.head and settings["tie_word_embeddings"]):
             continue
         if name not in places:
-            raise OperatorError(f"{folder}: tensor {printable(name, 200)} has no place in a {architecture.name} file")
+            raise OperatorError(f"{folder}: {architecture.name} models have no tensor {printable(name, 200)}")
         sources[places[name].name] = Source(name, heads=_heads(places[name]))
     for name, place in places.items():
         found = weights.tensors[name].shape if name in weights.tensors else None
         if found != place.shape and not (found is None and place.optional):
             raise OperatorError(
-                f"{folder}: {place.name} — got {found or 'none'}; the config promises {place.shape}",
-                "config and weights belong to different models",
+                f"{folder}: {place.name} — got {f'shape {found}' if found else 'no tensor'}; config.json requires "
+                f"shape {place.shape}",
+                "config.json and the weights belong to different models",
             )
     factors = read_rope(settings).frequency_divisors(head_width(settings))
     if factors:

@@ -1,1 +1,1 @@
-"""A Hugging Face model folder, read without trust: config, tensors, tokenizer."""
+"""Reads and validates a Hugging Face model folder: config, tensors, tokenizer."""

@@ -1,10 +1,8 @@
-"""The model families that are written to GGUF, one row each: what they call their tensors and settings, here and there.
+"""The model families that can be written to GGUF, one row each: names of tensors and settings in transformers and GGUF.
 
-A row is the only place that knows a family. The writer, the merge, the estimates before a launch and the check of a
-recipe
-read it; the audit of a finished file knows the families by itself (`exporters.proof.audit_families`), so that a mistake
-in
-a row is found.
+A row is the only definition of a family. The writer, the merge, the estimates before a launch and the check of a recipe
+read it. The audit of a finished file has its own table (`exporters.proof.audit_families`), so that it finds a mistake
+in a row.
 """
 
 from __future__ import annotations
@@ -28,10 +26,10 @@ class Part:
     Attributes:
         name: in GGUF, without `blk.N.` and `.weight`.
         module: in transformers, without the family's prefix, `layers.N.` and `.weight`.
-        shape: settings, or names of `DERIVED`, that are its sizes: rows and columns of a matrix, or a vector's length.
+        shape: the settings, or names of `DERIVED`, with its rows and columns, or with a vector's length.
         rotary: the setting, or name of `DERIVED`, with the number of heads whose rows are stored in rotary order; empty
             for tensors without.
-        biased: whether it may have a bias, which is as long as it has rows.
+        biased: whether it may have a bias, one value per row.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a GGUF file that describes the network: without the family's name, and the setting that it holds."""
+    """A GGUF key that describes the network: its name without the family's, and the setting with its value."""
 
     name: str
     setting: str
@@ -57,15 +55,15 @@ class Architecture:
     Attributes:
         name: value of `general.architecture`: llama.cpp's name.
         layer: the tensors of a layer.
-        keys: what a file says of the network, besides its rotary positions; in the order in which it is written.
+        keys: the keys that describe the network, without those of rotary positions, in file order.
         permuted: rows of queries and keys are stored in llama.cpp's rotary order (pairs interleaved), not in
             transformers'.
         free_head_width: the head width may differ from hidden_size / heads.
         vocabularies: the kinds of tokenizer that it may have, as `tokenizer.ggml.model` names them.
-        settings: the key of config.json under which the language model's settings are; empty where they are at the top.
-        prefix: what the names of its tensors begin with, except the head's.
-        head: the name of the head's tensor.
-        seventy_b_layers: layers of models that llama.cpp counts as 70B; 0 when there are none.
+        settings: the key of config.json with the language model's settings; empty if they are at the top level.
+        prefix: the prefix of its tensors' names, except the output head's.
+        head: the name of the output head's tensor.
+        seventy_b_layers: number of layers of models that llama.cpp counts as 70B; 0 without any.
     """
 
     name: str
@@ -85,7 +83,7 @@ class Architecture:
         return f"{self.prefix}embed_tokens.weight"
 
     def settings_of(self, config: Settings) -> dict[str, Any]:
-        """The language model's settings: config.json's, under those of its nested table where the family has one."""
+        """The language model's settings: config.json's top level, overridden by the family's nested table if any."""
         nested = config.get(self.settings) if self.settings else None
         return {**config, **nested} if isinstance(nested, dict) else dict(config)
 
@@ -112,7 +110,7 @@ class Architecture:
         return found
 
     def is_seventy_b(self, layers: int) -> bool:
-        """Whether llama.cpp counts a model with so many layers as 70B, whose value projections get more bits."""
+        """Whether llama.cpp counts a model with this many layers as 70B, whose value projections get more bits."""
         return layers == self.seventy_b_layers
 
 
@@ -124,7 +122,7 @@ class Tensor:
         name: in GGUF.
         shape: [rows, columns], or [length].
         heads: how many heads have their rows in rotary order; 0 for a tensor in transformers' order.
-        optional: whether a model may do without.
+        optional: whether a model may lack it.
     """
 
     name: str
@@ -139,7 +137,7 @@ DERIVED: Mapping[str, Callable[[Settings], int]] = {
     "query_rows": lambda settings: head_width(settings) * int(settings["num_attention_heads"]),
     "key_rows": lambda settings: head_width(settings) * kv_heads(settings),
 }
-"""Sizes that follow from several settings, or from others where they are missing."""
+"""Sizes that are computed from several settings, or have a default."""
 
 
 def size_of(settings: Settings, name: str) -> int:
@@ -152,7 +150,7 @@ def _sizes(names: tuple[str, ...], settings: Settings) -> tuple[int, ...]:
 
 
 def _layer(*more: Part, biased: tuple[str, ...] = ()) -> tuple[Part, ...]:
-    """The layer of a Llama, with further tensors of the family; `biased`: parts that may have a bias."""
+    """The tensors of a Llama layer and further ones of the family; `biased`: parts that may have a bias."""
     hidden, inner = "hidden_size", "intermediate_size"
     projections = {
         "attn_q": ("self_attn.q_proj", ("query_rows", hidden), "num_attention_heads"),
@@ -166,7 +164,7 @@ def _layer(*more: Part, biased: tuple[str, ...] = ()) -> tuple[Part, ...]:
     return (
         Part("attn_norm", "input_layernorm", (hidden,)),
         Part("ffn_norm", "post_attention_layernorm", (hidden,)),
-        *(Part(name, *told, biased=name in biased) for name, told in projections.items()),
+        *(Part(name, *rest, biased=name in biased) for name, rest in projections.items()),
         *more,
     )
 
@@ -190,7 +188,7 @@ _KEYS = (
     Key("vocab_size", "vocab_size"),
     Key("rope.dimension_count", "head_width"),
 )
-"""What every file of a Llama-type model says. llama.cpp's defaults for missing keys are silent, so all are written."""
+"""The keys of every Llama-type file. All are written: llama.cpp replaces missing keys with defaults silently."""
 
 LLAMA = Architecture("llama", _layer(biased=_PROJECTIONS), _KEYS, permuted=True, seventy_b_layers=80)
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -205,19 +203,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def known_architecture(config: Settings) -> Architecture | None:
-    """The row of a model's family; None for one that is not written here."""
+    """The row of a model's family; None for an unsupported one."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     return ARCHITECTURES.get(name) if isinstance(name, str) else None
 
 
 def language_settings(config: Settings) -> dict[str, Any]:
-    """The settings of a model's language part, of whatever family: config.json's own where no row nests them."""
+    """The settings of a model's language part, for any family; an unsupported one has them at the top level."""
     return (known_architecture(config) or LLAMA).settings_of(config)
 
 
 def change_settings(config: Settings, **values: Any) -> dict[str, Any]:
-    """A config.json with other values, each put where the family keeps its language model's settings."""
+    """A config.json with changed values, stored where the family has its language model's settings."""
     row = known_architecture(config)
     nested = config.get(row.settings) if row is not None and row.settings else None
     if row is None or not isinstance(nested, dict):
@@ -226,10 +224,10 @@ def change_settings(config: Settings, **values: Any) -> dict[str, Any]:
 
 
 def architecture_of(folder: Path, config: Settings) -> Architecture:
-    """The family of a model that is to be written.
+    """The family of a model that an exporter writes.
 
     Raises:
-        OperatorError: one that is not written here, or with a setting that a GGUF file of this family cannot express.
+        OperatorError: the family is not supported, or its GGUF files cannot express a setting.
     """
     found = known_architecture(config)
     if found is None:
@@ -237,16 +235,16 @@ def architecture_of(folder: Path, config: Settings) -> Architecture:
         got = names[0] if isinstance(names, list) and names and names[0] is not None else names
         raise OperatorError(
             f"{folder}/config.json: architectures — got {shown(got)}; allowed {either(ARCHITECTURES)}",
-            "a llama.cpp checkout may know it: converter = upstream",
+            "a llama.cpp checkout may support it: converter = upstream",
         )
     settings = found.settings_of(config)
     check_config(folder, settings)
     window = window_problem(settings)
     if window:
-        raise OperatorError(f"{folder}/config.json: {window}; {found.name} files attend to everything")
+        raise OperatorError(f"{folder}/config.json: {window}; {found.name} files use full attention")
     if not found.free_head_width and head_width(settings) * settings["num_attention_heads"] != settings["hidden_size"]:
         raise OperatorError(
-            f"{folder}/config.json: head_dim — got {head_width(settings)}; {found.name} files need hidden_size / "
+            f"{folder}/config.json: head_dim — got {head_width(settings)}; {found.name} files require hidden_size / "
             "num_attention_heads"
         )
     return found

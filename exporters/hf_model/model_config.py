@@ -1,4 +1,4 @@
-"""What a config.json says of a model's shape, checked before anything is counted, allocated or computed from it."""
+"""Checks the sizes in a config.json before anything is allocated or computed from them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ _OPTIONAL = {"num_key_value_heads": 2**16, "head_dim": 2**16}
 
 
 def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json whose weights can be the source of a merge or a GGUF file, with `tie_word_embeddings` made
-    explicit.
+    """The config of a model that can be merged or written to GGUF, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: the model is quantized, or has counts that no model has.
+        OperatorError: the model is quantized, or a count is out of range.
     """
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise OperatorError(
-            f"{folder} holds quantized weights ({printable(str(method))}): what was rounded to few bits cannot be "
-            "the source of a merge or a GGUF file",
-            "name the original 16- or 32-bit model; an adapter trained over a 4-bit copy of it is merged into "
-            "the original",
+            f"{folder} contains quantized weights ({printable(str(method))}), which cannot be merged or written "
+            "to GGUF",
+            "use the original 16- or 32-bit model; merge an adapter that was trained over a 4-bit copy into the "
+            "original",
         )
     check_counts(folder, config)
     return {"tie_word_embeddings": False, **config}
 
 
 def check_counts(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse numbers that no model has, of whatever family: a library would set out to build what they say.
+    """Refuse counts that no model of any family has, before a library tries to build a model of that size.
 
     Raises:
-        OperatorError: each of them, one line each.
+        OperatorError: a count is out of range; one line for each.
     """
     problems = [
         f"{key} — got {shown(config[key])}; allowed at most {largest}"
@@ -56,10 +55,10 @@ def check_counts(folder: Path, config: dict[str, Any]) -> None:
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a config from which no shape follows.
+    """Refuse a config that does not define every shape.
 
     Raises:
-        OperatorError: every value that is missing or cannot be, one line each.
+        OperatorError: a value is missing or not allowed; one line for each.
     """
     problems = [
         f"{key} — got {shown(config[key]) if key in config else 'nothing'}; allowed a whole number from 1 to {largest}"
@@ -98,7 +97,7 @@ def kv_heads(config: Mapping[str, Any]) -> int:
 
 
 def window_problem(config: Mapping[str, Any]) -> str:
-    """What a sliding window shorter than the context is refused with; empty without one."""
+    """The error for a sliding window that is shorter than the context; empty without one."""
     window = config.get("sliding_window")
     if not window or not config.get("use_sliding_window", True):
         return ""
@@ -118,7 +117,9 @@ def _head_problems(config: dict[str, Any]) -> list[str]:
     if config.get("head_dim") is None and config["hidden_size"] % heads:
         problems.append(f"num_attention_heads — got {heads}; allowed a divisor of hidden_size, {config['hidden_size']}")
     elif head_width(config) % 2:
-        problems.append(f"head width — got {head_width(config)}; allowed an even number: rotary values come in pairs")
+        problems.append(
+            f"head width — got {head_width(config)}; allowed an even number: rotary positions use pairs of values"
+        )
     return problems
 
 

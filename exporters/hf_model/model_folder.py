@@ -1,4 +1,4 @@
-"""A model in a folder, as Hugging Face lays it out: its config, its tokenizer's files, its weights by name."""
+"""A model folder in Hugging Face's layout: config, tokenizer files, weights by name."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TOKENIZER_FILES = (
 
 
 def local_folder(item: Input) -> Path:
-    """The input's folder; a hub id is fetched, or found in the cache.
+    """The input's folder; a model of the hub is downloaded unless the cache has it.
 
     Raises:
-        OperatorError: there is no such model here or on the hub.
+        OperatorError: the model is not in the cache and cannot be downloaded.
     """
     if item.path is not None:
         return item.path
@@ -42,9 +42,9 @@ def local_folder(item: Input) -> Path:
         return Path(snapshot_download(item.name, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise OperatorError(
-            f"{item.field} — {printable(item.name)} is not in the local hub cache and cannot be fetched: "
+            f"{item.field} — {printable(item.name)} is not in the local hub cache and could not be downloaded: "
             f"{printable(str(error), 200)}",
-            "download it where there is a network, or name a folder",
+            "download it on a machine with network access, or name a folder",
         ) from error
 
 
@@ -52,15 +52,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with `tie_word_embeddings` made explicit.
 
     Raises:
-        OperatorError: it is missing, names a quantized model, or has counts that no model has; or a pipe or device is
-            in the folder.
+        OperatorError: config.json is missing, describes a quantized model or has a count out of range, or the folder
+            contains a pipe or device.
     """
     refuse_special_files(folder)
     return complete_config(folder, read_object(folder / "config.json"))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the model's language part, which config.json has at its top or in a table of their own.
+    """The settings of the model's language part, from the top level of config.json or its nested table.
 
     Raises:
         OperatorError: as `read_config`.
@@ -72,14 +72,14 @@ def open_weights(folder: Path) -> SafetensorsFolder:
     """The model's tensors.
 
     Raises:
-        OperatorError: there are none, or they are not 16- or 32-bit floats.
+        OperatorError: the folder has no weights, or they are not 16- or 32-bit floats.
     """
     weights = SafetensorsFolder(folder)
     for info in weights.tensors.values():
         if info.dtype not in ("F32", "F16", "BF16"):
             raise OperatorError(
                 f"{folder}: {printable(info.name)} has type {info.dtype}; allowed F32, F16, BF16",
-                "name the original 16- or 32-bit model, not a quantized copy",
+                "use the original 16- or 32-bit model, not a quantized copy",
             )
     return weights
 

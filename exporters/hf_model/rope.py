@@ -1,9 +1,7 @@
-"""A model's rotary positions: read from its config, and what a GGUF file has to say so that llama.cpp computes the
-same.
+"""A model's rotary positions, read from its config, as the values that a GGUF file needs for the same result.
 
-llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) for a few
-only,
-none of which is written here: a model that changes them is refused, where a key would be written and ignored.
+llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) only for a few
+families, which Cockpit does not write. A model that changes them is refused, because llama.cpp would ignore the keys.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ class Rope:
     Attributes:
         kind: "default", "linear", "yarn" or "llama3".
         theta: base of the frequencies.
-        factor: by how much the context was extended; 1 for the default kind.
-        original_context: positions before that, for yarn and llama3; else 0.
+        factor: extension of the context; 1 for the default kind.
+        original_context: positions before the extension, for yarn and llama3; else 0.
         low, high: the two boundaries of llama3, in turns per original context.
-        magnitude: what transformers multiplies sine and cosine with, as a share of llama.cpp's 1 + 0.1 ln(factor) under
-            yarn (https://arxiv.org/abs/2309.00071, equation 22); 1 unless the model sets it.
+        magnitude: transformers' factor of sine and cosine, divided by llama.cpp's 1 + 0.1 ln(factor), for yarn
+            (https://arxiv.org/abs/2309.00071, equation 22); 1 unless the model sets it.
     """
 
     kind: str
@@ -43,7 +41,7 @@ class Rope:
     magnitude: float = 1.0
 
     def frequency_divisors(self, width: int) -> list[float]:
-        """Llama 3's divisors of the rotary frequencies, one per pair of a head's values; none for other kinds.
+        """Llama 3's divisors of the rotary frequencies, one per pair of a head's values; empty for other kinds.
 
         With wavelength L = 2 pi / f and original context O: L < O / high → 1; L > O / low → factor; between them
         1 / ((1 - s) / factor + s) with s = (O / L - low) / (high - low).
@@ -64,7 +62,7 @@ class Rope:
 
 
 class _Fields:
-    """The settings as they stand in the config, and what is wrong with them."""
+    """The settings in the config, and the problems found in them."""
 
     def __init__(self, values: dict[str, Any], name: str) -> None:
         self.values, self.name = values, name
@@ -86,20 +84,20 @@ class _Fields:
 
 
 def read_rope(config: dict[str, Any]) -> Rope:
-    """The rotary settings, from today's `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
+    """The rotary settings, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
 
     Args:
         config: config.json, whose `max_position_embeddings` is a whole number.
 
     Raises:
-        OperatorError: settings that a GGUF file cannot hold, or that are no settings; one line each.
+        OperatorError: a setting is not allowed, or a GGUF file cannot express it; one line for each.
     """
     name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     given = config.get(name) or {}
     if not isinstance(given, dict):
         raise OperatorError(f"{name} — got {shown(given)}; allowed a table")
     if any(isinstance(value, dict) for value in given.values()):
-        raise OperatorError(f"{name} — got different ones per kind of layer; allowed one for all layers")
+        raise OperatorError(f"{name} — got one table per kind of layer; allowed one table for all layers")
     fields = _Fields({"rope_theta": config.get("rope_theta", 10000.0), **given}, name)
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in KINDS:
@@ -120,7 +118,7 @@ def read_rope(config: dict[str, Any]) -> Rope:
 
 
 def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) -> Rope:
-    outside = config.get("original_max_position_embeddings")  # transformers prefers it there
+    outside = config.get("original_max_position_embeddings")  # transformers reads this place first
     if outside is not None:
         fields.values["original_max_position_embeddings"] = outside
     context = config["max_position_embeddings"]
@@ -130,11 +128,11 @@ def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) 
         if low >= high:
             fields.wrong("high_freq_factor", "more than low_freq_factor")
         return Rope("llama3", theta, fields.number("factor"), original, low, high)
-    none = "factor" in fields.values and fields.values["factor"] is None  # transformers' word for: as it follows
-    factor = fields.number("factor", context / max(1, original) if none else None)
+    computed = "factor" in fields.values and fields.values["factor"] is None  # transformers computes a null factor
+    factor = fields.number("factor", context / max(1, original) if computed else None)
     for key, only in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
         if (fields.values.get(key) or only) != only:
-            fields.wrong(key, f"{quantities.exact(only)}, the only one that llama.cpp takes for this family")
+            fields.wrong(key, f"{quantities.exact(only)}, the only value that llama.cpp supports for this family")
     if fields.values.get("truncate", True) is not True:
         fields.wrong("truncate", "true: llama.cpp always rounds the range between the boundaries")
     usual = _magnitude(factor)

@@ -1,4 +1,4 @@
-"""Reading and writing safetensors a few rows at a time, so that memory does not grow with the model.
+"""Reads and writes safetensors a few rows at a time, so that memory use does not grow with the model.
 
 Format: u64 length of a JSON header, the header, then the tensors' bytes; offsets are relative to the header's end.
 """
@@ -27,17 +27,17 @@ from recipes.problems import OperatorError, printable
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 CHUNK_BYTES = 32 * 1024 * 1024
-"""Bytes of float32 that one chunk of rows may take."""
+"""Size of one chunk of rows as float32."""
 _MAX_HEADER_BYTES = 100_000_000
 ROW_BLOCK = 64
-"""Rows that are always summed up together, so that a value does not depend on where chunks end."""
+"""Rows that are always computed together, so that a value does not depend on where chunks end."""
 _QUEUED = 3
 """Chunks that may wait to be written: enough that neither side waits, few enough to bound memory."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor is. `offset` counts from the start of the file."""
+    """The place, type and shape of one tensor. `offset` counts from the start of the file."""
 
     name: str
     file: Path
@@ -67,26 +67,26 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> tuple[list[TensorInfo], dict[str, str]]:
-    """What a safetensors file holds, in the order of its bytes, and its metadata.
+    """The tensors of a safetensors file in file order, and its metadata.
 
-    Nothing in the header is believed: types, shapes and offsets must describe one whole file, byte after byte.
+    The header is not trusted: its tensors must cover every byte of the file exactly once.
 
     Raises:
-        OperatorError: it is cut short or not a safetensors file; the text names the tensor.
+        OperatorError: the file is truncated or not a safetensors file; the message names the tensor.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_MAX_HEADER_BYTES, size - 8):
-                raise ValueError(f"its header claims {length} bytes of {size}")
+                raise ValueError(f"its header claims {length} bytes, but the file has {size}")
             header = json.loads(file.read(length), object_pairs_hook=_no_name_twice)
         metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(metadata, dict):
             raise TypeError("its header is not a table of tensors")
         infos = [_info(name, path, value, 8 + length) for name, value in header.items()]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
-        raise OperatorError(f"{path} is not a whole safetensors file: {printable(str(error), 300)}") from error
+        raise OperatorError(f"{path} is not a complete safetensors file: {printable(str(error), 300)}") from error
     infos.sort(key=lambda info: (info.offset, info.bytes))
     _check_places(path, infos, 8 + length, size)
     return infos, metadata
@@ -96,7 +96,7 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{printable(twice, 200)} is there twice")
+        raise ValueError(f"{printable(twice, 200)} occurs twice")
     return found
 
 
@@ -108,11 +108,12 @@ def _info(name: str, path: Path, value: Any, start: int) -> TensorInfo:
     numbers = [begin, end, *shape]
     if not all(type(number) is int and 0 <= number < 1 << 60 for number in numbers) or len(shape) > 8:
         raise ValueError(
-            f"{shown} has shape {printable(str(shape), 80)} and offsets {printable(f'{begin}, {end}', 80)}"
+            f"{shown} has shape {printable(str(shape), 80)} and offsets {printable(f'{begin}, {end}', 80)}; allowed "
+            "whole numbers ≥ 0 and at most 8 dimensions"
         )
     info = TensorInfo(name, path, dtype, tuple(shape), start + begin)
     if info.bytes != end - begin:
-        raise ValueError(f"{shown} has {end - begin} bytes; {dtype} {list(shape)} has {info.bytes}")
+        raise ValueError(f"{shown} has {end - begin} bytes; {dtype} {list(shape)} needs {info.bytes}")
     return info
 
 
@@ -122,16 +123,16 @@ def _check_places(path: Path, infos: list[TensorInfo], start: int, size: int) ->
     for info in infos:
         if info.offset != at:
             what = "overlaps the tensor before it" if info.offset < at else "leaves a gap before it"
-            raise OperatorError(f"{path} is not a whole safetensors file: {printable(info.name, 200)} {what}")
+            raise OperatorError(f"{path} is not a complete safetensors file: {printable(info.name, 200)} {what}")
         at += info.bytes
         if at > size:
-            raise OperatorError(f"{path} is cut short: {printable(info.name, 200)} ends after the file does")
+            raise OperatorError(f"{path} is truncated: {printable(info.name, 200)} ends beyond the end of the file")
     if at < size:
-        raise OperatorError(f"{path} is not a whole safetensors file: {size - at} bytes after its last tensor")
+        raise OperatorError(f"{path} is not a complete safetensors file: {size - at} bytes follow its last tensor")
 
 
 def to_float32(raw: bytes | bytearray, dtype: str) -> NDArray[np.float32]:
-    """Stored values as float32 [values], exactly (F64 excepted)."""
+    """Stored values as float32 [values]; exact for every type except F64."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
     kind = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]
@@ -139,12 +140,12 @@ def to_float32(raw: bytes | bytearray, dtype: str) -> NDArray[np.float32]:
 
 
 class Weights(Protocol):
-    """Tensors by name, read a few rows at a time, from wherever they come.
+    """Tensors by name, read a few rows at a time, from any source.
 
     Attributes:
         folder: the model's folder.
-        files: the weight files of the model, in which order they are written.
-        tensors: what there is; `file` says into which file of `files` each tensor belongs.
+        files: the weight files of the model, in the order in which they are written.
+        tensors: every tensor; its `file` is the one of `files` that it belongs to.
     """
 
     folder: Path
@@ -165,7 +166,7 @@ class SafetensorsFolder:
         """Read the headers.
 
         Raises:
-            OperatorError: no weights, a missing shard, or shards that disagree with their index.
+            OperatorError: the folder has no weights, lacks a shard, or has a tensor in two shards.
         """
         self.folder = folder
         self.files = _weight_files(folder)
@@ -184,11 +185,11 @@ class SafetensorsFolder:
         return read_float_rows(self.tensors[name], start, stop)
 
     def read_bytes(self, name: str, start: int, stop: int) -> bytearray:
-        """Rows as they are stored: bytes of [stop - start, columns]."""
+        """Rows in stored form: bytes of [stop - start, columns]."""
         return _stored_rows(self.tensors[name], start, stop)
 
     def read_into(self, name: str, start: int, place: memoryview) -> None:
-        """Rows from `start` on as they are stored, as many as `place` holds bytes of."""
+        """Fill `place` with rows in stored form, from row `start` on."""
         _read_rows_into(self.tensors[name], start, place)
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -201,7 +202,7 @@ def read_float_rows(info: TensorInfo, start: int, stop: int) -> NDArray[np.float
     """Rows of a tensor as float32, [stop - start, columns].
 
     Raises:
-        OperatorError: the file has become shorter since its header was read.
+        OperatorError: the file became shorter after its header was read.
     """
     return to_float32(_stored_rows(info, start, stop), info.dtype).reshape(stop - start, info.columns)
 
@@ -227,9 +228,10 @@ def _weight_files(folder: Path) -> list[Path]:
         pickled = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         if pickled:
             raise OperatorError(
-                f"{folder} has its weights as a pickle ({printable(min(pickled))}): reading it runs whatever "
-                "program its author put in",
-                "get the model as safetensors, or load it where you trust it and save it with safe_serialization=True",
+                f"{folder} stores its weights as a pickle ({printable(min(pickled))}): loading a pickle can run any "
+                "code that its author put in",
+                "get the model as safetensors; or, if you trust the author, load it and save it with "
+                "safe_serialization=True",
             )
         raise OperatorError(
             f"{folder} has no model.safetensors and no model.safetensors.index.json", "save the model as safetensors"
@@ -241,7 +243,7 @@ def _weight_files(folder: Path) -> list[Path]:
     files = [folder / str(name) for name in names]
     missing = [path.name for path in files if path.parent != folder or not _is_file(path)]
     if missing:
-        raise OperatorError(f"{folder} lacks shard {printable(missing[0])}", "the download or copy is not complete")
+        raise OperatorError(f"{folder} lacks shard {printable(missing[0])}", "the download or copy is incomplete")
     return files
 
 
@@ -255,7 +257,7 @@ def _is_file(path: Path) -> bool:
 def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
     """Bounds of chunks of rows, each about `chunk_bytes` as float32, and at least 64 rows.
 
-    Matrix products of a few rows may be summed in another order than those of many; whole blocks of rows are not.
+    A product of a few rows may be summed in another order than one of many rows; a product of whole blocks is not.
     """
     step = max(1, chunk_bytes // max(1, 4 * columns * ROW_BLOCK)) * ROW_BLOCK
     start = 0
@@ -266,34 +268,34 @@ def row_chunks(rows: int, columns: int, chunk_bytes: int = CHUNK_BYTES) -> Itera
 
 
 class Buffers:
-    """A few buffers that are used again and again: one is filled while others wait to be written.
+    """A few buffers that are reused: one is filled while others wait to be written.
 
-    Freed and taken anew, buffers of this size cost as much in page faults as the sums that fill them, or stay with the
-    process.
+    Allocating buffers of this size each time costs as much in page faults as the sums that fill them, or the process
+    keeps the freed memory.
     """
 
     def __init__(self, count: int, size: int) -> None:
-        """`size` bytes each, at first; one grows when more is asked of it."""
+        """Allocate `size` bytes each; `take` replaces a buffer that is too small."""
         self._free: SimpleQueue[bytearray] = SimpleQueue()
         for _ in range(count):
             self._free.put(bytearray(size))
 
     def take(self, size: int) -> memoryview:
-        """The first `size` bytes of one; waits until one is free."""
+        """The first `size` bytes of a free buffer; waits until one is free."""
         buffer = self._free.get()
         if len(buffer) < size:
             buffer = bytearray(size)
         return memoryview(buffer)[:size]
 
     def give(self, part: memoryview) -> None:
-        """Give back what `take` returned."""
+        """Return a buffer that `take` lent."""
         buffer = part.obj
         assert isinstance(buffer, bytearray)
         self._free.put(buffer)
 
 
 class SafetensorsWriter:
-    """Writes one safetensors file tensor by tensor, under a temporary name until it is whole and on the disk."""
+    """Writes one safetensors file tensor by tensor, under a temporary name until it is complete and synced."""
 
     def __init__(
         self,
@@ -307,8 +309,8 @@ class SafetensorsWriter:
         Args:
             path: final name.
             tensors: safetensors type and shape by name, in the order they will be written.
-            metadata: text to keep in the header; transformers wants `format`.
-            buffers: where memory views that are written come from, and go back to.
+            metadata: text to keep in the header; transformers requires `format`.
+            buffers: the owner of the memory views that are written; each is returned to it.
         """
         self.path = path
         self._buffers = buffers
@@ -326,17 +328,17 @@ class SafetensorsWriter:
         self._queue: Queue[bytes | bytearray | memoryview | None] = Queue(maxsize=_QUEUED)
         self._failed: OSError | None = None
         self._written = 0
-        # The next rows are made while the last ones are copied to the disk's cache; a thread suffices, writing needs no
-        # lock.
+        # The next rows are computed while the last ones are copied to the disk's cache. A thread suffices, because
+        # writing releases the interpreter's lock.
         self._thread = Thread(target=self._write_all, name=f"writing {path.name}", daemon=True)
         self._thread.start()
         self.write(struct.pack("<Q", len(text)) + text)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append the next bytes, which must not change any more.
+        """Append the next bytes; the caller must not change them any more.
 
         Raises:
-            OSError: what was given before could not be written.
+            OSError: earlier bytes could not be written.
         """
         if self._failed is not None:
             raise self._failed
@@ -359,10 +361,10 @@ class SafetensorsWriter:
             data = data[count:]
 
     def finish(self) -> None:
-        """Wait for the disk and give the file its name.
+        """Wait until everything is written, sync the file and rename it.
 
         Raises:
-            OSError: it could not be written; nothing is left of it.
+            OSError: the file could not be written; no partial file is left behind.
         """
         self._stop()
         self._file.close()
@@ -374,7 +376,7 @@ class SafetensorsWriter:
         self._draft.commit()
 
     def abandon(self) -> None:
-        """Leave nothing."""
+        """Remove the partial file."""
         self._stop()
         self._file.close()
         self._draft.abandon()

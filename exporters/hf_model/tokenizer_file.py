@@ -1,4 +1,4 @@
-"""tokenizer.json as others wrote it: read, and refused by place where it is not what it should be."""
+"""Reads and validates tokenizer.json; an error names the place in the file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ SHOWN = 5
 
 
 def read_tokenizer(path: Path, rows: int) -> dict[str, Any]:
-    """A tokenizer.json whose parts that are read here have the shapes that are read.
+    """A tokenizer.json whose parts that the exporters read have the expected structure.
 
     Args:
         path: the file.
-        rows: rows of the model's embedding: no token has a higher id, so that no id makes a vocabulary of its size.
+        rows: rows of the model's embedding; ids must be below it, so that a huge id cannot make a huge vocabulary.
 
     Raises:
-        OperatorError: it is no JSON object, or a part of it cannot be; every kind of mistake has a line.
+        OperatorError: the file is not a JSON object or a part has another structure; one line for each of the first
+            `SHOWN` problems.
     """
     tokenizer = read_object(path)
     problems = [*_steps(tokenizer), *_model(tokenizer.get("model"), rows), *_added(tokenizer.get("added_tokens"), rows)]
     if problems:
-        more = [f"{path}: and {len(problems) - SHOWN} more like these"] if len(problems) > SHOWN else []
+        more = [f"{path}: and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
         raise OperatorError("\n".join([*(f"{path}: {problem}" for problem in problems[:SHOWN]), *more]))
     return tokenizer
 
@@ -35,7 +36,7 @@ def _model(model: Any, rows: int) -> list[str]:
         return []
     if not isinstance(model, dict):
         return [f"model — got {shown(model)}; allowed a table"]
-    if model.get("type") != "BPE":  # whoever reads the file says what it needs
+    if model.get("type") != "BPE":  # the caller reports an unsupported type
         return []
     vocab, merges = model.get("vocab"), model.get("merges")
     problems = []
@@ -53,7 +54,7 @@ def _model(model: Any, rows: int) -> list[str]:
         problems.append(f"model.merges — got {shown(merges)}; allowed a list of pairs")
     else:
         problems += [
-            f"model.merges[{number}] — got {shown(merge)}; allowed two texts, as a list or with a space between"
+            f"model.merges[{number}] — got {shown(merge)}; allowed two texts, in a list or separated by a space"
             for number, merge in enumerate(merges)
             if not _is_pair(merge)
         ]
@@ -75,7 +76,7 @@ def _added(added: Any, rows: int) -> list[str]:
 
 
 def _steps(tokenizer: dict[str, Any]) -> list[str]:
-    """Normalizer and pre-tokenizer are tables, or nothing; one that is a sequence has tables in its list."""
+    """Problems of normalizer and pre-tokenizer: each must be null, a table, or a sequence of tables."""
     problems = []
     for key, inner in _STEPS.items():
         step = tokenizer.get(key)
@@ -92,7 +93,7 @@ def _is_step(part: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Text that has bytes: half a surrogate pair has none."""
+    """Whether the value is text that UTF-8 can encode; half a surrogate pair is not."""
     return isinstance(value, str) and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
 
 

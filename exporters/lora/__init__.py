@@ -1,1 +1,1 @@
-"""LoRA adapters, and their sum with a base model."""
+"""LoRA adapters and their merge into a base model."""

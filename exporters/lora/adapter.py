@@ -1,4 +1,4 @@
-"""A LoRA adapter in a folder, as PEFT saves it: its settings and tensors, and a refusal of everything else by name."""
+"""Reads a LoRA adapter folder of PEFT, and refuses every setting and tensor that the merge does not support."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _UNUSED: dict[str, tuple[Any, ...]] = {
     "trainable_token_indices": (None,),
     "alora_invocation_tokens": (None,),
     "ensure_weight_tying": (None, False),
-    # other initializations take something out of the base before training, so the original base is not theirs
+    # other initializations change the base model before training, so the adapter does not fit the original one
     "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva"),
 }
-"""Settings that change what an adapter means, with the values at which they do nothing. Others are refused."""
+"""Settings that change an adapter's meaning, with the values without effect. Other values are refused."""
 
 _HARMLESS = frozenset(
     (
@@ -59,7 +59,7 @@ _HARMLESS = frozenset(
         "use_rslora",
     )
 )
-"""Settings that are read here, or that only concern how the adapter was trained."""
+"""Settings that this module reads, or that only affect training."""
 
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("use_rslora", "use_dora"), lambda value: isinstance(value, bool), "true, false"),
@@ -70,7 +70,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "a list of names",
     ),
 )
-"""What the settings that are read here have to be: garbage is not the same as nothing."""
+"""The types of settings that this module reads; a value of another type is refused, not ignored."""
 
 _PREFIX = "base_model.model."
 _PARTS = {
@@ -81,22 +81,21 @@ _PARTS = {
     "lora_magnitude_vector": "magnitude",
 }
 _LORA = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.default)?(?:\.weight)?")
-_WHOLE = re.compile(r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)")
+_FULL = re.compile(r"(?P<module>.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?P<leaf>weight|bias)")
 
 
 @dataclass
 class Change:
-    """What an adapter does to one weight.
+    """An adapter's change of one weight.
 
     A linear layer's is scale * B A, with A [r, in] and B [out, r]; an embedding's scale * (B A) transposed, with
-    A [r, rows] and B [columns, r]. With a magnitude (DoRA, arXiv 2402.09353), the changed weight's norms, of the rows
-    of a
-    linear layer and of the columns of an embedding, are set to it.
+    A [r, rows] and B [columns, r]. With a magnitude (DoRA, arXiv 2402.09353), the changed weight is scaled so that its
+    norms equal the magnitude: the norms of rows for a linear layer, of columns for an embedding.
 
     Attributes:
-        module: the layer's name in the base.
+        module: the layer's name in the base model.
         a, b: the two matrices.
-        embedding: whether they are an embedding's.
+        embedding: whether the layer is an embedding.
         magnitude: the norms, or None.
         scale: alpha / r, or alpha / sqrt(r).
     """
@@ -110,26 +109,26 @@ class Change:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the weight that it changes."""
+        """Shape of the changed weight."""
         assert self.a is not None
         assert self.b is not None
         return (self.a.shape[1], self.b.shape[0]) if self.embedding else (self.b.shape[0], self.a.shape[1])
 
     @property
     def norms(self) -> int:
-        """How many norms a magnitude of it has."""
+        """Number of norms in its magnitude."""
         return self.shape[1] if self.embedding else self.shape[0]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter whose every tensor has its place.
+    """An adapter with all its tensors assigned to weights.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         config: its settings.
-        changes: by the changed weight's name in the base.
-        replacements: whole tensors (modules_to_save, resized or saved embeddings), by their names in the base.
+        changes: by the changed weight's name in the base model.
+        replacements: full tensors (modules_to_save, resized or saved embeddings), by their names in the base model.
     """
 
     folder: Path
@@ -139,7 +138,7 @@ class Adapter:
 
     @property
     def base(self) -> dict[str, Any]:
-        """What the adapter says about its base; empty when it says nothing."""
+        """The adapter's base.json, which describes its base model; empty without the file."""
         path = self.folder / BASE_JSON
         return read_object(path) if path.is_file() else {}
 
@@ -148,8 +147,8 @@ def read_adapter(folder: Path) -> Adapter:
     """Read an adapter's settings and the headers of its tensors.
 
     Raises:
-        OperatorError: it is not a LoRA adapter, uses a feature that the merge does not know, or has a tensor without
-            a place or a partner; the text names it.
+        OperatorError: the folder is not a LoRA adapter, has a feature or tensor that the merge does not support, or
+            lacks a tensor; the message names it.
     """
     refuse_special_files(folder)
     config = read_object(folder / ADAPTER_CONFIG)
@@ -164,13 +163,12 @@ def read_adapter(folder: Path) -> Adapter:
         change.scale = _scale(config, change)
     _check_saved(path, config, adapter.replacements)
     if not adapter.changes and not adapter.replacements:
-        raise OperatorError(f"{path} holds no tensor", "the adapter was not saved completely")
+        raise OperatorError(f"{path} contains no tensors", "the adapter was not saved completely")
     return adapter
 
 
 def read_matrix(info: TensorInfo) -> Any:
-    """An adapter's tensor in its shape, float32 [rows, columns] or [length]. Those of LoRA are small: r times a
-    width."""
+    """An adapter's tensor in its shape, float32 [rows, columns] or [length]. LoRA's are small: r times a width."""
     return read_float_rows(info, 0, info.rows).reshape(info.shape)
 
 
@@ -181,30 +179,30 @@ def _weights_file(folder: Path) -> Path:
     pickled = folder / "adapter_model.bin"
     if pickled.is_file():
         raise OperatorError(
-            f"{pickled} is a pickle: reading it runs whatever program its author put in, so it is not read",
-            "ask for the adapter as safetensors, or load it where you trust it and save it with "
+            f"{pickled} is a pickle, which merge does not load: loading it can run any code that its author put in",
+            "get the adapter as safetensors; or, if you trust the author, load it and save it with "
             "safe_serialization=True",
         )
     raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
 
 
 def _place(adapter: Adapter, path: Path, info: TensorInfo) -> None:
-    """Put a tensor where it belongs."""
+    """Assign a tensor to a change or to the replacements."""
     known_as = printable(info.name, 200)
     if info.dtype not in ("F32", "F16", "BF16"):
         raise OperatorError(f"{path}: {known_as} has type {info.dtype}; allowed F32, F16, BF16")
     name = info.name.removeprefix(_PREFIX)
-    lora, whole = _LORA.fullmatch(name), _WHOLE.fullmatch(name)
-    if name == info.name or (lora is None and (whole is None or "lora_" in name)):
+    lora, full = _LORA.fullmatch(name), _FULL.fullmatch(name)
+    if name == info.name or (lora is None and (full is None or "lora_" in name)):
         raise OperatorError(
-            f"{path}: tensor {known_as} is none that the merge knows",
-            "LoRA of linear layers and embeddings is merged, with DoRA's magnitudes and whole saved modules",
+            f"{path}: tensor {known_as} is not supported by merge",
+            "merge supports LoRA of linear layers and embeddings, DoRA magnitudes and modules_to_save",
         )
     if lora is None:
-        assert whole is not None
-        target = f"{whole['module']}.{whole['leaf']}"
+        assert full is not None
+        target = f"{full['module']}.{full['leaf']}"
         if target in adapter.replacements:
-            raise OperatorError(f"{path}: {printable(target, 200)} is there twice")
+            raise OperatorError(f"{path}: {printable(target, 200)} occurs twice")
         adapter.replacements[target] = info
         return
     change = adapter.changes.setdefault(f"{lora['module']}.weight", Change(lora["module"]))
@@ -228,12 +226,12 @@ def _check_features(folder: Path, config: dict[str, Any]) -> None:
         if name in _UNUSED:
             if value not in _UNUSED[name]:
                 raise OperatorError(
-                    f"{folder}: {name} — got {printable(str(value))}; the merge does not know this adapter feature"
+                    f"{folder}: {name} — got {printable(str(value))}; merge does not support this adapter feature"
                 )
         elif name not in _HARMLESS and value not in (None, False, [], {}):
             raise OperatorError(
-                f"{folder}: {printable(name)} — got {printable(str(value))}; the merge does not know this "
-                "adapter feature"
+                f"{folder}: {printable(name)} — got {printable(str(value))}; merge does not support this adapter "
+                "feature"
             )
 
 
@@ -246,10 +244,10 @@ def _check_change(path: Path, change: Change) -> None:
         )
     shapes = change.a.shape, change.b.shape
     if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
-        raise OperatorError(f"{path}: {name} has lora_A {shapes[0]} and lora_B {shapes[1]}, which do not multiply")
+        raise OperatorError(f"{path}: {name} has lora_A {shapes[0]} and lora_B {shapes[1]}, with incompatible shapes")
     if change.magnitude is not None and change.magnitude.shape != (change.norms,):
         raise OperatorError(
-            f"{path}: {name} has lora_magnitude_vector {change.magnitude.shape}; it needs ({change.norms},)"
+            f"{path}: {name} has lora_magnitude_vector {change.magnitude.shape}; allowed ({change.norms},)"
         )
 
 
@@ -258,27 +256,27 @@ def _check_magnitude(path: Path, config: dict[str, Any], change: Change) -> None
     if wanted != found:
         name = printable(change.module, 200)
         raise OperatorError(
-            f"{path}: {name} {'has a' if found else 'lacks its'} lora_magnitude_vector, and use_dora is "
+            f"{path}: {name} {'has a' if found else 'lacks its'} lora_magnitude_vector, but use_dora is "
             f"{str(wanted).lower()}",
-            "the adapter's settings and its tensors are not of one training",
+            "the adapter's settings and tensors come from different training runs",
         )
 
 
 def _check_saved(path: Path, config: dict[str, Any], replacements: dict[str, TensorInfo]) -> None:
-    """Whole tensors are modules_to_save, each of them there, or an embedding or head that PEFT saves of its own
-    accord."""
+    """Check that full tensors are of modules_to_save, or an embedding or head that PEFT saves by itself, and that none
+    of modules_to_save is missing."""
     modules = {target: target.rpartition(".")[0] for target in replacements}
     saved = list(config.get("modules_to_save") or [])
     for target, module in modules.items():
         if not any(_is_named(module, name) for name in (*saved, "embed_tokens", "lm_head")):
             raise OperatorError(
-                f"{path}: tensor {printable(replacements[target].name, 200)} is none that the merge knows: "
+                f"{path}: tensor {printable(replacements[target].name, 200)} is not supported by merge: "
                 f"{printable(module, 200)} is not in modules_to_save"
             )
     for name in saved:
         if not any(_is_named(module, name) for module in modules.values()):
             raise OperatorError(
-                f"{path}: modules_to_save names {printable(name, 200)}, and no tensor is of it",
+                f"{path}: modules_to_save has {printable(name, 200)}, but the file has no tensor of it",
                 "the adapter was not saved completely",
             )
 
@@ -296,9 +294,11 @@ def _scale(config: dict[str, Any], change: Change) -> float:
     alpha = _pattern(config.get("alpha_pattern"), change.module, config.get("lora_alpha"))
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wanted, alpha))
     if not numbers or not math.isfinite(alpha):
-        raise OperatorError(f"{name}: r and lora_alpha — got {printable(f'{wanted} and {alpha}')}; allowed numbers")
+        raise OperatorError(
+            f"{name}: r and lora_alpha — got {printable(f'{wanted} and {alpha}')}; allowed finite numbers"
+        )
     if wanted != change.a.shape[0]:
-        raise OperatorError(f"{name}: the adapter says rank {wanted}, its matrices have {change.a.shape[0]}")
+        raise OperatorError(f"{name}: the adapter's settings have rank {wanted}, its matrices {change.a.shape[0]}")
     return float(alpha) / math.sqrt(wanted) if config.get("use_rslora") else float(alpha) / wanted
 
 
@@ -309,5 +309,7 @@ def _pattern(patterns: Any, module: str, default: Any) -> Any:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
         except re.error as error:
-            raise OperatorError(f"rank_pattern or alpha_pattern — {printable(str(key))} is no pattern") from error
+            raise OperatorError(
+                f"rank_pattern or alpha_pattern — got {printable(str(key))}; allowed a regular expression"
+            ) from error
     return default

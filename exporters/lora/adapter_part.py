@@ -1,4 +1,4 @@
-"""What one adapter does to the rows of one tensor: LoRA's product, DoRA's norms, whole saved rows."""
+"""Applies one adapter to rows of one tensor: LoRA's product, DoRA's norms, saved full tensors."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from exporters.lora.adapter import read_matrix
 from exporters.lora.merge_plan import PlannedPart
 
 MERGE_CHUNK_BYTES = 4 * 1024 * 1024
-"""Bytes of float32 rows that are merged at once: a few of them are held, and small ones stay in the processor's
-cache."""
+"""Size of the float32 rows that are merged at once: a few such chunks are in memory, and small ones stay in the
+processor's cache."""
 
 BaseRows = Callable[[int, int], torch.Tensor]
-"""The base's rows of the tensor, float32 [stop - start, columns], from a first to before a last."""
+"""Reads the base model's rows of the tensor from start to before stop, float32 [stop - start, columns]."""
 
 
 class AdapterPart:
-    """One adapter's part in one tensor of [rows, columns]. Rows and changes are float32 [stop - start, columns]."""
+    """One adapter's effect on one tensor of [rows, columns]. Rows and changes are float32 [stop - start, columns]."""
 
     def __init__(self, part: PlannedPart, rows: int, columns: int, base_rows: BaseRows) -> None:
         """Read the adapter's matrices.
 
         Args:
-            part: what the adapter does.
+            part: the adapter's change, replacement or both.
             rows: of the tensor.
             columns: of the tensor.
-            base_rows: reads the tensor's rows in the base.
+            base_rows: reads the tensor's rows in the base model.
         """
         self.weight = part.weight
         self._change = part.change
-        self._whole = part.whole
+        self._replacement = part.replacement
         self._magnitude: torch.Tensor | None = None
         self._space = torch.empty(0, 0)
         if part.change is not None:
@@ -46,11 +46,11 @@ class AdapterPart:
 
     @property
     def is_product(self) -> bool:
-        """Whether it is scale * B A and nothing more."""
-        return self._change is not None and self._whole is None and self._magnitude is None
+        """Whether the effect is only scale * B A."""
+        return self._change is not None and self._replacement is None and self._magnitude is None
 
     def changed(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The adapter's own weight, [stop - start, columns]: the base's rows with the whole change."""
+        """The adapted weight, [stop - start, columns]: the base model's rows with the full change."""
         rows = self._saved(rows, start, stop)
         if self._change is None:
             return rows
@@ -64,16 +64,16 @@ class AdapterPart:
         return (self._magnitude[start:stop] / norms).view(-1, 1) * changed
 
     def delta(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """What the adapter adds to the base's rows, [stop - start, columns]."""
+        """The difference to the base model's rows, [stop - start, columns]."""
         if self.is_product:
             return self._product(start, stop)
         return self.changed(rows, start, stop) - rows
 
     def _saved(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The rows of a whole saved tensor, [stop - start, columns], where there is one; else the given rows."""
-        if self._whole is None:
+        """Rows of the saved full tensor, [stop - start, columns], if the adapter has one; else the given rows."""
+        if self._replacement is None:
             return rows
-        return torch.from_numpy(read_float_rows(self._whole, start, stop).copy())
+        return torch.from_numpy(read_float_rows(self._replacement, start, stop).copy())
 
     def _product(self, start: int, stop: int) -> torch.Tensor:
         """scale * B A, [stop - start, columns]; for an embedding scale * (B A) transposed.
@@ -89,8 +89,7 @@ class AdapterPart:
         return torch.mm(self._b[start:stop], self._a, out=self._space[: shape[0]]).mul_(self._change.scale)
 
     def _column_norms(self, rows: int, columns: int, base_rows: BaseRows) -> torch.Tensor:
-        """Norms over all rows, float32 [columns]: a chunk of rows alone cannot know them, so one pass before the
-        merge."""
+        """Norms over all rows, float32 [columns]. They need every row, so one pass computes them before the merge."""
         total = torch.zeros(columns, dtype=torch.float64)
         for start, stop in row_chunks(rows, columns, MERGE_CHUNK_BYTES):
             chunk = self._saved(base_rows(start, stop), start, stop) + self._product(start, stop)

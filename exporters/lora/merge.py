@@ -1,4 +1,4 @@
-"""Adapters merged into their base, tensor by tensor and a few rows at a time, from disk to disk."""
+"""Merges adapters into their base model, tensor by tensor and a few rows at a time, from disk to disk."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from recipes.problems import OperatorError, printable
 Progress = Callable[[float, float], None]
 GENERATION_CONFIG = "generation_config.json"
 _BUFFERS = 4
-"""Chunks that are being made, written, or wait for either."""
+"""Chunks that are computed, written, or waiting."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did. `parameters` counts values; `bytes` is the size of the weights; `tensors` those that
-    changed."""
+    """The result of a merge. `parameters` counts values, `bytes` is the size of the weights, `tensors` counts the
+    changed ones."""
 
     parameters: int
     bytes: int
@@ -47,18 +47,18 @@ def open_merged(
     untie: bool = False,
     base_rounding: BaseRounding = "none",
 ) -> MergedWeights:
-    """A base with adapters in it, as tensors that can be read.
+    """The tensors of a base model with adapters merged in, computed as they are read.
 
     Args:
         base: folder of a 16- or 32-bit model, one file or shards.
         adapters: folders of adapters and their weights.
         dtype: "base" keeps each tensor's type; or float32, bfloat16, float16.
         untie: see `MergedWeights`.
-        base_rounding: round the base's linear layers to NF4 and back before the sum.
+        base_rounding: round the base model's linear layers to NF4 and back before the sum.
 
     Raises:
-        OperatorError: a base that is quantized or another than the adapters', an adapter feature or tensor that has no
-            place.
+        OperatorError: the base model is quantized or does not fit the adapters, or an adapter has a feature or tensor
+            that the merge does not support.
     """
     config = read_config(base)
     weights = open_weights(base)
@@ -81,22 +81,21 @@ def merge(
     chunk_bytes: int = MERGE_CHUNK_BYTES,
     threads: int = 1,
 ) -> Merged:
-    """Write the merged model to `out`, an existing empty folder, with the base's division into files.
+    """Write the merged model to `out`, an existing empty folder, in the same files as the base model.
 
     Args:
         base: see `open_merged`, as for the next two and for `untie` and `base_rounding`.
         adapters: folders and weights.
-        out: where the model goes.
+        out: the merged model's folder.
         dtype: type of the merged weights.
-        untie: give the head a matrix of its own.
-        base_rounding: round the base first.
-        progress: called with values merged and values in all.
+        untie: give the head a separate matrix.
+        base_rounding: round the base model first.
+        progress: called with the number of merged values and the total.
         chunk_bytes: float32 bytes of a chunk of rows.
-        threads: CPU threads of the sums. Chunks are small and the disk is the limit, so one is the fastest where others
-            work.
+        threads: CPU threads. Chunks are small and the disk is the limit, so one thread is fastest on a busy machine.
 
     Raises:
-        OperatorError: as `open_merged`, or a value that is not finite after rounding.
+        OperatorError: as `open_merged`, or a value is not finite after rounding.
     """
     torch.set_num_threads(threads)
     weights = open_merged(base, adapters, dtype=dtype, untie=untie, base_rounding=base_rounding)
@@ -118,7 +117,7 @@ def merge(
 
 
 def _write_files(weights: MergedWeights, out: Path, chunk_bytes: int, advance: Callable[[int], None]) -> int:
-    """Write every weight file; while one waits for the disk, the next is made. Returns the bytes of all weights."""
+    """Write every weight file; while one waits for the disk, the next is computed. Return the size of all weights."""
     size = 0
     buffers = Buffers(_BUFFERS, chunk_bytes)
     with ThreadPoolExecutor(1) as waiting:
@@ -145,18 +144,18 @@ def _write_files(weights: MergedWeights, out: Path, chunk_bytes: int, advance: C
 
 
 def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str:
-    """Refuse a base that the adapter was not trained on.
+    """Refuse a base model that the adapter was not trained on.
 
     Args:
         base: the base model's folder.
         base_sha256: its manifest's SHA-256, when known.
-        adapter_folder: the adapter, whose base.json names its base's manifest.
+        adapter_folder: the adapter, whose base.json has the SHA-256 of its base model's manifest.
 
     Returns:
-        What could not be checked, for a warning; empty when the hashes are equal.
+        A warning about what could not be checked; empty when the hashes are equal.
 
     Raises:
-        OperatorError: they differ; the text has both.
+        OperatorError: the hashes differ; the message has both.
     """
     wanted = Adapter(adapter_folder, {}).base.get("manifest_sha256")
     if base_sha256 is None:
@@ -165,23 +164,24 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str
         except ManifestError:
             base_sha256 = None
     if not wanted or not base_sha256:
-        side = "the adapter does not say on which base it was trained" if not wanted else f"{base} has no manifest"
-        return f"{side}: whether base and adapter belong together was not checked"
+        reason = "the adapter does not name its base model" if not wanted else f"{base} has no manifest"
+        return f"{reason}: could not check that the adapter was trained on this base model"
     if wanted != base_sha256:
         raise OperatorError(
-            f"the adapter was trained on another base: it names manifest {printable(str(wanted))}, {base} has "
-            f"{base_sha256}",
-            "merge it into the base it was trained on "
+            f"the adapter was trained on another base model: it names manifest {printable(str(wanted))}, but {base} "
+            f"has {base_sha256}",
+            "merge it into the base model that it was trained on "
             f"({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",
         )
     return ""
 
 
 def _check_tokenizers(base: Path, adapter: Path) -> None:
-    ours, theirs = base / "tokenizer.model", adapter / "tokenizer.model"
-    if ours.is_file() and theirs.is_file() and read_regular_bytes(ours) != read_regular_bytes(theirs):
+    expected, found = base / "tokenizer.model", adapter / "tokenizer.model"
+    if expected.is_file() and found.is_file() and read_regular_bytes(expected) != read_regular_bytes(found):
         raise OperatorError(
-            "the adapter has another tokenizer.model than the base", "their token ids mean different text"
+            f"{found} differs from {expected}: their token ids mean different text",
+            "merge the adapter into the base model that it was trained on",
         )
 
 
@@ -194,7 +194,7 @@ def _write_index(weights: MergedWeights, out: Path, size: int) -> None:
 
 
 def write_config(weights: MergedWeights, out: Path) -> None:
-    """The merged model's config, with the type of the weights that were written."""
+    """Write the merged model's config.json, with the type of the merged weights."""
     matrices = [info for info in weights.tensors.values() if len(info.shape) > 1]
     dtype = NAMES[max(matrices, key=lambda info: info.values).dtype]
     kept: dict[str, Any] = {k: v for k, v in weights.config.items() if k not in ("torch_dtype", "_name_or_path")}

@@ -1,7 +1,7 @@
-"""Where every tensor of the adapters goes in their base: ties kept or cut, vocabularies resized, places and shapes
-checked.
+"""Plans a merge: assigns every adapter tensor to a tensor of the base model, unties the head, resizes the vocabulary,
+and checks shapes.
 
-No value is computed here; `exporters.lora.merged_weights` sums up by the plan.
+It computes no values; `exporters.lora.merged_weights` executes the plan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclass(frozen=True)
 class Weighted:
-    """An adapter and how much of it is added."""
+    """An adapter and its weight in the sum."""
 
     adapter: Adapter
     weight: float = 1.0
@@ -30,22 +30,22 @@ class Weighted:
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """What one adapter does to one tensor: a change, a whole tensor in its place, or both."""
+    """One adapter's effect on one tensor: a change, a replacement by a full tensor, or both."""
 
     weight: float
     change: Change | None
-    whole: TensorInfo | None
+    replacement: TensorInfo | None
 
 
 @dataclass
 class MergePlan:
-    """A merged model, before a value of it is computed.
+    """A merged model before its values are computed.
 
     Attributes:
-        config: its config: the base's, with its head untied or its vocabulary resized as the adapters need.
+        config: the base model's config, with the head untied or the vocabulary resized if the adapters need it.
         tensors: its tensors, with their types and shapes.
-        sources: the base's tensor that each is made of.
-        parts: what the adapters do to those that they change, in the adapters' order.
+        sources: the base model's tensor that each is computed from.
+        parts: the adapters' effects on each changed tensor, in the adapters' order.
         warnings: what an operator should know about the result.
     """
 
@@ -57,25 +57,25 @@ class MergePlan:
 
     @property
     def changed(self) -> list[str]:
-        """Names of the tensors that differ from the base's."""
+        """Names of the tensors that differ from the base model's."""
         return sorted(self.parts)
 
 
 def plan_merge(
     base: SafetensorsFolder, config: dict[str, Any], adapters: Sequence[Weighted], *, dtype: str, untie: bool
 ) -> MergePlan:
-    """Find a place for every tensor of the adapters.
+    """Assign every adapter tensor to a tensor of the base model.
 
     Args:
         base: a model's tensors, 16- or 32-bit.
         config: its config.json, with `tie_word_embeddings` explicit.
-        adapters: what is merged, with weights. A tied model's are changed: what they say of the head is the
-            embedding's.
+        adapters: the adapters with their weights. Those of a tied model are modified: changes of the head become
+            changes of the embedding.
         dtype: "base" keeps each tensor's type; or float32, bfloat16, float16.
-        untie: give a tied model a head of its own where an adapter changes the embedding or the head alone.
+        untie: give a tied model a separate head if an adapter changes only the embedding or the head.
 
     Raises:
-        OperatorError: a tensor without a place, of another shape, or in the way of another one.
+        OperatorError: the base model lacks a changed tensor or has it in another shape, or two changes conflict.
     """
     family = known_architecture(config) or LLAMA
     made = MergePlan(dict(config), sources={name: name for name in base.tensors})
@@ -92,9 +92,9 @@ def plan_merge(
             made.parts.setdefault(name, [])
     for name, parts in made.parts.items():
         for item in adapters:
-            change, whole = item.adapter.changes.get(name), item.adapter.replacements.get(name)
-            if change is not None or whole is not None:
-                parts.append(PlannedPart(item.weight, change, whole))
+            change, replacement = item.adapter.changes.get(name), item.adapter.replacements.get(name)
+            if change is not None or replacement is not None:
+                parts.append(PlannedPart(item.weight, change, replacement))
     return made
 
 
@@ -109,25 +109,23 @@ class _Ends:
 def _follow_tie(
     made: MergePlan, base: SafetensorsFolder, adapters: Sequence[Weighted], ends: _Ends, *, untie: bool
 ) -> None:
-    """A head that shares the embedding's matrix stays so, or gets one of its own.
+    """Keep the head tied to the embedding, or give it a separate matrix.
 
-    PEFT adds a LoRA of one of the two to the matrix that both share, although the other was used without it in
-    training; `untie` keeps what was trained. Whole saved modules have left the tie already.
+    PEFT adds a LoRA of one of the two to the shared matrix, although training used the other without it; `untie` keeps
+    what was trained. Modules that are saved as full tensors are untied already.
     """
     both = {ends.embedding, ends.head}
-    held = [_holds_tie(item.adapter, base, ends) for item in adapters]  # each is asked: they may lose their heads
-    if any(held):
+    saved = [_saves_tied_matrix(item.adapter, base, ends) for item in adapters]  # a call may drop an adapter's head
+    if any(saved):
         return
     replaced = {name for item in adapters for name in item.adapter.replacements}
     changed = {name for item in adapters for name in item.adapter.changes}
     split = (replaced & both) - changed
     if changed & both and not split and not untie:
         made.warnings.append(
-            "the adapter changes the embedding or the head of a model in which they are one matrix: merged as "
-            "PEFT does it,"
-            " both get the change, and the model answers differently than it did in training; "
-            "untie_word_embeddings = true"
-            " keeps what was trained"
+            "the adapter changes the embedding or the head of a model in which they share one matrix: the merge "
+            "changes both, as PEFT does, and the model answers differently than in training; set "
+            "untie_word_embeddings = true to keep what was trained"
         )
         for item in adapters:
             _move_to_embedding(item.adapter, ends)
@@ -136,25 +134,27 @@ def _follow_tie(
         made.sources[ends.head] = ends.embedding
 
 
-def _holds_tie(adapter: Adapter, base: SafetensorsFolder, ends: _Ends) -> bool:
-    """Whether an adapter saved the one matrix anew: under both names (one is dropped), or resized."""
-    ours, theirs = adapter.replacements.get(ends.embedding), adapter.replacements.get(ends.head)
-    if ours is None:
+def _saves_tied_matrix(adapter: Adapter, base: SafetensorsFolder, ends: _Ends) -> bool:
+    """Whether an adapter saved the shared matrix: under both names (then its head is dropped), or resized."""
+    embedding, head = adapter.replacements.get(ends.embedding), adapter.replacements.get(ends.head)
+    if embedding is None:
         return False
-    if theirs is None:
-        return ours.shape != base.tensors[ends.embedding].shape
-    if ours.shape != theirs.shape or not np.array_equal(read_matrix(ours), read_matrix(theirs)):
+    if head is None:
+        return embedding.shape != base.tensors[ends.embedding].shape
+    if embedding.shape != head.shape or not np.array_equal(read_matrix(embedding), read_matrix(head)):
         return False
     del adapter.replacements[ends.head]
     return True
 
 
 def _move_to_embedding(adapter: Adapter, ends: _Ends) -> None:
-    """A change of the head of a tied model is one of the embedding's matrix."""
+    """Turn changes of a tied model's head into changes of its embedding."""
     for found in (adapter.changes, adapter.replacements):
         if ends.head in found:
             if ends.embedding in found:
-                raise OperatorError("the adapter changes the embedding and the head, which are one matrix in this base")
+                raise OperatorError(
+                    "the adapter changes the embedding and the head, which share one matrix in this base model"
+                )
             found[ends.embedding] = found.pop(ends.head)  # type: ignore[assignment]
 
 
@@ -166,11 +166,11 @@ def _shape(made: MergePlan, name: str, info: TensorInfo, adapters: Sequence[Weig
     (shape, *others) = sorted(shapes)
     resized = name in (ends.embedding, ends.head) and len(shape) == 2 and shape[1:] == info.shape[1:]
     if not resized or others:
-        raise OperatorError(f"{printable(name, 200)} is {info.shape} in the base and {shape} in the adapter")
+        raise OperatorError(f"{printable(name, 200)} is {info.shape} in the base model and {shape} in the adapter")
     if len(adapters) > 1 or adapters[0].weight != 1.0:
         raise OperatorError(
-            f"{printable(name, 200)} has {info.shape[0]} rows in the base and {shape[0]} in the adapter",
-            "an adapter with a resized vocabulary is merged alone, with weight 1",
+            f"{printable(name, 200)} has {info.shape[0]} rows in the base model and {shape[0]} in the adapter",
+            "merge an adapter with a resized vocabulary alone and with weight 1",
         )
     made.config = change_settings(made.config, vocab_size=shape[0])
     return shape
@@ -181,12 +181,12 @@ def _check_places(made: MergePlan, base: SafetensorsFolder, adapters: Sequence[W
         for name in (*item.adapter.changes, *item.adapter.replacements):
             if name not in made.tensors:
                 module = printable(name.removesuffix(".weight"), 200)
-                raise OperatorError(f"the adapter changes {module}, which the base {base.folder} does not have")
+                raise OperatorError(f"the adapter changes {module}, which the base model {base.folder} does not have")
         for name, change in item.adapter.changes.items():
             if made.tensors[name].shape != change.shape:
                 raise OperatorError(
-                    f"{printable(change.module, 200)} is {made.tensors[name].shape} in the base and {change.shape} "
-                    "in the adapter"
+                    f"{printable(change.module, 200)} is {made.tensors[name].shape} in the base model and "
+                    f"{change.shape} in the adapter"
                 )
     rows = {name: made.tensors[name].rows for name in (ends.embedding, ends.head) if name in made.tensors}
     if len(set(rows.values())) > 1:

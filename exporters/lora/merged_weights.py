@@ -1,10 +1,8 @@
-"""A base model with adapters merged into it, read row by row as if it were a folder: nothing is written, little is
-held.
+"""Reads a base model with merged adapters row by row, like a model folder, without writing it.
 
-W' = W + sum of weight_i * D_i, in float32, rounded once to the stored type. D_i is what the adapter i changes: scale *
-B A;
-with DoRA or whole saved modules W_i - W, where W_i is the adapter's own weight. A single adapter of weight 1 is PEFT's
-`merge_and_unload`, operation for operation, so that a float32 result is equal to it bit by bit.
+W' = W + sum of weight_i * D_i, in float32, rounded once to the stored type. D_i is the change of adapter i: scale *
+B A, or, with DoRA or saved full modules, W_i - W, where W_i is the adapted weight. A single adapter of weight 1 uses
+the operations of PEFT's `merge_and_unload` in the same order, so a float32 result is equal bit by bit.
 """
 
 from __future__ import annotations
@@ -32,13 +30,11 @@ _TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class MergedWeights:
-    """A base's tensors as they are with the adapters in them. Has the face of
-    `exporters.hf_model.tensor_files.Weights`.
+    """A base model's tensors with the adapters applied. Implements `exporters.hf_model.tensor_files.Weights`.
 
     Attributes:
-        config: the merged model's config: the base's, with its head untied or its vocabulary resized as the adapters
-            need.
-        changed: names of the tensors that differ from the base's.
+        config: the base model's config, with the head untied or the vocabulary resized if the adapters need it.
+        changed: names of the tensors that differ from the base model's.
         warnings: what an operator should know about the result.
     """
 
@@ -52,18 +48,18 @@ class MergedWeights:
         untie: bool = False,
         rounded: RoundedBase | None = None,
     ) -> None:
-        """Find a place for every tensor of the adapters.
+        """Assign every adapter tensor to a tensor of the base model.
 
         Args:
             base: a model's tensors, 16- or 32-bit.
             config: its config.json, with `tie_word_embeddings` explicit.
-            adapters: what is merged, with weights.
+            adapters: the adapters with their weights.
             dtype: "base" keeps each tensor's type; or float32, bfloat16, float16.
-            untie: give a tied model a head of its own where an adapter changes the embedding or the head alone.
-            rounded: the base as a 4-bit copy of it would be; None for the base itself.
+            untie: give a tied model a separate head if an adapter changes only the embedding or the head.
+            rounded: the base model rounded to NF4 and back; None for the base model itself.
 
         Raises:
-            OperatorError: a tensor without a place, of another shape, or in the way of another one.
+            OperatorError: the base model lacks a changed tensor or has it in another shape, or two changes conflict.
         """
         plan = plan_merge(base, config, adapters, dtype=dtype, untie=untie)
         self.folder: Path = base.folder
@@ -80,7 +76,7 @@ class MergedWeights:
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows after rounding to the stored type, float32 [stop - start, columns]."""
         info = self.tensors[name]
-        # Whole blocks of rows: a product of fewer may be summed up in another order, and differ in its last bit.
+        # Whole blocks of rows: a product of fewer rows may be summed in another order and differ in the last bit.
         last = stop + -stop % ROW_BLOCK
         last = info.rows if info.rows - last < ROW_BLOCK else last
         first = max(0, min(start - start % ROW_BLOCK, last // ROW_BLOCK * ROW_BLOCK - ROW_BLOCK))
@@ -95,7 +91,7 @@ class MergedWeights:
         return self.read_rows(name, 0, info.rows).reshape(info.shape)
 
     def read_into(self, name: str, start: int, stop: int, place: memoryview) -> None:
-        """Rows as they are to be stored, [stop - start, columns] of the tensor's type, into as many bytes."""
+        """Fill `place` with rows in the stored type, [stop - start, columns]."""
         source, info = self._plan.sources[name], self.tensors[name]
         untouched = name not in self.changed and self._base.tensors[source].dtype == info.dtype
         if untouched and (self._rounded is None or not self._rounded.rounds(name)):
@@ -105,7 +101,7 @@ class MergedWeights:
             self._fill(name, start, stop, stored)
 
     def _fill(self, name: str, start: int, stop: int, stored: torch.Tensor) -> None:
-        """Sum up rows in float32 and round them into `stored`, of the stored type [stop - start, columns]."""
+        """Sum rows in float32 and round them into `stored`, [stop - start, columns] of the stored type."""
         if self._ready[0] != name:
             self._ready = (name, self._parts(name))
         parts = self._ready[1]
@@ -123,19 +119,21 @@ class MergedWeights:
     def _check_finite(self, name: str, rows: torch.Tensor, stored: torch.Tensor) -> None:
         """`rows`: float32 [rows, columns]; `stored`: the same, rounded to the stored type."""
         limits = torch.finfo(stored.dtype)
-        low, high = (float(value) for value in torch.aminmax(rows))  # NaN when any is
+        low, high = (float(value) for value in torch.aminmax(rows))  # NaN if any value is NaN
         if limits.min <= low and high <= limits.max:
             return
-        if not bool(torch.isfinite(stored).all()):  # the largest that are rounded down to the limit are finite
+        if not bool(torch.isfinite(stored).all()):  # values just above the limit round down to it
             info = self.tensors[name]
             raise OperatorError(
-                f"{info.file}: {printable(name, 200)} has a value that is not finite as {NAMES[info.dtype]}",
-                "choose dtype = bfloat16 or float32" if info.dtype == "F16" else "the base or the adapter is damaged",
+                f"{info.file}: {printable(name, 200)} has a value that is not finite in {NAMES[info.dtype]}",
+                "choose dtype = bfloat16 or float32"
+                if info.dtype == "F16"
+                else "the base model or the adapter is damaged",
             )
 
     def _base_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The base's rows, float32 [stop - start, columns], until the next are asked for; those that only a resized
-        vocabulary has are zero, and replaced."""
+        """The base model's rows, float32 [stop - start, columns], valid until the next call. Rows that only a resized
+        vocabulary has are zero; the adapter replaces them."""
         source = self._plan.sources[name]
         info = self._base.tensors[source]
         if self._rounded is not None and self._rounded.rounds(name):
@@ -151,7 +149,7 @@ class MergedWeights:
         return rows
 
     def _space(self, rows: int, columns: int) -> torch.Tensor:
-        """Room for float32 [rows, columns] that is used again for the next: see `Buffers` for the reason."""
+        """A reused buffer for float32 [rows, columns]; `Buffers` has the reason."""
         if self._rows_space.numel() < rows * columns:
             self._rows_space = torch.empty(rows * columns)
         return self._rows_space[: rows * columns].view(rows, columns)

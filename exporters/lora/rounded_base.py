@@ -1,10 +1,8 @@
-"""A base as an adapter trained over a 4-bit copy of it saw it: its linear layers rounded to NF4 and back.
+"""A base model with linear layers rounded to NF4 and back, as an adapter sees it in training over a 4-bit copy.
 
-QLoRA (arXiv 2305.14314) trains against such weights. Merging is into the 16-bit base all the same: NF4's rounding would
-be
-rounded once more by the export. Whether the rounded values serve an adapter better is for its evaluation to say, so
-they
-are offered as a choice, with the arithmetic of bitsandbytes itself.
+QLoRA (arXiv 2305.14314) trains against such weights. The merge uses the 16-bit base model by default, because an export
+would round NF4's values once more. Which values suit an adapter better must be evaluated, so both can be chosen; the
+rounding is bitsandbytes' own.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ BLOCK = 64
 
 
 class RoundedBase:
-    """Rows of a base's linear layers after NF4. A tensor is rounded whole, and one is held at a time."""
+    """Rows of a base model's linear layers after NF4. Rounds one whole tensor at a time and keeps it in memory."""
 
     def __init__(self, base: SafetensorsFolder, *, double: bool) -> None:
         """`double`: the blocks' scales are rounded to 8 bits as well, as `bnb_4bit_use_double_quant` does."""
         self._base = base
         self._double = double
-        self._held: tuple[str, torch.Tensor] = ("", torch.empty(0))
+        self._cached: tuple[str, torch.Tensor] = ("", torch.empty(0))
 
     def rounds(self, name: str) -> bool:
         """Whether a 4-bit copy rounds this tensor: the layers' linear weights; not embeddings, head, norms or
@@ -36,9 +34,9 @@ class RoundedBase:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows, float32 [stop - start, columns]."""
-        if self._held[0] != name:
-            self._held = (name, self._rounded(name))
-        return self._held[1][start:stop].clone()
+        if self._cached[0] != name:
+            self._cached = (name, self._rounded(name))
+        return self._cached[1][start:stop].clone()
 
     def _rounded(self, name: str) -> torch.Tensor:
         """The whole tensor, float32 [rows, columns]."""

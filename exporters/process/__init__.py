@@ -1,1 +1,1 @@
-"""What a process of an exporter is: its job, its room on the machine, and the foreign programs that it runs."""
+"""The processes of the exporters: jobs, checks of disk and memory, and foreign programs."""

@@ -1,4 +1,4 @@
-"""A program of the operator's, run to its end: it dies with this process, and what it prints goes into a log."""
+"""Runs a program of the operator until it ends; it dies with this process, and its output goes to a log."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class ForeignProgramError(Exception):
-    """The program ended with an error; the text has its status and its last lines, for operators."""
+    """The program failed; the message has its exit status and its last lines, for operators."""
 
 
 def run_program(
     command: Sequence[str], log: Path, look: Callable[[], None], environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run a program and return what it printed, on stdout and stderr together.
+    """Run a program and return its output, stdout and stderr together.
 
     Args:
         command: the program's path and its arguments.
-        log: where its output goes; written anew.
-        look: called several times a second while it runs; what it raises ends the program.
-        environment: variables besides this process's own.
+        log: the file for its output; it is overwritten.
+        look: called several times a second while the program runs; an exception from it kills the program.
+        environment: further variables, besides this process's own.
 
     Raises:
-        ForeignProgramError: it ended with another status than 0.
+        ForeignProgramError: its exit status is not 0.
     """
     paths = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("wb") as output:
@@ -54,5 +54,5 @@ def run_program(
     text = read_regular_text(log, errors="replace")
     if process.returncode:
         lines = [line for line in text.strip().splitlines() if line.strip()][-_ERROR_LINES:]
-        raise ForeignProgramError(f"ended with status {process.returncode}: {printable(' | '.join(lines), 800)}")
+        raise ForeignProgramError(f"exited with status {process.returncode}: {printable(' | '.join(lines), 800)}")
     return text

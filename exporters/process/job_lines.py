@@ -1,4 +1,4 @@
-"""A job in a process of its own: its description is the one argument, what it tells are lines of JSON on stdout."""
+"""Runs a job in its own process: the argument is its description, the output is lines of JSON on stdout."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from recipes.problems import OperatorError
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
-def run_job(argv: list[str], work: Callable[[str, Tell], int]) -> int:
-    """Do the job and return the exit code: `work`'s own, 2 for a mistake in what was asked, 1 for a failure.
+def run_job(argv: list[str], work: Callable[[str, Send], int]) -> int:
+    """Run the job and return the exit code: `work`'s own, 2 for wrong input, 1 for a failure, 130 after an interrupt.
 
     Args:
         argv: program and description.
-        work: takes the description and what tells a line; `{"error", "hint"}` lines are this function's.
+        work: takes the description and the function that prints a line; `run_job` prints `{"error", "hint"}` lines.
     """
     die_with_parent()
 
-    def tell(line: dict[str, Any]) -> None:
+    def send(line: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
     try:
-        return work(argv[1], tell)
+        return work(argv[1], send)
     except OperatorError as error:
-        tell({"error": error.message, "hint": error.hint})
+        send({"error": error.message, "hint": error.hint})
         return MISTAKE
     except (NativeError, OSError) as error:
-        tell({"error": str(error), "hint": ""})
+        send({"error": str(error), "hint": ""})
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""Is there room for an export? Asked before the work, not found out at its end."""
+"""Checks the disk and the memory for an export before it starts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SPARE_BYTES = 64 * 1024 * 1024
 
 
 def check_disk(folder: Path, *, files: int, scratch: int) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Refuse an export that does not fit on the disk.
 
     Args:
-        folder: where it will be written.
+        folder: where the files will be written.
         files: bytes of all files.
-        scratch: bytes that are needed meanwhile.
+        scratch: bytes of temporary files.
 
     Raises:
-        OperatorError: too little room; names what is needed and what there is.
+        OperatorError: too little space; names the needed and the free size.
     """
     need, have = files + scratch + _SPARE_BYTES, shutil.disk_usage(folder).free
     if need > have:
@@ -37,19 +37,19 @@ def check_memory(reference_bytes: int) -> None:
     """Refuse a comparison whose float32 reference does not fit into memory.
 
     Raises:
-        OperatorError: it does not; where the system tells.
+        OperatorError: it does not fit. Nothing is checked if the system does not report its memory.
     """
     have = available_bytes()
     if have is not None and reference_bytes > have:
         raise OperatorError(
-            f"the comparison needs the model in float32, {quantities.size(reference_bytes)} of memory; "
+            f"the comparison needs {quantities.size(reference_bytes)} of memory for the model in float32; "
             f"{quantities.size(have)} are available",
             "compare on a larger machine, or set parity_positions = 0 to skip the comparison",
         )
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS where it is set; else the cores this process may use, hyperthreads not counted twice."""
+    """OMP_NUM_THREADS if it is set, else the number of physical cores that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -65,7 +65,7 @@ def default_threads() -> int:
 
 
 def available_bytes() -> int | None:
-    """Memory that could be had now without swapping; None where the system does not tell."""
+    """Memory that is available without swapping; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

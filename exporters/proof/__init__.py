@@ -1,1 +1,1 @@
-"""The comparison of a file with its model: audit, parity, fixture, other runtimes."""
+"""Compares a file with its model: audit, parity, fixture, other runtimes."""

@@ -1,10 +1,8 @@
-"""An independent look at a finished GGUF file: is everything in it what the model's folder says?
+"""Audits a finished GGUF file: compares its keys, tokens and tensors with the model's folder.
 
-Nothing of the writer is used. The file is read byte by byte without trust; what should stand in it is derived here
-again
-from config.json, the tokenizer's files and the source tensors. Parity says that a file answers like its model; the
-audit
-says, where it does not, which key, token or tensor is wrong.
+The audit uses no code of the writer. It validates the file, and derives the expected content from config.json, the
+tokenizer's files and the source tensors. Parity shows whether a file answers like its model; if it does not, the audit
+names the wrong key, token or tensor.
 """
 
 from __future__ import annotations
@@ -30,19 +28,19 @@ MAX_FINDINGS = 20
 def audit(
     gguf: Path, folder: Path, *, config: Mapping[str, Any] | None = None, weights: Weights | None = None
 ) -> list[str]:
-    """Compare a file with the model it was made of.
+    """Compare a file with the model that it was converted from.
 
     Args:
         gguf: the finished file.
         folder: the model's folder.
-        config: its config, where it is not the folder's own (adapters merged while writing).
+        config: its config, if it is not the folder's (adapters merged while writing).
         weights: its tensors, likewise.
 
     Returns:
-        What is wrong, each with its key, token or tensor; empty when nothing is.
+        The first `MAX_FINDINGS` findings, each with its key, token or tensor; empty when the file is correct.
 
     Raises:
-        OperatorError: the file is not a whole GGUF file, or the folder not a model.
+        OperatorError: the file is not a complete GGUF file, or the folder is not a model.
     """
     file = read_gguf(gguf)
     found = dict(config if config is not None else read_settings(folder))
@@ -52,7 +50,7 @@ def audit(
 
 
 def audit_keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
-    """The keys that describe the network, against config.json."""
+    """Compare the keys that describe the network with config.json."""
     findings = []
     for key, (wanted, field) in _expected(config).items():
         value = file.keys.get(key)
@@ -64,7 +62,7 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
                 f"{key} is {printable(str(shown), 60)}; the model's {field} is {printable(str(wanted), 60)}"
             )
     scaling = [key for key in file.keys if ".rope.scaling." in key and key not in _expected(config)]
-    findings += [f"{printable(key, 80)} is there; the model has no such scaling" for key in scaling]
+    findings += [f"{printable(key, 80)} is set, but the model has no such scaling" for key in scaling]
     return findings
 
 
@@ -108,7 +106,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         found["rope.scaling.original_context_length"] = (original, "original_max_position_embeddings")
         factor = float(rope["factor"] or context / original)
         found["rope.scaling.factor"] = (factor, "rope factor")
-        share = _magnitude(rope, factor) / _mscale(factor, 1.0)  # llama.cpp multiplies with the usual one by itself
+        share = _magnitude(rope, factor) / _mscale(factor, 1.0)  # llama.cpp applies the usual factor itself
         if share != 1.0:
             found["rope.scaling.attn_factor"] = (share, "attention_factor")
     return found

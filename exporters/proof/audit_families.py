@@ -1,6 +1,6 @@
-"""What the audit knows of the model families. It uses none of the writer's rows, so that it finds a mistake in one.
+"""The audit's table of model families. It is independent of the writer's table, so that the audit finds mistakes there.
 
-`exporters.hf_model.architectures` has the writer's; a test holds the two lists of families against each other.
+`exporters.hf_model.architectures` has the writer's; a test compares the two lists of families.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class AuditFamily:
     """One family.
 
     Attributes:
-        name: what `general.architecture` must be.
+        name: the required `general.architecture`.
         layer: the source's module by the tensor's GGUF name, both without their layer.
         permuted: whether llama.cpp stores the rows of queries and keys in another order than transformers.
-        prefix: what the source's names begin with, except the head's.
+        prefix: the prefix of the source's tensor names, except the output head's.
     """
 
     name: str
@@ -62,6 +62,6 @@ def family_of(config: Mapping[str, Any]) -> AuditFamily:
     """The family of a model.
 
     Raises:
-        KeyError: one that this audit does not know.
+        KeyError: the audit does not support the family.
     """
     return FAMILIES[str(config["architectures"][0])]

@@ -1,4 +1,4 @@
-"""Sampled rows of every tensor of a GGUF file against the tensors it was made of."""
+"""Compares sampled rows of every tensor of a GGUF file with its source tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 6
 """Rows of each tensor that are compared: the first, the last, and some between."""
 _EXACT = {"F32": np.float32, "F16": np.float16}
 _QUANTIZED_LIMIT = {4.5: 0.25, 5.5: 0.15, 6.6: 0.08, 9.0: 0.03}
-"""Greatest relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Another tensor's rows give
+"""Maximum relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Rows of another tensor give
 1.4."""
 _HALF_STEP = 2.0**-25
 """Half of the distance between the smallest numbers of F16."""
@@ -27,12 +27,12 @@ _FACTORS = "rope_freqs.weight"
 
 
 def audit_tensors(file: GgufFile, config: Mapping[str, Any], weights: Weights) -> list[str]:
-    """Every tensor that should be there, no other, and their values at sampled rows."""
+    """Check that the file has exactly the expected tensors, and compare sampled rows of each."""
     wanted = _expected(config, weights)
-    why = {"output.weight": ": the model's head is its embedding"} if config["tie_word_embeddings"] else {}
+    why = {"output.weight": ": the model's head shares the embedding's matrix"} if config["tie_word_embeddings"] else {}
     findings = [f"tensor {name} is missing" for name in wanted if name not in file.tensors]
     findings += [
-        f"tensor {printable(name, 120)} is not the model's{why.get(name, '')}"
+        f"tensor {printable(name, 120)} does not exist in the model{why.get(name, '')}"
         for name in file.tensors
         if name not in wanted
     ]
@@ -44,7 +44,7 @@ def audit_tensors(file: GgufFile, config: Mapping[str, Any], weights: Weights) -
 
 
 def _expected(config: Mapping[str, Any], weights: Weights) -> dict[str, str]:
-    """The source's tensor by GGUF name; rope_freqs has none."""
+    """The source's tensor by GGUF name; empty for rope_freqs."""
     family = family_of(config)
     tied = bool(config["tie_word_embeddings"])
     found = {name: source for name, source in family.top.items() if not (tied and name == "output.weight")}
@@ -63,7 +63,7 @@ def _expected(config: Mapping[str, Any], weights: Weights) -> dict[str, str]:
 def _compare(file: GgufFile, tensor: Tensor, source: str, config: Mapping[str, Any], weights: Weights) -> list[str]:
     name = tensor.name
     if tensor.kind is None:
-        return [f"tensor {name} has type {tensor.type_id}, which this audit does not know"]
+        return [f"tensor {name} has the unknown type {tensor.type_id}"]
     if name == _FACTORS:
         return _compare_factors(file, tensor, config)
     info = weights.tensors[source]
@@ -83,7 +83,7 @@ def _compare(file: GgufFile, tensor: Tensor, source: str, config: Mapping[str, A
     if unpermuted:
         return [f"tensor {name}: its rows are in the folder's order, not in llama.cpp's rotary order (Q/K permute)"]
     like = _like_the_embedding(file, tensor, family_of(config).top["token_embd.weight"], weights)
-    return [f"tensor {name}: row {off[0]} is not that of {source}{like} ({len(off)} of {len(picked)} rows looked at)"]
+    return [f"tensor {name}: row {off[0]} differs from {source}{like} ({len(off)} of {len(picked)} sampled rows)"]
 
 
 def _like_the_embedding(file: GgufFile, tensor: Tensor, embedding: str, weights: Weights) -> str:
@@ -93,7 +93,7 @@ def _like_the_embedding(file: GgufFile, tensor: Tensor, embedding: str, weights:
         _close(tensor, _row(file, tensor, row), weights.read_rows(embedding, row, row + 1)[0])
         for row in _picked(tensor.rows)
     )
-    return ", but the embedding's: the head was tied, and the model's is not" if same else ""
+    return " and equals the embedding's: the file's head is tied, the model's is not" if same else ""
 
 
 def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) -> list[str]:
@@ -110,12 +110,12 @@ def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) 
         expected.append(1.0 / ((1 - blend) / factor + blend))
     actual = _row(file, tensor, 0)
     if len(actual) != len(expected) or not np.allclose(actual, expected, rtol=1e-5):
-        return [f"tensor {tensor.name} does not hold the factors of the model's llama3 rope scaling"]
+        return [f"tensor {tensor.name} does not contain the factors of the model's llama3 rope scaling"]
     return []
 
 
 def _heads(name: str, config: Mapping[str, Any]) -> int:
-    """Heads whose rows llama.cpp stores in another order; 0 where it does not."""
+    """Number of heads whose rows llama.cpp stores in another order; 0 for other tensors."""
     if not family_of(config).permuted:
         return 0
     part = name.split(".")[2] if name.startswith("blk.") else ""
@@ -124,8 +124,8 @@ def _heads(name: str, config: Mapping[str, Any]) -> int:
 
 
 def _picked(rows: int) -> list[int]:
-    """The same rows every time, spread over the tensor; neighbours too, since a wrong order may keep every second
-    row."""
+    """The sampled rows: always the same, spread over the tensor, with two neighbours, because a wrong order may keep
+    every second row."""
     spread = {round(part * (rows - 1) / (ROWS - 1)) for part in range(ROWS)} | {min(1, rows - 1)}
     return sorted(spread)
 
@@ -156,7 +156,7 @@ def _row(file: GgufFile, tensor: Tensor, row: int) -> NDArray[np.float32]:
 
 
 def _close(tensor: Tensor, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    """Whether two rows, float32 [columns], differ by no more than the tensor's type rounds."""
+    """Whether two rows, float32 [columns], differ by no more than the rounding of the tensor's type."""
     assert tensor.kind is not None
     if tensor.kind.name == "F32":
         return bool(np.array_equal(actual, expected))
@@ -168,6 +168,6 @@ def _close(tensor: Tensor, actual: NDArray[np.float32], expected: NDArray[np.flo
         return error <= scale * 2**-8
     bits = tensor.kind.bits_per_weight
     limit = next((limit for most, limit in sorted(_QUANTIZED_LIMIT.items(), reverse=True) if bits >= most - 1.0), 0.9)
-    # Scales are F16: of values this small they lose their last digits, times the largest number that one multiplies.
+    # Scales are F16: very small ones lose digits, and the error grows by the largest number that a scale multiplies.
     coarse = _HALF_STEP * (127 if tensor.kind.name == "Q8_0" else 1024)
     return error <= limit * scale + coarse

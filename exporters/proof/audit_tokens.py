@@ -1,4 +1,4 @@
-"""The vocabulary of a GGUF file against the tokenizer's files."""
+"""Compares the vocabulary of a GGUF file with the tokenizer's files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMS = {FLOAT32: "f", INT32: "i", 4: "I"}
 
 
 def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Tokens, scores, merges, special ids and chat template, each against the file that says what they are."""
+    """Compare tokens, scores, merges, special ids and chat template with the tokenizer's files."""
     tokens = texts_of(file.keys.get("tokenizer.ggml.tokens"))
     rows = int(config["vocab_size"])
     findings = []
@@ -73,19 +73,19 @@ def _against_sentencepiece(file: GgufFile, path: Path, tokens: list[bytes]) -> l
     elif off:
         i = off[0]
         findings.append(
-            f"tokenizer.ggml.scores: {len(off)} of {count} are not those of {path.name}; token {i} has "
+            f"tokenizer.ggml.scores: {len(off)} of {count} differ from {path.name}; token {i} has "
             f"{quantities.exact(scores[i])}, not {quantities.exact(expected[i])}"
         )
     types = numbers_of(file.keys.get("tokenizer.ggml.token_type"))
     controls = [i for i in range(min(count, len(types))) if pieces.is_control(i) and types[i] != 3]
     if controls:
         findings.append(
-            f"tokenizer.ggml.token_type: control token {controls[0]} is written as type "
-            f"{quantities.exact(types[controls[0]])}"
+            f"tokenizer.ggml.token_type: control token {controls[0]} has type "
+            f"{quantities.exact(types[controls[0]])}, not 3"
         )
     flags = {"tokenizer.ggml.model": "llama"}
     return findings + [
-        f"{key} is {printable(str(file.scalar(key)), 40)}; a SentencePiece model is {wanted}"
+        f"{key} is {printable(str(file.scalar(key)), 40)}; a SentencePiece model requires {wanted}"
         for key, wanted in flags.items()
         if file.scalar(key) != wanted
     ]
@@ -106,7 +106,8 @@ def _against_json(file: GgufFile, path: Path, tokens: list[bytes]) -> list[str]:
             (i for i, pair in enumerate(zip(written, merges, strict=False)) if pair[0] != pair[1]), len(written)
         )
         findings.append(
-            f"tokenizer.ggml.merges differ from {path.name} at merge {place} ({len(written)} of {len(merges)})"
+            f"tokenizer.ggml.merges differ from {path.name} at merge {place} (the file has {len(written)} merges, the "
+            f"tokenizer {len(merges)})"
         )
     return findings
 
@@ -148,9 +149,9 @@ def _template(file: GgufFile, folder: Path) -> list[str]:
     wanted = read_regular_text(path) if path.is_file() else _settings(folder).get("chat_template", "")
     if not isinstance(wanted, str):
         return []
-    # `generation` marks text for training only, and llama.cpp does not know the word.
+    # `generation` marks text for training only, and llama.cpp does not support it.
     if "generation" not in wanted and written != wanted:
-        return ["tokenizer.chat_template is not the model's"]
+        return ["tokenizer.chat_template differs from the model's"]
     return ["tokenizer.chat_template is missing"] if wanted and not written else []
 
 

@@ -1,8 +1,7 @@
-"""A model's chat template as what comes before and after each message, when it is as regular as that.
+"""Converts a regular chat template to the text before and after each message.
 
-Other runtimes have other template languages. A template is taken apart by rendering conversations of marked messages,
-put
-together again from its parts, and believed only when the parts give back what the template itself renders.
+Other runtimes have other template languages. The parts of a template are found by rendering conversations of marked
+messages, and are accepted only if they reproduce what the template itself renders.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
 class ChatFormat:
     """Text around messages: `before[role] + content + after[role]`, then `opening` where the answer begins.
 
-    `system` is what the template says when a conversation has no system message; empty when it says nothing.
+    `system` is the template's default system message; empty if it has none.
     """
 
     before: Mapping[str, str]
@@ -40,7 +39,7 @@ class ChatFormat:
     system: str = ""
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt of a conversation, up to where the answer begins."""
+        """The prompt of a conversation, up to the beginning of the answer."""
         if self.system and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.system}, *messages]
         parts = [self.before[m["role"]] + m["content"] + self.after[m["role"]] for m in messages]
@@ -48,10 +47,10 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: Any) -> ChatFormat | None:
-    """The regular form of a tokenizer's chat template, without the begin token; None when there is none.
+    """The regular form of a tokenizer's chat template, without the begin token; None if it has none.
 
     Args:
-        tokenizer: of transformers, with or without a chat template.
+        tokenizer: a transformers tokenizer, with or without a chat template.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -60,18 +59,18 @@ def chat_format(tokenizer: Any) -> ChatFormat | None:
         for found in _candidates(tokenizer):
             if all(found.render(messages) == _render(tokenizer, messages) for messages in wanted):
                 return found
-    except Exception:  # noqa: BLE001 - a template is a program of the model's author: it may raise what it likes
+    except Exception:  # noqa: BLE001 - a template is the model author's program and may raise anything
         return None
     return None
 
 
 def _candidates(tokenizer: Any) -> Iterator[ChatFormat]:
-    """Ways to divide what stands between two messages into the end of one and the beginning of the next."""
+    """Ways to divide the text between two messages into the end of one and the beginning of the next."""
     roles = ("system", "user", "assistant", "user")
     marked = [{"role": role, "content": _MARK[role]} for role in roles]
-    whole, closed = _render(tokenizer, marked), _render(tokenizer, marked, opened=False)
-    opening = whole[len(closed) :] if whole.startswith(closed) else ""
-    first, after_system, after_user, after_answer, last = _split(whole, [_MARK[role] for role in roles])
+    opened, closed = _render(tokenizer, marked), _render(tokenizer, marked, opened=False)
+    opening = opened[len(closed) :] if opened.startswith(closed) else ""
+    first, after_system, after_user, after_answer, last = _split(opened, [_MARK[role] for role in roles])
     user_end = last[: len(last) - len(opening)]
     alone = _split(_render(tokenizer, marked[1:2]), [_MARK["user"]])[0]
     for beginning in (alone, after_system.removeprefix(user_end)):
@@ -86,7 +85,7 @@ def _candidates(tokenizer: Any) -> Iterator[ChatFormat]:
 
 
 def _default_system(alone: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """What stands before a conversation's first question besides the beginning of every question."""
+    """The default system message: the text that the template puts only before the first question."""
     extra = alone[: len(alone) - len(before["user"])] if alone.endswith(before["user"]) else ""
     head, tail = before["system"], after["system"]
     regular = len(extra) > len(head) + len(tail) and extra.startswith(head) and extra.endswith(tail)

@@ -1,6 +1,6 @@
-"""One JSON file that says what a model answers, so that any other runtime can be held against it.
+"""The fixture: one JSON file with a model's answers, to compare other runtimes with.
 
-Prompts with the ids that transformers greedily goes on with in float32, the largest logits and the log of the summed
+It has prompts with the ids of transformers' greedy answers in float32, the largest logits and the log of the summed
 exponentials at every position, and texts with their ids for the runtime's tokenizer.
 """
 
@@ -25,16 +25,16 @@ from recipes.problems import OperatorError, printable
 FORMAT = 1
 KIND = "cockpit-parity-fixture"
 TOP = 10
-"""Logits that are kept at every position."""
+"""Number of logits that are kept at every position."""
 SEED = 0
-"""Greedy decoding draws no random numbers; a runtime that wants a seed all the same is given this one."""
+"""Greedy decoding draws no random numbers; this seed is for runtimes that require one."""
 MAX_BYTES = 64 * 1024 * 1024
 _MAX_IDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Position:
-    """What the model says after one token.
+    """The model's output after one token.
 
     Attributes:
         top: the largest logits with their ids, largest first.
@@ -47,7 +47,7 @@ class Position:
 
     @property
     def gap(self) -> float:
-        """Between the two largest logits."""
+        """The difference of the two largest logits; infinite if only one is kept."""
         return self.top[0][1] - self.top[1][1] if len(self.top) > 1 else math.inf
 
 
@@ -56,11 +56,11 @@ class Prompt:
     """A prompt and its greedy answer.
 
     Attributes:
-        text: the prompt as text; None where its ids are not those of its text.
-        special: names of control tokens in the text are control tokens.
+        text: the prompt as text; None if no text has exactly its ids.
+        special: whether names of control tokens in the text mean control tokens.
         ids: the prompt.
-        greedy_ids: what follows, up to the limit or with the token that ended it.
-        positions: what the model says after each token of the prompt and of the answer but its last.
+        greedy_ids: the answer, up to the limit or with the token that ended it.
+        positions: the model's output after each token of prompt and answer, except the last.
     """
 
     text: str | None
@@ -70,20 +70,20 @@ class Prompt:
     positions: list[Position]
 
     def after(self, index: int) -> Position:
-        """What the model says where token `index` of the answer is chosen."""
+        """The model's output that chooses token `index` of the answer."""
         return self.positions[len(self.ids) - 1 + index]
 
 
 @dataclass(frozen=True)
 class Fixture:
-    """Everything a runtime is held against.
+    """Everything that a runtime is compared with.
 
     Attributes:
-        model: what is known of the model: name, hashes, vocab_size.
-        protocol: how the answers were made: limit, stops, seed, versions.
+        model: facts about the model: name, hashes, vocab_size.
+        protocol: how the answers were computed: limit, stops, seed, versions.
         prompts: prompts and answers.
         strings: texts with their ids, for tokenizers: {"text", "special", "ids"}.
-        files: the GGUF files made of the model: {"file", "file_type", "bytes", "sha256"}.
+        files: the GGUF files of the model: {"file", "file_type", "bytes", "sha256"}.
     """
 
     model: dict[str, Any]
@@ -93,7 +93,7 @@ class Fixture:
     files: list[dict[str, Any]]
 
     def as_json(self) -> str:
-        """The file's content; numbers of logits are rounded to 7 digits, which float32 has."""
+        """The file's content; logits are rounded to 7 digits, the precision of float32."""
         body = {"format": FORMAT, "kind": KIND, **asdict(self)}
         for prompt in body["prompts"]:
             for position in prompt["positions"]:
@@ -122,7 +122,7 @@ def answer(model: Any, tokenizer: Any, ids: Sequence[int], limit: int, stops: Se
         model: in float32, in evaluation mode.
         tokenizer: the model's.
         ids: the prompt.
-        limit: most tokens of the answer.
+        limit: maximum number of tokens of the answer.
         stops: tokens that end it.
     """
     import torch
@@ -143,7 +143,7 @@ def answer(model: Any, tokenizer: Any, ids: Sequence[int], limit: int, stops: Se
 
 
 def _text_of(tokenizer: Any, ids: list[int]) -> tuple[str | None, bool]:
-    """The text that has these ids, and whether its control tokens are read as such."""
+    """The text with exactly these ids or None, and whether names of control tokens in it mean control tokens."""
     text = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     for special in (False, True):
         if encode(tokenizer, text, special=special) == ids:
@@ -154,8 +154,8 @@ def _text_of(tokenizer: Any, ids: list[int]) -> tuple[str | None, bool]:
 def fixture_prompts(
     prompts: Sequence[Sequence[int]], windows: Sequence[Sequence[int]], context: int
 ) -> list[list[int]]:
-    """What a fixture asks: the given prompts, whose answers may end after a few tokens, and as many windows cut
-    short."""
+    """The fixture's prompts: the given ones, whose answers may end after a few tokens, and as many shortened
+    windows."""
     asked = [list(prompt) for prompt in prompts]
     for part, window in product((2, 4), windows):
         cut = list(window[: max(1, len(window) // part)])
@@ -167,11 +167,11 @@ def fixture_prompts(
 
 
 def protocol_of(stops: list[int], reference: Mapping[str, str]) -> dict[str, Any]:
-    """How the answers of a fixture were made.
+    """How the answers of a fixture were computed.
 
     Args:
         stops: tokens that end an answer.
-        reference: versions and type of what answered.
+        reference: versions and dtype of the model that answered.
     """
     return {
         "sampling": "greedy",
@@ -194,30 +194,36 @@ def strings_of(tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def load_fixture(path: Path) -> Fixture:
-    """Read a fixture, which may come from anywhere.
+    """Read and validate a fixture file.
 
     Raises:
-        OperatorError: it is none, or is damaged; says where.
+        OperatorError: the file is not a fixture file, or is damaged.
     """
     try:
         body = read_json(path, MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise OperatorError(f"{path} is no fixture: {printable(str(error), 200)}", "an export writes one") from error
+        raise OperatorError(
+            f"{path} is not a fixture file: {printable(str(error), 200)}", "an export writes fixture.json"
+        ) from error
     if not isinstance(body, dict) or body.get("kind") != KIND:
-        raise OperatorError(f'{path} is no fixture: it has no "kind": "{KIND}"', "an export writes one")
+        raise OperatorError(
+            f'{path} is not a fixture file: it has no "kind": "{KIND}"', "an export writes fixture.json"
+        )
     if body.get("format") != FORMAT:
         raise OperatorError(f"{path}: format — got {printable(str(body.get('format')), 20)}; allowed {FORMAT}")
     try:
         prompts = [_read_prompt(item) for item in body["prompts"]]
-        files = [{**_a(dict, item), "file": _file_name(item["file"])} for item in body["files"]]
-        strings = [{**_a(dict, s), "text": _a(str, s["text"]), "ids": _read_ids(s["ids"])} for s in body["strings"]]
-        fixture = Fixture(_a(dict, body["model"]), _a(dict, body["protocol"]), prompts, strings, files)
+        files = [{**_typed(dict, item), "file": _file_name(item["file"])} for item in body["files"]]
+        strings = [
+            {**_typed(dict, s), "text": _typed(str, s["text"]), "ids": _read_ids(s["ids"])} for s in body["strings"]
+        ]
+        fixture = Fixture(_typed(dict, body["model"]), _typed(dict, body["protocol"]), prompts, strings, files)
         _read_ids(fixture.protocol["stops"])
-        _a(int, fixture.protocol["limit"])
+        _typed(int, fixture.protocol["limit"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise OperatorError(f"{path} is a damaged fixture: {printable(repr(error), 200)}", "export again") from error
+        raise OperatorError(f"{path} is damaged: {printable(repr(error), 200)}", "export the model again") from error
     if not prompts:
-        raise OperatorError(f"{path} has no prompts: the export's windows were too short for one")
+        raise OperatorError(f"{path} has no prompts: the export's windows were too short")
     return fixture
 
 
@@ -226,32 +232,32 @@ def _read_prompt(item: Mapping[str, Any]) -> Prompt:
         Position([(int(token), float(logit)) for token, logit in position["top"]], float(position["logsumexp"]))
         for position in item["positions"]
     ]
-    text = item["text"] if item["text"] is None else _a(str, item["text"])
+    text = item["text"] if item["text"] is None else _typed(str, item["text"])
     prompt = Prompt(text, bool(item["special"]), _read_ids(item["ids"]), _read_ids(item["greedy_ids"]), positions)
     if not prompt.ids or not prompt.greedy_ids or len(positions) != len(prompt.ids) + len(prompt.greedy_ids) - 1:
-        raise ValueError("a prompt's positions are not those of its ids")
+        raise ValueError("a prompt has a wrong number of positions")
     if not all(position.top for position in positions):
-        raise ValueError("a position without logits")
+        raise ValueError("a position has no logits")
     return prompt
 
 
 def _read_ids(value: Any) -> list[int]:
-    ids = _a(list, value)
+    ids = _typed(list, value)
     if len(ids) > _MAX_IDS or not all(type(item) is int and 0 <= item < 2**31 for item in ids):
-        raise ValueError("ids are not token ids")
+        raise ValueError("a list of ids has other values than token ids")
     return list(ids)
 
 
 def _file_name(value: Any) -> str:
-    name = _a(str, value)
+    name = _typed(str, value)
     if Path(name).name != name or name in ("", ".", ".."):
-        raise ValueError(f"{name!r} is not a file's name")
+        raise ValueError(f"{name!r} is not a file name")
     return str(name)
 
 
-def _a(kind: type, value: Any) -> Any:
+def _typed(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"a {type(value).__name__} where a {kind.__name__} belongs")
+        raise TypeError(f"got {type(value).__name__}; allowed {kind.__name__}")
     return value
 
 

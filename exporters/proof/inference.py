@@ -1,6 +1,7 @@
-"""How a file serves: greedy answers to held-out prompts, their speed, the memory they take, and whether they end.
+"""Measures inference with a file: greedy answers to held-out prompts, speed, memory, and whether the answers end.
 
-Speeds are of this machine, with this many threads, one sequence at a time; they compare the files of one export.
+Speeds depend on the machine and the number of threads, with one sequence at a time; they compare the files of one
+export.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from exporters.proof.parity_data import encode
 
 PROMPTS = 3
 LIMIT = 48
-"""Most new tokens of an answer."""
+"""Maximum number of new tokens of an answer."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Inference:
     Attributes:
         prompt_tokens_per_second: reading a prompt, the median of the prompts.
         tokens_per_second: generating, one token at a time, the median of the prompts.
-        rss_bytes: greatest resident memory of llama.cpp's process after an answer, mapped weights included.
-        prompts: how many prompts there were.
-        ended: how many answers ended by themselves, with a token that ends an answer, within the limit.
-        limit: most tokens of an answer.
+        rss_bytes: maximum resident memory of llama.cpp's process after an answer, mapped weights included.
+        prompts: number of prompts.
+        ended: number of answers that ended with a stop token within the limit.
+        limit: maximum number of tokens of an answer.
         answers: the ids of each answer.
     """
 
@@ -47,18 +48,18 @@ class Inference:
 
 
 def opening_ids(tokenizer: Any) -> list[int]:
-    """Ids of what stands before an answer in a conversation; empty for a tokenizer without a regular chat template."""
+    """Ids of the text before an answer in a conversation; empty for a tokenizer without a regular chat template."""
     chat = chat_format(tokenizer)
     return encode(tokenizer, chat.opening, special=True) if chat is not None and chat.opening else []
 
 
 def prompts_of(windows: Sequence[Sequence[int]], context: int, *, cut_after: Sequence[int]) -> list[list[int]]:
-    """Prompts from the windows of the comparison, short enough for an answer to fit.
+    """Prompts from the windows of the comparison, short enough that an answer fits into the context.
 
     Args:
         windows: token ids.
         context: tokens of the context.
-        cut_after: a prompt ends with these ids, where a window has them; at its middle elsewhere.
+        cut_after: a prompt ends with these ids if its window has them, else at the window's middle.
     """
     prompts: list[list[int]] = []
     for window in windows:
@@ -74,7 +75,7 @@ def prompts_of(windows: Sequence[Sequence[int]], context: int, *, cut_after: Seq
 
 
 def measure(llama: LlamaProcess, prompts: Sequence[Sequence[int]], stops: Sequence[int]) -> Inference | None:
-    """Answer every prompt greedily; None when there is no prompt that leaves room for an answer."""
+    """Answer every prompt greedily; None if there are no prompts."""
     if not prompts:
         return None
     llama.generate(prompts[0], 2, ())  # the first use of a file reads it from the disk

@@ -1,4 +1,4 @@
-"""GGUF files from anywhere against the Hugging Face folder that they claim to be: audit, token ids, distributions."""
+"""Compares any GGUF files with a Hugging Face model folder: audit, token ids, distributions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
 from exporters.hf_model.model_folder import read_settings
+from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
 from exporters.proof.audit import audit
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
@@ -26,12 +27,10 @@ from recipes.problems import OperatorError
 
 MAX_LENGTH = 256
 
-Tell = Callable[[dict[str, Any]], None]
-
 
 @dataclass
 class ModelCheck:
-    """One file against its model."""
+    """The comparison of one file with its model."""
 
     file_type: str
     audit: list[str]
@@ -53,7 +52,7 @@ class ModelCheck:
 
 
 def check_model(
-    folder: Path, files: Sequence[Path], work: Path, tell: Tell, *, positions: int, data: Path | None, threads: int
+    folder: Path, files: Sequence[Path], work: Path, send: Send, *, positions: int, data: Path | None, threads: int
 ) -> tuple[Fixture, dict[Path, ModelCheck]]:
     """Compare files with a model, and make the model's fixture.
 
@@ -61,25 +60,25 @@ def check_model(
         folder: the model, as `save_pretrained` writes it.
         files: GGUF files.
         work: a folder for the model's distributions.
-        tell: takes phases, progress and warnings.
+        send: takes phases, progress and warnings.
         positions: token positions that are compared.
-        data: held-out text; the standard library's by default.
+        data: held-out text; by default Python's standard library.
         threads: CPU threads.
 
     Raises:
-        OperatorError: the folder or a file cannot be read, or memory does not hold the model in float32.
-        NativeError: llama.cpp does not take a file.
+        OperatorError: the folder or a file cannot be read, or the model in float32 does not fit into memory.
+        NativeError: llama.cpp cannot load a file.
     """
     from transformers import AutoTokenizer
 
     config = read_settings(folder)
     check_memory(_float_bytes(folder))
-    tell({"phase": f"loading {folder.name}"})
+    send({"phase": f"loading {folder.name}"})
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_reference(folder, threads)
     except (OSError, ValueError, KeyError) as error:
-        raise OperatorError(f"--model — {folder} cannot be loaded by transformers: {error}") from error
+        raise OperatorError(f"--model — transformers cannot load {folder}: {error}") from error
     length = min(MAX_LENGTH, int(config["max_position_embeddings"]))
     text = read_parity_data(data, tokenizer, positions=positions, max_length=length)
     total, done = text.positions * (1 + len(files)), 0
@@ -87,18 +86,18 @@ def check_model(
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        tell({"progress": {"share": done / total, "left_s": None}})
+        send({"progress": {"share": done / total, "left_s": None}})
 
     reference = Reference(work / "reference.f32", text.windows, int(config["vocab_size"]))
-    tell({"phase": f"asking transformers on {text.positions} positions"})
+    send({"phase": f"asking transformers on {text.positions} positions"})
     reference.compute(TorchLogits(model), advance)
     stops = _stops(tokenizer, config)
     prompts = prompts_of(text.windows, length, cut_after=opening_ids(tokenizer))
     asked = fixture_prompts(prompts, text.windows, length)
     answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
     del model
-    facts = _Asked(folder, config, tokenizer, text, reference, length, threads)
-    checks = {path: _check_file(path, facts, tell, advance) for path in files}
+    expected = _Expected(folder, config, tokenizer, text, reference, length, threads)
+    checks = {path: _check_file(path, expected, send, advance) for path in files}
     described = [
         {
             "file": path.name,
@@ -114,8 +113,8 @@ def check_model(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A model that has been asked: what it said on which text."""
+class _Expected:
+    """The model's distributions, and the text that they belong to."""
 
     folder: Path
     config: dict[str, Any]
@@ -126,20 +125,20 @@ class _Asked:
     threads: int
 
 
-def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], None]) -> ModelCheck:
-    folder, config = asked.folder, asked.config
-    tell({"phase": f"comparing {path.name} with {folder.name}"})
+def _check_file(path: Path, expected: _Expected, send: Send, advance: Callable[[int], None]) -> ModelCheck:
+    folder, config = expected.folder, expected.config
+    send({"phase": f"comparing {path.name} with {folder.name}"})
     file_type = _file_type(path)
     try:
         found = audit(path, folder)
     except KeyError:
         found = []
-        tell({"warning": f"{path.name}: no audit for the architecture {config.get('architectures')}"})
-    with LlamaProcess(path, asked.length, asked.threads) as llama:
+        send({"warning": f"{path.name} is not audited: unsupported architecture {config.get('architectures')}"})
+    with LlamaProcess(path, expected.length, expected.threads) as llama:
         if llama.vocab_size != int(config["vocab_size"]):
-            raise OperatorError(f"{path}: has {llama.vocab_size} tokens; {folder} has {config['vocab_size']}")
-        tokens = check_tokens(asked.tokenizer, llama, asked.text)
-        comparison = compare(asked.reference, llama, advance)
+            raise OperatorError(f"{path} has {llama.vocab_size} tokens, but {folder} has {config['vocab_size']}")
+        tokens = check_tokens(expected.tokenizer, llama, expected.text)
+        comparison = compare(expected.reference, llama, advance)
     problems = [*found, *tokens.problems(), *check_limits(file_type, comparison)]
     if not math.isfinite(comparison.mean_kl):
         problems.append("mean KL is not finite")
@@ -147,7 +146,7 @@ def _check_file(path: Path, asked: _Asked, tell: Tell, advance: Callable[[int], 
 
 
 def _file_type(path: Path) -> str:
-    """The name of the file's `general.file_type`; "unknown" for a number that is not written here, or none."""
+    """The name of the file's `general.file_type`; "unknown" for an unknown number or none."""
     number = read_gguf(path).scalar("general.file_type")
     row = file_type_of_id(number) if isinstance(number, int) else None
     return row.name if row is not None else "unknown"
@@ -160,7 +159,7 @@ def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _float_bytes(folder: Path) -> int:
-    """Bytes of the model in float32, from the sizes of its 16-bit files at most doubled."""
+    """Maximum size of the model in float32: twice the size of its files."""
     return 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 

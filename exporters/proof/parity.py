@@ -1,4 +1,4 @@
-"""Is a GGUF file the model it was made from? Token ids, and the distribution at every position, against transformers.
+"""Compares a GGUF file with its model in transformers: token ids, and the distribution at every position.
 
 The reference is the model itself in float32. KL(reference ‖ file) is in nats, computed in float64 from both logits.
 """
@@ -34,7 +34,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Difference:
-    """A position where another token is the most likely one. `gap` is between the reference's two best logits."""
+    """A position with different most likely tokens. `gap` is the difference of the reference's two best logits."""
 
     window: int
     position: int
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """One file against the reference. `loss` values are nats per next token inside the windows."""
+    """The comparison of one file with the reference. `loss` values are nats per next token inside the windows."""
 
     positions: int = 0
     mean_kl: float = 0.0
@@ -69,23 +69,23 @@ class Comparison:
 
 
 class HasLogits(Protocol):
-    """A model in whatever runtime."""
+    """A model in any runtime."""
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence, float32 [tokens, vocab_size]."""
 
 
 class Reference:
-    """The model's own logits at every position, kept in a file so that memory does not hold them."""
+    """The model's own logits at every position, in a file instead of in memory."""
 
     def __init__(self, path: Path, windows: Sequence[Sequence[int]], vocab_size: int) -> None:
-        """Make room for `logits`, float32 [positions, vocab_size]."""
+        """Create the file of `logits`, float32 [positions, vocab_size]."""
         self.windows = windows
         positions = sum(map(len, windows))
         self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
 
     def compute(self, model: HasLogits, progress: Progress) -> None:
-        """Ask a model over every window."""
+        """Run a model over every window."""
         start = 0
         for window in self.windows:
             self.logits[start : start + len(window)] = model.logits(window)
@@ -148,19 +148,18 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> list[Difference]:
-    """Positions at which the largest of two logits, float32 [tokens, vocab_size], is another token's."""
-    ours, theirs = expected.argmax(axis=1), actual.argmax(axis=1)
+    """Positions with different most likely tokens; both logits are float32 [tokens, vocab_size]."""
+    reference, file = expected.argmax(axis=1), actual.argmax(axis=1)
     found = []
-    for position in np.flatnonzero(ours != theirs).tolist():
+    for position in np.flatnonzero(reference != file).tolist():
         best = np.partition(expected[position], -2)[-2:]
-        found.append(
-            Difference(number, position, int(ours[position]), int(theirs[position]), float(best[1]) - float(best[0]))
-        )
+        gap = float(best[1]) - float(best[0])
+        found.append(Difference(number, position, int(reference[position]), int(file[position]), gap))
     return found
 
 
 def limits_of(file_type: str) -> dict[str, Any]:
-    """What a file of the type must keep; None where a figure is only reported."""
+    """The limits for a file of the type; None for a figure that is only reported."""
     row = FILE_TYPES.get(file_type)
     return {
         "mean_kl": row.kl_limit if row is not None else None,
@@ -169,7 +168,7 @@ def limits_of(file_type: str) -> dict[str, Any]:
 
 
 def check_limits(file_type: str, comparison: Comparison) -> list[str]:
-    """What a file misses, by how much; empty when it passes, or when its type is only reported."""
+    """The limits that a file violates, and by how much; empty if it passes or its type has no limits."""
     limits = limits_of(file_type)
     limit, problems = limits["mean_kl"], []
     if not math.isfinite(comparison.mean_kl):
@@ -185,18 +184,17 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
         if wide:
             worst = max(wide, key=lambda item: item.gap)
             problems.append(
-                f"{file_type}: another token is chosen at {len(wide)} of {comparison.positions} positions where "
-                "the model's two best"
-                f" logits are {quantities.exact(TIE_GAP)} or more apart (widest {quantities.number(worst.gap, 3)}, "
-                f"window {worst.window}, position {worst.position})"
+                f"{file_type}: the file chooses another token at {len(wide)} of {comparison.positions} positions where "
+                f"the model's two best logits are {quantities.exact(TIE_GAP)} or more apart (widest "
+                f"{quantities.number(worst.gap, 3)}, window {worst.window}, position {worst.position})"
             )
     return problems
 
 
 @dataclass(frozen=True)
 class TokenCheck:
-    """Ids of transformers' tokenizer against libllama's. `different` are texts, shortened; the counts are not
-    judged."""
+    """The comparison of token ids from transformers and libllama. `different` has shortened texts; `literals` and
+    `normalized` do not fail the check."""
 
     texts: int
     different: list[str]
@@ -204,7 +202,7 @@ class TokenCheck:
     normalized: int
 
     def problems(self) -> list[str]:
-        """What is wrong, in a sentence."""
+        """At most one sentence about the differences."""
         if not self.different:
             return []
         return [
@@ -214,10 +212,11 @@ class TokenCheck:
 
 
 def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> TokenCheck:
-    """Compare ids on the held-out texts and on hard strings, these with control tokens read and not read.
+    """Compare ids on the held-out texts and on hard strings, the latter with control tokens parsed and not parsed.
 
-    Two known differences are counted and not judged. A plain text that spells a control token's name (`literals`):
-    llama.cpp merges pieces into any token of that name, where the tokenizer keeps control tokens out of ordinary text.
+    Two known differences are counted, but do not fail the check. A plain text that spells a control token's name
+    (`literals`): llama.cpp merges pieces into any token of that name, but the tokenizer keeps control tokens out of
+    ordinary text.
     A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not normalize.
     """
     samples = list(data.samples)

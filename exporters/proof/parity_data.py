@@ -1,4 +1,4 @@
-"""Text that a model was not trained on, as windows of token ids, for the comparison of its GGUF files with it."""
+"""Reads held-out text as windows of token ids, to compare a model's GGUF files with the model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ HARD_STRINGS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One piece of held-out text. `special`: control tokens in the text are meant as such (a rendered chat)."""
+    """One piece of held-out text. `special`: names of control tokens in it mean control tokens (a rendered chat)."""
 
     text: str
     ids: list[int]
@@ -76,7 +76,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ParityData:
-    """What is compared. `windows` are token ids, each at most the comparison's context long."""
+    """The text of a comparison. `windows` are token ids, each at most as long as the comparison's context."""
 
     source: str
     split: str
@@ -90,7 +90,7 @@ class ParityData:
 
     @property
     def sha256(self) -> str:
-        """Hash of the windows, which tells two comparisons of the same data."""
+        """Hash of the windows; equal hashes mean comparisons on the same data."""
         return hashlib.sha256(json.dumps(self.windows).encode()).hexdigest()
 
 
@@ -98,36 +98,33 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
     """Collect windows until there are enough positions, or no more data.
 
     Args:
-        folder: a messages, tokens or text folder, a text file or a folder of those; None for text of the running
-            Python's
-            standard library.
+        folder: a messages, tokens or text folder, a text file or a folder of those; None for the source of the running
+            Python's standard library.
         tokenizer: the model's, as transformers loads it.
         positions: token positions wanted.
         max_length: longest window, in tokens.
 
     Raises:
-        OperatorError: there is none of these, or its held-out splits are empty.
+        OperatorError: the folder contains no text, or its held-out splits are empty.
     """
     for source, split, samples in _sources(folder, tokenizer):
         used, windows = _take_windows(samples, positions, max_length)
         if windows:
             return ParityData(source, split, used, windows)
-    raise OperatorError(
-        f"{folder}: {_nothing_in(folder)}", "name other data, or none: then it is the standard library's"
-    )
+    raise OperatorError(f"{folder}: {_nothing_in(folder)}", "name other data, or none to use Python's standard library")
 
 
 def read_calibration_data(
     folder: Path | None, tokenizer: Any, *, tokens: int, max_length: int, besides: ParityData | None
 ) -> ParityData:
-    """Windows of held-out text for an importance matrix, of documents that the comparison does not read.
+    """Windows of held-out text for an importance matrix, from documents that the comparison does not use.
 
     Args:
         folder: as for `read_parity_data`.
         tokenizer: the model's.
-        tokens: how many are wanted.
+        tokens: number of tokens wanted.
         max_length: longest window, in tokens.
-        besides: what the comparison reads; its split is used last, and none of its documents.
+        besides: the comparison's data; its documents are not used, and its split is used last.
 
     Raises:
         OperatorError: there is no other held-out text.
@@ -144,13 +141,13 @@ def read_calibration_data(
         if windows:
             return ParityData(source, split, used, windows)
     raise OperatorError(
-        f"{folder}: no held-out text is left for the importance matrix besides what the comparison reads",
-        "name data with more text, or fewer parity_positions",
+        f"{folder}: no held-out text is left for the importance matrix: the comparison uses all of it",
+        "use data with more text, or fewer parity_positions",
     )
 
 
 def _take_windows(samples: Iterator[Sample], positions: int, max_length: int) -> tuple[list[Sample], list[list[int]]]:
-    """Windows from the starts of many documents first; from the rest of them only when those are too few."""
+    """Windows from the starts of many documents first, and from their rest only if those are too few."""
     used: list[Sample] = []
     windows: list[list[int]] = []
     later: list[list[int]] = []
@@ -203,16 +200,14 @@ def _sources(folder: Path | None, tokenizer: Any) -> Iterator[tuple[str, str, It
 
 
 def is_prepared(place: Path) -> bool:
-    """Whether a folder has splits, of which only those that were held out are read."""
+    """Whether a folder has splits; only the held-out ones are read."""
     return any((place / name).is_file() for name in (TOKENS_JSON, METADATA, *(f"{s}.jsonl" for s in _SPLITS)))
 
 
 def _nothing_in(folder: Path | None) -> str:
     if folder is None or is_prepared(folder):
-        return "neither its test nor its val split has any text to compare on"
-    return (
-        "there is no text in it: it may be a folder that a prepare stage made, a text file, or a folder of text files"
-    )
+        return "neither its test nor its val split contains text"
+    return "contains no text; allowed the output of a prepare stage, a text file or a folder of text files"
 
 
 def _plain(place: Path, tokenizer: Any) -> Iterator[Sample]:

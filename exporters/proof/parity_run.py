@@ -1,9 +1,9 @@
-"""`python -m exporters.proof.parity_run JOB`: hold GGUF files, in llama.cpp and in any other runtime, against a model's
+"""`python -m exporters.proof.parity_run JOB`: compares GGUF files, in llama.cpp and any other runtime, with a model's
 fixture.
 
 JOB is JSON; see `Job`. Each line of the output is a JSON object: `{"phase"}`, `{"progress"}`, `{"warning"}`, one
-`{"file"}` per file, and at the end `{"result"}`, or `{"error", "hint"}`. Exit code 0 when everything agrees, 1 when
-not.
+`{"file"}` per file, and at the end `{"result"}`, or `{"error", "hint"}`. The exit code is 0 if everything agrees, else
+1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from engines.files import file_sha256, write_text
 from engines.llama.gguf_file import read_gguf
-from exporters.process.job_lines import DONE, FAILED, Tell, run_job
+from exporters.process.job_lines import DONE, FAILED, Send, run_job
 from exporters.process.room import default_threads
 from exporters.proof.fixture import Fixture, Prompt, load_fixture
 from exporters.proof.model_parity import ModelCheck, check_model
@@ -33,15 +33,15 @@ class Job:
     """What to compare.
 
     Attributes:
-        fixture: file of the fixture; None to make one of `model`.
-        model: a Hugging Face folder that the files claim to be.
+        fixture: the fixture file; None to make one from `model`.
+        model: the Hugging Face folder of the files' model.
         files: GGUF files.
         runner: command of another runtime; None for llama.cpp alone.
         timeout_s: for one prompt in the other runtime.
         threads: CPU threads of transformers and llama.cpp.
         positions: token positions compared with `model`.
-        data: held-out text for that; None for the standard library's.
-        save: where a fixture that was made is written.
+        data: held-out text for them; None for Python's standard library.
+        save: where to write the fixture.
     """
 
     fixture: Path | None
@@ -55,12 +55,12 @@ class Job:
     save: Path | None
 
 
-def compare_runtimes(job: Job, tell: Tell) -> dict[str, Any]:
-    """Do the job; returns the report.
+def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
+    """Run the job and return the report.
 
     Raises:
-        OperatorError: a mistake in what was asked, or a file that cannot be read.
-        NativeError: llama.cpp does not take a file.
+        OperatorError: the job is invalid, or a file cannot be read.
+        NativeError: llama.cpp cannot load a file.
     """
     foreign = ForeignRuntime(job.runner, job.timeout_s) if job.runner is not None else None
     exact = {path: _is_exact(path) for path in job.files}
@@ -69,7 +69,7 @@ def compare_runtimes(job: Job, tell: Tell) -> dict[str, Any]:
     if job.model is not None:
         with tempfile.TemporaryDirectory(prefix="cockpit-parity-") as work:
             fixture, checks = check_model(
-                job.model, job.files, Path(work), tell, positions=job.positions, data=job.data, threads=job.threads
+                job.model, job.files, Path(work), send, positions=job.positions, data=job.data, threads=job.threads
             )
         report["model"] = fixture.model
     else:
@@ -81,14 +81,14 @@ def compare_runtimes(job: Job, tell: Tell) -> dict[str, Any]:
     llama = LlamaRuntime(job.threads)
     try:
         for path in job.files:
-            tell({"phase": f"comparing {path.name}"})
+            send({"phase": f"comparing {path.name}"})
             record = _compare_file(path, fixture, llama, foreign, exact=exact[path])
             if path in checks:
                 record |= checks[path].record()
                 record["problems"] = [*checks[path].problems, *record["problems"]]
             record["passed"] = not record["problems"]
             report["files"].append(record)
-            tell({"file": record})
+            send({"file": record})
     finally:
         llama.close()
     report["passed"] = all(record["passed"] for record in report["files"])
@@ -109,15 +109,15 @@ def _compare_file(
 ) -> dict[str, Any]:
     problems = _check_identity(path, fixture)
     record: dict[str, Any] = {"file": path.name, "path": str(path), "exact": exact, "runtimes": []}
-    own = [llama.say(path, prompt, fixture) for prompt in fixture.prompts]
-    told = _against(llama, path, fixture, fixture.prompts, STRICT_GAP)
-    record["runtimes"].append({**told, "against": "transformers", "judged": exact})
-    problems += _problems(told, "transformers") if exact else []
+    own = [llama.answered_prompt(path, prompt, fixture) for prompt in fixture.prompts]
+    result = _compare_answers(llama, path, fixture, fixture.prompts, STRICT_GAP)
+    record["runtimes"].append({**result, "against": "transformers", "judged": exact})
+    problems += _problems(result, "transformers") if exact else []
     if foreign is not None:
         reference, name = (fixture.prompts, "transformers") if exact else (own, "llama.cpp")
-        told = _against(foreign, path, fixture, reference, STRICT_GAP if exact else LOOSE_GAP)
-        record["runtimes"].append({**told, "against": name, "judged": True})
-        problems += _problems(told, name)
+        result = _compare_answers(foreign, path, fixture, reference, STRICT_GAP if exact else LOOSE_GAP)
+        record["runtimes"].append({**result, "against": name, "judged": True})
+        problems += _problems(result, name)
     return {**record, "problems": problems}
 
 
@@ -125,21 +125,23 @@ def _check_identity(path: Path, fixture: Fixture) -> list[str]:
     known = next((item for item in fixture.files if item["file"] == path.name), None)
     if known is None or known.get("sha256") == file_sha256(path):
         return []
-    return [f"{path.name} is not the file that the fixture was written with: its SHA-256 is another"]
+    return [f"{path.name} is not the file that the fixture was written with: its SHA-256 differs"]
 
 
-def _against(runtime: Runtime, path: Path, fixture: Fixture, prompts: list[Prompt], tie_gap: float) -> dict[str, Any]:
+def _compare_answers(
+    runtime: Runtime, path: Path, fixture: Fixture, prompts: list[Prompt], tie_gap: float
+) -> dict[str, Any]:
     stops, limit = fixture.protocol["stops"], int(fixture.protocol["limit"])
     agreements: list[Agreement] = []
     seconds, failures = 0.0, []
     for number, prompt in enumerate(prompts):
         try:
-            said = runtime.answer(path, prompt, fixture)
+            answer = runtime.answer(path, prompt, fixture)
         except RunnerError as error:
             failures.append(f"prompt {number + 1}: {error}")
             continue
-        seconds += said.seconds
-        agreements.append(agree(prompt, said, stops, limit, tie_gap))
+        seconds += answer.seconds
+        agreements.append(agree(prompt, answer, stops, limit, tie_gap))
     deltas = [item.max_delta for item in agreements if item.max_delta is not None]
     return {
         "runtime": runtime.name,
@@ -154,21 +156,21 @@ def _against(runtime: Runtime, path: Path, fixture: Fixture, prompts: list[Promp
     }
 
 
-def _problems(told: dict[str, Any], reference: str) -> list[str]:
-    name = told["runtime"]
-    problems = [f"{name}: {text}" for text in told["failures"]]
-    for number, item in enumerate(told["agreements"]):
+def _problems(result: dict[str, Any], reference: str) -> list[str]:
+    name = result["runtime"]
+    problems = [f"{name}: {text}" for text in result["failures"]]
+    for number, item in enumerate(result["agreements"]):
         if item["passed"]:
             continue
         found = item["difference"]
         if found is None:
             problems.append(f"{name}: prompt {number + 1} has log-probabilities that are not finite")
             continue
-        gap = "more than the smallest logit kept" if found["gap"] is None else quantities.number(found["gap"], 3)
+        gap = "more than the kept logits show" if found["gap"] is None else quantities.number(found["gap"], 3)
         problems.append(
-            f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, where "
-            f"{reference} says"
-            f" {found['expected']} (logits apart by {gap}; a tie is below {quantities.exact(told['tie_gap'])})"
+            f"{name}: prompt {number + 1}, token {found['index'] + 1} of {item['tokens']} is {found['got']}, but "
+            f"{reference} has {found['expected']} (the logits differ by {gap}; a tie is below "
+            f"{quantities.exact(result['tie_gap'])})"
         )
     return problems
 
@@ -193,9 +195,9 @@ def read_job(text: str) -> Job:
     )
 
 
-def _work(description: str, tell: Tell) -> int:
-    report = compare_runtimes(read_job(description), tell)
-    tell({"result": report})
+def _work(description: str, send: Send) -> int:
+    report = compare_runtimes(read_job(description), send)
+    send({"result": report})
     return DONE if report["passed"] else FAILED
 
 

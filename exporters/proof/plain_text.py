@@ -1,4 +1,4 @@
-"""Text files as they are: nobody has to prepare a corpus to compare or to quantize a model from elsewhere."""
+"""Reads plain text files, so that a comparison or a quantization needs no prepared corpus."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from engines.files import open_regular
 
 BLOCK_CHARACTERS = 4096
-"""A file is read in blocks of whole lines of about this size: one large file then has texts for every use."""
+"""Files are read in blocks of complete lines of about this size, so that one large file has texts for every use."""
 LONGEST_LINE = 64 * 1024
 SNIFFED_BYTES = 8192
 
 
 def plain_blocks(place: Path) -> Iterator[str]:
-    """Blocks of a text file, or of every text file in a folder and below it, by name; hidden ones are left out."""
+    """Blocks of a text file, or of every text file in a folder and below it, by name; hidden ones are skipped."""
     for file in [place] if place.is_file() else _files(place):
         if is_text(file):
             yield from _blocks(file)
 
 
 def is_text(file: Path) -> bool:
-    """Whether a file begins as UTF-8 text does."""
+    """Whether the beginning of a file is UTF-8 text."""
     try:
         with open_regular(file) as opened:
             start = opened.read(SNIFFED_BYTES)
@@ -38,7 +38,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root, name) for name in sorted(names) if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())  # not a pipe, which would be waited for
+        yield from (path for path in paths if path.is_file())  # not a pipe, which would block
 
 
 def _blocks(file: Path) -> Iterator[str]:

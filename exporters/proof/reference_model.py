@@ -1,4 +1,4 @@
-"""The model itself, in transformers and float32 on the CPU: what every file is compared with."""
+"""The reference for every file: the model itself, in transformers and float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def load_reference(
     vocab_size: int | None = None,
     weights: Weights | None = None,
 ) -> Any:
-    """A model ready to be asked.
+    """Load a model in evaluation mode.
 
     Args:
         folder: its config and tokenizer, and its weights unless they are given.
         threads: CPU threads.
-        adapter: a PEFT adapter that is put over it, not merged.
-        vocab_size: of the adapter, where its training resized the vocabulary.
-        weights: its tensors where no folder has them: adapters merged while they are read.
+        adapter: a PEFT adapter that is applied to it, not merged.
+        vocab_size: of the adapter, if its training resized the vocabulary.
+        weights: its tensors, if the folder does not contain them: adapters merged while they are read.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -75,7 +75,7 @@ def _assembled(folder: Path, weights: Weights) -> Any:
 
 
 class TorchLogits:
-    """A transformers model that is compared with another one."""
+    """The logits of a transformers model."""
 
     def __init__(self, model: Any) -> None:
         """`model` from `load_reference`."""

@@ -1,4 +1,4 @@
-"""Other runtimes: any program that takes a GGUF file and a prompt's ids, and llama.cpp as the one that is built in."""
+"""Runtimes: any program that takes a GGUF file and a prompt's ids, and the built-in llama.cpp."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IDS = re.compile(r"\[?\s*\d+(?:[\s,]+\d+)*[\s,]*\]?")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a runtime said to one prompt: the new ids, and log-probabilities at the answer's positions where it told
+    """A runtime's answer to one prompt: the new ids, and log-probabilities at the answer's positions if it reports
     them."""
 
     ids: list[int]
@@ -38,7 +38,7 @@ class Answer:
 
 
 class RunnerError(Exception):
-    """A program failed on a file, took too long, or said nothing that can be read. The text is for operators."""
+    """A program failed on a file, took too long, or its output cannot be read. The message is for operators."""
 
 
 class Runtime(Protocol):
@@ -50,20 +50,18 @@ class Runtime(Protocol):
 
 
 class ForeignRuntime:
-    """A program of the operator's, started once for every prompt, without a shell.
+    """A program of the operator, started once for every prompt, without a shell.
 
     It gets the prompt's ids and prints the new ids: a JSON object `{"ids": […]}`, or only numbers, on its last line.
-    With
-    `"logits": [[…], …]` (one row per new id, the whole vocabulary) or `"top_logprobs": [[[id, log-probability], …], …]`
-    the
-    distributions are compared too.
+    With `"logits": [[…], …]` (one row per new id, the whole vocabulary) or
+    `"top_logprobs": [[[id, log-probability], …], …]` the distributions are compared too.
     """
 
     def __init__(self, command: str, timeout_s: float) -> None:
         """Split the command as a shell would.
 
         Raises:
-            OperatorError: it cannot be split, has no {gguf} or no {prompt_ids}, or names no program that is there.
+            OperatorError: the command cannot be split, lacks {gguf} or {prompt_ids}, or its program is not found.
         """
         try:
             self._parts = shlex.split(command)
@@ -82,18 +80,18 @@ class ForeignRuntime:
                 f"--runner — has no {{{missing[0]}}}; {allowed}", "for example: 'myrun {gguf} {prompt_ids}'"
             )
         if shutil.which(self._parts[0]) is None:
-            raise OperatorError(f"--runner — there is no program {printable(self._parts[0], 300)}")
+            raise OperatorError(f"--runner — program not found: {printable(self._parts[0], 300)}")
         self.name = command
         self._timeout_s = timeout_s
 
     def answer(self, gguf: Path, prompt: Prompt, fixture: Fixture) -> Answer:
-        """Run it once.
+        """Run the program once.
 
         Raises:
-            RunnerError: it failed, took too long, or its output cannot be read.
+            RunnerError: the program failed, took too long, or its output cannot be read.
         """
         if "{prompt}" in self.name and prompt.text is None:
-            raise RunnerError("this prompt has no text with its ids; use {prompt_ids}")
+            raise RunnerError("no text has exactly this prompt's ids; use {prompt_ids}")
         values = {
             "gguf": str(gguf),
             "prompt_ids": ",".join(map(str, prompt.ids)),
@@ -109,7 +107,7 @@ class ForeignRuntime:
 
 
 class LlamaRuntime:
-    """llama.cpp, in a process of its own per file."""
+    """llama.cpp, in one process per file."""
 
     name = "llama.cpp (built in)"
 
@@ -119,7 +117,7 @@ class LlamaRuntime:
         self._open: tuple[Path, LlamaProcess] | None = None
 
     def process(self, gguf: Path, fixture: Fixture) -> LlamaProcess:
-        """The file, loaded once for prompts that follow each other."""
+        """The process that has loaded the file; consecutive prompts share it."""
         if self._open is None or self._open[0] != gguf:
             self.close()
             length = max(len(p.ids) for p in fixture.prompts) + int(fixture.protocol["limit"])
@@ -128,8 +126,8 @@ class LlamaRuntime:
             wanted = fixture.model.get("vocab_size", llama.vocab_size)
             if llama.vocab_size != wanted:
                 raise OperatorError(
-                    f"{gguf}: has {llama.vocab_size} tokens; the fixture's model has {printable(str(wanted), 20)}",
-                    "it is a file of another model",
+                    f"{gguf} has {llama.vocab_size} tokens, but the fixture's model has {printable(str(wanted), 20)}",
+                    "use a file of the fixture's model",
                 )
         return self._open[1]
 
@@ -137,15 +135,15 @@ class LlamaRuntime:
         """Greedy ids and distributions of llama.cpp.
 
         Raises:
-            NativeError: it does not take the file.
+            NativeError: llama.cpp cannot load the file.
         """
         began_s = time.monotonic()
-        said = self.say(gguf, prompt, fixture)
+        answered = self.answered_prompt(gguf, prompt, fixture)
         seconds = time.monotonic() - began_s
-        rows = [dict(_log_probabilities(said.after(index))) for index in range(len(said.greedy_ids))]
-        return Answer(said.greedy_ids, rows, seconds)
+        rows = [dict(_log_probabilities(answered.after(index))) for index in range(len(answered.greedy_ids))]
+        return Answer(answered.greedy_ids, rows, seconds)
 
-    def say(self, gguf: Path, prompt: Prompt, fixture: Fixture) -> Prompt:
+    def answered_prompt(self, gguf: Path, prompt: Prompt, fixture: Fixture) -> Prompt:
         """The prompt with llama.cpp's own answer instead of the model's."""
         llama = self.process(gguf, fixture)
         ids = llama.generate(prompt.ids, int(fixture.protocol["limit"]), fixture.protocol["stops"]).ids
@@ -153,7 +151,7 @@ class LlamaRuntime:
         return Prompt(prompt.text, prompt.special, prompt.ids, ids, positions)
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
@@ -164,7 +162,7 @@ def _log_probabilities(position: Position) -> Sequence[tuple[int, float]]:
 
 
 def _filled(part: str, values: Mapping[str, str]) -> str:
-    """Put values for placeholders in one pass: what a value contains is never a placeholder."""
+    """Replace placeholders in one pass, so that braces in a value are never a placeholder."""
     return re.sub(r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), part)
 
 
@@ -174,30 +172,30 @@ def _run(command: Sequence[str], timeout_s: float) -> str:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
     except OSError as error:
-        raise RunnerError(f"it cannot be started: {error.strerror}") from error
+        raise RunnerError(f"the program could not be started: {error.strerror}") from error
     with child:
         try:
             out, err = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise RunnerError(
-                f"it took more than {quantities.duration(timeout_s)} and was ended; --timeout allows more"
+                f"the program took more than {quantities.duration(timeout_s)} and was stopped; --timeout allows more"
             ) from error
         finally:
-            with suppress(OSError):  # whatever it started goes with it
+            with suppress(OSError):  # with all processes that it started
                 os.killpg(child.pid, signal.SIGKILL)
     if child.returncode:
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-        said = printable(err.decode("utf-8", "replace").strip()[-400:], 400)
-        raise RunnerError(f"it ended with {how}" + (f": {said}" if said else ""))
+        output = printable(err.decode("utf-8", "replace").strip()[-400:], 400)
+        raise RunnerError(f"the program ended with {how}" + (f": {output}" if output else ""))
     if len(out) > MAX_OUTPUT_BYTES:
-        raise RunnerError(f"it printed more than {MAX_OUTPUT_BYTES} bytes")
+        raise RunnerError(f"the program printed more than {quantities.size(MAX_OUTPUT_BYTES)}")
     return out.decode("utf-8", "replace")
 
 
 def _parse(output: str, prompt: Prompt, seconds: float) -> Answer:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if not lines:
-        raise RunnerError("it printed nothing; expected the new ids")
+        raise RunnerError("the program printed nothing; expected the new ids")
     body: Any = None
     for text in (output, lines[-1]):
         with suppress(ValueError):
@@ -211,11 +209,11 @@ def _parse(output: str, prompt: Prompt, seconds: float) -> Answer:
         ids, rows = None, None
     if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         raise RunnerError(
-            f'its last line is {printable(lines[-1], 120)!r}; expected numbers, or a JSON object with "ids": '
-            "the new tokens"
+            f"the program's last line is {printable(lines[-1], 120)!r}; expected numbers, or a JSON object with "
+            '"ids": the new tokens'
         )
     if len(ids) > len(prompt.ids) and ids[: len(prompt.ids)] == prompt.ids:
-        ids = ids[len(prompt.ids) :]  # some print the prompt again
+        ids = ids[len(prompt.ids) :]  # some programs repeat the prompt
     return Answer(ids, rows, seconds)
 
 
@@ -233,5 +231,5 @@ def _rows(body: Mapping[str, Any]) -> list[dict[int, float]] | None:
                 rows.append({token: value - total for token, value in enumerate(values)})
             return rows
     except (TypeError, ValueError, OverflowError) as error:
-        raise RunnerError(f"its logits cannot be read: {printable(str(error), 200)}") from error
+        raise RunnerError(f"the program's logits cannot be read: {printable(str(error), 200)}") from error
     return None

@@ -1,4 +1,4 @@
-"""Does a runtime say what the model says? Greedy ids token by token, and log-probabilities where it tells them."""
+"""Compares a runtime's answer with a reference: greedy ids token by token, and log-probabilities if reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from exporters.proof.fixture import Prompt
 from exporters.proof.runner import Answer
 
 STRICT_GAP, LOOSE_GAP = 0.01, 0.5
-"""Another token is a tie where the reference's logit for it is this close to its largest: for files of F32 and F16
-against
-the model; for BF16 and quantized files against llama.cpp on the same file, because runtimes round their activations in
-different ways there."""
+"""Another token is a tie if the reference's logit for it is this close to its largest. The first is for F32 and F16
+files, compared with the model. The second is for BF16 and quantized files, compared with llama.cpp on the same file,
+because runtimes round activations differently there."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first token that is another one. `gap`: how much less its logit is in the reference; None where that is not
-    known
-    to be more than the smallest of the logits that are kept."""
+    """The first token that differs. `gap`: the reference's largest logit minus its logit of this token; None if that
+    logit was not kept."""
 
     index: int
     expected: int | None
@@ -31,16 +29,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One prompt's answer against a reference.
+    """The comparison of one prompt's answer with a reference.
 
     Attributes:
         tokens: length of the reference's answer.
         equal: tokens before the first difference.
-        difference: the first one.
+        difference: the first difference.
         max_delta: greatest distance of the log-probabilities of the reference's largest logits, nats, over the
-            positions up to
-            the first difference; None where the runtime tells none.
-        passed: no difference but a tie, and no log-probability that is not finite.
+            positions up to the first difference; None if the runtime reports none.
+        passed: the answers are equal or differ by a tie, and all log-probabilities are finite.
     """
 
     tokens: int
@@ -55,14 +52,14 @@ class Agreement:
 
 
 def agree(reference: Prompt, answer: Answer, stops: Sequence[int], limit: int, tie_gap: float) -> Agreement:
-    """Hold an answer against the reference's.
+    """Compare an answer with the reference's.
 
     Args:
-        reference: the prompt with the answer to expect.
-        answer: what the runtime said.
-        stops: tokens that end an answer; a runtime may leave the one that ended it out.
-        limit: most tokens of an answer; what a runtime says after it does not count.
-        tie_gap: another token passes where its logit is less than this below the largest.
+        reference: the prompt with the expected answer.
+        answer: the runtime's answer.
+        stops: tokens that end an answer; a runtime may omit the one that ended it.
+        limit: maximum number of tokens of an answer; further tokens are ignored.
+        tie_gap: another token passes if its logit is less than this below the largest.
     """
     expected, got = reference.greedy_ids, answer.ids[:limit]
     if got == expected[:-1] and expected[-1] in stops:
@@ -80,17 +77,17 @@ def agree(reference: Prompt, answer: Answer, stops: Sequence[int], limit: int, t
 
 
 def _difference(reference: Prompt, got: Sequence[int], index: int) -> Difference:
-    said = got[index] if index < len(got) else None
-    if index >= len(reference.greedy_ids):  # it went on where the answer had ended
-        return Difference(index, None, said, None)
+    token = got[index] if index < len(got) else None
+    if index >= len(reference.greedy_ids):  # the runtime continued after the end of the answer
+        return Difference(index, None, token, None)
     position = reference.after(index)
     logits = dict(position.top)
-    gap = position.top[0][1] - logits[said] if said in logits else None
-    return Difference(index, reference.greedy_ids[index], said, gap)
+    gap = position.top[0][1] - logits[token] if token in logits else None
+    return Difference(index, reference.greedy_ids[index], token, gap)
 
 
 def _max_delta(reference: Prompt, answer: Answer, equal: int) -> float | None:
-    """Over the positions whose context is the reference's own."""
+    """The greatest distance over the positions with the reference's own context; None without log-probabilities."""
     rows = answer.log_probabilities
     if rows is None:
         return None
@@ -100,7 +97,7 @@ def _max_delta(reference: Prompt, answer: Answer, equal: int) -> float | None:
         for token, logit in position.top:
             if token in rows[index]:
                 distance = abs(rows[index][token] - (logit - position.logsumexp))
-                largest = distance if not distance <= largest else largest  # a NaN stays
+                largest = distance if not distance <= largest else largest  # keeps a NaN
                 if math.isnan(largest):
                     return largest
     return largest

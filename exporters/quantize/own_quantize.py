@@ -1,8 +1,7 @@
-"""The operator's own `llama-quantize`: found, tested on fixed numbers, run, and its file looked at before it is taken.
+"""Finds the operator's own `llama-quantize`, tests it on fixed numbers, runs it, and checks its file.
 
-It is looked for in the recipe's `llama_cpp`, then in COCKPIT_LLAMA_CPP, then on the PATH. Its version is what it prints
-when it
-works; its SHA-256 says which program it was.
+The search order is the recipe's `llama_cpp`, then COCKPIT_LLAMA_CPP, then the PATH. The version comes from the
+program's output; the SHA-256 identifies the program.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Found:
-    """A program and where it was named."""
+    """A program, and the setting that named it."""
 
     path: Path
     named_by: str
@@ -55,7 +54,7 @@ def find_program(configured: str | None) -> Found | None:
         configured: the recipe's `llama_cpp`: the program, its folder, or a checkout of llama.cpp with its build.
 
     Raises:
-        OperatorError: a place was named and it is not there.
+        OperatorError: a named place does not contain the program.
     """
     for place, named_by in ((configured, "llama_cpp"), (os.environ.get(VARIABLE), VARIABLE)):
         if not place:
@@ -66,21 +65,21 @@ def find_program(configured: str | None) -> Found | None:
                 return Found(path.absolute(), named_by)
         raise OperatorError(
             f"{named_by} — no {PROGRAM} in {printable(str(given), 400)}",
-            f"name the program, or a folder that has it, as build/bin/{PROGRAM} in a checkout that was built",
+            f"name the program, or a folder with it, such as a built checkout with build/bin/{PROGRAM}",
         )
     found = shutil.which(PROGRAM)
     return Found(Path(found).absolute(), "PATH") if found else None
 
 
 class OwnProgram:
-    """A `llama-quantize` that works.
+    """The operator's `llama-quantize`.
 
     Attributes:
-        record: its name, version, path and SHA-256, who named it, and its self-tests, for parity.json.
+        record: its name, version, path and SHA-256, the setting that named it, and its self-tests, for parity.json.
     """
 
     def __init__(self, found: Found, work: Path, threads: int) -> None:
-        """Nothing is run yet. `work` is a folder for its inputs and what it prints."""
+        """Run nothing yet. `work` is a folder for the program's inputs and output."""
         self._path, self._work, self._threads = found.path, work, threads
         self.record: dict[str, Any] = {
             "name": PROGRAM,
@@ -92,10 +91,10 @@ class OwnProgram:
         }
 
     def test(self, file_type: str) -> None:
-        """Have it write fixed numbers in this type; they must be the recorded bytes.
+        """Quantize fixed numbers to this type and compare the result with the recorded bytes.
 
         Raises:
-            NativeError: it failed, or wrote something else.
+            NativeError: the program failed, or wrote other bytes.
         """
         base = FILE_TYPES[file_type].base
         self.record["self_test"][base] = check_golden(_Rows(self, file_type), base)
@@ -103,10 +102,10 @@ class OwnProgram:
     def run(
         self, source: Path, target: Path, file_type: str, imatrix: Path | None, expected: int, progress: Progress
     ) -> None:
-        """Quantize a file. `expected` bytes make `progress` a share of the work.
+        """Quantize a file. `progress` gets the written share of `expected` bytes.
 
         Raises:
-            NativeError: it ended with an error; with its last lines.
+            NativeError: the program failed; the message has its last lines.
         """
         log = self._work / f"{PROGRAM}.log"
         matrix = ["--imatrix", str(imatrix)] if imatrix else []
@@ -121,16 +120,16 @@ class OwnProgram:
         except ForeignProgramError as error:
             raise NativeError(f"{PROGRAM} {error}") from error
         found = next((match for pattern in _VERSIONS if (match := pattern.search(text))), None)
-        self.record["version"] = printable(found.group(1), 200) if found else "not told"
+        self.record["version"] = printable(found.group(1), 200) if found else "unknown"
         progress(1.0)
 
     def quantize_rows(
         self, file_type: str, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
     ) -> NDArray[np.uint8]:
-        """Have it quantize rows, which travel as the one interesting tensor of a file.
+        """Quantize rows as the test tensor of a small model.
 
         Args:
-            file_type: what the program is asked for.
+            file_type: the program's argument.
             type_name: the tensor type that it must choose.
             rows: float32 [rows, columns].
             importance: float32 [columns], or None.
@@ -139,7 +138,7 @@ class OwnProgram:
             uint8 [rows, bytes of a row].
 
         Raises:
-            NativeError: it failed, or wrote another type.
+            NativeError: the program failed, or wrote another type.
         """
         source, target, imatrix = self._work / "test-F32.gguf", self._work / "test.gguf", None
         _write_test_model(source, rows)
@@ -162,13 +161,13 @@ class OwnProgram:
     def write(
         self, source: Path, plan: FilePlan, path: Path, imatrix: Path | None, progress: Progress
     ) -> tuple[FilePlan, str]:
-        """Write one file under a temporary name, look at it, make it durable and rename it.
+        """Write one file under a temporary name, check it, make it durable and rename it.
 
         Returns:
-            What is in the file, and a note when its tensors have other types than this product would give them.
+            The types in the file, and a warning if they differ from the plan's; empty if not.
 
         Raises:
-            NativeError: it failed, or its file is not one with the plan's tensors.
+            NativeError: the program failed, or its file does not have the plan's tensors.
         """
         with atomic_path(path) as partial:
             self.run(source, partial, plan.file_type, imatrix, plan.bytes, progress)
@@ -179,8 +178,8 @@ class OwnProgram:
         first = printable(different[0], 200)
         return (
             made,
-            f"{PROGRAM} gave {len(different)} tensors of {plan.file_type} another type than expected, the "
-            f"first {first}",
+            f"{PROGRAM} gave {len(different)} tensors of {plan.file_type} another type than expected; the first is "
+            f"{first}",
         )
 
 
@@ -200,15 +199,15 @@ def read_plan(path: Path, plan: FilePlan) -> FilePlan:
         if tensor is None or (tensor.rows, tensor.columns) != (choice.shape.rows, choice.shape.columns):
             raise NativeError(f"{PROGRAM}: {choice.shape.name} is missing or has another shape in {path.name}")
         if tensor.type_id not in BY_ID:
-            raise NativeError(f"{PROGRAM}: {choice.shape.name} has type {tensor.type_id}, which is not known here")
+            raise NativeError(f"{PROGRAM}: {choice.shape.name} has the unknown type {tensor.type_id}")
         choices.append(Choice(choice.shape, BY_ID[tensor.type_id].name, choice.wanted))
     if len(file.tensors) != len(choices):
-        raise NativeError(f"{PROGRAM}: {path.name} has {len(file.tensors)} tensors; the model {len(choices)}")
+        raise NativeError(f"{PROGRAM}: {path.name} has {len(file.tensors)} tensors; the model has {len(choices)}")
     return FilePlan(plan.file_type, choices, weighted=plan.weighted)
 
 
 class _Rows:
-    """The program as something that quantizes rows, for the self-test."""
+    """Quantizes rows with the program, for the self-test."""
 
     def __init__(self, program: OwnProgram, file_type: str) -> None:
         self._program, self._file_type = program, file_type
@@ -221,7 +220,7 @@ class _Rows:
 
 
 def _write_test_model(path: Path, rows: NDArray[np.float32]) -> None:
-    """A Llama of one layer around float32 [rows, columns], as far as quantizing looks at one."""
+    """Write a Llama with one layer and the given float32 [rows, columns], with only what quantizing needs."""
     count, width = rows.shape
     network = {
         "context_length": uint32_value(64),

@@ -1,9 +1,8 @@
-"""`python -m exporters.quantize.quantize_file JOB`: quantized files from one GGUF file of full precision. What `cockpit
-quantize` starts.
+"""`python -m exporters.quantize.quantize_file JOB`: quantizes one full-precision GGUF file to several types, for
+`cockpit quantize`.
 
 JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of the output is one JSON object: `phase`,
-`note`,
-`warning`, `progress` (with the seconds that are left), `file` (one that is whole), or, at the end, `error` with its
+`note`, `warning`, `progress` (with the remaining seconds), `file` (a finished one), or, at the end, `error` with its
 `hint`.
 """
 
@@ -28,7 +27,7 @@ from engines.llama.rates import Work, measure_rates, rates_note
 from exporters.gguf.importance import Importance, load_importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.source import GgufSource, open_source, write_quantized
-from exporters.process.job_lines import DONE, Tell, run_job
+from exporters.process.job_lines import DONE, Send, run_job
 from exporters.process.room import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows
@@ -43,7 +42,7 @@ _FULL_PRECISION = re.compile(r"[-.](f32|f16|bf16)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for. `own_program`: the operator's `llama-quantize` comes first, if there is one."""
+    """What to quantize. `own_program`: use the operator's `llama-quantize` if there is one."""
 
     source: Path
     types: list[str]
@@ -53,32 +52,32 @@ class Job:
     own_program: bool = True
 
     def target(self, file_type: str) -> Path:
-        """The file's final name: the source's, with the type in place of its own."""
+        """The file's final name: the source's name with the type replaced."""
         return self.out / f"{_FULL_PRECISION.sub('', self.source.stem)}-{file_type}.gguf"
 
 
-def quantize(job: Job, tell: Tell) -> dict[str, Any]:
-    """Write every type; what could refuse the work is asked before it starts.
+def quantize(job: Job, send: Send) -> dict[str, Any]:
+    """Write one file of every type, after all checks.
 
     Returns:
         The record, which is also written beside the files.
 
     Raises:
-        OperatorError: the source, a type, the importance matrix or the disk is not fit.
-        NativeError: no kernels pass their test, or they failed.
+        OperatorError: the source, a type or the importance matrix cannot be used, or the disk is too small.
+        NativeError: no kernels pass their self-test, or the kernels failed.
     """
-    tell({"phase": "reading"})
+    send({"phase": "reading"})
     source = open_source(job.source)
     importance = load_importance(job.imatrix) if job.imatrix else None
     plans = [source.plan(name, importance=importance is not None) for name in job.types]
     _check(job, source, plans, importance)
     for plan in plans:
         if plan.fallback_note():
-            tell({"warning": plan.fallback_note()})
+            send({"warning": plan.fallback_note()})
     record = _new_record(job)
-    left = _write_with_program(job, plans, record, tell)
+    left = _write_with_program(job, plans, record, send)
     if left:
-        _write_with_kernels(job, source, left, importance, record, tell)
+        _write_with_kernels(job, source, left, importance, record, send)
     stem = _FULL_PRECISION.sub("", job.source.stem)
     write_json(job.out / f"{stem}.quantize.json", record)
     return record
@@ -94,13 +93,13 @@ def _new_record(job: Job) -> dict[str, Any]:
     }
 
 
-def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], tell: Tell) -> list[FilePlan]:
-    """With the operator's own `llama-quantize`, if there is one that passes its test; returns what is left to be
-    written."""
+def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], send: Send) -> list[FilePlan]:
+    """Write files with the operator's `llama-quantize` if it exists and passes its self-test; return the plans that
+    remain."""
     found = find_program(None) if job.own_program else None
     if found is None:
         return plans
-    tell({"phase": f"testing {PROGRAM}"})
+    send({"phase": f"testing {PROGRAM}"})
     total = sum(plan.bytes for plan in plans)
     with tempfile.TemporaryDirectory() as work:
         program = OwnProgram(found, Path(work), job.threads)
@@ -109,15 +108,17 @@ def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any],
             for plan in plans:
                 program.test(plan.file_type)
             for index, plan in enumerate(plans):
-                tell({"phase": f"writing {plan.file_type} with {PROGRAM}", "bytes": plan.bytes, "estimated_s": None})
+                send({"phase": f"writing {plan.file_type} with {PROGRAM}", "bytes": plan.bytes, "estimated_s": None})
                 began, done = time.perf_counter(), sum(plan.bytes for plan in plans[:index])
-                meter = _ByteMeter(done, plan.bytes, total, tell)
+                meter = _ByteMeter(done, plan.bytes, total, send)
                 made, note = program.write(job.source, plan, job.target(plan.file_type), job.imatrix, meter.advance)
                 if note:
-                    tell({"warning": note})
-                _tell_file(job, made, time.perf_counter() - began, record, tell)
+                    send({"warning": note})
+                _send_file(job, made, time.perf_counter() - began, record, send)
         except NativeError as error:
-            tell({"warning": f"your {PROGRAM} ({found.path}) is not used: {error}"})
+            send(
+                {"warning": f"your {PROGRAM} ({found.path}) failed; writing the remaining files with kernels: {error}"}
+            )
             return plans[index:]
         finally:
             if record["files"]:
@@ -131,19 +132,19 @@ def _write_with_kernels(
     plans: list[FilePlan],
     importance: Importance | None,
     record: dict[str, Any],
-    tell: Tell,
+    send: Send,
 ) -> None:
     needed = {choice.type for plan in plans for choice in plan.choices}
-    tell({"phase": "testing kernels"})
+    send({"phase": "testing kernels"})
     quantizer, notes = open_quantizer(needed - set(PLAIN_TYPES), job.threads)
     try:
         for note in notes:
-            tell({"warning": note})
+            send({"warning": note})
         record["quantizer"] = quantizer.record
-        tell({"phase": "measuring"})
+        send({"phase": "measuring"})
         rates = measure_rates(quantizer, sorted(needed), job.threads, importance=importance is not None)
-        tell({"note": rates_note(rates)})
-        _write_all(job, source, plans, quantizer, rates, importance, record, tell)
+        send({"note": rates_note(rates)})
+        _write_all(job, source, plans, quantizer, rates, importance, record, send)
     finally:
         quantizer.close()
 
@@ -154,8 +155,8 @@ def _check(job: Job, source: GgufSource, plans: list[FilePlan], importance: Impo
         if missing:
             raise OperatorError(
                 f"--types — {plan.file_type} needs an importance matrix"
-                + (f", and the one given has nothing on {missing[0].shape.name}" if importance else ""),
-                "give one: --imatrix FILE; `cockpit export` computes one from held-out text",
+                + (f", and the given one has no values for {missing[0].shape.name}" if importance else ""),
+                "give one with --imatrix FILE; `cockpit export` computes one from held-out text",
             )
         if FILE_TYPES[plan.file_type].ternary:
             check_ternary_rows(source.shapes, source.rows_of, f"--types — {plan.file_type}")
@@ -175,23 +176,23 @@ def _write_all(
     rates: dict[str, float],
     importance: Importance | None,
     record: dict[str, Any],
-    tell: Tell,
+    send: Send,
 ) -> None:
     parts = [(choice.type, choice.shape.rows * choice.shape.columns) for plan in plans for choice in plan.choices]
-    meter = _Meter(Work(parts, rates), tell)
+    meter = _Meter(Work(parts, rates), send)
     for plan in plans:
         seconds = Work([(c.type, c.shape.rows * c.shape.columns) for c in plan.choices], rates).total_s
-        tell({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
+        send({"phase": f"writing {plan.file_type}", "bytes": plan.bytes, "estimated_s": seconds})
         began = time.perf_counter()
         with atomic_path(job.target(plan.file_type)) as partial:
             name = job.imatrix.name if job.imatrix else ""
             with partial.open("wb") as file:
                 write_quantized(source, plan, file, quantizer, meter.advance, importance, name)
             read_gguf(partial)
-        _tell_file(job, plan, time.perf_counter() - began, record, tell)
+        _send_file(job, plan, time.perf_counter() - began, record, send)
 
 
-def _tell_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any], tell: Tell) -> None:
+def _send_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any], send: Send) -> None:
     path = job.target(plan.file_type)
     made = {
         "file": path.name,
@@ -203,27 +204,27 @@ def _tell_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any],
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
     }
     record["files"].append(made)
-    tell({"file": made})
+    send({"file": made})
 
 
 class _ByteMeter:
-    """Progress of a foreign program, by how much it has written."""
+    """Progress of a foreign program, from the size of its file."""
 
-    def __init__(self, done: int, size: int, total: int, tell: Tell) -> None:
-        self._done, self._size, self._total, self._tell = done, size, total, tell
+    def __init__(self, done: int, size: int, total: int, send: Send) -> None:
+        self._done, self._size, self._total, self._send = done, size, total, send
         self._began = time.monotonic()
 
     def advance(self, part: float) -> None:
         written = part * self._size
         left = (self._total - self._done - written) * (time.monotonic() - self._began) / written if written else None
-        self._tell({"progress": {"share": (self._done + written) / self._total, "left_s": left}})
+        self._send({"progress": {"share": (self._done + written) / self._total, "left_s": left}})
 
 
 class _Meter:
-    """Progress in seconds of work by the measured rates, and what is left by how fast they really pass."""
+    """Progress from the measured rates; the remaining time is corrected by the actual speed."""
 
-    def __init__(self, work: Work, tell: Tell) -> None:
-        self._work, self._tell = work, tell
+    def __init__(self, work: Work, send: Send) -> None:
+        self._work, self._send = work, send
         self._began, self._due = time.monotonic(), 0.0
 
     def advance(self, values: int) -> None:
@@ -232,14 +233,14 @@ class _Meter:
             return
         self._due = now + PROGRESS_S
         left = (self._work.total_s - done) * ((now - self._began) / done if done else 1.0)
-        self._tell({"progress": {"share": done / self._work.total_s, "left_s": left}})
+        self._send({"progress": {"share": done / self._work.total_s, "left_s": left}})
 
 
 def read_job(text: str) -> Job:
     """A job from JSON.
 
     Raises:
-        OperatorError: a type that is none, or no folder to write to.
+        OperatorError: a type is unknown, or the output folder cannot be created.
     """
     given = json.loads(text)
     types = list(dict.fromkeys(given["types"]))
@@ -252,13 +253,13 @@ def read_job(text: str) -> Job:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OperatorError(f"--out — {out} cannot be made: {error.strerror}") from error
+        raise OperatorError(f"--out — could not create {out}: {error.strerror}") from error
     imatrix = Path(given["imatrix"]) if given.get("imatrix") else None
     return Job(Path(given["source"]), types, out, imatrix, int(given.get("threads") or default_threads()))
 
 
-def _work(description: str, tell: Tell) -> int:
-    quantize(read_job(description), tell)
+def _work(description: str, send: Send) -> int:
+    quantize(read_job(description), send)
     return DONE
 
 

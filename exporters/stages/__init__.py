@@ -1,1 +1,1 @@
-"""The merge and export stages, which use the other rooms."""
+"""The merge and export stages."""

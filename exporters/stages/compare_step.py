@@ -1,5 +1,5 @@
-"""The comparison of an export's files with the model: token ids, distributions, inference, and the fixture for
-others."""
+"""Compares an export's files with the model: token ids, distributions and inference; makes the fixture for other
+runtimes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exporters.proof.parity_data import ParityData, read_parity_data
 from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
 from exporters.stages.export_adapters import compare_adapters
-from exporters.stages.export_job import Export, tell_comparison
+from exporters.stages.export_job import Export, report_comparison
 from exporters.stages.merge_parity import describe_unmerged
 from recipes.file_types import FILE_TYPES
 
@@ -29,7 +29,7 @@ Progress = Callable[[int], None]
 
 
 def compare_files(export: Export) -> list[str]:
-    """Compare every file with transformers, write the fixture, and record it all; returns what is wrong."""
+    """Compare every file with transformers, record the results and make the fixture; return the problems."""
     from transformers import AutoTokenizer
 
     ctx, model = export.ctx, export.model
@@ -59,14 +59,14 @@ def compare_files(export: Export) -> list[str]:
             problems += _compare_file(export, plan, tokenizer, data, reference, length, advance)
         problems += compare_adapters(export, reference, length, advance)
     except NativeError as error:
-        raise StageFailedError(f"the comparison could not be made: {error}") from error
+        raise StageFailedError(f"the comparison failed: {error}") from error
     finally:
         scratch.unlink(missing_ok=True)
     return problems
 
 
 def _compute_reference(export: Export, reference: Reference, tokenizer: Any, length: int, advance: Progress) -> None:
-    """The model's own distributions, and its answers for the fixture."""
+    """Compute the model's own distributions, and its answers for the fixture."""
     model = load_reference(export.model.folder, export.threads, weights=export.model.weights)
     reference.compute(TorchLogits(model), advance)
     export.ctx.phase("answers for the fixture")
@@ -79,8 +79,7 @@ def _compute_reference(export: Export, reference: Reference, tokenizer: Any, len
 
 
 def _compare_unmerged(export: Export, reference: Reference, advance: Progress) -> list[str]:
-    """The adapter over its base, as it was trained, against the model it was merged into; only where this export merged
-    it."""
+    """Compare the adapter over its base model with the merged model, if this export merged it; return the problems."""
     if export.one_pass is None:
         return []
     export.ctx.phase("comparing the adapter over its base")
@@ -105,7 +104,7 @@ def _compare_file(
         tokens = check_tokens(tokenizer, llama, data)
         if llama.vocab_size != int(export.model.config["vocab_size"]):
             return [
-                f"{plan.file_type}: llama.cpp sees {llama.vocab_size} tokens, the model has "
+                f"{plan.file_type}: llama.cpp reads {llama.vocab_size} tokens, but the model has "
                 f"{export.model.config['vocab_size']}"
             ]
         comparison = compare(reference, llama, advance)
@@ -135,15 +134,15 @@ def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: I
         export.metrics[f"{prefix}_tokens_per_second"] = inference.tokens_per_second
         export.metrics[f"{prefix}_rss_bytes"] = float(inference.rss_bytes)
         export.metrics[f"{prefix}_answers_ended"] = inference.ended / inference.prompts
-    tell_comparison(export, prefix, prefix, comparison, {"top1_differences": float(len(comparison.differences))})
+    report_comparison(export, prefix, prefix, comparison, {"top1_differences": float(len(comparison.differences))})
 
 
 def _describe_data(export: Export, data: ParityData, length: int) -> None:
     asked = export.ctx.stage.parity_positions
     if data.positions < asked:
         export.ctx.warn(
-            f"parity_positions — the held-out {data.source} has only {data.positions} positions of the "
-            f"{asked} asked for"
+            f"parity_positions — the held-out {data.source} has only {data.positions} of the {asked} requested "
+            "positions; comparing on those"
         )
     export.metrics["positions"] = float(data.positions)
     export.record["data"] = {
@@ -159,7 +158,7 @@ def _describe_data(export: Export, data: ParityData, length: int) -> None:
 
 
 def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
-    """What is known of a file without comparing it."""
+    """The record of a file without its comparison."""
     path = export.path(plan)
     return {
         "file": path.name,
@@ -173,7 +172,7 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
 
 
 def write_fixture(export: Export) -> bool:
-    """Write what other runtimes are held against, with the files' hashes; whether there is one."""
+    """Write the fixture with the files' hashes; return whether there is one."""
     if export.fixture is None or not export.fixture.prompts:
         return False
     files = [{key: item[key] for key in ("file", "file_type", "bytes", "sha256")} for item in export.record["files"]]

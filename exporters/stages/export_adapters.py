@@ -1,4 +1,4 @@
-"""The adapters of an export: GGUF files that llama.cpp puts over the base, each proven over every file of the base."""
+"""Writes the GGUF adapters of an export, and compares each over every file of the base model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from exporters.lora.adapter import read_adapter
 from exporters.lora.merge import check_base
 from exporters.proof.parity import Reference, check_limits, compare, limits_of
 from exporters.proof.reference_model import TorchLogits, load_reference
-from exporters.stages.export_job import AdapterFile, Export, file_part, tell_comparison
+from exporters.stages.export_job import AdapterFile, Export, file_part, report_comparison
 from recipes.problems import OperatorError
 
 
 def plan_adapters(export: Export) -> list[AdapterFile]:
-    """Read every adapter of the stage and find its places in the base.
+    """Read every adapter of the stage and map it to the base model's tensors.
 
     Raises:
-        OperatorError: one is of another base, cannot be a GGUF adapter, or has the name of another one.
+        OperatorError: an adapter belongs to another base model, cannot be a GGUF adapter, or has another one's name.
     """
     ctx = export.ctx
     planned: list[AdapterFile] = []
@@ -33,7 +33,7 @@ def plan_adapters(export: Export) -> list[AdapterFile]:
             ctx.warn(unchecked)
         name = file_part(given.name)
         if name in (item.name for item in planned):
-            raise OperatorError(f"adapters — two are called {name}, which names their files", "name each once")
+            raise OperatorError(f"adapters — two have the name {name}; allowed different names", "rename one folder")
         plan = plan_adapter(export.model, read_adapter(folder))
         path = export.adapter_path(name, ctx.stage.adapter_type)
         planned.append(AdapterFile(name, folder, given.manifest_sha256, plan, path, plan.bytes(ctx.stage.adapter_type)))
@@ -49,10 +49,10 @@ def write_adapters(export: Export) -> None:
 
 
 def compare_adapters(export: Export, reference: Reference, length: int, progress: Callable[[int], None]) -> list[str]:
-    """Compare base and adapter in llama.cpp with base and adapter in transformers, for every file of the base.
+    """Compare base model and adapter in llama.cpp with both in transformers, for every file of the base model.
 
     Returns:
-        What is wrong.
+        The problems.
     """
     problems: list[str] = []
     records = export.record["adapters"] = []
@@ -70,7 +70,7 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
             record = {"file_type": plan.file_type, **comparison.record(), "limits": limits_of(plan.file_type)}
             comparisons.append({**record, "passed": not found, "problems": found})
             kind = plan.file_type.lower()
-            tell_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
+            report_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
         records.append({**_describe(export, item), "over": comparisons})
     return problems
 

@@ -1,4 +1,4 @@
-"""What an export stage is making: shared by its steps."""
+"""The state of an export stage, shared by its steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recipes.stages.export import ExportStage
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A GGUF adapter to write: under which name, of what, where, and how large its tensors are."""
+    """A GGUF adapter to write. `bytes` is the size of its tensors."""
 
     name: str
     folder: Path
@@ -34,7 +34,7 @@ class AdapterFile:
 
 @dataclass
 class Export:
-    """What the stage is making."""
+    """The state of an export stage."""
 
     ctx: StageContext[ExportStage]
     model: Model
@@ -50,7 +50,7 @@ class Export:
     record: dict[str, Any] = field(default_factory=dict)
 
     def path(self, plan: FilePlan) -> Path:
-        """The file's final name, after the run's id."""
+        """The final name of a plan's file."""
         return self.target(plan.file_type)
 
     def target(self, file_type: str) -> Path:
@@ -69,11 +69,13 @@ class Export:
 
     @property
     def stem(self) -> str:
-        """What every file's name begins with: the run's id."""
+        """The beginning of every file's name: the run's id."""
         return file_part(self.ctx.run_id)
 
 
-def tell_comparison(export: Export, prefix: str, protocol: str, comparison: Comparison, more: dict[str, float]) -> None:
+def report_comparison(
+    export: Export, prefix: str, protocol: str, comparison: Comparison, more: dict[str, float]
+) -> None:
     """Keep a comparison's figures as metrics that begin with `prefix`, and journal it under `parity:` and its
     protocol."""
     values = {"mean_kl": comparison.mean_kl, "max_kl": comparison.max_kl, "top1": comparison.top1, **more}
@@ -93,5 +95,5 @@ def tell_comparison(export: Export, prefix: str, protocol: str, comparison: Comp
 
 
 def file_part(text: str) -> str:
-    """A text as part of a file's name."""
+    """A text as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).name)

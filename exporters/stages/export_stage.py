@@ -1,4 +1,4 @@
-"""The export stage: a model folder becomes GGUF files, each proven to be the model."""
+"""The export stage: converts a model folder to GGUF files, and proves that each is the model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PARITY_FILE = "parity.json"
 
 
 def run(ctx: StageContext[ExportStage]) -> StageResult:
-    """Write every file type, compare each with the model, and describe it all in parity.json.
+    """Write every file type, compare each with the model, and record the results in parity.json.
 
     Raises:
-        OperatorError: the model cannot be written, or disk, memory or llama.cpp's kernels are missing.
-        StageFailedError: a file is not the model: token ids or distributions differ by more than its type allows.
+        OperatorError: the model is not supported, disk or memory is too small, or llama.cpp's kernels are missing.
+        StageFailedError: a file differs from the model: in the audit, in token ids, or by more than its type allows.
         StopRequested: the operator asked to stop.
     """
     ctx.phase("loading")
@@ -52,7 +52,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     fixture = write_fixture(export)
     _write_serving_files(export)
     if problems:
-        raise StageFailedError("the exported files are not the model: " + "; ".join(problems))
+        raise StageFailedError("the exported files differ from the model: " + "; ".join(problems))
     artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
     artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
     if export.importance is not None:
@@ -72,7 +72,7 @@ def _write_upstream(ctx: StageContext[ExportStage]) -> Export:
 
 
 def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
-    """Write every file and adapter; what could refuse the work is asked before it starts."""
+    """Write every file and adapter, after all checks."""
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
     types = list(dict.fromkeys(ctx.stage.file_types))
@@ -111,11 +111,12 @@ def _measure_importance(export: Export) -> Importance:
     importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
     path = ctx.out / IMPORTANCE_FILE
     save_importance(importance, path)
-    # The file holds sums in float32: what others read from it is what our kernels are given too.
+    # The file stores float32 sums. The kernels get the values that other readers of the file get.
     importance = replace(importance, values=load_importance(path).values)
     if importance.tokens < stage.imatrix_tokens:
         ctx.warn(
-            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} asked for"
+            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} requested "
+            "tokens; using those"
         )
     export.metrics["imatrix_tokens"] = float(importance.tokens)
     export.record["imatrix"] = {
@@ -128,7 +129,7 @@ def _measure_importance(export: Export) -> Importance:
 
 
 def _audit_files(export: Export) -> list[str]:
-    """Hold every file against the folder it was made of, key by key; returns what is wrong."""
+    """Audit every file against its model folder, key by key; return the findings."""
     findings = export.record["audit"] = {}
     for plan in export.plans:
         export.ctx.phase(f"auditing {plan.file_type}")
@@ -138,14 +139,13 @@ def _audit_files(export: Export) -> list[str]:
 
 
 def _describe_adapter(export: Export) -> dict[str, Any]:
-    """The adapter that was merged in this pass; nothing where the model is one whole."""
+    """The adapter that this export merged; empty without one."""
     given = export.ctx.inputs.get("adapter")
     return {"adapter": {"name": given.name, "manifest_sha256": given.manifest_sha256}} if given is not None else {}
 
 
 def _write_serving_files(export: Export) -> None:
-    """How to serve what was written. Text for people: a tokenizer that cannot be read costs these files, not the
-    export."""
+    """Write the files that show how to serve the model. A tokenizer that cannot be read does not fail the export."""
     from transformers import AutoTokenizer
 
     model = export.model

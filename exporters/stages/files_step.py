@@ -1,4 +1,4 @@
-"""The files of an export: which program quantizes, how long it will take, and the writing."""
+"""Writes the files of an export: chooses the quantizer and estimates the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recipes.problems import OperatorError
 
 @dataclass
 class Program:
-    """The operator's own `llama-quantize`, ready, and what it reads: the model in a file of full precision."""
+    """The operator's tested `llama-quantize`, and its input: the model in a full-precision file."""
 
     program: OwnProgram
     source_plan: FilePlan
@@ -29,10 +29,10 @@ class Program:
 
 
 def own_program(export: Export) -> Program | None:
-    """Find and test the operator's `llama-quantize`, unless the recipe wants another way.
+    """Find and test the operator's `llama-quantize`, unless the recipe names another quantizer.
 
     Raises:
-        OperatorError: it was asked for, and is missing or fails its test.
+        OperatorError: the recipe requires it, and it is missing or fails its self-test.
     """
     stage = export.ctx.stage
     types = [plan.file_type for plan in export.plans if plan.file_type in QUANTIZED]
@@ -43,8 +43,8 @@ def own_program(export: Export) -> Program | None:
         if stage.quantizer == "auto":
             return None
         raise OperatorError(
-            f"quantizer — got llama-quantize; there is none in llama_cpp, in {VARIABLE} or on the PATH",
-            'name your llama.cpp, or use quantizer = "auto"',
+            f"quantizer — got llama-quantize, but it is not in llama_cpp, in {VARIABLE} or on the PATH",
+            'set llama_cpp, or use quantizer = "auto"',
         )
     export.ctx.phase(f"testing {PROGRAM}")
     program = OwnProgram(found, export.ctx.work, export.threads)
@@ -55,12 +55,12 @@ def own_program(export: Export) -> Program | None:
         if stage.quantizer == "auto":
             export.ctx.warn(f"your {PROGRAM} ({found.path}) is not used: {error}")
             return None
-        raise OperatorError(f"quantizer — {found.path} is not fit: {error}") from error
+        raise OperatorError(f"quantizer — {found.path} cannot be used: {error}") from error
     return Program(program, export.model.plan(_exact_type(export)), export.ctx.work / "source.gguf")
 
 
 def _exact_type(export: Export) -> str:
-    """The smallest type that holds the model's weights as they are."""
+    """The smallest type that stores the model's weights exactly."""
     matrices = {info.dtype for info in export.model.weights.tensors.values() if len(info.shape) > 1}
     return "BF16" if matrices == {"BF16"} else "F32"
 
@@ -69,7 +69,7 @@ def write_files(export: Export, own: Program | None) -> None:
     """Write every file: the quantized ones with the operator's own program if there is one, else with kernels.
 
     Raises:
-        OperatorError: nothing here can write one of the types.
+        OperatorError: no quantizer can write one of the types.
         StageFailedError: quantization failed.
         StopRequested: the operator asked to stop.
     """
@@ -91,7 +91,7 @@ def write_files(export: Export, own: Program | None) -> None:
 
 
 def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
-    """Returns the plans that are left: the plain ones, and after a failure all that are not written."""
+    """Write the quantized files; return the remaining plans: the plain ones, and after a failure all unwritten ones."""
     ctx = export.ctx
     plans = [plan for plan in export.plans if plan.file_type in QUANTIZED]
     left = [plan for plan in export.plans if plan.file_type not in QUANTIZED]
@@ -121,7 +121,7 @@ def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
         except NativeError as error:
             if ctx.stage.quantizer != "auto":
                 raise
-            ctx.warn(f"your {PROGRAM} failed on {plan.file_type}; the rest is written with kernels: {error}")
+            ctx.warn(f"your {PROGRAM} failed on {plan.file_type}; kernels write the remaining files: {error}")
             return left + plans[index:]
         if note:
             ctx.warn(note)
@@ -159,7 +159,7 @@ def _open_kernels(export: Export, types: set[str]) -> Quantizer:
         quantizer, notes = open_quantizer(types, export.threads, ctx.stage.quantizer, ctx.stage.llama_cpp)
     except NativeError as error:
         raise OperatorError(
-            f"file_types — {', '.join(sorted(types))} cannot be written here: {error}",
+            f"file_types — {', '.join(sorted(types))} cannot be written on this machine: {error}",
             "install the export extra, or export F16 and BF16 only",
         ) from error
     export.record["quantizer"] = quantizer.record
@@ -169,7 +169,7 @@ def _open_kernels(export: Export, types: set[str]) -> Quantizer:
 
 
 def _rates(export: Export, quantizer: Quantizer | None, plans: list[FilePlan]) -> dict[str, float]:
-    """Values per second of every type in use; types of weighted files are measured with weights."""
+    """Values per second of every type in use; types of weighted files are measured with an importance matrix."""
     export.ctx.phase("measuring kernels")
     rates: dict[str, float] = {}
     for weighted in (False, True):

@@ -1,4 +1,4 @@
-"""The i2_s file of an export, when the recipe asks for one."""
+"""Writes the i2_s file of an export, if the recipe requests one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NONE = "none"
 
 
 def plan_i2s(export: Export) -> int:
-    """Bytes of the file that will be written; 0 when none is asked for.
+    """Size of the file that will be written; 0 if the recipe requests none.
 
     Raises:
         OperatorError: the model is not ternary, or its shapes do not fit the layout.
@@ -24,10 +24,10 @@ def plan_i2s(export: Export) -> int:
 
 
 def write_i2s_file(export: Export) -> list[Artifact]:
-    """Write it, read it back in its layout, and compare every value with the model's.
+    """Write the file, read it back in its layout, and compare every value with the model's.
 
     Raises:
-        StageFailedError: what was read back is not the model.
+        StageFailedError: the file differs from the model.
     """
     ctx, layout = export.ctx, export.ctx.stage.i2s
     if layout == NONE:
@@ -46,7 +46,7 @@ def write_i2s_file(export: Export) -> list[Artifact]:
     try:
         checked = validate(path, export.model)
     except OperatorError as error:
-        raise StageFailedError(f"the i2_s file is not the model: {error}") from error
+        raise StageFailedError(f"the i2_s file differs from the model: {error}") from error
     size = path.stat().st_size
     export.record["i2s"] = {"file": path.name, "bytes": size, "sha256": file_sha256(path), **checked}
     export.metrics["i2s_bytes"] = float(size)

@@ -1,4 +1,4 @@
-"""The importance matrix of an export: which file types get one, and its computation from held-out text."""
+"""Computes the importance matrix of an export from held-out text, and chooses the file types that use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMPORTANCE_FILE = "imatrix.gguf"
 
 @dataclass(frozen=True)
 class ImportanceRequest:
-    """What it is computed from: `tokens` of held-out text in windows of `max_length`, other than the comparison's."""
+    """The input: `tokens` of held-out text in windows of `max_length`, from documents that the comparison skips."""
 
     data: Path | None
     tokens: int
@@ -30,9 +30,10 @@ def types_to_weigh(model: Model, file_types: Sequence[str], wish: str) -> set[st
     """The file types that are written with an importance matrix.
 
     Args:
-        model: its widths decide which tensors would need one.
-        file_types: what is written.
-        wish: "auto": those that cannot be written without; "always": all that use one; "never".
+        model: its widths decide which tensors need one.
+        file_types: the types to write.
+        wish: "always" selects all types that use one, "auto" those that require one. A recipe with "never" has no type
+            that requires one.
     """
     if wish == "always":
         return {name for name in file_types if FILE_TYPES[name].importance != "ignored"}

@@ -1,4 +1,4 @@
-"""Is a merged model the adapter over its base? The distributions of both, in transformers and float32."""
+"""Compares a merged model with the adapter over its base model: distributions in transformers and float32."""
 
 from __future__ import annotations
 
@@ -19,50 +19,47 @@ from recipes.stages.merge import MergeStage
 
 MERGE_FILE = "parity.json"
 EXPECTED_KL, REFUSED_KL = 1e-5, 1e-3
-"""Mean KL, nats: what rounding to 16 bits costs at most in our measurements, beyond which an operator is told; and what
-no
-rounding costs, so that the merged weights are not the trained model."""
+"""Mean KL, nats. Rounding to 16 bits costs at most the first in measurements; above it the merge warns. Rounding never
+costs the second; above it the merged weights are not the trained model, and the merge fails."""
 
 
 def describe_unmerged(
     ctx: StageContext[StageFields], comparison: Comparison, *, strict: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
-    """A record of the comparison of the adapter over its base with the merged model, and what is wrong.
+    """The record of the comparison of a merged model with the adapter over its base model, and the problems.
 
-    `strict` is for a merge that means to give the trained model, and not a rounded base or a tie that was kept.
+    `strict` is for a merge that must give the trained model: not one with a rounded base model or a kept tie.
     """
     problems = []
     if strict and not comparison.mean_kl < REFUSED_KL:
         problems.append(
-            "the merged model is not the adapter over its base: mean KL is "
-            f"{quantities.number(comparison.mean_kl, 3)} nats, the limit"
-            f" {quantities.exact(REFUSED_KL)} (top-1 {quantities.percent(comparison.top1, 2)} on "
-            f"{comparison.positions} positions)"
+            "the merged model differs from the adapter over its base model: mean KL is "
+            f"{quantities.number(comparison.mean_kl, 3)} nats, the limit is {quantities.exact(REFUSED_KL)} (top-1 "
+            f"{quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
         )
     elif not comparison.mean_kl < EXPECTED_KL:
         ctx.warn(
-            f"merging cost {quantities.number(comparison.mean_kl, 3)} nats of mean KL against the adapter over its "
-            "base, more than rounding usually"
-            f" does ({quantities.exact(EXPECTED_KL)}); dtype = float32 shows whether it is rounding"
+            "the merged model differs from the adapter over its base model by a mean KL of "
+            f"{quantities.number(comparison.mean_kl, 3)} nats; rounding usually costs at most "
+            f"{quantities.exact(EXPECTED_KL)}; merge with dtype = float32 to see whether it is rounding"
         )
     limits = {"mean_kl": REFUSED_KL, "expected_mean_kl": EXPECTED_KL}
     return {**comparison.record(), "limits": limits, "passed": not problems, "problems": problems}, problems
 
 
 def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merged: Merged) -> dict[str, Any] | None:
-    """Compare the folder `ctx.out` with the adapter over its base; None, with a warning, where that cannot be done.
+    """Compare the folder `ctx.out` with the adapter over its base model; None, with a warning, if that is impossible.
 
     Raises:
-        StageFailedError: they are different models.
+        StageFailedError: they differ.
     """
     from transformers import AutoTokenizer
 
     have, need = available_bytes(), merged.parameters * 4
     if have is not None and need > have:
         ctx.warn(
-            f"the merged model was not compared with the adapter over its base: that needs {quantities.size(need)} "
-            "of memory, and"
-            f" {quantities.size(have)} are available"
+            "the merged model was not compared with the adapter over its base model: that needs "
+            f"{quantities.size(need)} of memory, but {quantities.size(have)} are available"
         )
         return None
     try:

@@ -1,4 +1,4 @@
-"""The merge stage: an adapter and its base become one model folder."""
+"""The merge stage: merges adapters into their base model and writes a model folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
     """Merge one adapter or several into `model` and write a model folder.
 
     Raises:
-        OperatorError: they do not belong together, or one of them cannot be merged.
+        OperatorError: adapters and model do not belong together, or one of them cannot be merged.
         StopRequested: the operator asked to stop.
     """
     stage, model = ctx.stage, ctx.inputs["model"]
@@ -50,6 +50,6 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
 
 
 def adapter_inputs(ctx: StageContext[MergeStage]) -> list[Input]:
-    """The adapters of a stage: its one `adapter`, or its `adapters` in their order."""
+    """The adapters of a stage: its `adapter`, or its `adapters` in order."""
     listed = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     return [ctx.inputs["adapter"]] if "adapter" in ctx.inputs else listed

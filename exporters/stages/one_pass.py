@@ -1,9 +1,7 @@
-"""Merge and conversion in one pass: the GGUF files are written from base and adapter, and no merged copy goes to the
-disk.
+"""Merges and converts in one pass: writes the GGUF files from base model and adapter, without a merged copy on disk.
 
-The bytes are those of a merge followed by an export. What transformers and the audit want of a folder (config,
-tokenizer) is
-laid out in the stage's work folder; the tensors are summed up while they are read.
+The bytes equal those of a merge followed by an export. The config and the tokenizer, which transformers and the audit
+need, are written to the stage's work folder; the tensors are summed while they are read.
 """
 
 from __future__ import annotations
@@ -37,10 +35,10 @@ class OnePass:
 
 
 def open_one_pass(ctx: StageContext[ExportStage]) -> OnePass | None:
-    """What the stage's `adapter` asks for; None without one.
+    """The merge of the stage's `adapter`; None without one.
 
     Raises:
-        OperatorError: base and adapter do not belong together, or cannot be merged.
+        OperatorError: base model and adapter do not belong together, or cannot be merged.
     """
     if "adapter" not in ctx.inputs:
         return None

@@ -1,4 +1,4 @@
-"""What is needed to serve an exported file, written beside it: a Modelfile for Ollama and the commands of llama.cpp."""
+"""Writes the files for serving an export beside it: a Modelfile for Ollama and the commands of llama.cpp."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recipes import quantities
 
 MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"
 SERVED_CONTEXT = 8192
-"""A longer context is the operator's choice: its cache takes memory from the first token on."""
+"""The longest suggested context; the cache of a longer one takes much memory from the first token on."""
 _SAMPLING = {
     "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
     "repetition_penalty": "repeat_penalty",
@@ -26,7 +26,7 @@ _SAMPLING = {
 
 @dataclass(frozen=True)
 class Served:
-    """A model as it is served.
+    """How a model is served.
 
     Attributes:
         chat: the regular form of its chat template, if it has one.
@@ -44,7 +44,7 @@ class Served:
 
 
 def served(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Served:
-    """Read from a model's folder how it wants to be served. What is missing or is not a number is left out."""
+    """Read from a model's folder how to serve it. Missing values, and values that are not numbers, are left out."""
     generation = _generation_config(folder)
     chat = chat_format(tokenizer)
     ids = [config.get("eos_token_id"), generation.get("eos_token_id"), tokenizer.eos_token_id]
@@ -81,10 +81,10 @@ def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
             lines.append(f"SYSTEM {_quoted(model.chat.system)}")
     elif model.has_template:
         lines.append(
-            "# The chat template is not regular enough to be said in Ollama's language; the one in the file counts."
+            "# The chat template cannot be written in Ollama's language; Ollama uses the one in the GGUF file."
         )
     else:
-        lines += ["# A model without a chat template: it continues text.", f"TEMPLATE {_quoted('{{ .Prompt }}')}"]
+        lines += ["# The model has no chat template: it continues text.", f"TEMPLATE {_quoted('{{ .Prompt }}')}"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in model.stops]
     lines.append(f"PARAMETER num_ctx {model.context}")
     lines += [f"PARAMETER {name} {quantities.exact(value)}" for name, value in model.sampling.items()]
@@ -92,10 +92,10 @@ def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
 
 
 def commands(model: Served, ggufs: Sequence[str], *, adapters: Sequence[str] = ()) -> str:
-    """llama.cpp's commands for the files beside them, one paragraph a file."""
+    """llama.cpp's commands for the files in the same folder, one paragraph per file."""
     lora = "".join(f" --lora {shlex.quote(name)}" for name in adapters[:1])
     talk = "--jinja -cnv" if model.has_template else "-no-cnv -n 128 -p 'def '"
-    lines = ["# In the folder of these files, with llama.cpp's programs on the PATH.", ""]
+    lines = ["# Run these in the folder of the files, with llama.cpp's programs on the PATH.", ""]
     for name in ggufs:
         file = shlex.quote(name)
         lines.append(f"llama-cli -m {file} -c {model.context} {talk}{lora}")
@@ -105,7 +105,7 @@ def commands(model: Served, ggufs: Sequence[str], *, adapters: Sequence[str] = (
         lines.append("")
     if len(adapters) > 1:
         lines += [
-            "# Another adapter over the same base:",
+            "# Other adapters for the same base model:",
             *(f"#   --lora {shlex.quote(name)}" for name in adapters[1:]),
             "",
         ]
@@ -139,12 +139,12 @@ def _go_template(chat: ChatFormat) -> str:
 
 
 def _go_text(text: str) -> str:
-    """Literal text in a Go template: braces that would open an action are said as strings."""
+    """Literal text in a Go template: braces that would open an action are written as strings."""
     return text.replace("{{", '{{ "{{" }}')
 
 
 def _quoted(text: str) -> str:
-    """A value in a Modelfile, in three quotes. Three quotes within are beyond that language."""
+    """A value in a Modelfile, in three quotes, which it cannot contain; such a value is written in JSON's quotes."""
     return f'"""{text}"""' if '"""' not in text and not text.endswith('"') else json.dumps(text)
 
 

@@ -1,8 +1,7 @@
-"""llama.cpp's own converter, from the operator's checkout, for model families that are not written here.
+"""Runs llama.cpp's own converter from the operator's checkout, for model families that Cockpit does not support.
 
-The script runs in a process of its own; what it wrote is read back before it gets its name, and is compared with the
-model like
-every other file. Only the audit is missing: it derives keys and names from the families that are known here.
+The script runs in its own process. Its file is read back before it is renamed, and is compared with the model like
+every other file. It is not audited, because the audit has only tables of Cockpit's own families.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
 _BY_SCRIPT = ("F32", "F16", "BF16", "Q8_0")
 """Types that the script itself writes."""
 _QUANTIZED_BITS = 7
-"""Bits per weight that a file of any other type is taken to have: its mix depends on the family."""
+"""Estimated bits per weight of a file of any other type: its tensor types depend on the family."""
 _HASH = re.compile(r"[0-9a-f]{40}")
 
 
@@ -52,7 +51,7 @@ class Converter:
     python: str
 
     def record(self) -> dict[str, Any]:
-        """What is known of it, for parity.json."""
+        """Facts about the converter, for parity.json."""
         return {
             "name": SCRIPT,
             "path": str(self.script),
@@ -62,20 +61,20 @@ class Converter:
 
 
 def find_converter(configured: str | None) -> Converter:
-    """The operator's checkout.
+    """Find the script in the operator's checkout.
 
     Args:
         configured: the recipe's `llama_cpp`.
 
     Raises:
-        OperatorError: none is named, or it has no such script.
+        OperatorError: no checkout is named, or it lacks the script.
     """
     named_by, place = ("llama_cpp", configured) if configured else (VARIABLE, os.environ.get(VARIABLE))
     if not place:
         raise OperatorError(
             'converter — got "upstream", which needs a checkout of llama.cpp; neither llama_cpp nor '
             f"{VARIABLE} names one",
-            'name it: llama_cpp = "DIR"',
+            'set llama_cpp = "DIR"',
         )
     script = Path(place).expanduser() / SCRIPT
     if not script.is_file():
@@ -84,22 +83,22 @@ def find_converter(configured: str | None) -> Converter:
         )
     python = os.environ.get(PYTHON_VARIABLE) or sys.executable
     if shutil.which(python) is None:
-        raise OperatorError(f"{PYTHON_VARIABLE} — there is no program {printable(python, 300)}")
+        raise OperatorError(f"{PYTHON_VARIABLE} — program not found: {printable(python, 300)}")
     return Converter(script.absolute(), python)
 
 
 def upstream_model(folder: Path) -> Model:
-    """As much of a model as the comparison needs, without knowing its family.
+    """The parts of a model that the comparison needs, for any family.
 
     Raises:
-        OperatorError: its config does not say how many tokens or positions it has, or its weights cannot be read.
+        OperatorError: its config lacks the number of tokens or positions, or its weights cannot be read.
     """
     config = read_settings(folder)
     for key in ("vocab_size", "max_position_embeddings"):
         if not isinstance(config.get(key), int):
             raise OperatorError(
-                f"{folder}: config.json  {key} — got {printable(str(config.get(key)), 60)}; allowed a whole number",
-                "models of text only can be compared here",
+                f"{folder}/config.json: {key} — got {printable(str(config.get(key)), 60)}; allowed a whole number",
+                "only models of text are supported",
             )
     weights = open_weights(folder)
     shapes = [Shape(info.name, info.rows, info.columns, len(info.shape)) for info in weights.tensors.values()]
@@ -109,7 +108,7 @@ def upstream_model(folder: Path) -> Model:
 
 
 def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
-    """The token that ends an answer, by the config or generation_config.json."""
+    """The tokens that end an answer, from generation_config.json, else from config.json."""
     generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     for source in (generation, config):
         listed = source.get("eos_token_id")
@@ -124,11 +123,11 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     """Write every file of the stage with the operator's llama.cpp.
 
     Returns:
-        The export, with its files written and ready to be compared.
+        The export after its files were written.
 
     Raises:
-        OperatorError: the checkout, the model, the disk or a type is not fit.
-        StageFailedError: the script failed, or wrote something that is not a whole file.
+        OperatorError: the checkout or the model cannot be used, a type cannot be written, or the disk is too small.
+        StageFailedError: the script failed, or did not write a complete file.
         StopRequested: the operator asked to stop.
     """
     stage = ctx.stage
@@ -137,7 +136,7 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     export = Export(ctx, model, [], stage.threads or default_threads())
     export.record = {"format": 1, "threads": export.threads, "converter": converter.record(), "audit": None}
     ctx.warn(
-        "written by llama.cpp's own converter: these files are compared with the model, but not audited key by key"
+        "llama.cpp's own converter writes these files: they are compared with the model, but not audited key by key"
     )
     known = known_architecture(model.config) is not None
     program = None if known else _program(stage.llama_cpp)
@@ -147,8 +146,8 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     others = [name for name in types if name not in by_script]
     if others and not (known or program):
         raise OperatorError(
-            f"file_types — got {', '.join(others)} for {model.architecture.name}, whose tables of types are "
-            "not known here",
+            f"file_types — got {', '.join(others)}; Cockpit does not know the tensor types of "
+            f"{model.architecture.name} in them",
             f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BY_SCRIPT)} only",
         )
     exact = "BF16" if {info.dtype for info in model.weights.tensors.values()} <= {"BF16"} else "F32"
@@ -192,20 +191,20 @@ def _convert(
 
 
 def _read_back(
-    ctx: StageContext[ExportStage], target: Path, file_type: str, who: str, write: Callable[[Path], None]
+    ctx: StageContext[ExportStage], target: Path, file_type: str, program: str, write: Callable[[Path], None]
 ) -> FilePlan:
-    """Have a foreign program write a file, which gets its name when it was read back and is on the disk.
+    """Let a foreign program write a file; read it back, make it durable and rename it.
 
     Raises:
-        StageFailedError: the program failed, or what it wrote is no whole file.
+        StageFailedError: the program failed, or did not write a complete file.
     """
-    named = ctx.work / f"partial-{target.name}"  # llama.cpp's script wants a name that ends in .gguf
+    named = ctx.work / f"partial-{target.name}"  # llama.cpp's script requires a name that ends in .gguf
     try:
         with atomic_path(target, named) as partial:
             write(partial)
             return plan_of(partial, file_type)
     except (NativeError, OperatorError) as error:
-        raise StageFailedError(f"{who} wrote no whole file: {error}") from error
+        raise StageFailedError(f"{program} did not write a complete file: {error}") from error
 
 
 def _progress(ctx: StageContext[ExportStage], path: Path, expected: int) -> None:
@@ -213,7 +212,7 @@ def _progress(ctx: StageContext[ExportStage], path: Path, expected: int) -> None
 
 
 def _program(configured: str | None) -> Found | None:
-    """The operator's `llama-quantize`; a checkout that was never built has none."""
+    """The operator's `llama-quantize`; None for a checkout that was not built."""
     try:
         return find_program(configured)
     except OperatorError:
@@ -221,7 +220,7 @@ def _program(configured: str | None) -> Found | None:
 
 
 def _quantize_with(export: Export, found: Found, source: Path, types: list[str]) -> list[FilePlan]:
-    """With the operator's program, which knows the family's table of types."""
+    """Quantize with the operator's program, which has the family's table of types."""
     ctx = export.ctx
     program = OwnProgram(found, ctx.work, export.threads)
     export.record["llama_quantize"] = program.record
@@ -239,10 +238,10 @@ def _quantize_with(export: Export, found: Found, source: Path, types: list[str])
 
 
 def _quantize_here(export: Export, source: Path, types: list[str]) -> list[FilePlan]:
-    """With the tables and kernels here, for a family that is known."""
+    """Quantize with Cockpit's tables and kernels, for a family that Cockpit supports."""
     ctx = export.ctx
 
-    def tell(line: dict[str, Any]) -> None:
+    def send(line: dict[str, Any]) -> None:
         match line:
             case {"phase": str(phase)}:
                 ctx.phase(phase)
@@ -253,7 +252,7 @@ def _quantize_here(export: Export, source: Path, types: list[str]) -> list[FileP
 
     job = Job(source, types, ctx.work, None, export.threads, own_program=_program(None) is not None)
     try:
-        record = quantize(job, tell)
+        record = quantize(job, send)
     except NativeError as error:
         raise StageFailedError(f"quantization failed: {error}") from error
     export.record |= {key: record[key] for key in ("quantizer", "llama_quantize") if key in record}
@@ -266,24 +265,22 @@ def _quantize_here(export: Export, source: Path, types: list[str]) -> list[FileP
 
 
 def plan_of(path: Path, file_type: str) -> FilePlan:
-    """What is in a finished file.
+    """The tensors of a finished file with their types.
 
     Raises:
-        OperatorError: it is not a whole GGUF file, or has a type that is not known here.
+        OperatorError: the file is not a complete GGUF file, or has an unknown type.
     """
     choices = []
     for tensor in read_gguf(path).tensors.values():
         if tensor.type_id not in BY_ID:
-            raise OperatorError(
-                f"{path}: {printable(tensor.name, 200)} has type {tensor.type_id}, which is not known here"
-            )
+            raise OperatorError(f"{path}: {printable(tensor.name, 200)} has the unknown type {tensor.type_id}")
         kind = BY_ID[tensor.type_id].name
         choices.append(Choice(Shape(tensor.name, tensor.rows, tensor.columns, 2 if tensor.matrix else 1), kind, kind))
     return FilePlan(file_type, choices)
 
 
 def _commit(checkout: Path) -> str | None:
-    """The checkout's commit, read from its files: git itself would run what the checkout's configuration names."""
+    """The checkout's commit, read from its files, because git would run programs that its configuration names."""
     git = checkout / ".git"
     try:
         head = read_regular_text(git / "HEAD").strip()

@@ -1,7 +1,7 @@
-"""Is a model ternary: does each of its linear layers hold only -s, 0 and s?
+"""Checks that a model is ternary: that each of its linear layers contains only -s, 0 and s.
 
-TQ1_0, TQ2_0 and i2_s store three values. On a model trained so (BitNet b1.58, arXiv 2402.17764) nothing is lost; on any
-other the file loads and answers, with a perplexity that is some forty per cent higher.
+TQ1_0, TQ2_0 and i2_s store three values. A model that was trained with them (BitNet b1.58, arXiv 2402.17764) loses
+nothing. The file of any other model loads and answers, but its perplexity is about 40 % higher.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recipes.problems import OperatorError, printable
 CHUNK_BYTES = 4 * 1024 * 1024
 
 ReadRows = Callable[[Shape, int, int], NDArray[np.float32]]
-"""Rows of a tensor from a first to before a last, float32 [stop - start, columns]."""
+"""Reads rows of a tensor from start to before stop, float32 [stop - start, columns]."""
 
 
 def scale_of(rows: NDArray[np.float32], scale: float | None) -> float | None:
@@ -27,7 +27,7 @@ def scale_of(rows: NDArray[np.float32], scale: float | None) -> float | None:
 
     Args:
         rows: float32 [rows, columns].
-        scale: the magnitude that other values of the tensor have; None when none has been seen.
+        scale: the magnitude of the tensor's earlier values; None for its first rows.
     """
     sizes = np.abs(rows[rows != 0])
     if not sizes.size:
@@ -38,7 +38,7 @@ def scale_of(rows: NDArray[np.float32], scale: float | None) -> float | None:
 
 
 def check_ternary(model: Model, file_type: str) -> None:
-    """Refuse a file type of three values for a model that has more.
+    """Refuse a ternary file type for a model that is not ternary.
 
     Raises:
         OperatorError: names the first tensor that is not ternary.
@@ -49,12 +49,12 @@ def check_ternary(model: Model, file_type: str) -> None:
 
 
 def check_ternary_rows(shapes: list[Shape], read: ReadRows, what: str) -> dict[str, float]:
-    """The same for any source of rows.
+    """Refuse tensors that are not ternary, from any source of rows.
 
     Args:
-        shapes: all tensors; the matrices inside the layers are looked at.
-        read: rows of one of them, from a first to before a last.
-        what: what is refused, for the message.
+        shapes: all tensors; only the matrices inside the layers are checked.
+        read: reads rows of one of them.
+        what: the option and its value, for the message.
 
     Returns:
         The scale of each: the magnitude of its values that are not zero; 0 for a matrix of zeros.
@@ -71,8 +71,8 @@ def check_ternary_rows(shapes: list[Shape], read: ReadRows, what: str) -> dict[s
             scale = scale_of(read(shape, start, stop), scale)
             if scale is None:
                 raise OperatorError(
-                    f"{what} stores -s, 0 and s, and {printable(shape.name, 200)} holds other values",
-                    "it is for models trained with ternary weights; for this one choose Q2_K or IQ2_XXS",
+                    f"{what} stores only -s, 0 and s, but {printable(shape.name, 200)} contains other values",
+                    "use it for models trained with ternary weights; for this one choose Q2_K or IQ2_XXS",
                 )
         scales[shape.name] = scale or 0.0
     return scales

@@ -1,15 +1,12 @@
-"""i2_s, bitnet.cpp's two bits per weight: written in a byte layout that is declared, and read back by a validator of
-its own.
+"""i2_s, bitnet.cpp's format with two bits per weight: packs and unpacks tensors in a declared byte layout.
 
-One type id stands for several byte orders, and nothing in the format says which; read in the wrong one a file gives
-words
-without sense and no error. So the layout is asked for, written as `cockpit.i2s.layout` (which other readers ignore),
-and every
-file is unpacked again in that layout and compared with its source, value by value.
+One type id stands for several byte orders, and the format does not say which. A file that is read in the wrong one
+gives nonsense without an error. So the recipe names the layout, the file stores it as `cockpit.i2s.layout` (which other
+readers ignore), and every file is unpacked again in that layout and compared with its source, value by value.
 
-A code is value / scale + 1: 0, 1, 2; 3 is never written. A tensor is its codes, four to a byte, then 32 bytes of which
-the first
-four are the scale as float32. Layouts as in microsoft/BitNet (16da220), src/ggml-bitnet-mad.cpp and its converter.
+A code is value / scale + 1: 0, 1 or 2; 3 is never written. A tensor is its codes, four to a byte, then 32 bytes of
+which the first four are the scale as float32. Layouts as in microsoft/BitNet (16da220), src/ggml-bitnet-mad.cpp and its
+converter.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from recipes.problems import OperatorError, printable
 Layout = Literal["x86-128", "arm-64", "x86-rows4"]
 
 TYPE_ID = 36
-"""In bitnet.cpp; llama.cpp removed what had this number, and refuses it."""
+"""bitnet.cpp's number; llama.cpp removed the type that had it, and refuses it."""
 
 FILE_TYPE_ID = 40
 """`general.file_type` in bitnet.cpp's converter; llama.cpp uses the number for another type."""
@@ -54,8 +51,8 @@ def fits(rows: int, columns: int, layout: str) -> str:
     """Why a tensor of this shape cannot be stored in a layout; empty when it can."""
     if layout in GROUPS:
         group = GROUPS[layout]
-        return f"rows of {columns} values do not divide into groups of {group}" if columns % group else ""
-    return f"{rows} rows do not divide into fours" if rows % ROWS else ""
+        return f"its rows have {columns} values; allowed a multiple of {group}" if columns % group else ""
+    return f"it has {rows} rows; allowed a multiple of {ROWS}" if rows % ROWS else ""
 
 
 def codes_of(rows: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
@@ -76,20 +73,20 @@ def pack(codes: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
 
 
 def unpack(data: NDArray[np.uint8], rows: int, columns: int, layout: str) -> NDArray[np.uint8]:
-    """uint8 [rows * columns / 4] → the codes that the bytes hold in a layout, uint8 [rows, columns]."""
+    """uint8 [rows * columns / 4] → the codes in a layout, uint8 [rows, columns]."""
     width = GROUPS[layout] // 4 if layout in GROUPS else columns
     quarters = (data.reshape(-1, 1, width) >> _SHIFTS[None, :, None]) & np.uint8(3)
     return np.ascontiguousarray(quarters).reshape(rows, columns)
 
 
 def tail(scale: float) -> bytes:
-    """What follows the codes."""
+    """The bytes after the codes."""
     return np.float32(scale).tobytes() + bytes(TAIL_BYTES - 4)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A tensor as a reader of the declared layout sees it. `codes`: uint8 [rows, columns]."""
+    """A tensor decoded in the declared layout. `codes`: uint8 [rows, columns]."""
 
     codes: NDArray[np.uint8]
     scale: float
@@ -104,14 +101,14 @@ def declared_layout(file: GgufFile) -> str:
     """The layout that a file declares.
 
     Raises:
-        OperatorError: none, or one that is not known.
+        OperatorError: the file declares no layout, or an unknown one.
     """
     value = file.keys.get(LAYOUT_KEY)
     if value is None or value.kind != STRING or value.scalar not in LAYOUTS:
         got = "nothing" if value is None else printable(str(value.scalar))
         raise OperatorError(
             f"{file.path}: {LAYOUT_KEY} — got {got}; allowed {', '.join(LAYOUTS)}",
-            "an i2_s file that does not say its byte layout cannot be told from one in another",
+            "without this key the byte layout of an i2_s file is unknown; export the model again",
         )
     return str(value.scalar)
 
@@ -120,7 +117,7 @@ def read_tensor(file: GgufFile, tensor: Tensor, layout: str) -> Decoded:
     """Read one i2_s tensor and check everything that can be checked without its source.
 
     Raises:
-        OperatorError: sizes, codes, scale or tail are not those of i2_s; names the tensor.
+        OperatorError: size, codes, scale or tail violate the format; names the tensor.
     """
 
     def bad(what: str) -> OperatorError:
@@ -133,20 +130,20 @@ def read_tensor(file: GgufFile, tensor: Tensor, layout: str) -> Decoded:
         raise bad(reason)
     size = tensor_bytes(tensor.rows, tensor.columns)
     if tensor.room < size:
-        raise bad(f"{size} bytes are needed, {tensor.room} are there")
+        raise bad(f"needs {size} bytes; the file has {tensor.room}")
     stored = bytearray(size)
     try:
         read_into(file.path, tensor.start, memoryview(stored))
     except EOFError as error:
-        raise bad("the file has been cut") from error
+        raise bad("the file is truncated") from error
     data = np.frombuffer(stored, np.uint8)
     body, rest = data[:-TAIL_BYTES], data[-TAIL_BYTES:]
     scale = float(rest[:4].view("<f4")[0])
     if not np.isfinite(scale) or scale <= 0:
-        raise bad(f"its scale is {scale}")
+        raise bad(f"scale — got {scale}; allowed a finite number > 0")
     if rest[4:].any():
         raise bad("bytes after the scale are not zero")
     codes = unpack(body, tensor.rows, tensor.columns, layout)
     if (codes == 3).any():
-        raise bad("a code is 3, which no value has")
+        raise bad("code — got 3; allowed 0, 1, 2")
     return Decoded(codes, scale)

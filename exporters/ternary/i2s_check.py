@@ -1,5 +1,5 @@
-"""`python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]`: is an i2_s file whole, and does it hold the model's
-values?"""
+"""`python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]`: checks an i2_s file, and compares it with the
+model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISTAKE = 2
 
 
 def main(words: list[str]) -> int:
-    """Print what was checked as JSON; 2 when the file is not right."""
+    """Print what was checked as JSON; return 2 if the check fails or the usage is wrong."""
     if not 1 <= len(words) <= 2:
         sys.stderr.write("usage: python -m exporters.ternary.i2s_check FILE.gguf [MODEL_FOLDER]\n")
         return MISTAKE

@@ -1,4 +1,4 @@
-"""An i2_s file of a ternary model: written, and then held against the model value by value."""
+"""Writes the i2_s file of a ternary model, and compares it with the model value by value."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from recipes.problems import OperatorError, printable
 
 
 def is_packed(shape: Shape) -> bool:
-    """Whether a tensor is stored as i2_s: the matrices inside the layers; the rest as F16 and F32."""
+    """Whether a tensor is stored as i2_s: the matrices inside the layers are; others are F16 or F32."""
     return shape.layer is not None and shape.dimensions == 2 and shape.name.endswith(".weight")
 
 
 def ternary_scales(model: Model, layout: str) -> dict[str, float]:
-    """The scale of every matrix; refuses what i2_s cannot hold, before anything is written.
+    """The scale of every matrix; refuses models that i2_s does not support, before anything is written.
 
     Raises:
-        OperatorError: a matrix holds other values than -s, 0 and s, none but zeros, or does not divide.
+        OperatorError: a matrix contains values other than -s, 0 and s, contains only zeros, or does not fit the layout.
     """
     for shape in filter(is_packed, model.shapes):
         reason = i2s.fits(shape.rows, shape.columns, layout)
@@ -41,7 +41,7 @@ def ternary_scales(model: Model, layout: str) -> dict[str, float]:
     scales = check_ternary_rows(model.shapes, lambda shape, a, b: read_rows(model, shape, a, b), "i2s — i2_s")
     empty = next((name for name, scale in scales.items() if not scale), None)
     if empty is not None:
-        raise OperatorError(f"i2s — {printable(empty, 200)} holds nothing but zeros, which have no scale")
+        raise OperatorError(f"i2s — {printable(empty, 200)} contains only zeros, so it has no scale")
     return scales
 
 
@@ -66,7 +66,7 @@ def write_i2s(
 
     Args:
         model: what to write.
-        scales: as from `ternary_scales`.
+        scales: from `ternary_scales`.
         layout: one of `i2s.LAYOUTS`; it is written into the file.
         path: the final name.
         progress: called with the number of values written since the last call.
@@ -92,7 +92,7 @@ def _type_id(shape: Shape) -> int:
 
 
 def _pieces(model: Model, shape: Shape, scale: float | None, layout: str) -> Iterator[Piece]:
-    """A tensor's codes and their tail, or its plain values; `scale` is that of a packed one."""
+    """A tensor's codes and their tail, or its plain values; `scale` is the scale of a packed tensor."""
     for start, stop in row_chunks(shape.rows, shape.columns):
         rows = read_rows(model, shape, start, stop)
         if is_packed(shape):
@@ -106,19 +106,19 @@ def _pieces(model: Model, shape: Shape, scale: float | None, layout: str) -> Ite
 
 
 def validate(path: Path, model: Model | None = None) -> dict[str, Any]:
-    """Read a file as its declared layout says, and compare it with a model if one is given.
+    """Read a file in its declared layout, and compare it with a model if one is given.
 
     Returns:
         What was checked: layout, tensors, values, and whether they were compared.
 
     Raises:
-        OperatorError: the file is damaged, declares no layout, or does not hold the model's values; names the tensor.
+        OperatorError: the file is damaged, declares no layout, or differs from the model; names the tensor.
     """
     file = read_gguf(path)
     layout = i2s.declared_layout(file)
     packed = [tensor for tensor in file.tensors.values() if tensor.type_id == i2s.TYPE_ID]
     if not packed:
-        raise OperatorError(f"{path}: no tensor is i2_s")
+        raise OperatorError(f"{path} has no i2_s tensor")
     values = 0
     for tensor in packed:
         decoded = i2s.read_tensor(file, tensor, layout)
@@ -130,7 +130,8 @@ def validate(path: Path, model: Model | None = None) -> dict[str, Any]:
         missing |= {shape.name for shape in model.shapes if is_packed(shape)} ^ {tensor.name for tensor in packed}
         if missing:
             raise OperatorError(
-                f"{path}: tensor {printable(min(missing), 200)} is only in the file, or only in the model"
+                f"{path}: tensor {printable(min(missing), 200)} is missing in the file or in the model, or has the "
+                "wrong type in the file"
             )
     return {"layout": layout, "tensors": len(packed), "values": values, "compared": model is not None}
 
@@ -138,12 +139,12 @@ def validate(path: Path, model: Model | None = None) -> dict[str, Any]:
 def _compare(path: Path, name: str, decoded: i2s.Decoded, model: Model) -> None:
     shape = next((shape for shape in model.shapes if shape.name == name), None)
     if shape is None or (shape.rows, shape.columns) != decoded.codes.shape:
-        raise OperatorError(f"{path}: tensor {printable(name, 200)} is not one of the model's, or has another shape")
+        raise OperatorError(f"{path}: tensor {printable(name, 200)} is missing in the model or has another shape there")
     values = decoded.values
     for start, stop in row_chunks(shape.rows, shape.columns):
         different = np.argwhere(values[start:stop] != read_rows(model, shape, start, stop))
         if len(different):
             row, column = different[0]
             raise OperatorError(
-                f"{path}: tensor {printable(name, 200)}: row {start + row}, column {column} is not the model's value"
+                f"{path}: tensor {printable(name, 200)}: row {start + row}, column {column} differs from the model"
             )

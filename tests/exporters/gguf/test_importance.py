@@ -78,7 +78,7 @@ def test_what_is_no_importance_matrix_is_refused(tmp_path: Path, content: bytes)
 def test_importances_that_cannot_be_are_refused(tmp_path: Path, value: float) -> None:
     rows = {"blk.0.ffn_up.weight": np.asarray([1.0, value, 2.0], np.float32)}
     save_importance(Importance(rows, 10, (1, 10), "text"), tmp_path / "x.gguf")
-    with pytest.raises(OperatorError, match="negative or not finite"):
+    with pytest.raises(OperatorError, match="negative or non-finite"):
         load_importance(tmp_path / "x.gguf")
 
 
@@ -167,7 +167,7 @@ def test_three_values_are_for_models_that_have_three(tmp_path: Path, base: Path,
     import torch
     from transformers import AutoModelForCausalLM
 
-    with pytest.raises(OperatorError, match=r"TQ2_0 stores -s, 0 and s, and blk\.0\.") as caught:
+    with pytest.raises(OperatorError, match=r"TQ2_0 stores only -s, 0 and s, but blk\.0\.") as caught:
         export(tmp_path / "a", base, "F16", "TQ2_0", parity_positions=0)
     assert "Q2_K" in caught.value.hint
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

@@ -161,7 +161,7 @@ def test_all_that_is_wrong_with_a_config_is_said_at_once(tmp_path: Path, base: P
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         (
             {"rope_parameters": {**YARN, "beta_fast": 16}},
-            "beta_fast — got 16; allowed 32, the only one that llama.cpp takes",
+            "beta_fast — got 16; allowed 32, the only value that llama.cpp supports",
         ),
         ({"rope_parameters": {**YARN, "truncate": False}}, "truncate — got false; allowed true"),
         ({"rope_parameters": {**LLAMA3, "high_freq_factor": 0.5}}, "high_freq_factor — got 0.5; allowed more than"),

@@ -35,7 +35,7 @@ def spelled(value: object) -> bytes:
     [
         ({"w": tensor(0, 16, [1 << 60])}, 16, "w has shape"),
         ({"w": tensor(0, 16, [1 << 40, 1 << 40])}, 16, "w has 16 bytes"),
-        ({"w": tensor(0, 1 << 59, [1 << 57])}, 16, "cut short: w"),
+        ({"w": tensor(0, 1 << 59, [1 << 57])}, 16, "is truncated: w"),
         ({"w": tensor(0, 16, [-2, -2])}, 16, "w has shape"),
         ({"w": tensor(0, 16, [4.0])}, 16, "w has shape"),
         ({"w": tensor(0, 16, [True, 4])}, 16, "w has shape"),
@@ -43,17 +43,17 @@ def spelled(value: object) -> bytes:
         ({"w": tensor(0, 16, [4]), "v": tensor(0, 16, [4])}, 16, "overlaps"),
         ({"w": tensor(0, 16, [4]), "v": tensor(32, 48, [4])}, 48, "v leaves a gap"),
         ({"w": tensor(16, 0, [4])}, 16, "w has -16 bytes"),
-        ({"w": tensor(0, 16, [4])}, 15, "cut short: w"),
-        ({"w": tensor(0, 16, [4])}, 17, "1 bytes after its last tensor"),
+        ({"w": tensor(0, 16, [4])}, 15, "is truncated: w"),
+        ({"w": tensor(0, 16, [4])}, 17, "1 bytes follow its last tensor"),
         ({"w": tensor(0, 16, [4], "F8_E9")}, 16, "w has type F8_E9"),
         ({"w": tensor(0, 16, [1] * 9)}, 16, "w has shape"),
         ({"w": {"dtype": "F32"}}, 16, "shape"),
-        ({"w": 3}, 16, "not a whole safetensors file"),
+        ({"w": 3}, 16, "not a complete safetensors file"),
         ([], 16, "not a table"),
         ({"__metadata__": []}, 0, "not a table"),
-        (b'{"w":%s,"w":%s}' % (spelled(tensor(0, 8, [2])), spelled(tensor(8, 16, [2]))), 16, "w is there twice"),
-        (b'{"a":' * 100_000, 0, "not a whole safetensors file"),
-        (b"\xff" * 64, 0, "not a whole safetensors file"),
+        (b'{"w":%s,"w":%s}' % (spelled(tensor(0, 8, [2])), spelled(tensor(8, 16, [2]))), 16, "w occurs twice"),
+        (b'{"a":' * 100_000, 0, "not a complete safetensors file"),
+        (b"\xff" * 64, 0, "not a complete safetensors file"),
         ({"\x1b[31mred\n": tensor(0, 16, [9])}, 16, "has 16 bytes"),
     ],
 )  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_lying_header_is_refused_and_names_the_tensor(tmp_path: Path, header: 
 def test_a_length_beyond_the_file_costs_nothing(tmp_path: Path, length: int) -> None:
     path = write(tmp_path / "m.safetensors", {"w": tensor(0, 16, [4])}, bytes(16), length)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(OperatorError, match="not a whole safetensors file"):
+    with pytest.raises(OperatorError, match="not a complete safetensors file"):
         read_header(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024, "kilobytes"
 
@@ -79,7 +79,7 @@ def test_a_file_shorter_than_its_length_field_is_refused(tmp_path: Path) -> None
     for size in range(8):
         path = tmp_path / "m.safetensors"
         path.write_bytes(bytes(size))
-        with pytest.raises(OperatorError, match="not a whole safetensors file"):
+        with pytest.raises(OperatorError, match="not a complete safetensors file"):
             read_header(path)
 
 

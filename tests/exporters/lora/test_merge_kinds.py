@@ -198,9 +198,9 @@ def test_a_tied_embedding_that_an_adapter_changes_is_told(bases: Any, tmp_path: 
 def test_a_resized_vocabulary_is_merged_alone_and_whole(bases: Any, tmp_path: Path) -> None:
     for name, vocab in (("wide", 704), ("plain", 0)):
         adapt(tmp_path / name, bases(False), vocab=vocab)
-    with pytest.raises(OperatorError, match="640 rows in the base and 704 in the adapter") as caught:
+    with pytest.raises(OperatorError, match="640 rows in the base model and 704 in the adapter") as caught:
         open_merged(bases(False), [(tmp_path / "wide", 1.0), (tmp_path / "plain", 1.0)])
-    assert "merged alone" in caught.value.hint
+    assert "alone and with weight 1" in caught.value.hint
     with pytest.raises(OperatorError, match="704"):
         open_merged(bases(False), [(tmp_path / "wide", 0.5)])
 
@@ -264,5 +264,5 @@ def test_weights_that_others_pickled_are_not_read(bases: Any, tmp_path: Path) ->
 def test_dora_settings_and_magnitudes_go_together(bases: Any, tmp_path: Path) -> None:
     adapt(tmp_path / "adapter", bases(False))
     edit_json(tmp_path / "adapter" / "adapter_config.json", use_dora=True)
-    with pytest.raises(OperatorError, match="lacks its lora_magnitude_vector, and use_dora is true"):
+    with pytest.raises(OperatorError, match="lacks its lora_magnitude_vector, but use_dora is true"):
         open_merged(bases(False), [(tmp_path / "adapter", 1.0)])

@@ -133,8 +133,8 @@ def test_a_runtime_on_rounded_weights_is_held_against_llama_cpp_on_the_same_file
 
 WRONG = {
     "another token": ("g = known['greedy_ids']; g[2] = (g[2] + 1) % 100; print(*g)", "token 3 of"),
-    "nothing": ("pass", "it printed nothing"),
-    "words": ("print('hello')", "its last line is 'hello'"),
+    "nothing": ("pass", "the program printed nothing"),
+    "words": ("print('hello')", "the program's last line is 'hello'"),
     "a failure": ("sys.exit('no such layer')", "exit code 1: no such layer"),
     "a crash": ("os.kill(os.getpid(), 11)", "signal 11"),
     "negative ids": ("print(json.dumps({'ids': [-1]}))", "expected numbers"),
@@ -192,7 +192,7 @@ def test_a_prompt_never_reaches_a_shell(exported: Path, fixture: Fixture, tmp_pa
         ("run {gguf}", r"has no \{prompt_ids\}"),
         ("run {gguf} {ids}", r"got \{ids\}; allowed \{gguf\}, \{prompt_ids\}"),
         ("run '{gguf} {prompt_ids}", "cannot be split"),
-        ("no-such-program {gguf} {prompt_ids}", "there is no program no-such-program"),
+        ("no-such-program {gguf} {prompt_ids}", "program not found: no-such-program"),
     ],
 )
 def test_a_command_that_cannot_work_is_refused_before_anything_runs(command: str, message: str) -> None:
@@ -244,7 +244,7 @@ def test_a_file_with_another_vocabulary_is_refused_by_name(exported: Path, tmp_p
     body["model"]["vocab_size"] += 1
     (tmp_path / FIXTURE_FILE).write_text(json.dumps(body))
     (tmp_path / "run-F16.gguf").write_bytes((exported / "run-F16.gguf").read_bytes())
-    with pytest.raises(OperatorError, match=r"run-F16\.gguf: has 640 tokens; the fixture's model has 641"):
+    with pytest.raises(OperatorError, match=r"run-F16\.gguf has 640 tokens, but the fixture's model has 641"):
         compare(tmp_path, "F16")
 
 
@@ -311,5 +311,5 @@ def test_logits_become_log_probabilities() -> None:
     answer = _parse(body, prompt, 0.0)
     assert answer.log_probabilities is not None
     assert answer.log_probabilities[0][7] == pytest.approx(3.0 - math.log(math.exp(3.0) + 9))
-    with pytest.raises(RunnerError, match="its logits cannot be read"):
+    with pytest.raises(RunnerError, match="the program's logits cannot be read"):
         _parse(json.dumps({"ids": [7], "logits": ["x"]}), prompt, 0.0)

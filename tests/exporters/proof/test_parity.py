@@ -140,7 +140,7 @@ def test_a_failed_comparison_is_written_down_and_offers_no_file(
         "max_length": 64,
     }
     ctx = make_context(tmp_path, stage, inputs={"model": base})
-    with pytest.raises(Exception, match="are not the model"):
+    with pytest.raises(Exception, match="differ from the model"):
         export_stage.run(ctx)
     record = parity(ctx)
     assert record["passed"] is False

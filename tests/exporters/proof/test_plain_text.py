@@ -75,7 +75,5 @@ def test_a_row_that_is_no_document_is_located(tmp_path: Path, row: str) -> None:
 def test_a_place_without_text_says_what_it_may_be(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\0\1")
     for place in (tmp_path, tmp_path / "x.bin"):
-        with pytest.raises(
-            OperatorError, match="no text in it: it may be a folder that a prepare stage made, a text file"
-        ):
+        with pytest.raises(OperatorError, match="contains no text; allowed the output of a prepare stage, a text file"):
             read_parity_data(place, Tokenizer(), positions=10, max_length=8)

@@ -163,7 +163,7 @@ def test_asking_for_a_program_that_is_not_there_is_refused_and_numpy_can_be_aske
 ) -> None:
     monkeypatch.delenv("COCKPIT_LLAMA_CPP", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(OperatorError, match="there is none in llama_cpp"):
+    with pytest.raises(OperatorError, match="is not in llama_cpp"):
         export(tmp_path / "own", base, "Q8_0", parity_positions=0, quantizer="llama-quantize")
     ctx, _ = export(tmp_path / "numpy", base, "Q8_0", parity_positions=0, quantizer="numpy")
     record = parity(ctx)["quantizer"]

@@ -122,7 +122,7 @@ def test_an_importance_matrix_is_used_noted_and_required(sources: Path, base: Pa
     del part.values["blk.1.ffn_up.weight"]  # type: ignore[attr-defined]
     save_importance(part, matrix)
     assert (
-        "nothing on blk.1.ffn_up.weight"
+        "no values for blk.1.ffn_up.weight"
         in refusal(source, "IQ2_XS", out=tmp_path / "some", imatrix=str(matrix)).message
     )
 
@@ -131,10 +131,10 @@ def test_what_is_already_quantized_or_unknown_is_refused(sources: Path, tmp_path
     source = sources / "small-F32.gguf"
     make(source, "Q8_0", out=tmp_path)
     again = refusal(tmp_path / "small-Q8_0.gguf", "Q4_K_M", out=tmp_path / "again")
-    assert "is Q8_0: the file is already quantized" in again.message
+    assert "has type Q8_0: the file is already quantized" in again.message
     assert "F32, F16 or BF16" in again.hint
     assert "Q7" in refusal(source, "Q7", out=tmp_path / "b").message
-    assert "holds other values" in refusal(source, "TQ2_0", out=tmp_path / "c").message
+    assert "contains other values" in refusal(source, "TQ2_0", out=tmp_path / "c").message
     data = source.read_bytes()
     other = tmp_path / "other.gguf"
     other.write_bytes(data.replace(b"llama", b"mamba"))
@@ -150,7 +150,7 @@ def test_a_value_that_is_no_number_ends_the_work_without_a_file(sources: Path, t
     with spoiled.open("r+b") as file:
         file.seek(place.start + 40)
         file.write(np.float32(np.nan).tobytes())
-    with pytest.raises(OperatorError, match=r"blk\.1\.attn_q\.weight holds a value that is not finite"):
+    with pytest.raises(OperatorError, match=r"blk\.1\.attn_q\.weight contains a value that is not finite"):
         make(spoiled, "Q8_0", out=tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

@@ -157,7 +157,7 @@ def test_held_out_text_messages_and_tokens_are_read(tmp_path: Path, base: Path) 
     assert (parity(ctx)["data"]["source"], parity(ctx)["data"]["split"]) == ("text", "test")
     ctx, _ = export(tmp_path / "2", base, "F16", data=tmp_path / "messages", parity_positions=400)
     assert (parity(ctx)["data"]["source"], parity(ctx)["data"]["split"]) == ("messages", "val")
-    assert any("of the 400 asked for" in event.message for event in ctx.events() if isinstance(event, Warned))
+    assert any("of the 400 requested positions" in event.message for event in ctx.events() if isinstance(event, Warned))
     write_tokens(tmp_path / "tokens", base)
     ctx, _ = export(tmp_path / "3", base, "F16", data=tmp_path / "tokens", parity_positions=50)
     assert (parity(ctx)["data"]["source"], parity(ctx)["data"]["positions"] >= 50) == ("tokens", True)
@@ -306,7 +306,7 @@ def test_values_beyond_f16_are_refused_by_name(tmp_path: Path, tokenizer: Path) 
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = 70_000.0
     model.save_pretrained(tmp_path / "a")
-    with pytest.raises(OperatorError, match=r"blk\.1\.ffn_up\.weight holds 70000, beyond what F16"):
+    with pytest.raises(OperatorError, match=r"blk\.1\.ffn_up\.weight contains 70000, outside the range of F16"):
         export(tmp_path, tmp_path / "a", "F16")
 
 

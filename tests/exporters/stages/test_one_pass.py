@@ -112,7 +112,9 @@ def test_merged_weights_that_are_not_the_trained_model_fail_the_merge(
             writer.write(bytes(len(data)) if name.endswith("0.mlp.down_proj.weight") else data)
     whole = Merged(sum(info.values for info in weights.tensors.values()), 0, 0)
     ctx.stage = ctx.stage.model_copy(update={"parity_positions": 300})
-    with pytest.raises(StageFailedError, match="the merged model is not the adapter over its base: mean KL is"):
+    with pytest.raises(
+        StageFailedError, match="the merged model differs from the adapter over its base model: mean KL is"
+    ):
         compare_merge(ctx, base, adapter, whole)
 
 

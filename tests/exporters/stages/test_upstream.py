@@ -73,7 +73,7 @@ def test_files_of_a_checkout_are_compared_with_the_model_and_recorded(
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("fails", "GemmaForCausalLM is not supported"), ("tears", "wrote no whole file")],
+    [("fails", "GemmaForCausalLM is not supported"), ("tears", "did not write a complete file")],
 )
 def test_a_script_that_fails_leaves_no_file(
     fault: str, message: str, base: Path, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,7 +106,7 @@ def test_where_the_checkout_is_looked_for(checkout: Path, tmp_path: Path, monkey
     with pytest.raises(OperatorError, match=r"llama_cpp — no convert_hf_to_gguf\.py in"):
         find_converter(str(tmp_path))
     monkeypatch.setenv("COCKPIT_LLAMA_CPP_PYTHON", "no-such-python")
-    with pytest.raises(OperatorError, match="COCKPIT_LLAMA_CPP_PYTHON — there is no program"):
+    with pytest.raises(OperatorError, match="COCKPIT_LLAMA_CPP_PYTHON — program not found"):
         find_converter(None)
 
 
@@ -144,7 +144,7 @@ def test_types_of_an_unknown_family_need_the_operators_program_and_are_refused_b
     copy_folder(base, tmp_path / "model")
     edit_json(tmp_path / "model" / "config.json", architectures=["PlatypusForCausalLM"])
     with pytest.raises(
-        OperatorError, match="got Q4_K_M for PlatypusForCausalLM, whose tables of types are not known here"
+        OperatorError, match="got Q4_K_M; Cockpit does not know the tensor types of PlatypusForCausalLM"
     ):
         upstream(tmp_path / "run", tmp_path / "model", checkout, "F16", "Q4_K_M")
     assert not list((tmp_path / "run").rglob("*.gguf"))
