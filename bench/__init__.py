@@ -1,1 +1,1 @@
-"""What is measured, on this machine, in one table: `make bench`, or `python -m bench NAME…`."""
+"""Measurements on this machine, in one table: `make bench`, or `python -m bench NAME…`."""

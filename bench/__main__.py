@@ -1,4 +1,4 @@
-"""`python -m bench [NAME…]`: measure and print one table. Figures, never judgements: tests assert no time."""
+"""`python -m bench [NAME…]`: measures and prints one table. It has figures and no limits: no test asserts a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(names: list[str]) -> int:
         rows += importlib.import_module(f"bench.{name}").measure()
     width = max(len(row.name) for row in rows)
     sys.stdout.write(
-        f"{platform.machine()}, Python {platform.python_version()}; best of five where not said otherwise\n\n"
+        f"{platform.machine()}, Python {platform.python_version()}; best of five unless noted otherwise\n\n"
     )
     for row in rows:
         sys.stdout.write(f"{row.name:<{width}}  {_number(row.value):>10} {row.unit:<9}  {row.how}\n")

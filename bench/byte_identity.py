@@ -1,8 +1,7 @@
-"""`python -m bench.byte_identity --llama-python PATH`: are our quantized tensors libllama's, byte for byte?
+"""`python -m bench.byte_identity --llama-python PATH`: compares quantized tensors with libllama's, byte for byte.
 
-PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in a
-process
-of its own. Prints a table; `--write FILE` also writes it as Markdown (`bench/byte_identity.md` holds the last one).
+PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in its
+own process. Prints a table; `--write FILE` also writes it as Markdown (`bench/byte_identity.md` has the last one).
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tup
                     verdict = (
                         "both refuse"
                         if refused and done.returncode
-                        else f"ours {'refuses' if refused else 'writes'}, theirs not"
+                        else f"Cockpit {'refuses' if refused else 'writes'}, libllama does not"
                     )
                     rows.append((name, file_type, "yes" if given else "no", 0, verdict))
                     continue
@@ -106,7 +105,7 @@ def _difference(ours: Path, theirs: Path) -> tuple[int, str]:
 
 
 def _importance(model: Model) -> Importance:
-    """Uneven importances, fixed, for every matrix inside the layers."""
+    """Fixed uneven importances for every matrix inside the layers."""
     rng = np.random.default_rng(11)
     inside = [shape for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
     values = {shape.name: rng.gamma(1.0, 2.0, shape.columns).astype(np.float32) for shape in inside}
@@ -124,7 +123,7 @@ def _built(folder: Path, tokenizer: Path, family: str, fields: Mapping[str, Any]
 
 def _table(rows: list[tuple[str, str, str, int, str]]) -> str:
     same = sum(row[4] in ("identical", "both refuse") for row in rows)
-    lines = [f"{same} of {len(rows)} as libllama's `llama_model_quantize` makes them.", ""]
+    lines = [f"{same} of {len(rows)} are identical to those of libllama's `llama_model_quantize`.", ""]
     lines += ["| model | file type | importance matrix | tensors | bytes |", "|---|---|---|---|---|"]
     lines += [
         f"| {model} | {file_type} | {given} | {count or '-'} | {verdict} |"

@@ -1,4 +1,4 @@
-"""What an event costs the training that emits it, and what reading and folding a journal costs."""
+"""Measures the cost of an event for the training that emits it, and of reading and folding a journal."""
 
 from __future__ import annotations
 

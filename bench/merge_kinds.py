@@ -1,8 +1,7 @@
-"""`python -m bench.merge_kinds`: every kind of adapter merged here and by PEFT, and how far apart the results are.
+"""`python -m bench.merge_kinds`: merges every kind of adapter with Cockpit and with PEFT, and compares the results.
 
-On float32 bases the two should be the same. On bfloat16 bases the reference is the formula in float32, rounded once;
-PEFT adds in
-bfloat16, so its own distance is shown, with adapters held in float32 (its default) and in bfloat16.
+With float32 base models the two should be equal. With bfloat16 base models the reference is the formula in float32,
+rounded once. PEFT adds in bfloat16, so its own distance is shown, for adapters in float32 (its default) and bfloat16.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from tests.exporters.small_models import build_model, build_tokenizer
 TITLES = (
     "adapter",
     "head",
-    "F32: ours to PEFT",
-    "BF16: ours to the formula",
+    "F32: Cockpit to PEFT",
+    "BF16: Cockpit to the formula",
     "BF16: PEFT to the formula",
-    "likewise, BF16 adapter",
+    "PEFT, BF16 adapter",
 )
 _FIGURE = "largest distance of one weight"
 

@@ -1,9 +1,7 @@
-"""Quantizing a file on every core: ours, and libllama's own where COCKPIT_BENCH_LLAMA_PYTHON names a Python that has
-it.
+"""Quantizing a file on every core: with Cockpit, and with libllama if COCKPIT_BENCH_LLAMA_PYTHON is set.
 
-That is the interpreter of an environment with llama-cpp-python. Both read the same F16 file and write whole files, with
-the same
-threads, in turns; the shorter time of each counts.
+The variable names the interpreter of an environment with llama-cpp-python. Both read the same F16 file and write
+complete files, with the same threads, in turns; the shortest time of each counts.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ HIDDEN, INNER, LAYERS, VOCAB = 1024, 2816, 4, 8192
 
 
 def measure() -> list[Row]:
-    """Million weights per second of each type, and the ratio to libllama's where there is one."""
+    """Million weights per second of each type, and the ratio to libllama's speed if it is measured."""
     threads = int(os.environ.get("COCKPIT_BENCH_THREADS", "0")) or default_threads()
     python = os.environ.get(VARIABLE)
     rows: list[Row] = []
@@ -44,10 +42,12 @@ def measure() -> list[Row]:
                 ours.append(_our_s(source, name, threads))
                 if python:
                     theirs.append(_their_s(python, source, FILE_TYPES[name].id, threads))
-            rows.append(Row(f"quantize {name}", weights / min(ours) / 1e6, "M/s", f"whole file, {how}"))
+            rows.append(Row(f"quantize {name}", weights / min(ours) / 1e6, "M/s", f"complete file, {how}"))
             if theirs:
-                rows.append(Row(f"quantize {name}, libllama", weights / min(theirs) / 1e6, "M/s", "in turns with ours"))
-                rows.append(Row(f"quantize {name}, ratio", min(theirs) / min(ours), "x", "ours / libllama's own"))
+                rows.append(
+                    Row(f"quantize {name}, libllama", weights / min(theirs) / 1e6, "M/s", "in turns with Cockpit")
+                )
+                rows.append(Row(f"quantize {name}, ratio", min(theirs) / min(ours), "x", "Cockpit / libllama"))
             sys.stderr.write(f"  {name} done\n")
     return rows
 
@@ -68,7 +68,7 @@ def _their_s(python: str, source: Path, number: int, threads: int) -> float:
 
 
 def _write_model(path: Path) -> int:
-    """A Llama of random weights, and how many they are."""
+    """Write a Llama with random weights; return their number."""
     rng = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)

@@ -1,4 +1,4 @@
-"""What reading a run costs: once, as a list with a preview, and as a screen that attaches to it."""
+"""Measures the cost of reading a run: once, in a list with a preview, and by a screen that attaches to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.run_dir import RunDir, create_run_dir
 
 
 def measure() -> list[Row]:
-    """CPU of one whole read, and of Home and of a run's screen in units of it."""
+    """CPU time of one complete read, and of Home and a run's screen as multiples of it."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         run = create_run_dir(root, name="b", recipe="b", recipe_toml="", recipe_json={}, plan_json={}, version="0")
@@ -25,7 +25,7 @@ def measure() -> list[Row]:
     how = f"{JOURNAL_EVENTS} steps, CPU"
     return [
         Row("run read once", JOURNAL_EVENTS / once_s, "events/s", f"read, typed and folded; {how}"),
-        Row("Home, ratio", home_s / once_s, "x", "list, preview and the next list / read once: 1 is no second reading"),
+        Row("Home, ratio", home_s / once_s, "x", "list, preview and the next list / read once: 1 means no second read"),
         Row("Run screen's attach, ratio", attach_s / once_s, "x", "in its batches, with the live stream / read once"),
     ]
 

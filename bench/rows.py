@@ -1,4 +1,4 @@
-"""The form of a measured figure, and how it is taken: the best of several, because noise only ever adds."""
+"""A measured figure, and how it is measured: the best of several, because noise only adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEST_OF = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what, how much, in which unit, and how it was taken."""
+    """One figure: name, value, unit, and how it was measured."""
 
     name: str
     value: float
@@ -27,14 +27,14 @@ def best(measure: Callable[[], float], *, times: int = BEST_OF, highest: bool = 
 
 
 def cpu_s(action: Callable[[], object]) -> float:
-    """CPU seconds of this process that an action takes."""
+    """CPU seconds that an action takes in this process."""
     began = time.process_time()
     action()
     return time.process_time() - began
 
 
 def child_cpu_s(argv: list[str], environment: dict[str, str] | None = None) -> float:
-    """CPU seconds (user and system) of a child process from its start to its end."""
+    """CPU seconds (user and system) of a child process, from start to exit."""
     pid = os.posix_spawn(
         argv[0],
         argv,

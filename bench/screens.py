@@ -1,4 +1,4 @@
-"""The screen: its first paint against a bare Textual application's, its memory, and what it sends over SSH."""
+"""Measures the screen: first paint compared with a bare Textual application, memory, and bytes sent over SSH."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure() -> list[Row]:
                 resident.append(terminal.resident_bytes())
         rows = [
             Row("first paint", min(home_s), "s", "exec to the first text of Home, 160x48"),
-            Row("first paint, bare Textual", min(bare_s), "s", "a Static and nothing else, in the same run"),
+            Row("first paint, bare Textual", min(bare_s), "s", "only a Static, in the same run"),
             Row("first paint, ratio", min(home_s) / min(bare_s), "x", "cockpit / bare"),
             Row("screen's memory", min(resident) / 2**20, "MiB", "resident, Home, 1 s after the first paint"),
         ]
@@ -66,7 +66,7 @@ def _paint_s(argv: list[str], wanted: bytes) -> float:
 
 
 def _live_rows(folder: Path) -> list[Row]:
-    """The Run screen on a live run of ten steps a second, repainting at its 5 Hz."""
+    """The Run screen on a live run with ten steps per second, repainted at 5 Hz."""
     run = launch(load_recipe_text(LIVE, folder / "bench.toml"), runs_root=folder)
     try:
         with Terminal([sys.executable, "-m", "cockpit", "attach", run.id, "--runs-dir", str(folder)], SIZE) as terminal:
@@ -88,7 +88,7 @@ def _live_rows(folder: Path) -> list[Row]:
 
 
 def _until_free(run: RunDir) -> None:
-    """Wait for the run's processes: with their folder gone, they would hear of nothing any more."""
+    """Wait for the run's processes: after their folder is removed, no request reaches them."""
     give_up_s = time.monotonic() + 30.0
     while lock_is_held(run.supervisor_lock) and time.monotonic() < give_up_s:
         time.sleep(0.05)

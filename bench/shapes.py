@@ -1,8 +1,7 @@
-"""`python -m bench.shapes`: model shapes x file types against transformers, on at least 2,000 positions each.
+"""`python -m bench.shapes`: compares model shapes x file types with transformers, on at least 2,000 positions each.
 
-Prints a table; `--write FILE` also writes it as Markdown (`bench/shapes.md` holds the last one). Ends with 1 when a
-file misses
-what its type must keep.
+Prints a table; `--write FILE` also writes it as Markdown (`bench/shapes.md` has the last one). The exit code is 1 if a
+file violates the limits of its type.
 """
 
 from __future__ import annotations

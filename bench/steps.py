@@ -1,4 +1,4 @@
-"""An engine's step against a bare hand-written loop: the same model, batches and optimizer, interleaved in one run."""
+"""Compares an engine's step with a bare hand-written loop: same model, batches and optimizer, interleaved."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure() -> list[Row]:
     how = f"{BATCH} x {LENGTH} tokens, 2 layers of 256, one thread, AdamW, median CPU step of {STEPS - WARM_STEPS}"
     return [
         Row("engine step", min(ours) * 1e3, "ms CPU", how),
-        Row("bare loop's step", min(bare) * 1e3, "ms CPU", "forward, backward, clip, step, schedule; nothing else"),
+        Row("bare loop's step", min(bare) * 1e3, "ms CPU", "only forward, backward, clip, step, schedule"),
         Row("engine step, ratio", min(ours) / min(bare), "x", "engine / bare, rounds interleaved"),
     ]
 
@@ -108,7 +108,7 @@ def _engine_step_s(batches: Any) -> float:
 
 
 class _Rows:
-    """The batches' rows in order; notes the CPU time at which each step's first row is fetched."""
+    """The batches' rows in order; records the CPU time at which each step's first row is fetched."""
 
     def __init__(self, rows: Any, marks: list[float]) -> None:
         self._rows = rows

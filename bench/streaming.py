@@ -1,11 +1,9 @@
 """`python -m bench.streaming`: time and memory of merge and conversion on synthetic models of 0.3 and 1 billion
 parameters.
 
-Memory is the peak of anonymous resident memory (RssAnon) of a process of its own, less what it had after importing
-torch. The
-merge is set against PEFT's `merge_and_unload` and `save_pretrained`, alternately, in one run. With `--llama-cpp DIR`
-(and
-`--llama-python`, for its dependencies) the F16 conversion is set against llama.cpp's own converter.
+Memory is the peak of anonymous resident memory (RssAnon) of a separate process, minus its value after importing torch.
+The merge is compared with PEFT's `merge_and_unload` and `save_pretrained`, in turns, in one run. With `--llama-cpp DIR`
+(and `--llama-python`, for its dependencies) the F16 conversion is compared with llama.cpp's own converter.
 """
 
 from __future__ import annotations
@@ -89,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--llama-cpp", type=Path, help="a llama.cpp checkout, for its converter")
-    parser.add_argument("--llama-python", default=sys.executable, help="a Python with what that converter needs")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python with the converter's dependencies")
     args = parser.parse_args()
     rows: list[tuple[str, str, str]] = []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:
@@ -122,14 +120,14 @@ def _ratios(found: dict[str, dict[str, dict[str, float]]]) -> list[tuple[str, st
     small, large = found["0.3B"], found["1B"]
     speed = small["PEFT"]["seconds"] / small["merge"]["seconds"]
     memory = small["merge"]["anonymous_bytes"] / small["PEFT"]["anonymous_bytes"]
-    rows = [("merge against PEFT", f"{speed:.1f}x fast", f"{memory:.3f}x")]
+    rows = [("merge compared with PEFT", f"{speed:.1f}x fast", f"{memory:.3f}x")]
     for work in ("merge", "F16"):
         growth = large[work]["anonymous_bytes"] / small[work]["anonymous_bytes"]
-        rows.append((f"{work}, 1B against 0.3B", "", f"{growth:.2f}x"))
+        rows.append((f"{work}, 1B compared with 0.3B", "", f"{growth:.2f}x"))
     if "upstream" in small:
         rows.append(
             (
-                "F16 against llama.cpp's converter",
+                "F16 compared with llama.cpp's converter",
                 f"{small['upstream']['seconds'] / small['F16']['seconds']:.1f}x fast",
                 "",
             )
@@ -138,7 +136,7 @@ def _ratios(found: dict[str, dict[str, dict[str, float]]]) -> list[tuple[str, st
 
 
 def _measure(runs: dict[str, str], model: Path, adapter: Path, out: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Every work in turn, round after round: the fastest of the rounds, and the largest memory."""
+    """Measure every job in turns: the shortest time of the rounds, and the largest memory."""
     taken: dict[str, list[dict[str, float]]] = {work: [] for work in runs}
     for _ in range(rounds):
         for work, code in runs.items():
@@ -184,7 +182,7 @@ def _upstream(checkout: Path, python: str, model: Path, out: Path, rounds: int) 
 
 
 def _model(folder: Path, words: Path, hidden: int, inner: int, layers: int) -> Path:
-    """A Llama folder in bfloat16 with random weights, in shards, written without ever being held whole."""
+    """Write a Llama folder in bfloat16 with random weights, shard by shard."""
     import torch
 
     heads = hidden // 128

@@ -1,12 +1,9 @@
-"""`python -m bench.tokenizer_vectors FOLDER`: llama.cpp's published tokenizer vectors through our export.
+"""`python -m bench.tokenizer_vectors FOLDER`: tests the export with llama.cpp's published tokenizer vectors.
 
-FOLDER holds llama.cpp's `ggml-vocab-NAME.gguf`, `.gguf.inp` and `.gguf.out`. From each vocabulary that we write, the
-tokenizer's
-files are made as a model folder would have them (tokenizer.model, or tokenizer.json with the pre-tokenizer's
-structure);
-a small model with them is exported; and llama.cpp's ids of every input are compared with the published ones, as are
-those
-of the tokenizer made. Prints a table; `--write FILE` also writes it as Markdown.
+FOLDER contains llama.cpp's `ggml-vocab-NAME.gguf`, `.gguf.inp` and `.gguf.out`. For each supported vocabulary the bench
+writes the tokenizer's files of a model folder (tokenizer.model, or tokenizer.json with the pre-tokenizer's structure)
+and exports a small model with them. It compares llama.cpp's ids and the folder tokenizer's ids of every input with the
+published ones. Prints a table; `--write FILE` also writes it as Markdown.
 """
 
 from __future__ import annotations
@@ -54,7 +51,7 @@ STRUCTURES: dict[str, list[dict[str, Any]]] = {
 
 
 def main() -> int:
-    """Compare every vocabulary of the folder that has vectors and a structure we write."""
+    """Compare every vocabulary of the folder that has vectors and a supported structure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", type=Path, help="also write the table here, as Markdown")
@@ -87,7 +84,7 @@ def _check(path: Path) -> tuple[str, str, int, int, int, int] | None:
     lines = path.with_name(path.name + ".out").read_text().splitlines()
     wanted = [[int(token) for token in line.split()] for line in lines]
     if len(wanted) == len(inputs) - 1 and not inputs[-1]:
-        wanted.append([])  # the last input is empty, and so is its line: it is not there
+        wanted.append([])  # the last input is empty, and the file has no line for it
     if len(inputs) != len(wanted):
         raise SystemExit(f"{path}: {len(inputs)} inputs and {len(wanted)} outputs")
     tokens = list(keys["tokenizer.ggml.tokens"])
@@ -150,7 +147,7 @@ def _byte_level(folder: Path, keys: dict[str, Any], structure: list[dict[str, An
         if types[i] in (3, 4)
     ]
     vocabulary = {text: index for index, text in enumerate(tokens) if types[index] not in (3, 4, 5)}
-    whole = structure[0] if len(structure) == 1 else {"type": "Sequence", "pretokenizers": structure}
+    steps = structure[0] if len(structure) == 1 else {"type": "Sequence", "pretokenizers": structure}
     model = {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
@@ -159,7 +156,7 @@ def _byte_level(folder: Path, keys: dict[str, Any], structure: list[dict[str, An
     }  # fmt: skip
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": whole, "post_processor": None, "decoder": _BYTES, "model": model,
+        "pre_tokenizer": steps, "post_processor": None, "decoder": _BYTES, "model": model,
     }  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     made = Tokenizer.from_str(json.dumps({**tokenizer, "added_tokens": []}))
@@ -167,7 +164,7 @@ def _byte_level(folder: Path, keys: dict[str, Any], structure: list[dict[str, An
 
 
 def _tiny_model(folder: Path, vocab_size: int) -> None:
-    """The smallest Llama around a vocabulary; its weights do not matter here."""
+    """The smallest Llama for a vocabulary; its weights do not matter."""
     hidden, inner = 32, 32
     config = {
         "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": inner,

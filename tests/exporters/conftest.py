@@ -1,4 +1,4 @@
-"""One tokenizer, one base and one adapter for all of the exporters' tests."""
+"""One tokenizer, one base model and one adapter for all exporter tests."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def build_model(
 def build_adapter(
     folder: Path, base: Path, *, targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj"), **fields: Any
 ) -> Path:
-    """An adapter over a base, with both matrices random, as PEFT saves it."""
+    """An adapter with random matrices, as PEFT saves it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -76,7 +76,7 @@ def test_its_type_is_the_recipes(tmp_path: Path, base: Path, adapter: Path, dtyp
     assert {tensor.tensor_type.name for tensor in tensors} == {dtype}
 
 
-def test_the_file_says_what_it_is_and_of_which_tensors(tmp_path: Path, base: Path, adapter: Path) -> None:
+def test_the_file_describes_itself_and_names_its_tensors(tmp_path: Path, base: Path, adapter: Path) -> None:
     model = read_model(base)
     plan = plan_adapter(model, read_adapter(adapter))
     write_adapter(model, plan, tmp_path / "a.gguf", "F32")
@@ -125,7 +125,7 @@ def test_an_adapter_with_rows_out_of_order_is_caught(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"use_dora": True}, "uses DoRA, which GGUF adapters do not support"),
         ({"modules_to_save": ["norm"]}, "norm.weight (modules_to_save)"),
@@ -133,11 +133,13 @@ def test_an_adapter_with_rows_out_of_order_is_caught(
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_the_format_cannot_hold_is_refused_by_name(tmp_path: Path, base: Path, settings: Any, said: str) -> None:
+def test_what_the_format_does_not_support_is_refused_by_name(
+    tmp_path: Path, base: Path, settings: Any, message: str
+) -> None:
     adapter = build_adapter(tmp_path / "tuned", base, **settings)
     with pytest.raises(OperatorError) as caught:
         plan_adapter(read_model(base), read_adapter(adapter))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "merge" in caught.value.hint
 
 
@@ -151,7 +153,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, token
         plan_adapter(read_model(base), read_adapter(build_adapter(tmp_path / "tall", deep)))
 
 
-def test_values_that_f16_cannot_hold_leave_no_file(tmp_path: Path, base: Path, adapter: Path) -> None:
+def test_values_outside_the_range_of_f16_leave_no_file(tmp_path: Path, base: Path, adapter: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     spoiled = copy_folder(adapter, tmp_path / "spoiled")

@@ -32,12 +32,12 @@ def test_a_row_has_the_number_that_llama_cpp_gives_its_type(row: FileType) -> No
     assert sum(other.id == row.id for other in FILE_TYPES.values()) == 1
 
 
-def test_a_number_without_a_row_is_no_type_of_ours() -> None:
+def test_a_number_without_a_row_has_no_type() -> None:
     assert file_type_of_id(gguf.LlamaFileType.GUESSED) is None
 
 
 @EVERY_ROW
-def test_a_row_says_of_its_base_type_what_the_base_type_is(row: FileType) -> None:
+def test_a_row_agrees_with_its_base_type(row: FileType) -> None:
     base = TYPES[row.base]
     assert (row.bits_per_weight, row.importance, row.quantized) == (
         base.bits_per_weight,
@@ -96,7 +96,7 @@ def test_the_kernels_pass_the_self_test_of_every_tensor_type() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind.in_numpy], ids=lambda kind: kind.name)
-def test_a_type_that_numpy_is_said_to_quantize_is_quantized_by_it(kind: TensorType) -> None:
+def test_a_type_that_is_marked_for_numpy_is_quantized_by_numpy(kind: TensorType) -> None:
     assert check_golden(NumpyQuantizer(), kind.name) in ("bytes", "error bound")
 
 

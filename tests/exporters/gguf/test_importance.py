@@ -1,4 +1,4 @@
-"""Importance matrices: what is measured, how it is kept, and that the files that need one get it."""
+"""Importance matrices: the measured values, their file, and the file types that get one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_is_the_mean_square_of_what_goes_into_each_layer(base: Path) -> None:
     assert (found.tokens, done) == (6, [4, 2])
 
 
-def test_it_is_kept_as_llama_cpp_keeps_it(tmp_path: Path) -> None:
+def test_it_is_stored_as_llama_cpp_stores_it(tmp_path: Path) -> None:
     rows = {
         "blk.0.attn_q.weight": np.asarray([0.5, 2.0, 0.0], np.float32),
         "blk.0.ffn_up.weight": np.ones(5, np.float32),
@@ -68,25 +68,25 @@ def test_it_is_kept_as_llama_cpp_keeps_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"\xff" * 100])
-def test_what_is_no_importance_matrix_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_importance_matrix_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(OperatorError, match="not an importance matrix"):
         load_importance(tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
-def test_importances_that_cannot_be_are_refused(tmp_path: Path, value: float) -> None:
+def test_impossible_importances_are_refused(tmp_path: Path, value: float) -> None:
     rows = {"blk.0.ffn_up.weight": np.asarray([1.0, value, 2.0], np.float32)}
     save_importance(Importance(rows, 10, (1, 10), "text"), tmp_path / "x.gguf")
     with pytest.raises(OperatorError, match="negative or non-finite"):
         load_importance(tmp_path / "x.gguf")
 
 
-def test_no_damage_to_a_file_of_importances_ends_in_anything_but_words(tmp_path: Path) -> None:
+def test_any_damage_to_a_file_of_importances_gives_an_error_message(tmp_path: Path) -> None:
     rows = {f"blk.{layer}.ffn_up.weight": np.ones(32, np.float32) for layer in range(3)}
     save_importance(Importance(rows, 100, (4, 25), "test text"), tmp_path / "good.gguf")
     good, choose, spot = (tmp_path / "good.gguf").read_bytes(), random.Random(2), tmp_path / "x.gguf"
-    said = []
+    messages = []
     for _ in range(300):
         spoiled, at = bytearray(good), choose.randrange(len(good) - 8)
         spoiled[at : at + 8] = struct.pack("<Q", choose.choice((0, 1, 2**32, 2**60, 2**64 - 1, choose.getrandbits(64))))
@@ -94,19 +94,19 @@ def test_no_damage_to_a_file_of_importances_ends_in_anything_but_words(tmp_path:
         try:
             load_importance(spot)
         except OperatorError as error:
-            said.append(error.message)
-    assert len(said) > 100
-    assert not any("\x1b" in words for words in said)
+            messages.append(error.message)
+    assert len(messages) > 100
+    assert not any("\x1b" in words for words in messages)
 
 
-def test_one_of_another_model_is_refused() -> None:
+def test_the_matrix_of_another_model_is_refused() -> None:
     importance = Importance({"a": np.ones(4, np.float32)}, 1, (1, 1), "")
     with pytest.raises(OperatorError, match="4 columns for a, which has 8"):
         importance.of(Shape("a", 2, 8))
     assert importance.of(Shape("b", 2, 8)) is None
 
 
-def test_it_is_never_measured_on_what_the_comparison_reads(tmp_path: Path, base: Path) -> None:
+def test_it_is_never_measured_on_the_documents_of_the_comparison(tmp_path: Path, base: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
@@ -127,7 +127,7 @@ def test_it_is_never_measured_on_what_the_comparison_reads(tmp_path: Path, base:
         read_calibration_data(tmp_path, tokenizer, tokens=300, max_length=64, besides=compared)
 
 
-def test_the_types_that_need_one_get_one_and_the_others_when_asked(tmp_path: Path, base: Path) -> None:
+def test_types_that_need_one_get_one_and_others_on_request(tmp_path: Path, base: Path) -> None:
     fields: dict[str, Any] = {"imatrix_tokens": 300, "parity_positions": 128}
     ctx, result = export(tmp_path / "auto", base, "Q4_K_M", "IQ2_XS", "IQ3_XXS", **fields)
     record = parity(ctx)
@@ -148,13 +148,13 @@ def test_the_types_that_need_one_get_one_and_the_others_when_asked(tmp_path: Pat
     assert tensors[0]["blk.0.ffn_up.weight"] != tensors[1]["blk.0.ffn_up.weight"]
 
 
-def test_widths_that_no_such_block_fits_need_none(tmp_path: Path, tokenizer: Path) -> None:
+def test_widths_that_are_not_multiples_of_the_block_need_no_matrix(tmp_path: Path, tokenizer: Path) -> None:
     odd = read_model(build_model(tmp_path, tokenizer, hidden_size=96, intermediate_size=160, num_attention_heads=4))
     assert types_to_weigh(odd, ["IQ2_XXS"], "auto") == set()
     assert types_to_weigh(odd, ["IQ2_XXS", "F16", "Q8_0"], "always") == {"IQ2_XXS"}
 
 
-def test_a_recipe_that_forbids_what_its_types_need_is_told_at_its_line() -> None:
+def test_a_recipe_that_forbids_a_required_matrix_is_refused_at_its_line() -> None:
     text = (
         'schema = 1\nname = "x"\n[[stage]]\nname = "g"\nkind = "export"\nmodel = "a/b"\nfile_types = '
         '["IQ2_XS"]\nimatrix = "never"\n'
@@ -163,7 +163,7 @@ def test_a_recipe_that_forbids_what_its_types_need_is_told_at_its_line() -> None
     assert (problem.line, problem.key) == (8, "g.imatrix")
 
 
-def test_three_values_are_for_models_that_have_three(tmp_path: Path, base: Path, tokenizer: Path) -> None:
+def test_ternary_types_are_only_for_ternary_models(tmp_path: Path, base: Path, tokenizer: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""Which tensor type each tensor gets, without torch or numpy."""
+"""The type that each tensor gets, without torch or numpy."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_output_matrix_gets_the_bits_not_an_untied_embedding() -> None:
         (96, "Q8_0", "Q8_0", "Q8_0", "Q8_0"),
     ],
 )
-def test_widths_that_do_not_divide_fall_back(
+def test_widths_that_are_not_multiples_of_the_block_fall_back(
     hidden: int, file_type: str, projection: str, value: str, embedding: str
 ) -> None:
     shapes = shapes_of(300, hidden_size=hidden, intermediate_size=2 * hidden, num_attention_heads=2)
@@ -106,7 +106,7 @@ def test_widths_that_do_not_divide_fall_back(
     assert bool(plan.fallback_note()) == bool(hidden == 80 or file_type != "Q8_0")
 
 
-def test_a_note_says_what_falling_back_costs() -> None:
+def test_a_note_shows_the_cost_of_a_fallback() -> None:
     shapes = shapes_of(300, hidden_size=80, intermediate_size=160, num_attention_heads=2)
     note = plan_file("Q4_K_M", shapes, layers=16).fallback_note()
     assert "80, 160" in note

@@ -85,9 +85,7 @@ def test_added_tokens_at_the_beginning_of_a_byte_level_vocabulary_keep_their_ids
     assert vocabulary.types[:2] == [CONTROL, CONTROL]
 
 
-def test_a_sentencepiece_tokenizer_of_which_only_json_is_left_gives_the_same_ids(
-    tmp_path: Path, tokenizer: Path
-) -> None:
+def test_a_sentencepiece_tokenizer_from_json_alone_gives_the_same_ids(tmp_path: Path, tokenizer: Path) -> None:
     whole = build_model(tmp_path / "whole", tokenizer)
     bare = copy_folder(whole, tmp_path / "bare")
     (bare / "tokenizer.model").unlink()

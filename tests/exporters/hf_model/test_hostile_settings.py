@@ -1,5 +1,4 @@
-"""config.json, tokenizer.json and adapter_config.json as no honest program writes them: refused by key, before memory
-goes."""
+"""Hostile config.json, tokenizer.json and adapter_config.json files: refused by key, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -66,16 +65,16 @@ for line in sys.stdin:
 
 
 def read_all(folder: Path, spoiled: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """What a process of little memory says to each spoiled file; every one must end in words."""
+    """The results of a process with little memory for each spoiled file; each must be a message, not a crash."""
     lines = "".join(json.dumps([name, json.dumps(value)]) + "\n" for name, value in spoiled)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder)], input=lines, capture_output=True, text=True, timeout=PATIENCE_S,
         check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    said = [str(json.loads(line)) for line in done.stdout.splitlines()]
-    assert not any("\x1b" in words for words in said)
-    return said
+    messages = [str(json.loads(line)) for line in done.stdout.splitlines()]
+    assert not any("\x1b" in words for words in messages)
+    return messages
 
 
 def test_no_value_of_a_config_ends_in_anything_but_words(tmp_path: Path, base: Path) -> None:
@@ -97,12 +96,14 @@ def test_no_value_of_a_config_ends_in_anything_but_words(tmp_path: Path, base: P
         )
         for value in VALUES
     ]
-    said = read_all(folder, spoiled)
-    assert len(said) == len(spoiled)
-    refused = [line for line in said if line != "accepted"]
+    messages = read_all(folder, spoiled)
+    assert len(messages) == len(spoiled)
+    refused = [line for line in messages if line != "accepted"]
     assert len(refused) > len(spoiled) // 3
     assert all("config.json" in line or str(folder) in line for line in refused), "each says where"
-    huge = [line for (_, value), line in zip(spoiled, said, strict=True) if any(value.get(k) == 2**60 for k in SHAPE)]
+    huge = [
+        line for (_, value), line in zip(spoiled, messages, strict=True) if any(value.get(k) == 2**60 for k in SHAPE)
+    ]
     assert len(huge) == len(set(SHAPE) & set(good))
     assert not any(line == "accepted" for line in huge)
 
@@ -123,9 +124,9 @@ def test_no_value_of_a_tokenizer_ends_in_anything_but_words(tmp_path: Path) -> N
         spoiled += [
             {**good, key: {"type": "Sequence", inner: value}} for value in (*VALUES, [{"type": "Split", "pattern": 1}])
         ]
-    said = read_all(folder, [("tokenizer.json", value) for value in spoiled])
-    assert len(said) == len(spoiled)
-    huge = [line for value, line in zip(spoiled, said, strict=True) if str(2**60) in json.dumps(value["model"])]
+    messages = read_all(folder, [("tokenizer.json", value) for value in spoiled])
+    assert len(messages) == len(spoiled)
+    huge = [line for value, line in zip(spoiled, messages, strict=True) if str(2**60) in json.dumps(value["model"])]
     assert sum("the embedding has" in line for line in huge) >= 1
 
 
@@ -225,7 +226,7 @@ def test_a_damaged_sentencepiece_model_ends_in_words(tmp_path: Path, base: Path)
     folder = copy_folder(base, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     good, choose = (folder / "tokenizer.model").read_bytes(), random.Random(5)
-    said = []
+    messages = []
     for _ in range(200):
         spoiled, at = bytearray(good), choose.randrange(len(good))
         spoiled[at : at + choose.choice((0, 1, 3))] = bytes([choose.randrange(256)])
@@ -233,7 +234,7 @@ def test_a_damaged_sentencepiece_model_ends_in_words(tmp_path: Path, base: Path)
         try:
             read_model(folder)
         except OperatorError as error:
-            said.append(error.message)
-    assert any("is not a SentencePiece model" in words for words in said)
-    assert any("is not UTF-8 text" in words for words in said)
-    assert not any("\x1b" in words for words in said)
+            messages.append(error.message)
+    assert any("is not a SentencePiece model" in words for words in messages)
+    assert any("is not UTF-8 text" in words for words in messages)
+    assert not any("\x1b" in words for words in messages)

@@ -1,4 +1,4 @@
-"""Safetensors files that lie: each is refused in words that name the file and the tensor, and at once."""
+"""Wrong safetensors files: each is refused at once, with a message that names the file and the tensor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spelled(value: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("header", "data", "said"),
+    ("header", "data", "message"),
     [
         ({"w": tensor(0, 16, [1 << 60])}, 16, "w has shape"),
         ({"w": tensor(0, 16, [1 << 40, 1 << 40])}, 16, "w has 16 bytes"),
@@ -57,11 +57,11 @@ def spelled(value: object) -> bytes:
         ({"\x1b[31mred\n": tensor(0, 16, [9])}, 16, "has 16 bytes"),
     ],
 )  # fmt: skip
-def test_a_lying_header_is_refused_and_names_the_tensor(tmp_path: Path, header: Any, data: int, said: str) -> None:
+def test_a_lying_header_is_refused_and_names_the_tensor(tmp_path: Path, header: Any, data: int, message: str) -> None:
     path = write(tmp_path / "m.safetensors", header, bytes(data))
     with pytest.raises(OperatorError) as caught:
         read_header(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\x1b" not in str(caught.value)
 

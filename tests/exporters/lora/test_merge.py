@@ -1,4 +1,4 @@
-"""A merge is PEFT's merge, bit for bit; what it cannot merge it refuses by name."""
+"""A merge equals PEFT's merge, bit for bit; unsupported adapters are refused by name."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_sharded_base_stays_sharded(tmp_path: Path, tokenizer: Path, adapter: 
 
 
 @pytest.mark.parametrize("dtype", ["base", "float32", "bfloat16", "float16"])
-def test_rounds_once_to_the_type_asked_for(tmp_path: Path, tokenizer: Path, adapter: Path, dtype: str) -> None:
+def test_rounds_once_to_the_requested_type(tmp_path: Path, tokenizer: Path, adapter: Path, dtype: str) -> None:
     import torch
 
     half = build_model(tmp_path / "half", tokenizer, dtype="bfloat16")

@@ -36,7 +36,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Callable
 
 
 def adapt(folder: Path, base: Path, *, seed: int = 3, vocab: int = 0, **settings: Any) -> Any:
-    """An adapter with every trained value moved, saved to `folder`; returns PEFT's live model."""
+    """Save an adapter with every trained value changed to `folder`; return PEFT's live model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -178,7 +178,9 @@ def test_weights_scale_the_full_rank_changes_and_not_the_factors(bases: Any, tmp
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["dora", "saved head", "embedding"])
-def test_half_of_a_change_that_is_no_product_is_half_the_way_to_it(kind: str, bases: Any, tmp_path: Path) -> None:
+def test_a_weight_of_one_half_gives_half_of_a_change_that_is_not_a_product(
+    kind: str, bases: Any, tmp_path: Path
+) -> None:
     base = bases(False)
     whole = peft_weights(adapt(tmp_path / "adapter", base, **KINDS[kind]))
     (tmp_path / "out").mkdir()
@@ -188,14 +190,14 @@ def test_half_of_a_change_that_is_no_product_is_half_the_way_to_it(kind: str, ba
     assert distance(found, expected) < 1e-6
 
 
-def test_a_tied_embedding_that_an_adapter_changes_is_told(bases: Any, tmp_path: Path) -> None:
+def test_an_adapter_that_changes_a_tied_embedding_gives_a_warning(bases: Any, tmp_path: Path) -> None:
     adapt(tmp_path / "adapter", bases(True), **KINDS["embedding"])
     (warning,) = open_merged(bases(True), [(tmp_path / "adapter", 1.0)]).warnings
     assert "untie_word_embeddings = true" in warning
     assert open_merged(bases(True), [(tmp_path / "adapter", 1.0)], untie=True).warnings == []
 
 
-def test_a_resized_vocabulary_is_merged_alone_and_whole(bases: Any, tmp_path: Path) -> None:
+def test_a_resized_vocabulary_is_merged_alone_and_with_weight_1(bases: Any, tmp_path: Path) -> None:
     for name, vocab in (("wide", 704), ("plain", 0)):
         adapt(tmp_path / name, bases(False), vocab=vocab)
     with pytest.raises(OperatorError, match="640 rows in the base model and 704 in the adapter") as caught:
@@ -206,7 +208,7 @@ def test_a_resized_vocabulary_is_merged_alone_and_whole(bases: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("rounding", ["nf4", "nf4-double"])
-def test_a_base_rounded_to_nf4_is_what_bitsandbytes_makes_of_it(rounding: Any, bases: Any, tmp_path: Path) -> None:
+def test_a_base_rounded_to_nf4_equals_bitsandbytes_result(rounding: Any, bases: Any, tmp_path: Path) -> None:
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

@@ -109,14 +109,14 @@ def tensor_of(path: Path, name: str) -> tuple[int, Any]:
 
 
 def patch_permute(path: Path) -> None:
-    """The rows of a query matrix as a converter leaves them that forgets to permute."""
+    """The rows of a query matrix from a converter that does not permute."""
     start, data = tensor_of(path, "blk.1.attn_q.weight")
     undone = data.reshape(8, 16, 2, -1).swapaxes(1, 2).reshape(data.shape)
     patch(path, start, np.ascontiguousarray(undone).tobytes())
 
 
 def patch_head(path: Path) -> None:
-    """The head as a converter writes it that believes it to be tied."""
+    """The head from a converter that treats the model as tied."""
     _, embedding = tensor_of(path, "token_embd.weight")
     start, head = tensor_of(path, "output.weight")
     assert head.shape == embedding.shape
@@ -215,7 +215,7 @@ def test_and_by_the_comparison_with_the_model(
     assert record["files"][0]["passed"] is False, "the comparison alone would have refused it"
 
 
-def test_a_tied_models_file_with_a_head_is_told(models: Any, tmp_path: Path) -> None:
+def test_a_head_in_the_file_of_a_tied_model_is_found(models: Any, tmp_path: Path) -> None:
     path = written(models("untied"), tmp_path / "m.gguf")
     other = shutil.copytree(models("untied"), tmp_path / "claims-tied")
     text = (other / "config.json").read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
@@ -226,7 +226,7 @@ def test_a_tied_models_file_with_a_head_is_told(models: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("place", "data", "said"),
+    ("place", "data", "message"),
     [
         (8, struct.pack("<Q", 1 << 60), "tensors"),
         (16, struct.pack("<Q", 1 << 60), "keys"),
@@ -234,10 +234,10 @@ def test_a_tied_models_file_with_a_head_is_told(models: Any, tmp_path: Path) -> 
         (24, struct.pack("<Q", 1 << 60), "header"),
     ],
 )
-def test_a_lying_file_is_refused_at_once(place: int, data: bytes, said: str, models: Any, tmp_path: Path) -> None:
+def test_a_lying_file_is_refused_at_once(place: int, data: bytes, message: str, models: Any, tmp_path: Path) -> None:
     path = written(models("tied"), tmp_path / "m.gguf")
     patch(path, place, data)
-    with pytest.raises(OperatorError, match=said):
+    with pytest.raises(OperatorError, match=message):
         audit(path, models("tied"))
 
 

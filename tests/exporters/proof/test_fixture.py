@@ -1,4 +1,4 @@
-"""The fixture for foreign runtimes: what it says, and how programs are held against it."""
+"""The fixture for other runtimes: its content, and the comparison of programs with it."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def program(folder: Path, body: str) -> str:
     return f"{sys.executable} {path} {{gguf}} {{prompt_ids}}"
 
 
-def test_the_fixture_says_what_the_model_says_and_of_which_files(exported: Path, fixture: Fixture, base: Path) -> None:
+def test_the_fixture_has_the_models_answers_and_names_the_files(exported: Path, fixture: Fixture, base: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
-    assert len(fixture.prompts) == 6, "three as a model is asked, and three cut short somewhere"
+    assert len(fixture.prompts) == 6, "three given prompts, and three shortened windows"
     for prompt in fixture.prompts:
         ids = torch.tensor([[*prompt.ids, *prompt.greedy_ids[:-1]]])
         with torch.inference_mode():
@@ -116,7 +116,7 @@ def test_a_runtime_may_answer_in_these_forms(form: str, exported: Path, tmp_path
     assert report["files"][0]["runtimes"][1]["against"] == "transformers"
 
 
-def test_a_runtime_on_rounded_weights_is_held_against_llama_cpp_on_the_same_file(
+def test_a_runtime_on_rounded_weights_is_compared_with_llama_cpp_on_the_same_file(
     exported: Path, tmp_path: Path
 ) -> None:
     body = (
@@ -127,8 +127,8 @@ def test_a_runtime_on_rounded_weights_is_held_against_llama_cpp_on_the_same_file
     )
     report, _ = compare(exported, "Q4_0", runner=program(tmp_path, body))
     assert report["passed"], report
-    told = report["files"][0]["runtimes"][1]
-    assert (told["against"], told["judged"], told["equal"]) == ("llama.cpp", True, told["tokens"])
+    result = report["files"][0]["runtimes"][1]
+    assert (result["against"], result["judged"], result["equal"]) == ("llama.cpp", True, result["tokens"])
 
 
 WRONG = {
@@ -147,14 +147,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_a_runtime_that_is_wrong_is_told_how(fault: str, exported: Path, tmp_path: Path) -> None:
+def test_a_wrong_runtime_fails_with_the_reason(fault: str, exported: Path, tmp_path: Path) -> None:
     body, message = WRONG[fault]
     report, _ = compare(exported, "F16", runner=program(tmp_path, body))
     assert not report["passed"]
     assert message in " ".join(report["files"][0]["problems"])
 
 
-def test_a_runtime_that_hangs_is_ended_with_all_that_it_started(exported: Path, tmp_path: Path) -> None:
+def test_a_runtime_that_hangs_is_stopped_with_all_its_children(exported: Path, tmp_path: Path) -> None:
     body = (
         "import subprocess\n"
         f"child = subprocess.Popen(['sleep', '3600']); open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
@@ -276,7 +276,7 @@ def made(ids: list[int], greedy: list[int]) -> Prompt:
 
 
 @pytest.mark.parametrize(
-    ("said", "gap", "passed"),
+    ("ids", "gap", "passed"),
     [
         ([7, 7, 7], None, True),
         ([7, 8, 1], 0.005, True),
@@ -286,8 +286,8 @@ def made(ids: list[int], greedy: list[int]) -> Prompt:
         ([7, 7, 7, 7, 7], None, True),
     ],
 )
-def test_another_token_passes_only_as_a_tie(said: list[int], gap: float | None, passed: bool) -> None:
-    found = agree(made([1], [7, 7, 7]), Answer(said, None, 0.0), [2], limit=3, tie_gap=0.01)
+def test_another_token_passes_only_as_a_tie(ids: list[int], gap: float | None, passed: bool) -> None:
+    found = agree(made([1], [7, 7, 7]), Answer(ids, None, 0.0), [2], limit=3, tie_gap=0.01)
     assert found.passed is passed
     if gap is not None:
         assert found.difference is not None

@@ -1,4 +1,4 @@
-"""Greedy answers of a file: the model's own, with their speed, memory and end."""
+"""Greedy answers of a file are the model's own, with speed, memory and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison passes for the model itself, and for nothing that is nearly the model."""
+"""The comparison passes for the model itself, and fails for every file that is only close to it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_limits_judge_what_they_should() -> None:
 
 
 class Ids:
-    """A tokenizer and a llama.cpp that disagree on every text that has a `<` in it."""
+    """A tokenizer and a llama.cpp that disagree on every text with a `<`."""
 
     all_special_tokens: ClassVar[list[str]] = ["<s>"]
 

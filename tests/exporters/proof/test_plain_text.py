@@ -1,4 +1,4 @@
-"""Text files as the operator has them serve as held-out text."""
+"""Plain text files are used as held-out text."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_prepared_folder_is_never_read_as_plain_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["{}", "[]", '{"text": 3}', "{", "[" * 100_000])
-def test_a_row_that_is_no_document_is_located(tmp_path: Path, row: str) -> None:
+def test_a_row_that_is_not_a_document_is_located(tmp_path: Path, row: str) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps({"path": "x", "text": WORDS}) + "\n" + row + "\n")
     with pytest.raises(OperatorError, match=r"test\.jsonl:2: not a document"):
         read_parity_data(tmp_path, Tokenizer(), positions=1000, max_length=8)
 
 
-def test_a_place_without_text_says_what_it_may_be(tmp_path: Path) -> None:
+def test_a_place_without_text_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\0\1")
     for place in (tmp_path, tmp_path / "x.bin"):
         with pytest.raises(OperatorError, match="contains no text; allowed the output of a prepare stage, a text file"):

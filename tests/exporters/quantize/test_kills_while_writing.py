@@ -33,7 +33,7 @@ class Zygote:
     process: subprocess.Popen[str]
 
     def attempt(self, run: RunDir, stage: dict[str, Any], number: int, kill_at: int = 0) -> tuple[int, int]:
-        """Run an attempt; returns its wait status and the bytes it wrote."""
+        """Run an attempt; return its wait status and the number of bytes it wrote."""
         run.control.mkdir(parents=True, exist_ok=True)
         path = run.stage_json(stage["name"], number)
         path.parent.mkdir(parents=True)
@@ -77,13 +77,13 @@ STAGES: dict[str, dict[str, Any]] = {
 
 
 def files(folder: Path) -> dict[str, str]:
-    """SHA-256 of a finished folder's files, without those that tell when and how fast."""
+    """SHA-256 of a finished folder's files, without those that contain times and speeds."""
     listed = {entry["path"]: entry["sha256"] for entry in read_manifest(folder)["files"]}
     return {name: sha256 for name, sha256 in listed.items() if name.endswith((".gguf", ".safetensors"))}
 
 
 @pytest.mark.parametrize("work", STAGES)
-def test_killed_anywhere_nothing_torn_has_a_final_name_and_a_second_attempt_makes_the_same_files(
+def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_same_files(
     work: str, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     stage = {"name": "made", **STAGES[work], "model": str(base), "threads": 1}
@@ -120,7 +120,7 @@ def test_killed_anywhere_nothing_torn_has_a_final_name_and_a_second_attempt_make
 
 
 @pytest.mark.parametrize("work", STAGES)
-def test_a_disk_that_is_full_in_the_middle_ends_the_work_in_words_and_leaves_nothing_under_a_final_name(
+def test_a_disk_that_fills_up_gives_an_error_message_and_leaves_no_partial_file(
     work: str, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     stage = {"name": "made", **STAGES[work], "model": str(base)}

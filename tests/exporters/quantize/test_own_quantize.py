@@ -91,7 +91,7 @@ def test_the_operators_program_writes_the_files_and_is_recorded(program: Path, b
     assert parity(kernels)["quantizer"]["name"] == "xllamacpp"
 
 
-def test_a_program_that_fails_its_test_is_not_used_and_that_is_said(
+def test_a_program_that_fails_its_self_test_is_not_used_and_gives_a_warning(
     program: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OWN_SPOILS", "trial")
@@ -103,7 +103,7 @@ def test_a_program_that_fails_its_test_is_not_used_and_that_is_said(
 
 
 @pytest.mark.parametrize("trouble", ["OWN_FAILS", "OWN_SPOILS"])
-def test_a_program_that_fails_at_work_leaves_the_rest_to_the_kernels(
+def test_after_a_program_fails_the_kernels_write_the_remaining_files(
     trouble: str, program: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(trouble, {"OWN_FAILS": "Q8_0", "OWN_SPOILS": "file"}[trouble])
@@ -158,7 +158,7 @@ def test_where_the_program_is_looked_for(program: Path, tmp_path: Path, monkeypa
     assert found.named_by == "PATH"
 
 
-def test_asking_for_a_program_that_is_not_there_is_refused_and_numpy_can_be_asked_for(
+def test_a_required_program_that_is_missing_is_refused_and_numpy_can_be_required(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COCKPIT_LLAMA_CPP", raising=False)

@@ -1,4 +1,4 @@
-"""Quantizing GGUF files: the same bytes as an export of the model, refusals before the work, kills, and the command."""
+"""Quantizing GGUF files: the bytes of an export of the model, refusals before writing, kills, and the command."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_what_is_already_quantized_or_unknown_is_refused(sources: Path, tmp_path
     assert "cut" in refusal(other, "Q8_0", out=tmp_path / "e").message
 
 
-def test_a_value_that_is_no_number_ends_the_work_without_a_file(sources: Path, tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_stops_the_job_without_a_file(sources: Path, tmp_path: Path) -> None:
     spoiled = tmp_path / "spoiled.gguf"
     shutil.copy(sources / "small-F32.gguf", spoiled)
     place = read_gguf(spoiled).tensors["blk.1.attn_q.weight"]
@@ -155,7 +155,7 @@ def test_a_value_that_is_no_number_ends_the_work_without_a_file(sources: Path, t
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_full_disk_is_told_before_the_work(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_writing(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("exporters.quantize.quantize_file.shutil.disk_usage", lambda _: free)
     assert "1000 B free" in refusal(sources / "small-F32.gguf", "Q8_0", out=tmp_path / "out").message
@@ -171,7 +171,7 @@ def written(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_anywhere_no_torn_file_has_a_final_name_and_again_it_succeeds(sources: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_succeeds(sources: Path, tmp_path: Path) -> None:
     source = sources / "small-F32.gguf"
     make(source, "Q4_K_M", "Q8_0", out=tmp_path / "whole")
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.gguf")}
@@ -197,7 +197,7 @@ def test_killed_anywhere_no_torn_file_has_a_final_name_and_again_it_succeeds(sou
         assert not list(out.glob("*.partial"))
 
 
-def test_the_command_quantizes_tells_and_refuses(sources: Path, tmp_path: Path) -> None:
+def test_the_command_quantizes_reports_and_refuses(sources: Path, tmp_path: Path) -> None:
     def cockpit(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "COCKPIT_RUNS_DIR": str(tmp_path / "runs")}
         command = [sys.executable, "-m", "cockpit", "quantize", *words]
@@ -213,8 +213,8 @@ def test_the_command_quantizes_tells_and_refuses(sources: Path, tmp_path: Path) 
         "small-Q8_0.gguf",
         "small.quantize.json",
     ]
-    told = cockpit(source, "--types", "Q8_0", "--out", str(tmp_path / "json"), "--json")
-    assert [json.loads(line) for line in told.stdout.splitlines()][-1]["file"]["file"] == "small-Q8_0.gguf"
+    result = cockpit(source, "--types", "Q8_0", "--out", str(tmp_path / "json"), "--json")
+    assert [json.loads(line) for line in result.stdout.splitlines()][-1]["file"]["file"] == "small-Q8_0.gguf"
     for words, part in (
         ((source, "--types", "Q9"), "--types"),
         ((str(tmp_path / "none.gguf"),), "no file"),
@@ -228,11 +228,11 @@ def test_the_command_quantizes_tells_and_refuses(sources: Path, tmp_path: Path) 
         assert part in refused.stderr
 
 
-def test_odd_widths_are_told_before_they_are_written(tokenizer: Path, tmp_path: Path) -> None:
+def test_odd_widths_are_reported_before_writing(tokenizer: Path, tmp_path: Path) -> None:
     model = read_model(
         build_model(tmp_path / "odd", tokenizer, hidden_size=96, intermediate_size=160, num_attention_heads=4)
     )
     write_gguf(model, model.plan("F16"), tmp_path / "odd-F16.gguf", None)
     lines = make(tmp_path / "odd-F16.gguf", "Q4_K_M", out=tmp_path)
-    told = next(index for index, line in enumerate(lines) if "bits per weight" in line.get("warning", ""))
-    assert told < next(index for index, line in enumerate(lines) if "writing" in line.get("phase", ""))
+    warned = next(index for index, line in enumerate(lines) if "bits per weight" in line.get("warning", ""))
+    assert warned < next(index for index, line in enumerate(lines) if "writing" in line.get("phase", ""))

@@ -1,4 +1,4 @@
-"""What an export writes, warns of, and refuses; and that it is there whole or not at all."""
+"""What an export writes, warns of and refuses, and that it leaves no partial files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_tensor_types_and_keys_are_in_the_file(tmp_path: Path, base: Path) -> No
 
 
 def test_quantized_values_are_the_models(tmp_path: Path, base: Path) -> None:
-    """The kernels saw the right rows: every tensor decodes to about what the folder holds."""
+    """The kernels saw the right rows: every tensor decodes to about the folder's values."""
     model = read_model(base)
     plan = model.plan("Q6_K")
     with KernelQuantizer(1) as kernels:
@@ -77,7 +77,7 @@ def test_quantized_values_are_the_models(tmp_path: Path, base: Path) -> None:
         assert np.square(np.sort(decoded) - np.sort(source)).mean() < 1e-3 * np.square(source).mean(), tensor.name
 
 
-def test_odd_widths_are_warned_of_before_the_work(tmp_path: Path, tokenizer: Path) -> None:
+def test_odd_widths_give_a_warning_before_writing(tmp_path: Path, tokenizer: Path) -> None:
     model = build_model(tmp_path / "model", tokenizer, hidden_size=96, intermediate_size=160, num_attention_heads=4)
     ctx, result = export(tmp_path, model, "Q4_K_M")
     events = ctx.events()
@@ -101,7 +101,7 @@ def test_progress_has_an_end(tmp_path: Path, base: Path) -> None:
         assert last.done == last.total
 
 
-def test_positions_and_context_are_what_was_asked_for(tmp_path: Path, base: Path) -> None:
+def test_positions_and_context_are_the_requested_ones(tmp_path: Path, base: Path) -> None:
     ctx, result = export(tmp_path / "a", base, "F16", parity_positions=150, max_length=40)
     record = parity(ctx)["data"]
     assert (record["positions"], record["windows"], record["max_length"]) == (160, 4, 40)

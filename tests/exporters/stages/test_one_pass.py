@@ -1,5 +1,5 @@
-"""Merge and conversion in one pass give the bytes of two steps, and the merged model is held against the adapter over
-its base."""
+"""Merge and conversion in one pass give the bytes of two steps, and the merged model is compared with the adapter over
+its base model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_pass_writes_the_bytes_of_a_merge_and_an_export(
     assert not list(fused.work.rglob("*.safetensors")), "no merged copy goes to the disk"
 
 
-def test_one_pass_holds_the_files_against_the_merged_model_and_that_against_the_adapter_over_its_base(
+def test_one_pass_compares_the_files_with_the_merged_model_and_that_with_the_unmerged_adapter(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     record = parity(one_pass(tmp_path / "fused", base, adapter, "F16"))
@@ -84,7 +84,7 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_written(
     assert not list((tmp_path / "fused").rglob("*.gguf"))
 
 
-def test_a_merge_measures_itself_against_the_adapter_over_its_base(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_merge_is_compared_with_the_adapter_over_its_base(base: Path, adapter: Path, tmp_path: Path) -> None:
     ctx, result = exporting.merge(tmp_path, base, adapter, parity_positions=300)
     assert result.metrics["mean_kl"] < 1e-9
     assert result.metrics["top1"] == 1.0
@@ -118,7 +118,7 @@ def test_merged_weights_that_are_not_the_trained_model_fail_the_merge(
         compare_merge(ctx, base, adapter, whole)
 
 
-def test_a_merge_too_large_for_the_comparison_says_so(
+def test_a_merge_too_large_for_the_comparison_warns(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exporters.stages.merge_parity.available_bytes", lambda: 1000)

@@ -1,4 +1,4 @@
-"""A Modelfile and llama.cpp's commands beside the files: the same prompt text as the model's own template."""
+"""The Modelfile and llama.cpp's commands beside the files give the prompt text of the model's own template."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_a_system_message_that_the_template_adds_by_itself_is_found(tokens: Any)
 
 
 @pytest.mark.parametrize("template", [INSIDE, RAISING, "constant", "{% for m in messages %}", None])
-def test_a_template_that_is_not_regular_is_not_guessed_at(tokens: Any, template: str | None) -> None:
+def test_a_template_that_is_not_regular_gives_no_form(tokens: Any, template: str | None) -> None:
     tokens.chat_template = template
     assert chat_format(tokens) is None
 
 
 def go_render(template: str, messages: list[dict[str, str]]) -> str:
-    """What Go's text/template makes of the constructs that we write."""
+    """Render the constructs that Cockpit writes, as Go's text/template does."""
     body, opening = re.fullmatch(
         r"\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)", template, re.DOTALL
     ).groups()
@@ -109,7 +109,7 @@ def test_the_modelfiles_template_gives_the_models_own_prompt(tokens: Any, templa
     assert go_render(go[1], messages) == wanted.removeprefix(tokens.bos_token)
 
 
-def test_a_modelfile_says_where_answers_end_and_how_the_author_samples(tokens: Any, tmp_path: Path) -> None:
+def test_a_modelfile_has_the_stop_tokens_and_the_authors_sampling(tokens: Any, tmp_path: Path) -> None:
     tokens.chat_template = CHATML
     (tmp_path / "generation_config.json").write_text(
         '{"eos_token_id": [2, 1], "temperature": 0.7, "top_k": 20, "top_p": "x"}'

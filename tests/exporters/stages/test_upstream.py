@@ -1,5 +1,5 @@
-"""llama.cpp's own converter from the operator's checkout. The script here speaks its command line and uses our own
-writer."""
+"""llama.cpp's own converter from the operator's checkout. The script in the tests has its command line and uses
+Cockpit's writer."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_the_script_runs_with_the_python_that_is_named(
         {"file_types": ["IQ2_XS"]},
     ],
 )
-def test_what_needs_our_own_converter_is_refused_at_check_time(fields: dict[str, Any]) -> None:
+def test_fields_that_need_cockpits_converter_are_refused_at_check_time(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="converter — got upstream together with"):
         ExportStage.model_validate({"name": "x", "kind": "export", "model": "m", "converter": "upstream", **fields})
 
 
-def test_types_of_an_unknown_family_need_the_operators_program_and_are_refused_before_the_work(
+def test_types_of_an_unknown_family_need_the_operators_program_and_are_refused_before_writing(
     base: Path, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

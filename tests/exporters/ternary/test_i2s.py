@@ -26,7 +26,7 @@ TENSOR = "blk.1.ffn_up.weight"
 
 @pytest.fixture(scope="module")
 def ternary(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
-    """A model whose projections hold -s, 0 and s, each with its own s."""
+    """A model whose projections contain only -s, 0 and s, each with its own s."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -67,7 +67,7 @@ def test_the_layouts_are_those_of_bitnet() -> None:
 
 
 @pytest.mark.parametrize("layout", i2s.LAYOUTS)
-def test_what_is_packed_is_unpacked_in_its_layout_and_in_no_other(layout: str) -> None:
+def test_packed_codes_are_unpacked_in_their_layout_and_in_no_other(layout: str) -> None:
     codes = np.random.default_rng(1).integers(0, 3, (64, 384)).astype(np.uint8)
     packed = i2s.pack(codes, layout)
     assert packed.nbytes == codes.size // 4
@@ -77,7 +77,7 @@ def test_what_is_packed_is_unpacked_in_its_layout_and_in_no_other(layout: str) -
 
 
 @pytest.mark.parametrize("layout", i2s.LAYOUTS)
-def test_an_export_of_a_ternary_model_holds_its_values_exactly(layout: str, ternary: Path, tmp_path: Path) -> None:
+def test_an_export_of_a_ternary_model_has_its_values_exactly(layout: str, ternary: Path, tmp_path: Path) -> None:
     ctx, result = export(tmp_path, ternary, "F16", parity_positions=0, i2s=layout)
     record = parity(ctx)["i2s"]
     assert (record["layout"], record["compared"], record["tensors"]) == (layout, True, 14)
@@ -141,7 +141,7 @@ def test_bytes_in_another_layout_than_the_declared_one_are_found_out_by_comparis
     monkeypatch.setattr(i2s, "pack", lambda codes, _layout: pack(codes, "arm-64"))
     model, path = read_model(ternary), tmp_path / "claims.gguf"
     write_i2s(model, ternary_scales(model, "x86-128"), "x86-128", path)
-    assert validate(path)["layout"] == "x86-128", "nothing in the bytes themselves is wrong"
+    assert validate(path)["layout"] == "x86-128", "the bytes alone show no error"
     with pytest.raises(OperatorError, match="differs from the model"):
         validate(path, model)
     with pytest.raises(StageFailedError, match="the i2_s file differs from the model"):
