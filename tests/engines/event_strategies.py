@@ -59,7 +59,7 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Instances with every field filled; an event's header is left to its writer."""
+    """Instances with every field set; the writer sets an event's header."""
     fields = {
         field.name: _values(msgspec.inspect.type_info(field.type))
         for field in msgspec.structs.fields(kind)
@@ -72,7 +72,7 @@ events: st.SearchStrategy[AnyEvent] = st.one_of(*map(structs, EVENT_TYPES))
 
 
 def same(a: object, b: object) -> bool:
-    """Equality in which a NaN is itself and no integer is a float."""
+    """Equality in which NaN equals NaN and an integer differs from a float."""
     if isinstance(a, float) and isinstance(b, float):
         return a == b or (math.isnan(a) and math.isnan(b))
     if isinstance(a, dict) and isinstance(b, dict):

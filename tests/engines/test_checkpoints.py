@@ -1,4 +1,4 @@
-"""Which checkpoints are complete, what is kept, and what goes."""
+"""Which checkpoints are complete, which are kept, and which are removed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_rotating_after_each_commit_never_loses_what_one_rotation_keeps(
     assert set(which_to_remove(checkpoints, limit)) == set(checkpoints) - set(on_disk)
 
 
-def test_the_newer_of_two_equally_good_is_the_best() -> None:
+def test_the_newer_of_two_equal_checkpoints_is_the_best() -> None:
     two = [Checkpoint(1, step, Path(str(step)), "", True, metrics={"eval_loss": 2.0}) for step in (1, 2)]
     assert current_best(two) == two[1]
 
@@ -76,7 +76,7 @@ def commit_checkpoint(stage: Path, attempt: int, step: int, *, healthy: bool = T
     return folder / f"step-{step}"
 
 
-def test_only_what_is_whole_is_a_checkpoint(tmp_path: Path) -> None:
+def test_only_a_complete_folder_is_a_checkpoint(tmp_path: Path) -> None:
     whole = commit_checkpoint(tmp_path, 1, 5)
     (tmp_path / "1" / "checkpoints" / ".tmp-step-9").mkdir()
     torn = commit_checkpoint(tmp_path, 1, 7)
@@ -123,7 +123,7 @@ def test_removal_and_leftovers(tmp_path: Path) -> None:
         (2.0, 10.001, "grad_norm"),
     ],
 )
-def test_guards_name_the_first_thing_that_is_wrong(loss: float, grad_norm: float | None, guard: str | None) -> None:
+def test_guards_name_the_first_violation(loss: float, grad_norm: float | None, guard: str | None) -> None:
     trip = check_step(loss, grad_norm, 10.0)
     assert (trip and trip.guard) == guard
     if trip is not None:

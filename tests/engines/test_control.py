@@ -32,7 +32,7 @@ def leave(control: Path, name: str, body: object = None) -> Path:
 
 
 @pytest.mark.parametrize("verb", Verb)
-def test_a_request_comes_out_as_it_went_in_and_is_taken_once(tmp_path: Path, verb: Verb) -> None:
+def test_a_request_is_read_as_it_was_put_and_is_taken_once(tmp_path: Path, verb: Verb) -> None:
     value = 7.0 if verb.takes_value else None
     made = put_request(tmp_path, verb, value, by="ada")
     assert pending(tmp_path) == [made]
@@ -41,7 +41,7 @@ def test_a_request_comes_out_as_it_went_in_and_is_taken_once(tmp_path: Path, ver
     assert not take(tmp_path, made)
     assert pending(tmp_path) == []
     assert history(tmp_path) == [made]
-    assert put_request(tmp_path, Verb.STOP).number == 2, "numbers of taken requests are not given again"
+    assert put_request(tmp_path, Verb.STOP).number == 2, "numbers of taken requests are not reused"
 
 
 def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tm
     assert numbers_taken(tmp_path) == {1, 2, 3, 4}
 
 
-def test_a_request_that_got_its_name_after_a_younger_one_is_still_found(tmp_path: Path) -> None:
+def test_a_request_that_got_its_name_after_a_later_one_is_still_found(tmp_path: Path) -> None:
     early = put_request(tmp_path, Verb.STOP)
     (tmp_path / early.file).rename(tmp_path / "writing")
     put_request(tmp_path, Verb.CHECKPOINT)
@@ -115,7 +115,7 @@ print(*(put_request(Path(sys.argv[1]), "checkpoint").number for _ in range(5)))
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
 
-def test_of_many_takers_one_gets_the_request(tmp_path: Path) -> None:
+def test_only_one_of_many_takers_gets_the_request(tmp_path: Path) -> None:
     request = put_request(tmp_path, Verb.STOP)
     got: list[bool] = []
     threads = [threading.Thread(target=lambda: got.append(take(tmp_path, request))) for _ in range(12)]
@@ -135,7 +135,7 @@ def test_of_many_takers_one_gets_the_request(tmp_path: Path) -> None:
         ("max-steps", math.nan), ("max-steps", math.inf),
     ],
 )  # fmt: skip
-def test_what_may_not_be_asked_is_refused_and_leaves_nothing(tmp_path: Path, verb: str, value: float | None) -> None:
+def test_a_wrong_verb_or_value_is_refused_and_leaves_no_file(tmp_path: Path, verb: str, value: float | None) -> None:
     with pytest.raises(ValueError, match=r"verb|value|allowed"):
         put_request(tmp_path / "control", verb, value)  # type: ignore[arg-type]
     assert not (tmp_path / "control").exists()
@@ -149,7 +149,7 @@ HOSTILE_BODIES = [
 
 @pytest.mark.parametrize("body", HOSTILE_BODIES, ids=lambda body: repr(body[:12]))
 @pytest.mark.parametrize("verb", ["stop", "learning-rate"])
-def test_a_request_that_is_no_request_is_passed_over(tmp_path: Path, verb: str, body: bytes) -> None:
+def test_a_malformed_request_is_ignored(tmp_path: Path, verb: str, body: bytes) -> None:
     leave(tmp_path, f"000001-{verb}.json", body)
     put_request(tmp_path, Verb.PAUSE)
     assert [request.verb for request in pending(tmp_path)] == ["pause"]
@@ -173,7 +173,7 @@ def test_a_value_that_an_engine_must_not_see_never_reaches_it(tmp_path: Path, va
         "9" * 200 + "-stop.json", ".000001-stop.json", "000001-STOP.json", "000001-stop\x1b[2J.json", "999999",
     ],
 )  # fmt: skip
-def test_a_file_of_another_name_is_nobody_s_request_and_takes_no_number(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_name_is_not_a_request_and_takes_no_number(tmp_path: Path, name: str) -> None:
     leave(tmp_path, name, {"verb": "stop", "value": None})
     assert pending(tmp_path) == []
     assert put_request(tmp_path, Verb.PAUSE).number in {1, 2}
@@ -206,18 +206,18 @@ def test_no_name_and_no_content_raises(tmp_path: Path, name: str, body: bytes) -
     path.unlink()
 
 
-def test_a_folder_that_is_not_there_has_no_requests(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_requests(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert pending(gone) == []
     assert history(gone) == []
     assert highest_number(gone) == 0
     assert not take(gone, Request(1, Verb.STOP, file="000001-stop.json"))
-    assert put_request(gone, Verb.STOP).number == 1, "an old run's folder may be made anew"
+    assert put_request(gone, Verb.STOP).number == 1, "an old run's folder may be created again"
 
 
-def test_who_asked_is_kept_short(tmp_path: Path) -> None:
+def test_the_name_of_the_requester_is_shortened(tmp_path: Path) -> None:
     leave(tmp_path, "000001-stop.json", {"verb": "stop", "value": None, "by": "x" * 3000})
     leave(tmp_path, "000002-stop.json", {"verb": "pause", "by": {"a": 1}})
     first, second = pending(tmp_path)
     assert len(first.by) == 80
-    assert second.verb == "stop", "the name of the file says what is asked"
+    assert second.verb == "stop", "the name of the file has the verb"

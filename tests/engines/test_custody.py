@@ -1,4 +1,4 @@
-"""Descent by SHA-256: what manifests say of what a folder was made from."""
+"""Chain of custody by SHA-256: the sources of a folder in its manifest."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def links(folder: Path) -> dict[str, dict[str, Any]]:
     return {link["id"]: link for link in ancestors(read_manifest(folder))}
 
 
-def test_every_ancestor_is_told_once_and_older_ones_first(tmp_path: Path) -> None:
+def test_every_ancestor_is_listed_once_and_older_ones_first(tmp_path: Path) -> None:
     data = stage(tmp_path / "data", "data")
     tokenizer = stage(tmp_path / "tokenizer", "tokenizer", data)
     model = stage(tmp_path / "model", "model", data, tokenizer)
     gguf = stage(tmp_path / "gguf", "gguf", model, data)
-    told = ancestors(read_manifest(gguf))
-    assert [link["stage"] for link in told] == ["data", "tokenizer", "model"]
+    listed = ancestors(read_manifest(gguf))
+    assert [link["stage"] for link in listed] == ["data", "tokenizer", "model"]
     assert parent_ids(read_manifest(gguf)) == [manifest_sha256(model), manifest_sha256(data)]
     assert links(gguf)[manifest_sha256(model)]["parents"] == [manifest_sha256(data), manifest_sha256(tokenizer)]
 
 
-def test_a_checkpoint_stands_between_a_training_stage_and_its_inputs(tmp_path: Path) -> None:
+def test_a_checkpoint_is_the_link_between_a_training_stage_and_its_inputs(tmp_path: Path) -> None:
     data = stage(tmp_path / "data", "data")
     step = stage(tmp_path / "step-5", "model", data, step=5)
     model = stage(tmp_path / "model", "model", data, checkpoint=step)
@@ -45,7 +45,7 @@ def test_a_checkpoint_stands_between_a_training_stage_and_its_inputs(tmp_path: P
     assert links(model)[manifest_sha256(step)]["parents"] == [manifest_sha256(data)]
 
 
-def test_a_checkpoint_without_descent_of_its_own_has_the_stages_inputs(tmp_path: Path) -> None:
+def test_a_checkpoint_without_parents_gets_the_stages_inputs(tmp_path: Path) -> None:
     data = stage(tmp_path / "data", "data")
     step = tmp_path / "step-5"
     step.mkdir()
@@ -60,8 +60,8 @@ def test_a_folder_without_a_manifest_is_known_by_its_content(tmp_path: Path) -> 
     foreign = tmp_path / "foreign"
     (foreign / "deep").mkdir(parents=True)
     (foreign / "deep" / "a.txt").write_text("one")
-    told = custody_of([Parent("foreign", foreign)])
-    (link,) = told["ancestors"]
+    listed = custody_of([Parent("foreign", foreign)])
+    (link,) = listed["ancestors"]
     assert (link["method"], link["id"], link["folder"]) == ("content", content_sha256(foreign), str(foreign))
     (foreign / "deep" / "a.txt").write_text("two")
     assert content_sha256(foreign) != link["id"]
@@ -74,9 +74,9 @@ def test_a_file_is_known_by_its_bytes_under_its_name(tmp_path: Path) -> None:
     assert content_sha256(file) == hashlib.sha256(f"x.jsonl\0{inner}\n".encode()).hexdigest()
 
 
-def test_what_cannot_be_read_is_known_by_name_and_costs_no_finished_stage(tmp_path: Path) -> None:
-    told = custody_of([Parent("org/model", None), Parent("gone", tmp_path / "gone")])
-    assert [(link["method"], link["kind"], link["folder"]) for link in told["ancestors"]] == [
+def test_an_unreadable_source_is_known_by_name_and_the_stage_is_kept(tmp_path: Path) -> None:
+    listed = custody_of([Parent("org/model", None), Parent("gone", tmp_path / "gone")])
+    assert [(link["method"], link["kind"], link["folder"]) for link in listed["ancestors"]] == [
         ("name", "hub", "org/model"),
         ("name", "folder", str(tmp_path / "gone")),
     ]
@@ -98,12 +98,12 @@ def test_what_cannot_be_read_is_known_by_name_and_costs_no_finished_stage(tmp_pa
         },
     ],
 )
-def test_hostile_descent_is_read_without_harm(custody: Any, tmp_path: Path) -> None:
+def test_a_hostile_custody_value_is_read_safely(custody: Any, tmp_path: Path) -> None:
     folder = tmp_path / "x"
     folder.mkdir()
     body = {"format": 1, "run": ["r"], "stage": 7, "custody": custody, "files": []}
     (folder / "manifest.json").write_text(json.dumps(body))
-    told = custody_of([Parent("x", folder)])
-    assert len(told["ancestors"]) <= 2
-    assert told["parents"] == [manifest_sha256(folder)]
-    assert all(isinstance(item, str) for link in told["ancestors"] for item in link["parents"])
+    listed = custody_of([Parent("x", folder)])
+    assert len(listed["ancestors"]) <= 2
+    assert listed["parents"] == [manifest_sha256(folder)]
+    assert all(isinstance(item, str) for link in listed["ancestors"] for item in link["parents"])

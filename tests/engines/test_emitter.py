@@ -52,7 +52,7 @@ def test_a_record_is_in_the_file_when_emit_returns(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_writers_of_one_file_number_their_own_records_and_tear_nobody_s(tmp_path: Path) -> None:
+def test_writers_of_one_file_number_their_own_records_and_tear_no_others(tmp_path: Path) -> None:
     writers = [writer_for(tmp_path) for _ in range(4)]
     threads = [
         threading.Thread(target=lambda w=writer: [w.emit(step(n, metrics={"a": n})) for n in range(500)])
@@ -134,7 +134,7 @@ def test_a_record_above_the_limit_is_cut_and_never_split(tmp_path: Path, kind: t
     assert all(isinstance(decode_record(line[:-1]), kind) for line in lines[1:])
 
 
-def test_what_was_cut_is_said_and_most_of_it_is_kept(tmp_path: Path) -> None:
+def test_a_cut_text_is_marked_and_most_of_it_is_kept(tmp_path: Path) -> None:
     writer = writer_for(tmp_path)
     writer.emit(Warned(message="a" * 100_000))
     writer.emit(Warned(message="\0" * 20_000))
@@ -154,7 +154,7 @@ def test_thousands_of_metrics_make_a_record_that_still_fits(tmp_path: Path) -> N
 
 @settings(max_examples=80)
 @given(st.lists(events, max_size=10))
-def test_whatever_is_emitted_is_read_back(tmp_path: Path, emitted: list[AnyEvent]) -> None:
+def test_every_emitted_event_is_read_back(tmp_path: Path, emitted: list[AnyEvent]) -> None:
     (tmp_path / "journal.jsonl").unlink(missing_ok=True)
     writer = writer_for(tmp_path)
     for event in emitted:
@@ -166,7 +166,7 @@ def test_whatever_is_emitted_is_read_back(tmp_path: Path, emitted: list[AnyEvent
 # ---- journals that change under a writer
 
 
-def test_a_journal_that_is_deleted_or_replaced_is_written_on_under_its_name(tmp_path: Path) -> None:
+def test_a_deleted_or_replaced_journal_is_continued_under_its_name(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     writer = writer_for(tmp_path)
     writer.emit(step(1))
@@ -187,7 +187,7 @@ def test_a_journal_that_is_deleted_or_replaced_is_written_on_under_its_name(tmp_
     assert reader.restarted == 1
 
 
-def test_a_deleted_journal_is_noticed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_journal_is_noticed_without_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emitter, "SYNC_INTERVAL_S", 0.02)
     writer = writer_for(tmp_path)
     (tmp_path / "journal.jsonl").unlink()
@@ -199,7 +199,7 @@ def test_a_deleted_journal_is_noticed_by_itself(tmp_path: Path, monkeypatch: pyt
     assert [type(event) for event in read(tmp_path)] == [WriterOpened, Warned]
 
 
-def test_a_journal_that_is_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_truncated_journal_gives_a_warning(tmp_path: Path) -> None:
     writer = writer_for(tmp_path)
     writer.emit(step(1))
     writer.notice_replacement()
@@ -232,17 +232,17 @@ def test_the_pipe_gets_a_copy_of_every_record_that_fits_and_is_never_waited_for(
     writer.emit(step(1))
     live = [decode_record(line) for line in os.read(pipe, 65_536).splitlines()]
     assert [type(event) for event in live] == [WriterOpened, Step]
-    for number in range(2000):  # nobody reads: the pipe fills, and what does not fit is dropped
+    for number in range(2000):  # no reader: the pipe fills, and further records are dropped
         writer.emit(step(number))
     os.close(pipe)
-    for number in range(10):  # nobody is there at all
+    for number in range(10):  # no reader at all
         writer.emit(step(number))
     writer.close()
     assert len(read(tmp_path)) == 2013
 
 
 @pytest.mark.parametrize("there", ["nothing", "file", "folder", "link to nowhere"])
-def test_without_a_pipe_events_are_recorded_all_the_same(tmp_path: Path, there: str) -> None:
+def test_events_are_recorded_without_a_pipe(tmp_path: Path, there: str) -> None:
     pipe = tmp_path / "live.fifo"
     if there == "file":
         pipe.write_bytes(b"kept")

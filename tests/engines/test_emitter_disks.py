@@ -38,7 +38,7 @@ journal = folder / "journal.jsonl"
 writer = EventWriter(journal, None, role="engine", stage="base", attempt=1)
 emitted = [("writer_opened", 0)]
 for number in range(1500):
-    if draw.random() < 0.02:  # a disk with a few bytes left, or with room again
+    if draw.random() < 0.02:  # a disk with a few bytes left, or with free space again
         soft = resource.RLIM_INFINITY if draw.random() < 0.4 else journal.stat().st_size + draw.randrange(700)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
     if draw.random() < 0.3:
@@ -125,7 +125,7 @@ while b"attempt_ended" not in journal.read_bytes():
 
 
 @pytest.mark.parametrize("short_by", [1, 2, 60, 150])
-def test_a_write_that_comes_short_is_one_record_in_the_end_and_never_two(
+def test_a_short_write_ends_as_one_record_and_never_as_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_by: int
 ) -> None:
     writer = writer_for(tmp_path)
@@ -157,7 +157,7 @@ def test_the_last_record_s_missing_line_end_is_written_when_the_disk_takes_it(
     writer.close()
 
 
-def test_what_waits_for_a_disk_is_bounded_and_the_oldest_goes_first(
+def test_records_that_wait_for_a_disk_are_bounded_and_the_oldest_is_dropped_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(emitter, "SYNC_INTERVAL_S", 3600.0)
@@ -187,7 +187,7 @@ def test_what_waits_for_a_disk_is_bounded_and_the_oldest_goes_first(
     assert kept == list(range(201))[-len(kept) :]
 
 
-def test_a_journal_that_cannot_even_be_opened_stops_nothing(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_opened_does_not_stop_the_writer(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path / "later" / "journal.jsonl", None, role=WriterRole.ENGINE)
     for number in range(5):
         writer.emit(step(number))
@@ -198,7 +198,7 @@ def test_a_journal_that_cannot_even_be_opened_stops_nothing(tmp_path: Path) -> N
     assert account(found) == (5, 5)
 
 
-def test_a_new_writer_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_a_new_writer_begins_on_a_new_line(tmp_path: Path) -> None:
     first = encode_record(Gap(lost=1), writer="e1", seq=0, t=1.0, m=1.0)
     (tmp_path / "journal.jsonl").write_bytes(first + b'{"v":1,"w":"e1","seq":1,"t":1.0,"m":1.0,"k":"ste')
     writer = writer_for(tmp_path)
@@ -206,4 +206,4 @@ def test_a_new_writer_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "journal.jsonl")
     assert [record.event.w for record in reader.read()] == ["e1", writer.writer]
     assert reader.bad == 1
-    assert (tmp_path / "journal.jsonl").read_bytes().startswith(first), "nobody repairs a journal"
+    assert (tmp_path / "journal.jsonl").read_bytes().startswith(first), "no writer repairs a journal"

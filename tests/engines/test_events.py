@@ -44,12 +44,12 @@ def step(**fields: Any) -> Step:
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.__name__)
-def test_every_kind_comes_back_as_it_was_whatever_its_fields_hold(kind: type[Event]) -> None:
+def test_every_kind_is_read_back_unchanged_with_any_field_values(kind: type[Event]) -> None:
     @settings(max_examples=60)
     @given(structs(kind), st.integers(0, 2**53))
     def round_trip(event: AnyEvent, seq: int) -> None:
         line = encoded(event, seq)
-        assert line.startswith(RECORD_START), "readers look for this where a line is bad"
+        assert line.startswith(RECORD_START), "readers search bad lines for this"
         assert line.index(b"\n") == len(line) - 1, "one line: its newline is its end"
         back = decode_record(line[:-1])
         assert same(back, event)
@@ -95,7 +95,7 @@ def test_a_text_that_is_the_word_of_a_number_stays_a_text(kind: type[Event], wor
     assert same(decode_record(encoded(event)[:-1]), event)
 
 
-def test_null_and_nan_are_two_things() -> None:
+def test_null_and_nan_are_different() -> None:
     back = decode_record(encoded(step(loss=math.nan, grad_norm=None, metrics={"a": None, "b": -math.inf}))[:-1])
     assert isinstance(back, Step)
     assert back.loss is not None
@@ -104,7 +104,7 @@ def test_null_and_nan_are_two_things() -> None:
     assert back.metrics == {"a": None, "b": -math.inf}
 
 
-def test_bytes_of_a_file_name_that_are_no_text_are_spelled_out() -> None:
+def test_undecodable_bytes_of_a_file_name_are_escaped() -> None:
     event = AttemptEnded(stage="s", attempt=1, reason=EndReason.ERROR, detail="no file caf\udce9.txt")
     back = decode_record(encoded(event)[:-1])
     assert isinstance(back, AttemptEnded)
@@ -114,7 +114,7 @@ def test_bytes_of_a_file_name_that_are_no_text_are_spelled_out() -> None:
     assert list(nan.metrics) == ["\\udcff"]
 
 
-def test_a_field_left_at_its_default_costs_no_bytes() -> None:
+def test_a_field_with_its_default_value_is_not_written() -> None:
     assert b"metrics" not in encoded(step())
     assert b"stage" not in encoded(Warned(message="m"))
 
@@ -124,13 +124,13 @@ def test_a_field_that_this_version_does_not_know_is_skipped() -> None:
     assert same(decode_record(line), Gap(lost=3))
 
 
-def test_a_kind_that_this_version_does_not_know_is_told_apart_from_damage() -> None:
+def test_an_unknown_kind_is_distinguished_from_damage() -> None:
     line = encoded(Gap(lost=3))[:-1].replace(b'"gap"', b'"gap_of_2031"')
     with pytest.raises(UnknownKindError):
         decode_record(line)
 
 
-def test_a_record_of_a_later_version_is_read_as_far_as_it_is_understood() -> None:
+def test_the_known_fields_of_a_later_version_s_record_are_read() -> None:
     line = encoded(Gap(lost=3))[:-1].replace(b'{"v":1,', b'{"v":2,')
     back = decode_record(line)
     assert (back.v, back.seq) == (2, 0)
@@ -164,7 +164,7 @@ def test_a_record_of_a_later_version_is_read_as_far_as_it_is_understood() -> Non
         b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"step","metrics":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
     ],
 )
-def test_what_is_not_a_record_is_refused_by_one_error_and_no_other(line: bytes) -> None:
+def test_a_line_that_is_not_a_record_raises_one_error_class(line: bytes) -> None:
     with pytest.raises(UnreadableRecordError):
         decode_record(line)
 

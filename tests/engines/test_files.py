@@ -1,4 +1,4 @@
-"""Files are whole or absent, and nothing but a regular file is read."""
+"""Writes are atomic, and only regular files are read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _full(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
 
-def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "exit.json"
     write_durably(path, b"old" * 100)
     real = os.write
@@ -57,19 +57,19 @@ def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatc
         assert os.listdir(tmp_path) == ["exit.json"]
 
 
-def test_a_small_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_a_small_file(tmp_path: Path) -> None:
     write_durably(tmp_path / "f", b"1")
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
 
 
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
     write_durably(tmp_path / "f", b"0123456789" * 20)
     assert (tmp_path / "f").read_bytes() == b"0123456789" * 20
 
 
-def test_many_writers_of_one_small_file_leave_one_whole_text(tmp_path: Path) -> None:
+def test_many_writers_of_one_small_file_leave_one_complete_text(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     texts = [str(number).encode() * 5000 for number in range(8)]
     threads = [
@@ -86,7 +86,7 @@ def test_many_writers_of_one_small_file_leave_one_whole_text(tmp_path: Path) -> 
 # ---- large files
 
 
-def test_a_large_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_large_file_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"old")
     with atomic_file(path) as file:
@@ -99,7 +99,7 @@ def test_a_large_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_the_old_file_outlives_any_failure_and_the_temporary_one_none(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_keeps_the_old_file_and_deletes_the_temporary_one(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"old")
 
@@ -131,22 +131,22 @@ def test_a_disk_that_fails_at_the_end_leaves_the_old_file(
 def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     sync, rename = os.fsync, Path.rename
 
     def fsync(fd: int) -> None:
-        told.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        reported.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
         sync(fd)
 
     def renamed(self: Path, target: Path) -> Path:
-        told.append(f"rename {self.name} {target.name}")
+        reported.append(f"rename {self.name} {target.name}")
         return rename(self, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "rename", renamed)
     with atomic_file(tmp_path / "f") as file:
         file.write(b"1")
-    assert told == ["fsync f.partial", "rename f.partial f", f"fsync {tmp_path.name}"]
+    assert reported == ["fsync f.partial", "rename f.partial f", f"fsync {tmp_path.name}"]
 
 
 def test_a_foreign_program_may_replace_the_temporary_file(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_program_that_leaves_no_file_is_an_error_and_not_an_empty_file(tmp_pat
     assert os.listdir(tmp_path) == []
 
 
-def test_two_writers_of_one_large_file_are_not_let_in(tmp_path: Path) -> None:
+def test_a_second_writer_of_a_large_file_is_refused(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "f") as file:
         file.write(b"first")
         with pytest.raises(OperatorError, match="another process is writing this file"):
@@ -183,7 +183,7 @@ with atomic_file(Path(sys.argv[1])) as file:
 """
 
 
-def test_what_a_killed_writer_left_is_taken_over_by_the_next(tmp_path: Path) -> None:
+def test_the_next_writer_reuses_what_a_killed_writer_left(tmp_path: Path) -> None:
     path = tmp_path / "f"
     done = subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -202,7 +202,7 @@ def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: 
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
-def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_folder_sync_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(number: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -250,9 +250,9 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_no_regular_file_is_refused_at_once(no_file: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused_immediately(no_file: Path) -> None:
     for read in (lambda: read_regular_bytes(no_file, 100), lambda: file_sha256(no_file), lambda: read_json(no_file)):
-        with pytest.raises(OSError) as error:  # noqa: PT011 - a socket, a folder and a pipe have words of their own
+        with pytest.raises(OSError) as error:  # noqa: PT011 - a socket, a folder and a pipe have different messages
             read()
         assert error.value.strerror
     with pytest.raises(OperatorError, match="cannot be read"):
@@ -269,13 +269,13 @@ def test_a_large_file_is_refused_and_one_of_the_allowed_size_is_not(tmp_path: Pa
         assert file.read() == b"x" * 100
 
 
-def test_a_file_that_does_not_tell_its_size_is_bounded_too() -> None:
+def test_a_file_that_reports_no_size_is_bounded_too() -> None:
     assert Path("/proc/self/status").stat().st_size == 0
     with pytest.raises(OSError, match="larger than 10 bytes"):
         read_regular_bytes(Path("/proc/self/status"), 10)
 
 
-def test_a_link_is_followed_only_where_that_is_said(tmp_path: Path) -> None:
+def test_a_link_is_followed_only_where_the_caller_allows_it(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("text")
     (tmp_path / "link").symlink_to("f")
     assert read_regular_text(tmp_path / "link", 100) == "text"
@@ -290,20 +290,20 @@ def test_a_text_that_is_not_utf_8_is_a_value_error(tmp_path: Path) -> None:
     assert read_regular_text(tmp_path / "f", 100, errors="replace") == "\ufffd"
 
 
-def test_a_hash_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_reports_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.files.CHUNK_BYTES", 4)
     (tmp_path / "f").write_bytes(b"0123456789")
-    told: list[int] = []
-    assert file_sha256(tmp_path / "f", told.append) == hashlib.sha256(b"0123456789").hexdigest()
-    assert told == [4, 8, 10]
+    reported: list[int] = []
+    assert file_sha256(tmp_path / "f", reported.append) == hashlib.sha256(b"0123456789").hexdigest()
+    assert reported == [4, 8, 10]
 
 
 def test_a_log_is_appended_to_only_if_it_is_a_file(no_file: Path) -> None:
-    with pytest.raises(OSError):  # noqa: PT011 - a socket, a folder and a pipe have words of their own
+    with pytest.raises(OSError):  # noqa: PT011 - a socket, a folder and a pipe have different messages
         open_append(no_file)
 
 
-def test_a_log_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_a_new_log(tmp_path: Path) -> None:
     for _ in range(2):
         fd = open_append(tmp_path / "log")
         os.write(fd, b"line\n")
@@ -323,7 +323,7 @@ def test_a_models_folder_with_a_pipe_is_refused_before_a_library_waits_for_it(tm
         refuse_special_files(tmp_path)
 
 
-def test_a_part_of_a_file_is_read_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_a_file_is_read_completely_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"0123456789")
     real = os.preadv

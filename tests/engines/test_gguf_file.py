@@ -1,4 +1,4 @@
-"""GGUF files read without trust."""
+"""Untrusted GGUF files are read safely."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = {
 }
 
 
-def whole(tensors: list[NewTensor] | None = None, keys: dict[str, Value] | None = None) -> bytes:
+def gguf_bytes(tensors: list[NewTensor] | None = None, keys: dict[str, Value] | None = None) -> bytes:
     made = tensors if tensors is not None else [NewTensor("a", (32, 2), 0, 256), NewTensor("b.weight", (32,), 8, 34)]
     file = io.BytesIO()
     write_header(file, KEYS if keys is None else keys, made)
@@ -42,9 +42,9 @@ def refusal(tmp_path: Path, data: bytes) -> str:
     return caught.value.message
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    path.write_bytes(whole())
+    path.write_bytes(gguf_bytes())
     file = read_gguf(path)
     assert file.scalar("general.architecture") == "llama"
     assert file.scalar("llama.block_count") == 2
@@ -60,7 +60,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_the_gguf_package_reads_what_was_written(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "a.gguf"
-    path.write_bytes(whole())
+    path.write_bytes(gguf_bytes())
     reader = gguf.GGUFReader(path)
     assert [(t.name, t.tensor_type.name, t.n_bytes) for t in reader.tensors] == [
         ("a", "F32", 256),
@@ -69,8 +69,8 @@ def test_the_gguf_package_reads_what_was_written(tmp_path: Path) -> None:
     assert reader.get_field("words").contents() == ["a", "é"]
 
 
-def test_counts_lengths_and_places_are_not_believed(tmp_path: Path) -> None:
-    data = whole()
+def test_counts_lengths_and_offsets_are_checked(tmp_path: Path) -> None:
+    data = gguf_bytes()
     huge = struct.pack("<Q", 2**60)
     assert "does not begin with the bytes GGUF" in refusal(tmp_path, b"PK" + data[2:])
     assert "version" in refusal(tmp_path, data[:4] + struct.pack("<I", 9) + data[8:])
@@ -96,20 +96,20 @@ def test_counts_lengths_and_places_are_not_believed(tmp_path: Path) -> None:
         ([NewTensor("a", (64, 4), 0, 32), NewTensor("b", (64,), 0, 256)], "overlap"),
     ],
 )
-def test_tensors_that_cannot_be_are_named(tmp_path: Path, tensors: list[NewTensor], words: str) -> None:
-    message = refusal(tmp_path, whole(tensors))
+def test_impossible_tensors_are_named(tmp_path: Path, tensors: list[NewTensor], words: str) -> None:
+    message = refusal(tmp_path, gguf_bytes(tensors))
     assert words in message
     assert "tensor a" in message
 
 
-def test_a_twice_given_key_and_a_wild_alignment_are_refused(tmp_path: Path) -> None:
-    assert "alignment" in refusal(tmp_path, whole(keys={"general.alignment": uint32_value(7)}))
-    data = whole(keys={"first": uint32_value(1), "other": uint32_value(2)})
-    assert "twice" in refusal(tmp_path, data.replace(b"other", b"first"))
+def test_a_duplicate_key_and_a_wrong_alignment_are_refused(tmp_path: Path) -> None:
+    assert "alignment" in refusal(tmp_path, gguf_bytes(keys={"general.alignment": uint32_value(7)}))
+    data = gguf_bytes(keys={"first": uint32_value(1), "other": uint32_value(2)})
+    assert "duplicate key" in refusal(tmp_path, data.replace(b"other", b"first"))
 
 
-def test_spoiled_anywhere_it_is_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
-    data, rng = whole(), random.Random(4)
+def test_a_file_damaged_anywhere_is_read_or_refused_and_raises_nothing_else(tmp_path: Path) -> None:
+    data, rng = gguf_bytes(), random.Random(4)
     path = tmp_path / "hostile.gguf"
     for _ in range(400):
         spoiled = bytearray(data)
@@ -122,7 +122,7 @@ def test_spoiled_anywhere_it_is_read_or_refused_and_nothing_else(tmp_path: Path)
             continue
 
 
-def test_a_missing_or_empty_file_is_an_operators_mistake(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_an_operator_error(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path, b"")
     with pytest.raises(OperatorError, match="cannot be read"):
         read_gguf(tmp_path / "none.gguf")

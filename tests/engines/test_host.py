@@ -1,4 +1,4 @@
-"""One attempt in a process of its own, with stages written for the test: whatever they do, the journal says it."""
+"""One attempt in a separate process, with stages written for the test: the journal records every result."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(ctx):
 
 
 class Attempt:
-    """A stage's code, its run directory, and what its process made of it."""
+    """A stage's code, its run directory, and the result of its process."""
 
     def __init__(self, folder: Path, body: str, **stage: Any) -> None:
         self.folder = folder
@@ -96,7 +96,7 @@ class Attempt:
         return last
 
 
-def test_a_stage_that_succeeds_leaves_its_output_whole_and_says_so_last(tmp_path: Path) -> None:
+def test_a_successful_stage_commits_its_output_and_records_it_last(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, GOOD)
     status, errors = attempt.finish()
     assert (status, errors) == (0, "")
@@ -142,7 +142,7 @@ def test_a_stage_that_succeeds_leaves_its_output_whole_and_says_so_last(tmp_path
         ("    import no_such_package", "error", 1, "No module named 'no_such_package'"),
     ],
 )
-def test_an_end_that_is_no_success_has_its_reason_and_no_output(
+def test_a_failed_attempt_has_its_reason_and_no_output(
     tmp_path: Path, body: str, reason: str, status: int, says: str
 ) -> None:
     attempt = Attempt(tmp_path, body)
@@ -154,17 +154,17 @@ def test_an_end_that_is_no_success_has_its_reason_and_no_output(
     assert not attempt.run.out("s").exists()
     assert not any(isinstance(event, StageSucceeded) for event in attempt.events())
     if "Error" in end.detail:
-        assert "Traceback" in errors, "the console has the whole story"
+        assert "Traceback" in errors, "the console has the traceback"
 
 
-def test_a_stage_that_vanishes_without_a_word_has_claimed_nothing(tmp_path: Path) -> None:
+def test_a_stage_that_vanishes_without_a_record_has_no_output(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "    (ctx.out / 'a').write_text('x')\n    os._exit(0)")
     assert attempt.finish()[0] == 0
     assert [type(event) for event in attempt.events()] == [WriterOpened, AttemptStarted, Phase]
-    assert not attempt.run.out("s").exists(), "an exit status alone is no success"
+    assert not attempt.run.out("s").exists(), "an exit status alone is not a success"
 
 
-def test_a_leftover_of_the_attempt_s_folder_is_not_part_of_the_output(tmp_path: Path) -> None:
+def test_leftovers_in_the_attempt_s_folder_are_not_part_of_the_output(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, GOOD)
     stale = attempt.run.attempt_dir("s", 1) / "out.tmp"
     stale.mkdir()
@@ -174,7 +174,7 @@ def test_a_leftover_of_the_attempt_s_folder_is_not_part_of_the_output(tmp_path: 
 
 
 @pytest.mark.parametrize("value", ["2.6", "math.nan", "math.inf", None])
-def test_a_gate_that_is_not_passed_refuses_the_output_and_keeps_it_beside(tmp_path: Path, value: str | None) -> None:
+def test_a_failed_gate_refuses_the_output_and_keeps_it_for_inspection(tmp_path: Path, value: str | None) -> None:
     metrics = "{}" if value is None else f"{{'loss': {value}}}"
     body = f"    (ctx.out / 'a').write_text('x')\n    return StageResult({metrics}, [Artifact('a', 'fake', '.')])"
     gates = [
@@ -192,14 +192,14 @@ def test_a_gate_that_is_not_passed_refuses_the_output_and_keeps_it_beside(tmp_pa
     assert verify_manifest(attempt.run.attempt_dir("s", 1) / "refused") == []
 
 
-def test_gates_that_hold_are_passed(tmp_path: Path) -> None:
+def test_gates_whose_condition_is_true_pass(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, GOOD, gate=[{"metric": "loss", "op": "<", "value": 3.0, "stretch": 2.0}])
     assert attempt.finish()[0] == 0
     (checked,) = (event for event in attempt.events() if isinstance(event, GateChecked))
     assert (checked.result, checked.value, checked.stretch_met) == ("pass", 2.5, False)
 
 
-def test_no_number_is_on_no_side_of_a_limit() -> None:
+def test_a_nan_meets_no_limit() -> None:
     nan, inf = float("nan"), float("inf")
     assert not any(holds(nan, op, 1.0) or holds(1.0, op, nan) for op in ("<", "<=", ">", ">="))
     assert holds(1.0, "<=", 1.0)
@@ -250,7 +250,7 @@ def test_a_termination_signal_is_a_request_to_stop_after_a_checkpoint(tmp_path: 
     assert (applied.request, applied.by) == ("stop-after-checkpoint", "SIGTERM")
 
 
-def test_a_disk_that_fills_up_while_the_output_is_written_leaves_the_former_output_alone(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_while_the_output_is_written_does_not_change_the_old_output(tmp_path: Path) -> None:
     body = """
     import resource
     (ctx.out / "a").write_text("x")
@@ -269,14 +269,14 @@ def test_a_disk_that_fills_up_while_the_output_is_written_leaves_the_former_outp
 # ---- the context, in this process
 
 
-def test_progress_is_told_a_few_times_a_second_and_always_at_the_end(tmp_path: Path) -> None:
+def test_progress_is_reported_a_few_times_a_second_and_always_at_the_end(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, {"name": "s", "kind": "fake"})
     for done in range(2001):
         ctx.progress(done, 2000, "files")
-    told = [event for event in ctx.events() if isinstance(event, Progress)]
-    assert told[0].done == 0
-    assert told[-1].done == 2000
-    assert len(told) < 200
+    reported = [event for event in ctx.events() if isinstance(event, Progress)]
+    assert reported[0].done == 0
+    assert reported[-1].done == 2000
+    assert len(reported) < 200
 
 
 def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_pat
     answered = [event for event in ctx.events() if isinstance(event, ControlApplied)]
     assert [event.request for event in answered] == ["pause", "learning-rate 0.5", "stop"]
     assert all("ignored" in event.effect for event in answered[:2])
-    assert [request.verb for request in ctx.requests()] == ["checkpoint"], "what came after is still there"
+    assert [request.verb for request in ctx.requests()] == ["checkpoint"], "later requests are still there"
 
 
 def test_a_warning_names_its_stage_and_attempt(tmp_path: Path) -> None:

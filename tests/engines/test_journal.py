@@ -18,7 +18,7 @@ WRITERS = ("e0123456789", "s9876543210")
 
 
 def line(writer: str, seq: int) -> bytes:
-    """A record that can be told from every other one, with texts and numbers that damage likes."""
+    """A record that differs from every other one, with texts and numbers that are sensitive to damage."""
     event: AnyEvent
     if seq % 5 == 3:
         event = Warned(message=f'{writer}/{seq} "quoted" {{"v":1,"w":" Grüße \n \0 \x1b[2J null', stage="NaN")
@@ -51,14 +51,14 @@ def read(path: Path, data: bytes) -> tuple[list[bytes], JournalReader]:
     return [record.line for record in records], reader
 
 
-def test_a_journal_is_read_in_its_own_order_and_record_by_record(tmp_path: Path) -> None:
+def test_a_journal_is_read_in_file_order_and_record_by_record(tmp_path: Path) -> None:
     lines = journal(200)
     found, reader = read(tmp_path / "j", b"".join(lines))
     assert [each + b"\n" for each in found] == lines
     assert (reader.bad, reader.unknown, reader.restarted) == (0, 0, 0)
 
 
-def test_no_journal_yet_is_no_record_yet(tmp_path: Path) -> None:
+def test_a_missing_journal_gives_no_records(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "j")
     assert reader.read() == []
     assert reader.at_end
@@ -66,7 +66,7 @@ def test_no_journal_yet_is_no_record_yet(tmp_path: Path) -> None:
     assert names([record.event for record in reader.read()]) == [("e1", 0)]
 
 
-def test_a_journal_that_grows_byte_by_byte_gives_each_record_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_journal_that_grows_byte_by_byte_gives_each_record_once_and_only_when_it_is_complete(tmp_path: Path) -> None:
     lines = journal(4)
     path, data = tmp_path / "j", b"".join(lines)
     ends = list(accumulate(map(len, lines)))
@@ -82,9 +82,7 @@ def test_a_journal_that_grows_byte_by_byte_gives_each_record_once_and_only_when_
 
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 4000), max_size=40), st.integers(1, 60))
-def test_how_the_bytes_arrive_and_how_many_are_asked_for_changes_nothing(
-    tmp_path: Path, sizes: list[int], at_once: int
-) -> None:
+def test_chunking_and_batch_size_do_not_change_the_records(tmp_path: Path, sizes: list[int], at_once: int) -> None:
     lines = journal(40)
     data, path, at = b"".join(lines), tmp_path / "j", 0
     path.write_bytes(b"")
@@ -99,12 +97,12 @@ def test_how_the_bytes_arrive_and_how_many_are_asked_for_changes_nothing(
     assert [record.line + b"\n" for record in found] == lines
 
 
-def test_cut_at_every_byte_of_its_last_three_records_a_journal_keeps_what_was_whole(tmp_path: Path) -> None:
+def test_a_journal_cut_at_any_byte_of_its_last_three_records_keeps_the_complete_ones(tmp_path: Path) -> None:
     lines = journal(10)
     data, tail = b"".join(lines), sum(map(len, lines[-3:]))
     for cut in range(len(data) - tail, len(data)):
         found, reader = read(tmp_path / "j", data[:cut])
-        # Without its newline a record is whole all the same, once no more will come.
+        # Without its newline a record is complete when the file will not grow.
         whole = [each for each in lines if data.index(each) + len(each) - 1 <= cut]
         assert [each + b"\n" for each in found] == whole
         assert reader.bad == (
@@ -112,21 +110,21 @@ def test_cut_at_every_byte_of_its_last_three_records_a_journal_keeps_what_was_wh
         )
 
 
-def test_cut_anywhere_and_written_on_a_journal_loses_the_torn_record_alone(tmp_path: Path) -> None:
+def test_a_journal_that_is_cut_and_appended_to_loses_only_the_torn_record(tmp_path: Path) -> None:
     lines = journal(6)
     for index in range(3, 9):
         for cut in range(len(lines[index])):
-            torn = [*lines[:index], lines[index][:cut], b"\n", *lines[index + 1 :]]  # as a writer goes on
+            torn = [*lines[:index], lines[index][:cut], b"\n", *lines[index + 1 :]]  # as a writer continues
             found, _ = read(tmp_path / "j", b"".join(torn))
             missing = [each for n, each in enumerate(lines) if each[:-1] not in found and n != index]
             assert missing == []
-            merged = [*lines[:index], lines[index][:cut], *lines[index + 1 :]]  # as one that knows nothing of it
+            merged = [*lines[:index], lines[index][:cut], *lines[index + 1 :]]  # as a writer that does not notice it
             found, _ = read(tmp_path / "j", b"".join(merged))
             missing = [each for n, each in enumerate(lines) if each[:-1] not in found and n != index]
             assert missing == [], f"cut at {cut} of {index}"
 
 
-def test_line_ends_that_were_lost_cost_no_record(tmp_path: Path) -> None:
+def test_lost_line_ends_lose_no_record(tmp_path: Path) -> None:
     lines = journal(10)
     draw = random.Random(SEED)
     for _ in range(200):
@@ -135,8 +133,8 @@ def test_line_ends_that_were_lost_cost_no_record(tmp_path: Path) -> None:
         assert [each.rstrip(b"\r") for each in found] == [each[:-1] for each in lines]
 
 
-def test_one_flipped_bit_costs_at_most_the_record_it_is_in(tmp_path: Path) -> None:
-    """Whatever it hits: a brace, a newline, the kind, the writer's name or its sequence number."""
+def test_one_flipped_bit_loses_at_most_its_record(tmp_path: Path) -> None:
+    """The bit may be in a brace, a newline, the kind, the writer's name or its sequence number."""
     lines = journal(12)
     data = b"".join(lines)
     draw = random.Random(SEED)
@@ -154,7 +152,7 @@ def test_one_flipped_bit_costs_at_most_the_record_it_is_in(tmp_path: Path) -> No
         assert lost == [], f"bit {bit}: {damaged[max(0, bit // 8 - 40) : bit // 8 + 40]!r}"
 
 
-def test_holes_of_zeros_and_zero_filled_tails_cost_what_they_cover(tmp_path: Path) -> None:
+def test_holes_and_tails_of_zeros_lose_only_what_they_cover(tmp_path: Path) -> None:
     lines = journal(12)
     data = b"".join(lines)
     draw = random.Random(SEED)
@@ -169,10 +167,10 @@ def test_holes_of_zeros_and_zero_filled_tails_cost_what_they_cover(tmp_path: Pat
             start += len(each)
     tailed, reader = read(tmp_path / "j", data + bytes(5000))
     assert len(tailed) == len(lines)
-    assert reader.bad == 0, "a tail of zeros, as a power cut leaves it, is nobody's record"
+    assert reader.bad == 0, "a tail of zeros, as after a power cut, is not a record"
 
 
-def test_every_mixture_of_damage_raises_nothing_and_every_whole_line_survives(tmp_path: Path) -> None:
+def test_no_mixture_of_damage_raises_and_every_intact_line_survives(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     junk = [
         b"\n", b"\0" * 100, b"garbage\n", b"{" * 3000 + b"\n", b'{"v":1,"w":"', b"\xff\xfe\n", b"9" * 400 + b"\n",
@@ -183,7 +181,7 @@ def test_every_mixture_of_damage_raises_nothing_and_every_whole_line_survives(tm
         for each in lines:
             if draw.random() < 0.5:
                 data += b"".join(draw.choices(junk, k=draw.randint(1, 3)))
-            # What comes before may lack its line end; the record's own start is then inside a bad line.
+            # The bytes before it may lack a line end; the record's start is then inside a bad line.
             data += each
         found, _ = read(tmp_path / "j", data)
         assert [each for each in lines if each[:-1] not in found] == []
@@ -201,10 +199,10 @@ def test_a_line_of_two_megabytes_is_skipped_in_bounded_memory_and_its_neighbours
         assert [record.line + b"\n" for record in found] == [before, after]
         assert reader.bad == 1
         merged, _ = read(path, before + junk + after)
-        assert merged == [before[:-1], after[:-1]], "even when the long line swallowed the record's beginning"
+        assert merged == [before[:-1], after[:-1]], "even when the long line contains the record's beginning"
 
 
-def test_kinds_of_a_later_version_are_counted_and_what_is_known_of_it_is_read(tmp_path: Path) -> None:
+def test_kinds_of_a_later_version_are_counted_and_known_ones_are_read(tmp_path: Path) -> None:
     later = line("e1", 1).replace(b'{"v":1', b'{"v":3')
     unknown = line("e1", 0).replace(b'"step"', b'"news"')
     found, reader = read(tmp_path / "j", unknown + later + later[:40] + line("e1", 2).replace(b'{"v":1', b'{"v":3'))
@@ -213,7 +211,7 @@ def test_kinds_of_a_later_version_are_counted_and_what_is_known_of_it_is_read(tm
     assert reader.bad == 1
 
 
-def test_a_journal_that_is_replaced_is_read_anew_and_no_record_is_given_twice(tmp_path: Path) -> None:
+def test_a_replaced_journal_is_read_from_its_start_and_no_record_is_given_twice(tmp_path: Path) -> None:
     lines, path = journal(10), tmp_path / "j"
     path.write_bytes(b"".join(lines[:12]))
     reader = JournalReader(path)
@@ -225,7 +223,7 @@ def test_a_journal_that_is_replaced_is_read_anew_and_no_record_is_given_twice(tm
     assert reader.restarted == 1
 
 
-def test_a_journal_that_is_cut_and_written_on_goes_on_with_what_is_new(tmp_path: Path) -> None:
+def test_a_journal_that_is_cut_and_appended_to_continues_with_the_new_records(tmp_path: Path) -> None:
     lines, path = journal(10, ["e1"]), tmp_path / "j"
     path.write_bytes(b"".join(lines[:6]))
     reader = JournalReader(path)
@@ -241,26 +239,26 @@ def test_a_journal_that_is_cut_and_written_on_goes_on_with_what_is_new(tmp_path:
     assert reader.at_end
 
 
-def test_what_a_gap_says_was_lost_is_believed_and_what_was_lost_without_a_word_is_skipped(tmp_path: Path) -> None:
+def test_a_jump_over_a_recorded_gap_is_accepted_and_one_without_a_gap_is_skipped(tmp_path: Path) -> None:
     def gap(seq: int, lost: int) -> bytes:
         return encode_record(Gap(lost=lost), writer="e1", seq=seq, t=1.0, m=1.0)
 
-    told, _ = read(tmp_path / "j", line("e1", 0) + gap(8, 7) + line("e1", 9))
-    assert len(told) == 3
+    found_events, _ = read(tmp_path / "j", line("e1", 0) + gap(8, 7) + line("e1", 9))
+    assert len(found_events) == 3
     untold, _ = read(tmp_path / "j", line("e1", 0) + line("e1", 5) + line("e1", 6))
     assert len(untold) == 3
     last, _ = read(tmp_path / "j", line("e1", 0) + line("e1", 5))
     assert len(last) == 2
 
 
-def test_a_sequence_number_that_the_next_record_contradicts_costs_its_own_record(tmp_path: Path) -> None:
+def test_a_sequence_number_that_the_next_record_contradicts_loses_its_own_record(tmp_path: Path) -> None:
     damaged = line("e1", 1).replace(b'"seq":1,', b'"seq":91,')
     found, reader = read(tmp_path / "j", line("e1", 0) + damaged + line("e1", 2) + line("e1", 3))
     assert found == [line("e1", seq)[:-1] for seq in (0, 2, 3)]
     assert reader.bad == 1
 
 
-def test_a_jump_is_shown_as_soon_as_nothing_else_is_there_to_contradict_it(tmp_path: Path) -> None:
+def test_a_jump_is_given_when_no_record_can_contradict_it(tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(line("e1", 0) + line("e1", 5))
     reader = JournalReader(path)

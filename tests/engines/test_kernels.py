@@ -1,5 +1,4 @@
-"""Kernels in their worker: every source type, shared memory, values that are no numbers, and a library of the
-operator's."""
+"""Kernels in their worker: every source type, shared memory, non-finite values, and the operator's library."""
 
 from __future__ import annotations
 
@@ -68,7 +67,7 @@ def test_many_submitted_at_once_come_back_in_order() -> None:
         assert [bytes(future.result()) for future in futures] == expected
 
 
-def test_a_value_that_is_no_number_is_said_and_the_worker_goes_on() -> None:
+def test_a_non_finite_value_is_reported_and_the_worker_continues() -> None:
     values = rows(600)
     values[599, 255] = np.inf
     with KernelQuantizer(2) as quantizer:

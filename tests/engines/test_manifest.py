@@ -1,4 +1,4 @@
-"""A manifest lists a folder truly, and a hostile one is refused."""
+"""A manifest lists a folder correctly, and a hostile one is refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_paths_out_of_the_folder_are_refused(folder: Path, path: str) -> None:
         b"\xff\xfe",
     ],
 )
-def test_what_is_no_manifest_is_refused_in_words(folder: Path, body: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(folder: Path, body: bytes) -> None:
     (folder / "manifest.json").write_bytes(body)
     [problem] = verify_manifest(folder)
     assert problem.startswith("manifest.json")
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_no_manifest(folder: Path, monkeypatch: pytest.Monkey
     assert sorted(entry.name for entry in folder.iterdir()) == ["b.bin", "deep"]
 
 
-def test_a_superseded_folder_is_kept_under_the_next_free_number(tmp_path: Path) -> None:
+def test_a_replaced_folder_is_kept_under_the_next_free_number(tmp_path: Path) -> None:
     for number in range(3):
         draft = tmp_path / "draft"
         draft.mkdir()

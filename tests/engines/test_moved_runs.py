@@ -1,4 +1,4 @@
-"""Folders that were recorded by their absolute path, after a move."""
+"""Folders that are recorded by absolute path are found after a move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from engines.run_dir import place_now
 
 
-def test_what_is_still_there_stays(tmp_path: Path) -> None:
+def test_an_existing_path_stays(tmp_path: Path) -> None:
     old, new = (tmp_path / root / "run" / "stages" / "base" / "out" for root in ("old", "new"))
     for folder in (old, new):
         folder.mkdir(parents=True)
@@ -17,7 +17,7 @@ def test_what_is_still_there_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("near", ["run/stages/tuned/out", "later/stages/tuned/2/checkpoints/step-4", "a"])
-def test_a_folder_is_found_in_its_run_wherever_that_went(tmp_path: Path, near: str) -> None:
+def test_a_folder_is_found_in_its_moved_run(tmp_path: Path, near: str) -> None:
     now = tmp_path / "new" / "run" / "stages" / "base" / "1" / "out"
     now.mkdir(parents=True)
     recorded = Path("/gone/stages/of/life/run/stages/base/1/out")
@@ -25,5 +25,5 @@ def test_a_folder_is_found_in_its_run_wherever_that_went(tmp_path: Path, near: s
 
 
 @pytest.mark.parametrize("recorded", ["/gone/run/stages/base/out", "/gone/model", "org/name", "stages/x", "/stages"])
-def test_what_is_nowhere_is_left_as_it_was_written(tmp_path: Path, recorded: str) -> None:
+def test_a_path_that_is_not_found_stays_as_recorded(tmp_path: Path, recorded: str) -> None:
     assert place_now(Path(recorded), tmp_path / "run" / "stages" / "tuned" / "out") == Path(recorded)

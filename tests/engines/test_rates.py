@@ -1,4 +1,4 @@
-"""How long quantizing takes, by rates."""
+"""Durations of quantization from measured rates."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_work_counts_each_type_by_its_own_rate() -> None:
     assert work.advance(1) == work.total_s
 
 
-def test_rates_are_told_slowest_first() -> None:
+def test_rates_are_listed_slowest_first() -> None:
     assert rates_note({"Q8_0": 3e8, "IQ2_XS": 1e5, "F16": 9e9}) == "IQ2_XS 100k values/s, Q8_0 300M values/s"

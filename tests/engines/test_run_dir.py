@@ -29,7 +29,7 @@ def make(root: Path, name: str = "atlas") -> RunDir:
     )
 
 
-def test_a_run_directory_is_whole_and_private(tmp_path: Path) -> None:
+def test_a_run_directory_is_complete_and_private(tmp_path: Path) -> None:
     run = make(tmp_path / "new" / "runs")
     assert RUN_ID.match(run.id)
     assert re.fullmatch(r"\d{8}-\d{4}-atlas", run.id)
@@ -39,11 +39,11 @@ def test_a_run_directory_is_whole_and_private(tmp_path: Path) -> None:
     for path in (run.journal, run.recipe_toml, run.recipe_json, run.plan_json, run.control, run.root / "stages"):
         assert path.exists()
     for path in [run.root, *run.root.rglob("*")]:
-        assert not path.stat().st_mode & 0o077, f"{path} is for its owner alone"
-    assert os.listdir(run.root.parent) == [run.id], "nothing half-made stays"
+        assert not path.stat().st_mode & 0o077, f"{path} is readable only by its owner"
+    assert os.listdir(run.root.parent) == [run.id], "no partial directory is left"
 
 
-def test_many_launches_of_one_minute_get_ids_of_their_own(tmp_path: Path) -> None:
+def test_many_launches_of_one_minute_get_different_ids(tmp_path: Path) -> None:
     made: list[RunDir] = []
     threads = [threading.Thread(target=lambda: made.append(make(tmp_path))) for _ in range(12)]
     for thread in threads:
@@ -55,7 +55,7 @@ def test_many_launches_of_one_minute_get_ids_of_their_own(tmp_path: Path) -> Non
     assert all(run.read_run_json()["id"] == run.id for run in made)
 
 
-def test_a_root_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirError, match="cannot create a run directory"):
         make(tmp_path / "file" / "runs")
@@ -72,7 +72,7 @@ def test_a_file_system_without_pipes_still_takes_runs(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "7", "\xff"])
-def test_what_is_no_run_directory_is_said_to_be_none(tmp_path: Path, content: str | None) -> None:
+def test_a_folder_that_is_not_a_run_directory_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "run.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(RunDirError, match="is not a run directory"):
@@ -116,7 +116,7 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_has_one_holder_who_is_named_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+def test_a_lock_has_one_named_holder_and_a_dead_process_holds_none(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not lock_is_held(path)
     holders = [
@@ -131,7 +131,7 @@ def test_a_lock_has_one_holder_who_is_named_and_a_dead_one_holds_nothing(tmp_pat
     assert lock_is_held(path)
     assert lock_holder(path) == {"pid": owner.pid}
     assert not Lock(path).acquire({"pid": 0})
-    assert lock_holder(path) == {"pid": owner.pid}, "who is refused writes nothing"
+    assert lock_holder(path) == {"pid": owner.pid}, "a refused process writes nothing"
     owner.kill()
     owner.wait()
     assert not lock_is_held(path)
@@ -158,6 +158,6 @@ def test_forks_hold_the_lock_until_the_last_of_them_ends(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xff", b"7"])
-def test_a_holder_that_wrote_nonsense_is_nobody(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_holder_is_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "lock").write_bytes(content)
     assert lock_holder(tmp_path / "lock") == {}

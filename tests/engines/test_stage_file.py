@@ -37,7 +37,7 @@ OLD: dict[str, Any] = {
     "learning_rate_scale": 0.5,
     "fingerprint": "f",
 }  # fmt: skip
-"""As the first version wrote it."""
+"""A file as the first version wrote it."""
 
 
 def content(**fields: Any) -> StageFile:
@@ -45,7 +45,7 @@ def content(**fields: Any) -> StageFile:
     return StageFile(**{**values, **fields})
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     given = content(
         inputs={"model": StageInput(origin="hub", name="org/m")},
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["format"] == FORMAT
 
 
-def test_a_file_of_the_first_version_is_read_as_it_is_and_written_as_it_was(tmp_path: Path) -> None:
+def test_a_file_of_the_first_version_is_read_and_written_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     path.write_text(json.dumps(OLD))
     found = read_stage_file(path)
@@ -68,7 +68,7 @@ def test_a_file_of_the_first_version_is_read_as_it_is_and_written_as_it_was(tmp_
     assert json.loads(path.read_text()) == OLD
 
 
-def test_fields_that_this_version_does_not_know_are_left_aside(tmp_path: Path) -> None:
+def test_unknown_fields_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     path.write_text(json.dumps({**OLD, "ranks": 8}))
     assert read_stage_file(path).attempt == 2
@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_what_to_do(tmp_path: Path, t
     assert caught.value.hint
 
 
-def test_the_inputs_of_a_newer_format_are_read_where_they_are_as_they_were(tmp_path: Path) -> None:
+def test_the_inputs_of_a_newer_format_are_read_if_their_form_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "stage.json"
     path.write_text(json.dumps({**OLD, "format": FORMAT + 1}))
     assert read_stage_inputs(path)["data"].path == "/runs/q/out"

@@ -32,13 +32,13 @@ def record(kind: str, **fields: object) -> bytes:
 
 
 @pytest.mark.parametrize("word", OPEN)
-def test_a_word_of_a_newer_version_is_kept_as_it_is_and_is_no_member(word: type[StrEnum]) -> None:
+def test_a_word_of_a_newer_version_keeps_its_text_and_is_not_a_member(word: type[StrEnum]) -> None:
     newer = word("evicted")
     assert newer == "evicted"
     assert f"{newer} {newer!r} {json.dumps(newer)}" == "evicted 'evicted' \"evicted\""
     assert newer not in list(word)
     assert copy.deepcopy(newer) == pickle.loads(pickle.dumps(newer)) == newer
-    assert "evicted" not in [member.value for member in word], "asking for it adds no member"
+    assert "evicted" not in [member.value for member in word], "looking it up adds no member"
 
 
 @pytest.mark.parametrize("word", OPEN)
@@ -76,7 +76,7 @@ def test_what_can_be_resumed_is_not_live_and_has_not_succeeded() -> None:
     assert not any(status.is_live and status.can_resume for status in RunStatus)
 
 
-def test_every_end_of_a_run_has_an_exit_code_of_its_own() -> None:
+def test_every_end_of_a_run_has_its_own_exit_code() -> None:
     ended = [status for status in RunStatus if status.has_ended]
     assert sorted(exit_code_of(status) for status in ended) == [0, 1, 3, 130]
     with pytest.raises(KeyError):
@@ -102,7 +102,7 @@ def test_stages_that_are_done_are_those_whose_output_may_be_used() -> None:
         (WriterRole.UNKNOWN, None, False),
     ],
 )
-def test_whose_account_of_an_end_it_is_the_role_says_and_without_one_the_exit_status(
+def test_the_role_or_else_the_exit_status_says_who_recorded_an_end(
     role: WriterRole, exit_status: int | None, supervisors: bool
 ) -> None:
     assert role.is_supervisors_record(exit_status) is supervisors
@@ -116,7 +116,7 @@ def test_a_request_s_text_begins_with_its_verb() -> None:
         Verb("rm")
 
 
-def test_an_engine_s_failures_are_accounts_of_its_own() -> None:
+def test_an_engine_records_its_own_failures() -> None:
     assert all(reason.is_from_engine for reason in EndReason if reason.is_failure_from_engine or reason.is_unspecific)
     assert [reason for reason in EndReason if not reason.is_from_engine] == [
         EndReason.OUT_OF_MEMORY, EndReason.KILLED, EndReason.DIED, EndReason.NOT_STARTED,
@@ -124,7 +124,7 @@ def test_an_engine_s_failures_are_accounts_of_its_own() -> None:
 
 
 def test_words_are_spelled_in_one_module() -> None:
-    """A state, reason or verb that is spelled again elsewhere is missed by whoever adds one."""
+    """A second spelling of a state, reason or verb is easily missed when a new one is added."""
     spelled = re.compile(
         '"(queued|succeeded|not_started|out_of_memory|stop-after-checkpoint|max-steps|learning-rate|adopt)"'
     )

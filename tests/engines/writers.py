@@ -1,4 +1,4 @@
-"""Event writers for tests, and what they wrote."""
+"""Event writers for tests, and their records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(folder: Path) -> list[AnyEvent]:
 
 
 def in_a_process(code: str, *argv: str) -> None:
-    """Run Python in a process of its own, because what is tried there (limits, forks) is for the whole process."""
+    """Run Python in a separate process, because limits and forks affect the entire process."""
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -43,5 +43,5 @@ def in_a_process(code: str, *argv: str) -> None:
 def account(found: list[AnyEvent]) -> tuple[int, int]:
     """Of one writer's records: how many numbers are missing, and how many records its gaps call lost."""
     numbers = [event.seq for event in found]
-    assert numbers == sorted(set(numbers)), "in order, none twice"
+    assert numbers == sorted(set(numbers)), "in order, without duplicates"
     return numbers[-1] + 1 - len(numbers), sum(event.lost for event in found if isinstance(event, Gap))

@@ -1,4 +1,4 @@
-"""Questions are answered from the syntax tree alone, and none is in two splits."""
+"""Answers come only from the syntax tree, and no question is in two splits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def twice(): "two"
 
 
 def facts(text: str, path: str = "pkg/mod.py", limit: int = 400) -> tuple[dict[tuple[str, str], str], Counter[str]]:
-    """Answers by kind and by the name asked about, and what was dropped."""
+    """Answers by kind and name, and the counts of dropped facts."""
     dropped: Counter[str] = Counter()
     found = facts_of(path, text, QUESTIONS, limit, dropped)
     return {(fact.kind, fact.question.split("`")[1]): fact.answer for fact in found}, dropped
@@ -95,13 +95,13 @@ def test_the_module_name_follows_from_the_path(path: str, module: str) -> None:
     ],
     ids=["syntax", "nul", "brackets", "unary", "nested default"],
 )
-def test_files_that_cannot_be_parsed_are_counted_and_cost_nothing_else(text: str) -> None:
+def test_files_that_cannot_be_parsed_are_counted_and_affect_no_others(text: str) -> None:
     dropped: Counter[str] = Counter()
     assert len(facts_of("a.py", text, QUESTIONS, 4000, dropped)) + dropped["not_parsed"] >= 1
     assert facts_of("b.py", "def f(): 'ok'", QUESTIONS, 400, dropped)
 
 
-def test_warnings_about_the_code_that_is_read_stay_silent() -> None:
+def test_warnings_about_the_parsed_code_are_silenced() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found, dropped = facts("def f():\n    'Does.'\n    return '\\d' is 1\n")
@@ -123,7 +123,7 @@ def test_warnings_about_the_code_that_is_read_stay_silent() -> None:
         (f"'{'long ' * 30}'", "answer_too_long"),
     ],
 )
-def test_a_docstring_that_is_no_answer_is_left_out(docstring: str, reason: str | None) -> None:
+def test_a_docstring_that_is_not_an_answer_is_left_out(docstring: str, reason: str | None) -> None:
     found, dropped = facts(f"def f():\n    {docstring}\n", limit=100)
     assert set(found) == {("signature", "pkg.mod.f")}
     assert dropped == ({reason: 1} if reason else {})
@@ -142,7 +142,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stdlib_text(tmp_path_factory.mktemp("text"), "json", "email")
 
 
-def test_real_answers_are_what_the_sources_say(tmp_path: Path, text: Path) -> None:
+def test_real_answers_are_those_of_the_sources(tmp_path: Path, text: Path) -> None:
     rows, metadata = prepared(text, tmp_path)
     asked = {row.prompt: row.answer for split in SPLITS for row in rows[split]}
     named = {(kind, prompt.split("`")[1]): answer for kind, prompt, answer in every(rows)}
@@ -189,7 +189,7 @@ def test_no_question_is_ever_in_two_splits(files: list[tuple[str, str, bool]]) -
         try:
             rows, _ = prepared(source, tmp_path, val_fraction=0.3, test_fraction=0.3)
         except OperatorError:
-            return  # nothing to ask in the train split
+            return  # no questions in the train split
         questions = [{row.prompt for row in rows[split]} for split in SPLITS]
         assert sum(map(len, questions)) == len(set.union(*questions))
 
@@ -220,7 +220,7 @@ def test_max_examples_is_shared_out_and_repeatable(tmp_path: Path, text: Path) -
 
 
 @given(st.integers(1, 500), st.tuples(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300)))
-def test_shares_add_up_and_never_ask_for_more_than_there_is(limit: int, counts: tuple[int, int, int]) -> None:
+def test_shares_add_up_and_never_exceed_what_exists(limit: int, counts: tuple[int, int, int]) -> None:
     found = dict(zip(SPLITS, counts, strict=True))
     quota = shared_out(limit, found)
     assert sum(quota.values()) == min(limit, sum(counts))
@@ -229,7 +229,7 @@ def test_shares_add_up_and_never_ask_for_more_than_there_is(limit: int, counts: 
         assert all(quota[split] for split in SPLITS if found[split])
 
 
-def test_sources_without_anything_to_ask_are_said(tmp_path: Path) -> None:
+def test_sources_without_questions_are_reported(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "src", {"a.py": "a = 1\n", "b.py": "b = 1\n", "c.py": "c = 1\n"})
     with pytest.raises(OperatorError, match="gives no questions"):
         prepared(source, tmp_path)
@@ -238,7 +238,7 @@ def test_sources_without_anything_to_ask_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "not a row"),
         ("[]", "not a row"),
@@ -251,14 +251,14 @@ def test_sources_without_anything_to_ask_are_said(tmp_path: Path) -> None:
         ('{"messages": [{"role":"user","content":"\\ud800"},{"role":"assistant","content":"a"}]}', "not a row"),
     ],
 )
-def test_a_row_that_is_not_right_is_named_by_file_and_line(tmp_path: Path, line: str, said: str) -> None:
+def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
     (tmp_path / "val.jsonl").write_text(f"\ufeff{good}\n\n{line}\n")
     rows = read_messages(tmp_path, "val")
     assert next(rows).answer == "b"
     with pytest.raises(OperatorError, match=r"val\.jsonl:3: ") as raised:
         next(rows)
-    assert said in raised.value.message
+    assert message in raised.value.message
     with pytest.raises(OperatorError, match="does not exist"):
         next(read_messages(tmp_path, "test"))
 

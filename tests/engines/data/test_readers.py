@@ -1,4 +1,4 @@
-"""The registry of data formats: each entry reads what it claims to, and no two claim the same."""
+"""The registry of data formats: each entry reads its own format, and no two match the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_file_is_of_two_containers() -> None:
 
 
 def test_every_file_of_the_readers_is_in_the_registry() -> None:
-    """One file beside the registry and one entry in it: a file that no entry names reads nothing."""
+    """One file beside the registry and one entry in it: a file without an entry has no effect."""
     files = {path.stem for path in READERS.glob("*.py")} - NOT_FORMATS
     used = {
         entry.__module__.rpartition(".")[2] for entry in (*(c.values for c in CONTAINERS), *(s.row for s in SHAPES))
@@ -45,7 +45,7 @@ def test_every_file_of_the_readers_is_in_the_registry() -> None:
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"messages": NaN}', "\x00", '"text"', "null"])
-def test_a_line_that_is_no_row_is_named_whatever_it_is(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_a_row_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "train.jsonl").write_text(line + "\n")
     with pytest.raises(OperatorError, match=r"train\.jsonl:1: not a row of messages"):
         next(read_messages(tmp_path, "train"))

@@ -1,4 +1,4 @@
-"""Every name has one split, which depends on the name and the seed alone."""
+"""Every name has one split, which depends only on the name and the seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_names() -> None:
     assert forward.split_of == backward.split_of
 
 
-def test_the_shares_are_about_what_was_asked_and_the_seed_changes_them() -> None:
+def test_the_shares_are_about_those_requested_and_the_seed_changes_them() -> None:
     listed = [f"f{number}.py" for number in range(4000)]
     one = assign_splits(listed, val_fraction=0.1, test_fraction=0.2, seed=1)
     assert 340 < len(one.names("val")) < 460
@@ -47,18 +47,18 @@ def test_the_shares_are_about_what_was_asked_and_the_seed_changes_them() -> None
     assert one.split_of != assign_splits(listed, val_fraction=0.1, test_fraction=0.2, seed=2).split_of
 
 
-def test_a_split_that_is_not_wanted_stays_empty() -> None:
+def test_a_split_that_is_not_requested_stays_empty() -> None:
     assignment = assign_splits(["a", "b"], val_fraction=0, test_fraction=0, seed=0)
     assert assignment.names("train") == ["a", "b"]
     assert not assignment.moved
 
 
-def test_fewer_documents_than_splits_is_said_with_what_to_do() -> None:
+def test_fewer_documents_than_splits_is_reported_with_what_to_do() -> None:
     with pytest.raises(OperatorError, match=r"2 document.*train, val, test") as raised:
         assign_splits(["a", "b"], val_fraction=0.1, test_fraction=0.1, seed=0)
     assert "val_fraction = 0" in raised.value.hint
 
 
-def test_the_key_is_fixed_forever() -> None:
+def test_the_hash_key_never_changes() -> None:
     assert keyed_fraction(42, "json/decoder.py") == 0.2869576371985118
     assert keyed_fraction(42, "json/decoder.py", "order") == 0.455659717433833

@@ -1,4 +1,4 @@
-"""Documents come from hostile trees, each file counted, and land in stable splits."""
+"""Documents come from hostile trees, every file is counted, and splits are stable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.stage_context import make_context
 
 
 def prepared(source: Path, out: Path, **fields: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    """Everything that was taken, by path, and the metadata."""
+    """All documents by path, and the metadata."""
     metadata = prepare_text(str(source), fresh(out), **fields)
     taken = {document.path: document.text for split in SPLITS for document, _ in read_documents(out, split)}
     return taken, metadata
@@ -110,13 +110,13 @@ def test_adding_files_to_the_tree_moves_no_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [{}, {"a.py": ""}, {"a.txt": "words"}])
-def test_a_source_with_nothing_to_take_is_said(tmp_path: Path, files: dict[str, str]) -> None:
+def test_a_source_without_usable_files_is_reported(tmp_path: Path, files: dict[str, str]) -> None:
     source = write_tree(fresh(tmp_path / "src"), files)
     with pytest.raises(OperatorError, match="no usable document"):
         prepared(source, tmp_path / "out")
 
 
-def test_a_source_that_is_no_folder_is_said(tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="is not a folder"):
         prepared(tmp_path / "nowhere", tmp_path / "out")
 
@@ -183,7 +183,7 @@ def test_the_stage_counts_its_progress_against_a_total(tmp_path: Path) -> None:
     assert [e.name for e in context.events() if isinstance(e, Phase)] == ["reading sources", "writing documents"]
 
 
-def test_a_stop_asked_for_meanwhile_ends_the_work(tmp_path: Path) -> None:
+def test_a_stop_during_the_work_ends_it(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "src", TREE)
 
     def report(done: float, total: float | None, unit: str) -> None:

@@ -1,4 +1,4 @@
-"""Token shards hold exactly what SentencePiece says, document by document, and are refused when they do not."""
+"""Token shards contain exactly SentencePiece's ids, document by document, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _outside(tokens: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_cut, "bytes; tokens.json expects"),
         (_flip, "SHA-256"),
@@ -136,12 +136,12 @@ def _outside(tokens: Path) -> None:
     ],
 )
 def test_a_damaged_shard_is_refused_with_the_reason(
-    tmp_path: Path, text: Path, tokenizer: Path, damage: Callable[[Path], None], said: str
+    tmp_path: Path, text: Path, tokenizer: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     out = tokens_of(text, tokenizer, tmp_path / "tokens")
     TokenShard(out, "train", verify=True)
     damage(out)
-    with pytest.raises(OperatorError, match=said):
+    with pytest.raises(OperatorError, match=message):
         TokenShard(out, "train", verify=True)
 
 

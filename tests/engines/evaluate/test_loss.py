@@ -1,4 +1,4 @@
-"""The loss is one mean over scored tokens: batches, padding and masks change nothing but what they should."""
+"""The loss is one mean over scored tokens, independent of batches and padding."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ROWS = [chat("What is `json`?" * (1 + at % 4), "A module. " * (1 + at % 7) + str
 
 
 def loss_one_by_one(model: Any, batches: Any) -> tuple[float, int]:
-    """The definition, in float64, without padding: every sequence alone."""
+    """The definition, in float64, without padding: one sequence at a time."""
     import torch
 
     total, tokens = 0.0, 0
@@ -105,7 +105,7 @@ def test_windows_cover_the_shard_once_and_score_all_but_their_first_tokens(made:
     assert batches.protocol == "windows(max_length=50)"
 
 
-def test_only_what_the_assistant_says_is_scored_and_its_end_of_turn(tokenizer: Any) -> None:
+def test_only_the_assistants_text_and_its_end_of_turn_are_scored(tokenizer: Any) -> None:
     from engines.training.loss import IGNORED, encode_answers
 
     turns = chat("Hi <b>", "Yes 😀\n", "Why?", "`Because`")
@@ -181,16 +181,16 @@ def test_max_tokens_takes_the_same_first_rows_whatever_the_batch_size(tokenizer:
     assert one.stats.rows == many.stats.rows < len(ROWS)
 
 
-def test_the_models_mode_is_put_back_and_progress_is_told(model: Any, tokenizer: Any) -> None:
+def test_the_models_mode_is_restored_and_progress_is_reported(model: Any, tokenizer: Any) -> None:
     from engines.training.loss import answer_batches, token_weighted_loss
 
-    told: list[int] = []
+    reported: list[int] = []
     model.train()
     batches = answer_batches(ROWS, tokenizer, 128, 8)
-    _, tokens = token_weighted_loss(model, batches, told.append)
+    _, tokens = token_weighted_loss(model, batches, reported.append)
     assert model.training
-    assert told == sorted(told)
-    assert told[-1] == tokens
+    assert reported == sorted(reported)
+    assert reported[-1] == tokens
     loss, tokens = token_weighted_loss(model, [])
     assert math.isnan(loss)
     assert tokens == 0

@@ -1,4 +1,4 @@
-"""The evaluate stage measures models and adapters on messages and tokens, and refuses what does not fit."""
+"""The evaluate stage measures models and adapters on messages and tokens, and refuses mismatched inputs."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_an_adapter_is_scored_on_its_base(tmp_path: Path, made: dict[str, Path])
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", '{"path": 3}', "[" * 100_000, b"\xff"])
-def test_an_adapter_whose_record_of_its_base_is_none_is_refused(tmp_path: Path, record: str | bytes) -> None:
+def test_an_adapter_with_a_malformed_record_of_its_base_is_refused(tmp_path: Path, record: str | bytes) -> None:
     from engines.evaluate.model import base_of
 
     (tmp_path / "base.json").write_bytes(record.encode() if isinstance(record, str) else record)
@@ -133,7 +133,7 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, made: dict[str,
         evaluated(tmp_path / "b", made, "tokens", bare)
 
 
-def test_a_hub_id_that_is_not_cached_is_said_without_using_the_network(
+def test_a_hub_id_that_is_not_cached_is_reported_without_using_the_network(
     tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _refuse_the_network(monkeypatch)
@@ -167,7 +167,7 @@ def _refuse_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_questions_are_asked_of_messages_only_and_an_empty_split_is_said(tmp_path: Path, made: dict[str, Path]) -> None:
+def test_answers_need_messages_and_an_empty_split_is_reported(tmp_path: Path, made: dict[str, Path]) -> None:
     with pytest.raises(OperatorError, match="contain no questions"):
         evaluated(tmp_path / "a", made, "tokens", answers=1)
     with pytest.raises(OperatorError, match=r"train\.jsonl does not exist"):
@@ -247,7 +247,7 @@ def test_questions_are_taken_in_turn_from_every_kind() -> None:
     assert choose_questions(rows, 0) == []
 
 
-def test_perplexity_of_a_hopeless_loss_is_infinite_not_an_error() -> None:
+def test_perplexity_of_a_huge_loss_is_infinite_and_not_an_error() -> None:
     assert perplexity(0.0) == 1.0
     assert perplexity(1e6) == math.inf
     assert math.isnan(perplexity(math.nan))

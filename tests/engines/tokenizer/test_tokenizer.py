@@ -1,4 +1,4 @@
-"""The tokenizer loses no text, and transformers gives the ids of SentencePiece."""
+"""The tokenizer is lossless, and transformers gives the ids of SentencePiece."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_line_longer_than_sentencepieces_limit_is_learnt_from(tmp_path: Path) 
     assert any("zebra" in piece for piece in json.loads((out / "vocab.json").read_text()))
 
 
-def test_only_the_train_split_is_seen(tmp_path: Path) -> None:
+def test_only_the_train_split_is_used(tmp_path: Path) -> None:
     for split, words in (("train", "apple banana "), ("val", "quixotic "), ("test", "zymurgy ")):
         line = json.dumps({"path": f"{split}.py", "text": words * 200})
         write_tree(tmp_path / "text", {f"{split}.jsonl": line + "\n"})
@@ -143,23 +143,23 @@ def test_only_the_train_split_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "said"), [(100_000, "too large.*allowed up to"), (300, "too small.*allowed at least")]
+    ("vocab_size", "message"), [(100_000, "too large.*allowed up to"), (300, "too small.*allowed at least")]
 )
-def test_a_vocabulary_that_does_not_fit_names_the_size_that_does(text: Path, vocab_size: int, said: str) -> None:
-    with pytest.raises(OperatorError, match=said) as raised:
+def test_a_vocabulary_that_does_not_fit_names_the_size_that_does(text: Path, vocab_size: int, message: str) -> None:
+    with pytest.raises(OperatorError, match=message) as raised:
         train_model(TrainingText(text, max_bytes=None, seed=0), vocab_size=vocab_size)
     fitting = int(raised.value.hint.split("vocab_size = ")[1].split()[0])
     model = train_model(TrainingText(text, max_bytes=None, seed=0), vocab_size=fitting)
     assert SentencePieceProcessor(model_proto=model).vocab_size() == fitting
 
 
-def test_an_empty_train_split_is_said(tmp_path: Path) -> None:
+def test_an_empty_train_split_is_reported(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train.jsonl": ""})
     with pytest.raises(OperatorError, match=r"train split .* is empty"):
         TrainingText(tmp_path, max_bytes=None, seed=0)
 
 
-def test_a_stop_asked_for_while_text_is_handed_over_comes_through(text: Path) -> None:
+def test_a_stop_while_the_text_is_read_is_raised(text: Path) -> None:
     def report(done: float, total: float | None, unit: str) -> None:
         raise StopRequested
 

@@ -1,4 +1,4 @@
-"""Run whole stages in this process and look at what they left."""
+"""Run entire stages in this process and read their results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_stage(ctx: TriedContext) -> StageResult | None:
 
 
 def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: int = 1) -> None:
-    """Leave a request that is there at the boundary after a step: what comes while data loads is answered there."""
+    """Put a request that is present at the boundary after a step; a request during data loading is answered there."""
     emit = ctx.emit
     asked: list[str] = []
 
@@ -66,7 +66,7 @@ def of_kind(ctx: TriedContext, kind: type[E], attempt: int | None = None) -> lis
 
 
 def trajectory(ctx: TriedContext, attempt: int, after: int = 0) -> list[tuple[Any, ...]]:
-    """All that a step says except its times, floats as hex: equal means bit for bit."""
+    """All values of a step except its times, floats as hex: equal means bit-identical."""
     return [
         (
             event.step,

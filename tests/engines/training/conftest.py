@@ -1,4 +1,4 @@
-"""Shared tiny inputs; the folders are only read."""
+"""Shared tiny inputs; tests only read the folders."""
 
 from __future__ import annotations
 

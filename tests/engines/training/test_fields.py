@@ -1,4 +1,4 @@
-"""Every field of a training stage reaches what it is meant for: one row per field, and a new field needs one."""
+"""Every field of a training stage takes effect: one row per field, and a new field needs one."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ ELSEWHERE = {
     "retry": "the supervisor retries",
     "kind": "names the engine",
 }
-"""Fields that the training engines are not to read, and who does."""
+"""Fields that the training engines do not read, and their readers."""
 
 
 @dataclass
 class Seen:
-    """What one run with no default left in place came to."""
+    """The result of one run in which no field has its default."""
 
     session: Any
     batches: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Requests at step boundaries: each is answered, and does what the answer says."""
+"""Requests at step boundaries: each is answered and has the stated effect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _effects(ctx: object) -> list[tuple[str, str]]:
     return [(event.request, event.effect) for event in of_kind(ctx, ControlApplied)]  # type: ignore[arg-type]
 
 
-def test_stop_ends_at_once_without_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
+def test_stop_ends_immediately_without_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens})
     ask(ctx, Verb.STOP, at_step=2)
     assert run_stage(ctx) is None
@@ -108,7 +108,7 @@ def test_fewer_steps_end_the_stage_and_the_schedule_and_survive_a_resume(tmp_pat
     assert weights_sha256(again.out) == weights_sha256(ctx.out)
 
 
-def test_fewer_steps_than_are_done_end_the_stage_here(tmp_path: Path, tokens: Path) -> None:
+def test_a_limit_below_the_present_step_ends_the_stage_at_this_step(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, {**STEADY, "eval_steps": 4}, {"data": tokens})
     ask(ctx, Verb.MAX_STEPS, 1, at_step=4)
     result = run_stage(ctx)
@@ -119,7 +119,7 @@ def test_fewer_steps_than_are_done_end_the_stage_here(tmp_path: Path, tokens: Pa
     assert _effects(ctx) == [("max-steps 1", "the stage ends at step 4")]
 
 
-def test_pause_and_continue_of_one_moment_do_not_hang(tmp_path: Path, tokens: Path) -> None:
+def test_pause_and_continue_at_the_same_time_do_not_hang(tmp_path: Path, tokens: Path) -> None:
     plain = context(tmp_path / "plain", PRETRAIN, {"data": tokens})
     run_stage(plain)
     ctx = context(tmp_path / "paused", PRETRAIN, {"data": tokens})
@@ -130,7 +130,7 @@ def test_pause_and_continue_of_one_moment_do_not_hang(tmp_path: Path, tokens: Pa
     assert trajectory(ctx, 1) == trajectory(plain, 1)
 
 
-def test_while_paused_other_requests_are_served_and_stop_ends_it(tmp_path: Path, tokens: Path) -> None:
+def test_a_paused_training_answers_other_requests_and_a_stop_ends_it(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens})
     emit = ctx.emit
 
@@ -152,7 +152,7 @@ def test_while_paused_other_requests_are_served_and_stop_ends_it(tmp_path: Path,
     assert [request for request, _ in _effects(ctx)] == ["pause", "checkpoint", "stop"]
 
 
-def test_requests_that_make_no_sense_are_answered_and_change_nothing(
+def test_requests_that_cannot_be_met_are_answered_and_change_nothing(
     tmp_path: Path, model: Path, messages: Path
 ) -> None:
     inputs = {"model": model, "data": messages}
@@ -169,7 +169,7 @@ def test_requests_that_make_no_sense_are_answered_and_change_nothing(
     assert trajectory(ctx, 1) == trajectory(plain, 1)
 
 
-def test_a_stop_that_can_have_no_checkpoint_is_refused(tmp_path: Path, tokens: Path) -> None:
+def test_a_stop_after_checkpoint_is_refused_when_the_checkpoint_fails(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens}, test_faults={"disk_full": {"step": 2}})
     ask(ctx, Verb.STOP_AFTER_CHECKPOINT, at_step=2)
     assert run_stage(ctx) is not None

@@ -1,4 +1,4 @@
-"""A resumed training is the training that was never interrupted."""
+"""A resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_resume_from_the_last_step_only_writes_the_output(tmp_path: Path, tokens
     assert [resumed.metrics[name] for name in kept] == [result.metrics[name] for name in kept]
 
 
-def test_a_retry_goes_on_with_the_scaled_learning_rate(tmp_path: Path, tokens: Path) -> None:
+def test_a_retry_continues_with_the_scaled_learning_rate(tmp_path: Path, tokens: Path) -> None:
     whole = context(tmp_path, PRETRAIN, {"data": tokens})
     run_stage(whole)
     again = context(
@@ -131,7 +131,7 @@ def test_a_retry_goes_on_with_the_scaled_learning_rate(tmp_path: Path, tokens: P
     assert [float.fromhex(row[3]) for row in trajectory(again, 2)] == [rate / 2 for rate in full]
 
 
-def test_rotation_reaches_back_over_the_lineage_and_leaves_superseded_checkpoints(tmp_path: Path, tokens: Path) -> None:
+def test_rotation_covers_the_lineage_and_leaves_replaced_checkpoints(tmp_path: Path, tokens: Path) -> None:
     whole = context(tmp_path, PRETRAIN, {"data": tokens})
     run_stage(whole)
     stage = {**PRETRAIN, "save_total_limit": 1}

@@ -1,4 +1,4 @@
-"""What a step says is what happened: losses by hand, rates by formula, tokens by counting."""
+"""A step's event is correct: losses computed by hand, rates by formula, tokens by counting."""
 
 from __future__ import annotations
 
@@ -179,13 +179,13 @@ def test_a_large_gradient_is_refused_with_its_value(tmp_path: Path, tokens: Path
     assert committed_steps(ctx, 1) == []
 
 
-def test_the_next_attempt_does_not_meet_the_fault(tmp_path: Path, tokens: Path) -> None:
+def test_the_fault_does_not_affect_the_next_attempt(tmp_path: Path, tokens: Path) -> None:
     fault = {"nan_loss": {"step": 2, "micro_batch": 1}}
     ctx = context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, test_faults=fault)
     assert run_stage(ctx) is not None
 
 
-def test_a_full_disk_costs_one_checkpoint_and_not_the_training(tmp_path: Path, tokens: Path) -> None:
+def test_a_full_disk_loses_one_checkpoint_and_training_continues(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, PRETRAIN, {"data": tokens}, test_faults={"disk_full": {"step": 6}})
     assert run_stage(ctx) is not None
     assert committed_steps(ctx, 1) == [3, 8]
@@ -202,7 +202,7 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_training(tmp_path: Path, t
         "PytorchStreamWriter failed writing file data/3: file write failed",
     ],
 )
-def test_torchs_words_for_a_full_disk_are_understood_and_others_are_not_swallowed(
+def test_torchs_messages_for_a_full_disk_are_recognized_and_others_are_raised(
     words: str, tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.training import saving
@@ -257,7 +257,7 @@ def test_the_best_checkpoint_stays(tmp_path: Path, tokens: Path) -> None:
     assert [item.step for item in complete] == [best, 6]
 
 
-def test_phases_and_rows_left_out_are_told(tmp_path: Path, model: Path) -> None:
+def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> None:
     messages = write_messages(tmp_path / "messages", rows=9, val=0)
     stage = {**FINETUNE, "max_length": 24, "eval_steps": 1, "max_steps": 2}
     ctx = context(tmp_path, stage, {"model": model, "data": messages})
@@ -274,9 +274,7 @@ def test_phases_and_rows_left_out_are_told(tmp_path: Path, model: Path) -> None:
     ]
 
 
-def test_too_little_data_and_missing_models_are_the_operators_to_mend(
-    tmp_path: Path, model: Path, messages: Path
-) -> None:
+def test_too_little_data_and_missing_models_are_operator_errors(tmp_path: Path, model: Path, messages: Path) -> None:
     short = write_tokens(tmp_path / "short", {"train": 10, "val": 0})
     with pytest.raises(OperatorError, match="fewer than one window of 16"):
         run_stage(context(tmp_path / "a", PRETRAIN, {"data": short}))

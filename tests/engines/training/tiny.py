@@ -121,7 +121,7 @@ def write_messages(folder: Path, rows: int = 13, val: int = 4) -> Path:
 
 
 def write_model(folder: Path, seed: int = 1) -> Path:
-    """A model folder with fresh weights and a manifest, as a pretrain stage leaves it."""
+    """A model folder with new weights and a manifest, as a pretrain stage writes it."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
     set_seed(seed)
