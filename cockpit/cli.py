@@ -35,7 +35,7 @@ EXAMPLES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Run one command; returns the exit code."""
     try:
         parser = build_parser()
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def open_screen(
     runs_dir: str | None, *, run: Path | None = None, replay: Path | None = None, speed: float | None = None
-) -> int:
+) -> ExitCode:
     """Open the terminal screen: at Home, at a run, or replaying a journal.
 
     Args:
@@ -108,7 +108,7 @@ class _Command(Protocol):
 
     def declare(self, parser: CommandParser) -> None: ...
 
-    def run(self, args: argparse.Namespace) -> int: ...
+    def run(self, args: argparse.Namespace) -> ExitCode: ...
 
 
 def _command(name: str) -> _Command:

@@ -25,13 +25,13 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Start a supervisor if the run has none, then open its screen on a terminal; else follow."""
     found = find_run(runs_root(args.runs_dir), args.run)
     adopt(found, ATTACH)
     as_lines = args.plain or args.json or args.quiet
     if not as_lines and sys.stdout.isatty() and sys.stdin.isatty():
-        code: int = args.open_screen(args.runs_dir, run=found.root)
+        code: ExitCode = args.open_screen(args.runs_dir, run=found.root)
         return code
     signals = Signals()
     with signals.caught(termination=False):

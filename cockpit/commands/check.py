@@ -18,8 +18,6 @@ from cockpit.text.text_table import text_table
 from engines.words import ExitCode
 from recipes.problems import OperatorError, Problem, RecipeError
 
-MISTAKE = 2
-
 
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit check`."""
@@ -35,7 +33,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Check; exit code 2 when something is wrong."""
     try:
         loaded = load_wanted(args.recipe, args.sets)
@@ -50,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
                 indent=1,
             )
         )
-        return MISTAKE
+        return ExitCode.MISTAKE
     made = plan(loaded.recipe, loaded.graph)
     if args.json:
         print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
-        return 0
+        return ExitCode.DONE
     print(
         f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n"
     )
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         for file in made.files:
             if file.warning:
                 say(f"warning: {file.stage}.file_types — {file.warning}")
-    return 0
+    return ExitCode.DONE
 
 
 def _files(made: Plan) -> list[str]:

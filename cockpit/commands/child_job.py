@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.supervision.interpreters import check_here
+from engines.words import ExitCode
 from recipes.problems import OperatorError
 
 _ROOT = Path(__file__).resolve().parents[2]
+_CODES = frozenset(ExitCode)
 
 
 def follow_job(
     module: str, job: Mapping[str, Any], show: Callable[[dict[str, Any]], None], needs: Iterable[str]
-) -> int:
+) -> ExitCode:
     """Run `python -m module JOB` to its end; returns its exit code.
 
     Args:
@@ -45,4 +47,4 @@ def follow_job(
             raise
     if code < 0:
         raise OperatorError(f"the working process was ended by signal {-code}; no partial files were left behind")
-    return code
+    return ExitCode(code) if code in _CODES else ExitCode.FAILED

@@ -9,6 +9,7 @@ from cockpit.command_line import bash, fish, zsh
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import run_ids, runs_root
 from engines.run_dir import RunDir
+from engines.words import ExitCode
 from recipes.problems import OperatorError
 from recipes.shipped import shipped_recipes
 
@@ -27,7 +28,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Print the script, or the values that one asks for."""
     if args.values is not None:
         print("\n".join(_values(args)))
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise OperatorError(f"SHELL — got none; allowed: {', '.join(SCRIPTS)}", "see: cockpit completion --help")
     else:
         print(SCRIPTS[args.shell](args.parser), end="")
-    return 0
+    return ExitCode.DONE
 
 
 def _values(args: argparse.Namespace) -> list[str]:

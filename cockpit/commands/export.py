@@ -18,6 +18,7 @@ from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text, stage_sets
 from cockpit.one_stage.recipe import Export
 from cockpit.runs.find import runs_root
+from engines.words import ExitCode
 from recipes.file_types import FIRST_FILE_TYPES
 
 _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
@@ -65,7 +66,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Make the recipe, launch it and follow."""
     sets = stage_sets(Export.name, args.sets)
     sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]

@@ -15,6 +15,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.emitter import wall_clock_s
+from engines.words import ExitCode
 
 
 def declare(parser: CommandParser) -> None:
@@ -26,7 +27,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """List them."""
     root = runs_root(args.runs_dir)
     summaries = RunWatch(root).poll(lambda why: say(f"left out: {safe_text(why, 300)}"))
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
                 )
             )
         )
-    return 0
+    return ExitCode.DONE
 
 
 def _row(summary: RunSummary) -> list[str]:

@@ -11,6 +11,7 @@ from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import merge_text, stage_sets
 from cockpit.one_stage.recipe import Merge
 from cockpit.runs.find import runs_root
+from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 from recipes.spelling import spell
 
@@ -45,7 +46,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Make the recipe, launch it and follow."""
     adapters = [*args.adapters, *args.more_adapters]
     if not adapters:

@@ -86,7 +86,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Compare; exit code 0 when everything agrees, 1 when not."""
     root = runs_root(args.runs_dir)
     source = _with_model(args) if args.model else _without_model(root, args.source)

@@ -68,7 +68,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Quantize; the exit code is the child's, or the run's."""
     types = args.types or ",".join(FIRST_QUANTIZED)
     source = _gguf_file(args)
@@ -118,7 +118,7 @@ def _matrix(given: str) -> Path:
     return path
 
 
-def _follow(job: dict[str, Any], args: argparse.Namespace) -> int:
+def _follow(job: dict[str, Any], args: argparse.Namespace) -> ExitCode:
     live = sys.stderr.isatty() and not args.quiet and not args.json
 
     def show(line: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
 from engines.journal import Record
 from engines.run_dir import is_run_dir
+from engines.words import ExitCode
 
 BATCH = 500
 
@@ -45,11 +46,11 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Open the Replay screen on a terminal; else print."""
     source = _source(args)
     if not (args.plain or args.json) and sys.stdout.isatty() and sys.stdin.isatty():
-        code: int = args.open_screen(args.runs_dir, replay=source, speed=args.speed)
+        code: ExitCode = args.open_screen(args.runs_dir, replay=source, speed=args.speed)
         return code
     tail = RunTail(source)
     paced = args.speed is not None and math.isfinite(args.speed)
@@ -64,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             write_out("\n".join(["", *report_lines(state)]) + "\n")
     except OutputClosedError:
-        return 0
+        return ExitCode.DONE
     state.unreadable, state.unknown = tail.bad, tail.unknown
     tell_unreadable(state)
-    return 0
+    return ExitCode.DONE
 
 
 def _source(args: argparse.Namespace) -> Path:

@@ -10,6 +10,7 @@ from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import find_run, runs_root
 from cockpit.supervision.launch import resume
+from engines.words import ExitCode
 
 
 def declare(parser: CommandParser) -> None:
@@ -30,7 +31,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Resume, then follow until the end."""
     found = find_run(runs_root(args.runs_dir), args.run)
     signals = Signals()

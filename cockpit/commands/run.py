@@ -11,6 +11,7 @@ from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
 from cockpit.runs.find import runs_root
 from cockpit.supervision.launch import launch
+from engines.words import ExitCode
 
 
 def declare(parser: CommandParser) -> None:
@@ -26,7 +27,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Launch, then follow until the end."""
     loaded = load_wanted(args.recipe, args.sets)
     signals = Signals()

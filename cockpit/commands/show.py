@@ -15,6 +15,7 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
+from engines.words import ExitCode
 
 
 def declare(parser: CommandParser) -> None:
@@ -27,7 +28,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Print it."""
     found = find_run(runs_root(args.runs_dir), args.run)
     reader = read_now(found)
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     facts = found.read_run_json()
     if args.json:
         print(json.dumps(run_json(found, facts, state, real), indent=1))
-        return 0
+        return ExitCode.DONE
     print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
     print(
         f"recipe {safe_text(facts.get('recipe'), 60)}"
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(report_lines(state)))
     print("\n".join(_possessions(state)))
     tell_unreadable(state)
-    return 0
+    return ExitCode.DONE
 
 
 def _possessions(state: RunState) -> list[str]:

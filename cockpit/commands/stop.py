@@ -27,7 +27,7 @@ def declare(parser: CommandParser) -> None:
     parser.examples = (("cockpit stop last", "Stop the newest run after its next checkpoint."),)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Send the request, wait, and say how the run ended. Ctrl-C leaves the request in force."""
     found = find_run(runs_root(args.runs_dir), args.run)
     reply = send_request(found, Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT)
@@ -41,4 +41,4 @@ def run(args: argparse.Namespace) -> int:
         code = following.until_end()
     state = "stopping" if following.detached else following.state.state
     print(json.dumps({"id": found.id, "state": state}) if args.json else f"{found.id} {state}")
-    return code if following.detached else 0
+    return code if following.detached else ExitCode.DONE

@@ -19,7 +19,6 @@ from engines.run_dir import is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
-DONE, FAILED = 0, 1
 _MARKS = {"whole": "✓", "damaged": "✗", "gone": "·", "known by name": "·"}
 
 
@@ -40,7 +39,7 @@ def declare(parser: CommandParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Check and print; exit code 1 when something is damaged."""
     root = runs_root(args.runs_dir)
     links: dict[str, Link] = {}
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"whole": not damaged, "links": [link.record() for link in links.values()]}, indent=1))
     else:
         print("\n" + _summary(links.values()))
-    return FAILED if damaged else DONE
+    return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
 def folders_of(root: Path, artifact: str) -> list[Path]:

@@ -101,7 +101,7 @@ class Following:
         """What was read so far, folded."""
         return self._reader.state
 
-    def until_end(self) -> int:
+    def until_end(self) -> ExitCode:
         """Follow; returns the exit code.
 
         Raises:

@@ -18,7 +18,7 @@ from engines.run_dir import RunDir
 from engines.words import ExitCode
 
 
-def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> int:
+def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> ExitCode:
     """Follow a run to its end, then print the report; returns the exit code.
 
     `args` has the flags `json` and `quiet`, and perhaps `detach`.
@@ -46,7 +46,7 @@ def tell_unreadable(state: RunState) -> None:
         )
 
 
-def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> int:
+def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> ExitCode:
     """Launch a recipe made from a command's arguments, and follow it; `sets` are overrides, `stage.field=value`."""
     signals = Signals()
     with signals.caught(termination=True):

@@ -35,7 +35,7 @@ from engines.events import (
     WriterOpened,
     kind_of,
 )
-from engines.words import IGNORED, EndReason, GateResult, RunStatus, StartReason
+from engines.words import IGNORED, EndReason, GateResult, RunStatus, StageStatus, StartReason
 
 Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]
 
@@ -107,7 +107,8 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
             shown = [f"{name} {told[name](value)}" for name, value in event.metrics.items() if name in told]
             return "good", f"stage {event.stage} succeeded{': ' + ', '.join(shown) if shown else ''}"
         case StageFailed():
-            return "error", f"stage {event.stage} {'refused' if event.refused else 'failed'}: {event.reason}"
+            state = StageStatus.REFUSED if event.refused else StageStatus.FAILED
+            return "error", f"stage {event.stage} {state}: {event.reason}"
         case _:
             return "quiet", f"stage {event.stage} skipped: {event.reason}"
 

@@ -16,10 +16,10 @@ from cockpit.supervision.machine import Accelerators, DeviceReading, sample_mach
 from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.run_dir import RunDir
-from engines.words import WriterRole
+from engines.words import ExitCode, WriterRole
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> ExitCode:
     """Sample until stdin ends."""
     run, interval_s = RunDir(Path(argv[1])), float(argv[2])
     writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER)
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
             writer.emit(Warned(message=reading.problem or "GPU telemetry is back"))
         writer.emit(sample_machine(reading, engine_pid, stage))
     writer.close()
-    return 0
+    return ExitCode.DONE
 
 
 def _engine(line: bytes) -> tuple[int | None, str | None]:

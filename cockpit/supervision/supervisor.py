@@ -224,7 +224,7 @@ class Supervisor:
         reap_children()
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> ExitCode:
     """Take the run's lock, leave the caller behind, and drive the run."""
     parser = argparse.ArgumentParser(prog="python -m cockpit.supervision.supervisor")
     parser.add_argument("run_root", type=Path)

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from engines.llama.library import NativeError, die_with_parent
+from engines.words import ExitCode
 from recipes.problems import OperatorError
-
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 Send = Callable[[dict[str, Any]], None]
 
 
-def run_job(argv: list[str], work: Callable[[str, Send], int]) -> int:
+def run_job(argv: list[str], work: Callable[[str, Send], ExitCode]) -> ExitCode:
     """Run the job and return the exit code: `work`'s own, 2 for wrong input, 1 for a failure, 130 after an interrupt.
 
     Args:
@@ -32,9 +31,9 @@ def run_job(argv: list[str], work: Callable[[str, Send], int]) -> int:
         return work(argv[1], send)
     except OperatorError as error:
         send({"error": error.message, "hint": error.hint})
-        return MISTAKE
+        return ExitCode.MISTAKE
     except (NativeError, OSError) as error:
         send({"error": str(error), "hint": ""})
-        return FAILED
+        return ExitCode.FAILED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED

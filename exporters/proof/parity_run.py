@@ -17,7 +17,8 @@ from typing import Any
 
 from engines.files import file_sha256, write_text
 from engines.llama.gguf_file import read_gguf
-from exporters.process.job_lines import DONE, FAILED, Send, run_job
+from engines.words import ExitCode
+from exporters.process.job_lines import Send, run_job
 from exporters.process.room import default_threads
 from exporters.proof.fixture import Fixture, Prompt, load_fixture
 from exporters.proof.model_parity import ModelCheck, check_model
@@ -195,10 +196,10 @@ def read_job(text: str) -> Job:
     )
 
 
-def _work(description: str, send: Send) -> int:
+def _work(description: str, send: Send) -> ExitCode:
     report = compare_runtimes(read_job(description), send)
     send({"result": report})
-    return DONE if report["passed"] else FAILED
+    return ExitCode.DONE if report["passed"] else ExitCode.FAILED
 
 
 if __name__ == "__main__":

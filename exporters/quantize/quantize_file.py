@@ -24,10 +24,11 @@ from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
+from engines.words import ExitCode
 from exporters.gguf.importance import Importance, load_importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.source import GgufSource, open_source, write_quantized
-from exporters.process.job_lines import DONE, Send, run_job
+from exporters.process.job_lines import Send, run_job
 from exporters.process.room import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows
@@ -258,9 +259,9 @@ def read_job(text: str) -> Job:
     return Job(Path(given["source"]), types, out, imatrix, int(given.get("threads") or default_threads()))
 
 
-def _work(description: str, send: Send) -> int:
+def _work(description: str, send: Send) -> ExitCode:
     quantize(read_job(description), send)
-    return DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
