@@ -1,1 +1,1 @@
-"""Cockpit's recipes: what an operator may ask for, and the recipes it ships."""
+"""The recipe format: schema, loader, overrides and edits, and the shipped recipes."""

@@ -1,8 +1,7 @@
-"""Change one value in a recipe's text and nothing else: comments, order, spacing and spellings stay as they are.
+"""Changes one value in a recipe's text and nothing else: comments, order, spacing and spellings stay as they are.
 
-The scanner knows where every value stands, so an edit replaces, inserts or removes exactly that piece of text. Each
-edit is
-verified: the parsed result differs from the old one in that value only.
+The scanner finds the position of every value, so an edit replaces, inserts or removes exactly that piece of text. Each
+edit is verified: the parsed result differs from the old one in that value only.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _NAME = "recipe"
 
 
 class EditError(OperatorError):
-    """The text cannot be changed in that place."""
+    """The text cannot be changed at that path."""
 
 
 def set_value(text: str, path: KeyPath, value: Any) -> str:
-    """The text with the value at `path` set; unchanged, to the byte, when it already has that value.
+    """The text with the value at `path` set; unchanged, to the byte, if it already has that value.
 
     Raises:
-        EditError: the value cannot stand there.
+        EditError: the value cannot be written there.
         RecipeError: the text is not TOML.
     """
     data, index = parse(text, _NAME)
@@ -52,10 +51,10 @@ def set_value(text: str, path: KeyPath, value: Any) -> str:
 
 
 def unset_value(text: str, path: KeyPath) -> str:
-    """The text without the key at `path` and everything under it; unchanged when there is none.
+    """The text without the key at `path` and everything under it; unchanged if there is no such key.
 
     Raises:
-        EditError: it cannot be removed there.
+        EditError: the key cannot be removed.
         RecipeError: the text is not TOML.
     """
     data, index = parse(text, _NAME)
@@ -71,18 +70,18 @@ def unset_value(text: str, path: KeyPath) -> str:
 
 
 def diff_lines(old: str, new: str) -> list[str]:
-    """What changed, line by line: `- ` before what goes, `+ ` before what comes, `  ` before a line around them."""
+    """The changed lines: `- ` before a removed line, `+ ` before an added one, `  ` before a line of context."""
     lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=1)
     return [f"{line[0]} {line[1:]}" for line in list(lines)[2:] if not line.startswith("@@")]
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as TOML counts them; `splitlines` also knows separators that TOML does not."""
+    """Lines as TOML counts them; `splitlines` also splits at separators that TOML does not have."""
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def _inserted(text: str, index: TomlIndex, path: KeyPath, spelled: str) -> str:
-    """The text with a new key in the innermost table around `path` that is written out."""
+    """The text with a new key in the innermost table around `path` that the text contains."""
     for length in range(len(path) - 1, -1, -1):
         rest = path[length:]
         if any(isinstance(part, int) for part in rest):
@@ -101,7 +100,7 @@ def _inserted(text: str, index: TomlIndex, path: KeyPath, spelled: str) -> str:
 
 
 def _new_line(text: str, end: int, statement: str, first: bool) -> str:
-    """A statement on a line of its own behind offset `end`, indented like the line before it."""
+    """The text with a statement on a new line after offset `end`, indented like the line before it."""
     newline = "\r\n" if "\r\n" in text else "\n"
     if first:
         return f"{statement}{newline}{text}"
@@ -112,7 +111,7 @@ def _new_line(text: str, end: int, statement: str, first: bool) -> str:
 
 
 def _removal(text: str, index: TomlIndex, path: KeyPath) -> tuple[int, int] | None:
-    """The next piece of text to take out for `path`: a statement, a member of an inline table, or a whole table."""
+    """The next piece of text to remove for `path`: a statement, a member of an inline table, or a table."""
     under = [key for key in index.keys if key[: len(path)] == path]
     headers = [table for table in index.headers if table[: len(path)] == path]
     if headers:
@@ -182,17 +181,17 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _verified(text: str, expected: dict[str, Any], removed: KeyPath = ()) -> str:
-    """The edited text, once it is known to say what it should.
+    """The edited text, if it parses to the expected data.
 
-    A table that becomes empty by a removal may be written out still, or be gone.
+    A table that a removal leaves empty may stay in the text or not.
     """
     try:
         data, _ = parse(text, _NAME)
     except RecipeError as error:
-        raise EditError("the value cannot stand there", str(error)) from None
+        raise EditError("the value cannot be written there", str(error)) from None
     for length in range(len(removed) - 1, 0, -1):
         if _at(expected, removed[:length]) == {} and _at(data, removed[:length]) is _ABSENT:
             _drop(expected, removed[:length])
     if not _same(data, expected):
-        raise EditError("the value cannot be changed there without changing another one", "edit the file")
+        raise EditError("the value cannot be changed without changing another one", "edit the file by hand")
     return text

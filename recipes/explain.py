@@ -1,4 +1,4 @@
-"""pydantic's findings in the operator's words: what is wrong, what was got, what is allowed."""
+"""Turns pydantic's errors into problems: what is wrong, what was got, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LONG = {"too_long", "string_too_long"}
 
 
 def check_table(model: type[BaseModel], table: Mapping[str, Any], tag: str | None, report: Report) -> None:
-    """Validate a table and report everything that is wrong with it.
+    """Validate a table and report every error in it.
 
-    Checks across fields run only on a table without other mistakes. So the wrong keys that can be left out are left
-    out and the table is validated once more, and a mistake never hides another one.
+    pydantic runs checks across fields only on a table without other errors. Therefore the table is validated again
+    without the wrong keys, so that one error does not hide another.
     """
     findings = _findings(model, table)
     for finding in findings:
@@ -39,13 +39,13 @@ def check_table(model: type[BaseModel], table: Mapping[str, Any], tag: str | Non
             rest["name"] = "x"
         if "name" in rest:
             for finding in _findings(model, rest):
-                # A check that is about a wrong key would tell of its absence, which is nobody's mistake.
+                # A check of a removed key would report that it is missing, which is not an error of the operator.
                 if not finding["loc"] and not set(re.findall(r"\w+", finding["msg"])) & wrong:
                     _explain(finding, tag, report)
 
 
 def check_values(model: type[BaseModel], table: Mapping[str, Any], tag: str, report: Report) -> None:
-    """Validate the values of a table that need not be complete."""
+    """Validate the values of a table that may be incomplete."""
     for finding in _findings(model, table):
         if finding["type"] != "missing" or len(finding["loc"]) > 1:
             _explain(finding, tag, report)
@@ -80,7 +80,7 @@ def _message(kind: str, spec: FieldSpec | None) -> str:
     if kind == "literal_error":
         return "not one of the choices"
     if kind == "string_pattern_mismatch":
-        return "not a name"
+        return "not a valid name"
     if kind == "finite_number":
         return "not a finite number"
     if kind in _OUT_OF_RANGE:
@@ -91,13 +91,13 @@ def _message(kind: str, spec: FieldSpec | None) -> str:
 
 
 def _first_clause(help_text: str) -> str:
-    """A help sentence up to its semicolon, which would look like the next part of the message."""
+    """A help text up to its first semicolon, because semicolons separate the parts of a message."""
     clause = help_text.partition(";")[0].rstrip(".")
     return clause[:1].lower() + clause[1:]
 
 
 def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
-    """The value that was probably meant, when that is plain."""
+    """The value that was probably meant, if there is an obvious one."""
     if kind == "literal_error" and spec and isinstance(value, str):
         return closest(value, [str(choice) for choice in spec.choices])
     if kind == "missing" or spec is None:
@@ -129,7 +129,7 @@ def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
         return f"a table with {', '.join(keys)}" if keys else ""
     if isinstance(loc[-1], int):
         words = {"tables": "a table", "numbers": "a number"}
-        return either(spec.choices) if spec.choices else words.get(spec.kind, "text")
+        return either(spec.choices) if spec.choices else words.get(spec.kind, "a string")
     return spec.allowed
 
 
@@ -163,7 +163,7 @@ def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:
     if isinstance(loc[-2] if len(loc) > 1 else "", int):
         message = f"{loc[-3]} has no such key"
     allowed = ", ".join(keys) if len(keys) <= 8 else ""
-    report(loc, message, "", allowed, hint or ("" if allowed else "recipes/REFERENCE.md lists what there is"))
+    report(loc, message, "", allowed, hint or ("" if allowed else "recipes/REFERENCE.md lists the keys"))
 
 
 def _specs(tag: str | None) -> list[FieldSpec]:
@@ -196,5 +196,5 @@ def _spec_at(tag: str | None, loc: KeyPath) -> FieldSpec | None:
 
 
 def kind_words(value: Any) -> str:
-    """A value and its type, for a wrong kind of table."""
+    """A value and its type, for a value that should be a table."""
     return f"{kind_of_value(value)}: {shown(value)}"

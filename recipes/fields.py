@@ -1,5 +1,4 @@
-"""Every field of every stage kind as plain data, read off the schema: forms, messages and the reference use only
-this."""
+"""Every field of every stage kind as plain data, read from the schema, for forms, messages and the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from recipes.stages.registry import STAGE_TYPES
 FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
 
 IDENTITY = ("kind", "output")
-"""Keys that say which type a stage is; they are no settings."""
+"""Keys that decide the type of a stage; they are not fields."""
 
 
 _SECTIONS_FIRST = ("Stage", "Source", "Inputs", "Model", "LoRA")
@@ -31,7 +30,7 @@ _SECTIONS_LAST = ("Precision", "Evaluation", "Samples", "Checkpoints", "Guards",
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a number, or of a length for text and lists; None is no limit."""
+    """Limits of a number, or of the length of a string or a list; None means no limit."""
 
     ge: float | None = None
     gt: float | None = None
@@ -42,7 +41,7 @@ class Bounds:
     pattern: str | None = None
 
     def words(self) -> str:
-        """Such as `> 0 and ≤ 1`; empty without limits."""
+        """The limits as text, such as `> 0 and ≤ 1`; empty without limits."""
         signs = (("≥", self.ge), (">", self.gt), ("≤", self.le), ("<", self.lt))
         return " and ".join(f"{sign} {exact(limit)}" for sign, limit in signs if limit is not None)
 
@@ -53,9 +52,8 @@ class FieldSpec:
 
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
     `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`,
-    whose fields are in `items`.
-    `nullable` fields may be left out and then mean "none". `default` is a value as TOML would have it, None without
-    one.
+    whose fields are in `items`. A `nullable` field may be left out, which means "none". `default` is a TOML value, or
+    None without a default.
     """
 
     path: str
@@ -75,7 +73,7 @@ class FieldSpec:
 
     @property
     def allowed(self) -> str:
-        """What a value may be, in words."""
+        """The allowed values, as text."""
         limits = self.bounds.words()
         if self.kind == "int" and self.choices:
             return either(self.choices)
@@ -91,11 +89,11 @@ class FieldSpec:
             return "a list of numbers"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
-            return f"a list of {some} {either(self.choices)}" if self.choices else "a list of texts"
+            return f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"
         if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
-            return "1 to 40 of a-z, 0-9 and -"
+            return "1 to 40 characters of a-z, 0-9 and -"
         length = f" of at most {self.bounds.max_length} characters" if self.bounds.max_length else ""
-        return f"text{' that is not empty' if self.bounds.min_length else length}"
+        return "a string that is not empty" if self.bounds.min_length else f"a string{length}"
 
     @property
     def default_words(self) -> str:
@@ -134,9 +132,9 @@ def recipe_fields() -> list[FieldSpec]:
 
 
 def sections_of(tag: str) -> dict[str, list[FieldSpec]]:
-    """The fields of a stage type under their headings, in the order in which one thinks of them.
+    """The fields of a stage type by section, in the order of forms.
 
-    What the stage is and takes comes first, how it is watched and launched last; within a section, advanced fields.
+    Name, inputs and model come first, checks and launch last. In a section, advanced fields come last.
     """
     sections: dict[str, list[FieldSpec]] = {}
     for spec in fields_of(tag):
@@ -158,7 +156,7 @@ def inputs_of(tag: str) -> list[FieldSpec]:
 
 
 def _nested(name: str, info: FieldInfo, table: type[BaseModel]) -> list[FieldSpec]:
-    """The fields of a nested table with dotted paths; the default of the whole table wins over its fields' own."""
+    """The fields of a nested table with dotted paths; the default of the table overrides those of its fields."""
     whole = info.get_default(call_default_factory=True)
     values = whole.model_dump() if isinstance(whole, BaseModel) else {}
     return [

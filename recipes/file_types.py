@@ -1,7 +1,7 @@
-"""The GGUF file types that an export writes, one row each: the only place that lists them.
+"""The GGUF file types that an export can write, one row each. No other module lists them.
 
 The recipe's choices and checks, REFERENCE.md, the writers, the estimates before a launch, the audit and the comparison
-read these rows. How a tensor type is laid out and quantized is in `engines.llama.ggml_types`.
+read these rows. `engines.llama.ggml_types` has the layout and the quantization of each tensor type.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ class FileType:
         id: `general.file_type`, the number of llama.cpp's enum llama_ftype.
         base: the tensor type of most matrices.
         bits_per_weight: of the base type; a file's own figure is a little higher.
-        importance: what an importance matrix is to the base type: ignored, used where there is one, or required.
+        importance: how the base type uses an importance matrix: ignored, used if there is one, or required.
         ternary: for models trained with ternary weights only.
-        head: the tensor type of the output matrix, or of the embedding that serves as one.
-        embedding: the tensor type of an embedding that is not the head; the base type by default.
-        parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type
-            where
-            none holds.
-        seventy_b: whether value projections of 80-layer models (llama.cpp's class 70B) get Q5_K where they would have
-            Q3_K or Q4_K.
-        usual_kl: mean KL, nats, that Llama 3 8B's file of this type has on Wikitext-2, from llama.cpp's
-            tools/perplexity/README.md (IQ types with its importance matrix, the others without); smaller and
-            shorter-trained models lose less. None where there is no published figure.
-        kl_limit: mean KL, nats, that fails a comparison; None where the figure is reported and not judged.
+        head: the tensor type of the output matrix, or of the embedding if both are tied.
+        embedding: the tensor type of an untied embedding; the base type by default.
+        parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type if
+            no rule applies.
+        seventy_b: whether value projections of 80-layer models (llama.cpp's class 70B) get Q5_K instead of Q3_K or
+            Q4_K.
+        usual_kl: mean KL, nats, of Llama 3 8B in this type on Wikitext-2, from llama.cpp's tools/perplexity/README.md
+            (IQ types with its importance matrix, the others without); smaller and shorter-trained models lose less.
+            None if no figure is published.
+        kl_limit: mean KL, nats, at which a comparison fails; None if the KL is only reported.
         keeps_top1: whether the most likely token may change only where the model's two best are tied.
     """
 
@@ -191,25 +190,25 @@ _ROWS = (
 )
 
 FILE_TYPES: Mapping[str, FileType] = {row.name: row for row in _ROWS}
-"""The rows by name, in the order in which they are offered: fewer bits later."""
+"""The rows by name, in the order in which choices are listed: about from most to fewest bits."""
 
 QUANTIZED = tuple(row.name for row in _ROWS if row.quantized)
 FIRST_FILE_TYPES = ("F16", "Q8_0", "Q4_K_M")
-"""What is written when nobody chooses: exact, nearly exact, small."""
+"""The file types by default: exact, nearly exact, small."""
 FIRST_QUANTIZED = tuple(name for name in FIRST_FILE_TYPES if FILE_TYPES[name].quantized)
 
 if TYPE_CHECKING:
     FileTypeName = str
 else:
-    FileTypeName = Literal[tuple(FILE_TYPES)]  # a type checker cannot read choices that are computed
-"""A recipe's choice among the rows."""
+    FileTypeName = Literal[tuple(FILE_TYPES)]  # a type checker cannot read computed choices
+"""The name of one of the rows."""
 
 
 def file_type_of_id(number: int) -> FileType | None:
-    """The row with this `general.file_type`; None for a number that is not written here."""
+    """The row with this `general.file_type`; None for an unknown number."""
     return next((row for row in _ROWS if row.id == number), None)
 
 
 def needing_importance(names: list[str]) -> list[str]:
-    """Those of the file types that cannot be written without an importance matrix."""
+    """The file types among `names` that cannot be written without an importance matrix."""
     return [name for name in names if FILE_TYPES[name].importance == "required"]

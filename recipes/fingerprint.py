@@ -1,4 +1,4 @@
-"""What a finished stage depends on, as one hash: a stage whose fingerprint is unchanged need not run again."""
+"""The fingerprint of a stage: a hash of what its result depends on. A finished stage reruns only if it changes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 FORMAT = 1
 LEFT_OUT = frozenset({"name", "python", "threads", "retry", "gate"})
-"""Fields that do not decide what a stage produces.
+"""Fields that do not change what a stage produces.
 
-The name is the stage's identity already; `python` and `threads` say where and how fast it runs; `retry` only matters
-to an attempt that fails; gates judge the result and are checked again without running the stage again.
+The name already identifies the stage. `python` and `threads` decide where and how fast it runs. `retry` matters only
+after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
 """
 
 
@@ -20,9 +20,8 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
 
     Args:
-        stage: every field with its value, as JSON can hold it.
-        parent_hashes: what identifies each input, by the order of the fields' names: the SHA-256 of the input's
-            manifest.
+        stage: every field with its value, as JSON data.
+        parent_hashes: the SHA-256 of the manifest of each input, in the order of the fields' names.
     """
     fields = {key: value for key, value in stage.items() if key not in LEFT_OUT}
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}

@@ -1,4 +1,4 @@
-"""A recipe as a graph: which stage takes what from where, and the order in which stages run."""
+"""A recipe as a graph: the inputs of every stage, and the order in which stages run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN_STAGES = 12
 
 @dataclass(frozen=True)
 class Reference:
-    """What an input names: a stage of the recipe, an absolute path, or a hub id (then `path` is None)."""
+    """What an input refers to: a stage of the recipe, an absolute path, or a hub id; `path` is set only for a path."""
 
     origin: Origin
     name: str
@@ -40,13 +40,13 @@ class Graph:
     descendants: dict[str, set[str]]
 
     def ancestors(self, stage: str) -> set[str]:
-        """Every stage that `stage` needs, itself not included."""
+        """Every stage that `stage` depends on, without itself."""
         return {name for name, below in self.descendants.items() if stage in below}
 
 
 @dataclass
 class Node:
-    """A stage as the graph sees it; `output` is None where the type of the stage is not known."""
+    """A stage in the graph; `output` is None if the type of the stage is unknown."""
 
     number: int
     name: str | None
@@ -63,9 +63,9 @@ def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) ->
     """The graph of a validated recipe.
 
     Args:
-        recipe: a recipe with defaults laid under its stages.
-        recipe_dir: the folder that relative paths start from.
-        check_paths: refuse paths that do not exist now.
+        recipe: a recipe with defaults applied to its stages.
+        recipe_dir: the folder that paths are relative to.
+        check_paths: report paths that do not exist.
 
     Raises:
         RecipeError: every problem of the graph. `load_recipe` reports the same ones with their lines.
@@ -90,8 +90,7 @@ def node_of(number: int, stage: StageFields) -> Node:
 
 
 def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Every input that a stage names: the field, its value and the outputs it takes; `field[0]` and so on for a
-    list."""
+    """The inputs of a stage: the field (`field[0]` and so on for a list), its value and the outputs it accepts."""
     found: list[tuple[str, str, tuple[str, ...]]] = []
     for spec in inputs_of(tag):
         value = fields.get(spec.path)
@@ -104,7 +103,7 @@ def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tu
 
 
 def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_paths: bool = True) -> Graph:
-    """The graph of stages that may have mistakes; each mistake is reported, and what is sound is in the result."""
+    """The graph of stages that may have errors; each error is reported, and the result contains the valid part."""
     by_name: dict[str, Node] = {}
     for node in nodes:
         if node.name is None:
@@ -116,8 +115,8 @@ def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_p
                 "name",
                 "two stages have this name",
                 shown(node.name),
-                "a name of its own",
-                f"stage {first} has it too",
+                "a unique name",
+                f"stage {first} has the same name",
             )
         else:
             by_name[node.name] = node
@@ -138,17 +137,17 @@ def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_p
 
 
 def is_path(value: str) -> bool:
-    """Whether an input's value is a path by its spelling."""
+    """Whether the value of an input has the form of a path."""
     return value in (".", "..", "~") or value.startswith(("/", "./", "../", "~/"))
 
 
 def absolute(value: str, recipe_dir: Path) -> Path:
-    """A path of a recipe, from the recipe's folder."""
+    """The absolute form of a path that is relative to the recipe's folder."""
     return Path((recipe_dir / Path(value).expanduser()).absolute())
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there; a path that cannot be looked at is not."""
+    """Whether a path exists; False if it cannot be examined."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -156,7 +155,7 @@ def exists(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; one that cannot be looked at is not."""
+    """Whether a path is a folder; False if it cannot be examined."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -173,18 +172,25 @@ def _reference(
     report: Report,
     check_paths: bool,
 ) -> Reference | None:
-    """What a value names; None and a report when it names nothing."""
+    """What a value refers to; reports a problem and returns None if that does not exist."""
     if is_path(value):
         path = absolute(value, recipe_dir)
         if check_paths and not exists(path):
-            report(node.number, key, "there is no such path", shown(value), "a path from the recipe's folder", "")
+            report(
+                node.number,
+                key,
+                "there is no such path",
+                shown(value),
+                "an existing path, relative to the recipe's folder",
+                "",
+            )
             return None
         return Reference("path", value, path)
     if _HUB.fullmatch(value):
         if "model" in accepts:
             return Reference("hub", value)
-        hint = f"for a folder write ./{printable(value)}"
-        report(node.number, key, "a hub id can only be a model", shown(value), _takes(accepts), hint)
+        hint = f"for a folder, write ./{printable(value)}"
+        report(node.number, key, "a hub id can only be a model", shown(value), ", ".join(accepts), hint)
         return None
     source = by_name.get(value)
     if source is None:
@@ -192,27 +198,22 @@ def _reference(
         fitting = [name for name, other in by_name.items() if other.output in accepts and other is not node]
         hint = closest(value, fitting) or closest(value, by_name)
         if not hint and fitting and re.fullmatch(STAGE_NAME, value):
-            hint = f"stages that fit: {', '.join(fitting[:_SHOWN_STAGES])}"
+            hint = f"possible stages: {', '.join(fitting[:_SHOWN_STAGES])}"
         report(node.number, key, "no stage has this name", shown(value), allowed, hint)
         return None
     if source.output is not None and source.output not in accepts and source is not node:
-        message = f"stage {printable(value)} makes the wrong thing"
-        report(node.number, key, message, source.output, _takes(accepts), _fitting(by_name, accepts, node))
+        message = f"stage {printable(value)} has the wrong type of output"
+        report(node.number, key, message, source.output, ", ".join(accepts), _fitting(by_name, accepts, node))
     return Reference("stage", value)
-
-
-def _takes(accepts: tuple[str, ...]) -> str:
-    return ", ".join(accepts)
 
 
 def _fitting(by_name: dict[str, Node], accepts: tuple[str, ...], node: Node) -> str:
     names = [name for name, other in by_name.items() if other.output in accepts and other is not node]
-    return f"stages that fit: {', '.join(printable(name) for name in names[:_SHOWN_STAGES])}" if names else ""
+    return f"possible stages: {', '.join(printable(name) for name in names[:_SHOWN_STAGES])}" if names else ""
 
 
 def _order(names: Sequence[str], parents: dict[str, list[str]]) -> list[str]:
-    """Kahn's algorithm; of the stages that are ready, the first in the file goes first. Stages in cycles are
-    missing."""
+    """Kahn's algorithm; of the stages that are ready, the first in the file comes first. Excludes stages in cycles."""
     place = {name: number for number, name in enumerate(names)}
     waiting = {name: len(parents[name]) for name in names}
     children = _children(parents)
@@ -273,11 +274,11 @@ def _report_cycles(
 def _report_cycle(
     cycle: list[str], by_name: dict[str, Node], inputs: dict[str, dict[str, Reference]], report: Report
 ) -> None:
-    """`cycle` goes from each stage to one that it waits for; it is told in the order in which results would flow."""
+    """Report `cycle`, which leads from each stage to one that it waits for, in the opposite order: that of the data."""
     first = min(range(len(cycle)), key=lambda number: by_name[cycle[number]].number)
     cycle = cycle[first:] + cycle[:first]
     names = [cycle[0], *reversed(cycle)]
     key = next(key for key, ref in inputs[cycle[0]].items() if ref.name == cycle[1 % len(cycle)])
-    told = names if len(names) <= _SHOWN_STAGES else [*names[:_SHOWN_STAGES], "…", names[-1]]
-    message = "the stages wait for each other: " + " → ".join(printable(name) for name in told)
+    listed = names if len(names) <= _SHOWN_STAGES else [*names[:_SHOWN_STAGES], "…", names[-1]]
+    message = "the stages wait for each other: " + " → ".join(printable(name) for name in listed)
     report(by_name[cycle[0]].number, key, message, shown(cycle[1 % len(cycle)]), "inputs without a cycle", "")

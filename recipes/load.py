@@ -1,4 +1,4 @@
-"""From a recipe file to a recipe that can run, or to every reason why it cannot."""
+"""Loads a recipe file: a complete recipe, or every problem that it has."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from recipes.toml_scan import KeyPath
 
 MAX_STAGES = 256
 MAX_PROBLEMS = 500
-"""Nobody reads more, and a file made to have a hundred thousand would take seconds."""
+"""The check ends here: a hostile file can have a hundred thousand problems, which would take seconds."""
 STANDARD_LIBRARY = "python-stdlib"
-_EACH_STAGES_OWN = ("name", "kind", "output")
+_WITHOUT_DEFAULT = ("name", "kind", "output")
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A recipe ready to run.
 
-    `recipe` and `resolved` have every value: the stage's own, else the kind's default, else the schema's; and every
-    path in them is absolute. `resolved` is what JSON can hold, `Recipe.model_validate(resolved)` gives `recipe` again.
+    `recipe` and `resolved` contain every value: the stage's own, else the kind's default, else the schema's. Every path
+    in them is absolute. `resolved` is JSON data, and `Recipe.model_validate(resolved)` equals `recipe`.
     """
 
     recipe: Recipe
@@ -44,8 +44,7 @@ class LoadedRecipe:
     source: Source
 
     def line_of(self, stage: str | None, field: str) -> int:
-        """The line that decides a field (dotted for nested tables); 0 for an override, the header's if none names
-        it."""
+        """The line that sets a field (dotted for nested tables): 0 for an override, else the header's if none does."""
         if stage is None:
             return self.source.line((field,))
         number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)
@@ -61,17 +60,17 @@ def load_recipe(path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
 
     Raises:
         OperatorError: the file cannot be read.
-        RecipeError: everything that is wrong with it, each problem with its line.
+        RecipeError: every problem of the recipe, each with its line.
     """
     path = Path(path)
     return load_recipe_text(read_text(path), path, sets)
 
 
 def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
-    """Check and complete a recipe given as text; `path` is where it is (to be) stored, for relative paths and messages.
+    """Check and complete a recipe given as text; `path` is the file's, for relative paths and messages.
 
     Raises:
-        RecipeError: everything that is wrong with it.
+        RecipeError: every problem of the recipe.
     """
     path = Path(path)
     data, index = parse(text, path)
@@ -86,7 +85,7 @@ def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> L
 
 
 class _Check:
-    """One pass over a parsed recipe. Stages are completed with their defaults first, then checked one by one."""
+    """One pass over a parsed recipe. Each stage is completed with its defaults, then checked."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         self.source = source
@@ -103,14 +102,14 @@ class _Check:
             raise RecipeError(list(self.problems))
 
     def everything(self) -> Graph:
-        """Check it all; the graph is complete only when there are no problems."""
+        """Check the recipe; the graph is complete only if there are no problems."""
         self._check_top()
         self._check_numbers()
         self._check_defaults()
         nodes: list[Node] = []
         for number, table in enumerate(self._tables()):
             tag = tag_of_table(table)
-            self.stages.append(self._laid(table, tag))
+            self.stages.append(self._with_defaults(table, tag))
             self._check_stage(number, tag)
             nodes.append(self._node(number, tag))
 
@@ -122,7 +121,7 @@ class _Check:
         return build_graph(nodes, self.folder, report)
 
     def completed(self) -> dict[str, Any]:
-        """The recipe's data with defaults laid under its stages and absolute paths."""
+        """The recipe's data with defaults applied to its stages and absolute paths."""
         for stage in self.stages:
             tag = tag_of_table(stage)
             for spec in fields_of(tag) if tag else []:
@@ -144,8 +143,10 @@ class _Check:
         top = {key: value for key, value in data.items() if key not in ("stage", "defaults")}
         # True and 1.0 equal 1 in Python, and so in pydantic's Literal[1].
         if "schema" in top and not (type(top["schema"]) is int and top["schema"] == 1):
-            hint = "a newer cockpit may read it" if type(top["schema"]) is int and top["schema"] > 1 else ""
-            self.add(("schema",), "not a recipe format that this version reads", shown(top["schema"]), "1", hint)
+            hint = "a newer version of Cockpit may read it" if type(top["schema"]) is int and top["schema"] > 1 else ""
+            self.add(
+                ("schema",), "this version of Cockpit does not read this recipe format", shown(top["schema"]), "1", hint
+            )
             top["schema"] = 1
 
         def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
@@ -154,7 +155,7 @@ class _Check:
         check_table(Recipe, {**top, "stage": [FakeStage(name="x")]}, None, report)
 
     def _check_numbers(self) -> None:
-        """TOML numbers have 64 bits; Python reads longer ones, which neither JSON readers nor engines could keep."""
+        """Report longer integers than TOML's 64 bits: Python reads them, but JSON readers and engines cannot."""
         pending: list[tuple[KeyPath, Any]] = [((), self.source.data)]
         while pending:
             path, value = pending.pop()
@@ -163,7 +164,7 @@ class _Check:
             elif isinstance(value, list):
                 pending.extend(((*path, number), item) for number, item in enumerate(value))
             elif type(value) is int and not -(2**63) <= value < 2**63:
-                self.add(path, "too large", shown(value), "a number of 64 bits")
+                self.add(path, "too large", shown(value), "a number of at most 64 bits")
 
     def _check_defaults(self) -> None:
         tables = self.source.data.get("defaults", {})
@@ -173,7 +174,7 @@ class _Check:
         for kind, table in tables.items():
             if kind not in STAGE_KINDS:
                 self.add(
-                    ("defaults", kind), "not a kind of stage", "", ", ".join(STAGE_KINDS), closest(kind, STAGE_KINDS)
+                    ("defaults", kind), "unknown stage kind", "", ", ".join(STAGE_KINDS), closest(kind, STAGE_KINDS)
                 )
             elif not isinstance(table, dict):
                 self.add(("defaults", kind), "wrong type", kind_words(table), f"a table [defaults.{kind}]")
@@ -184,14 +185,14 @@ class _Check:
     def _check_kind(self, kind: str, table: Mapping[str, Any]) -> None:
         """The defaults of one kind, whether or not the recipe has a stage of it."""
         tags = tags_of(kind)
-        known = dict.fromkeys(key for tag in tags for key in keys_of(tag) if key not in _EACH_STAGES_OWN)
+        known = dict.fromkeys(key for tag in tags for key in keys_of(tag) if key not in _WITHOUT_DEFAULT)
         for key in table:
-            if key in _EACH_STAGES_OWN:
-                self.add(("defaults", kind, key), "every stage has its own; this is no default")
+            if key in _WITHOUT_DEFAULT:
+                self.add(("defaults", kind, key), "this key cannot have a default; set it in every stage")
             elif key not in known:
                 specs = [spec for tag in tags for spec in fields_of(tag)]
                 hint = belongs(key) or closest(key, known) or near_field(key, specs)
-                self.add(("defaults", kind, key), f"no {kind} stage has such a key", hint=hint)
+                self.add(("defaults", kind, key), f"{kind} has no such key", hint=hint)
 
         def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
             self.add(("defaults", kind, *loc), message, got, allowed, hint)
@@ -200,7 +201,7 @@ class _Check:
             check_values(STAGE_TYPES[tag], _settable(table, tag), tag, report)
 
     def _tables(self) -> list[dict[str, Any]]:
-        """The stage tables; anything else that stands for stages is reported."""
+        """The stage tables; anything else in their place is reported."""
         stages = self.source.data.get("stage")
         if stages is None:
             self.add(("stage",), "required: a recipe has at least one stage", "", "[[stage]] tables")
@@ -215,12 +216,12 @@ class _Check:
                 self.add(("stage", number), "wrong type", kind_words(table), "[[stage]] tables")
         return [table if isinstance(table, dict) else {} for table in stages[:MAX_STAGES]]
 
-    def _laid(self, table: Mapping[str, Any], tag: str | None) -> dict[str, Any]:
-        """A stage with the defaults of its kind under it: its own key wins, lists replace, tables merge."""
+    def _with_defaults(self, table: Mapping[str, Any], tag: str | None) -> dict[str, Any]:
+        """A stage with the defaults of its kind: its own key wins, a list replaces a list, tables merge."""
         own = copy.deepcopy(dict(table))
         if tag is None:
             return own
-        return _over(_settable(self.defaults.get(own["kind"], {}), tag), own)
+        return _merged(_settable(self.defaults.get(own["kind"], {}), tag), own)
 
     def _check_stage(self, number: int, tag: str | None) -> None:
         stage = self.stages[number]
@@ -238,14 +239,14 @@ class _Check:
             value = stage.get(spec.path)
             named = spec.folder and isinstance(value, str) and value not in ("", STANDARD_LIBRARY)
             if named and not is_folder(absolute(str(value), self.folder)):
-                allowed = f'a folder, from the recipe\'s own, or "{STANDARD_LIBRARY}"'
+                allowed = f'an existing folder, relative to the recipe\'s, or "{STANDARD_LIBRARY}"'
                 hint = closest(str(value), [STANDARD_LIBRARY])
                 report((spec.path,), "there is no such folder", shown(value), allowed, hint)
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
-        """A stage whose type is not known: only its name, kind and output can be judged."""
+        """Check a stage of an unknown type: only its name, kind and output."""
         if "name" not in stage:
-            self.add((*here, "name"), "required: unique name; later stages use it as an input")
+            self.add((*here, "name"), "required: unique name; other stages use it as an input")
         else:
             name = {"name": stage["name"]}
 
@@ -256,14 +257,14 @@ class _Check:
         kind = stage.get("kind")
         row = STAGE_KINDS.get(kind) if isinstance(kind, str) else None
         if row is None:
-            message = "required: what the stage does" if "kind" not in stage else "not a kind of stage"
+            message = "required: what the stage does" if "kind" not in stage else "unknown stage kind"
             got = "" if "kind" not in stage else shown(kind)
             hint = closest(kind, STAGE_KINDS) if isinstance(kind, str) else ""
             self.add((*here, "kind"), message, got, either(list(STAGE_KINDS)), hint)
             return
         outputs = list(row.types)
         output = stage.get("output")
-        message = "required: what is prepared" if "output" not in stage else "not one of the choices"
+        message = "required: what the stage prepares" if "output" not in stage else "not one of the choices"
         got = "" if "output" not in stage else shown(output)
         hint = closest(output, outputs) if isinstance(output, str) else ""
         self.add((*here, "output"), message, got, either(outputs), hint)
@@ -276,13 +277,13 @@ class _Check:
 
 
 def _settable(table: Mapping[str, Any], tag: str) -> dict[str, Any]:
-    """Those of a kind's defaults that this type of stage has."""
-    keys = [key for key in keys_of(tag) if key not in _EACH_STAGES_OWN]
+    """The defaults of a kind that this type of stage has fields for."""
+    keys = [key for key in keys_of(tag) if key not in _WITHOUT_DEFAULT]
     return {key: copy.deepcopy(value) for key, value in table.items() if key in keys}
 
 
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         under = below.get(key)
-        below[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        below[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
     return below

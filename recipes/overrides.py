@@ -1,4 +1,4 @@
-"""`--set atlas.learning_rate=2e-4`: one changed value of a recipe, named by stage and field."""
+"""Overrides such as `--set atlas.learning_rate=2e-4`: each changes one value of a recipe, named by stage and field."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recipes.toml_scan import MAX_KEY_PARTS, KeyPath, ScanError, scan
 
 MAX_CHARACTERS = 64 * 1024
 FIXED = ("name", "kind", "output")
-"""Keys of a stage that say which stage it is."""
+"""Keys that identify a stage."""
 
 
 def apply_overrides(source: Source, sets: Sequence[str]) -> list[Problem]:
-    """Write overrides into `source.data`, later ones over earlier ones, and note where they came from.
+    """Write overrides into `source.data` in their order, and record where the values came from.
 
     Returns:
-        The problems of the overrides that could not be applied. Values are checked with the recipe, not here.
+        The problems of overrides that could not be applied. Values are checked later, with the recipe.
     """
     problems: list[Problem] = []
     for text in sets:
@@ -35,10 +35,10 @@ def apply_overrides(source: Source, sets: Sequence[str]) -> list[Problem]:
 
 
 def parse_value(text: str) -> Any:
-    """A value typed on a command line: TOML, or else a bare word as text.
+    """A value typed on a command line, as TOML if it parses, else as a string.
 
     Raises:
-        OperatorError: it begins like a TOML list, table or string and is none, or there is nothing.
+        OperatorError: it is empty, too long, or begins like a TOML list, table or string and does not parse.
     """
     text = text.strip()
     if not text:
@@ -53,7 +53,7 @@ def parse_value(text: str) -> Any:
                 return found["value"]
     except ScanError as error:
         if error.hostile:
-            raise OperatorError(f"refused: {error.message}") from None
+            raise OperatorError(f"limit exceeded: {error.message}") from None
     except (ValueError, RecursionError):
         pass
     if text[0] in "[{\"'":
@@ -65,26 +65,28 @@ def _apply(source: Source, text: str) -> None:
     key, sign, value_text = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not sign or not all(parts) or len(parts) > MAX_KEY_PARTS:
-        raise OperatorError("not an override", "write STAGE.FIELD=VALUE, or FIELD=VALUE for the recipe itself")
+        raise OperatorError(
+            "not an override", "write STAGE.FIELD=VALUE, or FIELD=VALUE for a field of the recipe itself"
+        )
     path, specs, others = _target(source, parts)
     field_path = ".".join(parts[len(parts) - _field_parts(parts) :])
     spec = _spec(specs, field_path, others)
     value = parse_value(value_text)
     if spec is not None and spec.kind in ("str", "choice") and not isinstance(value, (str, bool, list, dict)):
-        value = value_text.strip()  # a name such as 2026-11-20 is meant as text
+        value = value_text.strip()  # a name such as 2026-11-20 is a string
     _write(source.data, path, value)
     source.override(path, text)
 
 
 def _field_parts(parts: Sequence[str]) -> int:
-    """How many of the parts, from the end, name the field."""
+    """The number of parts at the end that name the field."""
     if len(parts) == 1:
         return 1
     return len(parts) - 2 if parts[0] == "defaults" else len(parts) - 1
 
 
 def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec], list[str]]:
-    """Where an override goes, the fields that may stand there, and other keys of that table."""
+    """The path of an override, the fields that are allowed there, and other keys of that table."""
     stages = source.data.get("stage")
     tables = stages if isinstance(stages, list) else []
     names = [table.get("name") for table in tables if isinstance(table, dict)]
@@ -96,7 +98,7 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
     if parts[0] == "defaults":
         if parts[1] not in STAGE_KINDS or len(parts) < 3:
             raise OperatorError(
-                "not a kind of stage", closest(parts[1], STAGE_KINDS) or "kinds: " + ", ".join(STAGE_KINDS)
+                "unknown stage kind", closest(parts[1], STAGE_KINDS) or "kinds: " + ", ".join(STAGE_KINDS)
             )
         tags = tags_of(parts[1])
         known = [spec for tag in tags for spec in fields_of(tag)]
@@ -107,7 +109,7 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
         raise OperatorError("no stage has this name", printable(hint, 400))
     number = next(i for i, table in enumerate(tables) if isinstance(table, dict) and table.get("name") == parts[0])
     if parts[1] in FIXED:
-        raise OperatorError("an override cannot change which stage this is", "change it in the file")
+        raise OperatorError("an override cannot change the name, kind or output of a stage", "edit the recipe file")
     tag = tag_of_table(tables[number])
     if tag is None:
         return ("stage", number, *parts[1:]), [], []
@@ -115,16 +117,16 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
 
 
 def _tables(tags: Iterable[str]) -> list[str]:
-    """Keys of the types that are tables of fields, such as `retry`."""
+    """The keys of the types that are tables of fields, such as `retry`."""
     nested = {spec.path.split(".")[0] for tag in tags for spec in fields_of(tag) if "." in spec.path}
     return [key for tag in tags for key in keys_of(tag) if key in nested]
 
 
 def _spec(specs: list[FieldSpec], field_path: str, tables: list[str]) -> FieldSpec | None:
-    """The field of that path.
+    """The field with this path; None for a table of fields.
 
     Raises:
-        OperatorError: there is none; names a near one, or the kind that has it.
+        OperatorError: there is no such field; the hint names a similar one, or the kind that has it.
     """
     if not specs or field_path in tables:
         return None
@@ -136,16 +138,16 @@ def _spec(specs: list[FieldSpec], field_path: str, tables: list[str]) -> FieldSp
 
 
 def near_field(key: str, specs: Sequence[FieldSpec]) -> str:
-    """A field that was probably meant: by its name, else the only one whose sentence has the word (`rank` for r)."""
+    """A hint with the field that was probably meant: by name, or the only one with the word in its help (`rank`: r)."""
     hint = closest(key, [spec.path for spec in specs])
     if hint or len(key) < 3:
         return hint
-    told = [spec.path for spec in specs if key.lower() in re.findall(r"[a-z_]+", spec.help.lower())]
-    return closest(told[0], told) if len(set(told)) == 1 else ""
+    found = [spec.path for spec in specs if key.lower() in re.findall(r"[a-z_]+", spec.help.lower())]
+    return closest(found[0], found) if len(set(found)) == 1 else ""
 
 
 def belongs(field_path: str) -> str:
-    """Which kinds have a field of this path, as a hint; empty when none has."""
+    """A hint with the kinds that have a field with this path; empty if no kind has one."""
     kinds = dict.fromkeys(kind_of(tag) for tag in STAGE_TYPES for spec in fields_of(tag) if spec.path == field_path)
     return f"it is a field of {' and '.join(kinds)}" if kinds else ""
 

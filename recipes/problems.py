@@ -1,4 +1,4 @@
-"""What is wrong, where it stands, and what would be right: in words for the operator, never a traceback."""
+"""Errors for the operator: what is wrong, where, and what is allowed; never a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN_PROBLEMS = 50
 
 
 class OperatorError(Exception):
-    """The operator's mistake: two lines on stderr and exit code 2.
+    """An error that the operator can fix: two lines on stderr and exit code 2.
 
     Attributes:
         message: what is wrong.
@@ -30,10 +30,10 @@ class OperatorError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a recipe or in a `--set`.
+    """One error in a recipe or in a `--set`.
 
-    `path` is the file, or the whole `--set …` for a problem of an override (`line` is then 0). `got`, `allowed` and
-    `hint` are ready to be shown and may be empty. `column` is given only where a file cannot be parsed.
+    `path` is the file, or the text of the `--set …` (`line` is then 0). `got`, `allowed` and `hint` are printable and
+    may be empty. `column` is set only if the file cannot be parsed.
     """
 
     path: Path | str
@@ -58,7 +58,7 @@ class Problem:
 
     @property
     def words(self) -> str:
-        """All but the place: for recipes that no file holds."""
+        """The problem without its place, for recipes that are not in a file."""
         what = f"{printable(self.key)} — {self.message}" if self.key else self.message
         parts = [what]
         if self.got:
@@ -71,7 +71,7 @@ class Problem:
 
 
 class RecipeError(OperatorError):
-    """A recipe that cannot be used; `problems` has every reason, in the order of the file."""
+    """A recipe with errors; `problems` lists all of them, in the order of the file."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = sorted(
@@ -91,11 +91,11 @@ def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an operator would have written it in TOML, shortened."""
+    """A value as TOML, shortened."""
     if isinstance(value, str):
         return f'"{printable(value)}"'
     if isinstance(value, int) and abs(value) >= 10**30:
-        return "a whole number of more than 30 digits"
+        return "a whole number with more than 30 digits"
     if isinstance(value, (bool, int, float)):
         return spell(value)
     if isinstance(value, list):
@@ -108,16 +108,16 @@ def shown(value: Any) -> str:
 
 
 def kind_of_value(value: Any) -> str:
-    """The TOML word for a value's type."""
-    words = {"bool": "a boolean", "int": "a whole number", "float": "a number", "str": "text"}
+    """The name of a value's TOML type, with its article."""
+    words = {"bool": "a boolean", "int": "a whole number", "float": "a number", "str": "a string"}
     more = {"list": "a list", "dict": "a table", "datetime": "a date and time", "date": "a date", "time": "a time"}
     return (words | more).get(type(value).__name__, "a value")
 
 
 def closest(word: str, options: Iterable[str]) -> str:
-    """`did you mean …` for a word that is not among the options, or nothing.
+    """`did you mean …` for a word that is not among the options, or an empty text.
 
-    Besides near spellings it knows initials (`lr`) and whole parts of a longer name (`epochs`).
+    It finds similar spellings, initials (`lr`) and parts of a longer name (`epochs`).
     """
     if not 0 < len(word) <= 60:
         return ""
@@ -134,6 +134,6 @@ def closest(word: str, options: Iterable[str]) -> str:
 
 
 def either(options: Iterable[Any], limit: int = 12) -> str:
-    """Options as a list of words for `allowed`."""
+    """Options as text for `allowed`, separated by commas."""
     names = [shown(option) for option in options]
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -1,8 +1,7 @@
-"""Text of numbers and quantities: the only place that makes it, for recipes, messages, lines, reports and screens.
+"""Formats numbers and quantities for recipes, messages, lines, reports and screens.
 
-Everything above uses these functions, so that a number reads the same wherever it stands; `cockpit.text.formatting`
-adds
-what only screens need (axis labels, clocks, narrow columns). No other module formats a float by hand (a test looks).
+All floors use these functions, so that a number reads the same everywhere. `cockpit.text.formatting` adds what only
+screens need (axis labels, clocks, narrow columns). No other module formats a float (a test checks this).
 
 Two kinds of functions:
 
@@ -22,15 +21,15 @@ from decimal import Decimal
 NOT_MEASURED = "n/a"
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 SMALL = 0.01
-"""Numbers below it have an exponent: 1.5e-3, as operators write learning rates."""
+"""Smaller numbers have an exponent, as operators write learning rates: 1.5e-3."""
 LARGE = 1e7
-"""Numbers from here on have an exponent where that is shorter: 1e9."""
+"""From this number on, numbers have an exponent if that is shorter: 1e9."""
 
 
 def exact(value: float) -> str:
     """The shortest text that reads back as the same number: 3e-4, 1.5e-3, 0.05, 32, 100000, 1e9.
 
-    A whole number stays one: the text of 32.0 is `32`. The text of an int is its digits.
+    A float without a fraction has no point: the text of 32.0 is `32`. The text of an int is its digits.
     """
     if isinstance(value, int):
         return str(value)
@@ -136,12 +135,12 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """How much a value changed, relative to what it was: -12.3%."""
+    """The change of a value, relative to the value before: -12.3%."""
     return f"{(after - before) / before * 100:+.1f}%"
 
 
 def load(value: float | None) -> str:
-    """How busy something is, measured in percent: 57%."""
+    """A utilization in percent: 57%."""
     return NOT_MEASURED if value is None else f"{whole(value)}%"
 
 
@@ -151,7 +150,7 @@ def temperature(celsius: float | None) -> str:
 
 
 def bits_per_weight(value: float | None) -> str:
-    """Bits that a file spends on each weight: 4.85, 16.0."""
+    """The bits per weight of a file: 4.85, 16.0."""
     return number(value, 3)
 
 

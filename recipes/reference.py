@@ -1,5 +1,4 @@
-"""Generate `REFERENCE.md`, `recipe.schema.json` and two tables of `docs/`: `python -m recipes.reference` rewrites
-all."""
+"""Generates `REFERENCE.md`, `recipe.schema.json` and two tables of `docs/`: run `python -m recipes.reference`."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ JSON_SCHEMA = FOLDER / "recipe.schema.json"
 CHECKOUT = FOLDER.parent
 PACKAGES = ("cockpit", "engines", "exporters", "recipes")
 _TABLE_MARK = "<!-- generated: python -m recipes.reference -->\n"
-"""Stands before and after a table in a page of `docs/`."""
+"""The line before and after a generated table in a page of `docs/`."""
 
 _INTRODUCTION = """# Every field of a recipe
 
@@ -33,28 +32,29 @@ A recipe is a TOML file: a name and a list of stages, each with a `kind`. This p
 `python -m recipes.reference`.
 
 ```toml
-schema = 1                      # the version of this format
+schema = 1                      # version of the recipe format
 name = "example"
 
-[defaults.finetune]             # laid under every stage of that kind; the stage's own key wins, lists replace
+[defaults.finetune]             # for every stage of this kind; a stage's own key wins, and a list replaces a list
 learning_rate = 1e-4
 
 [[stage]]
-name = "atlas"                  # a-z, 0-9 and -, at most 40; other stages use it as an input
+name = "atlas"                  # a-z, 0-9 and -, at most 40 characters; other stages use it as an input
 kind = "finetune"
-model = "org/name"              # a bare word is a stage of this recipe; /x ./x ../x ~/x a path, from the recipe's
-data = "./questions"            # own folder; org/name a hub id
+model = "org/name"              # a bare word is a stage of this recipe; /x ./x ../x ~/x is a path, relative to the
+data = "./questions"            # folder of the recipe; org/name is a hub id
 ```
 
 On the command line, `--set atlas.learning_rate=2e-4`, `--set defaults.finetune.learning_rate=2e-4` and
-`--set name=other` change one value. A dotted name such as `retry.max_attempts` is a key of a table: `[stage.retry]`
-with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
+`--set name=other` change one value each. A dotted name such as `retry.max_attempts` is a key of a table: write
+`[stage.retry]` with `max_attempts = 2` below the stage's other keys, or `retry.max_attempts = 2` among them.
 """
 
 _FILE_TYPES_INTRODUCTION = """\
-The values of `file_types`, as llama.cpp names them. Bits per weight are of the type that most matrices get. The usual
-KL is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; a measured file is compared with
-it. A file whose mean KL reaches the limit fails its stage; other files are reported and not judged."""
+The values of `file_types`, as llama.cpp names them. Bits per weight are those of the tensor type that most matrices
+get. The usual mean KL is that of Llama 3 8B on Wikitext-2, from llama.cpp's tools/perplexity/README.md; the measured KL
+of a file is compared with it. The stage fails when the mean KL of a file reaches the limit; the KL of a type without a
+limit is only reported."""
 
 
 def reference_text() -> str:
@@ -63,23 +63,23 @@ def reference_text() -> str:
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
         title = f'kind = "{kind}"' + (f', output = "{output}"' if len(tags_of(kind)) > 1 else "")
-        parts.append(f"## `{title}`\n\n{_summary(model)}\n\nMakes: {output}.")
+        parts.append(f"## `{title}`\n\n{_summary(model)}\n\nOutput: {output}.")
         parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
     parts.append(f"## GGUF file types\n\n{_FILE_TYPES_INTRODUCTION}\n\n{_file_types()}")
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def stages_table() -> str:
-    """Every stage type in a row: what it takes, by the `accepts` lists of its inputs, and what it makes."""
-    lines = ["| kind | takes | makes | |", "|---|---|---|---|"]
+    """A table with a row for each stage type: its inputs, by their `accepts` lists, and its output."""
+    lines = ["| kind | inputs | output | |", "|---|---|---|---|"]
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
         name = f'`{kind}`, `output = "{output}"`' if len(tags_of(kind)) > 1 else f"`{kind}`"
-        lines.append(f"| {name} | {_takes(tag)} | {output} | {_summary(model)} |")
+        lines.append(f"| {name} | {_input_words(tag)} | {output} | {_summary(model)} |")
     return "\n".join(lines) + "\n"
 
 
-def _takes(tag: str) -> str:
+def _input_words(tag: str) -> str:
     words = list(dict.fromkeys(word for spec in inputs_of(tag) for word in spec.accepts))
     if set(words) >= {output_word(other) for other in STAGE_TYPES}:
         return "anything"
@@ -88,7 +88,7 @@ def _takes(tag: str) -> str:
 
 
 def rooms_table() -> str:
-    """Every folder of code with the first line of its `__init__.py`."""
+    """A table with a row for each folder of code: the first line of its `__init__.py`."""
     lines = ["| room | job |", "|---|---|"]
     for package in PACKAGES:
         for init in sorted((CHECKOUT / package).rglob("__init__.py")):
@@ -98,7 +98,7 @@ def rooms_table() -> str:
 
 
 def page_texts() -> dict[Path, str]:
-    """The pages of a checkout with a generated table, each with today's; an installed package has no such pages."""
+    """The pages of a checkout that contain a generated table, with a fresh table; none in an installed package."""
     tables = {CHECKOUT / "docs" / "recipes.md": stages_table, CHECKOUT / "docs" / "files.md": rooms_table}
     return {
         page: _with_table(page.read_text(encoding="utf-8"), table()) for page, table in tables.items() if page.is_file()
@@ -108,7 +108,7 @@ def page_texts() -> dict[Path, str]:
 def _with_table(text: str, table: str) -> str:
     before, mark, rest = text.partition(_TABLE_MARK)
     _, end, after = rest.partition(_TABLE_MARK)
-    assert end, f"the page has no two lines {_TABLE_MARK.strip()}"
+    assert end, f"the page must contain two lines {_TABLE_MARK.strip()}"
     return f"{before}{mark}{table}{end}{after}"
 
 
@@ -117,22 +117,22 @@ def _summary(model: type[StageFields]) -> str:
 
 
 def json_schema_text() -> str:
-    """The text of `recipe.schema.json`: a recipe as it is written, before defaults are laid under its stages."""
+    """The text of `recipe.schema.json`: a recipe as written, before defaults are applied to its stages."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7, which taplo and other TOML editors read).
 
-    A stage needs only what makes it a stage, because `[defaults.<kind>]` may give it any other required field; the
-    loader checks the rest.
+    Only `name`, `kind` and, where there is a choice, `output` are required in a stage, because `[defaults.<kind>]` may
+    set any other required field. The loader checks those.
     """
     top = {spec.path: _property(spec) for spec in recipe_fields()}
     top["schema"] = {"const": SCHEMA, "description": "Version of the recipe format."}
     stages = [{"$ref": f"#/definitions/{tag}"} for tag in STAGE_TYPES]
     top["stage"] = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"oneOf": stages}}
     top["defaults"] = _object({kind: _defaults(kind) for kind in STAGE_KINDS}, [])
-    top["defaults"]["description"] = "Values laid under every stage of a kind."
+    top["defaults"]["description"] = "Default values for every stage of a kind."
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Recipe",
@@ -145,12 +145,12 @@ def _stage(tag: str) -> dict[str, Any]:
     kind = kind_of(tag)
     identity: dict[str, Any] = {"kind": {"const": kind, "description": _summary(STAGE_TYPES[tag])}}
     if len(tags_of(kind)) > 1:
-        identity["output"] = {"const": output_word(tag), "description": "What is prepared."}
+        identity["output"] = {"const": output_word(tag), "description": "What the stage prepares."}
     return _object({**identity, **_properties(fields_of(tag))}, ["name", *identity])
 
 
 def _defaults(kind: str) -> dict[str, Any]:
-    """All fields that some type of the kind has, except each stage's own name."""
+    """The fields of all types of the kind, except `name`, which every stage sets itself."""
     merged: dict[str, Any] = {}
     for tag in tags_of(kind):
         for key, value in _properties(fields_of(tag)).items():
@@ -164,7 +164,7 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 
 def _properties(specs: Iterable[FieldSpec]) -> dict[str, Any]:
-    """Properties of a table; dotted fields become a table of their own."""
+    """The properties of a table; dotted fields become nested tables."""
     found: dict[str, Any] = {}
     for spec in specs:
         table, dot, key = spec.path.rpartition(".")
@@ -176,7 +176,7 @@ def _properties(specs: Iterable[FieldSpec]) -> dict[str, Any]:
 
 
 def _property(spec: FieldSpec) -> dict[str, Any]:
-    """One field: its type, limits, default and sentence."""
+    """One field: its type, limits, default and help text."""
     unit = f" Unit: {spec.unit}." if spec.unit else ""
     result: dict[str, Any] = {"description": spec.help + unit}
     if spec.kind in _JSON_TYPES:
@@ -232,10 +232,10 @@ def _table(specs: Iterable[FieldSpec]) -> str:
     return "\n".join(lines)
 
 
-def _row(path: str, spec: FieldSpec, sentence: str) -> str:
+def _row(path: str, spec: FieldSpec, help_text: str) -> str:
     default = spec.default_words if spec.required or spec.default is None else f"`{spell(spec.default)}`"
-    takes = f" Takes: {', '.join(spec.accepts)}." if spec.accepts else ""
-    cells = [f"`{path}`", spec.allowed, default, spec.unit or "", sentence + takes]
+    accepts = f" Accepts: {', '.join(spec.accepts)}." if spec.accepts else ""
+    cells = [f"`{path}`", spec.allowed, default, spec.unit or "", help_text + accepts]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -256,7 +256,7 @@ def _file_type_row(row: FileType) -> str:
 
 
 def write_reference() -> list[Path]:
-    """Rewrite the files, each by rename; returns their paths."""
+    """Replace the files, each by a rename; returns their paths."""
     texts = {REFERENCE: reference_text(), JSON_SCHEMA: json_schema_text(), **page_texts()}
     for path, text in texts.items():
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What a recipe may say: a name and an ordered list of stages, each with the fields of its kind (`recipes/stages/`).
+"""The model of a recipe: a name and an ordered list of stages, each with the fields of its kind (`recipes/stages/`).
 
 Every field is declared once, with `setting()`. Field names are those of transformers, TRL, PEFT and GGUF. Units:
 `_s` seconds, `_bytes` bytes, `_steps` optimizer steps; losses are nats per token.
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 else:
     _types = (Annotated[fields, Tag(tag)] for tag, fields in STAGE_TYPES.items())
     Stage = Annotated[reduce(or_, _types), Discriminator(_tag)]
-    """Any stage type of the registry, found by its tag."""
+    """Any stage type of the registry, selected by its tag."""
 
 
 class Recipe(Strict):
-    """A whole recipe, with `defaults` already laid under its stages."""
+    """A recipe, with `defaults` already applied to its stages."""
 
-    schema_: Literal[1] = setting(section="Recipe", alias="schema", help="Version of the recipe format; 1.")
+    schema_: Literal[1] = setting(section="Recipe", alias="schema", help="Version of the recipe format; must be 1.")
     name: str = setting(section="Recipe", pattern=STAGE_NAME, help="Name of the recipe; run ids end with it.")
-    description: str = setting("", section="Recipe", max_length=2000, help="What the recipe is for.")
+    description: str = setting("", section="Recipe", max_length=2000, help="Purpose of the recipe.")
     sample_interval_s: float = setting(
         2.0,
         section="Recipe",
         ge=0.1,
         le=600,
         unit="seconds",
-        help="Time between two readings of the machine's memory and load.",
+        help="Time between two measurements of the machine's memory and load.",
     )
     stop_grace_s: float = setting(
         120.0,
@@ -51,6 +51,6 @@ class Recipe(Strict):
         ge=1,
         le=86_400,
         unit="seconds",
-        help="Time a stopping engine has for its last checkpoint.",
+        help="Time that a stopping engine has to write its last checkpoint.",
     )
     stage: list[Stage] = setting(section="Recipe", min_length=1, max_length=256, help="The stages.")

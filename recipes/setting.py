@@ -1,4 +1,4 @@
-"""One declaration per recipe field: its default, bounds, unit, section and the sentence that explains it."""
+"""The declaration of a recipe field: its default, bounds, unit, section and help text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def setting(
     default: Any = PydanticUndefined,
     *,
     section: str,
-    help: str,  # noqa: A002 - the word that argparse and every reader of a form knows
+    help: str,  # noqa: A002 - argparse has the same name
     unit: str | None = None,
     accepts: tuple[str, ...] | None = None,
     folder: bool = False,
@@ -23,13 +23,13 @@ def setting(
     """Declare a recipe field once, for the TOML, the form, `--set`, the reference and the JSON Schema.
 
     Args:
-        default: the value of a recipe that does not name the field; none makes it required.
-        section: the heading it stands under in forms and in the reference.
-        help: one sentence, as an operator would want to read it.
-        unit: the unit of the value, when it has one.
-        accepts: for a field that names another stage: the outputs it takes (the words of `schema.output_of`).
-        folder: the value is a folder, given from the recipe's own folder when it is not absolute.
-        advanced: shown after the others.
+        default: the value if a recipe does not set the field; without one, the field is required.
+        section: the heading of the field in forms and in the reference.
+        help: one sentence for the operator.
+        unit: the unit of the value, if it has one.
+        accepts: for a field that names another stage, the outputs that it accepts (the words of `registry.output_of`).
+        folder: the value is a folder, relative to the recipe's folder if it is not absolute.
+        advanced: shown after the other fields.
         default_factory: for mutable defaults.
         bounds: pydantic constraints (`gt`, `ge`, `lt`, `le`, `min_length`, …).
     """

@@ -1,4 +1,4 @@
-"""The recipes that come with the product."""
+"""The recipes that Cockpit ships."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ _FIRST = "demo"
 
 
 def shipped_recipes() -> list[Path]:
-    """The shipped recipe files, the demonstration first, then by name; in a checkout and in an installed wheel
-    alike."""
+    """The shipped recipe files of a checkout or an installed wheel: the demonstration first, then by name."""
     return sorted(_FOLDER.glob("*.toml"), key=lambda path: (path.stem != _FIRST, path.stem))
 
 

@@ -1,4 +1,4 @@
-"""Where each value of a recipe was written: in its stage, in the defaults of its kind, or in an override."""
+"""The origin of each value of a recipe: its stage, the defaults of its kind, or an override."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.toml_scan import KeyPath, TomlIndex
 
 @dataclass
 class Source:
-    """The places of one recipe's values.
+    """The origins of one recipe's values.
 
     Paths are those of the file: `("stage", 2, "retry", "max_attempts")`, `("defaults", "finetune", "learning_rate")`.
     """
@@ -21,24 +21,24 @@ class Source:
     path: Path | str
     index: TomlIndex
     data: dict[str, Any]
-    """the file's values with overrides applied, before defaults are laid under the stages"""
+    """the file's values with overrides applied, before defaults are applied to the stages"""
     overrides: dict[KeyPath, str] = field(default_factory=dict)
-    """what each override was, as it was typed"""
+    """the text of each override, as it was typed"""
 
     def override(self, path: KeyPath, text: str) -> None:
-        """Note that everything at `path` now comes from an override; the file's lines below it mean nothing more."""
+        """Record that everything at `path` comes from an override; the file's lines below it are dropped."""
         lines = self.index.lines
         for old in [old for old in lines if len(old) > len(path) and old[: len(path)] == path]:
             del lines[old]
         self.overrides[path] = text
 
     def find(self, path: KeyPath, tag: str | None = None) -> KeyPath:
-        """The written path that a value at `path` comes from: itself, its default, or the nearest table around it."""
-        laid = len(path) > 2 and path[0] == "stage" and tag is not None
+        """The path that a value at `path` was written at: its own, its default's, or the nearest enclosing table's."""
+        in_stage = len(path) > 2 and path[0] == "stage" and tag is not None
         for length in range(len(path), 0, -1):
             if self._written(path[:length]):
                 return path[:length]
-            if laid and length > 2 and tag is not None:
+            if in_stage and length > 2 and tag is not None:
                 default: KeyPath = ("defaults", kind_of(tag), *path[2:length])
                 if self._written(default):
                     return default
@@ -48,14 +48,14 @@ class Source:
         return path in self.overrides or path in self.index.lines
 
     def line(self, path: KeyPath, tag: str | None = None) -> int:
-        """The line (from 1) that decides the value at `path`; 0 when an override does."""
+        """The line (from 1) that sets the value at `path`; 0 if an override sets it."""
         found = self.find(path, tag)
         return 0 if found in self.overrides else self.index.lines.get(found, 1)
 
     def problem(
         self, path: KeyPath, message: str, got: str = "", allowed: str = "", hint: str = "", tag: str | None = None
     ) -> Problem:
-        """A problem of the value at `path`, at the place where that value was written."""
+        """A problem of the value at `path`, located where that value was written."""
         found = self.find(path, tag)
         if found[:1] == ("defaults",) and path[:1] == ("stage",):
             path = found + path[len(found) :]
@@ -64,7 +64,7 @@ class Source:
         return Problem(self.path, self.index.lines.get(found, 1), self.key(path), message, got, allowed, hint)
 
     def key(self, path: KeyPath) -> str:
-        """A path in the words of `--set`: the stage's name, then the field."""
+        """A path as `--set` spells it: the stage's name, then the field."""
         parts = list(path)
         shown = ""
         if len(parts) > 1 and parts[0] == "stage" and isinstance(parts[1], int):

@@ -1,5 +1,4 @@
-"""Values and keys as TOML on one line: for edits of a recipe, for recipes made by buttons and commands, for
-messages."""
+"""Values and keys as TOML on one line, for edits of recipes, generated recipes and messages."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def spell(value: Any) -> str:
-    """A value as TOML on one line; numbers as people write them (2e-4), a float so that it stays a float (32.0).
+    """A value as TOML on one line; numbers are short (2e-4), and a float reads back as a float (32.0).
 
     Raises:
-        TypeError: TOML has no such value.
+        TypeError: TOML cannot express the value.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -36,16 +35,16 @@ def spell(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(spell(item) for item in value) + "]"
-    raise TypeError(f"a recipe cannot hold a {type(value).__name__}")
+    raise TypeError(f"a recipe cannot contain a value of type {type(value).__name__}")
 
 
 def spell_text(text: str) -> str:
-    """Text as a basic string: quotes, control characters and everything that no reader can see are escaped."""
+    """Text as a basic string; quotes, control characters and other characters that do not print are escaped."""
     return '"' + "".join(_character(char) for char in text) + '"'
 
 
 def spell_key(*parts: str | int) -> str:
-    """A key, dotted where it has several parts; parts that are no bare keys are quoted."""
+    """A key, dotted if it has several parts; a part that is not a bare key is quoted."""
     words = [str(part) for part in parts]
     return ".".join(word if _BARE_KEY.fullmatch(word) else spell_text(word) for word in words)
 

@@ -1,7 +1,7 @@
-"""When a tensor gets another type than most of its file: the conditions of llama.cpp's `llama_tensor_get_type`.
+"""Rules for tensors whose type differs from the base type of their file, as in llama.cpp's `llama_tensor_get_type`.
 
-A rule is a tensor type and the conditions under which it holds; the first rule that holds wins. Tensor types are named
-as in `engines.llama.ggml_types`.
+A rule is a tensor type with conditions; the first rule whose conditions are all true applies. Tensor types are named as
+in `engines.llama.ggml_types`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """What the rules look at.
+    """The tensor and file that a rule is applied to.
 
     Attributes:
         layer: the tensor's layer, from 0.
@@ -32,24 +32,24 @@ Condition = Callable[[Place], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """A tensor type, and the conditions that must all hold for it."""
+    """A tensor type and its conditions, which must all be true."""
 
     type: str
     when: tuple[Condition, ...] = ()
 
 
 def use(type_name: str, *when: Condition) -> Rule:
-    """A rule, as a table of them is written."""
+    """A rule, in the short form for tables of rules."""
     return Rule(type_name, when)
 
 
 def first_type(rules: Sequence[Rule], place: Place) -> str | None:
-    """The type of the first rule that holds; None when none does, which means the file's base type."""
-    return next((rule.type for rule in rules if all(holds(place) for holds in rule.when)), None)
+    """The type of the first rule that applies; None if no rule applies, which means the file's base type."""
+    return next((rule.type for rule in rules if all(condition(place) for condition in rule.when)), None)
 
 
 def grouped(place: Place) -> bool:
-    """Four query heads or more share one key and value head: value projections are small."""
+    """At least four query heads share one key and value head, so value projections are small."""
     return place.gqa >= 4
 
 

@@ -1,4 +1,4 @@
-"""From a file to TOML data, safely: every way in which the file can be unreadable is one located problem."""
+"""Reads a recipe file as TOML data; a file that cannot be read is one problem with its position."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def read_text(path: Path) -> str:
     """The text of a recipe file.
 
     Raises:
-        OperatorError: there is no such file, or it cannot be read.
-        RecipeError: it is too large or not UTF-8.
+        OperatorError: the file does not exist or cannot be read.
+        RecipeError: the file is too large or not UTF-8.
     """
     try:
         if path.is_dir():
-            raise OperatorError(f"{path}: this is a folder, not a recipe", "name a .toml file in it")
+            raise OperatorError(f"{path}: this is a folder, not a recipe", "name a .toml file in this folder")
         if path.exists() and not path.is_file():
             raise OperatorError(f"{path}: this is not a regular file", "name a .toml file")
         with path.open("rb") as file:
@@ -41,12 +41,14 @@ def decode(raw: bytes, path: Path | str) -> str:
     """Bytes of a recipe as text.
 
     Raises:
-        RecipeError: too large, or not UTF-8 (with the line of the first wrong byte).
+        RecipeError: the text is too large, or not UTF-8 (with the line of the first wrong byte).
     """
     if len(raw) > MAX_BYTES:
         raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {size(MAX_BYTES)}")])
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise RecipeError([Problem(path, 1, "", "this is UTF-16", "", "UTF-8 without a byte-order mark", column=1)])
+        raise RecipeError(
+            [Problem(path, 1, "", "this file is UTF-16", "", "UTF-8 without a byte-order mark", column=1)]
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -58,10 +60,10 @@ def decode(raw: bytes, path: Path | str) -> str:
 
 
 def parse(text: str, path: Path | str) -> tuple[dict[str, Any], TomlIndex]:
-    """TOML data and the place of every key.
+    """TOML data and the position of every key.
 
     Raises:
-        RecipeError: with the one located problem of text that is not TOML or passes a limit.
+        RecipeError: one problem with its position: the text is not TOML or exceeds a limit.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise RecipeError([Problem(path, 1, "", "too large for a recipe", "", f"at most {size(MAX_BYTES)}")])
@@ -72,23 +74,23 @@ def parse(text: str, path: Path | str) -> tuple[dict[str, Any], TomlIndex]:
         return RecipeError([Problem(path, line, "", message, "", allowed, column=column)])
 
     if text.startswith("\ufeff"):
-        raise refuse(0, "starts with a byte-order mark", "UTF-8 without a byte-order mark")
+        raise refuse(0, "the file starts with a byte-order mark", "UTF-8 without a byte-order mark")
     if "\0" in text:
-        raise refuse(text.index("\0"), "a NUL character; this is not a text file")
+        raise refuse(text.index("\0"), "a NUL character: this is not a text file")
     try:
         index = scan(text)
     except ScanError as error:
         if error.hostile:
-            raise refuse(error.position, f"refused: {error.message}") from None
+            raise refuse(error.position, f"limit exceeded: {error.message}") from None
         end = text.find("\n", error.position)
-        # What the scanner has passed is within the limits, so the parser may see it, and its words are better.
+        # The text that was scanned is within the limits, so the parser may read it: its messages are better.
         _decoded(text if end < 0 else text[: end + 1], refuse, error.position)
         raise refuse(error.position, f"not TOML: {error.message}") from None
     return _decoded(text, refuse), index
 
 
 def _decoded(text: str, refuse: Callable[[int, str], RecipeError], stopped: int | None = None) -> dict[str, Any]:
-    """Parsed text. `stopped` is where the scanner stopped, which says more than "at end of document"."""
+    """Parse text. `stopped` is where the scanner stopped, which is more exact than "at end of document"."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -102,7 +104,7 @@ def _decoded(text: str, refuse: Callable[[int, str], RecipeError], stopped: int 
             offset = end if stopped is None else min(stopped, end)
         raise refuse(min(offset, len(text)), f"not TOML: {message[0].lower()}{message[1:]}") from None
     except (ValueError, RecursionError):
-        raise refuse(0, "not TOML: a value that no recipe needs") from None
+        raise refuse(0, "not TOML: a value cannot be parsed") from None
 
 
 def _offset(text: str, line: int, column: int) -> int:

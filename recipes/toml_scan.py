@@ -1,8 +1,8 @@
-"""One pass over TOML text, before it is parsed: where every key and value stands, and limits that keep parsing cheap.
+"""One pass over TOML text before it is parsed: finds the position of every key and value, and enforces size limits.
 
-The scanner never recurses and takes time in proportion to the text. It does not judge TOML (`tomllib` does); it knows
-just enough to find keys, values and tables, so that problems name their line and edits replace exactly one value. What
-it cannot follow it reports by position, and the parser is then asked only about the text before that point.
+The scanner does not recurse and runs in linear time, and its limits keep parsing cheap. It does not validate TOML
+(`tomllib` does). It finds keys, values and tables, so that problems name their line and edits replace exactly one
+value. It reports the position of text that it cannot follow; the parser then reads only the text before that point.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BARE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d[^\s,\]\}#]*+|[^\s,\[\]\{\}#\"'=]+
 
 
 class ScanError(Exception):
-    """The scanner stopped at `position`; `hostile` when a limit was passed, else the text is not TOML there."""
+    """The scanner stopped at `position`; `hostile` if a limit is exceeded there, otherwise the text is not TOML."""
 
     def __init__(self, position: int, message: str, hostile: bool) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Span:
 
 @dataclass
 class TomlIndex:
-    """Where things stand. Paths have an index for every array on the way: `("stage", 1, "retry", "max_attempts")`."""
+    """Positions in the text, by path. A path has an index for each array: `("stage", 1, "retry", "max_attempts")`."""
 
     lines: dict[KeyPath, int] = field(default_factory=dict)
     """line (from 1) of every key, table and array element"""
@@ -62,7 +62,7 @@ class TomlIndex:
     headers: dict[KeyPath, int] = field(default_factory=dict)
     """for every table with a header: the offset of its first bracket"""
     bodies: dict[KeyPath, int] = field(default_factory=dict)
-    """for the root and every table with a header: the offset behind its last statement, where the next one may go"""
+    """for the root and every table with a header: the offset after its last statement, where a new one is inserted"""
 
 
 @dataclass
@@ -79,7 +79,7 @@ def scan(text: str) -> TomlIndex:
     """Index TOML text.
 
     Raises:
-        ScanError: a limit is passed, or the text is not TOML.
+        ScanError: a limit is exceeded, or the text is not TOML.
     """
     return _Scanner(text).run()
 
@@ -111,20 +111,20 @@ class _Scanner:
             pos = self._header(pos) if text[pos] == "[" else self._statement(pos)
             end = _LINE_END.match(text, pos)
             if end is None:
-                raise self._confused(pos, "the end of the line was expected here")
+                raise self._not_toml(pos, "expected the end of the line")
             self.index.bodies[self.table] = pos = end.end()
             if len(self.index.lines) > MAX_KEYS:
                 raise ScanError(pos, f"more than {MAX_KEYS} keys and values", True)
         return self.index
 
     def _header(self, pos: int) -> int:
-        """`[table]` or `[[array of tables]]`; what follows belongs to it."""
+        """Read `[table]` or `[[array of tables]]`, which the next statements belong to; returns the offset after it."""
         start, line = pos, self.positions.line(pos)
         many = self.text.startswith("[[", pos)
         parts, pos = self._key(self._skip(_SPACE, pos + 1 + many))
         close = "]]" if many else "]"
         if not self.text.startswith(close, pos):
-            raise self._confused(pos, f"{close} was expected here")
+            raise self._not_toml(pos, f"expected {close}")
         path = (*self._resolve(parts[:-1]), parts[-1])
         self.index.lines.setdefault(path, line)
         if many:
@@ -140,7 +140,7 @@ class _Scanner:
         return pos + len(close)
 
     def _resolve(self, parts: tuple[str, ...]) -> KeyPath:
-        """The path that a header means: a name of an array of tables stands for its last table."""
+        """The path of a header; the name of an array of tables refers to its last table."""
         path: KeyPath = ()
         for part in parts:
             path += (part,)
@@ -153,10 +153,10 @@ class _Scanner:
         return self._value(start, path)
 
     def _key_and_sign(self, table: KeyPath, pos: int) -> tuple[KeyPath, int]:
-        """`key =`: the key's path and the offset of the value."""
+        """Read `key =`; returns the path of the key and the offset of the value."""
         parts, end = self._key(pos)
         if self.text[end : end + 1] != "=":
-            raise self._confused(end, "= was expected after the key")
+            raise self._not_toml(end, "expected = after the key")
         path = table + parts
         line = self.positions.line(pos)
         for length in range(len(table) + 1, len(path) + 1):
@@ -165,15 +165,15 @@ class _Scanner:
         return path, self._skip(_SPACE, end + 1)
 
     def _key(self, pos: int) -> tuple[tuple[str, ...], int]:
-        """A key, dotted or not, and the offset behind it and its spaces."""
+        """Read a key, dotted or not; returns its parts and the offset after it and its spaces."""
         parts: list[str] = []
         while True:
             match = _KEY_PART.match(self.text, pos)
             if match is None:
-                raise self._confused(pos, "a key was expected here")
+                raise self._not_toml(pos, "expected a key")
             parts.append(self._unquoted(match.group(), pos))
             if len(parts) > MAX_KEY_PARTS:
-                raise ScanError(pos, f"a key of more than {MAX_KEY_PARTS} parts", True)
+                raise ScanError(pos, f"a key with more than {MAX_KEY_PARTS} parts", True)
             pos = self._skip(_SPACE, match.end())
             if self.text[pos : pos + 1] != ".":
                 return tuple(parts), pos
@@ -187,10 +187,10 @@ class _Scanner:
         try:
             return str(tomllib.loads(f"key = {token}")["key"])
         except tomllib.TOMLDecodeError:
-            raise self._confused(pos, "this key has an escape that TOML does not know") from None
+            raise self._not_toml(pos, "unknown escape sequence in this key") from None
 
     def _value(self, pos: int, path: KeyPath) -> int:
-        """Index the value at `pos` and everything inside it; the offset behind it."""
+        """Index the value at `pos` and everything inside it; returns the offset after it."""
         stack: list[_Open] = []
         while True:
             self.index.lines.setdefault(path, self.positions.line(pos))
@@ -199,7 +199,7 @@ class _Scanner:
             if fresh:
                 stack.append(_Open("]" if opening == "[" else "}", path, pos))
                 if len(stack) > MAX_DEPTH:
-                    raise ScanError(pos, f"values nested more than {MAX_DEPTH} deep", True)
+                    raise ScanError(pos, f"values nested more than {MAX_DEPTH} levels deep", True)
                 pos += 1
             else:
                 end = self._scalar(pos)
@@ -211,14 +211,14 @@ class _Scanner:
             path, pos = self._item(stack[-1], pos)
 
     def _close(self, stack: list[_Open], pos: int, fresh: bool) -> int:
-        """Go over commas and closing brackets up to the next item; the stack is empty when the value is over."""
+        """Skip commas and closing brackets up to the next item; the stack is empty after the last bracket."""
         while stack:
             top = stack[-1]
             pos = self._skip(_BLANK, pos)
             if not fresh and self.text[pos : pos + 1] == ",":
                 pos, fresh = self._skip(_BLANK, pos + 1), True
             elif not fresh and self.text[pos : pos + 1] != top.close:
-                raise self._confused(pos, f"a comma or {top.close} was expected here")
+                raise self._not_toml(pos, f"expected a comma or {top.close}")
             if self.text[pos : pos + 1] != top.close:
                 return pos
             pos += 1
@@ -232,11 +232,11 @@ class _Scanner:
             return self._key_and_sign(top.path, pos)
         top.count += 1
         if top.count > MAX_ITEMS:
-            raise ScanError(pos, f"a list of more than {MAX_ITEMS} items", True)
+            raise ScanError(pos, f"a list with more than {MAX_ITEMS} items", True)
         return (*top.path, top.count - 1), pos
 
     def _scalar(self, pos: int) -> int:
-        """The offset behind a string, number, date or word."""
+        """The offset after a string, number, date or word."""
         text = self.text
         if text.startswith(('"""', "'''"), pos):
             pattern, at = (_BASIC_END if text[pos] == '"' else _LITERAL_END), pos + 3
@@ -244,22 +244,22 @@ class _Scanner:
                 if text[match.start()] != "\\":
                     return match.end()
                 at = match.end()
-            raise self._confused(pos, "this string never ends")
+            raise self._not_toml(pos, "unterminated string")
         if text[pos : pos + 1] in ('"', "'"):
             string = _LINE_STRING.match(text, pos)
             if string is None:
-                raise self._confused(pos, "this string never ends")
+                raise self._not_toml(pos, "unterminated string")
             return string.end()
         bare = _BARE.match(text, pos)
         if bare is None:
-            raise self._confused(pos, "a value was expected here")
+            raise self._not_toml(pos, "expected a value")
         if bare.end() - pos > MAX_BARE_CHARACTERS:
-            raise ScanError(pos, f"a number or word of more than {MAX_BARE_CHARACTERS} characters", True)
+            raise ScanError(pos, f"a number or bare word of more than {MAX_BARE_CHARACTERS} characters", True)
         return bare.end()
 
     def _skip(self, pattern: re.Pattern[str], pos: int) -> int:
         match = pattern.match(self.text, pos)
         return match.end() if match else pos
 
-    def _confused(self, pos: int, message: str) -> ScanError:
+    def _not_toml(self, pos: int, message: str) -> ScanError:
         return ScanError(pos, message, False)

@@ -1,7 +1,7 @@
 """`python -m screenshots`: every screen at 80x24 and 160x48, from the runs in `screenshots/recorded/`, as PNG files.
 
-Nothing is posed: the screens are the product's own, over journals that real runs wrote. A run is shown "live" by giving
-its screen the first part of its journal only.
+The screens are those of the product, and the journals are those of real runs. To show a run as live, its screen reads
+only the first part of the journal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTLE_TURNS = 40
 
 
 class Moment:
-    """A recorded run as its screen saw it at one moment, as if it were running still."""
+    """A recorded run at one moment, as if it were still running."""
 
     playback: Playback | None = None
     catching_up = False
@@ -46,16 +46,16 @@ class Moment:
 
     @property
     def state(self) -> RunState:
-        """The fold up to the moment."""
+        """The state at the moment."""
         return self._state
 
     @property
     def run_state(self) -> RunStatus:
-        """The run's state then."""
+        """The status of the run at the moment."""
         return self._state.state
 
     def poll(self) -> bool:
-        """Nothing comes: the moment stands still."""
+        """Return False: there are no new events."""
         return False
 
     def now(self) -> float:
@@ -63,12 +63,12 @@ class Moment:
         return self._state.last_event_t or 0.0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A fresh application under a pilot, over a folder of recorded runs."""
+    """A new application with its pilot, and a folder of recorded runs."""
 
     app: CockpitApp
     pilot: Pilot[None]
@@ -77,14 +77,14 @@ class Shot:
 
 @dataclass(frozen=True)
 class Picture:
-    """One screen: its name, and how to get there."""
+    """One screen: its name, and the steps that open it."""
 
     name: str
-    go: Callable[[Shot], Awaitable[None]]
+    open: Callable[[Shot], Awaitable[None]]
 
 
 async def _settle(pilot: Pilot[None]) -> None:
-    """Let the application draw until its picture stays the same."""
+    """Wait until the screen no longer changes."""
     before = ""
     for _ in range(SETTLE_TURNS):
         await pilot.pause(0.05)
@@ -173,19 +173,19 @@ async def take(picture: Picture, size: tuple[int, int], runs: Path, folder: Path
     """Draw one picture at one size."""
     app = CockpitApp(runs)
     async with app.run_test(size=size) as pilot:
-        await picture.go(Shot(app, pilot, runs))
+        await picture.open(Shot(app, pilot, runs))
         await _settle(pilot)
         return save_picture(app, folder / f"{picture.name}-{size[0]}x{size[1]}.png")
 
 
 def main(names: list[str]) -> int:
     """Draw the named pictures, or all of them."""
-    os.environ["COCKPIT_THEME"] = "cockpit"  # whatever terminal this is started from
+    os.environ["COCKPIT_THEME"] = "cockpit"  # not that of the terminal that runs this
     with tempfile.TemporaryDirectory() as temporary:
         runs = Path(temporary) / "runs"
         shutil.copytree(RECORDED, runs)
-        for told in runs.rglob(BASE_JSON):  # where an adapter's base is, on the machine at hand
-            told.write_text(told.read_text().replace('"/runs/', f'"{runs}/'))
+        for base_json in runs.rglob(BASE_JSON):  # the path of an adapter's base, on this machine
+            base_json.write_text(base_json.read_text().replace('"/runs/', f'"{runs}/'))
         for picture in PICTURES:
             if names and picture.name not in names:
                 continue

@@ -1,6 +1,6 @@
-"""A terminal screen as a picture: cells from the compositor, braille drawn as dots, no web font and no browser.
+"""Draws a terminal screen as a picture from the compositor's cells, without a browser or a web font.
 
-DejaVu Sans Mono is used where it is installed; it lacks braille, blocks and some symbols, so those are drawn here.
+DejaVu Sans Mono is used if it is installed. It lacks braille, blocks and some lines, so this module draws those.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SHADES = {"░": 0.25, "▒": 0.5, "▓": 0.75}
 
 
 def screen_lines(app: App[Any]) -> list[Strip]:
-    """What the screen shows now, line by line; modal screens on top of what they cover."""
+    """The lines of the screen as it is now, with modal screens on top."""
     return app.screen._compositor.render_strips(app.size)
 
 

@@ -27,7 +27,6 @@ ALLOWANCE: dict[str, int] = {
     "cockpit/planning": 5,
     "cockpit/runs": 18,
     "cockpit/supervision": 26,
-    "recipes": 9,
 }
 
 

@@ -14,23 +14,29 @@ class EvaluateStage(StageFields):
 
     kind: Literal["evaluate"] = "evaluate"
     model: str = setting(
-        section="Inputs", accepts=("model", "adapter"), help="A stage's model or adapter, a folder, or a hub id."
+        section="Inputs", accepts=("model", "adapter"), help="The model or adapter: a stage, a folder, or a hub id."
     )
     data: str = setting(
-        section="Inputs", accepts=("messages", "tokens"), help="The messages or tokens stage to evaluate on."
+        section="Inputs",
+        accepts=("messages", "tokens"),
+        help="The messages or tokens to evaluate on: a stage, or a folder.",
     )
-    split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split that is evaluated.")
+    split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split to evaluate on.")
     max_length: int = setting(
-        512, section="Evaluation", ge=8, unit="tokens", help="Sequence length; longer examples are cut and counted."
+        512,
+        section="Evaluation",
+        ge=8,
+        unit="tokens",
+        help="Sequence length; longer examples are truncated and counted.",
     )
     max_tokens: int = setting(
         200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."
     )
     per_device_eval_batch_size: int = setting(8, section="Evaluation", ge=1, help="Sequences per forward pass.")
     answers: int = setting(
-        0, section="Answers", ge=0, le=1000, help="Questions of the split that are answered greedily and shown."
+        0, section="Answers", ge=0, le=1000, help="Number of questions from the split to answer with greedy decoding."
     )
-    max_new_tokens: int = setting(48, section="Answers", ge=1, unit="tokens", help="Longest answer.")
+    max_new_tokens: int = setting(48, section="Answers", ge=1, unit="tokens", help="Maximum length of an answer.")
 
 
 EVALUATE = StageKind(

@@ -13,27 +13,26 @@ from recipes.stages.kind import LIGHT, StageKind
 
 DATA_OUTPUTS = ("messages", "tokens", "text")
 COMPARE_NEEDS = (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "protobuf", "xllamacpp")
-"""Distributions that write GGUF files and compare them with their model."""
+"""Distributions that are needed to write GGUF files and compare them with their model."""
 
 
 class ExportStage(StageFields):
-    """GGUF files of the given types, compared with the model they come from."""
+    """GGUF files of the given types, compared with their source model."""
 
     kind: Literal["export"] = "export"
-    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
+    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id.")
     adapter: str | None = setting(
         None,
         section="Inputs",
         accepts=("adapter",),
-        help="An adapter that is merged into the model while the files are written, without a merged copy on the disk.",
+        help="Adapter to merge into the model while the files are written; no merged copy is stored.",
     )
     data: str | None = setting(
         None,
         section="Inputs",
         accepts=DATA_OUTPUTS,
-        help="Held-out text of the parity check and the importance matrix: a stage, a text file or a folder "
-        "of text files;"
-        " standard-library text by default.",
+        help="Held-out text for the parity check and the importance matrix: a stage, a text file, or a folder of text"
+        " files; by default, text from the Python standard library.",
     )
     file_types: list[FileTypeName] = setting(
         default_factory=lambda: list(FIRST_FILE_TYPES),
@@ -45,61 +44,58 @@ class ExportStage(StageFields):
         default_factory=list,
         section="Inputs",
         accepts=("adapter",),
-        help="Adapters of this model, each written as a GGUF adapter that llama.cpp applies when it loads one "
-        "of the files.",
+        help="Adapters of this model to write as GGUF adapters; llama.cpp applies them when it loads one of the files.",
     )
     adapter_type: Literal["F16", "F32"] = setting(
-        "F16", section="Files", advanced=True, help="Type of the GGUF adapters' matrices."
+        "F16", section="Files", advanced=True, help="Tensor type of the matrices in GGUF adapters."
     )
     imatrix: Literal["auto", "always", "never"] = setting(
         "auto",
         section="Files",
-        help="Importance matrix, computed from held-out text: auto for the types that cannot be written without"
-        f" ({', '.join(needing_importance(list(FILE_TYPES)))}), always for every quantized type.",
+        help="When to compute an importance matrix from held-out text: auto, only for the types that require one"
+        f" ({', '.join(needing_importance(list(FILE_TYPES)))}); always, for every quantized type; never.",
     )
     imatrix_tokens: int = setting(
         16_384,
         section="Files",
         ge=256,
         unit="tokens",
-        help="Held-out text that the importance matrix is computed from; never what the comparison reads.",
+        help="Amount of held-out text for the importance matrix; the comparison reads other text.",
     )
     converter: Literal["own", "upstream"] = setting(
         "own",
         section="Files",
         advanced=True,
-        help="What writes GGUF: own, for the families that are known here; upstream runs convert_hf_to_gguf.py of "
-        "your llama.cpp"
-        " checkout (llama_cpp), for others.",
+        help="Converter to GGUF: own, for the model families that Cockpit supports; upstream, which runs"
+        " convert_hf_to_gguf.py of your llama.cpp checkout (llama_cpp), for other families.",
     )
     quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
         "auto",
         section="Files",
         advanced=True,
-        help="What quantizes: auto takes your own llama-quantize if there is one, else llama.cpp's kernels, else numpy;"
-        " each is tested on fixed numbers before it is used.",
+        help="Quantizer: auto uses your own llama-quantize if it is found, else llama.cpp's kernels, else numpy; each"
+        " is tested on fixed numbers before it is used.",
     )
     llama_cpp: str | None = setting(
         None,
         section="Files",
         folder=True,
         advanced=True,
-        help="Your llama.cpp: a folder with llama-quantize, or a checkout with its build; by default COCKPIT_LLAMA_CPP,"
-        " then the PATH.",
+        help="Your llama.cpp: a folder with llama-quantize, or a checkout with its build; by default,"
+        " COCKPIT_LLAMA_CPP, then PATH.",
     )
     i2s: Literal["none", "x86-128", "arm-64", "x86-rows4"] = setting(
         "none",
         section="Files",
         advanced=True,
-        help="Also write bitnet.cpp's i2_s, in this byte layout: the one that your reader was built for. "
-        "Only for models"
-        " trained with ternary weights; llama.cpp reads TQ2_0 instead.",
+        help="Also write an i2_s file for bitnet.cpp, in this byte layout; choose the one that your build of bitnet.cpp"
+        " reads. Only for models trained with ternary weights; for llama.cpp, use TQ2_0.",
     )
     parity_positions: int = setting(
         2048,
         section="Parity",
         ge=0,
-        help="Token positions compared with transformers per file; 0 skips the comparison.",
+        help="Token positions of each file to compare with transformers; 0 skips the comparison.",
     )
     max_length: int = setting(256, section="Parity", ge=8, unit="tokens", help="Context length of the comparison.")
 
@@ -107,9 +103,8 @@ class ExportStage(StageFields):
     def _one_way_for_adapters(self) -> ExportStage:
         if self.adapter is not None and self.adapters:
             raise ValueError(
-                "adapters — are put over the model as it is; got adapter as well, which changes it; allowed: one "
-                "of the two, or a"
-                " merge stage first"
+                "adapters — cannot be combined with adapter, which changes the model under them; got both; allowed: one"
+                " of the two, or a merge stage before the export"
             )
         return self
 
@@ -129,9 +124,8 @@ class ExportStage(StageFields):
         wrong = [name for name, asked in left_out.items() if asked]
         if wrong:
             raise ValueError(
-                f"converter — got upstream together with {', '.join(wrong)}, which need the model's names of "
-                "tensors; allowed: own, or"
-                " a merge stage before and types without importance matrix"
+                f"converter — upstream cannot be combined with {', '.join(wrong)}, which need the model's tensor names;"
+                " got upstream; allowed: own, or a merge stage before the export and types without an importance matrix"
             )
         return self
 
@@ -140,9 +134,8 @@ class ExportStage(StageFields):
         needing = needing_importance(self.file_types)
         if needing and self.imatrix == "never":
             raise ValueError(
-                f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; "
-                "allowed: auto or"
-                " always"
+                f"imatrix — {', '.join(needing)} cannot be written without an importance matrix; got never; allowed:"
+                " auto or always"
             )
         return self
 

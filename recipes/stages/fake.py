@@ -10,34 +10,34 @@ from recipes.stages.kind import LIGHT, StageKind
 
 
 class FakeStage(StageFields):
-    """An engine with no model that drives the same events: for demonstrations, tests and screenshots."""
+    """A simulated engine without a model, which writes the same events: for demonstrations, tests and screenshots."""
 
     kind: Literal["fake"] = "fake"
     data: str | None = setting(
         None,
         section="Inputs",
         accepts=("text", "tokens", "messages", "tokenizer", "model", "adapter", "report", "gguf", "fake"),
-        help="A stage this one waits for.",
+        help="A stage to wait for.",
     )
-    max_steps: int = setting(100, section="Schedule", ge=1, help="Steps to pretend.")
-    step_s: float = setting(0.1, section="Schedule", ge=0, unit="seconds", help="Time that one step takes.")
-    learning_rate: float = setting(3e-4, section="Optim", gt=0, le=1, help="Peak of the pretended schedule.")
-    seed: int = setting(42, section="Data", ge=0, help="Seed of the pretended noise.")
+    max_steps: int = setting(100, section="Schedule", ge=1, help="Number of steps to simulate.")
+    step_s: float = setting(0.1, section="Schedule", ge=0, unit="seconds", help="Duration of one step.")
+    learning_rate: float = setting(3e-4, section="Optim", gt=0, le=1, help="Peak of the simulated schedule.")
+    seed: int = setting(42, section="Data", ge=0, help="Seed of the simulated noise.")
     save_steps: int = setting(20, section="Checkpoints", ge=1, unit="steps", help="Steps between two checkpoints.")
-    save_total_limit: int = setting(3, section="Checkpoints", ge=1, help="Newest checkpoints that are kept.")
+    save_total_limit: int = setting(3, section="Checkpoints", ge=1, help="Number of newest checkpoints to keep.")
     checkpoint_bytes: int = setting(
-        4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a pretended checkpoint."
+        4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a simulated checkpoint."
     )
     eval_steps: int | None = setting(
-        None, section="Evaluation", ge=1, unit="steps", help="Steps between two pretended evaluations."
+        None, section="Evaluation", ge=1, unit="steps", help="Steps between two simulated evaluations."
     )
     nan_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The first attempt's loss is not a number at this step, and the guard trips."
+        None, section="Faults", ge=1, help="The loss of the first attempt is NaN at this step, and the guard trips."
     )
     fail_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The first attempt ends with an error at this step."
+        None, section="Faults", ge=1, help="The first attempt fails with an error at this step."
     )
-    guards: Guards = setting(default_factory=Guards, section="Guards", help="When the engine stops itself.")
+    guards: Guards = setting(default_factory=Guards, section="Guards", help="Checks that stop the attempt.")
     retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
 
 

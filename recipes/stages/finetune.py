@@ -13,21 +13,23 @@ TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_
 
 
 class FinetuneStage(TrainingFields):
-    """LoRA on a model, with its chat template and the loss on answers only."""
+    """LoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
     kind: Literal["finetune"] = "finetune"
-    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="A stage's model, a folder, or a hub id.")
+    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id.")
     data: str = setting(
         section="Inputs", accepts=("messages",), help="The messages stage, or a folder with train.jsonl."
     )
     r: int = setting(16, section="LoRA", ge=1, help="Rank of the adapter.")
     lora_alpha: float = setting(
-        32.0, section="LoRA", gt=0, help="Scale of the adapter; it is multiplied by lora_alpha / r."
+        32.0, section="LoRA", gt=0, help="Scale of the adapter; its output is multiplied by lora_alpha / r."
     )
     lora_dropout: float = setting(
-        0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input while training."
+        0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input during training."
     )
-    use_rslora: bool = setting(False, section="LoRA", advanced=True, help="Scale by lora_alpha / sqrt(r) instead.")
+    use_rslora: bool = setting(
+        False, section="LoRA", advanced=True, help="Scale by lora_alpha / sqrt(r) instead (rsLoRA)."
+    )
     target_modules: list[TargetModule] = setting(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         section="LoRA",

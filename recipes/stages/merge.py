@@ -30,43 +30,44 @@ class MergeStage(StageFields):
     weights: list[float] = setting(
         default_factory=list,
         section="Merge",
-        help="How much of each adapter is added, in their order; 1 each by default. 0.5 keeps half of what "
-        "was learned.",
+        help="Weight of each adapter, in the order of the adapters; 1 by default, and 0.5 adds half of the adapter.",
     )
     dtype: Literal["base", "float32", "bfloat16", "float16"] = setting(
-        "base", section="Merge", help="Type of the merged weights; base keeps the base model's."
+        "base", section="Merge", help="Data type of the merged weights; base keeps that of the base model."
     )
     base_rounding: Literal["none", "nf4", "nf4-double"] = setting(
         "none",
         section="Merge",
         advanced=True,
-        help="Round the base's linear layers to 4-bit NF4 and back first, as an adapter trained over a 4-bit base saw"
-        " them; evaluate both and keep the better one.",
+        help="Round the base's linear layers to 4-bit NF4 and back before the merge, to match an adapter that was"
+        " trained on a 4-bit base; evaluate both variants and keep the better one.",
     )
     untie_word_embeddings: bool = setting(
         False,
         section="Merge",
         advanced=True,
-        help="Give a model whose head is its embedding a head of its own when the adapter changes only one of them, as"
-        " it was in training; PEFT's merge changes both.",
+        help="Write a separate output head for a model with tied embeddings when the adapter changes only one of the"
+        " two, as in training; PEFT's merge changes both.",
     )
     parity_positions: int = setting(
         512,
         section="Parity",
         ge=0,
-        help="Token positions at which the merged model is compared with the adapter over its base; 0 skips it.",
+        help="Token positions at which to compare the merged model with its base and adapter; 0 skips the comparison.",
     )
 
     @model_validator(mode="after")
     def _adapters_and_weights(self) -> MergeStage:
         if bool(self.adapters) == (self.adapter is not None):
             got = "both adapter and adapters" if self.adapters else "neither adapter nor adapters"
-            raise ValueError(f"adapter — what is merged; got {got}; allowed: adapter, or a list of adapters")
+            raise ValueError(
+                f"adapter — exactly one of the two is required; got {got}; allowed: adapter, or a list of adapters"
+            )
         count = len(self.adapters) or 1
         if self.weights and len(self.weights) != count:
             raise ValueError(
-                f"weights — one for each adapter; got {len(self.weights)} for {count}; allowed: {count} "
-                "numbers, or none"
+                f"weights — one number for each adapter is required; got {len(self.weights)} for {count}; allowed:"
+                f" {count} number{'s' if count > 1 else ''}, or an empty list"
             )
         return self
 

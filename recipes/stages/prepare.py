@@ -1,4 +1,4 @@
-"""The prepare stage: text, token shards or messages, as the stage's `output` says."""
+"""The prepare stage: text, token shards or messages, by its field `output`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recipes.stages.kind import LIGHT, StageKind
 
 
 class SplitFields(StageFields):
-    """How documents are divided, once, into train, val and test by a keyed hash of their path."""
+    """The split of documents into train, val and test, by a keyed hash of their path."""
 
     val_fraction: float = setting(
         0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for validation."
@@ -37,20 +37,24 @@ class PrepareText(SplitFields):
     include: list[str] = setting(
         default_factory=lambda: ["*.py"],
         section="Source",
-        help="Patterns of file names (or, with a slash, of paths inside the source) that are read.",
+        help="Files to read: patterns of file names or, with a slash, of paths inside the source.",
     )
     exclude: list[str] = setting(
-        default_factory=list, section="Source", help="Patterns on the path inside the source that are left out."
+        default_factory=list, section="Source", help="Files to skip: patterns of paths inside the source."
     )
     max_file_bytes: int = setting(
-        1_048_576, section="Source", gt=0, unit="bytes", help="Larger files are left out and counted."
+        1_048_576,
+        section="Source",
+        gt=0,
+        unit="bytes",
+        help="Maximum size of a file; larger files are skipped and counted.",
     )
     max_bytes: int | None = setting(
         None,
         section="Source",
         gt=0,
         unit="bytes",
-        help="Stop after this much text, taking files in the order of their hash.",
+        help="Maximum amount of text; files are taken in the order of their hash.",
     )
 
 
@@ -59,37 +63,37 @@ class PrepareTokens(StageFields):
 
     kind: Literal["prepare"] = "prepare"
     output: Literal["tokens"]
-    data: str = setting(section="Inputs", accepts=("text",), help="The text stage whose documents are tokenized.")
+    data: str = setting(section="Inputs", accepts=("text",), help="The text stage to tokenize.")
     tokenizer: str = setting(
         section="Inputs", accepts=("tokenizer",), help="The tokenizer stage, or a folder with tokenizer.model."
     )
 
 
 class PrepareMessages(SplitFields):
-    """Questions about a Python code base, answered only from its docstrings, signatures and bases."""
+    """Questions about a Python code base, answered only from its docstrings, signatures and base classes."""
 
     kind: Literal["prepare"] = "prepare"
     output: Literal["messages"]
     data: str = setting(
         section="Inputs",
         accepts=("text",),
-        help="A text stage (its split is kept) or a folder of Python sources (split here).",
+        help="A text stage, whose split is kept, or a folder of Python sources, which is split by file.",
     )
     questions: list[Literal["docstring", "signature", "bases"]] = setting(
         default_factory=lambda: ["docstring", "signature", "bases"],
         section="Questions",
         min_length=1,
-        help="Kinds of facts asked for.",
+        help="Kinds of questions to generate.",
     )
     max_examples: int | None = setting(
-        None, section="Questions", gt=0, help="At most this many examples in all, shared out over the splits."
+        None, section="Questions", gt=0, help="Maximum number of examples, distributed over the splits."
     )
     max_answer_chars: int = setting(
         400,
         section="Questions",
         gt=0,
         unit="characters",
-        help="Examples with a longer answer are left out and counted.",
+        help="Maximum length of an answer; examples with a longer one are skipped and counted.",
     )
 
 

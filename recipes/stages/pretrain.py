@@ -15,21 +15,25 @@ class PretrainStage(TrainingFields):
     """A Llama-type decoder (GQA, SwiGLU, RoPE, RMSNorm) trained from scratch on token shards."""
 
     kind: Literal["pretrain"] = "pretrain"
-    data: str = setting(section="Inputs", accepts=("tokens",), help="The tokens stage; its tokenizer comes with it.")
+    data: str = setting(
+        section="Inputs", accepts=("tokens",), help="The tokens stage, which also provides the tokenizer."
+    )
     hidden_size: int = setting(
         section="Model", ge=8, help="Width of the residual stream; a multiple of 256 quantizes best."
     )
     intermediate_size: int = setting(section="Model", ge=8, help="Width of the SwiGLU feed-forward layer.")
-    num_hidden_layers: int = setting(section="Model", ge=1, le=1000, help="Decoder layers.")
-    num_attention_heads: int = setting(section="Model", ge=1, help="Query heads; divides hidden_size.")
-    num_key_value_heads: int = setting(section="Model", ge=1, help="Key and value heads; divides num_attention_heads.")
+    num_hidden_layers: int = setting(section="Model", ge=1, le=1000, help="Number of decoder layers.")
+    num_attention_heads: int = setting(section="Model", ge=1, help="Number of query heads; must divide hidden_size.")
+    num_key_value_heads: int = setting(
+        section="Model", ge=1, help="Number of key and value heads; must divide num_attention_heads."
+    )
     rope_theta: float = setting(10_000.0, section="Model", gt=0, help="Base of the rotary position embedding.")
     rms_norm_eps: float = setting(
-        1e-5, section="Model", gt=0, lt=1, advanced=True, help="Added to the variance in RMSNorm."
+        1e-5, section="Model", gt=0, lt=1, advanced=True, help="Epsilon that RMSNorm adds to the variance."
     )
     tie_word_embeddings: bool = setting(True, section="Model", help="Use one matrix for embedding and output head.")
     attention_dropout: float = setting(
-        0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights while training."
+        0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights during training."
     )
     initializer_range: float = setting(
         0.02, section="Model", gt=0, lt=1, advanced=True, help="Standard deviation of the initial weights."
@@ -38,21 +42,21 @@ class PretrainStage(TrainingFields):
         None, section="Samples", ge=1, unit="steps", help="Steps between two generations from sample_prompts."
     )
     sample_prompts: list[str] = setting(
-        default_factory=lambda: ["def "], section="Samples", help="Prompts for the samples taken while training."
+        default_factory=lambda: ["def "], section="Samples", help="Prompts for the samples generated during training."
     )
-    sample_max_new_tokens: int = setting(40, section="Samples", ge=1, unit="tokens", help="Length of a sample.")
+    sample_max_new_tokens: int = setting(40, section="Samples", ge=1, unit="tokens", help="Maximum length of a sample.")
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> PretrainStage:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size — must be a multiple of num_attention_heads; got {self.hidden_size} and "
-                f"{self.num_attention_heads}; allowed: a width that divides evenly"
+                f"{self.num_attention_heads}; allowed: a multiple of {self.num_attention_heads}"
             )
         if (self.hidden_size // self.num_attention_heads) % 2:
             raise ValueError(
                 f"num_attention_heads — rotary embedding needs an even head width; got "
-                f"{self.hidden_size // self.num_attention_heads}; allowed: hidden_size / num_attention_heads even"
+                f"{self.hidden_size // self.num_attention_heads}; allowed: an even hidden_size / num_attention_heads"
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Every stage kind of this version, and how a stage is found in the list."""
+"""All stage kinds, and lookups by kind, tag, table and stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OUTPUTS = {fields: makes for row in STAGE_KINDS.values() for makes, fields in r
 
 
 def modules_of(program: str) -> dict[str, str]:
-    """The module that does the work of each kind which this program runs.
+    """The modules of the kinds that this program runs, by kind.
 
     Args:
         program: a module that is started with `python -m`, such as `engines.run`.
@@ -51,17 +51,17 @@ def kind_of(tag: str) -> str:
 
 
 def tags_of(kind: str) -> list[str]:
-    """The stage types of a kind: one, or three for `prepare`."""
+    """The tags of a kind: one, or three for `prepare`."""
     return list(STAGE_KINDS[kind].tags)
 
 
 def tag_of_stage(stage: StageFields) -> str:
-    """The stage's type: a key of `STAGE_TYPES`."""
+    """The tag of the stage's type, a key of `STAGE_TYPES`."""
     return _TAGS[type(stage)]
 
 
 def tag_of_table(table: Any) -> str | None:
-    """The type that a stage's table asks for by `kind` and `output`; None when there is no such type."""
+    """The tag of a stage table, from its `kind` and `output`; None if there is no such type."""
     kind = table.get("kind") if isinstance(table, dict) else None
     row = STAGE_KINDS.get(kind) if isinstance(kind, str) else None
     if row is None:
@@ -71,23 +71,23 @@ def tag_of_table(table: Any) -> str | None:
 
 
 def output_of(stage: StageFields) -> str:
-    """What a stage makes, as a word that `accepts` lists know."""
+    """The output of a stage, as a word of the `accepts` lists."""
     return _OUTPUTS[type(stage)]
 
 
 def output_word(tag: str) -> str:
-    """What a stage of this type (a key of `STAGE_TYPES`) makes, as a word that `accepts` lists know."""
+    """The output of a stage type (a key of `STAGE_TYPES`), as a word of the `accepts` lists."""
     return _OUTPUTS[STAGE_TYPES[tag]]
 
 
 def trains(kind: str) -> bool:
-    """Whether stages of this kind commit checkpoints; a kind of a newer version does not, as far as is known here."""
+    """Whether stages of this kind commit checkpoints; False for a kind that this version does not know."""
     row = STAGE_KINDS.get(kind)
     return row is not None and row.trains
 
 
 def makes(kind: str, output: str) -> bool:
-    """Whether stages of this kind make that, a word of the `accepts` lists."""
+    """Whether stages of this kind can have this output, a word of the `accepts` lists."""
     row = STAGE_KINDS.get(kind)
     return row is not None and output in row.types
 
@@ -99,6 +99,6 @@ def scores(kind: str) -> bool:
 
 
 def weights(kind: str) -> Literal["model", "adapter"] | None:
-    """The weights that finished stages of this kind hold."""
+    """The weights in finished stages of this kind; None for a kind without weights."""
     row = STAGE_KINDS.get(kind)
     return None if row is None else row.weights

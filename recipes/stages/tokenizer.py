@@ -10,25 +10,25 @@ from recipes.stages.kind import LIGHT, StageKind
 
 
 class TokenizerStage(StageFields):
-    """A SentencePiece BPE tokenizer, lossless, with identical ids in SentencePiece, transformers and GGUF."""
+    """A lossless SentencePiece BPE tokenizer with identical ids in SentencePiece, transformers and GGUF."""
 
     kind: Literal["tokenizer"] = "tokenizer"
-    data: str = setting(section="Inputs", accepts=("text",), help="The text stage; only its train split is seen.")
+    data: str = setting(section="Inputs", accepts=("text",), help="The text stage; only its train split is used.")
     vocab_size: int = setting(
-        4096, section="Vocabulary", ge=300, le=262_144, help="Number of pieces, special ones included."
+        4096, section="Vocabulary", ge=300, le=262_144, help="Number of pieces, including special pieces."
     )
     character_coverage: float = setting(
         1.0,
         section="Vocabulary",
         ge=0.98,
         le=1,
-        help="Share of characters that get pieces of their own; the rest fall back to bytes.",
+        help="Share of characters that have their own pieces; the rest fall back to bytes.",
     )
-    split_digits: bool = setting(True, section="Vocabulary", help="Give every digit its own piece.")
+    split_digits: bool = setting(True, section="Vocabulary", help="Split numbers into digits, one piece each.")
     max_bytes: int | None = setting(
-        None, section="Vocabulary", gt=0, unit="bytes", help="Train on at most this much of the train split."
+        None, section="Vocabulary", gt=0, unit="bytes", help="Maximum amount of train-split text to train on."
     )
-    seed: int = setting(42, section="Vocabulary", ge=0, help="Seed of the choice of text when max_bytes limits it.")
+    seed: int = setting(42, section="Vocabulary", ge=0, help="Seed for the choice of text when max_bytes limits it.")
 
 
 TOKENIZER = StageKind(

@@ -60,7 +60,7 @@ FAKE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "one"\nkind = "fake"\n'
 
 
 def problems_of(text: str, path: Path, sets: Sequence[str] = ()) -> list[Problem]:
-    """Everything that is wrong with a recipe; nothing for a sound one."""
+    """The problems of a recipe; none for a valid one."""
     try:
         load_recipe_text(text, path, sets)
     except RecipeError as error:
@@ -69,5 +69,5 @@ def problems_of(text: str, path: Path, sets: Sequence[str] = ()) -> list[Problem
 
 
 def found(text: str, *sets: str) -> dict[tuple[int, str], Problem]:
-    """Problems of a text by line and key."""
+    """The problems of a text, by line and key."""
     return {(problem.line, problem.key): problem for problem in problems_of(text, Path("/nowhere/r.toml"), sets)}

@@ -29,7 +29,7 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
 
 
 def field_key(text: str, stage: str | None, field: str) -> tuple[str | int, ...]:
-    """Where a field of a stage stands, or would stand; None for the recipe's own keys."""
+    """The path of a field; the stage None means the recipe's own keys."""
     parts = tuple(field.split("."))
     return parts if stage is None else ("stage", stage_names(text).index(stage), *parts)
 
@@ -49,7 +49,7 @@ def at(data: Any, path: tuple[str | int, ...]) -> Any:
 
 
 def without(text: str, path: tuple[str | int, ...]) -> Any:
-    """The data with one value taken out, and the tables that are empty then."""
+    """The data without one value and without tables that are then empty."""
     data = tomllib.loads(text)
     for length in range(len(path) - 1, 1, -1):
         try:
@@ -89,7 +89,7 @@ def test_setting_a_value_changes_that_value_only(text: str, data: st.DataObject,
 
 @settings(max_examples=150)
 @given(st.sampled_from(TEXTS), st.data(), VALUES)
-def test_a_new_key_is_taken_out_again_without_a_trace(text: str, data: st.DataObject, value: Any) -> None:
+def test_removing_a_new_key_restores_the_text(text: str, data: st.DataObject, value: Any) -> None:
     stage, field = data.draw(st.sampled_from(stage_names(text))), data.draw(st.sampled_from(FIELDS))
     path = field_key(text, stage, field)
     try:
@@ -122,7 +122,7 @@ def test_untouched_spellings_and_comments_stay() -> None:
     assert new == SOUND.replace("lora_alpha = 3.2e1", "lora_alpha = 32")
 
 
-def test_setting_the_value_that_is_there_changes_nothing() -> None:
+def test_setting_the_present_value_changes_nothing() -> None:
     assert set_field(SOUND, "tuned", "lora_alpha", 32.0) == SOUND
     assert set_field(SOUND, "second-tuned", "learning_rate", 0.0002) == SOUND
 
@@ -184,5 +184,5 @@ def test_what_cannot_be_written_is_refused(text: str, path: tuple[str | int, ...
         set_value(text, path, value)
 
 
-def test_taking_out_a_missing_key_is_no_edit() -> None:
+def test_removing_a_missing_key_changes_nothing() -> None:
     assert unset_field(FAKE, "one", "seed") == FAKE

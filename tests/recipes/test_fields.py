@@ -1,4 +1,4 @@
-"""Fields as data, and what is generated from them."""
+"""Fields as data, and the files that are generated from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUTPUTS = {output for row in STAGE_KINDS.values() for output in row.types}
 
 
 @pytest.mark.parametrize(("tag", "spec"), ALL, ids=[f"{tag}.{spec.path}" for tag, spec in ALL])
-def test_every_field_has_a_sentence_a_section_and_limits_in_words(tag: str, spec: FieldSpec) -> None:
+def test_every_field_has_a_help_text_a_section_and_limits_as_text(tag: str, spec: FieldSpec) -> None:
     assert spec.section
     assert spec.help[0].isupper()
     assert spec.help.endswith(".")
@@ -73,7 +73,7 @@ def test_the_reference_and_the_json_schema_are_fresh() -> None:
         assert page.read_text(encoding="utf-8") == text, "run: python -m recipes.reference"
 
 
-def test_the_reference_names_every_field_with_its_sentence() -> None:
+def test_the_reference_has_the_help_text_of_every_field() -> None:
     text = reference_text()
     for spec in [spec for _, spec in ALL] + recipe_fields():
         assert spec.help.replace("|", "\\|") in text
@@ -84,13 +84,13 @@ def test_the_json_schema_has_every_field_of_every_stage_and_default() -> None:
     for tag in STAGE_TYPES:
         stage = schema["definitions"][tag]
         assert set(stage["properties"]) == set(STAGE_TYPES[tag].model_fields)
-        laid = schema["properties"]["defaults"]["properties"][kind_of(tag)]["properties"]
-        assert set(stage["properties"]) - {"name", "kind", "output"} <= set(laid)
+        defaults = schema["properties"]["defaults"]["properties"][kind_of(tag)]["properties"]
+        assert set(stage["properties"]) - {"name", "kind", "output"} <= set(defaults)
     assert json.loads(json_schema_text()) == schema
 
 
 def allows(schema: dict[str, Any], value: Any, definitions: dict[str, Any]) -> bool:
-    """A validator of exactly the words that our JSON Schema uses; an unknown word is an error."""
+    """A validator of exactly the keywords that Cockpit's JSON Schema uses; another keyword is an error."""
     types: dict[str, Any] = {
         "object": dict,
         "array": list,
@@ -131,7 +131,7 @@ def test_the_json_schema_allows_the_shipped_recipes_as_they_are_written() -> Non
         assert not allows(schema, data, schema["definitions"])
 
 
-def test_no_model_of_a_recipe_lets_unknown_keys_or_other_types_in() -> None:
+def test_every_model_of_a_recipe_rejects_unknown_keys_and_other_types() -> None:
     models: set[type[BaseModel]] = {Recipe, *STAGE_TYPES.values()}
     for model in models:
         assert model.model_config.get("extra") == "forbid"

@@ -1,4 +1,4 @@
-"""The stage graph: order, references, and each way in which it can be wrong."""
+"""The stage graph: order, references, and every error in it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_two_cycles_are_two_problems() -> None:
     assert list(found(fakes(("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")))) == [(6, "a.data"), (14, "c.data")]
 
 
-def test_a_long_chain_is_no_recursion_and_a_long_cycle_is_told_shortly() -> None:
+def test_a_long_chain_does_not_recurse_and_the_message_of_a_long_cycle_is_short() -> None:
     names = [f"s{number}" for number in range(250)]
     chain: list[tuple[str, str | None]] = [(name, names[number + 1]) for number, name in enumerate(names[:-1])]
     assert graph_of(fakes(*chain, (names[-1], None))).order == names[::-1]
@@ -81,16 +81,16 @@ def test_a_long_chain_is_no_recursion_and_a_long_cycle_is_told_shortly() -> None
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "key", "said"),
+    ("old", "new", "line", "key", "message"),
     [
         ('data = "questions"', 'data = "question"', 16, "tuned.data", "did you mean questions?"),
-        ('data = "questions"', 'data = "zzz"', 16, "tuned.data", "stages that fit: questions"),
+        ('data = "questions"', 'data = "zzz"', 16, "tuned.data", "possible stages: questions"),
         (
             'data = "questions"',
             'data = "corpus"',
             16,
             "tuned.data",
-            "got text; allowed messages; stages that fit: questions",
+            "got text; allowed messages; possible stages: questions",
         ),
         ('data = "questions"', 'data = "org/data"', 16, "tuned.data", "a hub id can only be a model"),
         ('data = "questions"', 'data = "./none"', 16, "tuned.data", "there is no such path"),
@@ -100,13 +100,13 @@ def test_a_long_chain_is_no_recursion_and_a_long_cycle_is_told_shortly() -> None
         ('model = "org/name"', 'model = "second-tuned"', 15, "tuned.model", "got adapter; allowed model"),
     ],
 )
-def test_a_wrong_input_is_located(old: str, new: str, line: int, key: str, said: str) -> None:
+def test_a_wrong_input_is_located(old: str, new: str, line: int, key: str, message: str) -> None:
     problems = found(SOUND.replace(old, new, 1))
     assert (line, key) in problems, list(problems)
-    assert said in str(problems[line, key])
+    assert message in str(problems[line, key])
 
 
-def test_a_bad_input_of_the_defaults_points_there() -> None:
+def test_a_bad_input_in_the_defaults_is_located_there() -> None:
     text = SOUND.replace("learning_rate = 1e-4", 'data = "question"').replace('data = "questions"\n', "")
     assert list(found(text)) == [(5, "defaults.finetune.data")]
 

@@ -1,4 +1,4 @@
-"""Hostile and broken files: one located problem each, found by the scanner before any parser sees them."""
+"""Hostile and broken files: one located problem each, found by the scanner before a parser reads the text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def only(text: str) -> Problem:
 
 
 @pytest.mark.parametrize(
-    ("tail", "said"),
+    ("tail", "message"),
     [
         (".".join("a" * 20_000) + " = 1", "more than 8 parts"),
         ("[" + ".".join("a" * 20_000) + "]", "more than 8 parts"),
@@ -43,8 +43,8 @@ def only(text: str) -> Problem:
         ("x = " + '"' + "a" * MAX_BYTES + '"', "too large"),
     ],
 )
-def test_a_bomb_is_refused_before_it_is_parsed(tail: str, said: str) -> None:
-    assert said in str(only(f"{FAKE}{tail}\n"))
+def test_a_bomb_is_refused_before_it_is_parsed(tail: str, message: str) -> None:
+    assert message in str(only(f"{FAKE}{tail}\n"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_refused_bomb_is_located() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column", "said"),
+    ("text", "line", "column", "message"),
     [
         ("schema = \n", 1, 10, "not TOML"),
         ("schema = 1 2\n", 1, 12, "not TOML"),
@@ -91,15 +91,15 @@ def test_a_refused_bomb_is_located() -> None:
         ("schema = 1\n\\\n", 2, 1, "not TOML"),
     ],
 )
-def test_a_broken_file_is_one_located_problem(text: str, line: int, column: int, said: str) -> None:
+def test_a_broken_file_is_one_located_problem(text: str, line: int, column: int, message: str) -> None:
     problem = only(text)
-    assert said in str(problem)
+    assert message in str(problem)
     assert f":{problem.line}:{problem.column}  " in str(problem)
     assert (problem.line, problem.column) == (line, column)
 
 
 @pytest.mark.parametrize(
-    ("raw", "line", "said"),
+    ("raw", "line", "message"),
     [
         ("schema = 1\nname = 'café'\n".encode("latin-1"), 2, "not UTF-8 text; got byte 0xe9"),
         ("schema = 1\n".encode("utf-16"), 1, "UTF-16"),
@@ -108,14 +108,14 @@ def test_a_broken_file_is_one_located_problem(text: str, line: int, column: int,
         (b"#" * 1_000_000, 1, "too large"),
     ],
 )
-def test_a_file_that_is_no_text_is_one_located_problem(tmp_path: Path, raw: bytes, line: int, said: str) -> None:
+def test_a_file_that_is_not_text_is_one_located_problem(tmp_path: Path, raw: bytes, line: int, message: str) -> None:
     file = tmp_path / "r.toml"
     file.write_bytes(raw)
     with pytest.raises(RecipeError) as caught:
         load_recipe(file)
     (problem,) = caught.value.problems
     assert problem.line == line
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_files_that_cannot_be_read_are_operator_errors(tmp_path: Path) -> None:

@@ -67,21 +67,26 @@ def test_a_stage_waits_for_every_item_of_its_lists() -> None:
     assert [graph.inputs["both"][f"adapters[{n}]"].name for n in (0, 1)] == ["one", "two"]
 
 
-def test_a_run_knows_each_item_as_an_input_of_its_own() -> None:
+def test_each_item_is_a_separate_input_of_a_run() -> None:
     plan = resolve(load_recipe_text(MERGE, HERE))
     assert set(plan.inputs["both"]) == {"model", "adapters[0]", "adapters[1]"}
     assert plan.descendants({"one"}) == {"one", "both"}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "line", "message"),
     [
         ('["one", "two"]', '["one", "too"]', 13, "both.adapters[1] — no stage has this name"),
-        ('["one", "two"]', '["one", "questions"]', 13, "both.adapters[1] — stage questions makes the wrong thing"),
+        (
+            '["one", "two"]',
+            '["one", "questions"]',
+            13,
+            "adapters[1] — stage questions has the wrong type of output",
+        ),
         ('["one", "two"]', '["one", "./gone"]', 13, "both.adapters[1] — there is no such path"),
         ('["one", "two"]', '["one", 3]', 13, "both.adapters[1]"),
         ('["one", "two"]', '"one"', 13, 'did you mean ["one"]?'),
-        ("weights = [0.5, 2]", "weights = [0.5]", 14, "weights — one for each adapter"),
+        ("weights = [0.5, 2]", "weights = [0.5]", 14, "weights — one number for each adapter is required; got 1 for 2"),
         ("weights = [0.5, 2]", "weights = 0.5", 14, "did you mean [0.5]?"),
         ("weights = [0.5, 2]", 'weights = [0.5, "x"]', 14, "both.weights[1]"),
         ("weights = [0.5, 2]", "weights = [0.5, nan]", 14, "both.weights[1]"),
@@ -89,14 +94,14 @@ def test_a_run_knows_each_item_as_an_input_of_its_own() -> None:
         ('adapters = ["one", "two"]', 'adapter = "one"\nadapters = ["two"]', 13, "both adapter and adapters"),
     ],
 )
-def test_a_wrong_item_is_located(old: str, new: str, line: int, said: str) -> None:
+def test_a_wrong_item_is_located(old: str, new: str, line: int, message: str) -> None:
     problems = problems_of(MERGE.replace(old, new, 1), HERE)
     assert problems
-    assert any(said in str(problem) for problem in problems), [str(problem) for problem in problems]
+    assert any(message in str(problem) for problem in problems), [str(problem) for problem in problems]
     assert all(problem.line == line for problem in problems), [str(problem) for problem in problems]
 
 
-def test_paths_in_a_list_start_from_the_recipes_folder(tmp_path: Path) -> None:
+def test_paths_in_a_list_are_relative_to_the_recipes_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     text = MERGE.replace('["one", "two"]', '["./a", "./b"]')

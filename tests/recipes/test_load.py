@@ -1,4 +1,4 @@
-"""Loading: complete recipes, and every mistake with its line."""
+"""Loading: complete recipes, and every error with its line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ max_attempts = 9
 """
 
 
-def test_defaults_lie_under_stages_lists_replace_and_tables_merge() -> None:
+def test_defaults_apply_to_stages_lists_replace_and_tables_merge() -> None:
     recipe = load_recipe_text(SOUND, HERE).recipe
     tuned, corpus, questions, second = recipe.stage
     assert isinstance(tuned, FinetuneStage)
@@ -69,7 +69,7 @@ def test_resolved_values_give_the_recipe_again() -> None:
     assert "defaults" not in loaded.resolved
 
 
-def test_line_of_a_value_is_the_line_that_decides_it() -> None:
+def test_line_of_a_value_is_the_line_that_sets_it() -> None:
     loaded = load_recipe_text(SOUND, HERE, ["tuned.seed=5"])
     assert loaded.line_of("tuned", "learning_rate") == 5
     lines = SOUND.splitlines()
@@ -102,7 +102,7 @@ def test_six_mistakes_are_six_located_problems() -> None:
     )
 
 
-def test_the_error_says_every_problem_on_a_line_of_its_own() -> None:
+def test_the_error_lists_every_problem_on_a_separate_line() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe_text(SIX_MISTAKES, HERE)
     assert len(str(caught.value).splitlines()) == 6
@@ -110,17 +110,17 @@ def test_the_error_says_every_problem_on_a_line_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "key", "said"),
+    ("old", "new", "line", "key", "message"),
     [
         ("schema = 1  ", "schema = 2  ", 1, "schema", "got 2; allowed 1"),
         ("schema = 1  ", "schema = true", 1, "schema", "got true"),
         ("schema = 1  ", "schema = 1.0", 1, "schema", "got 1.0"),
-        ('name = "sound"', 'name = "A B"', 2, "name", "1 to 40 of a-z"),
+        ('name = "sound"', 'name = "A B"', 2, "name", "1 to 40 characters of a-z"),
         ('name = "sound"', "name = 2026-11-20", 2, "name", "got 2026-11-20"),
         ('name = "sound"', 'name = "s"\nnme = 1', 3, "nme", "did you mean name"),
         ("[defaults.finetune]", "[defaults.finetun]", 4, "defaults.finetun", "did you mean finetune"),
         ("seed = 7", "sed = 7", 10, "defaults.prepare.sed", "did you mean seed"),
-        ("seed = 7", 'name = "x"', 10, "defaults.prepare.name", "every stage has its own"),
+        ("seed = 7", 'name = "x"', 10, "defaults.prepare.name", "cannot have a default"),
         ("seed = 7", "vocab_size = 7", 10, "defaults.prepare.vocab_size", "it is a field of tokenizer"),
         ("max_attempts = 3, ", "max_attempts = 4, ", 6, "defaults.finetune.retry.max_attempts", "got 4"),
         ('"q_proj", "v_proj"', '"q_proj",\n  "v_prj"', 8, "defaults.finetune.target_modules[1]", "did you mean v_proj"),
@@ -147,11 +147,11 @@ def test_the_error_says_every_problem_on_a_line_of_its_own() -> None:
         ('name = "second-tuned"', 'name = "tuned"', 35, "tuned.name", "two stages have this name"),
     ],
 )
-def test_a_mistake_is_located(old: str, new: str, line: int, key: str, said: str) -> None:
+def test_a_mistake_is_located(old: str, new: str, line: int, key: str, message: str) -> None:
     assert old in SOUND
     problems = found(SOUND.replace(old, new, 1))
     assert (line, key) in problems, [str(problem) for problem in problems.values()]
-    assert said in str(problems[line, key])
+    assert message in str(problems[line, key])
 
 
 def test_a_bad_default_is_one_problem_however_many_stages_use_it() -> None:

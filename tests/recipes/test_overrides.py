@@ -1,4 +1,4 @@
-"""`--set`: values reach their field, and mistakes are told in the same words."""
+"""`--set`: values reach their field, and errors have the same messages as those of a file."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def test_a_text_field_takes_text_that_looks_like_something_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tuned.lr=1", "no such field; did you mean learning_rate?"),
         ("tund.r=1", "no stage has this name; did you mean tuned?"),
         ("tuned.hidden_size=1", "it is a field of pretrain"),
         ("tuned.retry.max_attempt=1", "did you mean retry.max_attempts?"),
         ("defaults.finetun.r=1", "did you mean finetune?"),
-        ("defaults.finetune=1", "not a kind of stage"),
+        ("defaults.finetune=1", "unknown stage kind"),
         ("defaults.finetune.rr=1", "no such field"),
         ("nam=x", "did you mean name?"),
         ("tuned=x", "this is a stage"),
-        ("tuned.kind=fake", "cannot change which stage"),
+        ("tuned.kind=fake", "cannot change the name, kind or output of a stage"),
         ("tuned.r", "not an override"),
         ("=1", "not an override"),
         ("tuned..r=1", "not an override"),
@@ -89,12 +89,12 @@ def test_a_text_field_takes_text_that_looks_like_something_else() -> None:
         ("tuned.r=\x1b[31m", "wrong type"),
     ],
 )
-def test_a_wrong_override_is_shown_as_it_was_typed(text: str, said: str) -> None:
+def test_a_wrong_override_is_shown_as_it_was_typed(text: str, message: str) -> None:
     problems = problems_of(SOUND, HERE, [text])
     assert len(problems) == 1
     shown = str(problems[0])
     assert shown.startswith("--set ")
-    assert said in shown
+    assert message in shown
     assert "\x1b" not in shown
 
 

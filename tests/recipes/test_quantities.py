@@ -1,4 +1,4 @@
-"""Text of numbers: what somebody wrote reads back as the same number, what was measured is rounded."""
+"""Text of numbers: values from the operator read back as the same number, and measured values are rounded."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ def test_a_float_formatted_by_hand_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['f"{name:>9}"', 'f"{code:04X}"', 'f"{rest:02d}"', 'f"{text:<{width}}"', 'f"{x!r}"'])
-def test_widths_and_whole_numbers_are_no_formats_of_floats(text: str) -> None:
+def test_widths_and_whole_numbers_are_not_formats_of_floats(text: str) -> None:
     assert _formats_of_floats(text) == []
 
 
 def _formats_of_floats(code: str) -> list[int]:
-    """Lines with a format that makes text of a float, or that puts commas into a number."""
+    """Lines with a format of a float, or with one that writes commas into a number."""
     lines = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.FormattedValue) and isinstance(node.format_spec, ast.JoinedStr):

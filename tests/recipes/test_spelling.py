@@ -74,6 +74,6 @@ def test_values_are_spelled_as_authors_write_them(value: Any, text: str) -> None
 
 
 @pytest.mark.parametrize("value", [None, object(), {1, 2}, b"x"])
-def test_what_toml_cannot_hold_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="cannot hold"):
+def test_what_toml_cannot_express_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="cannot contain"):
         spell(value)

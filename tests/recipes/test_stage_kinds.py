@@ -1,4 +1,4 @@
-"""The registry of stage kinds held against the code: modules, programs, types, documents."""
+"""The registry of stage kinds agrees with the code: modules, programs, types, documents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROGRAMS = ("engines.run", "exporters.run")
 
 
 def smallest(tag: str) -> dict[str, Any]:
-    """A stage's table with no more than it needs."""
+    """A stage's table with only its required fields."""
     given: dict[str, Any] = {"name": "x", "kind": kind_of(tag)}
     if len(tags_of(kind_of(tag))) > 1:
         given["output"] = output_word(tag)
@@ -60,7 +60,7 @@ def test_the_module_of_a_kind_exists_and_has_its_function(row: StageKind[Any]) -
     assert [argument.arg for argument in run.args.args] == ["ctx"]
 
 
-def test_every_kind_is_run_by_the_program_of_its_module_s_package_and_by_no_other() -> None:
+def test_only_the_program_of_its_modules_package_runs_a_kind() -> None:
     assert {row.program for row in ROWS} == set(PROGRAMS)
     known = {program: modules_of(program) for program in PROGRAMS}
     assert {kind: module for modules in known.values() for kind, module in modules.items()} == {
@@ -69,7 +69,7 @@ def test_every_kind_is_run_by_the_program_of_its_module_s_package_and_by_no_othe
     assert sum(map(len, known.values())) == len(ROWS)
     for program in PROGRAMS:
         source = (ROOT / (program.replace(".", "/") + ".py")).read_text()
-        assert f'modules_of("{program}")' in source, "a program asks for its own kinds"
+        assert f'modules_of("{program}")' in source, "a program runs only its own kinds"
         assert all(module.split(".")[0] == program.split(".")[0] for module in known[program].values())
 
 
@@ -82,7 +82,7 @@ def test_every_type_is_in_one_row_under_one_tag() -> None:
 
 
 def test_every_stage_type_of_the_package_is_in_the_registry() -> None:
-    """A type that is written and not listed would be no stage."""
+    """A type that the registry does not list could not be a stage."""
     defined = set()
     waiting: list[type[StageFields]] = [StageFields]
     while waiting:
@@ -91,7 +91,7 @@ def test_every_stage_type_of_the_package_is_in_the_registry() -> None:
         defined |= {fields for fields in found if fields.model_fields["kind"].default in STAGE_KINDS}
     assert {fields for fields in defined if fields.__module__.startswith("recipes.")} == set(STAGE_TYPES.values())
     files = {path.stem for path in (ROOT / "recipes" / "stages").glob("*.py")}
-    assert set(STAGE_KINDS) <= files, "each kind has a file of its own"
+    assert set(STAGE_KINDS) <= files, "each kind has its own file"
 
 
 @pytest.mark.parametrize("tag", STAGE_TYPES)
@@ -115,7 +115,7 @@ def test_the_smallest_stage_of_a_type_is_found_in_its_row_again(tag: str) -> Non
         "fake",
     ],
 )
-def test_a_table_of_no_type_has_no_tag(table: object) -> None:
+def test_a_table_of_an_unknown_type_has_no_tag(table: object) -> None:
     assert tag_of_table(table) is None
 
 
@@ -139,15 +139,15 @@ def test_a_row_names_fields_that_its_types_have(row: StageKind[Any]) -> None:
             assert "model" in paths
 
 
-def test_every_kind_and_what_it_makes_are_in_the_reference() -> None:
+def test_every_kind_and_its_output_are_in_the_reference() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     for tag in STAGE_TYPES:
         section = text.partition(f'## `kind = "{kind_of(tag)}"')[2]
         assert section, f"run: python -m recipes.reference ({tag})"
-        assert f"Makes: {output_word(tag)}." in text
+        assert f"Output: {output_word(tag)}." in text
 
 
-def test_a_kind_of_a_newer_version_is_nothing_that_is_known_here() -> None:
+def test_a_kind_of_a_newer_version_has_no_known_properties() -> None:
     assert not registry.trains("distill")
     assert not registry.scores("distill")
     assert not registry.makes("distill", "model")

@@ -71,7 +71,7 @@ def test_one_pass_compares_the_files_with_the_merged_model_and_that_with_the_unm
 
 
 def test_adapters_over_a_model_that_an_adapter_changes_are_refused() -> None:
-    with pytest.raises(ValueError, match="adapters — are put over the model as it is; got adapter as well"):
+    with pytest.raises(ValueError, match="adapters — cannot be combined with adapter, which changes the model"):
         ExportStage.model_validate({"name": "x", "kind": "export", "model": "m", "adapter": "a", "adapters": ["b"]})
 
 

@@ -133,7 +133,7 @@ def test_the_script_runs_with_the_python_that_is_named(
     ],
 )
 def test_fields_that_need_cockpits_converter_are_refused_at_check_time(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="converter — got upstream together with"):
+    with pytest.raises(ValueError, match="converter — upstream cannot be combined with"):
         ExportStage.model_validate({"name": "x", "kind": "export", "model": "m", "converter": "upstream", **fields})
 
 

@@ -78,7 +78,7 @@ async def test_a_broken_recipe_is_listed_with_its_problem_and_cannot_start(tmp_p
     async with opened(tmp_path / "runs") as (home, pilot):
         home.query_one(RecipeList).select(tmp_path / "here" / "odd.toml")
         await until_seen(pilot, "cannot start")
-        assert "not a kind of stage" in picture(pilot.app)
+        assert "unknown stage kind" in picture(pilot.app)
         await pilot.press("n")
         await until_seen(pilot, "odd.toml cannot start")
         assert pilot.app.screen is home
