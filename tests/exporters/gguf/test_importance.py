@@ -101,7 +101,7 @@ def test_any_damage_to_a_file_of_importances_gives_an_error_message(tmp_path: Pa
 
 def test_the_matrix_of_another_model_is_refused() -> None:
     importance = Importance({"a": np.ones(4, np.float32)}, 1, (1, 1), "")
-    with pytest.raises(OperatorError, match="4 columns for a, which has 8"):
+    with pytest.raises(OperatorError, match="4 columns for a, but the tensor has 8"):
         importance.of(Shape("a", 2, 8))
     assert importance.of(Shape("b", 2, 8)) is None
 
