@@ -27,7 +27,7 @@ from exporters.gguf.write import encode
 from exporters.hf_model.architectures import ARCHITECTURES, Architecture
 from exporters.hf_model.tensor_files import row_chunks
 from recipes.file_types import FILE_TYPES
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError, printable, shown
 
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
 
@@ -109,7 +109,9 @@ def open_source(path: Path) -> GgufSource:
     heads = _number(file, f"{architecture}.attention.head_count")
     kv_heads = file.scalar(f"{architecture}.attention.head_count_kv", heads)
     if not isinstance(kv_heads, int) or not 0 < kv_heads <= heads:
-        raise OperatorError(f"{path}: {architecture}.attention.head_count_kv — got {kv_heads!r}; allowed 1 to {heads}")
+        raise OperatorError(
+            f"{path}: {architecture}.attention.head_count_kv — got {shown(kv_heads)}; allowed 1 to {heads}"
+        )
     shapes = [_shape(path, tensor) for tensor in file.tensors.values()]
     if not any(shape.name == "token_embd.weight" for shape in shapes):
         raise OperatorError(f"{path} has no tensor token_embd.weight: it is not a language model")
@@ -119,7 +121,7 @@ def open_source(path: Path) -> GgufSource:
 def _number(file: GgufFile, key: str) -> int:
     value = file.scalar(key)
     if not isinstance(value, int) or not 0 < value <= 100_000:
-        raise OperatorError(f"{file.path}: {key} — got {value!r}; allowed a whole number from 1 to 100000")
+        raise OperatorError(f"{file.path}: {key} — got {shown(value)}; allowed a whole number from 1 to 100000")
     return value
 
 
