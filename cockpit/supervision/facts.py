@@ -77,6 +77,10 @@ class StageFacts:
         ]
 
     @property
+    def last_success(self) -> StageSucceeded | None:
+        return max(self.successes, key=lambda item: item[0])[1] if self.successes else None
+
+    @property
     def saved_step(self) -> int | None:
         """The highest step of which the journal tells a checkpoint; None when it tells none."""
         return max((a.saved_step for a in self.attempts.values() if a.saved_step is not None), default=None)

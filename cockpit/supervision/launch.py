@@ -13,10 +13,10 @@ from cockpit.planning.stages import plan as make_plan
 from cockpit.supervision.checkpoint_choice import candidates
 from cockpit.supervision.facts import RunFacts, read_facts
 from cockpit.supervision.interpreters import check_interpreters
+from cockpit.supervision.outputs import Outputs
 from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
 from cockpit.supervision.scheduling import EndRun, next_action
 from cockpit.supervision.start import require_free, start_supervisor
-from engines.manifest import problems_against
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir
 from engines.words import RunStatus, StartReason
 from recipes.graph import resolve_graph
@@ -152,15 +152,7 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
 
 
 def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
-    def is_done(name: str) -> bool:
-        successes = facts.stage(name).successes
-        if not successes:
-            return False
-        last = max(successes, key=lambda item: item[0])[1]
-        same = last.fingerprint == plan.fingerprint(run, name)
-        return same and not problems_against(run.out(name), last.manifest_sha256)
-
-    action = next_action(plan, facts, is_done).action
+    action = next_action(plan, facts, Outputs(run, plan, facts).is_done).action
     return isinstance(action, EndRun) and action.state == RunStatus.SUCCEEDED
 
 

@@ -22,6 +22,7 @@ from cockpit.runs.summaries import exit_facts
 from cockpit.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
 from cockpit.supervision.facts import RunFacts, add_facts
+from cockpit.supervision.outputs import Outputs
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.supervision.resolved_recipe import RunRecipe
 from cockpit.supervision.sampler_process import SamplerProcess
@@ -42,7 +43,6 @@ from engines.events import (
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
-from engines.manifest import problems_against
 from engines.run_dir import Lock, RunDir
 from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
 
@@ -60,7 +60,7 @@ class Supervisor:
         self.facts.roles[self.writer.writer] = WriterRole.SUPERVISOR
         self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
         self.watch = Watch(run, self.writer, self.sampler, self.plan.recipe.stop_grace_s)
-        self.verified: dict[str, str] = {}
+        self.outputs = Outputs(run, self.plan, self.facts, self._warn_of_output)
         self.skipped: set[str] = set()
 
     def drive(self) -> None:
@@ -71,7 +71,7 @@ class Supervisor:
         self.sampler.start()
         while True:
             self.read_facts()
-            actions = next_action(self.plan, self.facts, self.is_done)
+            actions = next_action(self.plan, self.facts, self.outputs.is_done)
             self._note_skipped(actions.done)
             stop = self.watch.ladder.asked
             if isinstance(actions.action, EndRun):
@@ -94,27 +94,9 @@ class Supervisor:
         while records := self.reader.read(10_000):
             add_facts(self.facts, (record.event for record in records))
 
-    def is_done(self, name: str) -> bool:
-        """Whether a stage's output is today's and whole (CONTRACT: fingerprint, and every file's hash)."""
-        successes = self.facts.stage(name).successes
-        if not successes:
-            return False
-        _, last = max(successes, key=lambda item: item[0])
-        if last.fingerprint != self.plan.fingerprint(self.run, name):
-            return False
-        if self.verified.get(name) == last.manifest_sha256:
-            return True
-        problems = problems_against(self.run.out(name), last.manifest_sha256)
-        if problems:
-            self.writer.emit(
-                Warned(
-                    message=f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}",
-                    stage=name,
-                )
-            )
-            return False
-        self.verified[name] = last.manifest_sha256
-        return True
+    def _warn_of_output(self, name: str, problems: list[str]) -> None:
+        message = f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}"
+        self.writer.emit(Warned(message=message, stage=name))
 
     def _note_skipped(self, done: list[str]) -> None:
         """Say once, after a resume, which stages stand from before."""
