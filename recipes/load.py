@@ -6,10 +6,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from recipes.explain import check_table, check_values, kind_words
-from recipes.fields import fields_of, keys_of
+from recipes.fields import FieldSpec, fields_of, keys_of
 from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
 from recipes.overrides import apply_overrides, belongs, near_field
 from recipes.problems import Problem, RecipeError, closest, either, shown
@@ -23,7 +23,9 @@ from recipes.toml_scan import KeyPath
 MAX_STAGES = 256
 MAX_PROBLEMS = 500
 """The check ends here: a hostile file can have a hundred thousand problems, which would take seconds."""
+SOURCE = "source"
 STANDARD_LIBRARY = "python-stdlib"
+"""A value of the field `source` that is not a folder."""
 _WITHOUT_DEFAULT = ("name", "kind", "output")
 
 
@@ -130,7 +132,7 @@ class _Check:
                     stage[spec.path] = [self._absolute(item) for item in value]
                 elif spec.accepts and isinstance(value, str):
                     stage[spec.path] = self._absolute(value)
-                elif spec.folder and isinstance(value, str) and value != STANDARD_LIBRARY:
+                elif _names_folder(value, spec):
                     stage[spec.path] = str(absolute(value, self.folder))
         top = {key: value for key, value in self.source.data.items() if key != "defaults"}
         return {**top, "stage": self.stages}
@@ -237,10 +239,11 @@ class _Check:
         check_table(STAGE_TYPES[tag], stage, tag, report)
         for spec in fields_of(tag):
             value = stage.get(spec.path)
-            named = spec.folder and isinstance(value, str) and value not in ("", STANDARD_LIBRARY)
-            if named and not is_folder(absolute(str(value), self.folder)):
-                allowed = f'an existing folder, relative to the recipe\'s, or "{STANDARD_LIBRARY}"'
-                hint = closest(str(value), [STANDARD_LIBRARY])
+            if value != "" and _names_folder(value, spec) and not is_folder(absolute(value, self.folder)):
+                allowed, hint = "an existing folder, relative to the recipe's", ""
+                if spec.path == SOURCE:
+                    allowed += f', or "{STANDARD_LIBRARY}"'
+                    hint = closest(value, [STANDARD_LIBRARY])
                 report((spec.path,), "there is no such folder", shown(value), allowed, hint)
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
@@ -274,6 +277,11 @@ class _Check:
         name = stage.get("name")
         inputs = named_inputs(tag, stage) if tag else []
         return Node(number, name if isinstance(name, str) and name else None, output_word(tag) if tag else None, inputs)
+
+
+def _names_folder(value: Any, spec: FieldSpec) -> TypeGuard[str]:
+    """Whether the value of a field is the path of a folder."""
+    return spec.folder and isinstance(value, str) and not (spec.path == SOURCE and value == STANDARD_LIBRARY)
 
 
 def _settable(table: Mapping[str, Any], tag: str) -> dict[str, Any]:

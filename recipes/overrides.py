@@ -96,10 +96,12 @@ def _target(source: Source, parts: list[str]) -> tuple[KeyPath, list[FieldSpec],
             raise OperatorError("this is a stage, not a field", f"write {printable(parts[0])}.FIELD=VALUE")
         return (parts[0],), specs, []
     if parts[0] == "defaults":
-        if parts[1] not in STAGE_KINDS or len(parts) < 3:
+        if parts[1] not in STAGE_KINDS:
             raise OperatorError(
                 "unknown stage kind", closest(parts[1], STAGE_KINDS) or "kinds: " + ", ".join(STAGE_KINDS)
             )
+        if len(parts) < 3:
+            raise OperatorError("this is a stage kind, not a field", f"write defaults.{parts[1]}.FIELD=VALUE")
         tags = tags_of(parts[1])
         known = [spec for tag in tags for spec in fields_of(tag)]
         return tuple(parts), [spec for spec in known if spec.path != "name"], _tables(tags)

@@ -218,6 +218,15 @@ def test_paths_of_a_loaded_recipe_are_absolute(tmp_path: Path) -> None:
     assert (reference.origin, reference.path) == ("path", tmp_path / "model")
 
 
+def test_only_the_field_source_may_name_the_standard_library() -> None:
+    stage = '[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "org/name"\nllama_cpp = "python-stdlib"\n'
+    ((place, problem),) = found(FAKE + stage).items()
+    assert place == (11, "gguf.llama_cpp")
+    assert str(problem).endswith(
+        'there is no such folder; got "python-stdlib"; allowed an existing folder, relative to the recipe\'s'
+    )
+
+
 def test_text_from_a_recipe_is_never_printed_raw() -> None:
     text = SOUND.replace("lora_alpha", '"\\u001b[31m\\u202ered"')
     (problem,) = found(text).values()
