@@ -12,7 +12,6 @@ converter.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 from engines.files import read_into
 from engines.llama.gguf_file import STRING, GgufFile, Tensor
 from recipes.problems import OperatorError, printable
-
-Layout = Literal["x86-128", "arm-64", "x86-rows4"]
 
 TYPE_ID = 36
 """bitnet.cpp's number; llama.cpp removed the type that had it, and refuses it."""
