@@ -240,7 +240,7 @@ class _Check:
         for spec in fields_of(tag):
             value = stage.get(spec.path)
             if value != "" and _names_folder(value, spec) and not is_folder(absolute(value, self.folder)):
-                allowed, hint = "an existing folder, relative to the recipe's", ""
+                allowed, hint = "an existing folder, relative to the recipe's folder", ""
                 if spec.path == SOURCE:
                     allowed += f', or "{STANDARD_LIBRARY}"'
                     hint = closest(value, [STANDARD_LIBRARY])

@@ -223,7 +223,7 @@ def test_only_the_field_source_may_name_the_standard_library() -> None:
     ((place, problem),) = found(FAKE + stage).items()
     assert place == (11, "gguf.llama_cpp")
     assert str(problem).endswith(
-        'there is no such folder; got "python-stdlib"; allowed an existing folder, relative to the recipe\'s'
+        'there is no such folder; got "python-stdlib"; allowed an existing folder, relative to the recipe\'s folder'
     )
 
 
