@@ -32,7 +32,7 @@ from engines.data.special_pieces import SPACE_MARK
 from engines.data.split import SPLITS
 from engines.data.text import Report
 from engines.files import file_sha256
-from engines.training.tokenizer_files import copy_tokenizer
+from engines.tokenizer_files import copy_tokenizer
 from recipes.problems import OperatorError
 
 
@@ -69,7 +69,7 @@ def prepare_tokens(data: Path, tokenizer: Path, out: Path, *, report: Report | N
     )
     (out / TOKENS_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     (out / TOKENIZER).mkdir()
-    copy_tokenizer(tokenizer, out / TOKENIZER)
+    copy_tokenizer(out / TOKENIZER, tokenizer)
     for split in SPLITS:
         TokenShard(out, split)  # the stage fails here if lengths, dtype or document ends are wrong
     return {

@@ -17,11 +17,11 @@ from engines.adapter_folder import BASE_JSON
 from engines.context import Artifact, StageContext, StageResult
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
+from engines.tokenizer_files import copy_tokenizer
 from engines.training.inputs import input_folder
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
-from engines.training.tokenizer_files import copy_tokenizer
 from recipes.stages.finetune import FinetuneStage
 
 
@@ -61,6 +61,6 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
 
 def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:
     """Complete an adapter folder: add the base model's tokenizer and `base.json`."""
-    copy_tokenizer(base, target)
+    copy_tokenizer(target, base)
     body = {"path": str(base.resolve()), "manifest_sha256": manifest_sha256}
     (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")

@@ -15,12 +15,12 @@ from engines.events import SampledText
 from engines.files import refuse_special_files
 from engines.pretrain.model import build_model
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
+from engines.tokenizer_files import copy_tokenizer
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
-from engines.training.tokenizer_files import copy_tokenizer
 from recipes.stages.pretrain import PretrainStage
 
 
@@ -54,7 +54,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     session.run()
     ctx.phase("saving")
     save_model(model, ctx.out)
-    copy_tokenizer(shard.tokenizer, ctx.out)
+    copy_tokenizer(ctx.out, shard.tokenizer)
     return StageResult(
         metrics={**session.result(), "documents": float(dataset.documents)},
         artifacts=[Artifact(name=ctx.stage_name, kind="model", path=".")],
@@ -62,7 +62,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
 
 
 def _save_tokenizer(source: Path, target: Path) -> None:
-    copy_tokenizer(source, target)
+    copy_tokenizer(target, source)
 
 
 def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None:

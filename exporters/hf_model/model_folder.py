@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,6 @@ from exporters.hf_model.architectures import language_settings
 from exporters.hf_model.model_config import complete_config
 from exporters.hf_model.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
-
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def local_folder(item: Input) -> Path:
@@ -82,18 +70,3 @@ def open_weights(folder: Path) -> SafetensorsFolder:
                 "use the original 16- or 32-bit model, not a quantized copy",
             )
     return weights
-
-
-def copy_tokenizer(sources: list[Path], target: Path) -> list[str]:
-    """Copy the tokenizer's files, each from the first folder that has it.
-
-    Returns:
-        Their names.
-    """
-    copied = []
-    for name in TOKENIZER_FILES:
-        source = next((folder / name for folder in sources if (folder / name).is_file()), None)
-        if source is not None:
-            shutil.copyfile(source, target / name)
-            copied.append(name)
-    return copied

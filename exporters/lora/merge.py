@@ -13,7 +13,8 @@ import torch
 
 from engines.files import read_regular_bytes
 from engines.manifest import ManifestError, manifest_sha256
-from exporters.hf_model.model_folder import copy_tokenizer, open_weights, read_config
+from engines.tokenizer_files import copy_tokenizer
+from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
 from exporters.lora.adapter import Adapter, read_adapter
 from exporters.lora.adapter_part import MERGE_CHUNK_BYTES
@@ -110,7 +111,7 @@ def merge(
     size = _write_files(weights, out, chunk_bytes, advance)
     _write_index(weights, out, size)
     write_config(weights, out)
-    copy_tokenizer([*(folder for folder, _ in adapters), base], out)
+    copy_tokenizer(out, *(folder for folder, _ in adapters), base)
     if (base / GENERATION_CONFIG).is_file():
         (out / GENERATION_CONFIG).write_bytes(read_regular_bytes(base / GENERATION_CONFIG))
     return Merged(total, size, len(weights.changed), tuple(weights.warnings))

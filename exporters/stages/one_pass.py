@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.context import StageContext
-from exporters.hf_model.model_folder import copy_tokenizer, local_folder
+from engines.tokenizer_files import copy_tokenizer
+from exporters.hf_model.model_folder import local_folder
 from exporters.lora.merge import GENERATION_CONFIG, check_base, open_merged, write_config
 from exporters.lora.merged_weights import MergedWeights
 from recipes.stages.export import ExportStage
@@ -53,7 +54,7 @@ def open_one_pass(ctx: StageContext[ExportStage]) -> OnePass | None:
     folder = ctx.work / "merged"
     folder.mkdir()
     write_config(weights, folder)
-    copy_tokenizer([adapter, base], folder)
+    copy_tokenizer(folder, adapter, base)
     if (base / GENERATION_CONFIG).is_file():
         shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)
     return OnePass(base, adapter, folder, weights)

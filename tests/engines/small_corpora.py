@@ -78,7 +78,7 @@ def tiny_model(tokenizer: Path, out: Path, seed: int = 0) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from engines.training.tokenizer_files import copy_tokenizer
+    from engines.tokenizer_files import copy_tokenizer
 
     vocab_size = len(json.loads((tokenizer / "vocab.json").read_text()))
     torch.manual_seed(seed)
@@ -95,5 +95,5 @@ def tiny_model(tokenizer: Path, out: Path, seed: int = 0) -> Path:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(out)
-    copy_tokenizer(tokenizer, out)
+    copy_tokenizer(out, tokenizer)
     return out

@@ -85,19 +85,19 @@ def test_an_adapter_is_scored_on_its_base(tmp_path: Path, made: dict[str, Path])
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from engines.training.tokenizer_files import copy_tokenizer
+    from engines.tokenizer_files import copy_tokenizer
 
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     adapter = tmp_path / "adapter"
     peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(made["model"]), config)
     peft_model.save_pretrained(adapter)
-    copy_tokenizer(made["model"], adapter)
+    copy_tokenizer(adapter, made["model"])
     (adapter / "base.json").write_text(json.dumps({"path": str(made["model"]), "manifest_sha256": None}))
     plain, _, _ = evaluated(tmp_path / "plain", made, "messages")
     adapted, _, _ = evaluated(tmp_path / "adapted", made, "messages", adapter)
     peft_model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    copy_tokenizer(made["model"], tmp_path / "merged")
+    copy_tokenizer(tmp_path / "merged", made["model"])
     merged, _, _ = evaluated(tmp_path / "with", made, "messages", tmp_path / "merged")
     assert adapted["loss"] != pytest.approx(plain["loss"], abs=1e-4)
     assert adapted["loss"] == pytest.approx(merged["loss"], abs=1e-5)

@@ -19,9 +19,12 @@ NAMES = (
 )
 
 
-def copy_tokenizer(source: Path, target: Path) -> list[str]:
-    """Copy the tokenizer files that exist from one folder into another; returns their names."""
-    copied = [name for name in NAMES if (source / name).is_file()]
-    for name in copied:
-        shutil.copyfile(source / name, target / name)
+def copy_tokenizer(target: Path, *sources: Path) -> list[str]:
+    """Copy the tokenizer's files into `target`, each from the first folder that has it; returns their names."""
+    copied = []
+    for name in NAMES:
+        source = next((folder / name for folder in sources if (folder / name).is_file()), None)
+        if source is not None:
+            shutil.copyfile(source, target / name)
+            copied.append(name)
     return copied
