@@ -19,7 +19,7 @@ from cockpit.planning.models import Need
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.dialogs.frame import DIALOG_CSS
-from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import Pen
 from exporters.gguf.quant_types import FilePlan
@@ -51,7 +51,7 @@ class _Choices(LineList[str]):
         marked = item in self.marked
         box = ("(•) " if marked else "( ) ") if self._single else ("[x] " if marked else "[ ] ")
         line = Text(f" {box}{safe_text(item, 20):<12}")
-        line.append(safe_text(self._remarks.get(item, ""), 60), ink(self.app)["text-muted"])
+        line.append(safe_text(self._remarks.get(item, ""), 60), palette(self.app.theme_variables)["text-muted"])
         return line
 
 
@@ -154,7 +154,7 @@ class MakeScreen(ModalScreen["list[str] | None"]):
 
     def _show_need(self) -> None:
         need = self._need_of(self.marked)
-        self.query_one("#need", Static).update(need_text(need, ink(self.app)))
+        self.query_one("#need", Static).update(need_text(need, palette(self.app.theme_variables)))
         button = self.query_one("#start", Button)
         button.disabled = not self._marked or "disk" in need.short_of
 

@@ -131,6 +131,7 @@ _RICH_NAMES = {
     for bright in ("", "bright_")
     for name in ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 } | {"default"}
+_DIM = {"text-muted": "dim", "text-disabled": "dim"}
 _SIXTEEN_COLOURS = ("linux", "xterm", "vt100", "vt220", "ansi", "screen")
 
 GLYPHS = {
@@ -178,12 +179,13 @@ STATE_COLOURS = {
 
 
 def palette(variables: Mapping[str, str]) -> dict[str, str]:
-    """Theme variables as Rich colours: hex values, or the sixteen colour names without Textual's prefix.
+    """Theme variables as Rich styles: hex values, or the sixteen colour names without Textual's prefix.
 
-    A variable that is not a plain colour ("auto 87%") is left out: its text keeps the widget's colour.
+    Muted text without a plain colour of its own ("ansi_default 50%") is dim; other variables that are not plain colours
+    ("auto 87%") are left out, and their text keeps the widget's colour.
     """
     plain = {name: value.removeprefix("ansi_") for name, value in variables.items()}
-    return {name: value for name, value in plain.items() if value.startswith("#") or value in _RICH_NAMES}
+    return _DIM | {name: value for name, value in plain.items() if value.startswith("#") or value in _RICH_NAMES}
 
 
 def ascii_only() -> bool:

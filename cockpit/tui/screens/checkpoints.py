@@ -29,10 +29,9 @@ from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.dialogs.make import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
-from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say
-from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, palette, state_glyph
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from engines.emitter import wall_clock_s
@@ -64,7 +63,7 @@ class ItemList(LineList[Item]):
         )
 
     def draw_item(self, item: Item, width: int) -> Text:
-        colours = ink(self.app)
+        colours = palette(self.app.theme_variables)
         wide = width >= 100
         row = item.row
         if row is None:
@@ -187,10 +186,11 @@ class CheckpointsScreen(Screen[None]):
         if changed or not self.query_one("#title", Static).content:
             title = Text(" ", no_wrap=True, overflow="ellipsis")
             title.append(
-                f"{state_glyph(state)} {state}", f"bold {ink(self.app).get(STATE_COLOURS.get(state, ''), '')}".strip()
+                f"{state_glyph(state)} {state}",
+                f"bold {palette(self.app.theme_variables).get(STATE_COLOURS.get(state, ''), '')}".strip(),
             )
             title.append(f"  {safe_text(self._run.id, 100)}", "bold")
-            title.append(f"  {safe_text(self._recipe, 40)}", ink(self.app)["text-muted"])
+            title.append(f"  {safe_text(self._recipe, 40)}", palette(self.app.theme_variables)["text-muted"])
             self.query_one("#title", Static).update(title)
         self._show_actions()
 
@@ -241,7 +241,7 @@ class CheckpointsScreen(Screen[None]):
 
     def _show_action(self, name: str, why_not: str, what: str) -> None:
         self.query_one(f"#{name}", Button).disabled = bool(why_not)
-        colours = ink(self.app)
+        colours = palette(self.app.theme_variables)
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(safe_text(why_not or what, 200), colours["text-muted"] if why_not else "")
         self.query_one(f"#why_{name}", Static).update(text)

@@ -21,9 +21,9 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
-from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say, say_error
+from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line_list import LineList
 from cockpit.tui.widgets.preview import recipe_preview
@@ -171,7 +171,7 @@ class HomeScreen(Screen[None]):
     def _show_machine(self, found: list[str]) -> None:
         line = Text(no_wrap=True, overflow="crop")
         line.append(" cockpit", "bold")
-        muted = ink(self.app)["text-muted"]
+        muted = palette(self.app.theme_variables)["text-muted"]
         for word in found:
             if line.cell_len + len(word) + 3 > self.size.width:
                 break
@@ -264,7 +264,7 @@ class HomeScreen(Screen[None]):
         entry, run = self.entry, self.run_under_cursor
         if self.on_recipes and entry is not None:
             pane.set_title(entry.path.name)
-            pane.show_text(recipe_preview(entry, self._plan_of(entry), ink(self.app)))
+            pane.show_text(recipe_preview(entry, self._plan_of(entry), palette(self.app.theme_variables)))
         elif run is not None:
             # A separate group: an exclusive worker cancels the others of its group, even one that has not started.
             self.run_worker(

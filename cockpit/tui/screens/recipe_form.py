@@ -27,9 +27,9 @@ from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.dialogs.pick import PickScreen
 from cockpit.tui.dialogs.read import TextScreen
-from cockpit.tui.look.ink import ink
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say, say_error
+from cockpit.tui.look.theme import palette
 from cockpit.tui.screens import form_text
 from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.form_lists import SectionList, StageList
@@ -327,7 +327,10 @@ class RecipeScreen(Screen[None]):
 
     def action_diff(self) -> None:
         self.app.push_screen(
-            TextScreen(f"{self.model.path.name}: unsaved changes", form_text.difference(self.model, ink(self.app)))
+            TextScreen(
+                f"{self.model.path.name}: unsaved changes",
+                form_text.difference(self.model, palette(self.app.theme_variables)),
+            )
         )
 
     # ---- saving, launching and closing, with their questions
@@ -444,7 +447,7 @@ class RecipeScreen(Screen[None]):
     # ---- title, estimate and hint
 
     def _show_facts(self) -> None:
-        colours, figures = ink(self.app), self._plan()
+        colours, figures = palette(self.app.theme_variables), self._plan()
         self.query_one("#title", Static).update(form_text.title(self.model, colours, self.read_only, self.unreadable))
         words = plan_words(figures)
         self.query_one("#cost", Static).update(
@@ -455,7 +458,7 @@ class RecipeScreen(Screen[None]):
 
     def _show_hint(self) -> None:
         spot = self._here if self._here.key in self._rows else Spot(self._here.place, self._here.section, "")
-        self.query_one("#hint", Static).update(form_text.hint(self.model, spot, ink(self.app)))
+        self.query_one("#hint", Static).update(form_text.hint(self.model, spot, palette(self.app.theme_variables)))
 
     def on_screen_resume(self, _event: events.ScreenResume) -> None:
         self._show_hint()

@@ -16,7 +16,7 @@ from textual.widgets import Input, Static
 
 from cockpit.forms.rows import Row
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import palette
 
 MOVES: list[BindingType] = [
     Binding("up", "row(-1)", "Previous field", show=False),
@@ -115,7 +115,7 @@ class FieldRow(Horizontal):
         return FieldInput(row.key, value, _placeholder(row), "long" if long else "")
 
     def _label(self) -> Text:
-        colours = ink(self.app)
+        colours = palette(self.app.theme_variables)
         row = self.row
         mark, colour = ("!", "error") if row.problems else (("*", "accent") if row.was is not None else (" ", ""))
         text = Text(mark, colours.get(colour, ""), no_wrap=True)
@@ -123,7 +123,7 @@ class FieldRow(Horizontal):
         return text
 
     def _note(self) -> Text:
-        colours = ink(self.app)
+        colours = palette(self.app.theme_variables)
         row = self.row
         text = Text(" ", no_wrap=True, overflow="ellipsis")
         if row.was is not None:
@@ -186,7 +186,7 @@ class ChoiceBox(Static, can_focus=True):
     def show(self, text: str, *, own: bool) -> None:
         """Show this value; it is dim when the stage does not set it."""
         self._text, self._own = text, own
-        style = "" if own else ink(self.app)["text-muted"]
+        style = "" if own else palette(self.app.theme_variables)["text-muted"]
         self.update(Text(f"‹ {safe_text(text, 40)} ›", style, no_wrap=True))  # noqa: RUF001 - drawn, not read
 
     def action_step(self, by: int) -> None:

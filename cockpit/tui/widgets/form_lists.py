@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cockpit.forms.rows import Head, SectionHead
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.line_list import LineList
 
 
@@ -22,7 +22,7 @@ class StageList(LineList[Head]):
         return item.place
 
     def draw_item(self, item: Head, width: int) -> Text:
-        return _line(item.name, item.changed, item.problems, width, ink(self.app), item.kind)
+        return _line(item.name, item.changed, item.problems, width, palette(self.app.theme_variables), item.kind)
 
 
 class SectionList(LineList[SectionHead]):
@@ -34,7 +34,7 @@ class SectionList(LineList[SectionHead]):
         return item.name
 
     def draw_item(self, item: SectionHead, width: int) -> Text:
-        return _line(item.name, item.changed, item.problems, width, ink(self.app))
+        return _line(item.name, item.changed, item.problems, width, palette(self.app.theme_variables))
 
 
 def _line(name: str, changed: int, problems: int, width: int, colours: dict[str, str], kind: str = "") -> Text:

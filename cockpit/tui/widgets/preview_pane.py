@@ -14,7 +14,7 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.charts.chart import Chart, ChartData
-from cockpit.tui.look.ink import ink
+from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.preview import run_heading, shown_stage
 
 MIN_POINTS = 2
@@ -80,7 +80,7 @@ class PreviewPane(Vertical):
     def show_run(self, run: RunSummary, state: RunState | None, now: float) -> None:
         """Show a run: its state, its numbers, and its loss curve."""
         self.add_class("-run")
-        self._write(run_heading(run, state, now, ink(self.app), self.size.width - 2))
+        self._write(run_heading(run, state, now, palette(self.app.theme_variables), self.size.width - 2))
         lines = (
             [] if state is None else [f"{formatting.clock(e.t)} {safe_text(e.text, 200)}" for e in state.log(LOG_LINES)]
         )

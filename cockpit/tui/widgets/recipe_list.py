@@ -8,8 +8,7 @@ from rich.text import Text
 
 from cockpit.forms.shelf import RecipeEntry
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.ink import ink
-from cockpit.tui.look.theme import ascii_only
+from cockpit.tui.look.theme import ascii_only, palette
 from cockpit.tui.widgets.line_list import LineList
 
 
@@ -41,9 +40,9 @@ class RecipeList(LineList["RecipeEntry | str"]):
 
     def draw_item(self, item: RecipeEntry | str, width: int) -> Text:
         if isinstance(item, str):
-            return Text(f" {item}", style=ink(self.app)["text-muted"])
+            return Text(f" {item}", style=palette(self.app.theme_variables)["text-muted"])
         text = Text(f"   {safe_text(item.path.stem, max(4, width - 5))}")
         if item.problems:
             text.append(" ", "")
-            text.append("!" if ascii_only() else "✗", ink(self.app)["error"])
+            text.append("!" if ascii_only() else "✗", palette(self.app.theme_variables)["error"])
         return text

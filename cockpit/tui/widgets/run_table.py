@@ -11,8 +11,7 @@ from rich.text import Text
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.ink import ink
-from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
+from cockpit.tui.look.theme import STATE_COLOURS, palette, state_glyph
 from cockpit.tui.widgets.line_list import LineList
 
 
@@ -73,7 +72,7 @@ class RunTable(LineList[RunSummary]):
 
     def draw_item(self, item: RunSummary, width: int) -> Text:
         at = columns(width)
-        colours = ink(self.app)
+        colours = palette(self.app.theme_variables)
         colour, muted = colours.get(STATE_COLOURS.get(item.state, ""), ""), colours["text-muted"]
         text = Text(" ")
         text.append(state_glyph(item.state), colour)
