@@ -1,3 +1,3 @@
-"""Cockpit: trains language models from a recipe, live, resumable and replayable, in a terminal."""
+"""Cockpit trains language models from a recipe, in a terminal: live, resumable and replayable."""
 
 __version__ = "0.2.0"

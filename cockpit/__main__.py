@@ -1,4 +1,4 @@
-"""`python -m cockpit` is `cockpit`."""
+"""`python -m cockpit` runs the command `cockpit`."""
 
 from __future__ import annotations
 

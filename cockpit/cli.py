@@ -1,7 +1,7 @@
-"""The command line: what may be asked, in words; each command's work is in `cockpit/commands/`.
+"""The command line: the parser, the exit codes and the error messages; each command is a module in `cockpit/commands/`.
 
-Nothing heavy is imported here, and nothing but this module opens the screens: `cockpit --help` costs a tenth of a
-second, and headless commands never load Textual. stdout is output, stderr diagnostics.
+This module imports nothing heavy, and only this module opens the screen: `cockpit --help` takes a tenth of a second,
+and headless commands do not load Textual. stdout is for output, stderr for diagnostics.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from engines.words import ExitCode
 PURPOSE = "train language models from a recipe; without a command, open the screen"
 EXIT_CODES = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "the run failed, or what was checked is not as it should be",
-    ExitCode.MISTAKE: "the request was wrong; nothing was started",
+    ExitCode.FAILED: "the run failed, or a check failed",
+    ExitCode.MISTAKE: "wrong usage or an invalid recipe; nothing was started",
     ExitCode.REFUSED: "a gate failed",
     ExitCode.INTERRUPTED: "interrupted, or the run was stopped",
 }
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         code = _command(args.command).run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough (`| head -1`). Python would complain once more at exit.
+        # The reader of the output closed the pipe (`| head -1`). Without this, Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except KeyboardInterrupt:
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.stderr.write(f"cockpit: the output cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"cockpit: could not write the output: {error.strerror}\n")
         return ExitCode.FAILED
-    except _operators_mistakes() as error:  # looked up only when something was raised
-        _tell(error)
+    except _operator_errors() as error:  # evaluated only when an exception was raised
+        _report(error)
         return ExitCode.MISTAKE
     return code
 
@@ -73,21 +73,23 @@ def open_screen(
         runs_dir: `--runs-dir` as given.
         run: directory of the run to open at.
         replay: run directory or journal file to play back.
-        speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's own.
+        speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's default.
     """
     from cockpit.runs.find import runs_root
     from recipes.problems import OperatorError
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise OperatorError("the screen needs a terminal", "without one: cockpit run, ls, show, attach, replay --plain")
+        raise OperatorError(
+            "the screen needs a terminal", "without a terminal: cockpit run, ls, show, attach, replay --plain"
+        )
     from cockpit.tui.app import CockpitApp
 
     CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed).run()
     return ExitCode.DONE
 
 
-def _tell(error: Exception) -> None:
-    """The mistake and what to do about it; both may quote names and paths, so they are made harmless first."""
+def _report(error: Exception) -> None:
+    """Print the error and its hint on stderr; both may quote names and paths, so they are made safe first."""
     from cockpit.text.safe_text import safe_lines
 
     hint = str(getattr(error, "hint", ""))
@@ -95,8 +97,8 @@ def _tell(error: Exception) -> None:
     sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _operators_mistakes() -> tuple[type[Exception], ...]:
-    """What is told in two lines; anything else is a fault of ours, and shows its traceback."""
+def _operator_errors() -> tuple[type[Exception], ...]:
+    """Exceptions that are reported in two lines; any other exception is a bug in Cockpit and shows its traceback."""
     from engines.run_dir import RunDirError
     from recipes.problems import OperatorError
 
@@ -116,7 +118,7 @@ def _command(name: str) -> _Command:
 
 
 def build_parser() -> CommandParser:
-    """The whole command line; a command's module is imported when its parser is first used."""
+    """The parser of all commands; a command's module is imported when its parser is first used."""
     parser = CommandParser(prog="cockpit", purpose=PURPOSE)
     parser.add_argument(
         "--version", action="version", version=f"cockpit {cockpit.__version__}", help="print the version"

@@ -1,4 +1,4 @@
-"""`python -m cockpit.man > cockpit.1`: the manual page, made from the same parser as the help pages."""
+"""`python -m cockpit.man > cockpit.1`: the manual page, generated from the same parser as the help pages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cockpit.command_line.values import placeholder, takes_value
 from engines.words import ExitCode
 
 ENVIRONMENT = {
-    "COCKPIT_RUNS_DIR": "Folder of the runs, unless --runs-dir is given.",
-    "COCKPIT_LLAMA_CPP": "Your llama.cpp: a folder with llama-quantize, or a checkout with its build.",
-    "COCKPIT_LLAMA_CPP_PYTHON": "Interpreter for the conversion script of your llama.cpp checkout.",
+    "COCKPIT_RUNS_DIR": "Folder of the runs; --runs-dir overrides it.",
+    "COCKPIT_LLAMA_CPP": "Your llama.cpp: a folder that contains llama-quantize, or a checkout with a build in it.",
+    "COCKPIT_LLAMA_CPP_PYTHON": "Python interpreter for the conversion script of your llama.cpp checkout.",
     "COCKPIT_THEME": "Theme of the screen: cockpit, cockpit-light, ansi-dark or ansi-light.",
     "COCKPIT_GLYPHS": "ascii draws the screen without braille and other symbols.",
 }
@@ -25,7 +25,7 @@ FILES = {
 
 
 def man_page(parser: CommandParser) -> str:
-    """The page in roff, with the macros of man(7)."""
+    """The manual page in roff, with the macros of man(7)."""
     return "\n".join(_lines(parser)) + "\n"
 
 
@@ -64,7 +64,7 @@ def _shown(argument: argparse.Action) -> str:
 
 
 def _options(parser: CommandParser, known: Collection[tuple[str, ...]] = ()) -> Iterator[str]:
-    """Arguments and options, without the options that are known already."""
+    """Arguments and options, without the options in `known`."""
     for argument in parser.arguments():
         yield from (".TP", f".I {_text(placeholder(argument))}", _sentence(str(argument.help)))
     for option in parser.options():
@@ -96,7 +96,7 @@ def _sentence(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that roff prints as it is: no escapes, no request at the beginning of a line, hyphens that can be copied."""
+    """Text that roff prints unchanged: escapes and leading dots have no effect, and hyphens can be copied."""
     safe = text.replace("\\", r"\(rs").replace("-", r"\-").replace("~", r"\(ti").replace("^", r"\(ha")
     safe = safe.replace("'", r"\(aq").replace("`", r"\(ga")
     return rf"\&{safe}" if safe.startswith(".") else safe

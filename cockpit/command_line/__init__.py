@@ -1,1 +1,1 @@
-"""The form of the command line: parser, help pages, shared arguments and shell completion. It imports no command."""
+"""The parser, the help pages, shared arguments and shell completion; nothing here imports a command."""

@@ -10,7 +10,7 @@ from engines.words import ExitCode
 RUN_END_CODES = {
     ExitCode.DONE: "the run succeeded, or --detach started it",
     ExitCode.FAILED: "the run failed",
-    ExitCode.MISTAKE: "the request was wrong; nothing was started",
+    ExitCode.MISTAKE: "wrong usage or an invalid recipe; nothing was started",
     ExitCode.REFUSED: "a gate failed",
     ExitCode.INTERRUPTED: "the run was stopped, or this command detached from it",
 }
@@ -22,7 +22,7 @@ HELD_OUT_HELP = "a text file, a folder of text files, or the output of a prepare
 
 
 def add_runs_dir(parser: argparse.ArgumentParser) -> None:
-    """`--runs-dir`, before the command and after it: SUPPRESS keeps the one from erasing the other."""
+    """`--runs-dir`, before or after the command; with SUPPRESS, the default of one does not overwrite the other."""
     parser.add_argument(
         "--runs-dir",
         metavar="DIR",
@@ -32,12 +32,12 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: CommandParser) -> None:
-    """The run that a command is about."""
-    parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of it, its folder, or: last")
+    """The argument RUN."""
+    parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of the id, the run's folder, or: last")
 
 
 def add_recipe(parser: CommandParser) -> None:
-    """The recipe that a command is about, and changes to it."""
+    """The argument RECIPE, and `--set` to change its fields."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, or the name of a shipped recipe")
     parser.add_argument(
         "--set",
@@ -50,32 +50,32 @@ def add_recipe(parser: CommandParser) -> None:
 
 
 def add_json(parser: CommandParser) -> None:
-    """Output for programs."""
+    """`--json`, output for programs."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_output(parser: CommandParser, *, plain: bool = False) -> None:
-    """What a command that follows a run prints.
+    """Options for the output of a command that follows a run.
 
     Args:
-        parser: the command's.
-        plain: the command opens the screen by default, so lines have to be asked for.
+        parser: the command's parser.
+        plain: add `--plain`, for a command that opens the screen by default.
     """
     how = parser.add_mutually_exclusive_group()
     if plain:
         how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
-    how.add_argument("--json", action="store_true", help="print the journal's lines and nothing else")
+    how.add_argument("--json", action="store_true", help="print only the lines of the run's journal")
     how.add_argument("--quiet", action="store_true", help="print nothing; the exit code is the result")
 
 
 def add_following(parser: CommandParser) -> None:
-    """What a command that starts a run takes."""
+    """Options of a command that starts a run."""
     parser.add_argument("--detach", action="store_true", help="print the run's id and return without waiting")
     add_output(parser)
 
 
 def add_made_run(parser: CommandParser) -> None:
-    """What a command that makes a recipe of one stage takes."""
+    """Options of a command that creates and runs a recipe of one stage."""
     parser.add_argument(
         "--set",
         action="append",
@@ -84,15 +84,15 @@ def add_made_run(parser: CommandParser) -> None:
         dest="sets",
         help="set another field of the stage (repeatable; recipes/REFERENCE.md lists them)",
     )
-    parser.add_argument("--name", metavar="NAME", help="name in the run's id (default: made from the input's name)")
+    parser.add_argument("--name", metavar="NAME", help="name in the run's id (default: derived from the input's name)")
     add_following(parser)
 
 
 def add_field(parser: CommandParser, option: str, kind: str, field: str, text: str, metavar: str | None = None) -> None:
-    """An option that sets a field of a stage: its choices and its default are the schema's.
+    """An option that sets a field of a stage; choices and default come from the recipe's schema.
 
     Args:
-        parser: the command's.
+        parser: the command's parser.
         option: such as `--imatrix`.
         kind: the stage's kind.
         field: the field's name.
@@ -107,7 +107,7 @@ def add_field(parser: CommandParser, option: str, kind: str, field: str, text: s
 
 
 def speed(text: str) -> float:
-    """A playback speed: a multiple of real time, infinite for `max`."""
+    """A playback speed: a multiple of real time; infinite for `max`."""
     if text == "max":
         return float("inf")
     try:
@@ -140,14 +140,12 @@ def seconds(text: str) -> float:
 def positions(text: str) -> int:
     """A number of token positions."""
     if not text.isdecimal() or not 2 <= int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of positions; got {text!r}; allowed: a whole number of 2 or more"
-        )
+        raise argparse.ArgumentTypeError(f"must be a number of positions; got {text!r}; allowed: a whole number ≥ 2")
     return int(text)
 
 
 def step(text: str) -> int:
     """An optimizer step."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a step; got {text!r}; allowed: a whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"must be a step; got {text!r}; allowed: a whole number ≥ 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""The completion script for bash, made from the parser. It needs no other package, and bash 4 or newer."""
+"""The completion script for bash, generated from the parser; it needs bash 4 or newer and no other package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.command_line.values import Values, takes_value, values_of
 
 _HEAD = """\
-# bash completion for cockpit; print it again after an update: cockpit completion bash
+# bash completion for cockpit; generate it again after an update: cockpit completion bash
 
-# What the value of an option may be: sets `sources` and `words`; returns 1 for an option that has no value.
+# Sets `sources` and `words` for the value of an option; returns 1 for an option without a value.
 _cockpit_option() {
     sources='' words=''
     case "$1 $2" in
@@ -20,7 +20,7 @@ _cockpit_option() {
     esac
 }
 
-# The options of a command, how many arguments it takes, and what they may be.
+# Sets the options of a command, its maximum number of arguments, and `sources` and `words` for their values.
 _cockpit_command() {
     options='' most=0 sources='' words=''
     case "$1" in
@@ -28,12 +28,12 @@ _cockpit_command() {
     esac
 }
 
-# Runs, stages or recipes, by asking the program that is typed.
+# Runs, stages or recipes, from the program that is being completed.
 _cockpit_values() {
     "${typed[0]}" completion --values "$1" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null
 }
 
-# Adds files or folders to what is offered.
+# Adds files or folders to the candidates.
 _cockpit_paths() {
     compopt -o filenames 2> /dev/null
     mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen "$1" -- "$cur")
@@ -87,7 +87,7 @@ _cockpit() {
         *' files '*) _cockpit_paths -f ;;
         *' folders '*) _cockpit_paths -d ;;
     esac
-    # What bash takes for an earlier word must not be repeated.
+    # bash treats the part up to the last ':' or '=' as an earlier word, so candidates must not repeat it.
     word=${cur%"${cur##*[:=]}"}
     [[ -n $word ]] && COMPREPLY=("${COMPREPLY[@]#"$word"}")
 }

@@ -1,4 +1,4 @@
-"""The completion script for fish, made from the parser."""
+"""The completion script for fish, generated from the parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.command_line.values import Values, takes_value, values_of
 
 _HEAD = """\
-# fish completion for cockpit; print it again after an update: cockpit completion fish
+# fish completion for cockpit; generate it again after an update: cockpit completion fish
 
 function __cockpit_values
     set -l words (commandline -opc)
@@ -48,13 +48,13 @@ def _lines(root: CommandParser) -> Iterator[str]:
 def _option(condition: str, option: argparse.Action) -> str:
     names = "".join(f" -l {text[2:]}" if text.startswith("--") else f" -s {text[1:]}" for text in option.option_strings)
     offered = values_of(option)
-    # -x: a value that no file is offered for; -r: any value.
+    # -x: the value is required and is not a file; -r: the value is required.
     value = f" {'-r' if offered.paths == 'files' else '-x'}{_offered(offered)}" if takes_value(option) else ""
     return f"complete -c cockpit -n {condition}{names}{value} -d {_quoted(str(option.help))}"
 
 
 def _offered(values: Values) -> str:
-    """What fish adds: words, lines of commands, and files."""
+    """The part of a `complete` command that lists candidates: words, output of commands, and files."""
     parts = list(values.words) + [f"(__cockpit_values {source})" for source in values.queries]
     if values.paths == "folders":
         parts.append("(__fish_complete_directories)")

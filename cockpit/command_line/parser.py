@@ -1,6 +1,6 @@
-"""One command of the command line: which arguments it takes, what its help page says, how it reports a mistake.
+"""The argument parser of one command: its arguments, its help page and its error messages.
 
-A command's arguments are declared when its parser is first used, so that starting the command line imports no command.
+A command's arguments are declared when its parser is first used, so that `cockpit` starts without importing commands.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from engines.words import ExitCode
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser with one form of help page and one form of error.
+    """A parser whose help page and error messages have the same form for every command.
 
     Attributes:
         purpose: what the command does, in one line.
-        exit_codes: what each exit code means, where that matters.
-        examples: command lines, each with what it does.
+        exit_codes: the meaning of each exit code; empty leaves the section out of the help page.
+        examples: command lines, each with a sentence about what it does.
     """
 
     def __init__(self, *, purpose: str, declare: Callable[[CommandParser], None] | None = None, **options: Any) -> None:
-        """A parser with no arguments but `--help`.
+        """A parser whose only argument is `--help`.
 
         Args:
             purpose: what the command does, in one line.
@@ -39,10 +39,10 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="show this page")
 
     def add_commands(self, purposes: Mapping[str, str], declare: Callable[[str, CommandParser], None]) -> None:
-        """Give the parser commands.
+        """Add subcommands.
 
         Args:
-            purposes: the commands' names, each with its purpose.
+            purposes: purpose of each command, by name.
             declare: adds one command's arguments to its parser.
         """
         self._commands = self.add_subparsers(
@@ -73,13 +73,13 @@ class CommandParser(argparse.ArgumentParser):
         return [a for a in self._actions if not a.option_strings and a is not self._commands]
 
     def complete(self) -> None:
-        """Declare the arguments, if that has not been done."""
+        """Declare the arguments, once."""
         declare, self._declare = self._declare, None
         if declare is not None:
             declare(self)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse; an unknown option or argument of a command is that command's mistake, not its caller's."""
+        """Parse; the parser that finds an unknown option or argument reports it, so that the hint names its command."""
         self.complete()
         if self._commands is None and args is not None:
             self._refuse_unknown_options(args)
@@ -121,7 +121,7 @@ class CommandParser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"got {value!r}; allowed: {', '.join(names)}{hint}")
 
     def _refuse_unknown_options(self, words: Iterable[str]) -> None:
-        """A misspelt option is named before anything else, such as an argument that is missing because of it."""
+        """Report a misspelled option first, before errors that follow from it, such as a missing argument."""
         known = [text for action in self._actions for text in action.option_strings]
         for word in words:
             name = word.partition("=")[0]

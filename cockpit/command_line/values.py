@@ -1,4 +1,4 @@
-"""What a shell may offer for the value of an argument; the argument's own name says it (`RUN`, `FILE|DIR`)."""
+"""The candidates that a shell offers for an argument's value, derived from its placeholder (`RUN`, `FILE|DIR`)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ _SOURCES = {
     "RUN": ("runs",),
     "RUN:STAGE": ("stages",),
 }
-"""Where values come from: `files` and `folders` of the disk, the rest from `cockpit completion --values`."""
+"""Sources of candidates: `files` and `folders` come from the disk, others from `cockpit completion --values`."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What may be offered: fixed words, and sources of others. Neither: any text, so nothing is offered."""
+    """Candidates: fixed words, and sources of more. Without either, any text is allowed and nothing is offered."""
 
     words: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """The sources that `cockpit completion --values` answers for."""
+        """The sources that `cockpit completion --values` can list."""
         return tuple(source for source in self.sources if source not in ("files", "folders"))
 
     @property
     def paths(self) -> str:
-        """`files`, `folders`, or nothing; files include folders."""
+        """`files`, `folders`, or ""; files include folders."""
         return next((source for source in ("files", "folders") if source in self.sources), "")
 
 
 def takes_value(option: argparse.Action) -> bool:
-    """Whether an option is followed by a value."""
+    """Whether an option takes a value."""
     return option.nargs != 0
 
 
 def values_of(action: argparse.Action) -> Values:
-    """What may be offered for an argument's value."""
+    """The candidates for an argument's value."""
     words = tuple(str(choice) for choice in action.choices or ())
     names = action.metavar.split("|") if isinstance(action.metavar, str) else ()
     words += tuple(name for name in names if name.islower())  # `X|max`: a number, or the word max
@@ -50,7 +50,7 @@ def values_of(action: argparse.Action) -> Values:
 
 
 def placeholder(action: argparse.Action) -> str:
-    """The name of an argument's value in usage lines."""
+    """The placeholder of an argument's value in usage lines."""
     if isinstance(action.metavar, str):
         return action.metavar
     return "|".join(map(str, action.choices)) if action.choices else action.dest.upper()

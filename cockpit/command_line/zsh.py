@@ -1,4 +1,4 @@
-"""The completion script for zsh, made from the parser: for a file `_cockpit` in fpath, or for `eval`."""
+"""The completion script for zsh, generated from the parser; save it as `_cockpit` in fpath, or `eval` it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cockpit.command_line.values import Values, placeholder, takes_value, values
 
 _SCRIPT = """\
 #compdef cockpit
-# zsh completion for cockpit; print it again after an update: cockpit completion zsh
+# zsh completion for cockpit; generate it again after an update: cockpit completion zsh
 
 _cockpit_values() {
     local -a found
@@ -90,7 +90,7 @@ def _arguments(parser: CommandParser) -> Iterator[str]:
 
 
 def _action(offered: Values) -> str:
-    """How zsh finds the values."""
+    """The zsh action that completes the value."""
     parts = [f"_cockpit_{source}" for source in offered.queries]
     parts += {"files": ["_files"], "folders": ["_files -/"], "": []}[offered.paths]
     if offered.words:
@@ -101,7 +101,7 @@ def _action(offered: Values) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text inside a specification, where brackets and colons have a meaning."""
+    """Text for a zsh specification, with brackets, colons and backslashes escaped."""
     return "".join(f"\\{char}" if char in "[]:\\" else char for char in text)
 
 

@@ -1,7 +1,7 @@
-"""One module per command: its arguments and its work, imported only when the command is asked for.
+"""One module per command, with its arguments and its work; imported only when the command is used.
 
-A module has `declare(parser)`, which adds the command's arguments, and `run(args)`, which does its work and returns the
-exit code. A new command is a module here and a line in `PURPOSES`.
+A module has `declare(parser)`, which adds the command's arguments, and `run(args)`, which executes it and returns the
+exit code. To add a command, add a module here and a line in `PURPOSES`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ PURPOSES = {
     "ls": "list runs, newest first",
     "show": "show the stages, losses, checkpoints and artifacts of a run",
     "attach": "follow a run on the screen or as lines; restarts its supervisor if needed",
-    "stop": "stop a run after its next checkpoint, and wait until it has ended",
+    "stop": "stop a run after its next checkpoint, and wait until it ends",
     "resume": "resume a run; finished stages are kept",
-    "replay": "play a past run back, on the screen or as lines",
+    "replay": "play back a run, on the screen or as lines",
     "merge": "merge LoRA adapters into their base model, as a new run",
     "export": "write GGUF files of a model and compare them with it, as a new run",
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
-    "verify": "check an artifact and everything it was made from, by SHA-256",
+    "verify": "check an artifact and its ancestors by SHA-256",
     "completion": "print a completion script for a shell",
 }
-"""Every command, in the order of the help page, with what it does."""
+"""Purpose of each command, in the order of the help page."""

@@ -1,4 +1,4 @@
-"""`cockpit attach RUN`: watch a run that was launched before, on the screen or as lines."""
+"""`cockpit attach RUN`: follow a run that was launched before, on the screen or as lines."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def declare(parser: CommandParser) -> None:
     parser.exit_codes = {**RUN_END_CODES, ExitCode.DONE: "the run succeeded, or its screen was closed"}
     parser.examples = (
         ("cockpit attach last", "Open the newest run on the screen."),
-        ("cockpit attach last --plain", "Follow it as lines; Ctrl-C detaches or stops."),
+        ("cockpit attach last --plain", "Follow it as lines; Ctrl-C asks whether to detach or to stop."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Start a supervisor if the run has none, then open its screen on a terminal; else follow."""
+    """Start a supervisor if the run needs one, then open the screen on a terminal, else follow as lines."""
     found = find_run(runs_root(args.runs_dir), args.run)
     adopt(found, ATTACH)
     as_lines = args.plain or args.json or args.quiet

@@ -1,4 +1,4 @@
-"""`cockpit check RECIPE`: everything that is wrong with a recipe, or what it will take. Makes nothing."""
+"""`cockpit check RECIPE`: all problems of a recipe, or its plan. Writes nothing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def declare(parser: CommandParser) -> None:
     }
     parser.examples = (
         ("cockpit check mine.toml", "List the problems of a recipe, or its stages and the files they will write."),
-        ("cockpit check demo --set base.hidden_size=512", "Show what a change does to the parameter count."),
+        ("cockpit check demo --set base.hidden_size=512", "Show the parameter count with a changed field."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Check; exit code 2 when something is wrong."""
+    """Check; exit code 2 if the recipe has problems."""
     try:
         loaded = load_wanted(args.recipe, args.sets)
         check_models(loaded)

@@ -1,5 +1,4 @@
-"""Work that needs torch or llama.cpp, for a command that loads neither: a child process that reports progress in
-lines."""
+"""Work that needs torch or llama.cpp, done by a child process that reports progress as lines of JSON."""
 
 from __future__ import annotations
 
@@ -27,11 +26,11 @@ def follow_job(
     Args:
         module: the child's module; it prints JSON objects, one a line, and dies with this process.
         job: its one argument.
-        show: takes each object.
-        needs: distributions that it imports.
+        show: called with each object.
+        needs: distributions that the module imports.
 
     Raises:
-        OperatorError: one of them is missing here, or the child was ended by a signal.
+        OperatorError: a distribution is missing, or a signal ended the child.
     """
     check_here(needs, f"this command ({module})")
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -46,5 +45,5 @@ def follow_job(
             child.wait()
             raise
     if code < 0:
-        raise OperatorError(f"the working process was ended by signal {-code}; no partial files were left behind")
+        raise OperatorError(f"signal {-code} ended the child process; no partial files were left behind")
     return ExitCode(code) if code in _CODES else ExitCode.FAILED

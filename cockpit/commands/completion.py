@@ -1,4 +1,4 @@
-"""`cockpit completion SHELL`: a script that lets a shell complete commands, options, runs and recipes."""
+"""`cockpit completion SHELL`: the script with which a shell completes commands, options, runs and recipes."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ SCRIPTS = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit completion`."""
     parser.add_argument("shell", nargs="?", choices=tuple(SCRIPTS), help="the shell that will read the script")
-    # What a script asks back when the operator presses Tab.
+    # The scripts call this when the user presses Tab.
     parser.add_argument("--values", choices=("runs", "stages", "recipes"), help=argparse.SUPPRESS)
     parser.examples = (
-        ('eval "$(cockpit completion bash)"', "For bash: in ~/.bashrc."),
-        ("cockpit completion zsh > ~/.zfunc/_cockpit", "For zsh: into a folder of fpath, before compinit."),
-        ("cockpit completion fish > ~/.config/fish/completions/cockpit.fish", "For fish."),
+        ('eval "$(cockpit completion bash)"', "bash: add this line to ~/.bashrc."),
+        ("cockpit completion zsh > ~/.zfunc/_cockpit", "zsh: write it to a folder of fpath, before compinit."),
+        (
+            "cockpit completion fish > ~/.config/fish/completions/cockpit.fish",
+            "fish: write it to the completions folder.",
+        ),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Print the script, or the values that one asks for."""
+    """Print the script, or with `--values` the candidates that a script requests."""
     if args.values is not None:
         print("\n".join(_values(args)))
     elif args.shell is None:
-        raise OperatorError(f"SHELL — got none; allowed: {', '.join(SCRIPTS)}", "see: cockpit completion --help")
+        raise OperatorError(f"SHELL — missing; allowed: {', '.join(SCRIPTS)}", "see: cockpit completion --help")
     else:
         print(SCRIPTS[args.shell](args.parser), end="")
     return ExitCode.DONE
 
 
 def _values(args: argparse.Namespace) -> list[str]:
-    """Names of one kind, newest first; a name that a shell could misread is left out."""
+    """Names of one kind, newest first, without those that a shell could misinterpret."""
     if args.values == "recipes":
         return [path.stem for path in shipped_recipes()]
     root = runs_root(args.runs_dir)

@@ -1,4 +1,4 @@
-"""`cockpit export`: GGUF files of a model, compared with it, as a run of its own."""
+"""`cockpit export`: write GGUF files of a model and compare them with it, as a new run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "thr
 
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit export`."""
-    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base")
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base model")
     parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_FILE_TYPES)})")
     parser.add_argument(
         "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
@@ -43,17 +43,21 @@ def declare(parser: CommandParser) -> None:
         "--imatrix",
         "export",
         "imatrix",
-        "compute an importance matrix: auto for types that need one, always for all",
+        "compute an importance matrix: auto for types that need one, always for all types that use one",
     )
     add_field(
-        parser, "--converter", "export", "converter", "upstream runs the conversion script of your llama.cpp checkout"
+        parser,
+        "--converter",
+        "export",
+        "converter",
+        "converter: own, or the script of your llama.cpp checkout (upstream)",
     )
-    add_field(
-        parser, "--quantizer", "export", "quantizer", "program that quantizes; auto tries them from left to right"
-    )
+    add_field(parser, "--quantizer", "export", "quantizer", "program that quantizes; auto tries the others in order")
     parser.add_argument("--llama-cpp", metavar="DIR", help="your llama.cpp (default: COCKPIT_LLAMA_CPP, then PATH)")
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
-    add_field(parser, "--parity-positions", "export", "parity_positions", "token positions to compare; 0 skips it", "N")
+    add_field(
+        parser, "--parity-positions", "export", "parity_positions", "token positions to compare; 0: no comparison", "N"
+    )
     add_made_run(parser)
     parser.exit_codes = RUN_END_CODES
     parser.examples = (
@@ -61,13 +65,13 @@ def declare(parser: CommandParser) -> None:
             "cockpit export last:merged",
             "Write F16, Q8_0 and Q4_K_M files of a stage's model, and compare them with it.",
         ),
-        ("cockpit export ./model --types Q6_K --data notes.txt", "Export a model folder; compare on your own text."),
+        ("cockpit export ./model --types Q6_K --data notes.txt", "Export a model folder and compare on your own text."),
         ("cockpit export ./base --adapters last:style,last:facts", "Write GGUF adapters that share one base."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Make the recipe, launch it and follow."""
+    """Create the recipe, launch it and follow the run."""
     sets = stage_sets(Export.name, args.sets)
     sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
     made = export_text(

@@ -1,4 +1,4 @@
-"""`cockpit ls`: the runs, newest first."""
+"""`cockpit ls`: list the runs, newest first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """List them."""
     root = runs_root(args.runs_dir)
-    summaries = RunWatch(root).poll(lambda why: say(f"left out: {safe_text(why, 300)}"))
+    summaries = RunWatch(root).poll(lambda why: say(f"skipped: {safe_text(why, 300)}"))
     if args.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=1))
     elif not summaries:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         print(
             "\n".join(
                 text_table(
-                    ("run", "state", "stage", "done", "step", "loss", "time", "last sign"), rows, right=(3, 4, 5, 6)
+                    ("run", "state", "stage", "done", "step", "loss", "time", "last event"), rows, right=(3, 4, 5, 6)
                 )
             )
         )

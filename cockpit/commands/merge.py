@@ -1,4 +1,4 @@
-"""`cockpit merge`: one adapter or several into their base model, as a run of its own."""
+"""`cockpit merge`: merge one or more adapters into their base model, as a new run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def declare(parser: CommandParser) -> None:
         dest="more_adapters",
         help="another ADAPTER (repeatable)",
     )
-    parser.add_argument("--model", metavar="MODEL", help="base model (default: the one that the adapters name)")
+    parser.add_argument("--model", metavar="MODEL", help="base model (default: the model that the adapters name)")
     parser.add_argument("--weights", metavar="W,W,...", help="weight of each adapter in the sum (default: 1 each)")
     add_field(parser, "--dtype", "merge", "dtype", "type of the merged weights; base keeps the base model's type")
     add_field(
-        parser, "--base-rounding", "merge", "base_rounding", "round the base to 4 bits first, as QLoRA training saw it"
+        parser, "--base-rounding", "merge", "base_rounding", "round the base to 4 bits first, as in QLoRA training"
     )
     parser.add_argument(
         "--untie",
         action="store_true",
-        help="give a model with tied embeddings an output head of its own if an adapter changes only one of the two",
+        help="untie the embeddings if an adapter changes only one of the two: the model gets a separate output head",
     )
     add_made_run(parser)
     parser.exit_codes = RUN_END_CODES
@@ -47,10 +47,10 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Make the recipe, launch it and follow."""
+    """Create the recipe, launch it and follow the run."""
     adapters = [*args.adapters, *args.more_adapters]
     if not adapters:
-        raise OperatorError("ADAPTER — got none; allowed: folders, or RUN:STAGE", "see: cockpit merge --help")
+        raise OperatorError("ADAPTER — missing; allowed: folders, or RUN:STAGE", "see: cockpit merge --help")
     sets = stage_sets(Merge.name, args.sets)
     if args.weights is not None:
         sets.append(f"{Merge.name}.weights={spell(_weights(args.weights))}")
@@ -68,6 +68,6 @@ def _weights(text: str) -> list[float]:
         found = [math.nan]
     if not all(math.isfinite(weight) for weight in found):
         raise OperatorError(
-            f"--weights — got {printable(text, 100)}; allowed: numbers with commas between, such as 0.7,0.3"
+            f"--weights — got {printable(text, 100)}; allowed: numbers separated by commas, such as 0.7,0.3"
         )
     return found

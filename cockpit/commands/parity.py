@@ -1,8 +1,7 @@
-"""`cockpit parity`: GGUF files against the model they come from, in llama.cpp and in any other runtime.
+"""`cockpit parity`: compare GGUF files with their source model, in llama.cpp and in any other runtime.
 
-The answers to expect are in the fixture that an export writes; for files from elsewhere they are made of `--model`, and
-the
-files are audited and their distributions compared as well. The work is done by a child process.
+The expected answers are in the fixture that an export writes. With `--model`, the model computes them, and the files'
+contents and their token distributions are compared as well. A child process does the work.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _MODEL_TITLES = ("file", "mean KL", "max KL", "top-1", "ppl", "light")
 
 @dataclass(frozen=True)
 class _Source:
-    """What is compared: a fixture (None with a model) and files."""
+    """The inputs of a comparison: a fixture (None with `--model`) and GGUF files."""
 
     fixture: Path | None
     files: list[Path]
@@ -55,9 +54,8 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--runner",
         metavar="CMD",
-        help="also test another runtime: a command such as 'CMD {gguf} {prompt_ids}' that prints the "
-        "generated token ids;"
-        " {prompt}, {limit}, {stop_ids} and {seed} are available too",
+        help="also test another runtime: a command such as 'CMD {gguf} {prompt_ids}' that prints the generated token "
+        "ids; {prompt}, {limit}, {stop_ids} and {seed} are available too",
     )
     parser.add_argument(
         "--timeout", type=seconds, metavar="SECONDS", help="time limit for one prompt in that runtime (default: 600)"
@@ -72,12 +70,12 @@ def declare(parser: CommandParser) -> None:
         help=f"held-out text for --model: {HELD_OUT_HELP} (default: text of Python's standard library)",
     )
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
-    parser.add_argument("--save-fixture", metavar="FILE", help="save the fixture that is made from --model")
+    parser.add_argument("--save-fixture", metavar="FILE", help="save the fixture that --model computes")
     add_json(parser)
     parser.exit_codes = {
         ExitCode.DONE: "all files agree",
         ExitCode.FAILED: "a file differs",
-        ExitCode.MISTAKE: "the request was wrong; nothing was compared",
+        ExitCode.MISTAKE: "wrong usage; nothing was compared",
     }
     parser.examples = (
         ("cockpit parity last", "Compare the files of the newest run's export with its fixture."),
@@ -87,7 +85,7 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Compare; exit code 0 when everything agrees, 1 when not."""
+    """Compare; exit code 0 if everything agrees, else 1."""
     root = runs_root(args.runs_dir)
     source = _with_model(args) if args.model else _without_model(root, args.source)
     files = _of_types(source.files, args.types)
@@ -113,20 +111,20 @@ def _with_model(args: argparse.Namespace) -> _Source:
     files = [Path(name).expanduser().absolute() for name in args.source]
     for file in files:
         if not file.is_file():
-            raise OperatorError(f"no file {printable(str(file), 400)}", "with --model, name GGUF files")
+            raise OperatorError(f"no file {printable(str(file), 400)}", "with --model, give GGUF files")
     return _Source(None, files)
 
 
 def _without_model(root: Path, given: Sequence[str]) -> _Source:
-    """The export that is meant, with its fixture."""
+    """The files of an export, with its fixture."""
     paths = [Path(name).expanduser().absolute() for name in given]
     if all(path.is_file() and path.suffix == ".gguf" for path in paths):
         homes = {path: made_from(path, [root]) for path in paths}
         if len(set(homes.values())) > 1:
-            raise OperatorError("these files are of different exports", "compare them one after the other")
+            raise OperatorError("the files come from different exports", "compare the files of one export at a time")
         return _Source(_fixture_in(homes[paths[0]]), paths)
     if len(given) > 1:
-        raise OperatorError("SOURCE — several are for GGUF files", "name one export, or only .gguf files")
+        raise OperatorError("SOURCE — several sources must all be .gguf files", "give one export, or only .gguf files")
     path = paths[0]
     if path.is_file():
         return _Source(path, _files_of(path))
@@ -160,7 +158,7 @@ def _fixture_in(folder: Path) -> Path:
 
 
 def _files_of(fixture: Path) -> list[Path]:
-    """The files that a fixture lists and that are in its folder."""
+    """The files that a fixture lists, as far as they are in its folder."""
     try:
         listed = [str(item["file"]) for item in read_json(fixture)["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -170,8 +168,8 @@ def _files_of(fixture: Path) -> list[Path]:
     files = [fixture.parent / name for name in listed if Path(name).name == name and (fixture.parent / name).is_file()]
     if not files:
         raise OperatorError(
-            f"{fixture}: none of its files is beside it: {printable(', '.join(listed), 300)}",
-            "put the fixture beside them, or compare one with its model: cockpit parity FILE --model DIR",
+            f"{fixture}: its folder contains none of the files it lists: {printable(', '.join(listed), 300)}",
+            "put the fixture into their folder, or compare a file with its model: cockpit parity FILE --model DIR",
         )
     return files
 
@@ -183,14 +181,14 @@ def _of_types(files: list[Path], types: str | None) -> list[Path]:
     chosen = [file for file in files if any(file.stem.upper().endswith(f"-{name}") for name in wanted)]
     if not chosen:
         names = ", ".join(file.name for file in files)
-        raise OperatorError(f"--types — none of {printable(types, 100)} is there; got {printable(names, 400)}")
+        raise OperatorError(f"--types — no file of {printable(types, 100)}; the export has {printable(names, 400)}")
     return chosen
 
 
 def _text(given: str) -> Path:
     place = Path(given).expanduser().absolute()
     if not place.exists():
-        raise OperatorError(f"--data — nothing is at {printable(str(place), 400)}", "give a text file, or a folder")
+        raise OperatorError(f"--data — no file or folder {printable(str(place), 400)}", "give a text file or a folder")
     return place
 
 
@@ -225,7 +223,7 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
     models = [_model_row(item) for item in report["files"] if "mean_kl" in item]
     if models:
         lines += [*text_table(_MODEL_TITLES, models, right=range(1, 5)), ""]
-    rows = [_runtime_row(item, told) for item in report["files"] for told in item["runtimes"]]
+    rows = [_runtime_row(item, result) for item in report["files"] for result in item["runtimes"]]
     lines += text_table(_TITLES, rows, right=(3, 4, 5))
     problems = [problem for item in report["files"] for problem in (f"{item['file']}: {p}" for p in item["problems"])]
     return [
@@ -246,16 +244,16 @@ def _model_row(item: dict[str, Any]) -> list[str]:
     return [safe_text(item["file"], 60), *values, item["light"] or ""]
 
 
-def _runtime_row(item: dict[str, Any], told: dict[str, Any]) -> list[str]:
-    passed = not told["failures"] and all(agreement["passed"] for agreement in told["agreements"])
-    verdict = "agrees" if passed else "differs" if told["judged"] else "differs (not judged: rounded weights)"
-    delta = "" if told["max_delta"] is None else fmt.number(told["max_delta"], 3)
+def _runtime_row(item: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    passed = not result["failures"] and all(agreement["passed"] for agreement in result["agreements"])
+    verdict = "agrees" if passed else "differs" if result["judged"] else "differs (not judged: rounded weights)"
+    delta = "" if result["max_delta"] is None else fmt.number(result["max_delta"], 3)
     return [
         safe_text(item["file"], 60),
-        safe_text(told["runtime"], 40),
-        told["against"],
-        f"{told['equal']}/{told['tokens']}",
+        safe_text(result["runtime"], 40),
+        result["against"],
+        f"{result['equal']}/{result['tokens']}",
         delta,
-        fmt.duration(told["seconds"]),
+        fmt.duration(result["seconds"]),
         verdict,
     ]

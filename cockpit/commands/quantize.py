@@ -1,9 +1,7 @@
-"""`cockpit quantize`: quantized files from a GGUF file of full precision; from a model, an export of its quantized
-types.
+"""`cockpit quantize`: quantize a GGUF file of full precision, or export a model's quantized types.
 
-A GGUF file is quantized immediately, in a child process, with its progress on this terminal. A model folder or a stage
-of a
-run becomes a run of its own, as with `cockpit export`, because its files are compared with the model.
+A child process quantizes a GGUF file immediately and shows its progress on this terminal. A model folder or a stage of
+a run starts an export run, as `cockpit export` does, because its files are compared with the model.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from recipes.file_types import FIRST_QUANTIZED
 from recipes.problems import OperatorError, printable
 
 FULL_PRECISION = ("F32", "BF16", "F16")
-"""Best first: what a finished export is quantized from."""
+"""File types of a finished export that can be quantized, best first."""
 
 
 def declare(parser: CommandParser) -> None:
@@ -38,7 +36,8 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "--imatrix",
         metavar="FILE|HOW",
-        help="importance matrix: a file for a GGUF file; auto, always or never for a model (default: none, or auto)",
+        help="importance matrix: a file for a GGUF file (default: none); auto, always or never for a model "
+        "(default: auto)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="folder for the new files of a GGUF file (default: the file's own)"
@@ -69,22 +68,22 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Quantize; the exit code is the child's, or the run's."""
+    """Quantize; returns the exit code of the child process or of the run."""
     types = args.types or ",".join(FIRST_QUANTIZED)
     source = _gguf_file(args)
     if source is None:
         for option in ("out", "threads"):
             if getattr(args, option) is not None:
-                raise OperatorError(f"--{option} — is for GGUF files; a model's files are in its run's folder")
+                raise OperatorError(f"--{option} — only for GGUF files; the files of a model go to its run's folder")
         if args.imatrix is not None and args.imatrix not in ("auto", "always", "never"):
             raise OperatorError(
                 f"--imatrix — got {printable(args.imatrix)}; allowed for a model: auto, always, never",
-                "the importance matrix of a model is computed from held-out text; a file is for GGUF files",
+                "a model's importance matrix is computed from held-out text; only a GGUF file takes a matrix file",
             )
         made = export_text(runs_root(args.runs_dir), args.source, types, args.data, imatrix=args.imatrix)
         return launch_made(made, args)
     if args.detach or args.data or args.name:
-        raise OperatorError("--detach, --data and --name — are for models; a GGUF file is quantized immediately")
+        raise OperatorError("--detach, --data and --name — only for models; a GGUF file is quantized immediately")
     job = {
         "source": str(source),
         "types": [name.strip() for name in types.split(",") if name.strip()],
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 
 def _gguf_file(args: argparse.Namespace) -> Path | None:
-    """The GGUF file that is meant: itself, or the best one of a finished export; None for a model."""
+    """The GGUF file to quantize: the source itself, or the best file of a finished export; None for a model."""
     path = Path(args.source).expanduser()
     if path.is_file():
         return path.absolute()
@@ -113,7 +112,7 @@ def _matrix(given: str) -> Path:
     path = Path(given).expanduser().absolute()
     if not path.is_file():
         raise OperatorError(
-            f"--imatrix — no file {printable(given, 400)}", "give an importance matrix in GGUF, for a GGUF file"
+            f"--imatrix — no file {printable(given, 400)}", "for a GGUF file, give an importance matrix in GGUF"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""`cockpit replay RUN|FILE`: a past run again, on the screen or as the lines that were printed live. Starts nothing."""
+"""`cockpit replay RUN|FILE`: play back a run, on the screen or as the lines that were printed live. Starts nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from cockpit.command_line.arguments import speed
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Display, OutputClosedError, write_out
-from cockpit.headless.follow_command import tell_unreadable
+from cockpit.headless.follow_command import warn_of_unreadable
 from cockpit.headless.lines import JsonLines, LiveLines, PlainLines
 from cockpit.headless.report import report_lines
 from cockpit.runs.find import find_run, runs_root
@@ -29,25 +29,27 @@ BATCH = 500
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit replay`."""
     parser.add_argument(
-        "run", metavar="RUN|FILE", help="a run's id, a unique prefix of it, its folder, last, or a journal file"
+        "run",
+        metavar="RUN|FILE",
+        help="a run's id, a unique prefix of the id, the run's folder, last, or a journal file",
     )
     parser.add_argument(
         "--speed",
         type=speed,
         metavar="X|max",
-        help="multiple of real time, or max (default: the screen's own; max for lines)",
+        help="multiple of real time, or max (default: 8 on the screen, max for lines)",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
-    how.add_argument("--json", action="store_true", help="print the journal's lines and nothing else")
+    how.add_argument("--json", action="store_true", help="print only the lines of the run's journal")
     parser.examples = (
-        ("cockpit replay last --speed 10", "Play the newest run back on the screen, ten times as fast."),
-        ("cockpit replay last --plain", "Print the lines that were printed while it ran."),
+        ("cockpit replay last --speed 10", "Play back the newest run on the screen, ten times as fast."),
+        ("cockpit replay last --plain", "Print the lines that were printed during the run."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Open the Replay screen on a terminal; else print."""
+    """Open the Replay screen on a terminal, else print lines."""
     source = _source(args)
     if not (args.plain or args.json) and sys.stdout.isatty() and sys.stdin.isatty():
         code: ExitCode = args.open_screen(args.runs_dir, replay=source, speed=args.speed)
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     except OutputClosedError:
         return ExitCode.DONE
     state.unreadable, state.unknown = tail.bad, tail.unknown
-    tell_unreadable(state)
+    warn_of_unreadable(state)
     return ExitCode.DONE
 
 
@@ -81,7 +83,7 @@ def _source(args: argparse.Namespace) -> Path:
 
 
 def _batches(records: Iterable[Record], speed: float | None) -> Iterator[list[Record]]:
-    """Records in portions; with a speed, one by one and each at its time."""
+    """Records in batches; with a speed, one at a time, each at its own time."""
     if speed is None:
         portion: list[Record] = []
         for record in records:

@@ -16,7 +16,7 @@ from engines.words import ExitCode
 def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit resume`."""
     add_run(parser)
-    parser.add_argument("--stage", metavar="STAGE", help="repeat this stage and the stages that depend on it")
+    parser.add_argument("--stage", metavar="STAGE", help="rerun this stage and the stages that depend on it")
     parser.add_argument(
         "--checkpoint",
         metavar="STEP",
@@ -27,16 +27,16 @@ def declare(parser: CommandParser) -> None:
     parser.exit_codes = RUN_END_CODES
     parser.examples = (
         ("cockpit resume last", "Resume the newest run from its last checkpoint."),
-        ("cockpit resume last --stage adapter --checkpoint 200", "Repeat a stage from the checkpoint of step 200."),
+        ("cockpit resume last --stage adapter --checkpoint 200", "Rerun a stage from the checkpoint of step 200."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Resume, then follow until the end."""
+    """Resume the run, then follow it to its end."""
     found = find_run(runs_root(args.runs_dir), args.run)
     signals = Signals()
     with signals.caught(termination=True):
         resume(found, stage=args.stage, checkpoint=args.checkpoint)
         if not (args.detach or args.quiet):
-            say(f"run {found.id} resumed; leaving does not stop it")
+            say(f"run {found.id} resumed; detaching does not stop it")
         return follow(found, args, signals, catching_up=True)

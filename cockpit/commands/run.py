@@ -22,19 +22,22 @@ def declare(parser: CommandParser) -> None:
     add_following(parser)
     parser.exit_codes = RUN_END_CODES
     parser.examples = (
-        ("cockpit run demo", "Run the shipped demo and follow it; Ctrl-C detaches or stops."),
-        ("cockpit run mine.toml --set base.learning_rate=1e-3 --detach", "Start a changed recipe in the background."),
+        ("cockpit run demo", "Run the shipped demo and follow it; Ctrl-C asks whether to detach or to stop."),
+        (
+            "cockpit run mine.toml --set base.learning_rate=1e-3 --detach",
+            "Start a recipe with a changed field in the background.",
+        ),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Launch, then follow until the end."""
+    """Launch the recipe, then follow the run to its end."""
     loaded = load_wanted(args.recipe, args.sets)
     signals = Signals()
-    # A batch system's TERM must find us ready as soon as there is a run to stop.
+    # The handler for a batch system's TERM must be installed before there is a run to stop.
     with signals.caught(termination=True):
         only = [args.stage] if args.stage else []
         launched = launch(loaded, runs_root=runs_root(args.runs_dir), name=args.name, only=only)
         if not (args.detach or args.quiet):
-            say(f"run {launched.id} in {launched.root}; leaving does not stop it")
+            say(f"run {launched.id} in {launched.root}; detaching does not stop it")
         return follow(launched, args, signals)

@@ -1,4 +1,4 @@
-"""`cockpit show RUN`: one run, from its journal; starts nothing."""
+"""`cockpit show RUN`: report on one run, from its journal. Starts nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow_command import tell_unreadable
+from cockpit.headless.follow_command import warn_of_unreadable
 from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
 from cockpit.runs.find import find_run, runs_root
@@ -29,7 +29,7 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Print it."""
+    """Print the report."""
     found = find_run(runs_root(args.runs_dir), args.run)
     reader = read_now(found)
     state, real = reader.state, reader.look()
@@ -40,17 +40,17 @@ def run(args: argparse.Namespace) -> ExitCode:
     print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
     print(
         f"recipe {safe_text(facts.get('recipe'), 60)}"
-        + (f", made from {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
+        + (f", started from run {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
     )
     print(f"in {found.root}\n")
     print("\n".join(report_lines(state)))
-    print("\n".join(_possessions(state)))
-    tell_unreadable(state)
+    print("\n".join(_checkpoints_and_artifacts(state)))
+    warn_of_unreadable(state)
     return ExitCode.DONE
 
 
-def _possessions(state: RunState) -> list[str]:
-    """Checkpoints to resume from, and artifacts to use."""
+def _checkpoints_and_artifacts(state: RunState) -> list[str]:
+    """Checkpoints to resume from, and artifacts."""
     lines = []
     for stage in state.stages:
         if stage.checkpoints:

@@ -1,4 +1,4 @@
-"""`cockpit stop RUN`: request a stop, and wait until the run has stopped."""
+"""`cockpit stop RUN`: request a stop, and wait until the run ends."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Send the request, wait, and say how the run ended. Ctrl-C leaves the request in force."""
+    """Send the request, wait, and print how the run ended. After Ctrl-C the request stays in effect."""
     found = find_run(runs_root(args.runs_dir), args.run)
     reply = send_request(found, Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT)
     reply.require_sent()
     if not args.json:
         say(reply.sentence)
-        say("waiting for the run to stop (Ctrl-C: leave; the request stays)")
+        say("waiting for the run to stop (Ctrl-C: stop waiting; the request stays in effect)")
     signals = Signals()
     following = Following(found, Nothing(), signals, ask=False)
     with signals.caught(termination=False):

@@ -1,5 +1,4 @@
-"""`cockpit verify`: is an artifact what was made, and is all that it was made from? Reads everything, changes
-nothing."""
+"""`cockpit verify`: check an artifact and its ancestors by SHA-256. Changes nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +11,20 @@ from pathlib import Path
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import find_run, runs_root
-from cockpit.runs.verify import Link, check_descent, made_from
+from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.text.safe_text import safe_text
 from engines.manifest import MANIFEST
 from engines.run_dir import is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
-_MARKS = {"whole": "✓", "damaged": "✗", "gone": "·", "known by name": "·"}
+_MARKS: dict[Verdict, str] = {"whole": "✓", "damaged": "✗", "gone": "·", "known by name": "·"}
+_SHOWN: dict[Verdict, str] = {
+    "whole": "intact",
+    "damaged": "damaged",
+    "gone": "not found",
+    "known by name": "recorded by name only, not checked",
+}
 
 
 def declare(parser: CommandParser) -> None:
@@ -40,7 +45,7 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Check and print; exit code 1 when something is damaged."""
+    """Check and print; exit code 1 if something is damaged."""
     root = runs_root(args.runs_dir)
     links: dict[str, Link] = {}
     for folder in folders_of(root, args.artifact):
@@ -58,10 +63,10 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 
 def folders_of(root: Path, artifact: str) -> list[Path]:
-    """The finished folders that are meant, the last stage first.
+    """The finished folders to check, the last stage first.
 
     Raises:
-        OperatorError: there is nothing finished there.
+        OperatorError: there is no finished folder.
     """
     path = Path(artifact).expanduser()
     if path.is_file():
@@ -77,17 +82,17 @@ def folders_of(root: Path, artifact: str) -> list[Path]:
         folders = sorted(found.all_outs(), key=lambda out: out.stat().st_mtime_ns, reverse=True)
     folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
     if not folders:
-        raise OperatorError(f"{printable(artifact, 300)} has nothing finished yet", f"see: cockpit show {found.id}")
+        raise OperatorError(f"{printable(artifact, 300)} has no finished stage yet", f"see: cockpit show {found.id}")
     return folders
 
 
 def _line(link: Link) -> str:
     text = f"{_MARKS[link.verdict]} {link.kind:<10.10}  {link.id[:12]}  {safe_text(link.name, 120)}"
     if link.verdict != "whole":
-        text += f"  {link.verdict}"
+        text += f"  {_SHOWN[link.verdict]}"
     return "\n".join([text, *(f"    {safe_text(problem, 300)}" for problem in link.problems)])
 
 
 def _summary(links: Iterable[Link]) -> str:
     counted = {verdict: sum(link.verdict == verdict for link in links) for verdict in _MARKS}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
+    return ", ".join(f"{count} {_SHOWN[verdict]}" for verdict, count in counted.items() if count)

@@ -1,1 +1,1 @@
-"""A recipe as rows that can be edited: values, problems, saving."""
+"""The recipe form: rows with values and problems, undo, saving."""

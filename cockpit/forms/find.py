@@ -1,4 +1,4 @@
-"""Which file an operator means by RECIPE: a path, or the name of a shipped recipe."""
+"""The file that RECIPE names: a path, or the name of a shipped recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def find_recipe(wanted: str) -> Path:
     """The file of a recipe.
 
     Raises:
-        OperatorError: there is none.
+        OperatorError: there is no such file.
     """
     path = Path(wanted).expanduser()
     if path.is_file():
@@ -37,7 +37,7 @@ def find_recipe(wanted: str) -> Path:
 
 
 def load_wanted(wanted: str, sets: Sequence[str] = ()) -> LoadedRecipe:
-    """Load the recipe an operator means; problems name the file as it was given, the result knows its whole path.
+    """Load the recipe that RECIPE names; problems show the path as given, the result has the absolute path.
 
     Raises:
         OperatorError: there is no such file, or the recipe has problems.

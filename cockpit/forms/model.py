@@ -1,6 +1,6 @@
-"""A recipe as a form: sections of rows over the TOML text, edited in place, checked whole, undone byte for byte.
+"""A recipe as a form: sections of rows over the TOML text, with edits in place, validation and exact undo.
 
-Pure: no screen and no files. The text is the truth; rows are read off it, and an edit replaces one value in it, so that
+Pure: no screen and no files. The rows are derived from the text, and an edit replaces one value in the text, so that
 comments, order and spacing stay as the author wrote them.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class FormModel:
-    """The recipe being edited.
+    """The recipe that is edited.
 
     Args:
         text: the recipe's text.
-        path: where it is from; relative inputs are looked up from its folder.
-        disk_text: what the file held when it was opened; `text` itself unless given.
+        path: the recipe's file; relative inputs are resolved from its folder.
+        disk_text: the file's content when it was opened; `text` by default.
     """
 
     def __init__(self, text: str, path: Path, disk_text: str | None = None) -> None:
@@ -40,7 +40,7 @@ class FormModel:
         self.problems: list[Problem] = []
         self.loaded: LoadedRecipe | None = None
         self.refusal = ""
-        """why the last edit could not be made; empty when it was"""
+        """why the last edit was refused; empty if it was accepted"""
         self._by_row: ByRow = {}
         self._loose: ByPlace = {}
         self._disk_data = RecipeData(self._disk_text, path)
@@ -51,36 +51,36 @@ class FormModel:
 
     @property
     def text(self) -> str:
-        """The TOML as it stands."""
+        """The current TOML text."""
         return self._text
 
     @property
     def disk_text(self) -> str:
-        """The TOML that the file held when it was opened or saved."""
+        """The file's TOML text when it was last opened or saved."""
         return self._disk_text
 
     @property
     def dirty(self) -> bool:
-        """Whether the text differs from the disk's."""
+        """Whether the text differs from the file's."""
         return self._text != self._disk_text
 
     def diff(self) -> list[str]:
-        """The difference to the disk, a line of context around each change."""
+        """The difference to the file, with one line of context around each change."""
         return diff_lines(self._disk_text, self._text)
 
     def saved(self, path: Path) -> None:
-        """The text is on disk now, under this path."""
+        """Note that the text was saved to this path."""
         self.path, self._disk_text = path, self._text
         self._disk_data = self._data
         self.close_edit()
 
     def rebase(self, disk_text: str) -> None:
-        """The file holds other text now; the edits stay, and differences are told from the new text."""
+        """Note that the file's text changed; the edits stay, and differences are shown to the new text."""
         self._disk_text = disk_text
         self._disk_data = RecipeData(disk_text, self.path)
 
     def replace(self, text: str) -> None:
-        """Take other text as a whole; it can be undone."""
+        """Replace the whole text; this can be undone."""
         self._history.remember(self._text, None)
         self._take(text)
         self.check()
@@ -88,20 +88,20 @@ class FormModel:
     # ---- edits
 
     def set(self, place: int, key: str, typed: str) -> None:
-        """Put what was typed into the text; nothing typed takes the key out. One undo step per row visited.
+        """Set a field to what was typed; empty text removes the key. One visit of a row is one undo step.
 
-        Validation is separate (`check`), so that typing stays quick.
+        Validation is separate (`check`), so that typing stays fast.
         """
         spec = self._data.spec(place, key)
         if spec is None:
             return
         value = read_value(typed, spec.kind)
         if spec.kind == "float" and same_number(self._data.own(place, key), value):
-            return  # 1 and 1.0 are one number here: the file keeps its own spelling
+            return  # 1 and 1.0 are the same number here: the file keeps its spelling
         self.put(place, key, value)
 
     def put(self, place: int, key: str, value: Any) -> None:
-        """Put a value into the text; `NO_VALUE` takes the key out. `refusal` says why that cannot be done."""
+        """Set a field to a value; `NO_VALUE` removes the key. If that is refused, `refusal` contains the reason."""
         if same(self._data.own(place, key), value):
             return
         path = toml_path(place, key)
@@ -116,36 +116,36 @@ class FormModel:
             return
         self._history.remember(self._text, (place, key))
         self._take(text)
-        if self._data.says_the_same(self._disk_data):
-            self._take(self._disk_text)  # typed back to what it was: the file's own spelling, so nothing is changed
+        if self._data.equals(self._disk_data):
+            self._take(self._disk_text)  # typed back to the file's values: the file's spelling counts
 
     def reset(self, place: int, key: str) -> None:
-        """Put the row back to what it is on disk."""
+        """Reset the row to the file's value."""
         self.close_edit()
         self.put(place, key, self._disk_data.own(place, key))
         self.close_edit()
 
     def close_edit(self) -> None:
-        """The row was left: the next edit of it is an undo step of its own."""
+        """End the visit of a row: its next edit is a new undo step."""
         self._history.leave_row(self._text)
 
     def undo(self) -> tuple[int, str] | None:
-        """Take the last edit back, byte for byte; where it was, or None when there is nothing to undo."""
+        """Undo the last edit, byte for byte; returns its row, or None if there is nothing to undo."""
         return self._return_to(self._history.undo(self._text))
 
     def redo(self) -> tuple[int, str] | None:
-        """Do again what was undone."""
+        """Redo the last undone edit; returns its row, or None if there is nothing to redo."""
         return self._return_to(self._history.redo(self._text))
 
     # ---- what is shown
 
     @property
     def broken(self) -> Problem | None:
-        """The problem of text that is not TOML at all: there is nothing to show but it."""
+        """The problem of a text that is not TOML; without rows, it is all that can be shown."""
         return self.problems[0] if not self._data.table and self.problems else None
 
     def heads(self) -> list[Head]:
-        """The recipe itself and its stages, in the file's order."""
+        """The recipe and its stages, in the file's order."""
         found = [Head(RECIPE, "recipe", "", "recipe", *self._counts(RECIPE))]
         for place, stage in enumerate(self._data.stages):
             kind = stage.get("kind")
@@ -173,23 +173,23 @@ class FormModel:
         return None if spec is None else self._row(place, spec)
 
     def loose_problems(self, place: int | None = None) -> list[Problem]:
-        """Problems that belong to no row: of a stage, or of all."""
+        """Problems that belong to no row, of one stage or of all."""
         if place is not None:
             return list(self._loose.get(place, []))
         return [problem for problems in self._loose.values() for problem in problems]
 
     @property
     def changed_rows(self) -> int:
-        """How many rows differ from the disk."""
+        """The number of rows that differ from the file."""
         return sum(head.changed for head in self.heads())
 
     def section_of(self, place: int, key: str) -> str:
-        """The section that a row stands in."""
+        """The section of a row."""
         spec = self._data.spec(place, key)
         return spec.section if spec else ""
 
     def next_problem(self, after: Spot) -> Spot | None:
-        """The next place with a problem, in the order of the form, round from the end to the start."""
+        """The next position with a problem, in the order of the form; after the last, the first."""
         spots: list[Spot] = []
         position = -1
         for head in self.heads():
@@ -211,13 +211,13 @@ class FormModel:
         return spots[max(0, position) % len(spots)]
 
     def candidates(self, place: int, key: str) -> list[str]:
-        """Words that fit a field: its choices, or the other stages whose output it accepts."""
+        """Candidates for a field: its choices, or the other stages whose output it accepts."""
         return self._data.candidates(place, key)
 
     # ---- validation
 
     def check(self) -> None:
-        """Validate the whole recipe and put every problem where it belongs."""
+        """Validate the recipe and assign every problem to its row or stage."""
         from recipes.load import load_recipe_text
 
         self.problems, self.loaded = [], None
@@ -231,7 +231,7 @@ class FormModel:
         rows = {place: [spec.path for spec in self._data.specs(place)] for place in places}
         self._by_row, self._loose = attach(self.problems, self._data.index, self._data.stages, rows)
 
-    # ---- inside
+    # ---- internals
 
     def _take(self, text: str) -> None:
         self._text = text

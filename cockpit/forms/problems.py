@@ -1,4 +1,4 @@
-"""Which row of the form a problem belongs to: by the line it stands on, then by the key it names."""
+"""The row of the form to which a problem belongs, found by the problem's line, else by its key."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def attach(
     stages: Sequence[Mapping[str, Any]],
     rows: Mapping[int, Sequence[str]],
 ) -> tuple[ByRow, ByPlace]:
-    """Problems by row, and those that belong to no row by stage (`RECIPE` for the recipe as a whole).
+    """Problems by row, and problems without a row by stage (`RECIPE` for the recipe itself).
 
     Args:
-        problems: what the loader found.
-        index: where every key of the text stands.
+        problems: the loader's problems.
+        index: the line of every key of the text.
         stages: the stages' tables.
         rows: the keys that have a row, by stage.
     """
@@ -61,8 +61,7 @@ def _spots(
 def _rows_at(
     path: KeyPath, stages: Sequence[Mapping[str, Any]], rows: Mapping[int, Sequence[str]]
 ) -> list[tuple[int, str]]:
-    """The rows that show what stands at a key path; a default's problem shows in every stage of its kind that takes
-    it."""
+    """The rows of a key path; for a key in `defaults`, the rows of all stages that use the default."""
     if len(path) >= 3 and path[0] == "stage" and isinstance(path[1], int):
         key = _longest_row(path[2:], rows.get(path[1], ()))
         return [(path[1], key)] if key else []
@@ -90,7 +89,7 @@ def _longest_row(parts: Sequence[str | int], keys: Sequence[str]) -> str:
 def _named_row(place: int, key: str, keys: Sequence[str]) -> str:
     """The row that a problem's dotted key ends with: `atlas.retry.max_attempts` names `retry.max_attempts`.
 
-    In a stage the first part is the stage's name, which may be any word, and says nothing about the row.
+    In a stage, the first part is the stage's name. It may be any word, so it is not compared with keys.
     """
     parts = re.sub(r"\[\d+\]", "", key).split(".")
     starts = list(range(len(parts)))

@@ -1,4 +1,4 @@
-"""The values behind a form: what a recipe's text says for each field of each stage, without judging it."""
+"""The values of a form: what a recipe's text contains for each field of each stage, without validation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from recipes.toml_read import parse
 from recipes.toml_scan import KeyPath, TomlIndex
 
 RECIPE = -1
-"""The place of the recipe's own keys among the stages."""
+"""The position of the recipe's own keys."""
 
 
 class RecipeData:
-    """A recipe's text as TOML data; text that is not TOML says nothing.
+    """A recipe's text as TOML data; empty if the text is not TOML.
 
-    A stage is named by its place in the file, and `RECIPE` is the place of the recipe's own keys.
+    A stage is identified by its position in the file (`place`); the recipe's own keys have the position `RECIPE`.
 
     Args:
         text: the recipe.
-        path: where it is from, for messages.
+        path: the recipe's file, for messages.
     """
 
     def __init__(self, text: str, path: Path) -> None:
@@ -37,37 +37,37 @@ class RecipeData:
         stages = self.table.get("stage")
         self.stages = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
 
-    def says_the_same(self, other: RecipeData) -> bool:
-        """Whether both texts say the same, however they spell it; 1 and 1.0 are not the same, NaN is."""
+    def equals(self, other: RecipeData) -> bool:
+        """Whether both texts have the same values, in any spelling; 1 and 1.0 differ, NaN equals NaN."""
         return repr(self.table) == repr(other.table)
 
     def tag(self, place: int) -> str | None:
-        """The stage type of a stage; None for an unknown one, and for a place without a stage."""
+        """The type of a stage; None for an unknown type, and for a position without a stage."""
         return tag_of_table(self.stages[place]) if 0 <= place < len(self.stages) else None
 
     def sections(self, place: int) -> dict[str, list[FieldSpec]]:
-        """The fields of a place under their headings; nothing for a stage of unknown type."""
+        """The fields at a position, by section; empty for a stage of unknown type."""
         if place == RECIPE:
             return {"Recipe": recipe_fields()}
         tag = self.tag(place)
         return ordered_sections(tag) if tag else {}
 
     def specs(self, place: int) -> list[FieldSpec]:
-        """The fields of a place, in the order of its sections."""
+        """The fields at a position, in the order of its sections."""
         return [spec for specs in self.sections(place).values() for spec in specs]
 
     def spec(self, place: int, key: str) -> FieldSpec | None:
-        """A field of a place."""
+        """A field at a position."""
         return next((spec for spec in self.specs(place) if spec.path == key), None)
 
     def own(self, place: int, key: str) -> Any:
-        """What the text says for a key in the stage's own table; `NO_VALUE` when it does not name it."""
+        """The value of a key in the stage's own table; `NO_VALUE` if the key is missing."""
         if place == RECIPE:
             return self.table.get(key, NO_VALUE)
         return _dig(self.stages[place], key.split(".")) if place < len(self.stages) else NO_VALUE
 
     def effective(self, place: int, spec: FieldSpec) -> tuple[Any, str]:
-        """The value that counts and where it is from: stage, defaults, default, or "" for none."""
+        """The effective value and its origin: stage, defaults, default, or "" without a value."""
         own = self.own(place, spec.path)
         if not isinstance(own, NoValue):
             return own, "stage"
@@ -79,7 +79,7 @@ class RecipeData:
         return (spec.default, "default") if spec.default is not None else (NO_VALUE, "")
 
     def candidates(self, place: int, key: str) -> list[str]:
-        """Words that fit a field: its choices, or the other stages whose output it accepts."""
+        """Candidates for a field: its choices, or the other stages whose output it accepts."""
         spec = self.spec(place, key)
         if spec is None:
             return []
@@ -94,12 +94,12 @@ class RecipeData:
 
 
 def toml_path(place: int, key: str) -> KeyPath:
-    """Where a field stands in the text."""
+    """The key path of a field in the text."""
     return (key,) if place == RECIPE else ("stage", place, *key.split("."))
 
 
 def _output(stage: dict[str, Any]) -> str:
-    """What a stage's table makes, as a word that `accepts` lists know; empty for an unknown kind."""
+    """The output of a stage's table, as a word of `accepts` lists; empty for an unknown kind."""
     tag = tag_of_table(stage)
     return "" if tag is None else output_word(tag)
 

@@ -1,4 +1,4 @@
-"""What a recipe's form is made of: rows, sections and heads."""
+"""The parts of a recipe's form: rows, sections and heads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recipes.stages.registry import STAGE_TYPES
 
 @dataclass(frozen=True)
 class Row:
-    """One field as it stands.
+    """One field with its current value.
 
-    `text` is what is shown: the stage's own value, else the one laid under it, else the default. `origin` says which:
-    stage, defaults, default, or "" when there is no value. `was` is the text on disk when that differs.
+    `text` is the effective value: the stage's, else that of `defaults`, else the default. `origin` names its source:
+    stage, defaults, default, or "" without a value. `was` is the file's text, if it differs.
     """
 
     key: str
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Head:
-    """A stage (or the recipe itself) with how much of it is changed and wrong. `tag` is None for an unknown kind."""
+    """A stage (or the recipe) with its numbers of changed rows and problems. `tag` is None for an unknown kind."""
 
     place: int
     name: str
@@ -40,7 +40,7 @@ class Head:
 
 @dataclass(frozen=True)
 class SectionHead:
-    """A section of a stage with how much of it is changed and wrong."""
+    """A section of a stage with its numbers of changed rows and rows with problems."""
 
     name: str
     changed: int
@@ -49,7 +49,7 @@ class SectionHead:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a problem is shown: a stage's place, a section of it and a row's key (either may be empty)."""
+    """Where a problem is shown: a stage's position, a section and a row's key (section and key may be empty)."""
 
     place: int
     section: str
@@ -58,8 +58,8 @@ class Spot:
 
 @cache
 def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
-    """The sections of a stage type as people fill them in: name, inputs, what the kind adds, what it shares, the
-    rest."""
+    """The sections of a stage type in the order of filling in: name, inputs, fields of this kind only, fields shared
+    with some kinds, fields of all kinds."""
     sections = sections_of(tag)
     everywhere = set.intersection(*(set(sections_of(other)) for other in STAGE_TYPES))
     own = set(STAGE_TYPES[tag].__annotations__)

@@ -1,4 +1,4 @@
-"""Writing a recipe file: whole or not at all, and never over what somebody else wrote meanwhile."""
+"""Writing a recipe file: completely or not at all, and never over a change that another program made meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipes.shipped import shipped_recipes
 
 
 class ChangedOnDiskError(OperatorError):
-    """The file no longer holds what was opened. `text` is what it holds now, None when it is gone or unreadable."""
+    """The file changed since it was opened. `text` is its new content; None if it was deleted or cannot be read."""
 
     def __init__(self, path: Path, text: str | None) -> None:
         super().__init__(f"{path} changed on disk since it was opened", "save a copy, or reload it")
@@ -22,22 +22,22 @@ class ChangedOnDiskError(OperatorError):
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether the recipe is a shipped one, or may not be written."""
+    """Whether the recipe is shipped with Cockpit, or its file is not writable."""
     shipped = {file.resolve() for file in shipped_recipes()}
     return path.resolve() in shipped or (path.exists() and not os.access(path, os.W_OK))
 
 
 def save_recipe(path: Path, text: str, opened: str) -> None:
-    """Put the text into the file, unless the file changed since it was opened.
+    """Write the text to the file, unless the file changed since it was opened.
 
     Args:
-        path: the file; a link is followed.
-        text: what to write.
-        opened: what the file held when it was opened or last saved.
+        path: the file; links are followed.
+        text: the new content.
+        opened: the file's content when it was opened or last saved.
 
     Raises:
-        ChangedOnDiskError: it holds something else now; nothing is written.
-        OperatorError: it cannot be written.
+        ChangedOnDiskError: the file's content differs from `opened`; nothing is written.
+        OperatorError: the file cannot be written.
     """
     real = path.resolve()
     try:
@@ -50,18 +50,18 @@ def save_recipe(path: Path, text: str, opened: str) -> None:
 
 
 def save_copy(path: Path, text: str) -> None:
-    """Put the text into a new file.
+    """Write the text to a new file.
 
     Raises:
-        OperatorError: there is such a file, or it cannot be written.
+        OperatorError: the file exists, or cannot be written.
     """
     if path.exists():
-        raise OperatorError(f"{path} exists already", "choose another name")
+        raise OperatorError(f"{path} already exists", "choose another name")
     try:
         if path.parent == own_folder():
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OperatorError(f"{path.parent} cannot be made: {error.strerror or error}") from error
+        raise OperatorError(f"could not create {path.parent}: {error.strerror or error}") from error
     _write(path, text, 0o644)
 
 
@@ -69,6 +69,6 @@ def _write(path: Path, text: str, mode: int) -> None:
     try:
         write_durably(path, text.encode())
     except OSError as error:
-        raise OperatorError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OperatorError(f"could not write {path}: {error.strerror or error}") from error
     with suppress(OSError):
         path.chmod(mode)

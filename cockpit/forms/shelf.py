@@ -1,4 +1,4 @@
-"""The recipes an operator can pick: the shipped ones, their own, and those of the folder they stand in."""
+"""The recipes that an operator can choose: shipped recipes, their own, and those of the current folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recipes.toml_read import read_text
 
 SHIPPED, OWN, HERE = "shipped", "yours", "here"
 MAX_RECIPES = 500
-"""In one folder; a folder with more is no folder of recipes."""
+"""Maximum number of recipes listed per folder."""
 
 
 @dataclass(frozen=True)
 class RecipeEntry:
-    """A recipe file as a list shows it. Its texts are as the author wrote them: hostile until made safe."""
+    """A recipe file in a list. Its texts are not safe to print before `safe_text`."""
 
     path: Path
     group: str
@@ -29,20 +29,20 @@ class RecipeEntry:
 
 
 def own_folder() -> Path:
-    """Where edited recipes are kept: $XDG_CONFIG_HOME/cockpit/recipes."""
+    """The folder for edited recipes: $XDG_CONFIG_HOME/cockpit/recipes."""
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return (Path(config).expanduser() / "cockpit" / "recipes").absolute()
 
 
 class Shelf:
-    """All recipes there are; a file is read again only when it has changed."""
+    """All recipes that can be chosen; a file is read again only if it has changed."""
 
     def __init__(self, here: Path | None = None) -> None:
         self._here = (here or Path.cwd()).absolute()
         self._known: dict[Path, tuple[tuple[int, int], RecipeEntry]] = {}
 
     def entries(self) -> list[RecipeEntry]:
-        """The shipped recipes, the operator's own, then those here; each file once."""
+        """The shipped recipes, the operator's own, then those of the current folder; each file once."""
         found: list[RecipeEntry] = []
         seen: set[Path] = set()
         places = [
@@ -77,7 +77,7 @@ class Shelf:
 
 
 def read_entry(path: Path, group: str) -> RecipeEntry | None:
-    """One recipe file; None for a TOML file that is something else (no stages and no schema: `pyproject.toml`)."""
+    """One recipe file; None for another TOML file, without stages and schema, such as `pyproject.toml`."""
     try:
         text = read_text(path)
     except RecipeError as error:
@@ -86,7 +86,9 @@ def read_entry(path: Path, group: str) -> RecipeEntry | None:
         return RecipeEntry(path, group, path.stem, problems=(Problem(path, 0, "", error.message),))
     if group == HERE and not _looks_like_a_recipe(text):
         return None
-    from recipes.load import load_recipe_text  # a tenth of a second of schema: after the first paint
+    from recipes.load import (
+        load_recipe_text,
+    )  # loading the schema takes a tenth of a second: imported after the first paint
 
     try:
         recipe = load_recipe_text(text, path).recipe
@@ -97,7 +99,7 @@ def read_entry(path: Path, group: str) -> RecipeEntry | None:
 
 
 def copy_path(name: str, taken: Sequence[Path] = ()) -> Path:
-    """Where a copy of a shipped recipe goes; a name that is taken gets -2, -3, …"""
+    """The path for a copy of a shipped recipe; if the name is taken, -2, -3, … is appended."""
     folder = own_folder()
     number = 1
     while True:

@@ -1,7 +1,7 @@
-"""Recipe values as one line of text, and back: what a form's row shows and what is typed into it.
+"""Recipe values as one line of text, and back: what a form's row shows, and what is typed into it.
 
-Reading never judges: text that is no number goes into the recipe as text, and the recipe's own validation says what is
-wrong with it, in the same words as everywhere else.
+Reading does not validate: text that is not a number goes into the recipe as text, and the recipe's validation reports
+it with the same message as everywhere else.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _WHOLE = re.compile(r"^[+-]?\d+$")
 
 
 class NoValue:
-    """The key is not in the file: the default counts."""
+    """The key is not in the file: the default applies."""
 
 
 NO_VALUE = NoValue()
 
 
 def show_value(value: Any) -> str:
-    """A value on one line, such that `read_value` gives it back; nothing for no value."""
+    """A value on one line, from which `read_value` restores it; empty for no value."""
     if value is None or isinstance(value, NoValue):
         return ""
     if isinstance(value, bool):
@@ -44,7 +44,7 @@ def show_value(value: Any) -> str:
 
 
 def read_value(text: str, kind: str) -> Any:
-    """What typed text means for a field of a kind; `NO_VALUE` for empty text (the key is taken out).
+    """The value of typed text for a field of a kind; `NO_VALUE` for empty text, which removes the key.
 
     Args:
         text: one line, as typed.
@@ -68,14 +68,14 @@ def read_value(text: str, kind: str) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are written alike; NaN is never the same, and true is not 1."""
+    """Whether two values have the same type and are equal; NaN equals nothing, and true is not 1."""
     if isinstance(one, NoValue) or isinstance(other, NoValue):
         return isinstance(one, NoValue) and isinstance(other, NoValue)
     return type(one) is type(other) and bool(one == other)
 
 
 def same_number(one: Any, other: Any) -> bool:
-    """Whether both are numbers and equal: 1 and 1.0 are, true and 1 are not."""
+    """Whether both are numbers and equal: 1 and 1.0 are equal, true and 1 are not."""
     return _is_number(one) and _is_number(other) and bool(one == other)
 
 

@@ -1,1 +1,1 @@
-"""Following a run and reporting on it without screens: lines, JSON, the report."""
+"""Following a run and reporting on it without a screen: lines, JSON, the report."""

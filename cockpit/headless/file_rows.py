@@ -1,4 +1,4 @@
-"""The files of an export, and a merge, as rows of a table: size, and how far each is from the model it was made of."""
+"""The files of an export or a merge as rows of a table: size, and distance from the source model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from exporters.proof.quality import light_of
 
 FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
 _LEAST = ("memory", "ppl", "tok/s", "bits", "size")
-"""Columns that are left out where there is no room, in this order."""
+"""Columns that a narrow table drops, in this order."""
 _BYTES = "_bytes"
 
 
 def file_table(stage: StageView, width: int) -> list[str]:
-    """The rows as lines of a table of at most `width` cells, as far as leaving columns out can make it so."""
+    """The rows as lines of a table; drops the columns in `_LEAST`, one by one, until it fits into `width` cells."""
     rows = file_rows(stage)
     if not rows:
         return []
@@ -33,8 +33,8 @@ def file_table(stage: StageView, width: int) -> list[str]:
 
 
 def file_rows(stage: StageView) -> list[list[str]]:
-    """One row for each GGUF file: its size and how far it is from the model it was made of."""
-    from recipes.stages.registry import makes  # brings pydantic along; a screen that shows curves does without
+    """One row for each GGUF file: its size and its distance from the source model."""
+    from recipes.stages.registry import makes  # loads pydantic, which a screen with charts does not need
 
     if not makes(stage.kind, "gguf"):
         return _merged_row(stage, safe_text(stage.name, 40), "")
@@ -62,7 +62,7 @@ def file_rows(stage: StageView) -> list[list[str]]:
 
 
 def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
-    """A merged model, held against the adapter over its base; nothing where that was not measured."""
+    """A merged model, compared with its adapter over its base model; no row if that was not measured."""
     metrics = stage.metrics
     kl, top1 = metrics.get(f"{prefix}mean_kl"), metrics.get(f"{prefix}top1")
     if kl is None:
@@ -72,8 +72,7 @@ def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
 
 
 def _measured_rows(stage: StageView) -> list[list[str]]:
-    """What a living export has measured so far, and its adapters: one row for each comparison that the files' rows
-    leave out."""
+    """One row for each comparison that the files' rows do not contain: those of a running export, and adapters."""
     rows = []
     for evaluation in stage.evaluations:
         file_type, plus, adapter = evaluation.protocol.removeprefix("parity:").partition("+")
@@ -92,10 +91,10 @@ def _distance(kl: float | None, top1: float | None) -> list[str]:
 
 
 def _light(file_type: str, mean_kl: float | None) -> str:
-    """A quantized file's loss against what its type loses elsewhere, as a word."""
+    """A quantized file's KL compared with what is usual for its type, as a word."""
     return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
 
 
 def shown(value: float | None, words: Any) -> str:
-    """A cell; what does not apply is empty."""
+    """A cell; empty for None."""
     return "" if value is None else str(words(value))

@@ -1,6 +1,7 @@
-"""Following a run without a screen: until it ends, is detached from, or nobody reads any more.
+"""Following a run without a screen, until the run ends, the operator detaches, or the output's reader closes it.
 
-A follower owns nothing: its end never touches the training. It takes a dead supervisor's place by adopting the run.
+A follower owns nothing of the run: when it ends, the run continues. If the supervisor dies, the follower adopts the
+run by starting another supervisor.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ any other key: keep following"""
 
 
 class OutputClosedError(Exception):
-    """Nobody reads our output any more (a pipe's reader is gone, a terminal was hung up)."""
+    """The output has no reader any more: a pipe was closed, or a terminal was hung up."""
 
 
 class Display(Protocol):
     """What a follower shows."""
 
     def show(self, records: list[Record], state: RunState) -> None:
-        """New records, and the state with them applied."""
+        """Show new records; they are already applied to `state`."""
 
     def tick(self, state: RunState) -> None:
-        """Time has passed; called a few times a second."""
+        """Redraw what depends on time; called a few times a second."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 class Signals:
-    """Ctrl-C and TERM as counts that the loop looks at, instead of exceptions anywhere."""
+    """Counts of Ctrl-C and TERM, which the loop reads; no exception interrupts it."""
 
     def __init__(self) -> None:
         self.interrupts = 0
@@ -56,7 +57,7 @@ class Signals:
 
     @contextmanager
     def caught(self, *, termination: bool) -> Iterator[Signals]:
-        """Count them while the block runs."""
+        """Count the signals while the block runs."""
         before = {signal.SIGINT: signal.signal(signal.SIGINT, self._on_interrupt)}
         if termination:
             before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_termination)
@@ -77,11 +78,11 @@ class Following:
     """One follower of one run.
 
     Args:
-        run: the run; its supervisor is taken for alive as long as its lock is held.
-        display: what is shown.
-        signals: Ctrl-C and TERM.
-        raw: take records from the journal file alone and in its order, for `--json`.
-        ask: Ctrl-C asks whether to detach or to stop; without, it just leaves.
+        run: the run; its supervisor counts as alive while the supervisor's lock is held.
+        display: shows the records.
+        signals: counts of Ctrl-C and TERM.
+        raw: read only the journal file, in its order, for `--json`.
+        ask: Ctrl-C asks whether to detach or to stop; if False, Ctrl-C detaches.
     """
 
     def __init__(self, run: RunDir, display: Display, signals: Signals, *, raw: bool = False, ask: bool = True) -> None:
@@ -98,14 +99,14 @@ class Following:
 
     @property
     def state(self) -> RunState:
-        """What was read so far, folded."""
+        """The fold of the records read so far."""
         return self._reader.state
 
     def until_end(self) -> ExitCode:
         """Follow; returns the exit code.
 
         Raises:
-            OperatorError: the run's supervisor is gone, and no other can be started.
+            OperatorError: the run's supervisor died, and no other supervisor could be started.
         """
         try:
             while not self._ended():
@@ -114,7 +115,7 @@ class Following:
                 self._answer_signals()
                 if self.detached:
                     return ExitCode.INTERRUPTED
-            while self._take(0.0):  # what was written between the last look and the end
+            while self._take(0.0):  # records that were written between the last read and the end
                 pass
         except OutputClosedError:
             return ExitCode.INTERRUPTED
@@ -134,7 +135,7 @@ class Following:
         return len(records)
 
     def _ended(self) -> bool:
-        # The lock is asked first: a state read before it could be that of the run's previous end.
+        # The lock is checked first: a state that was read before the lock could still show the run's previous end.
         supervised = lock_is_held(self.run.supervisor_lock)
         if supervised or self._reader.behind:
             return False
@@ -146,27 +147,26 @@ class Following:
         if self.signals.terminations > self._terminations_seen:
             self._terminations_seen = self.signals.terminations
             if not self._stop_sent:
-                self._request_stop("waiting for the run to stop, because of TERM")
+                self._request_stop("received TERM; waiting for the run to stop")
         if self.signals.interrupts > self._asked_at:
             self._asked_at = self.signals.interrupts
             self.display.close()
             answer = self._ask() if self._may_ask and not self._stop_sent else "d"
             if answer == "s":
-                self._request_stop("waiting for the run to stop (Ctrl-C: leave; the request stays)")
+                self._request_stop("waiting for the run to stop (Ctrl-C: detach; the request stays in effect)")
             elif answer == "d":
                 say(f"detached; the run continues: cockpit attach {self.run.id}")
                 self.detached = True
 
     def _request_stop(self, waiting: str) -> None:
-        """Request a stop after a checkpoint and say what came of it; a request that failed can be made again."""
+        """Request a stop after a checkpoint and print the reply; a request that failed can be repeated."""
         reply = send_request(self.run, Verb.STOP_AFTER_CHECKPOINT, by="cockpit run")
         self._stop_sent = reply.sent
         say(reply.sentence)
         say(waiting if reply.sent else reply.hint)
 
     def _ask(self) -> str:
-        """[d]etach or [s]top; a second Ctrl-C, or a missing terminal, detaches at once; any other key keeps
-        following."""
+        """The key that the operator presses; `d` without asking if there is no terminal, and after a second Ctrl-C."""
         if not sys.stdin.isatty():
             return "d"
         say(QUESTION)
@@ -179,17 +179,17 @@ class Following:
 
 
 def say(words: str) -> None:
-    """A diagnostic for the operator, on stderr; a closed stderr is nobody's problem."""
+    """Print a diagnostic on stderr; a closed stderr is ignored."""
     with suppress(OSError):
         sys.stderr.write(words + "\n")
         sys.stderr.flush()
 
 
 def write_out(text: str) -> None:
-    """Write to stdout at once.
+    """Write to stdout immediately.
 
     Raises:
-        OutputClosedError: nobody reads it any more.
+        OutputClosedError: stdout has no reader any more.
     """
     try:
         sys.stdout.write(text)
@@ -200,14 +200,14 @@ def write_out(text: str) -> None:
 
 
 def silence_stdout() -> None:
-    """Point stdout at nothing, so that Python's own flush at exit does not complain."""
+    """Redirect stdout to the null device, so that Python's flush at exit reports no error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def _single_keys() -> Iterator[None]:
-    """Keys arrive without Enter; the terminal is put back afterwards."""
+    """Read single keys, without Enter, while the block runs; then restore the terminal."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     try:

@@ -1,4 +1,4 @@
-"""What `run`, `resume`, `merge` and `export` do once there is a run: follow it, or leave it alone."""
+"""The second half of `run`, `resume`, `merge` and `export`: follow the run that was started, or detach from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_
     display = chosen_display(json=args.json, quiet=args.quiet, catching_up=catching_up)
     following = Following(run, display, signals, raw=isinstance(display, JsonLines))
     code = following.until_end()
-    tell_unreadable(following.state)
+    warn_of_unreadable(following.state)
     if following.detached or args.json or args.quiet or not following.state.state.has_ended:
         return code
     with suppress(OutputClosedError):
@@ -37,17 +37,17 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_
     return code
 
 
-def tell_unreadable(state: RunState) -> None:
-    """Say on stderr what a journal held that could not be understood."""
+def warn_of_unreadable(state: RunState) -> None:
+    """Print on stderr how many records of a journal could not be used."""
     if state.unreadable or state.unknown:
         say(
-            f"cockpit: {state.unreadable} lines of the journal were no records, {state.unknown} of kinds this "
-            "version does not know"
+            f"warning: {state.unreadable} journal lines could not be read; {state.unknown} records are of kinds that "
+            "this version of Cockpit does not support"
         )
 
 
 def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> ExitCode:
-    """Launch a recipe made from a command's arguments, and follow it; `sets` are overrides, `stage.field=value`."""
+    """Launch a recipe that a command created, and follow the run; `sets` are overrides, `stage.field=value`."""
     signals = Signals()
     with signals.caught(termination=True):
         root = runs_root(args.runs_dir)
@@ -55,5 +55,5 @@ def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[s
             made.text, runs_root=root, folder=Path.cwd(), sets=sets, name=args.name, parent=made.parent or None
         )
         if not (args.detach or args.quiet):
-            say(f"run {run.id} in {run.root}; leaving does not stop it")
+            say(f"run {run.id} in {run.root}; detaching does not stop it")
         return follow(run, args, signals)

@@ -1,4 +1,4 @@
-"""A run as lines: one live line per stage on a terminal, plain lines elsewhere, the journal's own lines for --json."""
+"""A run as lines: one live line per stage on a terminal, plain lines elsewhere, the journal's lines for --json."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from engines.journal import Record
 from engines.words import EndReason, StageStatus
 
 EVERY_S = 10.0
-"""Seconds between two plain lines about one stage's progress."""
+"""Minimum seconds between two plain lines about one stage's progress."""
 REDRAW_S = 0.1
 CATCH_UP_LINES = 12
-_UNTOLD = (WriterOpened, StepsPlanned, CheckpointRemoved)
+_WITHOUT_LINE = (WriterOpened, StepsPlanned, CheckpointRemoved)
 _CLEAR_LINE = "\r\x1b[K"
 
 
 def chosen_display(*, json: bool, quiet: bool, catching_up: bool = False) -> Display:
-    """The display for a command's flags and for what stdout is."""
+    """The display for a command's flags; without flags, it depends on whether stdout is a terminal."""
     if json:
         return JsonLines()
     if quiet:
@@ -59,17 +59,17 @@ class Nothing:
 
 
 class JsonLines(Nothing):
-    """The journal's lines as they are; a record that came without its line is not in the journal (yet)."""
+    """The journal's lines, unchanged; a record without a line is not in the journal yet."""
 
     def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
-        """Print them."""
+        """Print the lines."""
         text = b"".join(record.line + b"\n" for record in records if record.line)
         if text:
             write_out(text.decode("utf-8", "replace"))
 
 
 class _Newest:
-    """Of the first lines only the newest, when a follower comes late; of later lines all."""
+    """Limits the first batch of lines to the newest when a follower attaches late; later batches pass unchanged."""
 
     def __init__(self, catching_up: bool) -> None:
         self._catching_up = catching_up
@@ -82,12 +82,12 @@ class _Newest:
 
 
 class PlainLines(Nothing):
-    """A line for every lifecycle event, and one every ten seconds for a stage's progress.
+    """A line for every lifecycle event, and a line about a stage's progress at most every ten seconds.
 
-    The seconds are those of the events, so that a replay prints what was printed live.
+    The events' own times count, so that a replay prints the same lines as the live run.
 
     Args:
-        catching_up: at first, only the newest lines of what happened before.
+        catching_up: limit the first lines to the newest.
     """
 
     def __init__(self, catching_up: bool = False) -> None:
@@ -95,14 +95,14 @@ class PlainLines(Nothing):
         self._printed_t: dict[str, float] = {}
 
     def show(self, records: list[Record], state: RunState) -> None:
-        """Print what is worth a line."""
+        """Print the lines of the records."""
         lines: list[str] = []
         for record in records:
             event = record.event
             if isinstance(event, Step | Progress):
                 lines += self._progress(event, state)
-            elif is_told(event):
-                lines.append(told(event))
+            elif has_line(event):
+                lines.append(event_line(event))
         lines = self._newest.of(lines)
         if lines:
             write_out("\n".join(lines) + "\n")
@@ -117,10 +117,10 @@ class PlainLines(Nothing):
 
 
 class LiveLines:
-    """On a terminal: lifecycle lines scroll by, and the running stage keeps one line that moves.
+    """For a terminal: a line for every lifecycle event, and below them one line that is redrawn for the running stage.
 
     Args:
-        catching_up: at first, only the newest lines of what happened before.
+        catching_up: limit the first lines to the newest.
     """
 
     def __init__(self, catching_up: bool = False) -> None:
@@ -129,8 +129,8 @@ class LiveLines:
         self._drawn_s = 0.0
 
     def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
-        """Print lifecycle lines above the live line, which the next tick draws again."""
-        lines = self._newest.of([told(record.event) for record in records if is_told(record.event)])
+        """Print lifecycle lines; the next tick redraws the live line below them."""
+        lines = self._newest.of([event_line(record.event) for record in records if has_line(record.event)])
         if lines:
             write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
             self._drawn = ""
@@ -149,21 +149,21 @@ class LiveLines:
             self._drawn = line
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Erase the live line."""
         if self._drawn:
             self._drawn = ""
             write_out(_CLEAR_LINE)
 
 
-def is_told(event: AnyEvent) -> bool:
-    """Whether an event gets a line of its own. An attempt that succeeded goes without: its stage says so."""
+def has_line(event: AnyEvent) -> bool:
+    """Whether an event gets a line. An attempt that succeeded has none, because its stage's line follows."""
     if isinstance(event, AttemptEnded) and event.reason == EndReason.SUCCEEDED:
         return False
-    return kind_of(event) not in METRIC_KINDS and not isinstance(event, _UNTOLD)
+    return kind_of(event) not in METRIC_KINDS and not isinstance(event, _WITHOUT_LINE)
 
 
-def told(event: AnyEvent) -> str:
-    """An event's line, harmless to print."""
+def event_line(event: AnyEvent) -> str:
+    """An event's line, safe to print."""
     line = line_of(event)
     mark = {"good": "✓", "warn": "!", "error": "✗"}.get(line.level, "·")
     if isinstance(event, RunStarted | RunEnded):
@@ -177,7 +177,7 @@ def stage_line(stage: StageView, state: RunState, event: Step | Progress | None)
     Args:
         stage: the stage.
         state: the run it belongs to.
-        event: the newest event to tell about; the stage's own newest when None.
+        event: the event that the line reports; None for the stage's newest.
     """
     step = event if isinstance(event, Step) else None if event is not None else stage.last_step
     if step is not None:

@@ -1,7 +1,7 @@
-"""The machine in one line, cheap enough to be asked every two seconds: psutil and /proc, no driver library.
+"""The machine in one line, cheap enough for every two seconds: psutil and /proc, no driver library.
 
-NVML can crash its process, so a screen never loads it: which devices there are comes from /proc, what they do comes
-from the newest sample of a live run.
+NVML can crash its process, so a screen does not load it: the devices' names come from /proc, and their load comes from
+the newest sample of a live run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True)
 class MachineNow:
-    """One look at the machine; percent of all cores, bytes."""
+    """A reading of the machine; CPU in percent of all cores, memory and disk in bytes."""
 
     host: str
     cores: int
@@ -34,8 +34,8 @@ class MachineNow:
 
 
 def look(runs_root: Path) -> MachineNow:
-    """The machine now; the first CPU percentage of a process is 0."""
-    import psutil  # after the first paint
+    """Read the machine; the first CPU percentage that a process reads is 0."""
+    import psutil  # imported after the first paint
 
     memory = psutil.virtual_memory()
     return MachineNow(
@@ -50,7 +50,7 @@ def look(runs_root: Path) -> MachineNow:
 
 
 def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str]:
-    """What the line says, most important first."""
+    """The parts of the line, most important first."""
     found = [safe_text(machine.host, 24), f"cpu {formatting.load(machine.cpu_percent)} of {machine.cores}"]
     found.append(f"ram {formatting.of_total(machine.ram_used_bytes, machine.ram_total_bytes)}")
     found += _gpu_words(machine, sample)

@@ -1,4 +1,4 @@
-"""What came of a run: the closing table, before against after, and the questions with their answers."""
+"""The report of a run: the table of stages, the comparison before and after, and the questions with their answers."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ANSWER_CHARACTERS = 300
 
 
 def report_lines(state: RunState) -> list[str]:
-    """The whole report, ready to print: every text from data is harmless."""
+    """The report, ready to print: all text from data is made safe."""
     if not state.stages:
-        return ["nothing has happened yet"]
+        return ["no stage has started yet"]
     rows = [_stage_row(stage) for stage in state.stages]
     lines = text_table(TITLES, [*rows, _total_row(state)], range(2, len(TITLES)))
     files = [row for stage in state.stages for row in file_rows(stage)]
@@ -59,7 +59,7 @@ def comparisons(state: RunState) -> list[tuple[StageView, StageView]]:
 
 
 def _stage_row(stage: StageView) -> list[str]:
-    """A stage: its training loss, and loss and perplexity on held-out data, each only where it was measured."""
+    """The row of a stage: training loss, held-out loss and perplexity; empty where not measured."""
     metrics = stage.metrics
     scored = scores(stage.kind)
     held_out = metrics.get("loss") if scored else metrics.get("eval_loss")
@@ -81,7 +81,7 @@ def _stage_row(stage: StageView) -> list[str]:
 
 def _total_row(state: RunState) -> list[str]:
     row = [""] * len(TITLES)
-    row[0], row[1] = "in all", state.state
+    row[0], row[1] = "total", state.state
     if state.started_t is not None and state.ended_t is not None:
         row[2] = fmt.duration(state.ended_t - state.started_t)
     cpu = [seconds for stage in state.stages if (seconds := stage.metrics.get("cpu_s")) is not None]
@@ -90,7 +90,7 @@ def _total_row(state: RunState) -> list[str]:
 
 
 def _notes(state: RunState) -> list[str]:
-    """What a table cannot say: why it ended, which guards tripped, what the journal lacks."""
+    """Notes below the table: attempts, tripped guards, failures, and records that were lost."""
     notes = []
     for stage in state.stages:
         if len(stage.attempts) > 1:
@@ -105,7 +105,7 @@ def _notes(state: RunState) -> list[str]:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
-        notes.append(f"{lost} records could not be written while the run went on")
+        notes.append(f"{lost} records could not be written during the run")
     return ["", *(safe_text(note, 400) for note in notes)] if notes else []
 
 
@@ -122,7 +122,7 @@ def _comparison(before: StageView, after: StageView) -> list[str]:
 
 
 def _answers(state: RunState, before: StageView, after: StageView) -> list[str]:
-    """Each question that both were asked, with both answers, whatever they are."""
+    """Each question that both stages answered, with both answers."""
     first, last = _samples(state, before), _samples(state, after)
     width = max(len("expected"), len(before.name), len(after.name))
     lines = []
@@ -145,14 +145,14 @@ def _samples(state: RunState, stage: StageView) -> dict[str, SampledText]:
 
 
 def _training_loss(stage: StageView) -> float | None:
-    """The stage's own figure, else that of its newest step."""
+    """The loss in the stage's metrics, else the loss of its newest step."""
     if trains(stage.kind) and "loss" in stage.metrics:
         return stage.metrics["loss"]
     return stage.last_step.loss if stage.last_step else None
 
 
 def _time_s(stage: StageView) -> float | None:
-    """Time its attempts took; what lies between them (a night before a resume) is not counted."""
+    """Seconds that its attempts took, without the time between them (such as a night before a resume)."""
     spans = [a.ended_t - a.started_t for a in stage.attempts if a.started_t is not None and a.ended_t is not None]
     if spans and not any(attempt.ended_t is None for attempt in stage.attempts):
         return sum(spans)

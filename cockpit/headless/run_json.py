@@ -1,4 +1,4 @@
-"""What came of a run as one JSON object: `cockpit show --json`."""
+"""A run as one JSON object: `cockpit show --json`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engines.run_dir import RunDir
 
 
 def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) -> dict[str, Any]:
-    """`show --json`: one object that JSON can hold (NaN and the infinities are strings, as in the journal).
+    """The object of `show --json`; NaN and the infinities are strings, as in the journal.
 
     Args:
-        run: its directory.
-        facts: run.json.
-        state: the fold of its journal.
-        real: its state with the processes looked at.
+        run: the run's directory.
+        facts: the content of `run.json`.
+        state: the fold of the journal.
+        real: the run's state after a check of its processes.
     """
     value = {
         "id": run.id,

@@ -1,1 +1,1 @@
-"""Recipes of one stage, made by a button or a command."""
+"""Recipes of one stage, created by a button or a command."""

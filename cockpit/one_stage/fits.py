@@ -1,4 +1,4 @@
-"""What can be resumed, merged and exported, and why not: the reasons that a button shows when it cannot be pressed."""
+"""Whether something can be resumed, merged or exported; if not, the reason that its disabled button shows."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from engines.words import RunStatus
 
 
 def why_no_resume(state: RunStatus, row: CheckpointRow | None, rows: Sequence[CheckpointRow] = ()) -> str:
-    """Why the run cannot go on, from this checkpoint or (without one) as it is; nothing when it can."""
+    """Why the run cannot be resumed from this checkpoint, or from its end without one; empty if it can."""
     if state.is_live:
         return "the run is live: stop it first"
     if row is None:
-        return "" if state.can_resume else "every stage is done: choose a checkpoint to go back to"
+        return "" if state.can_resume else "every stage is finished: choose a checkpoint to resume from"
     if row.removed:
         return "this checkpoint was removed (save_total_limit)"
     same_step = [other for other in rows if other.stage == row.stage and other.checkpoint.step == row.checkpoint.step]
     if row.superseded and any(not other.superseded and not other.removed for other in same_step):
-        return "superseded: a later attempt has a checkpoint of the same step"
+        return "replaced by a later attempt's checkpoint at this step"
     return ""
 
 
 def why_no_merge(state: RunStatus, source: Source | None, base: Input | None = None) -> str:
-    """Why there is nothing to merge; nothing when there is."""
+    """Why there is nothing to merge; empty if there is."""
     if state.is_live:
         return "the run is live: stop it first"
     if source is None:
-        return "no adapter here: a finetune stage makes one"
+        return "no adapter here: a finetune stage writes one"
     if base is None:
         return "the adapter does not say which model it was trained on"
     if base.path is not None and not base.path.exists():
-        return f"its base model is gone: {base.path}"
+        return f"its base model does not exist: {base.path}"
     return ""
 
 
 def why_no_export(state: RunStatus, source: Source | None) -> str:
-    """Why there is nothing to quantize; nothing when there is."""
+    """Why there is nothing to quantize; empty if there is."""
     if state.is_live:
         return "the run is live: stop it first"
-    return "" if source else "no whole model here: a pretrain or merge stage makes one"
+    return "" if source else "no model here: a pretrain or merge stage writes one"
 
 
 def resume_words(stages: Sequence[StageView], item: Item | None, dependents: Sequence[str] = ()) -> str:
-    """What resuming from the item means, for the question before it."""
+    """What resuming from the item does, for the dialog that asks first."""
     if item is None or item.row is None:
-        return "Stages that are done stay; the others run, training from its newest complete checkpoint."
+        return "Finished stages are kept; the others run, and training resumes from its newest complete checkpoint."
     step = item.row.checkpoint.step
     stage = next(stage for stage in stages if stage.name == item.stage)
     reached = stage.at_step or step
-    lines = [f"{item.stage} goes on from step {step}."]
+    lines = [f"{item.stage} resumes from step {step}."]
     if reached > step:
-        lines.append(f"Steps {step + 1} to {reached} are superseded; nothing is deleted.")
+        lines.append(f"Steps {step + 1} to {reached} are repeated; nothing is deleted.")
     if dependents:
-        lines.append(f"What depends on it is done again: {', '.join(dependents)}.")
+        lines.append(f"Stages that depend on it run again: {', '.join(dependents)}.")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""`cockpit merge` and `cockpit export`: what an operator named on the command line, as a recipe of one stage.
+"""`cockpit merge` and `cockpit export`: a recipe of one stage, created from the command's arguments.
 
-Something that a run made gives the recipe that a button would make, with that run as its parent; a folder gives one
+RUN:STAGE gives the same recipe as the button on the screen, with that run as its parent; a folder gives a recipe
 without a parent.
 """
 
@@ -28,7 +28,7 @@ Kind = Literal["model", "adapter"]
 
 @dataclass(frozen=True)
 class Given:
-    """An input as it was named: a stage of a run (then `run` and `source` say which), a folder, or a hub id."""
+    """An input from the command line: a stage of a run (with its `run` and `source`), a folder, or a hub id."""
 
     input: Input
     run: RunDir | None = None
@@ -36,16 +36,16 @@ class Given:
 
 
 def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
-    """What `DIR`, `RUN:STAGE` or a hub id means.
+    """Resolve `DIR`, `RUN:STAGE` or a hub id.
 
     Args:
         root: the folder of runs.
-        wanted: the operator's words.
-        kind: what it must be.
-        option: the option it was given to, for messages.
+        wanted: the argument as typed.
+        kind: the kind that the input must have.
+        option: the name of the argument, for messages.
 
     Raises:
-        OperatorError: there is no such thing.
+        OperatorError: it does not exist, or is of another kind.
     """
     folder = Path(wanted).expanduser()
     if folder.is_dir():
@@ -62,12 +62,11 @@ def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
 
 
 def merge_text(root: Path, adapters: Sequence[str], model: str | None, dtype: str | None) -> OneStageRecipe:
-    """The recipe of a merge of one adapter or several.
+    """The recipe of a merge of one or more adapters.
 
     Raises:
-        OperatorError: inputs that cannot be found, all of them at once; adapters that name different bases; or none
-            that says
-            what it belongs to, and `model` is not given.
+        OperatorError: inputs do not exist (all are reported at once); or `model` is not given, and the adapters name
+            different base models or none.
     """
     taken, problems = _all_given(root, adapters)
     base = None
@@ -83,7 +82,7 @@ def merge_text(root: Path, adapters: Sequence[str], model: str | None, dtype: st
 
 
 def stage_sets(stage: str, sets: Sequence[str]) -> list[str]:
-    """Overrides of the one stage, which need not name it: `field=value`."""
+    """Overrides of the only stage; its name is added to those without a stage, such as `field=value`."""
     return [text if "." in text.partition("=")[0] else f"{stage}.{text}" for text in sets]
 
 
@@ -102,14 +101,14 @@ def export_text(
     Args:
         root: the folder of runs.
         model: the model to write.
-        types: file types, with commas between them.
+        types: file types, separated by commas.
         data: held-out text for the comparison.
-        imatrix: when an importance matrix is measured.
-        adapter: one that is merged into the model while the files are written.
-        adapters: those that are written as GGUF adapters over the model.
+        imatrix: for which file types an importance matrix is computed.
+        adapter: an adapter that is merged into the model while the files are written.
+        adapters: adapters that are written as GGUF adapters for the model.
 
     Raises:
-        OperatorError: inputs cannot be found, all adapters at once.
+        OperatorError: inputs do not exist; all missing adapters are reported at once.
     """
     taken, under = _model_or_adapter(root, model)
     names = [name.strip() for name in types.split(",") if name.strip()] if types else FIRST_FILE_TYPES
@@ -127,7 +126,7 @@ def export_text(
 
 
 def _export_of(taken: Given, file_types: Sequence[str], under: Input | None) -> Export:
-    """An export of what was named; `under` is the base of an adapter."""
+    """An export of the input; `under` is the base model if the input is an adapter."""
     if taken.run is not None and taken.source is not None:
         return export_of(taken.run, taken.source, file_types, under)
     if under is not None:
@@ -136,7 +135,7 @@ def _export_of(taken: Given, file_types: Sequence[str], under: Input | None) -> 
 
 
 def _recipe(stage: Merge | Export, of: Given) -> OneStageRecipe:
-    """Named after the run's recipe, or after the folder."""
+    """The recipe, named after the run's recipe or after the folder."""
     if of.run is not None and of.source is not None:
         recipe = str(of.run.read_run_json().get("recipe") or "run")
         return one_stage_recipe(stage, recipe, origin_of(of.run, of.source))
@@ -158,27 +157,26 @@ def _in_one_line(error: OperatorError) -> str:
 
 
 def _common_base(adapters: Sequence[str], taken: Sequence[Given]) -> Input:
-    """The model that all adapters were trained on, as they say themselves."""
+    """The base model that all adapters name."""
     named = [(wanted, base) for wanted, item in zip(adapters, taken, strict=True) if (base := _base(item)) is not None]
     if not named:
         raise OperatorError(
-            f"--model — {printable(adapters[0], 400)} does not say which model it was trained on",
-            "give it: --model DIR",
+            f"--model — missing, and {printable(adapters[0], 400)} does not name its base model",
+            "give the base model: --model DIR",
         )
     first, base = named[0]
     for wanted, other in named[1:]:
         hashes = {base.manifest_sha256, other.manifest_sha256} - {None}
         if len(hashes) > 1 or (len(hashes) == 0 and base.text != other.text):
             raise OperatorError(
-                f"--adapter — {printable(first, 200)} was trained on {printable(base.text, 200)}, "
-                f"{printable(wanted, 200)} on"
-                f" {printable(other.text, 200)}",
-                "adapters of one base can be merged together; if both are the same model, say so: --model DIR",
+                f"--adapter — different base models: {printable(first, 200)} was trained on "
+                f"{printable(base.text, 200)}, {printable(wanted, 200)} on {printable(other.text, 200)}",
+                "merge adapters of one base model; if the two are the same model, give it: --model DIR",
             )
     if base.path is not None and not base.path.exists():
         raise OperatorError(
-            f"--model — {printable(first, 200)} was trained on {printable(str(base.path), 400)}, which is gone",
-            "make it again (cockpit resume RUN), or say where it is now: cockpit merge ADAPTER --model DIR",
+            f"--model — the base model of {printable(first, 200)} does not exist: {printable(str(base.path), 400)}",
+            "create it again (cockpit resume RUN), or give its folder: cockpit merge ADAPTER --model DIR",
         )
     return base
 
@@ -191,7 +189,7 @@ def _base(adapter: Given) -> Input | None:
 
 
 def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Input | None]:
-    """A model; or an adapter, with the base that it names, into which it is merged while files are written."""
+    """A model and None; or an adapter and the base model that it names."""
     folder = Path(wanted).expanduser()
     if is_adapter(folder):
         taken = given(root, wanted, "adapter", "MODEL")
@@ -213,7 +211,7 @@ def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:
     if source is None:
         names = ", ".join(source.stage for source in found) or "none"
         raise OperatorError(
-            f"{option} — {run.id} has no finished {kind} of a stage {printable(stage)!r}; there are: {names}"
+            f"{option} — no finished {kind} of stage {printable(stage)!r} in {run.id}; allowed: {names}"
         )
     return Given(source.input, run, source)
 
@@ -228,6 +226,6 @@ def _data_folder(root: Path, wanted: str) -> Path:
         if out.is_dir():
             return out
     raise OperatorError(
-        f"--data — nothing is at {printable(wanted, 400)}",
-        "give a folder made by a prepare stage, RUN:STAGE, a text file, or a folder of text files",
+        f"--data — no file, folder or stage {printable(wanted, 400)}",
+        "give a text file, a folder of text files, the output of a prepare stage, or RUN:STAGE",
     )

@@ -1,4 +1,4 @@
-"""Where a result comes from, as its records say: the base of an adapter, the data that a model learned from."""
+"""The recorded origin of a result: the base model of an adapter, and the training data of a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from engines.run_dir import RunDir, RunDirError, place_now
 from engines.stage_file import read_stage_inputs
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-"""What reading a damaged or foreign record raises."""
+"""Exceptions that a damaged or foreign record raises when it is read."""
 
 
 def base_of(run: RunDir, source: Source) -> Input | None:
-    """The model that an adapter of a run was trained on, as its attempt recorded it; None when no record is
-    readable."""
+    """The base model of a run's adapter, as its attempt recorded it; None if no record can be read."""
     attempts = [source.attempt] if source.attempt is not None else run.attempts(source.stage)[::-1]
     for attempt in attempts:
         found = _recorded_base(run.stage_json(source.stage, attempt), source.path)
@@ -28,14 +27,14 @@ def base_of(run: RunDir, source: Source) -> Input | None:
 
 
 def base_of_folder(adapter: Path) -> Input | None:
-    """The model that an adapter folder names: in its base.json, or in PEFT's adapter_config.json; None for neither."""
+    """The base model that an adapter folder names, in base.json or in PEFT's adapter_config.json; else None."""
     return _base_json(adapter) or _peft_base(adapter)
 
 
 def held_out_data(run: RunDir, stage: str) -> Input | None:
-    """The data that a stage's model learned from last: its held-out part is what a comparison should read.
+    """The data that a stage's model was trained on last; a comparison reads the held-out part of it.
 
-    A merge has none of its own: its adapter's, and before that its model's, is taken.
+    A merge reads no data. Its adapter's data counts, else its model's.
     """
     try:
         plan = RunRecipe.read(run)
@@ -82,7 +81,7 @@ def _peft_base(adapter: Path) -> Input | None:
 
 
 def _moved(text: object, sha256: object, near: Path) -> Input | None:
-    """What a record names, where it is now (runs may have been moved together); a name that is no path is a hub id."""
+    """The recorded input where it is now (runs may have been moved together); a name without a path is a hub id."""
     if not isinstance(text, str) or not text:
         return None
     path = place_now(Path(text), near)

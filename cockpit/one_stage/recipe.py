@@ -1,10 +1,8 @@
-"""A recipe of one stage as a value, and its text: the only place that writes one.
+"""A recipe of one stage as a value, and as text; no other module writes such a text.
 
-A merge or an export of something that exists is a run of its own with one stage, whose inputs are named by path.
-Buttons
-(`from_run`) and commands (`from_words`) choose the inputs; the text is made here. Hashes of inputs stand in comments,
-for the
-reader: the run records them itself when it starts.
+A merge or an export of an existing result is a new run with one stage, whose inputs are named by path. Buttons
+(`from_run`) and commands (`from_words`) choose the inputs, and this module writes the text. It shows the inputs' hashes
+in comments, for the reader: the run records them when it starts.
 """
 
 from __future__ import annotations
@@ -17,14 +15,14 @@ from typing import Any, ClassVar
 from recipes.spelling import spell
 
 NAME_CHARACTERS = 40
-"""Longest name of a recipe."""
+"""Maximum length of a recipe's name."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a stage reads: a folder, a file, or a model of a hub (then `path` is None).
+    """An input of a stage: a folder, a file, or a model of a hub (then `path` is None).
 
-    `text` is how the recipe names it; `manifest_sha256` is known for what a run made.
+    `text` is its value in the recipe; `manifest_sha256` is known for outputs of runs.
     """
 
     text: str
@@ -33,13 +31,13 @@ class Input:
 
     @classmethod
     def at(cls, path: Path, manifest_sha256: str | None = None) -> Input:
-        """What is at a path."""
+        """The input at a path."""
         return cls(str(path), path, manifest_sha256)
 
 
 @dataclass(frozen=True)
 class _Field:
-    """One field of the stage; the hash is that of the input it names."""
+    """One field of the stage; the hash belongs to the input that it names."""
 
     key: str
     value: Any
@@ -48,7 +46,7 @@ class _Field:
 
 @dataclass(frozen=True)
 class Merge:
-    """One adapter or several, added to their base model."""
+    """One or more adapters, added to their base model."""
 
     kind: ClassVar[str] = "merge"
     name: ClassVar[str] = "merged"
@@ -72,7 +70,7 @@ class Export:
         adapter: an adapter that is merged into the model while the files are written.
         adapters: adapters that are written as GGUF adapters for the model.
         data: held-out text for the comparison.
-        imatrix: when an importance matrix is measured; None for the default.
+        imatrix: for which file types an importance matrix is computed; None for the default.
     """
 
     kind: ClassVar[str] = "export"
@@ -97,7 +95,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that the input comes from, and what of it: `tuned, step 400`."""
+    """The run that the input comes from, and the result in it: `tuned, step 400`."""
 
     run: str
     title: str
@@ -123,7 +121,7 @@ def one_stage_recipe(stage: Merge | Export, of: str, origin: Origin | None = Non
     name = short_name(of, stage.name)
     head = [_Field("schema", 1), _Field("name", name)]
     if origin is not None:
-        words = f"{stage.kind.capitalize()} of {origin.title}, of the run {origin.run}."
+        words = f"{stage.kind.capitalize()} of {origin.title}, from run {origin.run}."
         head.append(_Field("description", words))
     body = [_Field("name", stage.name), _Field("kind", stage.kind), *stage.fields()]
     lines = [*map(_line, head), "", "[[stage]]", *map(_line, body)]
@@ -131,7 +129,7 @@ def one_stage_recipe(stage: Merge | Export, of: str, origin: Origin | None = Non
 
 
 def short_name(of: str, suffix: str) -> str:
-    """A recipe name of at most 40 characters that says what it came from; never `gguf-gguf`."""
+    """A recipe name of at most 40 characters, derived from its origin; a suffix is not repeated (`gguf-gguf`)."""
     stem = "".join(char if char.isascii() and (char.islower() or char.isdigit()) else "-" for char in of.lower())
     stem = stem.strip("-") or "run"
     for old in (Merge.name, Export.name):
@@ -156,5 +154,5 @@ def _line(field: _Field) -> str:
 
 
 def _hexadecimal(text: str) -> str:
-    """A hash for a comment: nothing but its hexadecimal digits, whatever the record contained."""
+    """A hash for a comment: only its hexadecimal digits, because the record may contain other text."""
     return "".join(char for char in text if char in "0123456789abcdef")[:64]

@@ -1,4 +1,4 @@
-"""What a run has made and still has: finished results and checkpoints, as the buttons and commands work on them."""
+"""The finished results and checkpoints of a run that still exist, for the buttons and commands that use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recipes.stages.registry import trains, weights
 class Source:
     """A finished result or a checkpoint that can be merged or exported.
 
-    `path` is its folder; `manifest_sha256` what it is known by; `step` None for the finished result.
+    `path` is its folder, `manifest_sha256` its identity; `step` is None for the finished result.
     """
 
     kind: Literal["model", "adapter"]
@@ -35,13 +35,13 @@ class Source:
 
     @property
     def input(self) -> Input:
-        """It as a recipe names it."""
+        """The input that a recipe names."""
         return Input.at(self.path, self.manifest_sha256)
 
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """One checkpoint of a run, removed ones included."""
+    """One checkpoint of a run, which may have been removed."""
 
     stage: str
     kind: str
@@ -89,7 +89,7 @@ def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
 
 
 def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
-    """Finished results and checkpoints that are still there, the last stage first, its finished result first."""
+    """Finished results and checkpoints that exist, the last stage first, its finished result first."""
     found = []
     for stage in reversed(stages):
         kind = weights(stage.kind)
@@ -106,7 +106,7 @@ def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
 
 
 def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> Source | None:
-    """The source a button works on: the chosen checkpoint when it is of that kind, else the newest finished result."""
+    """The source for a button: the chosen checkpoint if it is of that kind, else the newest finished result."""
     if row is not None:
         chosen = row.checkpoint
         for source in found:
@@ -122,7 +122,7 @@ def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> 
 
 
 def items(run: RunDir, stages: Sequence[StageView]) -> list[Item]:
-    """Finished results and every checkpoint, stage by stage from the last, the newest first."""
+    """Finished results and all checkpoints, the last stage first, newest first within a stage."""
     found = sources(run, stages)
     listed: list[Item] = []
     for stage in reversed(stages):

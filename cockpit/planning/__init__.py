@@ -1,1 +1,1 @@
-"""What a recipe will take (steps, checkpoints, files), and whether its models can be used."""
+"""The plan of a recipe (steps, checkpoints, files), and checks of the models that it names."""

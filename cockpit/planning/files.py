@@ -1,7 +1,7 @@
-"""The GGUF files that a recipe's exports will write, from the fields of the pretrain stage that the model goes back to.
+"""The GGUF files that a recipe's exports will write, from the fields of the pretrain stage that creates the model.
 
-A model whose widths do not divide into a type's blocks is best told before it is trained: its quantized files would be
-stored in larger types, up to the size of F16.
+If the model's widths are not multiples of a type's block size, tensors are stored in larger types, up to F16. The plan
+warns of it before the model is trained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
 
 SUPER_BLOCK = 256
-"""Values of a block of every K and IQ type: widths that are multiples of it get the type they ask for."""
+"""Values in a block of the K and IQ types; a tensor gets its type if its width is a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class PlannedFile:
         file_type: GGUF file type.
         bytes: size of its tensors.
         bits_per_weight: effective, over all tensors.
-        fallbacks: how many tensors do not get the type they should have.
-        tensors: of how many.
-        warning: what the widths do to the type, and what to change; empty when nothing.
+        fallbacks: number of tensors that are stored in another type.
+        tensors: number of all tensors.
+        warning: which tensors get another type and what to change; empty if none do.
     """
 
     stage: str
@@ -44,7 +44,7 @@ class PlannedFile:
 
 
 def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> Iterator[PlannedFile]:
-    """What an export of a model with these fields will write."""
+    """The files that an export of a model with these fields will write."""
     fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None, "vocab_size": vocab_size}
     shapes = model_shapes(LLAMA, fields)
     for file_type in dict.fromkeys(export.file_types):
@@ -53,7 +53,7 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
 
 
 def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
-    """What an export of a model folder will write, from its config.json; nothing where that does not tell."""
+    """The files that an export of a model folder will write, from its config.json; empty if that has no shapes."""
     types = list(dict.fromkeys(export.file_types))
     for plan in file_plans(folder, types, export.imatrix == "always").values():
         yield _planned(export, plan, plan.fallback_note())
@@ -88,4 +88,4 @@ def _warning(plan: FilePlan, base: PretrainStage) -> str:
         return ""
     named = {"hidden_size": base.hidden_size, "intermediate_size": base.intermediate_size}
     odd = [f"{name} ({width})" for name, width in named.items() if width % SUPER_BLOCK]
-    return f"{note}; multiples of {SUPER_BLOCK} for {' and '.join(odd)} would avoid that" if odd else note
+    return f"{note}; multiples of {SUPER_BLOCK} for {' and '.join(odd)} would avoid this" if odd else note

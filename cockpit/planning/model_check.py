@@ -1,9 +1,7 @@
-"""Before a launch, and for `cockpit check`: can the model folders that a recipe names be loaded, merged, written as
-GGUF?
+"""Check that the model folders of a recipe can be loaded, merged and exported; at launch and for `cockpit check`.
 
-What a folder's config.json says is enough to refuse a 4-bit base, a family that is not written here, or a setting that
-a
-GGUF file cannot hold. A model that the recipe makes itself, or one of a hub, is looked at when its stage runs.
+A folder's config.json is enough to refuse a 4-bit base model, a model family that is not supported, or a setting that
+GGUF cannot represent. A model that the recipe creates, or a model of a hub, is checked when its stage runs.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from recipes.stages.registry import row_of
 
 
 def check_models(loaded: LoadedRecipe) -> None:
-    """Refuse a recipe whose stages cannot take the model folders it names.
+    """Refuse a recipe whose stages do not support the model folders that it names.
 
     Raises:
-        RecipeError: each reason at the line that names the folder.
-        OperatorError: the same without lines, for a recipe that a button or a command made and no file holds.
+        RecipeError: the problems, each at the line that names the folder.
+        OperatorError: the same without lines, for a recipe that is not in a file.
     """
     problems: list[Problem] = []
     in_file = _is_of_its_file(loaded)
@@ -49,8 +47,7 @@ def check_models(loaded: LoadedRecipe) -> None:
 
 
 def _is_of_its_file(loaded: LoadedRecipe) -> bool:
-    """Whether the lines of the recipe are lines of the file it is named after: not so for an unsaved form, or a
-    button's."""
+    """Whether the recipe's text is the content of its file; False for an unsaved form and for a button's recipe."""
     try:
         return read_regular_text(loaded.path) == loaded.text
     except (OSError, ValueError):
@@ -59,7 +56,7 @@ def _is_of_its_file(loaded: LoadedRecipe) -> bool:
 
 def _check(folder: Path, stage: StageFields) -> None:
     if not row_of(stage).reads_model_config:
-        if (folder / "config.json").is_file():  # an adapter has none
+        if (folder / "config.json").is_file():  # an adapter folder has no config.json
             check_counts(folder, read_object(folder / "config.json"))
         return
     config = complete_config(folder, read_object(folder / "config.json"))

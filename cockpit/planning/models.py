@@ -1,4 +1,4 @@
-"""How large a model folder is and what work on it takes, from its config and safetensors headers: no tensor is read."""
+"""Sizes of a model folder and the disk and memory that work on it takes; reads only config and safetensors headers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_HEADER_BYTES = 100 * 1024 * 1024
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_CONFIG_BYTES = 1024 * 1024
 PARITY_POSITIONS, PARITY_LENGTH = 2048, 256
-"""An export stage's own, unless its recipe says otherwise."""
+"""Defaults of an export stage: token positions, and tokens per sequence."""
 ENGINE_BYTES = 600 * 1024**2
-"""Resident memory of an exporter process before it touches a model: torch and the interpreter."""
+"""Resident memory of an exporter process before it loads a model: torch and the interpreter."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model folder: its number of parameters and the bytes of its weights."""
+    """A model folder's number of parameters and bytes of weights."""
 
     parameters: int
     bytes: int
@@ -36,7 +36,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Need:
-    """What a run will take and what there is, in bytes; None is not known."""
+    """Bytes that a run needs and bytes that are free; None if unknown."""
 
     disk_bytes: int | None
     disk_free_bytes: int | None
@@ -45,7 +45,7 @@ class Need:
 
     @property
     def short_of(self) -> list[str]:
-        """What is known not to suffice: disk, memory."""
+        """The resources of which a run needs more than is free: disk, memory."""
         short = []
         if self.disk_bytes and self.disk_free_bytes is not None and self.disk_bytes > self.disk_free_bytes:
             short.append("disk")
@@ -55,7 +55,7 @@ class Need:
 
 
 def model_facts(folder: Path) -> ModelFacts | None:
-    """Parameters and bytes of a folder's safetensors; None when there are none, or one cannot be read."""
+    """Parameters and bytes of a folder's safetensors files; None if there are no files or a file cannot be read."""
     try:
         files = sorted(folder.glob("*.safetensors"))
         sizes = [(_count_parameters(file), file.stat().st_size) for file in files]
@@ -67,7 +67,7 @@ def model_facts(folder: Path) -> ModelFacts | None:
 
 
 def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
-    """A merge writes the base once more, in the merged type, and streams it tensor by tensor."""
+    """The need of a merge: it writes the weights once, in the merged type, and holds one tensor at a time."""
     facts = model_facts(base) if base is not None else None
     disk = None
     if facts is not None:
@@ -76,7 +76,7 @@ def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
 
 
 def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity: bool = True) -> Need:
-    """An export writes every file; its parity check holds the model in float32, and its logits on disk meanwhile."""
+    """The need of an export: its files, and for the comparison the model in float32 and the logits on disk."""
     facts = model_facts(model)
     if facts is None:
         return Need(None, disk_free(runs_root), None, psutil.virtual_memory().available)
@@ -89,10 +89,9 @@ def export_need(runs_root: Path, model: Path, file_types: Sequence[str], parity:
 
 
 def file_plans(model: Path, file_types: Sequence[str], importance: bool = False) -> dict[str, FilePlan]:
-    """What each tensor becomes in a GGUF file of each type; empty for a folder whose config.json does not tell its
-    shapes.
+    """The tensor types in a GGUF file of each file type; empty if the folder's config.json does not give the shapes.
 
-    `importance`: quantized types are written with a matrix even where they could do without.
+    `importance`: use an importance matrix also for file types that do not need one.
     """
     try:
         config = _config(model)
@@ -113,9 +112,9 @@ def file_plans(model: Path, file_types: Sequence[str], importance: bool = False)
 def file_plan(
     file_type: str, shapes: list[Shape], *, layers: int, gqa: int, importance: bool, seventy_b: bool
 ) -> FilePlan:
-    """What each tensor becomes in a file, as an export plans it: with an importance matrix where the type needs one.
+    """The tensor types in one file, as an export plans it: with an importance matrix if the file type needs one.
 
-    `importance`: one is used even where the type could do without. The rest as in `plan_file`.
+    `importance`: use one also for file types that do not need it. The other arguments are those of `plan_file`.
     """
     plan = plan_file(file_type, shapes, layers=layers, gqa=gqa, seventy_b=seventy_b)
     if plan.needs_importance or (importance and FILE_TYPES[file_type].importance != "ignored"):
@@ -142,7 +141,7 @@ def _config(model: Path) -> dict[str, Any]:
     if isinstance(config, dict):
         config = language_settings(config)
     if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
-        raise ValueError("not a model's config")
+        raise ValueError("config.json is not a model's config")
     return {
         "tie_word_embeddings": False,
         **config,
@@ -151,7 +150,7 @@ def _config(model: Path) -> dict[str, Any]:
 
 
 def disk_free(folder: Path) -> int | None:
-    """Bytes free on the folder's file system, or that of its nearest parent that exists."""
+    """Free bytes on the file system of the folder, or of its nearest existing parent."""
     for place in (folder, *folder.parents):
         if place.exists():
             try:

@@ -1,5 +1,4 @@
-"""What a recipe will take, as far as it can be computed before it runs. A number that is not known is None, never a
-guess."""
+"""The plan of a recipe, as far as it can be computed before the run. An unknown number is None, never a guess."""
 
 from __future__ import annotations
 
@@ -23,18 +22,25 @@ from recipes.stages.training import TrainingFields
 
 FORMAT = 1
 WEIGHT_BYTES = 4
-"""Weights are trained in float32, also under bf16 autocast."""
+"""Weights are trained in float32, also with bf16 autocast."""
 OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
-"""Bytes of optimizer state per trained parameter: two moments."""
+"""Bytes of optimizer state per trained parameter, for two moments."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage's figures.
+    """The numbers of one stage; None if unknown.
 
-    `parameters` are the model's, `trainable_parameters` those that the optimizer changes; `tokens_per_step` and
-    `tokens`
-    count positions of full sequences; `checkpoint_bytes` is one checkpoint's weights and optimizer state.
+    Attributes:
+        name: the stage's name.
+        kind: the stage's kind.
+        parameters: of the model.
+        trainable_parameters: those that the optimizer changes.
+        steps: optimizer steps.
+        tokens_per_step: positions of full sequences.
+        tokens: positions of full sequences, over all steps.
+        checkpoints: number of checkpoints that are written.
+        checkpoint_bytes: weights and optimizer state of one checkpoint.
     """
 
     name: str
@@ -50,7 +56,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The figures of every stage, in the order of the recipe, and of every GGUF file whose model is of the recipe."""
+    """The numbers of every stage, in the order of the recipe, and of every GGUF file whose shapes are known."""
 
     recipe: str
     stages: list[StagePlan]
@@ -62,7 +68,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, graph: Graph | None = None) -> Plan:
-    """Compute what can be computed of a recipe; with its graph, also of models in folders."""
+    """Compute the plan of a recipe; with its graph, also for exports of model folders."""
     by_name: dict[str, StageFields] = {stage.name: stage for stage in recipe.stage}
     exports = [stage for stage in recipe.stage if isinstance(stage, ExportStage)]
     files = [file for stage in exports for file in _files(stage, by_name, graph)]
@@ -70,7 +76,7 @@ def plan(recipe: Recipe, graph: Graph | None = None) -> Plan:
 
 
 def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
-    """Parameters of a pretrain stage's Llama-type decoder, exactly (no biases; RMSNorm has one weight per channel)."""
+    """The exact number of parameters of a pretrain stage's Llama model (no biases; one RMSNorm weight per channel)."""
     width, layers = stage.hidden_size, stage.num_hidden_layers
     per_layer = sum(inputs * outputs for inputs, outputs in _projections(stage).values()) + 2 * width
     embeddings = vocab_size * width * (1 if stage.tie_word_embeddings else 2)
@@ -78,7 +84,7 @@ def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
 
 
 def adapter_parameters(stage: FinetuneStage, base: PretrainStage) -> int:
-    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted layer."""
+    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted module."""
     shapes = _projections(base)
     per_layer = sum(stage.r * sum(shapes[module]) for module in set(stage.target_modules))
     return base.num_hidden_layers * per_layer
@@ -117,7 +123,7 @@ def _stage_plan(stage: StageFields, by_name: Mapping[str, StageFields]) -> Stage
 
 def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int | None) -> StagePlan:
     steps = stage.max_steps
-    # Pretraining fills every sequence; examples of a fine-tuning have lengths that only the data knows.
+    # Pretraining fills every sequence; the lengths of fine-tuning examples depend on the data.
     per_step = (
         stage.max_length * stage.per_device_train_batch_size * stage.gradient_accumulation_steps
         if isinstance(stage, PretrainStage)
@@ -138,12 +144,12 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
 
 
 def _checkpoints(steps: int, save_steps: int) -> int:
-    """One every `save_steps`, and one at the end."""
+    """One checkpoint every `save_steps` steps, and one at the end."""
     return -(-steps // save_steps)
 
 
 def _training_sizes(stage: TrainingFields, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
-    """Parameters of the model, and those that the optimizer changes."""
+    """Parameters of the model, and parameters that the optimizer changes."""
     parameters, base = _parameters(stage, by_name), _base(stage, by_name)
     if isinstance(stage, PretrainStage):
         return parameters, parameters
@@ -162,7 +168,7 @@ def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph 
 
 
 def _model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
-    """The folder that a model goes back to, through merges and adapters, when it is none of this recipe."""
+    """The folder that a stage's model comes from, through merges and adapters; None if a stage creates the model."""
     for current in _back(stage, by_name):
         field = row_of(current).same_shape_as
         reference = graph.inputs.get(current.name, {}).get(field or "")
@@ -172,8 +178,7 @@ def _model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph:
 
 
 def _back(stage: StageFields, by_name: Mapping[str, StageFields]) -> Iterator[StageFields]:
-    """The stage, then the stages that its model comes from, as far as they are of this recipe and have its
-    parameters."""
+    """The stage, then the stages of this recipe that its model comes from, as far as the shapes stay the same."""
     seen: set[str] = set()
     current: StageFields | None = stage
     while current is not None and current.name not in seen:
@@ -192,7 +197,7 @@ def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int
 
 
 def _base(stage: StageFields, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
-    """The pretrain stage that a stage's model goes back to, when it is of this recipe."""
+    """The pretrain stage of this recipe that creates a stage's model; None if the model comes from elsewhere."""
     return next((found for found in _back(stage, by_name) if isinstance(found, PretrainStage)), None)
 
 

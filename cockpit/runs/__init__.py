@@ -1,1 +1,1 @@
-"""What a run's files say: reading, folding, listing, playing back, verifying."""
+"""Everything that is read from a run's files: records, state, lists, playback, verification."""

@@ -1,7 +1,7 @@
-"""The merge of several writers' facts into the view of one run.
+"""Combine the facts of several writers into the view of one run.
 
-The lifecycle facts of all writers are merged by (time, writer, order within the writer), a rule that does not depend
-on how they arrived, and then read one after another. There are few of them, so this is done again whenever one is new.
+The lifecycle facts of all writers are sorted by (time, writer, order within the writer), independent of the order of
+arrival, and then applied one after another. They are few, so this is repeated whenever there is a new one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from engines.words import IGNORED, PHASE_PAUSED, EndReason, RunStatus, StageStat
 
 
 def combine(writers: Iterable[WriterFacts]) -> RunView:
-    """The run of these writers."""
+    """The view of the run of these writers."""
     writers = sorted(writers, key=lambda w: w.name)
     run = RunView()
     roles = {w.name: w.role for w in writers}
@@ -91,7 +91,7 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     if run.started_t is None:
         run.started_t = event.t
     if event.reason.is_from_operator:
-        run.taken_up = order
+        run.operator_start = order
     named = [name for name in run.order if name not in event.stages]
     for name, kind in zip(event.stages, event.kinds, strict=False):
         run.stage(name).kind = kind
@@ -161,7 +161,7 @@ def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: W
         or stage.current is not attempt
     ):
         return
-    if stage.state in {StageStatus.FAILED, StageStatus.REFUSED}:  # the supervisor's last word on the stage stands
+    if stage.state in {StageStatus.FAILED, StageStatus.REFUSED}:  # the supervisor's verdict on the stage has priority
         return
     stage.state, stage.ended_t = _OUTCOMES.get(attempt.reason, StageStatus.FAILED), event.t
     stage.reason = attempt.detail or attempt.reason
@@ -171,7 +171,7 @@ _OUTCOMES = {EndReason.STOPPED: StageStatus.STOPPED, EndReason.REFUSED: StageSta
 
 
 def _settle_stages(run: RunView) -> None:
-    """What follows from all facts together: a stage left running by a run that ended; whether the run is paused."""
+    """Set what follows from all facts: the state of stages that a run left running, and whether the run is paused."""
     if run.state != RunStatus.RUNNING:
         for stage in run.stages.values():
             if stage.state == StageStatus.RUNNING:

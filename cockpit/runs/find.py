@@ -1,4 +1,4 @@
-"""Where runs are, and which run an operator means by `last`, an id, a prefix or a path."""
+"""The folder of runs, and the run that RUN names: `last`, an id, a prefix or a path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engines.run_dir import RunDir, is_run_dir
 from recipes.problems import OperatorError
 
 MINUTE = len("20261120-2130")
-"""Ids begin with the minute of the launch; which of one minute is newer, the date of `run.json` says."""
+"""Ids begin with the minute of the launch; within a minute, the date of `run.json` decides which run is newer."""
 
 
 def runs_root(argument: str | Path | None = None) -> Path:
@@ -36,14 +36,14 @@ def run_ids(root: Path) -> list[str]:
 
 
 def find_run(root: Path, wanted: str) -> RunDir:
-    """The run that an operator means.
+    """The run that `wanted` names.
 
     Raises:
-        OperatorError: none, or more than one.
+        OperatorError: no run matches, or more than one.
     """
     if os.sep in wanted or wanted in {".", ".."}:
         path = Path(wanted).expanduser().absolute()
-        with suppress(OSError):  # a name that is too long for one, say
+        with suppress(OSError):  # a name that is too long, for example
             if is_run_dir(path):
                 return RunDir(path)
         raise OperatorError(
@@ -59,16 +59,17 @@ def find_run(root: Path, wanted: str) -> RunDir:
         return RunDir(root / matches[0])
     if matches:
         raise OperatorError(
-            f"RUN — {wanted!r} means {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
+            f"RUN — {wanted!r} matches {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
         )
     near = [name for name in ids if wanted in name][:6]
     raise OperatorError(
-        f"RUN — no run {wanted!r} in {root}; got {len(ids)} runs" + (f", nearest {', '.join(near)}" if near else ""),
-        "see them all: cockpit ls",
+        f"RUN — no run {wanted!r} among the {len(ids)} runs in {root}"
+        + (f"; similar: {', '.join(near)}" if near else ""),
+        "list all runs: cockpit ls",
     )
 
 
 def _id_order(name: str) -> tuple[str, int, str]:
-    """Ids of one minute carry -2, -3, …: order those as numbers."""
+    """Sort key for ids of the same minute, which end with -2, -3, …: order these as numbers."""
     base, _, tail = name.rpartition("-")
     return (base, int(tail), "") if tail.isdigit() and base.count("-") >= 2 else (name, 1, "")

@@ -1,8 +1,7 @@
 """The live stream's client: lines of a run's relay, over a Unix socket.
 
-Sockets live in a 0700 folder on a short path (a socket's name may have 107 bytes), named by a hash of the run
-directory.
-The supervisor's side is `cockpit.supervision.relay`.
+The socket is in a 0700 folder on a short path (a socket's path may have 107 bytes), and its name is a hash of the run
+directory. The supervisor's side is `cockpit.supervision.relay`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 
 def socket_folder() -> Path | None:
-    """A private folder for sockets, or None when none can be trusted (screens then follow the journal alone)."""
+    """A private folder for sockets; None if no folder is private (screens then read only the journal)."""
     for base in (os.environ.get("XDG_RUNTIME_DIR"), f"/tmp/cockpit-{os.getuid()}"):  # noqa: S108 - checked below
         if not base:
             continue
@@ -31,14 +30,14 @@ def socket_folder() -> Path | None:
 
 
 def socket_path(run_root: Path) -> Path | None:
-    """Where a run's relay listens."""
+    """The path of the socket on which a run's relay listens."""
     folder = socket_folder()
     name = hashlib.sha256(str(run_root.resolve()).encode()).hexdigest()[:16]
     return None if folder is None else folder / f"{name}.sock"
 
 
 class LiveStream:
-    """A screen's side: lines from the run's relay, if there is one now."""
+    """A screen's side: lines from the run's relay, while it is connected."""
 
     def __init__(self, run_root: Path) -> None:
         self._root = run_root
@@ -50,7 +49,7 @@ class LiveStream:
         return self._socket is not None
 
     def connect(self) -> bool:
-        """Connect if there is a relay; False when there is none."""
+        """Connect to the relay; False if there is no relay."""
         if self._socket is not None:
             return True
         path = socket_path(self._root)
@@ -69,7 +68,7 @@ class LiveStream:
         return None if self._socket is None else self._socket.fileno()
 
     def read_lines(self) -> list[bytes]:
-        """Whole lines that have arrived; empty when none have, or the relay is gone."""
+        """Complete lines that have arrived; empty if none have, or the relay has closed."""
         chunks: list[bytes] = []
         while self._socket is not None:
             try:

@@ -1,6 +1,6 @@
-"""One line of plain words for each event worth telling: for the log pane and for headless output.
+"""One line of text for each event, for the log pane and for headless output.
 
-The text quotes data and is hostile until it has been through `safe_text`.
+The text quotes data; it is not safe to print before `safe_text`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]
 
 
 class LogLine(NamedTuple):
-    """When (Unix seconds), how serious, what."""
+    """Time (Unix seconds), severity and text."""
 
     t: float
     level: Level
@@ -74,7 +74,7 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case Warned():
             return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
         case Gap():
-            return "error", f"{event.lost} records were not written: {event.reason or 'unknown reason'}"
+            return "error", f"{event.lost} records could not be written: {event.reason or 'unknown reason'}"
         case _:
             return "quiet", kind_of(event)
 
@@ -103,8 +103,8 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return "info", f"stage {event.stage} started ({event.kind}{attempt})"
         case StageSucceeded():
-            told = {"loss": fmt.number, "perplexity": fmt.number, "steps": fmt.whole}
-            shown = [f"{name} {told[name](value)}" for name, value in event.metrics.items() if name in told]
+            formats = {"loss": fmt.number, "perplexity": fmt.number, "steps": fmt.whole}
+            shown = [f"{name} {formats[name](value)}" for name, value in event.metrics.items() if name in formats]
             return "good", f"stage {event.stage} succeeded{': ' + ', '.join(shown) if shown else ''}"
         case StageFailed():
             state = StageStatus.REFUSED if event.refused else StageStatus.FAILED
@@ -125,9 +125,9 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
             return "info", f"{name} started{back}{scaled}"
         case AttemptEnded():
             if event.exit is not None and event.reason.is_from_engine:
-                return "quiet", f"{name}: its process ended with exit {event.exit}"
+                return "quiet", f"{name}: the process exited with status {event.exit}"
             level = _ATTEMPT_LEVELS.get(event.reason, "error")
-            status = f", exit {event.exit}" if event.exit is not None else ""
+            status = f", exit status {event.exit}" if event.exit is not None else ""
             return (
                 level,
                 f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
@@ -182,7 +182,7 @@ __all__ = ["Level", "LogLine", "line_of"]
 
 
 def _evaluation(event: Evaluated) -> str:
-    """What was measured; of a file compared with its model, how far it is from it."""
+    """The line of an evaluation; for a file that was compared with its model, its distance from the model."""
     figures = f"loss {fmt.loss(event.loss)}, perplexity {fmt.number(event.perplexity)}"
     of, _, file_type = event.protocol.partition(":")
     if of != "parity":

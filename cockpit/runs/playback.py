@@ -1,7 +1,7 @@
 """Playing a run back: a clock, a position in its journal, and the fold up to that position.
 
-There is no second way of drawing: a position is a number of events, and the state shown is the fold of exactly those.
-Going back starts from a keyframe, a copy of the state kept on the way, so that a seek in a million events stays short.
+A position is a number of events, and the state is the fold of exactly those events, so that screens draw it like a live
+run. A seek backwards starts from a keyframe, a stored copy of the state, so that it stays fast in a million events.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from engines.words import RunStatus, StartReason
 
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 LONGEST_PAUSE_S = 30.0
-"""A longer silence in the journal (a night before a resume, say) is played as this long."""
+"""A longer gap in the journal (such as a night before a resume) is played as a gap of this length."""
 EVENTS_PER_TICK = 4000
 KEYFRAMES = 8
 SHORTEST_KEYFRAME = 4000
@@ -41,7 +41,7 @@ SHORTEST_KEYFRAME = 4000
 
 @dataclass(frozen=True)
 class Moment:
-    """Something on the timeline: the number of events up to and with it, one character, words, and its step."""
+    """A mark on the timeline: the number of events up to and including it, a character, a text, and its step."""
 
     index: int
     character: str
@@ -50,14 +50,14 @@ class Moment:
 
 
 class Playback:
-    """A run's events and a playhead among them.
+    """A run's events with a playhead.
 
     Args:
-        events: the run's events; order within a writer as written.
+        events: the run's events, each writer's in the order of writing.
 
     Attributes:
-        index: events that are folded.
-        playing: whether the clock runs.
+        index: number of events before the playhead.
+        playing: whether the playback is running.
     """
 
     def __init__(self, events: Sequence[AnyEvent]) -> None:
@@ -81,47 +81,47 @@ class Playback:
 
     @property
     def speed(self) -> float:
-        """Seconds of the run per second; infinite is as fast as possible."""
+        """Seconds of the run per second; infinite for as fast as possible."""
         return SPEEDS[self._speed]
 
     def set_speed(self, speed: float) -> None:
-        """The nearest speed there is."""
+        """Set the nearest of the `SPEEDS`."""
         self._speed = min(
             range(len(SPEEDS)), key=lambda n: abs(math.log(min(SPEEDS[n], 1e6) / min(max(speed, 1e-6), 1e6)))
         )
 
     def change_speed(self, by: int) -> None:
-        """The next slower or faster speed."""
+        """Set the next slower or faster speed."""
         self._speed = min(len(SPEEDS) - 1, max(0, self._speed + by))
 
     @property
     def elapsed_s(self) -> float:
-        """Playing time up to the playhead: the run's own time without its long silences."""
+        """Playing time up to the playhead: the run's time with long gaps cut to `LONGEST_PAUSE_S`."""
         return self._clock[self.index - 1] if self.index else 0.0
 
     @property
     def length_s(self) -> float:
-        """Playing time of the whole run."""
+        """Playing time of the complete run."""
         return self._clock[-1] if self._clock else 0.0
 
     @property
     def t(self) -> float:
-        """The wall time of the playhead, Unix seconds."""
+        """The time of the playhead's event, Unix seconds."""
         return self.events[max(0, self.index - 1)].t if self.events else 0.0
 
     @property
     def at_end(self) -> bool:
-        """Whether everything has been played."""
+        """Whether the playhead is after the last event."""
         return self.index >= len(self.events)
 
     def toggle(self) -> None:
-        """Play or pause; playing at the end begins anew."""
+        """Play or pause; at the end, play again from the start."""
         if not self.playing and self.at_end:
             self.seek(0)
         self.playing = not self.playing
 
     def tick(self, passed_s: float) -> bool:
-        """Let real time pass; returns whether the playhead moved."""
+        """Advance the playback by a real time; returns whether the playhead moved."""
         if not self.playing:
             return False
         if math.isinf(self.speed):
@@ -145,7 +145,7 @@ class Playback:
         self._now = self.elapsed_s
 
     def seek_samples(self, by: int) -> None:
-        """Move by so many samples (steps, or reports of progress)."""
+        """Move by a number of samples (steps or progress reports)."""
         at = bisect_right(self._samples, self.index)
         if by > 0:
             target = at + by - 1
@@ -156,7 +156,7 @@ class Playback:
             self.seek(self._samples[target] if target >= 0 else 0)
 
     def seek_moment(self, by: int) -> Moment | None:
-        """The next or previous checkpoint, guard, failure or other moment; None when there is none that way."""
+        """Move to the next or previous moment (checkpoint, guard, failure, …); None if there is no further moment."""
         indexes = [moment.index for moment in self.moments]
         at = bisect_right(indexes, self.index) if by > 0 else bisect_left(indexes, self.index) - 1
         if not 0 <= at < len(self.moments):
@@ -165,7 +165,7 @@ class Playback:
         return self.moments[at]
 
     def seek_step(self, step: int, stage: str | None = None) -> bool:
-        """Put the playhead at the last time a step with this number (or the next higher one) was taken."""
+        """Move to the last record of this step, or of the next higher one; False if there is no such step."""
         best: tuple[int, int] | None = None
         steps = (
             (event.step, n)
@@ -181,7 +181,7 @@ class Playback:
         return True
 
     def share(self, index: int) -> float:
-        """Where an event lies on the timeline, 0 to 1."""
+        """The position of an event on the timeline, 0 to 1."""
         if not self.events or self.length_s <= 0:
             return 0.0
         return self._clock[max(0, min(index, len(self)) - 1)] / self.length_s if index else 0.0
@@ -219,7 +219,7 @@ class Playback:
 
 
 def _is_failure(event: AttemptEnded) -> bool:
-    """Whether an end is worth a look; an end that the engine recorded counts once, without the supervisor's copy."""
+    """Whether an attempt's end is a failure; of an end that both recorded, only the engine's record counts."""
     return not event.reason.is_from_engine or (event.exit is None and event.reason.is_failure_from_engine)
 
 
@@ -244,13 +244,13 @@ def _moment(index: int, event: AnyEvent) -> Moment | None:
         case StageStarted():
             return Moment(index, "|", f"stage {event.stage}")
         case RunStarted() if event.reason != StartReason.LAUNCH:
-            return Moment(index, "|", f"run taken up: {event.reason}")
+            return Moment(index, "|", f"supervisor started: {event.reason}")
         case _:
             return None
 
 
 class Recorded(NamedTuple):
-    """A journal read to its end, and what in it could not be read."""
+    """The events of a journal, and its numbers of unreadable lines and of records of unknown kinds."""
 
     events: list[AnyEvent]
     unreadable: int
@@ -258,7 +258,7 @@ class Recorded(NamedTuple):
 
 
 def read_run(path: Path) -> Recorded:
-    """All events of a run directory, or of one journal file, in an order of time that keeps each writer's own."""
+    """All events of a run directory or of one journal file, by time, with each writer's order kept."""
     tail = RunTail(path)
     events = [record.event for record in tail.rest()]
     if tail.files > 1:

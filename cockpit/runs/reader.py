@@ -1,7 +1,7 @@
-"""The one reader of runs: the records of a run, each once, the state folded from them, and whether processes live.
+"""The reader of a run: its records, each once, the state folded from them, and whether its processes live.
 
-Live it reads the journal and the live stream; without, the journal as it grows; `read_now` reads once to the end.
-Screens, lists, followers, commands and reports differ only in how often they read and what they show.
+With `live` it reads the journal and the live stream, otherwise only the journal as it grows; `read_now` reads once to
+the end. Screens, lists, followers, commands and reports all use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus, WriterRole
 
 YOUNG_S = 10.0
-"""A run directory younger than this whose supervisor is not there yet is being launched."""
+"""A run directory that is younger and has no supervisor yet is being launched."""
 
 
 class RunReader:
@@ -26,12 +26,12 @@ class RunReader:
 
     Args:
         run: the run.
-        live: read its live stream too.
-        lines: read `journal.jsonl` alone, in its own order, so that the records' lines are the file (for `--json`).
+        live: also read the run's live stream.
+        lines: read only `journal.jsonl`, in its order, so that the records' lines are the file's (for `--json`).
 
     Attributes:
-        state: the fold of every record so far; a new object after a journal was replaced.
-        lock: held by a thread while it reads, or draws from the state, where several threads share a reader.
+        state: the fold of all records so far; a new object after a journal was replaced.
+        lock: for readers that several threads share: held while a thread reads, or uses the state.
     """
 
     def __init__(self, run: RunDir, *, live: bool = False, lines: bool = False) -> None:
@@ -45,22 +45,22 @@ class RunReader:
 
     @property
     def behind(self) -> bool:
-        """Whether the journals hold more than was read."""
+        """Whether the journals contain more than was read."""
         return self._tail.behind
 
     def poll(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
-        """New records, at most about `max_records`, folded; waits up to `timeout_s` for some when there are none.
+        """New records, at most about `max_records`, folded; without new records, waits for them up to `timeout_s`.
 
-        After a journal was replaced, its content is folded from the start, and no record is given twice.
+        After a journal was replaced, its content is folded from the start, and no record is returned twice.
         """
         records = self._tail.read(timeout_s, max_records)
         if self._tail.restarted:
-            self._begin_anew()
+            self._restart()
             records = self._tail.read(0.0, max_records)
         return self._take(records)
 
     def catch_up(self) -> bool:
-        """Read on to the end, in parts; returns whether anything was new."""
+        """Read to the end, in parts; returns whether anything was new."""
         state, version = self.state, self.state.version
         self.poll()
         while self.behind:
@@ -68,9 +68,9 @@ class RunReader:
         return self.state is not state or state.version != version
 
     def refresh(self) -> RunStatus:
-        """Read on to the end and look at the processes; returns the run's real state.
+        """Read to the end and check the processes; returns the run's real state.
 
-        When no process is left to write, a last line without its newline counts, too.
+        If no process is left to write, a last line without a newline counts too.
         """
         self.catch_up()
         real = self.look()
@@ -80,11 +80,11 @@ class RunReader:
         return real
 
     def finish(self) -> None:
-        """Take a last line that ends without a newline, if it is a record; for runs that no process writes to."""
+        """Read a last line without a newline, if it is a record; for runs to which no process writes."""
         self._take(self._tail.finish())
 
     def look(self) -> RunStatus:
-        """The run's state with its processes looked at: `lost` is a run that has not ended and has no process."""
+        """The run's state after a check of its processes: `lost` is a run that has not ended and has no process."""
         state = self.state
         if state.state.has_ended or self.is_live():
             return state.state
@@ -96,14 +96,14 @@ class RunReader:
         return RunStatus.QUEUED if young else RunStatus.LOST
 
     def is_live(self) -> bool:
-        """Whether a supervisor or an engine of the run lives, by identity."""
+        """Whether a supervisor or an engine of the run is running."""
         if lock_is_held(self.run.supervisor_lock):
             return True
         engines = (w.opened for w in self.state.writers if w.opened and w.opened.role == WriterRole.ENGINE)
         return any(Identity(e.pid, e.start_time, e.boot_id).is_alive() for e in engines)
 
     def close(self) -> None:
-        """Leave the live stream."""
+        """Close the live stream."""
         self._tail.close()
 
     def _take(self, records: list[Record]) -> list[Record]:
@@ -115,7 +115,7 @@ class RunReader:
         given = self._given.get(record.event.w)
         return given is None or record.event.seq >= given.next or given.is_late(record.event.seq)
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._tail.close()
         for writer in self.state.writers:
             given = self._given.get(writer.name)
@@ -125,7 +125,7 @@ class RunReader:
 
 
 def read_now(run: RunDir) -> RunReader:
-    """A run, read once from all of its journals: its `state`, and with `look` the state of its processes."""
+    """A reader that has read a run's journals once to the end; `look` adds a check of the processes."""
     reader = RunReader(run)
     reader.catch_up()
     reader.finish()

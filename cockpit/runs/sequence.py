@@ -1,4 +1,4 @@
-"""Which of a writer's sequence numbers have been seen: in order, late, or not yet."""
+"""The sequence numbers of a writer that have been seen, and the holes between them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Numbers:
     """The numbers of one writer.
 
     Attributes:
-        next: the lowest number above everything seen.
-        holes: ranges [start, stop) below `next` that were passed over, in order. A full disk delays what matters: the
-            live stream runs on, and the journal gets the delayed records once there is space.
+        next: the highest number seen plus one.
+        holes: ranges [start, stop) below `next` that have not been seen, in order. On a full disk, the live stream
+            continues, and the journal gets the delayed lifecycle records once there is space.
     """
 
     next: int = 0
@@ -21,22 +21,22 @@ class Numbers:
 
     @property
     def missing(self) -> int:
-        """How many numbers were passed over and have not come since."""
+        """The number of sequence numbers below `next` that have not been seen."""
         return sum(stop - start for start, stop in self.holes)
 
     def is_late(self, seq: int) -> bool:
-        """Whether the number is one that was passed over."""
+        """Whether the number is in a hole."""
         at = bisect_right(self.holes, (seq, float("inf"))) - 1
         return at >= 0 and self.holes[at][0] <= seq < self.holes[at][1]
 
     def pass_to(self, seq: int) -> None:
-        """See `seq`, a number at or above `next`; what lies between is passed over."""
+        """Add `seq`, a number at or above `next`; the numbers between become a hole."""
         if seq > self.next:
             self.holes.append((self.next, seq))
         self.next = seq + 1
 
     def fill(self, seq: int) -> None:
-        """See `seq`, a number that is late."""
+        """Add `seq`, a number in a hole."""
         at = bisect_right(self.holes, (seq, float("inf"))) - 1
         start, stop = self.holes[at]
         self.holes[at : at + 1] = [part for part in ((start, seq), (seq + 1, stop)) if part[0] < part[1]]

@@ -1,9 +1,8 @@
 """A metric over steps or time: append-only numbers with a min/max pyramid, so that a chart costs O(columns).
 
-Every sixteen values are summed up as their smallest and largest, and every sixteen of those again. A column of a chart
-reads at most a few dozen numbers however long the run is, and never misses a spike. Non-finite values (NaN and the
-infinities) take no part in extents: they are gaps that carry a mark. A value that could not be measured (`None`) is
-neither: it is simply not there.
+Sixteen values are summarized by their minimum and maximum, and sixteen of these again. A column of a chart reads at
+most a few dozen numbers, however long the run is, and misses no spike. Non-finite values (NaN and the infinities) do
+not count in extents: they are gaps with a mark. A value that could not be measured (`None`) is a gap without a mark.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ FAN = 16
 _INF = math.inf
 
 Column: TypeAlias = "tuple[float, float, bool] | None"
-"""Smallest and largest finite value (both NaN when there is none), and whether a non-finite one is there; None: no
+"""Smallest and largest finite value (both NaN without finite values), and whether there is a non-finite value; None: no
 value."""
 
 
 class Series:
-    """Points (x, y) in order of x. `x` and `y` may be shared, append-only arrays that somebody else fills.
+    """Points (x, y) in order of x. `x` and `y` may be shared, append-only arrays that the caller fills.
 
     Args:
         x: positions, finite.
         y: values; NaN and infinities are kept.
-        absent: indexes at which y was not measurable (its NaN there means nothing).
+        absent: indexes at which y was not measured (the NaN there has no meaning).
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Series:
         self._smoothed: dict[float, tuple[Series, _Average]] = {}
 
     def append(self, x: float, y: float | None) -> None:
-        """Add one point; a position that is not finite is refused silently, as it could be drawn nowhere."""
+        """Add one point; a point whose position is not finite is ignored, because it cannot be drawn."""
         if not math.isfinite(x):
             return
         if y is None:
@@ -85,12 +84,12 @@ class Series:
 
     @property
     def absent(self) -> array[int]:
-        """Indexes of values that were not measurable."""
+        """Indexes of values that were not measured."""
         self._settle()
         return self._absent
 
     def is_absent(self, index: int) -> bool:
-        """Whether the value at `index` was not measurable."""
+        """Whether the value at `index` was not measured."""
         absent = self.absent
         at = bisect_left(absent, index)
         return at < len(absent) and absent[at] == index
@@ -143,7 +142,7 @@ class Series:
     def ema(self, alpha: float) -> Series:
         """The debiased exponential moving average, s ← alpha·s + (1-alpha)·y divided by 1-alphaⁿ (as Adam's moments).
 
-        It is computed for new points only. A non-finite value leaves the average as it was and is a gap in it.
+        It is computed only for new points. A non-finite value does not change the average and is a gap in it.
         """
         if alpha not in self._smoothed:
             self._smoothed[alpha] = (Series(absent=self._absent), _Average(alpha))
@@ -169,7 +168,7 @@ class Series:
         return (lo, hi, marked)
 
     def _range(self, start: int, stop: int) -> tuple[float, float]:
-        """Extent of y[start:stop]; (inf, -inf) when nothing there is finite."""
+        """Extent of y[start:stop]; (inf, -inf) without finite values."""
         lo, hi = _INF, -_INF
         lows: Sequence[float] = self._y
         highs: Sequence[float] = self._y
@@ -195,7 +194,7 @@ class Series:
         self._seen = 0
 
     def _settle(self) -> None:
-        """Bring order, gaps and the pyramid up to the newest point."""
+        """Update order, gaps and the pyramid up to the newest point."""
         n = len(self)
         if n == self._checked:
             return
@@ -213,7 +212,7 @@ class Series:
         self._index(n)
 
     def _sort(self, n: int) -> None:
-        """Positions went back (a clock was set): work on a sorted copy from now on."""
+        """Use a sorted copy from now on, because positions decreased (a clock was set)."""
         order = sorted(range(n), key=self._x_in.__getitem__)
         absent = set(self._absent_in)
         self._x = array("d", (self._x_in[i] for i in order))
@@ -253,7 +252,7 @@ class Series:
 
 
 class _Average:
-    """Running state of one debiased exponential moving average."""
+    """The state of one debiased exponential moving average."""
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
@@ -277,7 +276,7 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
 
 
 def joined(parts: Iterable[Series]) -> Series:
-    """One series of the points of several, in order of x (equal positions in the order of the parts)."""
+    """One series with the points of several, in order of x (equal positions in the order of the parts)."""
     whole = Series()
     for part in parts:
         absent = set(part.absent)

@@ -1,4 +1,4 @@
-"""Stages, attempts and the run as they stand: what every screen, list and report reads."""
+"""The present state of the run, its stages and attempts, for screens, lists and reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Order: TypeAlias = tuple[float, str, int]
 class AttemptView:
     """One engine process within a stage.
 
-    `reason` is the engine's own when it gave one, else the supervisor's; `exit` is the supervisor's when it knew it.
+    `reason` is the engine's if it recorded one, else the supervisor's; `exit` is the supervisor's if it is known.
     """
 
     stage: str
@@ -56,7 +56,7 @@ class AttemptView:
 
     @property
     def ended(self) -> bool:
-        """Whether anybody said that it ended."""
+        """Whether the engine or the supervisor recorded its end."""
         return bool(self.reason)
 
     @property
@@ -71,12 +71,12 @@ class AttemptView:
 
     @property
     def phase(self) -> Phase | None:
-        """What it said last that it was doing."""
+        """Its newest phase."""
         return max((t.phase for t in self.tracks if t.phase), key=lambda p: (p.t, p.w), default=None)
 
     @property
     def step_seconds(self) -> float | None:
-        """Median time of its newest steps."""
+        """Median seconds of its newest steps."""
         times = [s for t in self.tracks for s in t.columns["step_s"][-RECENT_STEPS:]]
         return median(times) if times else None
 
@@ -91,7 +91,7 @@ class AttemptView:
         return None
 
     def end(self, event: AttemptEnded, role: WriterRole) -> None:
-        """Take one side's account of the end; which side comes first makes no difference."""
+        """Add the engine's or the supervisor's record of the end; their order does not matter."""
         if role.is_supervisors_record(event.exit):
             self._by_supervisor = event
         else:
@@ -108,7 +108,7 @@ class AttemptView:
 
 @dataclass
 class StageView:
-    """A stage as it stands."""
+    """The present state of a stage."""
 
     name: str
     kind: str = ""
@@ -140,28 +140,28 @@ class StageView:
 
     @property
     def checkpoints(self) -> list[CheckpointCommitted]:
-        """Committed and not removed, by attempt and step."""
+        """Checkpoints that were committed and not removed, by attempt and step."""
         return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
 
     @property
     def all_checkpoints(self) -> list[CheckpointCommitted]:
-        """Every one that was committed, removed ones included, by attempt and step."""
+        """All committed checkpoints, including removed ones, by attempt and step."""
         return [c for _key, c in sorted(self._checkpoints.items())]
 
     @property
     def best_checkpoint(self) -> CheckpointCommitted | None:
-        """The newest that was the best when it was committed."""
+        """The newest checkpoint that was the best when it was committed."""
         return next((c for c in reversed(self.checkpoints) if c.best), None)
 
     @property
     def artifacts(self) -> list[ArtifactCommitted]:
-        """What the successful attempt produced; before there is one, all that is there."""
+        """The artifacts of the successful attempt; without one, of all attempts."""
         done = [a for a in self.all_artifacts if a.attempt == self.succeeded_attempt]
         return done or list(self.all_artifacts)
 
     @property
     def lineage(self) -> list[tuple[AttemptView, float]]:
-        """The attempts the stage's numbers come from, oldest first, each with the last step that still counts."""
+        """The attempts whose numbers count, oldest first, each with the last step that counts."""
         chain: list[tuple[AttemptView, float]] = []
         attempt, cut = self.current, float("inf")
         while attempt is not None and all(attempt is not seen for seen, _ in chain):
@@ -174,7 +174,7 @@ class StageView:
 
     @property
     def evaluations(self) -> list[Evaluated]:
-        """Evaluations of steps that were not superseded."""
+        """Evaluations of steps that no later attempt replaced."""
         cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
         return [e for e in self.all_evaluations if e.attempt in cuts and (e.step or 0) <= cuts[e.attempt]]
 
@@ -185,7 +185,7 @@ class StageView:
 
     @property
     def last_step(self) -> Step | None:
-        """The newest step of the newest attempt that has one, within the lineage."""
+        """The newest step of the newest attempt in the lineage that has steps."""
         for attempt, cut in reversed(self.lineage):
             step = attempt.last_step
             if step is not None and step.step <= cut:
@@ -210,13 +210,13 @@ class StageView:
 
     @property
     def phase(self) -> str:
-        """What the newest attempt is doing, by its own word."""
+        """The name of the newest attempt's phase."""
         phase = self.current.phase if self.current else None
         return phase.name if phase else ""
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps planned."""
+        """Planned optimizer steps."""
         for attempt in reversed(self.attempts):
             if attempt.total_steps is not None:
                 return attempt.total_steps
@@ -224,7 +224,7 @@ class StageView:
 
     @property
     def fraction(self) -> float | None:
-        """Share of the work that is done, 0 to 1."""
+        """The share of the work that is done, 0 to 1."""
         if self.state == StageStatus.SUCCEEDED:
             return 1.0
         if self.total_steps and self.at_step is not None:
@@ -251,7 +251,7 @@ class StageView:
     def keep(
         self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked
     ) -> None:
-        """Something that was measured or made; whether a removal came before its commit does not matter."""
+        """Add a measurement or a product; a checkpoint's removal may arrive before its commit."""
         match event:
             case Evaluated():
                 self.all_evaluations.append(event)
@@ -267,7 +267,7 @@ class StageView:
 
 @dataclass
 class RunView:
-    """The run as its lifecycle facts tell it."""
+    """The present state of the run, from its lifecycle facts."""
 
     id: str = ""
     recipe: str = ""
@@ -276,7 +276,7 @@ class RunView:
     reason: str = ""
     started_t: float | None = None
     ended_t: float | None = None
-    taken_up: Order | None = None
+    operator_start: Order | None = None
     paused: bool = False
     order: list[str] = field(default_factory=list)
     stages: dict[str, StageView] = field(default_factory=dict)
@@ -286,14 +286,14 @@ class RunView:
     paused_by: ControlApplied | None = None
 
     def stage(self, name: str) -> StageView:
-        """The stage of that name, made at first mention."""
+        """The stage of that name, created at its first mention."""
         if name not in self.stages:
             self.stages[name] = StageView(name)
             self.order.append(name)
         return self.stages[name]
 
     def attempt(self, stage: str, number: int, order: Order) -> AttemptView:
-        """The attempt, made at first mention."""
+        """The attempt, created at its first mention."""
         attempts = self.stage(stage).by_attempt
         if number not in attempts:
             attempts[number] = AttemptView(stage, number, first=order)

@@ -1,8 +1,8 @@
 """The state of a run: a pure fold over its journal, the same live, in replay, headless and in reports.
 
-`RunState.apply` keeps what each writer said in that writer's order; views combine writers by rules that do not depend
-on the order between them. Nothing here asks the clock, the file system or a process: whether a run that says
-"running" still has a process ("lost" if not) is for callers who can look.
+`RunState.apply` keeps each writer's facts in that writer's order; views combine writers by rules that do not depend on
+the order between them. Nothing here reads the clock, the file system or processes: callers check whether a "running"
+run still has a process ("lost" if not).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
 
 @dataclass
 class _Joined:
-    """A series put together from several parts, and what it was made of."""
+    """A series that was joined from several parts, and the identity of the parts."""
 
     recipe: tuple[tuple[int, int], ...]
     last: Series | None
@@ -33,12 +33,12 @@ class _Joined:
 
 
 class RunState:
-    """The fold. Apply events in any interleaving of writers; duplicates (same writer and number) change nothing.
+    """The fold. Events may be applied in any interleaving of writers; duplicates (same writer and number) are ignored.
 
     Attributes:
-        unreadable: lines that were no records, counted by whoever reads the journal.
-        unknown: records of kinds this version does not know, counted likewise.
-        version: grows with every event that was new; equal versions mean equal views.
+        unreadable: lines that could not be read, counted by the journal's reader.
+        unknown: records of kinds that this version does not support, counted by the journal's reader.
+        version: number of new events; equal versions mean equal views.
     """
 
     def __init__(self) -> None:
@@ -56,14 +56,14 @@ class RunState:
     # ---- folding
 
     def apply(self, event: AnyEvent) -> bool:
-        """Take one event; returns whether it was new."""
+        """Apply one event; returns whether it was new."""
         writer = self._writers.get(event.w)
         if writer is None:
             writer = self._writers[event.w] = WriterFacts(event.w)
         seq, numbers = event.seq, writer.numbers
         handler = HANDLERS.get(type(event))
         if seq < numbers.next:
-            # Writers keep lifecycle facts until the disk has space again, so only these can come late.
+            # Writers keep lifecycle facts until the disk has space again, so only these can be late.
             if handler is not None or not numbers.is_late(seq):
                 return False
             numbers.fill(seq)
@@ -71,7 +71,7 @@ class RunState:
             self._lifecycle_version += 1
             self.version += 1
             return True
-        if seq == numbers.next:  # nearly always: no call for it
+        if seq == numbers.next:  # nearly always: saves a call
             numbers.next = seq + 1
         else:
             numbers.pass_to(seq)
@@ -85,14 +85,14 @@ class RunState:
         return True
 
     def apply_all(self, events: Iterable[AnyEvent]) -> int:
-        """Take many events; returns how many were new."""
+        """Apply many events; returns how many were new."""
         before, apply = self.version, self.apply
         for event in events:
             apply(event)
         return self.version - before
 
     def copy(self) -> RunState:
-        """An independent state with the same facts: a keyframe."""
+        """An independent state with the same facts, for a keyframe."""
         twin = RunState()
         twin.unreadable, twin.unknown, twin.version = self.unreadable, self.unknown, self.version
         twin._lifecycle_version = self._lifecycle_version
@@ -108,17 +108,17 @@ class RunState:
 
     @property
     def recipe(self) -> str:
-        """Name of its recipe."""
+        """The name of the run's recipe."""
         return self.view.recipe
 
     @property
     def state(self) -> RunStatus:
-        """What the journal says; it never says `lost`."""
+        """The state in the journal; never `lost`."""
         return self.view.state
 
     @property
     def reason(self) -> str:
-        """Why it ended as it did."""
+        """Why the run ended."""
         return self.view.reason
 
     @property
@@ -144,38 +144,38 @@ class RunState:
 
     @property
     def started_t(self) -> float | None:
-        """When it was first taken up, Unix seconds."""
+        """When the run was launched, Unix seconds."""
         return self.view.started_t
 
     @property
     def ended_t(self) -> float | None:
-        """When it ended, Unix seconds."""
+        """When the run ended, Unix seconds."""
         return self.view.ended_t
 
     @property
     def last_event_t(self) -> float | None:
-        """When anybody said anything last, Unix seconds."""
+        """The time of the newest record of any writer, Unix seconds."""
         return max((w.t for w in self._writers.values()), default=None)
 
     @property
     def progress(self) -> float | None:
-        """Share of the run that is done, every stage counting alike."""
+        """The share of the run that is done; all stages have the same weight."""
         stages = self.stages
         if not stages:
             return None
         return sum(1.0 if s.state.is_done else s.fraction or 0.0 for s in stages) / len(stages)
 
     def attempts_since_resume(self, stage: str) -> int:
-        """Attempts of the stage since it was launched or an operator last resumed it: what `max_attempts` counts."""
+        """Attempts of the stage since the launch or the operator's last resume; `max_attempts` limits them."""
         view = self.view.stages.get(stage)
-        since = self.view.taken_up
+        since = self.view.operator_start
         if view is None:
             return 0
         return sum(1 for a in view.attempts if a.announced and (since is None or a.first >= since))
 
     @property
     def view(self) -> RunView:
-        """All lifecycle facts combined; made again only when one is new."""
+        """The combined lifecycle facts; computed again only after a new one."""
         key = (self._lifecycle_version, sum(len(w.tracks) for w in self._writers.values()))
         if self._view is None or self._view[0] != key or (self._viewed != self.version and self._pause_may_differ()):
             self._view = (key, combine(self._writers.values()))
@@ -183,7 +183,7 @@ class RunState:
         return self._view[1]
 
     def _pause_may_differ(self) -> bool:
-        """Steps and phases can end a pause or begin one without a lifecycle fact."""
+        """Whether steps or phases may have changed the pause, which they can without a lifecycle fact."""
         assert self._view is not None
         view = self._view[1]
         if view.state == RunStatus.PAUSED:
@@ -193,7 +193,7 @@ class RunState:
     # ---- numbers
 
     def series(self, stage: str, name: str) -> Series:
-        """A metric of the stage over steps: across attempts, without the steps that a resume superseded."""
+        """A metric of the stage over steps, across attempts, without steps that a later attempt replaced."""
         view = self.view.stages.get(stage)
         if view is None:
             return Series()
@@ -207,7 +207,7 @@ class RunState:
         return self._join((stage, name), parts)
 
     def superseded(self, stage: str, name: str) -> list[Series]:
-        """The points that `series` leaves out, one series per attempt that has some."""
+        """The points that `series` leaves out, one series per attempt with such points."""
         view = self.view.stages.get(stage)
         if view is None:
             return []
@@ -221,7 +221,7 @@ class RunState:
         return left_out
 
     def _leave_out(self, key: tuple[str, str, int], parts: list[Series], cut: float) -> Series:
-        """What of an attempt comes after the cut, remembered: a superseded attempt has ended."""
+        """The points of an attempt after the cut, cached: an attempt whose steps were replaced has ended."""
         recipe = (cut, *((id(part), len(part)) for part in parts))
         known = self._left_out.get(key)
         if known is None or known[0] != recipe:
@@ -229,13 +229,13 @@ class RunState:
         return known[1]
 
     def series_names(self, stage: str) -> list[str]:
-        """Names of the stage's metrics, the standard ones first."""
+        """Names of the stage's metrics, standard metrics first."""
         view = self.view.stages.get(stage)
         names = [n for a, _ in (view.lineage if view else []) for t in a.tracks for n in t.names()]
         return list(dict.fromkeys(names))
 
     def machine_series(self, name: str, host: str | None = None) -> Series:
-        """A reading over Unix seconds, of one host (the supervisor's, unless named)."""
+        """A reading over Unix seconds, of one host (by default the supervisor's)."""
         host = host or self.host
         parts = [m.series[name] for w in self._sorted() if (m := w.machines.get(host)) is not None and name in m.series]
         if len(parts) == 1:
@@ -244,7 +244,7 @@ class RunState:
         return self._join((host, name, "machine"), [(p, float("inf")) for p in parts]) if parts else Series()
 
     def machine_names(self, host: str | None = None) -> list[str]:
-        """Names of the readings there are."""
+        """Names of a host's readings."""
         host = host or self.host
         names = (n for w in self._sorted() if (m := w.machines.get(host)) is not None for n in m.series)
         return list(dict.fromkeys(names))
@@ -257,12 +257,12 @@ class RunState:
 
     @property
     def hosts(self) -> list[str]:
-        """Machines that were read."""
+        """Names of the machines that were sampled."""
         return sorted({host for w in self._writers.values() for host in w.machines})
 
     @property
     def host(self) -> str:
-        """The machine shown unless another is asked for: the supervisor's, else the first by name."""
+        """The default machine: the supervisor's, else the first by name."""
         hosts = self.hosts
         own = [
             w.opened.host
@@ -271,10 +271,10 @@ class RunState:
         ]
         return own[0] if own else (hosts[0] if hosts else "")
 
-    # ---- text and troubles
+    # ---- text and problems
 
     def log(self, limit: int | None = None) -> list[LogLine]:
-        """The newest lines of what happened, oldest first. Their text is hostile until drawn through `safe_text`."""
+        """The newest log lines, oldest first. Their text is not safe to print before `safe_text`."""
         if self._log_cache is None or self._log_cache[:2] != (self.version, limit or 0):
             entries = [(event.t, event.w, event.seq, event) for w in self._writers.values() for event in w.log]
             entries.sort(key=lambda entry: entry[:3])
@@ -284,34 +284,34 @@ class RunState:
 
     @property
     def samples(self) -> list[SampledText]:
-        """Texts of the model, oldest first."""
+        """Texts that the model sampled, oldest first."""
         found = [sample for w in self._writers.values() for sample in w.samples]
         return sorted(found, key=lambda s: (s.t, s.w, s.seq))
 
     @property
     def controls(self) -> list[ControlApplied]:
-        """Requests that were taken, oldest first."""
+        """Requests that an engine or the supervisor answered, oldest first."""
         return self.view.controls
 
     @property
     def gaps(self) -> list[Gap]:
-        """Records that writers said they could not write."""
+        """Gaps: records that writers could not write, as they reported."""
         return self.view.gaps
 
     @property
     def missing(self) -> int:
-        """Records whose numbers were never seen."""
+        """The number of records whose sequence numbers have not been seen."""
         return sum(w.numbers.missing for w in self._writers.values())
 
     @property
     def writers(self) -> list[WriterFacts]:
-        """Every writer, by name: which processes there were."""
+        """The facts of every writer, by name."""
         return self._sorted()
 
     # ---- identity
 
     def digest(self) -> str:
-        """SHA-256 of everything that was folded; equal for every interleaving of the same writers."""
+        """SHA-256 of all folded facts; equal for every interleaving of the same writers."""
         total = hashlib.sha256()
         for writer in self._sorted():
             total.update(repr(writer.canonical()).encode("utf-8", "surrogatepass"))
@@ -333,7 +333,7 @@ class RunState:
         return series
 
     def _join(self, key: tuple[str, ...], parts: list[tuple[Series, float]]) -> Series:
-        """The parts as one series, remembered: only its last part grows."""
+        """The parts as one series, cached: only the last part grows."""
         *fixed, (last, last_cut) = parts
         recipe = (*((id(s), len(s)) for s, _ in fixed), (id(last), int(last_cut) if last_cut != float("inf") else -1))
         known = self._joined.get(key)

@@ -1,4 +1,4 @@
-"""A run as lists show it: one summary, folded from the journal, or read from `exit.json` when the run has ended."""
+"""The summary of a run for lists: folded from the journal, or read from `exit.json` if the run has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.words import RunStatus
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line of a list. Times are Unix seconds, losses nats; None is "not known"."""
+    """One line of a list. Times are in Unix seconds, losses in nats; None is "unknown"."""
 
     id: str
     path: str
@@ -38,14 +38,14 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class JournalSize:
-    """How large a run's journals are, and when one changed last: while this stays the same, so does their content."""
+    """The size of a run's journals and their newest change; while both stay the same, so does the content."""
 
     total_bytes: int
     newest_ns: int
 
     @classmethod
     def of(cls, run: RunDir) -> JournalSize:
-        """As they are now."""
+        """The present size."""
         total, newest = 0, 0
         for path in journal_files(run.root):
             try:
@@ -58,10 +58,10 @@ class JournalSize:
 
 
 def summary_of(reader: RunReader) -> RunSummary:
-    """The summary of a run, from what its reader finds by now.
+    """The summary of a run, after its reader has read to the end.
 
     Raises:
-        RunDirError: not a run directory.
+        RunDirError: the directory is not a run directory.
     """
     run = reader.run
     try:
@@ -69,7 +69,7 @@ def summary_of(reader: RunReader) -> RunSummary:
     except RunDirError:
         if not (run.run_json.is_file() and JournalSize.of(run).total_bytes):
             raise
-        facts = {}  # damaged: the journal still tells what the run was and did
+        facts = {}  # run.json is damaged: the journal has the recipe and the stages too
     real = reader.refresh()
     state = reader.state
     stage = state.current_stage
@@ -94,7 +94,7 @@ def summary_of(reader: RunReader) -> RunSummary:
 
 
 def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
-    """What `exit.json` says, if it was written when the journals had this size."""
+    """The summary in `exit.json`, if it was written when the journals had this size."""
     try:
         value = read_json(run.exit_json)
         if value["journal_bytes"] != size.total_bytes:
@@ -106,7 +106,7 @@ def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
 
 
 def exit_facts(run: RunDir) -> dict[str, Any]:
-    """What `exit.json` holds: the end's summary and the size of the journal it was folded from."""
+    """The content of `exit.json`: the summary at the end, and the size of the journals it was folded from."""
     size = JournalSize.of(run)
     summary = summary_of(RunReader(run))
     return {

@@ -1,9 +1,9 @@
-"""The records of a run, each exactly once: from its journals as they grow, and from the live stream if wanted.
+"""The records of a run, each exactly once: from its journals as they grow, and optionally from the live stream.
 
-With the live stream, per writer, the event with the next sequence number is given; older ones are known already; a
-younger one means that the stream lost something, and the journal is read first. What the journal does not have either
-(a full disk) is passed over, so that charts move, and given when the journal has it after all. The order between
-writers is left as it comes: the fold does not depend on it.
+From the live stream, each writer's event with the next sequence number is returned. A lower number was returned before.
+A higher number means that the stream lost records, and the journal is read first. Records that the journal lacks too
+(on a full disk) are skipped, so that charts continue, and returned once the journal has them. The order between writers
+is not changed, because the fold does not depend on it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from engines.events import UnreadableRecordError, WriterOpened, decode_record
 from engines.journal import JournalReader, Record, journal_files
 
 BATCH = 2000
-"""Records that one read gives at most, about: a long journal comes in parts."""
+"""Approximate maximum number of records per read: a long journal is read in parts."""
 RECONNECT_S = 2.0
 JOURNAL_WAIT_S = 0.1
 STREAM_WAIT_S = 0.25
 EARLY_RECORDS = 5000
-"""Records of the stream kept per writer while the journal is read up to them; the journal has the others."""
+"""Records of the stream that are kept per writer until the journal is read up to them; the journal has the rest."""
 
 
 class RunTail:
-    """What a run's files say, from the first record on; `RunReader` adds what follows from it.
+    """The records of a run's files, from the first on; `RunReader` folds them.
 
     Args:
-        place: a run directory: its journal and the parts of other ranks and hosts; or one journal file.
-        live: read the run's live stream too. Its records come without their line when the journal lacks them.
+        place: a run directory (its journal and the journals of other ranks and hosts), or one journal file.
+        live: also read the run's live stream. Records that the journal lacks have no line.
 
     Attributes:
-        behind: whether the journals hold more than has been given.
+        behind: whether the journals contain more than has been returned.
     """
 
     def __init__(self, place: Path, *, live: bool = False) -> None:
@@ -50,34 +50,34 @@ class RunTail:
 
     @property
     def files(self) -> int:
-        """How many journals were read."""
+        """The number of journals that were read."""
         return len(self._readers)
 
     @property
     def bad(self) -> int:
-        """Lines of the journals that were no records."""
+        """The number of journal lines that could not be read."""
         return sum(reader.bad for reader in self._readers.values())
 
     @property
     def unknown(self) -> int:
-        """Records of kinds that this version does not know."""
+        """The number of records of kinds that this version does not support."""
         return sum(reader.unknown for reader in self._readers.values())
 
     @property
     def torn(self) -> bool:
-        """Whether a journal ends within a line: its writer has yet to finish it, or died over it."""
+        """Whether a journal ends within a line: its writer is still writing it, or died while writing it."""
         return any(reader.in_line for reader in self._readers.values())
 
     @property
     def restarted(self) -> bool:
-        """Whether a journal shrank, was replaced, or grew after `finish`: what was given is not its content."""
+        """Whether a journal shrank, was replaced, or grew after `finish`: the returned records are not its content."""
         return any(
             reader.restarted or reader.offset > self._finished.get(path, reader.offset)
             for path, reader in self._readers.items()
         )
 
     def read(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
-        """New records; waits up to `timeout_s` for some when there are none."""
+        """New records; without new records, waits for them up to `timeout_s`."""
         records = self._read_all(max_records)
         if not records and timeout_s > 0:
             self._wait(timeout_s)
@@ -85,20 +85,20 @@ class RunTail:
         return records
 
     def rest(self) -> Iterator[Record]:
-        """Every record that the journals hold now and that was not given, one file after the other."""
+        """All records of the journals that were not returned yet, one file after the other."""
         for reader in self._open():
             while not reader.at_end:
                 yield from reader.read(5 * BATCH)
             yield from reader.finish()
 
     def finish(self) -> list[Record]:
-        """Last lines that end without a newline, as far as they are records; for runs that no process writes to."""
+        """The last lines without a newline, as far as they are records; for runs to which no process writes."""
         records = [record for reader in self._readers.values() for record in reader.finish()]
         self._finished = {path: reader.offset for path, reader in self._readers.items()}
         return records
 
     def close(self) -> None:
-        """Leave the live stream."""
+        """Close the live stream."""
         if self._live is not None:
             self._live.close()
 
@@ -114,7 +114,7 @@ class RunTail:
         return records
 
     def _open(self) -> list[JournalReader]:
-        """The reader of every journal that there is by now."""
+        """The readers of all journals that exist now."""
         files = [self._place] if self._place.is_file() else journal_files(self._place)
         return [self._readers.setdefault(path, JournalReader(path)) for path in files]
 
@@ -123,7 +123,7 @@ class RunTail:
         readers = self._open()
         for reader in readers:
             found = reader.read(max_records)
-            if self._live is None:  # nothing else gives records: the reader gives each once
+            if self._live is None:  # the only source of records: the reader returns each once
                 records += found
             else:
                 for record in found:
@@ -156,7 +156,7 @@ class RunTail:
         for line in stream.read_lines():
             try:
                 records.append(Record(decode_record(line), b""))
-            except UnreadableRecordError:  # the pipe is a hint: the journal decides
+            except UnreadableRecordError:  # the pipe is only a hint: the journal decides
                 continue
         return records
 
@@ -167,7 +167,7 @@ class RunTail:
             del kept[:-EARLY_RECORDS]
 
     def _take_live(self, live: list[Record], records: list[Record]) -> None:
-        """Take the stream's records; the journal has just been read to its end, so what it lacks it lacks (yet)."""
+        """Add the stream's records; the journal has just been read to its end, so missing records are not in it yet."""
         early, self._early = self._early, {}
         for record in [*(record for kept in early.values() for record in kept), *live]:
             event = record.event
@@ -180,7 +180,7 @@ class RunTail:
             self._take(record, records)
 
     def _read_again(self, writer: str, seq: int, records: list[Record]) -> bool:
-        """Read the journals once more for what is missing before `seq`; True when they brought this record too."""
+        """Read the journals again for the records before `seq`; True if they also contained this record."""
         records.extend(self._read_journals(1 << 30))
         return self._expected(writer) > seq
 
@@ -189,5 +189,5 @@ class RunTail:
         if fd is None:
             time.sleep(min(timeout_s, JOURNAL_WAIT_S))
             return
-        # A record above the pipe's size comes by the journal alone, so never wait long.
+        # A record that is too large for the pipe comes only through the journal, so the wait is short.
         select.select([fd], [], [], min(timeout_s, STREAM_WAIT_S))

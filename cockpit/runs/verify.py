@@ -1,5 +1,4 @@
-"""Is an artifact still what was made, and is everything that it was made from? Every link of its descent, checked by
-SHA-256."""
+"""Verification of an artifact and its ancestors by SHA-256."""
 
 from __future__ import annotations
 
@@ -20,17 +19,16 @@ Verdict = Literal["whole", "damaged", "gone", "known by name"]
 
 @dataclass(frozen=True)
 class Link:
-    """One link, checked.
+    """An artifact or an ancestor of it, checked.
 
     Attributes:
         id: its SHA-256.
-        kind: kind of the stage that made it, "checkpoint", "folder" or "hub".
-        name: run, stage and step, or where it was.
-        parents: ids of the links that it was made from.
-        verdict: "whole": it was found and every byte is as it was; "damaged": it was found and is not; "gone": it is
-            not where
-            it was, as a checkpoint that was rotated away; "known by name": nothing was recorded that could be checked.
-        problems: what is wrong, file by file.
+        kind: kind of the stage that wrote it, "checkpoint", "folder" or "hub".
+        name: run, stage and step, or its recorded folder.
+        parents: ids of its inputs.
+        verdict: "whole": found, and every byte is unchanged; "damaged": found, and changed; "gone": not found, such as
+            a checkpoint that rotation removed; "known by name": no hash was recorded.
+        problems: the problems, file by file.
         folder: where it was found.
     """
 
@@ -43,27 +41,27 @@ class Link:
     folder: Path | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain values."""
+        """The link as JSON values."""
         folder = None if self.folder is None else str(self.folder)
         return {**vars(self), "parents": list(self.parents), "problems": list(self.problems), "folder": folder}
 
 
 def check_descent(folder: Path, runs: Sequence[Path]) -> Iterator[Link]:
-    """Check a folder that a stage made, then each of its ancestors, nearest first.
+    """Check a folder that a stage wrote, then each of its ancestors, nearest first.
 
     Args:
         folder: has a `manifest.json`.
-        runs: folders of runs in which ancestors are looked for.
+        runs: folders of runs that are searched for ancestors.
 
     Raises:
-        OperatorError: the folder has no manifest that can be read.
+        OperatorError: the folder has no readable manifest.
     """
     try:
         manifest = read_manifest(folder)
         own = manifest_sha256(folder)
     except ManifestError as error:
         raise OperatorError(
-            f"{folder}: {error}", "name what a stage has finished: RUN, RUN:STAGE, its folder, or a file in it"
+            f"{folder}: {error}", "give a finished output: RUN, RUN:STAGE, its folder, or a file in it"
         ) from error
     problems = tuple(verify_manifest(folder))
     facts = {"kind": "checkpoint", **{key: value for key, value in manifest.items() if isinstance(value, str | int)}}
@@ -82,10 +80,10 @@ def check_descent(folder: Path, runs: Sequence[Path]) -> Iterator[Link]:
 
 
 def made_from(file: Path, runs: Sequence[Path]) -> Path:
-    """The finished folder of a file: the one it lies in, or, for a copy, the one with a file of the same bytes.
+    """The finished folder of a file: the file's own folder, or for a copy, the folder with a file of the same bytes.
 
     Raises:
-        OperatorError: nothing in `runs` has such a file.
+        OperatorError: no finished folder in `runs` has such a file.
     """
     if (file.parent / MANIFEST).is_file():
         return file.parent
@@ -101,13 +99,13 @@ def made_from(file: Path, runs: Sequence[Path]) -> Path:
                         if entry["sha256"] == sha256:
                             return found
     raise OperatorError(
-        f"{file}: no finished stage in {', '.join(map(str, runs))} has a file of these bytes",
-        "name the runs it may come from: --runs-dir DIR",
+        f"{file}: no finished stage in {', '.join(map(str, runs))} has a file with the same SHA-256",
+        "give the folder of the run that it comes from: --runs-dir DIR",
     )
 
 
 def _homes(folder: Path) -> list[Path]:
-    """The folder of runs that this folder lies in, if it does."""
+    """The folders of runs that contain this folder."""
     return [place.parent for place in folder.absolute().parents if is_run_dir(place)]
 
 
@@ -134,15 +132,15 @@ def _check_content(link: Link, folder: Path) -> Link:
     try:
         found = content_sha256(folder)
     except OSError as error:
-        return Link(link.id, link.kind, link.name, link.parents, "damaged", (f"cannot be read: {error}",), folder)
+        return Link(link.id, link.kind, link.name, link.parents, "damaged", (f"could not be read: {error}",), folder)
     if found == link.id:
         return Link(link.id, link.kind, link.name, link.parents, "whole", (), folder)
-    problem = "its content is not what it was: a file was changed, added or removed"
+    problem = "its content changed: a file was changed, added or removed"
     return Link(link.id, link.kind, link.name, link.parents, "damaged", (problem,), folder)
 
 
 def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:
-    """Where a link may be: where it was, in its run, and among what was superseded there."""
+    """Folders where a link may be: its recorded folder, its place in its run, and the replaced outputs there."""
     if link.get("folder", "").startswith("/"):
         yield Path(link["folder"])
     run, stage, attempt = link.get("run", ""), link.get("stage", ""), link.get("attempt", 0)

@@ -1,4 +1,4 @@
-"""Watching a folder of runs without reading anything twice."""
+"""Watching a folder of runs; only what is new is read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cockpit.runs.reader import RunReader
 from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of
 from engines.run_dir import RunDir, RunDirError
 
-WHOLE_EVERY = 20
-"""Polls between two looks at runs that have ended: an operator's resume elsewhere can set one going again."""
+FULL_POLL_EVERY = 20
+"""Polls between two checks of runs that have ended: an operator may have resumed one elsewhere."""
 KEPT_ENDED = 8
-"""Folds of ended runs that are kept for another look; those of runs that have not ended are all kept."""
+"""Readers of ended runs that are kept for reuse; those of runs that have not ended are all kept."""
 
 
 class RunWatch:
-    """The runs of a folder, newest first: their summaries, and the fold of each that is looked at.
+    """The runs of a folder, newest first: their summaries, and the reader of each run that is shown.
 
-    A running run has one reader, which the list and the preview share. Each poll looks at new runs
-    and at those that have not ended. Polls and looks may come from several threads.
+    A running run has one reader, which the list and the preview share. Each poll checks new runs and runs that have not
+    ended. Several threads may call it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,8 +34,8 @@ class RunWatch:
         self._polls = 0
 
     def poll(self, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
-        """The summaries as they are now; `unreadable` is called with the reason when a run is left out."""
-        whole = self._polls % WHOLE_EVERY == 0
+        """The present summaries; a run that cannot be read is left out, and `unreadable` is called with the reason."""
+        whole = self._polls % FULL_POLL_EVERY == 0
         self._polls += 1
         found: dict[str, tuple[JournalSize, RunSummary]] = {}
         for run_id in run_ids(self.root):
@@ -52,12 +52,12 @@ class RunWatch:
         return [summary for _, summary in found.values()]
 
     def look_again(self) -> None:
-        """Look at every run in the next poll: something was started or stopped here."""
+        """Check every run in the next poll, because a run was started or stopped here."""
         self._polls = 0
 
     @contextmanager
     def reading(self, run_id: str) -> Iterator[RunReader]:
-        """The run's reader, at the end of its journals; while the block runs, no other thread adds to its state."""
+        """The run's reader, at the end of its journals; no other thread changes its state while the block runs."""
         reader = self._reader(run_id)
         with reader.lock:
             reader.catch_up()
@@ -66,7 +66,7 @@ class RunWatch:
             yield reader
 
     def _summary(self, run_id: str, known: tuple[JournalSize, RunSummary] | None) -> tuple[JournalSize, RunSummary]:
-        """A run's summary; cheap when its journal has not grown since the last one."""
+        """A run's summary; cheap if the run has ended and its journal has not changed since the last one."""
         run = RunDir(self.root / run_id)
         size = JournalSize.of(run)
         if known is not None and known[0] == size and known[1].state.has_ended:
@@ -87,8 +87,7 @@ class RunWatch:
             return self._readers.setdefault(run_id, RunReader(RunDir(self.root / run_id)))
 
     def _keep_ended(self, run_id: str, *, instead_of_another: bool) -> None:
-        """Keep the reader of a run that has ended, while there are few; or let go of the one that was looked at
-        first."""
+        """Keep the reader of a run that has ended, up to `KEPT_ENDED`; then drop the oldest, or this one."""
         with self._keeping:
             if len(self._ended) >= KEPT_ENDED:
                 dropped = next(iter(self._ended)) if instead_of_another else run_id

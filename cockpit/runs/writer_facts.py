@@ -1,7 +1,7 @@
-"""What one writer of a journal has said: the per-writer half of the fold.
+"""The facts of one writer of a journal: the per-writer half of the fold.
 
-Order counts within a writer and never between writers, so the state of a run is the collection of its writers' facts:
-whatever the interleaving, each of these objects sees the same sequence. `run_view` combines them.
+Order matters within a writer and not between writers, so the state of a run is the collection of its writers' facts:
+in every interleaving, each of these objects sees the same sequence. `cockpit.runs.combine` combines them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledTex
 from engines.words import WriterRole
 
 LOG_LINES = 2000
-"""Events kept per writer for the log pane; older ones stay in the journal."""
+"""Events that are kept per writer for the log pane; older ones stay in the journal."""
 SAMPLES = 50
 RATE_POINTS = 64
 
@@ -27,7 +27,7 @@ _COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens")
 
 
 class Track:
-    """The steps, progress and phase of one attempt as one writer told them. Arrays share their positions."""
+    """The steps, progress and phase of one attempt, from one writer. All arrays have the same positions."""
 
     def __init__(self) -> None:
         self.steps: array[float] = array("d")
@@ -42,7 +42,7 @@ class Track:
         self._series: dict[str, Series] = {}
 
     def step(self, event: Step) -> None:
-        """Keep one step; the hot path of every replay."""
+        """Add a step; the hot path of every replay."""
         loss, rate, norm = event.loss, event.learning_rate, event.grad_norm
         if loss is None or rate is None or norm is None:
             at = len(self.steps)
@@ -66,7 +66,7 @@ class Track:
                 self._metric(name, event.step, value)
 
     def names(self) -> list[str]:
-        """Names of the series that hold something."""
+        """Names of the series that have values."""
         if not len(self.steps):
             return []
         core = [
@@ -100,7 +100,7 @@ class Track:
         return twin
 
     def canonical(self) -> list[Any]:
-        """The facts in a form that is equal exactly when they are."""
+        """A form of the facts that is equal if and only if the facts are equal."""
         numbers = [array_.tobytes() for name in _COLUMNS for array_ in (self.columns[name], self.absent[name])]
         rest = [_series_bytes(self.metrics), repr(self.progress), repr(self.phase)]
         return [self.steps.tobytes(), self.times.tobytes(), *numbers, *rest]
@@ -114,7 +114,7 @@ class Track:
         self.metrics[name].append(step, value)
 
     def _throughput(self) -> Series:
-        """Tokens of a step over its seconds; the first step of a resumed attempt has nothing to be compared with."""
+        """Tokens per second of each step; absent for the first step of a resumed attempt."""
         series = self._series.get("tokens_per_second")
         if series is None:
             series = self._series["tokens_per_second"] = Series()
@@ -134,7 +134,7 @@ class MachineTrack:
         self.last: MachineSampled | None = None
 
     def sample(self, event: MachineSampled) -> None:
-        """Keep one reading; what was not reported is absent, never zero."""
+        """Add a reading; a value that was not reported is absent, never zero."""
         self.last = event
         total, available = event.ram_total_bytes, event.ram_available_bytes
         used = None if total is None or available is None else float(total - available)
@@ -161,7 +161,7 @@ class MachineTrack:
 
 
 class WriterFacts:
-    """Everything one writer said, in its own order."""
+    """All facts of one writer, in its order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -179,25 +179,25 @@ class WriterFacts:
 
     @property
     def role(self) -> WriterRole:
-        """Which process it is; unknown when its first record was lost."""
+        """The process's role; unknown if its first record was lost."""
         return self.opened.role if self.opened else WriterRole.UNKNOWN
 
     def track(self, stage: str, attempt: int) -> Track:
-        """The track of an attempt, made at first use."""
+        """The track of an attempt, created at first use."""
         if self._track_key != (stage, attempt):
             self._track_key = (stage, attempt)
             self._track = self.tracks.setdefault(self._track_key, Track())
         return self._track
 
     def on_step(self, event: Step) -> None:
-        """A step."""
+        """Add a step."""
         if self._track_key == (event.stage, event.attempt):
             self._track.step(event)
         else:
             self.track(event.stage, event.attempt).step(event)
 
     def on_progress(self, event: Progress) -> None:
-        """Work done so far."""
+        """Add a progress report."""
         track = self.track(event.stage, event.attempt)
         if track.progress is not None and (event.done < track.progress.done or event.unit != track.progress.unit):
             track.rate.clear()
@@ -205,7 +205,7 @@ class WriterFacts:
         track.rate.append((event.t, event.done))
 
     def on_phase(self, event: Phase) -> None:
-        """A new phase; the rate of the one before says nothing about it."""
+        """Start a phase; the progress rate of the previous phase does not apply to it."""
         track = self.track(event.stage, event.attempt)
         track.phase = event
         track.rate.clear()
@@ -213,20 +213,20 @@ class WriterFacts:
         self.log.append(event)
 
     def on_machine(self, event: MachineSampled) -> None:
-        """A reading of a machine."""
+        """Add a reading of a machine."""
         self.machines.setdefault(event.host, MachineTrack()).sample(event)
 
     def on_sample(self, event: SampledText) -> None:
-        """Text of the model."""
+        """Add a text that the model sampled."""
         self.samples.append(event)
         self.log.append(event)
 
     def on_warned(self, event: Warned) -> None:
-        """A warning: for the log only, so that a flood of them costs nothing."""
+        """Add a warning, only to the log, so that many warnings cost little."""
         self.log.append(event)
 
     def on_lifecycle(self, event: AnyEvent) -> None:
-        """A fact that shapes the run. Its time never runs back within a writer, whatever the clock did."""
+        """Add a lifecycle fact. Its time never decreases within a writer, even if the clock was set back."""
         self.t_max = max(self.t_max, event.t)
         self.lifecycle.append((self.t_max, event))
         self.log.append(event)
@@ -234,7 +234,7 @@ class WriterFacts:
             self.opened = event
 
     def on_late(self, event: AnyEvent) -> None:
-        """A lifecycle fact that younger records overtook: put where the writer said it."""
+        """Insert a lifecycle fact that arrived after younger records, at its place in the writer's order."""
         known = [event for _, event in self.lifecycle]
         self.lifecycle, self.t_max, self.opened = [], 0.0, None
         log = sorted([*self.log, event], key=lambda entry: entry.seq)
@@ -256,7 +256,7 @@ class WriterFacts:
         return twin
 
     def canonical(self) -> list[Any]:
-        """The facts in a form that is equal exactly when they are."""
+        """A form of the facts that is equal if and only if the facts are equal."""
         tracks = [(key, *track.canonical()) for key, track in sorted(self.tracks.items())]
         machines = [(host, _series_bytes(m.series), repr(m.last)) for host, m in sorted(self.machines.items())]
         texts = [repr(event) for event in (*self.samples, *self.log)]
@@ -276,4 +276,4 @@ HANDLERS: dict[type, Handler] = {
     SampledText: WriterFacts.on_sample,
     Warned: WriterFacts.on_warned,
 }
-"""How each kind is kept; every other kind is lifecycle."""
+"""The handler of each kind of event; every other kind is a lifecycle fact."""

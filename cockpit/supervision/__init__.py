@@ -1,1 +1,1 @@
-"""What holds a run together: launch, supervisor, scheduling, processes, sampler, relay."""
+"""The execution of a run: launch, supervisor, scheduling, processes, sampler, relay."""

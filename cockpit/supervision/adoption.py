@@ -1,9 +1,9 @@
-"""Adoption: whether a look at a run may start a supervisor for it, when, and the start.
+"""Adoption: which observers of a run start a supervisor for it, and when.
 
 When a supervisor dies, its engine continues, but no process starts the next stage. Screens and commands that follow the
-run notice it and start another supervisor, which adopts the run. Only this module decides that a look may start a
-process: a row below says what each kind of onlooker may do, `reason_to_start` decides, `adopt` acts. Lists, `show` and
-`replay` have no row: they start nothing.
+run notice this and start another supervisor, which adopts the run. Only this module decides whether an observer starts
+a process: a row below says what each kind of observer may do, `reason_to_start` decides, `adopt` acts. Lists, `show`
+and `replay` have no row: they start nothing.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from engines.words import StartReason
 from recipes.problems import OperatorError
 
 ATTEMPTS = 5
-"""Supervisors that a follower starts in a row without any work done, before it gives up."""
+"""Supervisors that a follower starts one after another without any progress, before it gives up."""
 
 
 @dataclass(frozen=True)
 class Onlooker:
-    """A way to look at a run.
+    """A kind of observer of a run.
 
     Attributes:
-        name: what it is.
+        name: a short description.
         may_start: whether it may start a supervisor for a run that has none and has not ended.
-        every_s: seconds between two of its looks; infinite when it looks once.
-        trusts_exit_json: whether the file is enough for it to know the end, without reading the journal.
+        every_s: seconds between two of its checks; infinite if it checks once.
+        trusts_exit_json: whether an existing `exit.json` is enough to treat the run as ended.
     """
 
     name: str
@@ -50,13 +50,13 @@ REQUEST = Onlooker("a request to the engine, from a key or a command", may_start
 def reason_to_start(
     onlooker: Onlooker, *, supervised: bool, exit_written: bool, facts: Callable[[], RunFacts]
 ) -> StartReason | None:
-    """Why this onlooker starts a supervisor now; None when it does not.
+    """Why this observer starts a supervisor now; None if it does not.
 
     Args:
-        onlooker: who looks.
-        supervised: whether a supervisor holds the run.
+        onlooker: the observer.
+        supervised: whether a supervisor holds the run's lock.
         exit_written: whether the run has an `exit.json`.
-        facts: gives the run's facts; asked only if they matter, as it reads the journal.
+        facts: reads the run's facts from the journal; called only if they are needed.
     """
     if not onlooker.may_start or supervised or (exit_written and onlooker.trusts_exit_json):
         return None
@@ -67,10 +67,10 @@ def reason_to_start(
 
 
 def adopt(run: RunDir, onlooker: Onlooker) -> bool:
-    """Start a supervisor for the run if this onlooker has a reason to; True when one was started.
+    """Start a supervisor for the run if this observer has a reason to; True if one was started.
 
     Raises:
-        RunDirError: the run has none and is of a newer format, or its `run.json` cannot be read.
+        RunDirError: the run needs a supervisor and has a newer format, or its `run.json` cannot be read.
     """
     reason = reason_to_start(
         onlooker,
@@ -81,18 +81,18 @@ def adopt(run: RunDir, onlooker: Onlooker) -> bool:
     if reason is None:
         return False
     run.require_writable_format()
-    with suppress(OperatorError):  # another onlooker was quicker
+    with suppress(OperatorError):  # another observer was faster
         start_supervisor(run, reason)
         return True
     return False
 
 
 class Keeper:
-    """Keeps a run supervised while it is followed, and gives up when no supervisor lives long enough to work.
+    """Keeps a run supervised while it is followed, and gives up after `ATTEMPTS` supervisors without progress.
 
     Args:
         run: the run.
-        onlooker: who follows; it has an interval.
+        onlooker: the observer that follows; it has an interval.
         clock: monotonic seconds.
     """
 
@@ -105,14 +105,14 @@ class Keeper:
         self._worked = False
 
     def note_work(self) -> None:
-        """An attempt of the run wrote something."""
+        """Note that an attempt of the run wrote a record."""
         self._worked = True
 
     def look(self, *, ended: bool) -> None:
-        """Look, if it is time, and adopt if needed. `ended`: whether the records read so far say that the run ended.
+        """Check, if it is time, and adopt if needed. `ended`: whether the run has ended, by the records read so far.
 
         Raises:
-            OperatorError: no supervisor that was started got to work.
+            OperatorError: none of the supervisors that were started made progress.
         """
         if self._clock() < self._due_s:
             return
@@ -120,11 +120,11 @@ class Keeper:
         if ended:
             return
         if lock_is_held(self._run.supervisor_lock):
-            self._attempts = 0 if self._worked else self._attempts  # it lives, and so does what it watches
+            self._attempts = 0 if self._worked else self._attempts  # the supervisor lives, and its engine made progress
             return
         adopt(self._run, self._onlooker)
         self._attempts += 1
         self._worked = False
         if self._attempts > ATTEMPTS:
             hint = f"see {self._run.supervisor_log}; then: cockpit resume {self._run.id}"
-            raise OperatorError(f"{self._run.id} has no supervisor, and none can be started", hint)
+            raise OperatorError(f"{self._run.id} has no supervisor, and none could be started", hint)

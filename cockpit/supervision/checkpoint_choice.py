@@ -1,4 +1,4 @@
-"""Which checkpoint an attempt goes on from: the newest complete one of the training's own past."""
+"""The checkpoint from which an attempt resumes: the newest complete one of the training's own past."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engines.stage_file import StageResume
 
 @dataclass(frozen=True)
 class CheckpointChoice:
-    """The chosen checkpoint, if any, and one sentence for each that was refused."""
+    """The chosen checkpoint, if any, and one sentence for each checkpoint that was skipped."""
 
     chosen: Checkpoint | None
     refused: list[str]
 
     def as_resume(self) -> StageResume | None:
-        """The form `stage.json` has it in."""
+        """The choice in the form of `stage.json`."""
         found = self.chosen
         if found is None:
             return None
@@ -29,17 +29,17 @@ class CheckpointChoice:
 def candidates(
     run: RunDir, stage: str, facts: StageFacts, *, at_step: int | None
 ) -> tuple[list[Checkpoint], list[str]]:
-    """Checkpoints that may be gone on from, best first, and why others are not.
+    """Checkpoints from which the stage can resume, best first, and why others cannot be used.
 
-    A step that the operator named is looked for in every attempt, the training's own line first; otherwise only the
-    line counts: what an operator went back behind is superseded, though it is still there.
+    A step that the operator named is searched in every attempt, the training's own line first. Otherwise only that line
+    counts: a checkpoint after the step to which an operator went back is not used, although it exists.
     """
     lineage = facts.lineage()
     found: list[tuple[bool, Checkpoint]] = []
     refused: list[str] = []
     for attempt in run.attempts(stage):
         complete, bad = scan_attempt(run.checkpoints(stage, attempt))
-        refused += [f"checkpoint {run.relative(path)} is not used: {reason}" for path, reason in bad]
+        refused += [f"skipped checkpoint {run.relative(path)}: {reason}" for path, reason in bad]
         cap = lineage.get(attempt)
         for checkpoint in complete:
             own = attempt in lineage and (cap is None or checkpoint.step <= cap)
@@ -52,14 +52,14 @@ def candidates(
 def choose_checkpoint(
     run: RunDir, stage: str, facts: StageFacts, *, at_step: int | None = None, healthy_only: bool = False
 ) -> CheckpointChoice:
-    """The newest checkpoint whose every file verifies, and what was passed over on the way to it."""
+    """The newest checkpoint whose files all verify, and the checkpoints that were skipped before it."""
     ordered, refused = candidates(run, stage, facts, at_step=at_step)
     for checkpoint in ordered:
         if healthy_only and not checkpoint.healthy:
-            refused.append(f"checkpoint step-{checkpoint.step} is not used: it was not healthy when it was saved")
+            refused.append(f"skipped checkpoint step-{checkpoint.step}: it was not healthy when it was written")
             continue
         problems = verify_manifest(checkpoint.path)
         if not problems:
             return CheckpointChoice(checkpoint, refused)
-        refused.append(f"checkpoint {run.relative(checkpoint.path)} is not used: {'; '.join(problems[:3])}")
+        refused.append(f"skipped checkpoint {run.relative(checkpoint.path)}: {'; '.join(problems[:3])}")
     return CheckpointChoice(None, refused)

@@ -1,4 +1,4 @@
-"""One engine process: its resolved `stage.json`, its environment, its start, and how its end is read."""
+"""One engine process: its resolved `stage.json`, its environment, its start, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from recipes.stages.registry import row_of, tag_of_stage
 
 @dataclass
 class EngineProcess:
-    """A running engine: ours (`child`), or adopted from a supervisor that died."""
+    """A running engine: this process's `child`, or adopted from a supervisor that died (`child` is None)."""
 
     stage: str
     attempt: int
@@ -43,7 +43,7 @@ class EngineProcess:
 def write_stage_json(
     run: RunDir, plan: RunRecipe, name: str, attempt: int, *, resume: StageResume | None, learning_rate_scale: float
 ) -> Path:
-    """Everything an engine reads, resolved."""
+    """Write `stage.json`: everything that an engine reads, resolved."""
     stage = plan.stage(name)
     path = run.stage_json(name, attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_stage_json(
 
 
 def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
-    """The engine's environment: marked as the run's, offline unless the operator said otherwise, threads bounded."""
+    """The engine's environment: the run's mark, no model hub unless the operator allows it, and a thread limit."""
     environment = dict(os.environ)
     environment[RUN_ENV] = str(run.root)
     paths = [str(CODE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
@@ -78,7 +78,7 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
 
 
 def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path) -> EngineProcess:
-    """Start the process: own session, no terminal, stdin null, everything it prints into `console.log`.
+    """Start the process in a new session, without a terminal or stdin; its output goes to `console.log`.
 
     Raises:
         OSError: the interpreter cannot be started.
@@ -98,13 +98,13 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
         os.close(console)
     pidfd = os.pidfd_open(child.pid)
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
-    with suppress(OSError):  # a full disk: the engine is found by its command line instead
+    with suppress(OSError):  # on a full disk, the engine is found by its command line instead
         write_durably(run.engine_json(stage.name, attempt), json.dumps(vars(identity)).encode())
     return EngineProcess(stage.name, attempt, identity, child, pidfd)
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
-    """The attempt's engine, if it lives: by what was recorded, else by its command line."""
+    """The attempt's engine, if it lives: found by its recorded identity, else by its command line."""
     identity = _recorded(run.engine_json(stage, attempt))
     if identity is None or not identity.is_alive():
         identity = _by_command(run, str(run.stage_json(stage, attempt)))
@@ -129,7 +129,7 @@ def _recorded(path: Path) -> Identity | None:
 
 
 def _by_command(run: RunDir, stage_json: str) -> Identity | None:
-    """An engine whose supervisor died between starting it and writing that down."""
+    """An engine whose supervisor died after it started the engine and before it recorded its identity."""
     mark = f"{RUN_ENV}={run.root}".encode()
     for process in psutil.process_iter(["pid"]):
         try:
@@ -146,11 +146,11 @@ def _by_command(run: RunDir, stage_json: str) -> Identity | None:
 
 
 def exit_reason(status: int | None) -> tuple[EndReason, str]:
-    """Reason and detail of an exit status, for an engine that did not say why itself."""
+    """Reason and detail of an exit status, for an engine that recorded no reason."""
     if status is None:
-        return EndReason.UNKNOWN, "the engine ended while no supervisor watched; its exit status cannot be known"
+        return EndReason.UNKNOWN, "the engine ended while no supervisor was running; its exit status is unknown"
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-        sender = ", sender unknown (out of memory, or somebody's kill)" if status == -signal.SIGKILL else ""
-        return EndReason.KILLED, f"ended by {name}{sender}"
-    return EndReason.DIED, f"ended with exit status {status} and without a word; see console.log"
+        sender = ", sender unknown (out of memory, or a kill command)" if status == -signal.SIGKILL else ""
+        return EndReason.KILLED, f"killed by {name}{sender}"
+    return EndReason.DIED, f"exited with status {status} without an error message; see console.log"

@@ -1,6 +1,6 @@
-"""What a supervisor must know of a run: its launches, attempts, successes and end, from the journal.
+"""The facts of a run that a supervisor needs: launches, attempts, successes and the end, from the journal.
 
-These are few facts of a journal that may hold a million steps, so a supervisor of thirty hours stays small. Their order
+They are few, even if the journal contains a million steps, so a supervisor stays small over thirty hours. Their order
 between writers does not matter.
 """
 
@@ -29,7 +29,7 @@ from engines.words import EndReason, WriterRole
 
 @dataclass
 class AttemptFacts:
-    """One attempt as engine and supervisor told it; their records may come in any order."""
+    """One attempt, from the records of engine and supervisor, which may arrive in any order."""
 
     number: int
     launched_t: float = 0.0
@@ -44,17 +44,17 @@ class AttemptFacts:
 
     @property
     def reason(self) -> EndReason:
-        """Why it ended; the engine knows best. Empty while it has not ended."""
+        """Why it ended: the engine's reason, else the supervisor's; empty while it has not ended."""
         return self.engine_reason or self.supervisor_reason
 
     @property
     def detail(self) -> str:
-        """What is said about it, by whoever said something."""
+        """The detail of the end: the engine's, else the supervisor's."""
         return self.engine_detail or self.supervisor_detail
 
     @property
     def never_began(self) -> bool:
-        """Announced, and its supervisor died before there was a process: it does not count as an attempt."""
+        """Whether its supervisor died before it started the process; then it does not count as an attempt."""
         return self.started is None and self.reason in {EndReason.NOT_GIVEN, EndReason.NOT_STARTED}
 
 
@@ -69,7 +69,7 @@ class StageFacts:
         return self.attempts.setdefault(number, AttemptFacts(number))
 
     def since(self, t: float) -> list[AttemptFacts]:
-        """Attempts launched at or after `t` that began, oldest first."""
+        """Attempts that were launched at or after `t` and began, oldest first."""
         return [
             a
             for _, a in sorted(self.attempts.items())
@@ -82,11 +82,11 @@ class StageFacts:
 
     @property
     def saved_step(self) -> int | None:
-        """The highest step of which the journal tells a checkpoint; None when it tells none."""
+        """The highest step with a checkpoint in the journal; None without checkpoints."""
         return max((a.saved_step for a in self.attempts.values() if a.saved_step is not None), default=None)
 
     def lineage(self) -> dict[int, int | None]:
-        """Attempts whose checkpoints are this training's past, each with the highest step that still counts."""
+        """Attempts whose checkpoints belong to this training, each with its highest valid step (None: no limit)."""
         allowed: dict[int, int | None] = {}
         cap: int | None = None
         begun = [a.number for a in self.attempts.values() if a.started is not None]
@@ -104,14 +104,14 @@ class StageFacts:
 
 @dataclass
 class RunFacts:
-    """What scheduling needs to know. `operator` is the last launch or resume; adoptions change nothing."""
+    """The facts that scheduling needs. `operator` is the last launch or resume; adoptions do not change it."""
 
     stages: dict[str, StageFacts] = field(default_factory=dict)
     operator: RunStarted | None = None
     ended: RunEnded | None = None
     latest_start: RunStarted | None = None
     roles: dict[str, WriterRole] = field(default_factory=dict)
-    """of each writer, by its id"""
+    """role of each writer, by its id"""
 
     def stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())
@@ -126,7 +126,7 @@ class RunFacts:
 
 
 def read_facts(run: RunDir) -> RunFacts:
-    """The facts of a run, from its journal as it is now."""
+    """The facts of a run, from the current content of its journal."""
     facts = RunFacts()
     add_facts(facts, read_journal(run.journal))
     return facts
@@ -137,7 +137,7 @@ def _later(a: AnyEvent, b: AnyEvent) -> bool:
 
 
 def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
-    """Take more events into the facts. Their order between writers does not matter."""
+    """Add events to the facts. Their order between writers does not matter."""
     for event in events:
         match event:
             case RunStarted() | RunEnded():

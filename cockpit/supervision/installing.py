@@ -1,5 +1,5 @@
-"""Which command installs what the engines need. No package index has Cockpit, so it is installed from where this one
-came."""
+"""The command that installs the engines' packages. No package index has Cockpit, so the command uses the source from
+which this Cockpit was installed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def install_command(python: str) -> str:
 
 
 def _source(here: Path, origin: str) -> str:
-    """What pip installs from.
+    """The requirement that pip installs.
 
     Args:
-        here: the folder that holds the packages of the running cockpit.
-        origin: pip's record of where they came from, as in `direct_url.json`; may be empty.
+        here: the folder that contains the packages of the running Cockpit.
+        origin: pip's record of their source, as in `direct_url.json`; may be empty.
     """
     if _is_checkout(here):
         return f"-e {shlex.quote(f'{here}[{EXTRAS}]')}"

@@ -1,4 +1,4 @@
-"""Before a launch: does the interpreter that will run each stage have what the stage needs?"""
+"""Before a launch: check that each stage's interpreter has the packages that the stage needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipes.schema import Recipe
 from recipes.stages.registry import row_of
 
 TESTED = {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"}
-"""Minor versions whose private hooks the engines rely on. Another interpreter must have the same."""
+"""Minor versions on whose private interfaces the engines rely. Another interpreter must have the same versions."""
 
 CHOOSE_ANOTHER = "set the stage's python to an interpreter that has the engines' packages"
 ASK_TIMEOUT_S = 60.0
@@ -30,19 +30,19 @@ print(json.dumps({"python": list(sys.version_info[:2]), "found": found}))
 
 
 def check_here(packages: Iterable[str], what: str) -> None:
-    """Refuse work of this interpreter's own that it lacks packages for.
+    """Refuse work for which this interpreter lacks packages.
 
     Args:
         packages: distributions.
         what: the work, for the message.
 
     Raises:
-        OperatorError: some are missing.
+        OperatorError: packages are missing.
     """
     missing = sorted(name for name, version in _versions_here(set(packages)).items() if version is None)
     if missing:
         raise OperatorError(
-            f"{what} needs {', '.join(missing)}, which {sys.executable} lacks",
+            f"{what} needs {', '.join(missing)}; {sys.executable} lacks {'it' if len(missing) == 1 else 'them'}",
             f"install them: {install_command(sys.executable)}",
         )
 
@@ -51,7 +51,7 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
     """Refuse a launch whose engines cannot start.
 
     Raises:
-        OperatorError: an interpreter is missing, too old, lacks a package or has an untested version of one.
+        OperatorError: an interpreter is missing or too old, lacks a package, or has an untested version of a package.
     """
     problems: list[str] = []
     wanted: dict[str | None, set[str]] = {}
@@ -75,7 +75,7 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
 
 
 class _UnusableError(Exception):
-    """An interpreter that no package would make usable."""
+    """An interpreter that installing packages would not make usable."""
 
 
 def _mismatches(python: str, found: dict[str, str | None], *, strict: bool) -> list[str]:
@@ -111,10 +111,10 @@ def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
         version, found = tuple(value["python"]), dict(value["found"])
     except FileNotFoundError:
         raise _UnusableError(
-            f"python — no such interpreter; got {python!r}; allowed: the path of a Python 3.11 or newer"
+            f"python — no such file; got {python!r}; allowed: the path of a Python 3.11 or newer"
         ) from None
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
-        raise _UnusableError(f"python — {python!r} does not answer: {error}") from error
+        raise _UnusableError(f"python — could not query {python!r}: {error}") from error
     if version < (3, 11):
-        raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed 3.11 or newer")
+        raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed: 3.11 or newer")
     return found

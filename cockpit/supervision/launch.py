@@ -1,4 +1,4 @@
-"""Every launch and resume, whoever asks: the command line, a form or a button."""
+"""Launch and resume, for the command line, the form and the buttons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recipes.stages.registry import row_of
 
 
 def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
-    """A loaded recipe as a run will have it.
+    """The resolved recipe of a run, from a loaded recipe.
 
     Raises:
         OperatorError: `only` names a stage that the recipe does not have.
@@ -58,18 +58,18 @@ def launch(
     only: Sequence[str] = (),
     parent: str | None = None,
 ) -> RunDir:
-    """Make a run directory and start its supervisor; returns when the supervisor holds the run.
+    """Create a run directory and start its supervisor; returns when the supervisor holds the run's lock.
 
     Args:
-        recipe: a recipe file, or one that is loaded (from a form, or made by a button).
+        recipe: a recipe file, or a loaded recipe (from a form or a button).
         runs_root: the folder of runs.
-        sets: overrides as `--set` has them, for a recipe file.
-        name: what the run's id ends with; the recipe's name by default.
-        only: run these stages and what they depend on.
-        parent: the run this one was started from by a button.
+        sets: overrides in the form of `--set`, for a recipe file.
+        name: the end of the run's id; the recipe's name by default.
+        only: run only these stages and the stages they depend on.
+        parent: the run whose result is this run's input.
 
     Raises:
-        OperatorError: the recipe has problems, an interpreter lacks something, or the directory cannot be made.
+        OperatorError: the recipe has problems, an interpreter lacks packages, or the directory cannot be created.
     """
     loaded = load_recipe(recipe, sets) if isinstance(recipe, Path) else recipe
     run_recipe = resolve(loaded, only)
@@ -104,24 +104,24 @@ def launch_text(
     name: str | None = None,
     parent: str | None = None,
 ) -> RunDir:
-    """Launch a recipe that is text: an unsaved form, or a one-stage recipe that a button or a command made."""
+    """Launch a recipe that is only text: an unsaved form, or a one-stage recipe of a button or a command."""
     try:
         loaded = load_recipe_text(text, folder / RECIPE_TOML, sets)
-    except RecipeError as error:  # no file has these lines
+    except RecipeError as error:  # the text is not in a file, so line numbers would not help
         raise OperatorError("\n".join(problem.words for problem in error.problems)) from error
     return launch(loaded, runs_root=runs_root, name=name, parent=parent)
 
 
 def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
-    """Let a run that has ended, or was lost, go on.
+    """Resume a run that has ended or was lost.
 
     Args:
         run: the run.
-        stage: do this stage, and what depends on it, again.
-        checkpoint: go on from this step, superseding later ones.
+        stage: rerun this stage and the stages that depend on it.
+        checkpoint: resume from the checkpoint of this step; later steps are repeated.
 
     Raises:
-        OperatorError: it runs, there is nothing to resume, or no such stage or checkpoint.
+        OperatorError: the run is running, there is nothing to resume, or the stage or checkpoint does not exist.
     """
     require_free(run)
     try:
@@ -140,13 +140,13 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
         arguments += ["--checkpoint", str(checkpoint), "--checkpoint-stage", target]
     if target is not None:
         arguments += ["--redo", target]
-        if plan.only:  # a stage that the launch left out may be asked for now
+        if plan.only:  # the launch may have left out the stage that is requested now
             wanted = plan.ancestors(set(plan.only) | {target})
             arguments += ["--only", ",".join(name for name in plan.order if name in wanted)]
     elif _nothing_to_do(run, plan, facts):
         raise OperatorError(
-            f"{run.id} has nothing to resume: every stage is done",
-            "do one again: cockpit resume RUN --stage S, or --checkpoint N",
+            f"{run.id} has nothing to resume: every stage is finished",
+            f"rerun a stage: cockpit resume {run.id} --stage STAGE, or --checkpoint STEP",
         )
     start_supervisor(run, StartReason.RESUME, arguments)
 
@@ -157,7 +157,7 @@ def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
 
 
 def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage: str | None, step: int) -> str:
-    """The training stage that has this checkpoint: the named one, else the last that does."""
+    """The training stage that has this checkpoint: the named stage, else the last one that has it."""
     available: list[str] = []
     for name in reversed(plan.order):
         if not row_of(plan.stage(name)).trains or stage not in (None, name):
@@ -168,7 +168,7 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
         steps = sorted({path.step for path in candidates(run, name, facts.stage(name), at_step=None)[0]})
         available.append(f"{name}: {', '.join(map(str, steps)) or 'none'}")
     raise OperatorError(
-        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; there are {'; '.join(available) or 'none'}"
+        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; allowed: {'; '.join(available) or 'none'}"
     )
 
 

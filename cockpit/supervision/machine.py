@@ -1,4 +1,4 @@
-"""Reading the machine: CPU, memory and accelerators, with "not measurable" said as null and never as zero."""
+"""Readings of the machine: CPU, memory and accelerators; what cannot be measured is null, never zero."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recipes import quantities
 
 NVML_TIMEOUT_S = 5.0
 UNIFIED_NAMES = ("GB10", "GB110", "Orin", "Thor", "Tegra")
-"""Integrated devices whose memory is the machine's: NVML answers "not supported" for it."""
+"""Integrated devices that share the machine's memory: NVML reports "not supported" for it."""
 
 LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
 
 
 @dataclass
 class DeviceReading:
-    """Devices, whether their memory is the machine's, and what went wrong ("" if nothing)."""
+    """Devices, whether they share the machine's memory, and the problem ("" without a problem)."""
 
     devices: list[Device]
     unified: bool = False
@@ -30,7 +30,7 @@ class DeviceReading:
 
 
 class Accelerators:
-    """NVIDIA devices through NVML, read on a thread of its own so that a hang costs telemetry and nothing else."""
+    """NVIDIA devices through NVML, read on a separate thread so that a hang costs only telemetry."""
 
     def __init__(self, *, nvml: Any = None, timeout_s: float = NVML_TIMEOUT_S) -> None:
         self._nvml = nvml
@@ -41,11 +41,11 @@ class Accelerators:
         self.absent = False
 
     def read(self) -> DeviceReading:
-        """One reading; `problem` says why there is none. A machine without NVIDIA devices has no problem."""
+        """One reading; if it fails, `problem` contains the reason. A machine without NVIDIA devices has no problem."""
         if self.absent:
             return DeviceReading([])
         if self._hung is not None and self._hung.is_alive():
-            return DeviceReading([], problem="GPU telemetry hangs: NVML has not answered")
+            return DeviceReading([], problem="GPU telemetry lost: NVML still does not respond")
         self._result = None
         thread = threading.Thread(target=self._read, name="nvml", daemon=True)
         thread.start()
@@ -53,11 +53,11 @@ class Accelerators:
         if thread.is_alive():
             self._hung = thread
             return DeviceReading(
-                [], problem=f"GPU telemetry lost: NVML did not answer in {quantities.duration(self._timeout_s)}"
+                [], problem=f"GPU telemetry lost: NVML did not respond within {quantities.duration(self._timeout_s)}"
             )
         self._hung = None
         result: DeviceReading | None = self._result  # set by the thread
-        return result or DeviceReading([], problem="GPU telemetry lost: NVML gave nothing")
+        return result or DeviceReading([], problem="GPU telemetry lost: NVML returned nothing")
 
     def _read(self) -> None:
         try:
@@ -69,9 +69,9 @@ class Accelerators:
                 self._nvml.nvmlInit()
                 self._ready = True
             self._result = self._devices()
-        except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time; each is a message
+        except Exception as error:  # noqa: BLE001 - NVML creates its exception classes at run time; each becomes a message
             name = type(error).__name__
-            self._ready = False  # a driver that was reset wants to be asked anew
+            self._ready = False  # after a reset of the driver, NVML must be initialized again
             missing = name in {"NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded", "ModuleNotFoundError"}
             self.absent = missing
             self._result = DeviceReading([], problem="" if missing else f"GPU telemetry lost: {error}")
@@ -95,13 +95,13 @@ class Accelerators:
         return reading
 
     def _device(self, index: int, handle: Any, name: str) -> tuple[Device, bool, str]:
-        """One device, whether its memory is the machine's, and what is wrong with it."""
+        """One device, whether it shares the machine's memory, and its problem."""
         nvml, problems = self._nvml, dict[str, None]()
 
         def ask(question: Callable[[Any], float]) -> float | None:
             try:
                 return float(question(handle))
-            except Exception as error:  # noqa: BLE001 - one unsupported reading is null, the others stay
+            except Exception as error:  # noqa: BLE001 - an unsupported reading is null; the others are kept
                 if type(error).__name__ in LOST:
                     problems[str(error)] = None
                 return None
@@ -112,7 +112,7 @@ class Accelerators:
             info = nvml.nvmlDeviceGetMemoryInfo(handle)
             used, total = int(info.used), int(info.total)
         except Exception as error:  # noqa: BLE001 - see _read
-            # Only "not supported" on a known integrated device means one pool; a lost GPU must never look like that.
+            # Only "not supported" on a known integrated device means shared memory; a lost GPU must not look like it.
             if type(error).__name__ in LOST:
                 problems[str(error)] = None
             elif type(error).__name__ == "NVMLError_NotSupported" and any(part in name for part in UNIFIED_NAMES):
@@ -131,7 +131,7 @@ class Accelerators:
 
 
 def sample_machine(accelerators: DeviceReading, engine_pid: int | None, stage: str | None) -> MachineSampled:
-    """One reading of the machine and of the engine's process tree (resident bytes, private and shared)."""
+    """One reading of the machine, with the resident bytes (private and shared) of the engine's process tree."""
     memory = psutil.virtual_memory()
     return MachineSampled(
         host=socket.gethostname(),
@@ -157,7 +157,7 @@ def _tree_rss(pid: int | None) -> int | None:
     for member in family:
         try:
             total += member.memory_info().rss
-        except psutil.Error:  # ended between the look and the question
+        except psutil.Error:  # the process ended after it was listed
             continue
     return total or None
 

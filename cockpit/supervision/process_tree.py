@@ -1,7 +1,8 @@
-"""Ending a run's processes: exactly those that are the run's, all of them, verified.
+"""Ending all processes of a run, and no others.
 
-Workers may sit in sessions of their own (torchrun starts each so), so a process group is not a tree. A process is the
-run's when it descends from a recorded one, or carries the run's id in its environment and belongs to the same user.
+Workers may have their own sessions (torchrun gives each one), so a process group does not cover them. A process belongs
+to the run if it descends from a recorded process, or if its environment contains the run's directory and it has the
+same user.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> bool:
-    """Let orphaned grandchildren become our children, so that they can be found and reaped (Linux)."""
+    """Make orphaned grandchildren children of this process, so that it can find and reap them (Linux)."""
     with suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     return False
 
 
 def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
-    """Living processes of the run: the recorded ones, their descendants, and those marked with its directory.
+    """Living processes of the run: recorded processes, their descendants, and those marked with the run's directory.
 
-    Never pid 1, this process, or one of its ancestors; never another user's.
+    Never pid 1, this process or its ancestors, and no marked process of another user.
     """
     parents, marked = _process_table(run_root)
     ours = {root.pid for root in roots if root.is_alive()} | marked
@@ -46,13 +47,13 @@ def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
 
 
 def signal_process(target: Identity, number: int) -> bool:
-    """Signal this very process (by pidfd, so that a reused pid is never hit). False when it is gone."""
+    """Signal exactly this process: a pidfd protects a process that reuses the pid. False if it has ended."""
     try:
         fd = os.pidfd_open(target.pid)
     except OSError:
         return False
     try:
-        if not target.is_alive():  # checked after the pidfd is held: from here on it cannot be another process
+        if not target.is_alive():  # checked while the pidfd is open: from now on it cannot be another process
             return False
         signal.pidfd_send_signal(fd, number)
     except OSError:
@@ -70,17 +71,17 @@ def kill_tree(
     keep: frozenset[int] = frozenset(),
     wait: Callable[[float], None] = time.sleep,
 ) -> list[int]:
-    """TERM, then KILL, everything of the run until two looks in a row find nothing.
+    """Send TERM, then KILL, to all processes of the run until two scans in a row find none.
 
     Args:
-        run_root: the run directory its processes are marked with.
-        roots: recorded processes of it.
-        term_grace_s: seconds between the two.
-        keep: children whose exit status somebody else collects.
-        wait: how to wait.
+        run_root: the run directory, with which its processes are marked.
+        roots: recorded processes of the run.
+        term_grace_s: seconds between the two signals.
+        keep: children whose exit status the caller collects.
+        wait: waits for a number of seconds.
 
     Returns:
-        pids that are left; empty in every case but a process stuck in the kernel.
+        pids that are left; empty unless a process is stuck in the kernel.
     """
     deadline_s = time.monotonic() + term_grace_s
     for target in run_processes(run_root, roots):
@@ -100,7 +101,7 @@ def kill_tree(
 
 
 def reap_children(keep: frozenset[int] = frozenset()) -> dict[int, int]:
-    """Collect exit statuses of ended children but those to `keep`; negative for a signal."""
+    """Collect the exit statuses of ended children, except those in `keep`; negative for a signal."""
     statuses: dict[int, int] = {}
     while True:
         try:
@@ -123,7 +124,7 @@ def _process_table(run_root: Path) -> tuple[dict[int, int], set[int]]:
             continue
         pid = int(entry.name)
         with suppress(OSError, ValueError, IndexError):
-            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may name itself anything
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process can choose any name
             parents[pid] = int(stat.rpartition(")")[2].split()[1])
             if entry.stat().st_uid == uid and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 marked.add(pid)

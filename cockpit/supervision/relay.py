@@ -1,7 +1,7 @@
-"""The live stream's last hop: the supervisor hands every line of the pipe to each attached screen over a Unix socket.
+"""The live stream's last hop: the supervisor sends every line of the pipe to each attached screen over a Unix socket.
 
-Bounded per client, and lossy: a slow screen loses lines here and repairs the gap from the journal. The client's side is
-`cockpit.runs.live_stream`.
+The buffer per client is bounded: a slow screen loses lines here and fills the gap from the journal. The client's side
+is `cockpit.runs.live_stream`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REST_BYTES = 1 << 16
 
 
 class Relay:
-    """The supervisor's side: reads the pipe, serves the screens. `pump()` never waits."""
+    """The supervisor's side: reads the pipe and serves the screens. `pump()` does not block."""
 
     def __init__(self, run_root: Path, fifo: Path) -> None:
         self._clients: dict[socket.socket, bytearray] = {}
@@ -34,11 +34,11 @@ class Relay:
 
     @property
     def readable(self) -> list[int]:
-        """Descriptors whose readiness is worth a pump."""
+        """Descriptors to wait for before `pump`."""
         return [fd for fd in (self._pipe, self._server.fileno() if self._server else None) if fd is not None]
 
     def pump(self) -> None:
-        """Take new screens, read the pipe dry, hand on what fits."""
+        """Accept new screens, empty the pipe, and send what the clients' buffers can take."""
         self._accept()
         data = self._read_pipe()
         for client, waiting in list(self._clients.items()):
@@ -61,7 +61,7 @@ class Relay:
             self._pipe = None
 
     def _discard(self) -> None:
-        """What a dead supervisor left in the pipe is old: the journal has it."""
+        """Discard what a dead supervisor left in the pipe: the journal contains it."""
         with suppress(BlockingIOError):
             while self._pipe is not None and os.read(self._pipe, 65_536):
                 pass
@@ -72,7 +72,7 @@ class Relay:
             while self._pipe is not None and len(chunks) < 64:
                 chunks.append(os.read(self._pipe, 65_536))
         whole, _, self._rest = (self._rest + b"".join(chunks)).rpartition(b"\n")
-        if len(self._rest) > REST_BYTES:  # no writer of ours: records in the pipe are small
+        if len(self._rest) > REST_BYTES:  # not an engine's record: records in the pipe are small
             self._rest = b""
         return whole + b"\n" if whole else b""
 
@@ -95,7 +95,7 @@ class Relay:
 
 
 def _listen(path: Path) -> socket.socket | None:
-    """A listening socket; None where there can be none (screens then follow the journal alone)."""
+    """A listening socket; None if it cannot be created (screens then read only the journal)."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Requests to a run: the one way to send them and the sentences about them, for keys, buttons and commands.
+"""Requests to a run, with the sentences about them; keys, buttons and commands all send them with this module.
 
 A request is a small file in the run's `control/` folder. The engine takes it between two steps and answers with a
-`control_applied` event, which the log shows; the supervisor answers requests that no engine is left to take.
+`control_applied` event, which the log shows. If no engine is running, the supervisor answers.
 
-The module is light: a screen that shows the words loads no recipe's schema with it.
+The module is light: it does not load the schema of recipes, so that screens can show its sentences early.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from recipes.problems import OperatorError
 
 
 class Outcome(Enum):
-    """What came of a request."""
+    """The outcome of a request."""
 
     SENT = "sent"
-    """It is written, and an engine is running that takes it."""
+    """It was written, and a running engine takes it."""
     WAITING = "waiting"
-    """It is written, and no engine is running yet: the next one takes it, or the supervisor answers."""
+    """It was written, and no engine is running yet: the next engine takes it, or the supervisor answers."""
     ENDED = "ended"
-    """The run has already ended: nothing was written."""
+    """It was not written, because the run has already ended."""
     NOT_SENT = "not sent"
     """It could not be written."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request, in words: `sentence` says what happened, `hint` what follows or what to do."""
+    """The reply to a request: `sentence` says what happened, `hint` what follows or what to do."""
 
     outcome: Outcome
     sentence: str
@@ -44,11 +44,11 @@ class Reply:
 
     @property
     def sent(self) -> bool:
-        """Whether the request is in the run's folder."""
+        """Whether the request was written to the run's folder."""
         return self.outcome in {Outcome.SENT, Outcome.WAITING}
 
     def require_sent(self) -> None:
-        """Refuse to continue without it.
+        """Raise if the request was not sent.
 
         Raises:
             OperatorError: the request was not sent.
@@ -60,7 +60,7 @@ class Reply:
 STOP_AFTER_CHECKPOINT = "the engine writes a checkpoint at the next step and stops; resume continues from it"
 STOP_NOW = "the engine stops at the next step; resume repeats the steps since the newest checkpoint"
 STOP_WITHOUT_CHECKPOINTS = "A stage without checkpoints stops in both cases; resume runs it again."
-"""Ends the description of both ways to stop. Work that has no steps is asked as often as it reports progress."""
+"""The last sentence of both descriptions of a stop. Work without steps checks for requests at each progress report."""
 
 EFFECTS = {
     Verb.STOP: STOP_NOW,
@@ -73,23 +73,23 @@ EFFECTS = {
     Verb.LEARNING_RATE: "the peak learning rate becomes {value} at the next step",
     Verb.MAX_STEPS: "the stage ends at step {value}",
 }
-"""What the engine does with each verb, for the operator."""
+"""What the engine does for each verb, for the operator."""
 _VALUE_WORDS = {Verb.LEARNING_RATE: formatting.learning_rate, Verb.MAX_STEPS: formatting.whole}
 
 
 def effect_of(verb: Verb, value: float | None = None) -> str:
-    """What the engine does when it takes the request."""
+    """What the engine does for the request."""
     return EFFECTS[verb].format(value=_VALUE_WORDS[verb](value) if verb in _VALUE_WORDS else "")
 
 
 def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str = "operator") -> Reply:
-    """Send a request to a run and say what came of it. Starts a supervisor for a run that has lost its own.
+    """Send a request to a run; returns the reply. Starts a supervisor if the run's supervisor died.
 
     Args:
         run: the run.
         verb: what the engine is to do.
         value: the number of a verb that takes one.
-        by: who asks, for the log.
+        by: the sender, for the log.
     """
     try:
         facts = read_facts(run)
@@ -100,12 +100,12 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
         control.put_request(run.control, verb, value, by=by)
     except (OSError, ValueError, RunDirError) as error:
         return Reply(Outcome.NOT_SENT, f"{run.id}: could not send the {verb} request: {error}", "nothing was changed")
-    with suppress(OSError, RunDirError):  # the request is written; the next supervisor finds it
+    with suppress(OSError, RunDirError):  # the request was written; the next supervisor finds it
         adopt(run, REQUEST)
     sentence = f"{run.id}: {verb} requested; {effect_of(verb, value)}"
     if _engine_lives(run, facts):
         return Reply(Outcome.SENT, sentence, "the log will confirm it")
-    return Reply(Outcome.WAITING, sentence, "no engine is running yet; the log will say what came of it")
+    return Reply(Outcome.WAITING, sentence, "no engine is running yet; the log will show the result")
 
 
 def _ended(run: RunDir, facts: RunFacts) -> Reply:
@@ -115,7 +115,7 @@ def _ended(run: RunDir, facts: RunFacts) -> Reply:
 
 
 def _engine_lives(run: RunDir, facts: RunFacts) -> bool:
-    """Whether the engine of an attempt that has not ended is a living process."""
+    """Whether the engine of an attempt that has not ended is running."""
     from cockpit.supervision.engine_process import find_engine
 
     for name, stage in facts.stages.items():

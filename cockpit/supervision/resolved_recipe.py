@@ -1,5 +1,4 @@
-"""What a run is to do, as its directory says: the resolved recipe, the order of its stages and where inputs come
-from."""
+"""The resolved recipe of a run: its stages, their order, and the origin of their inputs."""
 
 from __future__ import annotations
 
@@ -42,11 +41,11 @@ class RunRecipe:
         return next(stage for stage in self.recipe.stage if stage.name == name)
 
     def wanted(self) -> list[str]:
-        """Stages of this run, in the order they run."""
+        """The stages of this run, in execution order."""
         return [name for name in self.order if not self.only or name in self.only]
 
     def descendants(self, names: set[str]) -> set[str]:
-        """The named stages and everything that depends on them."""
+        """The named stages and all stages that depend on them."""
         found = set(names)
         for name in self.order:
             if any(ref.origin == "stage" and ref.name in found for ref in self.inputs.get(name, {}).values()):
@@ -54,7 +53,7 @@ class RunRecipe:
         return found
 
     def ancestors(self, names: set[str]) -> set[str]:
-        """The named stages and everything they depend on."""
+        """The named stages and all stages that they depend on."""
         found = set(names)
         for name in reversed(self.order):
             if name in found:
@@ -75,7 +74,7 @@ class RunRecipe:
         """The recipe of a run directory.
 
         Raises:
-            RunDirError: recipe.json is missing or not one of ours.
+            RunDirError: recipe.json is missing, or is not a resolved recipe.
         """
         try:
             value = read_json(run.recipe_json)
@@ -89,7 +88,7 @@ class RunRecipe:
             raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error
 
     def stage_inputs(self, run: RunDir, name: str) -> dict[str, StageInput]:
-        """The stage's inputs as `stage.json` has them, with what identifies each of them now."""
+        """The stage's inputs in the form of `stage.json`, each with its present hash."""
         result: dict[str, StageInput] = {}
         for field, ref in self.inputs.get(name, {}).items():
             path = str(run.out(ref.name)) if ref.origin == "stage" else ref.path
@@ -103,17 +102,17 @@ class RunRecipe:
         return result
 
     def fingerprint(self, run: RunDir, name: str) -> str:
-        """Today's fingerprint of a stage: its fields and the hashes of its inputs."""
+        """The present fingerprint of a stage: its fields and the hashes of its inputs."""
         inputs = self.stage_inputs(run, name)
         hashes = [inputs[field].manifest_sha256 or inputs[field].name for field in sorted(inputs)]
         return fingerprint(self.stage(name).model_dump(mode="json"), hashes)
 
 
 def input_hash(path: Path) -> str | None:
-    """What identifies an input folder or file: its manifest's SHA-256, else a SHA-256 over names, sizes and times.
+    """The hash of an input folder or file: its manifest's SHA-256, else a SHA-256 over names, sizes and times.
 
-    Hashing the content of a foreign folder would cost minutes for a large model at every resume; a changed file changes
-    its size or its time.
+    Hashing the content of a foreign folder would take minutes for a large model at every resume; a changed file has
+    another size or time.
     """
     manifest = path / MANIFEST
     try:

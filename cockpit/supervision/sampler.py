@@ -1,7 +1,7 @@
-"""`python -m cockpit.supervision.sampler RUN_ROOT INTERVAL_S`: reads the machine now and then, in a process of its own.
+"""`python -m cockpit.supervision.sampler RUN_ROOT INTERVAL_S`: reads the machine at intervals, as a separate process.
 
-NVML can crash or hang a process, so it is not the supervisor's. The supervisor says on stdin which engine works
-(`<pid> <stage>` or an empty line); when stdin ends, the supervisor is gone, and the sampler goes too.
+NVML can crash or hang its process, so the supervisor does not load it. The supervisor writes to stdin which engine is
+running (`<pid> <stage>` or an empty line). When stdin closes, the supervisor has ended, and the sampler exits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engines.words import ExitCode, WriterRole
 
 
 def main(argv: list[str]) -> ExitCode:
-    """Sample until stdin ends."""
+    """Sample until stdin closes."""
     run, interval_s = RunDir(Path(argv[1])), float(argv[2])
     writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER)
     accelerators = Accelerators() if "--no-nvml" not in argv else None
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> ExitCode:
         reading = accelerators.read() if accelerators else DeviceReading([])
         if reading.problem != last_problem:
             last_problem = reading.problem
-            writer.emit(Warned(message=reading.problem or "GPU telemetry is back"))
+            writer.emit(Warned(message=reading.problem or "GPU telemetry works again"))
         writer.emit(sample_machine(reading, engine_pid, stage))
     writer.close()
     return ExitCode.DONE

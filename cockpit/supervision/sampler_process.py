@@ -1,4 +1,4 @@
-"""The supervisor's side of the sampler: start it, tell it which engine works, and start it again when it dies."""
+"""The supervisor's side of the sampler: start it, name the engine to measure, and restart it when it dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CRASHES_WITH_NVML = 3
 
 
 class SamplerProcess:
-    """A process that may crash or hang without anybody else noticing more than a message."""
+    """The sampler as a child process; if it crashes or hangs, the run only gets a warning."""
 
     def __init__(self, run: RunDir, interval_s: float, writer: EventWriter) -> None:
         self._run = run
@@ -38,7 +38,7 @@ class SamplerProcess:
         return None if self._child is None else self._child.pid
 
     def start(self) -> None:
-        """Start it, unless it runs."""
+        """Start the sampler, unless it is running."""
         if self._child is not None or self._stopped:
             return
         argv = [sys.executable, "-m", "cockpit.supervision.sampler", str(self._run.root), str(self._interval_s)]
@@ -48,24 +48,24 @@ class SamplerProcess:
             self._child = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=CODE_ROOT, start_new_session=True
             )
-            self._tell()
+            self._send_engine()
 
     def watch(self, pid: int | None, stage: str = "") -> None:
-        """Say which engine's memory is to be read."""
+        """Set the engine whose memory the sampler reads."""
         self._engine = f"{pid} {stage}\n".encode() if pid else b"\n"
-        self._tell()
+        self._send_engine()
 
     def check(self) -> None:
-        """Notice a death, and start anew after a pause that doubles."""
+        """Restart a sampler that died, after a pause that doubles each time."""
         if self._stopped:
             return
         if self._child is not None and self._child.poll() is not None:
             self._crashes += 1
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self._crashes - 1))
             self._due_s = time.monotonic() + pause_s
-            without = "; from now on without GPU telemetry" if self._crashes == CRASHES_WITH_NVML else ""
+            without = ", without GPU telemetry from now on" if self._crashes == CRASHES_WITH_NVML else ""
             message = (
-                f"the sampler ended with status {self._child.returncode}; again in "
+                f"the sampler exited with status {self._child.returncode}; restarting it in "
                 f"{quantities.duration(pause_s)}{without}"
             )
             self._writer.emit(Warned(message=message))
@@ -75,7 +75,7 @@ class SamplerProcess:
             self.start()
 
     def stop(self) -> None:
-        """End it: its input closes, and it goes."""
+        """End the sampler: close its input, and kill it if it does not exit."""
         self._stopped = True
         if self._child is None:
             return
@@ -87,7 +87,7 @@ class SamplerProcess:
             self._child.wait()
         self._child = None
 
-    def _tell(self) -> None:
+    def _send_engine(self) -> None:
         if self._child is not None and self._child.stdin is not None:
             with suppress(OSError):
                 self._child.stdin.write(self._engine)

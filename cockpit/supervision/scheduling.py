@@ -1,7 +1,7 @@
-"""What a run does next: a pure decision from the facts in its journal.
+"""The next action of a run: a pure function of the facts in its journal.
 
-The supervisor asks after every change; a supervisor that adopts a run asks the same question of the same facts, so a
-run goes on wherever its last supervisor died.
+The supervisor calls it after every change. A supervisor that adopts a run calls it with the same facts, so the run
+continues where its last supervisor died.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recipes.stages.registry import row_of
 
 @dataclass(frozen=True)
 class RunStage:
-    """Start an attempt. `resume` says whether to look for a checkpoint; `at_step` which one an operator named."""
+    """Start an attempt. `resume`: look for a checkpoint; `at_step`: the checkpoint that the operator named."""
 
     stage: str
     resume: bool
@@ -30,7 +30,7 @@ class RunStage:
 
 @dataclass(frozen=True)
 class EndRun:
-    """The run is over: its state, why, and the stage that failed, if one did."""
+    """End the run: its state, the reason, and the stage that failed, if one did."""
 
     state: RunStatus
     reason: str = ""
@@ -39,19 +39,19 @@ class EndRun:
 
 @dataclass(frozen=True)
 class NextActions:
-    """Stages that need nothing, in order, and what to do then."""
+    """Stages that are done, in order, and the next action."""
 
     done: list[str]
     action: RunStage | EndRun
 
 
 def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]) -> NextActions:
-    """What the run does next.
+    """The next action of the run.
 
     Args:
         plan: the run's recipe.
         facts: from the journal.
-        is_done: whether a stage's last success carries today's fingerprint and its output verifies.
+        is_done: whether a stage's last success has the present fingerprint and its output verifies.
     """
     operator = facts.operator
     redo = plan.descendants(set(operator.redo)) if operator and operator.redo else set()
@@ -73,8 +73,8 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     operator, stage = facts.operator, plan.stage(name)
     attempts = facts.stage(name).since(facts.operator_t)
     trains = row_of(stage).trains
-    # What the operator asked for holds until an engine has begun with it: until then, the line of the past is the old
-    # one.
+    # The operator's choice of checkpoint applies until an engine has started with it; until then, the old attempts
+    # are the training's past.
     fresh = not any(attempt.started for attempt in attempts)
     named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
     resume = trains and (not fresh or named or name not in redo)

@@ -1,4 +1,4 @@
-"""Starting the supervisor of a run, for launch, resume and adoption alike."""
+"""Starting the supervisor of a run, for launch, resume and adoption."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from engines.words import ExitCode, StartReason
 from recipes.problems import OperatorError
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
-"""Where the packages are: the working directory of the processes that a run starts."""
+"""The folder of the packages: the working directory of the supervisor and the sampler."""
 
 
 def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] = ()) -> None:
-    """Start it and wait until it holds the run (it leaves this process behind by a double fork).
+    """Start the supervisor and wait until it holds the run's lock; a double fork detaches it from this process.
 
     Raises:
-        OperatorError: another supervisor holds the run, or this one did not start.
+        OperatorError: another supervisor holds the lock, or this one did not start.
     """
     done = subprocess.run(
         [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
@@ -32,20 +32,20 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
     )
     if done.returncode == ExitCode.MISTAKE:
         require_free(run)
-        raise OperatorError(f"{run.id} was taken by another supervisor a moment ago", "watch it: cockpit attach RUN")
+        raise OperatorError(f"another supervisor has just started {run.id}", f"follow it: cockpit attach {run.id}")
     if done.returncode != 0:
         raise OperatorError(f"the supervisor of {run.id} did not start: {done.stderr.strip()[-500:]}")
 
 
 def require_free(run: RunDir) -> None:
-    """Refuse to continue while a supervisor holds the run.
+    """Raise if a supervisor holds the run's lock.
 
     Raises:
-        OperatorError: one does.
+        OperatorError: the run is running.
     """
     if lock_is_held(run.supervisor_lock):
         holder = lock_holder(run.supervisor_lock)
         raise OperatorError(
             f"{run.id} is running: its supervisor is process {holder.get('pid', 'unknown')}",
-            "watch it: cockpit attach RUN; or end it first: cockpit stop RUN",
+            f"follow it: cockpit attach {run.id}; or stop it first: cockpit stop {run.id}",
         )

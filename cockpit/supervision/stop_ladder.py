@@ -1,5 +1,4 @@
-"""The ladder of a stop: ask for a checkpoint, then TERM, then KILL. Pure: it is told the time and answers what is
-due."""
+"""The escalation of a stop: request it, then send TERM, then KILL. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -14,33 +13,33 @@ Rung = Literal["none", "term", "kill"]
 
 
 class StopLadder:
-    """Remembers the strongest stop that was asked for, and when.
+    """Remembers the strongest stop that was requested, and when.
 
     Args:
-        grace_s: seconds an engine has for its last checkpoint.
+        grace_s: seconds that an engine has for its last checkpoint.
     """
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._asked_s: float | None = None
+        self._requested_s: float | None = None
         self._term_s: float | None = None
-        self.asked: Request | None = None
+        self.requested: Request | None = None
 
     def notice(self, request: Request) -> None:
-        """A request was seen; only stops matter, and a stop now outranks one after a checkpoint."""
+        """Take a request; only stops count, and a stop now outranks a stop after a checkpoint."""
         if request.verb.is_stop and (
-            self.asked is None or (request.verb is Verb.STOP and self.asked.verb is not Verb.STOP)
+            self.requested is None or (request.verb is Verb.STOP and self.requested.verb is not Verb.STOP)
         ):
-            self.asked, self._asked_s = request, None
+            self.requested, self._requested_s = request, None
 
     def due(self, now_s: float) -> Rung:
-        """What is due at a moment of the monotonic clock; the first call after a request starts its grace."""
-        if self.asked is None:
+        """The action that is due at a monotonic time; the first call after a request starts its grace period."""
+        if self.requested is None:
             return "none"
-        if self._asked_s is None:
-            self._asked_s = now_s
+        if self._requested_s is None:
+            self._requested_s = now_s
         if self._term_s is None:
-            if now_s - self._asked_s < (NOW_GRACE_S if self.asked.verb is Verb.STOP else self._grace_s):
+            if now_s - self._requested_s < (NOW_GRACE_S if self.requested.verb is Verb.STOP else self._grace_s):
                 return "none"
             self._term_s = now_s
             return "term"

@@ -1,8 +1,8 @@
-"""`python -m cockpit.supervision.supervisor RUN_ROOT`: one small process per run that starts its stages, in order, and
-reaps them.
+"""`python -m cockpit.supervision.supervisor RUN_ROOT`: one small process per run that starts the stages in order and
+reaps their engines.
 
-It owns nothing that training needs: killed with -9, the engine goes on, and the next supervisor adopts the run from the
-journal. What to do next is asked of `scheduling.next_action`; this module only does it.
+Training does not depend on it: after a `kill -9` of the supervisor, the engine continues, and the next supervisor
+adopts the run from the journal. `scheduling.next_action` decides what to do; this module does it.
 """
 
 from __future__ import annotations
@@ -66,26 +66,26 @@ class Supervisor:
     def drive(self) -> None:
         """Run stages until the run ends."""
         self.run.exit_json.unlink(missing_ok=True)
-        self.say(self.started)
-        self._adopt_or_bury()
+        self.record(self.started)
+        self._adopt_or_record_ends()
         self.sampler.start()
         while True:
             self.read_facts()
             actions = next_action(self.plan, self.facts, self.outputs.is_done)
             self._note_skipped(actions.done)
-            stop = self.watch.ladder.asked
+            stop = self.watch.ladder.requested
             if isinstance(actions.action, EndRun):
                 self._end(actions.action)
                 return
             if stop is not None:
-                self._answer_requests("the run stops between stages")
+                self._answer_requests("the run stops between two stages")
                 self._end(EndRun(RunStatus.STOPPED, f"stopped before {actions.action.stage}"))
                 return
             self._run_stage(actions.action)
 
-    def say(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
-        """Journal a fact, and know it at once: on a full disk it is not read back, and what was done must still
-        count."""
+    def record(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
+        """Write an event to the journal and add it to the facts immediately: on a full disk it cannot be read back,
+        and it must still count."""
         seq = self.writer.emit(event)
         add_facts(self.facts, [msgspec.structs.replace(event, w=self.writer.writer, seq=seq, t=wall_clock_s())])
 
@@ -95,19 +95,19 @@ class Supervisor:
             add_facts(self.facts, (record.event for record in records))
 
     def _warn_of_output(self, name: str, problems: list[str]) -> None:
-        message = f"the output of {name} does not verify and is made again: {'; '.join(problems[:3])}"
+        message = f"the output of {name} failed verification; rerunning the stage: {'; '.join(problems[:3])}"
         self.writer.emit(Warned(message=message, stage=name))
 
     def _note_skipped(self, done: list[str]) -> None:
-        """Say once, after a resume, which stages stand from before."""
+        """Record once, after a resume, which stages were finished before."""
         for name in done:
             before = all(t < self.facts.operator_t for t, _ in self.facts.stage(name).successes)
             if before and name not in self.skipped and self.started.reason == StartReason.RESUME:
-                self.writer.emit(StageSkipped(stage=name, reason="done before: its fingerprint and manifest hold"))
+                self.writer.emit(StageSkipped(stage=name, reason="already finished: fingerprint and manifest match"))
             self.skipped.add(name)
 
-    def _adopt_or_bury(self) -> None:
-        """Find what a dead supervisor left: an engine that lives is waited for, one that died is recorded."""
+    def _adopt_or_record_ends(self) -> None:
+        """Find what a dead supervisor left: wait for an engine that is running, record the end of one that died."""
         self.read_facts()
         for name in self.plan.order:
             for attempt in self.facts.stage(name).attempts.values():
@@ -118,8 +118,8 @@ class Supervisor:
                     self.sampler.start()
                     self._supervise(engine)
                 elif attempt.never_began and attempt.opened is None:
-                    detail = "the supervisor died before there was a process"
-                    self.say(
+                    detail = "the supervisor died before it started the engine"
+                    self.record(
                         AttemptEnded(stage=name, attempt=attempt.number, reason=EndReason.NOT_STARTED, detail=detail)
                     )
                 else:
@@ -136,11 +136,11 @@ class Supervisor:
             self.writer.emit(Warned(message=reason, stage=name))
         saved_step = self.facts.stage(name).saved_step
         if action.resume and choice.chosen is None and saved_step is not None:
-            message = f"{name} begins anew: no checkpoint to go on from is left of those up to step {saved_step}"
+            message = f"restarting {name} from step 0: no usable checkpoint up to step {saved_step}"
             self.writer.emit(Warned(message=message, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
-        self.say(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))
+        self.record(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))
         try:
             path = write_stage_json(
                 self.run,
@@ -152,23 +152,21 @@ class Supervisor:
             )
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
-            self.say(
+            self.record(
                 AttemptEnded(
-                    stage=name, attempt=attempt, reason=EndReason.ERROR, detail=f"the engine cannot be started: {error}"
+                    stage=name, attempt=attempt, reason=EndReason.ERROR, detail=f"could not start the engine: {error}"
                 )
             )
             return
         self._supervise(engine)
 
     def _supervise(self, engine: EngineProcess) -> None:
-        """Wait for an engine's end, serving screens and requests meanwhile."""
+        """Wait for an engine's end; serve screens and requests meanwhile."""
         status = self.watch.until_end(engine)
-        # Whatever the engine started dies with it: workers that outlive it hold memory and the attempt's lock.
+        # Processes that the engine started must end with it: they would hold memory and the attempt's lock.
         left = kill_tree(self.run.root, [], term_grace_s=1.0)
         if left:
-            self.writer.emit(
-                Warned(message=f"processes of {engine.stage} could not be ended: {left}", stage=engine.stage)
-            )
+            self.writer.emit(Warned(message=f"could not kill processes of {engine.stage}: {left}", stage=engine.stage))
         self._record_end(engine.stage, engine.attempt, status)
         engine.close()
 
@@ -176,10 +174,10 @@ class Supervisor:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
         reason, detail = (known, "") if known else exit_reason(status)
-        if not known and self.watch.ladder.asked is not None:
-            reason, detail = EndReason.STOPPED, f"did not stop by itself: {detail}"
-        self.say(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
-        self._answer_requests("no engine was left to take it")
+        if not known and self.watch.ladder.requested is not None:
+            reason, detail = EndReason.STOPPED, f"did not stop on request: {detail}"
+        self.record(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
+        self._answer_requests("no engine was running")
 
     def _answer_requests(self, effect: str) -> None:
         for request in control.pending(self.run.control):
@@ -196,7 +194,7 @@ class Supervisor:
         self.sampler.stop()
         self.writer.emit(RunEnded(state=end.state, reason=end.reason))
         self.writer.sync()
-        with suppress(OSError):  # a full disk: the journal (or its ring) has said it already
+        with suppress(OSError):  # on a full disk: the journal (or its ring) already has the end
             write_durably(self.run.exit_json, json.dumps(exit_facts(self.run)).encode())
 
     def close(self) -> None:
@@ -207,7 +205,7 @@ class Supervisor:
 
 
 def main(argv: list[str] | None = None) -> ExitCode:
-    """Take the run's lock, leave the caller behind, and drive the run."""
+    """Take the run's lock, detach from the caller, and drive the run."""
     parser = argparse.ArgumentParser(prog="python -m cockpit.supervision.supervisor")
     parser.add_argument("run_root", type=Path)
     parser.add_argument("--reason", type=StartReason, choices=list(StartReason), default=StartReason.ADOPT)
@@ -223,7 +221,7 @@ def main(argv: list[str] | None = None) -> ExitCode:
     if not lock.acquire({"pid": os.getpid(), "reason": args.reason}):
         return ExitCode.MISTAKE
     if not args.foreground:
-        _leave_the_caller(run)
+        _detach(run)
     plan = RunRecipe.read(run)
     own = Identity.own()
     with suppress(OSError):
@@ -242,14 +240,14 @@ def main(argv: list[str] | None = None) -> ExitCode:
     )
     become_subreaper()
     supervisor = Supervisor(run, started)
-    signal.signal(signal.SIGTERM, lambda *_: _ask_to_stop(run))
-    signal.signal(signal.SIGINT, lambda *_: _ask_to_stop(run))
+    signal.signal(signal.SIGTERM, lambda *_: _request_stop(run))
+    signal.signal(signal.SIGINT, lambda *_: _request_stop(run))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         supervisor.drive()
-    except Exception:  # noqa: BLE001 - the boundary: the log keeps it, and the run is adopted or resumed later
+    except Exception:  # noqa: BLE001 - the process's boundary: the log has the traceback, and the run can be adopted or resumed
         traceback.print_exc()
-        supervisor.writer.emit(Warned(message="the supervisor failed; see supervisor.log. The run can be resumed."))
+        supervisor.writer.emit(Warned(message="the supervisor failed; see supervisor.log, then resume the run"))
         return ExitCode.FAILED
     finally:
         supervisor.close()
@@ -257,13 +255,13 @@ def main(argv: list[str] | None = None) -> ExitCode:
     return ExitCode.DONE
 
 
-def _ask_to_stop(run: RunDir) -> None:
+def _request_stop(run: RunDir) -> None:
     with suppress(OSError):
         control.put_request(run.control, Verb.STOP_AFTER_CHECKPOINT, by="signal to the supervisor")
 
 
-def _leave_the_caller(run: RunDir) -> None:
-    """Double fork: the caller sees this process end at once, and nobody waits for the one that stays."""
+def _detach(run: RunDir) -> None:
+    """Double fork: the caller sees its child exit immediately, and the supervisor continues in a new session."""
     if os.fork():
         os._exit(0)
     os.setsid()

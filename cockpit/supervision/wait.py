@@ -1,4 +1,4 @@
-"""The supervisor's waiting: for an engine's end, with the pipe, the screens, the sampler and stop requests served."""
+"""The supervisor's wait for an engine's end; it serves the pipe, screens, sampler and stop requests meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TICK_S = 0.25
 
 
 class Watch:
-    """Everything that goes on while an engine works."""
+    """The supervisor's work while an engine runs."""
 
     def __init__(self, run: RunDir, writer: EventWriter, sampler: SamplerProcess, stop_grace_s: float) -> None:
         self.run = run
@@ -32,17 +32,17 @@ class Watch:
         self._seen = control.numbers_taken(run.control)
 
     def until_end(self, engine: EngineProcess) -> int | None:
-        """Wait for the engine; returns its exit status, or None when it is not our child."""
+        """Wait for the engine; returns its exit status, or None if it is not a child of this process."""
         self.sampler.watch(engine.identity.pid, engine.stage)
         while not self._ended(engine):
             readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
             self.relay.pump()
-            self._climb(engine)
+            self._escalate(engine)
             self.sampler.check()
             if engine.pidfd in readable:
                 break
             if readable:
-                time.sleep(0.01)  # let a burst gather: a wake-up for every line would cost more than the lines
+                time.sleep(0.01)  # collect a burst: a wake-up for every line would cost more than the lines
         self.relay.pump()
         self.sampler.watch(None)
         return engine.child.wait() if engine.child is not None else None
@@ -53,21 +53,20 @@ class Watch:
     def _ended(self, engine: EngineProcess) -> bool:
         return engine.child is None and not engine.identity.is_alive()
 
-    def _climb(self, engine: EngineProcess) -> None:
+    def _escalate(self, engine: EngineProcess) -> None:
         for request in control.history(self.run.control, seen=self._seen):
             self._seen.add(request.number)
             self.ladder.notice(request)
         rung = self.ladder.due(time.monotonic())
         if rung == "term":
-            self._say("the engine did not stop in time: TERM", engine)
+            self._record("the engine did not stop in time: sending TERM", engine)
             signal_process(engine.identity, signal.SIGTERM)
         elif rung == "kill":
-            self._say("the engine did not end on TERM: the whole tree is killed", engine)
-            # Its exit status is for the one who waits for it: a child that somebody else reaped seems to have ended
-            # with 0.
+            self._record("the engine did not end on TERM: killing its process tree", engine)
+            # `until_end` collects the engine's exit status: if another call reaped the child, Popen would report 0.
             keep = frozenset({engine.identity.pid})
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
 
-    def _say(self, effect: str, engine: EngineProcess) -> None:
-        verb = self.ladder.asked.verb if self.ladder.asked else Verb.STOP
+    def _record(self, effect: str, engine: EngineProcess) -> None:
+        verb = self.ladder.requested.verb if self.ladder.requested else Verb.STOP
         self.writer.emit(ControlApplied(request=verb, by="supervisor", effect=effect, stage=engine.stage))

@@ -1,9 +1,8 @@
 """Numbers as screens, headless lines and reports show them.
 
-Text of numbers and quantities is made in one place, `recipes.quantities`, which exporters and engines use too; this
-module
-hands it on and adds what only the operator's side needs: narrow columns, axis labels and clocks. No other module of the
-cockpit formats a float.
+`recipes.quantities` makes the text of numbers and quantities, for exporters and engines too. This module re-exports it
+and adds what only screens and lines need: narrow columns, axis labels and clocks. No other module of `cockpit/` formats
+a float.
 """
 
 from __future__ import annotations
@@ -61,12 +60,12 @@ __all__ = [
 
 
 def short_size(value: float | None) -> str:
-    """Bytes in few cells: 312M, 1.2T (binary)."""
+    """Bytes in binary units without a space, for narrow columns: 312M, 1.2T."""
     return size(value).replace(" ", "").removesuffix("iB") if value is not None else NOT_MEASURED
 
 
 def of_total(used: float | None, total: float | None) -> str:
-    """Memory used of memory there is, in the total's unit: 88/128G."""
+    """Used and total memory, both in the total's unit: 88/128G."""
     if used is None:
         return NOT_MEASURED
     if not total or not math.isfinite(total) or not math.isfinite(used):
@@ -104,7 +103,7 @@ def day_or_clock(t: float, now: float) -> str:
 
 
 def epoch(value: float) -> str:
-    """How often the data was gone through: 0.50."""
+    """Passes over the data: 0.50."""
     return f"{value:.2f}"
 
 
@@ -114,7 +113,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def share_done(share: float) -> str:
-    """How much of a job is done, in six cells, so that a line drawn over itself stays still: " 57.3%"."""
+    """The share of a job that is done, in six cells, so that a redrawn line does not move: " 57.3%"."""
     return f"{percent(share, 1):>6}"
 
 

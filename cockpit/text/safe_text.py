@@ -1,8 +1,8 @@
-"""Text from data, made harmless: for anything that is printed or drawn.
+"""Text from data, made safe to print or draw.
 
-Data (log lines, model output, paths, names, exceptions) may hold terminal commands, characters that reorder a line, or
-invisible ones. Each is replaced by a visible stand-in, so that nothing it says can act on a terminal or imitate the
-screen, and the reader sees that something was there.
+Data (log lines, model output, paths, names, exceptions) may contain terminal commands, characters that reorder a line,
+or invisible characters. A visible substitute replaces each of them. The text then cannot control the terminal or
+imitate the screen, and the reader sees where a character was replaced.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ MAX_COMBINING = 3
 
 
 def safe_characters(text: str) -> str:
-    """The text with every unsafe character replaced by one visible one: the length stays the same."""
+    """The text with every unsafe character replaced by one visible character; the length stays the same."""
     if UNSAFE.search(text) is None:
         return text
     return UNSAFE.sub(lambda match: _TABLE.get(ord(match[0]), "\ufffd"), text)
 
 
 def safe_text(text: object, limit: int | None = 2000) -> str:
-    """One line of harmless text.
+    """One line of safe text.
 
-    Line ends become a visible arrow, tabs a space, other control and invisible characters a stand-in, and towers of
-    combining marks are cut.
+    A line end becomes a visible arrow, a tab becomes a space, and a visible substitute replaces every other control or
+    invisible character. Stacks of combining marks are cut after `MAX_COMBINING`.
 
     Args:
         text: anything; it is converted with `str`.
-        limit: longest result in characters; a longer one ends with an ellipsis. None for no limit.
+        limit: maximum length of the result in characters; a longer text ends with an ellipsis. None for no limit.
     """
     line = str(text)
     if limit is not None and len(line) > limit:
@@ -58,7 +58,7 @@ def safe_text(text: object, limit: int | None = 2000) -> str:
 
 
 def safe_lines(text: object, limit: int = 200) -> list[str]:
-    """The text's lines, each harmless; at most `limit` of them."""
+    """The text's lines, each made safe; at most `limit` of them."""
     lines = str(text).replace("\r\n", "\n").split("\n")
     kept = [safe_text(line.rstrip("\r")) for line in lines[:limit]]
     return kept if len(lines) <= limit else [*kept, f"… {len(lines) - limit} more lines"]

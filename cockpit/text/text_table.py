@@ -1,4 +1,4 @@
-"""A table as lines of text, aligned by terminal cells; no frame, so that it can be read, grepped and cut."""
+"""A table as lines of text, aligned by terminal cells; it has no frame, so that `grep` and `cut` work on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Coll
 
     Args:
         titles: heading of each column.
-        rows: cells, already harmless.
+        rows: cells, already safe to print.
         right: columns that are aligned to the right.
     """
     shown = [column for column in range(len(titles)) if any(row[column] for row in rows)]
@@ -28,7 +28,7 @@ def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Coll
 
 
 def cells(text: str) -> int:
-    """Cells that harmless text takes on a terminal."""
+    """The number of terminal cells that safe text takes."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)

@@ -1,4 +1,4 @@
-"""Running `cockpit` as an operator does: in a process of its own, with a folder of runs of its own."""
+"""Running `cockpit` as an operator does: as a process, with a temporary folder of runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CommandLine:
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """A command on its own terminal."""
 
     def __init__(self, line: CommandLine, *args: str) -> None:
         self._master, slave = pty.openpty()
@@ -102,7 +102,7 @@ class Terminal:
         try:
             while data := os.read(self._master, 65536):
                 self.seen += data.decode("utf-8", "replace")
-        except OSError:  # nothing yet, or the other side has gone
+        except OSError:  # nothing yet, or the other side has closed
             pass
         return self.seen
 

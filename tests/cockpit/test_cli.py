@@ -54,7 +54,7 @@ def test_run_follows_to_the_end_and_closes_with_the_table(line: CommandLine) -> 
     assert done.returncode == 0, done.stderr
     assert "run succeeded" in done.stdout
     last = done.stdout.rstrip().splitlines()[-1]
-    assert last.startswith("in all")
+    assert last.startswith("total")
     assert "succeeded" in last
     assert line.the_run().id in done.stderr
 
@@ -66,7 +66,7 @@ def test_run_json_prints_the_journals_lines_in_the_order_of_the_file(line: Comma
     assert json.loads(done.stdout.splitlines()[-1])["k"] is not None
 
 
-def test_quiet_prints_nothing_and_the_exit_code_tells(line: CommandLine) -> None:
+def test_quiet_prints_nothing_and_the_exit_code_is_the_result(line: CommandLine) -> None:
     done = line.run("run", line.recipe(QUICK), "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -96,7 +96,7 @@ def test_check_as_json_has_every_problem(line: CommandLine) -> None:
     assert {problem["line"] for problem in answer["problems"]} >= {2, 6, 7, 9, 10, 14, 15}
 
 
-def test_a_broken_file_gives_one_located_error(line: CommandLine) -> None:
+def test_a_file_with_a_syntax_error_gives_one_located_error(line: CommandLine) -> None:
     done = line.run("check", line.recipe('schema = 1\nname = "x\n'))
     assert done.returncode == 2
     assert done.stderr.count("recipe.toml:2") == 1
@@ -114,7 +114,7 @@ def test_a_shipped_recipe_is_known_by_its_name(line: CommandLine) -> None:
     assert line.json("check", "fake", "--json")["recipe"] == "fake"
 
 
-def test_mistakes_of_the_operator_are_two_lines_and_exit_2(line: CommandLine) -> None:
+def test_errors_of_the_operator_are_two_lines_and_exit_code_2(line: CommandLine) -> None:
     for args in (
         ["show", "nosuch"],
         ["run", "nosuch.toml"],
@@ -131,7 +131,7 @@ def test_mistakes_of_the_operator_are_two_lines_and_exit_2(line: CommandLine) ->
     assert line.run().returncode == 2  # the screen without a terminal
 
 
-def test_runs_dir_is_taken_before_and_after_the_command(line: CommandLine, tmp_path: Path) -> None:
+def test_runs_dir_is_accepted_before_and_after_the_command(line: CommandLine, tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "elsewhere")
     done = line.run("run", line.recipe(QUICK), "--runs-dir", elsewhere, "--name", "moved")
     assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_replay_prints_the_journal_again_from_a_run_or_a_file(line: CommandLine)
     assert line.run("replay", "last", "--speed", "0").returncode == 2
 
 
-def test_detach_prints_the_id_and_the_run_goes_on_without_us(line: CommandLine) -> None:
+def test_detach_prints_the_id_and_the_run_continues(line: CommandLine) -> None:
     done = line.run("run", line.recipe(QUICK), "--detach")
     assert (done.returncode, done.stdout.strip()) == (0, line.the_run().id)
     assert wait_for_end(line.the_run()) == "succeeded"
@@ -204,13 +204,13 @@ def test_stop_ends_a_run_at_a_checkpoint_and_resume_finishes_it(line: CommandLin
     assert "the run has already ended (succeeded)" in refused.stderr
 
 
-def test_term_asks_the_run_to_stop_after_a_checkpoint_and_waits(line: CommandLine) -> None:
+def test_term_requests_a_stop_after_a_checkpoint_and_waits(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW))
     begun(line)
     follower.send_signal(signal.SIGTERM)
-    _, told = follower.communicate(timeout=PATIENCE_S)
+    _, output = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130
-    assert STOP_AFTER_CHECKPOINT in told
+    assert STOP_AFTER_CHECKPOINT in output
     assert ended(line.the_run()) == "stopped"
     assert state(line.the_run()).stages[0].checkpoints
 
@@ -219,10 +219,10 @@ def test_an_interrupt_without_a_terminal_detaches(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW))
     begun(line)
     follower.send_signal(signal.SIGINT)
-    _, told = follower.communicate(timeout=PATIENCE_S)
+    _, output = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130
-    assert "detached" in told
-    assert "Traceback" not in told
+    assert "detached" in output
+    assert "Traceback" not in output
     assert ended(line.the_run()) is None
 
 
@@ -250,7 +250,7 @@ def test_on_a_terminal_a_second_interrupt_detaches_at_once(line: CommandLine) ->
     terminal.close()
 
 
-def test_a_reader_that_leaves_ends_the_follower_quietly_and_the_run_goes_on(line: CommandLine) -> None:
+def test_a_closed_output_ends_the_follower_quietly_and_the_run_continues(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW), "--json")
     assert follower.stdout is not None
     assert follower.stderr is not None
@@ -262,17 +262,17 @@ def test_a_reader_that_leaves_ends_the_follower_quietly_and_the_run_goes_on(line
     assert ended(line.the_run()) is None
 
 
-def test_a_follower_takes_the_place_of_a_dead_supervisor(line: CommandLine) -> None:
+def test_a_follower_adopts_a_run_whose_supervisor_died(line: CommandLine) -> None:
     text = fake_recipe(
         {"max_steps": 60, "step_s": 0.05, "save_steps": 20}, {"max_steps": 3, "step_s": 0.0, "data": "part-1"}
     )
     follower = line.start("run", line.recipe(text), "--json")
     begun(line)
     assert kill_supervisor(line.the_run()) is not None
-    told, _ = follower.communicate(timeout=PATIENCE_S)
+    output, _ = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 0
-    assert told.encode() == line.the_run().journal.read_bytes()
-    assert [json.loads(record)["k"] for record in told.splitlines()].count("run_ended") == 1
+    assert output.encode() == line.the_run().journal.read_bytes()
+    assert [json.loads(record)["k"] for record in output.splitlines()].count("run_ended") == 1
 
 
 def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine) -> None:
@@ -280,19 +280,19 @@ def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine
     begun(line)
     line.the_run().recipe_json.write_text("{}")
     assert kill_supervisor(line.the_run()) is not None
-    _, told = follower.communicate(timeout=PATIENCE_S)
+    _, output = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 2
-    assert "none can be started" in told
+    assert "none could be started" in output
 
 
 def test_output_that_cannot_be_written_is_a_message(line: CommandLine) -> None:
     assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
     with Path("/dev/full").open("w") as full:
         process = line.start("ls", stdout=full)
-        _, told = process.communicate(timeout=PATIENCE_S)
+        _, output = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert "cannot be written" in told
-    assert "Traceback" not in told
+    assert "could not write the output" in output
+    assert "Traceback" not in output
 
 
 def test_run_with_stage_runs_it_and_what_it_needs(line: CommandLine) -> None:
@@ -307,7 +307,7 @@ def test_run_with_stage_runs_it_and_what_it_needs(line: CommandLine) -> None:
     assert ran["part-2"] != "succeeded"
 
 
-def test_merge_and_export_say_what_they_cannot_find(line: CommandLine) -> None:
+def test_merge_and_export_name_missing_inputs(line: CommandLine) -> None:
     assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
     for args in (
         ["merge", "--adapter", "last:part-1"],
@@ -321,17 +321,17 @@ def test_merge_and_export_say_what_they_cannot_find(line: CommandLine) -> None:
     assert len(line.json("ls", "--json")) == 1
 
 
-def test_every_command_explains_itself(line: CommandLine) -> None:
+def test_every_command_has_a_help_page(line: CommandLine) -> None:
     listed = line.run("--help").stdout
     for command in ("run", "ls", "show", "attach", "stop", "resume", "replay", "merge", "export", "quantize", "check"):
         assert command in listed
         assert "--runs-dir" in line.run(command, "--help").stdout
 
 
-def test_a_check_tells_the_files_to_come_and_what_the_widths_do_to_them(line: CommandLine) -> None:
-    told = line.run("check", "demo", "--set", "base.hidden_size=96", "--set", "base.num_attention_heads=4")
-    assert told.returncode == 0
-    assert re.search(r"gguf +Q4_K_M +about .* \d+ of \d+ tensors", told.stdout)
-    assert "warning: gguf.file_types — Q4_K_M: " in told.stderr
-    assert "hidden_size (96)" in told.stderr
+def test_check_lists_the_files_that_will_be_written_and_warns_of_odd_widths(line: CommandLine) -> None:
+    output = line.run("check", "demo", "--set", "base.hidden_size=96", "--set", "base.num_attention_heads=4")
+    assert output.returncode == 0
+    assert re.search(r"gguf +Q4_K_M +about .* \d+ of \d+ tensors", output.stdout)
+    assert "warning: gguf.file_types — Q4_K_M: " in output.stderr
+    assert "hidden_size (96)" in output.stderr
     assert "warning" not in line.run("check", "demo").stderr

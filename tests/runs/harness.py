@@ -1,4 +1,4 @@
-"""Real runs for tests: launched as an operator launches them, waited for by facts in their journals."""
+"""Real runs for tests: launched as an operator launches them; tests wait for facts in their journals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def nothing_left(*roots: Path) -> Iterator[None]:
 
 
 def kill_supervisor(run: RunDir) -> int | None:
-    """SIGKILL the run's supervisor, if it has one, and wait until it is gone; returns its pid."""
+    """SIGKILL the run's supervisor, if it has one, and wait for its end; returns its pid."""
     if not lock_is_held(run.supervisor_lock):
         return None
     pid = lock_holder(run.supervisor_lock).get("pid")
@@ -101,7 +101,7 @@ def kill_supervisor(run: RunDir) -> int | None:
 
 
 def ended(run: RunDir) -> str | None:
-    """The run's state if it has ended and its supervisor is gone."""
+    """The run's state if the run and its supervisor have ended."""
     if lock_is_held(run.supervisor_lock):
         return None
     state = read_now(run).look()
@@ -162,6 +162,6 @@ def assert_contiguous(run: RunDir) -> dict[str, int]:
 
 
 def assert_no_process_left(run: RunDir) -> None:
-    """Nothing of the run lives."""
-    wait_for(lambda: not run_processes(run.root, []), "every process of the run to be gone")
+    """Wait until no process of the run is left."""
+    wait_for(lambda: not run_processes(run.root, []), "the end of every process of the run")
     assert not lock_is_held(run.supervisor_lock)

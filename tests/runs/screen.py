@@ -1,4 +1,4 @@
-"""A cockpit on a terminal that is its controlling one, so that a test can drop the connection or kill the program."""
+"""Cockpit on a controlling terminal, so that a test can drop the connection or kill the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.runs.harness import ROOT
 
 
 class Screen:
-    """A cockpit in a terminal of its own; everything it draws is read, so that it never waits for us."""
+    """Cockpit on its own terminal; everything it draws is read, so that it does not block."""
 
     def __init__(self, *argv: str, columns: int = 100, rows: int = 30) -> None:
         self.drawn = b""
@@ -26,7 +26,7 @@ class Screen:
         self._reader.start()
 
     def has_drawn(self) -> bool:
-        """Whether anything was painted yet."""
+        """Whether anything has been painted."""
         return len(self.drawn) > 0
 
     def type(self, keys: str) -> None:

@@ -1,5 +1,4 @@
-"""The main job, shrunk by `--set`: the same file, the same ten stages, the same proofs, on less text and fewer
-steps."""
+"""The demo recipe, reduced by `--set`: the same ten stages and proofs, on less text and fewer steps."""
 
 from __future__ import annotations
 
@@ -53,6 +52,6 @@ def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be
         assert value < limit, name
     assert metrics["gguf"]["q4_k_m_mean_kl"] is not None
 
-    told = events(run)
-    assert sum(isinstance(e, SampledText) and e.stage in {"before", "after"} for e in told) == 6
-    assert any(isinstance(e, MachineSampled) and e.engine_rss_bytes for e in told)
+    recorded = events(run)
+    assert sum(isinstance(e, SampledText) and e.stage in {"before", "after"} for e in recorded) == 6
+    assert any(isinstance(e, MachineSampled) and e.engine_rss_bytes for e in recorded)

@@ -1,4 +1,4 @@
-"""Real training, killed with -9 and resumed, is the very run that was never interrupted; and a NaN costs nothing."""
+"""Real training that is killed with -9 and resumed equals an uninterrupted run; a NaN loss damages nothing."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ lora_dropout = 0.1
 
 @dataclass(frozen=True)
 class Whole:
-    """One uninterrupted run of each kind, and the data they were made from."""
+    """One uninterrupted run of each kind, and its data."""
 
     places: dict[str, str]
     pretrain: RunDir
@@ -123,7 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def _losses(run: RunDir, stage: str) -> list[tuple[int, str]]:
-    """Every step of the run's line with its loss, bit for bit."""
+    """Every step of the run's lineage with its loss, bit for bit."""
     series = state(run).series(stage, "loss")
     return [(int(x), float(y).hex()) for x, y in zip(series.x, series.y, strict=True)]
 
@@ -153,7 +153,7 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
     run = launch_text(text, tmp_path)
     _kill_at(run, stage, 1, 13)
     assert wait_for_end(run) == "failed"
-    resume(run)  # this attempt dies while it saves step 30
+    resume(run)  # this attempt dies while it writes the checkpoint of step 30
     assert wait_for_end(run) == "failed"
     assert not (run.checkpoints(stage, 2) / "step-30").exists()
     resume(run)
@@ -182,17 +182,17 @@ def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_th
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"nan_loss": {"step": 8, "micro_batch": 2}}))
     run = launch_text(text, tmp_path)
     assert wait_for_end(run) == "succeeded"
-    told = events(run)
-    trips = [e for e in told if isinstance(e, GuardTripped)]
+    recorded = events(run)
+    trips = [e for e in recorded if isinstance(e, GuardTripped)]
     assert [(e.guard, e.step, e.attempt) for e in trips] == [("nonfinite_loss", 8, 1)]
-    refused = [e for e in told if isinstance(e, Step) and e.attempt == 1 and e.step == 8]
+    refused = [e for e in recorded if isinstance(e, Step) and e.attempt == 1 and e.step == 8]
     assert len(refused) == 1
     assert refused[0].loss is not None
     assert math.isnan(refused[0].loss)
     assert b'"loss":"NaN"' in run.journal.read_bytes()
-    origin = [e.resumed_from for e in told if isinstance(e, AttemptStarted)][1]
+    origin = [e.resumed_from for e in recorded if isinstance(e, AttemptStarted)][1]
     assert origin is not None
     assert (origin.attempt, origin.step) == (1, 5)
-    scales = [e.learning_rate_scale for e in told if isinstance(e, AttemptStarted)]
+    scales = [e.learning_rate_scale for e in recorded if isinstance(e, AttemptStarted)]
     assert scales == [1.0, 0.5]
-    assert all(e.healthy for e in told if isinstance(e, CheckpointCommitted))
+    assert all(e.healthy for e in recorded if isinstance(e, CheckpointCommitted))

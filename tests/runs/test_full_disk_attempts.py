@@ -1,4 +1,4 @@
-"""On a disk that is full for everybody, a supervisor still knows what it did."""
+"""On a full disk, a supervisor still counts what it did."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.runs.harness import (
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_attempts_that_no_journal_can_hold_are_counted_all_the_same(tmp_path: Path, max_attempts: int) -> None:
+def test_attempts_that_could_not_be_journaled_still_count(tmp_path: Path, max_attempts: int) -> None:
     stages: list[dict[str, Any]] = [
         {"max_steps": 60, "step_s": 0.02},
         {"max_steps": 3, "step_s": 0.01, "retry": {"max_attempts": max_attempts}},

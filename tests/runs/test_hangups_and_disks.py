@@ -1,4 +1,4 @@
-"""Dropped terminals, readers that are not there, and disks that are full: training goes on."""
+"""Training continues with dropped terminals, missing readers and full disks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.runs.screen import Screen
 
 
 @pytest.mark.slow
-def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_path: Path) -> None:
+def test_after_a_hangup_of_cockpit_run_only_the_follower_ends(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fake_recipe({"max_steps": 200, "step_s": 0.01}))
     runs = tmp_path / "runs"
@@ -46,7 +46,7 @@ def test_a_terminal_that_hangs_up_under_cockpit_run_ends_the_follower_alone(tmp_
 
 
 @pytest.mark.slow
-def test_a_run_whose_pipe_nobody_reads_reaches_its_last_step(tmp_path: Path) -> None:
+def test_a_run_whose_pipe_has_no_reader_reaches_its_last_step(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 2000, "step_s": 0.0005}), tmp_path)
     wait_for_step(run)
     supervisor = lock_holder(run.supervisor_lock)["pid"]
@@ -93,7 +93,7 @@ def _fill(fd: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_file_system_that_is_really_full_keeps_lifecycle_records_for_later(tmp_path: Path) -> None:
+def test_on_a_full_file_system_lifecycle_records_are_kept_for_later(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(
@@ -125,15 +125,15 @@ def test_a_file_system_that_is_really_full_keeps_lifecycle_records_for_later(tmp
                     step_s=1,
                 )
             )
-        writer.emit(Warned(message="said while the disk was full"))
+        writer.emit(Warned(message="written while the disk was full"))
         ballast.unlink()
-        writer.emit(Warned(message="said when space had returned"))
+        writer.emit(Warned(message="written when space had returned"))
         writer.close()
         reader = JournalReader(small / "journal.jsonl")
         found = [record.event for record in reader.read(10_000)]
         assert isinstance(found[0], WriterOpened)
         texts = [event.message for event in found if isinstance(event, Warned)]
-        assert texts == ["said while the disk was full", "said when space had returned"]
+        assert texts == ["written while the disk was full", "written when space had returned"]
         gaps = [event.lost for event in found if isinstance(event, Gap)]
         steps = sum(1 for event in found if isinstance(event, Step))
         assert sum(gaps) + steps == 399

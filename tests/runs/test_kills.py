@@ -1,4 +1,4 @@
-"""Seeded kills with -9 of every process of a run: nothing acknowledged is lost, and the run goes on."""
+"""Seeded kills with -9 of every process of a run: no acknowledged record is lost, and the run continues."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
-def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the_next_stage(
+def test_a_killed_supervisor_does_not_affect_the_engine_and_adoption_continues_with_the_next_stage(
     tmp_path: Path, part: int
 ) -> None:
     draw = random.Random(SEED + 100 + part)
@@ -108,7 +108,7 @@ def test_a_killed_supervisor_leaves_the_engine_alone_and_adoption_goes_on_to_the
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(SAMPLER_KILLS // 2))
-def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int) -> None:
+def test_a_killed_sampler_is_reported_and_restarted(tmp_path: Path, part: int) -> None:
     draw = random.Random(SEED + 200 + part)
     run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)
     for kill in (1, 2):
@@ -117,7 +117,7 @@ def test_a_killed_sampler_is_a_message_and_is_replaced(tmp_path: Path, part: int
         os.kill(sampler.pid, signal.SIGKILL)
     wait_for(
         lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2,
-        "both deaths to be told",
+        "warnings about both deaths",
     )
     wait_for(
         lambda: sum(1 for e in events(run) if isinstance(e, WriterOpened) and e.role == "sampler") == 3,

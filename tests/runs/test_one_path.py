@@ -1,4 +1,4 @@
-"""Live and replay are one path: whoever attaches whenever sees what the replay shows."""
+"""Live and replay have one code path: a screen that attaches at any moment has the state of the replay."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _recipe() -> str:
 
 
 @pytest.mark.slow
-def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_replay(tmp_path: Path) -> None:
+def test_a_screen_attached_at_any_of_100_moments_has_the_state_of_the_replay(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     run = launch_text(_recipe(), tmp_path)
     screens: list[RunReader] = []
@@ -63,19 +63,19 @@ def test_a_screen_attached_at_any_of_100_moments_folds_to_the_state_of_the_repla
 def test_shuffling_records_between_writers_changes_nothing(tmp_path: Path) -> None:
     run = launch_text(_recipe(), tmp_path)
     wait_for(lambda: ended(run), "the end")
-    told = events(run)
-    whole = fold(told)
+    recorded = events(run)
+    whole = fold(recorded)
     draw = random.Random(SEED)
     for _ in range(100):
-        assert fold(_interleaved(told, draw)) == whole
+        assert fold(_interleaved(recorded, draw)) == whole
 
 
-def _interleaved(told: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
+def _interleaved(recorded: list[AnyEvent], draw: random.Random) -> list[AnyEvent]:
     """The same records in another order, each writer's own order kept."""
     writers: dict[str, list[AnyEvent]] = {}
-    for event in told:
+    for event in recorded:
         writers.setdefault(event.w, []).append(event)
-    turns = [event.w for event in told]
+    turns = [event.w for event in recorded]
     draw.shuffle(turns)
     queues = {name: iter(items) for name, items in writers.items()}
     return [next(queues[name]) for name in turns]

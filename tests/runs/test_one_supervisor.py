@@ -1,4 +1,4 @@
-"""Many starters at one moment: exactly one supervisor holds a run."""
+"""Many simultaneous starts: exactly one supervisor holds a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STARTERS = 12
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_of_a_dozen_starters_one_supervises_and_the_others_say_so_and_leave(
+def test_of_a_dozen_starters_one_supervises_and_the_others_exit_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     text = fake_recipe({"max_steps": 100_000, "step_s": 0.02})

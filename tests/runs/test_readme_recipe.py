@@ -1,4 +1,4 @@
-"""The README's own recipe, on a model folder and a data folder as a newcomer has them."""
+"""The README's recipe, on a model folder and a data folder."""
 
 from __future__ import annotations
 

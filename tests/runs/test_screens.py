@@ -1,4 +1,4 @@
-"""Screens own nothing: killed, hung up or left, training goes on."""
+"""Training continues when a screen is killed, hung up or closed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_screens_that_are_killed_leave_engine_and_supervisor_alone(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_terminal_that_hangs_up_under_the_screen_leaves_the_engine_to_its_last_step(tmp_path: Path) -> None:
+def test_after_a_hangup_of_the_screen_the_engine_reaches_its_last_step(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 400, "step_s": 0.01}), tmp_path)
     wait_for_step(run)
     screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))
@@ -64,7 +64,7 @@ def test_a_terminal_that_hangs_up_under_the_screen_leaves_the_engine_to_its_last
 
 
 @pytest.mark.slow
-def test_a_screen_on_a_run_whose_supervisor_died_lets_it_go_on_to_the_next_stage(tmp_path: Path) -> None:
+def test_a_screen_adopts_a_run_whose_supervisor_died_and_the_next_stage_runs(tmp_path: Path) -> None:
     stages = [{"max_steps": 100, "step_s": 0.01}, {"max_steps": 20, "step_s": 0.01}]
     run = launch_text(fake_recipe(*stages), tmp_path)
     wait_for_step(run)

@@ -1,4 +1,4 @@
-"""Shell completion and the manual page: both know what the parser knows."""
+"""Shell completion and the manual page cover everything that the parser declares."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_bash_offers_commands_options_choices_runs_recipes_and_files(
     [
         ("cockpit show last ", []),
         ("cockpit export --imatrix=a", ["always", "auto"]),
-        ("cockpit merge last:", sorted(STAGES)),  # bash takes `last:` for a word of its own
+        ("cockpit merge last:", sorted(STAGES)),  # bash treats `last:` as a separate word
         ("cockpit export --llama-cpp mo", ["models"]),
     ],
 )
@@ -134,7 +134,7 @@ def test_values_are_newest_first_and_names_that_a_shell_could_misread_are_left_o
     assert line.run("completion", "--values", "recipes").stdout.split() == shipped
 
 
-def test_completion_without_a_shell_is_a_mistake(line: CommandLine) -> None:
+def test_completion_without_a_shell_is_a_usage_error(line: CommandLine) -> None:
     done = line.run("completion")
     assert (done.returncode, done.stdout) == (2, "")
     assert "allowed: bash, zsh, fish" in done.stderr
@@ -184,6 +184,6 @@ def test_the_manual_names_every_variable_that_the_product_reads() -> None:
 
 
 @needs_groff
-def test_groff_has_nothing_to_say_about_the_manual() -> None:
+def test_groff_reports_no_warnings_about_the_manual() -> None:
     done = subprocess.run(["groff", "-man", "-ww", "-Tutf8", str(MAN_PAGE)], capture_output=True, text=True, check=True)
     assert done.stderr == ""

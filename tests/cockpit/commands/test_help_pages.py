@@ -1,4 +1,4 @@
-"""What the command line says about itself, and about mistakes."""
+"""Help pages, and messages about wrong usage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def examples() -> list[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    """The lines of the error that the words cause."""
+    """The lines of the error that the arguments cause."""
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args(words)
     assert ended.value.code == 2
@@ -67,7 +67,7 @@ def test_commands_that_check_or_follow_list_their_exit_codes() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_misspelt_option_is_named_and_points_to_the_commands_own_help(
+def test_a_misspelled_option_is_named_with_the_commands_help_page(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message, see = refused(capsys, name, "--runs-dri", "x")
@@ -75,7 +75,7 @@ def test_a_misspelt_option_is_named_and_points_to_the_commands_own_help(
     assert see == f"  see: cockpit {name} --help"
 
 
-def test_a_misspelt_command_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "quantise", "x") == [
         "cockpit: unknown command 'quantise'; did you mean quantize?",
         "  see: cockpit --help",
@@ -89,7 +89,7 @@ def test_a_wrong_choice_lists_the_allowed_ones(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["run"], "the following arguments are required: RECIPE"),
         (["show", "last", "first"], "unexpected argument 'first'"),
@@ -99,10 +99,10 @@ def test_a_wrong_choice_lists_the_allowed_ones(capsys: pytest.CaptureFixture[str
         (["show", "\x1b[31mred", "blue\x1b[0m"], "unexpected argument 'blue\\x1b[0m'"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_a_page_to_read(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_sentence_and_the_help_page_to_read(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refused(capsys, *words) == [f"cockpit: {told}", f"  see: cockpit {words[0]} --help"]
+    assert refused(capsys, *words) == [f"cockpit: {message}", f"  see: cockpit {words[0]} --help"]
 
 
 def test_an_option_may_be_given_before_the_command_and_after_it() -> None:

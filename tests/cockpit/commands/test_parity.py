@@ -1,4 +1,4 @@
-"""`cockpit parity` on the command line: which files and which fixture are meant, and what it prints."""
+"""`cockpit parity` on the command line: the choice of files and fixture, and the output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_folder_its_fixture_and_its_types_are_compared(folder: Path, capsys: p
     assert (code, [file["file"] for file in report["files"]]) == (0, ["run-Q8_0.gguf"])
 
 
-def test_a_file_is_compared_with_the_model_it_claims_to_be(
+def test_a_file_is_compared_with_its_source_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "copied.gguf"
@@ -71,22 +71,22 @@ def test_a_runtime_that_differs_is_exit_code_1_and_a_table(folder: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["{root}/nothing.gguf", "--model", "{root}/model"], "no file"),
         (["{root}/model"], "has no fixture.json"),
-        (["{root}/files", "--types", "Q2_K"], "none of Q2_K is there"),
-        (["{root}/files", "{root}/model"], "several are for GGUF files"),
+        (["{root}/files", "--types", "Q2_K"], "no file of Q2_K"),
+        (["{root}/files", "{root}/model"], "several sources must all be .gguf files"),
         (["{root}/files", "--runner", "echo {{gguf}}"], "has no {prompt_ids}"),
         (["{root}/files/run-F16.gguf", "--model", "{root}/nowhere"], "--model — no folder"),
         (["nothing-of-the-kind"], "no run"),
     ],
 )
-def test_mistakes_are_told_in_two_lines(
-    words: list[str], said: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_errors_are_two_lines(
+    words: list[str], message: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = [word.format(root=folder) for word in words]
     assert main(["--runs-dir", str(tmp_path), "parity", *given]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""Recipes that can be picked, and recipes that are saved."""
+"""Choosing and saving recipes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_file_that_changed_is_never_overwritten(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_copy_never_takes_a_name_that_is_there() -> None:
+def test_a_copy_does_not_overwrite_an_existing_file() -> None:
     first = copy_path("demo")
     save_copy(first, SOUND)
     second = copy_path("demo")

@@ -1,4 +1,4 @@
-"""A recipe as a form: the text is the truth, and every edit touches one value of it."""
+"""A recipe as a form: rows are derived from the text, and every edit changes one value of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_name_and_the_inputs_come_first() -> None:
     assert names[-1] in {"Launch", "Gates", "Retry"}
 
 
-def test_a_row_tells_where_its_value_comes_from(model: FormModel) -> None:
+def test_a_row_shows_the_origin_of_its_value(model: FormModel) -> None:
     rows = {row.key: row for name in ordered_sections("fake") for row in model.rows(0, name)}
     assert (rows["max_steps"].text, rows["max_steps"].origin) == ("20", "stage")
     assert (rows["learning_rate"].text, rows["learning_rate"].origin) == ("2e-4", "defaults")
@@ -116,7 +116,7 @@ def test_undoing_every_edit_restores_the_bytes_and_redoing_every_one_the_end(
     assert model.text == after
 
 
-def test_a_value_cleared_and_typed_anew_keeps_its_place_and_comment(model: FormModel) -> None:
+def test_a_value_cleared_and_typed_again_keeps_its_place_and_comment(model: FormModel) -> None:
     for typed in ("2", "", "3", "30"):
         model.set(0, "max_steps", typed)
     assert model.text == TEXT.replace("max_steps = 20 ", "max_steps = 30 ")
@@ -131,7 +131,7 @@ def test_typing_back_what_was_there_leaves_the_file_as_it_is(model: FormModel) -
     assert not model.dirty
 
 
-def test_a_cleared_row_takes_its_default(model: FormModel) -> None:
+def test_a_cleared_row_has_its_default(model: FormModel) -> None:
     model.set(0, "max_steps", "")
     row = model.row(0, "max_steps")
     assert row is not None
@@ -178,7 +178,7 @@ def test_a_stage_named_like_a_field_does_not_draw_its_problems_to_it(tmp_path: P
     assert (len(data.problems), len(steps.problems)) == (0, 1)
 
 
-def test_next_problem_goes_round(model: FormModel) -> None:
+def test_next_problem_wraps_around(model: FormModel) -> None:
     model.set(0, "max_steps", "0")
     model.set(1, "seed", "-1")
     model.check()
@@ -190,13 +190,13 @@ def test_next_problem_goes_round(model: FormModel) -> None:
     assert model.next_problem(second) == first
 
 
-def test_text_that_is_no_toml_is_one_problem_and_no_rows(tmp_path: Path) -> None:
+def test_text_that_is_not_toml_is_one_problem_and_no_rows(tmp_path: Path) -> None:
     model = FormModel("name = \n", tmp_path / "broken.toml")
     assert model.broken is not None
     assert model.broken.line == 1
 
 
-def test_an_unknown_kind_is_told_and_has_no_rows(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_reported_and_has_no_rows(tmp_path: Path) -> None:
     model = FormModel('schema = 1\nname = "x"\n[[stage]]\nname = "a"\nkind = "bake"\n', tmp_path / "x.toml")
     assert model.sections(0) == []
     assert model.loose_problems(0)

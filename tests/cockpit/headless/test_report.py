@@ -82,7 +82,7 @@ def test_evaluations_of_other_tokens_are_not_compared() -> None:
     assert comparisons(compared(4.0, 3.0, tokens=901)) == []
 
 
-def test_a_report_is_harmless_to_print() -> None:
+def test_a_report_is_safe_to_print() -> None:
     text = "\n".join(report_lines(compared(4.0, math.nan)))
     assert "\x1b" not in text
     assert "after nan" in text
@@ -120,7 +120,7 @@ def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_f
     assert ["merged", "7.63", "MiB", "2e-7", "100.00%"] in rows
 
 
-def test_the_time_between_attempts_is_not_a_stages_time() -> None:
+def test_the_time_between_attempts_does_not_count_as_the_stages_time() -> None:
     journal = Journal()
     journal.open("s", "supervisor")
     journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
@@ -155,7 +155,7 @@ def test_every_state_a_run_can_be_in_has_a_report() -> None:
             assert report_lines(fold(events[:upto]))
 
 
-def test_json_has_no_word_for_nan_so_it_is_a_string(tmp_path: Path) -> None:
+def test_nan_is_a_string_in_json(tmp_path: Path) -> None:
     events: list[AnyEvent] = journals.failed().events
     value = run_json(RunDir(tmp_path), {"recipe": "x", "parent": None}, fold(events), "failed")
     json.loads(json.dumps(value, allow_nan=False))
@@ -178,7 +178,7 @@ def test_artifacts_are_listed_with_size_and_hash(tmp_path: Path) -> None:
 
 
 def exported(*types: str, over: int = 0) -> StageView:
-    """An export that is measuring (`over` files are done), or done with all of them."""
+    """An export that has measured `over` files, or all of them."""
     journal = Journal()
     journal.open("s", "supervisor")
     journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["gguf"], kinds=["export"]))
@@ -210,13 +210,13 @@ def exported(*types: str, over: int = 0) -> StageView:
     return fold(journal.events).stages[0]
 
 
-def test_a_living_export_shows_what_it_has_measured() -> None:
+def test_a_running_export_shows_what_it_has_measured() -> None:
     lines = file_table(exported("f16", "q8_0", "q4_k_m", over=2), 100)
     assert [line.split()[0] for line in lines[2:]] == ["F16", "Q8_0"]
     assert lines[3].endswith("green")
 
 
-def test_a_narrow_table_of_files_keeps_what_tells_good_from_bad() -> None:
+def test_a_narrow_table_of_files_keeps_the_columns_that_judge_quality() -> None:
     wide, narrow = (file_table(exported("q8_0"), width) for width in (100, 34))
     assert "memory" in wide[0]
     assert narrow[0].split() == ["file", "mean", "KL", "top-1", "light"]

@@ -1,4 +1,4 @@
-"""Resume, merge and quantize, prepared without a screen."""
+"""Preparing resume, merge and quantize, without a screen."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_removed_checkpoints_are_listed_and_cannot_be_used(tmp_path: Path) -> No
     assert why_no_resume(RunStatus.STOPPED, rows[1], rows) == ""
 
 
-def test_a_live_run_offers_nothing_and_says_why(tmp_path: Path) -> None:
+def test_a_live_run_offers_nothing_and_gives_the_reason(tmp_path: Path) -> None:
     rows = checkpoint_rows(read_now(make_run(tmp_path, state=None)).state.stages)
     for state in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED):
         assert "live" in why_no_resume(state, rows[0], rows)
@@ -107,7 +107,7 @@ def test_names_made_by_buttons_are_names_whatever_the_recipe_was_called() -> Non
 def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> None:
     run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
     source = sources(run, read_now(run).state.stages)[0]
-    assert "gone" in why_no_merge(RunStatus.SUCCEEDED, source, base_of(run, source))
+    assert "does not exist" in why_no_merge(RunStatus.SUCCEEDED, source, base_of(run, source))
     assert "does not say" in why_no_merge(RunStatus.SUCCEEDED, source, None)
 
 
@@ -154,7 +154,7 @@ adapter = "tuned"
 """
 
 
-def test_an_export_is_compared_on_what_its_model_learned_from_last(tmp_path: Path) -> None:
+def test_an_export_is_compared_on_the_last_training_data_of_its_model(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", kind="pretrain")
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -195,7 +195,7 @@ def test_data_that_an_operator_names_takes_the_place_of_the_runs_own(tmp_path: P
         assert stage.data == str(expected)
 
 
-def test_sizes_of_a_model_whose_config_is_known_are_those_of_the_file_to_come(tmp_path: Path) -> None:
+def test_sizes_of_a_model_with_a_config_are_exact(tmp_path: Path) -> None:
     _safetensors(tmp_path / "m", 64, 128)
     config = {
         "hidden_size": 96,
@@ -224,7 +224,7 @@ def test_types_that_need_more_than_weights_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"vocab_size": "x"}', '{"num_hidden_layers": 1e300}', "[" * 100_000])
-def test_a_config_that_tells_no_shapes_leaves_sizes_to_the_headers(tmp_path: Path, text: str) -> None:
+def test_without_shapes_in_the_config_sizes_come_from_the_headers(tmp_path: Path, text: str) -> None:
     _safetensors(tmp_path / "m", 64, 128)
     (tmp_path / "m" / "config.json").write_text(text)
     assert file_plans(tmp_path / "m", ["Q8_0"]) == {}

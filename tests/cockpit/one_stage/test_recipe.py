@@ -1,4 +1,4 @@
-"""The one builder of recipes of one stage: what is chosen stands in the text, and reads back as it was chosen."""
+"""Recipes of one stage: the text contains the chosen inputs and reads back as chosen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_merge_of_a_run_says_where_it_is_from_and_what_its_inputs_were() -> No
     assert made.text.splitlines() == [
         "schema = 1",
         'name = "atlas-merged"',
-        'description = "Merge of tuned, step 400, of the run 20261120-2130-atlas."',
+        'description = "Merge of tuned, step 400, from run 20261120-2130-atlas."',
         "",
         "[[stage]]",
         'name = "merged"',
@@ -49,14 +49,12 @@ def test_an_export_of_a_folder_has_no_parent_and_names_only_what_was_chosen() ->
 
 @settings(max_examples=200)
 @given(WORDS, WORDS, WORDS, WORDS)
-def test_whatever_folders_runs_and_records_are_called_the_text_reads_back(
-    model: str, adapter: str, run: str, recorded: str
-) -> None:
+def test_any_names_of_folders_runs_and_records_read_back(model: str, adapter: str, run: str, recorded: str) -> None:
     merge = Merge(Input(model, None, recorded), (Input(adapter, None, recorded),), "base")
     made = one_stage_recipe(merge, run, Origin(run, recorded))
     data = tomllib.loads(made.text)
     assert data["stage"] == [{"name": "merged", "kind": "merge", "model": model, "adapter": adapter, "dtype": "base"}]
-    assert data["description"] == f"Merge of {recorded}, of the run {run}."
+    assert data["description"] == f"Merge of {recorded}, from run {run}."
     assert data["name"] == made.name
 
 

@@ -1,4 +1,4 @@
-"""Model folders that a recipe names are looked at before anything is made."""
+"""Model folders that a recipe names are checked before a run is created."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_a_sound_folder_passes(tmp_path: Path, text: str) -> None:
     check_models(load_recipe(recipe(tmp_path, text)))
 
 
-def test_everything_wrong_with_a_folder_is_located_in_the_recipe(tmp_path: Path) -> None:
+def test_all_problems_of_a_folder_are_located_in_the_recipe(tmp_path: Path) -> None:
     path = recipe(tmp_path, EXPORT, rms_norm_eps=7, rope_parameters=YARN, num_key_value_heads=3)
     line = CommandLine(tmp_path)
     done = line.run("check", str(path))
     assert done.returncode == 2
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert len(lines) == 2, "head groups are told when the numbers are numbers"
+    assert len(lines) == 2, "head groups are checked only when both counts are numbers"
     assert all(f"{path}:7  gguf.model — {tmp_path}/model/config.json: " in words for words in lines)
     assert "rms_norm_eps — got 7" in lines[0]
     assert "rope_parameters.beta_fast — got 8; allowed 32" in lines[1]
-    told = json.loads(line.run("check", "--json", str(path)).stdout)
-    assert [problem["line"] for problem in told["problems"]] == [7, 7]
+    report = json.loads(line.run("check", "--json", str(path)).stdout)
+    assert [problem["line"] for problem in report["problems"]] == [7, 7]
 
 
 def test_a_launch_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_launch_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
         ({"num_hidden_layers": 2**60}, "num_hidden_layers — got 1152921504606846976; allowed at most 512"),
     ],
 )
-def test_a_base_of_few_bits_or_of_impossible_size_is_told_for_both(
+def test_a_quantized_base_or_one_of_impossible_size_is_reported_for_merge_and_export(
     tmp_path: Path, text: str, fields: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(RecipeError, match=named):
@@ -96,7 +96,7 @@ def test_every_stage_refuses_a_model_of_impossible_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", "[" * 100_000, '{"architectures": "\x1b[2J"}'])
-def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, content: str | None) -> None:
+def test_a_config_that_cannot_be_read_is_reported(tmp_path: Path, content: str | None) -> None:
     path = recipe(tmp_path, EXPORT)
     config = tmp_path / "model" / "config.json"
     if content is None:
@@ -108,6 +108,6 @@ def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, content: str | Non
     assert "\x1b" not in caught.value.message
 
 
-def test_other_families_are_left_to_a_checkout(tmp_path: Path) -> None:
+def test_other_families_need_a_checkout(tmp_path: Path) -> None:
     text = EXPORT + 'converter = "upstream"\nllama_cpp = "./text"\n'
     check_models(load_recipe(recipe(tmp_path, text, architectures=["GPT2LMHeadModel"])))

@@ -144,7 +144,7 @@ def test_a_recipe_whose_widths_defeat_a_type_is_flagged_when_it_is_checked() -> 
     flagged = files["Q4_K_M"]
     assert flagged.fallbacks == 3 * 7, "every projection"
     assert flagged.bits_per_weight > 6
-    assert "multiples of 256 for hidden_size (64) and intermediate_size (96) would avoid that" in flagged.warning
+    assert "multiples of 256 for hidden_size (64) and intermediate_size (96) would avoid this" in flagged.warning
     assert made.to_json()["files"][2]["warning"] == flagged.warning
 
 

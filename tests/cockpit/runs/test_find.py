@@ -11,7 +11,7 @@ from recipes.problems import OperatorError
 
 
 def make(root: Path, *ids: str) -> None:
-    """Run directories, each a little younger than the one before."""
+    """Run directories, each newer than the previous one."""
     for age, name in enumerate(ids):
         (root / name).mkdir(parents=True)
         (root / name / "run.json").write_text(json.dumps({"format": 1, "id": name, "recipe": "r"}))
@@ -80,9 +80,9 @@ def test_a_run_is_named_by_its_id_a_prefix_its_path_or_last(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ("20261120", "means 2 runs"),
-        ("atlas", "nearest 20261120"),
-        ("", "means 3 runs"),
+        ("20261120", "matches 2 runs"),
+        ("atlas", "similar: 20261120"),
+        ("", "matches 3 runs"),
         ("nothing", "no run 'nothing'"),
         ("./nothing", "is not a run directory"),
         ("..", "is not a run directory"),
@@ -91,7 +91,7 @@ def test_a_run_is_named_by_its_id_a_prefix_its_path_or_last(tmp_path: Path, monk
         ("a/" * 3000, "is not a run directory"),
     ],
 )
-def test_a_name_that_means_no_run_or_several_is_answered_in_words(tmp_path: Path, wanted: str, says: str) -> None:
+def test_a_name_that_matches_no_run_or_several_is_an_error_with_a_hint(tmp_path: Path, wanted: str, says: str) -> None:
     make(tmp_path, "20261120-2130-atlas", "20261120-2140-atlas", "20261121-0900-base")
     with pytest.raises(OperatorError) as problem:
         find_run(tmp_path, wanted)
@@ -99,6 +99,6 @@ def test_a_name_that_means_no_run_or_several_is_answered_in_words(tmp_path: Path
     assert problem.value.hint
 
 
-def test_last_of_no_runs_is_answered_in_words(tmp_path: Path) -> None:
+def test_last_without_runs_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="no runs in"):
         find_run(tmp_path, "last")

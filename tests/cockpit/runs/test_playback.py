@@ -68,7 +68,7 @@ def test_time_passes_at_the_chosen_speed() -> None:
     assert playback.at_end
 
 
-def test_a_night_between_two_events_does_not_play_for_a_night() -> None:
+def test_a_long_gap_between_two_events_is_played_short() -> None:
     journal = journals.live(20)
     journal.t += 40_000
     journals.training(journal, attempt=2, last=5)

@@ -14,7 +14,7 @@ from engines.identity import Identity
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir
 from engines.words import WriterRole
-from tests.cockpit.runs.told_runs import a_run, a_story
+from tests.cockpit.runs.journaled_runs import a_run, write_journal
 
 
 def events(records: list[Record]) -> list[AnyEvent]:
@@ -30,13 +30,13 @@ def test_a_run_is_read_once_as_it_grows_and_its_state_is_the_fold_of_what_was_re
     tmp_path: Path, kind: dict[str, bool]
 ) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     reader = RunReader(run, **kind)
     first = reader.poll()
     assert events(first) == list(read_journal(run.journal))
     assert [record.line for record in first] == lines(run)
     assert reader.poll() == []
-    a_story(run, "failed")
+    write_journal(run, "failed")
     assert len(first) + len(reader.poll()) == len(lines(run))
     assert reader.state == fold(read_journal(run.journal))
     reader.close()
@@ -44,7 +44,7 @@ def test_a_run_is_read_once_as_it_grows_and_its_state_is_the_fold_of_what_was_re
 
 def test_a_long_journal_is_read_in_parts_and_says_that_there_is_more(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, steps=3000)
+    write_journal(run, steps=3000)
     reader = RunReader(run)
     read, was_behind = len(reader.poll(max_records=10)), reader.behind
     assert was_behind
@@ -57,7 +57,7 @@ def test_a_long_journal_is_read_in_parts_and_says_that_there_is_more(tmp_path: P
 
 def test_what_other_ranks_wrote_is_read_too_but_not_among_the_lines_of_the_journal(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     (run.journal_parts / "rank1.jsonl").write_bytes(lines(run)[0].replace(b'"w":"', b'"w":"r') + b"\n")
     assert len(RunReader(run).poll()) == len(lines(run)) + 1
     assert [record.line for record in RunReader(run, lines=True).poll()] == lines(run)
@@ -65,7 +65,7 @@ def test_what_other_ranks_wrote_is_read_too_but_not_among_the_lines_of_the_journ
 
 def test_damage_is_counted_and_costs_nothing_else(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     whole = read_now(run).state
     with run.journal.open("ab") as file:
         file.write(b'rubbish\n{"v":1,"w":"x","seq":0,"t":1.0,"m":1.0,"k":"a_kind_of_tomorrow"}\n')
@@ -75,10 +75,10 @@ def test_damage_is_counted_and_costs_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [{}, {"live": True}, {"lines": True}])
-def test_a_journal_that_was_replaced_is_folded_anew(tmp_path: Path, kind: dict[str, bool]) -> None:
+def test_a_journal_that_was_replaced_is_folded_again(tmp_path: Path, kind: dict[str, bool]) -> None:
     run, other = a_run(tmp_path), a_run(tmp_path, "other")
-    a_story(run, None, steps=4)
-    a_story(other, "failed")
+    write_journal(run, None, steps=4)
+    write_journal(other, "failed")
     reader = RunReader(run, **kind)
     reader.poll()
     run.journal.unlink()
@@ -90,7 +90,7 @@ def test_a_journal_that_was_replaced_is_folded_anew(tmp_path: Path, kind: dict[s
 
 def test_a_journal_that_was_replaced_by_a_copy_of_itself_gives_nothing_twice(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     reader = RunReader(run, lines=True)
     reader.poll()
     copy = run.journal.read_bytes()
@@ -98,13 +98,13 @@ def test_a_journal_that_was_replaced_by_a_copy_of_itself_gives_nothing_twice(tmp
     run.journal.write_bytes(copy)
     assert reader.poll() == []
     assert reader.state == read_now(run).state
-    a_story(run, "failed")
+    write_journal(run, "failed")
     assert [record.line for record in reader.poll()] == lines(run)[len(copy.splitlines()) :]
 
 
-def test_a_last_line_that_nobody_will_finish_counts_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_complete_last_line_without_a_newline_counts_once_no_process_writes(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     run.journal.write_bytes(run.journal.read_bytes().rstrip(b"\n"))
     reader = RunReader(run)
     reader.catch_up()
@@ -113,9 +113,9 @@ def test_a_last_line_that_nobody_will_finish_counts_when_it_is_whole(tmp_path: P
     assert read_now(run).state.state == "succeeded"
 
 
-def test_a_last_line_is_waited_for_while_somebody_lives_to_finish_it(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_while_a_process_may_finish_it(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     whole = run.journal.read_bytes()
     run.journal.write_bytes(whole[:-30])
     lock = Lock(run.supervisor_lock)
@@ -128,24 +128,24 @@ def test_a_last_line_is_waited_for_while_somebody_lives_to_finish_it(tmp_path: P
     lock.release()
 
 
-def test_a_run_that_goes_on_after_a_torn_last_line_is_folded_from_what_its_journal_holds(tmp_path: Path) -> None:
+def test_a_run_that_continues_after_a_torn_last_line_is_folded_from_its_journal(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     run.journal.write_bytes(run.journal.read_bytes()[:-30])
     reader = RunReader(run)
     assert reader.refresh() == "lost"
     assert reader.state.unreadable == 1
     with run.journal.open("ab") as file:
         file.write(b"\n")
-    a_story(run, "stopped")
+    write_journal(run, "stopped")
     assert reader.refresh() == "stopped"
     assert reader.state == read_now(run).state
     assert reader.state.unreadable == 1
 
 
-def test_a_run_that_says_it_runs_while_nobody_does_is_lost(tmp_path: Path) -> None:
+def test_a_running_run_without_a_process_is_lost(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, end=None)
+    write_journal(run, end=None)
     assert read_now(run).look() == "lost"
     lock = Lock(run.supervisor_lock)
     assert lock.acquire({})
@@ -154,9 +154,9 @@ def test_a_run_that_says_it_runs_while_nobody_does_is_lost(tmp_path: Path) -> No
     assert read_now(run).look() == "lost"
 
 
-def test_an_engine_that_lives_on_without_a_supervisor_keeps_its_run_alive(tmp_path: Path) -> None:
+def test_a_running_engine_without_a_supervisor_keeps_its_run_alive(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, end=None, role="engine")
+    write_journal(run, end=None, role="engine")
     assert read_now(run).is_live()
     assert read_now(run).look() == "running"
 
@@ -164,7 +164,7 @@ def test_an_engine_that_lives_on_without_a_supervisor_keeps_its_run_alive(tmp_pa
 @pytest.mark.parametrize("changed", [{"start_time": 1}, {"boot_id": "another"}])
 def test_another_process_under_an_engine_s_old_pid_keeps_nothing_alive(tmp_path: Path, changed: dict[str, Any]) -> None:
     run = a_run(tmp_path)
-    a_story(run, end=None)
+    write_journal(run, end=None)
     opened = WriterOpened(
         role=WriterRole.ENGINE, host="h", stage="base", attempt=1, **{**vars(Identity.own()), **changed}
     )
@@ -174,7 +174,7 @@ def test_another_process_under_an_engine_s_old_pid_keeps_nothing_alive(tmp_path:
     assert read_now(run).look() == "lost"
 
 
-def test_a_run_directory_that_was_made_a_moment_ago_is_being_launched_and_an_old_one_is_lost(tmp_path: Path) -> None:
+def test_a_new_run_directory_is_being_launched_and_an_old_one_is_lost(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     assert read_now(run).look() == "queued"
     facts = run.read_run_json()
@@ -185,7 +185,7 @@ def test_a_run_directory_that_was_made_a_moment_ago_is_being_launched_and_an_old
 
 def test_reading_a_run_writes_nothing(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
     RunReader(run).refresh()
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before

@@ -77,7 +77,7 @@ def test_a_nan_is_a_gap_and_takes_no_part_in_extents() -> None:
     assert [column is not None and column[2] for column in series.envelope(0, 4, 4)] == [False, True, True, False]
 
 
-def test_positions_that_run_back_are_put_in_order() -> None:
+def test_decreasing_positions_are_sorted() -> None:
     series = Series()
     series.extend([(1.0, 10.0), (5.0, 50.0), (3.0, None), (2.0, 20.0)])
     assert list(series.x) == [1.0, 2.0, 3.0, 5.0]

@@ -1,5 +1,4 @@
-"""Runs in which a file was replaced by a pipe, an endless device or a folder: listing and showing them answers at
-once."""
+"""Runs in which a pipe, an endless device or a folder replaces a file: `ls` and `show` do not block."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def interleaved(events: list[AnyEvent], rng: random.Random) -> list[AnyEvent]:
 
 
 def views(state: RunState) -> object:
-    """What screens read, as one value."""
+    """Everything that screens read, as one value."""
     stages = [
         (
             s.name, s.kind, s.state, s.reason, s.metrics, [c.step for c in s.checkpoints], s.total_steps, s.at_step,
@@ -100,7 +100,7 @@ def test_a_record_that_comes_twice_counts_once() -> None:
     assert state.digest() == before
 
 
-def test_states_of_a_run_follow_its_newest_beginning_or_end() -> None:
+def test_the_state_of_a_run_follows_its_newest_start_or_end() -> None:
     journal = journals.failed()
     state = fold(journal.events)
     assert (state.state, state.reason) == ("failed", "stage atlas failed")
@@ -135,7 +135,7 @@ def test_a_resumed_attempt_cuts_the_steps_after_its_checkpoint() -> None:
     assert stage.evaluations[-1].attempt == 2
 
 
-def test_an_attempt_that_starts_afresh_supersedes_every_older_step() -> None:
+def test_an_attempt_from_step_0_replaces_every_older_step() -> None:
     journal = journals.begun()
     journals.training(journal, last=30, total=50)
     journals.training(journal, attempt=2, last=10, total=50)
@@ -156,8 +156,8 @@ def test_the_engines_reason_and_the_supervisors_exit_are_both_kept() -> None:
 
 @pytest.mark.parametrize("engine_reason", ["guard", "unknown", "succeeded"])
 @pytest.mark.parametrize("engine_detail", ["loss is not a number", ""])
-def test_which_account_of_an_end_comes_first_makes_no_difference(engine_reason: str, engine_detail: str) -> None:
-    def told(*, supervisor_t: float) -> list[tuple[object, ...]]:
+def test_the_order_of_the_two_records_of_an_end_does_not_matter(engine_reason: str, engine_detail: str) -> None:
+    def described(*, supervisor_t: float) -> list[tuple[object, ...]]:
         journal = journals.begun()
         journals.training(journal, last=4)
         accounts = {
@@ -175,10 +175,10 @@ def test_which_account_of_an_end_comes_first_makes_no_difference(engine_reason: 
         assert stage is not None
         return [(a.reason, a.exit, a.detail) for a in stage.attempts]
 
-    assert told(supervisor_t=5e9 - 1) == told(supervisor_t=5e9 + 1)
+    assert described(supervisor_t=5e9 - 1) == described(supervisor_t=5e9 + 1)
 
 
-def test_a_fact_that_younger_records_overtook_is_put_in_its_place() -> None:
+def test_a_late_fact_is_put_in_its_place() -> None:
     events = journals.failed().events
     facts = [e for e in events if isinstance(e, AttemptStarted | CheckpointRemoved | AttemptEnded | StageFailed)]
     assert facts

@@ -24,7 +24,7 @@ def _own_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Run:
-    """A run directory with writers that a test lets speak into the journal, the pipe, or both."""
+    """A run directory with writers whose records a test puts into the journal, the pipe, or both."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ def names(records: list[Record]) -> list[tuple[str, int]]:
 
 
 def rest(tail: RunTail) -> list[Record]:
-    """Everything there is by now."""
+    """All records so far."""
     found = tail.read(max_records=1)
     while tail.behind:
         found += tail.read(max_records=1)
@@ -134,7 +134,7 @@ def test_what_neither_has_does_not_stop_what_follows(run: Run, tail: RunTail) ->
     assert names(tail.read()) == [("e1", 0), ("e1", 2)]
 
 
-def test_rubbish_in_the_pipe_is_passed_over(run: Run, tail: RunTail) -> None:
+def test_garbage_in_the_pipe_is_ignored(run: Run, tail: RunTail) -> None:
     run.say("e1")
     os.write(run.pipe, b'rubbish\n\xff\xfe\n{"v":1}\n' + b"[" * 3000 + b'\n{"v":1,"w":"e1","seq":-4}\n')
     run.relay.pump()

@@ -14,7 +14,7 @@ from tests.engines.test_custody import stage
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs: the second's export was made of the first's model."""
+    """Two runs: the second exports the first's model."""
     root = tmp_path / "runs"
     first, second = root / "20260101-0000-a", root / "20260101-0001-b"
     data = stage(first / "stages" / "data" / "out", "data", run=first.name)
@@ -32,7 +32,7 @@ def verify(runs: Path, what: str, capsys: pytest.CaptureFixture[str]) -> tuple[i
     return code, {link["name"].partition(":")[2]: link["verdict"] for link in report["links"]}
 
 
-def test_a_whole_chain_is_whole_across_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_intact_chain_verifies_across_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, links = verify(runs, "20260101-0001-b:gguf", capsys)
     assert (code, links) == (0, {"gguf": "whole", "model": "whole", "data": "whole"})
 
@@ -48,14 +48,12 @@ def test_one_changed_byte_of_an_ancestor_is_found_and_named(runs: Path, capsys: 
     assert "1 damaged" in out
 
 
-def test_an_ancestor_that_is_gone_is_said_to_be_and_damages_nothing(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_ancestor_is_reported_and_is_not_damage(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(runs / "20260101-0000-a" / "stages" / "data")
     assert verify(runs, "last", capsys) == (0, {"gguf": "whole", "model": "whole", "data": "gone"})
 
 
-def test_a_superseded_ancestor_is_found_where_it_was_put(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replaced_ancestor_is_found_in_its_new_place(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = runs / "20260101-0000-a" / "stages" / "model" / "out"
     out.rename(out.with_name("out.1"))
     stage(out, "model made anew", run="20260101-0000-a")
@@ -82,6 +80,6 @@ def test_a_copied_file_is_traced_to_the_stage_that_made_it(
 
 
 @pytest.mark.parametrize("what", ["20260101-0001-b:nothing", "nowhere", "/nowhere/at/all"])
-def test_what_is_not_there_is_a_mistake(what: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_artifact_is_a_usage_error(what: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--runs-dir", str(runs), "verify", what]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -11,14 +11,14 @@ import pytest
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary, exit_facts
-from cockpit.runs.watch import KEPT_ENDED, WHOLE_EVERY, RunWatch
+from cockpit.runs.watch import FULL_POLL_EVERY, KEPT_ENDED, RunWatch
 from engines.files import write_durably
 from engines.run_dir import Lock, RunDir
-from tests.cockpit.runs.told_runs import a_run, a_story
+from tests.cockpit.runs.journaled_runs import a_run, write_journal
 
 
 def listed(root: Path) -> dict[str, RunSummary]:
-    """The runs of a folder, by id, as a watch that is new to it finds them."""
+    """The runs of a folder, by id, from a new watch."""
     return {summary.id: summary for summary in RunWatch(root).poll()}
 
 
@@ -44,7 +44,7 @@ def test_runs_are_listed_newest_first_and_what_cannot_be_read_is_left_out(tmp_pa
 
 def test_a_run_that_ended_is_summarized_from_its_journal(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, "failed")
+    write_journal(run, "failed")
     summary = listed(tmp_path)[run.id]
     assert (summary.id, summary.recipe, summary.state, summary.reason) == (run.id, "atlas", "failed", "because")
     assert (summary.stage, summary.kind, summary.step, summary.total_steps, summary.loss) == ("base", "fake", 2, 4, 1.0)
@@ -53,11 +53,9 @@ def test_a_run_that_ended_is_summarized_from_its_journal(tmp_path: Path) -> None
     assert summary.started_t <= summary.ended_t
 
 
-def test_what_exit_json_says_is_believed_while_the_journal_is_the_one_it_was_made_from(
-    tmp_path: Path, folded: list[str]
-) -> None:
+def test_exit_json_is_used_while_the_journal_has_the_recorded_size(tmp_path: Path, folded: list[str]) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     from_journal = listed(tmp_path)[run.id]
     write_durably(run.exit_json, json.dumps(exit_facts(run)).encode())
     folded.clear()
@@ -65,7 +63,7 @@ def test_what_exit_json_says_is_believed_while_the_journal_is_the_one_it_was_mad
     moved = RunDir(run.root.rename(tmp_path / "moved"))
     assert listed(tmp_path)["moved"].path == str(tmp_path / "moved"), "a moved run is where it is"
     assert folded == [], "no journal was read"
-    a_story(moved, "stopped")
+    write_journal(moved, "stopped")
     assert listed(tmp_path)["moved"].state == "stopped", "a journal that grew is read"
     assert len(folded) == lines(moved)
 
@@ -73,9 +71,9 @@ def test_what_exit_json_says_is_believed_while_the_journal_is_the_one_it_was_mad
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "7", "{}", '{"journal_bytes": "x"}', '{"summary": {"nonsense": 1}}']
 )
-def test_an_exit_json_that_is_none_changes_nothing(tmp_path: Path, content: str) -> None:
+def test_an_invalid_exit_json_is_ignored(tmp_path: Path, content: str) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     size = run.journal.stat().st_size
     run.exit_json.write_text(
         content.replace("{", f'{{"journal_bytes": {size}, ', 1) if "summary" in content else content
@@ -85,28 +83,28 @@ def test_an_exit_json_that_is_none_changes_nothing(tmp_path: Path, content: str)
 
 def test_a_list_is_cheap_when_nothing_changed_and_right_when_something_did(tmp_path: Path, folded: list[str]) -> None:
     ended, running = a_run(tmp_path, "a"), a_run(tmp_path, "b")
-    a_story(ended)
-    a_story(running, end=None)
+    write_journal(ended)
+    write_journal(running, end=None)
     watch = RunWatch(tmp_path)
     first = watch.poll()
     assert len(folded) == lines(ended) + lines(running)
     watch.look_again()
     assert watch.poll() == first
     assert len(folded) == lines(ended) + lines(running), "neither journal grew"
-    a_story(running, "stopped")
+    write_journal(running, "stopped")
     assert {summary.id: summary.state for summary in watch.poll()} == {ended.id: "succeeded", running.id: "stopped"}
     assert len(folded) == lines(ended) + lines(running), "what is new, and no more"
 
 
-def test_whoever_looks_at_a_run_shares_the_reader_of_the_list(tmp_path: Path, folded: list[str]) -> None:
+def test_the_list_and_the_preview_share_a_reader(tmp_path: Path, folded: list[str]) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     watch = RunWatch(tmp_path)
     watch.poll()
     for end in (None, "failed", None):
         with watch.reading(run.id) as reader:
             assert reader.state == read_now(run).state
-        a_story(run, end)
+        write_journal(run, end)
         watch.look_again()
         watch.poll()
     folded.clear()
@@ -117,7 +115,7 @@ def test_whoever_looks_at_a_run_shares_the_reader_of_the_list(tmp_path: Path, fo
 
 def test_a_torn_journal_of_a_lost_run_is_not_read_again_with_every_poll(tmp_path: Path, folded: list[str]) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     run.journal.write_bytes(run.journal.read_bytes()[:-30])
     watch = RunWatch(tmp_path)
     for _ in range(3):
@@ -127,11 +125,11 @@ def test_a_torn_journal_of_a_lost_run_is_not_read_again_with_every_poll(tmp_path
 
 def test_a_run_is_not_added_to_while_it_is_drawn(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     watch = RunWatch(tmp_path)
     watch.poll()
     with watch.reading(run.id) as reader:
-        a_story(run, "failed")
+        write_journal(run, "failed")
         poll = threading.Thread(target=watch.poll)
         poll.start()
         poll.join(0.2)
@@ -141,14 +139,14 @@ def test_a_run_is_not_added_to_while_it_is_drawn(tmp_path: Path) -> None:
     assert reader.state.state == "failed"
 
 
-def test_a_run_that_ended_is_looked_at_now_and_then_since_it_may_be_resumed_elsewhere(tmp_path: Path) -> None:
+def test_a_run_that_ended_is_checked_at_intervals_as_it_may_be_resumed_elsewhere(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, "failed")
+    write_journal(run, "failed")
     watch = RunWatch(tmp_path)
     watch.poll()
-    a_story(run, "succeeded")
-    states = [watch.poll()[0].state for _ in range(WHOLE_EVERY)]
-    assert states == ["failed"] * (WHOLE_EVERY - 1) + ["succeeded"]
+    write_journal(run, "succeeded")
+    states = [watch.poll()[0].state for _ in range(FULL_POLL_EVERY)]
+    assert states == ["failed"] * (FULL_POLL_EVERY - 1) + ["succeeded"]
 
 
 def _polled(watch: RunWatch, ids: list[str]) -> None:
@@ -162,12 +160,12 @@ def _looked_at(watch: RunWatch, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("use", [_polled, _looked_at])
-def test_few_folds_of_ended_runs_are_kept_and_those_of_runs_that_are_gone_are_not(
+def test_few_readers_of_ended_runs_are_kept_and_none_of_deleted_runs(
     tmp_path: Path, use: Callable[[RunWatch, list[str]], None]
 ) -> None:
     runs = [a_run(tmp_path, f"r{number}") for number in range(KEPT_ENDED + 3)]
     for run in runs:
-        a_story(run, "failed")
+        write_journal(run, "failed")
     watch = RunWatch(tmp_path)
     use(watch, [run.id for run in runs])
     assert 0 < len(watch._readers) <= KEPT_ENDED
@@ -179,14 +177,14 @@ def test_few_folds_of_ended_runs_are_kept_and_those_of_runs_that_are_gone_are_no
 
 def test_a_run_of_a_newer_cockpit_is_listed(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     run.run_json.write_text(json.dumps({**run.read_run_json(), "format": 99, "colour": "red"}))
     assert listed(tmp_path)[run.id].state == "succeeded"
 
 
 def test_damage_in_a_journal_does_not_hide_its_run(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run)
+    write_journal(run)
     data = run.journal.read_bytes()
     run.journal.write_bytes(b"\0" * 100 + data[:200] + b"\xff{rubbish\n" + data[200:] + b'{"v":1,"w":"e')
     (tmp_path / "none").mkdir()
@@ -197,18 +195,18 @@ def test_damage_in_a_journal_does_not_hide_its_run(tmp_path: Path) -> None:
 def test_a_damaged_run_json_does_not_hide_its_run_or_others(tmp_path: Path, content: str) -> None:
     run, other = a_run(tmp_path, "one"), a_run(tmp_path, "two")
     for each in (run, other):
-        a_story(each)
+        write_journal(each)
     run.run_json.write_text(content)
     run.exit_json.write_text(content)
-    told: list[str] = []
-    assert [found.state for found in RunWatch(tmp_path).poll(told.append)] == ["succeeded", "succeeded"]
+    reasons: list[str] = []
+    assert [found.state for found in RunWatch(tmp_path).poll(reasons.append)] == ["succeeded", "succeeded"]
     run.journal.unlink()
-    assert [found.id for found in RunWatch(tmp_path).poll(told.append)] == [other.id]
-    assert len(told) == 1
-    assert "run.json" in told[0]
+    assert [found.id for found in RunWatch(tmp_path).poll(reasons.append)] == [other.id]
+    assert len(reasons) == 1
+    assert "run.json" in reasons[0]
 
 
-def test_what_is_no_run_directory_is_not_listed_and_nothing_is_made_of_it(tmp_path: Path) -> None:
+def test_other_folders_are_not_listed_and_stay_unchanged(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     assert listed(tmp_path) == {}
     assert listed(tmp_path / "nowhere") == {}
@@ -217,7 +215,7 @@ def test_what_is_no_run_directory_is_not_listed_and_nothing_is_made_of_it(tmp_pa
 
 def test_a_run_with_a_supervisor_is_running(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     lock = Lock(run.supervisor_lock)
     assert lock.acquire({})
     try:
@@ -227,10 +225,10 @@ def test_a_run_with_a_supervisor_is_running(tmp_path: Path) -> None:
         lock.release()
 
 
-def test_a_journal_that_was_replaced_is_summarized_anew(tmp_path: Path) -> None:
+def test_a_journal_that_was_replaced_is_summarized_again(tmp_path: Path) -> None:
     run, other = a_run(tmp_path / "runs"), a_run(tmp_path / "others")
-    a_story(run, None)
-    a_story(other, "failed")
+    write_journal(run, None)
+    write_journal(other, "failed")
     watch = RunWatch(tmp_path / "runs")
     assert watch.poll()[0].step == 2
     os.truncate(run.journal, 0)

@@ -1,4 +1,4 @@
-"""Bindings to drivers that are not here: each misbehaves in its own way. Errors carry the names that NVML's have."""
+"""Fake NVML bindings that fail in different ways. Their errors have the names of NVML's errors."""
 
 from __future__ import annotations
 

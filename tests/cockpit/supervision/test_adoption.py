@@ -12,7 +12,7 @@ from engines.events import RunEnded, RunStarted
 from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import RunStatus, StartReason
 from recipes.problems import OperatorError
-from tests.cockpit.runs.told_runs import a_run, a_story
+from tests.cockpit.runs.journaled_runs import a_run, write_journal
 
 EVERYBODY = (ATTACH, FOLLOWER, SCREEN, REQUEST)
 NEW = RunFacts()
@@ -46,17 +46,17 @@ def test_a_run_that_lost_its_supervisor_is_adopted_and_one_that_never_had_one_is
 
 
 @pytest.mark.parametrize("onlooker", EVERYBODY)
-def test_no_look_starts_anything_for_a_run_that_is_supervised_or_has_ended(onlooker: Onlooker) -> None:
+def test_no_observer_starts_a_supervisor_for_a_run_that_is_supervised_or_has_ended(onlooker: Onlooker) -> None:
     assert reason(onlooker, RUNNING, supervised=True) is None
     assert reason(onlooker, ENDED) is None
 
 
 @pytest.mark.parametrize("facts", [NEW, RUNNING, RESUMED])
-def test_who_may_not_start_a_supervisor_never_does(facts: RunFacts) -> None:
+def test_an_observer_without_permission_starts_no_supervisor(facts: RunFacts) -> None:
     assert reason(Onlooker("a list", may_start=False), facts) is None
 
 
-def test_a_screen_takes_exit_json_for_the_end_and_others_read_the_journal() -> None:
+def test_a_screen_trusts_exit_json_and_others_read_the_journal() -> None:
     assert reason(SCREEN, RUNNING, exit_written=True) is None
     for onlooker in (ATTACH, FOLLOWER, REQUEST):
         assert reason(onlooker, RUNNING, exit_written=True) == StartReason.ADOPT
@@ -73,31 +73,31 @@ def test_the_journal_is_read_only_when_it_decides() -> None:
 def test_adoption_follows_from_the_run_s_lock_and_journal(tmp_path: Path, started: list[StartReason]) -> None:
     run = a_run(tmp_path)
     assert adopt(run, ATTACH)
-    a_story(run, None)
+    write_journal(run, None)
     assert adopt(run, ATTACH)
     lock = Lock(run.supervisor_lock)
     assert lock.acquire({})
     assert not adopt(run, ATTACH)
     lock.release()
-    a_story(run, "failed")
+    write_journal(run, "failed")
     assert not adopt(run, ATTACH)
     assert started == [StartReason.LAUNCH, StartReason.ADOPT]
 
 
 def test_a_run_of_a_newer_cockpit_is_not_adopted(tmp_path: Path, started: list[StartReason]) -> None:
     run = a_run(tmp_path)
-    a_story(run, None)
+    write_journal(run, None)
     run.run_json.write_text('{"format": 99}')
     with pytest.raises(RunDirError, match="newer than this Cockpit"):
         adopt(run, ATTACH)
     assert started == []
 
 
-def test_of_two_onlookers_the_slower_one_lets_the_other_s_supervisor_be(
+def test_of_two_observers_only_the_faster_one_starts_a_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_late(run: RunDir, _reason: StartReason) -> None:
-        raise OperatorError(f"{run.id} was taken by another supervisor a moment ago")
+        raise OperatorError(f"another supervisor has just started {run.id}")
 
     run = a_run(tmp_path)
     monkeypatch.setattr(adoption, "start_supervisor", too_late)
@@ -105,7 +105,7 @@ def test_of_two_onlookers_the_slower_one_lets_the_other_s_supervisor_be(
 
 
 class Clock:
-    """Seconds that a test lets pass."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -120,11 +120,9 @@ def looks(keeper: Keeper, clock: Clock, count: int, *, ended: bool = False) -> N
         keeper.look(ended=ended)
 
 
-def test_a_follower_looks_at_its_interval_and_not_once_the_run_ended(
-    tmp_path: Path, started: list[StartReason]
-) -> None:
+def test_a_follower_checks_at_its_interval_until_the_run_ends(tmp_path: Path, started: list[StartReason]) -> None:
     run, clock = a_run(tmp_path), Clock()
-    a_story(run, None)
+    write_journal(run, None)
     keeper = Keeper(run, FOLLOWER, clock)
     keeper.look(ended=False)
     assert started == [], "it has just begun to follow"
@@ -135,24 +133,22 @@ def test_a_follower_looks_at_its_interval_and_not_once_the_run_ended(
     assert started == [StartReason.ADOPT]
 
 
-def test_a_follower_gives_up_when_no_supervisor_gets_to_work_and_says_where_to_look(
+def test_a_follower_gives_up_after_supervisors_without_progress_and_names_the_log(
     tmp_path: Path, started: list[StartReason]
 ) -> None:
     run, clock = a_run(tmp_path), Clock()
-    a_story(run, None)
+    write_journal(run, None)
     keeper = Keeper(run, FOLLOWER, clock)
     looks(keeper, clock, ATTEMPTS)
-    with pytest.raises(OperatorError, match="no supervisor, and none can be started") as caught:
+    with pytest.raises(OperatorError, match="no supervisor, and none could be started") as caught:
         looks(keeper, clock, 1)
     assert str(run.supervisor_log) in caught.value.hint
     assert len(started) == ATTEMPTS + 1
 
 
-def test_work_under_a_living_supervisor_gives_the_next_ones_their_attempts_back(
-    tmp_path: Path, started: list[StartReason]
-) -> None:
+def test_progress_under_a_living_supervisor_resets_the_count(tmp_path: Path, started: list[StartReason]) -> None:
     run, clock = a_run(tmp_path), Clock()
-    a_story(run, None)
+    write_journal(run, None)
     keeper, lock = Keeper(run, FOLLOWER, clock), Lock(run.supervisor_lock)
     for _ in range(3):
         looks(keeper, clock, ATTEMPTS)
@@ -163,11 +159,11 @@ def test_work_under_a_living_supervisor_gives_the_next_ones_their_attempts_back(
     assert len(started) == 3 * ATTEMPTS
 
 
-def test_a_supervisor_that_lives_without_any_work_counts_as_an_attempt(
+def test_a_living_supervisor_without_progress_does_not_reset_the_count(
     tmp_path: Path, started: list[StartReason]
 ) -> None:
     run, clock = a_run(tmp_path), Clock()
-    a_story(run, None)
+    write_journal(run, None)
     keeper, lock = Keeper(run, FOLLOWER, clock), Lock(run.supervisor_lock)
     looks(keeper, clock, ATTEMPTS)
     assert lock.acquire({})

@@ -1,4 +1,4 @@
-"""Which checkpoint an attempt goes on from, by the files that are there and the journal's facts."""
+"""The checkpoint from which an attempt resumes, by the files on disk and the journal's facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cockpit.supervision.test_scheduling import Journal
 from tests.engines.test_checkpoints import commit_checkpoint
 
 
-def test_every_byte_is_verified_and_an_older_checkpoint_is_fallen_back_to(tmp_path: Path) -> None:
+def test_every_byte_is_verified_and_an_older_checkpoint_is_the_fallback(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step in (2, 4, 6):
         commit_checkpoint(run.stage_dir("base"), 1, step, healthy=step != 4)
@@ -33,7 +33,7 @@ def test_every_byte_is_verified_and_an_older_checkpoint_is_fallen_back_to(tmp_pa
     assert named.as_resume() is None
 
 
-def test_superseded_steps_do_not_count_unless_one_is_named(tmp_path: Path) -> None:
+def test_replaced_steps_are_not_used_unless_one_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step in (2, 4, 6):
         commit_checkpoint(run.stage_dir("base"), 1, step)

@@ -35,7 +35,7 @@ def test_an_installed_copy_is_installed_from_the_commit_that_it_came_from() -> N
     )
 
 
-def test_a_folder_or_a_file_is_named_while_it_is_there(tmp_path: Path) -> None:
+def test_a_folder_or_a_file_is_named_while_it_exists(tmp_path: Path) -> None:
     wheel = tmp_path / "a b.whl"
     wheel.touch()
     (text,) = shlex.split(_source(ELSEWHERE, json.dumps({"url": wheel.as_uri(), "archive_info": {}})))
@@ -48,5 +48,5 @@ def test_a_folder_or_a_file_is_named_while_it_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "origin", ["", "[]", "not json", '{"url": 7}', '{"url": "file:///nowhere"}', '{"vcs_info": 1}']
 )
-def test_without_a_record_a_checkout_is_asked_for(origin: str) -> None:
+def test_without_a_record_the_command_asks_for_a_checkout(origin: str) -> None:
     assert _source(ELSEWHERE, origin) == f"'.[{EXTRAS}]' (in a checkout of Cockpit)"

@@ -24,7 +24,7 @@ def recipe(*stages: dict[str, Any]) -> Recipe:
 
 
 def interpreter(folder: Path, answer: str, status: int = 0) -> str:
-    """Something that is started like Python and answers what it likes."""
+    """A program that is started like Python and prints a given answer."""
     path = folder / "python"
     path.write_text(f"#!{sys.executable}\nimport sys, time\nsys.stdout.write({answer!r})\nsys.exit({status})\n")
     path.chmod(0o755)
@@ -58,7 +58,7 @@ def test_this_interpreter_passes_for_a_stage_whose_needs_it_has() -> None:
     check_interpreters(recipe({"python": sys.executable}), ["s0"])
 
 
-def test_a_package_that_is_not_there_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = replace(STAGE_KINDS["fake"], needs=lambda _stage: ("msgspec", "no-such-package", "nor-this"))
     monkeypatch.setitem(cast("dict[str, object]", STAGE_KINDS), "fake", lacking)
     for stage in ({}, {"python": sys.executable}):
@@ -67,7 +67,7 @@ def test_a_package_that_is_not_there_is_named_with_the_way_to_install_it(monkeyp
         assert problem.hint == f"install the engines' packages: {install_command(sys.executable)}"
 
 
-def test_an_interpreter_that_cannot_be_used_is_not_installed_into(tmp_path: Path) -> None:
+def test_an_unusable_interpreter_gets_no_install_command(tmp_path: Path) -> None:
     lacks = interpreter(tmp_path, '{"python": [3, 12], "found": {"msgspec": null}}')
     hints = problem_of(recipe({"python": "/nowhere/python"}, {"python": lacks})).hint.splitlines()
     assert hints == [CHOOSE_ANOTHER, f"install the engines' packages: {install_command(lacks)}"]
@@ -76,28 +76,28 @@ def test_an_interpreter_that_cannot_be_used_is_not_installed_into(tmp_path: Path
 def test_stages_that_will_not_run_are_not_asked_about() -> None:
     found = recipe({}, {"python": "/nowhere/python"})
     check_interpreters(found, ["s0"])
-    assert "no such interpreter" in str(problem_of(found, ["s1"]))
+    assert "no such file" in str(problem_of(found, ["s1"]))
 
 
-def test_all_interpreters_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_problems_of_all_interpreters_are_reported_at_once(tmp_path: Path) -> None:
     found = recipe({"python": "/nowhere/python"}, {"python": "/nor/there"}, {"python": interpreter(tmp_path, "x")})
     text = str(problem_of(found))
     assert "/nowhere/python" in text
     assert "/nor/there" in text
-    assert "does not answer" in text
+    assert "could not query" in text
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "says"),
     [
-        ("", 0, "does not answer"),
-        ("not json", 0, "does not answer"),
-        ("[]", 0, "does not answer"),
-        ("7", 0, "does not answer"),
-        ("{}", 0, "does not answer"),
-        ('{"python": 3, "found": {}}', 0, "does not answer"),
-        ('{"python": [3, 11], "found": 7}', 0, "does not answer"),
-        ("{}", 1, "does not answer"),
+        ("", 0, "could not query"),
+        ("not json", 0, "could not query"),
+        ("[]", 0, "could not query"),
+        ("7", 0, "could not query"),
+        ("{}", 0, "could not query"),
+        ('{"python": 3, "found": {}}', 0, "could not query"),
+        ('{"python": [3, 11], "found": 7}', 0, "could not query"),
+        ("{}", 1, "could not query"),
         ('{"python": [3, 9], "found": {}}', 0, "is Python 3.9; allowed 3.11 or newer"),
         ('{"python": [3, 12], "found": {"msgspec": null, "pydantic": "2.14"}}', 0, "lacks msgspec"),
         (
@@ -108,34 +108,34 @@ def test_all_interpreters_problems_are_told_at_once(tmp_path: Path) -> None:
         ('{"python": [3, 12], "found": {"trl": "2.0"}}', 0, "has trl 2.0"),
     ],
 )
-def test_an_interpreter_that_will_not_do_is_refused_in_words(
+def test_an_unusable_interpreter_is_refused_with_the_reason(
     tmp_path: Path, answer: str, status: int, says: str
 ) -> None:
     assert says in str(problem_of(recipe({"python": interpreter(tmp_path, answer, status)})))
 
 
-def test_what_an_interpreter_prints_before_its_answer_is_passed_over(tmp_path: Path) -> None:
+def test_output_of_an_interpreter_before_its_answer_is_ignored(tmp_path: Path) -> None:
     answer = 'Welcome!\n{"python": [3, 13], "found": {"msgspec": "0.22", "pydantic": "2.14"}}\n'
     check_interpreters(recipe({"python": interpreter(tmp_path, answer)}), ["s0"])
 
 
-def test_an_interpreter_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_that_does_not_answer_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "python"
     path.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n")
     path.chmod(0o755)
     monkeypatch.setattr(preflight, "ASK_TIMEOUT_S", 0.5)
-    assert "does not answer" in str(problem_of(recipe({"python": str(path)})))
+    assert "could not query" in str(problem_of(recipe({"python": str(path)})))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_cannot_be_started_is_no_interpreter(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_cannot_be_executed_is_not_an_interpreter(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "python"
     path.mkdir() if kind == "folder" else path.write_text("not a program")
-    assert "does not answer" in str(problem_of(recipe({"python": str(path)})))
+    assert "could not query" in str(problem_of(recipe({"python": str(path)})))
 
 
 def test_the_versions_that_are_tested_are_those_installed_here() -> None:
-    """A stage with an interpreter of its own must have the versions that the tests ran with."""
+    """A stage with another interpreter must have the versions that the tests ran with."""
     for name, tested in TESTED.items():
         try:
             found = metadata.version(name)
@@ -144,7 +144,7 @@ def test_the_versions_that_are_tested_are_those_installed_here() -> None:
         assert found.startswith(tested + "."), name
 
 
-def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
+def test_packages_for_the_comparison_of_a_merge_or_an_export_are_required_too() -> None:
     merge = {"name": "m", "kind": "merge", "model": "b", "adapter": "a"}
     assert "peft" in needs_of(STAGE_TYPES["merge"].model_validate(merge))
     bare = needs_of(STAGE_TYPES["merge"].model_validate({**merge, "parity_positions": 0}))
@@ -155,7 +155,7 @@ def test_what_a_merge_or_an_export_compares_with_is_asked_for_too() -> None:
     assert "peft" in needs_of(STAGE_TYPES["export"].model_validate({**export, "adapter": "a"}))
 
 
-def test_a_command_says_what_its_own_interpreter_lacks() -> None:
-    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, which .* lacks") as caught:
+def test_a_command_names_the_packages_that_its_interpreter_lacks() -> None:
+    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, .* lacks it") as caught:
         check_here(["msgspec", "no-such-package"], "cockpit parity")
     assert caught.value.hint == f"install them: {install_command(sys.executable)}"

@@ -63,7 +63,7 @@ def test_an_unknown_device_that_reports_no_memory_has_none_and_shares_none() -> 
 
 
 @pytest.mark.parametrize("text", ["GpuIsLost", "Unknown", "NoPermission"])
-def test_an_integrated_device_in_trouble_is_not_taken_for_one_that_shares_memory(text: str) -> None:
+def test_a_failing_integrated_device_is_not_mistaken_for_shared_memory(text: str) -> None:
     reading = Accelerators(nvml=FakeNvml("NVIDIA GB10", nvmlDeviceGetMemoryInfo=fails(error(text, text)))).read()
     assert not reading.unified
     assert reading.devices[0].memory_used_bytes is None
@@ -80,7 +80,7 @@ def test_a_lost_device_is_named_and_the_others_are_read() -> None:
     assert reading.problem == "GPU 1 telemetry lost: GPU is lost"
 
 
-def test_a_device_lost_between_two_questions_says_so_with_null_and_never_zero() -> None:
+def test_a_device_lost_between_two_readings_is_null_and_not_zero() -> None:
     lost = {
         name: fails(GPU_IS_LOST)
         for name in (
@@ -101,7 +101,7 @@ def test_a_reading_that_one_device_does_not_offer_is_null_and_no_problem() -> No
     assert reading.devices[0].temperature_c == 61.0
 
 
-def test_a_driver_that_fails_is_a_problem_and_is_asked_anew_from_the_start() -> None:
+def test_a_failing_driver_is_a_problem_and_is_initialized_again() -> None:
     nvml = FakeNvml()
     accelerators = Accelerators(nvml=nvml)
     assert accelerators.read().problem == ""
@@ -112,10 +112,10 @@ def test_a_driver_that_fails_is_a_problem_and_is_asked_anew_from_the_start() -> 
     assert nvml.inits == 2
 
 
-def test_a_driver_that_hangs_costs_its_timeout_once_and_comes_back_when_it_does() -> None:
+def test_a_hanging_driver_costs_one_timeout_and_is_used_again_once_it_responds() -> None:
     call, let_go = hang()
     accelerators = Accelerators(nvml=FakeNvml(nvmlDeviceGetCount=call), timeout_s=0.05)
-    assert "did not answer in 0.05s" in accelerators.read().problem
+    assert "did not respond within 0.05s" in accelerators.read().problem
     for _ in range(3):
         assert "hangs" in accelerators.read().problem
     stuck = accelerators._hung

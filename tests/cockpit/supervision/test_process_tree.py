@@ -38,7 +38,7 @@ signal.pause()
 def process(
     run_root: Path | None, *, children: int = 0, deaf: bool = False, clean: bool = False
 ) -> Iterator[tuple[Identity, list[int]]]:
-    """A process marked as a run's (or as nobody's) with children in sessions of their own; gone at the end."""
+    """A process, marked as a run's or unmarked, with children in their own sessions; ended with the block."""
     environment = {key: value for key, value in os.environ.items() if key != RUN_ENV}
     if run_root is not None:
         environment[RUN_ENV] = str(run_root)
@@ -81,7 +81,7 @@ def test_children_that_dropped_the_mark_are_found_by_their_parent(tmp_path: Path
         assert pids(run_processes(tmp_path / "run", [])) == {engine.pid, *workers}
 
 
-def test_the_whole_tree_ends_and_every_neighbour_lives(tmp_path: Path) -> None:
+def test_the_process_tree_ends_and_no_other_process_does(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "run-2"
     with (
         process(run, children=3, deaf=True) as (engine, workers),
@@ -97,7 +97,7 @@ def test_the_whole_tree_ends_and_every_neighbour_lives(tmp_path: Path) -> None:
         assert [pid for pid in alive if is_gone(pid)] == []
 
 
-def test_a_process_that_hears_term_has_its_grace(tmp_path: Path) -> None:
+def test_a_process_that_handles_term_has_a_grace_period(tmp_path: Path) -> None:
     with process(tmp_path / "run") as (engine, _):
         waits: list[float] = []
 
@@ -110,7 +110,7 @@ def test_a_process_that_hears_term_has_its_grace(tmp_path: Path) -> None:
         assert sum(waits) < 30.0, "it did not wait longer than there was something to wait for"
 
 
-def test_an_identity_that_is_not_the_process_s_is_never_signalled(tmp_path: Path) -> None:
+def test_a_process_that_reuses_the_pid_is_not_signalled(tmp_path: Path) -> None:
     with process(None) as (neighbour, _):
         for forged in (
             replace(neighbour, start_time=neighbour.start_time + 1),
@@ -125,13 +125,13 @@ def test_an_identity_that_is_not_the_process_s_is_never_signalled(tmp_path: Path
 
 
 @pytest.mark.parametrize("pid", [0, 1, -1, 2**22 + 1])
-def test_no_recorded_nonsense_is_signalled(tmp_path: Path, pid: int) -> None:
+def test_invalid_recorded_identities_are_not_signalled(tmp_path: Path, pid: int) -> None:
     forged = Identity(pid, start_time(pid) or 0, Identity.own().boot_id)
     assert not signal_process(forged, 0)
     assert run_processes(tmp_path / "run", [forged]) == []
 
 
-def test_this_process_and_its_ancestors_are_never_among_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_process_and_its_ancestors_are_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, parent = Identity.own(), Identity.of(os.getppid())
     assert parent is not None
     with process(None) as (child, _):
@@ -144,15 +144,13 @@ def test_this_process_and_its_ancestors_are_never_among_them(tmp_path: Path, mon
     assert run_processes(tmp_path / "run", [own, parent]) == []
 
 
-def test_a_process_of_another_user_is_not_the_run_s_whatever_it_claims(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_marked_process_of_another_user_is_not_the_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with process(tmp_path / "run") as (engine, _):
         monkeypatch.setattr(os, "getuid", lambda: 54_321)
         assert engine.pid not in pids(run_processes(tmp_path / "run", []))
 
 
-def test_a_mark_inside_another_variable_is_no_mark(tmp_path: Path) -> None:
+def test_a_mark_inside_another_variable_does_not_count(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", "print('up', flush=True); input()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -166,7 +164,7 @@ def test_a_mark_inside_another_variable_is_no_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b") Z 1 1 (", b"\n1 2 3"])
-def test_a_process_that_calls_itself_strange_names_does_not_escape(tmp_path: Path, name: bytes) -> None:
+def test_a_process_with_a_strange_name_is_found(tmp_path: Path, name: bytes) -> None:
     code = f"import ctypes; ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); print('up', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -180,7 +178,7 @@ def test_a_process_that_calls_itself_strange_names_does_not_escape(tmp_path: Pat
     child.communicate()
 
 
-def test_a_folder_whose_name_is_no_text_is_a_folder(tmp_path: Path) -> None:
+def test_a_run_directory_whose_name_is_not_utf_8_works(tmp_path: Path) -> None:
     assert run_processes(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), []) == []
 
 
@@ -214,7 +212,7 @@ assert list(reap_children().values()) == [-9]
     assert done.returncode == 0, done.stderr
 
 
-def test_an_exit_status_that_somebody_waits_for_is_left_to_him(tmp_path: Path) -> None:
+def test_an_exit_status_that_another_call_waits_for_is_left_to_it(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, RUN_ENV: str(tmp_path)}
     )

@@ -78,7 +78,7 @@ def test_every_screen_gets_every_line_and_whole_lines_only(
         stream.close()
 
 
-def test_what_a_dead_supervisor_left_in_the_pipe_is_thrown_away(
+def test_what_a_dead_supervisor_left_in_the_pipe_is_discarded(
     screen: Callable[[Relay], LiveStream], run_root: Path, pipe: int
 ) -> None:
     os.write(pipe, line(0))
@@ -90,7 +90,7 @@ def test_what_a_dead_supervisor_left_in_the_pipe_is_thrown_away(
     relay.close()
 
 
-def test_a_screen_that_reads_nothing_loses_lines_and_delays_nobody(
+def test_a_screen_that_does_not_read_loses_lines_and_delays_no_other(
     screen: Callable[[Relay], LiveStream], relay: Relay, run_root: Path, pipe: int
 ) -> None:
     slow, quick = screen(relay), screen(relay)
@@ -111,7 +111,7 @@ def test_a_screen_that_reads_nothing_loses_lines_and_delays_nobody(
     assert set(got) <= set(seen), "what arrives is whole"
 
 
-def test_screens_that_go_away_are_forgotten(
+def test_screens_that_disconnect_are_removed(
     screen: Callable[[Relay], LiveStream], relay: Relay, run_root: Path, pipe: int
 ) -> None:
     for _ in range(20):
@@ -128,7 +128,7 @@ def test_screens_that_go_away_are_forgotten(
     assert not stream.connect(), "there is no relay any more"
 
 
-def test_rubbish_in_the_pipe_is_bounded(
+def test_garbage_in_the_pipe_is_bounded(
     screen: Callable[[Relay], LiveStream], relay: Relay, run_root: Path, pipe: int
 ) -> None:
     stream, draw = screen(relay), random.Random(1)
@@ -142,7 +142,7 @@ def test_rubbish_in_the_pipe_is_bounded(
     assert stream.read_lines()[-1] == line(7)[:-1]
 
 
-def test_the_socket_is_its_owner_s_alone_and_its_name_is_short(run_root: Path, relay: Relay) -> None:
+def test_the_socket_is_private_and_its_path_is_short(run_root: Path, relay: Relay) -> None:
     path = socket_path(run_root)
     assert path is not None
     assert stat.S_ISSOCK(path.stat().st_mode)
@@ -180,7 +180,7 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path: Path, monkey
     assert folder is None or folder.parent != tmp_path, "a link may be anybody's"
 
 
-def test_without_a_place_for_sockets_or_a_pipe_the_relay_serves_nobody_and_hurts_nobody(
+def test_without_a_socket_folder_or_a_pipe_the_relay_does_nothing_and_raises_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cockpit.runs.live_stream.socket_folder", lambda: None)
@@ -210,7 +210,7 @@ def test_a_stale_socket_of_a_dead_supervisor_is_replaced(screen: Callable[[Relay
     relay.close()
 
 
-def test_new_lines_wake_whoever_waits_on_the_stream(
+def test_new_lines_wake_a_process_that_waits_on_the_stream(
     screen: Callable[[Relay], LiveStream], relay: Relay, run_root: Path, pipe: int
 ) -> None:
     stream = screen(relay)

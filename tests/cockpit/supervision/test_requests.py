@@ -1,4 +1,4 @@
-"""What comes of a request: sent, waiting for an engine, refused by a run that has ended, or not written and why."""
+"""Outcomes of a request: sent, waiting for an engine, refused because the run has ended, or not written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tell(run: RunDir, event: RunStarted | RunEnded) -> None:
     writer.close()
 
 
-def test_every_verb_says_what_the_engine_does_and_a_value_is_in_the_words() -> None:
+def test_every_verb_describes_its_effect_with_its_value() -> None:
     assert set(EFFECTS) == set(Verb)
     assert "3e-4" in effect_of(Verb.LEARNING_RATE, 3e-4)
     assert "12000" in effect_of(Verb.MAX_STEPS, 12_000.0)
@@ -59,7 +59,7 @@ def test_a_request_without_an_engine_is_written_and_says_that_it_waits(supervise
     assert [(request.verb, request.by) for request in pending(supervised.control)] == [("stop-after-checkpoint", "ada")]
 
 
-def test_a_run_that_has_ended_gets_no_request_and_the_reply_names_the_way_on(run: RunDir) -> None:
+def test_a_run_that_has_ended_gets_no_request_and_the_reply_names_resume(run: RunDir) -> None:
     tell(run, RunEnded(state=RunStatus.FAILED))
     reply = send_request(run, Verb.CHECKPOINT)
     assert (reply.outcome, reply.sent) == (Outcome.ENDED, False)

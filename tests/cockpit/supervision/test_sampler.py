@@ -63,13 +63,13 @@ def sampler(run: Path, pythonpath: str, *options: str, interval_s: float = 0.02)
         child.communicate()
 
 
-def told(run: Path) -> list[AnyEvent]:
+def events_of(run: Path) -> list[AnyEvent]:
     journal = run / "journal.jsonl"
     return list(read_journal(journal)) if journal.exists() else []
 
 
 def samples(run: Path) -> list[MachineSampled]:
-    return [event for event in told(run) if isinstance(event, MachineSampled)]
+    return [event for event in events_of(run) if isinstance(event, MachineSampled)]
 
 
 def any_sample(run: Path, after: int, fact: Callable[[MachineSampled], object]) -> bool:
@@ -82,12 +82,12 @@ def test_it_samples_until_its_input_ends(tmp_path: Path) -> None:
         assert child.stdin is not None
         child.stdin.close()
         assert child.wait(PATIENCE_S) == 0
-    opened = told(tmp_path / "run")[0]
+    opened = events_of(tmp_path / "run")[0]
     assert isinstance(opened, WriterOpened)
     assert opened.role == "sampler"
 
 
-def test_it_goes_when_its_supervisor_is_killed(tmp_path: Path) -> None:
+def test_it_exits_when_its_supervisor_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-m", "cockpit.supervision.sampler", {str(tmp_path)!r}, "0.02", "--no-nvml"],
@@ -104,7 +104,7 @@ time.sleep(600)
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(), "its end")
 
 
-def test_it_is_told_which_engine_works_and_rubbish_is_no_engine(tmp_path: Path) -> None:
+def test_its_input_names_the_engine_and_garbage_names_none(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with sampler(run, str(ROOT), "--no-nvml") as child:
         assert child.stdin is not None
@@ -132,10 +132,10 @@ def test_the_unified_memory_of_a_gb10_is_one_pool(tmp_path: Path) -> None:
     assert device.util_percent == 42.0
     assert device.memory_total_bytes == sample.ram_total_bytes
     assert (device.temperature_c, device.power_w) == (None, None)
-    assert not [event for event in told(tmp_path / "run") if isinstance(event, Warned)]
+    assert not [event for event in events_of(tmp_path / "run") if isinstance(event, Warned)]
 
 
-def test_a_driver_that_hangs_is_told_once_and_the_machine_is_sampled_on(tmp_path: Path) -> None:
+def test_a_hanging_driver_is_reported_once_and_sampling_continues(tmp_path: Path) -> None:
     fake = with_nvml(tmp_path / "fake", HANGS)
     code = (
         "import sys, cockpit.supervision.machine; "
@@ -149,23 +149,23 @@ def test_a_driver_that_hangs_is_told_once_and_the_machine_is_sampled_on(tmp_path
         stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": fake},
     )  # fmt: skip
     wait_for(lambda: len(samples(run)) >= 5, "five samples")
-    warnings = [event.message for event in told(run) if isinstance(event, Warned)]
+    warnings = [event.message for event in events_of(run) if isinstance(event, Warned)]
     assert len(warnings) <= 2
-    assert "did not answer" in warnings[0]
+    assert "did not respond" in warnings[0]
     assert all(sample.devices == [] and sample.ram_total_bytes for sample in samples(run))
     child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0, "a hung driver does not keep it from going"
 
 
-def test_a_driver_that_takes_the_sampler_down_three_times_is_done_without(
+def test_after_three_crashes_the_sampler_runs_without_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", with_nvml(tmp_path / "fake", CRASHES))
     with nothing_left(tmp_path / "runs"):
         run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.05}, sample_interval_s=0.1), tmp_path)
         wait_for(lambda: any(isinstance(e, MachineSampled) for e in events(run)), "a sample, after three crashes")
-        said = [e.message for e in events(run) if isinstance(e, Warned)]
-        deaths = [text for text in said if "sampler ended with status -6" in text]
+        warnings = [e.message for e in events(run) if isinstance(e, Warned)]
+        deaths = [text for text in warnings if "sampler exited with status -6" in text]
         assert len(deaths) == 3
         assert "without GPU telemetry" in deaths[-1]
         assert sum(isinstance(e, WriterOpened) and e.role == "sampler" for e in events(run)) == 4

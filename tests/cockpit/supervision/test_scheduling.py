@@ -30,7 +30,7 @@ ORDER = ["data", "base", "atlas", "report"]
 
 
 def plan(max_attempts: int = 3, factor: float = 0.5, only: Iterable[str] = ()) -> RunRecipe:
-    """prepare -> base -> atlas -> report: fake stages train, so one kind will do for all but the names."""
+    """prepare -> base -> atlas -> report: fake stages train, so all stages have this kind."""
     stages = [
         {"name": name, "kind": "fake", "retry": {"max_attempts": max_attempts, "learning_rate_factor": factor}}
         for name in ORDER
@@ -41,7 +41,7 @@ def plan(max_attempts: int = 3, factor: float = 0.5, only: Iterable[str] = ()) -
 
 
 class Journal:
-    """Events as their writers would write them; every call is a second later."""
+    """Events as their writers would write them, one second apart."""
 
     def __init__(self) -> None:
         self.events: list[AnyEvent] = []
@@ -75,7 +75,7 @@ class Journal:
         self, stage: str, number: int, end: str = "", *, engine: bool = True, resumed: tuple[int, int] | None = None,
         supervisor_end: str | None = None, detail: str = "",
     ) -> Journal:  # fmt: skip
-        """One attempt from its announcement to its end (`end` is the engine's word, "" for none)."""
+        """One attempt from its announcement to its end (`end` is the engine's reason, "" without one)."""
         writer = f"e-{stage}-{number}"
         self._add("s1", StageStarted, stage=stage, kind="fake", attempt=number)
         if engine:
@@ -101,13 +101,13 @@ class Journal:
             if end:
                 self._add(writer, AttemptEnded, stage=stage, attempt=number, reason=EndReason(end), detail=detail)
         if supervisor_end is not None or end:
-            told = supervisor_end or end
+            recorded = supervisor_end or end
             self._add(
                 "s1",
                 AttemptEnded,
                 stage=stage,
                 attempt=number,
-                reason=EndReason(told),
+                reason=EndReason(recorded),
                 exit=0 if end else -9,
                 detail=detail,
             )
@@ -151,7 +151,7 @@ def test_stages_run_in_order_and_the_run_ends_with_the_last() -> None:
         ("", "error", False),
     ],
 )
-def test_an_attempt_that_failed_is_tried_again_from_its_checkpoint_until_none_is_left(
+def test_a_failed_attempt_is_retried_from_its_checkpoint_until_max_attempts(
     end: str, supervisor_end: str | None, engine: bool
 ) -> None:
     journal = Journal().start().done("data")
@@ -171,7 +171,7 @@ def test_an_attempt_that_failed_is_tried_again_from_its_checkpoint_until_none_is
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.1, 1.0])
-def test_after_a_guard_the_retry_is_slower_and_goes_back_to_a_healthy_checkpoint(factor: float) -> None:
+def test_after_a_guard_the_retry_has_a_lower_rate_and_a_healthy_checkpoint(factor: float) -> None:
     journal = Journal().start().done("data").attempt("base", 1, "guard")
     first = journal.next(plan(factor=factor))
     assert isinstance(first, RunStage)
@@ -193,7 +193,7 @@ def test_with_one_attempt_there_is_no_retry() -> None:
     assert action == EndRun(RunStatus.FAILED, "base: nan (attempt 1 of 1)", failed_stage="base")
 
 
-def test_a_stop_is_no_failure_and_ends_the_run() -> None:
+def test_a_stop_is_not_a_failure_and_ends_the_run() -> None:
     assert Journal().start().done("data").attempt("base", 1, RunStatus.STOPPED).next() == EndRun(
         RunStatus.STOPPED, "base was stopped"
     )
@@ -201,19 +201,19 @@ def test_a_stop_is_no_failure_and_ends_the_run() -> None:
     assert forced.next() == EndRun(RunStatus.STOPPED, "base was stopped")
 
 
-def test_a_gate_s_no_is_not_argued_with() -> None:
+def test_a_failed_gate_is_not_retried() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "refused", detail="loss <= 2 (got 3)")
     assert journal.next() == EndRun(RunStatus.REFUSED, "loss <= 2 (got 3)", failed_stage="base")
 
 
-def test_an_engine_s_own_word_outranks_what_its_supervisor_saw() -> None:
+def test_the_engine_s_reason_has_priority_over_the_supervisor_s() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "guard", supervisor_end="died")
     action = journal.next()
     assert isinstance(action, RunStage)
     assert action.healthy_only
 
 
-def test_an_attempt_that_never_had_a_process_does_not_count() -> None:
+def test_an_attempt_without_a_process_does_not_count() -> None:
     journal = Journal().start().done("data")
     for number in range(1, 6):
         journal.attempt("base", number, engine=False, supervisor_end=EndReason.NOT_STARTED)
@@ -222,7 +222,7 @@ def test_an_attempt_that_never_had_a_process_does_not_count() -> None:
     assert journal.next() == RunStage("base", resume=True, why="first attempt")
 
 
-def test_an_adoption_changes_nothing_and_an_operator_s_resume_counts_anew() -> None:
+def test_an_adoption_keeps_the_count_of_attempts_and_a_resume_resets_it() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "error").attempt("base", 2, "error")
     journal.start("adopt", "s2").attempt("base", 3, "error")
     assert isinstance(journal.next(), EndRun), "adoption gives no more attempts"
@@ -236,13 +236,13 @@ def test_an_adoption_changes_nothing_and_an_operator_s_resume_counts_anew() -> N
     assert isinstance(journal.next(), EndRun)
 
 
-def test_an_output_that_is_no_longer_what_it_was_is_made_again_and_what_follows_waits() -> None:
+def test_a_changed_output_is_rebuilt_before_later_stages_run() -> None:
     journal = Journal().start().done(*ORDER).end("succeeded").start("resume", "s2")
     assert journal.next(not_done=["base"]) == RunStage("base", resume=True, why="first attempt")
     assert journal.next() == EndRun(RunStatus.SUCCEEDED)
 
 
-def test_a_stage_to_redo_starts_afresh_and_so_does_what_depends_on_it() -> None:
+def test_a_rerun_stage_and_its_dependents_start_from_step_0() -> None:
     journal = Journal().start().done(*ORDER).end("succeeded").start("resume", "s2", redo=["base"])
     facts = journal.facts()
     actions = next_action(plan(), facts, lambda name: bool(facts.stage(name).successes))
@@ -258,7 +258,7 @@ def test_a_stage_to_redo_starts_afresh_and_so_does_what_depends_on_it() -> None:
     assert journal.next() == EndRun(RunStatus.SUCCEEDED)
 
 
-def test_a_redone_stage_whose_engine_died_before_it_began_still_starts_afresh() -> None:
+def test_a_rerun_stage_whose_engine_died_before_it_began_still_starts_from_step_0() -> None:
     journal = Journal().start().attempt("data", 1, "succeeded").attempt("base", 1, "succeeded")
     journal.start("resume", "s2", redo=["base"]).attempt("base", 2, engine=False, supervisor_end="died")
     action = journal.next()
@@ -266,7 +266,7 @@ def test_a_redone_stage_whose_engine_died_before_it_began_still_starts_afresh() 
     assert not action.resume
 
 
-def test_a_checkpoint_that_an_operator_names_is_asked_for_until_an_engine_begins_with_it() -> None:
+def test_a_checkpoint_that_an_operator_names_is_used_until_an_engine_has_started_with_it() -> None:
     journal = Journal().start().done("data").attempt("base", 1, "error")
     journal.start("resume", "s2", redo=["base"], checkpoint=40, checkpoint_stage="base")
     assert journal.next() == RunStage("base", resume=True, at_step=40, why="first attempt")
@@ -283,7 +283,7 @@ def test_a_checkpoint_that_an_operator_names_is_asked_for_until_an_engine_begins
     assert journal.next() == RunStage("atlas", resume=False, why="first attempt")
 
 
-def test_only_the_stages_asked_for_run() -> None:
+def test_only_the_requested_stages_run() -> None:
     journal = Journal().start(only=["data", "base"])
     assert isinstance(journal.next(), RunStage)
     journal.done("data", "base")
@@ -292,7 +292,7 @@ def test_only_the_stages_asked_for_run() -> None:
     assert launched_so.next(plan(only=["data"])) == EndRun(RunStatus.SUCCEEDED)
 
 
-# ---- the line of the past
+# ---- lineage
 
 
 def lineage(*attempts: tuple[int, tuple[int, int] | None]) -> dict[int, int | None]:
@@ -302,7 +302,7 @@ def lineage(*attempts: tuple[int, tuple[int, int] | None]) -> dict[int, int | No
     return journal.facts().stage("base").lineage()
 
 
-def test_the_past_of_three_attempts_is_cut_where_each_left_off() -> None:
+def test_the_lineage_of_three_attempts_is_cut_where_each_was_resumed() -> None:
     assert lineage() == {}
     assert lineage((1, None)) == {1: None}
     assert lineage((1, None), (2, (1, 30)), (3, (2, 50))) == {3: None, 2: 50, 1: 30}
@@ -319,7 +319,7 @@ def test_a_circle_of_attempts_ends() -> None:
     ) == {1: None}
 
 
-def test_attempts_that_never_began_are_not_in_the_line() -> None:
+def test_attempts_that_never_began_are_not_in_the_lineage() -> None:
     journal = Journal().start().attempt("base", 1, "error").attempt("base", 2, engine=False, supervisor_end="died")
     assert journal.facts().stage("base").lineage() == {1: None}
 

@@ -45,7 +45,7 @@ def test_screens_and_messages_have_the_same_functions() -> None:
         (fmt.counted(2, "record"), "2 records"),
     ],
 )
-def test_numbers_read_as_people_write_them(shown: str, expected: str) -> None:
+def test_numbers_are_formatted_as_people_write_them(shown: str, expected: str) -> None:
     assert shown == expected
 
 

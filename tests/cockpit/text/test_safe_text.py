@@ -25,14 +25,14 @@ PAYLOADS = [
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_listed_payloads_lose_their_teeth_and_stay_visible(payload: str) -> None:
+def test_known_payloads_become_harmless_and_stay_visible(payload: str) -> None:
     shown = safe_text(payload)
     assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs"} for c in shown)
     assert shown.strip()
 
 
 @given(st.text(alphabet=st.characters(), max_size=200))
-def test_nothing_that_acts_survives(text: str) -> None:
+def test_no_control_or_invisible_character_survives(text: str) -> None:
     shown = safe_text(text)
     assert not any(unicodedata.category(c) in {"Cc", "Cs"} for c in shown)
     assert not any(0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069 or ord(c) == 0x061C for c in shown)
@@ -40,14 +40,14 @@ def test_nothing_that_acts_survives(text: str) -> None:
     shown.encode("utf-8")
 
 
-def test_markup_is_text_like_any_other() -> None:
+def test_markup_is_plain_text() -> None:
     assert safe_text("[/bold][@click=app.quit]x[/]") == "[/bold][@click=app.quit]x[/]"
 
 
-def test_long_text_is_cut_and_says_so() -> None:
+def test_long_text_is_cut_and_ends_with_an_ellipsis() -> None:
     assert safe_text("x" * 5000, limit=10) == "x" * 9 + "…"
     assert safe_lines("a\nb\r\nc\n" + "d\n" * 500, limit=3)[-1] == "… 501 more lines"
 
 
-def test_towers_of_marks_are_cut() -> None:
+def test_stacks_of_combining_marks_are_cut() -> None:
     assert len(safe_text("e" + "\u0301" * 100)) == 4

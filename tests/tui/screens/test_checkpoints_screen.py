@@ -75,7 +75,7 @@ async def test_disabled_buttons_show_the_reason(tmp_path: Path, size: tuple[int,
         assert disabled(screen) == {"resume": False, "merge": True, "quantize": True}
         seen = picture(pilot.app)
         assert "no adapter here" in seen
-        assert "no whole model here" in seen
+        assert "no model here" in seen
         before = len(pilot.app.screen_stack)
         await pilot.press("m", "q", "2", "3", "end")
         await until_seen(pilot, "this checkpoint was removed")
@@ -107,7 +107,7 @@ async def test_resume_asks_and_says_which_steps_are_replaced(tmp_path: Path, mon
     async with opened(make_run(tmp_path / "runs", state="stopped")) as (screen, pilot):
         await pilot.press("down", "r")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
-        await until_seen(pilot, "Steps 31 to 40 are superseded; nothing is deleted.")
+        await until_seen(pilot, "Steps 31 to 40 are repeated; nothing is deleted.")
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is screen, "back")
         assert not asked

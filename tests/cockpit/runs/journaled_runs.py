@@ -1,4 +1,4 @@
-"""Run directories whose journal this very process writes."""
+"""Run directories whose journal the test process writes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def a_run(root: Path, name: str = "atlas") -> RunDir:
     return create_run_dir(root, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1")
 
 
-def a_story(run: RunDir, end: str | None = "succeeded", *, role: str = "supervisor", steps: int = 2) -> None:
-    """A run of one stage of some steps, told by this process."""
+def write_journal(run: RunDir, end: str | None = "succeeded", *, role: str = "supervisor", steps: int = 2) -> None:
+    """Write the records of a run with one stage, as this process."""
     writer = EventWriter(run.journal, None, role=WriterRole(role), stage="base", attempt=1)
     writer.emit(RunStarted(run=run.id, recipe="atlas", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
     writer.emit(StageStarted(stage="base", kind="fake", attempt=1, steps=2 * steps))
