@@ -33,7 +33,7 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: CommandParser) -> None:
     """The argument RUN."""
-    parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of the id, the run's folder, or: last")
+    parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of the id, a run directory, or: last")
 
 
 def add_recipe(parser: CommandParser) -> None:

@@ -53,9 +53,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     if args.json:
         print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
         return ExitCode.DONE
-    print(
-        f"{loaded.path}: no problems; {len(made.stages)} stage{'s' if len(made.stages) != 1 else ''}, in this order:\n"
-    )
+    print(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
     print("\n".join(_table(made, loaded.graph.order)))
     say("-: unknown until its input exists")
     if made.files:
@@ -92,7 +90,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 def _table(made: Plan, order: list[str]) -> list[str]:
     stages = sorted(made.stages, key=lambda stage: order.index(stage.name))
-    titles = ("stage", "kind", "parameters", "trained", "steps", "tokens", "checkpoints", "each")
+    titles = ("stage", "kind", "parameters", "trained", "steps", "tokens", "checkpoints", "size each")
     return text_table(titles, [_row(stage) for stage in stages], right=range(2, 8))
 
 

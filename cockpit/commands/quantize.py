@@ -100,7 +100,7 @@ def _gguf_file(args: argparse.Namespace) -> Path | None:
     if path.is_file():
         return path.absolute()
     if path.suffix == ".gguf":
-        raise OperatorError(f"no file {printable(str(path), 400)}")
+        raise OperatorError(f"FILE — no file {printable(str(path), 400)}", "give a GGUF file in F32, F16 or BF16")
     run_part, colon, stage = args.source.rpartition(":")
     if path.is_dir() or not colon or not run_part or os.sep in stage:
         return None

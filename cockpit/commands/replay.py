@@ -31,7 +31,7 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN|FILE",
-        help="a run's id, a unique prefix of the id, the run's folder, last, or a journal file",
+        help="a run's id, a unique prefix of the id, a run directory, last, or a journal file",
     )
     parser.add_argument(
         "--speed",

@@ -82,7 +82,7 @@ def folders_of(root: Path, artifact: str) -> list[Path]:
         folders = sorted(found.all_outs(), key=lambda out: out.stat().st_mtime_ns, reverse=True)
     folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
     if not folders:
-        raise OperatorError(f"{printable(artifact, 300)} has no finished stage yet", f"see: cockpit show {found.id}")
+        raise OperatorError(f"{printable(artifact, 300)} has no finished output", f"see: cockpit show {found.id}")
     return folders
 
 

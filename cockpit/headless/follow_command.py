@@ -14,6 +14,7 @@ from cockpit.one_stage.recipe import OneStageRecipe
 from cockpit.runs.find import runs_root
 from cockpit.runs.state import RunState
 from cockpit.supervision.launch import launch_text
+from cockpit.text.formatting import counted
 from engines.run_dir import RunDir
 from engines.words import ExitCode
 
@@ -39,11 +40,10 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_
 
 def warn_of_unreadable(state: RunState) -> None:
     """Print on stderr how many records of a journal could not be used."""
-    if state.unreadable or state.unknown:
-        say(
-            f"warning: {state.unreadable} journal lines could not be read; {state.unknown} records are of kinds that "
-            "this version of Cockpit does not support"
-        )
+    if state.unreadable:
+        say(f"warning: {counted(state.unreadable, 'journal line')} could not be read")
+    if state.unknown:
+        say(f"warning: {counted(state.unknown, 'record')} of kinds that this version of Cockpit does not support")
 
 
 def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> ExitCode:

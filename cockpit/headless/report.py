@@ -105,7 +105,7 @@ def _notes(state: RunState) -> list[str]:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
-        notes.append(f"{lost} records could not be written during the run")
+        notes.append(f"{fmt.counted(lost, 'record')} could not be written during the run")
     return ["", *(safe_text(note, 400) for note in notes)] if notes else []
 
 
@@ -152,7 +152,7 @@ def _training_loss(stage: StageView) -> float | None:
 
 
 def _time_s(stage: StageView) -> float | None:
-    """Seconds that its attempts took, without the time between them (such as a night before a resume)."""
+    """Seconds that its attempts took, without the time between the end of one and the start of the next."""
     spans = [a.ended_t - a.started_t for a in stage.attempts if a.started_t is not None and a.ended_t is not None]
     if spans and not any(attempt.ended_t is None for attempt in stage.attempts):
         return sum(spans)

@@ -31,7 +31,7 @@ def why_no_merge(state: RunStatus, source: Source | None, base: Input | None = N
     if source is None:
         return "no adapter here: a finetune stage writes one"
     if base is None:
-        return "the adapter does not say which model it was trained on"
+        return "the adapter does not name its base model"
     if base.path is not None and not base.path.exists():
         return f"its base model does not exist: {base.path}"
     return ""

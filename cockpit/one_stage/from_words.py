@@ -211,7 +211,7 @@ def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:
     if source is None:
         names = ", ".join(source.stage for source in found) or "none"
         raise OperatorError(
-            f"{option} — no finished {kind} of stage {printable(stage)!r} in {run.id}; allowed: {names}"
+            f"{option} — no finished {kind} of stage {printable(stage)!r} in {run.id}; available: {names}"
         )
     return Given(source.input, run, source)
 

@@ -74,7 +74,10 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case Warned():
             return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
         case Gap():
-            return "error", f"{event.lost} records could not be written: {event.reason or 'unknown reason'}"
+            return (
+                "error",
+                f"{fmt.counted(event.lost, 'record')} could not be written: {event.reason or 'unknown reason'}",
+            )
         case _:
             return "quiet", kind_of(event)
 

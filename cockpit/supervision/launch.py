@@ -168,7 +168,8 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
         steps = sorted({path.step for path in candidates(run, name, facts.stage(name), at_step=None)[0]})
         available.append(f"{name}: {', '.join(map(str, steps)) or 'none'}")
     raise OperatorError(
-        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; allowed: {'; '.join(available) or 'none'}"
+        f"--checkpoint — {run.id} has no complete checkpoint of step {step}; "
+        f"available: {'; '.join(available) or 'none'}"
     )
 
 

@@ -105,7 +105,7 @@ def test_rerunning_a_stage_reruns_its_dependents_and_keeps_the_old_output(tmp_pa
 def test_going_back_to_a_checkpoint_replaces_later_steps_and_deletes_nothing(tmp_path: Path) -> None:
     run = launch_text(fake_recipe({"max_steps": 50, "step_s": 0.0, "save_steps": 10, "save_total_limit": 9}), tmp_path)
     assert wait_for_end(run) == "succeeded"
-    with pytest.raises(OperatorError, match="no complete checkpoint of step 33; allowed: part-1: 10, 20, 30, 40, 50"):
+    with pytest.raises(OperatorError, match="no complete checkpoint of step 33; available: part-1: 10, 20, 30, 40, 50"):
         resume(run, checkpoint=33)
     resume(run, checkpoint=20)
     assert wait_for_end(run) == "succeeded"
