@@ -98,7 +98,7 @@ def test_problems_of_all_interpreters_are_reported_at_once(tmp_path: Path) -> No
         ('{"python": 3, "found": {}}', 0, "could not query"),
         ('{"python": [3, 11], "found": 7}', 0, "could not query"),
         ("{}", 1, "could not query"),
-        ('{"python": [3, 9], "found": {}}', 0, "is Python 3.9; allowed 3.11 or newer"),
+        ('{"python": [3, 9], "found": {}}', 0, "is Python 3.9; allowed: 3.11 or newer"),
         ('{"python": [3, 12], "found": {"msgspec": null, "pydantic": "2.14"}}', 0, "lacks msgspec"),
         (
             '{"python": [3, 12], "found": {"transformers": "5.2.0"}}',
@@ -156,6 +156,6 @@ def test_packages_for_the_comparison_of_a_merge_or_an_export_are_required_too() 
 
 
 def test_a_command_names_the_packages_that_its_interpreter_lacks() -> None:
-    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package, .* lacks it") as caught:
+    with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package; .* lacks it") as caught:
         check_here(["msgspec", "no-such-package"], "cockpit parity")
     assert caught.value.hint == f"install them: {install_command(sys.executable)}"
