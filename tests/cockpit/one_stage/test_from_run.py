@@ -108,7 +108,7 @@ def test_a_merge_without_its_base_is_refused_with_the_reason(tmp_path: Path) -> 
     run = _adapter_run(tmp_path / "runs", tmp_path / "gone")
     source = sources(run, read_now(run).state.stages)[0]
     assert "does not exist" in why_no_merge(RunStatus.SUCCEEDED, source, base_of(run, source))
-    assert "does not say" in why_no_merge(RunStatus.SUCCEEDED, source, None)
+    assert "does not name its base model" in why_no_merge(RunStatus.SUCCEEDED, source, None)
 
 
 def test_sizes_come_from_headers_and_damaged_ones_are_not_known(tmp_path: Path) -> None:
