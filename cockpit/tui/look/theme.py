@@ -131,6 +131,7 @@ _RICH_NAMES = {
     for bright in ("", "bright_")
     for name in ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 } | {"default"}
+_DRAWN = ("foreground", "primary", "accent", "success", "warning", "error", "text-muted", "text-disabled")
 _DIM = {"text-muted": "dim", "text-disabled": "dim"}
 _SIXTEEN_COLOURS = ("linux", "xterm", "vt100", "vt220", "ansi", "screen")
 
@@ -179,13 +180,17 @@ STATE_COLOURS = {
 
 
 def palette(variables: Mapping[str, str]) -> dict[str, str]:
-    """Theme variables as Rich styles: hex values, or the sixteen colour names without Textual's prefix.
+    """Rich styles of the theme variables that widgets draw with: hex values, or names of the sixteen colours.
 
-    Muted text without a plain colour of its own ("ansi_default 50%") is dim; other variables that are not plain colours
-    ("auto 87%") are left out, and their text keeps the widget's colour.
+    A variable that is not a plain colour ("ansi_default 50%") gives dim for muted text; other text keeps the widget's
+    colour.
     """
-    plain = {name: value.removeprefix("ansi_") for name, value in variables.items()}
-    return _DIM | {name: value for name, value in plain.items() if value.startswith("#") or value in _RICH_NAMES}
+    return {name: _plain_colour(variables.get(name, "")) or _DIM.get(name, "") for name in _DRAWN}
+
+
+def _plain_colour(value: str) -> str:
+    colour = value.removeprefix("ansi_")
+    return colour if colour.startswith("#") or colour in _RICH_NAMES else ""
 
 
 def ascii_only() -> bool:
