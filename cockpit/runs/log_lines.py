@@ -20,6 +20,7 @@ from engines.events import (
     Gap,
     GateChecked,
     GuardTripped,
+    MachineSampled,
     Phase,
     Progress,
     RunEnded,
@@ -71,6 +72,14 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case ControlApplied():
             level: Level = "warn" if event.effect.startswith(IGNORED) else "info"
             return level, f"{event.request} by {event.by}: {event.effect}{_at(event.step)}"
+        case Warned() | Gap():
+            return _of_trouble(event)
+        case MachineSampled():
+            return "quiet", kind_of(event)
+
+
+def _of_trouble(event: Warned | Gap) -> tuple[Level, str]:
+    match event:
         case Warned():
             return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
         case Gap():
@@ -78,8 +87,6 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
                 "error",
                 f"{fmt.counted(event.lost, 'record')} could not be written: {event.reason or 'unknown reason'}",
             )
-        case _:
-            return "quiet", kind_of(event)
 
 
 def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
