@@ -163,7 +163,7 @@ def _files_of(fixture: Path) -> list[Path]:
         listed = [str(item["file"]) for item in read_json(fixture)["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OperatorError(
-            f"{fixture} is not a fixture file: {printable(str(error), 200)}", "an export writes one"
+            f"{fixture} is not a fixture file: {printable(str(error), 200)}", "an export writes fixture.json"
         ) from error
     files = [fixture.parent / name for name in listed if Path(name).name == name and (fixture.parent / name).is_file()]
     if not files:

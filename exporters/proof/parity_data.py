@@ -111,7 +111,9 @@ def read_parity_data(folder: Path | None, tokenizer: Any, *, positions: int, max
         used, windows = _take_windows(samples, positions, max_length)
         if windows:
             return ParityData(source, split, used, windows)
-    raise OperatorError(f"{folder}: {_nothing_in(folder)}", "name other data, or none to use Python's standard library")
+    raise OperatorError(
+        f"{_name_of(folder)}: {_nothing_in(folder)}", "name other data, or none to use Python's standard library"
+    )
 
 
 def read_calibration_data(
@@ -141,9 +143,13 @@ def read_calibration_data(
         if windows:
             return ParityData(source, split, used, windows)
     raise OperatorError(
-        f"{folder}: no held-out text is left for the importance matrix: the comparison uses all of it",
+        f"{_name_of(folder)}: no held-out text is left for the importance matrix: the comparison uses all of it",
         "use data with more text, or fewer parity_positions",
     )
+
+
+def _name_of(folder: Path | None) -> str:
+    return "Python's standard library" if folder is None else str(folder)
 
 
 def _take_windows(samples: Iterator[Sample], positions: int, max_length: int) -> tuple[list[Sample], list[list[int]]]:

@@ -77,3 +77,8 @@ def test_a_place_without_text_is_refused_with_what_is_allowed(tmp_path: Path) ->
     for place in (tmp_path, tmp_path / "x.bin"):
         with pytest.raises(OperatorError, match="contains no text; allowed the output of a prepare stage, a text file"):
             read_parity_data(place, Tokenizer(), positions=10, max_length=8)
+
+
+def test_a_message_about_default_text_names_the_standard_library() -> None:
+    with pytest.raises(OperatorError, match=r"^Python's standard library: "):
+        read_parity_data(None, Tokenizer(), positions=0, max_length=64)
