@@ -16,7 +16,8 @@ from recipes.problems import either
 from recipes.quantities import exact
 from recipes.schema import Recipe
 from recipes.spelling import spell
-from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.fields import ANY_OUTPUT
+from recipes.stages.registry import STAGE_TYPES, output_word
 
 FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
 
@@ -194,10 +195,14 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         help=info.description or "",
         section=str(extra.get("section", "")),
         advanced=bool(extra.get("advanced", False)),
-        accepts=tuple(typing.cast("list[str]", extra.get("accepts", []))),
+        accepts=_accepts(tuple(typing.cast("list[str]", extra.get("accepts", [])))),
         folder=bool(extra.get("folder", False)),
         items=items,
     )
+
+
+def _accepts(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(output_word, STAGE_TYPES))) if words == ANY_OUTPUT else words
 
 
 _SCALARS: dict[Any, FieldKind] = {int: "int", float: "float", bool: "bool", str: "str"}

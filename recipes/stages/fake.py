@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import Guards, StageFields, TrainingRetry
+from recipes.stages.fields import ANY_OUTPUT, Guards, StageFields, TrainingRetry
 from recipes.stages.kind import LIGHT, StageKind
 
 
@@ -16,7 +16,7 @@ class FakeStage(StageFields):
     data: str | None = setting(
         None,
         section="Inputs",
-        accepts=("text", "tokens", "messages", "tokenizer", "model", "adapter", "report", "gguf", "fake"),
+        accepts=ANY_OUTPUT,
         help="A stage to wait for.",
     )
     max_steps: int = setting(100, section="Schedule", ge=1, help="Number of steps to simulate.")

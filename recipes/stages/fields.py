@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from recipes.setting import setting
 
 STAGE_NAME = r"^[a-z0-9-]{1,40}$"
+ANY_OUTPUT = ("*",)
+"""For a field that accepts the output of every stage kind."""
 MODEL_OUTPUTS = ("model",)
 """The outputs that a field for a full model accepts."""
 
