@@ -1,0 +1,24 @@
+"""The mixin of measurements and guards fits over TRL's trainers too (D-17)."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import trl
+from transformers import Trainer
+
+from engines.training.trainer import EngineMixin
+
+HOOKS = [name for name, value in vars(EngineMixin).items() if inspect.isfunction(value)]
+
+
+@pytest.mark.parametrize("base", [Trainer, trl.SFTTrainer, trl.DPOTrainer])
+def test_every_method_of_the_mixin_replaces_one_of_the_trainer_and_can_be_called_as_it(base: type[Trainer]) -> None:
+    combined = type("Combined", (EngineMixin, base), {})
+    assert len(HOOKS) == 8
+    for name in HOOKS:
+        assert getattr(combined, name) is vars(EngineMixin)[name]
+        theirs = inspect.signature(getattr(base, name)).parameters.values()
+        given = [None for parameter in theirs if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+        inspect.signature(vars(EngineMixin)[name]).bind(*given)
