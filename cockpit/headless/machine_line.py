@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cockpit.planning.models import disk_free
 from cockpit.text import formatting
+from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
 from engines.events import MachineSampled
 
@@ -61,17 +62,7 @@ def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str
 
 def _gpu_words(machine: MachineNow, sample: MachineSampled | None) -> list[str]:
     if sample is not None and sample.host == machine.host and sample.devices:
-        found = []
-        for device in sample.devices[:4]:
-            parts = [f"gpu{device.id}"]
-            if device.util_percent is not None:
-                parts.append(formatting.load(device.util_percent))
-            if device.temperature_c is not None:
-                parts.append(formatting.temperature(device.temperature_c))
-            if device.memory_used_bytes is not None:
-                parts.append(formatting.of_total(device.memory_used_bytes, device.memory_total_bytes))
-            found.append(" ".join(parts))
-        return found
+        return [device_line(device) for device in sample.devices[:4]]
     if not machine.gpus:
         return ["no gpu"]
     first = machine.gpus[0]

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
+from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
 from engines.words import RunStatus
@@ -84,16 +85,7 @@ def machine_parts(state: RunState) -> list[Part]:
     sample = state.machine()
     if sample is None:
         return []
-    parts = []
-    for device in sample.devices[:2]:
-        numbers = [f"gpu{device.id}"]
-        if device.util_percent is not None:
-            numbers.append(fmt.load(device.util_percent))
-        if device.temperature_c is not None:
-            numbers.append(fmt.temperature(device.temperature_c))
-        if device.memory_used_bytes is not None:
-            numbers.append(fmt.of_total(device.memory_used_bytes, device.memory_total_bytes))
-        parts.append(Part(11, " ".join(numbers), "text-muted"))
+    parts = [Part(11, device_line(device), "text-muted") for device in sample.devices[:2]]
     if sample.cpu_percent is not None:
         parts.append(Part(12, f"cpu {fmt.load(sample.cpu_percent)}", "text-muted"))
     if sample.ram_total_bytes is not None and sample.ram_available_bytes is not None:
