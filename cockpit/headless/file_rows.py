@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from cockpit.runs.stage_view import StageView
 from cockpit.text import formatting as fmt
@@ -95,6 +95,6 @@ def _light(file_type: str, mean_kl: float | None) -> str:
     return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
 
 
-def shown(value: float | None, words: Any) -> str:
+def shown(value: float | None, words: Callable[[float], str]) -> str:
     """A cell; empty for None."""
-    return "" if value is None else str(words(value))
+    return "" if value is None else words(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from recipes.spelling import spell
 
@@ -40,7 +40,7 @@ class _Field:
     """One field of the stage; the hash belongs to the input that it names."""
 
     key: str
-    value: Any
+    value: str | int | list[str]
     manifest_sha256: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Te
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 
 
-def collator(pad_id: int) -> Any:
+def collator(pad_id: int) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
     """A collate function that data-loading processes can pickle."""
     return partial(collate_examples, pad_id=pad_id)
 

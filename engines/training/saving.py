@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import Trainer
 
 from engines.checkpoints import (
     Checkpoint,
@@ -62,7 +63,9 @@ class CheckpointWriter:
         """This attempt and those that it resumed from, newest first, each with its last step (None: no limit)."""
         return [(self._ctx.attempt, None), *self._ancestors]
 
-    def commit(self, trainer: Any, counters: Counters, eval_loss: float | None, lowered_to: int | None = None) -> bool:
+    def commit(
+        self, trainer: Trainer, counters: Counters, eval_loss: float | None, lowered_to: int | None = None
+    ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
         Args:
@@ -100,7 +103,7 @@ class CheckpointWriter:
         self,
         draft: Path,
         final: Path,
-        trainer: Any,
+        trainer: Trainer,
         counters: Counters,
         eval_loss: float | None,
         position: dict[str, Any],
@@ -178,7 +181,7 @@ class CheckpointWriter:
                 clean_leftovers(self._run.checkpoints(stage, attempt))
 
 
-def write_training_state(folder: Path, trainer: Any) -> None:
+def write_training_state(folder: Path, trainer: Trainer) -> None:
     """Write model or adapter, optimizer, scheduler, random states and Trainer's state, with Trainer's file names."""
     save_model(trainer.model, folder)
     trainer._save_optimizer_and_scheduler(str(folder))
@@ -196,7 +199,7 @@ def save_model(model: Any, folder: Path) -> None:
         model.save_pretrained(str(folder))
 
 
-def all_finite(model: torch.nn.Module, optimizer: Any) -> bool:
+def all_finite(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     """Whether every trained weight and every floating tensor of the optimizer's state is finite."""
     state = (value for values in optimizer.state.values() for value in values.values() if torch.is_tensor(value))
     return _finite(parameter for parameter in model.parameters() if parameter.requires_grad) and _finite(state)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,8 +216,8 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> Token
 
     Two known differences are counted, but do not fail the check. A plain text that spells a control token's name
     (`literals`): llama.cpp merges pieces into any token of that name, but the tokenizer keeps control tokens out of
-    ordinary text.
-    A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not normalize.
+    ordinary text. A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not
+    normalize.
     """
     samples = list(data.samples)
     for text in HARD_STRINGS:
@@ -239,9 +239,13 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> Token
     return TokenCheck(len(samples), different, literals, normalized)
 
 
-def _unicode_forms(tokenizer: Any) -> list[Any]:
+UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
+_UNICODE_FORMS: tuple[UnicodeForm, ...] = get_args(UnicodeForm)
+
+
+def _unicode_forms(tokenizer: Any) -> list[UnicodeForm]:
     """The Unicode normalization forms that a fast tokenizer applies to text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     normalizer = json.loads(backend.to_str()).get("normalizer") if backend is not None else None
     parts = (normalizer or {}).get("normalizers", [normalizer])
-    return [part["type"] for part in parts if part and part.get("type") in ("NFC", "NFD", "NFKC", "NFKD")]
+    return [form for part in parts if part for form in _UNICODE_FORMS if part.get("type") == form]

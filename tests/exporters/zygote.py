@@ -1,9 +1,8 @@
 """`python zygote.py STAGES`: runs attempts of exporter stages, each in a forked child, so that imports are paid once.
 
 Reads paths of `stage.json` files, one per line, each followed by the number of bytes after which the child is killed
-with
-SIGKILL (0: never; below 0: no file may grow beyond so many, as on a full disk). Prints, per attempt, the child's wait
-status and the bytes that it had written when it ended.
+with SIGKILL (0: never; below 0: no file may grow beyond so many, as on a full disk). Prints, per attempt, the child's
+wait status and the bytes that it had written when it ended.
 """
 
 from __future__ import annotations
