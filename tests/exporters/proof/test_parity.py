@@ -184,7 +184,7 @@ def test_a_crash_of_the_native_side_is_an_exception(tmp_path: Path, base: Path) 
         with pytest.raises(NativeError, match="outside the vocabulary"):
             llama.logits([640])
         os.kill(llama.pid, signal.SIGSEGV)
-        with pytest.raises(NativeError, match=r"ended by SIGSEGV; its last lines: .*\w"):
+        with pytest.raises(NativeError, match=r"killed by SIGSEGV; its last lines: .*\w"):
             llama.logits([1, 2, 3])
     (tmp_path / "bad.gguf").write_bytes((ctx.out / "run-F16.gguf").read_bytes()[:50_000])
     with pytest.raises(NativeError, match="cannot load"):
