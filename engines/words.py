@@ -44,6 +44,11 @@ class RunStatus(_OpenWord):
         return self in _ENDED
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it ended without a usable result, and not because an operator requested it."""
+        return self in _FAILED
+
+    @property
     def is_live(self) -> bool:
         """Whether the run works, waits for the operator, or is about to begin."""
         return self in _LIVE
@@ -55,6 +60,7 @@ class RunStatus(_OpenWord):
 
 
 _ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED, RunStatus.REFUSED})
+_FAILED = frozenset({RunStatus.FAILED, RunStatus.REFUSED})
 _LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
 _RESUMABLE = frozenset({RunStatus.STOPPED, RunStatus.FAILED, RunStatus.REFUSED, RunStatus.LOST})
 
@@ -80,8 +86,14 @@ class StageStatus(_OpenWord):
         """Whether the stage ran and ended, with any result."""
         return self in _STAGE_ENDED
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without a usable result, and not because an operator requested it."""
+        return self in _STAGE_FAILED
+
 
 _DONE = frozenset({StageStatus.SUCCEEDED, StageStatus.SKIPPED})
+_STAGE_FAILED = frozenset({StageStatus.FAILED, StageStatus.REFUSED})
 _STAGE_ENDED = frozenset({StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus.STOPPED, StageStatus.REFUSED})
 
 

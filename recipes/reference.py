@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -256,15 +254,10 @@ def _file_type_row(row: FileType) -> str:
 
 
 def write_reference() -> list[Path]:
-    """Replace the files, each by a rename; returns their paths."""
+    """Rewrite the files; returns their paths."""
     texts = {REFERENCE: reference_text(), JSON_SCHEMA: json_schema_text(), **page_texts()}
     for path, text in texts.items():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        path.write_text(text, encoding="utf-8")
     return list(texts)
 
 

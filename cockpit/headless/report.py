@@ -101,7 +101,7 @@ def _notes(state: RunState) -> list[str]:
                 f"{stage.name}: guard {guard.guard} tripped at step {guard.step} "
                 f"({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
             )
-        if stage.state in {StageStatus.FAILED, StageStatus.REFUSED} and stage.reason:
+        if stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     lost = sum(gap.lost for gap in state.gaps)
     if lost:

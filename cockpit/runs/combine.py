@@ -161,7 +161,7 @@ def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: W
         or stage.current is not attempt
     ):
         return
-    if stage.state in {StageStatus.FAILED, StageStatus.REFUSED}:  # the supervisor's verdict on the stage has priority
+    if stage.state.has_failed:  # the supervisor's verdict on the stage has priority
         return
     stage.state, stage.ended_t = _OUTCOMES.get(attempt.reason, StageStatus.FAILED), event.t
     stage.reason = attempt.detail or attempt.reason

@@ -29,7 +29,7 @@ from engines.events import (
     StageStarted,
     Step,
 )
-from engines.words import RunStatus, StartReason
+from engines.words import StartReason
 
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 LONGEST_PAUSE_S = 30.0
@@ -236,9 +236,7 @@ def _moment(index: int, event: AnyEvent) -> Moment | None:
         case StageFailed():
             return Moment(index, "✗", f"stage {event.stage} failed: {event.reason}")
         case RunEnded():
-            return Moment(
-                index, "✗" if event.state in {RunStatus.FAILED, RunStatus.REFUSED} else "■", f"run {event.state}"
-            )
+            return Moment(index, "✗" if event.state.has_failed else "■", f"run {event.state}")
         case ControlApplied():
             return Moment(index, "·", f"{event.request}: {event.effect}", event.step)
         case StageStarted():

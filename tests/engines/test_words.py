@@ -84,6 +84,13 @@ def test_every_end_of_a_run_has_its_own_exit_code() -> None:
     assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 130]
 
 
+@pytest.mark.parametrize("word", [RunStatus, StageStatus])
+def test_what_failed_has_ended_without_an_operator(word: type[RunStatus | StageStatus]) -> None:
+    assert [status for status in word if status.has_failed] == ["failed", "refused"]
+    assert not any(status.has_failed and not status.has_ended for status in word)
+    assert not word("evicted").has_failed
+
+
 def test_stages_that_are_done_are_those_whose_output_may_be_used() -> None:
     assert [status for status in StageStatus if status.is_done] == [StageStatus.SUCCEEDED, StageStatus.SKIPPED]
     assert [status for status in StageStatus if not status.has_ended] == [
