@@ -31,8 +31,8 @@ from engines.data.shards import (
 from engines.data.special_pieces import SPACE_MARK
 from engines.data.split import SPLITS
 from engines.data.text import Report
+from engines.data.tokenizer_files import copy_tokenizer
 from engines.files import file_sha256
-from engines.tokenizer_files import copy_tokenizer
 from recipes.problems import OperatorError
 
 

@@ -15,9 +15,9 @@ from transformers import set_seed
 
 from engines.adapter_folder import BASE_JSON
 from engines.context import Artifact, StageContext, StageResult
+from engines.data.tokenizer_files import copy_tokenizer
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
-from engines.tokenizer_files import copy_tokenizer
 from engines.training.inputs import input_folder
 from engines.training.saving import save_model
 from engines.training.session import Session, Task

@@ -11,11 +11,11 @@ from transformers import AutoTokenizer, set_seed
 
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.shards import TokenShard
+from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.files import refuse_special_files
 from engines.pretrain.model import build_model
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
-from engines.tokenizer_files import copy_tokenizer
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.saving import save_model

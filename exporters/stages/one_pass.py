@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.context import StageContext
-from engines.tokenizer_files import copy_tokenizer
+from engines.data.tokenizer_files import copy_tokenizer
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.merge import GENERATION_CONFIG, check_base, open_merged, write_config
 from exporters.lora.merged_weights import MergedWeights

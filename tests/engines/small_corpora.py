@@ -78,7 +78,7 @@ def tiny_model(tokenizer: Path, out: Path, seed: int = 0) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from engines.tokenizer_files import copy_tokenizer
+    from engines.data.tokenizer_files import copy_tokenizer
 
     vocab_size = len(json.loads((tokenizer / "vocab.json").read_text()))
     torch.manual_seed(seed)

@@ -85,7 +85,7 @@ def test_an_adapter_is_scored_on_its_base(tmp_path: Path, made: dict[str, Path])
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from engines.tokenizer_files import copy_tokenizer
+    from engines.data.tokenizer_files import copy_tokenizer
 
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")

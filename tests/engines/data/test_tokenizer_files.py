@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.tokenizer_files import NAMES, copy_tokenizer
+from engines.data.tokenizer_files import NAMES, copy_tokenizer
 
 
 def folder_with(folder: Path, **files: str) -> Path:
