@@ -116,7 +116,7 @@ def test_a_killed_sampler_is_reported_and_restarted(tmp_path: Path, part: int) -
         time.sleep(draw.uniform(0.0, 0.2))
         os.kill(sampler.pid, signal.SIGKILL)
     wait_for(
-        lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler ended" in e.message) == 2,
+        lambda: sum(1 for e in events(run) if isinstance(e, Warned) and "sampler exited" in e.message) == 2,
         "warnings about both deaths",
     )
     wait_for(
