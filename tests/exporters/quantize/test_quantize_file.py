@@ -140,7 +140,7 @@ def test_what_is_already_quantized_or_unknown_is_refused(sources: Path, tmp_path
     other.write_bytes(data.replace(b"llama", b"mamba"))
     assert "general.architecture" in refusal(other, "Q8_0", out=tmp_path / "d").message
     other.write_bytes(data[:-1000])
-    assert "cut" in refusal(other, "Q8_0", out=tmp_path / "e").message
+    assert "truncated" in refusal(other, "Q8_0", out=tmp_path / "e").message
 
 
 def test_a_value_that_is_not_finite_stops_the_job_without_a_file(sources: Path, tmp_path: Path) -> None:
