@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Run one command; returns the exit code."""
+    _complete_standard_streams()
     try:
         parser = build_parser()
         args = parser.parse_args(argv)
@@ -62,6 +64,20 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         _report(error)
         return ExitCode.MISTAKE
     return code
+
+
+def _complete_standard_streams() -> None:
+    """Open the streams that the caller closed (`>&-`), and print `?` for what the output's encoding does not have.
+
+    The lowest free number is opened first, so no file of a run gets the number of a standard stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+            os.set_inheritable(getattr(sys, name).fileno(), True)
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or out.encoding.lower() != "utf-8"):
+        out.reconfigure(errors="replace")
 
 
 def open_screen(

@@ -30,7 +30,9 @@ _cockpit_command() {
 
 # Runs, stages or recipes, from the program that is being completed.
 _cockpit_values() {
-    "${typed[0]}" completion --values "$1" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null
+    local program=${typed[0]}
+    [[ $program == '~/'* ]] && program=$HOME/${program:2}
+    "$program" completion --values "$1" ${runs_dir:+--runs-dir "$runs_dir"} 2> /dev/null
 }
 
 # Adds files or folders to the candidates.
@@ -43,9 +45,13 @@ _cockpit() {
     local line=${COMP_LINE:0:COMP_POINT} cur='' command='' option='' runs_dir='' given=0 word
     local options most sources words source found
     local -a typed
+    if [[ $line == *[\\"\\']* ]]; then # quoted words are left to bash, which completes file names
+        compopt -o default 2> /dev/null
+        return
+    fi
     # bash splits words at ':' and '=' too, so they are read from the line itself.
-    read -ra typed <<< "$line"
-    if [[ $line != *[[:space:]] ]]; then
+    read -a typed <<< "$line"
+    if [[ $line != *[[:space:]] || $line == *'\\ ' ]]; then
         cur=${typed[-1]}
         unset 'typed[-1]'
     fi

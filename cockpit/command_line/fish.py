@@ -15,7 +15,9 @@ function __cockpit_values
     set -l words (commandline -opc)
     set -l place (contains -i -- --runs-dir $words)
     and set -l folder --runs-dir $words[(math $place + 1)]
-    $words[1] completion --values $argv[1] $folder 2>/dev/null
+    set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
+    type -q $program; or return
+    $program completion --values $argv[1] $folder 2>/dev/null
 end
 
 complete -c cockpit -f

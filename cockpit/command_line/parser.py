@@ -85,7 +85,8 @@ class CommandParser(argparse.ArgumentParser):
             self._refuse_unknown_options(args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unexpected argument {unknown[0]!r}")
+            what = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+            self.error(f"{what} {unknown[0]!r}")
         return found, unknown
 
     def format_help(self) -> str:

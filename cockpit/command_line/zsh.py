@@ -14,7 +14,7 @@ _SCRIPT = """\
 
 _cockpit_values() {
     local -a found
-    found=(${(f)"$("$_cockpit_program" completion --values "$1" ${=_cockpit_runs_dir} 2> /dev/null)"})
+    found=(${(f)"$("$_cockpit_program" completion --values "$1" $_cockpit_runs_dir 2> /dev/null)"})
     compadd -- $found
 }
 
@@ -23,9 +23,10 @@ _cockpit_stages() { _cockpit_values stages }
 _cockpit_recipes() { _cockpit_values recipes }
 
 _cockpit() {
-    local curcontext=$curcontext state line _cockpit_program=$words[1] _cockpit_runs_dir=''
+    local curcontext=$curcontext state line _cockpit_program=${(Q)words[1]/#\\~\\//$HOME/}
+    local -a _cockpit_runs_dir
     typeset -A opt_args
-    (( ${words[(I)--runs-dir]} )) && _cockpit_runs_dir="--runs-dir ${words[${words[(I)--runs-dir]}+1]}"
+    (( ${words[(I)--runs-dir]} )) && _cockpit_runs_dir=(--runs-dir "${(Q)words[${words[(I)--runs-dir]}+1]}")
     _arguments -C \\
 @ROOT@
         '1:command:->command' '*::argument:->argument'

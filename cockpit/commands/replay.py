@@ -24,6 +24,8 @@ from engines.run_dir import is_run_dir
 from engines.words import ExitCode
 
 BATCH = 500
+LONGEST_SLEEP_S = 86_400.0
+"""The system refuses to sleep for the years that a very small `--speed` asks for."""
 
 
 def declare(parser: CommandParser) -> None:
@@ -96,7 +98,7 @@ def _batches(records: Iterable[Record], speed: float | None) -> Iterator[list[Re
     begun_s, first_t = time.monotonic(), None
     for record in records:
         first_t = record.event.t if first_t is None else first_t
-        wait_s = (record.event.t - first_t) / speed - (time.monotonic() - begun_s)
-        if wait_s > 0:
-            time.sleep(wait_s)
+        due_s = begun_s + (record.event.t - first_t) / speed
+        while (wait_s := due_s - time.monotonic()) > 0:
+            time.sleep(min(wait_s, LONGEST_SLEEP_S))
         yield [record]

@@ -1,4 +1,4 @@
-"""A GPU's sample in a few words, for status lines: `gpu0 87% 61°C 12/24G`."""
+"""A GPU's sample in a few words, for status lines: `gpu0 87% 61°C 12/24 GiB`."""
 
 from __future__ import annotations
 

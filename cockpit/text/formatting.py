@@ -50,7 +50,6 @@ __all__ = [
     "percent",
     "rate",
     "share_done",
-    "short_size",
     "size",
     "temperature",
     "tick",
@@ -59,20 +58,15 @@ __all__ = [
 ]
 
 
-def short_size(value: float | None) -> str:
-    """Bytes in binary units without a space, for narrow columns: 312M, 1.2T."""
-    return size(value).replace(" ", "").removesuffix("iB") if value is not None else NOT_MEASURED
-
-
 def of_total(used: float | None, total: float | None) -> str:
-    """Used and total memory, both in the total's unit: 88/128G."""
+    """Used and total memory, both in the total's unit: 88/128 GiB."""
     if used is None:
         return NOT_MEASURED
     if not total or not math.isfinite(total) or not math.isfinite(used):
-        return short_size(used)
+        return size(used)
     power = min(len(BINARY_UNITS) - 1, int(math.log(total, 1024))) if total >= 1 else 0
     unit = 1024.0**power
-    return f"{three_digits(used / unit)}/{three_digits(total / unit)}{BINARY_UNITS[power][0]}"
+    return f"{three_digits(used / unit)}/{three_digits(total / unit)} {BINARY_UNITS[power]}"
 
 
 def minutes(seconds: float) -> str:

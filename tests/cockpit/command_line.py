@@ -48,6 +48,12 @@ class CommandLine:
             **options,
         )
 
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of sh to its end."""
+        return subprocess.run(
+            ["sh", "-c", script], env=self.environment(), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+
     def json(self, *args: str) -> Any:
         """Run a command that prints JSON."""
         done = self.run(*args)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +175,28 @@ def test_replay_prints_the_journal_again_from_a_run_or_a_file(line: CommandLine)
     assert line.run("replay", "last", "--plain", "--speed", "1000").stdout == live
     assert line.run("replay", str(run.root)).stdout == live  # no terminal: lines
     assert line.run("replay", "last", "--speed", "0").returncode == 2
+
+
+def test_a_replay_far_slower_than_the_run_waits_and_does_not_fail(line: CommandLine) -> None:
+    assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
+    replay = line.start("replay", "last", "--json", "--speed", "1e-320")
+    assert replay.stdout
+    assert replay.stdout.readline()  # the first record; the second is due in more seconds than a float holds
+    with pytest.raises(subprocess.TimeoutExpired):
+        replay.wait(timeout=1.0)
+    replay.terminate()
+    assert "Traceback" not in replay.communicate(timeout=PATIENCE_S)[1]
+
+
+def test_output_needs_neither_an_open_stdout_nor_an_encoding_with_every_character(line: CommandLine) -> None:
+    assert line.run("run", line.recipe(QUICK), "--quiet").returncode == 0
+    command = f'"{sys.executable}" -m cockpit show last'
+    closed = line.shell(f"{command} >&-")
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
+    for setting in ("PYTHONIOENCODING=ascii", "LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0"):
+        ascii_only = line.shell(f"{setting} {command}")
+        assert (ascii_only.returncode, ascii_only.stderr) == (0, "")
+        assert "? part-1  fake" in ascii_only.stdout
 
 
 def test_detach_prints_the_id_and_the_run_continues(line: CommandLine) -> None:

@@ -171,9 +171,7 @@ def _memory(state: RunState, stage: StageView) -> Panel | None:
             state, stage, gpu, "gpu memory", " ".join(words).replace("°", "" if ascii_only() else "°")
         )
     if "engine_rss_bytes" in names and not sample.unified:
-        return _machine_panel(
-            state, stage, "engine_rss_bytes", "engine memory", fmt.short_size(sample.engine_rss_bytes)
-        )
+        return _machine_panel(state, stage, "engine_rss_bytes", "engine memory", fmt.size(sample.engine_rss_bytes))
     if "ram_used_bytes" not in names or sample.ram_total_bytes is None or sample.ram_available_bytes is None:
         return None
     used = sample.ram_total_bytes - sample.ram_available_bytes
@@ -205,14 +203,14 @@ def _machine_panel(state: RunState, stage: StageView, series: str, title: str, s
 
     def make() -> ChartData:
         biggest = (raw.extent() or (0.0, 1.0))[1]
-        unit, letter = (GIB, "G") if biggest >= GIB else (1 << 20, "M")
+        unit, unit_name = (GIB, "GiB") if biggest >= GIB else (1 << 20, "MiB")
         return ChartData(
             name=title,
             summary=summary,
             raw=raw,
             x=time_domain(start, end),
             x_is_time=True,
-            label=(lambda v, s: fmt.tick(v, s) + letter) if is_bytes else (lambda v, s: fmt.tick(v, s) + "%"),
+            label=(lambda v, s: f"{fmt.tick(v, s)} {unit_name}") if is_bytes else (lambda v, s: fmt.tick(v, s) + "%"),
             unit=float(unit) if is_bytes else 1.0,
             floor=0.0,
         )

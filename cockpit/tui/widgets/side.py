@@ -127,8 +127,7 @@ def _checkpoints(pen: _Pen, stage: StageView, most: int) -> None:
         loss = f"{fmt.loss(checkpoint.loss)}" if checkpoint.loss is not None else ""
         style = "warning" if note else ("success" if checkpoint is best else "")
         pen.line(
-            f"{star} {checkpoint.step:>7}  {loss:>7}  {fmt.short_size(checkpoint.bytes):>5}  "
-            f"{fmt.clock(checkpoint.t)}{note}",
+            f"{star} {checkpoint.step:>7} {loss:>7} {fmt.size(checkpoint.bytes):>8} {fmt.clock(checkpoint.t)}{note}",
             style,
         )
 

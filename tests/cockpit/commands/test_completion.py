@@ -39,6 +39,7 @@ def line(tmp_path: Path) -> CommandLine:
         (made.runs / RUN / "stages" / stage / "out").mkdir(parents=True)
     (made.runs / RUN / "run.json").write_text("{}")
     (tmp_path / "mine.toml").touch()
+    (tmp_path / "my recipe.toml").touch()
     (tmp_path / "models").mkdir()
     return made
 
@@ -101,6 +102,8 @@ def test_bash_offers_commands_options_choices_runs_recipes_and_files(
         ("cockpit export --imatrix=a", ["always", "auto"]),
         ("cockpit merge last:", sorted(STAGES)),  # bash treats `last:` as a separate word
         ("cockpit export --llama-cpp mo", ["models"]),
+        (r"cockpit check my\\ re", ["my", "recipe.toml"]),
+        ("cockpit check 'mi", []),  # bash itself completes quoted words
     ],
 )
 def test_bash_splits_words_where_the_command_line_does_not(line: CommandLine, typed: str, offered: list[str]) -> None:
@@ -111,6 +114,21 @@ def test_bash_splits_words_where_the_command_line_does_not(line: CommandLine, ty
 @pytest.mark.parametrize(("typed", "offered"), OFFERS)
 def test_fish_offers_the_same(line: CommandLine, typed: str, offered: list[str]) -> None:
     assert in_fish(line, typed) == offered
+
+
+HOME_OFFERS = ("~/.programs/cockpit show ", [RUN, "last"])
+
+
+def test_bash_asks_a_program_that_is_typed_with_a_tilde(line: CommandLine) -> None:
+    assert in_bash(line, HOME_OFFERS[0]) == HOME_OFFERS[1]
+
+
+@needs_fish
+def test_fish_asks_a_program_that_is_typed_with_a_tilde_and_says_nothing_of_one_that_is_missing(
+    line: CommandLine,
+) -> None:
+    assert in_fish(line, HOME_OFFERS[0]) == HOME_OFFERS[1]
+    assert in_fish(line, "nowhere/cockpit show ") == []
 
 
 @needs_zsh
