@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from bench.rows import Row, best, child_cpu_s
-from cockpit.supervision.launch import launch
-from cockpit.supervision.requests import send_request
+from cockpit.launching.launch import launch
+from cockpit.launching.requests import send_request
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import Verb
 from recipes.load import load_recipe_text

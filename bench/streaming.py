@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from exporters.hf_model.tensor_files import SafetensorsWriter
 from tests.exporters.small_models import build_tokenizer
 

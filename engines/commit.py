@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engines.artifacts.custody import Parent, custody_of
+from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
 from engines.context import StageContext, StageResult
-from engines.custody import Parent, custody_of
 from engines.events import ArtifactCommitted, StageSucceeded
-from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, checkpoint_name
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of

@@ -1,7 +1,7 @@
 """The names inside a run directory. No other module spells them (a test checks that).
 
-The names inside a finished folder belong to the module of its format: `engines.manifest`, `engines.adapter_folder`,
-`engines.data.shards`.
+The names inside a finished folder belong to the module of its format: `engines.artifacts.manifest`,
+`engines.artifacts.adapter_folder`, `engines.data.shards`.
 """
 
 from __future__ import annotations

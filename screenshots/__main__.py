@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
-from engines.adapter_folder import BASE_JSON
+from engines.artifacts.adapter_folder import BASE_JSON
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal
 from engines.run_dir import RunDir

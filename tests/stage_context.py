@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.manifest import manifest_sha256
 from engines.context import Input, ResumePoint, StageContext
 from engines.emitter import EventWriter
 from engines.events import AnyEvent
 from engines.journal import read_journal
-from engines.manifest import manifest_sha256
 from engines.run_dir import RunDir
 from engines.words import WriterRole
 from recipes.stages.registry import STAGE_TYPES, tag_of_table

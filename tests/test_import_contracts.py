@@ -19,7 +19,7 @@ BREAKS = {
     "textual": ("cockpit/headless/follow.py", "import textual"),
     "screens": ("cockpit/headless/follow.py", "import cockpit.tui.app"),
     "circles": ("cockpit/runs/state.py", "def later():\n    import cockpit.runs.reader"),
-    "rooms-of-cockpit": ("cockpit/runs/state.py", "def later():\n    import cockpit.supervision.launch"),
+    "rooms-of-cockpit": ("cockpit/runs/state.py", "def later():\n    import cockpit.launching.launch"),
     "rooms-of-screens": ("cockpit/tui/look/theme.py", "import cockpit.tui.screens.home"),
     "rooms-of-exporters": ("exporters/gguf/write.py", "import exporters.stages.export_stage"),
     "rooms-of-engines": ("engines/finetune/__init__.py", "import engines.pretrain"),

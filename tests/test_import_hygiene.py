@@ -13,7 +13,14 @@ from cockpit.commands import PURPOSES
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "numpy", "gguf", "xllamacpp"}
-LIGHT_ENGINES = sorted(path.stem for path in (ROOT / "engines").glob("*.py") if path.stem != "__init__")
+LIGHT_FILES = sorted(path.stem for path in (ROOT / "engines").glob("*.py") if path.stem != "__init__")
+LIGHT_FOLDERS = ["artifacts"]
+LIGHT_ENGINES = LIGHT_FILES + [
+    f"{folder}.{path.stem}"
+    for folder in LIGHT_FOLDERS
+    for path in sorted((ROOT / "engines" / folder).glob("*.py"))
+    if path.stem != "__init__"
+]
 
 
 def modules_after(code: str) -> set[str]:
@@ -63,7 +70,7 @@ def test_the_supervisor_is_light() -> None:
 
 
 @pytest.mark.parametrize("name", LIGHT_ENGINES)
-def test_files_directly_in_engines_are_light(name: str) -> None:
+def test_files_directly_in_engines_and_in_its_light_folders_are_light(name: str) -> None:
     loaded = modules_after(imported(f"engines.{name}"))
     assert not loaded & (HEAVY | {"textual", "rich", "psutil", "pynvml"})
 
@@ -81,4 +88,4 @@ def test_the_light_contract_names_every_file_of_engines() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     light = next(contract for contract in contracts if contract["id"] == "light")
     named = {name.removeprefix("engines.") for name in light["source_modules"] if name.startswith("engines.")}
-    assert named == set(LIGHT_ENGINES)
+    assert named == {*LIGHT_FILES, *LIGHT_FOLDERS}

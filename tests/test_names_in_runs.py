@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("engines", "exporters", "cockpit", "bench", "screenshots")
 RUN_DIR = "engines/run_dir.py"
 OWNERS = {
-    "manifest.json": "engines/manifest.py",
-    "base.json": "engines/adapter_folder.py",
-    "adapter_config.json": "engines/adapter_folder.py",
-    "adapter_model.safetensors": "engines/adapter_folder.py",
+    "manifest.json": "engines/artifacts/manifest.py",
+    "base.json": "engines/artifacts/adapter_folder.py",
+    "adapter_config.json": "engines/artifacts/adapter_folder.py",
+    "adapter_model.safetensors": "engines/artifacts/adapter_folder.py",
     "tokens.json": "engines/data/shards.py",
     "metadata.json": "engines/data/documents.py",
     **dict.fromkeys(

@@ -9,8 +9,8 @@ from cockpit.command_line.arguments import RUN_END_CODES, add_output, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals
 from cockpit.headless.follow_command import follow
+from cockpit.launching.adoption import ATTACH, adopt
 from cockpit.runs.find import find_run, runs_root
-from cockpit.supervision.adoption import ATTACH, adopt
 from engines.words import ExitCode
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cockpit.supervision.interpreters import check_here
+from cockpit.launching.interpreters import check_here
 from engines.words import ExitCode
 from recipes.problems import OperatorError
 

@@ -8,8 +8,8 @@ from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
+from cockpit.launching.launch import resume
 from cockpit.runs.find import find_run, runs_root
-from cockpit.supervision.launch import resume
 from engines.words import ExitCode
 
 

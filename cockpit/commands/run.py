@@ -9,8 +9,8 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
+from cockpit.launching.launch import launch
 from cockpit.runs.find import runs_root
-from cockpit.supervision.launch import launch
 from engines.words import ExitCode
 
 

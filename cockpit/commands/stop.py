@@ -9,8 +9,8 @@ from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
+from cockpit.launching.requests import STOP_NOW, send_request
 from cockpit.runs.find import find_run, runs_root
-from cockpit.supervision.requests import STOP_NOW, send_request
 from engines.words import ExitCode, Verb
 
 

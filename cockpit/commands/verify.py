@@ -13,7 +13,7 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.text.safe_text import safe_text
-from engines.manifest import MANIFEST
+from engines.artifacts.manifest import MANIFEST
 from engines.run_dir import is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
+from cockpit.launching.adoption import FOLLOWER, Keeper
+from cockpit.launching.requests import STOP_AFTER_CHECKPOINT, send_request
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
-from cockpit.supervision.adoption import FOLLOWER, Keeper
-from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, send_request
 from engines.journal import Record
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import ExitCode, Verb, exit_code_of

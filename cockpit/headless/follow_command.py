@@ -10,10 +10,10 @@ from pathlib import Path
 from cockpit.headless.follow import Following, OutputClosedError, Signals, say, write_out
 from cockpit.headless.lines import JsonLines, chosen_display
 from cockpit.headless.report import report_lines
+from cockpit.launching.launch import launch_text
 from cockpit.one_stage.recipe import OneStageRecipe
 from cockpit.runs.find import runs_root
 from cockpit.runs.state import RunState
-from cockpit.supervision.launch import launch_text
 from cockpit.text.formatting import counted
 from engines.run_dir import RunDir
 from engines.words import ExitCode

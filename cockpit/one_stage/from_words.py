@@ -18,7 +18,7 @@ from cockpit.one_stage.recipe import Export, Input, Merge, OneStageRecipe, one_s
 from cockpit.one_stage.sources import Source, sources
 from cockpit.runs.find import find_run
 from cockpit.runs.reader import read_now
-from engines.adapter_folder import is_adapter
+from engines.artifacts.adapter_folder import is_adapter
 from engines.run_dir import RunDir
 from recipes.file_types import FIRST_FILE_TYPES
 from recipes.problems import OperatorError, printable

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cockpit.one_stage.recipe import Input
 from cockpit.one_stage.sources import Source
-from cockpit.supervision.resolved_recipe import RunRecipe, input_hash
-from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON
+from cockpit.schedule.resolved_recipe import RunRecipe, input_hash
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, place_now
 from engines.stage_file import read_stage_inputs

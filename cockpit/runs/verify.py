@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.custody import ancestors, content_sha256, parent_ids
+from engines.artifacts.custody import ancestors, content_sha256, parent_ids
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.files import file_sha256
-from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import RUN_ID, RunDir, is_run_dir
 from recipes.problems import OperatorError, printable
 

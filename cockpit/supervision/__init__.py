@@ -1,1 +1,1 @@
-"""The execution of a run: launch, supervisor, scheduling, processes, sampler, relay."""
+"""The process that holds a run together: supervisor, engine processes, sampler, relay, stop ladder."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
+from cockpit import CODE_ROOT
+from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.supervision.process_tree import RUN_ENV
-from cockpit.supervision.resolved_recipe import RunRecipe
-from cockpit.supervision.start import CODE_ROOT
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json

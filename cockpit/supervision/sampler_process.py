@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 
-from cockpit.supervision.start import CODE_ROOT
+from cockpit import CODE_ROOT
 from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.files import open_append

@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 
 from cockpit.runs.summaries import exit_facts
-from cockpit.supervision.checkpoint_choice import CheckpointChoice, choose_checkpoint
+from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoint
+from cockpit.schedule.facts import RunFacts, add_facts
+from cockpit.schedule.outputs import Outputs
+from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
-from cockpit.supervision.facts import RunFacts, add_facts
-from cockpit.supervision.outputs import Outputs
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
-from cockpit.supervision.resolved_recipe import RunRecipe
 from cockpit.supervision.sampler_process import SamplerProcess
-from cockpit.supervision.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s

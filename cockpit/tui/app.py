@@ -141,7 +141,7 @@ class CockpitApp(App[None]):
         from cockpit.tui.dialogs.launch import START, launch_question
 
         def launched() -> RunDir:
-            from cockpit.supervision.launch import launch
+            from cockpit.launching.launch import launch
 
             return launch(loaded, runs_root=self.runs_root)
 
@@ -185,7 +185,7 @@ class CockpitApp(App[None]):
 
     def request(self, run: RunDir, verb: Verb, value: float | None = None) -> None:
         """Send a request to a run and show the reply; in a thread, because it reads the run's journal."""
-        from cockpit.supervision.requests import send_request
+        from cockpit.launching.requests import send_request
 
         def worker() -> None:
             try:

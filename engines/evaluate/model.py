@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from engines.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.files import refuse_special_files
 from engines.json_text import read_object
-from engines.manifest import MANIFEST, manifest_sha256
 from engines.run_dir import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError

@@ -21,12 +21,12 @@ import sys
 import time
 from pathlib import Path
 
-from engines.checkpoints import draft_of, remove_checkpoint, scan_attempt, which_to_remove
+from engines.artifacts.checkpoints import draft_of, remove_checkpoint, scan_attempt, which_to_remove
+from engines.artifacts.manifest import commit_folder, write_manifest
 from engines.context import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.control import Request
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
-from engines.manifest import commit_folder, write_manifest
 from engines.run_dir import RunDir, checkpoint_name
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities

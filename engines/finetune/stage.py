@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from engines.adapter_folder import BASE_JSON
+from engines.artifacts.adapter_folder import BASE_JSON
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.finetune.model import add_adapter, load_base

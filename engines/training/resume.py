@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.context import ResumePoint, StageContext
-from engines.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.training.saving import versions
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields

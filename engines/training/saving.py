@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import Trainer
 
-from engines.checkpoints import (
+from engines.artifacts.checkpoints import (
     Checkpoint,
     clean_leftovers,
     current_best,
@@ -28,10 +28,10 @@ from engines.checkpoints import (
     scan,
     which_to_remove,
 )
+from engines.artifacts.custody import Parent, custody_of
+from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
 from engines.context import StageContext
-from engines.custody import Parent, custody_of
 from engines.events import CheckpointCommitted, CheckpointRemoved
-from engines.manifest import commit_folder, read_manifest, write_manifest
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.faults import Faults
 from engines.training.progress import Counters

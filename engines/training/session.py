@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, StageContext
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import Trip, check_step
-from engines.manifest import read_manifest
 from engines.training.arguments import planned_steps, training_arguments
 from engines.training.faults import Faults
 from engines.training.loss import Batches, token_weighted_loss

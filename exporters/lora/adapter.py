@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from exporters.hf_model.tensor_files import TensorInfo, read_float_rows, read_header

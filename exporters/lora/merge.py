@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from engines.artifacts.manifest import ManifestError, manifest_sha256
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.files import read_regular_bytes
-from engines.manifest import ManifestError, manifest_sha256
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
 from exporters.lora.adapter import Adapter, read_adapter

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from engines.artifacts.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.context import StopRequested
 from engines.control import put_request
 from engines.events import (
@@ -30,7 +31,6 @@ from engines.events import (
 )
 from engines.gates import holds
 from engines.journal import read_journal
-from engines.manifest import manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import Lock, RunDir
 from engines.words import Verb
 from tests.patience import PATIENCE_S

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.forms.values import read_value, show_value
-from cockpit.supervision.launch import resolve
+from cockpit.launching.launch import resolve
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.stages.merge import MergeStage

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cockpit.launching.launch import launch
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
-from cockpit.supervision.launch import launch
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cockpit.runs.reader import read_now
+from engines.artifacts.manifest import verify_manifest
 from engines.events import MachineSampled, SampledText
-from engines.manifest import verify_manifest
 from tests.runs.harness import ROOT, events, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision.adoption import ATTACH, adopt
-from cockpit.supervision.launch import resume
+from cockpit.launching.adoption import ATTACH, adopt
+from cockpit.launching.launch import resume
 from engines.events import AttemptStarted, Warned, WriterOpened
 from engines.identity import Identity
 from engines.run_dir import RunDir

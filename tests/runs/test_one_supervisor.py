@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision.launch import launch
-from cockpit.supervision.requests import send_request
+from cockpit.launching.launch import launch
+from cockpit.launching.requests import send_request
 from engines.events import AttemptStarted, RunStarted, WriterOpened
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import Verb
@@ -33,7 +33,7 @@ def test_of_a_dozen_starters_one_supervises_and_the_others_exit_with_a_message(
 ) -> None:
     text = fake_recipe({"max_steps": 100_000, "step_s": 0.02})
     with monkeypatch.context() as patch:
-        patch.setattr("cockpit.supervision.launch.start_supervisor", lambda *_: None)
+        patch.setattr("cockpit.launching.launch.start_supervisor", lambda *_: None)
         run: RunDir = launch(load_recipe_text(text, tmp_path / "recipe.toml"), runs_root=tmp_path / "runs")
     starters = [
         subprocess.Popen(

@@ -14,12 +14,12 @@ import pytest
 
 from cockpit.headless.follow import Following, Signals
 from cockpit.headless.lines import JsonLines
+from cockpit.launching.adoption import ATTACH, ATTEMPTS, FOLLOWER, adopt
+from cockpit.launching.launch import resume
+from cockpit.launching.requests import Outcome, send_request
 from cockpit.runs.reader import read_now
 from cockpit.runs.watch import RunWatch
-from cockpit.supervision.adoption import ATTACH, ATTEMPTS, FOLLOWER, adopt
-from cockpit.supervision.launch import resume
 from cockpit.supervision.process_tree import kill_tree, run_processes
-from cockpit.supervision.requests import Outcome, send_request
 from engines.emitter import EventWriter
 from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Warned
 from engines.run_dir import RunDir
@@ -194,7 +194,7 @@ def test_a_follower_gives_up_when_every_supervisor_fails_and_names_the_log(
     kill_supervisor(run)
     kill_tree(run.root, [], term_grace_s=0.0)
     monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
-    monkeypatch.setattr("cockpit.supervision.adoption.start_supervisor", begin_and_fail)
+    monkeypatch.setattr("cockpit.launching.adoption.start_supervisor", begin_and_fail)
     with pytest.raises(OperatorError, match="no supervisor, and none could be started") as caught:
         Following(run, JsonLines(), Signals(), raw=True).until_end()
     assert str(run.supervisor_log) in caught.value.hint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, STOP_NOW, STOP_WITHOUT_CHECKPOINTS
+from cockpit.launching.requests import STOP_AFTER_CHECKPOINT, STOP_NOW, STOP_WITHOUT_CHECKPOINTS
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from engines.words import Verb
 

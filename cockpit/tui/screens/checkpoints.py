@@ -23,7 +23,7 @@ from cockpit.one_stage.sources import Item, Source, items
 from cockpit.planning.models import Need, export_need, file_plans, merge_need
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import StageView
-from cockpit.supervision.resolved_recipe import RunRecipe
+from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
@@ -267,7 +267,7 @@ class CheckpointsScreen(Screen[None]):
         self.app.push_screen(ConfirmScreen(f"Resume {self._run.id}?", body, answers), answered)
 
     def _resume(self, item: Item | None) -> RunDir:
-        from cockpit.supervision.launch import resume
+        from cockpit.launching.launch import resume
 
         row = item.row if item is not None else None
         stage = next((s for s in self._stages if item is not None and s.name == item.stage), None)
@@ -332,7 +332,7 @@ class CheckpointsScreen(Screen[None]):
 
     def _launch(self, recipe: OneStageRecipe) -> None:
         def work() -> RunDir:
-            from cockpit.supervision.launch import launch_text
+            from cockpit.launching.launch import launch_text
 
             return launch_text(recipe.text, runs_root=self._root, folder=self._run.root, parent=recipe.parent)
 

@@ -20,9 +20,9 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 
+from cockpit.launching.adoption import SCREEN, adopt
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
-from cockpit.supervision.adoption import SCREEN, adopt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart

@@ -16,7 +16,7 @@ from cockpit.one_stage.recipe import Input, short_name
 from cockpit.one_stage.sources import Source, checkpoint_rows, sources
 from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
 from cockpit.runs.reader import read_now
-from cockpit.supervision.resolved_recipe import InputRef, RunRecipe, input_hash
+from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, input_hash
 from cockpit.tui.dialogs.make import plan_words
 from engines.run_dir import RunDir
 from engines.words import RunStatus

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cockpit.launching.launch import launch, launch_text
 from cockpit.planning.model_check import check_models
-from cockpit.supervision.launch import launch, launch_text
 from recipes.load import load_recipe
 from recipes.problems import OperatorError, RecipeError
 from tests.cockpit.command_line import CommandLine

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.cli import main
-from tests.engines.test_custody import stage
+from tests.engines.artifacts.test_custody import stage
 
 
 @pytest.fixture

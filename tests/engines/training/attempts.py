@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engines.checkpoints import scan_attempt
+from engines.artifacts.checkpoints import scan_attempt
+from engines.artifacts.manifest import verify_manifest
 from engines.context import GuardTrippedError, ResumePoint, StageResult, StopRequested
 from engines.control import put_request
 from engines.events import CheckpointCommitted, Event, Step
-from engines.manifest import verify_manifest
 from engines.run_dir import RunDir
 from engines.words import Verb
 from tests.stage_context import TriedContext, make_context

@@ -163,8 +163,8 @@ def test_leftovers_of_a_dead_attempt_are_cleaned_and_a_changed_checkpoint_is_ref
 def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path) -> None:
     import json
 
+    from engines.artifacts.manifest import manifest_sha256
     from engines.context import ResumePoint
-    from engines.manifest import manifest_sha256
 
     whole = context(tmp_path, PRETRAIN, {"data": tokens})
     run_stage(whole)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from engines.checkpoints import scan_attempt
+from engines.artifacts.checkpoints import scan_attempt
+from engines.artifacts.manifest import verify_manifest
 from engines.events import Evaluated, GuardTripped, Phase, Step, Warned
-from engines.manifest import verify_manifest
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, write_messages, write_tokens

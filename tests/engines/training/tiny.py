@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.manifest import write_manifest
+from engines.artifacts.manifest import write_manifest
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"

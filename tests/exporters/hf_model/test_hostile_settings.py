@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engines.adapter_folder import ADAPTER_CONFIG
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_config import check_config
 from exporters.hf_model.rope import read_rope

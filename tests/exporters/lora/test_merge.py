@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.artifacts.manifest import manifest_sha256, write_manifest
 from engines.events import Progress, Warned
-from engines.manifest import manifest_sha256, write_manifest
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter, read_header
 from exporters.lora import merge as merging
 from exporters.lora.adapter import read_matrix

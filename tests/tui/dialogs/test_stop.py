@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.headless.follow import QUESTION
-from cockpit.supervision.requests import STOP_AFTER_CHECKPOINT, STOP_NOW, effect_of
+from cockpit.launching.requests import STOP_AFTER_CHECKPOINT, STOP_NOW, effect_of
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.stop import KEEP_RUNNING, stop_question
 from engines.words import Verb

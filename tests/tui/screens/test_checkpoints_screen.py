@@ -103,7 +103,7 @@ async def test_resume_asks_and_says_which_steps_are_replaced(tmp_path: Path, mon
         asked.append((stage, checkpoint))
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.supervision.launch.resume", resume)
+    monkeypatch.setattr("cockpit.launching.launch.resume", resume)
     async with opened(make_run(tmp_path / "runs", state="stopped")) as (screen, pilot):
         await pilot.press("down", "r")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen), "the question")
@@ -133,7 +133,7 @@ async def test_merge_starts_a_run_of_one_stage_with_this_run_as_parent(
         started.append((loaded, parent))
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
+    monkeypatch.setattr("cockpit.launching.launch.launch", launch)
     run = adapter_run(tmp_path)
     async with opened(run, size) as (screen, pilot):
         assert disabled(screen)["merge"] is False
@@ -157,7 +157,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
         started.append(loaded)
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
+    monkeypatch.setattr("cockpit.launching.launch.launch", launch)
     async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (_screen, pilot):
         await pilot.press("q")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
@@ -184,7 +184,7 @@ async def test_an_adapter_is_quantized_with_its_base_and_merged_during_the_expor
         started.append(loaded)
         raise OperatorError("stopped by the test")
 
-    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
+    monkeypatch.setattr("cockpit.launching.launch.launch", launch)
     run = adapter_run(tmp_path)
     async with opened(run) as (screen, pilot):
         await until_seen(pilot, "merged during the export")

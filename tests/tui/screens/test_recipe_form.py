@@ -208,7 +208,7 @@ async def test_launching_asks_and_starts_what_is_shown_not_what_is_saved(
         started.append(loaded.text)  # type: ignore[attr-defined]
         raise OperatorError("stopped by the test", "on purpose")
 
-    monkeypatch.setattr("cockpit.supervision.launch.launch", launch)
+    monkeypatch.setattr("cockpit.launching.launch.launch", launch)
     async with opened(recipe) as (form, pilot):
         await go_to(form, pilot, "max_steps")
         await type_over(pilot, "30")

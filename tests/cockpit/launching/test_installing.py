@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from cockpit.supervision.installing import EXTRAS, PROJECT, _source, install_command
+from cockpit.launching.installing import EXTRAS, PROJECT, _source, install_command
 
 ROOT = Path(__file__).resolve().parents[3]
 ELSEWHERE = Path("/nowhere")

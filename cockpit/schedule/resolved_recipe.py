@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.manifest import MANIFEST
 from engines.files import file_sha256
 from engines.json_text import read_json
-from engines.manifest import MANIFEST
 from engines.run_dir import RunDir, RunDirError
 from engines.stage_file import StageInput
 from recipes.fingerprint import fingerprint

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cockpit.supervision.facts import StageFacts
-from engines.checkpoints import Checkpoint, scan_attempt
-from engines.manifest import verify_manifest
+from cockpit.schedule.facts import StageFacts
+from engines.artifacts.checkpoints import Checkpoint, scan_attempt
+from engines.artifacts.manifest import verify_manifest
 from engines.run_dir import RunDir
 from engines.stage_file import StageResume
 

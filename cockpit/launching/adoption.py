@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cockpit.supervision.facts import RunFacts, read_facts
-from cockpit.supervision.start import start_supervisor
+from cockpit.launching.start import start_supervisor
+from cockpit.schedule.facts import RunFacts, read_facts
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import StartReason
 from recipes.problems import OperatorError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.supervision import adoption
-from cockpit.supervision.adoption import ATTACH, ATTEMPTS, FOLLOWER, REQUEST, SCREEN, Keeper, Onlooker, adopt
-from cockpit.supervision.facts import RunFacts
+from cockpit.launching import adoption
+from cockpit.launching.adoption import ATTACH, ATTEMPTS, FOLLOWER, REQUEST, SCREEN, Keeper, Onlooker, adopt
+from cockpit.schedule.facts import RunFacts
 from engines.events import RunEnded, RunStarted
 from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import RunStatus, StartReason

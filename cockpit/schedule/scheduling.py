@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cockpit.supervision.facts import RunFacts
-from cockpit.supervision.resolved_recipe import RunRecipe
+from cockpit.schedule.facts import RunFacts
+from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.words import EndReason, RunStatus
 from recipes.stages.fields import TrainingRetry
 from recipes.stages.registry import row_of

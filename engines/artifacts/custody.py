@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 from engines.files import file_sha256
-from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 
 MAX_LINKS = 10_000
 """Most links to read from one manifest; a real chain has tens."""

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from cockpit.supervision import interpreters as preflight
-from cockpit.supervision.installing import install_command
-from cockpit.supervision.interpreters import CHOOSE_ANOTHER, TESTED, check_here, check_interpreters
+from cockpit.launching import interpreters as preflight
+from cockpit.launching.installing import install_command
+from cockpit.launching.interpreters import CHOOSE_ANOTHER, TESTED, check_here, check_interpreters
 from recipes.problems import OperatorError
 from recipes.schema import Recipe
 from recipes.stages.fields import StageFields

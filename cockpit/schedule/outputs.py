@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cockpit.supervision.facts import RunFacts
-from cockpit.supervision.resolved_recipe import RunRecipe
-from engines.manifest import problems_against
+from cockpit.schedule.facts import RunFacts
+from cockpit.schedule.resolved_recipe import RunRecipe
+from engines.artifacts.manifest import problems_against
 from engines.run_dir import RunDir
 
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from cockpit.supervision.adoption import REQUEST, adopt
-from cockpit.supervision.facts import RunFacts, read_facts
+from cockpit.launching.adoption import REQUEST, adopt
+from cockpit.schedule.facts import RunFacts, read_facts
 from cockpit.text import formatting
 from engines import control
 from engines.run_dir import RunDir, RunDirError, lock_is_held

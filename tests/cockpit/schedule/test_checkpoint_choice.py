@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cockpit.supervision.checkpoint_choice import choose_checkpoint
+from cockpit.schedule.checkpoint_choice import choose_checkpoint
 from engines.run_dir import RunDir
-from tests.cockpit.supervision.test_scheduling import Journal
-from tests.engines.test_checkpoints import commit_checkpoint
+from tests.cockpit.schedule.test_scheduling import Journal
+from tests.engines.artifacts.test_checkpoints import commit_checkpoint
 
 
 def test_every_byte_is_verified_and_an_older_checkpoint_is_the_fallback(tmp_path: Path) -> None:

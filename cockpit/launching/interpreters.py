@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 
-from cockpit.supervision.installing import install_command
+from cockpit.launching.installing import install_command
 from engines.json_text import parse_json
 from recipes.problems import OperatorError
 from recipes.schema import Recipe

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engines.custody import MAX_LINKS, Parent, ancestors, content_sha256, custody_of, parent_ids
-from engines.manifest import manifest_sha256, read_manifest, write_manifest
+from engines.artifacts.custody import MAX_LINKS, Parent, ancestors, content_sha256, custody_of, parent_ids
+from engines.artifacts.manifest import manifest_sha256, read_manifest, write_manifest
 
 
 def stage(folder: Path, name: str, *parents: Path, checkpoint: Path | None = None, **fields: Any) -> Path:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import cockpit
+from cockpit.launching.interpreters import check_interpreters
+from cockpit.launching.start import require_free, start_supervisor
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import plan as make_plan
-from cockpit.supervision.checkpoint_choice import candidates
-from cockpit.supervision.facts import RunFacts, read_facts
-from cockpit.supervision.interpreters import check_interpreters
-from cockpit.supervision.outputs import Outputs
-from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
-from cockpit.supervision.scheduling import EndRun, next_action
-from cockpit.supervision.start import require_free, start_supervisor
+from cockpit.schedule.checkpoint_choice import candidates
+from cockpit.schedule.facts import RunFacts, read_facts
+from cockpit.schedule.outputs import Outputs
+from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
+from cockpit.schedule.scheduling import EndRun, next_action
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir
 from engines.words import RunStatus, StartReason
 from recipes.graph import resolve_graph

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.checkpoints import (
+from engines.artifacts.checkpoints import (
     Checkpoint,
     clean_leftovers,
     current_best,
@@ -16,8 +16,8 @@ from engines.checkpoints import (
     scan,
     which_to_remove,
 )
+from engines.artifacts.manifest import commit_folder, write_manifest
 from engines.guards import check_step
-from engines.manifest import commit_folder, write_manifest
 
 SETS = st.lists(st.tuples(st.booleans(), st.none() | st.floats(0, 10) | st.just(float("nan"))), max_size=12).map(
     lambda rows: [

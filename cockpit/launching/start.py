@@ -5,14 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from cockpit import CODE_ROOT
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import ExitCode, StartReason
 from recipes.problems import OperatorError
-
-CODE_ROOT = Path(__file__).resolve().parents[2]
-"""The folder of the packages: the working directory of the supervisor and the sampler."""
 
 
 def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] = ()) -> None:

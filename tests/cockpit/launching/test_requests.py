@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cockpit
-from cockpit.supervision.requests import EFFECTS, Outcome, effect_of, send_request
+from cockpit.launching.requests import EFFECTS, Outcome, effect_of, send_request
 from engines.control import pending
 from engines.emitter import EventWriter
 from engines.events import RunEnded, RunStarted
@@ -107,4 +107,4 @@ def test_nothing_is_written_into_an_unsupervised_run_of_a_newer_format(run: RunD
 def test_the_cockpit_writes_requests_in_one_place_and_a_supervisor_that_gets_a_signal_its_own() -> None:
     root = Path(cockpit.__file__).parent
     writers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "put_request(" in path.read_text()}
-    assert writers == {"supervision/requests.py", "supervision/supervisor.py"}
+    assert writers == {"launching/requests.py", "supervision/supervisor.py"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.manifest import (
+from engines.artifacts.manifest import (
     MAX_MANIFEST_BYTES,
     ManifestError,
     commit_folder,

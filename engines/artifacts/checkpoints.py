@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.run_dir import attempt_folders, checkpoint_step, checkpoints_of
 
 _DRAFT = ".tmp-"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cockpit.supervision.facts import RunFacts, StageFacts, add_facts
-from cockpit.supervision.resolved_recipe import InputRef, RunRecipe
-from cockpit.supervision.scheduling import EndRun, RunStage, next_action
+from cockpit.schedule.facts import RunFacts, StageFacts, add_facts
+from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
+from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from engines.events import (
     AnyEvent,
     AttemptEnded,

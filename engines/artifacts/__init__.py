@@ -1,0 +1,1 @@
+"""Folders that a stage writes: manifests, checkpoints, and the chain of custody."""
