@@ -7,12 +7,15 @@ jumps ahead and that the writer's next record contradicts was damaged: the reade
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from engines.events import (
     MAX_RECORD_BYTES,
@@ -32,11 +35,48 @@ MAX_LINE_BYTES = 1 << 20
 """A longer line is not a record: the reader skips it without keeping it in memory."""
 
 
+SAMPLED_BLOCKS = 64
+SAMPLED_BYTES = 4096
+
+
 class Record(NamedTuple):
     """An event and its line, without the newline."""
 
     event: AnyEvent
     line: bytes
+
+
+class JournalMark(msgspec.Struct, frozen=True):
+    """A place between two lines of a journal file, from which a later reader can continue.
+
+    Attributes:
+        offset: bytes before the place.
+        size: the file's size when the mark was made.
+        digest: of blocks spread over the bytes before the place, the first and the last ones included.
+        bad: lines before the place that could not be read.
+        unknown: records of unknown kinds before the place.
+        next: the next sequence number of each writer.
+    """
+
+    offset: int
+    size: int
+    mtime_ns: int
+    device: int
+    inode: int
+    head: bytes
+    digest: bytes
+    bad: int
+    unknown: int
+    next: dict[str, int]
+
+
+def _sampled(fd: int, offset: int) -> bytes:
+    """A digest of blocks spread over the first `offset` bytes of a file; cheap, whatever the file's size."""
+    total = hashlib.blake2b(digest_size=16)
+    last = max(0, offset - SAMPLED_BYTES)
+    for at in sorted({last * block // (SAMPLED_BLOCKS - 1) for block in range(SAMPLED_BLOCKS)}):
+        total.update(os.pread(fd, min(SAMPLED_BYTES, offset - at), at))
+    return total.digest()
 
 
 class JournalReader:
@@ -61,6 +101,7 @@ class JournalReader:
         self._skipping = False
         self._next: dict[str, int] = {}
         self._held: dict[str, Record] = {}
+        self._finished = False
 
     def read(self, max_records: int = 2000) -> list[Record]:
         """The next records, about `max_records` at most; empty when the file has no new ones."""
@@ -89,9 +130,49 @@ class JournalReader:
         """Whether the bytes read so far end within a line."""
         return bool(self._rest)
 
+    @property
+    def next(self) -> dict[str, int]:
+        """The next sequence number of each writer of this file."""
+        return self._next
+
+    def mark(self) -> JournalMark | None:
+        """The present place, at the end of the last complete line; None when reading could not continue from it."""
+        if self._skipping or self._held or self._finished or self._inode is None:
+            return None
+        try:
+            with open_regular(self.path) as journal:
+                status = os.fstat(journal.fileno())
+                offset = self.offset - len(self._rest)
+                if status.st_ino != self._inode or status.st_size < offset:
+                    return None
+                digest = _sampled(journal.fileno(), offset)
+        except OSError:
+            return None
+        of_file = (status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
+        return JournalMark(offset, *of_file, self._head, digest, self.bad, self.unknown, dict(self._next))
+
+    def start_at(self, mark: JournalMark) -> bool:
+        """Continue from a mark instead of the beginning; False (and nothing changes) if the file is not the one that
+        was marked, or its bytes before the mark differ from those that were read then."""
+        try:
+            with open_regular(self.path) as journal:
+                status = os.fstat(journal.fileno())
+                if (status.st_dev, status.st_ino) != (mark.device, mark.inode) or status.st_size < mark.size:
+                    return False
+                if status.st_size == mark.size and status.st_mtime_ns != mark.mtime_ns:  # changed in place
+                    return False
+                if not 0 <= mark.offset <= mark.size or _sampled(journal.fileno(), mark.offset) != mark.digest:
+                    return False
+        except OSError:
+            return False
+        self.offset, self.bad, self.unknown = mark.offset, mark.bad, mark.unknown
+        self._inode, self._head, self._next = mark.inode, mark.head, dict(mark.next)
+        return True
+
     def finish(self) -> list[Record]:
         """The remaining records when the file will not grow: a last line without newline, if it is complete."""
         records: list[Record] = []
+        self._finished = True
         rest, self._rest = self._rest, b""
         if rest.strip(b"\0\r\n "):
             self._take_line(rest, records)
@@ -195,6 +276,14 @@ def journal_files(run_root: Path) -> list[Path]:
     return [run.journal, *(sorted(parts.glob("*.jsonl")) if parts.is_dir() else [])]
 
 
+def size_of(path: Path) -> int:
+    """The size of a journal file in bytes; 0 if it does not exist."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Every record that a journal file has now, in file order."""
     reader = JournalReader(path)
@@ -209,4 +298,13 @@ def read_journal(path: Path) -> Iterator[AnyEvent]:
         yield record.event
 
 
-__all__ = ["MAX_RECORD_BYTES", "JournalReader", "Record", "journal_files", "read_journal", "read_records"]
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "JournalMark",
+    "JournalReader",
+    "Record",
+    "journal_files",
+    "read_journal",
+    "read_records",
+    "size_of",
+]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from threading import Lock
 
+from cockpit.runs.index_store import INDEX_AFTER_BYTES, load_index, store_index
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import BATCH, RunTail
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
-from engines.journal import Record
+from engines.journal import Record, journal_files, size_of
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus, WriterRole
 
@@ -28,13 +29,16 @@ class RunReader:
         run: the run.
         live: also read the run's live stream.
         lines: read only `journal.jsonl`, in its order, so that the records' lines are the file's (for `--json`).
+        indexed: start from the run's side index, if it has one that fits, and store one after a long read. `poll` then
+            returns only the records after the index.
 
     Attributes:
         state: the fold of all records so far; a new object after a journal was replaced.
         lock: for readers that several threads share: held while a thread reads, or uses the state.
     """
 
-    def __init__(self, run: RunDir, *, live: bool = False, lines: bool = False) -> None:
+    def __init__(self, run: RunDir, *, live: bool = False, lines: bool = False, indexed: bool = False) -> None:
+        assert not (lines and indexed), "an index has no lines"
         self.run = run
         self.state = RunState()
         self.lock = Lock()
@@ -42,6 +46,15 @@ class RunReader:
         self._live = live
         self._tail = RunTail(self._place, live=live)
         self._given: dict[str, Numbers] = {}
+        self._indexed = indexed
+        self._begun = False
+        self._stored_bytes = 0
+
+    @property
+    def share_read(self) -> float:
+        """The share of the journals' bytes that was read, 0 to 1."""
+        total = sum(size_of(path) for path in journal_files(self.run.root)) if self.behind else 0
+        return min(1.0, self._tail.read_bytes / total) if total else float(not self.behind)
 
     @property
     def behind(self) -> bool:
@@ -53,11 +66,16 @@ class RunReader:
 
         After a journal was replaced, its content is folded from the start, and no record is returned twice.
         """
+        if not self._begun:
+            self._begin()
         records = self._tail.read(timeout_s, max_records)
         if self._tail.restarted:
             self._restart()
             records = self._tail.read(0.0, max_records)
-        return self._take(records)
+        taken = self._take(records)
+        if self._indexed and self._tail.read_bytes - self._stored_bytes >= INDEX_AFTER_BYTES and not self.behind:
+            self._store()
+        return taken
 
     def catch_up(self) -> bool:
         """Read to the end, in parts; returns whether anything was new."""
@@ -106,6 +124,21 @@ class RunReader:
         """Close the live stream."""
         self._tail.close()
 
+    def _begin(self) -> None:
+        """Start from the side index, if there is one that fits the journals."""
+        self._begun = True
+        found = load_index(self.run, live=self._live) if self._indexed else None
+        if found is not None:
+            self._tail.close()
+            self.state, self._tail = found
+            self._stored_bytes = self._tail.read_bytes
+
+    def _store(self) -> None:
+        if store_index(self.run, self.state, self._tail):
+            self._stored_bytes = self._tail.read_bytes
+        else:  # not at this place: try again a little later
+            self._stored_bytes += INDEX_AFTER_BYTES // 16
+
     def _take(self, records: list[Record]) -> list[Record]:
         self.state.apply_all([record.event for record in records])
         self.state.unreadable, self.state.unknown = self._tail.bad, self._tail.unknown
@@ -121,12 +154,13 @@ class RunReader:
             given = self._given.get(writer.name)
             if given is None or given.next <= writer.numbers.next:
                 self._given[writer.name] = writer.numbers
-        self.state, self._tail = RunState(), RunTail(self._place, live=self._live)
+        self.state, self._tail, self._stored_bytes = RunState(), RunTail(self._place, live=self._live), 0
+        self._begin()
 
 
 def read_now(run: RunDir) -> RunReader:
     """A reader that has read a run's journals once to the end; `look` adds a check of the processes."""
-    reader = RunReader(run)
+    reader = RunReader(run, indexed=True)
     reader.catch_up()
     reader.finish()
     return reader

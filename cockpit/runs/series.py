@@ -61,6 +61,11 @@ class Series:
         """An independent series with the same points."""
         return Series(self._x_in[:], self._y_in[:], self._absent_in[:])
 
+    @property
+    def given(self) -> tuple[array[float], array[float], array[int]]:
+        """Positions, values and indexes of absent values, as they were added."""
+        return self._x_in, self._y_in, self._absent_in
+
     def __len__(self) -> int:
         return min(len(self._x_in), len(self._y_in))
 

@@ -55,6 +55,15 @@ class RunState:
 
     # ---- folding
 
+    @classmethod
+    def restored(cls, writers: Iterable[WriterFacts], events: int) -> RunState:
+        """The state of these writers after `events` events, as another reader stored it."""
+        state = cls()
+        state._writers = {writer.name: writer for writer in writers}
+        state.version = events
+        state._lifecycle_version = sum(len(writer.lifecycle) for writer in state._writers.values())
+        return state
+
     def apply(self, event: AnyEvent) -> bool:
         """Apply one event; returns whether it was new."""
         writer = self._writers.get(event.w)

@@ -108,7 +108,7 @@ def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
 def exit_facts(run: RunDir) -> dict[str, Any]:
     """The content of `exit.json`: the summary at the end, and the size of the journals it was folded from."""
     size = JournalSize.of(run)
-    summary = summary_of(RunReader(run))
+    summary = summary_of(RunReader(run, indexed=True))
     return {
         "format": 1,
         "journal_bytes": size.total_bytes,

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cockpit.runs.live_stream import LiveStream
 from cockpit.runs.sequence import Numbers
 from engines.events import UnreadableRecordError, WriterOpened, decode_record
-from engines.journal import JournalReader, Record, journal_files
+from engines.journal import JournalMark, JournalReader, Record, journal_files
 
 BATCH = 2000
 """Approximate maximum number of records per read: a long journal is read in parts."""
@@ -62,6 +62,51 @@ class RunTail:
     def unknown(self) -> int:
         """The number of records of kinds that this version does not support."""
         return sum(reader.unknown for reader in self._readers.values())
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the journals before the place that was read up to, index included."""
+        return sum(reader.offset for reader in self._readers.values())
+
+    def marks(self, folded: Mapping[str, int]) -> dict[str, JournalMark] | None:
+        """A mark in each journal, by its path relative to the run directory; None when no mark allows a reader to continue.
+
+        Args:
+            folded: the next sequence number of each writer in the fold. A record that came by the live stream and is
+                not in the journal yet makes the marks unusable, because the journal decides.
+        """
+        journaled: dict[str, int] = {}
+        for reader in self._readers.values():
+            for writer, number in reader.next.items():
+                journaled[writer] = max(number, journaled.get(writer, 0))
+        if self.behind or any(self._early.values()) or dict(folded) != journaled:
+            return None
+        found = {}
+        for path, reader in self._readers.items():
+            if not reader.offset:
+                continue
+            mark = reader.mark()
+            if mark is None:
+                return None
+            found[path.relative_to(self._place).as_posix()] = mark
+        return found or None
+
+    def start_at(self, marks: Mapping[str, JournalMark], folded: Mapping[str, Numbers]) -> bool:
+        """Continue from marks instead of the beginning; False if one does not fit its journal (then start a new tail).
+
+        Args:
+            marks: from `marks`.
+            folded: the sequence numbers of each writer in the fold that continues.
+        """
+        for name, mark in marks.items():
+            path = self._place / name
+            if path not in journal_files(self._place) or not self._readers.setdefault(
+                path, JournalReader(path)
+            ).start_at(mark):
+                return False
+        if self._live is not None:
+            self._numbers = {writer: numbers.copy() for writer, numbers in folded.items()}
+        return True
 
     @property
     def torn(self) -> bool:

@@ -84,7 +84,7 @@ class RunWatch:
     def _reader(self, run_id: str) -> RunReader:
         with self._keeping:
             self._ended.pop(run_id, None)
-            return self._readers.setdefault(run_id, RunReader(RunDir(self.root / run_id)))
+            return self._readers.setdefault(run_id, RunReader(RunDir(self.root / run_id), indexed=True))
 
     def _keep_ended(self, run_id: str, *, instead_of_another: bool) -> None:
         """Keep the reader of a run that has ended, up to `KEPT_ENDED`; then drop the oldest, or this one."""

@@ -31,7 +31,6 @@ class Track:
 
     def __init__(self) -> None:
         self.steps: array[float] = array("d")
-        self.times: array[float] = array("d")
         self.columns: dict[str, array[float]] = {name: array("d") for name in _COLUMNS}
         self.absent: dict[str, array[int]] = {name: array("q") for name in _COLUMNS}
         self.metrics: dict[str, Series] = {}
@@ -52,7 +51,6 @@ class Track:
             loss, rate, norm = (math.nan if v is None else v for v in (loss, rate, norm))
         columns = self.columns
         self.steps.append(event.step)
-        self.times.append(event.t)
         columns["loss"].append(loss)
         columns["learning_rate"].append(rate)
         columns["grad_norm"].append(norm)
@@ -91,7 +89,7 @@ class Track:
     def copy(self) -> Track:
         """An independent track with the same content."""
         twin = Track()
-        twin.steps, twin.times = self.steps[:], self.times[:]
+        twin.steps = self.steps[:]
         twin.columns = {name: column[:] for name, column in self.columns.items()}
         twin.absent = {name: indexes[:] for name, indexes in self.absent.items()}
         twin.metrics = {name: series.copy() for name, series in self.metrics.items()}
@@ -103,7 +101,7 @@ class Track:
         """A form of the facts that is equal if and only if the facts are equal."""
         numbers = [array_.tobytes() for name in _COLUMNS for array_ in (self.columns[name], self.absent[name])]
         rest = [_series_bytes(self.metrics), repr(self.progress), repr(self.phase)]
-        return [self.steps.tobytes(), self.times.tobytes(), *numbers, *rest]
+        return [self.steps.tobytes(), *numbers, *rest]
 
     def _present(self, name: str) -> bool:
         return name not in self.absent or len(self.absent[name]) < len(self.steps)

@@ -112,7 +112,7 @@ class CheckpointsScreen(Screen[None]):
         super().__init__()
         self.run_dir = run_dir
         self._run = RunDir(run_dir)
-        self._reader = RunReader(self._run)
+        self._reader = RunReader(self._run, indexed=True)
         self._state = RunStatus.QUEUED
         self._recipe = ""
         self._dependents: dict[str, list[str]] = {}

@@ -56,7 +56,7 @@ class LiveSource:
     playback: Playback | None = None
 
     def __init__(self, run_dir: Path) -> None:
-        self._reader = RunReader(RunDir(run_dir), live=True)
+        self._reader = RunReader(RunDir(run_dir), live=True, indexed=True)
         self._polls = 0
         self._seen: RunStatus | None = None
 

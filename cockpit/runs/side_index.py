@@ -1,0 +1,205 @@
+"""The side index: the fold of a journal up to a place in it, as bytes, so that a reader folds only what follows.
+
+It contains the facts that `RunState` keeps (columns of steps, lifecycle facts, the last lines of the log) and a mark in
+each journal file. It is a cache and decides nothing: it is used only while every mark fits its journal, and a state
+that was restored from it and then folded further equals the fold of the whole journal.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Mapping
+
+import msgspec
+
+import cockpit
+from cockpit.runs.sequence import Numbers
+from cockpit.runs.series import Series
+from cockpit.runs.state import RunState
+from cockpit.runs.writer_facts import MachineTrack, Track, WriterFacts
+from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
+from engines.journal import JournalMark
+
+FORMAT = 1
+MAGIC = b"cockpit side index\n"
+_CHECK_BYTES = 4
+
+
+class _Points(msgspec.Struct, array_like=True):
+    x: memoryview
+    y: memoryview
+    absent: memoryview
+
+
+class _Steps(msgspec.Struct, array_like=True):
+    stage: str
+    attempt: int
+    steps: memoryview
+    columns: dict[str, memoryview]
+    absent: dict[str, memoryview]
+    metrics: dict[str, _Points]
+    last_step: Step | None
+    progress: Progress | None
+    rate: list[tuple[float, float]]
+    phase: Phase | None
+
+
+class _Machine(msgspec.Struct, array_like=True):
+    host: str
+    series: dict[str, _Points]
+    last: MachineSampled | None
+
+
+class _Writer(msgspec.Struct, array_like=True):
+    name: str
+    next: int
+    holes: list[tuple[int, int]]
+    t: float
+    lifecycle: list[AnyEvent]
+    log: list[AnyEvent]
+    """the events of the log that are not lifecycle facts"""
+    samples: list[SampledText]
+    tracks: list[_Steps]
+    machines: list[_Machine]
+
+
+class _Index(msgspec.Struct, array_like=True):
+    format: int
+    version: str
+    marks: dict[str, JournalMark]
+    events: int
+    writers: list[_Writer]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Index)
+
+
+def encode_index(state: RunState, marks: Mapping[str, JournalMark]) -> bytes | None:
+    """The bytes of an index; None if the facts contain something that it cannot store (a number of 30 digits).
+
+    Args:
+        state: the fold of the journals up to the marks.
+        marks: the mark in each journal file, by the file's path relative to the run directory.
+    """
+    index = _Index(FORMAT, cockpit.__version__, dict(marks), state.version, [_stored(w) for w in state.writers])
+    try:
+        body = _encoder.encode(index)
+    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError):
+        return None
+    return MAGIC + zlib.crc32(body).to_bytes(_CHECK_BYTES, "little") + body
+
+
+def decode_index(data: memoryview | bytes) -> tuple[RunState, dict[str, JournalMark]] | None:
+    """The state and the marks of an index; None if the bytes are not an index of this version, or are damaged."""
+    view = memoryview(data)
+    start = len(MAGIC) + _CHECK_BYTES
+    if bytes(view[: len(MAGIC)]) != MAGIC:
+        return None
+    body = view[start:]
+    if zlib.crc32(body).to_bytes(_CHECK_BYTES, "little") != bytes(view[len(MAGIC) : start]):
+        return None
+    try:
+        index = _decoder.decode(body)
+        if index.format != FORMAT or index.version != cockpit.__version__:
+            return None
+        return RunState.restored([_restored(w) for w in index.writers], index.events), index.marks
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+# ---- to the index
+
+
+def _stored(writer: WriterFacts) -> _Writer:
+    lifecycle = [event for _, event in writer.lifecycle]
+    known = {event.seq for event in lifecycle}
+    return _Writer(
+        name=writer.name,
+        next=writer.numbers.next,
+        holes=writer.numbers.holes,
+        t=writer.t,
+        lifecycle=lifecycle,
+        log=[event for event in writer.log if event.seq not in known],
+        samples=list(writer.samples),
+        tracks=[_stored_track(key, track) for key, track in writer.tracks.items()],
+        machines=[_Machine(host, _stored_all(m.series), m.last) for host, m in writer.machines.items()],
+    )
+
+
+def _stored_track(key: tuple[str, int], track: Track) -> _Steps:
+    return _Steps(
+        stage=key[0],
+        attempt=key[1],
+        steps=memoryview(track.steps),
+        columns={name: memoryview(column) for name, column in track.columns.items()},
+        absent={name: memoryview(indexes) for name, indexes in track.absent.items()},
+        metrics=_stored_all(track.metrics),
+        last_step=track.last_step,
+        progress=track.progress,
+        rate=list(track.rate),
+        phase=track.phase,
+    )
+
+
+def _stored_all(series: Mapping[str, Series]) -> dict[str, _Points]:
+    return {name: _Points(*(memoryview(part) for part in s.given)) for name, s in series.items()}
+
+
+# ---- from the index
+
+
+def _restored(stored: _Writer) -> WriterFacts:
+    writer = WriterFacts(stored.name)
+    for event in stored.lifecycle:
+        writer.on_lifecycle(event)
+    log = sorted([*writer.log, *stored.log], key=lambda event: event.seq)
+    writer.log.clear()
+    writer.log.extend(log)
+    writer.numbers, writer.t = Numbers(stored.next, stored.holes), stored.t
+    writer.samples.extend(stored.samples)
+    writer.tracks = {(track.stage, track.attempt): _restored_track(track) for track in stored.tracks}
+    writer.machines = {machine.host: _restored_machine(machine) for machine in stored.machines}
+    return writer
+
+
+def _restored_track(stored: _Steps) -> Track:
+    track = Track()
+    if set(stored.columns) != set(track.columns) or set(stored.absent) != set(track.absent):
+        raise ValueError("other columns")
+    track.steps = _numbers(stored.steps)
+    track.columns = {name: _numbers(column) for name, column in stored.columns.items()}
+    if any(len(column) != len(track.steps) for column in track.columns.values()):
+        raise ValueError("columns of different lengths")
+    track.absent = {name: _indexes(indexes) for name, indexes in stored.absent.items()}
+    track.metrics = {name: _restored_series(points) for name, points in stored.metrics.items()}
+    track.last_step, track.progress, track.phase = stored.last_step, stored.progress, stored.phase
+    track.rate.extend((t, done) for t, done in stored.rate)
+    return track
+
+
+def _restored_machine(stored: _Machine) -> MachineTrack:
+    machine = MachineTrack()
+    machine.series = {name: _restored_series(points) for name, points in stored.series.items()}
+    machine.last = stored.last
+    return machine
+
+
+def _restored_series(points: _Points) -> Series:
+    x, y, absent = _numbers(points.x), _numbers(points.y), _indexes(points.absent)
+    if len(x) != len(y):
+        raise ValueError("points of different lengths")
+    return Series(x, y, absent)
+
+
+def _numbers(data: memoryview) -> array[float]:
+    found: array[float] = array("d")
+    found.frombytes(data)
+    return found
+
+
+def _indexes(data: memoryview) -> array[int]:
+    found: array[int] = array("q")
+    found.frombytes(data)
+    return found
