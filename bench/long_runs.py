@@ -1,9 +1,9 @@
 """Measures what a long run costs each of its readers: `python -m bench.long_runs [--big]`.
 
 It writes journals of a small and of long live runs (steps, a machine sample per second, evaluations, checkpoints,
-sample texts), then starts the real commands and screens, each in its own process, and prints their CPU time, memory and bytes
-with the ratio to the small run. Each reader is measured twice: without a side index ("first") and with one ("again").
-A lock that this process holds makes the runs live.
+sample texts), then starts the real commands and screens, each in its own process. The table has their CPU time, memory
+and bytes with the ratio to the small run. Each reader is measured without a side index ("first") and with one
+("again"). A lock that this process holds makes the runs live.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class RunTail:
         return sum(reader.offset for reader in self._readers.values())
 
     def marks(self, folded: Mapping[str, int]) -> dict[str, JournalMark] | None:
-        """A mark in each journal, by its path relative to the run directory; None when no mark allows a reader to continue.
+        """A mark in each journal, by its path relative to the run directory; None without such marks.
 
         Args:
             folded: the next sequence number of each writer in the fold. A record that came by the live stream and is
