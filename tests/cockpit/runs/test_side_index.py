@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.engines.event_strategies import events as any_events
 
 
 @pytest.fixture(autouse=True)
-def small_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def small_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A cache folder of the test's own, and an index after every byte."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(reader, "INDEX_AFTER_BYTES", 1)
