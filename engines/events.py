@@ -42,6 +42,29 @@ class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
     rank: int = 0
 
 
+class FieldChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of the recipe that an operator changed at a resume.
+
+    `number` counts the changes of the run from 1. `stage` is empty for a field of the recipe itself. `old` and `new`
+    are TOML, or `none`.
+    """
+
+    number: int
+    stage: str
+    field: str
+    old: str
+    new: str
+
+    @property
+    def sentence(self) -> str:
+        """`tuned.learning_rate 2e-4 → 1e-4`; not safe to print before `safe_text`."""
+        return (
+            f"{self.stage}.{self.field} {self.old} → {self.new}"
+            if self.stage
+            else f"{self.field} {self.old} → {self.new}"
+        )
+
+
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """A supervisor started on the run: at launch, at an operator's resume, or to adopt it after a supervisor died."""
 
@@ -58,6 +81,8 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """step from which an operator's resume continues"""
     checkpoint_stage: str | None = None
     parent: str | None = None
+    changes: list[FieldChanged] = []
+    """fields that the operator changed at this resume"""
 
 
 class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):

@@ -56,6 +56,10 @@ class RunDir:
     def recipe_json(self) -> Path:
         return self.root / "recipe.json"
 
+    def replaced_recipe_json(self, number: int) -> Path:
+        """A recipe.json that a change at a resume replaced; number 1 is the one that was launched."""
+        return self.root / f"recipe.{number}.json"
+
     @property
     def plan_json(self) -> Path:
         return self.root / "plan.json"

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from recipes.problems import either
 from recipes.quantities import exact
 from recipes.schema import Recipe
+from recipes.setting import AtResume
 from recipes.spelling import spell
 from recipes.stages.fields import ANY_OUTPUT
 from recipes.stages.registry import STAGE_TYPES, output_word
@@ -54,7 +55,7 @@ class FieldSpec:
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
     `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`,
     whose fields are in `items`. A `nullable` field may be left out, which means "none". `default` is a TOML value, or
-    None without a default.
+    None without a default. `at_resume` says whether a resume may change the field of a stage that trains.
     """
 
     path: str
@@ -70,6 +71,7 @@ class FieldSpec:
     advanced: bool
     accepts: tuple[str, ...]
     folder: bool
+    at_resume: AtResume | None = None
     items: tuple[FieldSpec, ...] = ()
 
     @property
@@ -197,6 +199,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         advanced=bool(extra.get("advanced", False)),
         accepts=_accepts(tuple(typing.cast("list[str]", extra.get("accepts", [])))),
         folder=bool(extra.get("folder", False)),
+        at_resume=typing.cast("AtResume | None", extra.get("at_resume")),
         items=items,
     )
 

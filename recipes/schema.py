@@ -34,12 +34,19 @@ else:
 class Recipe(Strict):
     """A recipe, with `defaults` already applied to its stages."""
 
-    schema_: Literal[1] = setting(section="Recipe", alias="schema", help="Version of the recipe format; must be 1.")
-    name: str = setting(section="Recipe", pattern=STAGE_NAME, help="Name of the recipe; run ids end with it.")
-    description: str = setting("", section="Recipe", max_length=2000, help="Purpose of the recipe.")
+    schema_: Literal[1] = setting(
+        section="Recipe", at_resume="identity", alias="schema", help="Version of the recipe format; must be 1."
+    )
+    name: str = setting(
+        section="Recipe", at_resume="identity", pattern=STAGE_NAME, help="Name of the recipe; run ids end with it."
+    )
+    description: str = setting(
+        "", section="Recipe", at_resume="identity", max_length=2000, help="Purpose of the recipe."
+    )
     sample_interval_s: float = setting(
         2.0,
         section="Recipe",
+        at_resume="change",
         ge=0.1,
         le=600,
         unit="seconds",
@@ -48,6 +55,7 @@ class Recipe(Strict):
     stop_grace_s: float = setting(
         120.0,
         section="Recipe",
+        at_resume="change",
         ge=1,
         le=86_400,
         unit="seconds",

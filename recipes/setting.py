@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_core import PydanticUndefined
+
+AtResume = Literal["change", "identity", "input", "shapes", "order", "optimizer", "arithmetic", "comparison", "start"]
+"""Whether a resume may change a field of a stage that trains: "change", or the reason why not. The sentences are in
+`recipes.resume_changes`."""
 
 
 def setting(
@@ -17,6 +21,7 @@ def setting(
     accepts: tuple[str, ...] | None = None,
     folder: bool = False,
     advanced: bool = False,
+    at_resume: AtResume | None = None,
     default_factory: Any = None,
     **bounds: Any,
 ) -> Any:
@@ -30,6 +35,8 @@ def setting(
         accepts: for a field that names another stage, the outputs that it accepts (the words of `registry.output_of`).
         folder: the value is a folder, relative to the recipe's folder if it is not absolute.
         advanced: shown after the other fields.
+        at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
+            train run again from their start, so their fields need no such rule.
         default_factory: for mutable defaults.
         bounds: pydantic constraints (`gt`, `ge`, `lt`, `le`, `min_length`, …).
     """
@@ -42,6 +49,8 @@ def setting(
         extra["folder"] = True
     if advanced:
         extra["advanced"] = True
+    if at_resume is not None:
+        extra["at_resume"] = at_resume
     if default_factory is not None:
         return Field(default_factory=default_factory, description=help, json_schema_extra=extra, **bounds)
     return Field(default, description=help, json_schema_extra=extra, **bounds)

@@ -10,6 +10,7 @@ from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
 from cockpit.launching.launch import resume
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.safe_text import safe_text
 from engines.words import ExitCode
 
 
@@ -23,11 +24,21 @@ def declare(parser: CommandParser) -> None:
         type=step,
         help="resume training from this step's checkpoint (default: the newest)",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="change a field from here on: stage.field=value (repeatable); what a checkpoint cannot continue with is"
+        " refused",
+    )
     add_following(parser)
     parser.exit_codes = RUN_END_CODES
     parser.examples = (
         ("cockpit resume last", "Resume the newest run from its last checkpoint."),
         ("cockpit resume last --stage adapter --checkpoint 200", "Rerun a stage from the checkpoint of step 200."),
+        ("cockpit resume last --set base.learning_rate=1e-4", "Continue with a lower learning rate."),
     )
 
 
@@ -36,7 +47,9 @@ def run(args: argparse.Namespace) -> ExitCode:
     found = find_run(runs_root(args.runs_dir), args.run)
     signals = Signals()
     with signals.caught(termination=True):
-        resume(found, stage=args.stage, checkpoint=args.checkpoint)
+        changes = resume(found, stage=args.stage, checkpoint=args.checkpoint, sets=args.sets)
         if not (args.detach or args.quiet):
             say(f"run {found.id} resumed; detaching does not stop it")
+            for change in changes:
+                say(f"changed: {safe_text(change.sentence, 300)}")
         return follow(found, args, signals, catching_up=True)

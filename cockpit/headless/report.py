@@ -103,6 +103,7 @@ def _notes(state: RunState) -> list[str]:
             )
         if stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
+    notes += [f"changed at a resume: {change.sentence}" for change in state.changes]
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         notes.append(f"{fmt.counted(lost, 'record')} could not be written during the run")

@@ -30,6 +30,9 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) 
         "path": str(run.root),
         "started_t": state.started_t,
         "ended_t": state.ended_t,
+        "changes": [
+            {"stage": c.stage, "field": c.field, "old": c.old, "new": c.new, "number": c.number} for c in state.changes
+        ],
         "stages": [_stage_json(stage) for stage in state.stages],
         "unreadable": state.unreadable,
         "unknown": state.unknown,
@@ -48,7 +51,7 @@ def _stage_json(stage: StageView) -> dict[str, Any]:
         "state": stage.state,
         "reason": stage.reason,
         "attempts": [_attempt_json(attempt) for attempt in stage.attempts],
-        "checkpoints": [_checkpoint_json(checkpoint) for checkpoint in stage.checkpoints],
+        "checkpoints": [_checkpoint_json(checkpoint, best=checkpoint is best) for checkpoint in stage.checkpoints],
         "best_checkpoint": None if best is None else best.path,
         "artifacts": [
             {"name": a.name, "kind": a.kind, "path": a.path, "bytes": a.bytes, "sha256": a.sha256}
@@ -77,9 +80,10 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
     }
 
 
-def _checkpoint_json(checkpoint: CheckpointCommitted) -> dict[str, Any]:
-    names = ("attempt", "step", "path", "sha256", "bytes", "healthy", "best", "loss")
-    return {name: getattr(checkpoint, name) for name in names}
+def _checkpoint_json(checkpoint: CheckpointCommitted, *, best: bool) -> dict[str, Any]:
+    """`best` says which checkpoint is the best one now; the journal marks every one that was the best when written."""
+    names = ("attempt", "step", "path", "sha256", "bytes", "healthy", "loss")
+    return {**{name: getattr(checkpoint, name) for name in names}, "best": best}
 
 
 def _finite(value: Any) -> Any:

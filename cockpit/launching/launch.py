@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cockpit
+from cockpit.launching.changes import resume_changes
 from cockpit.launching.interpreters import check_interpreters
 from cockpit.launching.start import require_free, start_supervisor
 from cockpit.planning.model_check import check_models
@@ -17,6 +18,7 @@ from cockpit.schedule.facts import RunFacts, read_facts
 from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import EndRun, next_action
+from engines.events import FieldChanged
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir
 from engines.words import RunStatus, StartReason
 from recipes.graph import resolve_graph
@@ -112,16 +114,20 @@ def launch_text(
     return launch(loaded, runs_root=runs_root, name=name, parent=parent)
 
 
-def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = None) -> None:
-    """Resume a run that has ended or was lost.
+def resume(
+    run: RunDir, *, stage: str | None = None, checkpoint: int | None = None, sets: Sequence[str] = ()
+) -> list[FieldChanged]:
+    """Resume a run that has ended or was lost; returns the fields of the recipe that it changes.
 
     Args:
         run: the run.
         stage: rerun this stage and the stages that depend on it.
         checkpoint: resume from the checkpoint of this step; later steps are repeated.
+        sets: fields to change, each `STAGE.FIELD=VALUE`; the run's `recipe.json` is written again with them.
 
     Raises:
-        OperatorError: the run is running, there is nothing to resume, or the stage or checkpoint does not exist.
+        OperatorError: the run is running, there is nothing to resume, the stage or checkpoint does not exist, or a
+            change is not possible at a resume.
     """
     require_free(run)
     try:
@@ -129,19 +135,22 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
         plan = RunRecipe.read(run)
     except RunDirError as error:
         raise OperatorError(str(error)) from error
-    check_interpreters(plan.recipe, plan.wanted())
     facts = read_facts(run)
+    changed = resume_changes(run, plan, facts, sets, stage=stage, checkpoint=checkpoint)
+    plan = changed.plan
+    check_interpreters(plan.recipe, plan.wanted())
     if stage is not None and stage not in plan.order:
         raise OperatorError(f"--stage — no stage {stage!r} in {run.id}; allowed: {', '.join(plan.order)}")
-    arguments: list[str] = []
+    arguments = [f"--set={text}" for text in sets] if changed.changes else []
     target = stage
     if checkpoint is not None:
         target = _stage_with_checkpoint(run, plan, facts, stage, checkpoint)
         arguments += ["--checkpoint", str(checkpoint), "--checkpoint-stage", target]
-    if target is not None:
-        arguments += ["--redo", target]
+    redo = list(dict.fromkeys([*([] if target is None else [target]), *changed.redo]))
+    if redo:
+        arguments += ["--redo", ",".join(redo)]
         if plan.only:  # the launch may have left out the stage that is requested now
-            wanted = plan.ancestors(set(plan.only) | {target})
+            wanted = plan.ancestors(set(plan.only) | set(redo))
             arguments += ["--only", ",".join(name for name in plan.order if name in wanted)]
     elif _nothing_to_do(run, plan, facts):
         raise OperatorError(
@@ -149,6 +158,7 @@ def resume(run: RunDir, *, stage: str | None = None, checkpoint: int | None = No
             f"rerun a stage: cockpit resume {run.id} --stage STAGE, or --checkpoint STEP",
         )
     start_supervisor(run, StartReason.RESUME, arguments)
+    return changed.changes
 
 
 def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:

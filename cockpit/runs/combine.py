@@ -88,6 +88,7 @@ def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:
 def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     run.id, run.recipe, run.parent = event.run, event.recipe, event.parent
     run.state, run.reason, run.ended_t = RunStatus.RUNNING, "", None
+    run.changes |= {change.number: change for change in event.changes}
     if run.started_t is None:
         run.started_t = event.t
     if event.reason.is_from_operator:

@@ -93,7 +93,9 @@ def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
     match event:
         case RunStarted():
             back = f" from step {event.checkpoint}" if event.checkpoint is not None else ""
-            return "info", f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}"
+            changes = f" with {', '.join(change.sentence for change in event.changes)}" if event.changes else ""
+            level: Level = "warn" if changes else "info"
+            return level, f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}{changes}"
         case RunEnded():
             return _RUN_LEVELS.get(
                 event.state, "error"

@@ -14,6 +14,7 @@ from engines.events import (
     CheckpointRemoved,
     ControlApplied,
     Evaluated,
+    FieldChanged,
     Gap,
     GateChecked,
     GuardTripped,
@@ -150,8 +151,10 @@ class StageView:
 
     @property
     def best_checkpoint(self) -> CheckpointCommitted | None:
-        """The newest checkpoint that was the best when it was committed."""
-        return next((c for c in reversed(self.checkpoints) if c.best), None)
+        """The best checkpoint now: the newest one of the lineage that was the best when it was committed."""
+        cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
+        own = (c for c in reversed(self.checkpoints) if c.step <= cuts.get(c.attempt, -1))
+        return next((c for c in own if c.best), None)
 
     @property
     def artifacts(self) -> list[ArtifactCommitted]:
@@ -282,6 +285,7 @@ class RunView:
     stages: dict[str, StageView] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     controls: list[ControlApplied] = field(default_factory=list)
+    changes: dict[int, FieldChanged] = field(default_factory=dict)
     redone: dict[str, Order] = field(default_factory=dict)
     paused_by: ControlApplied | None = None
 

@@ -16,7 +16,7 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.events import AnyEvent, ControlApplied, Gap, MachineSampled, SampledText
+from engines.events import AnyEvent, ControlApplied, FieldChanged, Gap, MachineSampled, SampledText
 from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
@@ -301,6 +301,11 @@ class RunState:
     def controls(self) -> list[ControlApplied]:
         """Requests that an engine or the supervisor answered, oldest first."""
         return self.view.controls
+
+    @property
+    def changes(self) -> list[FieldChanged]:
+        """Fields of the recipe that resumes changed, oldest first."""
+        return [change for _, change in sorted(self.view.changes.items())]
 
     @property
     def gaps(self) -> list[Gap]:

@@ -14,6 +14,7 @@ from engines.events import (
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
+    FieldChanged,
     GuardTripped,
     ResumedFrom,
     RunEnded,
@@ -112,6 +113,8 @@ class RunFacts:
     latest_start: RunStarted | None = None
     roles: dict[str, WriterRole] = field(default_factory=dict)
     """role of each writer, by its id"""
+    changes: dict[int, FieldChanged] = field(default_factory=dict)
+    """fields that resumes changed, by number"""
 
     def stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())
@@ -164,6 +167,7 @@ def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
         if facts.ended is None or _later(event, facts.ended):
             facts.ended = event
         return
+    facts.changes |= {change.number: change for change in event.changes}
     if event.reason.is_from_operator and (facts.operator is None or _later(event, facts.operator)):
         facts.operator = event
     if facts.latest_start is None or _later(event, facts.latest_start):

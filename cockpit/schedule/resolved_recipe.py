@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engines.artifacts.manifest import MANIFEST
+from engines.events import FieldChanged
 from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError
@@ -36,6 +40,8 @@ class RunRecipe:
     order: list[str]
     inputs: dict[str, dict[str, InputRef]]
     only: list[str]
+    changes: list[FieldChanged] = dataclasses.field(default_factory=list)
+    """fields that resumes changed, oldest first; `recipe` contains the new values"""
 
     def stage(self, name: str) -> StageFields:
         return next(stage for stage in self.recipe.stage if stage.name == name)
@@ -67,6 +73,7 @@ class RunRecipe:
             "order": self.order,
             "inputs": {stage: {field: vars(ref) for field, ref in refs.items()} for stage, refs in self.inputs.items()},
             "only": self.only,
+            "changes": msgspec.to_builtins(self.changes),
         }
 
     @staticmethod
@@ -83,8 +90,9 @@ class RunRecipe:
                 order=list(value["order"]),
                 inputs={s: {f: InputRef(**ref) for f, ref in refs.items()} for s, refs in value["inputs"].items()},
                 only=list(value["only"]),
+                changes=msgspec.convert(value.get("changes", []), list[FieldChanged]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error
 
     def stage_inputs(self, run: RunDir, name: str) -> dict[str, StageInput]:

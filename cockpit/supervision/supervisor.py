@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cockpit.runs.summaries import exit_facts
 from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.schedule.facts import RunFacts, add_facts
 from cockpit.schedule.outputs import Outputs
+from cockpit.schedule.recipe_changes import unjournaled, write_changes
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
@@ -43,8 +45,9 @@ from engines.events import (
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
-from engines.run_dir import Lock, RunDir
+from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
+from recipes.problems import OperatorError
 
 
 class Supervisor:
@@ -213,6 +216,7 @@ def main(argv: list[str] | None = None) -> ExitCode:
     parser.add_argument("--only", default="")
     parser.add_argument("--checkpoint", type=int)
     parser.add_argument("--checkpoint-stage")
+    parser.add_argument("--set", action="append", default=[], dest="sets")
     parser.add_argument("--foreground", action="store_true")
     args = parser.parse_args(argv)
     os.umask(0o077)
@@ -220,6 +224,8 @@ def main(argv: list[str] | None = None) -> ExitCode:
     lock = Lock(run.supervisor_lock)
     if not lock.acquire({"pid": os.getpid(), "reason": args.reason}):
         return ExitCode.MISTAKE
+    if not _change_recipe(run, args.sets):
+        return ExitCode.FAILED
     if not args.foreground:
         _detach(run)
     plan = RunRecipe.read(run)
@@ -237,6 +243,7 @@ def main(argv: list[str] | None = None) -> ExitCode:
         checkpoint=args.checkpoint,
         checkpoint_stage=args.checkpoint_stage,
         parent=run.read_run_json().get("parent"),
+        changes=unjournaled(run, plan),
     )
     become_subreaper()
     supervisor = Supervisor(run, started)
@@ -253,6 +260,17 @@ def main(argv: list[str] | None = None) -> ExitCode:
         supervisor.close()
         lock.release()
     return ExitCode.DONE
+
+
+def _change_recipe(run: RunDir, sets: Sequence[str]) -> bool:
+    """Apply the overrides of a resume; the process has not yet detached, so its caller sees an error on stderr."""
+    try:
+        if sets:
+            write_changes(run, sets)
+    except (OSError, OperatorError, RunDirError) as error:
+        sys.stderr.write(f"the changed recipe could not be written: {error}\n")
+        return False
+    return True
 
 
 def _request_stop(run: RunDir) -> None:

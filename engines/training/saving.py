@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -64,7 +64,11 @@ class CheckpointWriter:
         return [(self._ctx.attempt, None), *self._ancestors]
 
     def commit(
-        self, trainer: Trainer, counters: Counters, eval_loss: float | None, lowered_to: int | None = None
+        self,
+        trainer: Trainer,
+        counters: Counters,
+        eval_loss: float | None,
+        plan: Mapping[str, int | None] | None = None,
     ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
@@ -72,7 +76,7 @@ class CheckpointWriter:
             trainer: the Trainer, right after an optimizer step.
             counters: the progress so far.
             eval_loss: loss on the val split at this step; None when it was not measured.
-            lowered_to: the last step that an operator set for the stage; None without such a request.
+            plan: `planned_steps` by the recipe, and `lowered_to`: the last step that a request set, or None.
         """
         step = int(trainer.state.global_step)
         if self.last_step == step:
@@ -81,7 +85,7 @@ class CheckpointWriter:
         draft = draft_of(final)
         try:
             draft.mkdir(parents=True)
-            position = {"epoch": trainer.state.epoch, "lowered_to": lowered_to, **counters.saved()}
+            position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
             event = self._write(draft, final, trainer, counters, eval_loss, position)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(draft, ignore_errors=True)

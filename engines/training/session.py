@@ -25,6 +25,7 @@ from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
 from recipes import quantities
+from recipes.problems import OperatorError
 from recipes.stages.training import TrainingFields
 
 
@@ -63,7 +64,7 @@ class Session:
         self.task = task
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
-        self.total_steps = planned_steps(self.stage, task.examples)
+        self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
         self.lowered_to: int | None = None
         if ctx.resume is not None:
@@ -136,11 +137,17 @@ class Session:
         self.trainer.state.max_steps = self.total_steps
         self._plan(self.total_steps)
 
-    def after_scheduler_load(self) -> None:
-        """Apply this attempt's schedule and rates over those that were loaded from the checkpoint."""
+    def after_scheduler_load(self, recipe: Schedule) -> None:
+        """Apply this attempt's schedule and rates over those that were loaded from the checkpoint.
+
+        A peak that a request set stays in effect, unless a resume has changed the recipe's since.
+        """
         schedule = self.schedule
+        schedule.shape, schedule.warmup, schedule.min_rate = recipe.shape, recipe.warmup, recipe.min_rate
         schedule.total = self.total_steps
         schedule.retry_with(self.ctx.learning_rate_scale)
+        if self.trainer.lr_scheduler.base_lrs[0] != self.stage.learning_rate:
+            schedule.scale = schedule.retry_scale
         self.trainer.lr_scheduler.base_lrs = [self.stage.learning_rate] * len(self.trainer.lr_scheduler.base_lrs)
         apply_now(self.trainer.lr_scheduler)
 
@@ -197,7 +204,8 @@ class Session:
         """Write a checkpoint of the present step; False when the write failed."""
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
-        return self.writer.commit(self.trainer, self.counters, eval_loss, self.lowered_to)
+        plan = {"planned_steps": self.planned_steps, "lowered_to": self.lowered_to}
+        return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
     def evaluate(self) -> Evaluated | None:
         """Token-weighted loss on the val split now; None without a val split. Draws no random numbers."""
@@ -247,9 +255,16 @@ class Session:
     def _restore(self, manifest: dict[str, Any], step: int) -> None:
         self.counters.restore(manifest)
         self.resumed_step = step
-        self.lowered_to = (manifest.get("position") or {}).get("lowered_to")
+        position = manifest.get("position") or {}
+        if position.get("planned_steps", self.planned_steps) == self.planned_steps:
+            self.lowered_to = position.get("lowered_to")  # otherwise a resume has changed the number of steps since
         if self.lowered_to is not None:
             self.total_steps = min(self.total_steps, self.lowered_to)
+        if step > self.total_steps:
+            raise OperatorError(
+                f"the checkpoint of step {step} lies beyond the last step; got {self.total_steps} steps",
+                f"set max_steps or num_train_epochs to at least {step} steps, or resume from an earlier checkpoint",
+            )
 
     def _step_event(self, measured: Measured, step: int, epoch: float, step_s: float) -> Step:
         return Step(

@@ -10,6 +10,7 @@ the full accumulation window. One process trains, so nothing is reduced over ran
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,11 +22,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from engines.context import StageContext
 from engines.training.faults import Faults
-from engines.training.schedule import Schedule, warmup_steps
+from engines.training.schedule import Schedule, schedule_of, warmup_steps
 from recipes.stages.training import TrainingFields
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
     assert hasattr(Trainer, _name), f"transformers.Trainer has no {_name}: this version of transformers is unsupported"
+
+
+_SETTINGS = ("weight_decay", "betas", "eps")
+"""Settings of the optimizer that fields decide."""
 
 
 @dataclass
@@ -58,8 +63,8 @@ class StepListener(Protocol):
     def train_begins(self) -> None:
         """Trainer has computed its number of steps."""
 
-    def after_scheduler_load(self) -> None:
-        """The optimizer and schedule of the checkpoint are loaded."""
+    def after_scheduler_load(self, recipe: Schedule) -> None:
+        """The optimizer and schedule of the checkpoint are loaded; `recipe` is the schedule of the stage's fields."""
 
     def before_optimizer_step(self, measured: Measured) -> None:
         """A step is measured and may still be refused."""
@@ -138,9 +143,16 @@ class EngineMixin:
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
+        # The checkpoint's values replace those of the stage's fields, which a resume may have changed.
+        recipe = copy.copy(schedule_of(self.lr_scheduler))
+        settings = [{name: group[name] for name in _SETTINGS if name in group} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if checkpoint is not None:
-            self.session.after_scheduler_load()
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        self.session.after_scheduler_load(recipe)
 
     def _save_checkpoint(self, _model: torch.nn.Module, _trial: Any = None) -> None:
         self.session.save()

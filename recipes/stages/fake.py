@@ -16,29 +16,51 @@ class FakeStage(StageFields):
     data: str | None = setting(
         None,
         section="Inputs",
+        at_resume="input",
         accepts=ANY_OUTPUT,
         help="A stage to wait for.",
     )
-    max_steps: int = setting(100, section="Schedule", ge=1, help="Number of steps to simulate.")
-    step_s: float = setting(0.1, section="Schedule", ge=0, unit="seconds", help="Duration of one step.")
-    learning_rate: float = setting(3e-4, section="Optim", gt=0, le=1, help="Peak of the simulated schedule.")
-    seed: int = setting(42, section="Data", ge=0, help="Seed of the simulated noise.")
-    save_steps: int = setting(20, section="Checkpoints", ge=1, unit="steps", help="Steps between two checkpoints.")
-    save_total_limit: int = setting(3, section="Checkpoints", ge=1, help="Number of newest checkpoints to keep.")
+    max_steps: int = setting(100, section="Schedule", at_resume="change", ge=1, help="Number of steps to simulate.")
+    step_s: float = setting(
+        0.1, section="Schedule", at_resume="change", ge=0, unit="seconds", help="Duration of one step."
+    )
+    learning_rate: float = setting(
+        3e-4, section="Optim", at_resume="change", gt=0, le=1, help="Peak of the simulated schedule."
+    )
+    seed: int = setting(42, section="Data", at_resume="order", ge=0, help="Seed of the simulated noise.")
+    save_steps: int = setting(
+        20, section="Checkpoints", at_resume="change", ge=1, unit="steps", help="Steps between two checkpoints."
+    )
+    save_total_limit: int = setting(
+        3, section="Checkpoints", at_resume="change", ge=1, help="Number of newest checkpoints to keep."
+    )
     checkpoint_bytes: int = setting(
-        4096, section="Checkpoints", ge=1, unit="bytes", help="Size of a simulated checkpoint."
+        4096, section="Checkpoints", at_resume="change", ge=1, unit="bytes", help="Size of a simulated checkpoint."
     )
     eval_steps: int | None = setting(
-        None, section="Evaluation", ge=1, unit="steps", help="Steps between two simulated evaluations."
+        None,
+        section="Evaluation",
+        at_resume="change",
+        ge=1,
+        unit="steps",
+        help="Steps between two simulated evaluations.",
     )
     nan_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The loss of the first attempt is NaN at this step, and the guard trips."
+        None,
+        section="Faults",
+        at_resume="start",
+        ge=1,
+        help="The loss of the first attempt is NaN at this step, and the guard trips.",
     )
     fail_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The first attempt fails with an error at this step."
+        None, section="Faults", at_resume="start", ge=1, help="The first attempt fails with an error at this step."
     )
-    guards: Guards = setting(default_factory=Guards, section="Guards", help="Checks that stop the attempt.")
-    retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
+    guards: Guards = setting(
+        default_factory=Guards, section="Guards", at_resume="change", help="Checks that stop the attempt."
+    )
+    retry: TrainingRetry = setting(
+        default_factory=TrainingRetry, section="Retry", at_resume="change", help="Automatic retries."
+    )
 
 
 FAKE = StageKind(

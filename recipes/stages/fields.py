@@ -27,6 +27,7 @@ class Retry(Strict):
     max_attempts: int = setting(
         1,
         section="Retry",
+        at_resume="change",
         ge=1,
         le=3,
         help="Maximum number of attempts, including the first; 1 means no automatic retry.",
@@ -39,6 +40,7 @@ class TrainingRetry(Retry):
     learning_rate_factor: float = setting(
         0.5,
         section="Retry",
+        at_resume="change",
         gt=0,
         le=1,
         help="Factor for the learning rate of the next attempt after a guard tripped.",
@@ -51,6 +53,7 @@ class Guards(Strict):
     grad_norm: float = setting(
         1000.0,
         section="Guards",
+        at_resume="change",
         gt=0,
         help="Stop the attempt when the gradient norm before clipping exceeds this value.",
     )
@@ -59,32 +62,44 @@ class Guards(Strict):
 class Gate(Strict):
     """A condition that the finished stage's metrics must meet (`[[stage.gate]]`)."""
 
-    metric: str = setting(section="Gates", min_length=1, help="Name of a metric that the stage reports.")
-    op: Literal["<", "<=", ">", ">="] = setting(section="Gates", help="Comparison of the metric with the value.")
-    value: float = setting(section="Gates", help="The limit; a metric that was not measured fails the gate.")
-    stretch: float | None = setting(None, section="Gates", help="A stricter limit, reported but not required.")
+    metric: str = setting(
+        section="Gates", at_resume="change", min_length=1, help="Name of a metric that the stage reports."
+    )
+    op: Literal["<", "<=", ">", ">="] = setting(
+        section="Gates", at_resume="change", help="Comparison of the metric with the value."
+    )
+    value: float = setting(
+        section="Gates", at_resume="change", help="The limit; a metric that was not measured fails the gate."
+    )
+    stretch: float | None = setting(
+        None, section="Gates", at_resume="change", help="A stricter limit, reported but not required."
+    )
 
 
 class StageFields(Strict):
     """The fields that every stage has."""
 
-    name: str = setting(section="Stage", pattern=STAGE_NAME, help="Unique name; other stages use it as an input.")
+    name: str = setting(
+        section="Stage", at_resume="identity", pattern=STAGE_NAME, help="Unique name; other stages use it as an input."
+    )
     python: str | None = setting(
         None,
         section="Launch",
+        at_resume="change",
         advanced=True,
         help="Python interpreter that runs the stage's engine; by default, Cockpit's own.",
     )
     threads: int | None = setting(
         None,
         section="Launch",
+        at_resume="change",
         ge=1,
         advanced=True,
         help="CPU threads of the engine; by default, one per physical core.",
     )
     gate: list[Gate] = setting(
-        default_factory=list, section="Gates", help="Conditions that the stage's metrics must meet."
+        default_factory=list, section="Gates", at_resume="change", help="Conditions that the stage's metrics must meet."
     )
-    retry: Retry = setting(default_factory=Retry, section="Retry", help="Automatic retries.")
+    retry: Retry = setting(default_factory=Retry, section="Retry", at_resume="change", help="Automatic retries.")
     kind: str
     """What the stage does; each type of stage allows exactly one value."""

@@ -16,23 +16,37 @@ class FinetuneStage(TrainingFields):
     """LoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
     kind: Literal["finetune"] = "finetune"
-    model: str = setting(section="Inputs", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id.")
-    data: str = setting(
-        section="Inputs", accepts=("messages",), help="The messages stage, or a folder with train.jsonl."
+    model: str = setting(
+        section="Inputs", at_resume="input", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id."
     )
-    r: int = setting(16, section="LoRA", ge=1, help="Rank of the adapter.")
+    data: str = setting(
+        section="Inputs",
+        at_resume="input",
+        accepts=("messages",),
+        help="The messages stage, or a folder with train.jsonl.",
+    )
+    r: int = setting(16, section="LoRA", at_resume="shapes", ge=1, help="Rank of the adapter.")
     lora_alpha: float = setting(
-        32.0, section="LoRA", gt=0, help="Scale of the adapter; its output is multiplied by lora_alpha / r."
+        32.0,
+        section="LoRA",
+        at_resume="arithmetic",
+        gt=0,
+        help="Scale of the adapter; its output is multiplied by lora_alpha / r.",
     )
     lora_dropout: float = setting(
-        0.0, section="LoRA", ge=0, lt=1, help="Dropout on the adapter's input during training."
+        0.0, section="LoRA", at_resume="change", ge=0, lt=1, help="Dropout on the adapter's input during training."
     )
     use_rslora: bool = setting(
-        False, section="LoRA", advanced=True, help="Scale by lora_alpha / sqrt(r) instead (rsLoRA)."
+        False,
+        section="LoRA",
+        at_resume="arithmetic",
+        advanced=True,
+        help="Scale by lora_alpha / sqrt(r) instead (rsLoRA).",
     )
     target_modules: list[TargetModule] = setting(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         section="LoRA",
+        at_resume="shapes",
         min_length=1,
         help="Linear layers that get an adapter.",
     )

@@ -16,35 +16,76 @@ class PretrainStage(TrainingFields):
 
     kind: Literal["pretrain"] = "pretrain"
     data: str = setting(
-        section="Inputs", accepts=("tokens",), help="The tokens stage, which also provides the tokenizer."
+        section="Inputs",
+        at_resume="input",
+        accepts=("tokens",),
+        help="The tokens stage, which also provides the tokenizer.",
     )
     hidden_size: int = setting(
-        section="Model", ge=8, help="Width of the residual stream; a multiple of 256 quantizes best."
+        section="Model",
+        at_resume="shapes",
+        ge=8,
+        help="Width of the residual stream; a multiple of 256 quantizes best.",
     )
-    intermediate_size: int = setting(section="Model", ge=8, help="Width of the SwiGLU feed-forward layer.")
-    num_hidden_layers: int = setting(section="Model", ge=1, le=1000, help="Number of decoder layers.")
-    num_attention_heads: int = setting(section="Model", ge=1, help="Number of query heads; must divide hidden_size.")
+    intermediate_size: int = setting(
+        section="Model", at_resume="shapes", ge=8, help="Width of the SwiGLU feed-forward layer."
+    )
+    num_hidden_layers: int = setting(
+        section="Model", at_resume="shapes", ge=1, le=1000, help="Number of decoder layers."
+    )
+    num_attention_heads: int = setting(
+        section="Model", at_resume="shapes", ge=1, help="Number of query heads; must divide hidden_size."
+    )
     num_key_value_heads: int = setting(
-        section="Model", ge=1, help="Number of key and value heads; must divide num_attention_heads."
+        section="Model",
+        at_resume="shapes",
+        ge=1,
+        help="Number of key and value heads; must divide num_attention_heads.",
     )
-    rope_theta: float = setting(10_000.0, section="Model", gt=0, help="Base of the rotary position embedding.")
+    rope_theta: float = setting(
+        10_000.0, section="Model", at_resume="arithmetic", gt=0, help="Base of the rotary position embedding."
+    )
     rms_norm_eps: float = setting(
-        1e-5, section="Model", gt=0, lt=1, advanced=True, help="Epsilon that RMSNorm adds to the variance."
+        1e-5,
+        section="Model",
+        at_resume="arithmetic",
+        gt=0,
+        lt=1,
+        advanced=True,
+        help="Epsilon that RMSNorm adds to the variance.",
     )
-    tie_word_embeddings: bool = setting(True, section="Model", help="Use one matrix for embedding and output head.")
+    tie_word_embeddings: bool = setting(
+        True, section="Model", at_resume="shapes", help="Use one matrix for embedding and output head."
+    )
     attention_dropout: float = setting(
-        0.0, section="Model", ge=0, lt=1, help="Dropout on attention weights during training."
+        0.0, section="Model", at_resume="change", ge=0, lt=1, help="Dropout on attention weights during training."
     )
     initializer_range: float = setting(
-        0.02, section="Model", gt=0, lt=1, advanced=True, help="Standard deviation of the initial weights."
+        0.02,
+        section="Model",
+        at_resume="start",
+        gt=0,
+        lt=1,
+        advanced=True,
+        help="Standard deviation of the initial weights.",
     )
     sample_steps: int | None = setting(
-        None, section="Samples", ge=1, unit="steps", help="Steps between two generations from sample_prompts."
+        None,
+        section="Samples",
+        at_resume="change",
+        ge=1,
+        unit="steps",
+        help="Steps between two generations from sample_prompts.",
     )
     sample_prompts: list[str] = setting(
-        default_factory=lambda: ["def "], section="Samples", help="Prompts for the samples generated during training."
+        default_factory=lambda: ["def "],
+        section="Samples",
+        at_resume="change",
+        help="Prompts for the samples generated during training.",
     )
-    sample_max_new_tokens: int = setting(40, section="Samples", ge=1, unit="tokens", help="Maximum length of a sample.")
+    sample_max_new_tokens: int = setting(
+        40, section="Samples", at_resume="change", ge=1, unit="tokens", help="Maximum length of a sample."
+    )
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> PretrainStage:

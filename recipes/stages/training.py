@@ -12,51 +12,90 @@ class TrainingFields(StageFields):
     """The fields that pretraining and fine-tuning share."""
 
     max_length: int = setting(
-        512, section="Data", ge=8, unit="tokens", help="Sequence length; longer examples are truncated and counted."
+        512,
+        section="Data",
+        at_resume="order",
+        ge=8,
+        unit="tokens",
+        help="Sequence length; longer examples are truncated and counted.",
     )
     per_device_train_batch_size: int = setting(
-        8, section="Batch", ge=1, help="Sequences per forward pass on each device."
+        8, section="Batch", at_resume="order", ge=1, help="Sequences per forward pass on each device."
     )
-    gradient_accumulation_steps: int = setting(1, section="Batch", ge=1, help="Forward passes per optimizer step.")
+    gradient_accumulation_steps: int = setting(
+        1, section="Batch", at_resume="order", ge=1, help="Forward passes per optimizer step."
+    )
     max_steps: int | None = setting(
-        None, section="Schedule", ge=1, help="Total number of optimizer steps; overrides num_train_epochs."
+        None,
+        section="Schedule",
+        at_resume="change",
+        ge=1,
+        help="Total number of optimizer steps; overrides num_train_epochs.",
     )
-    num_train_epochs: float = setting(1.0, section="Schedule", gt=0, help="Passes over the training data.")
-    learning_rate: float = setting(2e-4, section="Optim", gt=0, le=1, help="Peak learning rate.")
+    num_train_epochs: float = setting(
+        1.0, section="Schedule", at_resume="change", gt=0, help="Passes over the training data."
+    )
+    learning_rate: float = setting(2e-4, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate.")
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant"] = setting(
-        "cosine", section="Schedule", help="Shape of the learning rate schedule after warm-up."
+        "cosine", section="Schedule", at_resume="change", help="Shape of the learning rate schedule after warm-up."
     )
     min_lr_rate: float = setting(
-        0.1, section="Schedule", ge=0, le=1, help="Final learning rate as a share of the peak, for cosine_with_min_lr."
+        0.1,
+        section="Schedule",
+        at_resume="change",
+        ge=0,
+        le=1,
+        help="Final learning rate as a share of the peak, for cosine_with_min_lr.",
     )
     warmup_steps: float = setting(
-        0.0, section="Schedule", ge=0, help="Number of warm-up steps; a value below 1 is a share of all steps."
+        0.0,
+        section="Schedule",
+        at_resume="change",
+        ge=0,
+        help="Number of warm-up steps; a value below 1 is a share of all steps.",
     )
     optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit"] = setting(
-        "adamw_torch_fused", section="Optim", help="Optimizer, as transformers names it."
+        "adamw_torch_fused", section="Optim", at_resume="optimizer", help="Optimizer, as transformers names it."
     )
-    weight_decay: float = setting(0.0, section="Optim", ge=0, le=1, help="Decoupled weight decay.")
-    adam_beta1: float = setting(0.9, section="Optim", ge=0, lt=1, advanced=True, help="Decay of the first moment.")
-    adam_beta2: float = setting(0.999, section="Optim", ge=0, lt=1, advanced=True, help="Decay of the second moment.")
+    weight_decay: float = setting(0.0, section="Optim", at_resume="change", ge=0, le=1, help="Decoupled weight decay.")
+    adam_beta1: float = setting(
+        0.9, section="Optim", at_resume="change", ge=0, lt=1, advanced=True, help="Decay of the first moment."
+    )
+    adam_beta2: float = setting(
+        0.999, section="Optim", at_resume="change", ge=0, lt=1, advanced=True, help="Decay of the second moment."
+    )
     adam_epsilon: float = setting(
-        1e-8, section="Optim", gt=0, lt=1, advanced=True, help="Epsilon in the denominator of Adam."
+        1e-8, section="Optim", at_resume="change", gt=0, lt=1, advanced=True, help="Epsilon in the denominator of Adam."
     )
     max_grad_norm: float = setting(
-        1.0, section="Optim", gt=0, help="Maximum L2 norm of the gradients; larger gradients are clipped."
+        1.0,
+        section="Optim",
+        at_resume="change",
+        gt=0,
+        help="Maximum L2 norm of the gradients; larger gradients are clipped.",
     )
-    bf16: bool = setting(False, section="Precision", help="Compute in bfloat16 under autocast; weights stay float32.")
+    bf16: bool = setting(
+        False,
+        section="Precision",
+        at_resume="arithmetic",
+        help="Compute in bfloat16 under autocast; weights stay float32.",
+    )
     gradient_checkpointing: bool = setting(
         False,
         section="Precision",
+        at_resume="change",
         help="Recompute activations in the backward pass; uses less memory and is about 20% slower.",
     )
-    seed: int = setting(42, section="Data", ge=0, help="Seed of initialization, data order and dropout.")
+    seed: int = setting(
+        42, section="Data", at_resume="order", ge=0, help="Seed of initialization, data order and dropout."
+    )
     dataloader_num_workers: int = setting(
-        0, section="Data", ge=0, le=64, advanced=True, help="Number of processes that load data."
+        0, section="Data", at_resume="change", ge=0, le=64, advanced=True, help="Number of processes that load data."
     )
     save_steps: int = setting(
         100,
         section="Checkpoints",
+        at_resume="change",
         ge=1,
         unit="steps",
         help="Steps between two checkpoints; another one is written at the end.",
@@ -64,21 +103,32 @@ class TrainingFields(StageFields):
     save_total_limit: int = setting(
         3,
         section="Checkpoints",
+        at_resume="change",
         ge=1,
         help="Number of newest checkpoints to keep, besides the best one and the newest healthy one.",
     )
     eval_steps: int | None = setting(
-        None, section="Evaluation", ge=1, unit="steps", help="Steps between two evaluations on the val split."
+        None,
+        section="Evaluation",
+        at_resume="change",
+        ge=1,
+        unit="steps",
+        help="Steps between two evaluations on the val split.",
     )
     eval_max_tokens: int = setting(
         20_000,
         section="Evaluation",
+        at_resume="comparison",
         ge=1,
         unit="tokens",
         help="Stop an evaluation during training after this many scored tokens of the val split.",
     )
     per_device_eval_batch_size: int = setting(
-        8, section="Evaluation", ge=1, help="Sequences per forward pass of an evaluation."
+        8, section="Evaluation", at_resume="change", ge=1, help="Sequences per forward pass of an evaluation."
     )
-    guards: Guards = setting(default_factory=Guards, section="Guards", help="Checks that stop the attempt.")
-    retry: TrainingRetry = setting(default_factory=TrainingRetry, section="Retry", help="Automatic retries.")
+    guards: Guards = setting(
+        default_factory=Guards, section="Guards", at_resume="change", help="Checks that stop the attempt."
+    )
+    retry: TrainingRetry = setting(
+        default_factory=TrainingRetry, section="Retry", at_resume="change", help="Automatic retries."
+    )

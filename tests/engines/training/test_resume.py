@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engines.events import CheckpointRemoved, Evaluated, StepsPlanned, Warned
 from engines.words import Verb
@@ -180,3 +181,66 @@ def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path
     assert "may differ from an uninterrupted run" in warning.message
     assert "threads was 64, now 1" in warning.message
     assert "torch was 1.0" in warning.message
+
+
+def test_fields_changed_since_the_checkpoint_take_effect_and_the_others_do_not_move(
+    tmp_path: Path, case: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    """The checkpoint contains the optimizer's settings and the schedule; the stage's fields win over them."""
+    stage, inputs = case
+    whole = context(tmp_path / "whole", stage, inputs)
+    run_stage(whole)
+    new = {"learning_rate": 7e-4, "lr_scheduler_type": "constant", "weight_decay": 0.05, "adam_beta1": 0.7}
+    again = context(tmp_path / "whole", {**stage, **new}, inputs, attempt=2, resume=resume_point(whole, 3))
+    run_stage(again)
+    assert {float.fromhex(row[3]) for row in trajectory(again, 2)} == {7e-4}
+    groups = torch.load(again.checkpoints / "step-6" / "optimizer.pt", weights_only=False)["param_groups"]
+    assert {group["betas"] for group in groups} == {(0.7, PRETRAIN.get("adam_beta2", 0.999))}
+    assert 0.05 in {group["weight_decay"] for group in groups}
+
+
+def test_more_steps_at_a_resume_extend_the_training(tmp_path: Path, tokens: Path) -> None:
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    stage = {**PRETRAIN, "max_steps": 11}
+    again = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 8))
+    run_stage(again)
+    assert [row[0] for row in trajectory(again, 2)] == [9, 10, 11]
+
+
+def test_a_changed_number_of_steps_wins_over_an_earlier_request_to_end_sooner(tmp_path: Path, tokens: Path) -> None:
+    short = context(tmp_path, PRETRAIN, {"data": tokens})
+    ask(short, Verb.MAX_STEPS, 3)
+    run_stage(short)
+    assert committed_steps(short, 1) == [3]
+    same = context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=resume_point(short, 3))
+    run_stage(same)
+    assert trajectory(same, 2) == []
+    stage = {**PRETRAIN, "max_steps": 5}
+    more = context(tmp_path, stage, {"data": tokens}, attempt=3, resume=resume_point(short, 3))
+    run_stage(more)
+    assert [row[0] for row in trajectory(more, 3)] == [4, 5]
+
+
+def test_a_changed_peak_wins_over_an_earlier_request_and_an_unchanged_one_does_not(
+    tmp_path: Path, tokens: Path
+) -> None:
+    stage = {**PRETRAIN, "lr_scheduler_type": "constant", "warmup_steps": 0.0}
+    live = context(tmp_path, stage, {"data": tokens})
+    ask(live, Verb.LEARNING_RATE, 5e-4)
+    run_stage(live)
+    same = context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(live, 3))
+    run_stage(same)
+    assert {float.fromhex(row[3]) for row in trajectory(same, 2)} == {5e-4}
+    changed = {**stage, "learning_rate": 9e-4}
+    again = context(tmp_path, changed, {"data": tokens}, attempt=3, resume=resume_point(live, 3))
+    run_stage(again)
+    assert {float.fromhex(row[3]) for row in trajectory(again, 3)} == {9e-4}
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path: Path, tokens: Path) -> None:
+    whole = context(tmp_path, PRETRAIN, {"data": tokens})
+    run_stage(whole)
+    stage = {**PRETRAIN, "max_steps": 5}
+    with pytest.raises(OperatorError, match="checkpoint of step 6 lies beyond the last step"):
+        run_stage(context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 6)))
