@@ -81,6 +81,8 @@ def test_a_text_that_is_the_word_of_a_number_stays_a_text(kind: type[Event], wor
             values[name] = [word, "x", word]
         elif "DictType" in shown:
             values[name] = {word: math.nan, "x": None}
+        elif "FieldChanged" in shown:
+            values[name] = [FieldChanged(number=1, stage=word, field=word, old=word, new=word)]
         elif "StructType" in shown:
             values[name] = [Device(id=0, name=word, power_w=math.inf)] if "ListType" in shown else None
         elif isinstance(info, msgspec.inspect.EnumType):
