@@ -15,6 +15,7 @@ from engines.events import (
     AttemptEnded,
     Device,
     Event,
+    FieldChanged,
     Gap,
     MachineSampled,
     RunStarted,
