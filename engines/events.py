@@ -311,6 +311,36 @@ class ControlApplied(Event, frozen=True, kw_only=True, tag="control_applied"):
     stage: str | None = None
 
 
+class EngineStalled(Event, frozen=True, kw_only=True, tag="engine_stalled"):
+    """The supervisor saw no progress of an engine for much longer than usual.
+
+    Attributes:
+        silence_s: seconds since the engine's newest record.
+        usual_step_s: the usual time between two records of progress; null when none is known.
+        last_progress: the engine's newest record, for people ("step 412", "loading").
+        process_state: the letter of /proc/PID/stat ("T": stopped by a signal); empty when unknown.
+        cpu_s: CPU seconds that the engine used in the last seconds of the silence; null when unknown.
+        stacks: the engine was asked to write the stacks of its threads into console.log.
+    """
+
+    stage: str
+    attempt: int
+    silence_s: float
+    usual_step_s: float | None = None
+    last_progress: str = ""
+    process_state: str = ""
+    cpu_s: float | None = None
+    stacks: bool = False
+
+
+class EngineRecovered(Event, frozen=True, kw_only=True, tag="engine_recovered"):
+    """An engine that had stalled makes progress again, after `silence_s` seconds without it."""
+
+    stage: str
+    attempt: int
+    silence_s: float
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One accelerator; null means "not reported". On a unified-memory machine its memory is the machine's."""
 
@@ -324,6 +354,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):
+    """A reading of the machine. `cpu_percent` and `engine_cpu_percent` (the engine's process tree) are shares of all
+    `cores`; null means "not measurable"."""
+
     host: str
     cpu_percent: float | None
     ram_total_bytes: int | None
@@ -332,6 +365,8 @@ class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):
     unified: bool
     devices: list[Device]
     stage: str | None = None
+    engine_cpu_percent: float | None = None
+    cores: int | None = None
 
 
 class Warned(Event, frozen=True, kw_only=True, tag="warned"):
@@ -371,6 +406,8 @@ AnyEvent: TypeAlias = (
     | GuardTripped
     | GateChecked
     | ControlApplied
+    | EngineStalled
+    | EngineRecovered
     | MachineSampled
     | Warned
     | Gap

@@ -17,6 +17,16 @@ def boot_id() -> str:
         return "unknown"
 
 
+def process_state(pid: int) -> str:
+    """The letter of a process's state in /proc: R, S, D, T (stopped by a signal), …; "" without the process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] if fields else ""
+
+
 def start_time(pid: int) -> int | None:
     """Start time of a process, in clock ticks since boot; None when no such process is alive.
 
@@ -51,6 +61,10 @@ class Identity:
     def own() -> Identity:
         """This process."""
         return Identity(os.getpid(), start_time(os.getpid()) or 0, boot_id())
+
+    def state(self) -> str:
+        """The letter of its state in /proc; "" when it has ended or belongs to another boot."""
+        return process_state(self.pid) if self.is_alive() else ""
 
     def is_alive(self) -> bool:
         """Whether this process is still alive; a pid that another process has now does not count."""

@@ -177,6 +177,32 @@ class GateResult(_OpenWord):
     """counts as not passed"""
 
 
+class HealthWord(_OpenWord):
+    """How a run that has not ended is doing, by its engine's own records. A phase's name is a word here too."""
+
+    STARTING = "starting"
+    """a supervisor works, and no engine has written yet"""
+    RUNNING = "running"
+    SLOW = "slow"
+    """steps take much longer than usual"""
+    WAITING_FOR_DATA = "waiting for data"
+    PAUSED = "paused"
+    STALLED = "stalled"
+    """no progress for much longer than usual"""
+    HUNG = "hung"
+    """no progress for much longer than usual, and the engine uses no CPU"""
+    SUSPENDED = "suspended"
+    """the engine's process is stopped by a signal (SIGSTOP)"""
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the run makes no progress for a reason that nothing has declared."""
+        return self in _ATTENTION
+
+
+_ATTENTION = frozenset({HealthWord.SLOW, HealthWord.STALLED, HealthWord.HUNG, HealthWord.SUSPENDED})
+
+
 class Verb(StrEnum):
     """What an operator may request from a running engine. Files with other verbs are ignored."""
 
@@ -222,7 +248,11 @@ IGNORED = "ignored"
 
 PHASE_PAUSED = "paused"
 PHASE_TRAINING = "training"
-"""Phases of an engine that is paused and continued; all other phases are free text."""
+PHASE_WAITING = HealthWord.WAITING_FOR_DATA.value
+PHASE_EVALUATING = "evaluating"
+PHASE_SAMPLING = "sampling"
+PHASE_SAVING = "saving"
+"""Phases that readers know by name: paused, continued, and the work between two steps. Others are free text."""
 
 
 class ExitCode(IntEnum):

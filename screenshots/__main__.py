@@ -17,6 +17,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
@@ -57,6 +58,11 @@ class Moment:
     def poll(self) -> bool:
         """Return False: there are no new events."""
         return False
+
+    @property
+    def health(self) -> Health:
+        """How the run was doing at the moment."""
+        return health(self._state, self.run_state, Clock())
 
     def now(self) -> float:
         """The moment, in Unix seconds."""

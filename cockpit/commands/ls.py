@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> ExitCode:
         print(
             "\n".join(
                 text_table(
-                    ("run", "state", "stage", "done", "step", "loss", "time", "last event"), rows, right=(3, 4, 5, 6)
+                    ("run", "state", "stage", "done", "step", "loss", "time", "last progress", "health"),
+                    rows,
+                    right=(3, 4, 5, 6),
                 )
             )
         )
@@ -60,5 +62,13 @@ def _row(summary: RunSummary) -> list[str]:
         "" if summary.step is None else f"{summary.step}{total}",
         "" if summary.loss is None else fmt.loss(summary.loss),
         "" if time_s is None else fmt.duration(time_s),
-        "" if summary.last_event_t is None else fmt.ago(now - summary.last_event_t),
+        _last_progress(summary, now),
+        safe_text(summary.health_line, 200) if summary.state.is_live else "",
     ]
+
+
+def _last_progress(summary: RunSummary, now: float) -> str:
+    """How long ago the engine made progress; for a run that is not live, how long ago it wrote its last record."""
+    if summary.state.is_live:
+        return "" if summary.silence_s is None else fmt.ago(summary.silence_s)
+    return "" if summary.last_event_t is None else fmt.ago(now - summary.last_event_t)

@@ -33,11 +33,15 @@ def run(args: argparse.Namespace) -> ExitCode:
     found = find_run(runs_root(args.runs_dir), args.run)
     reader = read_now(found)
     state, real = reader.state, reader.look()
+    health = reader.health(real)
     facts = found.read_run_json()
     if args.json:
-        print(json.dumps(run_json(found, facts, state, real), indent=1))
+        print(json.dumps(run_json(found, facts, state, real, health), indent=1))
         return ExitCode.DONE
     print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
+    if real.is_live and health.line != real:
+        ago = "" if health.silence_s is None else f" (last progress {fmt.ago(health.silence_s)})"
+        print(f"health: {safe_text(health.line, 400)}{ago}")
     print(
         f"recipe {safe_text(facts.get('recipe'), 60)}"
         + (f", started from run {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")

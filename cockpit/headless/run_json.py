@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cockpit.runs.health import Health
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
 from engines.events import CheckpointCommitted
 from engines.run_dir import RunDir
 
 
-def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) -> dict[str, Any]:
+def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, health: Health) -> dict[str, Any]:
     """The object of `show --json`; NaN and the infinities are strings, as in the journal.
 
     Args:
@@ -20,11 +21,13 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str) 
         facts: the content of `run.json`.
         state: the fold of the journal.
         real: the run's state after a check of its processes.
+        health: how it is doing.
     """
     value = {
         "id": run.id,
         "recipe": facts.get("recipe"),
         "state": real,
+        "health": health.to_json(),
         "reason": state.reason,
         "parent": facts.get("parent"),
         "path": str(run.root),

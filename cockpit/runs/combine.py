@@ -19,6 +19,8 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    EngineRecovered,
+    EngineStalled,
     Evaluated,
     Gap,
     GateChecked,
@@ -63,6 +65,10 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None
             _take_attempt_ended(run, event, order, role)
         case StepsPlanned():
             run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
+        case EngineStalled():
+            run.attempt(event.stage, event.attempt, order).stalled = event
+        case EngineRecovered():
+            run.attempt(event.stage, event.attempt, order).stalled = None
         case GuardTripped():
             run.attempt(event.stage, event.attempt, order).guards.append(event)
         case Evaluated() | CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted() | GateChecked():
@@ -113,7 +119,7 @@ def _take_stage(
         case StageStarted():
             attempt = run.attempt(stage.name, event.attempt, order)
             attempt.kind = stage.kind = event.kind
-            attempt.announced = True
+            attempt.announced, attempt.announced_by, attempt.announced_m = True, event.w, event.m
             if attempt.started_t is None:
                 attempt.started_t = event.t
             if event.steps is not None:

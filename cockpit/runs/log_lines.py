@@ -16,6 +16,8 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    EngineRecovered,
+    EngineStalled,
     Evaluated,
     Gap,
     GateChecked,
@@ -72,14 +74,21 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case ControlApplied():
             level: Level = "warn" if event.effect.startswith(IGNORED) else "info"
             return level, f"{event.request} by {event.by}: {event.effect}{_at(event.step)}"
-        case Warned() | Gap():
+        case Warned() | Gap() | EngineStalled() | EngineRecovered():
             return _of_trouble(event)
         case MachineSampled():
             return "quiet", kind_of(event)
 
 
-def _of_trouble(event: Warned | Gap) -> tuple[Level, str]:
+def _of_trouble(event: Warned | Gap | EngineStalled | EngineRecovered) -> tuple[Level, str]:
     match event:
+        case EngineStalled():
+            return "error", f"{event.stage} attempt {event.attempt}: {_stall(event)}"
+        case EngineRecovered():
+            return (
+                "good",
+                f"{event.stage} attempt {event.attempt}: progress again after {fmt.duration(event.silence_s)}",
+            )
         case Warned():
             return "warn", f"{event.stage + ': ' if event.stage else ''}{event.message}"
         case Gap():
@@ -87,6 +96,14 @@ def _of_trouble(event: Warned | Gap) -> tuple[Level, str]:
                 "error",
                 f"{fmt.counted(event.lost, 'record')} could not be written: {event.reason or 'unknown reason'}",
             )
+
+
+def _stall(event: EngineStalled) -> str:
+    after = f" after {event.last_progress}" if event.last_progress else ""
+    usual = f", usually {fmt.duration(event.usual_step_s)}" if event.usual_step_s is not None else ""
+    how = "; the process is stopped (SIGSTOP)" if event.process_state == "T" else ""
+    stacks = "; its stacks are in console.log" if event.stacks else ""
+    return f"no progress for {fmt.duration(event.silence_s)}{after}{usual}{how}{stacks}"
 
 
 def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:

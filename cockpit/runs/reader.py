@@ -6,8 +6,10 @@ the end. Screens, lists, followers, commands and reports all use it.
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 
+from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, load_index, store_index
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.state import RunState
@@ -15,7 +17,7 @@ from cockpit.runs.tail import BATCH, RunTail
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
 from engines.journal import Record, journal_files, size_of
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir import RunDir, RunDirError, lock_holder, lock_is_held
 from engines.words import RunStatus, WriterRole
 
 YOUNG_S = 10.0
@@ -55,6 +57,8 @@ class RunReader:
         """The share of the journals' bytes that was read, 0 to 1."""
         total = sum(size_of(path) for path in journal_files(self.run.root)) if self.behind else 0
         return min(1.0, self._tail.read_bytes / total) if total else float(not self.behind)
+        self._received_s = time.monotonic()
+        self._processes = Processes()
 
     @property
     def behind(self) -> bool:
@@ -113,6 +117,27 @@ class RunReader:
         young = state.started_t is None and wall_clock_s() - created_t < YOUNG_S
         return RunStatus.QUEUED if young else RunStatus.LOST
 
+    def health(self, real: RunStatus, *, look: bool = True) -> Health:
+        """How the run is doing, by its engine's own progress.
+
+        Args:
+            real: the state that `look` returned.
+            look: look at the processes again; False uses the last look.
+        """
+        if look:
+            self._processes = process_states(self.state, self._supervisor_state())
+        return health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
+
+    def _supervisor_state(self) -> str:
+        """The letter of the state in /proc of the process that holds the supervisor's lock; "" when it is not here."""
+        if not lock_is_held(self.run.supervisor_lock):
+            return ""
+        holder = lock_holder(self.run.supervisor_lock)
+        try:
+            return Identity(int(holder["pid"]), int(holder["start_time"]), str(holder["boot_id"])).state()
+        except (KeyError, TypeError, ValueError):
+            return ""
+
     def is_live(self) -> bool:
         """Whether a supervisor or an engine of the run is running."""
         if lock_is_held(self.run.supervisor_lock):
@@ -140,6 +165,8 @@ class RunReader:
             self._stored_bytes += INDEX_AFTER_BYTES // 16
 
     def _take(self, records: list[Record]) -> list[Record]:
+        if records:
+            self._received_s = time.monotonic()
         self.state.apply_all([record.event for record in records])
         self.state.unreadable, self.state.unknown = self._tail.bad, self._tail.unknown
         return [record for record in records if self._is_new(record)] if self._given else records

@@ -17,11 +17,11 @@ import cockpit
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState
-from cockpit.runs.writer_facts import MachineTrack, Track, WriterFacts
+from cockpit.runs.writer_facts import MachineTrack, Track, Work, WriterFacts
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
 from engines.journal import JournalMark
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"cockpit side index\n"
 _CHECK_BYTES = 4
 
@@ -56,6 +56,8 @@ class _Writer(msgspec.Struct, array_like=True):
     next: int
     holes: list[tuple[int, int]]
     t: float
+    m: float
+    worked: AnyEvent | None
     lifecycle: list[AnyEvent]
     log: list[AnyEvent]
     """the events of the log that are not lifecycle facts"""
@@ -120,6 +122,8 @@ def _stored(writer: WriterFacts) -> _Writer:
         next=writer.numbers.next,
         holes=writer.numbers.holes,
         t=writer.t,
+        m=writer.m,
+        worked=writer.worked,
         lifecycle=lifecycle,
         log=[event for event in writer.log if event.seq not in known],
         samples=list(writer.samples),
@@ -158,6 +162,11 @@ def _restored(stored: _Writer) -> WriterFacts:
     writer.log.clear()
     writer.log.extend(log)
     writer.numbers, writer.t = Numbers(stored.next, stored.holes), stored.t
+    writer.m = stored.m
+    if stored.worked is not None:
+        if not isinstance(stored.worked, Work):
+            raise ValueError("not a record of an engine's work")
+        writer.worked = stored.worked
     writer.samples.extend(stored.samples)
     writer.tracks = {(track.stage, track.attempt): _restored_track(track) for track in stored.tracks}
     writer.machines = {machine.host: _restored_machine(machine) for machine in stored.machines}

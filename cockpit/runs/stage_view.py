@@ -13,6 +13,7 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    EngineStalled,
     Evaluated,
     FieldChanged,
     Gap,
@@ -34,6 +35,8 @@ class AttemptView:
     """One engine process within a stage.
 
     `reason` is the engine's if it recorded one, else the supervisor's; `exit` is the supervisor's if it is known.
+    `stalled` is the supervisor's record of a stall that has not ended; `announced_m` is the monotonic time at which
+    the supervisor, the writer `announced_by`, started the process.
     """
 
     stage: str
@@ -49,6 +52,9 @@ class AttemptView:
     reason: EndReason = EndReason.NOT_GIVEN
     exit: int | None = None
     detail: str = ""
+    stalled: EngineStalled | None = None
+    announced_by: str = ""
+    announced_m: float | None = None
     guards: list[GuardTripped] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     first: Order = (0.0, "", 0)

@@ -84,7 +84,7 @@ class RunState:
             numbers.next = seq + 1
         else:
             numbers.pass_to(seq)
-        writer.t = event.t
+        writer.t, writer.m = event.t, event.m
         if handler is None:
             writer.on_lifecycle(event)
             self._lifecycle_version += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cockpit.runs.health import Health
 from cockpit.runs.reader import RunReader
 from engines.journal import journal_files
 from engines.json_text import read_json
@@ -14,7 +15,11 @@ from engines.words import RunStatus
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line of a list. Times are in Unix seconds, losses in nats; None is "unknown"."""
+    """One line of a list. Times are in Unix seconds, losses in nats; None is "unknown".
+
+    `health` and `health_sentence` say how the run is doing, `concerns` what else is wrong; `silence_s` is the time
+    since the engine's newest progress. `last_event_t` is the newest record of any process.
+    """
 
     id: str
     path: str
@@ -31,6 +36,15 @@ class RunSummary:
     started_t: float | None = None
     ended_t: float | None = None
     last_event_t: float | None = None
+    health: str = ""
+    health_sentence: str = ""
+    concerns: tuple[str, ...] = ()
+    silence_s: float | None = None
+
+    @property
+    def health_line(self) -> str:
+        """The word, the sentence and the concerns in one line."""
+        return Health(self.health, self.health_sentence, tuple(self.concerns)).line
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,6 +85,7 @@ def summary_of(reader: RunReader) -> RunSummary:
             raise
         facts = {}  # run.json is damaged: the journal has the recipe and the stages too
     real = reader.refresh()
+    found = reader.health(real)
     state = reader.state
     stage = state.current_stage
     step = stage.last_step if stage else None
@@ -90,6 +105,10 @@ def summary_of(reader: RunReader) -> RunSummary:
         started_t=state.started_t,
         ended_t=state.ended_t,
         last_event_t=state.last_event_t,
+        health=found.word,
+        health_sentence=found.sentence,
+        concerns=found.concerns,
+        silence_s=found.silence_s,
     )
 
 
@@ -100,7 +119,9 @@ def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
         if value["journal_bytes"] != size.total_bytes:
             return None
         summary = value["summary"]
-        return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "id": run.id, "path": str(run.root)})
+        return RunSummary(
+            **{**summary, "state": RunStatus(summary["state"]), "id": run.id, "path": str(run.root), "concerns": ()}
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

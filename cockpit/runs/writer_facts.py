@@ -14,7 +14,24 @@ from typing import Any, TypeAlias
 
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
-from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step, Warned, WriterOpened
+from engines.events import (
+    AnyEvent,
+    ArtifactCommitted,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    Evaluated,
+    GateChecked,
+    GuardTripped,
+    MachineSampled,
+    Phase,
+    Progress,
+    SampledText,
+    StageSucceeded,
+    Step,
+    Warned,
+    WriterOpened,
+)
 from engines.words import WriterRole
 
 LOG_LINES = 2000
@@ -23,6 +40,31 @@ SAMPLES = 50
 RATE_POINTS = 64
 
 AttemptKey: TypeAlias = tuple[str, int]
+Work: TypeAlias = (
+    Step
+    | Progress
+    | Phase
+    | SampledText
+    | AttemptStarted
+    | Evaluated
+    | CheckpointCommitted
+    | CheckpointRemoved
+    | GuardTripped
+    | GateChecked
+    | ArtifactCommitted
+    | StageSucceeded
+)
+"""Records that only an engine writes, and only when it made progress."""
+_LIFECYCLE_WORK = (
+    AttemptStarted,
+    Evaluated,
+    CheckpointCommitted,
+    CheckpointRemoved,
+    GuardTripped,
+    GateChecked,
+    ArtifactCommitted,
+    StageSucceeded,
+)
 _COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens")
 
 
@@ -165,6 +207,8 @@ class WriterFacts:
         self.name = name
         self.numbers = Numbers()
         self.t = 0.0
+        self.m = 0.0
+        self.worked: Work | None = None
         self.t_max = 0.0
         self.opened: WriterOpened | None = None
         self.lifecycle: list[tuple[float, AnyEvent]] = []
@@ -189,6 +233,7 @@ class WriterFacts:
 
     def on_step(self, event: Step) -> None:
         """Add a step."""
+        self.worked = event
         if self._track_key == (event.stage, event.attempt):
             self._track.step(event)
         else:
@@ -196,14 +241,16 @@ class WriterFacts:
 
     def on_progress(self, event: Progress) -> None:
         """Add a progress report."""
+        self.worked = event
         track = self.track(event.stage, event.attempt)
         if track.progress is not None and (event.done < track.progress.done or event.unit != track.progress.unit):
             track.rate.clear()
         track.progress = event
-        track.rate.append((event.t, event.done))
+        track.rate.append((event.m, event.done))
 
     def on_phase(self, event: Phase) -> None:
         """Start a phase; the progress rate of the previous phase does not apply to it."""
+        self.worked = event
         track = self.track(event.stage, event.attempt)
         track.phase = event
         track.rate.clear()
@@ -216,6 +263,7 @@ class WriterFacts:
 
     def on_sample(self, event: SampledText) -> None:
         """Add a text that the model sampled."""
+        self.worked = event
         self.samples.append(event)
         self.log.append(event)
 
@@ -230,6 +278,8 @@ class WriterFacts:
         self.log.append(event)
         if isinstance(event, WriterOpened):
             self.opened = event
+        elif isinstance(event, _LIFECYCLE_WORK) and (self.worked is None or event.seq > self.worked.seq):
+            self.worked = event
 
     def on_late(self, event: AnyEvent) -> None:
         """Insert a lifecycle fact that arrived after younger records, at its place in the writer's order."""
@@ -247,6 +297,7 @@ class WriterFacts:
         twin = WriterFacts(self.name)
         twin.numbers = self.numbers.copy()
         twin.t, twin.t_max, twin.opened = self.t, self.t_max, self.opened
+        twin.m, twin.worked = self.m, self.worked
         twin.lifecycle = self.lifecycle[:]
         twin.tracks = {key: track.copy() for key, track in self.tracks.items()}
         twin.machines = {host: machine.copy() for host, machine in self.machines.items()}
@@ -258,7 +309,17 @@ class WriterFacts:
         tracks = [(key, *track.canonical()) for key, track in sorted(self.tracks.items())]
         machines = [(host, _series_bytes(m.series), repr(m.last)) for host, m in sorted(self.machines.items())]
         texts = [repr(event) for event in (*self.samples, *self.log)]
-        return [self.name, self.numbers, self.t, repr(self.lifecycle), tracks, machines, texts]
+        return [
+            self.name,
+            self.numbers,
+            self.t,
+            self.m,
+            repr(self.worked),
+            repr(self.lifecycle),
+            tracks,
+            machines,
+            texts,
+        ]
 
 
 def _series_bytes(series: dict[str, Series]) -> list[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState
 from engines.events import AnyEvent
 from engines.words import RunStatus
+from tests.tui.journals import T0
 
 BATCH = 2000
 
@@ -36,6 +38,11 @@ class EventSource:
     @property
     def run_state(self) -> RunStatus:
         return RunStatus.LOST if self._lost else self._state.state
+
+    @property
+    def health(self) -> Health:
+        """The journals' machine is this one: its monotonic clock began at T0."""
+        return health(self._state, self.run_state, Clock("b", self.now() - T0))
 
     @property
     def catching_up(self) -> bool:

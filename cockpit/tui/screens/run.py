@@ -21,6 +21,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from cockpit.launching.adoption import SCREEN, adopt
+from cockpit.runs.health import Health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
 from cockpit.text.safe_text import safe_text
@@ -191,29 +192,29 @@ class RunScreen(Screen[None]):
         """Update every visible widget; each sends only what differs."""
         if not self.is_attached or not self.query("#log"):
             return
-        state, run_state = self.state, self.source.run_state
-        stamp = self._stamp(run_state)
+        state, run_state, health = self.state, self.source.run_state, self.source.health
+        stamp = self._stamp(run_state, health)
         if stamp == self._painted and not force:
             return
         self._painted = stamp
-        self._paint_lines(run_state)
+        self._paint_lines(run_state, health)
         self._paint_middle()
         lines = state.log(LOG_LINES)
         self.query_one(LogView).show(lines, "log" if self.playback is None else "log up to the playhead")
 
-    def _stamp(self, run_state: RunStatus) -> tuple[object, ...]:
+    def _stamp(self, run_state: RunStatus, health: Health) -> tuple[object, ...]:
         """Everything that the picture depends on; nothing is drawn while it is equal."""
         state, playback, options = self.state, self.playback, self.options
         minute = self.source.now() // 60 if self.source.live else 0
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
-        facts = (id(state), state.version, state.unreadable, state.unknown, run_state, minute, *played)
+        facts = (id(state), state.version, state.unreadable, state.unknown, run_state, health.line, minute, *played)
         view = (self.frozen, self._stage_name, self.chosen, self.maximised)
         return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor)
 
-    def _paint_lines(self, run_state: RunStatus) -> None:
+    def _paint_lines(self, run_state: RunStatus, health: Health) -> None:
         state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
         replay = self.playback is not None
-        parts = run_parts(state, run_state, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
+        parts = run_parts(state, run_state, health, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
         if replay:
             parts = [
                 Part(0, "▶ REPLAY", "accent"),
@@ -231,7 +232,7 @@ class RunScreen(Screen[None]):
             self._line("transport", transport_line(self.playback, width, colours))
         else:
             self._line("bar", progress_bar(stage.fraction if stage else None, width, colours))
-        found = problems(state, run_state, self.source.now(), live=self.source.live and not replay)
+        found = problems(state, run_state, health)
         self.query_one("#problems").display = bool(found)
         if found:
             self._line("problems", problems_line(found, width, colours))

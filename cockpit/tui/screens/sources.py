@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.playback import Playback, read_run
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
@@ -27,6 +28,11 @@ class Source(Protocol):
     @property
     def run_state(self) -> RunStatus:
         """The run's state; `lost` when its journal says running and none of its processes is alive."""
+        ...
+
+    @property
+    def health(self) -> Health:
+        """How the run is doing, by its engine's own progress."""
         ...
 
     @property
@@ -71,6 +77,10 @@ class LiveSource:
         return RunStatus.LOST if self._seen == RunStatus.LOST else self.state.state
 
     @property
+    def health(self) -> Health:
+        return self._reader.health(self.run_state, look=False)
+
+    @property
     def live(self) -> bool:
         return not self.state.state.has_ended
 
@@ -83,6 +93,7 @@ class LiveSource:
         self._reader.poll()
         if self._polls % LOOK_EVERY_POLLS == 0 and not self._reader.behind:
             self._seen = self._reader.look()
+            self._reader.health(self._seen)
         self._polls += 1
         return self.state is not state or self._stamp() != before
 
@@ -115,6 +126,10 @@ class ReplaySource:
     @property
     def run_state(self) -> RunStatus:
         return self._played.state.state
+
+    @property
+    def health(self) -> Health:
+        return health(self.state, self.run_state, Clock())
 
     @property
     def live(self) -> bool:

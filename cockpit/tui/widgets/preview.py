@@ -14,7 +14,7 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
-from engines.words import RunStatus, StageStatus
+from engines.words import HealthWord, RunStatus, StageStatus
 
 if TYPE_CHECKING:
     from cockpit.planning.stages import Plan
@@ -69,14 +69,19 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
 def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
     """The lines above a run's curve: its state, the reason, the newest numbers and their age."""
     pen = Pen(colours)
-    pen.write(f"{state_glyph(run.state)} {run.state}", STATE_COLOURS.get(run.state, ""), bold=True)
+    word = run.health if run.state.is_live and run.health else run.state
+    colour = "error" if HealthWord(word).needs_attention else STATE_COLOURS.get(run.state, "")
+    pen.write(f"{state_glyph(run.state)} {safe_text(word, 30)}", colour, bold=True)
     pen.write(f"  {safe_text(run.recipe, 40)}", "text-muted")
-    if run.last_event_t is not None:
-        words = "last event" if run.state.is_live else "ended"
-        pen.write(f"  {words} {formatting.ago(now - run.last_event_t)}", "text-muted")
+    if run.state.is_live and run.silence_s is not None:
+        pen.write(f"  last progress {formatting.ago(run.silence_s)}", "text-muted")
+    elif not run.state.is_live and run.last_event_t is not None:
+        pen.write(f"  ended {formatting.ago(now - run.last_event_t)}", "text-muted")
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
+    for words in filter(None, (run.health_sentence, *run.concerns) if run.state.is_live else ()):
+        pen.line(safe_text(words, 200), colour)
     if run.reason and run.state not in {RunStatus.SUCCEEDED, RunStatus.RUNNING}:
         pen.line(safe_text(run.reason, 200), STATE_COLOURS.get(run.state, ""))
     if state is not None and len(state.stages) > 1:

@@ -13,6 +13,7 @@ from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, palette, state_glyph
 from cockpit.tui.widgets.line_list import LineList
+from engines.words import HealthWord
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Columns:
 
 def columns(width: int) -> _Columns:
     """The columns for a line of this width; the id takes the remaining cells."""
-    state, stage, step, loss, time = 9, 9, 9, 6, 6
+    state, stage, step, loss, time = 10, 9, 9, 6, 6
     recipe = 0
     if width < 46:
         state = stage = step = 0
@@ -73,14 +74,15 @@ class RunTable(LineList[RunSummary]):
     def draw_item(self, item: RunSummary, width: int) -> Text:
         at = columns(width)
         colours = palette(self.app.theme_variables)
-        colour, muted = colours.get(STATE_COLOURS.get(item.state, ""), ""), colours["text-muted"]
+        state_colour = "error" if HealthWord(_state_word(item)).needs_attention else STATE_COLOURS.get(item.state, "")
+        colour, muted = colours.get(state_colour, ""), colours["text-muted"]
         text = Text(" ")
         text.append(state_glyph(item.state), colour)
         text.append(" " + _fit(item.id, at.id))
         if at.recipe:
             text.append(" " + _fit(item.recipe, at.recipe), muted)
         if at.state:
-            text.append(" " + _fit(item.state, at.state), colour)
+            text.append(" " + _fit(_state_word(item), at.state), colour)
         if at.stage:
             text.append(" " + _fit(item.stage or "", at.stage))
         if at.step:
@@ -97,6 +99,12 @@ class RunTable(LineList[RunSummary]):
             return max(0.0, self.now - item.started_t)
         end = item.ended_t or item.last_event_t
         return None if end is None else max(0.0, end - item.started_t)
+
+
+def _state_word(item: RunSummary) -> str:
+    """The state; of a run that works, how it is doing."""
+    word = item.health if item.state.is_live and item.health else item.state
+    return "waiting" if word == HealthWord.WAITING_FOR_DATA else word
 
 
 def step_words(item: RunSummary, cells: int) -> str:

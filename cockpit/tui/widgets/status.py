@@ -6,15 +6,13 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from cockpit.runs.health import Health
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
 from engines.words import RunStatus
-
-STALLED_S = 60.0
-STALLED_STEPS = 20
 
 
 class Part(NamedTuple):
@@ -39,10 +37,20 @@ def status_line(parts: list[Part], width: int, colours: dict[str, str]) -> Text:
 
 
 def run_parts(
-    state: RunState, run_state: RunStatus, run_id: str, stage: StageView | None, now: float, *, frozen: bool
+    state: RunState,
+    run_state: RunStatus,
+    health: Health,
+    run_id: str,
+    stage: StageView | None,
+    now: float,
+    *,
+    frozen: bool,
 ) -> list[Part]:
     """The parts of a live run's line, for the stage that is shown."""
-    parts = [Part(0, f"{state_glyph(run_state)} {run_state}", STATE_COLOURS.get(run_state, ""))]
+    colour = "error" if health.needs_attention else STATE_COLOURS.get(run_state, "")
+    parts = [Part(0, f"{state_glyph(run_state)} {safe_text(health.word, 30)}", colour)]
+    if health.sentence and not health.needs_attention:
+        parts.append(Part(1, safe_text(health.sentence, 60)))
     if frozen:
         parts.append(Part(0, "‖ view frozen", "warning"))
     parts.append(Part(3, safe_text(run_id or state.run_id, 40), "foreground"))
@@ -57,7 +65,7 @@ def run_parts(
         end = state.ended_t if state.ended_t is not None else now
         if end - state.started_t >= 60:
             parts.append(Part(10, f"wall {fmt.minutes(end - state.started_t)}", "text-muted"))
-    parts += machine_parts(state)
+    parts += machine_parts(state) if not health.machine_is_old else []
     return parts
 
 
@@ -94,14 +102,14 @@ def machine_parts(state: RunState) -> list[Part]:
     return parts
 
 
-def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -> list[str]:
-    """The problems of the run's journal and its processes, worst first."""
+def problems(state: RunState, run_state: RunStatus, health: Health) -> list[str]:
+    """The problems of the run's progress, its processes and its journal, worst first."""
     found = []
     if run_state == RunStatus.LOST:
         found.append("lost: no process of this run is alive; resume it from Actions (a)")
-    silent = silence(state, now)
-    if live and run_state == RunStatus.RUNNING and silent is not None:
-        found.append(f"stalled? last event {fmt.minutes(silent)} ago")
+    if health.needs_attention:
+        found.append(f"{health.word}: {safe_text(health.sentence, 200)}")
+    found += [safe_text(concern, 200) for concern in health.concerns]
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         found.append(f"{fmt.counted(lost, 'record')} could not be written")
@@ -112,16 +120,6 @@ def problems(state: RunState, run_state: RunStatus, now: float, *, live: bool) -
     if state.unknown:
         found.append(f"{fmt.counted(state.unknown, 'record')} of unknown kinds")
     return found
-
-
-def silence(state: RunState, now: float) -> float | None:
-    """Seconds since the last event, if that is longer than the run's pace explains; else None."""
-    last, stage = state.last_event_t, state.current_stage
-    if last is None:
-        return None
-    pace = stage.current.step_seconds if stage is not None and stage.current is not None else None
-    limit = max(STALLED_S, STALLED_STEPS * (pace or 0.0))
-    return now - last if now - last > limit else None
 
 
 def problems_line(found: list[str], width: int, colours: dict[str, str]) -> Text:

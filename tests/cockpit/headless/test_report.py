@@ -7,6 +7,7 @@ from pathlib import Path
 from cockpit.headless.file_rows import file_table
 from cockpit.headless.report import comparisons, report_lines
 from cockpit.headless.run_json import run_json
+from cockpit.runs.health import Health
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState, fold
 from cockpit.text.text_table import cells
@@ -157,10 +158,10 @@ def test_every_state_a_run_can_be_in_has_a_report() -> None:
 
 def test_nan_is_a_string_in_json(tmp_path: Path) -> None:
     events: list[AnyEvent] = journals.failed().events
-    value = run_json(RunDir(tmp_path), {"recipe": "x", "parent": None}, fold(events), "failed")
+    value = run_json(RunDir(tmp_path), {"recipe": "x", "parent": None}, fold(events), "failed", Health("failed"))
     json.loads(json.dumps(value, allow_nan=False))
     state = compared(4.0, math.nan)
-    value = run_json(RunDir(tmp_path), {"recipe": "x"}, state, "succeeded")
+    value = run_json(RunDir(tmp_path), {"recipe": "x"}, state, "succeeded", Health("succeeded"))
     assert value["stages"][1]["metrics"]["loss"] == "NaN"
 
 
@@ -171,7 +172,7 @@ def test_artifacts_are_listed_with_size_and_hash(tmp_path: Path) -> None:
         stage="gguf", attempt=1, name="F16", kind="gguf", path="stages/gguf/out/x", bytes=7, sha256="ab"
     )
     journal.say("e", made)
-    stage = run_json(RunDir(tmp_path), {}, fold(journal.events), "running")["stages"][0]
+    stage = run_json(RunDir(tmp_path), {}, fold(journal.events), "running", Health("running"))["stages"][0]
     assert stage["artifacts"] == [
         {"name": "F16", "kind": "gguf", "path": "stages/gguf/out/x", "bytes": 7, "sha256": "ab"}
     ]
