@@ -51,14 +51,14 @@ class RunReader:
         self._indexed = indexed
         self._begun = False
         self._stored_bytes = 0
+        self._received_s = time.monotonic()
+        self._processes = Processes()
 
     @property
     def share_read(self) -> float:
         """The share of the journals' bytes that was read, 0 to 1."""
         total = sum(size_of(path) for path in journal_files(self.run.root)) if self.behind else 0
         return min(1.0, self._tail.read_bytes / total) if total else float(not self.behind)
-        self._received_s = time.monotonic()
-        self._processes = Processes()
 
     @property
     def behind(self) -> bool:

@@ -11,6 +11,7 @@ from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
 from cockpit.launching.launch import resume
 from cockpit.launching.requests import send_request
+from cockpit.runs.health import Health
 from cockpit.schedule.recipe_changes import write_changes
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import AttemptStarted, FieldChanged, RunStarted, Step
@@ -67,7 +68,7 @@ def test_a_change_is_trained_with_journaled_and_shown(tmp_path: Path) -> None:
     sentence = "part-1.learning_rate 3e-4 → 0.5"
     assert any(sentence in line for line in report_lines(state(run)))
     assert any(sentence in line.text for line in state(run).log())
-    shown = run_json(run, run.read_run_json(), state(run), "succeeded")
+    shown = run_json(run, run.read_run_json(), state(run), "succeeded", Health("succeeded"))
     assert [change["field"] for change in shown["changes"]] == ["max_steps", "step_s", "learning_rate"]
 
 
