@@ -110,8 +110,10 @@ class Supervisor:
             self.skipped.add(name)
 
     def _adopt_or_record_ends(self) -> None:
-        """Find what a dead supervisor left: wait for an engine that is running, record the end of one that died."""
+        """Find what a dead supervisor left: wait for an engine that is running, record the end of one that died, and
+        end what such an engine had started."""
         self.read_facts()
+        unreaped = ""
         for name in self.plan.order:
             for attempt in self.facts.stage(name).attempts.values():
                 if attempt.reason:
@@ -127,6 +129,9 @@ class Supervisor:
                     )
                 else:
                     self._record_end(name, attempt.number, None)
+                    unreaped = name
+        if unreaped:  # only now: an engine of a later attempt may have been alive above
+            self._kill_rest(unreaped)
 
     def _run_stage(self, action: RunStage) -> None:
         name = action.stage
@@ -166,12 +171,15 @@ class Supervisor:
     def _supervise(self, engine: EngineProcess) -> None:
         """Wait for an engine's end; serve screens and requests meanwhile."""
         status = self.watch.until_end(engine)
-        # Processes that the engine started must end with it: they would hold memory and the attempt's lock.
-        left = kill_tree(self.run.root, [], term_grace_s=1.0)
-        if left:
-            self.writer.emit(Warned(message=f"could not kill processes of {engine.stage}: {left}", stage=engine.stage))
+        self._kill_rest(engine.stage)
         self._record_end(engine.stage, engine.attempt, status)
         engine.close()
+
+    def _kill_rest(self, stage: str) -> None:
+        """End the processes that an ended engine had started: they would hold memory and the attempt's lock."""
+        left = kill_tree(self.run.root, [], term_grace_s=1.0)
+        if left:
+            self.writer.emit(Warned(message=f"could not kill processes of {stage}: {left}", stage=stage))
 
     def _record_end(self, stage: str, attempt: int, status: int | None) -> None:
         self.read_facts()

@@ -1,0 +1,171 @@
+"""How an engine can end without saying so: by a signal, in silence, without a supervisor, or with a false claim."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from cockpit.launching.adoption import ATTACH, adopt
+from cockpit.launching.launch import resume
+from cockpit.runs.reader import read_now
+from cockpit.supervision.process_tree import run_processes
+from engines.events import AttemptEnded, AttemptStarted, StageSucceeded
+from engines.run_dir import RunDir, lock_is_held
+from engines.words import EndReason
+from tests.runs.harness import (
+    ROOT,
+    assert_contiguous,
+    assert_no_process_left,
+    engine_pid,
+    events,
+    fake_recipe,
+    kill_supervisor,
+    launch_text,
+    step_of,
+    wait_for,
+    wait_for_end,
+    wait_for_step,
+)
+
+LONG = {"max_steps": 100_000, "step_s": 0.01, "save_steps": 10}
+
+
+def _attempts(run: RunDir) -> list[AttemptStarted]:
+    return [event for event in events(run) if isinstance(event, AttemptStarted)]
+
+
+def _supervisors_ends(run: RunDir) -> list[AttemptEnded]:
+    return [event for event in events(run) if isinstance(event, AttemptEnded) and event.w.startswith("s")]
+
+
+def _signal_engine(run: RunDir, number: int) -> None:
+    wait_for_step(run, 3)
+    pid = engine_pid(run, "part-1", 1)
+    assert pid is not None
+    os.kill(pid, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_crash_is_named_by_its_signal_and_the_console_has_the_stack(tmp_path: Path, number: signal.Signals) -> None:
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    _signal_engine(run, number)
+    assert wait_for_end(run) == "failed"
+    (end,) = _supervisors_ends(run)
+    assert (end.reason, end.exit) == ("killed", -number)
+    assert end.detail == f"killed by {number.name}"
+    assert f"killed by {number.name}" in read_now(run).state.reason
+    console = run.console_log("part-1", 1).read_text()
+    assert "Fatal Python error" in console
+    assert "_step" in console, "the stack of the thread that crashed"
+
+
+def test_a_sigkill_is_never_called_out_of_memory(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    _signal_engine(run, signal.SIGKILL)
+    assert wait_for_end(run) == "failed"
+    (end,) = _supervisors_ends(run)
+    assert end.reason is EndReason.KILLED, "and not out_of_memory"
+    assert "killed by SIGKILL, sender unknown" in end.detail
+
+
+def test_what_a_killed_engine_had_started_ends_before_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"orphan": True}))
+    run = launch_text(fake_recipe({**LONG, "retry": {"max_attempts": 2}}), tmp_path)
+    wait_for_step(run, 3)
+    first = {one.pid for one in run_processes(run.root, [])}
+    assert len(first) == 2, "the engine, and a child in a session of its own"
+    _signal_engine(run, signal.SIGKILL)
+    wait_for(lambda: len(_attempts(run)) == 2, "a second attempt")
+    assert not first & {one.pid for one in run_processes(run.root, [])}
+
+
+def test_what_an_engine_had_started_ends_when_its_run_is_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supervisor and engine are dead; a process of theirs would hold memory, and the attempt's lock."""
+    monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"orphan": True}))
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for_step(run, 3)
+    (child,) = [one for one in run_processes(run.root, []) if one.pid != engine_pid(run, "part-1", 1)]
+    kill_supervisor(run)
+    _signal_engine(run, signal.SIGKILL)
+    wait_for(lambda: read_now(run).look() == "lost", "the run to be lost")
+    assert child.is_alive(), "no process is there that would end it"
+    monkeypatch.delenv("COCKPIT_TEST_FAULTS")
+    resume(run)
+    wait_for(lambda: len(_attempts(run)) == 2, "a second attempt")
+    assert not child.is_alive()
+
+
+def _interpreter(folder: Path, engine: str) -> Path:
+    """An interpreter that answers what a launch asks, and runs this Python text instead of an engine."""
+    (folder / "engine.py").write_text(engine)
+    path = folder / "python"
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *engines.run*) exec "{sys.executable}" "{folder}/engine.py" "$3";; esac\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_an_engine_that_exits_with_status_0_in_silence_has_not_succeeded(tmp_path: Path) -> None:
+    python = _interpreter(tmp_path, "raise SystemExit(0)")
+    run = launch_text(fake_recipe({"max_steps": 3, "python": str(python)}, {"max_steps": 3}), tmp_path)
+    assert wait_for_end(run) == "failed"
+    (end,) = _supervisors_ends(run)
+    assert (end.reason, end.exit) == ("died", 0)
+    assert "exited with status 0 without an error message" in end.detail
+    assert not run.attempts("part-2"), "the next stage does not start"
+
+
+LIAR = """
+import os, sys
+from pathlib import Path
+from engines.emitter import EventWriter
+from engines.events import AttemptEnded, AttemptStarted, RunEnded, StageSucceeded
+from engines.stage_file import read_stage_file
+given = read_stage_file(Path(sys.argv[1]))
+run = Path(given.run_root)
+writer = EventWriter(run / "journal.jsonl", None, role="engine", stage="part-1", attempt=given.attempt)
+writer.emit(AttemptStarted(stage="part-1", kind="fake", attempt=given.attempt, pid=os.getpid()))
+writer.emit(StageSucceeded(stage="part-1", attempt=given.attempt, fingerprint=given.fingerprint,
+                           manifest_sha256="a" * 64, metrics={"loss": 0.0}))
+writer.emit(AttemptEnded(stage="part-1", attempt=given.attempt, reason="succeeded"))
+writer.emit(RunEnded(state="succeeded"))
+writer.close()
+"""
+
+
+def test_a_claim_of_success_without_its_output_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    python = _interpreter(tmp_path, LIAR)
+    run = launch_text(fake_recipe({"max_steps": 3, "python": str(python)}, {"max_steps": 3}), tmp_path)
+    wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's end")
+    assert any(isinstance(event, StageSucceeded) for event in events(run)), "the claim is in the journal"
+    assert not run.out("part-1").exists()
+    assert not run.attempts("part-2"), "no stage starts with an input that does not exist"
+    assert wait_for_end(run) == "failed"
+
+
+def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_itself(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe({"max_steps": 40, "step_s": 0.02, "save_steps": 20}), tmp_path)
+    wait_for_step(run, 3)
+    kill_supervisor(run)
+    wait_for(lambda: any(isinstance(event, StageSucceeded) for event in events(run)), "the engine's success")
+    wait_for(lambda: not run_processes(run.root, []), "the engine's end")
+    assert read_now(run).look() == "lost", "no process of the run is left, and nothing said that it has ended"
+    assert adopt(run, ATTACH)
+    assert wait_for_end(run) == "succeeded"
+    assert step_of(run) == 40
+    assert len(_attempts(run)) == 1, "nothing was trained twice"
+    assert_contiguous(run)
+    assert_no_process_left(run)
