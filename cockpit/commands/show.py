@@ -10,12 +10,17 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import warn_of_unreadable
 from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
+from cockpit.runs.console import last_lines
+from cockpit.runs.ending import ending_of
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
+from engines.run_dir import RunDir
 from engines.words import ExitCode
+
+CONSOLE_LINES = 10
 
 
 def declare(parser: CommandParser) -> None:
@@ -38,7 +43,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     if args.json:
         print(json.dumps(run_json(found, facts, state, real, health), indent=1))
         return ExitCode.DONE
-    print(f"{found.id}: {real}" + (f" — {safe_text(state.reason, 300)}" if state.reason else ""))
+    print(f"{found.id}: {real}")
+    print("".join(f"{line}\n" for line in _why(found, state)), end="")
     if real.is_live and health.line != real:
         ago = "" if health.silence_s is None else f" (last progress {fmt.ago(health.silence_s)})"
         print(f"health: {safe_text(health.line, 400)}{ago}")
@@ -51,6 +57,19 @@ def run(args: argparse.Namespace) -> ExitCode:
     print("\n".join(_checkpoints_and_artifacts(state)))
     warn_of_unreadable(state)
     return ExitCode.DONE
+
+
+def _why(run: RunDir, state: RunState) -> list[str]:
+    """Why the run ended, in full, and the end of the console.log of the stage that ended it."""
+    ending = ending_of(state)
+    if ending is None:
+        return []
+    lines = [f"  {safe_text(sentence, None)}" for sentence in ending.sentences]
+    console = last_lines(run, ending.stage, ending.attempt, CONSOLE_LINES)
+    if console and ending.stage is not None and ending.attempt is not None:
+        lines.append(f"  the end of {safe_text(run.console_log(ending.stage, ending.attempt), None)}:")
+        lines += [f"    {safe_text(line)}" for line in console]
+    return lines
 
 
 def _checkpoints_and_artifacts(state: RunState) -> list[str]:

@@ -107,7 +107,7 @@ def _notes(state: RunState) -> list[str]:
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         notes.append(f"{fmt.counted(lost, 'record')} could not be written during the run")
-    return ["", *(safe_text(note, 400) for note in notes)] if notes else []
+    return ["", *(safe_text(note, None) for note in notes)] if notes else []
 
 
 def _comparison(before: StageView, after: StageView) -> list[str]:

@@ -16,7 +16,7 @@ from cockpit.tui.dialogs.frame import DIALOG_CSS
 
 
 class TextScreen(ModalScreen[None]):
-    """Shows a text that scrolls, such as a form's unsaved changes."""
+    """Shows a text that scrolls, such as a form's unsaved changes; `at_end` shows its end first."""
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
     CSS = (
@@ -28,8 +28,9 @@ class TextScreen(ModalScreen[None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,ctrl+d", "close", "Close", show=False)]
 
-    def __init__(self, title: str, body: Text) -> None:
+    def __init__(self, title: str, body: Text, *, at_end: bool = False) -> None:
         super().__init__()
+        self._at_end = at_end
         self._title = title
         self._body = body
 
@@ -38,10 +39,13 @@ class TextScreen(ModalScreen[None]):
             yield Static(Text(safe_text(self._title)), classes="title")
             with VerticalScroll(classes="body"):
                 yield Static(self._body)
-            yield Static(Text("↑↓ scroll   esc close", style="dim"))
+            yield Static(Text("↑↓ pgup pgdn home end scroll   esc close", style="dim"))
 
     def on_mount(self) -> None:
-        self.query_one(VerticalScroll).focus()
+        body = self.query_one(VerticalScroll)
+        body.focus()
+        if self._at_end:
+            body.anchor()  # at the end, also after the terminal's size changed
 
     def action_close(self) -> None:
         self.dismiss()

@@ -53,6 +53,7 @@ _CHARTS = (
     ),
 )
 _LOG = (
+    Key("output", "o", "output", "Output", "Read why the run ended, and the end of the stage's console.log."),
     Key("log_up", "up", "log_scroll(-1)", "", "Scroll the log up; at its end, the log follows new lines.", "↑"),
     Key("log_down", "down", "log_scroll(1)", "", "Scroll the log down.", "↓"),
     Key("log_page_up", "pageup", "log_scroll(-10)", "", "Scroll the log up by ten lines.", "pgup"),
@@ -89,6 +90,8 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("run.stage_on", "right_square_bracket", "stage(1)", "", "Show the next stage.", "]"),
         Key("run.follow", "0", "follow", "", "Follow the running stage; reset zoom and selection.", "0"),
         *_of("run", _LOG),
+        Key("run.log_start", "home", "log_edge(0)", "", "Show the oldest lines of the log.", "home"),
+        Key("run.log_end", "end", "log_edge(1)", "", "Show the newest lines of the log, and follow.", "end"),
     ),
     "replay": (
         Key("replay.play", "space", "play", "Play", "Play or pause."),

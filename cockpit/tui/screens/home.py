@@ -66,6 +66,7 @@ class HomeScreen(Screen[None]):
     HomeScreen #main { width: 1fr; }
     HomeScreen RunTable { border: round $frame; }
     HomeScreen PreviewPane { height: 10; border: round $frame; }
+    HomeScreen PreviewPane.-ended { height: 14; }
     HomeScreen RecipeList, HomeScreen RunTable, HomeScreen PreviewPane { border-title-color: $text-muted; }
     HomeScreen RecipeList:focus, HomeScreen RunTable:focus { border: round $border; border-title-color: $foreground; }
     HomeScreen > #filter { display: none; height: 1; background: $surface; }

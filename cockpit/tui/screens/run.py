@@ -21,6 +21,8 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from cockpit.launching.adoption import SCREEN, adopt
+from cockpit.runs.console import last_lines
+from cockpit.runs.ending import Ending, ending_of
 from cockpit.runs.health import Health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
@@ -29,17 +31,19 @@ from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart
 from cockpit.tui.charts.panels import SMOOTHING, ViewOptions, panels
 from cockpit.tui.dialogs.goto import GotoScreen
+from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import palette
 from cockpit.tui.screens.sources import LiveSource, Source
+from cockpit.tui.widgets.ending_block import CONSOLE_LINES, console_text, ending_block
 from cockpit.tui.widgets.key_bar import KeyBar
 from cockpit.tui.widgets.line import Lines
 from cockpit.tui.widgets.log_view import LogView
 from cockpit.tui.widgets.side import side_column
 from cockpit.tui.widgets.stage_panel import stage_panel
 from cockpit.tui.widgets.stage_strip import progress_bar, stage_strip
-from cockpit.tui.widgets.status import Part, problems, problems_line, run_parts, stage_parts, status_line
+from cockpit.tui.widgets.status import Part, problems, problems_rows, run_parts, stage_parts, status_line
 from cockpit.tui.widgets.transport import timeline, transport_line
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError
@@ -54,6 +58,8 @@ CHARTS = 6
 WIDE, TALL = 120, 36
 SIDE_WIDTH = 40
 LOG_LINES = 500
+ALERT_ROWS, ALERT_ROWS_TALL = 7, 14
+"""Most rows of problems and of a run's end above the charts, on a short and on a tall screen."""
 
 
 class RunScreen(Screen[None]):
@@ -94,6 +100,8 @@ class RunScreen(Screen[None]):
         self._timer: Timer | None = None
         self._facts: dict[str, Any] | None = None
         self._painted: tuple[object, ...] = ()
+        self._console_lines: tuple[object, list[str]] | None = None
+        self._alert_rows = 0
 
     # ---- the state, stage and fields on the screen
 
@@ -116,6 +124,16 @@ class RunScreen(Screen[None]):
         stage = self.stage
         found = self._facts.get(stage.name) if stage is not None else None
         return found if isinstance(found, dict) else {}
+
+    @property
+    def ending(self) -> Ending:
+        """Why the run ended and whose console.log says more; for a live run, that of the stage that is shown."""
+        found = ending_of(self.state)
+        stage = self.stage
+        if found is not None and (self._stage_name is None or found.stage == self._stage_name):
+            return found
+        attempt = stage.current.attempt if stage is not None and stage.current is not None else None
+        return Ending((), stage.name if stage is not None else None, attempt)
 
     @property
     def charts(self) -> list[Chart]:
@@ -143,6 +161,7 @@ class RunScreen(Screen[None]):
         replay = self.playback is not None
         self.query_one("#timeline").display = self.query_one("#transport").display = replay
         self.query_one("#bar").display = not replay
+        self.query_one(LogView).end_key = "pgdn" if replay else "end"
         self._timer = self.set_interval(TICK_S, self.tick)
         if self.playback is not None and self.playback.index == 0:
             self.playback.playing = True
@@ -233,10 +252,29 @@ class RunScreen(Screen[None]):
         else:
             self._line("bar", progress_bar(stage.fraction if stage else None, width, colours))
         found = problems(state, run_state, health)
-        self.query_one("#problems").display = bool(found)
-        if found:
-            self._line("problems", problems_line(found, width, colours))
+        self._paint_alerts(found, run_state, width, colours)
         self.query_one(KeyBar).update_keys()
+
+    def _paint_alerts(self, found: list[str], run_state: RunStatus, width: int, colours: dict[str, str]) -> None:
+        """Problems, and why the run ended: wrapped, with the end of console.log."""
+        rows = problems_rows(found, width, colours)
+        ending = self.ending if run_state == RunStatus.LOST or ending_of(self.state) is not None else None
+        if ending is not None:
+            most = ALERT_ROWS_TALL if self.size.height >= TALL else ALERT_ROWS
+            console = self._console_of(ending)
+            rows += ending_block(ending, console, width, max(2, most - len(rows)), colours, key="o")
+        box = self.query_one("#problems", Lines)
+        box.display, box.styles.height = bool(rows), len(rows)
+        self._alert_rows = len(rows)
+        box.show(rows)
+
+    def _console_of(self, ending: Ending) -> list[str]:
+        """The last lines of its console.log, read once for each state of the journal."""
+        key = (ending.stage, ending.attempt, self.state.version)
+        if self._console_lines is None or self._console_lines[0] != key:
+            found = last_lines(RunDir(self.run_dir), ending.stage, ending.attempt, CONSOLE_LINES)
+            self._console_lines = (key, found)
+        return self._console_lines[1]
 
     def _paint_middle(self) -> None:
         stage, wide, tall = self.stage, self.size.width >= WIDE, self.size.height >= TALL
@@ -277,6 +315,9 @@ class RunScreen(Screen[None]):
             shown, columns, rows = [min(self.chosen, count - 1)], 1, 1
         elif wide:
             shown, columns, rows = list(range(count)), 3 if count > 4 else 2, 2 if count > 2 else 1
+        elif self._alert_rows > 2 and self.size.height < TALL:  # two rows of charts would be too low to read
+            first = min(self.chosen // 2 * 2, max(0, count - 2))
+            shown, columns, rows = list(range(first, min(count, first + 2))), min(2, max(1, count)), 1
         else:
             first = 2 if self.chosen >= 4 else 0
             shown = list(range(first, min(count, first + 4)))
@@ -357,9 +398,19 @@ class RunScreen(Screen[None]):
         self._new_picture()
 
     def action_log_scroll(self, by: int) -> None:
+        self.query_one(LogView).scroll_rows(by)
+
+    def action_log_edge(self, end: int) -> None:
         log = self.query_one(LogView)
-        log.scroll_relative(y=by, animate=False)
-        log.refresh()
+        if end:
+            log.follow()
+        else:
+            log.show_oldest()
+
+    def action_output(self) -> None:
+        ending, colours = self.ending, palette(self.app.theme_variables)
+        title = f"{ending.stage}, attempt {ending.attempt}" if ending.stage is not None else self.run_dir.name
+        self.app.push_screen(TextScreen(title, console_text(RunDir(self.run_dir), ending, colours), at_end=True))
 
     def action_actions(self) -> None:
         app_of(self).open_checkpoints(self.run_dir)
@@ -439,8 +490,10 @@ class RunScreen(Screen[None]):
             self._pause()
 
     def _pause(self) -> None:
+        """After a jump: stop playing, and show the newest line at the playhead."""
         if self.playback is not None:
             self.playback.playing = False
+        self.query_one(LogView).follow()
         self.paint()
 
     # ---- helpers

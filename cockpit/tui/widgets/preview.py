@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from cockpit.forms.shelf import RecipeEntry
+from cockpit.runs.ending import ending_of
 from cockpit.runs.state import RunState, StageView
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
@@ -19,6 +20,7 @@ from engines.words import HealthWord, RunStatus, StageStatus
 if TYPE_CHECKING:
     from cockpit.planning.stages import Plan
 
+LONGEST_SENTENCE = 4000
 METRICS_SHOWN = ("loss", "perplexity", "tokens_per_second", "parameters")
 
 
@@ -66,8 +68,15 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
     return pen.text
 
 
-def run_heading(run: RunSummary, state: RunState | None, now: float, colours: dict[str, str], width: int) -> Text:
-    """The lines above a run's curve: its state, the reason, the newest numbers and their age."""
+def run_heading(
+    run: RunSummary,
+    state: RunState | None,
+    now: float,
+    colours: dict[str, str],
+    width: int,
+    console: Sequence[str] = (),
+) -> Text:
+    """The lines above a run's curve: its state, why it ended in full, the newest numbers, the end of console.log."""
     pen = Pen(colours)
     word = run.health if run.state.is_live and run.health else run.state
     colour = "error" if HealthWord(word).needs_attention else STATE_COLOURS.get(run.state, "")
@@ -81,9 +90,11 @@ def run_heading(run: RunSummary, state: RunState | None, now: float, colours: di
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
     for words in filter(None, (run.health_sentence, *run.concerns) if run.state.is_live else ()):
-        pen.line(safe_text(words, 200), colour)
-    if run.reason and run.state not in {RunStatus.SUCCEEDED, RunStatus.RUNNING}:
-        pen.line(safe_text(run.reason, 200), STATE_COLOURS.get(run.state, ""))
+        pen.line(safe_text(words, LONGEST_SENTENCE), colour)
+    for sentence in _reasons(run, state):
+        pen.line(safe_text(sentence, LONGEST_SENTENCE), STATE_COLOURS.get(run.state, ""))
+    for line in console:
+        pen.line(f"{'|' if ascii_only() else '│'} {safe_text(line, LONGEST_SENTENCE)}", "text-muted")
     if state is not None and len(state.stages) > 1:
         for view in state.stages:
             pen.write(state_glyph(view.state), STATE_COLOURS.get(view.state, ""))
@@ -95,6 +106,14 @@ def run_heading(run: RunSummary, state: RunState | None, now: float, colours: di
         pen.line(_as_many_as_fit(numbers, width))
     pen.text.rstrip()
     return pen.text
+
+
+def _reasons(run: RunSummary, state: RunState | None) -> tuple[str, ...]:
+    """Why the run ended, in full: from the journal, else from the summary."""
+    ending = ending_of(state) if state is not None else None
+    if ending is not None:
+        return ending.sentences
+    return (run.reason,) if run.reason and run.state not in {RunStatus.SUCCEEDED, RunStatus.RUNNING} else ()
 
 
 def shown_stage(state: RunState | None) -> StageView | None:

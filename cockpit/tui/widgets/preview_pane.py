@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -9,6 +10,8 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
+from cockpit.runs.console import last_lines
+from cockpit.runs.ending import ending_of
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
@@ -16,9 +19,11 @@ from cockpit.text.safe_text import safe_text
 from cockpit.tui.charts.chart import Chart, ChartData
 from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.preview import run_heading, shown_stage
+from engines.run_dir import RunDir
 
 MIN_POINTS = 2
 LOG_LINES = 60
+WIDE = 120
 
 
 class Tail(Static):
@@ -53,6 +58,9 @@ class PreviewPane(Vertical):
     }
     PreviewPane.-run > VerticalScroll { height: auto; max-height: 60%; }
     PreviewPane.-curve > Chart { display: block; }
+    PreviewPane.-ended > VerticalScroll { max-height: 100%; }
+    PreviewPane.-ended > Chart { display: none; }
+    .-wide PreviewPane.-ended.-curve > Chart { display: block; }
     .-wide PreviewPane.-run > #log { display: block; }
     """
 
@@ -74,13 +82,20 @@ class PreviewPane(Vertical):
 
     def show_text(self, text: Text) -> None:
         """Show text alone."""
-        self.remove_class("-run", "-curve")
+        self.remove_class("-run", "-curve", "-ended")
         self._write(text)
 
     def show_run(self, run: RunSummary, state: RunState | None, now: float) -> None:
         """Show a run: its state, its numbers, and its loss curve."""
         self.add_class("-run")
-        self._write(run_heading(run, state, now, palette(self.app.theme_variables), self.size.width - 2))
+        ending = ending_of(state) if state is not None else None
+        console: list[str] = []
+        if ending is not None:
+            wide = self.app.size.width >= WIDE
+            console = last_lines(RunDir(Path(run.path)), ending.stage, ending.attempt, 8 if wide else 3)
+        self.set_class(ending is not None, "-ended")
+        colours = palette(self.app.theme_variables)
+        self._write(run_heading(run, state, now, colours, self.size.width - 2, console))
         lines = (
             [] if state is None else [f"{formatting.clock(e.t)} {safe_text(e.text, 200)}" for e in state.log(LOG_LINES)]
         )

@@ -11,7 +11,8 @@ from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.theme import STATE_COLOURS, state_glyph
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
+from cockpit.tui.look.wrapping import wrapped
 from engines.words import RunStatus
 
 
@@ -59,8 +60,6 @@ def run_parts(
     parts += stage_parts(state, stage)
     if stage is not None and stage.eta_s is not None and run_state == RunStatus.RUNNING:
         parts.append(Part(1, f"ETA {fmt.duration(stage.eta_s)}"))
-    elif not run_state.is_live and state.reason:
-        parts.append(Part(2, safe_text(state.reason, 60), "text-muted"))
     if state.started_t is not None:
         end = state.ended_t if state.ended_t is not None else now
         if end - state.started_t >= 60:
@@ -108,8 +107,8 @@ def problems(state: RunState, run_state: RunStatus, health: Health) -> list[str]
     if run_state == RunStatus.LOST:
         found.append("lost: no process of this run is alive; resume it from Actions (a)")
     if health.needs_attention:
-        found.append(f"{health.word}: {safe_text(health.sentence, 200)}")
-    found += [safe_text(concern, 200) for concern in health.concerns]
+        found.append(f"{health.word}: {health.sentence}")
+    found += health.concerns
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         found.append(f"{fmt.counted(lost, 'record')} could not be written")
@@ -122,8 +121,9 @@ def problems(state: RunState, run_state: RunStatus, health: Health) -> list[str]
     return found
 
 
-def problems_line(found: list[str], width: int, colours: dict[str, str]) -> Text:
-    """Problems on one line."""
-    line = Text(" ! " + " · ".join(found), style=f"bold {colours.get('error', '')}".strip(), no_wrap=True)
-    line.truncate(width, overflow="ellipsis")
-    return line
+def problems_rows(found: list[str], width: int, colours: dict[str, str]) -> list[Text]:
+    """Problems, wrapped: none is cut."""
+    style = f"bold {colours.get('error', '')}".strip()
+    separator = ", " if ascii_only() else " · "
+    rows = wrapped(separator.join(safe_text(problem, 400) for problem in found), max(1, width - 4)) if found else []
+    return [Text(f" {'!' if number == 0 else ' '} {row}", style=style, no_wrap=True) for number, row in enumerate(rows)]

@@ -360,7 +360,7 @@ async def test_the_log_follows_new_lines_until_the_operator_scrolls() -> None:
         source.add(journal.events[known:])
         await settled(pilot)
         assert "a newer warning" not in text(app)
-        assert not log.follows
+        assert not log.following
         await pilot.press("pagedown", "pagedown")
         await settled(pilot)
         assert "a newer warning" in text(app)
