@@ -246,13 +246,15 @@ _WITH_VALUE = frozenset({Verb.LEARNING_RATE, Verb.MAX_STEPS})
 IGNORED = "ignored"
 """First word of the effect of a request that was answered but not carried out."""
 
-PHASE_PAUSED = "paused"
+PHASE_PAUSED = HealthWord.PAUSED.value
 PHASE_TRAINING = "training"
 PHASE_WAITING = HealthWord.WAITING_FOR_DATA.value
 PHASE_EVALUATING = "evaluating"
 PHASE_SAMPLING = "sampling"
 PHASE_SAVING = "saving"
-"""Phases that readers know by name: paused, continued, and the work between two steps. Others are free text."""
+PASSING_PHASES = frozenset({PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING})
+"""Phases that readers know by name: paused, continued, waiting, and the work between two steps, whose results are
+events of their own. Other phases are free text."""
 
 
 class ExitCode(IntEnum):

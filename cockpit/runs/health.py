@@ -92,8 +92,8 @@ class Pace(NamedTuple):
 
     @property
     def patience_s(self) -> float:
-        """Seconds without a record after which the engine has stalled; infinite while it waits for data."""
-        if self.phase == HealthWord.WAITING_FOR_DATA:
+        """Seconds without a record until the engine has stalled; infinite while it is paused or waits for data."""
+        if self.phase in {HealthWord.WAITING_FOR_DATA, HealthWord.PAUSED}:
             return float("inf")
         usual_s = max(self.usual_s or 0.0, self.recent_s or 0.0)
         if isinstance(self.work, Progress) and (self.work.total is None or self.work.done < self.work.total):

@@ -32,7 +32,7 @@ from engines.events import (
     Warned,
     WriterOpened,
 )
-from engines.words import WriterRole
+from engines.words import PASSING_PHASES, WriterRole
 
 LOG_LINES = 2000
 """Events that are kept per writer for the log pane; older ones stay in the journal."""
@@ -249,13 +249,17 @@ class WriterFacts:
         track.rate.append((event.m, event.done))
 
     def on_phase(self, event: Phase) -> None:
-        """Start a phase; the progress rate of the previous phase does not apply to it."""
+        """Start a phase; the progress rate of the previous phase does not apply to it.
+
+        The log leaves out phases between two steps: the checkpoint, the evaluation and the sample have their own lines.
+        """
         self.worked = event
         track = self.track(event.stage, event.attempt)
         track.phase = event
         track.rate.clear()
         track.progress = None
-        self.log.append(event)
+        if not (len(track.steps) and event.name in PASSING_PHASES):
+            self.log.append(event)
 
     def on_machine(self, event: MachineSampled) -> None:
         """Add a reading of a machine."""

@@ -46,6 +46,16 @@ def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
     return [identity for pid in sorted(ours) if (identity := Identity.of(pid)) is not None]
 
 
+def carries_mark(pid: int, run_root: Path) -> bool:
+    """Whether a process is this user's and its environment contains the run's directory."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        owner = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return owner == os.getuid() and os.fsencode(f"{RUN_ENV}={run_root}") in environment
+
+
 def signal_process(target: Identity, number: int) -> bool:
     """Signal exactly this process: a pidfd protects a process that reuses the pid. False if it has ended."""
     try:

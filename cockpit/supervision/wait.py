@@ -7,6 +7,7 @@ import signal
 import time
 
 from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.engine_watch import EngineWatch
 from cockpit.supervision.process_tree import kill_tree, signal_process
 from cockpit.supervision.relay import Relay
 from cockpit.supervision.sampler_process import SamplerProcess
@@ -34,11 +35,13 @@ class Watch:
     def until_end(self, engine: EngineProcess) -> int | None:
         """Wait for the engine; returns its exit status, or None if it is not a child of this process."""
         self.sampler.watch(engine.identity.pid, engine.stage)
+        progress = EngineWatch(self.run, engine, self.writer)
         while not self._ended(engine):
             readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
             self.relay.pump()
             self._escalate(engine)
             self.sampler.check()
+            progress.look(time.monotonic())
             if engine.pidfd in readable:
                 break
             if readable:

@@ -25,6 +25,7 @@ from engines.artifacts.checkpoints import draft_of, remove_checkpoint, scan_atte
 from engines.artifacts.manifest import commit_folder, write_manifest
 from engines.context import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.control import Request
+from engines.data_wait import DataWait
 from engines.events import CheckpointCommitted, CheckpointRemoved, Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import check_step
 from engines.run_dir import RunDir, checkpoint_name
@@ -72,6 +73,7 @@ class _FakeTraining:
         self.best: float | None = None
         self.evaluated: tuple[int, float] | None = None
         self.healthy = True
+        self.data_wait = DataWait(ctx.phase)
         self.last_saved = self.first_step - 1
 
     def run(self) -> StageResult:
@@ -104,6 +106,12 @@ class _FakeTraining:
         if self.stage.step_s:
             time.sleep(self.stage.step_s)
         faulty = ctx.attempt == 1
+        wait_s = self.stage.wait_s if faulty and step == self.stage.wait_at_step else 0.0
+        if wait_s:
+            with self.data_wait:
+                time.sleep(wait_s)
+        while faulty and step == self.stage.hang_at_step:
+            time.sleep(3600)
         if faulty and step == self.stage.fail_at_step:
             raise RuntimeError(f"simulated failure at step {step}")
         loss = math.nan if faulty and step == self.stage.nan_at_step else loss_at(self.stage.seed, step)
@@ -120,7 +128,7 @@ class _FakeTraining:
             tokens=step * TOKENS_PER_STEP,
             loss_tokens=step * TOKENS_PER_STEP,
             step_s=max(time.monotonic() - began_s, 1e-6),
-            data_wait_s=0.0,
+            data_wait_s=wait_s,
         )
         self._emit(event)
         trip = check_step(loss, grad_norm, self.stage.guards.grad_norm)

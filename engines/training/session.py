@@ -13,6 +13,7 @@ import torch
 
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, StageContext
+from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import Trip, check_step
 from engines.training.arguments import planned_steps, training_arguments
@@ -24,6 +25,7 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
+from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.training import TrainingFields
@@ -64,6 +66,7 @@ class Session:
         self.task = task
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
+        self.data_wait = DataWait(ctx.phase)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
         self.lowered_to: int | None = None
@@ -202,6 +205,8 @@ class Session:
 
     def save(self) -> bool:
         """Write a checkpoint of the present step; False when the write failed."""
+        if self.writer.last_step != self.step:
+            self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
         plan = {"planned_steps": self.planned_steps, "lowered_to": self.lowered_to}
@@ -213,6 +218,7 @@ class Session:
             return None
         if self.last_eval is not None and self.last_eval.step == self.step:
             return self.last_eval
+        self.ctx.phase(PHASE_EVALUATING)
         with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.stage.bf16):
             loss, tokens = token_weighted_loss(self.task.model, self.task.val)
         self.last_eval = Evaluated(
@@ -231,6 +237,7 @@ class Session:
         """Generate text now; False where the stage cannot sample."""
         if self.task.sample is None:
             return False
+        self.ctx.phase(PHASE_SAMPLING)
         self.task.sample(self.step)
         return True
 

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from engines.context import StageContext
+from engines.data_wait import DataWait
 from engines.training.faults import Faults
 from engines.training.schedule import Schedule, schedule_of, warmup_steps
 from recipes.stages.training import TrainingFields
@@ -59,6 +60,7 @@ class StepListener(Protocol):
 
     ctx: StageContext[TrainingFields]
     faults: Faults
+    data_wait: DataWait
 
     def train_begins(self) -> None:
         """Trainer has computed its number of steps."""
@@ -96,7 +98,8 @@ class EngineMixin:
             The micro-batches, each a table of int64 [batch, length]; and the number of loss tokens, or None.
         """
         began_s = time.monotonic()
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        with self.session.data_wait:
+            batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         self.window = Window(began_s, time.monotonic() - began_s)
         for batch in batches:
             mask = batch.get("attention_mask")

@@ -1,0 +1,160 @@
+"""The supervisor's watch over an engine's progress: it journals a stall with the engine's stacks, and its end.
+
+It judges with the function that screens use (`cockpit.runs.health`), and reads only the end of the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from cockpit.runs.health import USUAL_STEPS, Pace, step_pace
+from cockpit.runs.writer_facts import Work
+from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.newest import MOST_BYTES, NewestRecords
+from cockpit.supervision.process_tree import carries_mark, signal_process
+from engines.emitter import EventWriter
+from engines.events import AnyEvent, EngineRecovered, EngineStalled, Phase, Progress, Step
+from engines.files import open_append
+from engines.run_dir import RunDir
+from recipes import quantities
+
+EVERY_S = 1.0
+STACKS_SIGNAL = signal.SIGUSR1
+"""The signal at which an engine writes the stacks of its threads to stderr (engines/host.py registers it)."""
+KEPT_STEPS = 8 * USUAL_STEPS
+
+
+class EngineWatch:
+    """Watches one engine.
+
+    Args:
+        run: the run.
+        engine: the engine's process.
+        writer: the supervisor's writer.
+    """
+
+    def __init__(self, run: RunDir, engine: EngineProcess, writer: EventWriter) -> None:
+        self._run = run
+        self._engine = engine
+        self._writer = writer
+        self._records = NewestRecords(run.journal, MOST_BYTES)
+        self._step_s: deque[float] = deque(maxlen=KEPT_STEPS)
+        self._reports: deque[float] = deque(maxlen=USUAL_STEPS)
+        self._work: Work | None = None
+        self._phase = ""
+        self._cpu_s: float | None = None
+        self._stalled: Work | None = None
+        self._due_s = 0.0
+
+    def look(self, now_s: float) -> None:
+        """Read the engine's newest records and judge its progress, at most once a second.
+
+        Args:
+            now_s: monotonic seconds.
+        """
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + EVERY_S
+        before = self._work
+        for event in self._records.read():
+            self._take(event)
+        if self._work is None:
+            return
+        if self._work is not before:
+            self._cpu_s = cpu_s(self._engine.identity.pid)
+            self._note_recovery()
+        silence_s, pace = now_s - self._work.m, self._pace()
+        if self._stalled is None and pace is not None and silence_s > pace.patience_s:
+            self._stalled = self._work
+            self._report(pace, silence_s)
+
+    def _take(self, event: AnyEvent) -> None:
+        if not isinstance(event, Work) or event.stage != self._engine.stage:
+            return
+        if getattr(event, "attempt", self._engine.attempt) != self._engine.attempt:
+            return
+        self._work = event
+        match event:
+            case Step():
+                self._step_s.append(event.step_s)
+            case Progress():
+                self._reports.append(event.m)
+            case Phase():
+                self._phase = event.name
+                self._reports.clear()
+
+    def _pace(self) -> Pace | None:
+        if self._work is None:
+            return None
+        if self._step_s:
+            return step_pace(self._work, list(self._step_s))
+        gaps = [b - a for a, b in pairwise(self._reports) if b > a]
+        inside = isinstance(self._work, Phase | Progress)
+        usual_s = median(gaps) if gaps and isinstance(self._work, Progress) else None
+        return Pace(self._work, self._phase if inside else "", steps=False, usual_s=usual_s)
+
+    def _note_recovery(self) -> None:
+        if self._stalled is not None and self._work is not None:
+            silence_s = max(0.0, self._work.m - self._stalled.m)
+            self._stalled = None
+            self._writer.emit(
+                EngineRecovered(stage=self._engine.stage, attempt=self._engine.attempt, silence_s=silence_s)
+            )
+
+    def _report(self, pace: Pace, silence_s: float) -> None:
+        pid = self._engine.identity.pid
+        state = self._engine.identity.state()
+        now_cpu_s = cpu_s(pid)
+        used_s = None if now_cpu_s is None or self._cpu_s is None else max(0.0, now_cpu_s - self._cpu_s)
+        words = f"no progress for {quantities.duration(silence_s)} after {pace.last or 'its start'}"
+        stacks = state not in {"", "T"} and self._request_stacks(words)
+        self._writer.emit(
+            EngineStalled(
+                stage=self._engine.stage,
+                attempt=self._engine.attempt,
+                silence_s=silence_s,
+                usual_step_s=pace.usual_s,
+                last_progress=pace.last,
+                process_state=state,
+                cpu_s=used_s,
+                stacks=stacks,
+            )
+        )
+
+    def _request_stacks(self, words: str) -> bool:
+        """Let the engine write its stacks into console.log; False if it is not this run's, or would die of it."""
+        identity = self._engine.identity
+        if not carries_mark(identity.pid, self._run.root) or not catches(identity.pid, STACKS_SIGNAL):
+            return False
+        with suppress(OSError):
+            fd = open_append(self._run.console_log(self._engine.stage, self._engine.attempt))
+            try:
+                os.write(fd, f"\ncockpit: {words}; the stacks of all threads:\n".encode())
+            finally:
+                os.close(fd)
+        return signal_process(identity, STACKS_SIGNAL)
+
+
+def cpu_s(pid: int) -> float | None:
+    """CPU seconds that a process has used; None without the process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, so that the signal does not end it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught, 16) >> (number - 1) & 1)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return False

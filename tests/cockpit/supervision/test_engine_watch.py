@@ -1,0 +1,180 @@
+"""The supervisor's watch over an engine: a stall is journaled with the engine's stacks, and so is its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches
+from cockpit.supervision.newest import MOST_BYTES, NewestRecords
+from cockpit.supervision.process_tree import RUN_ENV
+from engines.emitter import EventWriter
+from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned
+from engines.identity import Identity
+from engines.journal import read_journal
+from engines.run_dir import RunDir, create_run_dir
+from engines.words import WriterRole
+from tests.runs.harness import wait_for
+
+HUNG = """
+import faulthandler, signal, sys, threading, time
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+def a_lock_that_is_never_released():
+    threading.Event().wait()
+print("ready", flush=True)
+a_lock_that_is_never_released()
+"""
+DEAF = "import time; print('ready', flush=True); time.sleep(3600)"
+
+
+class Watched:
+    """A child process as the engine of a run, whose records the test writes."""
+
+    def __init__(self, run: RunDir, program: str, *, marked: bool = True) -> None:
+        self.run = run
+        run.attempt_dir("base", 1).mkdir(parents=True)
+        environment = {**os.environ, RUN_ENV: str(run.root)} if marked else {**os.environ}
+        if not marked:
+            environment.pop(RUN_ENV, None)
+        with run.console_log("base", 1).open("ab") as console:
+            self.child = subprocess.Popen(
+                [sys.executable, "-c", program], stdout=console, stderr=console, env=environment
+            )
+        wait_for(lambda: "ready" in self.console, "the child to begin")
+        identity = Identity.of(self.child.pid)
+        assert identity is not None
+        self.engine = EngineProcess("base", 1, identity, self.child, os.pidfd_open(self.child.pid))
+        self.records = EventWriter(run.journal, None, role=WriterRole.ENGINE, stage="base", attempt=1)
+        self.supervisor = EventWriter(run.journal, None, role=WriterRole.SUPERVISOR)
+        self.watch = EngineWatch(run, self.engine, self.supervisor)
+
+    @property
+    def console(self) -> str:
+        return self.run.console_log("base", 1).read_text()
+
+    def step(self, step: int, step_s: float = 0.2) -> None:
+        self.records.emit(
+            Step(
+                stage="base", attempt=1, step=step, epoch=0.0, loss=1.0, learning_rate=1.0, grad_norm=1.0, tokens=1,
+                loss_tokens=1, step_s=step_s,
+            )
+        )  # fmt: skip
+
+    def found(self) -> list[EngineStalled | EngineRecovered]:
+        return [e for e in read_journal(self.run.journal) if isinstance(e, EngineStalled | EngineRecovered)]
+
+    def close(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.engine.close()
+        self.records.close()
+        self.supervisor.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return create_run_dir(tmp_path, name="a", recipe="a", recipe_toml="", recipe_json={}, plan_json={}, version="0")
+
+
+@pytest.fixture
+def watched(run: RunDir) -> Iterator[Watched]:
+    made = Watched(run, HUNG)
+    yield made
+    made.close()
+
+
+def test_a_stalled_engine_is_journaled_once_with_its_stacks_in_console_log(watched: Watched) -> None:
+    for step in range(1, 20):
+        watched.step(step)
+    now_s = time.monotonic()
+    watched.watch.look(now_s + 59)
+    assert watched.found() == []
+    for _ in range(3):
+        watched.supervisor.emit(Warned(message="a record of another process"))
+        now_s += 70
+        watched.watch.look(now_s)
+    [stalled] = watched.found()
+    assert isinstance(stalled, EngineStalled)
+    assert (stalled.last_progress, stalled.usual_step_s, stalled.stacks) == ("step 19", 0.2, True)
+    assert 60 < stalled.silence_s < 75
+    assert stalled.cpu_s == 0.0, "a hung process uses no CPU"
+    wait_for(lambda: "a_lock_that_is_never_released" in watched.console, "the stacks in console.log")
+    assert "after step 19; the stacks of all threads:" in watched.console
+    assert watched.child.poll() is None
+
+
+def test_progress_after_a_stall_is_journaled_and_a_second_stall_too(watched: Watched) -> None:
+    watched.step(1)
+    watched.watch.look(time.monotonic() + 100)
+    watched.step(2)
+    watched.watch.look(time.monotonic() + 102)
+    assert [type(event) for event in watched.found()] == [EngineStalled, EngineRecovered, EngineStalled]
+
+
+def test_a_slow_model_is_not_stalled_after_a_minute(watched: Watched) -> None:
+    for step in range(1, 9):
+        watched.step(step, step_s=30.0)
+    watched.watch.look(time.monotonic() + 590)
+    assert watched.found() == []
+    watched.watch.look(time.monotonic() + 610)
+    assert len(watched.found()) == 1
+
+
+@pytest.mark.parametrize("name", ["waiting for data", "paused", "saving", "importing"])
+def test_a_declared_silence_of_minutes_is_no_stall(watched: Watched, name: str) -> None:
+    watched.step(1)
+    watched.records.emit(Phase(stage="base", attempt=1, name=name))
+    watched.watch.look(time.monotonic() + 1200)
+    assert watched.found() == []
+
+
+def test_a_stopped_process_is_said_as_such_and_gets_no_signal(watched: Watched) -> None:
+    watched.step(1)
+    os.kill(watched.child.pid, signal.SIGSTOP)
+    wait_for(lambda: watched.engine.identity.state() == "T", "the process to stop")
+    watched.watch.look(time.monotonic() + 100)
+    [stalled] = watched.found()
+    assert isinstance(stalled, EngineStalled)
+    assert (stalled.process_state, stalled.stacks) == ("T", False)
+
+
+@pytest.mark.parametrize(("program", "marked"), [(DEAF, True), (HUNG, False)])
+def test_a_process_that_would_die_of_the_signal_or_lacks_the_mark_gets_none(
+    run: RunDir, program: str, marked: bool
+) -> None:
+    watched = Watched(run, program, marked=marked)
+    try:
+        assert catches(watched.child.pid, STACKS_SIGNAL) is (program == HUNG)
+        watched.step(1)
+        watched.watch.look(time.monotonic() + 100)
+        [stalled] = watched.found()
+        assert isinstance(stalled, EngineStalled)
+        assert not stalled.stacks
+        assert watched.child.poll() is None
+        assert watched.console == "ready\n"
+    finally:
+        watched.close()
+
+
+def test_the_newest_records_are_read_without_the_ones_before_them(run: RunDir) -> None:
+    writer = EventWriter(run.journal, None, role=WriterRole.ENGINE)
+    for _ in range(2000):
+        writer.emit(Warned(message="x" * 100))
+    newest = NewestRecords(run.journal)
+    assert newest.read() == []
+    writer.emit(Warned(message="new"))
+    assert [e.message for e in newest.read() if isinstance(e, Warned)] == ["new"]
+    for _ in range(2000):
+        writer.emit(Warned(message="y" * 100))
+    found = newest.read()
+    assert 0 < len(found) < 1000, "bounded, however fast the journal grows"
+    assert len(NewestRecords(run.journal, MOST_BYTES).read()) == len(found)
+    writer.close()
