@@ -15,6 +15,9 @@ The name already identifies the stage. `python` and `threads` decide where and h
 after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
 """
 
+ADDED_LATER = {"start_from": None}
+"""Fields that runs of older versions do not have, with the value that means the same: it is left out too."""
+
 
 def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
@@ -23,7 +26,11 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
         stage: every field with its value, as JSON data.
         parent_hashes: the SHA-256 of the manifest of each input, in the order of the fields' names.
     """
-    fields = {key: value for key, value in stage.items() if key not in LEFT_OUT}
+    fields = {key: value for key, value in stage.items() if key not in LEFT_OUT and not _is_as_before(key, value)}
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _is_as_before(key: str, value: Any) -> bool:
+    return key in ADDED_LATER and value == ADDED_LATER[key]

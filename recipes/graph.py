@@ -10,24 +10,44 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.fields import inputs_of
-from recipes.problems import Problem, RecipeError, closest, printable, shown
+from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
 from recipes.schema import Recipe
 from recipes.stages.fields import STAGE_NAME, StageFields
 from recipes.stages.registry import output_of, tag_of_stage
 
-Origin = Literal["stage", "path", "hub"]
+Origin = Literal["stage", "path", "hub", "run"]
+"""`run` is RUN:STAGE that was not looked up: the graph was made without access to the folder of runs."""
 
+RUN_STAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99}):([a-z0-9-]{1,40})(?:@(\d{1,12}))?")
+"""RUN:STAGE, the output of a stage of another run, or RUN:STAGE@STEP, one of its checkpoints."""
 _HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHOWN_STAGES = 12
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an input refers to: a stage of the recipe, an absolute path, or a hub id; `path` is set only for a path."""
+    """What an input refers to: a stage of the recipe, an absolute path, or a hub id; `path` is set only for a path.
+
+    For the output of another run, `path` is its folder and `manifest_sha256` identifies its content.
+    """
 
     origin: Origin
     name: str
     path: Path | None = None
+    manifest_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """An output or a checkpoint of another run: its folder, its kind (a word of `accepts`) and its identity."""
+
+    path: Path
+    output: str
+    manifest_sha256: str
+
+
+FindOutput = Callable[[str, str, int | None], RunOutput]
+"""Finds the output of a run's stage, or its checkpoint of a step; raises OperatorError if it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +79,16 @@ Report = Callable[[int, str, str, str, str, str], None]
 """Called with the stage's number, the field, the message, got, allowed and hint."""
 
 
-def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) -> Graph:
+def resolve_graph(
+    recipe: Recipe, recipe_dir: Path, check_paths: bool = True, find_output: FindOutput | None = None
+) -> Graph:
     """The graph of a validated recipe.
 
     Args:
         recipe: a recipe with defaults applied to its stages.
         recipe_dir: the folder that paths are relative to.
         check_paths: report paths that do not exist.
+        find_output: finds the outputs of other runs; None leaves them unresolved.
 
     Raises:
         RecipeError: every problem of the graph. `load_recipe` reports the same ones with their lines.
@@ -77,7 +100,11 @@ def resolve_graph(recipe: Recipe, recipe_dir: Path, check_paths: bool = True) ->
         problems.append(Problem(recipe_dir, 0, f"{name}.{key}", message, got, allowed, hint))
 
     graph = build_graph(
-        [node_of(number, stage) for number, stage in enumerate(recipe.stage)], recipe_dir, report, check_paths
+        [node_of(number, stage) for number, stage in enumerate(recipe.stage)],
+        recipe_dir,
+        report,
+        check_paths,
+        find_output,
     )
     if problems:
         raise RecipeError(problems)
@@ -102,7 +129,13 @@ def named_inputs(tag: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tu
     return found
 
 
-def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_paths: bool = True) -> Graph:
+def build_graph(
+    nodes: Sequence[Node],
+    recipe_dir: Path,
+    report: Report,
+    check_paths: bool = True,
+    find_output: FindOutput | None = None,
+) -> Graph:
     """The graph of stages that may have errors; each error is reported, and the result contains the valid part."""
     by_name: dict[str, Node] = {}
     for node in nodes:
@@ -123,7 +156,11 @@ def build_graph(nodes: Sequence[Node], recipe_dir: Path, report: Report, check_p
     inputs: dict[str, dict[str, Reference]] = {name: {} for name in by_name}
     for node in nodes:
         for key, value, accepts in node.inputs:
-            found = _reference(node, key, value, accepts, by_name, recipe_dir, report, check_paths)
+            run_stage = RUN_STAGE.fullmatch(value)
+            if run_stage is not None:
+                found = _output_of_run(node, key, run_stage, accepts, report, find_output)
+            else:
+                found = _reference(node, key, value, accepts, by_name, recipe_dir, report, check_paths)
             if found is not None and node.name is not None and by_name[node.name] is node:
                 inputs[node.name][key] = found
     parents = {
@@ -194,7 +231,9 @@ def _reference(
         return None
     source = by_name.get(value)
     if source is None:
-        allowed = "a stage, a path that begins with / ./ ../ or ~/" + (", or org/name" if "model" in accepts else "")
+        allowed = "a stage, RUN:STAGE, a path that begins with / ./ ../ or ~/" + (
+            ", or org/name" if "model" in accepts else ""
+        )
         fitting = [name for name, other in by_name.items() if other.output in accepts and other is not node]
         hint = closest(value, fitting) or closest(value, by_name)
         if not hint and fitting and re.fullmatch(STAGE_NAME, value):
@@ -205,6 +244,31 @@ def _reference(
         message = f"stage {printable(value)} has the wrong type of output"
         report(node.number, key, message, source.output, ", ".join(accepts), _fitting(by_name, accepts, node))
     return Reference("stage", value)
+
+
+def _output_of_run(
+    node: Node,
+    key: str,
+    named: re.Match[str],
+    accepts: tuple[str, ...],
+    report: Report,
+    find_output: FindOutput | None,
+) -> Reference | None:
+    """The output of another run, or its checkpoint; reports a problem and returns None if it cannot be used."""
+    value = named[0]
+    if find_output is None:
+        return Reference("run", value)
+    try:
+        found = find_output(named[1], named[2], int(named[3]) if named[3] else None)
+    except OperatorError as error:
+        report(node.number, key, error.message, shown(value), "RUN:STAGE, a finished stage of a run", error.hint)
+        return None
+    if found.output not in accepts:
+        report(
+            node.number, key, f"{printable(value)} has the wrong type of output", found.output, ", ".join(accepts), ""
+        )
+        return None
+    return Reference("path", value, found.path, found.manifest_sha256)
 
 
 def _fitting(by_name: dict[str, Node], accepts: tuple[str, ...], node: Node) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from recipes.explain import check_table, check_values, kind_words
 from recipes.fields import FieldSpec, fields_of, keys_of
-from recipes.graph import Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
+from recipes.graph import FindOutput, Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
 from recipes.overrides import apply_overrides, belongs, near_field
 from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import Recipe
@@ -53,22 +53,25 @@ class LoadedRecipe:
         return self.source.line(("stage", number, *field.split(".")), tag_of_table(self.resolved["stage"][number]))
 
 
-def load_recipe(path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None) -> LoadedRecipe:
     """Read, check and complete a recipe file.
 
     Args:
         path: the file.
         sets: overrides, each `STAGE.FIELD=VALUE`.
+        find_output: finds the outputs of other runs (RUN:STAGE); None leaves them unresolved.
 
     Raises:
         OperatorError: the file cannot be read.
         RecipeError: every problem of the recipe, each with its line.
     """
     path = Path(path)
-    return load_recipe_text(read_text(path), path, sets)
+    return load_recipe_text(read_text(path), path, sets, find_output)
 
 
-def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe_text(
+    text: str, path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None
+) -> LoadedRecipe:
     """Check and complete a recipe given as text; `path` is the file's, for relative paths and messages.
 
     Raises:
@@ -76,7 +79,7 @@ def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> L
     """
     path = Path(path)
     data, index = parse(text, path)
-    check = _Check(Source(path, index, data), path.parent)
+    check = _Check(Source(path, index, data), path.parent, find_output)
     check.problems |= dict.fromkeys(apply_overrides(check.source, sets))
     graph = check.everything()
     if check.problems:
@@ -89,9 +92,10 @@ def load_recipe_text(text: str, path: Path | str, sets: Sequence[str] = ()) -> L
 class _Check:
     """One pass over a parsed recipe. Each stage is completed with its defaults, then checked."""
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path, find_output: FindOutput | None) -> None:
         self.source = source
         self.folder = folder
+        self.find_output = find_output
         self.problems: dict[Problem, None] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         self.stages: list[dict[str, Any]] = []
@@ -120,7 +124,7 @@ class _Check:
             path = ("stage", number, field, int(item)) if item else ("stage", number, key)
             self.add(path, message, got, allowed, hint, tag_of_table(self.stages[number]))
 
-        return build_graph(nodes, self.folder, report)
+        return build_graph(nodes, self.folder, report, find_output=self.find_output)
 
     def completed(self) -> dict[str, Any]:
         """The recipe's data with defaults applied to its stages and absolute paths."""

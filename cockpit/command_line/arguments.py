@@ -36,9 +36,14 @@ def add_run(parser: CommandParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's id, a unique prefix of the id, a run directory, or: last")
 
 
-def add_recipe(parser: CommandParser) -> None:
+def add_recipe(parser: CommandParser, *, optional: bool = False) -> None:
     """The argument RECIPE, and `--set` to change its fields."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, or the name of a shipped recipe")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?" if optional else None,
+        help="a recipe file, or the name of a shipped recipe",
+    )
     parser.add_argument(
         "--set",
         action="append",

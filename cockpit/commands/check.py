@@ -13,6 +13,7 @@ from cockpit.headless.follow import say
 from cockpit.planning.files import PlannedFile
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import Plan, StagePlan, plan
+from cockpit.runs.find import runs_root
 from cockpit.text import formatting as fmt
 from cockpit.text.text_table import text_table
 from engines.words import ExitCode
@@ -36,7 +37,7 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Check; exit code 2 if the recipe has problems."""
     try:
-        loaded = load_wanted(args.recipe, args.sets)
+        loaded = load_wanted(args.recipe, args.sets, runs_root(args.runs_dir))
         check_models(loaded)
     except OperatorError as error:
         if not args.json:

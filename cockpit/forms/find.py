@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cockpit.launching.run_outputs import outputs_in
 from recipes.load import LoadedRecipe, load_recipe
 from recipes.problems import OperatorError, closest, printable
 from recipes.shipped import shipped_recipe, shipped_recipes
@@ -36,11 +37,16 @@ def find_recipe(wanted: str) -> Path:
     )
 
 
-def load_wanted(wanted: str, sets: Sequence[str] = ()) -> LoadedRecipe:
+def load_wanted(wanted: str, sets: Sequence[str] = (), runs: Path | None = None) -> LoadedRecipe:
     """Load the recipe that RECIPE names; problems show the path as given, the result has the absolute path.
+
+    Args:
+        wanted: RECIPE, as typed.
+        sets: overrides.
+        runs: the folder of runs, for inputs that are RUN:STAGE.
 
     Raises:
         OperatorError: there is no such file, or the recipe has problems.
     """
-    loaded = load_recipe(find_recipe(wanted), sets)
+    loaded = load_recipe(find_recipe(wanted), sets, None if runs is None else outputs_in(runs))
     return replace(loaded, path=loaded.path.absolute())

@@ -30,10 +30,12 @@ class FormModel:
         text: the recipe's text.
         path: the recipe's file; relative inputs are resolved from its folder.
         disk_text: the file's content when it was opened; `text` by default.
+        runs: the folder of runs, in which inputs that are RUN:STAGE are looked up; None leaves them unchecked.
     """
 
-    def __init__(self, text: str, path: Path, disk_text: str | None = None) -> None:
+    def __init__(self, text: str, path: Path, disk_text: str | None = None, runs: Path | None = None) -> None:
         self.path = path
+        self._runs = runs
         self._text = text
         self._disk_text = text if disk_text is None else disk_text
         self._history = History()
@@ -218,11 +220,13 @@ class FormModel:
 
     def check(self) -> None:
         """Validate the recipe and assign every problem to its row or stage."""
+        from cockpit.launching.run_outputs import outputs_in
         from recipes.load import load_recipe_text
 
         self.problems, self.loaded = [], None
         try:
-            self.loaded = load_recipe_text(self._text, self.path)
+            find_output = None if self._runs is None else outputs_in(self._runs)
+            self.loaded = load_recipe_text(self._text, self.path, (), find_output)
         except RecipeError as error:
             self.problems = list(error.problems)
         except OperatorError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import cockpit
 from cockpit.launching.changes import resume_changes
 from cockpit.launching.interpreters import check_interpreters
+from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import require_free, start_supervisor
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import plan as make_plan
@@ -19,24 +20,24 @@ from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import EndRun, next_action
 from engines.events import FieldChanged
-from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir
+from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is_run_dir
 from engines.words import RunStatus, StartReason
-from recipes.graph import resolve_graph
+from recipes.graph import FindOutput, resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 from recipes.stages.registry import row_of
 
 
-def resolve(loaded: LoadedRecipe, only: Sequence[str] = ()) -> RunRecipe:
-    """The resolved recipe of a run, from a loaded recipe.
+def resolve(loaded: LoadedRecipe, only: Sequence[str] = (), find_output: FindOutput | None = None) -> RunRecipe:
+    """The resolved recipe of a run, from a loaded recipe; `find_output` finds the outputs of other runs.
 
     Raises:
-        OperatorError: `only` names a stage that the recipe does not have.
+        OperatorError: `only` names a stage that the recipe does not have, or an output of another run does not exist.
     """
-    graph = resolve_graph(loaded.recipe, loaded.path.parent)
+    graph = resolve_graph(loaded.recipe, loaded.path.parent, find_output=find_output)
     inputs = {
         stage: {
-            field: InputRef(ref.origin, ref.name, None if ref.path is None else str(ref.path))
+            field: InputRef(ref.origin, ref.name, None if ref.path is None else str(ref.path), ref.manifest_sha256)
             for field, ref in refs.items()
         }
         for stage, refs in graph.inputs.items()
@@ -73,8 +74,9 @@ def launch(
     Raises:
         OperatorError: the recipe has problems, an interpreter lacks packages, or the directory cannot be created.
     """
-    loaded = load_recipe(recipe, sets) if isinstance(recipe, Path) else recipe
-    run_recipe = resolve(loaded, only)
+    find_output = outputs_in(runs_root)
+    loaded = load_recipe(recipe, sets, find_output) if isinstance(recipe, Path) else recipe
+    run_recipe = resolve(loaded, only, find_output)
     check_models(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
     if name is not None and not _is_name(name):
@@ -89,7 +91,7 @@ def launch(
             plan_json=_plan_json(loaded),
             version=cockpit.__version__,
             recipe_path=str(loaded.path),
-            parent=parent,
+            parent=parent or _parent_of(run_recipe),
         )
     except RunDirError as error:
         raise OperatorError(str(error), "choose another folder: --runs-dir DIR") from error
@@ -108,7 +110,7 @@ def launch_text(
 ) -> RunDir:
     """Launch a recipe that is only text: an unsaved form, or a one-stage recipe of a button or a command."""
     try:
-        loaded = load_recipe_text(text, folder / RECIPE_TOML, sets)
+        loaded = load_recipe_text(text, folder / RECIPE_TOML, sets, outputs_in(runs_root))
     except RecipeError as error:  # the text is not in a file, so line numbers would not help
         raise OperatorError("\n".join(problem.words for problem in error.problems)) from error
     return launch(loaded, runs_root=runs_root, name=name, parent=parent)
@@ -159,6 +161,14 @@ def resume(
         )
     start_supervisor(run, StartReason.RESUME, arguments)
     return changed.changes
+
+
+def _parent_of(plan: RunRecipe) -> str | None:
+    """The run whose output the recipe names first; None without one."""
+    paths = (
+        Path(ref.path) for refs in plan.inputs.values() for ref in refs.values() if ref.manifest_sha256 and ref.path
+    )
+    return next((run.name for path in paths for run in path.parents if is_run_dir(run)), None)
 
 
 def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from engines.artifacts.manifest import MANIFEST
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.events import FieldChanged
 from engines.files import file_sha256
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir import RunDir, RunDirError, place_now
 from engines.stage_file import StageInput
 from recipes.fingerprint import fingerprint
 from recipes.graph import Origin
@@ -25,11 +25,20 @@ from recipes.stages.registry import output_of
 
 @dataclass(frozen=True)
 class InputRef:
-    """One input of a stage: another stage, an absolute path, or a hub id."""
+    """One input of a stage: another stage, an absolute path, or a hub id.
+
+    `manifest_sha256` is set for the output of another run, as it was when this run was launched.
+    """
 
     origin: Origin
     name: str
     path: str | None
+    manifest_sha256: str | None = None
+
+    def record(self) -> dict[str, str | None]:
+        """The input as JSON data; without a hash as in older versions."""
+        found: dict[str, str | None] = {"origin": self.origin, "name": self.name, "path": self.path}
+        return found if self.manifest_sha256 is None else {**found, "manifest_sha256": self.manifest_sha256}
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,9 @@ class RunRecipe:
             "format": 1,
             "recipe": self.recipe.model_dump(mode="json", by_alias=True),
             "order": self.order,
-            "inputs": {stage: {field: vars(ref) for field, ref in refs.items()} for stage, refs in self.inputs.items()},
+            "inputs": {
+                stage: {field: ref.record() for field, ref in refs.items()} for stage, refs in self.inputs.items()
+            },
             "only": self.only,
             "changes": msgspec.to_builtins(self.changes),
         }
@@ -100,12 +111,17 @@ class RunRecipe:
         result: dict[str, StageInput] = {}
         for field, ref in self.inputs.get(name, {}).items():
             path = str(run.out(ref.name)) if ref.origin == "stage" else ref.path
+            sha256 = ref.manifest_sha256
+            if path and sha256 is not None:
+                path = str(folder_with(sha256, Path(path), run.root) or path)
+            elif path:
+                sha256 = input_hash(Path(path))
             result[field] = StageInput(
                 origin=ref.origin,
                 name=ref.name,
                 path=path,
                 output=output_of(self.stage(ref.name)) if ref.origin == "stage" else None,
-                manifest_sha256=input_hash(Path(path)) if path else None,
+                manifest_sha256=sha256,
             )
         return result
 
@@ -114,6 +130,41 @@ class RunRecipe:
         inputs = self.stage_inputs(run, name)
         hashes = [inputs[field].manifest_sha256 or inputs[field].name for field in sorted(inputs)]
         return fingerprint(self.stage(name).model_dump(mode="json"), hashes)
+
+
+def folder_with(sha256: str, recorded: Path, near: Path) -> Path | None:
+    """The folder of another run whose manifest has this SHA-256; None if it was removed.
+
+    Args:
+        sha256: its manifest's SHA-256.
+        recorded: where it was when the run was launched. A rerun of its stage may have replaced it (`out.1`, …), and
+            its run may have been moved.
+        near: a folder of the run that reads it.
+    """
+    place = place_now(recorded, near)
+    for folder in [place, *sorted(place.parent.glob(f"{place.name}.*"))]:
+        try:
+            if manifest_sha256(folder) == sha256:
+                return folder
+        except ManifestError:
+            continue
+    return None
+
+
+def require_outputs_of_runs(plan: RunRecipe, run: RunDir, name: str) -> None:
+    """Check that the outputs of other runs that a stage reads are those of the launch.
+
+    Raises:
+        FileNotFoundError: one was removed, or its content changed.
+    """
+    for field, ref in plan.inputs.get(name, {}).items():
+        if ref.manifest_sha256 is None or ref.path is None:
+            continue
+        if folder_with(ref.manifest_sha256, Path(ref.path), run.root) is None:
+            raise FileNotFoundError(
+                f"{name}.{field} — {ref.name} is not found: no folder at {ref.path} has the manifest "
+                f"{ref.manifest_sha256[:12]} that it had when this run was launched"
+            )
 
 
 def input_hash(path: Path) -> str | None:

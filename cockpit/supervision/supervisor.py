@@ -24,7 +24,7 @@ from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoi
 from cockpit.schedule.facts import RunFacts, add_facts
 from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recipe_changes import unjournaled, write_changes
-from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.schedule.resolved_recipe import RunRecipe, require_outputs_of_runs
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
@@ -150,6 +150,7 @@ class Supervisor:
         stage = self.plan.stage(name)
         self.record(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))
         try:
+            require_outputs_of_runs(self.plan, self.run, name)
             path = write_stage_json(
                 self.run,
                 self.plan,

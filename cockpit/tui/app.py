@@ -126,7 +126,7 @@ class CockpitApp(App[None]):
         """Open a recipe's form."""
         from cockpit.tui.screens.recipe_form import RecipeScreen
 
-        self.push_screen(RecipeScreen(path))
+        self.push_screen(RecipeScreen(path, self.runs_root))
 
     def open_checkpoints(self, run_dir: Path) -> None:
         """Show a run's checkpoints: resume, merge, quantize."""

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from engines.artifacts.checkpoints import draft_of, remove_checkpoint, scan_attempt, which_to_remove
-from engines.artifacts.manifest import commit_folder, write_manifest
+from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
 from engines.context import Artifact, GuardTrippedError, StageContext, StageResult, StopRequested
 from engines.control import Request
 from engines.data_wait import DataWait
@@ -62,11 +62,20 @@ def run(ctx: StageContext[FakeStage]) -> StageResult:
     return _FakeTraining(ctx).run()
 
 
+def _continued_step(ctx: StageContext[FakeStage]) -> int:
+    """The step of the checkpoint of another run that the stage continues; 0 for a training from its start."""
+    given = ctx.inputs.get("start_from")
+    if given is None or given.path is None:
+        return 0
+    step = read_manifest(given.path).get("step")
+    return step if isinstance(step, int) else 0
+
+
 class _FakeTraining:
     def __init__(self, ctx: StageContext[FakeStage]) -> None:
         self.ctx = ctx
         self.stage = ctx.stage
-        self.first_step = ctx.resume.step + 1 if ctx.resume else 1
+        self.first_step = (ctx.resume.step if ctx.resume else _continued_step(ctx)) + 1
         self.total_steps = int(ctx.stage.max_steps)
         self.learning_rate = ctx.stage.learning_rate * ctx.learning_rate_scale
         self.acknowledged = _Acknowledged(ctx.test_faults.get("ack_file"))

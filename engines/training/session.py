@@ -17,6 +17,12 @@ from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import Trip, check_step
 from engines.training.arguments import planned_steps, training_arguments
+from engines.training.beginning import (
+    START_FROM,
+    continued_checkpoint,
+    first_weights,
+    require_fitting_weights,
+)
 from engines.training.faults import Faults
 from engines.training.loss import Batches, token_weighted_loss
 from engines.training.progress import Counters
@@ -70,9 +76,10 @@ class Session:
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
         self.lowered_to: int | None = None
-        if ctx.resume is not None:
-            check_resume(ctx, ctx.resume)
-            self._restore(read_manifest(ctx.resume.path), ctx.resume.step)
+        self.point = ctx.resume or continued_checkpoint(ctx)
+        if self.point is not None:
+            check_resume(ctx, self.point)
+            self._restore(read_manifest(self.point.path), self.point.step)
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
         self.trainer: EngineTrainer = build_trainer(
@@ -102,7 +109,8 @@ class Session:
             GuardTrippedError: a guard refused a step.
             StopRequested: the operator requested a stop.
         """
-        resume = self.ctx.resume
+        resume = self.point
+        self._begin()
         if resume is not None and resume.step >= self.total_steps:
             # Only the stage's output is missing. Trainer would train one step too many here.
             self.trainer._load_from_checkpoint(str(resume.path))
@@ -114,6 +122,20 @@ class Session:
             return
         self.ctx.phase("first step")
         self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
+
+    def _begin(self) -> None:
+        """Report where a training without a checkpoint of its own begins, and load its first weights."""
+        if self.ctx.resume is not None:
+            return
+        name = self.ctx.inputs[START_FROM].name if START_FROM in self.ctx.inputs else ""
+        if self.point is not None:
+            self.ctx.phase(f"continuing {name} after step {self.point.step}")
+            return
+        folder = first_weights(self.ctx)
+        if folder is not None:
+            self.ctx.phase(f"loading the weights of {name}")
+            require_fitting_weights(folder, self.task.model)
+            self.trainer._load_from_checkpoint(str(folder))
 
     def result(self) -> dict[str, float]:
         """Metrics of the finished stage."""

@@ -20,6 +20,14 @@ class FakeStage(StageFields):
         accepts=ANY_OUTPUT,
         help="A stage to wait for.",
     )
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("fake",),
+        help="Another run's simulated training: a checkpoint (RUN:STAGE@STEP) is continued.",
+    )
     max_steps: int = setting(100, section="Schedule", at_resume="change", ge=1, help="Number of steps to simulate.")
     step_s: float = setting(
         0.1, section="Schedule", at_resume="change", ge=0, unit="seconds", help="Duration of one step."

@@ -25,6 +25,15 @@ class FinetuneStage(TrainingFields):
         accepts=("messages",),
         help="The messages stage, or a folder with train.jsonl.",
     )
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("adapter",),
+        help="Adapter whose weights the training starts from: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
     r: int = setting(16, section="LoRA", at_resume="shapes", ge=1, help="Rank of the adapter.")
     lora_alpha: float = setting(
         32.0,

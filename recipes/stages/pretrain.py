@@ -21,6 +21,15 @@ class PretrainStage(TrainingFields):
         accepts=("tokens",),
         help="The tokens stage, which also provides the tokenizer.",
     )
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("model",),
+        help="Model whose weights the training starts from: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
     hidden_size: int = setting(
         section="Model",
         at_resume="shapes",

@@ -277,11 +277,12 @@ class HomeScreen(Screen[None]):
 
     def _plan_of(self, entry: RecipeEntry) -> Plan | None:
         if entry.path not in self._plans:
+            from cockpit.launching.run_outputs import outputs_in
             from cockpit.planning.stages import plan
             from recipes.load import load_recipe
 
             try:
-                loaded = None if entry.problems else load_recipe(entry.path)
+                loaded = None if entry.problems else load_recipe(entry.path, (), outputs_in(self.runs_root))
                 self._plans[entry.path] = None if loaded is None else plan(loaded.recipe, loaded.graph)
             except OperatorError:
                 self._plans[entry.path] = None
@@ -328,11 +329,12 @@ class HomeScreen(Screen[None]):
         entry = self.entry
         if entry is None:
             return
+        from cockpit.launching.run_outputs import outputs_in
         from cockpit.planning.stages import plan
         from recipes.load import load_recipe
 
         try:
-            loaded = load_recipe(entry.path)
+            loaded = load_recipe(entry.path, (), outputs_in(self.runs_root))
         except OperatorError as error:
             say(self, f"{entry.path.name} cannot start: {error.message}", "error")
             return

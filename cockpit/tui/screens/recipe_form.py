@@ -78,9 +78,10 @@ class RecipeScreen(Screen[None]):
     RecipeScreen.-wide #right { display: block; }
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, runs: Path | None = None) -> None:
         super().__init__()
         self.path = path
+        self._runs = runs
         self.model = FormModel("", path)
         self.read_only = False
         self.unreadable = ""
@@ -91,7 +92,7 @@ class RecipeScreen(Screen[None]):
 
     def _open(self) -> None:
         try:
-            self.model = FormModel(read_text(self.path), self.path)
+            self.model = FormModel(read_text(self.path), self.path, runs=self._runs)
             self.read_only = is_read_only(self.path)
         except OperatorError as error:
             self.unreadable = error.message

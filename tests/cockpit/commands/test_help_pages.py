@@ -91,7 +91,7 @@ def test_a_wrong_choice_lists_the_allowed_ones(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run"], "the following arguments are required: RECIPE"),
+        (["check"], "the following arguments are required: RECIPE"),
         (["show", "last", "first"], "unexpected argument 'first'"),
         (["replay", "last", "--speed", "0"], "--speed — must be above 0; got '0'; allowed: a number such as 4, or max"),
         (["parity", "x", "--timeout", "soon"], "--timeout — must be a time; got 'soon'; allowed: seconds above 0"),

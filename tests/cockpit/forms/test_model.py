@@ -269,3 +269,13 @@ def test_the_file_holds_the_number_that_its_row_shows(value: float) -> None:
     written = tomllib.loads(model.text)["stage"][1]["learning_rate"]
     assert isinstance(written, float)
     assert written == value
+
+
+def test_an_output_of_another_run_that_does_not_exist_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    text = 'schema = 1\nname = "x"\n[[stage]]\nname = "a"\nkind = "fake"\ndata = "nobody:base"\n'
+    (tmp_path / "runs").mkdir()
+    model = FormModel(text, tmp_path / "r.toml", runs=tmp_path / "runs")
+    [problem] = model.problems
+    assert (problem.line, problem.key) == (6, "a.data")
+    assert "no run 'nobody'" in problem.message
+    assert FormModel(text, tmp_path / "r.toml").problems == [], "without a folder of runs nothing is looked up"

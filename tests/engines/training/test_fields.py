@@ -82,6 +82,7 @@ ELSEWHERE = {
     "python": "the supervisor starts that interpreter",
     "gate": "the host checks gates",
     "retry": "the supervisor retries",
+    "start_from": "a run of its own: test_beginning.py",
     "kind": "names the engine",
 }
 """Fields that the training engines do not read, and their readers."""

@@ -1,0 +1,159 @@
+"""Where a training begins: at step 0, from the weights of another one, or after a checkpoint of another run.
+
+`start_from` names a finished output or a checkpoint. A checkpoint is continued with its optimizer, schedule, random
+states and position, so it needs the same inputs. From an output only the weights are used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
+from engines.artifacts.custody import Parent, ancestors, custody_of, parent_ids
+from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
+from engines.context import ResumePoint, StageContext
+from engines.json_text import read_object
+from engines.training.inputs import input_folder
+from recipes.problems import OperatorError
+from recipes.stages.training import TrainingFields
+
+START_FROM = "start_from"
+_TRAINER_STATE = "trainer_state.json"
+_ARITHMETIC = {"rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "use_rslora", "r"}
+"""Keys of config.json and adapter_config.json that decide what the same weights compute."""
+
+
+def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | None:
+    """The checkpoint of another run that this training continues; None if it starts at step 0.
+
+    Raises:
+        OperatorError: its training read other inputs than this stage reads.
+    """
+    folder = _folder(ctx)
+    if folder is None or not (folder / _TRAINER_STATE).is_file():
+        return None
+    try:
+        manifest = read_manifest(folder)
+        sha256 = manifest_sha256(folder)
+    except ManifestError as error:
+        raise OperatorError(f"{START_FROM} — {folder}: {error}", "name another checkpoint") from error
+    _require_same_inputs(ctx, folder, manifest)
+    return ResumePoint(int(manifest.get("attempt", 0)), int(manifest["step"]), folder, sha256)
+
+
+def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:
+    """The folder with the weights from which a new training starts; None if it starts from random weights.
+
+    Raises:
+        OperatorError: the folder's weights are meant for another base model.
+    """
+    folder = _folder(ctx)
+    if folder is None or (folder / _TRAINER_STATE).is_file():
+        return None
+    base = ctx.inputs.get("model")
+    if base is not None and (folder / BASE_JSON).is_file():
+        recorded = read_object(folder / BASE_JSON).get("manifest_sha256")
+        if recorded and base.manifest_sha256 and recorded != base.manifest_sha256:
+            raise OperatorError(
+                f"{START_FROM} — {folder} is an adapter of another base model",
+                "name the base model that it was trained on, or leave start_from out",
+            )
+    return folder
+
+
+def require_fitting_weights(folder: Path, model: Any) -> None:
+    """Check that the tensors of a folder are those of the model: names, shapes, and the settings that scale them.
+
+    Raises:
+        OperatorError: the first few differences.
+    """
+    there = _shapes(folder)
+    here, config = _expected(model)
+    problems = [
+        f"{name} has the shape {there[name]}, not {here[name]}"
+        for name in here
+        if there.get(name, here[name]) != here[name]
+    ]
+    problems += [
+        f"{name} is missing" for name in sorted(set(here) - set(there)) if not _is_tied(name, here, there, model)
+    ]
+    problems += [f"{name} is not a weight of this model" for name in sorted(set(there) - set(here))]
+    problems += _settings(folder, config)
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise OperatorError(
+            f"{START_FROM} — the weights in {folder} do not fit: {'; '.join(problems[:4])}{more}",
+            "give the stage the shapes and settings of that training",
+        )
+
+
+def _folder(ctx: StageContext[TrainingFields]) -> Path | None:
+    given = ctx.inputs.get(START_FROM)
+    return None if given is None else input_folder(given)
+
+
+def _require_same_inputs(ctx: StageContext[TrainingFields], folder: Path, manifest: dict[str, Any]) -> None:
+    known = {str(link["id"]) for link in ancestors(manifest)} | set(parent_ids(manifest))
+    for field, given in ctx.inputs.items():
+        if field == START_FROM:
+            continue
+        [identity] = custody_of([Parent(given.name, given.path)])["parents"]
+        if identity not in known:
+            raise OperatorError(
+                f"{START_FROM} — the checkpoint {folder} was trained with another {field} than {given.name}, so its"
+                " position would be wrong",
+                "name the same inputs, or start from its finished weights: RUN:STAGE without @STEP",
+            )
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="pt") as tensors:
+                found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise OperatorError(f"{START_FROM} — {file} cannot be read: {error}", "name another folder") from error
+    if not found:
+        raise OperatorError(f"{START_FROM} — {folder} has no safetensors file", "name a folder with weights")
+    return found
+
+
+def _expected(model: Any) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Names and shapes of the tensors that a folder of this model has, and the model's settings."""
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+        settings = model.peft_config["default"].to_dict()
+    else:
+        state, settings = model.state_dict(), model.config.to_dict()
+    return {name: list(tensor.shape) for name, tensor in state.items()}, settings
+
+
+def _is_tied(name: str, here: Iterable[str], there: Iterable[str], model: Any) -> bool:
+    """Whether a tensor is not stored because it is another one's storage, such as a tied output head."""
+    state = model.state_dict()
+    if name not in state:
+        return False
+    same = (other for other in here if other != name and other in state and other in set(there))
+    return any(state[other].data_ptr() == state[name].data_ptr() for other in same)
+
+
+def _settings(folder: Path, config: dict[str, Any]) -> list[str]:
+    file = next((path for name in (ADAPTER_CONFIG, "config.json") if (path := folder / name).is_file()), None)
+    if file is None:
+        return []
+    stored = read_object(file)
+    plain = json.loads(json.dumps({key: config[key] for key in _ARITHMETIC & config.keys()}, default=str))
+    return [
+        f"{key} is {stored[key]!r}, not {value!r}"
+        for key, value in sorted(plain.items())
+        if key in stored and stored[key] != value
+    ]
