@@ -179,6 +179,13 @@ class RunDir:
                 f"{FORMAT}; the run can be shown and replayed, but not resumed; install a newer Cockpit to resume it"
             )
 
+    def stage_names(self) -> list[str]:
+        """Names of the stages that have a folder."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.stages) if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            return []
+
     def attempts(self, stage: str) -> list[int]:
         """Attempt numbers that have a folder, ascending."""
         return [int(folder.name) for folder in attempt_folders(self.stage_dir(stage))]

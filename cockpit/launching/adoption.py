@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cockpit.launching.start import start_supervisor
+from cockpit.runs.summaries import JournalSize, stored_summary
 from cockpit.schedule.facts import RunFacts, read_facts
 from engines.run_dir import RunDir, lock_is_held
-from engines.words import StartReason
+from engines.words import RunStatus, StartReason
 from recipes.problems import OperatorError
 
 ATTEMPTS = 5
@@ -64,6 +65,21 @@ def reason_to_start(
     if found.has_ended:
         return None
     return StartReason.ADOPT if found.latest_start else StartReason.LAUNCH
+
+
+def end_of(run: RunDir) -> RunStatus | None:
+    """The state in which the run has ended; None while it has not.
+
+    The files that say so are asked first, the journal only if they do not decide: `exit.json` from the journal's present
+    size, then the supervisor's lock.
+    """
+    stored = stored_summary(run, JournalSize.of(run))
+    if stored is not None and stored.state.has_ended:
+        return stored.state
+    if lock_is_held(run.supervisor_lock):
+        return None
+    facts = read_facts(run)
+    return facts.ended.state if facts.ended is not None and facts.has_ended else None
 
 
 def adopt(run: RunDir, onlooker: Onlooker) -> bool:
@@ -121,6 +137,8 @@ class Keeper:
             return
         if lock_is_held(self._run.supervisor_lock):
             self._attempts = 0 if self._worked else self._attempts  # the supervisor lives, and its engine made progress
+            return
+        if end_of(self._run) is not None:  # the records read so far lag behind
             return
         adopt(self._run, self._onlooker)
         self._attempts += 1

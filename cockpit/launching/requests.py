@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from cockpit.launching.adoption import REQUEST, adopt
-from cockpit.schedule.facts import RunFacts, read_facts
+from cockpit.launching.adoption import REQUEST, adopt, end_of
 from cockpit.text import formatting
 from engines import control
 from engines.run_dir import RunDir, RunDirError, lock_is_held
@@ -92,9 +91,10 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
         by: the sender, for the log.
     """
     try:
-        facts = read_facts(run)
-        if facts.has_ended:
-            return _ended(run, facts)
+        ended = end_of(run)
+        if ended is not None:
+            hint = f"resume it: cockpit resume {run.id}"
+            return Reply(Outcome.ENDED, f"{run.id}: the run has already ended ({ended})", hint)
         if not lock_is_held(run.supervisor_lock):
             run.require_writable_format()
         control.put_request(run.control, verb, value, by=by)
@@ -103,25 +103,14 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
     with suppress(OSError, RunDirError):  # the request was written; the next supervisor finds it
         adopt(run, REQUEST)
     sentence = f"{run.id}: {verb} requested; {effect_of(verb, value)}"
-    if _engine_lives(run, facts):
+    if _engine_lives(run):
         return Reply(Outcome.SENT, sentence, "the log will confirm it")
     return Reply(Outcome.WAITING, sentence, "no engine is running yet; the log will show the result")
 
 
-def _ended(run: RunDir, facts: RunFacts) -> Reply:
-    state = f" ({facts.ended.state})" if facts.ended else ""
-    hint = f"resume it: cockpit resume {run.id}"
-    return Reply(Outcome.ENDED, f"{run.id}: the run has already ended{state}", hint)
+def _engine_lives(run: RunDir) -> bool:
+    """Whether the engine of a stage's newest attempt is running."""
+    from cockpit.supervision.engine_process import engine_lives
 
-
-def _engine_lives(run: RunDir, facts: RunFacts) -> bool:
-    """Whether the engine of an attempt that has not ended is running."""
-    from cockpit.supervision.engine_process import find_engine
-
-    for name, stage in facts.stages.items():
-        for attempt in stage.attempts.values():
-            engine = None if attempt.reason else find_engine(run, name, attempt.number)
-            if engine is not None:
-                engine.close()
-                return True
-    return False
+    newest = ((stage, run.attempts(stage)) for stage in run.stage_names())
+    return any(engine_lives(run, stage, attempts[-1]) for stage, attempts in newest if attempts)

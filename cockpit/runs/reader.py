@@ -6,6 +6,7 @@ the end. Screens, lists, followers, commands and reports all use it.
 
 from __future__ import annotations
 
+import math
 import time
 from threading import Lock
 
@@ -84,10 +85,15 @@ class RunReader:
     def catch_up(self) -> bool:
         """Read to the end, in parts; returns whether anything was new."""
         state, version = self.state, self.state.version
-        self.poll()
-        while self.behind:
-            self.poll()
+        self.catch_up_until(math.inf)
         return self.state is not state or state.version != version
+
+    def catch_up_until(self, end_s: float) -> bool:
+        """Read towards the end, at least one part, until a monotonic time; returns whether the end was reached."""
+        self.poll()
+        while self.behind and time.monotonic() < end_s:
+            self.poll()
+        return not self.behind
 
     def refresh(self) -> RunStatus:
         """Read to the end and check the processes; returns the run's real state.

@@ -9,7 +9,7 @@ from cockpit.runs.health import Health
 from cockpit.runs.reader import RunReader
 from engines.journal import journal_files
 from engines.json_text import read_json
-from engines.run_dir import RunDir, RunDirError
+from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus
 
 
@@ -45,9 +45,11 @@ class RunSummary:
     def health_line(self) -> str:
         """The word, the sentence and the concerns in one line."""
         return Health(self.health, self.health_sentence, tuple(self.concerns)).line
+    reading: float | None = None
+    """the share of the journal that was read, 0 to 1, while nothing is known of the run's state; None: all of it"""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "reading"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,19 @@ def summary_of(reader: RunReader) -> RunSummary:
         concerns=found.concerns,
         silence_s=found.silence_s,
     )
+
+
+def summary_of_unread(reader: RunReader) -> RunSummary:
+    """A run whose journal is still being read: only what its `run.json` and its supervisor's lock say.
+
+    Raises:
+        RunDirError: the directory is not a run directory.
+    """
+    run = reader.run
+    facts = run.read_run_json()
+    state = RunStatus.RUNNING if lock_is_held(run.supervisor_lock) else RunStatus.QUEUED
+    recipe, parent = str(facts.get("recipe") or ""), facts.get("parent")
+    return RunSummary(run.id, str(run.root), recipe, state, parent=parent, reading=reader.share_read)
 
 
 def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,9 @@ from threading import Lock
 
 from cockpit.runs.find import run_ids
 from cockpit.runs.reader import RunReader
-from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of
-from engines.run_dir import RunDir, RunDirError
+from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of, summary_of_unread
+from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.words import RunStatus
 
 FULL_POLL_EVERY = 20
 """Polls between two checks of runs that have ended: an operator may have resumed one elsewhere."""
@@ -32,11 +35,21 @@ class RunWatch:
         self._ended: dict[str, None] = {}
         self._keeping = Lock()
         self._polls = 0
+        self._until_s = math.inf
 
-    def poll(self, unreadable: Callable[[str], None] = lambda _why: None) -> list[RunSummary]:
-        """The present summaries; a run that cannot be read is left out, and `unreadable` is called with the reason."""
+    def poll(
+        self, unreadable: Callable[[str], None] = lambda _why: None, *, budget_s: float = math.inf
+    ) -> list[RunSummary]:
+        """The present summaries; a run that cannot be read is left out, and `unreadable` is called with the reason.
+
+        Args:
+            unreadable: called with the reason.
+            budget_s: time for long journals. Runs that need more have a summary without a state and with the share that
+                was read (`RunSummary.reading`); the next poll continues.
+        """
         whole = self._polls % FULL_POLL_EVERY == 0
         self._polls += 1
+        self._until_s = time.monotonic() + budget_s
         found: dict[str, tuple[JournalSize, RunSummary]] = {}
         for run_id in run_ids(self.root):
             known = self._known.get(run_id)
@@ -61,7 +74,7 @@ class RunWatch:
         reader = self._reader(run_id)
         with reader.lock:
             reader.catch_up()
-            if reader.state.state.has_ended:
+            if reader.state.state.has_ended or not reader.is_live():
                 self._keep_ended(run_id, instead_of_another=True)
             yield reader
 
@@ -69,17 +82,29 @@ class RunWatch:
         """A run's summary; cheap if the run has ended and its journal has not changed since the last one."""
         run = RunDir(self.root / run_id)
         size = JournalSize.of(run)
-        if known is not None and known[0] == size and known[1].state.has_ended:
+        if known is not None and known[0] == size and self._is_settled(run, known[1]):
             return known
         stored = stored_summary(run, size) if known is None else None
         if stored is not None:
             return size, stored
         reader = self._reader(run_id)
         with reader.lock:
+            if not reader.catch_up_until(self._until_s):
+                return size, summary_of_unread(reader)
             summary = summary_of(reader)
         if summary.state.has_ended:
             self._keep_ended(run_id, instead_of_another=False)
         return size, summary
+
+    def _is_settled(self, run: RunDir, summary: RunSummary) -> bool:
+        """Whether the summary stays true while the journals do not change: no process is left to write."""
+        if summary.reading is not None or not (summary.state.has_ended or summary.state == RunStatus.LOST):
+            return False
+        if summary.state == RunStatus.LOST:
+            if lock_is_held(run.supervisor_lock):
+                return False
+            self._keep_ended(run.id, instead_of_another=False)
+        return True
 
     def _reader(self, run_id: str) -> RunReader:
         with self._keeping:

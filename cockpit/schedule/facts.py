@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cockpit.runs.reader import read_now
 from engines.events import (
     AnyEvent,
     AttemptEnded,
@@ -23,7 +24,6 @@ from engines.events import (
     StageSucceeded,
     WriterOpened,
 )
-from engines.journal import read_journal
 from engines.run_dir import RunDir
 from engines.words import EndReason, WriterRole
 
@@ -129,9 +129,13 @@ class RunFacts:
 
 
 def read_facts(run: RunDir) -> RunFacts:
-    """The facts of a run, from the current content of its journal."""
+    """The facts of a run, from the current content of its journal; of a long journal, from its side index and the rest.
+
+    The journals of ranks above 0 have no facts that scheduling needs.
+    """
     facts = RunFacts()
-    add_facts(facts, read_journal(run.journal))
+    writers = (w for w in read_now(run).state.writers if w.opened is None or w.opened.rank == 0)
+    add_facts(facts, (event for writer in writers for _, event in writer.lifecycle))
     return facts
 
 

@@ -19,7 +19,7 @@ from cockpit.supervision.process_tree import RUN_ENV
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, lock_is_held
 from engines.stage_file import StageFile, StageResume, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import StageFields
@@ -118,6 +118,14 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
         os.close(pidfd)
         return None
     return EngineProcess(stage, attempt, identity, None, pidfd)
+
+
+def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
+    """Whether the attempt's engine is running, by its lock or its recorded identity; cheap, and it starts nothing."""
+    if lock_is_held(run.engine_lock(stage, attempt)):
+        return True
+    identity = _recorded(run.engine_json(stage, attempt))
+    return identity is not None and identity.is_alive()
 
 
 def _recorded(path: Path) -> Identity | None:
