@@ -40,6 +40,7 @@ class Moment:
 
     playback: Playback | None = None
     catching_up = False
+    reading: float | None = None
     live = True
 
     def __init__(self, events: list[AnyEvent]) -> None:

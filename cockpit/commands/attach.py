@@ -18,6 +18,9 @@ def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit attach`."""
     add_run(parser)
     add_output(parser, plain=True)
+    parser.add_argument(
+        "--all", action="store_true", help="with --plain: print every line since the launch, not the newest"
+    )
     parser.exit_codes = {**RUN_END_CODES, ExitCode.DONE: "the run succeeded, or its screen was closed"}
     parser.examples = (
         ("cockpit attach last", "Open the newest run on the screen."),
@@ -35,4 +38,4 @@ def run(args: argparse.Namespace) -> ExitCode:
         return code
     signals = Signals()
     with signals.caught(termination=False):
-        return follow(found, args, signals, catching_up=True)
+        return follow(found, args, signals, past=args.all)

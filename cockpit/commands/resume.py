@@ -52,4 +52,4 @@ def run(args: argparse.Namespace) -> ExitCode:
             say(f"run {found.id} resumed; detaching does not stop it")
             for change in changes:
                 say(f"changed: {safe_text(change.sentence, 300)}")
-        return follow(found, args, signals, catching_up=True)
+        return follow(found, args, signals, past=False)

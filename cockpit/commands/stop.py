@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         say(reply.sentence)
         say("waiting for the run to stop (Ctrl-C: stop waiting; the request stays in effect)")
     signals = Signals()
-    following = Following(found, Nothing(), signals, ask=False)
+    following = Following(found, Nothing(), signals, ask=False, past=False)
     with signals.caught(termination=False):
         code = following.until_end()
     state = "stopping" if following.detached else following.state.state

@@ -38,6 +38,9 @@ class OutputClosedError(Exception):
 class Display(Protocol):
     """What a follower shows."""
 
+    def begin(self, state: RunState) -> None:
+        """Show where the run is, instead of the records so far; only for a follower that attaches late."""
+
     def show(self, records: list[Record], state: RunState) -> None:
         """Show new records; they are already applied to `state`."""
 
@@ -83,15 +86,26 @@ class Following:
         signals: counts of Ctrl-C and TERM.
         raw: read only the journal file, in its order, for `--json`.
         ask: Ctrl-C asks whether to detach or to stop; if False, Ctrl-C detaches.
+        past: show every record since the launch; if False, the display summarizes those that exist already.
     """
 
-    def __init__(self, run: RunDir, display: Display, signals: Signals, *, raw: bool = False, ask: bool = True) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        display: Display,
+        signals: Signals,
+        *,
+        raw: bool = False,
+        ask: bool = True,
+        past: bool = True,
+    ) -> None:
         self.run = run
         self.display = display
         self.signals = signals
         self.detached = False
         self._may_ask = ask
-        self._reader = RunReader(run, live=not raw, lines=raw)
+        self._past_shown = past or raw
+        self._reader = RunReader(run, live=not raw, lines=raw, indexed=not self._past_shown)
         self._stop_sent = False
         self._terminations_seen = 0
         self._asked_at = 0
@@ -111,7 +125,8 @@ class Following:
         try:
             while not self._ended():
                 self._take(POLL_S)
-                self._keeper.look(ended=self.state.state.has_ended)
+                if not self._reader.behind:  # a state that is still catching up says nothing about the present
+                    self._keeper.look(ended=self.state.state.has_ended)
                 self._answer_signals()
                 if self.detached:
                     return ExitCode.INTERRUPTED
@@ -127,6 +142,12 @@ class Following:
 
     def _take(self, timeout_s: float) -> int:
         records = self._reader.poll(timeout_s)
+        if not self._past_shown:
+            if self._reader.behind:
+                return len(records)
+            self._past_shown = True
+            self.display.begin(self.state)
+            return len(records)
         if any(getattr(record.event, "attempt", None) for record in records):
             self._keeper.note_work()
         if records:

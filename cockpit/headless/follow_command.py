@@ -19,16 +19,20 @@ from engines.run_dir import RunDir
 from engines.words import ExitCode
 
 
-def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, catching_up: bool = False) -> ExitCode:
+def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, past: bool = True) -> ExitCode:
     """Follow a run to its end, then print the report; returns the exit code.
 
-    `args` has the flags `json` and `quiet`, and perhaps `detach`.
+    Args:
+        run: the run.
+        args: has the flags `json` and `quiet`, and perhaps `detach`.
+        signals: counts of Ctrl-C and TERM.
+        past: print the lines of what happened before; if False, a summary and the newest of them.
     """
     if getattr(args, "detach", False):
         print(run.id)  # noqa: T201 - the command's output
         return ExitCode.DONE
-    display = chosen_display(json=args.json, quiet=args.quiet, catching_up=catching_up)
-    following = Following(run, display, signals, raw=isinstance(display, JsonLines))
+    display = chosen_display(json=args.json, quiet=args.quiet)
+    following = Following(run, display, signals, raw=isinstance(display, JsonLines), past=past)
     code = following.until_end()
     warn_of_unreadable(following.state)
     if following.detached or args.json or args.quiet or not following.state.state.has_ended:

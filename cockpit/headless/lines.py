@@ -36,17 +36,20 @@ _WITHOUT_LINE = (WriterOpened, StepsPlanned, CheckpointRemoved)
 _CLEAR_LINE = "\r\x1b[K"
 
 
-def chosen_display(*, json: bool, quiet: bool, catching_up: bool = False) -> Display:
+def chosen_display(*, json: bool, quiet: bool) -> Display:
     """The display for a command's flags; without flags, it depends on whether stdout is a terminal."""
     if json:
         return JsonLines()
     if quiet:
         return Nothing()
-    return LiveLines(catching_up) if sys.stdout.isatty() else PlainLines(catching_up)
+    return LiveLines() if sys.stdout.isatty() else PlainLines()
 
 
 class Nothing:
     """Shows nothing."""
+
+    def begin(self, state: RunState) -> None:
+        """Nothing."""
 
     def show(self, records: list[Record], state: RunState) -> None:
         """Nothing."""
@@ -68,31 +71,27 @@ class JsonLines(Nothing):
             write_out(text.decode("utf-8", "replace"))
 
 
-class _Newest:
-    """Limits the first batch of lines to the newest when a follower attaches late; later batches pass unchanged."""
-
-    def __init__(self, catching_up: bool) -> None:
-        self._catching_up = catching_up
-
-    def of(self, lines: list[str]) -> list[str]:
-        """The lines to print."""
-        left_out = len(lines) - CATCH_UP_LINES if self._catching_up else 0
-        self._catching_up = False
-        return [f"… {left_out} earlier lines", *lines[-CATCH_UP_LINES:]] if left_out > 0 else lines
+def past_lines(state: RunState) -> list[str]:
+    """Where the run is, for a follower that attaches late: how much came before, and the newest lines."""
+    newest = [event_line(event) for event in state.newest_events() if has_line(event)][-CATCH_UP_LINES:]
+    return [f"… {fmt.counted(state.version, 'record')} before; all lines: cockpit attach RUN --plain --all", *newest]
 
 
 class PlainLines(Nothing):
     """A line for every lifecycle event, and a line about a stage's progress at most every ten seconds.
 
     The events' own times count, so that a replay prints the same lines as the live run.
-
-    Args:
-        catching_up: limit the first lines to the newest.
     """
 
-    def __init__(self, catching_up: bool = False) -> None:
-        self._newest = _Newest(catching_up)
+    def __init__(self) -> None:
         self._printed_t: dict[str, float] = {}
+
+    def begin(self, state: RunState) -> None:
+        """Print the newest lines, and a line about the running stage."""
+        stage = state.current_stage
+        running = stage is not None and stage.state == StageStatus.RUNNING
+        now = [f"{fmt.clock(state.last_event_t or 0.0)}  {stage_line(stage, state, None)}"] if stage and running else []
+        write_out("\n".join([*past_lines(state), *now]) + "\n")
 
     def show(self, records: list[Record], state: RunState) -> None:
         """Print the lines of the records."""
@@ -103,7 +102,6 @@ class PlainLines(Nothing):
                 lines += self._progress(event, state)
             elif has_line(event):
                 lines.append(event_line(event))
-        lines = self._newest.of(lines)
         if lines:
             write_out("\n".join(lines) + "\n")
 
@@ -117,20 +115,19 @@ class PlainLines(Nothing):
 
 
 class LiveLines:
-    """For a terminal: a line for every lifecycle event, and below them one line that is redrawn for the running stage.
+    """For a terminal: a line for every lifecycle event, and below them one line that is redrawn for the running stage."""
 
-    Args:
-        catching_up: limit the first lines to the newest.
-    """
-
-    def __init__(self, catching_up: bool = False) -> None:
-        self._newest = _Newest(catching_up)
+    def __init__(self) -> None:
         self._drawn = ""
         self._drawn_s = 0.0
 
+    def begin(self, state: RunState) -> None:
+        """Print the newest lines; the next tick draws the live line below them."""
+        write_out("\n".join(past_lines(state)) + "\n")
+
     def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
         """Print lifecycle lines; the next tick redraws the live line below them."""
-        lines = self._newest.of([event_line(record.event) for record in records if has_line(record.event)])
+        lines = [event_line(record.event) for record in records if has_line(record.event)]
         if lines:
             write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
             self._drawn = ""

@@ -291,6 +291,11 @@ class RunState:
             self._log_cache = (self.version, limit or 0, lines)
         return self._log_cache[2]
 
+    def newest_events(self) -> list[AnyEvent]:
+        """The events of the log, oldest first: the newest ones of each writer."""
+        events = [event for writer in self._writers.values() for event in writer.log]
+        return sorted(events, key=lambda event: (event.t, event.w, event.seq))
+
     @property
     def samples(self) -> list[SampledText]:
         """Texts that the model sampled, oldest first."""

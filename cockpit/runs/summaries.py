@@ -122,7 +122,7 @@ def summary_of_unread(reader: RunReader) -> RunSummary:
     """
     run = reader.run
     facts = run.read_run_json()
-    state = RunStatus.RUNNING if lock_is_held(run.supervisor_lock) else RunStatus.QUEUED
+    state = RunStatus.RUNNING if lock_is_held(run.supervisor_lock) else RunStatus("reading")
     recipe, parent = str(facts.get("recipe") or ""), facts.get("parent")
     return RunSummary(run.id, str(run.root), recipe, state, parent=parent, reading=reader.share_read)
 

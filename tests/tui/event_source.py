@@ -49,6 +49,10 @@ class EventSource:
         return bool(self._waiting)
 
     @property
+    def reading(self) -> float | None:
+        return None
+
+    @property
     def live(self) -> bool:
         return not self._state.state.has_ended
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 SHELF_EVERY = 3
 PREVIEW_AFTER_S = 0.12
+READ_S = 0.3
+"""Time of one scan for reading long journals; the rows of runs that need more say how much was read."""
+READ_AGAIN_S = 0.1
 
 
 @dataclass
@@ -137,9 +140,9 @@ class HomeScreen(Screen[None]):
         found = _Scan(now=wall_clock_s())
         try:
             found.recipes = self._shelf.entries() if with_recipes else None
-            found.runs = self._watch.poll()
+            found.runs = self._watch.poll(budget_s=READ_S)
             sample = None
-            if current is not None and current.state.is_live:
+            if current is not None and current.state.is_live and current.reading is None:
                 with self._watch.reading(current.id) as reader:
                     sample = reader.state.machine()
             found.machine = words(look(self.runs_root), sample)
@@ -167,6 +170,8 @@ class HomeScreen(Screen[None]):
             for run in self._runs:
                 if run.state.is_live:
                     table.refresh_item(run.path)
+            if any(run.reading is not None for run in self._runs):
+                self.set_timer(READ_AGAIN_S, self._scan)
         self._preview_soon()
 
     def _show_machine(self, found: list[str]) -> None:
@@ -266,6 +271,8 @@ class HomeScreen(Screen[None]):
         if self.on_recipes and entry is not None:
             pane.set_title(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), palette(self.app.theme_variables)))
+        elif run is not None and run.reading is not None:
+            self._show_run(run, None)
         elif run is not None:
             # A separate group: an exclusive worker cancels the others of its group, even one that has not started.
             self.run_worker(
@@ -292,7 +299,7 @@ class HomeScreen(Screen[None]):
         with self._watch.reading(run.id) as reader:  # the lock keeps the state unchanged while the screen draws it
             self.app.call_from_thread(self._show_run, run, reader.state)
 
-    def _show_run(self, run: RunSummary, state: RunState) -> None:
+    def _show_run(self, run: RunSummary, state: RunState | None) -> None:
         now = self.run_under_cursor
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)

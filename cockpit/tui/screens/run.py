@@ -26,6 +26,7 @@ from cockpit.runs.ending import Ending, ending_of
 from cockpit.runs.health import Health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
+from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart
@@ -211,6 +212,10 @@ class RunScreen(Screen[None]):
         """Update every visible widget; each sends only what differs."""
         if not self.is_attached or not self.query("#log"):
             return
+        reading = self.source.reading
+        if reading is not None:
+            self._paint_reading(reading)
+            return
         state, run_state, health = self.state, self.source.run_state, self.source.health
         stamp = self._stamp(run_state, health)
         if stamp == self._painted and not force:
@@ -220,6 +225,11 @@ class RunScreen(Screen[None]):
         self._paint_middle()
         lines = state.log(LOG_LINES)
         self.query_one(LogView).show(lines, "log" if self.playback is None else "log up to the playhead")
+
+    def _paint_reading(self, share: float) -> None:
+        """Show how much of the journal was read, and nothing that the rest of it could contradict."""
+        parts = [Part(0, f"reading {fmt.percent(share)}", "accent"), Part(3, safe_text(self.run_dir.name, 40))]
+        self._line("status", status_line(parts, self.size.width, palette(self.app.theme_variables)))
 
     def _stamp(self, run_state: RunStatus, health: Health) -> tuple[object, ...]:
         """Everything that the picture depends on; nothing is drawn while it is equal."""
@@ -349,7 +359,8 @@ class RunScreen(Screen[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Offer requests and freezing only for live runs."""
         if action in {"freeze", "checkpoint", "stop"}:
-            return self.source.live and self.source.run_state != RunStatus.LOST
+            reading = self.source.reading is not None
+            return self.source.live and (reading or self.source.run_state != RunStatus.LOST)
         return True
 
     def action_log_y(self) -> None:

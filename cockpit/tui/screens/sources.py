@@ -36,6 +36,11 @@ class Source(Protocol):
         ...
 
     @property
+    def reading(self) -> float | None:
+        """The share of the journal that was read while its end was not reached yet; None: nothing is unread."""
+        ...
+
+    @property
     def live(self) -> bool:
         """Whether the state may change without a key press."""
         ...
@@ -65,6 +70,7 @@ class LiveSource:
         self._reader = RunReader(RunDir(run_dir), live=True, indexed=True)
         self._polls = 0
         self._seen: RunStatus | None = None
+        self._reached_end = False
 
     @property
     def state(self) -> RunState:
@@ -72,13 +78,17 @@ class LiveSource:
 
     @property
     def run_state(self) -> RunStatus:
-        if self._seen is None or self.state.state.has_ended:
+        if self.reading is None and (self._seen is None or self.state.state.has_ended):
             self._seen = self._reader.look()
         return RunStatus.LOST if self._seen == RunStatus.LOST else self.state.state
 
     @property
     def health(self) -> Health:
         return self._reader.health(self.run_state, look=False)
+
+    @property
+    def reading(self) -> float | None:
+        return None if self._reached_end else self._reader.share_read
 
     @property
     def live(self) -> bool:
@@ -91,6 +101,9 @@ class LiveSource:
     def poll(self) -> bool:
         state, before = self.state, self._stamp()
         self._reader.poll()
+        if self.state is not state:  # the journal was replaced
+            self._reached_end = False
+        self._reached_end = self._reached_end or not self._reader.behind
         if self._polls % LOOK_EVERY_POLLS == 0 and not self._reader.behind:
             self._seen = self._reader.look()
             self._reader.health(self._seen)
@@ -106,7 +119,7 @@ class LiveSource:
     def _stamp(self) -> tuple[object, ...]:
         """The values that a poll can change."""
         state = self.state
-        return state.version, state.unreadable, state.unknown, self._seen
+        return state.version, state.unreadable, state.unknown, self._seen, self._reached_end
 
 
 class ReplaySource:
@@ -130,6 +143,10 @@ class ReplaySource:
     @property
     def health(self) -> Health:
         return health(self.state, self.run_state, Clock())
+
+    @property
+    def reading(self) -> float | None:
+        return None
 
     @property
     def live(self) -> bool:

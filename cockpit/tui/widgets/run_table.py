@@ -79,6 +79,10 @@ class RunTable(LineList[RunSummary]):
         text = Text(" ")
         text.append(state_glyph(item.state), colour)
         text.append(" " + _fit(item.id, at.id))
+        if item.reading is not None:
+            text.append(f" reading {formatting.percent(item.reading)}", muted)
+            text.truncate(width)
+            return text
         if at.recipe:
             text.append(" " + _fit(item.recipe, at.recipe), muted)
         if at.state:
