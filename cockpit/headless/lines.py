@@ -90,8 +90,10 @@ class PlainLines(Nothing):
         """Print the newest lines, and a line about the running stage."""
         stage = state.current_stage
         running = stage is not None and stage.state == StageStatus.RUNNING
-        now = [f"{fmt.clock(state.last_event_t or 0.0)}  {stage_line(stage, state, None)}"] if stage and running else []
-        write_out("\n".join([*past_lines(state), *now]) + "\n")
+        lines = past_lines(state)
+        if stage is not None and running:
+            lines.append(f"{fmt.clock(state.last_event_t or 0.0)}  {stage_line(stage, state, None)}")
+        write_out("\n".join(lines) + "\n")
 
     def show(self, records: list[Record], state: RunState) -> None:
         """Print the lines of the records."""

@@ -70,7 +70,7 @@ def reason_to_start(
 def end_of(run: RunDir) -> RunStatus | None:
     """The state in which the run has ended; None while it has not.
 
-    The files that say so are asked first, the journal only if they do not decide: `exit.json` from the journal's present
+    The files that say so are asked first, the journal only if they do not decide: `exit.json` of the journals' present
     size, then the supervisor's lock.
     """
     stored = stored_summary(run, JournalSize.of(run))

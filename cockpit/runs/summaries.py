@@ -40,13 +40,13 @@ class RunSummary:
     health_sentence: str = ""
     concerns: tuple[str, ...] = ()
     silence_s: float | None = None
+    reading: float | None = None
+    """the share of the journal that was read, 0 to 1, while nothing is known of the run's state; None: all of it"""
 
     @property
     def health_line(self) -> str:
         """The word, the sentence and the concerns in one line."""
         return Health(self.health, self.health_sentence, tuple(self.concerns)).line
-    reading: float | None = None
-    """the share of the journal that was read, 0 to 1, while nothing is known of the run's state; None: all of it"""
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "reading"}

@@ -235,3 +235,65 @@ def test_a_journal_that_was_replaced_is_summarized_again(tmp_path: Path) -> None
     run.journal.write_bytes(other.journal.read_bytes())
     assert watch.poll()[0].state == "failed"
     assert RunReader(run).refresh() == "failed"
+
+
+def test_a_long_journal_is_read_in_parts_and_its_row_says_how_much_and_no_state(
+    tmp_path: Path, folded: list[str]
+) -> None:
+    long, short = a_run(tmp_path, "long"), a_run(tmp_path, "short")
+    write_journal(long, "failed", steps=12_000)
+    write_journal(short, "failed")
+    lock = Lock(long.supervisor_lock)
+    watch, shares = RunWatch(tmp_path), []
+    while not shares or shares[-1] is not None:
+        found = {summary.id: summary for summary in watch.poll(budget_s=0.0)}
+        assert (found[short.id].state, found[short.id].reading) == ("failed", None), "another run is not affected"
+        row = found[long.id]
+        if row.reading is not None:
+            assert (row.state, row.step, row.loss, row.stage, row.progress) == ("reading", None, None, None, None)
+            assert row.recipe == "long"
+        shares.append(row.reading)
+    assert len(shares) > 2
+    assert all(0 < share <= 1 for share in shares[:-1])
+    assert shares[:-1] == sorted(shares[:-1])
+    assert row.state == "failed"
+    assert len(folded) == lines(long) + lines(short), "no part was read twice"
+    again = RunWatch(tmp_path)
+    assert lock.acquire({})
+    assert {summary.id: summary.state for summary in again.poll(budget_s=0.0)}[long.id] == "running", "by its lock"
+    assert again.poll()[0].reading is None, "without a budget everything is read"
+    lock.release()
+
+
+def test_a_lost_run_is_not_opened_again_while_nothing_changes_and_is_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path)
+    write_journal(run, None)
+    run.journal.write_bytes(run.journal.read_bytes()[:-30])
+    watch = RunWatch(tmp_path)
+    watch.poll()
+    polled: list[str] = []
+    real = RunReader.poll
+    monkeypatch.setattr(RunReader, "poll", lambda self, *args: (polled.append(self.run.id), real(self, *args))[1])
+    for _ in range(2 * FULL_POLL_EVERY):
+        with watch.reading(run.id):
+            pass
+        polled.clear()
+        assert watch.poll()[0].state == "lost"
+        assert polled == []
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({})
+    assert watch.poll()[0].state == "running"
+    lock.release()
+    write_journal(run, "stopped")
+    assert watch.poll()[0].state == "stopped"
+
+
+def test_readers_of_lost_runs_are_dropped_like_those_of_ended_ones(tmp_path: Path) -> None:
+    for number in range(KEPT_ENDED + 3):
+        write_journal(a_run(tmp_path, f"r{number}"), None)
+    watch = RunWatch(tmp_path)
+    watch.poll()
+    watch.poll()
+    assert len(watch._readers) <= KEPT_ENDED

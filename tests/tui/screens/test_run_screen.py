@@ -512,3 +512,30 @@ def _playback(app: CockpitApp) -> Playback:
     assert isinstance(app.screen, RunScreen)
     assert app.screen.playback is not None
     return app.screen.playback
+
+
+class UnreadSource(EventSource):
+    """Events of which the screen has read a part."""
+
+    share: float | None = 0.344
+
+    @property
+    def reading(self) -> float | None:
+        return self.share
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_while_a_journal_is_being_read_the_screen_shows_how_much_and_no_state_step_or_eta(
+    size: tuple[int, int],
+) -> None:
+    source = UnreadSource(journals.live(412).events, lost=True)
+    app = live_app(source)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        shown = text(app)
+        assert "reading 34%" in shown
+        for untrue in ("lost", "running", "step", "ETA", "resume it", "%b", "loss"):
+            assert untrue not in shown, untrue
+        source.share = None
+        await until(pilot, lambda: "step 412/820" in text(app), "the picture")
+        assert "reading" not in text(app)

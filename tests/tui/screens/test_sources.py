@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cockpit.runs.state import fold
 from cockpit.tui.screens.sources import LiveSource
+from tests.cockpit.runs.journaled_runs import a_run, write_journal
 from tests.tui import journals
 
 
@@ -45,3 +46,16 @@ def test_a_replaced_journal_is_read_from_its_start(tmp_path: Path) -> None:
     other = journals.live(20)
     other.write(run)
     assert drained(source).state == fold(other.events)
+
+
+def test_a_source_says_how_much_it_has_read_and_judges_no_process_before_the_end(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    write_journal(run, None, steps=12_000)
+    source, shares = LiveSource(run.root), []
+    while source.reading is not None:
+        assert source.run_state != "lost"
+        shares.append(source.reading)
+        source.poll()
+    assert len(shares) > 2
+    assert shares == sorted(shares)
+    assert source.run_state == "lost"
