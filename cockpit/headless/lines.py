@@ -117,7 +117,7 @@ class PlainLines(Nothing):
 
 
 class LiveLines:
-    """For a terminal: a line for every lifecycle event, and below them one line that is redrawn for the running stage."""
+    """For a terminal: a line for every lifecycle event, and below them one live line for the running stage."""
 
     def __init__(self) -> None:
         self._drawn = ""

@@ -19,6 +19,7 @@ from cockpit.forms.shelf import RecipeEntry, Shelf
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
+from cockpit.text.formatting import percent
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.look.keys import bindings
@@ -272,7 +273,8 @@ class HomeScreen(Screen[None]):
             pane.set_title(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), palette(self.app.theme_variables)))
         elif run is not None and run.reading is not None:
-            self._show_run(run, None)
+            pane.set_title(run.id)
+            pane.show_text(Text(f"reading {percent(run.reading)} of the journal"))
         elif run is not None:
             # A separate group: an exclusive worker cancels the others of its group, even one that has not started.
             self.run_worker(
@@ -299,7 +301,7 @@ class HomeScreen(Screen[None]):
         with self._watch.reading(run.id) as reader:  # the lock keeps the state unchanged while the screen draws it
             self.app.call_from_thread(self._show_run, run, reader.state)
 
-    def _show_run(self, run: RunSummary, state: RunState | None) -> None:
+    def _show_run(self, run: RunSummary, state: RunState) -> None:
         now = self.run_under_cursor
         if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
             pane = self.query_one(PreviewPane)

@@ -78,8 +78,6 @@ def run_heading(
 ) -> Text:
     """The lines above a run's curve: its state, why it ended in full, the newest numbers, the end of console.log."""
     pen = Pen(colours)
-    if run.reading is not None:
-        return pen.write(f"reading {formatting.percent(run.reading)} of the journal", "text-muted").text
     word = run.health if run.state.is_live and run.health else run.state
     colour = "error" if HealthWord(word).needs_attention else STATE_COLOURS.get(run.state, "")
     pen.write(f"{state_glyph(run.state)} {safe_text(word, 30)}", colour, bold=True)

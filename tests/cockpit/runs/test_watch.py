@@ -244,18 +244,20 @@ def test_a_long_journal_is_read_in_parts_and_its_row_says_how_much_and_no_state(
     write_journal(long, "failed", steps=12_000)
     write_journal(short, "failed")
     lock = Lock(long.supervisor_lock)
-    watch, shares = RunWatch(tmp_path), []
-    while not shares or shares[-1] is not None:
+    watch = RunWatch(tmp_path)
+    shares: list[float] = []
+    row = None
+    while row is None or row.reading is not None:
         found = {summary.id: summary for summary in watch.poll(budget_s=0.0)}
         assert (found[short.id].state, found[short.id].reading) == ("failed", None), "another run is not affected"
         row = found[long.id]
         if row.reading is not None:
             assert (row.state, row.step, row.loss, row.stage, row.progress) == ("reading", None, None, None, None)
             assert row.recipe == "long"
-        shares.append(row.reading)
+            shares.append(row.reading)
     assert len(shares) > 2
-    assert all(0 < share <= 1 for share in shares[:-1])
-    assert shares[:-1] == sorted(shares[:-1])
+    assert all(0 < share <= 1 for share in shares)
+    assert shares == sorted(shares)
     assert row.state == "failed"
     assert len(folded) == lines(long) + lines(short), "no part was read twice"
     again = RunWatch(tmp_path)
