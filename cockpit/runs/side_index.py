@@ -21,7 +21,7 @@ from cockpit.runs.writer_facts import MachineTrack, Track, Work, WriterFacts
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
 from engines.journal import JournalMark
 
-FORMAT = 2
+FORMAT = 3
 MAGIC = b"cockpit side index\n"
 _CHECK_BYTES = 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeAlias
@@ -210,6 +211,15 @@ class StageView:
                 return step.step
             if attempt.resumed_from is not None:
                 return attempt.resumed_from.step
+        return None
+
+    def time_of_step(self, step: float) -> float | None:
+        """The Unix time of the newest step of the lineage up to `step`; None before the first."""
+        for attempt, cut in reversed(self.lineage):
+            for track in attempt.tracks:
+                at = bisect_right(track.steps, min(step, cut)) - 1
+                if at >= 0:
+                    return track.columns["t"][at]
         return None
 
     @property

@@ -65,7 +65,7 @@ _LIFECYCLE_WORK = (
     ArtifactCommitted,
     StageSucceeded,
 )
-_COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens")
+_COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens", "t")
 
 
 class Track:
@@ -98,6 +98,7 @@ class Track:
         columns["grad_norm"].append(norm)
         columns["step_s"].append(event.step_s)
         columns["tokens"].append(event.tokens)
+        columns["t"].append(event.t)
         self.last_step = event
         if event.data_wait_s is not None:
             self._metric("data_wait_s", event.step, event.data_wait_s)

@@ -9,7 +9,12 @@ FILL = 0.6
 """A domain is kept while the data fits in it and fills more than this share of it."""
 HEADROOM = 0.06
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
-_SPANS_S = (60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400)
+_STEP_HEADS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+_SPANS_S = (
+    *(60, 80, 120, 160, 240, 300, 400, 600, 900, 1200, 1800, 2700, 3600),
+    *(5400, 7200, 10_800, 14_400, 21_600, 28_800, 43_200, 57_600, 86_400),
+)
+_TICKS_S = (15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400)
 
 
 @dataclass(frozen=True)
@@ -106,27 +111,40 @@ def _round_up(value: float) -> float:
     return 10.0 * power
 
 
-def step_domain(total: int | None, reached: float) -> tuple[float, float]:
-    """The x axis of steps: to the planned total, or else to the next 1, 2 or 5 times a power of ten."""
-    if total and total >= reached:
+def step_domain(total: int | None, reached: float, *, plan: bool = False, ended: bool = False) -> tuple[float, float]:
+    """The x axis of steps: fitted to the steps that exist, or with `plan` to the planned total.
+
+    A stage that trains gets the next of a few round numbers, so that the axis changes rarely and at least three
+    quarters of it are filled; one that has ended gets its last step.
+    """
+    if plan and total and total >= reached:
         return 0.0, float(total)
-    power = 10.0 ** math.floor(math.log10(max(10.0, reached)))
-    return 0.0, next(head * power for head in (1.0, 2.0, 5.0, 10.0) if head * power >= reached)
+    if ended or (total is not None and reached == total):
+        return 0.0, max(1.0, reached)
+    right = _next_of(_STEP_HEADS, max(10.0, reached))
+    return 0.0, min(right, float(total)) if total and total >= reached else right
 
 
-def time_domain(start: float, reached: float) -> tuple[float, float]:
+def time_domain(start: float, reached: float, *, ended: bool = False) -> tuple[float, float]:
     """The x axis of seconds: from the start, over the next round duration, so that it changes rarely."""
     length = max(1.0, reached - start)
+    if ended:
+        return start, start + length
     for span in _SPANS_S:
         if length <= span:
             return start, start + span
-    days = math.ceil(length / 86_400)
-    return start, start + 86_400 * 2 ** math.ceil(math.log2(days))
+    return start, start + 86_400 * _next_of(_STEP_HEADS, length / 86_400)
+
+
+def _next_of(heads: tuple[float, ...], value: float) -> float:
+    """The smallest of the heads times a power of ten that is not below the value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(head * power for head in heads if head * power >= value * (1 - 1e-12))
 
 
 def time_ticks(span_s: float, most: int) -> list[float]:
     """Round offsets in seconds within a span."""
-    for step in (15, 30, *_SPANS_S, 172_800, 345_600, 864_000, 8_640_000):
+    for step in (*_TICKS_S, 172_800, 345_600, 864_000, 8_640_000):
         if span_s / step + 1 <= most:
             return [n * float(step) for n in range(int(span_s // step) + 1)]
     return [0.0]

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeAlias
 
 from cockpit.runs.series import Series
@@ -73,14 +74,28 @@ def draw(
     return [Row("".join(row), bytes(styles)) for row, styles in zip(text, owner, strict=True)]
 
 
-def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain) -> list[Span]:
-    """The span of a series in each of `columns` dot columns of [x0, x1]; a non-finite value breaks the line."""
+def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain, longest: float = math.inf) -> list[Span]:
+    """The span of a series in each of `columns` dot columns of [x0, x1].
+
+    A non-finite value breaks the line, and so do two points that are further apart than `longest`: between them nothing
+    was measured.
+    """
     x = series.x
     n = len(x)
     first, last = bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n)
     if last - first > 2 * columns:
-        return _dense(series, x0, x1, columns, y, n)
-    return _sparse(series, x0, x1, columns, y, max(0, first - 1), min(n, last + 1))
+        return _dense(series, x0, x1, columns, y, n, longest)
+    return _sparse(series, x0, x1, columns, y, max(0, first - 1), min(n, last + 1), longest)
+
+
+def usual_distance(series: Series) -> float:
+    """The median distance of neighbouring points, from at most 65 pairs; infinite for fewer than three points."""
+    x = series.x
+    n = len(x)
+    if n < 3:
+        return math.inf
+    pairs = range(1, n, max(1, (n - 1) // 64))
+    return median(x[at] - x[at - 1] for at in pairs)
 
 
 def bad_columns(series: Series, x0: float, x1: float, columns: int) -> list[int]:
@@ -105,11 +120,11 @@ def column_of(value: float, x0: float, x1: float, columns: int) -> int:
     return columns if value > x1 else min(columns - 1, int((value - x0) / (x1 - x0) * columns))
 
 
-def _dense(series: Series, x0: float, x1: float, columns: int, y: Domain, n: int) -> list[Span]:
+def _dense(series: Series, x0: float, x1: float, columns: int, y: Domain, n: int, longest: float) -> list[Span]:
     spans: list[Span] = []
     before: Span = None  # the last covered column; None after a break in the line
     empty = 0
-    for column in series.envelope(x0, x1, columns, n):
+    for number, column in enumerate(series.envelope(x0, x1, columns, n)):
         if column is None:
             spans.append(None)
             empty += 1
@@ -120,7 +135,7 @@ def _dense(series: Series, x0: float, x1: float, columns: int, y: Domain, n: int
             before, empty = None, 0
             continue
         low, high = y.share(lo), y.share(hi)
-        if marked:
+        if marked or (empty and before is not None and _far(series, x0, x1, columns, number, empty, longest)):
             before = None
         if before is not None and empty:
             start, stop = sum(before) / 2, (low + high) / 2
@@ -135,6 +150,14 @@ def _dense(series: Series, x0: float, x1: float, columns: int, y: Domain, n: int
     return spans
 
 
+def _far(series: Series, x0: float, x1: float, columns: int, number: int, empty: int, longest: float) -> bool:
+    """Whether the point before the `empty` columns is further than `longest` from the first one in column `number`."""
+    width, x = (x1 - x0) / columns, series.x
+    before = bisect_left(x, x0 + (number - empty) * width)
+    after = bisect_left(x, x0 + number * width)
+    return before == after and 0 < before < len(x) and x[after] - x[before - 1] > longest
+
+
 def _touching(before: tuple[float, float], low: float, high: float) -> tuple[float, float]:
     if low > before[1]:
         return before[1], high
@@ -143,7 +166,9 @@ def _touching(before: tuple[float, float], low: float, high: float) -> tuple[flo
     return low, high
 
 
-def _sparse(series: Series, x0: float, x1: float, columns: int, y: Domain, first: int, last: int) -> list[Span]:
+def _sparse(
+    series: Series, x0: float, x1: float, columns: int, y: Domain, first: int, last: int, longest: float
+) -> list[Span]:
     low = [2.0] * columns
     high = [-1.0] * columns
     scale = columns / (x1 - x0)
@@ -151,6 +176,8 @@ def _sparse(series: Series, x0: float, x1: float, columns: int, y: Domain, first
     before: tuple[float, float] | None = None
     for index in range(first, last):
         value = ys[index]
+        if index > first and xs[index] - xs[index - 1] > longest:
+            before = None
         if not math.isfinite(value):
             if not series.is_absent(index):
                 before = None

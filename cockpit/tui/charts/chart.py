@@ -1,11 +1,14 @@
 """One chart: a title line and curves with their axes; only changed cells are sent to the terminal.
 
 NaN and the infinities are gaps with a red mark on the top row. The smoothed curve is bright, over dim raw values whose
-extremes are always drawn. Evaluations are single points, checkpoints are marks on the x axis.
+extremes are always drawn. Evaluations never hide it: a few are single points, many are a line under it with a point
+here and there. Checkpoints, guards and requests are marks in a lane of their own.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -22,11 +25,16 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.charts.axes import Domain, kept, ticks, time_ticks
 from cockpit.tui.charts.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
+from cockpit.tui.charts.lane import GLYPHS, LaneMark, Placed, placed
 from cockpit.tui.look.theme import CROSS, ascii_only
 
-STYLES = ("text", "raw", "line", "old", "eval", "bad", "guard", "mark", "axis", "title", "chosen")
-TEXT, RAW, LINE, OLD, EVAL, BAD, GUARD, MARK, AXIS, TITLE, CHOSEN = range(len(STYLES))
+STYLES = ("text", "raw", "line", "old", "eval", "bad", "guard", "mark", "control", "axis", "title", "chosen")
+TEXT, RAW, LINE, OLD, EVAL, BAD, GUARD, MARK, CONTROL, AXIS, TITLE, CHOSEN = range(len(STYLES))
 MIN_WIDTH, MIN_HEIGHT = 18, 4
+LANE_HEIGHT, ALWAYS_LANE_HEIGHT = 6, 9
+"""Rows of a chart from which marks have a row of their own, and from which that row is there without marks too."""
+POINT_EVERY, MANY_POINTS_EVERY = 4, 8
+"""Cells between two points of evaluations; the second when they are so many that a line is drawn."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class ChartData:
         label: formats a tick of the y axis from its value and the distance between ticks.
         log: logarithmic y axis.
         limit: a guard's limit, drawn as a line when it is in range.
-        marks: positions and characters on the x axis (checkpoints, guards).
+        marks: what happened, for the lane above the labels of the x axis.
+        x_end: the label of the right edge; empty: its number.
+        longest: points that are further apart are not joined.
         cursor: position of the inspection line.
         floor: the y axis includes this value.
         unit: ticks are round multiples of this (for example the bytes of a GiB).
@@ -62,7 +72,9 @@ class ChartData:
     label: Callable[[float, float], str] = fmt.tick
     log: bool = False
     limit: float | None = None
-    marks: Sequence[tuple[float, str]] = field(default=())
+    marks: Sequence[LaneMark] = field(default=())
+    x_end: str = ""
+    longest: float = math.inf
     cursor: float | None = None
     floor: float | None = None
     unit: float = 1.0
@@ -82,6 +94,7 @@ class Chart(Widget):
     Chart > .chart--bad { color: $chart-bad; text-style: bold; }
     Chart > .chart--guard { color: $chart-guard; }
     Chart > .chart--mark { color: $chart-mark; }
+    Chart > .chart--control { color: $chart-control; text-style: bold; }
     Chart > .chart--axis { color: $chart-axis; }
     Chart > .chart--title { color: $chart-title; }
     Chart > .chart--chosen { color: $primary; text-style: bold; }
@@ -199,13 +212,13 @@ class Chart(Widget):
 def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, chosen: bool = False) -> list[Row]:
     """All rows of a chart: title, plot with the y axis at its left, x axis."""
     title = _title(data, width, chosen)
-    plot_height = height - 2
     if y is None:
         note = Row("no values yet".center(width)[:width].ljust(width), bytes([AXIS]) * width)
-        blank = Row(" " * width, bytes(width))
-        rows = [blank] * plot_height
-        rows[plot_height // 2] = note
-        return [title, *rows, blank]
+        rows = [Row(" " * width, bytes(width))] * (height - 1)
+        rows[(height - 2) // 2] = note
+        return [title, *rows]
+    has_lane = height >= (LANE_HEIGHT if data.marks else ALWAYS_LANE_HEIGHT)
+    plot_height = height - (3 if has_lane else 2)
     labels = _y_labels(data, y, plot_height)
     gutter = max((len(text) for text in labels.values()), default=0) + 1
     plot_width = width - gutter
@@ -219,7 +232,10 @@ def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, ch
         )
         for at, row in enumerate(rows)
     ]
-    return [title, *full, _x_axis(data, gutter, plot_width)]
+    marks = placed(data.marks, data.x, plot_width)
+    if has_lane:
+        return [title, *full, _lane(marks, gutter, plot_width), _x_labels(data, gutter, plot_width, [], corner=" ")]
+    return [title, *full, _x_labels(data, gutter, plot_width, marks, corner="+" if ascii_only() else "└")]
 
 
 def _title(data: ChartData, width: int, chosen: bool) -> Row:
@@ -246,12 +262,18 @@ def _y_labels(data: ChartData, y: Domain, height: int) -> dict[int, str]:
 
 def _plot(data: ChartData, y: Domain, width: int, height: int) -> list[Row]:
     x0, x1 = data.x
-    curves: list[tuple[int, list[Span]]] = [(OLD, spans_of(s, x0, x1, 2 * width, y)) for s in data.old]
-    has_smooth = data.smooth is not None
-    curves.append((RAW if has_smooth else LINE, spans_of(data.raw, x0, x1, 2 * width, y)))
-    if data.smooth is not None:
-        curves.append((LINE, spans_of(data.smooth, x0, x1, 2 * width, y)))
     plain = ascii_only()
+
+    def spans(series: Series) -> list[Span]:
+        return spans_of(series, x0, x1, 2 * width, y, data.longest)
+
+    curves: list[tuple[int, list[Span]]] = [(OLD, spans(series)) for series in data.old]
+    if data.smooth is not None:
+        curves.append((RAW, spans(data.raw)))
+    points, many = _points(data.points, x0, x1, width)
+    if many and data.points is not None:
+        curves.append((EVAL, spans_of(data.points, x0, x1, 2 * width, y)))
+    curves.append((LINE, spans(data.raw if data.smooth is None else data.smooth)))
     marks: list[Mark] = []
     if data.limit is not None and y.lo <= data.limit <= y.hi:
         row = _row_of(data.limit, y, height)
@@ -259,46 +281,79 @@ def _plot(data: ChartData, y: Domain, width: int, height: int) -> list[Row]:
     if data.cursor is not None:
         column = column_of(data.cursor, x0, x1, width)
         marks += [Mark(column, row, "|" if plain else "│", AXIS, under=True) for row in range(height)]
-    if data.points is not None:
-        marks += [
-            Mark(column_of(x, x0, x1, width), _row_of(value, y, height), "o" if plain else "●", EVAL)
-            for x, value in zip(data.points.x, data.points.y, strict=True)
-            if value == value and abs(value) != float("inf")
-        ]
-    for source in (*data.old, data.raw):
+    marks += [Mark(column, _row_of(value, y, height), "o" if plain else "●", EVAL) for column, value in points]
+    for source in (*data.old, data.raw, *([data.points] if data.points is not None else [])):
         marks += [Mark(column, 0, "x" if plain else CROSS, BAD) for column in bad_columns(source, x0, x1, width)]
     return draw(curves, marks, width, height, ascii_only=plain)
+
+
+def _points(series: Series | None, x0: float, x1: float, width: int) -> tuple[list[tuple[int, float]], bool]:
+    """Columns and values of the points to draw, the newest always among them, and whether they are only some of many.
+
+    Points stand at least `POINT_EVERY` cells apart, so that most columns show the curve. Reads O(width) points.
+    """
+    if series is None:
+        return [], False
+    x, y = series.x, series.y
+    first, last = bisect_left(x, x0), bisect_right(x, x1)
+    many = last - first > width // MANY_POINTS_EVERY
+    apart = (MANY_POINTS_EVERY if many else POINT_EVERY) * (x1 - x0) / width
+    found: list[tuple[int, float]] = []
+    at = last - 1
+    while at >= first:
+        if math.isfinite(y[at]):
+            found.append((column_of(x[at], x0, x1, width), y[at]))
+            at = bisect_right(x, x[at] - apart, first, at) - 1
+        else:
+            at -= 1
+    return found, many
 
 
 def _row_of(value: float, y: Domain, height: int) -> int:
     return height - 1 - min(height - 1, int(y.share(value) * height))
 
 
-def _x_axis(data: ChartData, gutter: int, width: int) -> Row:
-    x0, x1 = data.x
-    corner = "+" if ascii_only() else "└"
+def _lane(marks: Sequence[Placed], gutter: int, width: int) -> Row:
+    """The axis line with the marks on it."""
+    plain = ascii_only()
+    text = [" "] * (gutter - 1) + ["+" if plain else "└"] + ["-" if plain else "─"] * width
+    styles = bytearray([AXIS]) * (gutter + width)
+    _set_marks(marks, gutter, text, styles)
+    return Row("".join(text), bytes(styles))
+
+
+def _set_marks(marks: Sequence[Placed], gutter: int, text: list[str], styles: bytearray) -> None:
+    for column, kind in marks:
+        glyph = GLYPHS[kind]
+        text[gutter + column] = glyph.ascii if ascii_only() else glyph.character
+        styles[gutter + column] = STYLES.index(glyph.style)
+
+
+def _x_labels(data: ChartData, gutter: int, width: int, marks: Sequence[Placed], *, corner: str) -> Row:
+    """The labels of the x axis; a label that would cover one of these marks is left out."""
     text = [" "] * (gutter - 1) + [corner] + [" "] * width
     styles = bytearray([AXIS]) * (gutter + width)
-    if data.x_is_time:
-        labels = [(x0 + offset, fmt.time_tick(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
-    else:
-        values, step = ticks(Domain(x0, x1), max(2, width // 9))
-        if x1 not in values:
-            values = [v for v in values if x1 - v > 0.09 * (x1 - x0)] + [x1]
-        labels = [(value, fmt.tick(value, step) if value != x1 else fmt.count(value)) for value in values]
-    free = gutter
-    for value, label in labels:
-        centre = gutter + column_of(value, x0, x1, width)
-        start = min(max(centre - len(label) // 2, gutter), gutter + width - len(label))
-        if start >= free:
+    _set_marks(marks, gutter, text, styles)
+    taken = {gutter + mark.column for mark in marks}
+    right = gutter + width
+    for value, label in _labels_by_importance(data, width):
+        centre = gutter + column_of(value, *data.x, width)
+        start = min(max(centre - len(label) // 2, gutter), right - len(label))
+        cells = range(start, start + len(label))
+        if start >= gutter and not taken.intersection(range(start - 1, start + len(label) + 1)):
             text[start : start + len(label)] = label
-            free = start + len(label) + 1
-    for position, character in data.marks:
-        column = gutter + column_of(position, x0, x1, width)
-        if gutter <= column < gutter + width and text[column] == " ":
-            text[column] = character
-            styles[column] = BAD if character in "!✗x" else MARK
+            taken.update(cells)
     return Row("".join(text), bytes(styles))
+
+
+def _labels_by_importance(data: ChartData, width: int) -> list[tuple[float, str]]:
+    """Positions and labels: the right edge, the left edge, then the others."""
+    x0, x1 = data.x
+    if data.x_is_time:
+        return [(x0 + offset, fmt.time_tick(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
+    values, step = ticks(Domain(x0, x1), max(2, width // 9))
+    inner = [(value, fmt.tick(value, step)) for value in values if value != x1]
+    return [(x1, data.x_end or fmt.count(x1)), *inner]
 
 
 def _difference(old: Row, new: Row, y: int) -> Region:

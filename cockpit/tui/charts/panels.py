@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,17 @@ from cockpit.runs.series import Series
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.tui.charts.axes import step_domain, time_domain
+from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
+from cockpit.tui.charts.lane import LaneMark, MarkKind
 from cockpit.tui.look.theme import ascii_only
 from engines.words import StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
 SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "step_s")
 GIB = 1 << 30
+GAP_TIMES = 4
+"""Points further apart than this many usual distances are not joined: between them nothing was measured."""
 
 
 @dataclass
@@ -28,12 +33,14 @@ class ViewOptions:
         smooth: index into SMOOTHING.
         zoom: share of the steps that are shown, 1 for all.
         cursor: the inspected step.
+        plan: the x axis goes to the planned steps; otherwise it is fitted to the steps that exist.
     """
 
     log: set[str]
     smooth: int = 2
     zoom: float = 1.0
     cursor: float | None = None
+    plan: bool = False
 
     @property
     def alpha(self) -> float:
@@ -50,26 +57,24 @@ class Panel:
 
 
 def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mapping[str, Any]) -> list[Panel]:
-    """The charts of a stage, most important first, at most six; charts without values are left out."""
+    """The charts of a stage, most important first; charts without values are left out."""
     names = state.series_names(stage.name)
-    first = [name for name in ("loss", "learning_rate", "grad_norm") if name in names]
-    found = [Panel(name, _steps(state, stage, name, options, facts)) for name in first]
-    machine = [p for p in (_memory(state, stage), _load(state, stage)) if p is not None]
-    found += machine[:1]
-    if "tokens_per_second" in names:
-        found.append(Panel("tokens_per_second", _steps(state, stage, "tokens_per_second", options, facts)))
-    found += machine[1:]
-    if "step_s" in names and len(found) < 6:
-        found.append(Panel("step_s", _steps(state, stage, "step_s", options, facts)))
-    extra = [n for n in names if n not in {"loss", "learning_rate", "grad_norm", "tokens_per_second", "step_s"}]
-    found += [Panel(n, _steps(state, stage, n, options, facts)) for n in extra[: max(0, 6 - len(found))]]
-    return found[:6]
+    machine = [p for p in (_memory(state, stage, options), _load(state, stage, options)) if p is not None]
+
+    def of_steps(*wanted: str) -> list[Panel]:
+        return [Panel(name, _steps(state, stage, name, options, facts)) for name in wanted if name in names]
+
+    found = of_steps("loss", "learning_rate", "grad_norm") + machine[:1]
+    found += of_steps("tokens_per_second") + machine[1:] + of_steps("step_s")
+    shown = {panel.name for panel in found}
+    return found + of_steps(*(name for name in names if name not in shown))
 
 
 def step_window(stage: StageView, options: ViewOptions) -> tuple[float, float]:
     """The steps on the x axis; a zoomed window moves by quarters of its width, to repaint rarely."""
-    reached = float(stage.at_step or 0)
-    x0, x1 = step_domain(stage.total_steps, reached)
+    reached = float(max((a.last_step.step for a in stage.attempts if a.last_step), default=stage.at_step or 0))
+    ended = stage.state.has_ended
+    x0, x1 = step_domain(stage.total_steps, reached, plan=options.plan, ended=ended)
     width = (x1 - x0) * options.zoom
     if options.zoom >= 1 or width <= 0:
         return x0, x1
@@ -77,6 +82,31 @@ def step_window(stage: StageView, options: ViewOptions) -> tuple[float, float]:
     quarter = width / 4
     right = min(x1, max(width, (anchor // quarter + (2 if options.cursor is not None else 1)) * quarter))
     return right - width, right
+
+
+def time_window(stage: StageView, options: ViewOptions, newest_t: float) -> tuple[float, float] | None:
+    """The Unix seconds on the x axis of a machine's chart: those of the steps when these are zoomed."""
+    start = stage.started_t
+    if start is None:
+        return None
+    ended = stage.ended_t is not None and stage.state != StageStatus.RUNNING
+    end = stage.ended_t if ended and stage.ended_t is not None else max(start, newest_t)
+    if options.zoom < 1:
+        left, right = (stage.time_of_step(step) for step in step_window(stage, options))
+        if right is not None and right > (left or start):
+            return left or start, right
+    return time_domain(start, end, ended=ended)
+
+
+def x_end(stage: StageView, options: ViewOptions) -> str:
+    """The label of the right edge: it says whether the axis shows the plan, or what exists of it."""
+    _, right = step_window(stage, options)
+    total = stage.total_steps
+    if total is None or options.zoom < 1:
+        return ""
+    if right < total:
+        return f"{fmt.count(right)} of {fmt.count(total)}"
+    return f"plan {fmt.count(total)}" if options.plan and not stage.state.has_ended else ""
 
 
 def _steps(
@@ -91,6 +121,8 @@ def _steps(
         return ChartData(
             name="tok/s" if name == "tokens_per_second" else name,
             summary=_summary(name, raw, smooth, points, limit, options),
+            x_end=x_end(stage, options),
+            longest=GAP_TIMES * usual_distance(raw),
             raw=raw,
             smooth=smooth,
             old=state.superseded(stage.name, name),
@@ -99,7 +131,7 @@ def _steps(
             label=_label(name),
             log=name in options.log,
             limit=limit,
-            marks=_marks(stage),
+            marks=_marks(state, stage, lambda event: event.step),
             cursor=options.cursor,
             floor=0.0 if name in {"grad_norm", "tokens_per_second", "learning_rate"} else None,
         )
@@ -110,24 +142,28 @@ def _steps(
 def _summary(
     name: str, raw: Series, smooth: Series | None, points: Series | None, limit: float | None, options: ViewOptions
 ) -> str:
-    value = _value(name)
-    if options.cursor is not None:
-        point = raw.at(options.cursor)
-        words = [f"{value(point[1])} at step {fmt.whole(point[0])}" if point else "no value here"]
+    """The values in a chart's title: the newest ones; while inspecting, those at the inspected step."""
+    value, cursor = _value(name), options.cursor
+    words = ["[log]"] if name in options.log else []
+    if cursor is None:
+        words.append(value(raw.last()))
     else:
-        words = [value(raw.last())]
-    if smooth is not None:
-        at = smooth.at(options.cursor) if options.cursor is not None else None
-        shown = at[1] if at is not None else smooth.last()
-        words.append(
-            f"ema{fmt.exact(options.alpha)}".replace("0.", ".") + (f" {value(shown)}" if name == "loss" else "")
-        )
-    if points is not None:
-        words.append(f"{'o' if ascii_only() else '●'} eval {value(points.last())}")
+        point = raw.at(cursor)
+        words.append(f"{value(point[1])} at step {fmt.whole(point[0])}" if point else "no value here")
     if limit is not None:
         words.append(f"(guard {fmt.number(limit, 3)})")
-    if name in options.log:
-        words.insert(0, "[log]")
+    if smooth is not None:
+        at = smooth.at(cursor) if cursor is not None else None
+        average = (at[1] if at is not None else None) if cursor is not None else smooth.last()
+        shown = value(average) if average is not None and math.isfinite(average) else fmt.NOT_MEASURED
+        words.append(f"ema{fmt.exact(options.alpha)} {shown}".replace("0.", ".", 1))
+    if points is not None:
+        dot = "o" if ascii_only() else "●"
+        if cursor is None:
+            words.append(f"{dot} eval {value(points.last())}")
+        else:
+            before = points.at(cursor)
+            words.append(f"{dot} eval {value(before[1])} @{fmt.whole(before[0])}" if before else f"{dot} no eval yet")
     return " ".join(words)
 
 
@@ -151,13 +187,47 @@ def _limit(name: str, facts: Mapping[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _marks(stage: StageView) -> list[tuple[float, str]]:
-    diamond = "*" if ascii_only() else "◆"
-    marks = [(float(guard.step), "!") for guard in stage.guards]
-    return marks + [(float(c.step), diamond) for c in stage.checkpoints]
+def _marks(state: RunState, stage: StageView, place: Callable[[Any], float | None]) -> list[LaneMark]:
+    """What happened in the stage, for the lane of every chart; `place` gives an event's position on its x axis."""
+    found = [(MarkKind.GUARD, event) for event in stage.guards]
+    controls = [(MarkKind.CONTROL, event) for event in state.controls if event.stage in {None, stage.name}]
+    saved = [(MarkKind.CHECKPOINT, event) for event in stage.checkpoints]
+    positions = [(kind, place(event)) for kind, event in (*found, *controls, *saved)]
+    return [LaneMark(float(x), kind) for kind, x in positions if x is not None]
 
 
-def _memory(state: RunState, stage: StageView) -> Panel | None:
+@dataclass(frozen=True)
+class _Reading:
+    """The readings of one quantity of the machine, and the moment that the title shows.
+
+    Attributes:
+        raw: the readings over Unix seconds.
+        t: the inspected step's time, or the end of a stage that has ended; None: the newest reading.
+        longest: seconds; a reading that is further away says nothing about the moment.
+    """
+
+    raw: Series
+    t: float | None
+    longest: float
+
+    @property
+    def value(self) -> float | None:
+        """The reading at the moment; None where nothing was measured."""
+        if self.t is None:
+            return self.raw.last()
+        found = self.raw.at(self.t)
+        return found[1] if found is not None and self.t - found[0] <= self.longest else None
+
+
+def _reading(state: RunState, stage: StageView, options: ViewOptions, name: str) -> _Reading:
+    raw = state.machine_series(name)
+    longest = GAP_TIMES * usual_distance(raw)
+    if options.cursor is not None:
+        return _Reading(raw, stage.time_of_step(options.cursor), longest)
+    return _Reading(raw, stage.ended_t if stage.state.has_ended else None, longest)
+
+
+def _memory(state: RunState, stage: StageView, options: ViewOptions) -> Panel | None:
     names = state.machine_names()
     sample = state.machine()
     if sample is None:
@@ -165,54 +235,62 @@ def _memory(state: RunState, stage: StageView) -> Panel | None:
     gpu = next((n for n in names if n.startswith("gpu") and n.endswith("_memory_used_bytes")), None)
     if gpu is not None and sample.devices:
         device = next((d for d in sample.devices if gpu == f"gpu{d.id}_memory_used_bytes"), sample.devices[0])
-        heat = [] if device.temperature_c is None else [f"{fmt.temperature(device.temperature_c)}"]
-        words = [fmt.of_total(device.memory_used_bytes, device.memory_total_bytes), *heat]
-        return _machine_panel(
-            state, stage, gpu, "gpu memory", " ".join(words).replace("°", "" if ascii_only() else "°")
-        )
+        heat = _reading(state, stage, options, f"gpu{device.id}_temperature_c").value
+        total = device.memory_total_bytes
+        hot = "" if heat is None else f" {fmt.temperature(heat)}".replace("°", "" if ascii_only() else "°")
+        return _machine_panel(state, stage, options, gpu, "gpu memory", lambda value: fmt.of_total(value, total) + hot)
     if "engine_rss_bytes" in names and not sample.unified:
-        return _machine_panel(state, stage, "engine_rss_bytes", "engine memory", fmt.size(sample.engine_rss_bytes))
-    if "ram_used_bytes" not in names or sample.ram_total_bytes is None or sample.ram_available_bytes is None:
+        return _machine_panel(state, stage, options, "engine_rss_bytes", "engine memory", fmt.size)
+    if "ram_used_bytes" not in names or sample.ram_total_bytes is None:
         return None
-    used = sample.ram_total_bytes - sample.ram_available_bytes
+    whole = sample.ram_total_bytes
     title = "unified memory" if sample.unified else "memory"
-    return _machine_panel(state, stage, "ram_used_bytes", title, fmt.of_total(used, sample.ram_total_bytes))
+    return _machine_panel(state, stage, options, "ram_used_bytes", title, lambda value: fmt.of_total(value, whole))
 
 
-def _load(state: RunState, stage: StageView) -> Panel | None:
-    names, sample = state.machine_names(), state.machine()
-    if sample is None:
-        return None
+def _load(state: RunState, stage: StageView, options: ViewOptions) -> Panel | None:
+    names = state.machine_names()
     for name in names:
         if name.startswith("gpu") and name.endswith("_util_percent"):
-            value = state.machine_series(name).last()
-            return _machine_panel(state, stage, name, "gpu load", fmt.load(value))
+            return _machine_panel(state, stage, options, name, "gpu load", fmt.load)
     if "cpu_percent" in names:
-        value = sample.cpu_percent
-        return _machine_panel(state, stage, "cpu_percent", "cpu load", fmt.load(value))
+        return _machine_panel(state, stage, options, "cpu_percent", "cpu load", fmt.load)
     return None
 
 
-def _machine_panel(state: RunState, stage: StageView, series: str, title: str, summary: str) -> Panel | None:
-    raw = state.machine_series(series)
-    start = stage.started_t
-    if not len(raw) or start is None:
+def _machine_panel(
+    state: RunState,
+    stage: StageView,
+    options: ViewOptions,
+    name: str,
+    title: str,
+    words: Callable[[float | None], str],
+) -> Panel | None:
+    reading = _reading(state, stage, options, name)
+    raw = reading.raw
+    if not len(raw):
         return None
-    end = stage.ended_t if stage.ended_t is not None and stage.state != StageStatus.RUNNING else max(start, raw.x[-1])
-    is_bytes = series.endswith("_bytes")
+    window = time_window(stage, options, raw.x[-1])
+    if window is None:
+        return None
+    is_bytes = name.endswith("_bytes")
 
     def make() -> ChartData:
         biggest = (raw.extent() or (0.0, 1.0))[1]
         unit, unit_name = (GIB, "GiB") if biggest >= GIB else (1 << 20, "MiB")
+        at = f" at step {fmt.whole(options.cursor)}" if options.cursor is not None else ""
         return ChartData(
             name=title,
-            summary=summary,
+            summary=words(reading.value) + at,
             raw=raw,
-            x=time_domain(start, end),
+            x=window,
             x_is_time=True,
             label=(lambda v, s: f"{fmt.tick(v, s)} {unit_name}") if is_bytes else (lambda v, s: fmt.tick(v, s) + "%"),
             unit=float(unit) if is_bytes else 1.0,
             floor=0.0,
+            marks=_marks(state, stage, lambda event: event.t),
+            cursor=reading.t if options.cursor is not None else None,
+            longest=reading.longest,
         )
 
-    return Panel(series, make)
+    return Panel(name, make)

@@ -43,6 +43,8 @@ _CHARTS = (
     Key("log_y", "y", "log_y", "Log", "Switch the value axis between linear and logarithmic."),
     Key("smooth", "m", "smooth", "Smooth", "Switch to the next smoothing: none, 0.6, 0.9, 0.97, 0.99."),
     Key("fit", "f", "fit", "Fit", "Fit the value axes to the data and show all steps."),
+    Key("plan", "t", "plan", "", "Show the x axis up to max_steps, or fitted to the steps that exist."),
+    Key("page", "v", "page", "", "View the next charts, where a stage has more than six."),
     Key("maximise", "z", "maximise", "Zoom", "Show only the selected chart, or all charts again."),
     Key("actions", "a", "actions", "Actions", "Show the run's checkpoints: resume, merge, quantize."),
     Key("zoom_in", "plus,equals_sign", "zoom(0.5)", "", "Show half as many steps.", "+"),

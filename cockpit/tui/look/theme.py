@@ -44,6 +44,7 @@ DARK_VARIABLES = {
     "chart-bad": "#ff5f5f",
     "chart-guard": "#d75f5f",
     "chart-mark": "#87d787",
+    "chart-control": "#ffaf5f",
 }
 
 LIGHT_VARIABLES = {
@@ -78,6 +79,7 @@ LIGHT_VARIABLES = {
     "chart-bad": "#d70000",
     "chart-guard": "#d75f5f",
     "chart-mark": "#008700",
+    "chart-control": "#af5f00",
 }
 
 ANSI_VARIABLES = {
@@ -91,6 +93,7 @@ ANSI_VARIABLES = {
     "chart-bad": "ansi_bright_red",
     "chart-guard": "ansi_red",
     "chart-mark": "ansi_bright_green",
+    "chart-control": "ansi_bright_magenta",
 }
 """Added to Textual's ansi themes, for terminals with sixteen colours."""
 

@@ -30,7 +30,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart
-from cockpit.tui.charts.panels import SMOOTHING, ViewOptions, panels
+from cockpit.tui.charts.panels import SMOOTHING, Panel, ViewOptions, panels
 from cockpit.tui.dialogs.goto import GotoScreen
 from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.keys import bindings
@@ -95,6 +95,8 @@ class RunScreen(Screen[None]):
         self.frozen = False
         self.maximised = False
         self.chosen = 0
+        self.page = 0
+        self._pages = 1
         self._stage_name: str | None = None
         self._clock = clock
         self._last_tick_s = clock()
@@ -237,8 +239,8 @@ class RunScreen(Screen[None]):
         minute = self.source.now() // 60 if self.source.live else 0
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
         facts = (id(state), state.version, state.unreadable, state.unknown, run_state, health.line, minute, *played)
-        view = (self.frozen, self._stage_name, self.chosen, self.maximised)
-        return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor)
+        view = (self.frozen, self._stage_name, self.chosen, self.page, self.maximised)
+        return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor, options.plan)
 
     def _paint_lines(self, run_state: RunStatus, health: Health) -> None:
         state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
@@ -251,6 +253,9 @@ class RunScreen(Screen[None]):
                 parts[0],
                 *stage_parts(state, stage),
             ]
+        if self._pages > 1:
+            rank = 8 if self.page == 0 else 2
+            parts.append(Part(rank, f"charts {self.page + 1}/{self._pages} (v)", "text-muted"))
         self._line("status", status_line(parts, width, colours))
         self._line(
             "strip",
@@ -296,7 +301,7 @@ class RunScreen(Screen[None]):
             self.maximised and (stage is None or stage.last_step is None)
         )  # an enlarged panel uses the log's rows
         with_curves = stage is not None and stage.last_step is not None
-        found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
+        found = self._panels()
         panel.display = not with_curves
         if not with_curves:
             found = found[:3] if wide else found[:2]
@@ -358,6 +363,8 @@ class RunScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Offer requests and freezing only for live runs."""
+        if action == "page":
+            return self._pages > 1
         if action in {"freeze", "checkpoint", "stop"}:
             reading = self.source.reading is not None
             return self.source.live and (reading or self.source.run_state != RunStatus.LOST)
@@ -380,6 +387,16 @@ class RunScreen(Screen[None]):
             chart.fit()
         self.paint(force=True)
 
+    def action_plan(self) -> None:
+        self.options.plan = not self.options.plan
+        self.paint()
+
+    def action_page(self) -> None:
+        if self._pages > 1:
+            self.page = (self.page + 1) % self._pages
+            self.chosen = 0
+            self._new_picture()
+
     def action_zoom(self, factor: float) -> None:
         self.options.zoom = min(1.0, max(1 / 1024, self.options.zoom * factor))
         self.paint()
@@ -390,7 +407,7 @@ class RunScreen(Screen[None]):
 
     def action_pane(self, number: int) -> None:
         stage = self.stage
-        if stage is not None and number <= len(panels(self.state, stage, self.options, self.facts)):
+        if stage is not None and number <= len(self._panels()):
             self.chosen = number - 1
             self.paint()
 
@@ -405,7 +422,7 @@ class RunScreen(Screen[None]):
     def action_follow(self) -> None:
         self._stage_name = None
         self.options.zoom, self.options.cursor = 1.0, None
-        self.maximised, self.chosen = False, 0
+        self.maximised, self.chosen, self.page = False, 0, 0
         self._new_picture()
 
     def action_log_scroll(self, by: int) -> None:
@@ -515,9 +532,16 @@ class RunScreen(Screen[None]):
         self.paint()
 
     def _chosen_name(self) -> str:
+        found = self._panels()
+        return found[self.chosen].name if self.chosen < len(found) else ""
+
+    def _panels(self) -> list[Panel]:
+        """The charts of this page: at most six."""
         stage = self.stage
         found = panels(self.state, stage, self.options, self.facts) if stage is not None else []
-        return found[self.chosen].name if self.chosen < len(found) else ""
+        self._pages = max(1, -(-len(found) // CHARTS))
+        self.page = min(self.page, self._pages - 1)
+        return found[self.page * CHARTS :][:CHARTS]
 
     def _new_picture(self) -> None:
         for chart in self.charts:

@@ -17,6 +17,7 @@ from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.charts.chart import Chart, ChartData
+from cockpit.tui.charts.panels import ViewOptions, step_window, x_end
 from cockpit.tui.look.theme import palette
 from cockpit.tui.widgets.preview import run_heading, shown_stage
 from engines.run_dir import RunDir
@@ -105,13 +106,22 @@ class PreviewPane(Vertical):
         self.set_class(series is not None and len(series) >= MIN_POINTS, "-curve")
         if series is None or state is None or stage is None or len(series) < MIN_POINTS:
             return
-        right = float(max(stage.total_steps or 0, series.x[-1]))
+        options = ViewOptions(log=set())
         chart = self.query_one(Chart)
         if chart.data is None or chart.data.raw is not series:
             chart.fit()
         summary = formatting.number(series.last())
         points = state.series(stage.name, "eval_loss")
-        chart.show(ChartData("loss", series, (0.0, right), summary=summary, points=points if len(points) else None))
+        chart.show(
+            ChartData(
+                "loss",
+                series,
+                step_window(stage, options),
+                summary=summary,
+                points=points if len(points) else None,
+                x_end=x_end(stage, options),
+            )
+        )
 
     def _write(self, text: Text) -> None:
         box = self.query_one("#about", Static)

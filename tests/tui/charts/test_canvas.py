@@ -99,12 +99,32 @@ def test_an_axis_stays_while_the_data_fits_and_fills_it() -> None:
     assert kept(first, 0.5, 1.0) is not first
 
 
-def test_the_step_axis_is_the_plan_or_the_next_round_number() -> None:
-    assert step_domain(820, 412) == (0, 820)
+def test_the_step_axis_is_fitted_to_what_exists_and_the_plan_is_an_option() -> None:
+    assert step_domain(820, 412) == (0, 500)
+    assert step_domain(820, 412, plan=True) == (0, 820)
+    assert step_domain(820, 412, ended=True) == (0, 412)
+    assert step_domain(820, 805) == (0, 820)
     assert step_domain(None, 412) == (0, 500)
     assert step_domain(None, 3) == (0, 10)
-    assert step_domain(100, 101) == (0, 200)
+    assert step_domain(100, 101) == (0, 125)
     assert time_domain(1000, 1090) == (1000, 1120)
+    assert time_domain(1000, 1090, ended=True) == (1000, 1090)
+
+
+@given(st.integers(10, 10**7), st.integers(1, 10**8))
+def test_at_least_three_quarters_of_the_step_axis_are_filled(reached: int, total: int) -> None:
+    """The first hour of a run of 30 hours fills the width, too."""
+    left, right = step_domain(max(total, reached), reached)
+    assert left == 0
+    assert reached <= right
+    assert reached >= 0.74 * right
+
+
+@given(st.floats(50, 1e7))
+def test_at_least_two_thirds_of_the_time_axis_are_filled(seconds: float) -> None:
+    start, end = time_domain(1000.0, 1000.0 + seconds)
+    assert start + seconds <= end + 1e-6
+    assert seconds >= 0.66 * (end - start)
 
 
 def test_ascii_charts_have_no_character_beyond_ascii(monkeypatch: object) -> None:

@@ -19,7 +19,7 @@ from cockpit.tui.look.theme import CROSS
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.log_view import LogView
 from engines.control import pending
-from engines.events import Gap, Step, Warned
+from engines.events import ControlApplied, Evaluated, Gap, MachineSampled, Step, Warned
 from engines.run_dir import Lock, RunDir
 from tests.tui import journals
 from tests.tui.app_under_test import OneScreen, live_app, replay_app, settled, strips, text
@@ -234,13 +234,90 @@ async def test_zooming_shows_fewer_steps_and_fit_all_of_them() -> None:
         await settled(pilot)
         data = app.run_screen.charts[0].data
         assert data is not None
-        assert data.x[1] - data.x[0] == 820 / 4
+        assert data.x[1] - data.x[0] == 400 / 4
         assert data.x[0] <= 400 <= data.x[1]
         await pilot.press("f")
         await settled(pilot)
         data = app.run_screen.charts[0].data
         assert data is not None
-        assert data.x == (0, 820)
+        assert data.x == (0, 400)
+
+
+async def test_the_x_axis_fits_what_exists_and_t_shows_the_plan_and_each_says_which_it_is() -> None:
+    app = live_app(EventSource(journals.live(400).events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        assert "400 of 820" in text(app)
+        await pilot.press("t")
+        await settled(pilot)
+        assert [chart.data.x for chart in app.run_screen.charts[:1] if chart.data] == [(0, 820)]
+        assert "plan 820" in text(app)
+        assert "400 of 820" not in text(app)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48), (60, 20)])
+async def test_two_checkpoints_and_a_request_are_marks_on_every_chart(size: tuple[int, int]) -> None:
+    journal = journals.live(220)
+    journal.say("e1.atlas", ControlApplied(request="evaluate", by="x", effect="done", step=150, stage="atlas"), 1.0)
+    app = live_app(EventSource(journal.events))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        shown = [chart for chart in app.run_screen.charts if chart.display]
+        assert len(shown) >= 4
+        for chart in shown:
+            rows = [row.text for row in chart._rows]
+            assert sum(row.count("◆") for row in rows) == 2, rows
+            assert sum(row.count("▾") for row in rows) == 1, rows
+
+
+async def test_metrics_beyond_six_charts_are_one_key_away() -> None:
+    journal = journals.live(30)
+    journals_more(journal, 31, 31)
+    last = msgspec.structs.replace(
+        newest_step(list(journal.events)), step=32, metrics={f"metric_{n}": 1.0 for n in range(8)}, v=0, w="", seq=-1
+    )
+    journal.say("e1.atlas", last, 4.0)
+    app = live_app(EventSource(journal.events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        seen = {chart.data.name for chart in app.run_screen.charts if chart.data}
+        assert "charts 1/3 (v)" in text(app)
+        for _ in range(2):
+            await pilot.press("v")
+            await settled(pilot)
+            seen |= {chart.data.name for chart in app.run_screen.charts if chart.display and chart.data}
+        assert {f"metric_{n}" for n in range(8)} <= seen
+        assert "step_s" in seen
+
+
+async def test_while_inspecting_every_title_is_that_step_s() -> None:
+    journal = journals.live(400)
+    app = live_app(EventSource(journal.events))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        for _ in range(4):
+            await pilot.press("shift+left")
+        await settled(pilot)
+        await pilot.press("left", "left")
+        await settled(pilot)
+        names = {chart.data.name: chart.data for chart in app.run_screen.charts if chart.data}
+        step = next(e for e in journal.events if isinstance(e, Step) and e.step == 199)
+        before = [e for e in journal.events if isinstance(e, Evaluated) and e.step is not None and e.step <= 199][-1]
+        assert before.step == 100
+        loss = names["loss"].summary
+        assert f"{fmt.number(step.loss)} at step 199" in loss
+        assert f"eval {fmt.number(before.loss)} @100" in loss
+        average = app.run_screen.state.series("atlas", "loss").ema(0.9).at(199)
+        assert average is not None
+        assert f"ema.9 {fmt.number(average[1])}" in loss
+        samples = [e for e in journal.events if isinstance(e, MachineSampled) and e.t <= step.t]
+        used = samples[-1].devices[0].memory_used_bytes
+        assert f"{fmt.of_total(used, 128 << 30)} " in names["gpu memory"].summary
+        assert "at step 199" in names["gpu memory"].summary
+        assert names["gpu memory"].cursor == step.t
+        await pilot.press("0")
+        await settled(pilot)
+        assert all("at step" not in chart.data.summary for chart in app.run_screen.charts if chart.data)
 
 
 @pytest.fixture
