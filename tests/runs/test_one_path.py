@@ -6,14 +6,18 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
+from engines.control import put_request
 from engines.events import AnyEvent
+from engines.words import Verb
 from tests.runs.harness import ROOT, ended, events, fake_recipe, launch_text, wait_for
 
 ATTACHMENTS = 100
@@ -24,7 +28,7 @@ def _has_read_all(screen: RunReader) -> bool:
     return not screen.poll() and not screen.behind
 
 
-def _recipe() -> str:
+def _recipe(*more: Mapping[str, Any]) -> str:
     return fake_recipe(
         {
             "max_steps": 120,
@@ -35,6 +39,7 @@ def _recipe() -> str:
             "retry": {"max_attempts": 2},
         },
         {"max_steps": 80, "step_s": 0.01, "save_steps": 20},
+        *more,
         sample_interval_s=0.1,
     )
 
@@ -42,17 +47,19 @@ def _recipe() -> str:
 @pytest.mark.slow
 def test_a_screen_attached_at_any_of_100_moments_has_the_state_of_the_replay(tmp_path: Path) -> None:
     draw = random.Random(SEED)
-    run = launch_text(_recipe(), tmp_path)
+    run = launch_text(_recipe({"max_steps": 10**6, "step_s": 0.01}), tmp_path)  # its last stage waits for the stop
     screens: list[RunReader] = []
     while ended(run) is None:
         if len(screens) < ATTACHMENTS:
             screens.append(RunReader(run, live=True))
+            if len(screens) == ATTACHMENTS:
+                put_request(run.control, Verb.STOP)
         for screen in draw.sample(screens, min(len(screens), 12)):
             screen.poll()
         time.sleep(draw.uniform(0, 0.02))
     replayed = read_now(run).state
     assert len(screens) == ATTACHMENTS
-    assert replayed.state == "succeeded"
+    assert replayed.state == "stopped"
     for screen in screens:
         wait_for(partial(_has_read_all, screen), "the screen to have read everything")
         assert screen.state == replayed
