@@ -15,7 +15,7 @@ class _OpenWord(StrEnum):
 
     __repr__ = str.__repr__  # a word appears in a message or a digest as its text
 
-    def __reduce_ex__(self, _protocol: int) -> tuple[type[Self], tuple[str]]:
+    def __reduce_ex__(self, _protocol: object) -> tuple[type[Self], tuple[str]]:
         """Copied and pickled by its text: Python 3.11.2 does it by the member's name, which a newer word lacks."""
         return type(self), (str(self),)
 
