@@ -37,7 +37,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     verify_shard(shard, lambda done, total: ctx.progress(done, total, "bytes"))
     dataset = WindowDataset(data, "train", ctx.stage.max_length)
     refuse_special_files(shard.tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer), local_files_only=True)
     set_seed(ctx.stage.seed)
     model = build_model(ctx.stage, vocab_size=shard.vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
     task = Task(

@@ -65,7 +65,7 @@ def check_parity(
     """
     from transformers import AutoTokenizer  # takes seconds to import; only this check needs it
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     texts = [*EDGE_TEXTS, *snippets]
     for done, text in enumerate(texts, start=1):
         check_text(tokenizer, processor, text)

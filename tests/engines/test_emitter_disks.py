@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -185,6 +186,32 @@ def test_records_that_wait_for_a_disk_are_bounded_and_the_oldest_is_dropped_firs
     assert missing == lost
     kept = [event.attempt for event in found if isinstance(event, AttemptEnded)]
     assert kept == list(range(201))[-len(kept) :]
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE])
+def test_a_gap_has_the_disk_s_own_words_and_lifecycle_records_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(emitter, "SYNC_INTERVAL_S", 3600.0)
+    writer, real, failing = writer_for(tmp_path), os.write, True
+
+    def write(fd: int, data: bytes) -> int:
+        if failing:
+            raise OSError(number, os.strerror(number))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    for attempt in range(1, 4):
+        writer.emit(step(attempt))
+        writer.emit(AttemptEnded(stage="s", attempt=attempt, reason=EndReason.ERROR))
+    failing = False
+    writer.emit(Warned(message="the disk is back"))
+    writer.close()
+    found = read(tmp_path)[1:]
+    assert [event.attempt for event in found if isinstance(event, AttemptEnded)] == [1, 2, 3]
+    assert {event.reason for event in found if isinstance(event, Gap)} == {os.strerror(number)}
+    assert account([*read(tmp_path)]) == (3, 3), "the three steps, counted"
+    assert isinstance(found[-1], Warned)
 
 
 def test_a_journal_that_cannot_be_opened_does_not_stop_the_writer(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,15 +76,15 @@ class Attempt:
         }  # fmt: skip
         self.stage_json.write_text(json.dumps({**values, **spec}))
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", HOST, str(self.stage_json)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}", **environment},
         )  # fmt: skip
 
-    def finish(self) -> tuple[int, str]:
-        process = self.start()
+    def finish(self, **environment: str) -> tuple[int, str]:
+        process = self.start(**environment)
         _, errors = process.communicate(timeout=PATIENCE_S)
         return process.returncode, errors
 
@@ -264,6 +265,63 @@ def test_a_disk_that_fills_up_while_the_output_is_written_does_not_change_the_ol
     assert attempt.finish()[0] == 1
     assert (former / "manifest.json").read_text() == "{}"
     assert not any(isinstance(event, StageSucceeded) for event in attempt.events())
+
+
+SPOKEN = """
+    import locale, warnings
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+    except locale.Error:
+        pass  # this machine does not have it; the variable is set all the same
+    from engines.events import Step, Warned
+    ctx.emit(Step(stage="s", attempt=1, step=1234567, epoch=0.5, loss=1234.5678, learning_rate=3e-4, grad_norm=math.nan,
+                  tokens=1234567, loss_tokens=1, step_s=0.05, metrics={"TITLE/i": 1e21}))
+    ctx.warn("İstanbul — größer")
+    (ctx.out / "a.txt").write_text("größer", "utf-8")
+    ctx.progress(1, 3, "files")
+    return StageResult({"loss": 1234.5}, [Artifact("i", "fake", "a.txt")])
+"""
+OWN_VALUES = re.compile(rb'"(?:w|t|m|pid|start_time|wall_s|cpu_s|peak_rss_bytes)":(?:"[^"]*"|[\d.eE+-]+),?')
+
+
+def test_locale_and_time_zone_change_no_byte_of_a_journal_but_its_own_values(tmp_path: Path) -> None:
+    settings = [
+        {"LC_ALL": "C.UTF-8", "TZ": "UTC"},
+        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "America/New_York"},
+        {"LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu"},
+        {"LC_ALL": "de_DE@euro", "LC_NUMERIC": "de_DE.UTF-8", "TZ": "CET-1CEST,M3.5.0,M10.5.0/3"},
+    ]
+    journals = []
+    for number, environment in enumerate(settings):
+        (tmp_path / str(number)).mkdir()
+        attempt = Attempt(tmp_path / str(number), SPOKEN)
+        status, errors = attempt.finish(**environment)
+        assert (status, errors) == (0, "")
+        # The output's manifest has the attempt's cost, so its hash is the attempt's own.
+        raw = re.sub(rb'"(?:sha256|manifest_sha256)":"[0-9a-f]{64}"', b"", attempt.run.journal.read_bytes())
+        journals.append(OWN_VALUES.sub(b"", raw))
+    assert journals[1:] == journals[:1] * 3
+    assert "İstanbul — größer".encode() in journals[0]
+
+
+def test_an_engine_without_free_file_numbers_keeps_its_journal_and_says_what_it_could_not_write(tmp_path: Path) -> None:
+    body = """
+    import resource
+    from engines.events import Warned
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for number in range(50):
+        ctx.warn(f"line {number}")
+    ctx.check_stop()
+    (ctx.out / "a.txt").write_text("made")
+"""
+    attempt = Attempt(tmp_path, body)
+    assert attempt.finish()[0] == 1
+    said = [event.message for event in attempt.events() if isinstance(event, Warned)]
+    assert said == [f"line {number}" for number in range(50)], "the journal's own file stays open"
+    assert attempt.end().reason == "error"
+    assert "Too many open files" in attempt.end().detail
 
 
 # ---- the context, in this process
