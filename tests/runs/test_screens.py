@@ -76,3 +76,33 @@ def test_a_screen_adopts_a_run_whose_supervisor_died_and_the_next_stage_runs(tmp
     assert wait_for_end(run) == "succeeded"
     assert [stage.state for stage in state(run).stages] == ["succeeded", "succeeded"]
     screen.kill()
+
+
+@pytest.mark.slow
+def test_a_stopped_screen_delays_nothing_and_shows_the_present_when_it_continues(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe({"max_steps": 400, "step_s": 0.005}), tmp_path)
+    wait_for_step(run)
+    screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))
+    wait_for(lambda: b"grad_norm" in screen.drawn, "the run's screen")
+    os.kill(screen.pid, signal.SIGSTOP)
+    drawn = len(screen.drawn)
+    assert wait_for_end(run) == "succeeded", "the screen reads nothing, and nobody waits for it"
+    assert step_of(run) == 400
+    assert_contiguous(run)
+    assert len(screen.drawn) == drawn
+    os.kill(screen.pid, signal.SIGCONT)
+    wait_for(lambda: b"400/400" in screen.drawn[drawn:] or b"succeeded" in screen.drawn[drawn:], "the end on the screen")
+    screen.kill()
+
+
+@pytest.mark.slow
+def test_an_engine_at_full_speed_loses_no_step_under_a_screen(tmp_path: Path) -> None:
+    """Thousands of records a second: the screen draws some of them, the journal and the screen's last state have all."""
+    run = launch_text(fake_recipe({"max_steps": 20_000, "step_s": 0.0, "save_steps": 20_000}), tmp_path)
+    wait_for_step(run)
+    screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))
+    assert wait_for_end(run) == "succeeded"
+    assert_contiguous(run)
+    assert step_of(run) == 20_000
+    wait_for(lambda: b"20.0k" in screen.drawn or b"20,000" in screen.drawn or b"20000" in screen.drawn, "the last step")
+    screen.kill()
