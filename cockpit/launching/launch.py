@@ -143,17 +143,18 @@ def resume(
     check_interpreters(plan.recipe, plan.wanted())
     if stage is not None and stage not in plan.order:
         raise OperatorError(f"--stage — no stage {stage!r} in {run.id}; allowed: {', '.join(plan.order)}")
+    # With "=": a stage may have a name that begins like an option.
     arguments = [f"--set={text}" for text in sets] if changed.changes else []
     target = stage
     if checkpoint is not None:
         target = _stage_with_checkpoint(run, plan, facts, stage, checkpoint)
-        arguments += ["--checkpoint", str(checkpoint), "--checkpoint-stage", target]
+        arguments += [f"--checkpoint={checkpoint}", f"--checkpoint-stage={target}"]
     redo = list(dict.fromkeys([*([] if target is None else [target]), *changed.redo]))
     if redo:
-        arguments += ["--redo", ",".join(redo)]
+        arguments += [f"--redo={','.join(redo)}"]
         if plan.only:  # the launch may have left out the stage that is requested now
             wanted = plan.ancestors(set(plan.only) | set(redo))
-            arguments += ["--only", ",".join(name for name in plan.order if name in wanted)]
+            arguments += [f"--only={','.join(name for name in plan.order if name in wanted)}"]
     elif _nothing_to_do(run, plan, facts):
         raise OperatorError(
             f"{run.id} has nothing to resume: every stage is finished",

@@ -55,10 +55,11 @@ def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]
     """
     operator = facts.operator
     redo = plan.descendants(set(operator.redo)) if operator and operator.redo else set()
-    only = set(operator.only) if operator and operator.only else None
+    # A later start may ask for a stage that the launch had left out.
+    only = set((operator.only if operator else []) or plan.wanted())
     done: list[str] = []
-    for name in plan.wanted():
-        if only is not None and name not in only:
+    for name in plan.order:
+        if name not in only:
             continue
         stage_facts = facts.stage(name)
         fresh = name not in redo or any(t >= facts.operator_t for t, _ in stage_facts.successes)

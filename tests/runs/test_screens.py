@@ -91,13 +91,15 @@ def test_a_stopped_screen_delays_nothing_and_shows_the_present_when_it_continues
     assert_contiguous(run)
     assert len(screen.drawn) == drawn
     os.kill(screen.pid, signal.SIGCONT)
-    wait_for(lambda: b"400/400" in screen.drawn[drawn:] or b"succeeded" in screen.drawn[drawn:], "the end on the screen")
+    wait_for(
+        lambda: b"400/400" in screen.drawn[drawn:] or b"succeeded" in screen.drawn[drawn:], "the end on the screen"
+    )
     screen.kill()
 
 
 @pytest.mark.slow
 def test_an_engine_at_full_speed_loses_no_step_under_a_screen(tmp_path: Path) -> None:
-    """Thousands of records a second: the screen draws some of them, the journal and the screen's last state have all."""
+    """Thousands of records a second: the screen draws some, the journal and the screen's last state have all."""
     run = launch_text(fake_recipe({"max_steps": 20_000, "step_s": 0.0, "save_steps": 20_000}), tmp_path)
     wait_for_step(run)
     screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))

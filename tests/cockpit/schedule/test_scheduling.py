@@ -292,6 +292,14 @@ def test_only_the_requested_stages_run() -> None:
     assert launched_so.next(plan(only=["data"])) == EndRun(RunStatus.SUCCEEDED)
 
 
+def test_a_resume_runs_a_stage_that_the_launch_left_out() -> None:
+    journal = Journal().start(only=["data"]).done("data").end("succeeded")
+    journal.start("resume", "s2", only=["data", "base"], redo=["base"])
+    action = journal.next(plan(only=["data"]))
+    assert isinstance(action, RunStage)
+    assert action.stage == "base"
+
+
 # ---- lineage
 
 
