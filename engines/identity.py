@@ -32,15 +32,19 @@ def start_time(pid: int) -> int | None:
 
     A zombie does not count as alive: it has ended and only its exit status is left.
     """
+    fields = stat_fields(pid)
+    return None if fields is None else int(fields[19])
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on: 1 is the parent's pid, 19 the start time; None as above."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may choose any name
     except OSError:
         return None
     # The command name may contain spaces and parentheses, so count fields from the last ')'.
     fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in {"Z", "X"}:
-        return None
-    return int(fields[19])
+    return None if len(fields) < 20 or fields[0] in {"Z", "X"} else fields
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.files import fsync_folder, write_durably
+from engines.files import fsync_folder, open_regular, write_durably
 from engines.json_text import read_json
 
 FORMAT = 1
@@ -59,6 +60,11 @@ class RunDir:
     def replaced_recipe_json(self, number: int) -> Path:
         """A recipe.json that a change at a resume replaced; number 1 is the one that was launched."""
         return self.root / f"recipe.{number}.json"
+
+    @property
+    def launch_token(self) -> Path:
+        """The random token of the launch; this user's private records have its hash."""
+        return self.root / "launch.token"
 
     @property
     def plan_json(self) -> Path:
@@ -264,18 +270,20 @@ def create_run_dir(
     version: str,
     recipe_path: str | None = None,
     parent: str | None = None,
+    seal: Callable[[RunDir], None] = lambda _draft: None,
 ) -> RunDir:
     """Create a run directory atomically: it is filled under a temporary name and renamed.
 
     Run ids sort by time and are readable: `20261120-2130-atlas`; a second run in the same minute gets `-2`.
+    `seal` is called with the filled draft, before it exists under its name; what it raises leaves no folder behind.
 
     Raises:
         RunDirError: the root cannot be written.
     """
     os.umask(0o077)
+    temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
     try:
         runs_root.mkdir(parents=True, exist_ok=True)
-        temporary = runs_root / f".new-{os.getpid()}-{time.monotonic_ns()}"
         temporary.mkdir()
         draft = RunDir(temporary)
         for folder in (taken_requests(draft.control), draft.stages, draft.journal_parts):
@@ -286,6 +294,7 @@ def create_run_dir(
         write_durably(draft.recipe_toml, recipe_toml.encode())
         write_durably(draft.recipe_json, json.dumps(recipe_json, indent=1).encode())
         write_durably(draft.plan_json, json.dumps(plan_json, indent=1).encode())
+        seal(draft)
         stamp = time.strftime("%Y%m%d-%H%M", time.localtime())
         for run_id in _candidate_ids(f"{stamp}-{name}"):
             target = runs_root / run_id
@@ -302,7 +311,11 @@ def create_run_dir(
             return RunDir(target)
         raise AssertionError("unreachable: candidate ids are endless")
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise RunDirError(f"cannot create a run directory in {runs_root}: {error.strerror or error}") from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _candidate_ids(base: str) -> Iterator[str]:
@@ -322,10 +335,8 @@ class Lock:
 
     def acquire(self, holder: dict[str, Any]) -> bool:
         """Take the lock without waiting, and record the holder. False when another process holds it."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if not _flocked(fd):
             os.close(fd)
             return False
         self._fd = fd
@@ -340,19 +351,31 @@ class Lock:
             self._fd = None
 
 
-def lock_is_held(path: Path) -> bool:
-    """Whether a process holds the lock now. Taking and dropping it is the only reliable check."""
+def _flocked(fd: int) -> bool:
+    """Take an exclusive flock; False if another process holds one. A process that only looks holds it for a moment."""
+    while True:
+        if _flock(fd, fcntl.LOCK_EX):
+            return True
+        if not _flock(fd, fcntl.LOCK_SH):  # succeeds beside `lock_is_held`, not beside a holder
+            return False
+
+
+def _flock(fd: int, kind: int) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether a process holds the lock now. Taking and dropping it is the only reliable check; it writes nothing."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        file = open_regular(path, follow=False)
     except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+        return False
+    with file:
+        return not _flock(file.fileno(), fcntl.LOCK_SH)
 
 
 def lock_holder(path: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""What every test has: properties are searched without a clock."""
+"""What every test has: properties are searched without a clock, and launches are recorded in a folder of the tests."""
 
 from __future__ import annotations
+
+import os
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +13,6 @@ settings.register_profile(
     "no-clock", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("no-clock")
+
+# The records of launches; every process that a test starts inherits it.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="cockpit-tests-state-")

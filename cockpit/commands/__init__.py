@@ -14,6 +14,7 @@ PURPOSES = {
     "attach": "follow a run on the screen or as lines; restarts its supervisor if needed",
     "stop": "stop a run after its next checkpoint, and wait until it ends",
     "resume": "resume a run; finished stages are kept",
+    "trust": "allow Cockpit to act on a run that you did not launch on this machine",
     "replay": "play back a run, on the screen or as lines",
     "merge": "merge LoRA adapters into their base model, as a new run",
     "export": "write GGUF files of a model and compare them with it, as a new run",

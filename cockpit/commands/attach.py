@@ -29,7 +29,7 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Start a supervisor if the run needs one, then open the screen on a terminal, else follow as lines."""
+    """Start a supervisor if an engine runs without one, then open the screen on a terminal, else follow as lines."""
     found = find_run(runs_root(args.runs_dir), args.run)
     adopt(found, ATTACH)
     as_lines = args.plain or args.json or args.quiet

@@ -11,7 +11,7 @@ from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
 from cockpit.launching.requests import STOP_NOW, send_request
 from cockpit.runs.find import find_run, runs_root
-from engines.words import ExitCode, Verb
+from engines.words import ExitCode, RunStatus, Verb
 
 
 def declare(parser: CommandParser) -> None:
@@ -21,7 +21,8 @@ def declare(parser: CommandParser) -> None:
     add_json(parser)
     parser.exit_codes = {
         ExitCode.DONE: "the run has ended",
-        ExitCode.MISTAKE: "the run has already ended",
+        ExitCode.FAILED: "the run is lost: its processes died before they recorded an end",
+        ExitCode.MISTAKE: "the run has already ended, is lost, or is read-only",
         ExitCode.INTERRUPTED: "interrupted; the run will still stop",
     }
     parser.examples = (("cockpit stop last", "Stop the newest run after its next checkpoint."),)
@@ -39,6 +40,6 @@ def run(args: argparse.Namespace) -> ExitCode:
     following = Following(found, Nothing(), signals, ask=False, past=False)
     with signals.caught(termination=False):
         code = following.until_end()
-    state = "stopping" if following.detached else following.state.state
+    state = "stopping" if following.detached else RunStatus.LOST if following.lost else following.state.state
     print(json.dumps({"id": found.id, "state": state}) if args.json else f"{found.id} {state}")
-    return code if following.detached else ExitCode.DONE
+    return code if following.detached or following.lost else ExitCode.DONE

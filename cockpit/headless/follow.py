@@ -110,14 +110,20 @@ class Following:
         self._terminations_seen = 0
         self._asked_at = 0
         self._keeper = Keeper(run, FOLLOWER)
+        self._refusal_said = False
 
     @property
     def state(self) -> RunState:
         """The fold of the records read so far."""
         return self._reader.state
 
+    @property
+    def lost(self) -> bool:
+        """Whether following ended because no process of the run is alive."""
+        return self._keeper.lost
+
     def until_end(self) -> ExitCode:
-        """Follow; returns the exit code.
+        """Follow; returns the exit code, which is `FAILED` for a run that is lost: only a resume continues it.
 
         Raises:
             OperatorError: the run's supervisor died, and no other supervisor could be started.
@@ -127,6 +133,9 @@ class Following:
                 self._take(POLL_S)
                 if not self._reader.behind:  # a state that is still catching up says nothing about the present
                     self._keeper.look(ended=self.state.state.has_ended)
+                self._say_refusal()
+                if self.lost:
+                    break
                 self._answer_signals()
                 if self.detached:
                     return ExitCode.INTERRUPTED
@@ -138,6 +147,9 @@ class Following:
             with suppress(OutputClosedError):
                 self.display.close()
             self._reader.close()
+        if self.lost:
+            say(f"{self.run.id} is lost: none of its processes is alive; resume it: cockpit resume {self.run.id}")
+            return ExitCode.FAILED
         return exit_code_of(self.state.state)
 
     def _take(self, timeout_s: float) -> int:
@@ -163,6 +175,12 @@ class Following:
         while self._take(0.0):
             pass
         return self.state.state.has_ended
+
+    def _say_refusal(self) -> None:
+        """Say once why the run gets no supervisor."""
+        if self._keeper.refused and not self._refusal_said:
+            self._refusal_said = True
+            say(f"{self._keeper.refused}; see what it would start: cockpit trust {self.run.root}")
 
     def _answer_signals(self) -> None:
         if self.signals.terminations > self._terminations_seen:

@@ -2,19 +2,24 @@
 
 When a supervisor dies, its engine continues, but no process starts the next stage. Screens and commands that follow the
 run notice this and start another supervisor, which adopts the run. Only this module decides whether an observer starts
-a process: a row below says what each kind of observer may do, `reason_to_start` decides, `adopt` acts. Lists, `show`
-and `replay` have no row: they start nothing.
+a process: `standing` says what a run lacks, `reason_to_start` decides, `adopt` acts, and only for a trusted run.
+
+Looking never acts: a run that is lost stays lost until it is resumed. A run is adopted if its engine lives, or if the
+observer itself has seen it alive and its supervisor died between two stages, so that nothing was lost.
 """
 
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 
 from cockpit.launching.start import start_supervisor
+from cockpit.provenance.trust import why_untrusted
 from cockpit.runs.summaries import JournalSize, stored_summary
 from cockpit.schedule.facts import RunFacts, read_facts
 from engines.run_dir import RunDir, lock_is_held
@@ -23,6 +28,26 @@ from recipes.problems import OperatorError
 
 ATTEMPTS = 5
 """Supervisors that a follower starts one after another without any progress, before it gives up."""
+
+
+class Standing(Enum):
+    """What holds a run together at this moment, by its lock, its journal and its processes."""
+
+    SUPERVISED = "a supervisor holds the lock"
+    ENDED = "the journal has the end of the run"
+    QUEUED = "no supervisor has written yet"
+    ENGINE_LIVES = "an engine runs without a supervisor"
+    BETWEEN_STAGES = "no supervisor, and every engine that began has recorded its own end"
+    ELSEWHERE = "the run's processes are on another machine, so this one cannot see them"
+    LOST = "no process of the run is alive, and an engine ended without recording it"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run is lost for an observer that has not seen it alive."""
+        return self in {Standing.LOST, Standing.BETWEEN_STAGES}
+
+
+_AT_REST = {Standing.ENDED, Standing.BETWEEN_STAGES, Standing.LOST}
 
 
 @dataclass(frozen=True)
@@ -48,23 +73,112 @@ SCREEN = Onlooker("the screen of a run", may_start=True, every_s=5.0, trusts_exi
 REQUEST = Onlooker("a request to the engine, from a key or a command", may_start=True)
 
 
-def reason_to_start(
-    onlooker: Onlooker, *, supervised: bool, exit_written: bool, facts: Callable[[], RunFacts]
-) -> StartReason | None:
-    """Why this observer starts a supervisor now; None if it does not.
+def standing(run: RunDir) -> Standing:
+    """What holds a run together now.
+
+    The journal is read after the lock was found free: then it has the end that a supervisor wrote. A run with an
+    `exit.json` of the journals' present size has ended, and its journal is not read.
+    """
+    if lock_is_held(run.supervisor_lock):
+        return Standing.SUPERVISED
+    stored = stored_summary(run, JournalSize.of(run))
+    if stored is not None and stored.state.has_ended:
+        return Standing.ENDED
+    return _unsupervised(run, read_facts(run))
+
+
+def _unsupervised(run: RunDir, facts: RunFacts) -> Standing:
+    if facts.has_ended:
+        return Standing.ENDED
+    left = [
+        (name, attempt) for name, stage in facts.stages.items() for attempt in stage.attempts.values()
+        if not attempt.reason
+    ]  # fmt: skip
+    if any(_finds_engine(run, name, attempt.number) for name, attempt in left):
+        return Standing.ENGINE_LIVES
+    if facts.latest_start is None:
+        return Standing.QUEUED
+    if facts.host not in {"", socket.gethostname()}:
+        return Standing.ELSEWHERE
+    began = any(attempt.started is not None or attempt.opened is not None for _, attempt in left)
+    return Standing.LOST if began else Standing.BETWEEN_STAGES
+
+
+def _finds_engine(run: RunDir, stage: str, attempt: int) -> bool:
+    from cockpit.supervision.engine_process import find_engine
+
+    engine = find_engine(run, stage, attempt)
+    if engine is not None:
+        engine.close()
+    return engine is not None
+
+
+def reason_to_start(found: Standing, *, seen_alive: bool) -> StartReason | None:
+    """Why an observer starts a supervisor now; None if it does not.
 
     Args:
-        onlooker: the observer.
-        supervised: whether a supervisor holds the run's lock.
-        exit_written: whether the run has an `exit.json`.
-        facts: reads the run's facts from the journal; called only if they are needed.
+        found: what holds the run together.
+        seen_alive: whether this observer itself saw a process of the run before.
     """
-    if not onlooker.may_start or supervised or (exit_written and onlooker.trusts_exit_json):
-        return None
-    found = facts()
-    if found.has_ended:
-        return None
-    return StartReason.ADOPT if found.latest_start else StartReason.LAUNCH
+    if found is Standing.ENGINE_LIVES or (found is Standing.BETWEEN_STAGES and seen_alive):
+        return StartReason.ADOPT
+    return None
+
+
+class Observer:
+    """One observer of a run, which remembers whether it has seen the run alive.
+
+    Attributes:
+        found: what held the run together at its last look.
+        refusal: why no supervisor was started although the run needed one; empty otherwise.
+    """
+
+    def __init__(self, run: RunDir, onlooker: Onlooker) -> None:
+        self.found: Standing | None = None
+        self.refusal = ""
+        self._run = run
+        self._onlooker = onlooker
+        self._seen_alive = False
+        self._read: JournalSize | None = None
+
+    @property
+    def refused(self) -> str:
+        """A sentence about the refusal; empty without one."""
+        return f"{self._run.id} is read-only: {self.refusal}; no supervisor is started" if self.refusal else ""
+
+    @property
+    def sees_it_lost(self) -> bool:
+        """Whether the run was lost at the last look, so that only a resume continues it."""
+        return self.found is not None and self.found.is_lost
+
+    def adopt(self) -> bool:
+        """Look, and start a supervisor if there is a reason to and the run is trusted; True if one was started.
+
+        Raises:
+            RunDirError: the run needs a supervisor and has a newer format, or its `run.json` cannot be read.
+        """
+        if self._onlooker.trusts_exit_json and self._run.exit_json.exists():
+            return False
+        self.found = self._look()
+        reason = reason_to_start(self.found, seen_alive=self._seen_alive) if self._onlooker.may_start else None
+        self._seen_alive |= self.found in {Standing.SUPERVISED, Standing.ENGINE_LIVES}
+        self.refusal = "" if reason is None else why_untrusted(self._run)
+        if reason is None or self.refusal:
+            return False
+        self._run.require_writable_format()
+        with suppress(OperatorError):  # another observer was faster
+            start_supervisor(self._run, reason)
+            self.found = Standing.SUPERVISED
+            return True
+        return False
+
+    def _look(self) -> Standing:
+        """Look again; a run without processes whose journal has not changed is what it was."""
+        size = JournalSize.of(self._run)
+        if self.found in _AT_REST and size == self._read and not lock_is_held(self._run.supervisor_lock):
+            return self.found
+        self._read = size
+        return standing(self._run)
 
 
 def end_of(run: RunDir) -> RunStatus | None:
@@ -83,24 +197,8 @@ def end_of(run: RunDir) -> RunStatus | None:
 
 
 def adopt(run: RunDir, onlooker: Onlooker) -> bool:
-    """Start a supervisor for the run if this observer has a reason to; True if one was started.
-
-    Raises:
-        RunDirError: the run needs a supervisor and has a newer format, or its `run.json` cannot be read.
-    """
-    reason = reason_to_start(
-        onlooker,
-        supervised=lock_is_held(run.supervisor_lock),
-        exit_written=run.exit_json.exists(),
-        facts=lambda: read_facts(run),
-    )
-    if reason is None:
-        return False
-    run.require_writable_format()
-    with suppress(OperatorError):  # another observer was faster
-        start_supervisor(run, reason)
-        return True
-    return False
+    """One look of an observer that has not seen the run before; errors and result of `Observer.adopt`."""
+    return Observer(run, onlooker).adopt()
 
 
 class Keeper:
@@ -110,15 +208,26 @@ class Keeper:
         run: the run.
         onlooker: the observer that follows; it has an interval.
         clock: monotonic seconds.
+
+    Attributes:
+        lost: whether the run was found lost, or was never started: nothing will happen until it is resumed.
     """
 
     def __init__(self, run: RunDir, onlooker: Onlooker, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lost = False
         self._run = run
         self._onlooker = onlooker
+        self._observer = Observer(run, onlooker)
         self._clock = clock
         self._due_s = clock() + self._onlooker.every_s
         self._attempts = 0
+        self._queued = 0
         self._worked = False
+
+    @property
+    def refused(self) -> str:
+        """A sentence that says why the run gets no supervisor; empty if it has one or needs none."""
+        return self._observer.refused
 
     def note_work(self) -> None:
         """Note that an attempt of the run wrote a record."""
@@ -135,14 +244,15 @@ class Keeper:
         self._due_s = self._clock() + self._onlooker.every_s
         if ended:
             return
-        if lock_is_held(self._run.supervisor_lock):
-            self._attempts = 0 if self._worked else self._attempts  # the supervisor lives, and its engine made progress
-            return
-        if end_of(self._run) is not None:  # the records read so far lag behind
-            return
-        adopt(self._run, self._onlooker)
-        self._attempts += 1
-        self._worked = False
+        started = self._observer.adopt()
+        found = self._observer.found
+        if started:
+            self._attempts += 1
+            self._worked = False
+        elif found is Standing.SUPERVISED:  # the supervisor lives; has its engine made progress?
+            self._attempts = 0 if self._worked else self._attempts
+        self._queued = self._queued + 1 if found is Standing.QUEUED else 0
+        self.lost = self._observer.sees_it_lost or self._queued > ATTEMPTS
         if self._attempts > ATTEMPTS:
             hint = f"see {self._run.supervisor_log}; then: cockpit resume {self._run.id}"
             raise OperatorError(f"{self._run.id} has no supervisor, and none could be started", hint)

@@ -11,9 +11,11 @@ import cockpit
 from cockpit.launching.changes import resume_changes
 from cockpit.launching.interpreters import check_interpreters
 from cockpit.launching.run_outputs import outputs_in
-from cockpit.launching.start import require_free, start_supervisor
+from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
+from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import plan as make_plan
+from cockpit.provenance.trust import seal, why_untrusted
 from cockpit.schedule.checkpoint_choice import candidates
 from cockpit.schedule.facts import RunFacts, read_facts
 from cockpit.schedule.outputs import Outputs
@@ -92,11 +94,28 @@ def launch(
             version=cockpit.__version__,
             recipe_path=str(loaded.path),
             parent=parent or _parent_of(run_recipe),
+            seal=seal,
         )
     except RunDirError as error:
         raise OperatorError(str(error), "choose another folder: --runs-dir DIR") from error
-    start_supervisor(run, StartReason.LAUNCH)
+    try:
+        _require_private(run)
+        start_supervisor(run, StartReason.LAUNCH)
+    except OperatorError:
+        remove_unstarted(run)
+        raise
     return run
+
+
+def _require_private(run: RunDir) -> None:
+    """Refuse a folder of runs on a file system that does not keep files for their owner.
+
+    Raises:
+        OperatorError: another user could change what the run starts.
+    """
+    reason = why_untrusted(run)
+    if reason:
+        raise OperatorError(f"the run directory is not private: {reason}", "choose another folder: --runs-dir DIR")
 
 
 def launch_text(
@@ -128,10 +147,11 @@ def resume(
         sets: fields to change, each `STAGE.FIELD=VALUE`; the run's `recipe.json` is written again with them.
 
     Raises:
-        OperatorError: the run is running, there is nothing to resume, the stage or checkpoint does not exist, or a
-            change is not possible at a resume.
+        OperatorError: the run is running or not trusted, there is nothing to resume, the stage or checkpoint does not
+            exist, or a change is not possible at a resume.
     """
     require_free(run)
+    require_trusted_to_start(run)
     try:
         run.require_writable_format()
         plan = RunRecipe.read(run)

@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from cockpit.launching.adoption import REQUEST, adopt, end_of
+from cockpit.launching.adoption import REQUEST, Standing, adopt, end_of, standing
+from cockpit.provenance.trust import repair_hint, why_not_ours
 from cockpit.text import formatting
 from engines import control
-from engines.run_dir import RunDir, RunDirError, lock_is_held
+from engines.run_dir import RunDir, RunDirError
 from engines.words import Verb
 from recipes.problems import OperatorError
 
@@ -28,7 +29,7 @@ class Outcome(Enum):
     WAITING = "waiting"
     """It was written, and no engine is running yet: the next engine takes it, or the supervisor answers."""
     ENDED = "ended"
-    """It was not written, because the run has already ended."""
+    """It was not written, because the run has already ended or is lost."""
     NOT_SENT = "not sent"
     """It could not be written."""
 
@@ -95,15 +96,21 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, by: str
         if ended is not None:
             hint = f"resume it: cockpit resume {run.id}"
             return Reply(Outcome.ENDED, f"{run.id}: the run has already ended ({ended})", hint)
-        if not lock_is_held(run.supervisor_lock):
+        refusal = why_not_ours(run)
+        if refusal:
+            return Reply(Outcome.NOT_SENT, f"{run.id} is read-only: {refusal}", repair_hint(run))
+        found = standing(run)
+        if found is not Standing.SUPERVISED:
             run.require_writable_format()
+        if found.is_lost:
+            return _lost(run)
         control.put_request(run.control, verb, value, by=by)
     except (OSError, ValueError, RunDirError) as error:
         return Reply(Outcome.NOT_SENT, f"{run.id}: could not send the {verb} request: {error}", "nothing was changed")
     with suppress(OSError, RunDirError):  # the request was written; the next supervisor finds it
         adopt(run, REQUEST)
     sentence = f"{run.id}: {verb} requested; {effect_of(verb, value)}"
-    if _engine_lives(run):
+    if found is Standing.ENGINE_LIVES or _engine_lives(run):
         return Reply(Outcome.SENT, sentence, "the log will confirm it")
     return Reply(Outcome.WAITING, sentence, "no engine is running yet; the log will show the result")
 
@@ -114,3 +121,8 @@ def _engine_lives(run: RunDir) -> bool:
 
     newest = ((stage, run.attempts(stage)) for stage in run.stage_names())
     return any(engine_lives(run, stage, attempts[-1]) for stage, attempts in newest if attempts)
+
+
+def _lost(run: RunDir) -> Reply:
+    hint = f"resume it: cockpit resume {run.id}"
+    return Reply(Outcome.ENDED, f"{run.id} is lost: none of its processes is alive, so nothing takes a request", hint)

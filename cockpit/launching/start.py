@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from cockpit import CODE_ROOT
-from engines.run_dir import RunDir, lock_holder, lock_is_held
+from cockpit.provenance import records
+from cockpit.provenance.trust import require_trusted, token_of
+from engines.run_dir import Lock, RunDir, lock_holder, lock_is_held
 from engines.words import ExitCode, StartReason
 from recipes.problems import OperatorError
 
@@ -15,9 +18,12 @@ from recipes.problems import OperatorError
 def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] = ()) -> None:
     """Start the supervisor and wait until it holds the run's lock; a double fork detaches it from this process.
 
+    Every supervisor is started here, and only for a trusted run: it executes what the run's folder names.
+
     Raises:
-        OperatorError: another supervisor holds the lock, or this one did not start.
+        OperatorError: the run is not trusted, another supervisor holds the lock, or this one did not start.
     """
+    require_trusted(run)
     done = subprocess.run(
         [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
         stdin=subprocess.DEVNULL,
@@ -32,6 +38,26 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
         raise OperatorError(f"another supervisor has just started {run.id}", f"follow it: cockpit attach {run.id}")
     if done.returncode != 0:
         raise OperatorError(f"the supervisor of {run.id} did not start: {done.stderr.strip()[-500:]}")
+
+
+def remove_unstarted(run: RunDir) -> None:
+    """Remove a run that was just created and that no supervisor began; a run with any record is kept."""
+    lock = Lock(run.supervisor_lock)
+    try:
+        if not lock.acquire({}):
+            return
+    except OSError:
+        return
+    try:
+        if run.journal.stat().st_size == 0 and not any(run.stages.iterdir()):
+            token = token_of(run)
+            shutil.rmtree(run.root, ignore_errors=True)
+            if token is not None:
+                records.forget(token)
+    except OSError:
+        return
+    finally:
+        lock.release()
 
 
 def require_free(run: RunDir) -> None:

@@ -10,6 +10,7 @@ import math
 import time
 from threading import Lock
 
+from cockpit.provenance.mark import lives
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, load_index, store_index
 from cockpit.runs.sequence import Numbers
@@ -149,7 +150,7 @@ class RunReader:
         if lock_is_held(self.run.supervisor_lock):
             return True
         engines = (w.opened for w in self.state.writers if w.opened and w.opened.role == WriterRole.ENGINE)
-        return any(Identity(e.pid, e.start_time, e.boot_id).is_alive() for e in engines)
+        return any(lives(self.run, Identity(e.pid, e.start_time, e.boot_id)) for e in engines)
 
     def close(self) -> None:
         """Close the live stream."""

@@ -115,6 +115,8 @@ class RunFacts:
     """role of each writer, by its id"""
     changes: dict[int, FieldChanged] = field(default_factory=dict)
     """fields that resumes changed, by number"""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """name of each writer's machine, by the writer's id"""
 
     def stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())
@@ -122,6 +124,11 @@ class RunFacts:
     @property
     def operator_t(self) -> float:
         return self.operator.t if self.operator else 0.0
+
+    @property
+    def host(self) -> str:
+        """The machine of the newest supervisor; empty if its first record was lost."""
+        return self.hosts.get(self.latest_start.w, "") if self.latest_start else ""
 
     @property
     def has_ended(self) -> bool:
@@ -160,6 +167,7 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
                 attempt.saved_step = max(event.step, attempt.saved_step or 0)
             case WriterOpened():
                 facts.roles[event.w] = event.role
+                facts.hosts[event.w] = event.host
                 if event.role == WriterRole.ENGINE and event.stage is not None and event.attempt is not None:
                     facts.stage(event.stage).attempt(event.attempt).opened = event
             case _:

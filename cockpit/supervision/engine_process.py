@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from cockpit import CODE_ROOT
+from cockpit.provenance.mark import RunMark, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
-from cockpit.supervision.process_tree import RUN_ENV
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
@@ -24,6 +24,8 @@ from engines.stage_file import StageFile, StageResume, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of, tag_of_stage
+
+MAX_IDENTITY_BYTES = 4096
 
 
 @dataclass
@@ -64,7 +66,7 @@ def write_stage_json(
 def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     """The engine's environment: the run's mark, no model hub unless the operator allows it, and a thread limit."""
     environment = dict(os.environ)
-    environment[RUN_ENV] = str(run.root)
+    environment |= RunMark.of(run).environment()
     paths = [str(CODE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment.setdefault("HF_HUB_OFFLINE", "1")
@@ -104,17 +106,22 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
-    """The attempt's engine, if it lives: found by its recorded identity, else by its command line."""
+    """The attempt's engine, if it lives: found by its recorded identity, else by its command line.
+
+    It must carry the run's mark: what the folder says about processes may have been written by another user.
+    """
+    mark = RunMark.of(run)
     identity = _recorded(run.engine_json(stage, attempt))
     if identity is None or not identity.is_alive():
-        identity = _by_command(run, str(run.stage_json(stage, attempt)))
+        identity = _by_command(mark, str(run.stage_json(stage, attempt)))
     if identity is None:
         return None
     try:
         pidfd = os.pidfd_open(identity.pid)
-    except OSError:
+    except (OSError, ValueError, OverflowError):  # a forged pid may be any number
         return None
-    if not identity.is_alive():
+    # The second check of the identity follows the mark: the mark was read from this process, not from a later one.
+    if not (identity.is_alive() and mark.is_carried_by(identity.pid) and identity.is_alive()):
         os.close(pidfd)
         return None
     return EngineProcess(stage, attempt, identity, None, pidfd)
@@ -125,28 +132,23 @@ def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
     if lock_is_held(run.engine_lock(stage, attempt)):
         return True
     identity = _recorded(run.engine_json(stage, attempt))
-    return identity is not None and identity.is_alive()
+    return identity is not None and lives(run, identity)
 
 
 def _recorded(path: Path) -> Identity | None:
     try:
-        value = read_json(path)
+        value = read_json(path, MAX_IDENTITY_BYTES)
         return Identity(int(value["pid"]), int(value["start_time"]), str(value["boot_id"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def _by_command(run: RunDir, stage_json: str) -> Identity | None:
+def _by_command(mark: RunMark, stage_json: str) -> Identity | None:
     """An engine whose supervisor died after it started the engine and before it recorded its identity."""
-    mark = f"{RUN_ENV}={run.root}".encode()
     for process in psutil.process_iter(["pid"]):
         try:
             command = process.cmdline()
-            if (
-                stage_json in command
-                and "-m" in command
-                and mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-            ):
+            if stage_json in command and "-m" in command and mark.is_carried_by(process.pid):
                 return Identity.of(process.pid)
         except (psutil.Error, OSError):
             continue

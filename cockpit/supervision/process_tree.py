@@ -1,8 +1,8 @@
 """Ending all processes of a run, and no others.
 
 Workers may have their own sessions (torchrun gives each one), so a process group does not cover them. A process belongs
-to the run if it descends from a recorded process, or if its environment contains the run's directory and it has the
-same user.
+to the run if it has the same user and the run's mark in its environment, or if it descends from such a process. What
+the run's files say about processes does not count.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from engines.identity import Identity
+from cockpit.provenance.mark import RunMark
+from engines.identity import Identity, boot_id, stat_fields
+from engines.run_dir import RunDir
 
-RUN_ENV = "COCKPIT_RUN_ROOT"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -29,12 +30,13 @@ def become_subreaper() -> bool:
 
 
 def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
-    """Living processes of the run: recorded processes, their descendants, and those marked with the run's directory.
+    """Living processes of the run: those with its mark, `roots` that are children of this process, and descendants.
 
     Never pid 1, this process or its ancestors, and no marked process of another user.
     """
-    parents, marked = _process_table(run_root)
-    ours = {root.pid for root in roots if root.is_alive()} | marked
+    table, marked = _process_table(run_root)
+    parents = {pid: parent for pid, (parent, _) in table.items()}
+    ours = {root.pid for root in roots if parents.get(root.pid) == os.getpid() and root.is_alive()} | marked
     grew = True
     while grew:
         grew = False
@@ -43,7 +45,8 @@ def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
                 ours.add(pid)
                 grew = True
     ours -= {0, 1} | _self_and_ancestors(parents)
-    return [identity for pid in sorted(ours) if (identity := Identity.of(pid)) is not None]
+    # The start times were read before the marks: a process that reuses a pid since then is never signalled.
+    return [Identity(pid, table[pid][1], boot_id()) for pid in sorted(ours) if pid in table]
 
 
 def carries_mark(pid: int, run_root: Path) -> bool:
@@ -85,7 +88,7 @@ def kill_tree(
 
     Args:
         run_root: the run directory, with which its processes are marked.
-        roots: recorded processes of the run.
+        roots: engines that this process started.
         term_grace_s: seconds between the two signals.
         keep: children whose exit status the caller collects.
         wait: waits for a number of seconds.
@@ -125,20 +128,23 @@ def reap_children(keep: frozenset[int] = frozenset()) -> dict[int, int]:
             statuses[pid] = os.waitstatus_to_exitcode(status)
 
 
-def _process_table(run_root: Path) -> tuple[dict[int, int], set[int]]:
-    parents: dict[int, int] = {}
+def _process_table(run_root: Path) -> tuple[dict[int, tuple[int, int]], set[int]]:
+    """Parent and start time of each living process, and the processes of this user that have the run's mark."""
+    table: dict[int, tuple[int, int]] = {}
     marked: set[int] = set()
-    mark, uid = os.fsencode(f"{RUN_ENV}={run_root}"), os.getuid()
+    mark, uid = RunMark.of(RunDir(run_root)), os.getuid()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         pid = int(entry.name)
         with suppress(OSError, ValueError, IndexError):
-            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process can choose any name
-            parents[pid] = int(stat.rpartition(")")[2].split()[1])
-            if entry.stat().st_uid == uid and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            fields = stat_fields(pid)
+            if fields is None:
+                continue
+            table[pid] = int(fields[1]), int(fields[19])
+            if entry.stat().st_uid == uid and mark.is_carried_by(pid):
                 marked.add(pid)
-    return parents, marked
+    return table, marked
 
 
 def _self_and_ancestors(parents: dict[int, int]) -> set[int]:
@@ -149,4 +155,4 @@ def _self_and_ancestors(parents: dict[int, int]) -> set[int]:
     return found
 
 
-__all__ = ["RUN_ENV", "become_subreaper", "kill_tree", "reap_children", "run_processes", "signal_process"]
+__all__ = ["become_subreaper", "kill_tree", "reap_children", "run_processes", "signal_process"]

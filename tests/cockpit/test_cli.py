@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.launching.requests import STOP_AFTER_CHECKPOINT
+from cockpit.provenance.trust import seal
 from engines.events import Step
 from tests.cockpit.command_line import QUICK, SLOW, CommandLine, Terminal
 from tests.patience import PATIENCE_S
@@ -303,6 +304,7 @@ def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine
     follower = line.start("run", line.recipe(SLOW), "--quiet")
     begun(line)
     line.the_run().recipe_json.write_text("{}")
+    seal(line.the_run())  # trusted, so that only the recipe is in the way of a supervisor
     assert kill_supervisor(line.the_run()) is not None
     _, output = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 2

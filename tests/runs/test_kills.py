@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.launching.adoption import ATTACH, adopt
+from cockpit.launching.adoption import FOLLOWER, Observer
 from cockpit.launching.launch import resume
 from engines.events import AttemptStarted, Warned, WriterOpened
 from engines.identity import Identity
@@ -90,12 +90,14 @@ def test_a_killed_supervisor_does_not_affect_the_engine_and_adoption_continues_w
     stages = [{"max_steps": 60, "step_s": 0.02, "save_steps": 20} for _ in range(8)]
     run = launch_text(fake_recipe(*stages), tmp_path)
     kills = 0
+    observer = Observer(run, FOLLOWER)
+    observer.adopt()
     while ended(run) is None:
         time.sleep(draw.uniform(0.0, 0.8))
         if kills < SUPERVISOR_KILLS // 3 and kill_supervisor(run) is not None:
             kills += 1
             time.sleep(draw.uniform(0.0, 0.4))
-        adopt(run, ATTACH)
+        observer.adopt()
     assert kills == SUPERVISOR_KILLS // 3
     assert state(run).state == "succeeded"
     assert_contiguous(run)

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from cockpit.headless.follow import Following, Signals
-from cockpit.headless.lines import JsonLines
+from cockpit.headless.lines import JsonLines, Nothing
 from cockpit.launching.adoption import ATTACH, ATTEMPTS, FOLLOWER, adopt
 from cockpit.launching.launch import resume
 from cockpit.launching.requests import Outcome, send_request
 from cockpit.runs.reader import read_now
 from cockpit.runs.watch import RunWatch
-from cockpit.supervision.process_tree import kill_tree, run_processes
+from cockpit.supervision.process_tree import run_processes
 from engines.emitter import EventWriter
 from engines.events import AttemptStarted, CheckpointCommitted, ControlApplied, RunStarted, StageSkipped, Warned
 from engines.run_dir import RunDir
-from engines.words import StartReason, Verb, WriterRole
+from engines.words import ExitCode, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from tests.runs.harness import (
     assert_no_process_left,
@@ -192,7 +192,6 @@ def test_a_follower_gives_up_when_every_supervisor_fails_and_names_the_log(
     run = launch_text(fake_recipe(LONG), tmp_path)
     wait_for_step(run, 3)
     kill_supervisor(run)
-    kill_tree(run.root, [], term_grace_s=0.0)
     monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.2))
     monkeypatch.setattr("cockpit.launching.adoption.start_supervisor", begin_and_fail)
     with pytest.raises(OperatorError, match="no supervisor, and none could be started") as caught:
@@ -201,7 +200,9 @@ def test_a_follower_gives_up_when_every_supervisor_fails_and_names_the_log(
     assert len(adopted) == ATTEMPTS + 1
 
 
-def test_a_run_whose_processes_were_all_killed_is_lost_then_adopted_and_failed_then_resumed(tmp_path: Path) -> None:
+def test_a_run_whose_processes_were_all_killed_is_lost_for_everybody_who_looks_until_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = launch_text(fake_recipe({**LONG, "max_steps": 60, "save_steps": 10}), tmp_path)
     wait_for_step(run, 25)
     kill_supervisor(run)
@@ -210,8 +211,14 @@ def test_a_run_whose_processes_were_all_killed_is_lost_then_adopted_and_failed_t
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: read_now(run).look() == "lost", "the run to be reported lost")
     assert RunWatch(run.root.parent).poll()[0].state == "lost"
-    assert adopt(run, ATTACH)
-    assert wait_for_end(run) == "failed"
+    journal = run.journal.read_bytes()
+    assert not adopt(run, ATTACH)
+    monkeypatch.setattr("cockpit.headless.follow.FOLLOWER", replace(FOLLOWER, every_s=0.0))
+    assert Following(run, Nothing(), Signals()).until_end() == ExitCode.FAILED
+    assert f"{run.id} is lost" in capfd.readouterr().err
+    assert send_request(run, Verb.STOP).outcome is Outcome.ENDED
+    assert run.journal.read_bytes() == journal
+    assert read_now(run).look() == "lost"
     resume(run)
     assert wait_for_end(run) == "succeeded"
     origin = _attempts(run, "part-1")[1].resumed_from

@@ -20,7 +20,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 
-from cockpit.launching.adoption import SCREEN, adopt
+from cockpit.launching.adoption import SCREEN, Observer
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import Ending, ending_of
 from cockpit.runs.health import Health
@@ -102,6 +102,7 @@ class RunScreen(Screen[None]):
         self._last_tick_s = clock()
         self._timer: Timer | None = None
         self._facts: dict[str, Any] | None = None
+        self._observer = Observer(RunDir(run_dir), SCREEN)
         self._painted: tuple[object, ...] = ()
         self._console_lines: tuple[object, list[str]] | None = None
         self._alert_rows = 0
@@ -354,10 +355,15 @@ class RunScreen(Screen[None]):
 
     def _adopt(self) -> None:
         """Adopt the run if its supervisor died, and show a message; called in a thread."""
-        run = RunDir(self.run_dir)
         with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
-            if adopt(run, SCREEN):
-                self.app.call_from_thread(say, self, f"{run.id}: the supervisor had died; a new one took over")
+            refused = self._observer.refused
+            if self._observer.adopt():
+                self.app.call_from_thread(
+                    say, self, f"{self.run_dir.name}: the supervisor had died; a new one took over"
+                )
+            elif self._observer.refused and not refused:
+                text = f"{self._observer.refused}\nsee what it would start: cockpit trust {self.run_dir}"
+                self.app.call_from_thread(say, self, text, "warning")
 
     # ---- keys of live runs and replays
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from cockpit.provenance.mark import RunMark
+from cockpit.provenance.trust import seal
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded, AttemptStarted, RunEnded, RunStarted, StageStarted, Step
+from engines.identity import Identity
 from engines.run_dir import RunDir, create_run_dir
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 
 
 def a_run(root: Path, name: str = "atlas") -> RunDir:
-    return create_run_dir(root, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1")
+    """A trusted run without records."""
+    return create_run_dir(
+        root, name=name, recipe=name, recipe_toml="", recipe_json={}, plan_json={}, version="1", seal=seal
+    )
 
 
 def write_journal(run: RunDir, end: str | None = "succeeded", *, role: str = "supervisor", steps: int = 2) -> None:
@@ -39,3 +51,19 @@ def write_journal(run: RunDir, end: str | None = "succeeded", *, role: str = "su
         writer.emit(AttemptEnded(stage="base", attempt=1, reason=EndReason(end)))
         writer.emit(RunEnded(state=RunStatus(end), reason="because"))
     writer.close()
+
+
+@contextmanager
+def engine_of(run: RunDir, *, marked: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """A living process that the run's files name as the engine of its first attempt, with the run's mark or without."""
+    environment = {**os.environ, **(RunMark.of(run).environment() if marked else {})}
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment)
+    identity = Identity.of(child.pid)
+    assert identity is not None
+    run.attempt_dir("base", 1).mkdir(parents=True, exist_ok=True)
+    run.engine_json("base", 1).write_text(json.dumps(vars(identity)))
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engines.identity import Identity
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir
 from engines.words import WriterRole
-from tests.cockpit.runs.journaled_runs import a_run, write_journal
+from tests.cockpit.runs.journaled_runs import a_run, engine_of, write_journal
 
 
 def events(records: list[Record]) -> list[AnyEvent]:
@@ -156,9 +157,41 @@ def test_a_running_run_without_a_process_is_lost(tmp_path: Path) -> None:
 
 def test_a_running_engine_without_a_supervisor_keeps_its_run_alive(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    write_journal(run, end=None, role="engine")
-    assert read_now(run).is_live()
-    assert read_now(run).look() == "running"
+    write_journal(run, end=None)
+    with engine_of(run) as child:
+        write_engine(run, child.pid)
+        assert read_now(run).is_live()
+        assert read_now(run).look() == "running"
+    assert read_now(run).look() == "lost"
+
+
+def test_a_living_process_without_the_run_s_mark_keeps_nothing_alive(tmp_path: Path) -> None:
+    """The folder names a process of this user: a forged run must not look alive, nor be believed in anything else."""
+    run, other = a_run(tmp_path), a_run(tmp_path, "other")
+    write_journal(run, end=None)
+    with engine_of(run, marked=False) as unmarked, engine_of(other) as of_another:
+        for child in (unmarked, of_another):
+            write_engine(run, child.pid)
+            assert not read_now(run).is_live()
+            assert read_now(run).look() == "lost"
+
+
+def test_an_engine_keeps_its_renamed_run_alive_and_not_a_copy_of_it(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    write_journal(run, end=None)
+    with engine_of(run) as child:
+        write_engine(run, child.pid)
+        copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "copy", ignore=shutil.ignore_patterns("*.fifo"))))
+        moved = RunDir(run.root.rename(tmp_path / "moved"))
+        assert read_now(moved).look() == "running"
+        assert read_now(copy).look() == "lost"
+
+
+def write_engine(run: RunDir, pid: int) -> None:
+    """Journal a process as the engine of the first attempt."""
+    opened = WriterOpened(role=WriterRole.ENGINE, host="h", stage="base", attempt=1, **vars(Identity.of(pid)))
+    with run.journal.open("ab") as file:
+        file.write(encode_record(opened, writer=f"e{pid}", seq=0, t=1.0, m=1.0))
 
 
 @pytest.mark.parametrize("changed", [{"start_time": 1}, {"boot_id": "another"}])

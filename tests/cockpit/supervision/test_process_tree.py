@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.provenance.mark import RUN_ENV
 from cockpit.supervision import process_tree
-from cockpit.supervision.process_tree import RUN_ENV, kill_tree, run_processes, signal_process
+from cockpit.supervision.process_tree import kill_tree, run_processes, signal_process
 from engines.identity import Identity, start_time
 
 BUSY = """
@@ -137,10 +138,9 @@ def test_this_process_and_its_ancestors_are_not_included(tmp_path: Path, monkeyp
     with process(None) as (child, _):
         found = run_processes(tmp_path / "run", [own])
         assert own.pid not in pids(found)
-        assert child.pid in pids(found), "a child of a recorded process is the run's"
-    monkeypatch.setattr(
-        process_tree, "_process_table", lambda _: ({own.pid: parent.pid, parent.pid: 1, 1: 0}, {1, own.pid})
-    )
+        assert child.pid not in pids(found), "this process is not the run's, whatever the run's files say"
+    table = {own.pid: (parent.pid, 7), parent.pid: (1, 7), 1: (0, 7)}
+    monkeypatch.setattr(process_tree, "_process_table", lambda _: (table, {1, own.pid}))
     assert run_processes(tmp_path / "run", [own, parent]) == []
 
 
