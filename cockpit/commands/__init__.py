@@ -11,7 +11,7 @@ PURPOSES = {
     "check": "check a recipe without running it",
     "ls": "list runs, newest first",
     "show": "show the stages, losses, checkpoints and artifacts of a run",
-    "attach": "follow a run on the screen or as lines; restarts its supervisor if needed",
+    "attach": "follow a run on the screen or as lines; a running engine gets a supervisor",
     "stop": "stop a run after its next checkpoint, and wait until it ends",
     "resume": "resume a run; finished stages are kept",
     "trust": "allow Cockpit to act on a run that you did not launch on this machine",

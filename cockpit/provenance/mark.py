@@ -46,11 +46,13 @@ class RunMark:
         return {RUN_ENV: self.root} | ({MARK_ENV: self.secret} if self.secret else {})
 
     def is_carried_by(self, pid: int) -> bool:
-        """Whether the process has the run's mark; False if its environment cannot be read.
+        """Whether the process is this user's and has the run's mark; False if its environment cannot be read.
 
         Engines that an older Cockpit started have only the path.
         """
         try:
+            if Path(f"/proc/{pid}").stat().st_uid != os.getuid():
+                return False
             pairs = (pair.partition(b"=") for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
             found = {name: value for name, _, value in pairs}
         except OSError:

@@ -1,8 +1,8 @@
 """The private records of launches: one small file per run that this user launched, or trusts, on this machine.
 
 A run contains a random token, and the name of its record is the token's SHA-256. A record has what the token alone
-cannot prove: the SHA-256 of the run's resolved recipe, which names the commands, and the machine. A folder that comes
-back from another person with another recipe, or from another machine, therefore has no valid record.
+cannot prove: the SHA-256 of the run's resolved recipes (a resume may change fields), which name the commands, and the
+machine. A folder that comes back from another person with another recipe therefore has no valid record.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from engines.json_text import read_json
 from recipes.problems import OperatorError
 
 MAX_RECORD_BYTES = 4096
+MOST_RECIPES = 32
+"""Recipes of one run that are remembered; the newest ones."""
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """What is remembered of a launch: the SHA-256 of `recipe.json`, and the machine's id (empty if it has none)."""
+    """What is remembered of a launch: the SHA-256 of each `recipe.json` it had, and the machine's id (may be empty)."""
 
-    recipe_sha256: str
+    recipes: tuple[str, ...]
     machine: str
 
 
@@ -48,17 +50,20 @@ def machine_id() -> str:
 
 
 def remember(token: str, recipe_sha256: str) -> None:
-    """Write the record of a run.
+    """Add a resolved recipe to the record of a run; the recipes that it had before on this machine stay valid.
 
     Raises:
         OperatorError: the folder of records cannot be written, or another user may write it.
     """
     folder = records_folder()
-    record = LaunchRecord(recipe_sha256, machine_id())
     try:
         for part in (folder.parent, folder):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_private(folder)
+        known = recall(token)
+        earlier = known.recipes if known is not None and known.machine == machine_id() else ()
+        kept = [recipe for recipe in earlier if recipe != recipe_sha256][-MOST_RECIPES + 1 :]
+        record = LaunchRecord((*kept, recipe_sha256), machine_id())
         write_durably(folder / _name_of(token), json.dumps(asdict(record)).encode())
     except OSError as error:
         raise OperatorError(
@@ -77,7 +82,7 @@ def recall(token: str) -> LaunchRecord | None:
     try:
         _require_private(folder)
         value = read_json(folder / _name_of(token), MAX_RECORD_BYTES)
-        return LaunchRecord(str(value["recipe_sha256"]), str(value["machine"]))
+        return LaunchRecord(tuple(map(str, value["recipes"])), str(value["machine"]))
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -9,7 +9,7 @@ look alive. The supervisor judges with the same function.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -325,21 +325,29 @@ def _suspended(silence_s: float) -> str:
     return f"the process is stopped (SIGSTOP); no progress for {_span(silence_s)}"
 
 
-def process_states(state: RunState, supervisor: str) -> Processes:
+def process_states(state: RunState, supervisor: str, is_engine: Callable[[Identity], bool]) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
     Args:
         state: the fold of the run's records.
         supervisor: the state of the process that holds the supervisor's lock; "" when it cannot be seen.
+        is_engine: whether a process that the journal names is really an engine of the run.
     """
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
     engine = engine_of(state, attempt) if attempt is not None and not attempt.ended else None
     samplers = [w for w in state.writers if w.role == WriterRole.SAMPLER]
     newest = max(samplers, key=lambda w: (w.t, w.name), default=None)
-    return Processes(_state_of(engine), supervisor, _state_of(newest))
+    named = _identity_of(engine)
+    shown = named.state() if named is not None and is_engine(named) else ""
+    return Processes(shown, supervisor, _state_of(newest))
+
+
+def _identity_of(writer: WriterFacts | None) -> Identity | None:
+    opened = writer.opened if writer is not None else None
+    return None if opened is None else Identity(opened.pid, opened.start_time, opened.boot_id)
 
 
 def _state_of(writer: WriterFacts | None) -> str:
-    opened = writer.opened if writer is not None else None
-    return "" if opened is None else Identity(opened.pid, opened.start_time, opened.boot_id).state()
+    named = _identity_of(writer)
+    return "" if named is None else named.state()

@@ -132,7 +132,9 @@ class RunReader:
             look: look at the processes again; False uses the last look.
         """
         if look:
-            self._processes = process_states(self.state, self._supervisor_state())
+            self._processes = process_states(
+                self.state, self._supervisor_state(), lambda engine: lives(self.run, engine)
+            )
         return health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
 
     def _supervisor_state(self) -> str:

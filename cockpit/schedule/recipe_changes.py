@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
+from cockpit.provenance.trust import allow_recipe
 from cockpit.schedule.facts import read_facts
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import FieldChanged
@@ -47,7 +48,9 @@ def write_changes(run: RunDir, sets: Sequence[str]) -> None:
         return
     kept = next(path for number in count(1) if not (path := run.replaced_recipe_json(number)).exists())
     write_durably(kept, read_regular_bytes(run.recipe_json))
-    write_durably(run.recipe_json, json.dumps(plan.to_json(), indent=1).encode())
+    content = json.dumps(plan.to_json(), indent=1).encode()
+    allow_recipe(run, content)
+    write_durably(run.recipe_json, content)
 
 
 def unjournaled(run: RunDir, plan: RunRecipe) -> list[FieldChanged]:

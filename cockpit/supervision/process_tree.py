@@ -50,13 +50,8 @@ def run_processes(run_root: Path, roots: list[Identity]) -> list[Identity]:
 
 
 def carries_mark(pid: int, run_root: Path) -> bool:
-    """Whether a process is this user's and its environment contains the run's directory."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        owner = Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return False
-    return owner == os.getuid() and os.fsencode(f"{RUN_ENV}={run_root}") in environment
+    """Whether a process is this user's and has the run's mark."""
+    return RunMark.of(RunDir(run_root)).is_carried_by(pid)
 
 
 def signal_process(target: Identity, number: int) -> bool:

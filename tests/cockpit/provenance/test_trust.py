@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.provenance import records
-from cockpit.provenance.trust import require_trusted, seal, token_of, why_not_ours, why_untrusted
+from cockpit.provenance.trust import allow_recipe, require_trusted, seal, token_of, why_not_ours, why_untrusted
 from engines.run_dir import RunDir, create_run_dir
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
@@ -171,3 +171,15 @@ def test_a_folder_of_records_that_is_a_link_or_a_file_is_refused(tmp_path: Path)
 def test_a_relative_state_folder_is_ignored_as_the_specification_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert records.records_folder() == Path("~/.local/state/cockpit/launched").expanduser()
+
+
+def test_a_recipe_that_a_resume_changes_stays_trusted_before_and_after_it_is_written(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "runs")
+    allow_recipe(run, b'{"changed": 1}')
+    assert why_untrusted(run) == "", "a kill between the two writes leaves a trusted run"
+    run.recipe_json.write_bytes(b'{"changed": 1}')
+    assert why_untrusted(run) == ""
+    for number in range(2, 60):
+        allow_recipe(run, b'{"changed": %d}' % number)
+    run.recipe_json.write_bytes(b'{"changed": 59}')
+    assert why_untrusted(run) == "", "the record stays small"

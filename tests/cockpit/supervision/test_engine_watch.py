@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.provenance.mark import RUN_ENV
 from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
-from cockpit.supervision.process_tree import RUN_ENV
 from engines.emitter import EventWriter
 from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned
 from engines.identity import Identity
