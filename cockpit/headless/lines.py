@@ -7,6 +7,7 @@ import sys
 import time
 
 from cockpit.headless.follow import Display, write_out
+from cockpit.runs.eta import time_left
 from cockpit.runs.log_lines import line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
@@ -183,7 +184,7 @@ def stage_line(stage: StageView, state: RunState, event: Step | Progress | None)
         parts = _of_step(stage, state, step)
     else:
         progress = event if isinstance(event, Progress) else stage.progress
-        parts = _of_progress(stage, progress)
+        parts = _of_progress(stage, state, progress)
     return "  ".join([safe_text(stage.name, 40), *parts])
 
 
@@ -195,18 +196,19 @@ def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
     recent = [y for y in state.series(stage.name, "tokens_per_second").y[-8:] if y == y]
     if recent:
         parts.append(fmt.rate(sum(recent) / len(recent)))
-    if stage.eta_s is not None:
-        parts.append(f"ETA {fmt.duration(stage.eta_s)}")
-    return parts
+    return [*parts, *_eta(state)]
 
 
-def _of_progress(stage: StageView, progress: Progress | None) -> list[str]:
+def _eta(state: RunState) -> list[str]:
+    left = time_left(state)
+    return [left.words] if left is not None else []
+
+
+def _of_progress(stage: StageView, state: RunState, progress: Progress | None) -> list[str]:
     phase = [safe_text(stage.phase, 60)] if stage.phase else []
     if progress is None:
         return phase or ["starting"]
     share = f" ({fmt.percent(progress.done / progress.total)})" if progress.total else ""
     total = f" of {fmt.count(progress.total)}" if progress.total else ""
     parts = [*phase, f"{fmt.count(progress.done)}{total} {safe_text(progress.unit, 20)}{share}"]
-    if stage.eta_s is not None:
-        parts.append(f"ETA {fmt.duration(stage.eta_s)}")
-    return parts
+    return [*parts, *_eta(state)]

@@ -133,6 +133,7 @@ class StageView:
     all_evaluations: list[Evaluated] = field(default_factory=list)
     all_artifacts: list[ArtifactCommitted] = field(default_factory=list)
     succeeded_attempt: int | None = None
+    last_saved: CheckpointCommitted | None = None
     _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
     _removed: set[tuple[int, int, str]] = field(default_factory=set)
 
@@ -253,20 +254,6 @@ class StageView:
             return max(0.0, min(1.0, progress.done / progress.total))
         return None
 
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left: steps left times the median of recent step times, or progress left over its recent rate."""
-        attempt = self.current
-        if attempt is None or self.state != StageStatus.RUNNING:
-            return None
-        if self.total_steps is not None and self.at_step is not None:
-            seconds = attempt.step_seconds
-            return None if seconds is None else max(0, self.total_steps - self.at_step) * seconds
-        progress, rate = self.progress, attempt.progress_rate
-        if progress is None or progress.total is None or rate is None:
-            return None
-        return max(0.0, progress.total - progress.done) / rate
-
     def keep(
         self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked
     ) -> None:
@@ -276,6 +263,7 @@ class StageView:
                 self.all_evaluations.append(event)
             case CheckpointCommitted():
                 self._checkpoints[event.attempt, event.step, event.sha256] = event
+                self.last_saved = event
             case CheckpointRemoved():
                 self._removed.add((event.attempt, event.step, event.sha256))
             case ArtifactCommitted():

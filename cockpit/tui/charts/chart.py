@@ -25,7 +25,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.charts.axes import Domain, kept, ticks, time_ticks
 from cockpit.tui.charts.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
-from cockpit.tui.charts.lane import GLYPHS, LaneMark, Placed, placed
+from cockpit.tui.charts.lane import GLYPHS, Lane, Placed
 from cockpit.tui.look.theme import CROSS, ascii_only
 
 STYLES = ("text", "raw", "line", "old", "eval", "bad", "guard", "mark", "control", "axis", "title", "chosen")
@@ -72,7 +72,7 @@ class ChartData:
     label: Callable[[float, float], str] = fmt.tick
     log: bool = False
     limit: float | None = None
-    marks: Sequence[LaneMark] = field(default=())
+    marks: Lane = field(default_factory=Lane)
     x_end: str = ""
     longest: float = math.inf
     cursor: float | None = None
@@ -232,7 +232,7 @@ def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, ch
         )
         for at, row in enumerate(rows)
     ]
-    marks = placed(data.marks, data.x, plot_width)
+    marks = data.marks.placed(data.x, plot_width)
     if has_lane:
         return [title, *full, _lane(marks, gutter, plot_width), _x_labels(data, gutter, plot_width, [], corner=" ")]
     return [title, *full, _x_labels(data, gutter, plot_width, marks, corner="+" if ascii_only() else "└")]
@@ -340,7 +340,7 @@ def _x_labels(data: ChartData, gutter: int, width: int, marks: Sequence[Placed],
         centre = gutter + column_of(value, *data.x, width)
         start = min(max(centre - len(label) // 2, gutter), right - len(label))
         cells = range(start, start + len(label))
-        if start >= gutter and not taken.intersection(range(start - 1, start + len(label) + 1)):
+        if start >= gutter and not taken.intersection(range(start - 2, start + len(label) + 2)):
             text[start : start + len(label)] = label
             taken.update(cells)
     return Row("".join(text), bytes(styles))
@@ -350,7 +350,9 @@ def _labels_by_importance(data: ChartData, width: int) -> list[tuple[float, str]
     """Positions and labels: the right edge, the left edge, then the others."""
     x0, x1 = data.x
     if data.x_is_time:
-        return [(x0 + offset, fmt.time_tick(offset)) for offset in time_ticks(x1 - x0, max(2, width // 12))]
+        offsets = time_ticks(x1 - x0, max(2, width // 12))
+        inner = [(x0 + offset, fmt.time_tick(offset)) for offset in offsets if offset != x1 - x0]
+        return [(x1, fmt.duration(x1 - x0)), *inner]
     values, step = ticks(Domain(x0, x1), max(2, width // 9))
     inner = [(value, fmt.tick(value, step)) for value in values if value != x1]
     return [(x1, data.x_end or fmt.count(x1)), *inner]

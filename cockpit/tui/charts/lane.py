@@ -54,6 +54,24 @@ class Placed(NamedTuple):
     kind: MarkKind
 
 
+class Lane:
+    """Marks of one x axis. Where they stand is kept for the last axis: many marks cost nothing while it is the same."""
+
+    def __init__(self, marks: Iterable[LaneMark] = ()) -> None:
+        self.marks = list(marks)
+        self._placed: tuple[object, list[Placed]] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.marks)
+
+    def placed(self, x: tuple[float, float], width: int) -> list[Placed]:
+        """The marks of [x0, x1] with their columns."""
+        key = (x, width)
+        if self._placed is None or self._placed[0] != key:
+            self._placed = (key, placed(self.marks, x, width))
+        return self._placed[1]
+
+
 def placed(marks: Iterable[LaneMark], x: tuple[float, float], width: int) -> list[Placed]:
     """The marks of [x0, x1] with their columns, left to right.
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cockpit.runs.series import Series
+from cockpit.runs.stage_view import RunView
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.tui.charts.axes import step_domain, time_domain
 from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
-from cockpit.tui.charts.lane import LaneMark, MarkKind
+from cockpit.tui.charts.lane import Lane, LaneMark, MarkKind
 from cockpit.tui.look.theme import ascii_only
 from engines.words import StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
 SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "step_s")
 GIB = 1 << 30
+STEPS, TIME = "steps", "time"
 GAP_TIMES = 4
 """Points further apart than this many usual distances are not joined: between them nothing was measured."""
 
@@ -34,6 +36,7 @@ class ViewOptions:
         zoom: share of the steps that are shown, 1 for all.
         cursor: the inspected step.
         plan: the x axis goes to the planned steps; otherwise it is fitted to the steps that exist.
+        lanes: the marks of each stage and axis, with the view that they were made of.
     """
 
     log: set[str]
@@ -41,6 +44,7 @@ class ViewOptions:
     zoom: float = 1.0
     cursor: float | None = None
     plan: bool = False
+    lanes: dict[tuple[str, str], tuple[RunView, Lane]] = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:
@@ -131,7 +135,7 @@ def _steps(
             label=_label(name),
             log=name in options.log,
             limit=limit,
-            marks=_marks(state, stage, lambda event: event.step),
+            marks=_marks(state, stage, options, STEPS),
             cursor=options.cursor,
             floor=0.0 if name in {"grad_norm", "tokens_per_second", "learning_rate"} else None,
         )
@@ -187,13 +191,27 @@ def _limit(name: str, facts: Mapping[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _marks(state: RunState, stage: StageView, place: Callable[[Any], float | None]) -> list[LaneMark]:
-    """What happened in the stage, for the lane of every chart; `place` gives an event's position on its x axis."""
-    found = [(MarkKind.GUARD, event) for event in stage.guards]
-    controls = [(MarkKind.CONTROL, event) for event in state.controls if event.stage in {None, stage.name}]
-    saved = [(MarkKind.CHECKPOINT, event) for event in stage.checkpoints]
-    positions = [(kind, place(event)) for kind, event in (*found, *controls, *saved)]
-    return [LaneMark(float(x), kind) for kind, x in positions if x is not None]
+def _marks(state: RunState, stage: StageView, options: ViewOptions, axis: str) -> Lane:
+    """What happened in the stage, for the lane of every chart whose x axis is STEPS or TIME.
+
+    It is made again only after a new fact of the run's life.
+    """
+    view = state.view
+    known = options.lanes.get((stage.name, axis))
+    if known is not None and known[0] is view:
+        return known[1]
+    controls = [event for event in state.controls if event.stage in {None, stage.name}]
+    resumed = [(a.resumed_from.step, a.started_t) for a in stage.attempts if a.resumed_from is not None]
+    found: list[tuple[MarkKind, float | None, float | None]] = [
+        *((MarkKind.GUARD, event.step, event.t) for event in stage.guards),
+        *((MarkKind.CONTROL, event.step, event.t) for event in controls),
+        *((MarkKind.RESUME, step, t) for step, t in resumed),
+        *((MarkKind.CHECKPOINT, event.step, event.t) for event in stage.checkpoints),
+    ]
+    positions = [(kind, step if axis == STEPS else t) for kind, step, t in found]
+    lane = Lane(LaneMark(float(x), kind) for kind, x in positions if x is not None)
+    options.lanes[stage.name, axis] = (view, lane)
+    return lane
 
 
 @dataclass(frozen=True)
@@ -288,7 +306,7 @@ def _machine_panel(
             label=(lambda v, s: f"{fmt.tick(v, s)} {unit_name}") if is_bytes else (lambda v, s: fmt.tick(v, s) + "%"),
             unit=float(unit) if is_bytes else 1.0,
             floor=0.0,
-            marks=_marks(state, stage, lambda event: event.t),
+            marks=_marks(state, stage, options, TIME),
             cursor=reading.t if options.cursor is not None else None,
             longest=reading.longest,
         )

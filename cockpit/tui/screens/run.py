@@ -23,6 +23,7 @@ from textual.timer import Timer
 from cockpit.launching.adoption import SCREEN, Observer
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import Ending, ending_of
+from cockpit.runs.eta import PlannedStage, read_plan
 from cockpit.runs.health import Health
 from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
@@ -106,6 +107,7 @@ class RunScreen(Screen[None]):
         self._painted: tuple[object, ...] = ()
         self._console_lines: tuple[object, list[str]] | None = None
         self._alert_rows = 0
+        self._planned: dict[str, PlannedStage] | None = None
 
     # ---- the state, stage and fields on the screen
 
@@ -128,6 +130,13 @@ class RunScreen(Screen[None]):
         stage = self.stage
         found = self._facts.get(stage.name) if stage is not None else None
         return found if isinstance(found, dict) else {}
+
+    @property
+    def planned(self) -> dict[str, PlannedStage]:
+        """The stages of the run's plan, for the time that later stages need."""
+        if self._planned is None:
+            self._planned = read_plan(RunDir(self.run_dir))
+        return self._planned
 
     @property
     def ending(self) -> Ending:
@@ -246,7 +255,16 @@ class RunScreen(Screen[None]):
     def _paint_lines(self, run_state: RunStatus, health: Health) -> None:
         state, stage, width, colours = self.state, self.stage, self.size.width, palette(self.app.theme_variables)
         replay = self.playback is not None
-        parts = run_parts(state, run_state, health, self.run_dir.name, stage, self.source.now(), frozen=self.frozen)
+        parts = run_parts(
+            state,
+            run_state,
+            health,
+            self.run_dir.name,
+            stage,
+            self.source.now(),
+            frozen=self.frozen,
+            planned=self.planned,
+        )
         if replay:
             parts = [
                 Part(0, "▶ REPLAY", "accent"),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cockpit.forms.shelf import RecipeEntry
 from cockpit.runs.ending import ending_of
+from cockpit.runs.eta import time_left
 from cockpit.runs.state import RunState, StageView
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
@@ -101,7 +102,7 @@ def run_heading(
             pen.write(f" {safe_text(view.name, 14)} ", "" if view.state == StageStatus.RUNNING else "text-muted")
         pen.line()
     stage = shown_stage(state)
-    numbers = stage_numbers(stage) if stage else []
+    numbers = stage_numbers(stage, state) if stage and state else []
     if numbers:
         pen.line(_as_many_as_fit(numbers, width))
     pen.text.rstrip()
@@ -127,7 +128,7 @@ def shown_stage(state: RunState | None) -> StageView | None:
     return max(stepped, key=lambda s: s.last_step.t if s.last_step else 0.0) if stepped else current
 
 
-def stage_numbers(stage: StageView) -> list[str]:
+def stage_numbers(stage: StageView, state: RunState) -> list[str]:
     """The stage's newest numbers, each with its name."""
     words = [safe_text(stage.name, 20)]
     step = stage.last_step
@@ -140,8 +141,9 @@ def stage_numbers(stage: StageView) -> list[str]:
     if best is not None:
         loss = f" {formatting.loss(best.loss)}" if best.loss is not None else ""
         words.append(f"{'*' if ascii_only() else '★'}{loss} @{best.step}")
-    if stage.eta_s is not None:
-        words.append(f"ETA {formatting.duration(stage.eta_s)}")
+    left = time_left(state)
+    if left is not None:
+        words.append(left.words)
     if step is not None:
         words.append(f"lr {formatting.learning_rate(step.learning_rate)}")
     return words

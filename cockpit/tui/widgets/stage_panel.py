@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from cockpit.headless.file_rows import file_table
+from cockpit.runs.eta import stage_time_left
 from cockpit.runs.state import StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
@@ -104,7 +105,8 @@ def _progress(stage: StageView, width: int, colours: dict[str, str]) -> list[Tex
     rate = stage.current.progress_rate if stage.current else None
     if rate is not None and progress is not None:
         words.append(fmt.rate(rate, safe_text(progress.unit, 20)))
-    words.append(f"ETA {fmt.duration(stage.eta_s)}" if stage.eta_s is not None else "ETA n/a")
+    left = stage_time_left(stage)
+    words.append(left.words if left is not None else "ETA n/a")
     return [*lines, Text(""), _centred("   ".join(words), width, "bold")]
 
 

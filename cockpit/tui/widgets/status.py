@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rich.text import Text
 
+from cockpit.runs.eta import PlannedStage, time_left
 from cockpit.runs.health import Health
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
@@ -46,6 +48,7 @@ def run_parts(
     now: float,
     *,
     frozen: bool,
+    planned: Mapping[str, PlannedStage] | None = None,
 ) -> list[Part]:
     """The parts of a live run's line, for the stage that is shown."""
     colour = "error" if health.needs_attention else STATE_COLOURS.get(run_state, "")
@@ -58,8 +61,9 @@ def run_parts(
     if state.recipe:
         parts.append(Part(9, safe_text(state.recipe, 30), "text-muted"))
     parts += stage_parts(state, stage)
-    if stage is not None and stage.eta_s is not None and run_state == RunStatus.RUNNING:
-        parts.append(Part(1, f"ETA {fmt.duration(stage.eta_s)}"))
+    left = time_left(state, planned) if run_state == RunStatus.RUNNING else None
+    if left is not None:
+        parts.append(Part(1, left.words.replace("±", "+-") if ascii_only() else left.words))
     if state.started_t is not None:
         end = state.ended_t if state.ended_t is not None else now
         if end - state.started_t >= 60:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cockpit.runs.eta import stage_time_left
 from cockpit.runs.state import RunState, fold
 from engines.events import (
     AnyEvent,
@@ -56,7 +57,7 @@ def views(state: RunState) -> object:
     stages = [
         (
             s.name, s.kind, s.state, s.reason, s.metrics, [c.step for c in s.checkpoints], s.total_steps, s.at_step,
-            s.eta_s, s.fraction,
+            stage_time_left(s), s.fraction,
             [(a.attempt, a.reason, a.exit, a.detail, a.resumed_from) for a in s.attempts],
             [e.step for e in s.evaluations],
             list(state.series(s.name, "loss").x), [list(x.x) for x in state.superseded(s.name, "loss")],
@@ -309,10 +310,14 @@ def test_pause_by_phase_ends_with_the_next_step() -> None:
 def test_time_left_comes_from_recent_steps_or_the_rate_of_progress() -> None:
     training = fold(journals.live(412).events).stage("atlas")
     assert training is not None
-    assert training.eta_s == pytest.approx(408 * 4.0, rel=0.03)
+    left = stage_time_left(training)
+    assert left is not None
+    assert left.seconds == pytest.approx(408 * 4.0, rel=0.03)
     merging = fold(journals.merging().events).stage("base-merged")
     assert merging is not None
-    assert merging.eta_s == pytest.approx((291 - 120) / 12 * 2.0, rel=0.05)
+    left = stage_time_left(merging)
+    assert left is not None
+    assert left.seconds == pytest.approx((291 - 120) / 12 * 2.0, rel=0.05)
 
 
 def test_missing_records_and_gaps_are_counted() -> None:

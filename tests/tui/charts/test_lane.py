@@ -13,7 +13,7 @@ from cockpit.runs.series import Series
 from cockpit.tui.charts.axes import fitted
 from cockpit.tui.charts.canvas import Row, spans_of
 from cockpit.tui.charts.chart import EVAL, LINE, ChartData, draw_chart
-from cockpit.tui.charts.lane import GLYPHS, LaneMark, MarkKind, placed
+from cockpit.tui.charts.lane import GLYPHS, Lane, LaneMark, MarkKind, placed
 
 SIZES = [(39, 7), (39, 6), (39, 5), (39, 4), (60, 17), (158, 30)]
 
@@ -28,7 +28,12 @@ def drawn(steps: int, evaluations: int, size: tuple[int, int], marks: list[LaneM
         step = number * steps // evaluations
         points.append(step, 0.42 + 2.6 * math.exp(-6 * step / steps))
     data = ChartData(
-        "loss", raw, (0.0, float(steps)), smooth=raw.ema(0.9), points=points if evaluations else None, marks=marks or []
+        "loss",
+        raw,
+        (0.0, float(steps)),
+        smooth=raw.ema(0.9),
+        points=points if evaluations else None,
+        marks=Lane(marks or []),
     )
     extent = raw.extent()
     assert extent is not None
