@@ -40,10 +40,11 @@ SAMPLED_BYTES = 4096
 
 
 class Record(NamedTuple):
-    """An event and its line, without the newline."""
+    """An event, its line without the newline, and the line's place in its file (-1 when the line was salvaged)."""
 
     event: AnyEvent
     line: bytes
+    offset: int = -1
 
 
 class JournalMark(msgspec.Struct, frozen=True):
@@ -175,7 +176,7 @@ class JournalReader:
         self._finished = True
         rest, self._rest = self._rest, b""
         if rest.strip(b"\0\r\n "):
-            self._take_line(rest, records)
+            self._take_line(rest, records, self.offset - len(rest))
         self._release(records)
         return records
 
@@ -190,10 +191,12 @@ class JournalReader:
         self._inode, self._head = status.st_ino, head
 
     def _take(self, chunk: bytes, records: list[Record]) -> None:
+        start = self.offset - len(chunk) - len(self._rest)
         lines = (self._rest + chunk).split(b"\n")
         self._rest = lines.pop()
         if self._skipping and lines:
             self._skipping = False
+            start += len(lines[0]) + 1
             self._salvage(lines.pop(0), records)
         if len(self._rest) > MAX_LINE_BYTES:
             self.bad += not self._skipping
@@ -204,18 +207,19 @@ class JournalReader:
             self._rest, self._skipping = self._rest[keep:], True
         for line in lines:
             if line:
-                self._take_line(line, records)
+                self._take_line(line, records, start)
+            start += len(line) + 1
 
-    def _take_line(self, line: bytes, records: list[Record]) -> None:
+    def _take_line(self, line: bytes, records: list[Record], offset: int) -> None:
         if b"\0" in line:
-            line = line.replace(b"\0", b"")
+            line, offset = line.replace(b"\0", b""), -1
             if not line.strip():
                 return
-        if not self._decode(line, records):
+        if not self._decode(line, records, offset):
             self.bad += 1
             self._salvage(line, records)
 
-    def _decode(self, line: bytes, records: list[Record]) -> bool:
+    def _decode(self, line: bytes, records: list[Record], offset: int = -1) -> bool:
         """Take one line; False when it is not a record."""
         try:
             event = decode_record(line)
@@ -224,7 +228,7 @@ class JournalReader:
         except UnreadableRecordError:
             return False
         else:
-            self._keep(Record(event, line), records)
+            self._keep(Record(event, line, offset), records)
         return True
 
     def _salvage(self, line: bytes, records: list[Record]) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from cockpit.replay.playback import Playback
 from cockpit.runs.health import Clock, Health, health
-from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
 from engines.artifacts.adapter_folder import BASE_JSON

@@ -54,6 +54,11 @@ class RunTail:
         return len(self._readers)
 
     @property
+    def paths(self) -> list[Path]:
+        """The journals, in the order of reading."""
+        return list(self._readers)
+
+    @property
     def bad(self) -> int:
         """The number of journal lines that could not be read."""
         return sum(reader.bad for reader in self._readers.values())
@@ -131,10 +136,17 @@ class RunTail:
 
     def rest(self) -> Iterator[Record]:
         """All records of the journals that were not returned yet, one file after the other."""
-        for reader in self._open():
+        for _, record in self.rest_by_file():
+            yield record
+
+    def rest_by_file(self) -> Iterator[tuple[int, Record]]:
+        """The records of `rest`, each with the index of its file in `paths`."""
+        for number, reader in enumerate(self._open()):
             while not reader.at_end:
-                yield from reader.read(5 * BATCH)
-            yield from reader.finish()
+                for record in reader.read(5 * BATCH):
+                    yield number, record
+            for record in reader.finish():
+                yield number, record
 
     def finish(self) -> list[Record]:
         """The last lines without a newline, as far as they are records; for runs to which no process writes."""

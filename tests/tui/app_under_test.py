@@ -9,7 +9,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from cockpit.runs.playback import Playback
+from cockpit.replay.playback import Playback
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.screens.sources import ReplaySource

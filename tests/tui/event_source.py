@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from cockpit.replay.playback import Playback
 from cockpit.runs.health import Clock, Health, health
-from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState
 from engines.events import AnyEvent
 from engines.words import RunStatus

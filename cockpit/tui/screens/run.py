@@ -21,11 +21,11 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from cockpit.launching.adoption import SCREEN, Observer
+from cockpit.replay.playback import Playback
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import Ending, ending_of
 from cockpit.runs.eta import PlannedStage, read_plan
 from cockpit.runs.health import Health
-from cockpit.runs.playback import Playback
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from cockpit.replay.playback import Playback
+from cockpit.replay.recorded import RecordedEvents
 from cockpit.runs.health import Clock, Health, health
-from cockpit.runs.playback import Playback, read_run
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
 from engines.emitter import wall_clock_s
@@ -125,7 +127,14 @@ class LiveSource:
 class ReplaySource:
     """A recorded run with a playhead, which the screen moves."""
 
-    def __init__(self, playback: Playback, unreadable: int = 0, unknown: int = 0) -> None:
+    def __init__(
+        self,
+        playback: Playback,
+        unreadable: int = 0,
+        unknown: int = 0,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._close = close
         self.playback: Playback | None = playback
         self._played = playback
         self._unread = (unreadable, unknown)
@@ -163,13 +172,13 @@ class ReplaySource:
         return self._played.t
 
     def close(self) -> None:
-        return
+        self._close()
 
 
 def load_replay(path: Path, speed: float | None = None) -> ReplaySource:
     """Read a run directory or a journal file for a replay."""
-    recorded = read_run(path)
-    playback = Playback(recorded.events)
+    recorded = RecordedEvents(path)
+    playback = Playback(recorded, recorded.timeline)
     if speed is not None:
         playback.set_speed(speed)
-    return ReplaySource(playback, recorded.unreadable, recorded.unknown)
+    return ReplaySource(playback, recorded.unreadable, recorded.unknown, close=recorded.close)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cockpit.runs.playback import Playback
+from cockpit.replay.playback import Playback
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text

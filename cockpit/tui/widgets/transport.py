@@ -6,7 +6,7 @@ import math
 
 from rich.text import Text
 
-from cockpit.runs.playback import Moment, Playback
+from cockpit.replay.playback import Moment, Playback
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import CROSS, ascii_only

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cockpit.runs.playback import Playback
+from cockpit.replay.playback import Playback
 from cockpit.text import formatting as fmt
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.charts.canvas import Row

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import math
+import random
+import tempfile
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cockpit.runs import playback as module
-from cockpit.runs.playback import LONGEST_PAUSE_S, Playback, read_run
+from cockpit.replay import playback as module
+from cockpit.replay.playback import LONGEST_PAUSE_S, Playback, Timeline
+from cockpit.replay.recorded import RecordedEvents
 from cockpit.runs.state import fold
 from engines.events import Step
+from engines.journal import read_journal
 from tests.tui import journals
 
 EVENTS = journals.failed().events
@@ -105,9 +109,57 @@ def test_a_recorded_run_is_read_with_the_parts_of_other_ranks(tmp_path: Path) ->
     (run / "journal.d").mkdir()
     (run / "journal.d" / "samp.jsonl").write_bytes(b"".join(part))
     (run / "journal.jsonl").write_bytes(b"".join(rest) + b"not a record\n")
-    recorded = read_run(run)
+    recorded = RecordedEvents(run)
     assert recorded.unreadable == 1
-    assert fold(recorded.events) == fold(EVENTS)
-    times = [event.t for event in recorded.events]
+    assert fold(recorded) == fold(EVENTS)
+    times = [event.t for event in recorded]
     assert times == sorted(times)
-    assert read_run(run / "journal.d" / "samp.jsonl").events[0].w == "samp"
+    assert list(recorded.timeline.clock) == list(Timeline.of(list(recorded)).clock)
+    assert RecordedEvents(run / "journal.d" / "samp.jsonl")[0].w == "samp"
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 1 << 32))
+def test_recorded_events_are_those_of_the_journal_wherever_one_looks(seed: int) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = journals.failed().write(Path(folder) / "run")
+        lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+        for _ in range(4):
+            at = rng.randrange(len(lines))
+            lines[at] = rng.choice([b"{torn", b"\0\0", b"", b"junk\n"]) + lines[at]
+        (run / "journal.jsonl").write_bytes(b"".join(lines) + lines[-1][: rng.randrange(90)])
+        events = list(read_journal(run / "journal.jsonl"))
+        recorded = RecordedEvents(run)
+        assert len(recorded) == len(events)
+        assert repr(list(recorded)) == repr(events), "a NaN is no equal to itself"
+        for _ in range(5):
+            a, b = sorted(rng.randrange(len(events) + 1) for _ in range(2))
+            assert repr(recorded[a:b]) == repr(events[a:b])
+        assert recorded[-1] == events[-1]
+        played, plain = Playback(recorded, recorded.timeline), Playback(events)
+        assert [m.index for m in played.moments] == [m.index for m in plain.moments]
+        played.seek(len(events) // 2)
+        assert played.state == fold(events[: len(events) // 2])
+        recorded.close()
+
+
+def test_a_recorded_run_keeps_places_and_no_events(tmp_path: Path) -> None:
+    recorded = RecordedEvents(journals.failed().write(tmp_path / "run"))
+    assert recorded._kept == {}
+    assert {array.itemsize for array in (recorded._place, recorded._length, recorded._file)} <= {4, 8}
+    assert len(recorded._place) == len(recorded) == len(EVENTS)
+
+
+def test_a_journal_that_is_replaced_while_it_plays_is_played_as_it_was_and_a_changed_one_says_so(
+    tmp_path: Path,
+) -> None:
+    run = journals.failed().write(tmp_path / "run")
+    journal = run / "journal.jsonl"
+    recorded = RecordedEvents(run)
+    (tmp_path / "other").write_bytes(b"")
+    journal.rename(tmp_path / "old")
+    (tmp_path / "other").rename(journal)
+    assert fold(recorded) == fold(EVENTS)
+    (tmp_path / "old").write_bytes(b"")
+    assert "cannot be read any more" in fold(recorded[5:6]).log()[-1].text

@@ -11,11 +11,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 from cockpit.runs.state import RunState
-from cockpit.runs.tail import RunTail
 from engines.events import (
     AnyEvent,
     AttemptEnded,
@@ -49,27 +46,85 @@ class Moment:
     step: int | None = None
 
 
+class Timeline:
+    """The playing time, the samples and the marks of a run's events, made in one pass over them.
+
+    Attributes:
+        clock: playing time after each event, seconds: the run's time with long gaps cut to `LONGEST_PAUSE_S`.
+        samples: the number of events up to each step and each report of progress.
+        moments: the marks.
+    """
+
+    def __init__(self) -> None:
+        self.clock: array[float] = array("d")
+        self.samples: array[int] = array("q")
+        self.moments: list[Moment] = []
+        self._latest: float | None = None
+        self._steps: dict[str, tuple[array[float], array[int]]] = {}
+
+    @classmethod
+    def of(cls, events: Iterable[AnyEvent]) -> Timeline:
+        """The timeline of these events."""
+        timeline = cls()
+        for event in events:
+            timeline.add(event)
+        return timeline
+
+    def add(self, event: AnyEvent) -> None:
+        """Add the next event."""
+        before = self.clock[-1] if self.clock else 0.0
+        passed_s = 0.0 if self._latest is None else max(0.0, event.t - self._latest)
+        self._latest = event.t if self._latest is None else max(self._latest, event.t)
+        self.clock.append(before + min(passed_s, LONGEST_PAUSE_S))
+        index = len(self.clock)
+        if isinstance(event, Step):
+            self.samples.append(index)
+            if event.stage not in self._steps:
+                self._steps[event.stage] = (array("d"), array("q"))
+            steps, indexes = self._steps[event.stage]
+            steps.append(event.step)
+            indexes.append(index)
+        elif isinstance(event, Progress):
+            self.samples.append(index)
+        else:
+            moment = _moment(index, event)
+            if moment is not None:
+                self.moments.append(moment)
+
+    def index_of_step(self, step: int, stage: str | None = None) -> int | None:
+        """The number of events up to the last record of this step, or of the next higher one; None without one."""
+        best: tuple[float, int] | None = None
+        for name, (steps, indexes) in self._steps.items():
+            if stage not in {None, name}:
+                continue
+            for number, index in zip(steps, indexes, strict=True):
+                if number >= step and (best is None or (number, -index) <= (best[0], -best[1])):
+                    best = (number, index)
+        return None if best is None else best[1]
+
+
 class Playback:
     """A run's events with a playhead.
 
     Args:
         events: the run's events, each writer's in the order of writing.
+        timeline: the times and marks of exactly these events; made from them if it is missing.
 
     Attributes:
         index: number of events before the playhead.
         playing: whether the playback is running.
     """
 
-    def __init__(self, events: Sequence[AnyEvent]) -> None:
+    def __init__(self, events: Sequence[AnyEvent], timeline: Timeline | None = None) -> None:
         self.events = events
+        self._timeline = timeline if timeline is not None else Timeline.of(events)
         self.index = 0
         self.playing = False
         self.state = RunState()
         self._speed = SPEEDS.index(8.0)
-        self._clock: array[float] = array("d")
-        self._samples: array[int] = array("q")
-        self.moments: list[Moment] = []
-        self._read_through()
+        self._clock = self._timeline.clock
+        self._samples = self._timeline.samples
+        self.moments = self._timeline.moments
         self._now = 0.0
         self._keyframes: dict[int, RunState] = {}
         self._spacing = max(SHORTEST_KEYFRAME, math.ceil(len(events) / KEYFRAMES))
@@ -166,18 +221,10 @@ class Playback:
 
     def seek_step(self, step: int, stage: str | None = None) -> bool:
         """Move to the last record of this step, or of the next higher one; False if there is no such step."""
-        best: tuple[int, int] | None = None
-        steps = (
-            (event.step, n)
-            for n, event in enumerate(self.events, 1)
-            if isinstance(event, Step) and stage in {None, event.stage}
-        )
-        for number, index in steps:
-            if number >= step and (best is None or number <= best[0]):
-                best = (number, index)
-        if best is None:
+        index = self._timeline.index_of_step(step, stage)
+        if index is None:
             return False
-        self.seek(best[1])
+        self.seek(index)
         return True
 
     def share(self, index: int) -> float:
@@ -198,24 +245,6 @@ class Playback:
             self.index = stop
             if stop == boundary and stop not in self._keyframes and stop < len(self):
                 self._keyframes[stop] = self.state.copy()
-
-    def _read_through(self) -> None:
-        clock, latest = 0.0, None
-        progress: list[int] = []
-        for index, event in enumerate(self.events, 1):
-            if latest is not None and event.t > latest:
-                clock += min(event.t - latest, LONGEST_PAUSE_S)
-            latest = event.t if latest is None else max(latest, event.t)
-            self._clock.append(clock)
-            if isinstance(event, Step):
-                self._samples.append(index)
-            elif isinstance(event, Progress):
-                progress.append(index)
-            else:
-                moment = _moment(index, event)
-                if moment is not None:
-                    self.moments.append(moment)
-        self._samples = array("q", sorted([*self._samples, *progress])) if progress else self._samples
 
 
 def _is_failure(event: AttemptEnded) -> bool:
@@ -245,29 +274,3 @@ def _moment(index: int, event: AnyEvent) -> Moment | None:
             return Moment(index, "|", f"supervisor started: {event.reason}")
         case _:
             return None
-
-
-class Recorded(NamedTuple):
-    """The events of a journal, and its numbers of unreadable lines and of records of unknown kinds."""
-
-    events: list[AnyEvent]
-    unreadable: int
-    unknown: int
-
-
-def read_run(path: Path) -> Recorded:
-    """All events of a run directory or of one journal file, by time, with each writer's order kept."""
-    tail = RunTail(path)
-    events = [record.event for record in tail.rest()]
-    if tail.files > 1:
-        events = _by_time(events)
-    return Recorded(events, tail.bad, tail.unknown)
-
-
-def _by_time(events: Iterable[AnyEvent]) -> list[AnyEvent]:
-    latest: dict[str, float] = {}
-    keyed = []
-    for event in events:
-        latest[event.w] = max(latest.get(event.w, -math.inf), event.t)
-        keyed.append((latest[event.w], event))
-    return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]

@@ -1,0 +1,1 @@
+"""Playing a run back: its recorded events and a playhead over them."""
