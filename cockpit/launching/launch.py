@@ -175,7 +175,7 @@ def resume(
         if plan.only:  # the launch may have left out the stage that is requested now
             wanted = plan.ancestors(set(plan.only) | set(redo))
             arguments += [f"--only={','.join(name for name in plan.order if name in wanted)}"]
-    elif _nothing_to_do(run, plan, facts):
+    elif facts.has_ended and _nothing_to_do(run, plan, facts):  # a lost run may lack only the record of its end
         raise OperatorError(
             f"{run.id} has nothing to resume: every stage is finished",
             f"rerun a stage: cockpit resume {run.id} --stage STAGE, or --checkpoint STEP",

@@ -163,7 +163,8 @@ def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_i
     wait_for(lambda: any(isinstance(event, StageSucceeded) for event in events(run)), "the engine's success")
     wait_for(lambda: not run_processes(run.root, []), "the engine's end")
     assert read_now(run).look() == "lost", "no process of the run is left, and nothing said that it has ended"
-    assert adopt(run, ATTACH)
+    assert not adopt(run, ATTACH), "looking changes nothing"
+    resume(run)
     assert wait_for_end(run) == "succeeded"
     assert step_of(run) == 40
     assert len(_attempts(run)) == 1, "nothing was trained twice"
