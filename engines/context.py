@@ -15,7 +15,6 @@ from engines.emitter import EventWriter
 from engines.events import ControlApplied, Event, Phase, Progress, Warned
 from engines.run_dir import RunDir
 from engines.words import IGNORED, Verb
-from recipes import quantities
 from recipes.graph import Origin
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of
@@ -176,8 +175,16 @@ class StageContext(Generic[S_co]):
 
     def applied(self, request: control.Request, effect: str, step: int | None = None) -> None:
         """Acknowledge a request with its effect."""
-        text = request.verb if request.value is None else f"{request.verb} {quantities.exact(request.value)}"
-        self.emit(ControlApplied(request=text, by=request.by, effect=effect, step=step, stage=self.stage_name))
+        self.emit(
+            ControlApplied(
+                request=request.words,
+                by=request.by,
+                effect=effect,
+                step=step,
+                stage=self.stage_name,
+                number=request.number,
+            )
+        )
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Record a termination signal; it takes effect at the next step boundary."""

@@ -14,33 +14,46 @@ from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engines.files import fsync_folder, open_regular
 from engines.json_text import parse_json
 from engines.run_dir import taken_requests
 from engines.words import Verb
+from recipes import quantities
 
-MAX_REQUEST_BYTES = 4096
+MAX_REQUEST_BYTES = 16_384
+MAX_TEXT = 2000
+"""Characters of a request's text."""
 _NAME = re.compile(r"([0-9]{6,12})-([a-z-]+)\.json")
 _NUMBER = re.compile(r"([0-9]{6,12})[-.]")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request. Only learning-rate (a positive number) and max-steps (a step) have a `value`."""
+    """One request. Only learning-rate (a positive number) and max-steps (a step) have a `value`; only sample has a
+    `text`, which may be empty."""
 
     number: int
     verb: Verb
     value: float | None = None
     by: str = "operator"
     file: str = ""
+    text: str = ""
+
+    @property
+    def words(self) -> str:
+        """The request as it is journaled: the verb with its number or its text."""
+        if self.value is not None:
+            return f"{self.verb} {quantities.exact(self.value)}"
+        return f"{self.verb} {self.text}" if self.text else str(self.verb)
 
 
-def put_request(control: Path, verb: Verb, value: float | None = None, by: str = "operator") -> Request:
+def put_request(control: Path, verb: Verb, value: float | None = None, by: str = "operator", text: str = "") -> Request:
     """Write a request for the run.
 
     Raises:
-        ValueError: an unknown verb, a missing or superfluous value, or a value out of range.
+        ValueError: an unknown verb, a missing or superfluous value or text, or one out of range.
         OSError: the folder cannot be written.
     """
     verb = Verb(verb)
@@ -49,8 +62,12 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
     if not _in_range(verb, value):
         allowed = "a finite number above 0" if verb is Verb.LEARNING_RATE else "a whole number of at least 1"
         raise ValueError(f"{verb} — got {value}; allowed {allowed}")
+    if text and not verb.takes_text:
+        raise ValueError(f"{verb} takes no text")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{verb} — got a text of {len(text)} characters; allowed at most {MAX_TEXT}")
     control.mkdir(exist_ok=True)
-    data = json.dumps({"verb": verb, "value": value, "by": by}).encode()
+    data = json.dumps({"verb": verb, "value": value, "by": by, **({"text": text} if text else {})}).encode()
     temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
     temporary.write_bytes(data)
     number = highest_number(control) + 1
@@ -65,7 +82,7 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
                 continue
             temporary.rename(control / name)
             fsync_folder(control)
-            return Request(number, verb, value, by, name)
+            return Request(number, verb, value, by, name, text)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,8 +105,14 @@ def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
                 if _in_range(verb, number):
                     number = number if verb.takes_value else None
                     by = str(body.get("by", "operator"))[:80]
-                    requests.append(Request(int(match[1]), verb, number, by, name))
+                    requests.append(Request(int(match[1]), verb, number, by, name, _text(verb, body)))
     return sorted(requests, key=lambda request: request.number)
+
+
+def _text(verb: Verb, body: Any) -> str:
+    """The text of a verb that takes one, as valid Unicode and not longer than allowed."""
+    text = str(body.get("text") or "")[:MAX_TEXT] if verb.takes_text else ""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _in_range(verb: Verb, value: float | None) -> bool:

@@ -302,13 +302,14 @@ class GateChecked(Event, frozen=True, kw_only=True, tag="gate_checked"):
 
 class ControlApplied(Event, frozen=True, kw_only=True, tag="control_applied"):
     """A request from `control/` was answered. `by` is who requested it, or the supervisor when that answered; `effect`
-    is the result."""
+    is the result, `number` the request's number (0: a signal, or a record of an older version)."""
 
     request: str
     by: str
     effect: str
     step: int | None = None
     stage: str | None = None
+    number: int = 0
 
 
 class EngineStalled(Event, frozen=True, kw_only=True, tag="engine_stalled"):

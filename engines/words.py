@@ -232,6 +232,11 @@ class Verb(StrEnum):
         """Whether a request needs a number."""
         return self in _WITH_VALUE
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether a request may have a text."""
+        return self is Verb.SAMPLE
+
     @classmethod
     def _missing_(cls, value: object) -> Verb:
         raise ValueError(f"control verb — got {value!r}; allowed {', '.join(cls)}")

@@ -13,6 +13,7 @@ PURPOSES = {
     "show": "show the stages, losses, checkpoints and artifacts of a run",
     "attach": "follow a run on the screen or as lines; a running engine gets a supervisor",
     "stop": "stop a run after its next checkpoint, and wait until it ends",
+    "ctl": "pause, continue or change a running training: learning rate, steps, evaluate, sample, checkpoint",
     "resume": "resume a run; finished stages are kept",
     "trust": "allow Cockpit to act on a run that you did not launch on this machine",
     "replay": "play back a run, on the screen or as lines",

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import time
 
 from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Following, Signals, say
 from cockpit.headless.lines import Nothing
-from cockpit.launching.requests import STOP_NOW, send_request
+from cockpit.launching.answers import answers, not_taken_words
+from cockpit.launching.requests import STOP_NOW, Reply, send_request
 from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.state import RunState
+from cockpit.text.safe_text import safe_text
+from engines.run_dir import RunDir
 from engines.words import ExitCode, RunStatus, Verb
+
+
+class _UntilTaken(Nothing):
+    """Says once if the engine has not taken the request within the stated time, and why."""
+
+    def __init__(self, run: RunDir, reply: Reply) -> None:
+        self._run = run
+        self._reply = reply
+        self._due_s = time.monotonic() + reply.patience_s
+
+    def tick(self, state: RunState) -> None:
+        """Look for the answer."""
+        if time.monotonic() < self._due_s:
+            return
+        self._due_s = math.inf
+        if not any(answers(event, self._reply) for event in state.controls):
+            say(safe_text(not_taken_words(self._run, self._reply, self._reply.patience_s), 1000))
 
 
 def declare(parser: CommandParser) -> None:
@@ -37,7 +60,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         say(reply.sentence)
         say("waiting for the run to stop (Ctrl-C: stop waiting; the request stays in effect)")
     signals = Signals()
-    following = Following(found, Nothing(), signals, ask=False, past=False)
+    display = Nothing() if args.json else _UntilTaken(found, reply)
+    following = Following(found, display, signals, ask=False, past=False)
     with signals.caught(termination=False):
         code = following.until_end()
     state = "stopping" if following.detached else RunStatus.LOST if following.lost else following.state.state

@@ -198,7 +198,7 @@ def judge(pace: Pace, silence_s: float, stalled: EngineStalled | None = None) ->
     if silence_s > pace.patience_s or stalled is not None:
         return _stalled(pace, silence_s, stalled, usual)
     if pace.phase == HealthWord.WAITING_FOR_DATA:
-        return HealthWord.WAITING_FOR_DATA, f"for {_span(silence_s)}"
+        return HealthWord.WAITING_FOR_DATA, f"no data for {_span(silence_s)}{usual}"
     if pace.phase:
         return HealthWord(safe_text(pace.phase, 60)), ""
     if pace.steps and silence_s > max(SLOW_S, SLOW_STEPS * max(pace.usual_s or 0.0, pace.recent_s or 0.0)):

@@ -15,16 +15,18 @@ MOST_BYTES = 1 << 16
 class NewestRecords:
     """Records that are appended to a journal, for observers that need no fold and no earlier record.
 
-    It judges no sequence numbers, keeps nothing, and never decodes more than `MOST_BYTES` at once, however fast the
+    It judges no sequence numbers, keeps nothing, and never decodes more than `most_bytes` at once, however fast the
     journal grows.
 
     Args:
         journal: the journal's file; it may not exist yet.
         back_bytes: also read this many bytes before the present end.
+        most_bytes: decode no more than this at once.
     """
 
-    def __init__(self, journal: Path, back_bytes: int = 0) -> None:
+    def __init__(self, journal: Path, back_bytes: int = 0, most_bytes: int = MOST_BYTES) -> None:
         self._path = journal
+        self._most_bytes = most_bytes
         self._inode = 0
         self._offset = 0
         self._rest = b""
@@ -59,9 +61,9 @@ class NewestRecords:
         status = os.fstat(fd)
         if status.st_ino != self._inode or status.st_size < self._offset:
             self._inode, self._offset, self._rest, self._whole = status.st_ino, 0, b"", True
-        if status.st_size - self._offset > MOST_BYTES:
-            self._seek(status.st_size - MOST_BYTES)
-        data = os.pread(fd, MOST_BYTES, self._offset)
+        if status.st_size - self._offset > self._most_bytes:
+            self._seek(status.st_size - self._most_bytes)
+        data = os.pread(fd, self._most_bytes, self._offset)
         self._offset += len(data)
         return data
 

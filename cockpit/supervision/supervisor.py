@@ -195,7 +195,9 @@ class Supervisor:
         for request in control.pending(self.run.control):
             self.watch.ladder.notice(request)
             if control.take(self.run.control, request):
-                self.writer.emit(ControlApplied(request=request.verb, by=request.by, effect=effect))
+                self.writer.emit(
+                    ControlApplied(request=request.words, by=request.by, effect=effect, number=request.number)
+                )
 
     def _end(self, end: EndRun) -> None:
         if end.failed_stage is not None:

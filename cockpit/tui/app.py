@@ -183,18 +183,32 @@ class CockpitApp(App[None]):
 
         self.push_screen(stop_question(run.id), answered)
 
-    def request(self, run: RunDir, verb: Verb, value: float | None = None) -> None:
-        """Send a request to a run and show the reply; in a thread, because it reads the run's journal."""
-        from cockpit.launching.requests import send_request
+    def request(self, run: RunDir, verb: Verb, value: float | None = None, text: str = "") -> None:
+        """Send a request to a run and show the reply; in a thread, which then waits for the engine's answer.
+
+        The log shows an answer. A notice follows only if the engine ignored the request or took too long.
+        """
+        from textual.worker import get_current_worker
+
+        from cockpit.launching.answers import answer_words, not_taken_words, wait_for_answer, was_ignored
+        from cockpit.launching.requests import send_request, sender
 
         def worker() -> None:
             try:
-                reply = send_request(run, verb, value)
+                reply = send_request(run, verb, value, text=text, by=sender("key on the screen"))
             except Exception as error:  # noqa: BLE001 - the operator must see every reason why nothing was sent
                 self.call_from_thread(say, self, f"{run.id}: could not send the {verb} request: {error}", "error")
                 return
             words = f"{reply.sentence}\n{reply.hint}"
             self.call_from_thread(say, self, words, "information" if reply.sent else "error")
+            if not reply.sent:
+                return
+            left = get_current_worker()
+            event = wait_for_answer(reply, stopped=lambda: left.is_cancelled)
+            if left.is_cancelled or (event is not None and not was_ignored(event)):
+                return
+            words = answer_words(event) if event is not None else not_taken_words(run, reply, reply.patience_s)
+            self.call_from_thread(say, self, f"{run.id}: {words}", "warning")
 
         self.run_worker(worker, thread=True, exit_on_error=False, group="requests")
 

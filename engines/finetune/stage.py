@@ -10,19 +10,25 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
 from engines.artifacts.adapter_folder import BASE_JSON
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.tokenizer_files import copy_tokenizer
+from engines.events import SampledText
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
 from engines.training.inputs import input_folder
+from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
 from recipes.stages.finetune import FinetuneStage
+
+SAMPLE_TOKENS = 128
+"""Longest answer to a requested sample."""
 
 
 def run(ctx: StageContext[FinetuneStage]) -> StageResult:
@@ -50,6 +56,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
         examples=len(dataset),
         save_tokenizer=save_extras,
         val=val,
+        sample=partial(_sample, ctx, adapted, tokenizer),
     )
     session = Session(ctx, task)
     session.run()
@@ -57,6 +64,19 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     save_model(adapted, ctx.out)
     save_extras(ctx.out)
     return StageResult(metrics=session.result(), artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
+
+
+def _sample(ctx: StageContext[FinetuneStage], model: Any, tokenizer: Any, step: int, prompt: str) -> bool:
+    """Answer the prompt as a user's turn, greedily; False without one."""
+    if not prompt:
+        return False
+    turns = [{"role": "user", "content": prompt}]
+    encoded = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    text = greedy_text(model, tokenizer, encoded["input_ids"].to(model.device), SAMPLE_TOKENS)
+    ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text))
+    return True
 
 
 def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, set_seed
 
 from engines.context import Artifact, StageContext, StageResult
@@ -18,6 +17,7 @@ from engines.pretrain.model import build_model
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
+from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
@@ -82,24 +82,13 @@ def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None
     return None
 
 
-@torch.no_grad()
-def _sample(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, step: int) -> None:
-    """Continue each prompt greedily. Draws no random numbers."""
-    was_training = model.training
-    model.eval()
-    try:
-        for prompt in ctx.stage.sample_prompts:
-            ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).input_ids.to(model.device)
-            if ids.shape[1] == 0:
-                continue
-            made = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=ctx.stage.sample_max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-            )
-            text = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-            ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text[:8000]))
-    finally:
-        model.train(was_training)
+def _sample(ctx: StageContext[PretrainStage], model: Any, tokenizer: Any, step: int, prompt: str = "") -> bool:
+    """Continue the prompt, or each of the recipe's, greedily; False without one."""
+    prompts = [prompt] if prompt else ctx.stage.sample_prompts
+    for each in prompts:
+        ids = tokenizer(each, return_tensors="pt", return_token_type_ids=False).input_ids.to(model.device)
+        if ids.shape[1] == 0:
+            continue
+        text = greedy_text(model, tokenizer, ids, ctx.stage.sample_max_new_tokens)
+        ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=each, text=text))
+    return bool(prompts)

@@ -12,11 +12,14 @@ from transformers import TrainingArguments
 
 from recipes.stages.training import TrainingFields
 
+UNBOUNDED_STEPS = 1 << 40
 _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
 def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
     """The arguments of a stage's Trainer.
+
+    Its number of steps is without bound: the session ends the training, because a request may add steps while it runs.
 
     The engine saves, evaluates and logs itself, so the Trainer's own are off, and so is its filter that shows a mean
     where a loss is not a number. Arguments that the installed version of transformers lacks are left out.
@@ -25,7 +28,7 @@ def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
     wanted: dict[str, Any] = {
         "output_dir": str(work / "trainer"),
-        "max_steps": -1 if stage.max_steps is None else stage.max_steps,
+        "max_steps": UNBOUNDED_STEPS,
         "num_train_epochs": stage.num_train_epochs,
         "per_device_train_batch_size": stage.per_device_train_batch_size,
         "per_device_eval_batch_size": stage.per_device_eval_batch_size,

@@ -11,6 +11,7 @@ from engines.control import Request
 from engines.events import Evaluated
 from engines.words import IGNORED, PHASE_PAUSED, PHASE_TRAINING, Verb
 from recipes import quantities
+from recipes.stages.registry import row_of
 from recipes.stages.training import TrainingFields
 
 PAUSE_POLL_S = 0.1
@@ -36,11 +37,11 @@ class Controllable(Protocol):
 
     def evaluate(self) -> Evaluated | None: ...
 
-    def sample(self) -> bool: ...
+    def sample(self, prompt: str = "") -> bool: ...
 
-    def set_learning_rate(self, peak: float) -> None: ...
+    def set_learning_rate(self, peak: float) -> float: ...
 
-    def lower_max_steps(self, steps: int) -> int: ...
+    def set_max_steps(self, steps: int) -> int: ...
 
 
 def handle_requests(session: Controllable) -> None:
@@ -93,7 +94,7 @@ def _handle(session: Controllable, request: Request) -> None:
                 else f"val loss {quantities.loss(loss)}"
             )
         case Verb.SAMPLE:
-            effect = "sampled" if session.sample() else f"{IGNORED}: a {session.ctx.stage.kind} stage cannot sample"
+            effect = "sampled" if session.sample(request.text) else f"{IGNORED}: {_why_no_sample(session)}"
         case Verb.LEARNING_RATE:
             effect = _learning_rate(session, request.value)
         case Verb.MAX_STEPS:
@@ -121,14 +122,17 @@ def _stop(session: Controllable, request: Request) -> None:
 def _learning_rate(session: Controllable, value: float | None) -> str:
     if value is None or not math.isfinite(value) or not 0 < value <= 1:
         return f"{IGNORED}: learning_rate — got {value}; allowed a number > 0 and ≤ 1"
-    session.set_learning_rate(value)
-    return f"peak learning rate is now {quantities.exact(value)}"
+    used = session.set_learning_rate(value)
+    return f"peak learning rate is now {quantities.exact(value)}; the next step uses {quantities.exact(used)}"
 
 
 def _max_steps(session: Controllable, value: float | None) -> str:
-    planned = session.last_step
+    before = session.last_step
     if value is None or not math.isfinite(value) or value < 1 or value != int(value):
         return f"{IGNORED}: max_steps — got {value}; allowed a whole number ≥ 1"
-    if value > planned:
-        return f"{IGNORED}: {planned} steps are planned; a running stage can only be shortened"
-    return f"the stage ends at step {session.lower_max_steps(int(value))}"
+    return f"the stage ends at step {session.set_max_steps(int(value))}, not {before}"
+
+
+def _why_no_sample(session: Controllable) -> str:
+    kind = session.ctx.stage.kind
+    return "give a prompt" if row_of(session.ctx.stage).samples else f"a {kind} stage cannot sample"

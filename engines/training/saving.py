@@ -76,7 +76,7 @@ class CheckpointWriter:
             trainer: the Trainer, right after an optimizer step.
             counters: the progress so far.
             eval_loss: loss on the val split at this step; None when it was not measured.
-            plan: `planned_steps` by the recipe, and `lowered_to`: the last step that a request set, or None.
+            plan: `planned_steps` by the recipe, and `requested_steps`: the last step that a request set, or None.
         """
         step = int(trainer.state.global_step)
         if self.last_step == step:

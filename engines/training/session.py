@@ -49,7 +49,8 @@ class Task:
         examples: length of the dataset.
         save_tokenizer: writes the tokenizer's files into a folder.
         val: batches of the val split; None without a val split.
-        sample: generates text now; None where the stage cannot sample.
+        sample: generates text at a step, from a prompt or, if that is empty, from the recipe's prompts; False
+            without a prompt. None where the stage cannot sample.
         sample_steps: steps between two automatic samples; None for samples on request only.
     """
 
@@ -59,7 +60,7 @@ class Task:
     examples: int
     save_tokenizer: Callable[[Path], None]
     val: Batches | None = None
-    sample: Callable[[int], None] | None = None
+    sample: Callable[[int, str], bool] | None = None
     sample_steps: int | None = None
 
 
@@ -75,7 +76,7 @@ class Session:
         self.data_wait = DataWait(ctx.phase)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
-        self.lowered_to: int | None = None
+        self.requested_steps: int | None = None
         self.point = ctx.resume or continued_checkpoint(ctx)
         if self.point is not None:
             check_resume(ctx, self.point)
@@ -94,7 +95,7 @@ class Session:
 
     @property
     def last_step(self) -> int:
-        """The step at which the stage ends; an operator can lower it."""
+        """The step at which the stage ends; an operator can change it."""
         return int(self.trainer.state.max_steps)
 
     @property
@@ -158,8 +159,9 @@ class Session:
     # Called by the Trainer, in the order of a step.
 
     def train_begins(self) -> None:
-        """Replace Trainer's number of steps by the stage's, which an operator may have lowered."""
+        """Replace Trainer's number of steps by the stage's, which an operator may have changed."""
         self.trainer.state.max_steps = self.total_steps
+        self.trainer.state.num_train_epochs = math.ceil(self.stage.num_train_epochs)
         self._plan(self.total_steps)
 
     def after_scheduler_load(self, recipe: Schedule) -> None:
@@ -201,7 +203,7 @@ class Session:
         self._do_due_work()
         handle_requests(self)
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
-            self._finish()  # an operator has just lowered the last step to this step
+            self._finish()  # an operator has just set the last step to this step
         self.total_steps = state.max_steps
 
     def _do_due_work(self) -> None:
@@ -231,7 +233,7 @@ class Session:
             self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
-        plan = {"planned_steps": self.planned_steps, "lowered_to": self.lowered_to}
+        plan = {"planned_steps": self.planned_steps, "requested_steps": self.requested_steps}
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
     def evaluate(self) -> Evaluated | None:
@@ -255,23 +257,23 @@ class Session:
         self.ctx.emit(self.last_eval)
         return self.last_eval
 
-    def sample(self) -> bool:
-        """Generate text now; False where the stage cannot sample."""
+    def sample(self, prompt: str = "") -> bool:
+        """Generate text now, from this prompt or from the recipe's; False where the stage cannot."""
         if self.task.sample is None:
             return False
         self.ctx.phase(PHASE_SAMPLING)
-        self.task.sample(self.step)
-        return True
+        return self.task.sample(self.step, prompt)
 
-    def set_learning_rate(self, peak: float) -> None:
-        """Set the peak of the schedule, from the next step on."""
+    def set_learning_rate(self, peak: float) -> float:
+        """Set the peak of the schedule, from the next step on; returns the learning rate of the next step."""
         self.schedule.scale = peak / self.stage.learning_rate
         apply_now(self.trainer.lr_scheduler)
+        return float(self.trainer.optimizer.param_groups[0]["lr"])
 
-    def lower_max_steps(self, steps: int) -> int:
-        """Lower the last step of the stage, at least to the present step; returns the new last step."""
+    def set_max_steps(self, steps: int) -> int:
+        """Set the last step of the stage, at least the present step; returns it. The schedule ends there too."""
         last = max(self.step, steps)
-        self.lowered_to = last
+        self.requested_steps = last
         self.trainer.state.max_steps = last
         self.schedule.total = last
         apply_now(self.trainer.lr_scheduler)
@@ -286,9 +288,10 @@ class Session:
         self.resumed_step = step
         position = manifest.get("position") or {}
         if position.get("planned_steps", self.planned_steps) == self.planned_steps:
-            self.lowered_to = position.get("lowered_to")  # otherwise a resume has changed the number of steps since
-        if self.lowered_to is not None:
-            self.total_steps = min(self.total_steps, self.lowered_to)
+            # Otherwise a resume has changed the number of steps since. Older checkpoints could only lower it.
+            self.requested_steps = position.get("requested_steps", position.get("lowered_to"))
+        if self.requested_steps is not None:
+            self.total_steps = self.requested_steps
         if step > self.total_steps:
             raise OperatorError(
                 f"the checkpoint of step {step} lies beyond the last step; got {self.total_steps} steps",

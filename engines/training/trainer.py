@@ -61,6 +61,7 @@ class StepListener(Protocol):
     ctx: StageContext[TrainingFields]
     faults: Faults
     data_wait: DataWait
+    planned_steps: int
 
     def train_begins(self) -> None:
         """Trainer has computed its number of steps."""
@@ -130,14 +131,14 @@ class EngineMixin:
         self.session.before_optimizer_step(Measured(both[0], both[1], rate, self.window))
         return norm
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """A LambdaLR over the engine's own schedule object."""
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 - Trainer's name
+        """A LambdaLR over the engine's own schedule object, for the steps that the session plans."""
         if self.lr_scheduler is None:
-            stage = self.session.ctx.stage
+            stage, planned = self.session.ctx.stage, self.session.planned_steps
             schedule = Schedule(
                 stage.lr_scheduler_type,
-                warmup=warmup_steps(stage.warmup_steps, num_training_steps),
-                total=num_training_steps,
+                warmup=warmup_steps(stage.warmup_steps, planned),
+                total=planned,
                 min_rate=stage.min_lr_rate,
                 retry_scale=self.session.ctx.learning_rate_scale,
             )
@@ -182,8 +183,8 @@ class StepCallback(TrainerCallback):
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The optimizer has stepped and the step is counted."""
         self._session.after_optimizer_step()
-        if state.global_step >= state.max_steps:
-            control.should_training_stop = True
+        # Trainer's own callback has compared the step with the plan before a request could change it.
+        control.should_training_stop = state.global_step >= state.max_steps
         return control
 
 

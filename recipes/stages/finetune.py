@@ -67,5 +67,6 @@ FINETUNE = StageKind(
     module="engines.finetune.stage",
     needs=lambda _stage: TRAIN,
     trains=True,
+    samples=True,
     same_shape_as="model",
 )

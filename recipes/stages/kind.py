@@ -32,6 +32,7 @@ class StageKind(Generic[S]):
         module: the module with `run(ctx)`. It is imported only in the process of an attempt.
         needs: distributions that the module imports for a stage with the given fields.
         trains: the stage runs optimizer steps, commits checkpoints and resumes from them.
+        samples: the stage generates text during training when an operator requests it.
         scores: the stage measures loss and perplexity on held-out data, so the report compares such stages.
         same_shape_as: the field that names a model with as many parameters as the one that this stage makes, adapts or
             reads.
@@ -44,6 +45,7 @@ class StageKind(Generic[S]):
     module: str
     needs: Callable[[S], tuple[str, ...]]
     trains: bool = False
+    samples: bool = False
     scores: bool = False
     same_shape_as: str | None = None
     reads_model_config: bool = False

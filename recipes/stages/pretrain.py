@@ -122,4 +122,5 @@ PRETRAIN = StageKind(
     module="engines.pretrain.stage",
     needs=lambda _stage: TRAIN,
     trains=True,
+    samples=True,
 )

@@ -75,6 +75,11 @@ def output_of(stage: StageFields) -> str:
     return _OUTPUTS[type(stage)]
 
 
+def controllable_kinds(*, sampling: bool) -> frozenset[str]:
+    """The kinds whose engines carry out requests other than a stop; with `sampling`, those that sample text too."""
+    return frozenset(kind for kind, row in STAGE_KINDS.items() if row.trains and (row.samples or not sampling))
+
+
 def output_word(tag: str) -> str:
     """The output of a stage type (a key of `STAGE_TYPES`), as a word of the `accepts` lists."""
     return _OUTPUTS[STAGE_TYPES[tag]]

@@ -16,7 +16,7 @@ from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.charts.lane import Lane, LaneMark, MarkKind
 from cockpit.tui.look.theme import ascii_only
-from engines.words import StageStatus
+from engines.words import IGNORED, StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
 SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "step_s")
@@ -200,7 +200,8 @@ def _marks(state: RunState, stage: StageView, options: ViewOptions, axis: str) -
     known = options.lanes.get((stage.name, axis))
     if known is not None and known[0] is view:
         return known[1]
-    controls = [event for event in state.controls if event.stage in {None, stage.name}]
+    applied = (event for event in state.controls if not event.effect.startswith(IGNORED))
+    controls = [event for event in applied if event.stage in {None, stage.name}]
     resumed = [(a.resumed_from.step, a.started_t) for a in stage.attempts if a.resumed_from is not None]
     found: list[tuple[MarkKind, float | None, float | None]] = [
         *((MarkKind.GUARD, event.step, event.t) for event in stage.guards),

@@ -21,6 +21,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from cockpit.launching.adoption import SCREEN, Observer
+from cockpit.launching.requests import parsed
 from cockpit.replay.playback import Playback
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import Ending, ending_of
@@ -32,6 +33,7 @@ from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.charts.chart import Chart
 from cockpit.tui.charts.panels import SMOOTHING, Panel, ViewOptions, panels
+from cockpit.tui.dialogs.control import SEND, evaluate_question, value_question
 from cockpit.tui.dialogs.goto import GotoScreen
 from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.keys import bindings
@@ -62,6 +64,11 @@ SIDE_WIDTH = 40
 LOG_LINES = 500
 ALERT_ROWS, ALERT_ROWS_TALL = 7, 14
 """Most rows of problems and of a run's end above the charts, on a short and on a tall screen."""
+
+
+TRAINING_ACTIONS = frozenset(
+    {"checkpoint", "pause_or_continue", "evaluate", "sample_text", "learning_rate", "max_steps"}
+)
 
 
 class RunScreen(Screen[None]):
@@ -385,11 +392,19 @@ class RunScreen(Screen[None]):
 
     # ---- keys of live runs and replays
 
+    @property
+    def _trains(self) -> bool:
+        """Whether the running stage makes steps, so that its engine takes requests between them."""
+        stage = self.state.current_stage
+        return stage is not None and (stage.last_step is not None or stage.total_steps is not None)
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's name
         """Offer requests and freezing only for live runs."""
         if action == "page":
             return self._pages > 1
-        if action in {"freeze", "checkpoint", "stop"}:
+        if action in TRAINING_ACTIONS and not self._trains:
+            return False
+        if action in {"freeze", "stop", *TRAINING_ACTIONS}:
             reading = self.source.reading is not None
             return self.source.live and (reading or self.source.run_state != RunStatus.LOST)
         return True
@@ -489,6 +504,34 @@ class RunScreen(Screen[None]):
 
     def action_checkpoint(self) -> None:
         app_of(self).request(RunDir(self.run_dir), Verb.CHECKPOINT)
+
+    def action_pause_or_continue(self) -> None:
+        verb = Verb.CONTINUE if self.source.run_state == RunStatus.PAUSED else Verb.PAUSE
+        app_of(self).request(RunDir(self.run_dir), verb)
+
+    def action_evaluate(self) -> None:
+        def answered(answer: str | None) -> None:
+            if answer == SEND:
+                app_of(self).request(RunDir(self.run_dir), Verb.EVALUATE)
+
+        self.app.push_screen(evaluate_question(self.state.current_stage), answered)
+
+    def action_sample_text(self) -> None:
+        self._ask_and_send(Verb.SAMPLE)
+
+    def action_learning_rate(self) -> None:
+        self._ask_and_send(Verb.LEARNING_RATE)
+
+    def action_max_steps(self) -> None:
+        self._ask_and_send(Verb.MAX_STEPS)
+
+    def _ask_and_send(self, verb: Verb) -> None:
+        def answered(text: str | None) -> None:
+            if text is not None:
+                value, words = parsed(verb, text)
+                app_of(self).request(RunDir(self.run_dir), verb, value, words)
+
+        self.app.push_screen(value_question(verb, self.state.current_stage), answered)
 
     def action_stop(self) -> None:
         app_of(self).ask_to_stop(RunDir(self.run_dir))

@@ -116,7 +116,7 @@ def test_an_engine_that_waits_for_data_is_never_called_hung() -> None:
     journal = training(0.2)
     journal.say(ENGINE, Phase(stage="atlas", attempt=1, name="waiting for data"), 5)
     found = at(journal, 4000)
-    assert (found.word, found.sentence) == ("waiting for data", "for 1h06m")
+    assert (found.word, found.sentence) == ("waiting for data", "no data for 1h06m, usually 0.20s")
 
 
 @pytest.mark.parametrize("name", ["saving", "evaluating", "importing", "loading", "tokenizing"])

@@ -37,7 +37,7 @@ def run_stage(ctx: TriedContext) -> StageResult | None:
     return None
 
 
-def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: int = 1) -> None:
+def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: int = 1, text: str = "") -> None:
     """Put a request that is present at the boundary after a step; a request during data loading is answered there."""
     emit = ctx.emit
     asked: list[str] = []
@@ -45,7 +45,7 @@ def ask(ctx: TriedContext, verb: Verb, value: float | None = None, *, at_step: i
     def emit_and_ask(event: Event) -> int:
         seq = emit(event)
         if isinstance(event, Step) and event.step == at_step and not asked:
-            asked.append(put_request(RunDir(ctx.run_root).control, verb, value).verb)
+            asked.append(put_request(RunDir(ctx.run_root).control, verb, value, text=text).verb)
         return seq
 
     ctx.emit = emit_and_ask  # type: ignore[method-assign]

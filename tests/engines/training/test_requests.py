@@ -20,6 +20,7 @@ from engines.events import (
 )
 from engines.training.schedule import Schedule
 from engines.words import Verb
+from recipes import quantities
 from tests.engines.training.attempts import ask, committed_steps, context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
 
@@ -108,6 +109,64 @@ def test_fewer_steps_end_the_stage_and_the_schedule_and_survive_a_resume(tmp_pat
     assert weights_sha256(again.out) == weights_sha256(ctx.out)
 
 
+@pytest.mark.parametrize("at_step", [2, 8])
+def test_more_steps_extend_the_stage_beyond_its_epochs_and_survive_a_resume(
+    tmp_path: Path, model: Path, messages: Path, at_step: int
+) -> None:
+    inputs = {"model": model, "data": messages}
+    stage = {**FINETUNE, "lr_scheduler_type": "linear", "warmup_steps": 0.0}
+    ctx = context(tmp_path, stage, inputs)
+    ask(ctx, Verb.MAX_STEPS, 12, at_step=at_step)
+    result = run_stage(ctx)
+    assert result is not None
+    assert result.metrics["steps"] == 12
+    assert [row[0] for row in trajectory(ctx, 1)] == list(range(1, 13))
+    assert committed_steps(ctx, 1) == [3, 6, *([8] if at_step == 8 else []), 9, 12]
+    assert _effects(ctx) == [("max-steps 12", "the stage ends at step 12, not 8")]
+    shape = Schedule("linear", warmup=0, total=12, min_rate=0.0)
+    later = [event for event in of_kind(ctx, Step) if event.step > at_step]
+    assert [event.learning_rate for event in later] == [3e-3 * shape(event.step - 1) for event in later]
+    again = context(tmp_path, stage, inputs, attempt=2, resume=resume_point(ctx, 9))
+    assert run_stage(again) is not None
+    assert trajectory(again, 2) == trajectory(ctx, 1, after=9)
+    assert weights_sha256(again.out) == weights_sha256(ctx.out)
+
+
+@pytest.mark.parametrize("fields", [PRETRAIN, FINETUNE])
+def test_evaluate_sample_and_pause_leave_every_step_bit_equal(
+    tmp_path: Path, tokens: Path, model: Path, messages: Path, fields: dict[str, object]
+) -> None:
+    inputs: dict[str, Path | str] = {"data": tokens}
+    if fields is FINETUNE:
+        inputs = {"model": model, "data": messages}
+    plain = context(tmp_path / "plain", fields, inputs)
+    run_stage(plain)
+    ctx = context(tmp_path / "asked", fields, inputs)
+    for step in (2, 5):
+        ask(ctx, Verb.EVALUATE, at_step=step)
+        ask(ctx, Verb.SAMPLE, at_step=step, text="def f(")
+        ask(ctx, Verb.PAUSE, at_step=step)
+        ask(ctx, Verb.CONTINUE, at_step=step)
+    run_stage(ctx)
+    assert [request for request, _ in _effects(ctx)] == ["evaluate", "sample def f(", "pause", "continue"] * 2
+    assert not any(effect.startswith("ignored") for _, effect in _effects(ctx))
+    assert [(sample.prompt, sample.step) for sample in of_kind(ctx, SampledText)] == [("def f(", 2), ("def f(", 5)]
+    assert len(of_kind(ctx, Evaluated)) == 2
+    assert trajectory(ctx, 1) == trajectory(plain, 1)
+    assert weights_sha256(ctx.out) == weights_sha256(plain.out)
+
+
+def test_the_answer_to_a_learning_rate_names_exactly_the_rate_of_the_next_step(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, {**PRETRAIN, "lr_scheduler_type": "cosine"}, {"data": tokens})
+    ask(ctx, Verb.LEARNING_RATE, 1.7e-3, at_step=4)
+    run_stage(ctx)
+    [answer] = of_kind(ctx, ControlApplied)
+    named = answer.effect.rpartition("the next step uses ")[2]
+    rates = {event.step: event.learning_rate for event in of_kind(ctx, Step)}
+    assert (answer.step, answer.number) == (4, 1)
+    assert quantities.exact(rates[5] or 0.0) == named
+
+
 def test_a_limit_below_the_present_step_ends_the_stage_at_this_step(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, {**STEADY, "eval_steps": 4}, {"data": tokens})
     ask(ctx, Verb.MAX_STEPS, 1, at_step=4)
@@ -116,7 +175,7 @@ def test_a_limit_below_the_present_step_ends_the_stage_at_this_step(tmp_path: Pa
     assert result.metrics["steps"] == 4
     assert committed_steps(ctx, 1) == [3, 4]
     assert [event.step for event in of_kind(ctx, Evaluated)] == [4]
-    assert _effects(ctx) == [("max-steps 1", "the stage ends at step 4")]
+    assert _effects(ctx) == [("max-steps 1", "the stage ends at step 4, not 8")]
 
 
 def test_pause_and_continue_at_the_same_time_do_not_hang(tmp_path: Path, tokens: Path) -> None:
@@ -160,12 +219,11 @@ def test_requests_that_cannot_be_met_are_answered_and_change_nothing(
     run_stage(plain)
     ctx = context(tmp_path / "asked", FINETUNE, inputs)
     ask(ctx, Verb.LEARNING_RATE, 7.0, at_step=2)
-    ask(ctx, Verb.MAX_STEPS, 1000, at_step=2)
     ask(ctx, Verb.SAMPLE, at_step=2)
     ask(ctx, Verb.CONTINUE, at_step=2)
     run_stage(ctx)
     assert all(effect.startswith("ignored") for _, effect in _effects(ctx))
-    assert len(_effects(ctx)) == 4
+    assert len(_effects(ctx)) == 3
     assert trajectory(ctx, 1) == trajectory(plain, 1)
 
 

@@ -270,7 +270,8 @@ def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> N
         "tokenizing",
         "first step",
         "training",
-        "saving",
+        "saving",  # the checkpoint
+        "saving",  # the adapter
     ]
 
 
