@@ -14,7 +14,7 @@ import pytest
 
 from cockpit.cli import main
 from cockpit.launching.requests import sender
-from cockpit.replay.playback import Playback, read_run
+from cockpit.replay.playback import Timeline
 from cockpit.runs.watch import RunWatch
 from cockpit.tui.screens.sources import LiveSource
 from engines.control import pending
@@ -97,7 +97,7 @@ def test_a_learning_rate_is_answered_journaled_with_its_sender_and_replayed(
     answer = next(e for e in events(run) if isinstance(e, ControlApplied) and e.request == "learning-rate 1e-4")
     assert out.startswith(f"learning-rate 1e-4 at step {answer.step}: peak learning rate is now 1e-4")
     assert answer.by == sender()
-    moments = Playback(read_run(run.root).events).moments
+    moments = Timeline.of(events(run)).moments
     assert any(moment.step == answer.step and "learning-rate 1e-4" in moment.text for moment in moments)
     assert answer.step is not None
     wait_for_step(run, answer.step + 1)
