@@ -19,7 +19,7 @@ from typing import Protocol, cast
 import cockpit
 from cockpit.command_line.arguments import add_runs_dir
 from cockpit.command_line.parser import CommandParser
-from cockpit.commands import PURPOSES
+from cockpit.commands import PURPOSES, module_of
 from engines.words import ExitCode
 
 PURPOSE = "train language models from a recipe; without a command, open the screen"
@@ -130,7 +130,7 @@ class _Command(Protocol):
 
 
 def _command(name: str) -> _Command:
-    return cast(_Command, importlib.import_module(f"cockpit.commands.{name}"))
+    return cast(_Command, importlib.import_module(module_of(name)))
 
 
 def build_parser() -> CommandParser:

@@ -21,7 +21,20 @@ PURPOSES = {
     "export": "write GGUF files of a model and compare them with it, as a new run",
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
+    "note": "write a line about a run, which every list shows",
+    "mv": "rename a run; what refers to it still finds it",
+    "du": "list what runs take on the disk: checkpoints, outputs, journals, logs",
+    "prune": "remove checkpoints and replaced outputs that nothing needs",
+    "rm": "remove runs, after a question",
     "verify": "check an artifact and its ancestors by SHA-256",
     "completion": "print a completion script for a shell",
 }
 """Purpose of each command, in the order of the help page."""
+
+HOUSE = frozenset({"du", "mv", "note", "prune", "rm"})
+"""Commands whose module is in `house`."""
+
+
+def module_of(command: str) -> str:
+    """The module of a command."""
+    return f"cockpit.commands.{'house.' if command in HOUSE else ''}{command}"

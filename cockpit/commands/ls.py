@@ -36,16 +36,12 @@ def run(args: argparse.Namespace) -> ExitCode:
     elif not summaries:
         print(f"no runs in {root} yet; start one: cockpit run demo")
     else:
+        titles = ["run", "state", "stage", "done", "step", "loss", "time", "last progress", "health"]
         rows = [_row(summary) for summary in summaries]
-        print(
-            "\n".join(
-                text_table(
-                    ("run", "state", "stage", "done", "step", "loss", "time", "last progress", "health"),
-                    rows,
-                    right=(3, 4, 5, 6),
-                )
-            )
-        )
+        if any(summary.note for summary in summaries):
+            titles.append("note")
+            rows = [[*row, safe_text(summary.note, 80)] for row, summary in zip(rows, summaries, strict=True)]
+        print("\n".join(text_table(titles, rows, right=(3, 4, 5, 6))))
     return ExitCode.DONE
 
 

@@ -13,6 +13,7 @@ from cockpit.headless.run_json import run_json
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import ending_of
 from cockpit.runs.find import find_run, runs_root
+from cockpit.runs.note import note_of
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -52,9 +53,11 @@ def run(args: argparse.Namespace) -> ExitCode:
         f"recipe {safe_text(facts.get('recipe'), 60)}"
         + (f", started from run {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
     )
-    print(f"in {found.root}\n")
+    print(f"in {found.root}")
+    note = note_of(found)
+    print(f"note: {safe_text(note, 500)}\n" if note else "")
     print("\n".join(report_lines(state)))
-    print("\n".join(_checkpoints_and_artifacts(state)))
+    print("\n".join(_checkpoints_and_artifacts(found, state)))
     warn_of_unreadable(state)
     return ExitCode.DONE
 
@@ -72,16 +75,18 @@ def _why(run: RunDir, state: RunState) -> list[str]:
     return lines
 
 
-def _checkpoints_and_artifacts(state: RunState) -> list[str]:
-    """Checkpoints to resume from, and artifacts."""
+def _checkpoints_and_artifacts(run: RunDir, state: RunState) -> list[str]:
+    """Checkpoints to resume from, and artifacts. A checkpoint whose folder was removed, by `prune` or by hand, is
+    named as such: the journal does not have its removal."""
     lines = []
     for stage in state.stages:
+        there = [c for c in stage.checkpoints if (run.root / c.path).is_dir()]
+        gone = [str(c.step) for c in stage.checkpoints if c not in there]
+        best = stage.best_checkpoint
+        steps = [f"{c.step}{' ★' if c is best else ''}{'' if c.healthy else ' (not healthy)'}" for c in there]
         if stage.checkpoints:
-            best = stage.best_checkpoint
-            steps = [
-                f"{c.step}{' ★' if c is best else ''}{'' if c.healthy else ' (not healthy)'}" for c in stage.checkpoints
-            ]
-            lines.append(f"checkpoints of {safe_text(stage.name, 40)}: {', '.join(steps)}")
+            removed = f" (removed: {', '.join(gone)})" if gone else ""
+            lines.append(f"checkpoints of {safe_text(stage.name, 40)}: {', '.join(steps) or 'none'}{removed}")
     for stage in state.stages:
         lines += [f"{safe_text(a.kind, 20)} {safe_text(a.path, 300)} ({fmt.size(a.bytes)})" for a in stage.artifacts]
     return ["", *lines] if lines else []

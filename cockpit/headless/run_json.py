@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cockpit.runs.health import Health
+from cockpit.runs.note import note_of
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
 from engines.events import CheckpointCommitted
@@ -31,12 +32,13 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
         "reason": state.reason,
         "parent": facts.get("parent"),
         "path": str(run.root),
+        "note": note_of(run),
         "started_t": state.started_t,
         "ended_t": state.ended_t,
         "changes": [
             {"stage": c.stage, "field": c.field, "old": c.old, "new": c.new, "number": c.number} for c in state.changes
         ],
-        "stages": [_stage_json(stage) for stage in state.stages],
+        "stages": [_stage_json(run, stage) for stage in state.stages],
         "unreadable": state.unreadable,
         "unknown": state.unknown,
         "missing": state.missing,
@@ -45,7 +47,7 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
     return plain
 
 
-def _stage_json(stage: StageView) -> dict[str, Any]:
+def _stage_json(run: RunDir, stage: StageView) -> dict[str, Any]:
     best = stage.best_checkpoint
     step = stage.last_step
     return {
@@ -54,7 +56,7 @@ def _stage_json(stage: StageView) -> dict[str, Any]:
         "state": stage.state,
         "reason": stage.reason,
         "attempts": [_attempt_json(attempt) for attempt in stage.attempts],
-        "checkpoints": [_checkpoint_json(checkpoint, best=checkpoint is best) for checkpoint in stage.checkpoints],
+        "checkpoints": [_checkpoint_json(run, checkpoint, best=checkpoint is best) for checkpoint in stage.checkpoints],
         "best_checkpoint": None if best is None else best.path,
         "artifacts": [
             {"name": a.name, "kind": a.kind, "path": a.path, "bytes": a.bytes, "sha256": a.sha256}
@@ -83,10 +85,15 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
     }
 
 
-def _checkpoint_json(checkpoint: CheckpointCommitted, *, best: bool) -> dict[str, Any]:
-    """`best` says which checkpoint is the best one now; the journal marks every one that was the best when written."""
+def _checkpoint_json(run: RunDir, checkpoint: CheckpointCommitted, *, best: bool) -> dict[str, Any]:
+    """A checkpoint. `exists`: its folder is there; what `prune` or the operator removed is not in the journal. `best`:
+    it is the best one now; the journal marks every one that was the best when it was written."""
     names = ("attempt", "step", "path", "sha256", "bytes", "healthy", "loss")
-    return {**{name: getattr(checkpoint, name) for name in names}, "best": best}
+    return {
+        **{name: getattr(checkpoint, name) for name in names},
+        "best": best,
+        "exists": (run.root / checkpoint.path).is_dir(),
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -63,8 +63,11 @@ class Item:
     newest: bool = False
 
 
-def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
-    """Every checkpoint of the training stages, newest stage and step first."""
+def checkpoint_rows(stages: Sequence[StageView], run: RunDir | None = None) -> list[CheckpointRow]:
+    """Every checkpoint of the training stages, newest stage and step first.
+
+    With `run`, one whose folder is not there counts as removed too: `prune` writes nothing into the journal.
+    """
     rows = []
     for stage in reversed(stages):
         if not trains(stage.kind):
@@ -78,7 +81,7 @@ def checkpoint_rows(stages: Sequence[StageView]) -> list[CheckpointRow]:
                 stage.name,
                 stage.kind,
                 checkpoint,
-                removed=id(checkpoint) not in kept,
+                removed=id(checkpoint) not in kept or (run is not None and not (run.root / checkpoint.path).is_dir()),
                 eval_loss=losses.get(checkpoint.step, checkpoint.loss),
                 superseded=checkpoint.step > counted.get(checkpoint.attempt, -1),
                 best=checkpoint is stage.best_checkpoint,
@@ -97,7 +100,7 @@ def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
             continue
         if stage.state.is_done and run.out(stage.name).is_dir():
             found.append(Source(kind, stage.name, run.out(stage.name), stage.manifest_sha256))
-        for row in checkpoint_rows([stage]):
+        for row in checkpoint_rows([stage], run):
             checkpoint = row.checkpoint
             path = run.root / checkpoint.path
             if not row.removed and path.is_dir():
@@ -129,7 +132,7 @@ def items(run: RunDir, stages: Sequence[StageView]) -> list[Item]:
         listed += [Item(stage.name, s.kind, None, s) for s in found if s.stage == stage.name and s.step is None]
         newest_seen = False
         kind = weights(stage.kind)
-        for row in checkpoint_rows([stage]):
+        for row in checkpoint_rows([stage], run):
             source = source_of(found, row, kind) if kind is not None else None
             if source is not None and source.step is None:
                 source = None

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engines.run_dir import RunDir, is_run_dir
+from engines.run_dir import RunDir, former_ids, is_run_dir
 from recipes.problems import OperatorError
 
 MINUTE = len("20261120-2130")
@@ -61,6 +61,9 @@ def find_run(root: Path, wanted: str) -> RunDir:
         raise OperatorError(
             f"RUN — {wanted!r} matches {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
         )
+    renamed = [name for name in ids if wanted in former_ids(root / name)]
+    if len(renamed) == 1:
+        return RunDir(root / renamed[0])
     near = [name for name in ids if wanted in name][:6]
     raise OperatorError(
         f"RUN — no run {wanted!r} among the {len(ids)} runs in {root}"

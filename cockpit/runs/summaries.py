@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cockpit.runs.health import Health
+from cockpit.runs.note import note_of
 from cockpit.runs.reader import RunReader
 from engines.journal import journal_files
 from engines.json_text import read_json
@@ -18,7 +19,7 @@ class RunSummary:
     """One line of a list. Times are in Unix seconds, losses in nats; None is "unknown".
 
     `health` and `health_sentence` say how the run is doing, `concerns` what else is wrong; `silence_s` is the time
-    since the engine's newest progress. `last_event_t` is the newest record of any process.
+    since the engine's newest progress. `last_event_t` is the newest record of any process. `note` is the operator's.
     """
 
     id: str
@@ -42,6 +43,7 @@ class RunSummary:
     silence_s: float | None = None
     reading: float | None = None
     """the share of the journal that was read, 0 to 1, while nothing is known of the run's state; None: all of it"""
+    note: str = ""
 
     @property
     def health_line(self) -> str:
@@ -111,6 +113,7 @@ def summary_of(reader: RunReader) -> RunSummary:
         health_sentence=found.sentence,
         concerns=found.concerns,
         silence_s=found.silence_s,
+        note=note_of(run),
     )
 
 
@@ -134,9 +137,8 @@ def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
         if value["journal_bytes"] != size.total_bytes:
             return None
         summary = value["summary"]
-        return RunSummary(
-            **{**summary, "state": RunStatus(summary["state"]), "id": run.id, "path": str(run.root), "concerns": ()}
-        )
+        here = {"id": run.id, "path": str(run.root), "note": note_of(run)}
+        return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "concerns": (), **here})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from engines.artifacts.custody import ancestors, content_sha256, parent_ids
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.files import file_sha256
-from engines.run_dir import RUN_ID, RunDir, is_run_dir
+from engines.run_dir import RUN_ID, RunDir, is_run_dir, run_named
 from recipes.problems import OperatorError, printable
 
 Verdict = Literal["whole", "damaged", "gone", "known by name"]
@@ -147,7 +147,7 @@ def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:
     if not RUN_ID.match(run) or not RUN_ID.match(stage):
         return
     for home in homes:
-        place = RunDir(home / run)
+        place = RunDir(run_named(home, run))
         if "step" in link:
             yield place.checkpoint(stage, attempt, link["step"])
         else:

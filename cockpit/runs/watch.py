@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 from cockpit.runs.find import run_ids
+from cockpit.runs.note import note_of
 from cockpit.runs.reader import RunReader
 from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of, summary_of_unread
 from engines.run_dir import RunDir, RunDirError, lock_is_held
@@ -83,7 +85,7 @@ class RunWatch:
         run = RunDir(self.root / run_id)
         size = JournalSize.of(run)
         if known is not None and known[0] == size and self._is_settled(run, known[1]):
-            return known
+            return size, replace(known[1], note=note_of(run))
         stored = stored_summary(run, size) if known is None else None
         if stored is not None:
             return size, stored

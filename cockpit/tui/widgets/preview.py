@@ -90,6 +90,7 @@ def run_heading(
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
+    _write_note(pen, run)
     for words in filter(None, (run.health_sentence, *run.concerns) if run.state.is_live else ()):
         pen.line(safe_text(words, LONGEST_SENTENCE), colour)
     for sentence in _reasons(run, state):
@@ -107,6 +108,11 @@ def run_heading(
         pen.line(_as_many_as_fit(numbers, width))
     pen.text.rstrip()
     return pen.text
+
+
+def _write_note(pen: Pen, run: RunSummary) -> None:
+    if run.note:
+        pen.line(safe_text(run.note, 500), "text-muted")
 
 
 def _reasons(run: RunSummary, state: RunState | None) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Commands that keep house: sizes, removing, renaming, notes."""

@@ -1,0 +1,35 @@
+"""Renaming a run. Paths that were recorded under the old name are found again (`engines.run_dir.place_now`)."""
+
+from __future__ import annotations
+
+import re
+
+from cockpit.keeping.hold import held
+from engines.run_dir import RUN_ID, RunDir, RunDirError, rename_run
+from recipes.problems import OperatorError, printable
+
+_STAMP = re.compile(r"\d{8}-\d{4}-")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+
+def rename(run: RunDir, name: str) -> RunDir:
+    """Give a run another name; the date at the start of its id is kept, so that lists keep their order.
+
+    Raises:
+        OperatorError: the name is not allowed or taken, or the run is live or belongs to another user.
+    """
+    stamp = _STAMP.match(run.id)
+    new_id = name if _STAMP.match(name) or stamp is None else f"{stamp[0]}{name}"
+    if _NAME.fullmatch(name) is None or RUN_ID.match(new_id) is None:
+        raise OperatorError(
+            f"NAME — got {printable(name)}; allowed: 1 to 60 letters, digits, '.', '_' and '-', the first not a sign"
+        )
+    if new_id == run.id:
+        raise OperatorError(f"NAME — {run.id} already has this name")
+    with held(run):
+        try:
+            return rename_run(run, new_id)
+        except RunDirError as error:
+            raise OperatorError(f"NAME — {error}", "choose another name") from error
+        except OSError as error:
+            raise OperatorError(f"{run.id} could not be renamed: {error.strerror or error}") from error
