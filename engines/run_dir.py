@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.files import fsync_folder, open_regular, write_durably
+from engines.files import fsync_folder, open_regular, read_regular_text, write_durably
 from engines.json_text import read_json
 
 FORMAT = 1
@@ -29,6 +29,7 @@ FIXTURE_FILE = "fixture.json"
 """In an export's output: the answers that another runtime must give."""
 _RUN_JSON = "run.json"
 _FORMER_IDS = "former_ids"
+_MAX_NOTE_BYTES = 4096
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
@@ -177,6 +178,15 @@ class RunDir:
         if not isinstance(value, dict):
             raise RunDirError(f"{self.root} is not a run directory: run.json is not an object")
         return value
+
+    def read_note(self) -> str:
+        """The operator's note in one line, of at most 500 characters; empty without one, or if it cannot be read. Not
+        safe to print before `safe_text`."""
+        try:
+            text = read_regular_text(self.note, _MAX_NOTE_BYTES, errors="replace")
+        except (OSError, ValueError):
+            return ""
+        return " ".join(text.split())[:500]
 
     def require_writable_format(self) -> None:
         """Refuse to write into a directory that a newer Cockpit created.

@@ -13,7 +13,6 @@ from cockpit.headless.run_json import run_json
 from cockpit.runs.console import last_lines
 from cockpit.runs.ending import ending_of
 from cockpit.runs.find import find_run, runs_root
-from cockpit.runs.note import note_of
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         + (f", started from run {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
     )
     print(f"in {found.root}")
-    note = note_of(found)
+    note = found.read_note()
     print(f"note: {safe_text(note, 500)}\n" if note else "")
     print("\n".join(report_lines(state)))
     print("\n".join(_checkpoints_and_artifacts(found, state)))

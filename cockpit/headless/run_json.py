@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from cockpit.runs.health import Health
-from cockpit.runs.note import note_of
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
 from engines.events import CheckpointCommitted
@@ -32,7 +31,7 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
         "reason": state.reason,
         "parent": facts.get("parent"),
         "path": str(run.root),
-        "note": note_of(run),
+        "note": run.read_note(),
         "started_t": state.started_t,
         "ended_t": state.ended_t,
         "changes": [

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from cockpit.runs.reader import RunReader
 from engines.run_dir import RunDir
@@ -94,6 +94,4 @@ def remove_entry(folder: int, name: str) -> None:
     trash = name if name.startswith(TRASH) else f"{TRASH}{name[:200]}-{os.urandom(4).hex()}"
     if trash != name:
         os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
-        with suppress(OSError):
-            os.fsync(folder)
     shutil.rmtree(trash, dir_fd=folder)

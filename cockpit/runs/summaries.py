@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cockpit.runs.health import Health
-from cockpit.runs.note import note_of
 from cockpit.runs.reader import RunReader
 from engines.journal import journal_files
 from engines.json_text import read_json
@@ -113,7 +112,7 @@ def summary_of(reader: RunReader) -> RunSummary:
         health_sentence=found.sentence,
         concerns=found.concerns,
         silence_s=found.silence_s,
-        note=note_of(run),
+        note=run.read_note(),
     )
 
 
@@ -137,7 +136,7 @@ def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
         if value["journal_bytes"] != size.total_bytes:
             return None
         summary = value["summary"]
-        here = {"id": run.id, "path": str(run.root), "note": note_of(run)}
+        here = {"id": run.id, "path": str(run.root), "note": run.read_note()}
         return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "concerns": (), **here})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 
 from cockpit.runs.find import run_ids
-from cockpit.runs.note import note_of
 from cockpit.runs.reader import RunReader
 from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of, summary_of_unread
 from engines.run_dir import RunDir, RunDirError, lock_is_held
@@ -85,7 +84,7 @@ class RunWatch:
         run = RunDir(self.root / run_id)
         size = JournalSize.of(run)
         if known is not None and known[0] == size and self._is_settled(run, known[1]):
-            return size, replace(known[1], note=note_of(run))
+            return size, replace(known[1], note=run.read_note())
         stored = stored_summary(run, size) if known is None else None
         if stored is not None:
             return size, stored

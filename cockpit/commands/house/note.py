@@ -8,7 +8,6 @@ from cockpit.command_line.arguments import add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.keeping.notes import MAX_CHARACTERS, write_note
 from cockpit.runs.find import find_run, runs_root
-from cockpit.runs.note import note_of
 from cockpit.text.safe_text import safe_text
 from engines.words import ExitCode
 
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Write or print it."""
     found = find_run(runs_root(args.runs_dir), args.run)
     if args.text is None:
-        print(safe_text(note_of(found), MAX_CHARACTERS))
+        print(safe_text(found.read_note(), MAX_CHARACTERS))
         return ExitCode.DONE
     words = write_note(found, args.text)
     print(f"{found.id}: {safe_text(words, MAX_CHARACTERS)}" if words else f"{found.id}: the note was removed")

@@ -18,7 +18,6 @@ from cockpit.keeping.rename import rename
 from cockpit.keeping.sizes import sizes_of
 from cockpit.keeping.uses import uses_in
 from cockpit.runs.find import find_run, run_ids
-from cockpit.runs.note import note_of
 from cockpit.runs.verify import check_descent
 from cockpit.runs.watch import RunWatch
 from engines.run_dir import RunDir, place_now
@@ -243,7 +242,7 @@ def test_a_note_is_one_line_bounded_and_shown_by_lists(root: Path) -> None:
     assert all(char.isprintable() for char in summary.note)
     with pytest.raises(OperatorError, match="at most 500"):
         write_note(run, "x" * 501)
-    assert note_of(run).startswith("first")
+    assert run.read_note().startswith("first")
     write_note(run, "")
     assert not run.note.exists()
 
@@ -260,4 +259,4 @@ def test_a_hostile_note_is_empty_and_blocks_nothing(kind: str, root: Path) -> No
             run.note.write_bytes(b"x" * 1_000_000)
         case "link":
             run.note.symlink_to("/dev/zero")
-    assert note_of(run) == ""
+    assert run.read_note() == ""
