@@ -12,7 +12,7 @@ from engines.files import open_regular
 from engines.run_dir import RunDir
 
 TAIL_BYTES = 64 * 1024
-_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STAGE_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,99}")
 """A stage's name comes from the journal: one that is not a plain name cannot lead out of the run's folder."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -13,10 +14,11 @@ import pytest
 
 from cockpit.launching.adoption import ATTACH, adopt
 from cockpit.launching.launch import resume
+from cockpit.runs.console import TAIL_BYTES, console_tail
 from cockpit.runs.reader import read_now
 from cockpit.supervision.process_tree import run_processes
 from engines.events import AttemptEnded, AttemptStarted, StageSucceeded
-from engines.run_dir import RunDir, lock_is_held
+from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import EndReason
 from tests.runs.harness import (
     ROOT,
@@ -154,6 +156,33 @@ def test_a_claim_of_success_without_its_output_is_not_believed(tmp_path: Path, m
     assert not run.out("part-1").exists()
     assert not run.attempts("part-2"), "no stage starts with an input that does not exist"
     assert wait_for_end(run) == "failed"
+
+
+FLOOD = """
+import runpy, sys
+for _ in range(32):
+    sys.stdout.write("x" * (1 << 20))
+print("\\nthe last line", flush=True)
+runpy.run_module("engines.run", run_name="__main__")
+"""
+
+
+def test_a_flood_of_output_without_line_ends_costs_nobody_memory_and_delays_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    python = _interpreter(tmp_path, FLOOD)
+    run = launch_text(fake_recipe({"max_steps": 60, "step_s": 0.01, "python": str(python)}), tmp_path)
+    wait_for_step(run, 3)
+    supervisor = lock_holder(run.supervisor_lock)["pid"]
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{supervisor}/status").read_text())
+    assert peak is not None
+    assert wait_for_end(run) == "succeeded"
+    assert run.console_log("part-1", 1).stat().st_size > 32 << 20
+    assert int(peak[1]) * 1024 < 150 << 20, "the output is not the supervisor's"
+    tail = console_tail(run, "part-1", 1)
+    assert "the last line" in tail
+    assert sum(map(len, tail)) <= TAIL_BYTES
 
 
 def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_itself(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -96,6 +98,20 @@ def test_only_a_complete_folder_is_a_checkpoint(tmp_path: Path) -> None:
     assert "5 bytes, not 10" in reasons["step-7"]
     assert "for step 8," in reasons["step-80"]
     assert "cannot be read" in reasons["step-99"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dates_of_files_do_not_decide_what_is_kept(tmp_path: Path, seed: int) -> None:
+    """A copy, a restore or a clock that was set gives a folder any date."""
+    draw = Random(seed)
+    for step in range(1, 8):
+        folder = commit_checkpoint(tmp_path, 1, step, healthy=step != 7)
+        for path in (folder, *folder.iterdir()):
+            os.utime(path, (draw.uniform(0, 2e9), draw.uniform(0, 2e9)))
+    complete, _ = scan(tmp_path)
+    assert [one.step for one in complete] == list(range(1, 8))
+    removed = {one.step for one in which_to_remove(complete, 2)}
+    assert removed == {1, 2, 3, 4, 5}, "the newest two by step, among them the newest healthy one"
 
 
 def test_removal_and_leftovers(tmp_path: Path) -> None:

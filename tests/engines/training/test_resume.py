@@ -172,6 +172,7 @@ def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path
     path = whole.checkpoints / "step-6"
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["threads"] = 64
+    manifest["world_size"] = 2
     manifest["versions"]["torch"] = "1.0"
     (path / "manifest.json").write_text(json.dumps(manifest))
     point = ResumePoint(1, 6, path, manifest_sha256(path))
@@ -180,6 +181,7 @@ def test_other_versions_or_threads_are_warned_about(tmp_path: Path, tokens: Path
     [warning] = of_kind(again, Warned)
     assert "may differ from an uninterrupted run" in warning.message
     assert "threads was 64, now 1" in warning.message
+    assert "world_size was 2, now 1" in warning.message
     assert "torch was 1.0" in warning.message
 
 
