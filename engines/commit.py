@@ -64,6 +64,16 @@ def commit_output(
         )
 
 
+def parents_of(ctx: StageContext[Any]) -> list[Parent]:
+    """The stage's inputs as links of its output; a folder without a manifest is identified by what was recorded."""
+    return [
+        Parent(item.name, item.path, item.manifest_sha256 or "", item.files)
+        if item.method == "content"
+        else Parent(item.name, item.path)
+        for item in ctx.inputs.values()
+    ]
+
+
 def _custody(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]) -> dict[str, Any]:
     """The chain of custody of the stage's output; a training stage's weights are those of its last checkpoint."""
     steps = metrics.get("steps")
@@ -72,10 +82,9 @@ def _custody(ctx: StageContext[StageFields], metrics: Mapping[str, float | None]
         here = ctx.checkpoints / checkpoint_name(int(steps))
         resumed = ctx.resume.path if ctx.resume is not None and ctx.resume.step == steps else None
         checkpoint = here if here.is_dir() else resumed
-    parents = [Parent(item.name, item.path) for item in ctx.inputs.values()]
-    custody = custody_of(parents, checkpoint)
+    custody = custody_of(parents_of(ctx), checkpoint)
     for item in ctx.inputs.values():
-        if item.path is None or item.manifest_sha256 is None:
+        if item.path is None or item.manifest_sha256 is None or item.method == "content":
             continue
         link = next((link for link in custody["ancestors"] if link["folder"] == str(item.path)), None)
         if link is not None and link["method"] == "name":

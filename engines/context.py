@@ -35,12 +35,21 @@ class StageFailedError(Exception):
     operators."""
 
 
+class InputsChangedError(Exception):
+    """An input is not the one that an earlier attempt recorded. `lines` names the files."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
 @dataclass(frozen=True)
 class Input:
     """One input of the stage.
 
     `path` is absolute: the output folder of a stage or the path that the operator named; None for a hub id.
-    `output` is the kind of content, as in `accepts`, when a stage made it.
+    `output` is the kind of content, as in `accepts`, when a stage made it. `manifest_sha256` identifies the content by
+    `method`: the folder's manifest, or the contents of `files` (path inside the input, bytes, SHA-256).
     """
 
     field: str
@@ -49,6 +58,8 @@ class Input:
     path: Path | None
     output: str | None = None
     manifest_sha256: str | None = None
+    method: str = "manifest"
+    files: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class StageContext(Generic[S_co]):
         resume: the checkpoint to resume from.
         learning_rate_scale: factor on the learning rate, below 1 after a guard tripped.
         checkpoints: the attempt's folder of checkpoints.
-        fingerprint: of the stage's fields and inputs, from the supervisor.
+        fingerprint: of the stage's fields and inputs, once the inputs are recorded.
     """
 
     stage: S_co

@@ -65,6 +65,18 @@ class FieldChanged(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class AcceptedInput(msgspec.Struct, frozen=True, kw_only=True):
+    """An input that is not the recorded one, accepted by the operator. `files` names the first differences, `more`
+    counts the rest; `sha256` identifies the accepted content."""
+
+    stage: str
+    field: str
+    name: str
+    sha256: str
+    files: list[str] = []
+    more: int = 0
+
+
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """A supervisor started on the run: at launch, at an operator's resume, or to adopt it after a supervisor died."""
 
@@ -83,6 +95,12 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     parent: str | None = None
     changes: list[FieldChanged] = []
     """fields that the operator changed at this resume"""
+    launch: int = 0
+    """number of this supervisor among those of the run, from 1; it orders their records. 0 in older journals"""
+    attempts: dict[str, int] = {}
+    """the highest attempt number of each stage before this start"""
+    accepted_inputs: list[AcceptedInput] = []
+    """inputs that had changed, and that the operator accepted for this resume"""
 
 
 class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
@@ -90,6 +108,8 @@ class RunEnded(Event, frozen=True, kw_only=True, tag="run_ended"):
 
     state: RunStatus
     reason: str = ""
+    launch: int = 0
+    """of the supervisor that ended it; see `RunStarted`"""
 
 
 class StageStarted(Event, frozen=True, kw_only=True, tag="stage_started"):
@@ -98,6 +118,8 @@ class StageStarted(Event, frozen=True, kw_only=True, tag="stage_started"):
     attempt: int = 1
     steps: int | None = None
     """optimizer steps planned, when known"""
+    launch: int = 0
+    """of the supervisor that started it; see `RunStarted`"""
 
 
 class StageSucceeded(Event, frozen=True, kw_only=True, tag="stage_succeeded"):
@@ -143,6 +165,30 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     total_steps: int | None = None
     learning_rate_scale: float = 1.0
     pid: int = 0
+    launch: int = 0
+    """of the supervisor that started it; see `RunStarted`"""
+
+
+class RecordedInput(msgspec.Struct, frozen=True, kw_only=True):
+    """One input as the attempt read it. `method` says what `sha256` is of: the contents of the files, a manifest, or
+    nothing (`name`: a model of a hub). `files` and `bytes` are totals; the attempt's `inputs.json` lists the files."""
+
+    field: str
+    name: str
+    method: str
+    sha256: str = ""
+    files: int = 0
+    bytes: int = 0
+
+
+class InputsRecorded(Event, frozen=True, kw_only=True, tag="inputs_recorded"):
+    """The engine read its inputs and recorded what they contain, before it used them. `fingerprint` is of the stage's
+    fields and these inputs."""
+
+    stage: str
+    attempt: int
+    inputs: list[RecordedInput]
+    fingerprint: str = ""
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
@@ -158,6 +204,8 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     exit: int | None = None
     detail: str = ""
     step: int | None = None
+    cpu_s: float | None = None
+    """CPU seconds of the process and of those that it waited for; null when they are unknown"""
 
 
 class Phase(Event, frozen=True, kw_only=True, tag="phase"):
@@ -394,6 +442,7 @@ AnyEvent: TypeAlias = (
     | StageFailed
     | StageSkipped
     | AttemptStarted
+    | InputsRecorded
     | AttemptEnded
     | Phase
     | Progress

@@ -28,6 +28,7 @@ from engines.commit import commit_output
 from engines.context import (
     GuardTrippedError,
     Input,
+    InputsChangedError,
     ResumePoint,
     StageContext,
     StageFailedError,
@@ -38,6 +39,7 @@ from engines.context import (
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded, AttemptStarted, ResumedFrom
 from engines.gates import check_gates
+from engines.inputs.at_start import record_inputs
 from engines.run_dir import Lock, RunDir, engine_lock_of
 from engines.stage_file import StageFile, StageInput, read_stage_file
 from engines.words import EndReason, ExitCode, WriterRole
@@ -49,13 +51,12 @@ from recipes.stages.registry import STAGE_TYPES
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def load_context(stage_json: Path) -> StageContext[StageFields]:
-    """The context of an attempt, from its resolved `stage.json`, with an open journal writer.
+def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields]:
+    """The context of an attempt, from the content of its `stage.json`, with an open journal writer.
 
     Raises:
-        OperatorError: the file has a newer format, or names a stage that this version cannot run.
+        OperatorError: the file names a stage that this version cannot run.
     """
-    given = read_stage_file(stage_json)
     stage = _stage(given, stage_json)
     run = RunDir(Path(given.run_root))
     out, work = run.draft_out(stage.name, given.attempt), run.work(stage.name, given.attempt)
@@ -78,7 +79,6 @@ def load_context(stage_json: Path) -> StageContext[StageFields]:
         stage_name=stage.name,
         run_root=run.root,
         writer=EventWriter(run.journal, run.fifo, role=WriterRole.ENGINE, stage=stage.name, attempt=given.attempt),
-        fingerprint=given.fingerprint,
         test_faults=_test_faults(),
     )
 
@@ -114,13 +114,14 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
         sys.stderr.write(f"{stage_json.parent}: another engine is already running this attempt\n")
         os._exit(ExitCode.MISTAKE)
     try:
-        context = load_context(stage_json)
+        given = read_stage_file(stage_json)
+        context = load_context(given, stage_json)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
         os._exit(ExitCode.MISTAKE)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, context.on_signal)
-    status = _attempt(context, stage_modules)
+    status = _attempt(context, given, stage_modules)
     context.writer.close()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -128,7 +129,7 @@ def host_main(argv: list[str], stage_modules: Mapping[str, str]) -> NoReturn:
     os._exit(status)
 
 
-def _attempt(ctx: StageContext[StageFields], stage_modules: Mapping[str, str]) -> ExitCode:
+def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Mapping[str, str]) -> ExitCode:
     started_s = time.monotonic()
     point = ctx.resume
     resumed = None if point is None else ResumedFrom(attempt=point.attempt, step=point.step, sha256=point.sha256)
@@ -140,9 +141,11 @@ def _attempt(ctx: StageContext[StageFields], stage_modules: Mapping[str, str]) -
             resumed_from=resumed,
             learning_rate_scale=ctx.learning_rate_scale,
             pid=os.getpid(),
+            launch=given.launch,
         )
     )
     try:
+        record_inputs(ctx, given)
         ctx.phase("importing")
         run: StageFunction = importlib.import_module(stage_modules[ctx.stage.kind]).run
         result = run(ctx)
@@ -156,6 +159,10 @@ def _attempt(ctx: StageContext[StageFields], stage_modules: Mapping[str, str]) -
         return _ended(ctx, EndReason.STOPPED)
     except GuardTrippedError as error:
         return _ended(ctx, EndReason.GUARD, str(error))
+    except InputsChangedError as error:
+        lines = ["the inputs are not those that the last attempt read:", *error.lines]
+        sys.stderr.write("\n".join(lines) + "\n")
+        return _ended(ctx, EndReason.INPUTS_CHANGED, " ".join(lines[:1]) + " " + "; ".join(error.lines))
     except (OperatorError, StageFailedError) as error:
         texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
         sys.stderr.write("\n".join(texts) + "\n")
@@ -178,14 +185,18 @@ def _attempt(ctx: StageContext[StageFields], stage_modules: Mapping[str, str]) -
 
 def _with_cost(result: StageResult, started_s: float) -> dict[str, float | None]:
     """The stage's metrics, and the time and memory that this process used since `started_s` (monotonic clock)."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         **result.metrics,
         "wall_s": time.monotonic() - started_s,
-        "cpu_s": usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
-        "peak_rss_bytes": usage.ru_maxrss * 1024,
+        "cpu_s": _cpu_s(),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of the children that it waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:
@@ -203,7 +214,11 @@ _STATUS = {EndReason.SUCCEEDED: ExitCode.DONE, EndReason.STOPPED: ExitCode.DONE,
 
 
 def _ended(ctx: StageContext[StageFields], reason: EndReason, detail: str = "") -> ExitCode:
-    ctx.emit(AttemptEnded(stage=ctx.stage_name, attempt=ctx.attempt, reason=reason, detail=detail[:2000]))
+    ctx.emit(
+        AttemptEnded(
+            stage=ctx.stage_name, attempt=ctx.attempt, reason=reason, detail=detail[:2000], cpu_s=round(_cpu_s(), 3)
+        )
+    )
     return _STATUS.get(reason, ExitCode.FAILED)
 
 

@@ -146,6 +146,10 @@ class RunDir:
     def console_log(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "console.log"
 
+    def inputs_json(self, stage: str, attempt: int) -> Path:
+        """The files that the attempt's engine read, with their SHA-256."""
+        return inputs_record_of(self.attempt_dir(stage, attempt))
+
     def engine_lock(self, stage: str, attempt: int) -> Path:
         return engine_lock_of(self.attempt_dir(stage, attempt))
 
@@ -230,6 +234,11 @@ def attempt_folders(stage_dir: Path) -> list[Path]:
 def engine_lock_of(attempt_dir: Path) -> Path:
     """The lock that an attempt's engine holds."""
     return attempt_dir / "engine.lock"
+
+
+def inputs_record_of(attempt_dir: Path) -> Path:
+    """The record of the files that an attempt's engine read."""
+    return attempt_dir / "inputs.json"
 
 
 def checkpoints_of(attempt_dir: Path) -> Path:

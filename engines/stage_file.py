@@ -17,7 +17,8 @@ from engines.json_text import read_json
 from recipes.graph import Origin
 from recipes.problems import OperatorError
 
-FORMAT = 1
+FORMAT = 2
+"""2: the engine identifies the inputs and computes the fingerprint; before, the supervisor did both."""
 _NEWER = "this interpreter has an older Cockpit than the supervisor; install the same version in both"
 
 
@@ -44,6 +45,18 @@ class StageResume(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class ExpectedInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What the inputs must be: those of `attempt`'s record, except those that the operator accepted since.
+
+    `journaled` has the identity of each external input by the journal, by field; `accepted` maps a field to the SHA-256
+    of its accepted content.
+    """
+
+    attempt: int
+    journaled: dict[str, str] = {}
+    accepted: dict[str, str] = {}
+
+
 class StageFile(msgspec.Struct, frozen=True, kw_only=True):
     """The content. `stage` has every field of the stage; `tag` is its type, a key of `STAGE_TYPES`."""
 
@@ -56,6 +69,11 @@ class StageFile(msgspec.Struct, frozen=True, kw_only=True):
     resume: StageResume | None = None
     learning_rate_scale: float = 1.0
     fingerprint: str = ""
+    """only in files of format 1"""
+    launch: int = 0
+    """number of the supervisor that started the attempt"""
+    expected: ExpectedInputs | None = None
+    """None for a stage without an earlier record"""
 
 
 class _Inputs(msgspec.Struct):

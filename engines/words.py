@@ -112,6 +112,8 @@ class EndReason(_OpenWord):
     ERROR = "error"
     OUT_OF_MEMORY = "out_of_memory"
     REFUSED = "refused"
+    INPUTS_CHANGED = "inputs_changed"
+    """an input is not the one that an earlier attempt recorded; a retry would train on other data"""
     KILLED = "killed"
     """by a signal"""
     DIED = "died"
@@ -138,7 +140,7 @@ class EndReason(_OpenWord):
 
 
 _UNSPECIFIC = frozenset({EndReason.NOT_GIVEN, EndReason.UNKNOWN})
-_FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED})
+_FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.REFUSED, EndReason.INPUTS_CHANGED})
 _FROM_ENGINE = _UNSPECIFIC | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
 
 

@@ -19,12 +19,12 @@ OWNERS = {
     "base.json": "engines/artifacts/adapter_folder.py",
     "adapter_config.json": "engines/artifacts/adapter_folder.py",
     "adapter_model.safetensors": "engines/artifacts/adapter_folder.py",
-    "tokens.json": "engines/data/shards.py",
-    "metadata.json": "engines/data/documents.py",
+    "tokens.json": "engines/artifacts/data_folder.py",
+    "metadata.json": "engines/artifacts/data_folder.py",
     **dict.fromkeys(
         (
             "run.json", "recipe.toml", "recipe.json", "plan.json", "journal.jsonl", "journal.d", "live.fifo",
-            "exit.json",
+            "exit.json", "inputs.json",
             "supervisor.lock", "supervisor.log", "stage.json", "console.log", "engine.lock", "engine.json", "out.tmp",
             "fixture.json",
         ),

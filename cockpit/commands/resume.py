@@ -8,6 +8,7 @@ from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
+from cockpit.headless.inputs_progress import InputsProgress
 from cockpit.launching.launch import resume
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text.safe_text import safe_text
@@ -33,10 +34,19 @@ def declare(parser: CommandParser) -> None:
         help="change a field from here on: stage.field=value (repeatable); what a checkpoint cannot continue with is"
         " refused",
     )
+    parser.add_argument(
+        "--accept-changed-inputs",
+        action="store_true",
+        help="continue although files of the inputs changed since the stage read them; the journal lists them",
+    )
     add_following(parser)
     parser.exit_codes = RUN_END_CODES
     parser.examples = (
         ("cockpit resume last", "Resume the newest run from its last checkpoint."),
+        (
+            "cockpit resume last --accept-changed-inputs",
+            "Resume although the data changed; without the option, the changed files are listed and nothing starts.",
+        ),
         ("cockpit resume last --stage adapter --checkpoint 200", "Rerun a stage from the checkpoint of step 200."),
         ("cockpit resume last --set base.learning_rate=1e-4", "Continue with a lower learning rate."),
     )
@@ -47,7 +57,14 @@ def run(args: argparse.Namespace) -> ExitCode:
     found = find_run(runs_root(args.runs_dir), args.run)
     signals = Signals()
     with signals.caught(termination=True):
-        changes = resume(found, stage=args.stage, checkpoint=args.checkpoint, sets=args.sets)
+        changes = resume(
+            found,
+            stage=args.stage,
+            checkpoint=args.checkpoint,
+            sets=args.sets,
+            accept_changed_inputs=args.accept_changed_inputs,
+            progress=InputsProgress(signals),
+        )
         if not (args.detach or args.quiet):
             say(f"run {found.id} resumed; detaching does not stop it")
             for change in changes:

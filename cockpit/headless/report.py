@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
+from cockpit.runs.log_lines import accepted_words
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -104,6 +105,10 @@ def _notes(state: RunState) -> list[str]:
         if stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     notes += [f"changed at a resume: {change.sentence}" for change in state.changes]
+    notes += [
+        f"{item.stage}.{item.field}: changed inputs accepted at a resume: {accepted_words(item)}"
+        for item in state.accepted_inputs
+    ]
     lost = sum(gap.lost for gap in state.gaps)
     if lost:
         notes.append(f"{fmt.counted(lost, 'record')} could not be written during the run")

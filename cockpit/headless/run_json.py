@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from cockpit.runs.health import Health
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
@@ -37,6 +39,7 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
         "changes": [
             {"stage": c.stage, "field": c.field, "old": c.old, "new": c.new, "number": c.number} for c in state.changes
         ],
+        "accepted_inputs": [msgspec.structs.asdict(item) for item in state.accepted_inputs],
         "stages": [_stage_json(run, stage) for stage in state.stages],
         "unreadable": state.unreadable,
         "unknown": state.unknown,
@@ -80,6 +83,7 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
         "resumed_from": None
         if origin is None
         else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
+        "inputs": None if attempt.inputs is None else [msgspec.structs.asdict(item) for item in attempt.inputs.inputs],
         "guards": [{"guard": g.guard, "step": g.step, "value": g.value, "limit": g.limit} for g in attempt.guards],
     }
 

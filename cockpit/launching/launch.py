@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from cockpit.provenance.trust import seal, why_untrusted
 from cockpit.schedule.checkpoint_choice import candidates
 from cockpit.schedule.facts import RunFacts, read_facts
 from cockpit.schedule.outputs import Outputs
+from cockpit.schedule.recorded_inputs import changed_inputs
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
-from cockpit.schedule.scheduling import EndRun, next_action
+from cockpit.schedule.scheduling import must_rerun
 from engines.events import FieldChanged
+from engines.inputs.compare import InputChange
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is_run_dir
-from engines.words import RunStatus, StartReason
+from engines.words import StartReason
 from recipes.graph import FindOutput, resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
 from recipes.problems import OperatorError, RecipeError
@@ -136,7 +138,13 @@ def launch_text(
 
 
 def resume(
-    run: RunDir, *, stage: str | None = None, checkpoint: int | None = None, sets: Sequence[str] = ()
+    run: RunDir,
+    *,
+    stage: str | None = None,
+    checkpoint: int | None = None,
+    sets: Sequence[str] = (),
+    accept_changed_inputs: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[FieldChanged]:
     """Resume a run that has ended or was lost; returns the fields of the recipe that it changes.
 
@@ -145,10 +153,12 @@ def resume(
         stage: rerun this stage and the stages that depend on it.
         checkpoint: resume from the checkpoint of this step; later steps are repeated.
         sets: fields to change, each `STAGE.FIELD=VALUE`; the run's `recipe.json` is written again with them.
+        accept_changed_inputs: continue although inputs are not the recorded ones; the journal lists them.
+        progress: called with bytes read and in total while large inputs are compared; what it raises ends the work.
 
     Raises:
         OperatorError: the run is running or not trusted, there is nothing to resume, the stage or checkpoint does not
-            exist, or a change is not possible at a resume.
+            exist, a change is not possible at a resume, or an input is not the recorded one.
     """
     require_free(run)
     require_trusted_to_start(run)
@@ -175,11 +185,20 @@ def resume(
         if plan.only:  # the launch may have left out the stage that is requested now
             wanted = plan.ancestors(set(plan.only) | set(redo))
             arguments += [f"--only={','.join(name for name in plan.order if name in wanted)}"]
-    elif facts.has_ended and _nothing_to_do(run, plan, facts):  # a lost run may lack only the record of its end
+    done = _finished(run, plan, facts)
+    # A lost run may lack only the record of its end.
+    if not redo and facts.has_ended and set(plan.wanted()) <= done:
         raise OperatorError(
             f"{run.id} has nothing to resume: every stage is finished",
             f"rerun a stage: cockpit resume {run.id} --stage STAGE, or --checkpoint STEP",
         )
+    again = plan.descendants(set(redo) | (set(plan.wanted()) - done))
+    other = changed_inputs(run, plan, facts, [name for name in plan.order if name in again], progress)
+    if other and not accept_changed_inputs:
+        raise _inputs_changed(run, other)
+    if other:
+        accepted = json.dumps([change.to_json() for change in other])
+        arguments += [f"--accepted-inputs={accepted}"]
     start_supervisor(run, StartReason.RESUME, arguments)
     return changed.changes
 
@@ -192,9 +211,18 @@ def _parent_of(plan: RunRecipe) -> str | None:
     return next((run.name for path in paths for run in path.parents if is_run_dir(run)), None)
 
 
-def _nothing_to_do(run: RunDir, plan: RunRecipe, facts: RunFacts) -> bool:
-    action = next_action(plan, facts, Outputs(run, plan, facts).is_done).action
-    return isinstance(action, EndRun) and action.state == RunStatus.SUCCEEDED
+def _finished(run: RunDir, plan: RunRecipe, facts: RunFacts) -> set[str]:
+    """The stages that need no attempt, without those that an operator requested to rerun."""
+    outputs = Outputs(run, plan, facts)
+    return {name for name in plan.wanted() if not must_rerun(plan, facts, name) and outputs.is_done(name)}
+
+
+def _inputs_changed(run: RunDir, changes: Sequence[InputChange]) -> OperatorError:
+    lines = [line for change in changes for line in change.lines()]
+    return OperatorError(
+        "\n".join([f"{run.id}: inputs are not those that were recorded when the stage read them", *lines]),
+        f"restore them, or accept them: cockpit resume {run.id} --accept-changed-inputs",
+    )
 
 
 def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage: str | None, step: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cockpit.one_stage.recipe import Input
 from cockpit.one_stage.sources import Source
-from cockpit.schedule.resolved_recipe import RunRecipe, input_hash
+from cockpit.schedule.resolved_recipe import RunRecipe, manifest_hash
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, place_now
@@ -51,7 +51,7 @@ def held_out_data(run: RunDir, stage: str) -> Input | None:
         data = refs.get("data")
         if data is not None:
             path = run.out(data.name) if data.origin == "stage" else Path(data.path or "")
-            return Input.at(path, input_hash(path)) if data.path != "" and path.is_dir() else None
+            return Input.at(path, manifest_hash(path)) if data.path != "" and path.is_dir() else None
         learned = [field for field in refs if field.startswith("adapter")]
         todo += [refs[field].name for field in (*learned, "model") if field in refs and refs[field].origin == "stage"]
     return None
@@ -68,7 +68,8 @@ def _recorded_base(stage_json: Path, near: Path) -> Input | None:
 def _base_json(adapter: Path) -> Input | None:
     try:
         recorded = read_json(adapter / BASE_JSON)
-        return _moved(recorded["path"], recorded.get("manifest_sha256"), adapter)
+        manifest = None if recorded.get("method") == "content" else recorded.get("manifest_sha256")
+        return _moved(recorded["path"], manifest, adapter)
     except _UNREADABLE:
         return None
 

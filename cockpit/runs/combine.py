@@ -25,6 +25,7 @@ from engines.events import (
     Gap,
     GateChecked,
     GuardTripped,
+    InputsRecorded,
     RunEnded,
     RunStarted,
     StageFailed,
@@ -65,6 +66,8 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None
             _take_attempt_ended(run, event, order, role)
         case StepsPlanned():
             run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
+        case InputsRecorded():
+            run.attempt(event.stage, event.attempt, order).inputs = event
         case EngineStalled():
             run.attempt(event.stage, event.attempt, order).stalled = event
         case EngineRecovered():
@@ -95,6 +98,7 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     run.id, run.recipe, run.parent = event.run, event.recipe, event.parent
     run.state, run.reason, run.ended_t = RunStatus.RUNNING, "", None
     run.changes |= {change.number: change for change in event.changes}
+    run.accepted_inputs += event.accepted_inputs
     if run.started_t is None:
         run.started_t = event.t
     if event.reason.is_from_operator:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from cockpit.text import formatting as fmt
 from engines.events import (
+    AcceptedInput,
     AnyEvent,
     ArtifactCommitted,
     AttemptEnded,
@@ -22,6 +23,7 @@ from engines.events import (
     Gap,
     GateChecked,
     GuardTripped,
+    InputsRecorded,
     MachineSampled,
     Phase,
     Progress,
@@ -63,7 +65,7 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
             return _of_run(event)
         case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
             return _of_stage(event)
-        case AttemptStarted() | AttemptEnded() | Phase() | StepsPlanned() | Progress():
+        case AttemptStarted() | InputsRecorded() | AttemptEnded() | Phase() | StepsPlanned() | Progress():
             return _of_attempt(event)
         case CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted():
             return _of_product(event)
@@ -111,14 +113,30 @@ def _of_run(event: RunStarted | RunEnded | WriterOpened) -> tuple[Level, str]:
         case RunStarted():
             back = f" from step {event.checkpoint}" if event.checkpoint is not None else ""
             changes = f" with {', '.join(change.sentence for change in event.changes)}" if event.changes else ""
-            level: Level = "warn" if changes else "info"
-            return level, f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}{changes}"
+            accepted = [f"{item.stage}.{item.field}: {accepted_words(item)}" for item in event.accepted_inputs]
+            inputs = f"; changed inputs accepted: {'; '.join(accepted)}" if accepted else ""
+            level: Level = "warn" if changes or inputs else "info"
+            return level, f"run {event.run} {_PAST.get(event.reason, event.reason)}{back}{changes}{inputs}"
         case RunEnded():
             return _RUN_LEVELS.get(
                 event.state, "error"
             ), f"run {event.state}{': ' + event.reason if event.reason else ''}"
         case _:
             return "quiet", f"{event.role} process {event.pid} on {event.host}"
+
+
+def accepted_words(item: AcceptedInput) -> str:
+    """The differences of an input that the operator accepted."""
+    return ", ".join([*item.files, *([f"{item.more} more"] if item.more else [])])
+
+
+def _inputs(event: InputsRecorded) -> str:
+    """The files and bytes of each input outside the run."""
+    return ", ".join(
+        f"{item.field} ({fmt.counted(item.files, 'file')}, {fmt.size(item.bytes)}, SHA-256 {item.sha256[:12]})"
+        for item in event.inputs
+        if item.files or item.method == "content"
+    )
 
 
 _RUN_LEVELS: dict[RunStatus, Level] = {RunStatus.SUCCEEDED: "good", RunStatus.STOPPED: "warn"}
@@ -142,7 +160,9 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
             return "quiet", f"stage {event.stage} skipped: {event.reason}"
 
 
-def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Progress) -> tuple[Level, str]:
+def _of_attempt(
+    event: AttemptStarted | InputsRecorded | AttemptEnded | Phase | StepsPlanned | Progress,
+) -> tuple[Level, str]:
     name = f"{event.stage} attempt {event.attempt}"
     match event:
         case AttemptStarted():
@@ -161,6 +181,8 @@ def _of_attempt(event: AttemptStarted | AttemptEnded | Phase | StepsPlanned | Pr
                 level,
                 f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
             )
+        case InputsRecorded():
+            return "quiet", f"{name} reads {_inputs(event)}"
         case Phase():
             return "quiet", f"{event.stage}: {event.name}"
         case StepsPlanned():
@@ -207,7 +229,7 @@ def _at(step: int | None) -> str:
     return f" at step {step}" if step is not None else ""
 
 
-__all__ = ["Level", "LogLine", "line_of"]
+__all__ = ["Level", "LogLine", "accepted_words", "line_of"]
 
 
 def _evaluation(event: Evaluated) -> str:

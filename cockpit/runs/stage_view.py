@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from cockpit.runs.writer_facts import Track
 from engines.events import (
+    AcceptedInput,
     ArtifactCommitted,
     AttemptEnded,
     CheckpointCommitted,
@@ -20,6 +21,7 @@ from engines.events import (
     Gap,
     GateChecked,
     GuardTripped,
+    InputsRecorded,
     Phase,
     Progress,
     ResumedFrom,
@@ -54,6 +56,7 @@ class AttemptView:
     exit: int | None = None
     detail: str = ""
     stalled: EngineStalled | None = None
+    inputs: InputsRecorded | None = None
     announced_by: str = ""
     announced_m: float | None = None
     guards: list[GuardTripped] = field(default_factory=list)
@@ -290,6 +293,7 @@ class RunView:
     gaps: list[Gap] = field(default_factory=list)
     controls: list[ControlApplied] = field(default_factory=list)
     changes: dict[int, FieldChanged] = field(default_factory=dict)
+    accepted_inputs: list[AcceptedInput] = field(default_factory=list)
     redone: dict[str, Order] = field(default_factory=dict)
     paused_by: ControlApplied | None = None
 

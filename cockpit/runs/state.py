@@ -16,7 +16,7 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.events import AnyEvent, ControlApplied, FieldChanged, Gap, MachineSampled, SampledText
+from engines.events import AcceptedInput, AnyEvent, ControlApplied, FieldChanged, Gap, MachineSampled, SampledText
 from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
@@ -311,6 +311,11 @@ class RunState:
     def changes(self) -> list[FieldChanged]:
         """Fields of the recipe that resumes changed, oldest first."""
         return [change for _, change in sorted(self.view.changes.items())]
+
+    @property
+    def accepted_inputs(self) -> list[AcceptedInput]:
+        """Inputs that had changed and that the operator accepted at a resume, oldest first."""
+        return self.view.accepted_inputs
 
     @property
     def gaps(self) -> list[Gap]:

@@ -114,7 +114,7 @@ def _check(link: Mapping[str, Any], homes: Sequence[Path]) -> Link:
     if link["method"] == "name":
         return Link(*known, "known by name")
     if link["method"] == "content":
-        return _check_content(Link(*known, "gone"), Path(link.get("folder", "")))
+        return _check_content(Link(*known, "gone"), Path(link.get("folder", "")), link.get("files", []))
     for folder in _places(link, homes):
         try:
             if manifest_sha256(folder) != link["id"]:
@@ -126,9 +126,13 @@ def _check(link: Mapping[str, Any], homes: Sequence[Path]) -> Link:
     return Link(*known, "gone")
 
 
-def _check_content(link: Link, folder: Path) -> Link:
+def _check_content(link: Link, folder: Path, files: Sequence[Mapping[str, Any]]) -> Link:
+    """Check a folder without a manifest: the listed files, else all of them (links of older versions)."""
     if not folder.is_absolute() or not folder.exists():
         return link
+    if files:
+        problems = tuple(filter(None, (_check_file(folder, entry) for entry in files)))
+        return Link(link.id, link.kind, link.name, link.parents, "damaged" if problems else "whole", problems, folder)
     try:
         found = content_sha256(folder)
     except OSError as error:
@@ -137,6 +141,14 @@ def _check_content(link: Link, folder: Path) -> Link:
         return Link(link.id, link.kind, link.name, link.parents, "whole", (), folder)
     problem = "its content changed: a file was changed, added or removed"
     return Link(link.id, link.kind, link.name, link.parents, "damaged", (problem,), folder)
+
+
+def _check_file(folder: Path, entry: Mapping[str, Any]) -> str:
+    path = folder if folder.is_file() else folder / entry["path"]
+    try:
+        return "" if file_sha256(path) == entry["sha256"] else f"{entry['path']} has changed (SHA-256 differs)"
+    except OSError as error:
+        return f"{entry['path']} cannot be read: {error.strerror or error}"
 
 
 def _places(link: Mapping[str, Any], homes: Sequence[Path]) -> Iterator[Path]:

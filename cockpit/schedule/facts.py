@@ -1,7 +1,8 @@
 """The facts of a run that a supervisor needs: launches, attempts, successes and the end, from the journal.
 
-They are few, even if the journal contains a million steps, so a supervisor stays small over thirty hours. Their order
-between writers does not matter.
+They are few, even if the journal contains a million steps, so a supervisor stays small over thirty hours. The order of
+their arrival does not matter, and wall-clock times decide nothing: supervisors of a run are numbered (`launch`), and so
+are the attempts of a stage. Only journals of older versions, which lack the numbers, are ordered by time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from engines.events import (
     CheckpointCommitted,
     FieldChanged,
     GuardTripped,
+    InputsRecorded,
     ResumedFrom,
     RunEnded,
     RunStarted,
@@ -33,6 +35,7 @@ class AttemptFacts:
     """One attempt, from the records of engine and supervisor, which may arrive in any order."""
 
     number: int
+    launch: int = 0
     launched_t: float = 0.0
     started: AttemptStarted | None = None
     opened: WriterOpened | None = None
@@ -42,6 +45,10 @@ class AttemptFacts:
     supervisor_detail: str = ""
     guard: str = ""
     saved_step: int | None = None
+    inputs: InputsRecorded | None = None
+    announced: bool = False
+    has_process: bool = False
+    """its folder shows that a process was started, or it has only a folder: no record of it could be written"""
 
     @property
     def reason(self) -> EndReason:
@@ -56,7 +63,13 @@ class AttemptFacts:
     @property
     def never_began(self) -> bool:
         """Whether its supervisor died before it started the process; then it does not count as an attempt."""
-        return self.started is None and self.reason in {EndReason.NOT_GIVEN, EndReason.NOT_STARTED}
+        quiet = self.reason in {EndReason.NOT_GIVEN, EndReason.NOT_STARTED}
+        return self.started is None and quiet and not self.has_process
+
+    @property
+    def t(self) -> float:
+        """When it was launched, Unix seconds, by the later of its records."""
+        return max(self.launched_t, self.started.t if self.started else 0.0)
 
 
 @dataclass
@@ -64,22 +77,15 @@ class StageFacts:
     """One stage's attempts and successes."""
 
     attempts: dict[int, AttemptFacts] = field(default_factory=dict)
-    successes: list[tuple[float, StageSucceeded]] = field(default_factory=list)
+    successes: list[StageSucceeded] = field(default_factory=list)
 
     def attempt(self, number: int) -> AttemptFacts:
         return self.attempts.setdefault(number, AttemptFacts(number))
 
-    def since(self, t: float) -> list[AttemptFacts]:
-        """Attempts that were launched at or after `t` and began, oldest first."""
-        return [
-            a
-            for _, a in sorted(self.attempts.items())
-            if max(a.launched_t, a.started.t if a.started else 0) >= t and not a.never_began
-        ]
-
     @property
     def last_success(self) -> StageSucceeded | None:
-        return max(self.successes, key=lambda item: item[0])[1] if self.successes else None
+        """The success of the highest attempt: its output stands in `out`."""
+        return max(self.successes, key=lambda event: event.attempt, default=None)
 
     @property
     def saved_step(self) -> int | None:
@@ -105,12 +111,13 @@ class StageFacts:
 
 @dataclass
 class RunFacts:
-    """The facts that scheduling needs. `operator` is the last launch or resume; adoptions do not change it."""
+    """The facts that scheduling needs."""
 
     stages: dict[str, StageFacts] = field(default_factory=dict)
-    operator: RunStarted | None = None
+    starts: dict[tuple[str, int], RunStarted] = field(default_factory=dict)
+    """every supervisor's first record, by writer and number"""
     ended: RunEnded | None = None
-    latest_start: RunStarted | None = None
+    highest_launch: int = 0
     roles: dict[str, WriterRole] = field(default_factory=dict)
     """role of each writer, by its id"""
     changes: dict[int, FieldChanged] = field(default_factory=dict)
@@ -122,8 +129,17 @@ class RunFacts:
         return self.stages.setdefault(name, StageFacts())
 
     @property
-    def operator_t(self) -> float:
-        return self.operator.t if self.operator else 0.0
+    def latest_start(self) -> RunStarted | None:
+        return max(self.starts.values(), key=place_of, default=None)
+
+    def operator_starts(self) -> list[RunStarted]:
+        """Launch and resumes, oldest first; adoptions are not among them."""
+        return sorted((s for s in self.starts.values() if s.reason.is_from_operator), key=place_of)
+
+    @property
+    def operator(self) -> RunStarted | None:
+        """The last launch or resume; adoptions do not change it."""
+        return max((s for s in self.starts.values() if s.reason.is_from_operator), key=place_of, default=None)
 
     @property
     def host(self) -> str:
@@ -132,7 +148,38 @@ class RunFacts:
 
     @property
     def has_ended(self) -> bool:
-        return self.ended is not None and (self.latest_start is None or _later(self.ended, self.latest_start))
+        latest = self.latest_start
+        return self.ended is not None and (latest is None or place_of(self.ended) > place_of(latest))
+
+    @property
+    def next_launch(self) -> int:
+        """The number of the next supervisor: one above every number that a record of the run has."""
+        return max(self.highest_launch, len(self.starts)) + 1
+
+    def attempts_since(self, start: RunStarted | None, name: str) -> list[AttemptFacts]:
+        """The stage's attempts that began after this start, oldest first."""
+        attempts = [attempt for _, attempt in sorted(self.stage(name).attempts.items()) if not attempt.never_began]
+        return [attempt for attempt in attempts if start is None or self._is_after(attempt, start, name)]
+
+    def succeeded_since(self, start: RunStarted, name: str) -> bool:
+        """Whether an attempt of the stage succeeded that began after this start."""
+        stage = self.stage(name)
+        return any(
+            self._is_after(stage.attempt(event.attempt), start, name) or (not start.launch and event.t >= start.t)
+            for event in stage.successes
+        )
+
+    def _is_after(self, attempt: AttemptFacts, start: RunStarted, name: str) -> bool:
+        if start.launch:
+            return attempt.number > start.attempts.get(name, 0)
+        return attempt.launch > 0 or attempt.t >= start.t
+
+    def note_folders(self, run: RunDir, names: Iterable[str]) -> None:
+        """Count attempts by their folders too: on a full disk, an attempt may have left nothing else."""
+        for name in names:
+            for number in run.attempts(name):
+                attempt = self.stage(name).attempt(number)
+                attempt.has_process = not attempt.announced or run.console_log(name, number).exists()
 
 
 def read_facts(run: RunDir) -> RunFacts:
@@ -146,8 +193,12 @@ def read_facts(run: RunDir) -> RunFacts:
     return facts
 
 
-def _later(a: AnyEvent, b: AnyEvent) -> bool:
-    return (a.t, a.w, a.seq) > (b.t, b.w, b.seq)
+def place_of(event: RunStarted | RunEnded) -> tuple[int, float, str, int]:
+    """The place of a supervisor's record among those of the run: by the number of the supervisor.
+
+    Records without a number are of older versions; they come first, by their time.
+    """
+    return (event.launch, 0.0, "", event.seq) if event.launch else (0, event.t, event.w, event.seq)
 
 
 def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
@@ -157,9 +208,9 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
             case RunStarted() | RunEnded():
                 _take_run(facts, event)
             case StageSucceeded():
-                facts.stage(event.stage).successes.append((event.t, event))
-            case StageStarted() | AttemptStarted() | GuardTripped():
-                _take_attempt(facts.stage(event.stage).attempt(event.attempt), event)
+                facts.stage(event.stage).successes.append(event)
+            case StageStarted() | AttemptStarted() | GuardTripped() | InputsRecorded():
+                _take_attempt(facts, event)
             case AttemptEnded():
                 _take_end(facts, event)
             case CheckpointCommitted():
@@ -175,25 +226,29 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
 
 
 def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
-    if isinstance(event, RunEnded):
-        if facts.ended is None or _later(event, facts.ended):
-            facts.ended = event
-        return
-    facts.changes |= {change.number: change for change in event.changes}
-    if event.reason.is_from_operator and (facts.operator is None or _later(event, facts.operator)):
-        facts.operator = event
-    if facts.latest_start is None or _later(event, facts.latest_start):
-        facts.latest_start = event
+    facts.highest_launch = max(facts.highest_launch, event.launch)
+    if isinstance(event, RunStarted):
+        facts.starts[event.w, event.seq] = event
+        facts.changes |= {change.number: change for change in event.changes}
+    elif facts.ended is None or place_of(event) > place_of(facts.ended):
+        facts.ended = event
 
 
-def _take_attempt(attempt: AttemptFacts, event: StageStarted | AttemptStarted | GuardTripped) -> None:
+def _take_attempt(facts: RunFacts, event: StageStarted | AttemptStarted | GuardTripped | InputsRecorded) -> None:
+    attempt = facts.stage(event.stage).attempt(event.attempt)
     match event:
-        case StageStarted():
-            attempt.launched_t = event.t
-        case AttemptStarted():
-            attempt.started = event
+        case StageStarted() | AttemptStarted():
+            attempt.announced = True
+            attempt.launch = max(attempt.launch, event.launch)
+            facts.highest_launch = max(facts.highest_launch, event.launch)
+            if isinstance(event, StageStarted):
+                attempt.launched_t = event.t
+            else:
+                attempt.started = event
         case GuardTripped():
             attempt.guard = event.guard
+        case InputsRecorded():
+            attempt.inputs = event
 
 
 def _take_end(facts: RunFacts, event: AttemptEnded) -> None:

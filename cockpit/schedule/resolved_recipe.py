@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from engines.files import file_sha256
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, place_now
 from engines.stage_file import StageInput
-from recipes.fingerprint import fingerprint
 from recipes.graph import Origin
 from recipes.schema import Recipe
 from recipes.stages.fields import StageFields
@@ -107,15 +105,16 @@ class RunRecipe:
             raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error
 
     def stage_inputs(self, run: RunDir, name: str) -> dict[str, StageInput]:
-        """The stage's inputs in the form of `stage.json`, each with its present hash."""
+        """The stage's inputs in the form of `stage.json`: outputs of stages with the present hash of their manifest.
+
+        What the recipe names by a path is identified by the engine, which reads it.
+        """
         result: dict[str, StageInput] = {}
         for field, ref in self.inputs.get(name, {}).items():
             path = str(run.out(ref.name)) if ref.origin == "stage" else ref.path
-            sha256 = ref.manifest_sha256
-            if path and sha256 is not None:
-                path = str(folder_with(sha256, Path(path), run.root) or path)
-            elif path:
-                sha256 = input_hash(Path(path))
+            sha256 = manifest_hash(run.out(ref.name)) if ref.origin == "stage" else ref.manifest_sha256
+            if path and ref.manifest_sha256 is not None:
+                path = str(folder_with(ref.manifest_sha256, Path(path), run.root) or path)
             result[field] = StageInput(
                 origin=ref.origin,
                 name=ref.name,
@@ -124,12 +123,6 @@ class RunRecipe:
                 manifest_sha256=sha256,
             )
         return result
-
-    def fingerprint(self, run: RunDir, name: str) -> str:
-        """The present fingerprint of a stage: its fields and the hashes of its inputs."""
-        inputs = self.stage_inputs(run, name)
-        hashes = [inputs[field].manifest_sha256 or inputs[field].name for field in sorted(inputs)]
-        return fingerprint(self.stage(name).model_dump(mode="json"), hashes)
 
 
 def folder_with(sha256: str, recorded: Path, near: Path) -> Path | None:
@@ -167,23 +160,9 @@ def require_outputs_of_runs(plan: RunRecipe, run: RunDir, name: str) -> None:
             )
 
 
-def input_hash(path: Path) -> str | None:
-    """The hash of an input folder or file: its manifest's SHA-256, else a SHA-256 over names, sizes and times.
-
-    Hashing the content of a foreign folder would take minutes for a large model at every resume; a changed file has
-    another size or time.
-    """
-    manifest = path / MANIFEST
+def manifest_hash(folder: Path) -> str | None:
+    """The SHA-256 of a folder's manifest; None without one."""
     try:
-        return file_sha256(manifest)
-    except OSError:
-        pass
-    digest = hashlib.sha256()
-    try:
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
-            status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return file_sha256(folder / MANIFEST)
     except OSError:
         return None
-    return digest.hexdigest() if files else None

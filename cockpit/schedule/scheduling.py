@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cockpit.schedule.facts import RunFacts
 from cockpit.schedule.resolved_recipe import RunRecipe
+from engines.events import RunStarted
 from engines.words import EndReason, RunStatus
 from recipes.stages.fields import TrainingRetry
 from recipes.stages.registry import row_of
@@ -54,32 +55,46 @@ def next_action(plan: RunRecipe, facts: RunFacts, is_done: Callable[[str], bool]
         is_done: whether a stage's last success has the present fingerprint and its output verifies.
     """
     operator = facts.operator
-    redo = plan.descendants(set(operator.redo)) if operator and operator.redo else set()
     # A later start may ask for a stage that the launch had left out.
     only = set((operator.only if operator else []) or plan.wanted())
     done: list[str] = []
     for name in plan.order:
         if name not in only:
             continue
-        stage_facts = facts.stage(name)
-        fresh = name not in redo or any(t >= facts.operator_t for t, _ in stage_facts.successes)
-        if fresh and is_done(name):
+        if not must_rerun(plan, facts, name) and is_done(name):
             done.append(name)
             continue
-        return NextActions(done, _run_or_end(plan, facts, name, redo))
+        return NextActions(done, _run_or_end(plan, facts, name))
     return NextActions(done, EndRun(RunStatus.SUCCEEDED))
 
 
-def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> RunStage | EndRun:
-    operator, stage = facts.operator, plan.stage(name)
-    attempts = facts.stage(name).since(facts.operator_t)
+def open_rerun(plan: RunRecipe, facts: RunFacts, name: str) -> RunStarted | None:
+    """The last request to rerun this stage that no success has answered yet; it outlives stops and failures."""
+    asked = [s for s in facts.operator_starts() if name in _redone(plan, s) or s.checkpoint_stage == name]
+    return asked[-1] if asked and not facts.succeeded_since(asked[-1], name) else None
+
+
+def must_rerun(plan: RunRecipe, facts: RunFacts, name: str) -> bool:
+    """Whether an operator requested to rerun the stage, or one that it depends on, and it has not succeeded since."""
+    again = open_rerun(plan, facts, name)
+    return again is not None and name in _redone(plan, again)
+
+
+def _redone(plan: RunRecipe, start: RunStarted) -> set[str]:
+    """The stages that a start reruns: those that it names, and those that depend on them."""
+    return plan.descendants(set(start.redo)) if start.redo else set()
+
+
+def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRun:
+    stage, again = plan.stage(name), open_rerun(plan, facts, name)
+    attempts = facts.attempts_since(facts.operator, name)
     trains = row_of(stage).trains
-    # The operator's choice of checkpoint applies until an engine has started with it; until then, the old attempts
-    # are the training's past.
-    fresh = not any(attempt.started for attempt in attempts)
-    named = operator is not None and operator.checkpoint is not None and operator.checkpoint_stage == name
-    resume = trains and (not fresh or named or name not in redo)
-    at_step = operator.checkpoint if operator and named and fresh else None
+    # A rerun begins at step 0, or at the checkpoint that the operator named, until an engine has started with it. Then
+    # its own checkpoints are the training's past, also after a stop.
+    fresh = again is not None and not any(attempt.started for attempt in facts.attempts_since(again, name))
+    named = again is not None and again.checkpoint is not None and again.checkpoint_stage == name
+    resume = trains and (not fresh or named)
+    at_step = again.checkpoint if again and named and fresh else None
     if not attempts:
         return RunStage(name, resume=resume, at_step=at_step, why="first attempt")
     last = attempts[-1]
@@ -88,6 +103,8 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str, redo: set[str]) -> 
     if last.reason == EndReason.REFUSED:
         return EndRun(RunStatus.REFUSED, last.detail, failed_stage=name)
     what = last.detail or last.reason
+    if last.reason == EndReason.INPUTS_CHANGED:
+        return EndRun(RunStatus.FAILED, f"{name}: {what}", failed_stage=name)
     if len(attempts) >= stage.retry.max_attempts:
         return EndRun(
             RunStatus.FAILED,

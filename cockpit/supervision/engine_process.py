@@ -20,7 +20,7 @@ from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
 from engines.run_dir import RunDir, lock_is_held
-from engines.stage_file import StageFile, StageResume, write_stage_file
+from engines.stage_file import ExpectedInputs, StageFile, StageResume, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import row_of, tag_of_stage
@@ -43,7 +43,15 @@ class EngineProcess:
 
 
 def write_stage_json(
-    run: RunDir, plan: RunRecipe, name: str, attempt: int, *, resume: StageResume | None, learning_rate_scale: float
+    run: RunDir,
+    plan: RunRecipe,
+    name: str,
+    attempt: int,
+    *,
+    resume: StageResume | None,
+    learning_rate_scale: float,
+    launch: int,
+    expected: ExpectedInputs | None,
 ) -> Path:
     """Write `stage.json`: everything that an engine reads, resolved."""
     stage = plan.stage(name)
@@ -57,7 +65,8 @@ def write_stage_json(
         inputs=plan.stage_inputs(run, name),
         resume=resume,
         learning_rate_scale=learning_rate_scale,
-        fingerprint=plan.fingerprint(run, name),
+        launch=launch,
+        expected=expected,
     )
     write_stage_file(path, content)
     return path

@@ -24,6 +24,7 @@ from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoi
 from cockpit.schedule.facts import RunFacts, add_facts
 from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recipe_changes import unjournaled, write_changes
+from cockpit.schedule.recorded_inputs import expected_inputs
 from cockpit.schedule.resolved_recipe import RunRecipe, require_outputs_of_runs
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
@@ -33,6 +34,7 @@ from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s
 from engines.events import (
+    AcceptedInput,
     AttemptEnded,
     ControlApplied,
     RunEnded,
@@ -56,9 +58,11 @@ class Supervisor:
     def __init__(self, run: RunDir, started: RunStarted) -> None:
         self.run = run
         self.plan = RunRecipe.read(run)
-        self.started = started
         self.facts = RunFacts()
         self.reader = JournalReader(run.journal)
+        self.read_facts()  # before the first record, which has the number of this supervisor
+        self.launch = self.facts.next_launch
+        self.started = msgspec.structs.replace(started, launch=self.launch, attempts=self._attempts_so_far(started))
         self.writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
         self.facts.roles[self.writer.writer] = WriterRole.SUPERVISOR
         self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
@@ -96,6 +100,14 @@ class Supervisor:
         """Bring the facts up to the end of the journal."""
         while records := self.reader.read(10_000):
             add_facts(self.facts, (record.event for record in records))
+        self.facts.note_folders(self.run, self.plan.order)
+
+    def _attempts_so_far(self, started: RunStarted) -> dict[str, int]:
+        """The highest attempt number of each stage, by the journal and by the folders; an adoption counts from the
+        operator's start."""
+        if not started.reason.is_from_operator:
+            return {}
+        return {name: max(found) for name in self.plan.order if (found := self.facts.stage(name).attempts)}
 
     def _warn_of_output(self, name: str, problems: list[str]) -> None:
         message = f"the output of {name} failed verification; rerunning the stage: {'; '.join(problems[:3])}"
@@ -104,7 +116,7 @@ class Supervisor:
     def _note_skipped(self, done: list[str]) -> None:
         """Record once, after a resume, which stages were finished before."""
         for name in done:
-            before = all(t < self.facts.operator_t for t, _ in self.facts.stage(name).successes)
+            before = not self.facts.succeeded_since(self.started, name)
             if before and name not in self.skipped and self.started.reason == StartReason.RESUME:
                 self.writer.emit(StageSkipped(stage=name, reason="already finished: fingerprint and manifest match"))
             self.skipped.add(name)
@@ -148,7 +160,9 @@ class Supervisor:
             self.writer.emit(Warned(message=message, stage=name))
         attempt = max([0, *self.run.attempts(name), *self.facts.stage(name).attempts]) + 1
         stage = self.plan.stage(name)
-        self.record(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=getattr(stage, "max_steps", None)))
+        expected = expected_inputs(self.run, self.facts, name)
+        steps = getattr(stage, "max_steps", None)
+        self.record(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=steps, launch=self.launch))
         try:
             require_outputs_of_runs(self.plan, self.run, name)
             path = write_stage_json(
@@ -158,6 +172,8 @@ class Supervisor:
                 attempt,
                 resume=choice.as_resume(),
                 learning_rate_scale=action.learning_rate_scale,
+                launch=self.launch,
+                expected=expected,
             )
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
@@ -206,7 +222,7 @@ class Supervisor:
             )
         self._answer_requests("the run has ended")
         self.sampler.stop()
-        self.writer.emit(RunEnded(state=end.state, reason=end.reason))
+        self.writer.emit(RunEnded(state=end.state, reason=end.reason, launch=self.launch))
         self.writer.sync()
         with suppress(OSError):  # on a full disk: the journal (or its ring) already has the end
             write_durably(self.run.exit_json, json.dumps(exit_facts(self.run)).encode())
@@ -228,6 +244,7 @@ def main(argv: list[str] | None = None) -> ExitCode:
     parser.add_argument("--checkpoint", type=int)
     parser.add_argument("--checkpoint-stage")
     parser.add_argument("--set", action="append", default=[], dest="sets")
+    parser.add_argument("--accepted-inputs", type=_accepted, default=[], help="a JSON list of `AcceptedInput`")
     parser.add_argument("--foreground", action="store_true")
     args = parser.parse_args(argv)
     os.umask(0o077)
@@ -255,6 +272,7 @@ def main(argv: list[str] | None = None) -> ExitCode:
         checkpoint_stage=args.checkpoint_stage,
         parent=run.read_run_json().get("parent"),
         changes=unjournaled(run, plan),
+        accepted_inputs=args.accepted_inputs,
     )
     become_subreaper()
     supervisor = Supervisor(run, started)
@@ -282,6 +300,10 @@ def _change_recipe(run: RunDir, sets: Sequence[str]) -> bool:
         sys.stderr.write(f"the changed recipe could not be written: {error}\n")
         return False
     return True
+
+
+def _accepted(text: str) -> list[AcceptedInput]:
+    return msgspec.json.decode(text, type=list[AcceptedInput])
 
 
 def _request_stop(run: RunDir) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_JSON = "base.json"
-"""Cockpit's own file beside the adapter: `path` and `manifest_sha256` of the base model that it was trained on."""
+"""Cockpit's own file beside the adapter: `path` and `manifest_sha256` of the base model that it was trained on.
+`method` says whether that SHA-256 is of its manifest or of its contents; older versions wrote none."""
 
 
 def is_adapter(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
@@ -22,12 +22,22 @@ MAX_LINKS = 10_000
 _FACTS = {"id": str, "method": str, "kind": str, "run": str, "stage": str, "folder": str, "attempt": int, "step": int}
 
 
+MAX_FILES = 500
+"""Most files of a folder without a manifest that a link lists; a larger folder is identified by all its files."""
+
+
 @dataclass(frozen=True)
 class Parent:
-    """A source of a stage: its folder or file, or only its name when no folder is known."""
+    """A source of a stage: its folder or file, or only its name when no folder is known.
+
+    `files` are those that the stage read (path inside the folder, bytes, SHA-256) if the folder has no manifest that
+    vouches for them; `sha256` is then the identity of their contents.
+    """
 
     name: str
     path: Path | None
+    sha256: str = ""
+    files: tuple[tuple[str, int, str], ...] = ()
 
 
 def custody_of(parents: Iterable[Parent], checkpoint: Path | None = None) -> dict[str, Any]:
@@ -59,7 +69,8 @@ def ancestors(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         known = {key: link[key] for key, kind in _FACTS.items() if type(link.get(key)) is kind}
         if {"id", "method", "kind"} <= known.keys():
-            links.append({**known, "parents": _ids(link.get("parents"))})
+            files = _listed_files(link.get("files"))
+            links.append({**known, "parents": _ids(link.get("parents")), **({"files": files} if files else {})})
     return links
 
 
@@ -101,6 +112,9 @@ def _link(parent: Parent) -> dict[str, Any]:
     """One link with its `ancestors`. An unreadable source is identified by its name, so the finished stage is kept."""
     name = parent.name if parent.path is None else str(parent.path)
     known = {"folder": name, "parents": [], "ancestors": []}
+    if 0 < len(parent.files) <= MAX_FILES:
+        files = [{"path": path, "bytes": size, "sha256": sha256} for path, size, sha256 in parent.files]
+        return known | {"id": parent.sha256, "method": "content", "kind": "folder", "files": files}
     if parent.path is not None:
         try:
             return known | _manifest_link(parent.path)
@@ -131,6 +145,22 @@ def _manifest_link(folder: Path) -> dict[str, Any]:
 
 def _ids(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)][:MAX_LINKS] if isinstance(value, list) else []
+
+
+def _listed_files(value: Any) -> list[dict[str, Any]]:
+    """The files of a link; empty if one of them is malformed or outside its folder."""
+    kinds = {"path": str, "bytes": int, "sha256": str}
+    if not isinstance(value, list) or len(value) > MAX_FILES:
+        return []
+    files = []
+    for entry in value:
+        if not isinstance(entry, dict) or any(type(entry.get(key)) is not kind for key, kind in kinds.items()):
+            return []
+        pure = PurePosixPath(entry["path"])
+        if pure.is_absolute() or ".." in pure.parts or "\0" in entry["path"]:
+            return []
+        files.append({key: entry[key] for key in kinds})
+    return files
 
 
 def _files(folder: Path) -> Iterable[Path]:

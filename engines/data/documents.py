@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
+from engines.artifacts.data_folder import METADATA
 from engines.data.split import SPLITS
 from engines.files import open_regular
 from engines.json_text import read_json
 from recipes.problems import OperatorError
-
-METADATA = "metadata.json"
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from engines.artifacts.data_folder import METADATA
 from engines.data.documents import (
-    METADATA,
     Document,
     corpus_bytes,
     is_text_folder,
@@ -23,9 +23,9 @@ from engines.data.documents import (
 )
 from engines.data.facts import Fact, facts_of
 from engines.data.readers.row import Message, MessageRow
-from engines.data.source_tree import source_folder
 from engines.data.split import SPLITS, assign_splits, keyed_fraction
 from engines.data.text import Report, dropped_text, reread, scan_source
+from engines.inputs.source_tree import source_folder
 from recipes.problems import OperatorError
 
 MAX_FILE_BYTES = 1_048_576

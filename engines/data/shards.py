@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from engines.artifacts.data_folder import TOKENS_JSON
 from engines.files import file_sha256, read_regular_bytes
 from recipes.problems import OperatorError
 
-TOKENS_JSON = "tokens.json"
 TOKENIZER = "tokenizer"
 """The folder beside the shards, with the tokenizer that encoded them."""
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}

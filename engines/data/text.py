@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from engines.data.documents import METADATA, Document, split_file, write_json
-from engines.data.source_tree import STANDARD_LIBRARY, LeftOutError, read_source, source_folder, walk_sources
+from engines.artifacts.data_folder import METADATA
+from engines.data.documents import Document, split_file, write_json
 from engines.data.split import SPLITS, Assignment, assign_splits, keyed_fraction
+from engines.inputs.source_tree import STANDARD_LIBRARY, LeftOutError, read_source, source_folder, walk_sources
 from recipes.problems import OperatorError
 
 Report = Callable[[float, float | None, str], None]

@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
+from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.documents import corpus_bytes, read_documents
 from engines.data.shards import (
     DTYPES,
     FORMAT,
     TOKENIZER,
-    TOKENS_JSON,
     SplitEntry,
     TokenShard,
     TokensManifest,

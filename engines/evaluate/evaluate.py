@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.readers.folder import read_messages
-from engines.data.shards import TOKENS_JSON, TokenShard
+from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches

@@ -70,7 +70,8 @@ def base_of(adapter: Path) -> Path:
             )
         return cached_folder(base["path"])
     expected = base.get("manifest_sha256")
-    if expected and (path / MANIFEST).is_file() and manifest_sha256(path) != expected:
+    named_manifest = base.get("method") != "content"
+    if expected and named_manifest and (path / MANIFEST).is_file() and manifest_sha256(path) != expected:
         raise OperatorError(
             f"{path} is not the base model that {adapter} was trained on: its manifest differs",
             "restore the base model, or train the adapter again on this one",

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import set_seed
 
 from engines.artifacts.adapter_folder import BASE_JSON
-from engines.context import Artifact, StageContext, StageResult
+from engines.context import Artifact, Input, StageContext, StageResult
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.finetune.model import add_adapter, load_base
@@ -48,7 +48,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     set_seed(ctx.stage.seed)
     adapted = add_adapter(model, ctx.stage)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    save_extras = partial(_save_extras, base, ctx.inputs["model"].manifest_sha256)
+    save_extras = partial(_save_extras, base, ctx.inputs["model"])
     task = Task(
         model=adapted,
         dataset=dataset,
@@ -79,8 +79,8 @@ def _sample(ctx: StageContext[FinetuneStage], model: Any, tokenizer: Any, step: 
     return True
 
 
-def _save_extras(base: Path, manifest_sha256: str | None, target: Path) -> None:
+def _save_extras(base: Path, given: Input, target: Path) -> None:
     """Complete an adapter folder: add the base model's tokenizer and `base.json`."""
     copy_tokenizer(target, base)
-    body = {"path": str(base.resolve()), "manifest_sha256": manifest_sha256}
+    body = {"path": str(base.resolve()), "manifest_sha256": given.manifest_sha256, "method": given.method}
     (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from engines.data.shards import TOKENS_JSON, TokenShard
+from engines.artifacts.data_folder import TOKENS_JSON
+from engines.data.shards import TokenShard
 from engines.files import file_sha256
 from recipes.problems import OperatorError
 

@@ -28,8 +28,9 @@ from engines.artifacts.checkpoints import (
     scan,
     which_to_remove,
 )
-from engines.artifacts.custody import Parent, custody_of
+from engines.artifacts.custody import custody_of
 from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
+from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
@@ -53,8 +54,7 @@ class CheckpointWriter:
         self._faults = faults
         self._save_tokenizer = save_tokenizer
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
-        inputs = [Parent(item.name, item.path) for item in ctx.inputs.values()]
-        self._custody = custody_of(inputs, ctx.resume.path if ctx.resume is not None else None)
+        self._custody = custody_of(parents_of(ctx), ctx.resume.path if ctx.resume is not None else None)
         self.last_step: int | None = None
         self._clean()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from engines.artifacts.manifest import ManifestError, manifest_sha256
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.files import read_regular_bytes
 from exporters.hf_model.model_folder import open_weights, read_config
@@ -149,8 +149,8 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str
 
     Args:
         base: the base model's folder.
-        base_sha256: its manifest's SHA-256, when known.
-        adapter_folder: the adapter, whose base.json has the SHA-256 of its base model's manifest.
+        base_sha256: its identity, when known: the SHA-256 of its manifest or of its contents.
+        adapter_folder: the adapter, whose base.json has the identity of its base model.
 
     Returns:
         A warning about what could not be checked; empty when the hashes are equal.
@@ -158,18 +158,21 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str
     Raises:
         OperatorError: the hashes differ; the message has both.
     """
-    wanted = Adapter(adapter_folder, {}).base.get("manifest_sha256")
+    named = Adapter(adapter_folder, {}).base
+    wanted = named.get("manifest_sha256")
+    if "method" not in named and not (base / MANIFEST).is_file():
+        wanted = None  # an older version identified a foreign folder by the times of its files
     if base_sha256 is None:
         try:
             base_sha256 = manifest_sha256(base)
         except ManifestError:
             base_sha256 = None
     if not wanted or not base_sha256:
-        reason = "the adapter does not name its base model" if not wanted else f"{base} has no manifest"
+        reason = f"{base} has no manifest" if wanted else "the adapter does not name the content of its base model"
         return f"{reason}: could not check that the adapter was trained on this base model"
     if wanted != base_sha256:
         raise OperatorError(
-            f"the adapter was trained on another base model: it names manifest {printable(str(wanted))}, but {base} "
+            f"the adapter was trained on another base model: it names SHA-256 {printable(str(wanted))}, but {base} "
             f"has {base_sha256}",
             "merge it into the base model that it was trained on "
             f"({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.data.documents import METADATA
+from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.data.readers.folder import read_messages
-from engines.data.shards import TOKENS_JSON, TokenShard, read_tokens_manifest
+from engines.data.shards import TokenShard, read_tokens_manifest
 from engines.files import open_regular
 from engines.json_text import parse_json
 from exporters.proof.plain_text import plain_blocks

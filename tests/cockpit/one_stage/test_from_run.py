@@ -16,7 +16,7 @@ from cockpit.one_stage.recipe import Input, short_name
 from cockpit.one_stage.sources import Source, checkpoint_rows, sources
 from cockpit.planning.models import export_need, file_plans, merge_need, model_facts
 from cockpit.runs.reader import read_now
-from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, input_hash
+from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, manifest_hash
 from cockpit.tui.dialogs.make import plan_words
 from engines.run_dir import RunDir
 from engines.words import RunStatus
@@ -171,7 +171,7 @@ def test_an_export_is_compared_on_the_last_training_data_of_its_model(tmp_path: 
     assert held_out_data(run, "merged") is None, "its folder is gone"
     run.out("questions").mkdir(parents=True)
     assert held_out_data(run, "train") is None
-    assert held_out_data(run, "merged") == Input.at(run.out("questions"), input_hash(run.out("questions")))
+    assert held_out_data(run, "merged") == Input.at(run.out("questions"), manifest_hash(run.out("questions")))
     run.out("merged").mkdir(parents=True)
     source = Source("model", "merged", run.out("merged"), "c" * 64)
     made = export_recipe(run, "atlas", source, ["F16"])

@@ -355,7 +355,7 @@ def shown(facts: RunFacts) -> object:
             (a.number, a.launched_t, a.started, a.opened, a.reason, a.detail, a.guard)
             for _, a in sorted(one.attempts.items())
         ]
-        return attempts, sorted((t, e.w, e.seq) for t, e in one.successes), one.lineage()
+        return attempts, sorted((e.attempt, e.w, e.seq) for e in one.successes), one.lineage()
 
     stages = {name: stage(one) for name, one in sorted(facts.stages.items()) if one.attempts or one.successes}
     return stages, facts.operator, facts.ended, facts.latest_start, facts.has_ended

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engines.artifacts.manifest import manifest_sha256, write_manifest
+from engines.inputs.compare import changes_of
+from engines.inputs.record import InputRecord, identify_inputs, read_record, write_record
+from engines.stage_file import StageInput
+from recipes.stages.finetune import FinetuneStage
+
+STAGE = FinetuneStage.model_validate({"name": "tuned", "kind": "finetune", "model": "./m", "data": "./d"})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("one\ntwo\n")
+    (folder / "val.jsonl").write_text("three\n")
+    return folder
+
+
+def identified(data: Path) -> list[InputRecord]:
+    return identify_inputs(STAGE, {"data": StageInput(origin="path", name="./data", path=str(data))})
+
+
+def lines(before: list[InputRecord], after: list[InputRecord]) -> list[str]:
+    return [line for change in changes_of("tuned", before, after, {}) for line in change.lines()]
+
+
+def test_touching_copying_and_adding_beside_change_nothing(data: Path) -> None:
+    before = identified(data)
+    os.utime(data / "train.jsonl", ns=(1, 1))
+    (data / "notes.txt").write_text("beside")
+    assert identified(data) == before
+    shutil.copytree(data, data.with_name("copy"))
+    data.rename(data.with_name("old"))
+    data.with_name("copy").rename(data)
+    assert identified(data) == before
+    assert lines(before, identified(data)) == []
+
+
+def test_one_changed_byte_a_missing_and_an_added_file_are_named(data: Path) -> None:
+    before = identified(data)
+    (data / "train.jsonl").write_text("one\ntwO\n")
+    assert lines(before, identified(data)) == ["tuned.data ./data: changed train.jsonl (8 bytes, other content)"]
+    (data / "val.jsonl").unlink()
+    (data / "metadata.json").write_text("{}")
+    (data / "train.jsonl").write_text("one\n")
+    assert lines(before, identified(data)) == [
+        "tuned.data ./data: changed train.jsonl (8 → 4 bytes)",
+        "tuned.data ./data: missing val.jsonl",
+        "tuned.data ./data: added metadata.json (2 B)",
+    ]
+
+
+def test_the_cause_is_named_even_if_the_list_of_files_was_lost(data: Path) -> None:
+    before = identified(data)
+    (data / "train.jsonl").write_text("other")
+    (change,) = changes_of("tuned", [], identified(data), {"data": before[0].sha256})
+    assert "the recorded list of files cannot be read" in change.lines()[0]
+
+
+def test_a_folder_of_cockpit_keeps_the_identity_of_its_manifest_while_its_files_are_the_listed_ones(data: Path) -> None:
+    write_manifest(data)
+    (before,) = identified(data)
+    assert (before.method, before.sha256) == ("manifest", manifest_sha256(data))
+    (data / "train.jsonl").write_text("one\ntwO\n")
+    (after,) = identified(data)
+    assert after.method == "content", "a manifest proves nothing about files that were changed after it"
+    assert lines([before], [after]) == ["tuned.data ./data: changed train.jsonl (8 bytes, other content)"]
+
+
+def test_a_manifest_added_to_the_same_files_is_no_change(data: Path) -> None:
+    before = identified(data)
+    write_manifest(data)
+    assert lines(before, identified(data)) == []
+
+
+def test_outputs_of_stages_are_identified_by_their_manifest_and_hub_models_by_name() -> None:
+    given = {
+        "data": StageInput(origin="stage", name="questions", path="/gone", manifest_sha256="a" * 64),
+        "model": StageInput(origin="hub", name="org/base"),
+    }
+    found = {record.field: record for record in identify_inputs(STAGE, given)}
+    assert (found["data"].method, found["data"].identity) == ("manifest", "a" * 64)
+    assert (found["model"].method, found["model"].identity) == ("name", "org/base")
+
+
+def test_a_record_is_read_back_and_a_damaged_one_is_empty(data: Path, tmp_path: Path) -> None:
+    found = identified(data)
+    path = tmp_path / "record"
+    write_record(path, found)
+    assert read_record(path) == found
+    path.write_text("{")
+    assert read_record(path) == read_record(tmp_path / "gone") == []
