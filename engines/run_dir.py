@@ -7,18 +7,19 @@ The names inside a finished folder belong to the module of its format: `engines.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.files import fsync_folder, open_regular, read_regular_text, write_durably
+from engines.files import file_sha256, fsync_folder, open_regular, read_regular_text, write_durably
 from engines.json_text import read_json
 
 FORMAT = 1
@@ -29,6 +30,7 @@ FIXTURE_FILE = "fixture.json"
 """In an export's output: the answers that another runtime must give."""
 _RUN_JSON = "run.json"
 _FORMER_IDS = "former_ids"
+_RECIPE_SHA256 = "recipe_sha256"
 _MAX_NOTE_BYTES = 4096
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
@@ -182,6 +184,15 @@ class RunDir:
         if not isinstance(value, dict):
             raise RunDirError(f"{self.root} is not a run directory: run.json is not an object")
         return value
+
+    def recipe_was_edited(self) -> bool:
+        """Whether recipe.toml is not the file of the launch any more: the run uses recipe.json. False for a run of an
+        older version, which did not record its hash."""
+        try:
+            recorded = self.read_run_json().get(_RECIPE_SHA256)
+            return recorded is not None and file_sha256(self.recipe_toml) != recorded
+        except (OSError, RunDirError):
+            return False
 
     def read_note(self) -> str:
         """The operator's note in one line, of at most 500 characters; empty without one, or if it cannot be read. Not
@@ -373,11 +384,13 @@ def create_run_dir(
     version: str,
     recipe_path: str | None = None,
     parent: str | None = None,
+    sets: Sequence[str] = (),
     seal: Callable[[RunDir], None] = lambda _draft: None,
 ) -> RunDir:
     """Create a run directory atomically: it is filled under a temporary name and renamed.
 
-    Run ids sort by time and are readable: `20261120-2130-atlas`; a second run in the same minute gets `-2`.
+    Run ids sort by time and are readable: `20261120-2130-atlas`; a second run in the same minute gets `-2`. `sets` are
+    the overrides of the launch, as typed: `recipe_toml` is the recipe as given, without them.
     `seal` is called with the filled draft, before it exists under its name; what it raises leaves no folder behind.
 
     Raises:
@@ -405,6 +418,7 @@ def create_run_dir(
                 continue
             facts = {"format": FORMAT, "id": run_id, "recipe": recipe, "parent": parent, "version": version}
             facts |= {"recipe_path": recipe_path, "created_t": time.time()}  # noqa: TID251 - a wall-clock fact
+            facts |= {"sets": list(sets), _RECIPE_SHA256: hashlib.sha256(recipe_toml.encode()).hexdigest()}
             write_durably(draft.run_json, json.dumps(facts, indent=1).encode())
             try:
                 temporary.rename(target)

@@ -8,6 +8,7 @@ from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Signals, say
 from cockpit.headless.follow_command import follow
+from cockpit.headless.hyperparameters import EDITED
 from cockpit.headless.inputs_progress import InputsProgress
 from cockpit.launching.launch import resume
 from cockpit.runs.find import find_run, runs_root
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         )
         if not (args.detach or args.quiet):
             say(f"run {found.id} resumed; detaching does not stop it")
+            if found.recipe_was_edited():
+                say(EDITED)
             for change in changes:
                 say(f"changed: {safe_text(change.sentence, 300)}")
         return follow(found, args, signals, past=False)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import warn_of_unreadable
+from cockpit.headless.hyperparameters import EDITED, field_lines
 from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
 from cockpit.runs.console import last_lines
@@ -27,6 +30,7 @@ def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit show`."""
     add_run(parser)
     add_json(parser)
+    parser.add_argument("--fields", action="store_true", help="list every field of every stage, defaults too")
     parser.examples = (
         ("cockpit show last", "Show the newest run."),
         ("cockpit show 20261120-2130 --json", "Show the run whose id starts with 20261120-2130, as JSON."),
@@ -55,8 +59,11 @@ def run(args: argparse.Namespace) -> ExitCode:
     print(f"in {found.root}")
     note = found.read_note()
     print(f"note: {safe_text(note, 500)}\n" if note else "")
+    if found.recipe_was_edited():
+        print(f"{EDITED}\n")
     print("\n".join(report_lines(state)))
     print("\n".join(_checkpoints_and_artifacts(found, state)))
+    print("\n".join(["", *_sets(facts), *field_lines(found, every=args.fields)]))
     warn_of_unreadable(state)
     return ExitCode.DONE
 
@@ -72,6 +79,12 @@ def _why(run: RunDir, state: RunState) -> list[str]:
         lines.append(f"  the end of {safe_text(run.console_log(ending.stage, ending.attempt), None)}:")
         lines += [f"    {safe_text(line)}" for line in console]
     return lines
+
+
+def _sets(facts: Mapping[str, Any]) -> list[str]:
+    """The overrides of the launch, as typed."""
+    sets = facts.get("sets")
+    return [f"launched with --set {safe_text(text, 300)}" for text in sets] if isinstance(sets, list) else []
 
 
 def _checkpoints_and_artifacts(run: RunDir, state: RunState) -> list[str]:

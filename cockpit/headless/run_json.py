@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cockpit.headless.hyperparameters import field_values
 from cockpit.runs.health import Health
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
@@ -25,6 +26,9 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
         real: the run's state after a check of its processes.
         health: how it is doing.
     """
+    fields: dict[str, dict[str, Any]] = {}
+    for item in field_values(run):
+        fields.setdefault(item.stage, {})[item.field] = {"value": item.value, "origin": item.origin}
     value = {
         "id": run.id,
         "recipe": facts.get("recipe"),
@@ -36,11 +40,13 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
         "note": run.read_note(),
         "started_t": state.started_t,
         "ended_t": state.ended_t,
+        "sets": facts.get("sets", []),
+        "recipe_edited": run.recipe_was_edited(),
         "changes": [
             {"stage": c.stage, "field": c.field, "old": c.old, "new": c.new, "number": c.number} for c in state.changes
         ],
         "accepted_inputs": [msgspec.structs.asdict(item) for item in state.accepted_inputs],
-        "stages": [_stage_json(run, stage) for stage in state.stages],
+        "stages": [_stage_json(run, stage, fields.get(stage.name, {})) for stage in state.stages],
         "unreadable": state.unreadable,
         "unknown": state.unknown,
         "missing": state.missing,
@@ -49,7 +55,7 @@ def run_json(run: RunDir, facts: Mapping[str, Any], state: RunState, real: str, 
     return plain
 
 
-def _stage_json(run: RunDir, stage: StageView) -> dict[str, Any]:
+def _stage_json(run: RunDir, stage: StageView, fields: Mapping[str, Any]) -> dict[str, Any]:
     best = stage.best_checkpoint
     step = stage.last_step
     return {
@@ -65,6 +71,7 @@ def _stage_json(run: RunDir, stage: StageView) -> dict[str, Any]:
             for a in stage.artifacts
         ],
         "metrics": dict(stage.metrics),
+        "fields": dict(fields),
         "step": stage.at_step,
         "total_steps": stage.total_steps,
         "loss": None if step is None else step.loss,

@@ -28,6 +28,7 @@ from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is
 from engines.words import StartReason
 from recipes.graph import FindOutput, resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
+from recipes.origins import origins_of
 from recipes.problems import OperatorError, RecipeError
 from recipes.stages.registry import row_of
 
@@ -51,9 +52,8 @@ def resolve(loaded: LoadedRecipe, only: Sequence[str] = (), find_output: FindOut
     if unknown:
         raise OperatorError(f"--stage — no stage {unknown[0]!r}; allowed: {', '.join(whole.order)}")
     wanted = whole.ancestors(set(only))
-    return RunRecipe(
-        loaded.recipe, whole.order, inputs, [name for name in whole.order if name in wanted] if only else []
-    )
+    chosen = [name for name in whole.order if name in wanted] if only else []
+    return RunRecipe(loaded.recipe, whole.order, inputs, chosen, origins=origins_of(loaded))
 
 
 def launch(
@@ -96,6 +96,7 @@ def launch(
             version=cockpit.__version__,
             recipe_path=str(loaded.path),
             parent=parent or _parent_of(run_recipe),
+            sets=loaded.overrides,
             seal=seal,
         )
     except RunDirError as error:

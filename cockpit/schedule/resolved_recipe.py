@@ -49,6 +49,8 @@ class RunRecipe:
     only: list[str]
     changes: list[FieldChanged] = dataclasses.field(default_factory=list)
     """fields that resumes changed, oldest first; `recipe` contains the new values"""
+    origins: dict[str, dict[str, str]] | None = None
+    """where each field that was set comes from, by stage; None for a run of an older version"""
 
     def stage(self, name: str) -> StageFields:
         return next(stage for stage in self.recipe.stage if stage.name == name)
@@ -83,6 +85,7 @@ class RunRecipe:
             },
             "only": self.only,
             "changes": msgspec.to_builtins(self.changes),
+            "origins": self.origins,
         }
 
     @staticmethod
@@ -100,6 +103,7 @@ class RunRecipe:
                 inputs={s: {f: InputRef(**ref) for f, ref in refs.items()} for s, refs in value["inputs"].items()},
                 only=list(value["only"]),
                 changes=msgspec.convert(value.get("changes", []), list[FieldChanged]),
+                origins=msgspec.convert(value.get("origins"), dict[str, dict[str, str]] | None),
             )
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise RunDirError(f"{run.recipe_json}: not a resolved recipe: {error}") from error

@@ -11,6 +11,7 @@ from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
 from cockpit.launching.launch import resume
 from cockpit.launching.requests import send_request
+from cockpit.provenance.trust import allow_recipe
 from cockpit.runs.health import Health
 from cockpit.schedule.recipe_changes import write_changes
 from cockpit.schedule.resolved_recipe import RunRecipe
@@ -116,6 +117,7 @@ def test_the_recipe_of_an_older_run_has_no_changes_and_takes_some(tmp_path: Path
     run = stopped(tmp_path)
     old = json.loads(run.recipe_json.read_text())
     del old["changes"]
+    allow_recipe(run, json.dumps(old).encode())
     run.recipe_json.write_text(json.dumps(old))
     assert RunRecipe.read(run).changes == []
     resume(run, sets=[f"part-1.max_steps={step_of(run) + 1}"])
