@@ -13,27 +13,24 @@ from exporters.lora.adapter import read_adapter
 from exporters.lora.merge import check_base
 from exporters.proof.parity import Reference, check_limits, compare, limits_of
 from exporters.proof.reference_model import TorchLogits, load_reference
-from exporters.stages.export_job import AdapterFile, Export, file_part, report_comparison
-from recipes.problems import OperatorError
+from exporters.stages.adapter_names import adapter_names, metric_key
+from exporters.stages.export_job import AdapterFile, Export, report_comparison
 
 
 def plan_adapters(export: Export) -> list[AdapterFile]:
     """Read every adapter of the stage and map it to the base model's tensors.
 
     Raises:
-        OperatorError: an adapter belongs to another base model, cannot be a GGUF adapter, or has another one's name.
+        OperatorError: an adapter belongs to another base model, or cannot be a GGUF adapter.
     """
     ctx = export.ctx
     planned: list[AdapterFile] = []
-    for field in (name for name in ctx.inputs if name.startswith("adapters[")):
-        given = ctx.inputs[field]
-        folder = local_folder(given)
+    inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
+    found = [(given, local_folder(given)) for given in inputs]
+    for (given, folder), name in zip(found, adapter_names(found), strict=True):
         unchecked = check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder)
         if unchecked:
             ctx.warn(unchecked)
-        name = file_part(given.name)
-        if name in (item.name for item in planned):
-            raise OperatorError(f"adapters — two have the name {name}; allowed different names", "rename one folder")
         plan = plan_adapter(export.model, read_adapter(folder))
         path = export.adapter_path(name, ctx.stage.adapter_type)
         planned.append(AdapterFile(name, folder, given.manifest_sha256, plan, path, plan.bytes(ctx.stage.adapter_type)))
@@ -88,4 +85,4 @@ def _describe(export: Export, item: AdapterFile) -> dict[str, Any]:
 
 
 def _key(item: AdapterFile) -> str:
-    return item.name.lower().replace("-", "_").replace(".", "_")
+    return metric_key(item.name)
