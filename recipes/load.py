@@ -52,6 +52,16 @@ class LoadedRecipe:
         number = next(number for number, item in enumerate(self.recipe.stage) if item.name == stage)
         return self.source.line(("stage", number, *field.split(".")), tag_of_table(self.resolved["stage"][number]))
 
+    def origins(self) -> dict[str, dict[str, str]]:
+        """What set each field, by stage: `recipe`, `defaults` or `--set`; fields at the schema's default are left
+        out."""
+        found: dict[str, dict[str, str]] = {}
+        for number, table in enumerate(self.resolved["stage"]):
+            tag = str(tag_of_table(table))
+            fields = {spec.path: self.source.origin(number, tag, spec.path) for spec in fields_of(tag)}
+            found[str(table["name"])] = {path: origin for path, origin in fields.items() if origin is not None}
+        return found
+
 
 def load_recipe(path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None) -> LoadedRecipe:
     """Read, check and complete a recipe file.

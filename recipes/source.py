@@ -44,6 +44,17 @@ class Source:
                     return default
         return ()
 
+    def origin(self, number: int, tag: str, field: str) -> str | None:
+        """What sets a field (dotted) of a stage: `recipe`, `defaults` or `--set`; None for the schema's default."""
+        parts = field.split(".")
+        own: KeyPath = ("stage", number, *parts)
+        laid: KeyPath = ("defaults", kind_of(tag), *parts)
+        for path, origin in ((own, "recipe"), (laid, "defaults")):
+            if _has(self.data, path):
+                overridden = any(path[:length] in self.overrides for length in range(len(path), 0, -1))
+                return "--set" if overridden else origin
+        return None
+
     def _written(self, path: KeyPath) -> bool:
         return path in self.overrides or path in self.index.lines
 
@@ -79,3 +90,12 @@ class Source:
         stage = stages[number] if isinstance(stages, list) and number < len(stages) else None
         name = stage.get("name") if isinstance(stage, dict) else None
         return name if isinstance(name, str) and name else f"stage[{number}]"
+
+
+def _has(data: Any, path: KeyPath) -> bool:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True

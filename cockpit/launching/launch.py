@@ -28,7 +28,6 @@ from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is
 from engines.words import StartReason
 from recipes.graph import FindOutput, resolve_graph
 from recipes.load import LoadedRecipe, load_recipe, load_recipe_text
-from recipes.origins import origins_of
 from recipes.problems import OperatorError, RecipeError
 from recipes.stages.registry import row_of
 
@@ -53,7 +52,7 @@ def resolve(loaded: LoadedRecipe, only: Sequence[str] = (), find_output: FindOut
         raise OperatorError(f"--stage — no stage {unknown[0]!r}; allowed: {', '.join(whole.order)}")
     wanted = whole.ancestors(set(only))
     chosen = [name for name in whole.order if name in wanted] if only else []
-    return RunRecipe(loaded.recipe, whole.order, inputs, chosen, origins=origins_of(loaded))
+    return RunRecipe(loaded.recipe, whole.order, inputs, chosen, origins=loaded.origins())
 
 
 def launch(
