@@ -171,10 +171,10 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
         traceback.print_exc()
         return _ended(ctx, EndReason.OUT_OF_MEMORY, str(error))
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        message = _of_the_disk(ctx, error)
+        if not message:
             traceback.print_exc()
             return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
-        message = _no_space(ctx, error)
         sys.stderr.write(message + "\n")
         return _ended(ctx, EndReason.ERROR, message)
     except BaseException as error:  # noqa: BLE001 - the boundary: the journal records every exception
@@ -197,6 +197,15 @@ def _cpu_s() -> float:
     """CPU seconds of this process and of the children that it waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _of_the_disk(ctx: StageContext[StageFields], error: OSError) -> str:
+    """The message for a full disk or a run directory that was moved away; empty for any other error."""
+    if error.errno in _NO_SPACE:
+        return _no_space(ctx, error)
+    if isinstance(error, FileNotFoundError) and not ctx.run_root.exists():
+        return f"{ctx.run_root} was moved or removed while the engine ran; resume the run where it is now"
+    return ""
 
 
 def _no_space(ctx: StageContext[StageFields], error: OSError) -> str:

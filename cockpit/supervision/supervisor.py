@@ -224,7 +224,8 @@ class Supervisor:
         self.sampler.stop()
         self.writer.emit(RunEnded(state=end.state, reason=end.reason, launch=self.launch))
         self.writer.sync()
-        with suppress(OSError):  # on a full disk: the journal (or its ring) already has the end
+        # On a full disk, or in a run directory that was moved: the journal (or its ring) already has the end.
+        with suppress(OSError, RunDirError):
             write_durably(self.run.exit_json, json.dumps(exit_facts(self.run)).encode())
 
     def close(self) -> None:

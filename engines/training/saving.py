@@ -84,16 +84,15 @@ class CheckpointWriter:
         final = self._ctx.checkpoints / checkpoint_name(step)
         draft = draft_of(final)
         try:
-            draft.mkdir(parents=True)
+            draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
             position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
             event = self._write(draft, final, trainer, counters, eval_loss, position)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             if not _is_disk_error(error):
                 raise
-            free = shutil.disk_usage(self._ctx.checkpoints).free
             self._ctx.warn(
-                f"checkpoint at step {step} could not be written ({error}); {quantities.size(free)} are free; "
+                f"checkpoint at step {step} could not be written ({error}); {_room_in(self._ctx.checkpoints)}; "
                 "training continues and retries at the next save; older checkpoints are unchanged"
             )
             return False
@@ -241,6 +240,14 @@ def _ancestors(ctx: StageContext[TrainingFields]) -> list[tuple[int, int]]:
             known.add(int(attempt))
             lineage.append((int(attempt), min(int(step), lineage[-1][1])))
     return lineage
+
+
+def _room_in(folder: Path) -> str:
+    """How much space a folder has, or that the run was moved while it runs."""
+    try:
+        return f"{quantities.size(shutil.disk_usage(folder).free)} are free"
+    except FileNotFoundError:
+        return "the run directory was moved or removed; move it back"
 
 
 def _is_disk_error(error: Exception) -> bool:

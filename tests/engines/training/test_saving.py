@@ -14,7 +14,7 @@ import pytest
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
 from engines.control import put_request
-from engines.events import AttemptEnded, CheckpointCommitted, ControlApplied, Warned
+from engines.events import AttemptEnded, CheckpointCommitted, ControlApplied, Step, Warned
 from engines.run_dir import RunDir
 from engines.training import saving
 from engines.words import Verb
@@ -117,3 +117,23 @@ def test_checkpoints_that_somebody_removed_end_nothing(tmp_path: Path, tokens: P
     assert refused == []
     assert complete[-1].step == 6
     assert all(verify_manifest(one.path) == [] for one in complete)
+
+
+def test_a_save_into_a_run_that_was_moved_away_is_refused_and_makes_no_folder(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    emit, away = ctx.emit, tmp_path / "away"
+
+    def emit_and_move(event: Any) -> int:
+        seq = emit(event)
+        if isinstance(event, Step) and event.step == 5:
+            ctx.run_root.rename(away)
+        if isinstance(event, Step) and event.step == 7:
+            assert not ctx.run_root.exists(), "it is not made again under its old name"
+            away.rename(ctx.run_root)
+        return seq
+
+    ctx.emit = emit_and_move  # type: ignore[method-assign]
+    assert run_stage(ctx) is not None
+    assert committed_steps(ctx, 1) == [3, 8]
+    (warning,) = of_kind(ctx, Warned)
+    assert "the run directory was moved or removed; move it back; training continues" in warning.message

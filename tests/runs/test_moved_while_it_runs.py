@@ -1,0 +1,63 @@
+"""A run directory that is renamed while its run trains: it is said, nothing is lost, and it is resumed where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cockpit.launching.launch import resume
+from engines.events import AttemptEnded, AttemptStarted, CheckpointCommitted, Warned
+from engines.run_dir import RunDir, lock_is_held
+from tests.runs.harness import (
+    assert_contiguous,
+    assert_no_process_left,
+    events,
+    fake_recipe,
+    launch_text,
+    state,
+    step_of,
+    wait_for,
+    wait_for_end,
+    wait_for_step,
+)
+
+
+def _refused(run: RunDir) -> bool:
+    return any(isinstance(e, Warned) and "could not be written" in e.message for e in events(run))
+
+
+def _saved(run: RunDir) -> list[int]:
+    return [event.step for event in events(run) if isinstance(event, CheckpointCommitted)]
+
+
+def test_a_run_that_is_moved_away_and_back_loses_one_checkpoint(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe({"max_steps": 160, "step_s": 0.02, "save_steps": 20}), tmp_path)
+    wait_for_step(run, 3)
+    away = RunDir(run.root.rename(tmp_path / "away"))
+    wait_for(lambda: _refused(away), "a save that found no folder")
+    assert not run.root.exists(), "the folder is not made again under its old name"
+    away.root.rename(run.root)
+    assert wait_for_end(run) == "succeeded"
+    assert step_of(run) == 160
+    assert _saved(run)[-1] == 160
+    assert_contiguous(run)
+
+
+def test_a_run_that_is_moved_for_good_says_so_and_is_resumed_where_it_is(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe({"max_steps": 60, "step_s": 0.02, "save_steps": 20}), tmp_path)
+    wait_for(lambda: _saved(run), "a checkpoint")
+    moved = RunDir(run.root.rename(run.root.with_name(f"{run.id}-moved")))
+    wait_for(lambda: not lock_is_held(moved.supervisor_lock), "the supervisor's end")
+    assert wait_for_end(moved) == "failed"
+    assert not run.root.exists()
+    (end,) = [
+        event for event in events(moved) if isinstance(event, AttemptEnded) and event.detail and event.exit is None
+    ]
+    assert end.detail == f"{run.root} was moved or removed while the engine ran; resume the run where it is now"
+    assert not any(isinstance(event, Warned) and "supervisor failed" in event.message for event in events(moved))
+    resume(moved)
+    assert wait_for_end(moved) == "succeeded"
+    again = [event for event in events(moved) if isinstance(event, AttemptStarted)][-1]
+    assert again.resumed_from is not None
+    assert again.resumed_from.step == 20
+    assert list(state(moved).series("part-1", "loss").x) == list(range(1, 61))
+    assert_no_process_left(moved)
