@@ -11,7 +11,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 FAN = 16
 _INF = math.inf
@@ -19,6 +19,18 @@ _INF = math.inf
 Column: TypeAlias = "tuple[float, float, bool] | None"
 """Smallest and largest finite value (both NaN without finite values), and whether there is a non-finite value; None: no
 value."""
+
+
+KEPT_ENVELOPES = 4
+"""Envelopes whose columns to the left are kept: the one on the screen, and those of a zoom or another size."""
+
+
+class _Envelope(NamedTuple):
+    """The columns of an envelope; the first `complete` ones cannot change, and the next point is at `start`."""
+
+    columns: list[Column]
+    complete: int
+    start: int
 
 
 class Series:
@@ -50,6 +62,13 @@ class Series:
             self._absent_in.append(len(self._y_in))
             y = math.nan
         self._x_in.append(x)
+        self._y_in.append(y)
+
+    def append_value(self, y: float | None) -> None:
+        """Add the value of the next position, which the caller has already added to the shared positions."""
+        if y is None:
+            self._absent_in.append(len(self._y_in))
+            y = math.nan
         self._y_in.append(y)
 
     def extend(self, points: Iterable[tuple[float, float | None]]) -> None:
@@ -109,7 +128,7 @@ class Series:
 
     def at(self, x: float) -> tuple[float, float] | None:
         """The measured point at `x`, or the nearest one before it."""
-        index = bisect_right(self.x, x) - 1
+        index = bisect_right(self.x, x, 0, len(self)) - 1
         while index >= 0 and self.is_absent(index):
             index -= 1
         return None if index < 0 else (self._x[index], self._y[index])
@@ -133,29 +152,42 @@ class Series:
         x = self.x
         n = self._limit(upto)
         width = (x1 - x0) / columns
-        result: list[Column] = []
-        start = bisect_left(x, x0, 0, n)
-        for column in range(columns):
+        key = (x0, x1, columns)
+        whole = n == len(self)
+        known = self._envelopes.get(key) if whole else None
+        if known is not None and known.complete:
+            result, start = known.columns[: known.complete], known.start
+        else:
+            result, start = [], bisect_left(x, x0, 0, n)
+        complete, complete_stop = len(result), start
+        for column in range(len(result), columns):
             if column == columns - 1:
                 stop = bisect_right(x, x1, start, n)
             else:
                 stop = bisect_left(x, x0 + (column + 1) * width, start, n)
+            if stop < n:  # there are points to the right of it: later ones are, too
+                complete, complete_stop = column + 1, stop
             result.append(self._column(start, stop))
             start = stop
-        return result
+        if whole:
+            if key not in self._envelopes and len(self._envelopes) >= KEPT_ENVELOPES:
+                self._envelopes.clear()
+            self._envelopes[key] = _Envelope(result, complete, complete_stop)
+        return list(result)
 
     def ema(self, alpha: float) -> Series:
         """The debiased exponential moving average, s ← alpha·s + (1-alpha)·y divided by 1-alphaⁿ (as Adam's moments).
 
         It is computed only for new points. A non-finite value does not change the average and is a gap in it.
         """
+        x, y = self.x, self.y  # settled first: sorting forgets the averages
         if alpha not in self._smoothed:
-            self._smoothed[alpha] = (Series(absent=self._absent), _Average(alpha))
+            # It is drawn and rounded: 32 bits are enough.
+            self._smoothed[alpha] = (Series(x, array("f"), self._absent), _Average(alpha))
         smooth, average = self._smoothed[alpha]
-        x, y = self.x, self.y
-        for index in range(len(smooth._y_in), self._limit(None)):
-            smooth._x_in.append(x[index])
-            smooth._y_in.append(average.add(y[index]))
+        known = len(smooth._y_in)
+        if known < self._limit(None):
+            smooth._y_in.extend(average.add_all(memoryview(y)[known : self._limit(None)]))
         return smooth
 
     def _limit(self, upto: int | None) -> int:
@@ -193,6 +225,7 @@ class Series:
         return lo, hi
 
     def _reset_index(self) -> None:
+        self._envelopes: dict[tuple[float, float, int], _Envelope] = {}
         self._low: list[array[float]] = []
         self._high: list[array[float]] = []
         self._bad: array[int] = array("q")
@@ -230,7 +263,7 @@ class Series:
     def _index(self, n: int) -> None:
         y, absent = self._y, self._absent
         if self._seen < n:
-            fresh = y[self._seen : n]
+            fresh = memoryview(y)[self._seen : n]  # no copy: the first time it is everything
             total = sum(fresh)
             if total - total != 0.0:  # a non-finite value is among them (or the sum overflowed)
                 skip = set(absent[bisect_left(absent, self._seen) :])
@@ -264,12 +297,20 @@ class _Average:
         self.sum = 0.0
         self.weight = 0.0
 
-    def add(self, value: float) -> float:
-        if not math.isfinite(value):
-            return math.nan
-        self.sum = self.alpha * self.sum + (1.0 - self.alpha) * value
-        self.weight = self.alpha * self.weight + (1.0 - self.alpha)
-        return self.sum / self.weight
+    def add_all(self, values: Iterable[float]) -> array[float]:
+        """The average after each of these values; a loop of its own, because it passes over a million of them."""
+        alpha, beta, total, weight = self.alpha, 1.0 - self.alpha, self.sum, self.weight
+        found: array[float] = array("f")
+        add = found.append
+        for value in values:
+            if value - value == 0.0:  # finite
+                total = alpha * total + beta * value
+                weight = alpha * weight + beta
+                add(total / weight)
+            else:
+                add(math.nan)
+        self.sum, self.weight = total, weight
+        return found
 
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:

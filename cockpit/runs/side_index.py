@@ -17,11 +17,11 @@ import cockpit
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState
-from cockpit.runs.writer_facts import MachineTrack, Track, Work, WriterFacts
+from cockpit.runs.writer_facts import COLUMNS, MachineTrack, Track, Work, WriterFacts
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
 from engines.journal import JournalMark
 
-FORMAT = 3
+FORMAT = 4
 MAGIC = b"cockpit side index\n"
 _CHECK_BYTES = 4
 
@@ -139,7 +139,7 @@ def _stored_track(key: tuple[str, int], track: Track) -> _Steps:
         steps=memoryview(track.steps),
         columns={name: memoryview(column) for name, column in track.columns.items()},
         absent={name: memoryview(indexes) for name, indexes in track.absent.items()},
-        metrics=_stored_all(track.metrics),
+        metrics={name: _stored_metric(track, series) for name, series in track.metrics.items()},
         last_step=track.last_step,
         progress=track.progress,
         rate=list(track.rate),
@@ -149,6 +149,14 @@ def _stored_track(key: tuple[str, int], track: Track) -> _Steps:
 
 def _stored_all(series: Mapping[str, Series]) -> dict[str, _Points]:
     return {name: _Points(*(memoryview(part) for part in s.given)) for name, s in series.items()}
+
+
+def _stored_metric(track: Track, series: Series) -> _Points:
+    """A metric; without positions if it has those of the steps."""
+    x, y, absent = series.given
+    if track.is_aligned(series):
+        return _Points(memoryview(b""), memoryview(y), memoryview(absent))
+    return _Points(memoryview(x[: len(y)]), memoryview(y), memoryview(absent))
 
 
 # ---- from the index
@@ -178,11 +186,13 @@ def _restored_track(stored: _Steps) -> Track:
     if set(stored.columns) != set(track.columns) or set(stored.absent) != set(track.absent):
         raise ValueError("other columns")
     track.steps = _numbers(stored.steps)
-    track.columns = {name: _numbers(column) for name, column in stored.columns.items()}
+    track.columns = {name: _numbers(column, COLUMNS[name]) for name, column in stored.columns.items()}
     if any(len(column) != len(track.steps) for column in track.columns.values()):
         raise ValueError("columns of different lengths")
     track.absent = {name: _indexes(indexes) for name, indexes in stored.absent.items()}
-    track.metrics = {name: _restored_series(points) for name, points in stored.metrics.items()}
+    for name, points in stored.metrics.items():
+        aligned = len(points.x) == 0 and len(points.y) > 0
+        track.metrics[name] = _restored_series(points, track.steps if aligned else None)
     track.last_step, track.progress, track.phase = stored.last_step, stored.progress, stored.phase
     track.rate.extend((t, done) for t, done in stored.rate)
     return track
@@ -195,15 +205,16 @@ def _restored_machine(stored: _Machine) -> MachineTrack:
     return machine
 
 
-def _restored_series(points: _Points) -> Series:
-    x, y, absent = _numbers(points.x), _numbers(points.y), _indexes(points.absent)
+def _restored_series(points: _Points, steps: array[float] | None = None) -> Series:
+    x = _numbers(points.x) if steps is None else steps
+    y, absent = _numbers(points.y), _indexes(points.absent)
     if len(x) != len(y):
         raise ValueError("points of different lengths")
     return Series(x, y, absent)
 
 
-def _numbers(data: memoryview) -> array[float]:
-    found: array[float] = array("d")
+def _numbers(data: memoryview, kind: str = "d") -> array[float]:
+    found: array[float] = array(kind)
     found.frombytes(data)
     return found
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from cockpit.runs.writer_facts import Track
 from engines.events import (
@@ -30,6 +31,7 @@ from engines.events import (
 from engines.words import EndReason, RunStatus, StageStatus, WriterRole
 
 RECENT_STEPS = 32
+_Kept = TypeVar("_Kept")
 Order: TypeAlias = tuple[float, str, int]
 
 
@@ -139,6 +141,7 @@ class StageView:
     last_saved: CheckpointCommitted | None = None
     _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
     _removed: set[tuple[int, int, str]] = field(default_factory=set)
+    _lists: dict[str, tuple[object, list[Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def attempts(self) -> list[AttemptView]:
@@ -153,12 +156,12 @@ class StageView:
     @property
     def checkpoints(self) -> list[CheckpointCommitted]:
         """Checkpoints that were committed and not removed, by attempt and step."""
-        return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
+        return self._once("checkpoints", self._list_checkpoints)
 
     @property
     def all_checkpoints(self) -> list[CheckpointCommitted]:
         """All committed checkpoints, including removed ones, by attempt and step."""
-        return [c for _key, c in sorted(self._checkpoints.items())]
+        return self._once("all", lambda: [c for _key, c in sorted(self._checkpoints.items())])
 
     @property
     def best_checkpoint(self) -> CheckpointCommitted | None:
@@ -189,8 +192,7 @@ class StageView:
     @property
     def evaluations(self) -> list[Evaluated]:
         """Evaluations of steps that no later attempt replaced."""
-        cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
-        return [e for e in self.all_evaluations if e.attempt in cuts and (e.step or 0) <= cuts[e.attempt]]
+        return self._once("evaluations", self._list_evaluations)
 
     @property
     def guards(self) -> list[GuardTripped]:
@@ -256,6 +258,21 @@ class StageView:
         if progress and progress.total:
             return max(0.0, min(1.0, progress.done / progress.total))
         return None
+
+    def _once(self, name: str, make: Callable[[], list[_Kept]]) -> list[_Kept]:
+        """A list that is made again only after a new fact of the stage: screens ask five times a second."""
+        key = (len(self._checkpoints), len(self._removed), len(self.all_evaluations), len(self.by_attempt))
+        known = self._lists.get(name)
+        if known is None or known[0] != key:
+            known = self._lists[name] = (key, make())
+        return known[1]
+
+    def _list_checkpoints(self) -> list[CheckpointCommitted]:
+        return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
+
+    def _list_evaluations(self) -> list[Evaluated]:
+        cuts = {attempt.attempt: cut for attempt, cut in self.lineage}
+        return [e for e in self.all_evaluations if e.attempt in cuts and (e.step or 0) <= cuts[e.attempt]]
 
     def keep(
         self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked

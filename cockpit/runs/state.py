@@ -16,7 +16,16 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
-from engines.events import AcceptedInput, AnyEvent, ControlApplied, FieldChanged, Gap, MachineSampled, SampledText
+from engines.events import (
+    AcceptedInput,
+    AnyEvent,
+    ControlApplied,
+    Evaluated,
+    FieldChanged,
+    Gap,
+    MachineSampled,
+    SampledText,
+)
 from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
@@ -51,7 +60,8 @@ class RunState:
         self._viewed = -1
         self._joined: dict[tuple[str, ...], _Joined] = {}
         self._left_out: dict[tuple[str, str, int], tuple[object, Series]] = {}
-        self._log_cache: tuple[int, int, list[LogLine]] | None = None
+        self._log_cache: tuple[object, list[LogLine]] | None = None
+        self._evaluated: dict[str, tuple[list[Evaluated], Series]] = {}
 
     # ---- folding
 
@@ -284,12 +294,14 @@ class RunState:
 
     def log(self, limit: int | None = None) -> list[LogLine]:
         """The newest log lines, oldest first. Their text is not safe to print before `safe_text`."""
-        if self._log_cache is None or self._log_cache[:2] != (self.version, limit or 0):
+        newest = [(len(w.log), w.log[-1].seq) for w in self._writers.values() if w.log]
+        key = (self._lifecycle_version, limit, newest)
+        if self._log_cache is None or self._log_cache[0] != key:
             entries = [(event.t, event.w, event.seq, event) for w in self._writers.values() for event in w.log]
             entries.sort(key=lambda entry: entry[:3])
             lines = [line_of(entry[3]) for entry in (entries if limit is None else entries[-limit:])]
-            self._log_cache = (self.version, limit or 0, lines)
-        return self._log_cache[2]
+            self._log_cache = (key, lines)
+        return self._log_cache[1]
 
     def newest_events(self) -> list[AnyEvent]:
         """The events of the log, oldest first: the newest ones of each writer."""
@@ -350,11 +362,14 @@ class RunState:
         return [self._writers[name] for name in sorted(self._writers)]
 
     def _evaluations(self, view: StageView) -> Series:
-        series = Series()
-        for evaluation in sorted(view.evaluations, key=lambda e: e.step or 0):
-            if evaluation.step is not None:
-                series.append(evaluation.step, evaluation.loss)
-        return series
+        known = self._evaluated.get(view.name)
+        if known is None or known[0] is not view.evaluations:
+            series = Series()
+            for evaluation in sorted(view.evaluations, key=lambda e: e.step or 0):
+                if evaluation.step is not None:
+                    series.append(evaluation.step, evaluation.loss)
+            known = self._evaluated[view.name] = (view.evaluations, series)
+        return known[1]
 
     def _join(self, key: tuple[str, ...], parts: list[tuple[Series, float]]) -> Series:
         """The parts as one series, cached: only the last part grows."""

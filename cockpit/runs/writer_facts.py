@@ -65,7 +65,8 @@ _LIFECYCLE_WORK = (
     ArtifactCommitted,
     StageSucceeded,
 )
-_COLUMNS = ("loss", "learning_rate", "grad_norm", "step_s", "tokens", "t")
+COLUMNS = {"loss": "d", "learning_rate": "d", "grad_norm": "d", "step_s": "d", "tokens_per_second": "f", "t": "d"}
+"""The columns of steps, and the type of their arrays: 32 bits for what is derived and drawn with a few digits."""
 
 
 class Track:
@@ -73,8 +74,8 @@ class Track:
 
     def __init__(self) -> None:
         self.steps: array[float] = array("d")
-        self.columns: dict[str, array[float]] = {name: array("d") for name in _COLUMNS}
-        self.absent: dict[str, array[int]] = {name: array("q") for name in _COLUMNS}
+        self.columns: dict[str, array[float]] = {name: array(kind) for name, kind in COLUMNS.items()}
+        self.absent: dict[str, array[int]] = {name: array("q") for name in COLUMNS}
         self.metrics: dict[str, Series] = {}
         self.last_step: Step | None = None
         self.progress: Progress | None = None
@@ -92,12 +93,12 @@ class Track:
                     self.absent[name].append(at)
             loss, rate, norm = (math.nan if v is None else v for v in (loss, rate, norm))
         columns = self.columns
+        columns["tokens_per_second"].append(self._tokens_per_second(event))
         self.steps.append(event.step)
         columns["loss"].append(loss)
         columns["learning_rate"].append(rate)
         columns["grad_norm"].append(norm)
         columns["step_s"].append(event.step_s)
-        columns["tokens"].append(event.tokens)
         columns["t"].append(event.t)
         self.last_step = event
         if event.data_wait_s is not None:
@@ -118,11 +119,9 @@ class Track:
         return core + sorted(self.metrics)
 
     def series(self, name: str) -> Series | None:
-        """A series over steps: a column, a metric, or `tokens_per_second` derived from tokens and step_s."""
+        """A series over steps: a column or a metric."""
         if name in self.metrics:
             return self.metrics[name]
-        if name == "tokens_per_second":
-            return self._throughput()
         if name not in self.columns:
             return None
         if name not in self._series:
@@ -135,36 +134,50 @@ class Track:
         twin.steps = self.steps[:]
         twin.columns = {name: column[:] for name, column in self.columns.items()}
         twin.absent = {name: indexes[:] for name, indexes in self.absent.items()}
-        twin.metrics = {name: series.copy() for name, series in self.metrics.items()}
+        for name, series in self.metrics.items():
+            _, y, absent = series.given
+            twin.metrics[name] = Series(twin.steps, y[:], absent[:]) if self.is_aligned(series) else series.copy()
         twin.last_step, twin.progress, twin.phase = self.last_step, self.progress, self.phase
         twin.rate = self.rate.copy()
         return twin
 
     def canonical(self) -> list[Any]:
         """A form of the facts that is equal if and only if the facts are equal."""
-        numbers = [array_.tobytes() for name in _COLUMNS for array_ in (self.columns[name], self.absent[name])]
+        numbers = [array_.tobytes() for name in COLUMNS for array_ in (self.columns[name], self.absent[name])]
         rest = [_series_bytes(self.metrics), repr(self.progress), repr(self.phase)]
         return [self.steps.tobytes(), *numbers, *rest]
 
     def _present(self, name: str) -> bool:
         return name not in self.absent or len(self.absent[name]) < len(self.steps)
 
-    def _metric(self, name: str, step: int, value: float | None) -> None:
-        if name not in self.metrics:
-            self.metrics[name] = Series()
-        self.metrics[name].append(step, value)
+    def is_aligned(self, series: Series) -> bool:
+        """Whether a metric was measured at every step so far, so that it shares the steps' positions."""
+        x, y, _ = series.given
+        return x is self.steps and len(y) == len(x)
 
-    def _throughput(self) -> Series:
-        """Tokens per second of each step; absent for the first step of a resumed attempt."""
-        series = self._series.get("tokens_per_second")
+    def _metric(self, name: str, step: int, value: float | None) -> None:
+        """Add a value of a step that is already in `steps`."""
+        series = self.metrics.get(name)
         if series is None:
-            series = self._series["tokens_per_second"] = Series()
-        tokens, seconds = self.columns["tokens"], self.columns["step_s"]
-        for at in range(len(series), len(self.steps)):
-            before = tokens[at - 1] if at else (0.0 if self.steps[0] == 1 else math.nan)
-            done = tokens[at] - before
-            series.append(self.steps[at], done / seconds[at] if done >= 0 and seconds[at] > 0 else None)
-        return series
+            series = self.metrics[name] = Series(self.steps if len(self.steps) == 1 else None)
+        x, y, absent = series.given
+        if x is not self.steps:
+            series.append(step, value)
+        elif len(y) == len(x) - 1:
+            series.append_value(value)
+        else:  # it was left out of a step, or is twice in one: from now on it has positions of its own
+            series = self.metrics[name] = Series(x[: len(y)], y, absent)
+            series.append(step, value)
+
+    def _tokens_per_second(self, event: Step) -> float:
+        """Tokens per second of a step; NaN and absent for the first step of a resumed attempt."""
+        last = self.last_step
+        before = last.tokens if last is not None else 0 if event.step == 1 else math.nan
+        done = event.tokens - before
+        if done >= 0 and event.step_s > 0:
+            return done / event.step_s
+        self.absent["tokens_per_second"].append(len(self.steps))
+        return math.nan
 
 
 class MachineTrack:
@@ -328,7 +341,7 @@ class WriterFacts:
 
 
 def _series_bytes(series: dict[str, Series]) -> list[Any]:
-    return [(name, s.x.tobytes(), s.y.tobytes(), s.absent.tobytes()) for name, s in sorted(series.items())]
+    return [(name, s.x[: len(s)].tobytes(), s.y.tobytes(), s.absent.tobytes()) for name, s in sorted(series.items())]
 
 
 Handler: TypeAlias = Callable[[WriterFacts, Any], None]

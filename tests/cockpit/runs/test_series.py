@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,7 +100,7 @@ def test_smoothing_in_pieces_equals_smoothing_at_once(values: list[float], alpha
     for index, value in enumerate(values):
         total = alpha * total + (1 - alpha) * value
         weight = alpha * weight + (1 - alpha)
-        assert math.isclose(grown.ema(alpha).y[index], total / weight, abs_tol=1e-9)
+        assert math.isclose(grown.ema(alpha).y[index], total / weight, rel_tol=1e-6, abs_tol=1e-9), "32 bits"
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_the_gap() -> None:
@@ -113,3 +114,32 @@ def test_joined_series_are_in_order() -> None:
     whole = joined([series_of([5.0, 6.0]), series_of([7.0, None])])
     assert list(whole.x) == [0.0, 0.0, 1.0, 1.0]
     assert whole.last() == 6.0
+
+
+@settings(max_examples=60)
+@given(st.lists(st.one_of(st.none(), st.floats(width=32)), min_size=1, max_size=300), st.data())
+def test_an_envelope_of_a_growing_series_is_that_of_the_whole_one(
+    values: list[float | None], data: st.DataObject
+) -> None:
+    grown, sizes = Series(), [(0.0, 300.0, 7), (50.0, 120.0, 30)]
+    for index, value in enumerate(values):
+        grown.append(index if data.draw(st.booleans()) else index + 0.5, value)
+        if index % 5 == 0:
+            x0, x1, columns = data.draw(st.sampled_from(sizes))
+            whole = Series()
+            whole.extend(
+                (x, None if grown.is_absent(n) else y) for n, (x, y) in enumerate(zip(grown.x, grown.y, strict=True))
+            )
+            assert repr(grown.envelope(x0, x1, columns)) == repr(whole.envelope(x0, x1, columns))
+
+
+def test_an_envelope_reads_only_the_columns_that_a_new_point_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = Series()
+    series.extend((float(n), float(n % 97)) for n in range(50_000))
+    series.envelope(0.0, 100_000.0, 100)
+    drawn: list[tuple[int, int]] = []
+    real = Series._column
+    monkeypatch.setattr(Series, "_column", lambda self, a, b: (drawn.append((a, b)), real(self, a, b))[1])
+    series.append(50_000.0, 1.0)
+    series.envelope(0.0, 100_000.0, 100)
+    assert sum(stop - start for start, stop in drawn) <= 1001, "one column of a hundred"

@@ -47,7 +47,7 @@ def numbered(events: list[AnyEvent], rng: random.Random) -> list[bytes]:
 
 
 def shown(state: RunState) -> object:
-    return views(state), state.digest(), state.missing, state.unreadable, state.unknown, repr(state.samples)
+    return repr(views(state)), state.digest(), state.missing, state.unreadable, state.unknown, repr(state.samples)
 
 
 def opened_bytes(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[RunState, int]:
