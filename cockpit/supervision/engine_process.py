@@ -81,11 +81,20 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment["PYTHONUNBUFFERED"] = "1"
-    if stage.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(stage.threads)
-    else:
-        environment.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or os.cpu_count() or 1))
+    # A thread that waits for the others must not spin: beside another engine, that costs most of both engines' time.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment["OMP_NUM_THREADS"] = str(engine_threads(stage))
     return environment
+
+
+def engine_threads(stage: StageFields) -> int:
+    """The number of CPU threads of a stage's engine: its field, else OMP_NUM_THREADS, else the physical cores.
+
+    It does not depend on what else runs: a resume with another number would not be bit-exact.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    default = int(given) if given.isdecimal() and int(given) > 0 else psutil.cpu_count(logical=False)
+    return stage.threads or default or os.cpu_count() or 1
 
 
 def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path) -> EngineProcess:

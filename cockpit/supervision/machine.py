@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from engines.events import Device, MachineSampled
 from recipes import quantities
 
 NVML_TIMEOUT_S = 5.0
+CORES = os.cpu_count() or 1
 UNIFIED_NAMES = ("GB10", "GB110", "Orin", "Thor", "Tegra")
 """Integrated devices that share the machine's memory: NVML reports "not supported" for it."""
 
@@ -130,36 +133,67 @@ class Accelerators:
         return device, shared, ", ".join(problems)
 
 
-def sample_machine(accelerators: DeviceReading, engine_pid: int | None, stage: str | None) -> MachineSampled:
-    """One reading of the machine, with the resident bytes (private and shared) of the engine's process tree."""
+class EngineUse:
+    """What an engine's process tree uses: resident bytes (private and shared), and CPU since the last reading."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float, float] | None = None
+
+    def read(self, pid: int | None, now_s: float) -> tuple[int | None, float | None]:
+        """The tree's bytes, and its CPU as a share of all cores in percent; None where it cannot be measured.
+
+        Args:
+            pid: the engine's process; None without an engine.
+            now_s: monotonic seconds.
+        """
+        before, self._last = self._last, None
+        if pid is None:
+            return None, None
+        try:
+            process = psutil.Process(pid)
+            family = [process, *process.children(recursive=True)]
+        except psutil.Error:
+            return None, None
+        rss, cpu_s = 0, 0.0
+        for member in family:
+            try:
+                with member.oneshot():
+                    rss += member.memory_info().rss
+                    times = member.cpu_times()
+                    cpu_s += times.user + times.system
+            except psutil.Error:  # the process ended after it was listed
+                continue
+        self._last = (pid, cpu_s, now_s)
+        if before is None or before[0] != pid or now_s <= before[2] or cpu_s < before[1]:
+            return rss or None, None
+        return rss or None, 100.0 * (cpu_s - before[1]) / (now_s - before[2]) / CORES
+
+
+def sample_machine(
+    accelerators: DeviceReading, engine_pid: int | None, stage: str | None, use: EngineUse | None = None
+) -> MachineSampled:
+    """One reading of the machine, with what the engine's process tree uses of it.
+
+    Args:
+        accelerators: the devices.
+        engine_pid: the engine's process.
+        stage: the engine's stage.
+        use: remembers the tree's CPU between two readings; without it, the share is not measured.
+    """
     memory = psutil.virtual_memory()
+    rss, engine_cpu = (use or EngineUse()).read(engine_pid, time.monotonic())
     return MachineSampled(
         host=socket.gethostname(),
         cpu_percent=psutil.cpu_percent(interval=None),
         ram_total_bytes=memory.total,
         ram_available_bytes=memory.available,
-        engine_rss_bytes=_tree_rss(engine_pid),
+        engine_rss_bytes=rss,
         unified=accelerators.unified,
         devices=accelerators.devices,
         stage=stage,
+        engine_cpu_percent=engine_cpu,
+        cores=CORES,
     )
-
-
-def _tree_rss(pid: int | None) -> int | None:
-    if pid is None:
-        return None
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return None
-    total = 0
-    for member in family:
-        try:
-            total += member.memory_info().rss
-        except psutil.Error:  # the process ended after it was listed
-            continue
-    return total or None
 
 
 def _text(value: Any) -> str:

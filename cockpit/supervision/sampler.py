@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from cockpit.supervision.machine import Accelerators, DeviceReading, sample_machine
+from cockpit.supervision.machine import Accelerators, DeviceReading, EngineUse, sample_machine
 from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.run_dir import RunDir
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> ExitCode:
     run, interval_s = RunDir(Path(argv[1])), float(argv[2])
     writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER)
     accelerators = Accelerators() if "--no-nvml" not in argv else None
+    use = EngineUse()
     engine_pid: int | None = None
     stage: str | None = None
     last_problem = ""
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> ExitCode:
         if reading.problem != last_problem:
             last_problem = reading.problem
             writer.emit(Warned(message=reading.problem or "GPU telemetry works again"))
-        writer.emit(sample_machine(reading, engine_pid, stage))
+        writer.emit(sample_machine(reading, engine_pid, stage, use))
     writer.close()
     return ExitCode.DONE
 

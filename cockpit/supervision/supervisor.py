@@ -27,9 +27,17 @@ from cockpit.schedule.recipe_changes import unjournaled, write_changes
 from cockpit.schedule.recorded_inputs import expected_inputs
 from cockpit.schedule.resolved_recipe import RunRecipe, require_outputs_of_runs
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
-from cockpit.supervision.engine_process import EngineProcess, exit_reason, find_engine, start_engine, write_stage_json
+from cockpit.supervision.engine_process import (
+    EngineProcess,
+    engine_threads,
+    exit_reason,
+    find_engine,
+    start_engine,
+    write_stage_json,
+)
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.supervision.sampler_process import SamplerProcess
+from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s
@@ -50,6 +58,7 @@ from engines.journal import JournalReader
 from engines.run_dir import Lock, RunDir, RunDirError
 from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
+from recipes.stages.fields import StageFields
 
 
 class Supervisor:
@@ -175,6 +184,7 @@ class Supervisor:
                 launch=self.launch,
                 expected=expected,
             )
+            self._warn_of_shared_cores(stage)
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
             self.record(
@@ -184,6 +194,11 @@ class Supervisor:
             )
             return
         self._supervise(engine)
+
+    def _warn_of_shared_cores(self, stage: StageFields) -> None:
+        words = sharing_words(other_engines(self.run), os.cpu_count() or 1, engine_threads(stage))
+        if words:
+            self.writer.emit(Warned(message=words, stage=stage.name))
 
     def _supervise(self, engine: EngineProcess) -> None:
         """Wait for an engine's end; serve screens and requests meanwhile."""

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
-from cockpit.supervision.machine import UNIFIED_NAMES, Accelerators, DeviceReading, sample_machine
+from cockpit.supervision.machine import UNIFIED_NAMES, Accelerators, DeviceReading, EngineUse, sample_machine
 from tests.cockpit.supervision.fake_nvml import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml, error, fails, hang
+from tests.runs.harness import wait_for
 
 
 def test_a_healthy_device_is_read_in_bytes_watts_and_degrees() -> None:
@@ -158,3 +160,20 @@ def test_an_engine_s_memory_is_that_of_its_whole_tree() -> None:
     engine.kill()
     engine.communicate()
     assert sample_machine(DeviceReading([]), engine.pid, "base").engine_rss_bytes is None, "gone is not zero"
+
+
+def test_the_engine_s_share_of_the_cores_is_measured_between_two_readings() -> None:
+    use = EngineUse()
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert use.read(spinning.pid, 0.0)[1] is None, "one reading has no interval"
+
+        def share() -> float | None:
+            return use.read(spinning.pid, time.monotonic())[1]
+
+        assert wait_for(lambda: (share() or 0.0) > 0.0, "a share above zero")
+        assert use.read(None, 0.0) == (None, None)
+        assert use.read(spinning.pid, 1.0)[1] is None, "after another engine the interval begins again"
+    finally:
+        spinning.kill()
+        spinning.wait()

@@ -1,0 +1,58 @@
+"""Engines that share cores: how their threads wait, how many others run, and what a launch says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.engine_process import engine_environment, engine_threads
+from cockpit.supervision.shared_cores import other_engines, sharing_words
+from engines.events import Warned
+from engines.run_dir import RunDir
+from tests.runs.harness import events, fake_recipe, launch_text, nothing_left, wait_for, wait_for_step
+
+
+def test_engines_of_other_runs_are_counted_and_the_launch_and_the_log_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")  # more than any machine has cores, so that two engines share them
+    with nothing_left(tmp_path / "runs"):
+        first = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.05}), tmp_path)
+        wait_for_step(first)
+        elsewhere = RunDir(tmp_path / "elsewhere")
+        wait_for(lambda: other_engines(elsewhere) - other_engines(first) == 1, "the first run's engine to be counted")
+        second = launch_text(fake_recipe({"max_steps": 3, "step_s": 0.0}), tmp_path)
+        wait_for_step(second)
+        said = [e.message for e in events(second) if isinstance(e, Warned)]
+        assert any("on this machine: they share its" in message for message in said)
+
+
+def test_nothing_is_said_while_there_are_cores_for_all() -> None:
+    assert sharing_words(0, 2, 2) == ""
+    assert sharing_words(3, 8, 2) == ""
+    assert sharing_words(1, 2, 2).startswith("1 other engine runs on this machine: they share its 2 cores")
+    assert sharing_words(4, 2, 1).startswith("4 other engines run")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    with nothing_left(tmp_path / "runs"):
+        made = launch_text(fake_recipe({"max_steps": 1, "step_s": 0.0}, {"threads": 3, "max_steps": 1}), tmp_path)
+        wait_for_step(made, stage="part-2")
+        return made
+
+
+def test_threads_that_wait_do_not_spin_and_the_operator_s_setting_has_priority(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = RunRecipe.read(run)
+    first, second = plan.stage("part-1"), plan.stage("part-2")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert engine_environment(run, first)["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert (engine_threads(first), engine_threads(second)) == (2, 3)
+    assert engine_environment(run, second)["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert engine_environment(run, first)["OMP_WAIT_POLICY"] == "ACTIVE"
