@@ -26,6 +26,8 @@ MAX_REQUEST_BYTES = 16_384
 MAX_TEXT = 2000
 """Characters of a request's text."""
 _NAME = re.compile(r"([0-9]{6,12})-([a-z-]+)\.json")
+_CLAIM = ".claim"
+_CLAIMED = re.compile(r"([0-9]{6,12})\.claim$")
 _NUMBER = re.compile(r"([0-9]{6,12})[-.]")
 
 
@@ -74,17 +76,34 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
     try:
         while True:
             name = f"{number:06d}-{verb}.json"
+            claim = control / f"{number:06d}{_CLAIM}"
             try:
                 # A link, not a rename: two simultaneous requests must not get the same number.
-                os.link(temporary, control / f"{number:06d}.claim")
+                os.link(temporary, claim)
             except FileExistsError:
+                number += 1
+                continue
+            if number in _requested(control):  # its claim was removed after this process had counted
+                claim.unlink(missing_ok=True)
                 number += 1
                 continue
             temporary.rename(control / name)
             fsync_folder(control)
+            _remove_claims(control)
             return Request(number, verb, value, by, name, text)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _requested(control: Path) -> set[int]:
+    """Numbers of requests, taken or not. The folder of open ones is read first: requests move from it to the other."""
+    return _numbers(control, _NAME) | _numbers(taken_requests(control), _NAME)
+
+
+def _remove_claims(control: Path) -> None:
+    """Remove the claims whose request exists: its file has the number from now on."""
+    for number in _numbers(control, _CLAIMED) & _requested(control):
+        (control / f"{number:06d}{_CLAIM}").unlink(missing_ok=True)
 
 
 def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Request]:
@@ -156,16 +175,25 @@ def history(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
 
 def numbers_taken(control: Path) -> set[int]:
     """Numbers of all taken requests."""
-    return _numbers(taken_requests(control))
+    return _numbers(taken_requests(control), _NUMBER)
 
 
 def highest_number(control: Path) -> int:
     """The highest number so far; 0 when no request exists."""
-    return max(_numbers(control) | _numbers(taken_requests(control)), default=0)
+    return max(_numbers(control, _NUMBER) | _numbers(taken_requests(control), _NUMBER), default=0)
 
 
-def _numbers(folder: Path) -> set[int]:
+def stamp(control: Path) -> tuple[int, ...]:
+    """The times at which requests were last added or taken, in nanoseconds; equal while no file came or went."""
+    times = []
+    for folder in (control, taken_requests(control)):
+        with suppress(OSError):
+            times.append(folder.stat().st_mtime_ns)
+    return tuple(times)
+
+
+def _numbers(folder: Path, pattern: re.Pattern[str]) -> set[int]:
     try:
-        return {int(match[1]) for name in os.listdir(folder) if (match := _NUMBER.match(name))}
+        return {int(match[1]) for name in os.listdir(folder) if (match := pattern.match(name))}
     except OSError:
         return set()

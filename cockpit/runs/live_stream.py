@@ -36,13 +36,22 @@ def socket_path(run_root: Path) -> Path | None:
     return None if folder is None else folder / f"{name}.sock"
 
 
+REFUSED = b'{"refused":'
+"""Begins the only line that a relay sends to a screen for which it has no place."""
+
+
 class LiveStream:
-    """A screen's side: lines from the run's relay, while it is connected."""
+    """A screen's side: lines from the run's relay, while it is connected.
+
+    Attributes:
+        refused: whether the relay had no place for this screen, which then reads only the journal.
+    """
 
     def __init__(self, run_root: Path) -> None:
         self._root = run_root
         self._socket: socket.socket | None = None
         self._rest = b""
+        self.refused = False
 
     @property
     def connected(self) -> bool:
@@ -82,7 +91,9 @@ class LiveStream:
                 break
             chunks.append(chunk)
         *lines, self._rest = (self._rest + b"".join(chunks)).split(b"\n")
-        return [line for line in lines if line]
+        if lines:
+            self.refused = lines[0].startswith(REFUSED)
+        return [line for line in lines if line and not line.startswith(REFUSED)]
 
     def close(self) -> None:
         if self._socket is not None:

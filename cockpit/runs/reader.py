@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from threading import Lock
 
 from cockpit.provenance.mark import lives
@@ -16,12 +17,15 @@ from cockpit.runs.index_store import INDEX_AFTER_BYTES, load_index, store_index
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import BATCH, RunTail
+from cockpit.text import formatting
 from engines.emitter import wall_clock_s
 from engines.identity import Identity
 from engines.journal import Record, journal_files, size_of
 from engines.run_dir import RunDir, RunDirError, lock_holder, lock_is_held
 from engines.words import RunStatus, WriterRole
 
+LARGE_BYTES = 1 << 30
+"""A journal or a console.log above this is named on screens and in lists: no file of a run is ever cut."""
 YOUNG_S = 10.0
 """A run directory that is younger and has no supervisor yet is being launched."""
 
@@ -55,6 +59,7 @@ class RunReader:
         self._stored_bytes = 0
         self._received_s = time.monotonic()
         self._processes = Processes()
+        self._concerns: tuple[str, ...] = ()
 
     @property
     def share_read(self) -> float:
@@ -135,7 +140,22 @@ class RunReader:
             self._processes = process_states(
                 self.state, self._supervisor_state(), lambda engine: lives(self.run, engine)
             )
-        return health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
+            self._concerns = self._own_concerns() if real.is_live else ()
+        found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
+        return replace(found, concerns=(*found.concerns, *self._concerns)) if self._concerns else found
+
+    def _own_concerns(self) -> tuple[str, ...]:
+        """What is not as it should be with the run's files, and with this reader of them."""
+        stage = self.state.current_stage
+        attempt = stage.current if stage is not None else None
+        files = [self.run.journal]
+        if stage is not None and attempt is not None:
+            files.append(self.run.console_log(stage.name, attempt.attempt))
+        large = [(path.name, found) for path in files if (found := size_of(path)) > LARGE_BYTES]
+        concerns = [f"{name} has {formatting.size(found)}; nothing limits it" for name, found in large]
+        if self._tail.refused:
+            concerns.append("too many screens watch this run; this one reads the journal")
+        return tuple(concerns)
 
     def _supervisor_state(self) -> str:
         """The letter of the state in /proc of the process that holds the supervisor's lock; "" when it is not here."""

@@ -21,6 +21,7 @@ from engines.journal import JournalMark, JournalReader, Record, journal_files
 BATCH = 2000
 """Approximate maximum number of records per read: a long journal is read in parts."""
 RECONNECT_S = 2.0
+RECONNECT_REFUSED_S = 30.0
 JOURNAL_WAIT_S = 0.1
 STREAM_WAIT_S = 0.25
 EARLY_RECORDS = 5000
@@ -52,6 +53,11 @@ class RunTail:
     def files(self) -> int:
         """The number of journals that were read."""
         return len(self._readers)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the run's live stream has no place for this reader, which then reads only the journal."""
+        return self._live is not None and self._live.refused
 
     @property
     def paths(self) -> list[Path]:
@@ -207,7 +213,7 @@ class RunTail:
 
     def _read_live(self, stream: LiveStream) -> list[Record]:
         if not stream.connected and time.monotonic() >= self._retry_s:
-            self._retry_s = time.monotonic() + RECONNECT_S
+            self._retry_s = time.monotonic() + (RECONNECT_REFUSED_S if stream.refused else RECONNECT_S)
             stream.connect()
         records: list[Record] = []
         for line in stream.read_lines():

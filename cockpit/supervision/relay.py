@@ -11,10 +11,13 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from cockpit.runs.live_stream import socket_path
+from cockpit.runs.live_stream import REFUSED, socket_path
 
 CLIENT_BUFFER_BYTES = 1 << 20
 REST_BYTES = 1 << 16
+MOST_CLIENTS = 32
+"""Screens that one run serves. Each may have a full buffer, and every record is sent to each; the next ones read the
+journal, which lacks nothing."""
 
 
 class Relay:
@@ -81,6 +84,11 @@ class Relay:
             while self._server is not None:
                 client, _ = self._server.accept()
                 client.setblocking(False)
+                if len(self._clients) >= MOST_CLIENTS:
+                    with suppress(OSError):
+                        client.send(REFUSED + b'"this run serves %d screens already"}\n' % MOST_CLIENTS)
+                    client.close()
+                    continue
                 self._clients[client] = bytearray()
 
     def _flush(self, client: socket.socket, waiting: bytearray) -> None:

@@ -13,12 +13,14 @@ from cockpit.supervision.relay import Relay
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.stop_ladder import StopLadder
 from engines import control
+from engines.control import Request
 from engines.emitter import EventWriter
 from engines.events import ControlApplied
 from engines.run_dir import RunDir
 from engines.words import Verb
 
 TICK_S = 0.25
+SETTLED_NS = 2_000_000_000
 
 
 class Watch:
@@ -31,6 +33,7 @@ class Watch:
         self.relay = Relay(run.root, run.fifo)
         self.ladder = StopLadder(stop_grace_s)
         self._seen = control.numbers_taken(run.control)
+        self._listed: tuple[int, ...] | None = None
 
     def until_end(self, engine: EngineProcess) -> int | None:
         """Wait for the engine; returns its exit status, or None if it is not a child of this process."""
@@ -57,7 +60,7 @@ class Watch:
         return engine.child is None and not engine.identity.is_alive()
 
     def _escalate(self, engine: EngineProcess) -> None:
-        for request in control.history(self.run.control, seen=self._seen):
+        for request in self._new_requests():
             self._seen.add(request.number)
             self.ladder.notice(request)
         rung = self.ladder.due(time.monotonic())
@@ -69,6 +72,16 @@ class Watch:
             # `until_end` collects the engine's exit status: if another call reaped the child, Popen would report 0.
             keep = frozenset({engine.identity.pid})
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
+
+    def _new_requests(self) -> list[Request]:
+        """Requests that were not seen yet. Folders that did not change are not listed: they keep every request."""
+        changed = control.stamp(self.run.control)
+        if changed == self._listed:
+            return []
+        # A file system counts time in ticks: a folder that changed just now may change again within the same one.
+        old = time.time_ns() - max(changed, default=0) > SETTLED_NS
+        self._listed = changed if old else None
+        return control.history(self.run.control, seen=self._seen)
 
     def _record(self, effect: str, engine: EngineProcess) -> None:
         verb = self.ladder.requested.verb if self.ladder.requested else Verb.STOP

@@ -6,6 +6,7 @@ The application owns no run: runs are processes of their own and continue when a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,12 +17,13 @@ from textual.command import Provider
 from textual.events import Resize
 from textual.filter import LineFilter
 
+from cockpit.tui.look import hang_up
 from cockpit.tui.look.harmless import HarmlessLines
 from cockpit.tui.look.keys import bindings, scopes_of
 from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.look.theme import ANSI_VARIABLES, THEMES, chosen_theme
 from engines.run_dir import RunDir, RunDirError
-from engines.words import Verb
+from engines.words import ExitCode, Verb
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:
@@ -79,7 +81,15 @@ class CockpitApp(App[None]):
         return ANSI_VARIABLES
 
     def on_mount(self) -> None:
+        drawn_on = hang_up.terminal() if not self.is_headless else None
+        if drawn_on is not None:
+            self.set_interval(hang_up.CHECK_S, lambda: self._end_without_terminal(drawn_on))
         self.open_first()
+
+    def _end_without_terminal(self, drawn_on: int) -> None:
+        """End the screen if its terminal is gone: a hang-up that is ignored would leave it running for ever."""
+        if hang_up.is_gone(drawn_on):
+            os._exit(ExitCode.INTERRUPTED)  # nothing can be drawn or restored any more, and the screen owns nothing
 
     def open_first(self) -> None:
         """Open the screen that the operator requested, or Home."""

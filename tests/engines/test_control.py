@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engines import control
 from engines.control import (
     Request,
     highest_number,
@@ -19,6 +20,7 @@ from engines.control import (
     numbers_taken,
     pending,
     put_request,
+    stamp,
     take,
 )
 from engines.words import Verb
@@ -70,6 +72,7 @@ def test_requests_are_read_in_the_order_of_their_numbers_whatever_their_verbs(tm
 def test_a_request_that_got_its_name_after_a_later_one_is_still_found(tmp_path: Path) -> None:
     early = put_request(tmp_path, Verb.STOP)
     (tmp_path / early.file).rename(tmp_path / "writing")
+    (tmp_path / "000001.claim").touch()  # as between claim and name
     put_request(tmp_path, Verb.CHECKPOINT)
     seen = {request.number for request in history(tmp_path)}
     assert seen == {2}
@@ -221,3 +224,32 @@ def test_the_name_of_the_requester_is_shortened(tmp_path: Path) -> None:
     first, second = pending(tmp_path)
     assert len(first.by) == 80
     assert second.verb == "stop", "the name of the file has the verb"
+
+
+def test_a_request_leaves_no_claim_behind_and_a_number_is_never_given_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "control"
+    first = put_request(folder, Verb.CHECKPOINT)
+    assert [path.name for path in folder.iterdir()] == [first.file]
+    assert take(folder, first)
+    # This process counts before another one's request is there, and claims after its claim was removed.
+    monkeypatch.setattr(control, "highest_number", lambda _folder: 0)
+    second = put_request(folder, Verb.CHECKPOINT)
+    assert second.number == first.number + 1
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [second.file]
+    (folder / f"{second.number + 1:06d}.claim").touch()
+    assert put_request(folder, Verb.STOP).number == second.number + 2, "another process has claimed that one"
+    assert (folder / f"{second.number + 1:06d}.claim").exists(), "its request may still come"
+
+
+def test_the_stamp_of_requests_changes_with_each_that_comes_or_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "control"
+    seen = [stamp(folder)]
+    request = put_request(folder, Verb.CHECKPOINT)
+    os.utime(folder, ns=(1, 1))
+    seen.append(stamp(folder))
+    assert take(folder, request)
+    seen.append(stamp(folder))
+    assert len(set(seen)) == 3
+    assert stamp(folder) == seen[-1]

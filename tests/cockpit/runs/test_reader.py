@@ -223,3 +223,20 @@ def test_reading_a_run_writes_nothing(tmp_path: Path) -> None:
     RunReader(run).refresh()
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
     assert os.listdir(tmp_path) == [run.id]
+
+
+def test_a_file_of_a_live_run_that_has_grown_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cockpit.runs import reader as module
+
+    run = a_run(tmp_path)
+    write_journal(run, None)
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({})
+    reader = read_now(run)
+    assert not [words for words in reader.health(reader.look()).concerns if "nothing limits it" in words]
+    console = run.console_log("base", 1)
+    console.parent.mkdir(parents=True)
+    console.write_bytes(b"x" * 5000)
+    monkeypatch.setattr(module, "LARGE_BYTES", run.journal.stat().st_size)
+    assert "console.log has 4.88 KiB; nothing limits it" in reader.health(reader.look()).concerns
+    lock.release()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.runs.live_stream import LiveStream, socket_folder, socket_path
-from cockpit.supervision.relay import CLIENT_BUFFER_BYTES, REST_BYTES, Relay
+from cockpit.supervision.relay import CLIENT_BUFFER_BYTES, MOST_CLIENTS, REST_BYTES, Relay
 from engines.events import Gap, encode_record
 
 
@@ -223,3 +223,29 @@ def test_new_lines_wake_a_process_that_waits_on_the_stream(
     assert select.select([fd], [], [], 5)[0] == [fd]
     stream.close()
     assert stream.fileno() is None
+
+
+def test_a_relay_serves_a_bounded_number_of_screens_and_the_refused_one_knows_it(
+    screen: Callable[[Relay], LiveStream], relay: Relay, pipe: int
+) -> None:
+    served = [screen(relay) for _ in range(MOST_CLIENTS)]
+    refused = screen(relay)
+    os.write(pipe, line(0))
+    relay.pump()
+    assert refused.read_lines() == []
+    assert refused.refused
+    assert not refused.connected
+    assert len(relay._clients) == MOST_CLIENTS
+    assert served[-1].read_lines() == [line(0)[:-1]]
+    assert not served[-1].refused
+    served.pop().close()
+    os.write(pipe, line(1))
+    relay.pump()
+    os.write(pipe, line(2))
+    relay.pump()
+    assert refused.connect(), "a place is free again"
+    relay.pump()
+    os.write(pipe, line(3))
+    relay.pump()
+    assert refused.read_lines() == [line(3)[:-1]]
+    assert not refused.refused
