@@ -21,6 +21,7 @@ PURPOSES = {
     "export": "write GGUF files of a model and compare them with it, as a new run",
     "quantize": "quantize a GGUF file immediately; for a model folder, start an export run",
     "parity": "compare GGUF files with their source model, in llama.cpp and in other runtimes",
+    "metrics": "write the curves of a run as CSV, SVG or PNG",
     "note": "write a line about a run, which every list shows",
     "mv": "rename a run; what refers to it still finds it",
     "du": "list what runs take on the disk: checkpoints, outputs, journals, logs",
@@ -31,7 +32,7 @@ PURPOSES = {
 }
 """Purpose of each command, in the order of the help page."""
 
-HOUSE = frozenset({"du", "mv", "note", "prune", "rm"})
+HOUSE = frozenset({"du", "metrics", "mv", "note", "prune", "rm"})
 """Commands whose module is in `house`."""
 
 

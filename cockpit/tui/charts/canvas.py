@@ -14,7 +14,7 @@ from statistics import median
 from typing import TypeAlias
 
 from cockpit.runs.series import Series
-from cockpit.tui.charts.axes import Domain
+from cockpit.text.axes import Domain
 
 Span: TypeAlias = "tuple[float, float] | None"
 """Lowest and highest share of the height (0 bottom, 1 top) that a curve covers in one dot column."""

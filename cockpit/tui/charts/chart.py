@@ -22,8 +22,8 @@ from textual.widget import Widget
 
 from cockpit.runs.series import Series
 from cockpit.text import formatting as fmt
+from cockpit.text.axes import Domain, kept, ticks, time_ticks
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.charts.axes import Domain, kept, ticks, time_ticks
 from cockpit.tui.charts.canvas import Mark, Row, Span, bad_columns, column_of, draw, spans_of
 from cockpit.tui.charts.lane import GLYPHS, Lane, Placed
 from cockpit.tui.look.theme import CROSS, ascii_only

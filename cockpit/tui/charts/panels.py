@@ -11,7 +11,7 @@ from cockpit.runs.series import Series
 from cockpit.runs.stage_view import RunView
 from cockpit.runs.state import RunState, StageView
 from cockpit.text import formatting as fmt
-from cockpit.tui.charts.axes import step_domain, time_domain
+from cockpit.text.axes import step_domain, time_domain
 from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.charts.lane import Lane, LaneMark, MarkKind

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cockpit.runs.series import Series
-from cockpit.tui.charts.axes import Domain, fitted, kept, step_domain, ticks, time_domain
+from cockpit.text.axes import Domain, fitted, kept, step_domain, ticks, time_domain
 from cockpit.tui.charts.canvas import bad_columns, draw, spans_of
 from cockpit.tui.charts.chart import BAD, ChartData, draw_chart
 from cockpit.tui.look.theme import CROSS

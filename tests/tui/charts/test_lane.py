@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cockpit.runs.series import Series
-from cockpit.tui.charts.axes import fitted
+from cockpit.text.axes import fitted
 from cockpit.tui.charts.canvas import Row, spans_of
 from cockpit.tui.charts.chart import EVAL, LINE, ChartData, draw_chart
 from cockpit.tui.charts.lane import GLYPHS, Lane, LaneMark, MarkKind, placed
