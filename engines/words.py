@@ -202,11 +202,16 @@ class HealthWord(_OpenWord):
 
     @property
     def needs_attention(self) -> bool:
+        """Whether the run makes no progress, or too little, for a reason that nothing has declared."""
+        return self is HealthWord.SLOW or self.stands_still
+
+    @property
+    def stands_still(self) -> bool:
         """Whether the run makes no progress for a reason that nothing has declared."""
-        return self in _ATTENTION
+        return self in _STANDING
 
 
-_ATTENTION = frozenset({HealthWord.SLOW, HealthWord.STALLED, HealthWord.HUNG, HealthWord.SUSPENDED})
+_STANDING = frozenset({HealthWord.STALLED, HealthWord.HUNG, HealthWord.SUSPENDED})
 
 
 class Verb(StrEnum):

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 def _row(summary: RunSummary) -> list[str]:
     now = wall_clock_s()
-    end = summary.ended_t or summary.last_event_t
+    end = now if summary.state.is_live else summary.ended_t or summary.last_event_t
     time_s = end - summary.started_t if end and summary.started_t else None
     total = f"/{summary.total_steps}" if summary.total_steps else ""
     return [

@@ -93,7 +93,9 @@ class PlainLines(Nothing):
         running = stage is not None and stage.state == StageStatus.RUNNING
         lines = past_lines(state)
         if stage is not None and running:
-            lines.append(f"{fmt.clock(state.last_event_t or 0.0)}  {stage_line(stage, state, None)}")
+            newest = stage.last_step or stage.progress
+            t = newest.t if newest is not None else stage.started_t or 0.0
+            lines.append(f"{fmt.clock(t)}  {stage_line(stage, state, None)}")
         write_out("\n".join(lines) + "\n")
 
     def show(self, records: list[Record], state: RunState) -> None:

@@ -36,6 +36,7 @@ class ViewOptions:
         zoom: share of the steps that are shown, 1 for all.
         cursor: the inspected step.
         plan: the x axis goes to the planned steps; otherwise it is fitted to the steps that exist.
+        machine_is_old: the newest figures about the machine are not its present ones; their titles say so.
         lanes: the marks of each stage and axis, with the view that they were made of.
     """
 
@@ -44,6 +45,7 @@ class ViewOptions:
     zoom: float = 1.0
     cursor: float | None = None
     plan: bool = False
+    machine_is_old: bool = False
     lanes: dict[tuple[str, str], tuple[RunView, Lane]] = field(default_factory=dict)
 
     @property
@@ -298,6 +300,7 @@ def _machine_panel(
         biggest = (raw.extent() or (0.0, 1.0))[1]
         unit, unit_name = (GIB, "GiB") if biggest >= GIB else (1 << 20, "MiB")
         at = f" at step {fmt.whole(options.cursor)}" if options.cursor is not None else ""
+        at = " (old)" if options.machine_is_old and reading.t is None else at
         return ChartData(
             name=title,
             summary=words(reading.value) + at,

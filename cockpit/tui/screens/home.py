@@ -145,7 +145,8 @@ class HomeScreen(Screen[None]):
             sample = None
             if current is not None and current.state.is_live and current.reading is None:
                 with self._watch.reading(current.id) as reader:
-                    sample = reader.state.machine()
+                    old = reader.health(current.state).machine_is_old
+                    sample = None if old else reader.state.machine()
             found.machine = words(look(self.runs_root), sample)
         finally:
             self.app.call_from_thread(self._take, found)

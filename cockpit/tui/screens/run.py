@@ -236,6 +236,7 @@ class RunScreen(Screen[None]):
             self._paint_reading(reading)
             return
         state, run_state, health = self.state, self.source.run_state, self.source.health
+        self.options.machine_is_old = health.machine_is_old
         stamp = self._stamp(run_state, health)
         if stamp == self._painted and not force:
             return
@@ -255,7 +256,17 @@ class RunScreen(Screen[None]):
         state, playback, options = self.state, self.playback, self.options
         minute = self.source.now() // 60 if self.source.live else 0
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
-        facts = (id(state), state.version, state.unreadable, state.unknown, run_state, health.line, minute, *played)
+        facts = (
+            id(state),
+            state.version,
+            state.unreadable,
+            state.unknown,
+            run_state,
+            health.line,
+            health.machine_is_old,
+            minute,
+            *played,
+        )
         view = (self.frozen, self._stage_name, self.chosen, self.page, self.maximised)
         return (*facts, *view, tuple(sorted(options.log)), options.smooth, options.zoom, options.cursor, options.plan)
 

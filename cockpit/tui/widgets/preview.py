@@ -86,7 +86,8 @@ def run_heading(
     if run.state.is_live and run.silence_s is not None:
         pen.write(f"  last progress {formatting.ago(run.silence_s)}", "text-muted")
     elif not run.state.is_live and run.last_event_t is not None:
-        pen.write(f"  ended {formatting.ago(now - run.last_event_t)}", "text-muted")
+        words = "last record" if run.state == RunStatus.LOST else "ended"
+        pen.write(f"  {words} {formatting.ago(now - run.last_event_t)}", "text-muted")
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()

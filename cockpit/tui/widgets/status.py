@@ -15,7 +15,7 @@ from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, state_glyph
 from cockpit.tui.look.wrapping import wrapped
-from engines.words import RunStatus
+from engines.words import HealthWord, RunStatus
 
 
 class Part(NamedTuple):
@@ -61,7 +61,8 @@ def run_parts(
     if state.recipe:
         parts.append(Part(9, safe_text(state.recipe, 30), "text-muted"))
     parts += stage_parts(state, stage)
-    left = time_left(state, planned) if run_state == RunStatus.RUNNING else None
+    moves = run_state == RunStatus.RUNNING and not HealthWord(health.word).stands_still
+    left = time_left(state, planned) if moves else None
     if left is not None:
         parts.append(Part(1, left.words.replace("±", "+-") if ascii_only() else left.words))
     if state.started_t is not None:

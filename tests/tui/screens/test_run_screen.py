@@ -462,6 +462,25 @@ async def test_silence_missing_and_unreadable_records_are_shown() -> None:
         assert "3 unreadable records" in shown
 
 
+async def test_a_stalled_run_has_no_eta_and_old_machine_figures_are_not_shown_as_present() -> None:
+    journal = journals.live(50)
+    source = EventSource(journal.events, clock=lambda: journal.t)
+    app = live_app(source)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        assert "ETA" in text(app)
+        assert "(old)" not in text(app)
+    late = EventSource(journal.events, clock=lambda: journal.t + 300)
+    app = live_app(late)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        status = text(app).split("\n")[0]
+        assert "stalled" in status
+        assert "ETA" not in status
+        assert "no machine sample for 5m" in text(app)
+        assert "(old)" in text(app)
+
+
 async def test_leaving_a_live_run_says_that_training_continues() -> None:
     app = live_app(EventSource(journals.live(50).events))
     async with app.run_test(size=(80, 24)) as pilot:
