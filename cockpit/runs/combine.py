@@ -103,11 +103,9 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
         run.started_t = event.t
     if event.reason.is_from_operator:
         run.operator_start = order
-    named = [name for name in run.order if name not in event.stages]
     for name, kind in zip(event.stages, event.kinds, strict=False):
         run.stage(name).kind = kind
-    run.order = list(dict.fromkeys(event.stages)) + named
-    run.order += [name for name in run.stages if name not in run.order]
+    run.order = list(dict.fromkeys([*event.stages, *run.order, *run.stages]))  # linear, also for 20,000 stages
     for name in event.stages:
         run.stage(name)
     for name in event.redo:
