@@ -58,6 +58,8 @@ def stranger(root: Path, name: str, canary: Canary) -> RunDir:
     writer.emit(StageStarted(stage="base", kind="fake", attempt=1, steps=5))
     writer.emit(AttemptStarted(stage="base", kind="fake", attempt=1, total_steps=5))
     writer.close()
+    facts = json.loads(run.run_json.read_text())
+    run.run_json.write_text(json.dumps(facts | {"created_t": facts["created_t"] - 3600}))
     run.attempt_dir("base", 1).mkdir(parents=True)
     identity = Identity.of(canary.pid)
     assert identity is not None
@@ -131,7 +133,9 @@ def _forged_end_in_the_journal(run: RunDir, _canary: Canary) -> None:
 def _forged_times(run: RunDir, _canary: Canary) -> None:
     with run.journal.open("a") as file:
         for number, t in enumerate(FORGED_TIMES):
-            file.write(f'{{"v":1,"w":"t{number}","seq":0,"t":{t},"m":0,"k":"phase","stage":"base","attempt":1,"name":"x"}}\n')
+            file.write(
+                f'{{"v":1,"w":"t{number}","seq":0,"t":{t},"m":0,"k":"phase","stage":"base","attempt":1,"name":"x"}}\n'
+            )
 
 
 def _hostile_names(run: RunDir, _canary: Canary) -> None:
@@ -140,12 +144,14 @@ def _hostile_names(run: RunDir, _canary: Canary) -> None:
     add_record(run, StageStarted(stage=text, kind=text, attempt=1), "h2")
 
 
-def _many_stages(run: RunDir, _canary: Canary) -> None:
-    stages = [f"s{number}" for number in range(20_000)]
+def _many_stages(run: RunDir, _canary: Canary, count: int = 1000) -> None:
+    stages = [f"s{number}" for number in range(count)]
     with run.journal.open("ab") as file:
         for at in range(0, len(stages), 2000):
             part = stages[at : at + 2000]
-            event = RunStarted(run=run.id, recipe="x", reason=StartReason.RESUME, stages=part, kinds=["fake"] * len(part))
+            event = RunStarted(
+                run=run.id, recipe="x", reason=StartReason.RESUME, stages=part, kinds=["fake"] * len(part)
+            )
             file.write(encode_record(event, writer=f"m{at}", seq=0, t=1.0 + at, m=1.0))
         for number, stage in enumerate(stages):
             event_ = StageStarted(stage=stage, kind="fake", attempt=1)
@@ -153,7 +159,7 @@ def _many_stages(run: RunDir, _canary: Canary) -> None:
 
 
 def _many_journals(run: RunDir, _canary: Canary) -> None:
-    for number in range(2000):
+    for number in range(300):
         (run.journal_parts / f"w{number}.jsonl").write_text("{}\n")
 
 
@@ -217,7 +223,9 @@ VARIANTS: dict[str, Spoil] = {
     "token-forged": _own_token,
     "token-pipe": _token_pipe,
     "lock-names-canary": _lock_names_the_canary,
-    **{f"journal-{what}": replaced("journal.jsonl", what) for what in ("folder", "pipe", "device", "loop", "elsewhere")},
+    **{
+        f"journal-{what}": replaced("journal.jsonl", what) for what in ("folder", "pipe", "device", "loop", "elsewhere")
+    },
     **{f"journal-{what}": replaced("journal.jsonl", what) for what in ("deep", "binary", "empty")},
     **{f"exit-{what}": replaced("exit.json", what) for what in ("folder", "pipe", "device", "deep", "list")},
     "exit-forged": _forged_end,
@@ -225,11 +233,11 @@ VARIANTS: dict[str, Spoil] = {
     "journal-forged-end": _forged_end_in_the_journal,
     "journal-forged-times": _forged_times,
     "journal-hostile-names": _hostile_names,
-    "journal-20000-stages": _many_stages,
+    "journal-1000-stages": _many_stages,
     "journal-long-line": _long_line,
     **{f"parts-{what}": replaced("journal.d", what) for what in ("pipe", "device", "elsewhere")},
     "parts-pipes": _pipe_in_parts,
-    "parts-2000": _many_journals,
+    "parts-300": _many_journals,
     **{f"run-json-{what}": replaced("run.json", what) for what in ("device", "deep", "list", "pipe")},
     "run-json-types": _forged_run_json(created_t="soon", parent=["\x1b[2J"], recipe={"a": 1}, format="9"),
     "run-json-times": _forged_run_json(created_t=1e308),
@@ -250,9 +258,15 @@ if os.getuid() == 0:
     VARIANTS["another-owner"] = _another_owner
 
 
+LISTED: dict[str, Spoil] = VARIANTS | {
+    "journal-20000-stages": lambda run, canary: _many_stages(run, canary, 20_000),
+}
+"""What a list of runs meets, besides."""
+
+
 def strangers(root: Path, canary: Canary) -> Iterator[tuple[str, RunDir]]:
     """A run for each variant, in a folder of runs."""
-    for name, spoil in VARIANTS.items():
+    for name, spoil in LISTED.items():
         run = stranger(root, name, canary)
         spoil(run, canary)
         yield name, run

@@ -7,7 +7,6 @@ import json
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import say
 from cockpit.runs.find import runs_root
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
@@ -16,6 +15,10 @@ from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.emitter import wall_clock_s
 from engines.words import ExitCode
+from recipes.problems import OperatorError
+
+READ_S = 0.5
+"""Time for long journals that no index covers."""
 
 
 def declare(parser: CommandParser) -> None:
@@ -30,7 +33,11 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """List them."""
     root = runs_root(args.runs_dir)
-    summaries = RunWatch(root).poll(lambda why: say(f"skipped: {safe_text(why, 300)}"))
+    watch = RunWatch(root)
+    # A long journal that no index covers is a row that says so; a script gets everything.
+    summaries = watch.poll() if args.json else watch.poll(budget_s=READ_S)
+    if watch.trouble:
+        raise OperatorError(watch.trouble, "choose another folder of runs: --runs-dir DIR")
     if args.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=1))
     elif not summaries:
@@ -59,8 +66,15 @@ def _row(summary: RunSummary) -> list[str]:
         "" if summary.loss is None else fmt.loss(summary.loss),
         "" if time_s is None else fmt.duration(time_s),
         _last_progress(summary, now),
-        safe_text(summary.health_line, 200) if summary.state.is_live else "",
+        safe_text(summary.health_line, 200) if summary.state.is_live else _trouble(summary),
     ]
+
+
+def _trouble(summary: RunSummary) -> str:
+    """Why nothing is known of a run."""
+    if summary.reading is not None:
+        return f"{fmt.percent(summary.reading)} of its journal was read; cockpit show reads all of it"
+    return safe_text(summary.reason, 300) if summary.state == "unreadable" else ""
 
 
 def _last_progress(summary: RunSummary, now: float) -> str:

@@ -20,6 +20,7 @@ from enum import Enum
 
 from cockpit.launching.start import start_supervisor
 from cockpit.provenance.trust import why_untrusted
+from cockpit.runs.reader import is_young
 from cockpit.runs.summaries import JournalSize, stored_summary
 from cockpit.schedule.facts import RunFacts, read_facts
 from engines.run_dir import RunDir, lock_is_held
@@ -35,7 +36,7 @@ class Standing(Enum):
 
     SUPERVISED = "a supervisor holds the lock"
     ENDED = "the journal has the end of the run"
-    QUEUED = "no supervisor has written yet"
+    QUEUED = "it was created just now, and no supervisor has written yet"
     ENGINE_LIVES = "an engine runs without a supervisor"
     BETWEEN_STAGES = "no supervisor, and every engine that began has recorded its own end"
     ELSEWHERE = "the run's processes are on another machine, so this one cannot see them"
@@ -94,14 +95,21 @@ def _unsupervised(run: RunDir, facts: RunFacts) -> Standing:
         (name, attempt) for name, stage in facts.stages.items() for attempt in stage.attempts.values()
         if not attempt.reason
     ]  # fmt: skip
-    if any(_finds_engine(run, name, attempt.number) for name, attempt in left):
+    # One search for marked processes comes first: a journal may name any number of attempts.
+    if left and _has_processes(run) and any(_finds_engine(run, name, attempt.number) for name, attempt in left):
         return Standing.ENGINE_LIVES
     if facts.latest_start is None:
-        return Standing.QUEUED
+        return Standing.QUEUED if is_young(run) else Standing.LOST
     if facts.host not in {"", socket.gethostname()}:
         return Standing.ELSEWHERE
     began = any(attempt.started is not None or attempt.opened is not None for _, attempt in left)
     return Standing.LOST if began else Standing.BETWEEN_STAGES
+
+
+def _has_processes(run: RunDir) -> bool:
+    from cockpit.supervision.process_tree import run_processes
+
+    return bool(run_processes(run.root, []))
 
 
 def _finds_engine(run: RunDir, stage: str, attempt: int) -> bool:
@@ -221,7 +229,6 @@ class Keeper:
         self._clock = clock
         self._due_s = clock() + self._onlooker.every_s
         self._attempts = 0
-        self._queued = 0
         self._worked = False
 
     @property
@@ -251,8 +258,7 @@ class Keeper:
             self._worked = False
         elif found is Standing.SUPERVISED:  # the supervisor lives; has its engine made progress?
             self._attempts = 0 if self._worked else self._attempts
-        self._queued = self._queued + 1 if found is Standing.QUEUED else 0
-        self.lost = self._observer.sees_it_lost or self._queued > ATTEMPTS
+        self.lost = self._observer.sees_it_lost
         if self._attempts > ATTEMPTS:
             hint = f"see {self._run.supervisor_log}; then: cockpit resume {self._run.id}"
             raise OperatorError(f"{self._run.id} has no supervisor, and none could be started", hint)

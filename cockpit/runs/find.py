@@ -23,16 +23,24 @@ def runs_root(argument: str | Path | None = None) -> Path:
 
 
 def run_ids(root: Path) -> list[str]:
-    """Ids of the runs in a folder, newest first."""
-    try:
-        names = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return []
+    """Ids of the runs in a folder, newest first; none if the folder cannot be read."""
+    return listed_runs(root)[0]
+
+
+def listed_runs(root: Path) -> tuple[list[str], str]:
+    """Ids of the runs in a folder, newest first, and why the folder cannot be read (empty if it can, or is missing)."""
     made: dict[str, int] = {}
-    for name in names:
-        with suppress(OSError):
-            made[name] = RunDir(root / name).run_json.stat().st_mtime_ns
-    return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True)
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    with suppress(OSError):  # a link without an end, for example: only this entry is no run
+                        made[entry.name] = RunDir(root / entry.name).run_json.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return [], ""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return [], f"{root} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return sorted(made, key=lambda name: (name[:MINUTE], made[name], _id_order(name)), reverse=True), ""
 
 
 def find_run(root: Path, wanted: str) -> RunDir:
@@ -49,7 +57,9 @@ def find_run(root: Path, wanted: str) -> RunDir:
         raise OperatorError(
             f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"
         )
-    ids = run_ids(root)
+    ids, trouble = listed_runs(root)
+    if trouble:
+        raise OperatorError(trouble, "choose another folder of runs: --runs-dir DIR")
     if wanted == "last":
         if ids:
             return RunDir(root / ids[0])

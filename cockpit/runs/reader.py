@@ -30,6 +30,15 @@ YOUNG_S = 10.0
 """A run directory that is younger and has no supervisor yet is being launched."""
 
 
+def is_young(run: RunDir) -> bool:
+    """Whether a run directory was created just now, so that its supervisor may be on its way."""
+    try:
+        created_t = float(run.read_run_json().get("created_t") or 0.0)
+    except (RunDirError, TypeError, ValueError, OverflowError):
+        return False
+    return abs(wall_clock_s() - created_t) < YOUNG_S
+
+
 class RunReader:
     """One run, read as it grows.
 
@@ -122,12 +131,7 @@ class RunReader:
         state = self.state
         if state.state.has_ended or self.is_live():
             return state.state
-        try:
-            created_t = float(self.run.read_run_json().get("created_t") or 0.0)
-        except (RunDirError, TypeError, ValueError):
-            created_t = 0.0
-        young = state.started_t is None and wall_clock_s() - created_t < YOUNG_S
-        return RunStatus.QUEUED if young else RunStatus.LOST
+        return RunStatus.QUEUED if state.started_t is None and is_young(self.run) else RunStatus.LOST
 
     def health(self, real: RunStatus, *, look: bool = True) -> Health:
         """How the run is doing, by its engine's own progress.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
+
 from cockpit.runs.health import Health
 from cockpit.runs.reader import RunReader
 from engines.journal import journal_files
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus
+
+MAX_EXIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def summary_of(reader: RunReader) -> RunSummary:
         recipe=str(facts.get("recipe") or state.recipe),
         state=real,
         reason=state.reason,
-        parent=facts.get("parent"),
+        parent=_text_or_none(facts.get("parent")),
         stage=stage.name if stage else None,
         kind=stage.kind if stage else None,
         step=stage.at_step if stage else None,
@@ -116,6 +120,10 @@ def summary_of(reader: RunReader) -> RunSummary:
     )
 
 
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
 def summary_of_unread(reader: RunReader) -> RunSummary:
     """A run whose journal is still being read: only what its `run.json` and its supervisor's lock say.
 
@@ -125,21 +133,28 @@ def summary_of_unread(reader: RunReader) -> RunSummary:
     run = reader.run
     facts = run.read_run_json()
     state = RunStatus.RUNNING if lock_is_held(run.supervisor_lock) else RunStatus("reading")
-    recipe, parent = str(facts.get("recipe") or ""), facts.get("parent")
+    recipe, parent = str(facts.get("recipe") or ""), _text_or_none(facts.get("parent"))
     return RunSummary(run.id, str(run.root), recipe, state, parent=parent, reading=reader.share_read)
 
 
 def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
     """The summary in `exit.json`, if it was written when the journals had this size."""
     try:
-        value = read_json(run.exit_json)
+        value = read_json(run.exit_json, MAX_EXIT_BYTES)
         if value["journal_bytes"] != size.total_bytes:
             return None
         summary = value["summary"]
         here = {"id": run.id, "path": str(run.root), "note": run.read_note()}
-        return RunSummary(**{**summary, "state": RunStatus(summary["state"]), "concerns": (), **here})
+        # The types are checked: the file may be another user's.
+        found = msgspec.convert({**summary, "concerns": (), **here}, RunSummary)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return found if found.state.has_ended else None
+
+
+def summary_of_unreadable(run: RunDir, why: str) -> RunSummary:
+    """The row of a run whose files cannot be read; the other runs of the folder are not affected."""
+    return RunSummary(run.id, str(run.root), "", RunStatus("unreadable"), reason=why)
 
 
 def exit_facts(run: RunDir) -> dict[str, Any]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import TypeAlias
 
-from cockpit.runs.find import run_ids
+from cockpit.runs.find import listed_runs
 from cockpit.runs.reader import RunReader
-from cockpit.runs.summaries import JournalSize, RunSummary, stored_summary, summary_of, summary_of_unread
+from cockpit.runs.summaries import (
+    JournalSize,
+    RunSummary,
+    stored_summary,
+    summary_of,
+    summary_of_unread,
+    summary_of_unreadable,
+)
 from engines.run_dir import RunDir, RunDirError, lock_is_held
 from engines.words import RunStatus
 
@@ -22,11 +30,20 @@ KEPT_ENDED = 8
 """Readers of ended runs that are kept for reuse; those of runs that have not ended are all kept."""
 
 
+LONG_BYTES = 4 << 20
+_Known: TypeAlias = tuple[JournalSize, RunSummary]
+_UNREADABLE = (RunDirError, OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What the files of a run that another program or user wrote may raise; one run's failure is that run's row."""
+
+
 class RunWatch:
     """The runs of a folder, newest first: their summaries, and the reader of each run that is shown.
 
     A running run has one reader, which the list and the preview share. Each poll checks new runs and runs that have not
     ended. Several threads may call it.
+
+    Attributes:
+        trouble: why the folder could not be read at the last poll; empty if it could, or does not exist.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,35 +52,46 @@ class RunWatch:
         self._readers: dict[str, RunReader] = {}
         self._ended: dict[str, None] = {}
         self._keeping = Lock()
+        self.trouble = ""
         self._polls = 0
         self._until_s = math.inf
 
-    def poll(
-        self, unreadable: Callable[[str], None] = lambda _why: None, *, budget_s: float = math.inf
-    ) -> list[RunSummary]:
-        """The present summaries; a run that cannot be read is left out, and `unreadable` is called with the reason.
+    def poll(self, *, budget_s: float = math.inf) -> list[RunSummary]:
+        """The present summaries; a run that cannot be read has the state "unreadable" and the reason.
 
         Args:
-            unreadable: called with the reason.
             budget_s: time for long journals. Runs that need more have a summary without a state and with the share that
                 was read (`RunSummary.reading`); the next poll continues.
         """
         whole = self._polls % FULL_POLL_EVERY == 0
         self._polls += 1
         self._until_s = time.monotonic() + budget_s
-        found: dict[str, tuple[JournalSize, RunSummary]] = {}
-        for run_id in run_ids(self.root):
+        ids, self.trouble = listed_runs(self.root)
+        found = {}
+        for run_id in sorted(ids, key=self._is_long):  # long journals last: no other run waits for them
             known = self._known.get(run_id)
             if known is None or whole or not known[1].state.has_ended:
-                try:
-                    known = self._summary(run_id, known)
-                except RunDirError as error:
-                    unreadable(str(error))
-                    continue
+                known = self._summary_or_trouble(run_id, known)
             found[run_id] = known
-        self._known = found
+        self._known = {run_id: found[run_id] for run_id in ids}
         self._forget_all_but(set(found))
-        return [summary for _, summary in found.values()]
+        return [summary for _, summary in self._known.values()]
+
+    def _is_long(self, run_id: str) -> bool:
+        """Whether a run's journal may take a noticeable time; not asked again of a run that is known."""
+        if run_id in self._known and self._known[run_id][1].reading is None:
+            return False
+        try:
+            return RunDir(self.root / run_id).journal.stat().st_size > LONG_BYTES
+        except OSError:
+            return False
+
+    def _summary_or_trouble(self, run_id: str, known: _Known | None) -> _Known:
+        try:
+            return self._summary(run_id, known)
+        except _UNREADABLE as error:
+            why = str(error) or type(error).__name__
+            return JournalSize(0, 0), summary_of_unreadable(RunDir(self.root / run_id), why)
 
     def look_again(self) -> None:
         """Check every run in the next poll, because a run was started or stopped here."""

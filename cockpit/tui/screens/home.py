@@ -20,6 +20,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
 from cockpit.text.formatting import percent
+from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.look.keys import bindings
@@ -163,7 +164,7 @@ class HomeScreen(Screen[None]):
             self._plans.clear()
             self._show_recipes()
         if found.runs is not None:
-            table.empty_message = RunTable.empty_message
+            table.empty_message = safe_text(self._watch.trouble) or RunTable.empty_message
             table.now = found.now
             if found.runs != self._runs or not table.items:
                 self._runs = found.runs
@@ -276,6 +277,9 @@ class HomeScreen(Screen[None]):
         elif run is not None and run.reading is not None:
             pane.set_title(run.id)
             pane.show_text(Text(f"reading {percent(run.reading)} of the journal"))
+        elif run is not None and run.state == "unreadable":
+            pane.set_title(run.id)
+            pane.show_text(Text(safe_text(run.reason)))
         elif run is not None:
             # A separate group: an exclusive worker cancels the others of its group, even one that has not started.
             self.run_worker(
