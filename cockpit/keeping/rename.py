@@ -18,12 +18,8 @@ def rename(run: RunDir, name: str) -> RunDir:
     Raises:
         OperatorError: the name is not allowed or taken, or the run is live or belongs to another user.
     """
-    stamp = _STAMP.match(run.id)
-    new_id = name if _STAMP.match(name) or stamp is None else f"{stamp[0]}{name}"
-    if _NAME.fullmatch(name) is None or RUN_ID.match(new_id) is None:
-        raise OperatorError(
-            f"NAME — got {printable(name)}; allowed: 1 to 60 letters, digits, '.', '_' and '-', the first not a sign"
-        )
+    check_name(run, name)
+    new_id = _new_id(run, name)
     if new_id == run.id:
         raise OperatorError(f"NAME — {run.id} already has this name")
     with held(run):
@@ -33,3 +29,21 @@ def rename(run: RunDir, name: str) -> RunDir:
             raise OperatorError(f"NAME — {error}", "choose another name") from error
         except OSError as error:
             raise OperatorError(f"{run.id} could not be renamed: {error.strerror or error}") from error
+
+
+def check_name(run: RunDir, name: str) -> None:
+    """Refuse a name that cannot be part of a run's id.
+
+    Raises:
+        OperatorError: what is allowed.
+    """
+    if _NAME.fullmatch(name) is None or RUN_ID.match(_new_id(run, name)) is None:
+        raise OperatorError(
+            f"NAME — got {printable(name)}; allowed: 1 to 60 letters, digits, '.', '_' and '-', the first not a sign"
+        )
+
+
+def _new_id(run: RunDir, name: str) -> str:
+    """The id with another name; the date of the launch is kept unless the name begins with one."""
+    stamp = _STAMP.match(run.id)
+    return name if _STAMP.match(name) or stamp is None else f"{stamp[0]}{name}"

@@ -17,6 +17,8 @@ from cockpit.text.safe_text import safe_text
 from cockpit.tui.dialogs.frame import DIALOG_CSS, plain_lines
 from recipes.problems import OperatorError
 
+SENDS = "enter sends the request   esc cancels"
+
 
 class AskScreen(ModalScreen["str | None"]):
     """Asks for a value. Enter returns the text if it is allowed; Esc returns None.
@@ -26,6 +28,7 @@ class AskScreen(ModalScreen["str | None"]):
         body: what happens to the run.
         check: raises `OperatorError` for a text that is not allowed.
         value: the text at the beginning.
+        keys: what the keys do, below the field.
     """
 
     key_scopes: ClassVar[tuple[str, ...]] = ()
@@ -37,12 +40,15 @@ class AskScreen(ModalScreen["str | None"]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", show=False)]
 
-    def __init__(self, title: str, body: str, check: Callable[[str], object], value: str = "") -> None:
+    def __init__(
+        self, title: str, body: str, check: Callable[[str], object], value: str = "", keys: str = SENDS
+    ) -> None:
         super().__init__()
         self._title = title
         self._body = body
         self._check = check
         self._value = value
+        self._keys = keys
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -50,7 +56,7 @@ class AskScreen(ModalScreen["str | None"]):
             yield Static(plain_lines(self._body), classes="body")
             yield Input(self._value, max_length=2000, compact=True)
             yield Static(id="wrong")
-            yield Static(Text("enter sends the request   esc cancels", style="dim"))
+            yield Static(Text(self._keys, style="dim"))
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -320,8 +321,10 @@ class HomeScreen(Screen[None]):
         if not self.is_mounted:
             return True
         run = None if self.on_recipes else self.run_under_cursor
-        if action in {"actions", "replay"}:
+        if action in {"actions", "replay", "note_run"}:
             return run is not None
+        if action in {"rename_run", "prune_run", "remove_run"}:
+            return run is not None and not run.state.is_live
         if action == "stop":
             return run is not None and run.state.is_live
         if action in {"new_run", "edit_recipe"}:
@@ -369,6 +372,42 @@ class HomeScreen(Screen[None]):
         run = self.run_under_cursor
         if run is not None and run.state.is_live:
             app_of(self).ask_to_stop(RunDir(Path(run.path)))
+
+    # Keeping house imports the schema of recipes, which Home does not load before it is needed.
+
+    def action_note_run(self) -> None:
+        from cockpit.tui.screens.housekeeping import ask_note
+
+        self._keep_house(ask_note)
+
+    def action_rename_run(self) -> None:
+        from cockpit.tui.screens.housekeeping import ask_rename
+
+        self._keep_house(ask_rename)
+
+    def action_prune_run(self) -> None:
+        from cockpit.tui.screens.housekeeping import ask_prune
+
+        self._keep_house(ask_prune)
+
+    def action_remove_run(self) -> None:
+        from cockpit.tui.screens.housekeeping import ask_remove
+
+        self._keep_house(ask_remove)
+
+    def action_show_sizes(self) -> None:
+        from cockpit.tui.screens.housekeeping import show_sizes
+
+        show_sizes(self, self.runs_root)
+
+    def _keep_house(self, ask: Callable[[Screen[None], RunDir, Callable[[], None]], None]) -> None:
+        run = self.run_under_cursor
+        if run is not None and not self.on_recipes:
+            ask(self, RunDir(Path(run.path)), self._scan_again)
+
+    def _scan_again(self) -> None:
+        self._watch.look_again()
+        self._scan()
 
     def action_copy_path(self) -> None:
         run, entry = self.run_under_cursor, self.entry
