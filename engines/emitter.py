@@ -55,6 +55,7 @@ class EventWriter:
         journal: the file to append to; created if missing.
         fifo: the run's live pipe, or None.
         role: which process of the run writes.
+        launch: number of the supervisor that this process is, or that started it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class EventWriter:
         stage: str | None = None,
         attempt: int | None = None,
         rank: int = 0,
+        launch: int = 0,
     ) -> None:
         self.writer = f"{role[0]}{secrets.token_hex(5)}"
         self.seq = 0
@@ -95,6 +97,7 @@ class EventWriter:
             stage=stage,
             attempt=attempt,
             rank=rank,
+            launch=launch,
         )
         self.emit(self.opened)
         threading.Thread(target=self._sync_periodically, name="journal-sync", daemon=True).start()
@@ -135,6 +138,11 @@ class EventWriter:
                 with suppress(OSError):  # readers accept a line that lacks only its end once the end is written
                     self._torn = os.write(self._fd, b"\n") != 1
             return caught_up
+
+    @property
+    def behind(self) -> bool:
+        """Whether a record waits for space on the disk, or was lost."""
+        return bool(self._waiting or self.lost)
 
     def notice_replacement(self) -> None:
         """Check whether the journal was deleted, replaced or truncated; if so, reopen it by name and write a warning.

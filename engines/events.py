@@ -40,6 +40,8 @@ class WriterOpened(Event, frozen=True, kw_only=True, tag="writer_opened"):
     stage: str | None = None
     attempt: int | None = None
     rank: int = 0
+    launch: int = 0
+    """number of the supervisor that the process is, or that started it; see `RunStarted`"""
 
 
 class FieldChanged(msgspec.Struct, frozen=True, kw_only=True):

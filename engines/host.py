@@ -78,7 +78,14 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
         run_id=run.id,
         stage_name=stage.name,
         run_root=run.root,
-        writer=EventWriter(run.journal, run.fifo, role=WriterRole.ENGINE, stage=stage.name, attempt=given.attempt),
+        writer=EventWriter(
+            run.journal,
+            run.fifo,
+            role=WriterRole.ENGINE,
+            stage=stage.name,
+            attempt=given.attempt,
+            launch=given.launch,
+        ),
         test_faults=_test_faults(),
     )
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from engines.files import file_sha256, fsync_folder, open_regular, read_regular_
 from engines.json_text import read_json
 
 FORMAT = 1
+ROOM_BYTES = 65_536
+"""The size of the largest record of a journal."""
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 RECIPE_TOML = "recipe.toml"
 STAGES = "stages"
@@ -32,6 +35,10 @@ _RUN_JSON = "run.json"
 _FORMER_IDS = "former_ids"
 _RECIPE_SHA256 = "recipe_sha256"
 _MAX_NOTE_BYTES = 4096
+_MINUTE = "%Y%m%d-%H%M"
+_STAMPED = re.compile(r"[0-9]{8}-[0-9]{4}-")
+_FUTURE = timedelta(hours=36)
+"""A clock that was wrong by a day, or by a time zone, is followed; one that was wrong by years is not."""
 _CHECKPOINT = re.compile(r"step-(\d{1,12})")
 
 
@@ -202,6 +209,21 @@ class RunDir:
         except (OSError, ValueError):
             return ""
         return " ".join(text.split())[:500]
+
+    def has_room(self) -> bool:
+        """Whether a file of the size of the largest record can be written here; it is removed again."""
+        probe = self.root / f".room-{os.getpid()}"
+        try:
+            fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                return os.write(fd, bytes(ROOM_BYTES)) == ROOM_BYTES
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                probe.unlink()
 
     def require_writable_format(self) -> None:
         """Refuse to write into a directory that a newer Cockpit created.
@@ -411,7 +433,7 @@ def create_run_dir(
         write_durably(draft.recipe_json, json.dumps(recipe_json, indent=1).encode())
         write_durably(draft.plan_json, json.dumps(plan_json, indent=1).encode())
         seal(draft)
-        stamp = time.strftime("%Y%m%d-%H%M", time.localtime())
+        stamp = _stamp(runs_root, datetime.now())  # noqa: DTZ005 - ids have the local time
         for run_id in _candidate_ids(f"{stamp}-{name}"):
             target = runs_root / run_id
             if target.exists():
@@ -433,6 +455,29 @@ def create_run_dir(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _stamp(runs_root: Path, now: datetime) -> str:
+    """The minute for a new id. It is later than that of every run here, also after the clock was set back: `last` is
+    the run that was created last. A run that claims to be from more than `_FUTURE` ahead does not count."""
+    stamp, latest = now.strftime(_MINUTE), (now + _FUTURE).strftime(_MINUTE)
+    stamps = [entry.name[: len(stamp)] for entry in os.scandir(runs_root) if _STAMPED.match(entry.name)]
+    newest = max((found for found in stamps if found <= latest), default="")
+    if newest < stamp or (newest == stamp and not _has_later(runs_root, stamp, now)):
+        return stamp
+    try:
+        return (datetime.strptime(newest, _MINUTE) + timedelta(minutes=1)).strftime(_MINUTE)  # noqa: DTZ007 - as above
+    except ValueError:  # digits that are no time
+        return stamp
+
+
+def _has_later(runs_root: Path, stamp: str, now: datetime) -> bool:
+    """Whether a run of this minute was created at a time that is yet to come."""
+    for found in runs_root.glob(f"{stamp}-*/{_RUN_JSON}"):
+        with suppress(OSError):
+            if found.stat().st_mtime > now.timestamp():
+                return True
+    return False
 
 
 def _candidate_ids(base: str) -> Iterator[str]:

@@ -6,15 +6,17 @@ import argparse
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
+from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.text.safe_text import safe_text
 from engines.artifacts.manifest import MANIFEST
-from engines.run_dir import is_run_dir
+from engines.run_dir import RunDir, RunDirError, is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
 
@@ -79,11 +81,20 @@ def folders_of(root: Path, artifact: str) -> list[Path]:
         folders = [found.out(stage)]
     else:
         found = find_run(root, artifact)
-        folders = sorted(found.all_outs(), key=lambda out: out.stat().st_mtime_ns, reverse=True)
+        folders = _last_stage_first(found)
     folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
     if not folders:
         raise OperatorError(f"{printable(artifact, 300)} has no finished output", f"see: cockpit show {found.id}")
     return folders
+
+
+def _last_stage_first(run: RunDir) -> list[Path]:
+    """The outputs of a run in the order of its recipe, not of the times of files, which copies and clocks change."""
+    outs = run.all_outs()
+    with suppress(RunDirError):
+        order = [run.out(stage) for stage in RunRecipe.read(run).order]
+        outs.sort(key=lambda out: order.index(out) if out in order else -1)
+    return outs[::-1]
 
 
 def _line(link: Link) -> str:

@@ -1,16 +1,16 @@
 """Combine the facts of several writers into the view of one run.
 
-The lifecycle facts of all writers are sorted by (time, writer, order within the writer), independent of the order of
-arrival, and then applied one after another. They are few, so this is repeated whenever there is a new one.
+The lifecycle facts of all writers are ordered by the numbers in them, independent of the order of arrival and of wall
+clocks, and then applied one after another. They are few, so this is repeated whenever there is a new one.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from cockpit.runs.stage_view import Order, RunView, StageView
-from cockpit.runs.writer_facts import WriterFacts
+from cockpit.runs.stage_view import LAST, Order, RunView, StageView
+from cockpit.runs.writer_facts import AttemptKey, WriterFacts
 from engines.events import (
     AnyEvent,
     ArtifactCommitted,
@@ -46,14 +46,61 @@ def combine(writers: Iterable[WriterFacts]) -> RunView:
         _take(run, event, order, roles.get(event.w, WriterRole.UNKNOWN))
     for writer in writers:
         for (stage, number), track in writer.tracks.items():
-            run.attempt(stage, number, (writer.t_max, writer.name, 0)).tracks.append(track)
+            run.attempt(stage, number, LAST).tracks.append(track)
     _settle_stages(run)
     return run
 
 
-def _merged(writers: Iterable[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
-    streams = ([((t, w.name, n), event) for n, (t, event) in enumerate(w.lifecycle)] for w in writers)
-    return heapq.merge(*streams, key=lambda item: item[0])
+def _merged(writers: Sequence[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
+    """The lifecycle facts in the order in which they are applied.
+
+    Supervisors follow one another by their numbers; an attempt's engine follows the record that starts it. No clock has
+    a part in it. Writers of older versions, which have no numbers, come first, by their clocks.
+    """
+    by_clock = [w for w in writers if not w.launch]
+    streams = ([((t, w.name, n), event) for n, (t, event) in enumerate(w.lifecycle)] for w in by_clock)
+    old = [event for _, event in heapq.merge(*streams, key=lambda item: item[0])]
+    yield from enumerate([*old, *_by_number([w for w in writers if w.launch])])
+
+
+def _by_number(writers: list[WriterFacts]) -> Iterator[AnyEvent]:
+    engines: dict[AttemptKey | None, list[WriterFacts]] = {}
+    supervisors: list[WriterFacts] = []
+    for writer in sorted(writers, key=lambda w: (w.launch, w.name)):
+        if _supervises(writer):
+            supervisors.append(writer)
+        else:
+            engines.setdefault(_attempt_of(writer), []).append(writer)
+    for writer in supervisors:
+        for _, event in writer.lifecycle:
+            if isinstance(event, AttemptEnded):  # the record of its start may have been lost
+                yield from _facts(engines.pop((event.stage, event.attempt), []))
+            elif isinstance(event, RunEnded):
+                ended = [key for key, left in engines.items() if left[0].launch <= writer.launch]
+                yield from _facts([w for key in ended for w in engines.pop(key)])
+            yield event
+            if isinstance(event, StageStarted):
+                yield from _facts(engines.pop((event.stage, event.attempt), []))
+    yield from _facts([w for left in engines.values() for w in left])
+
+
+def _supervises(writer: WriterFacts) -> bool:
+    """Whether a supervisor writes; of a writer whose first record was lost, the next ones say it."""
+    if writer.role != WriterRole.UNKNOWN:
+        return writer.role == WriterRole.SUPERVISOR
+    return any(isinstance(event, RunStarted | StageStarted | RunEnded) for _, event in writer.lifecycle[:3])
+
+
+def _attempt_of(writer: WriterFacts) -> AttemptKey | None:
+    """The attempt whose engine writes; None for a sampler."""
+    if writer.opened is not None and writer.opened.stage is not None and writer.opened.attempt is not None:
+        return writer.opened.stage, writer.opened.attempt
+    started = (event for _, event in writer.lifecycle if isinstance(event, AttemptStarted))
+    return next(((event.stage, event.attempt) for event in started), None)
+
+
+def _facts(writers: Iterable[WriterFacts]) -> Iterator[AnyEvent]:
+    return (event for writer in writers for _, event in writer.lifecycle)
 
 
 def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None:
@@ -149,7 +196,7 @@ def _begin(stage: StageView, t: float) -> None:
 
 def _take_attempt_started(run: RunView, event: AttemptStarted, order: Order) -> None:
     attempt = run.attempt(event.stage, event.attempt, order)
-    attempt.kind, attempt.announced, attempt.pid = event.kind, True, event.pid
+    attempt.kind, attempt.announced, attempt.pid, attempt.started = event.kind, True, event.pid, event
     attempt.resumed_from, attempt.learning_rate_scale = event.resumed_from, event.learning_rate_scale
     attempt.started_t = event.t if attempt.started_t is None else min(attempt.started_t, event.t)
     if event.total_steps is not None:
@@ -197,21 +244,16 @@ def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
     attempt = stage.current
     if attempt is None:
         return False
-    since = attempt.started_t or 0.0
-    wanted = {Verb.PAUSE, Verb.CONTINUE}
+    step, phase = attempt.last_step, attempt.phase
+    engine = {event.w for event in (step, phase, attempt.started) if event is not None}
     asked = [
         c
         for c in controls
-        if Verb.of(c.request) in wanted and c.stage in {None, stage.name}
-        if c.t >= since and not c.effect.startswith(IGNORED)
+        if c.w in engine and not c.effect.startswith(IGNORED) and Verb.of(c.request) in {Verb.PAUSE, Verb.CONTINUE}
     ]
-    step = attempt.last_step
     if asked and Verb.of(asked[-1].request) is Verb.PAUSE:
         pause = asked[-1]
-        moved = step is not None and (step.step > pause.step if pause.step is not None else step.t > pause.t)
+        moved = step is not None and (step.step > pause.step if pause.step is not None else step.seq > pause.seq)
         if not moved:
             return True
-    phase = attempt.phase
-    return (
-        phase is not None and phase.name == PHASE_PAUSED and (step is None or (phase.t, phase.seq) > (step.t, step.seq))
-    )
+    return phase is not None and phase.name == PHASE_PAUSED and (step is None or phase.seq > step.seq)

@@ -244,7 +244,7 @@ def step_pace(work: Work, step_s: Sequence[float]) -> Pace:
 def engine_of(state: RunState, attempt: AttemptView) -> WriterFacts | None:
     """The writer of an attempt's engine: the one with the newest record of progress in it."""
     found = [w for w in state.writers if w.worked is not None and _belongs(w.worked, attempt)]
-    return max(found, key=lambda w: (w.worked.t if w.worked else 0.0, w.name), default=None)
+    return max(found, key=lambda w: (w.launch, w.worked.t if w.worked else 0.0, w.name), default=None)
 
 
 def silence(state: RunState, engine: WriterFacts, clock: Clock) -> float:
@@ -337,7 +337,7 @@ def process_states(state: RunState, supervisor: str, is_engine: Callable[[Identi
     attempt = stage.current if stage is not None else None
     engine = engine_of(state, attempt) if attempt is not None and not attempt.ended else None
     samplers = [w for w in state.writers if w.role == WriterRole.SAMPLER]
-    newest = max(samplers, key=lambda w: (w.t, w.name), default=None)
+    newest = max(samplers, key=lambda w: (w.launch, w.t, w.name), default=None)
     named = _identity_of(engine)
     shown = named.state() if named is not None and is_engine(named) else ""
     return Processes(shown, supervisor, _state_of(newest))

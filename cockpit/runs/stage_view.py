@@ -13,6 +13,7 @@ from engines.events import (
     AcceptedInput,
     ArtifactCommitted,
     AttemptEnded,
+    AttemptStarted,
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
@@ -32,7 +33,9 @@ from engines.words import EndReason, RunStatus, StageStatus, WriterRole
 
 RECENT_STEPS = 32
 _Kept = TypeVar("_Kept")
-Order: TypeAlias = tuple[float, str, int]
+Order: TypeAlias = int
+"""The place of a lifecycle fact among those of the run."""
+LAST: Order = 1 << 62
 
 
 @dataclass
@@ -63,7 +66,8 @@ class AttemptView:
     announced_m: float | None = None
     guards: list[GuardTripped] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
-    first: Order = (0.0, "", 0)
+    first: Order = LAST
+    started: AttemptStarted | None = None
     _by_engine: AttemptEnded | None = None
     _by_supervisor: AttemptEnded | None = None
 
@@ -311,8 +315,6 @@ class RunView:
     controls: list[ControlApplied] = field(default_factory=list)
     changes: dict[int, FieldChanged] = field(default_factory=dict)
     accepted_inputs: list[AcceptedInput] = field(default_factory=list)
-    redone: dict[str, Order] = field(default_factory=dict)
-    paused_by: ControlApplied | None = None
 
     def stage(self, name: str) -> StageView:
         """The stage of that name, created at its first mention."""

@@ -44,13 +44,18 @@ class _Joined:
 class RunState:
     """The fold. Events may be applied in any interleaving of writers; duplicates (same writer and number) are ignored.
 
+    Args:
+        lean: keep the newest step, reading and progress, but no series and no log: for a process that lives as long as
+            the run and only needs its summary. Such a state is not copied.
+
     Attributes:
         unreadable: lines that could not be read, counted by the journal's reader.
         unknown: records of kinds that this version does not support, counted by the journal's reader.
         version: number of new events; equal versions mean equal views.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lean: bool = False) -> None:
+        self._lean = lean
         self.unreadable = 0
         self.unknown = 0
         self.version = 0
@@ -78,7 +83,7 @@ class RunState:
         """Apply one event; returns whether it was new."""
         writer = self._writers.get(event.w)
         if writer is None:
-            writer = self._writers[event.w] = WriterFacts(event.w)
+            writer = self._writers[event.w] = WriterFacts(event.w, lean=self._lean)
         seq, numbers = event.seq, writer.numbers
         handler = HANDLERS.get(type(event))
         if seq < numbers.next:
@@ -158,7 +163,7 @@ class RunState:
                 return stage
         begun = [s for s in stages if s.current is not None]
         if begun:
-            return max(begun, key=lambda s: s.current.first if s.current else (0.0, "", 0))
+            return max(begun, key=lambda s: s.current.first if s.current else -1)
         return stages[0] if stages else None
 
     @property
@@ -272,7 +277,7 @@ class RunState:
         """The newest reading of a host."""
         host = host or self.host
         found = [m.last for w in self._writers.values() if (m := w.machines.get(host)) is not None and m.last]
-        return max(found, key=lambda s: (s.t, s.w, s.seq), default=None)
+        return max(found, key=lambda s: (self._writers[s.w].launch, s.t, s.w, s.seq), default=None)
 
     @property
     def hosts(self) -> list[str]:
@@ -297,22 +302,25 @@ class RunState:
         newest = [(len(w.log), w.log[-1].seq) for w in self._writers.values() if w.log]
         key = (self._lifecycle_version, limit, newest)
         if self._log_cache is None or self._log_cache[0] != key:
-            entries = [(event.t, event.w, event.seq, event) for w in self._writers.values() for event in w.log]
-            entries.sort(key=lambda entry: entry[:3])
-            lines = [line_of(entry[3]) for entry in (entries if limit is None else entries[-limit:])]
+            boots = self._boots()
+            entries = [(_place(w, event, boots), event) for w in self._writers.values() for event in w.log]
+            entries.sort(key=lambda entry: entry[0])
+            lines = [line_of(entry[1]) for entry in (entries if limit is None else entries[-limit:])]
             self._log_cache = (key, lines)
         return self._log_cache[1]
 
     def newest_events(self) -> list[AnyEvent]:
         """The events of the log, oldest first: the newest ones of each writer."""
-        events = [event for writer in self._writers.values() for event in writer.log]
-        return sorted(events, key=lambda event: (event.t, event.w, event.seq))
+        boots = self._boots()
+        events = [(_place(writer, event, boots), event) for writer in self._writers.values() for event in writer.log]
+        return [event for _, event in sorted(events, key=lambda item: item[0])]
 
     @property
     def samples(self) -> list[SampledText]:
         """Texts that the model sampled, oldest first."""
-        found = [sample for w in self._writers.values() for sample in w.samples]
-        return sorted(found, key=lambda s: (s.t, s.w, s.seq))
+        boots = self._boots()
+        found = [(_place(w, sample, boots), sample) for w in self._writers.values() for sample in w.samples]
+        return [sample for _, sample in sorted(found, key=lambda item: item[0])]
 
     @property
     def controls(self) -> list[ControlApplied]:
@@ -358,6 +366,15 @@ class RunState:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def _boots(self) -> dict[str, int]:
+        """The number of the first supervisor in each boot of a machine, by boot id."""
+        boots: dict[str, int] = {}
+        for writer in self._writers.values():
+            if writer.opened is not None and writer.launch:
+                boot = writer.opened.boot_id
+                boots[boot] = min(writer.launch, boots.get(boot, writer.launch))
+        return boots
+
     def _sorted(self) -> list[WriterFacts]:
         return [self._writers[name] for name in sorted(self._writers)]
 
@@ -384,6 +401,13 @@ class RunState:
                 known.whole.append(last.x[index], None if last.is_absent(index) else last.y[index])
         known.taken = len(last)
         return known.whole
+
+
+def _place(writer: WriterFacts, event: AnyEvent, boots: dict[str, int]) -> tuple[int, float, str, int]:
+    """Where an event stands among those of other writers, for people: by boot, then by the monotonic clock, which no
+    one sets. Records of older versions, without a supervisor's number, come first, by their wall clock."""
+    boot = boots.get(writer.opened.boot_id) if writer.opened is not None and writer.launch else None
+    return (0, event.t, event.w, event.seq) if boot is None else (boot, event.m, event.w, event.seq)
 
 
 def _part(series: Series, *, upto: float = float("inf"), after: float = float("-inf")) -> Series:

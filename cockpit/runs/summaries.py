@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
 
-from cockpit.runs.health import Health
+from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.reader import RunReader
+from cockpit.runs.state import RunState
 from engines.journal import journal_files
 from engines.json_text import read_json
 from engines.run_dir import RunDir, RunDirError, lock_is_held
@@ -92,8 +94,10 @@ def summary_of(reader: RunReader) -> RunSummary:
             raise
         facts = {}  # run.json is damaged: the journal has the recipe and the stages too
     real = reader.refresh()
-    found = reader.health(real)
-    state = reader.state
+    return _summary(run, facts, reader.state, real, reader.health(real))
+
+
+def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunStatus, found: Health) -> RunSummary:
     stage = state.current_stage
     step = stage.last_step if stage else None
     return RunSummary(
@@ -138,7 +142,8 @@ def summary_of_unread(reader: RunReader) -> RunSummary:
 
 
 def stored_summary(run: RunDir, size: JournalSize) -> RunSummary | None:
-    """The summary in `exit.json`, if it was written when the journals had this size."""
+    """The summary in `exit.json`, if it is of a run that has ended and the journals still have the size it was written
+    for. Any other state in it is not believed: it would be shown for ever."""
     try:
         value = read_json(run.exit_json, MAX_EXIT_BYTES)
         if value["journal_bytes"] != size.total_bytes:
@@ -157,13 +162,17 @@ def summary_of_unreadable(run: RunDir, why: str) -> RunSummary:
     return RunSummary(run.id, str(run.root), "", RunStatus("unreadable"), reason=why)
 
 
-def exit_facts(run: RunDir) -> dict[str, Any]:
-    """The content of `exit.json`: the summary at the end, and the size of the journals it was folded from."""
-    size = JournalSize.of(run)
-    summary = summary_of(RunReader(run, indexed=True))
+def exit_facts(run: RunDir, state: RunState) -> dict[str, Any]:
+    """The content of `exit.json`: the summary at the end, and the size of the journals it was folded from.
+
+    Args:
+        run: the run; its supervisor writes the file.
+        state: the fold of its journal to the end; series are not needed.
+    """
+    summary = _summary(run, run.read_run_json(), state, state.state, health(state, state.state, Clock.now(0.0)))
     return {
         "format": 1,
-        "journal_bytes": size.total_bytes,
+        "journal_bytes": JournalSize.of(run).total_bytes,
         "state": summary.state,
         "reason": summary.reason,
         "summary": summary.to_json(),

@@ -214,11 +214,34 @@ class MachineTrack:
         self.series[name].append(t, value)
 
 
-class WriterFacts:
-    """All facts of one writer, in its order."""
+class LastStep(Track):
+    """A track that keeps only its newest step, for a process that lives as long as the run."""
 
-    def __init__(self, name: str) -> None:
+    def step(self, event: Step) -> None:
+        """Take the step instead of the one before it."""
+        self.last_step = event
+
+
+class LastSample(MachineTrack):
+    """The newest reading of a machine, without the older ones."""
+
+    def sample(self, event: MachineSampled) -> None:
+        """Take the reading instead of the one before it."""
+        self.last = event
+
+
+class WriterFacts:
+    """All facts of one writer, in its order.
+
+    Args:
+        name: the writer's id.
+        lean: keep no series, samples or log lines: the memory does not grow with the steps.
+    """
+
+    def __init__(self, name: str, *, lean: bool = False) -> None:
         self.name = name
+        self._new_track: type[Track] = LastStep if lean else Track
+        self._new_machine: type[MachineTrack] = LastSample if lean else MachineTrack
         self.numbers = Numbers()
         self.t = 0.0
         self.m = 0.0
@@ -228,21 +251,28 @@ class WriterFacts:
         self.lifecycle: list[tuple[float, AnyEvent]] = []
         self.tracks: dict[AttemptKey, Track] = {}
         self.machines: dict[str, MachineTrack] = {}
-        self.samples: deque[SampledText] = deque(maxlen=SAMPLES)
-        self.log: deque[AnyEvent] = deque(maxlen=LOG_LINES)
+        self.samples: deque[SampledText] = deque(maxlen=0 if lean else SAMPLES)
+        self.log: deque[AnyEvent] = deque(maxlen=0 if lean else LOG_LINES)
         self._track_key: AttemptKey = ("", -1)
-        self._track = Track()
+        self._track = self._new_track()
 
     @property
     def role(self) -> WriterRole:
         """The process's role; unknown if its first record was lost."""
         return self.opened.role if self.opened else WriterRole.UNKNOWN
 
+    @property
+    def launch(self) -> int:
+        """The number of its supervisor among those of the run; 0 in journals of older versions."""
+        if self.opened is not None and self.opened.launch:
+            return self.opened.launch
+        return next((n for _, event in self.lifecycle[:3] if (n := getattr(event, "launch", 0))), 0)
+
     def track(self, stage: str, attempt: int) -> Track:
         """The track of an attempt, created at first use."""
         if self._track_key != (stage, attempt):
             self._track_key = (stage, attempt)
-            self._track = self.tracks.setdefault(self._track_key, Track())
+            self._track = self.tracks.setdefault(self._track_key, self._new_track())
         return self._track
 
     def on_step(self, event: Step) -> None:
@@ -277,7 +307,7 @@ class WriterFacts:
 
     def on_machine(self, event: MachineSampled) -> None:
         """Add a reading of a machine."""
-        self.machines.setdefault(event.host, MachineTrack()).sample(event)
+        self.machines.setdefault(event.host, self._new_machine()).sample(event)
 
     def on_sample(self, event: SampledText) -> None:
         """Add a text that the model sampled."""

@@ -218,6 +218,7 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
                 attempt.saved_step = max(event.step, attempt.saved_step or 0)
             case WriterOpened():
                 facts.roles[event.w] = event.role
+                facts.highest_launch = max(facts.highest_launch, event.launch)
                 facts.hosts[event.w] = event.host
                 if event.role == WriterRole.ENGINE and event.stage is not None and event.attempt is not None:
                     facts.stage(event.stage).attempt(event.attempt).opened = event

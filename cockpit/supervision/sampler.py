@@ -1,4 +1,5 @@
-"""`python -m cockpit.supervision.sampler RUN_ROOT INTERVAL_S`: reads the machine at intervals, as a separate process.
+"""`python -m cockpit.supervision.sampler RUN_ROOT INTERVAL_S [--launch=N]`: reads the machine at intervals, as a
+separate process.
 
 NVML can crash or hang its process, so the supervisor does not load it. The supervisor writes to stdin which engine is
 running (`<pid> <stage>` or an empty line). When stdin closes, the supervisor has ended, and the sampler exits.
@@ -22,7 +23,7 @@ from engines.words import ExitCode, WriterRole
 def main(argv: list[str]) -> ExitCode:
     """Sample until stdin closes."""
     run, interval_s = RunDir(Path(argv[1])), float(argv[2])
-    writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER)
+    writer = EventWriter(run.journal, run.fifo, role=WriterRole.SAMPLER, launch=_launch(argv))
     accelerators = Accelerators() if "--no-nvml" not in argv else None
     use = EngineUse()
     engine_pid: int | None = None
@@ -50,6 +51,12 @@ def main(argv: list[str]) -> ExitCode:
         writer.emit(sample_machine(reading, engine_pid, stage, use))
     writer.close()
     return ExitCode.DONE
+
+
+def _launch(argv: list[str]) -> int:
+    """The number of the supervisor that started this process; 0 if it is not given."""
+    given = [word.removeprefix("--launch=") for word in argv if word.startswith("--launch=")]
+    return int(given[0]) if given else 0
 
 
 def _engine(line: bytes) -> tuple[int | None, str | None]:

@@ -41,7 +41,8 @@ class SamplerProcess:
         """Start the sampler, unless it is running."""
         if self._child is not None or self._stopped:
             return
-        argv = [sys.executable, "-m", "cockpit.supervision.sampler", str(self._run.root), str(self._interval_s)]
+        program = [sys.executable, "-m", "cockpit.supervision.sampler"]
+        argv = [*program, str(self._run.root), str(self._interval_s), f"--launch={self._writer.opened.launch}"]
         if self._crashes >= CRASHES_WITH_NVML:
             argv.append("--no-nvml")
         with suppress(OSError), os.fdopen(open_append(self._run.supervisor_log), "ab") as log:

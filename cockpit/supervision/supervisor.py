@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from cockpit.runs.state import RunState
 from cockpit.runs.summaries import exit_facts
 from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.schedule.facts import RunFacts, add_facts
@@ -68,11 +69,12 @@ class Supervisor:
         self.run = run
         self.plan = RunRecipe.read(run)
         self.facts = RunFacts()
+        self.state = RunState(lean=True)
         self.reader = JournalReader(run.journal)
         self.read_facts()  # before the first record, which has the number of this supervisor
         self.launch = self.facts.next_launch
         self.started = msgspec.structs.replace(started, launch=self.launch, attempts=self._attempts_so_far(started))
-        self.writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR)
+        self.writer = EventWriter(run.journal, run.fifo, role=WriterRole.SUPERVISOR, launch=self.launch)
         self.facts.roles[self.writer.writer] = WriterRole.SUPERVISOR
         self.sampler = SamplerProcess(run, self.plan.recipe.sample_interval_s, self.writer)
         self.watch = Watch(run, self.writer, self.sampler, self.plan.recipe.stop_grace_s)
@@ -80,9 +82,11 @@ class Supervisor:
         self.skipped: set[str] = set()
 
     def drive(self) -> None:
-        """Run stages until the run ends."""
-        self.run.exit_json.unlink(missing_ok=True)
+        """Run stages until the run ends. An adopter that cannot write that it adopts the run does not adopt it."""
         self.record(self.started)
+        if self.started.reason == StartReason.ADOPT and self.writer.behind:
+            return
+        self.run.exit_json.unlink(missing_ok=True)
         self._adopt_or_record_ends()
         self.sampler.start()
         while True:
@@ -109,6 +113,7 @@ class Supervisor:
         """Bring the facts up to the end of the journal."""
         while records := self.reader.read(10_000):
             add_facts(self.facts, (record.event for record in records))
+            self.state.apply_all(record.event for record in records)
         self.facts.note_folders(self.run, self.plan.order)
 
     def _attempts_so_far(self, started: RunStarted) -> dict[str, int]:
@@ -134,10 +139,12 @@ class Supervisor:
         """Find what a dead supervisor left: wait for an engine that is running, record the end of one that died, and
         end what such an engine had started."""
         self.read_facts()
+        operator = self.facts.operator
+        before = operator.attempts if operator is not None else {}
         unreaped = ""
         for name in self.plan.order:
             for attempt in self.facts.stage(name).attempts.values():
-                if attempt.reason:
+                if attempt.reason or (not attempt.announced and attempt.number <= before.get(name, 0)):
                     continue
                 engine = find_engine(self.run, name, attempt.number)
                 if engine is not None:
@@ -239,9 +246,10 @@ class Supervisor:
         self.sampler.stop()
         self.writer.emit(RunEnded(state=end.state, reason=end.reason, launch=self.launch))
         self.writer.sync()
-        # On a full disk, or in a run directory that was moved: the journal (or its ring) already has the end.
-        with suppress(OSError, RunDirError):
-            write_durably(self.run.exit_json, json.dumps(exit_facts(self.run)).encode())
+        self.read_facts()
+        if self.state.state.has_ended:  # else the end waits for space on the disk, or the run was moved
+            with suppress(OSError, RunDirError):
+                write_durably(self.run.exit_json, json.dumps(exit_facts(self.run, self.state)).encode())
 
     def close(self) -> None:
         self.sampler.stop()
@@ -269,6 +277,9 @@ def main(argv: list[str] | None = None) -> ExitCode:
     if not lock.acquire({"pid": os.getpid(), "reason": args.reason}):
         return ExitCode.MISTAKE
     if not _change_recipe(run, args.sets):
+        return ExitCode.FAILED
+    if args.reason == StartReason.ADOPT and not run.has_room():
+        sys.stderr.write(f"{run.root} has no space for a record\n")
         return ExitCode.FAILED
     if not args.foreground:
         _detach(run)

@@ -12,6 +12,7 @@ from cockpit.headless.lines import CATCH_UP_LINES, Nothing, PlainLines
 from cockpit.launching import adoption
 from cockpit.launching.adoption import Keeper, Onlooker
 from cockpit.runs import tail
+from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
 from engines.events import Warned
@@ -109,7 +110,7 @@ def test_whether_a_run_has_ended_is_read_from_small_files_while_they_decide(
     from cockpit.runs.summaries import exit_facts
     from engines.files import write_json
 
-    write_json(ended.exit_json, exit_facts(ended))
+    write_json(ended.exit_json, exit_facts(ended, read_now(ended).state))
     lock = Lock(live.supervisor_lock)
     assert lock.acquire({})
     assert read_facts(dead).latest_start is not None

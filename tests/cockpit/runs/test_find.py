@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cockpit.runs.find import find_run, run_ids, runs_root
 from recipes.problems import OperatorError
+from tests.cockpit.runs.journaled_runs import a_run
 
 
 def make(root: Path, *ids: str) -> None:
@@ -102,3 +104,20 @@ def test_a_name_that_matches_no_run_or_several_is_an_error_with_a_hint(tmp_path:
 def test_last_without_runs_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="no runs in"):
         find_run(tmp_path, "last")
+
+
+@pytest.mark.parametrize("back_s", [20, 3600, 86_400])
+def test_a_run_launched_after_the_clock_was_set_back_is_still_the_last(tmp_path: Path, back_s: int) -> None:
+    first = a_run(tmp_path, "first")
+    ahead = datetime.now().astimezone() + timedelta(seconds=back_s)
+    first.root.rename(tmp_path / f"{ahead:%Y%m%d-%H%M}-first")  # as if it had been launched then
+    made = tmp_path / f"{ahead:%Y%m%d-%H%M}-first" / "run.json"
+    os.utime(made, (ahead.timestamp(), ahead.timestamp()))
+    second, third = a_run(tmp_path, "second"), a_run(tmp_path, "a-third")
+    assert run_ids(tmp_path) == [third.id, second.id, made.parent.name]
+    assert find_run(tmp_path, "last").id == third.id
+
+
+def test_a_folder_that_claims_to_be_from_the_far_future_does_not_date_the_next_runs(tmp_path: Path) -> None:
+    make(tmp_path, "29991231-2359-odd", "20269999-9999-odd")
+    assert a_run(tmp_path).id.startswith(f"{datetime.now().astimezone():%Y%m%d}")

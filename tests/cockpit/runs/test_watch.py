@@ -57,7 +57,7 @@ def test_exit_json_is_used_while_the_journal_has_the_recorded_size(tmp_path: Pat
     run = a_run(tmp_path)
     write_journal(run)
     from_journal = listed(tmp_path)[run.id]
-    write_durably(run.exit_json, json.dumps(exit_facts(run)).encode())
+    write_durably(run.exit_json, json.dumps(exit_facts(run, read_now(run).state)).encode())
     folded.clear()
     assert listed(tmp_path)[run.id] == from_journal
     moved = RunDir(run.root.rename(tmp_path / "moved"))
