@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,31 @@ def test_a_stopped_supervisor_and_a_stopped_sampler_are_named_at_every_place_and
                 assert said in words, place
             wait_for_step(run, at + 5)
             assert cockpit(capsys, run, "ctl", "checkpoint")[0] == 0
+
+
+def test_stop_says_that_a_stopped_engine_has_not_taken_it_and_waits_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("cockpit.launching.requests.ANSWER_S", 0.2)
+    monkeypatch.setattr("cockpit.launching.requests.ANSWER_STEPS", 0.0)
+    monkeypatch.setattr("cockpit.commands.stop.say", said.append)
+    with nothing_left(tmp_path / "runs"):
+        run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02, "save_steps": 1000}), tmp_path)
+        wait_for_step(run, 2)
+        pid = engine_pid(run, "part-1", 1)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+
+        def continue_when_it_was_said() -> None:
+            wait_for(lambda: any("not taken after 0.20s: suspended" in words for words in said), "the sentence")
+            os.kill(pid, signal.SIGCONT)
+
+        helper = threading.Thread(target=continue_when_it_was_said)
+        helper.start()
+        assert main(["stop", str(run.root)]) == 0
+        helper.join()
+        assert sum("not taken" in words for words in said) == 1
 
 
 def test_an_engine_that_waits_for_data_says_so_at_every_place(

@@ -37,3 +37,17 @@ async def test_hostile_summaries_are_drawn_in_one_line_of_the_width() -> None:
                 assert line.plain.isprintable()
                 assert line.cell_len <= width
         await pilot.pause()
+
+
+async def test_a_live_run_shows_how_it_is_doing_in_the_place_of_its_state() -> None:
+    app = CockpitApp(Path("/nonexistent"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        table = app.screen.query_one(RunTable)
+        for health, word in (("suspended", "suspended"), ("hung", "hung"), ("waiting for data", "waiting")):
+            run = RunSummary(id="a", path="/a", recipe="r", state=RunStatus.RUNNING, health=health)
+            line = table.draw_item(run, 120).plain
+            assert f" {word} " in line
+            assert "running" not in line
+        ended = RunSummary(id="a", path="/a", recipe="r", state=RunStatus.FAILED, health="running")
+        assert " failed " in table.draw_item(ended, 120).plain
+        await pilot.pause()
