@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> ExitCode:
         print(safe_text(found.read_note(), MAX_CHARACTERS))
         return ExitCode.DONE
     words = write_note(found, args.text)
-    print(f"{found.id}: {safe_text(words, MAX_CHARACTERS)}" if words else f"{found.id}: the note was removed")
+    print(f"{safe_text(found.id, 100)}: {safe_text(words, MAX_CHARACTERS) if words else 'the note was removed'}")
     return ExitCode.DONE

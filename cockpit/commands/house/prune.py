@@ -9,13 +9,14 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.commands.house.asking import confirmed
 from cockpit.headless.follow import say
 from cockpit.keeping.prune import Removal, removals, remove
-from cockpit.keeping.uses import uses_in
+from cockpit.keeping.uses import Uses, uses_in
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.reader import RunReader
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, RunDirError
 from engines.words import ExitCode
+from recipes.problems import OperatorError
 
 
 def declare(parser: CommandParser) -> None:
@@ -41,11 +42,10 @@ def run(args: argparse.Namespace) -> ExitCode:
     uses = uses_in(root)
     found: list[Removal] = []
     for one in runs:
-        state = RunReader(one, indexed=True).refresh()
-        if state.is_live:
-            say(f"{one.id} is {state}: it is left as it is")
-        else:
-            found += removals(one, uses)
+        try:
+            found += _of_run(one, uses)
+        except (OperatorError, RunDirError, OSError) as error:
+            say(f"{safe_text(one.id, 100)} is left out: {safe_text(error, 300)}")
     for removal in found:
         print(f"{fmt.size(removal.bytes):>10}  {safe_text(removal.path.relative_to(root), 300)}  {removal.why}")
     total = f"{fmt.counted(len(found), 'folder')}, {fmt.size(sum(removal.bytes for removal in found))}"
@@ -58,8 +58,21 @@ def run(args: argparse.Namespace) -> ExitCode:
     if not confirmed(f"remove {total}?", yes=args.yes):
         say("nothing was removed")
         return ExitCode.INTERRUPTED
-    freed = 0
+    freed, code = 0, ExitCode.DONE
     for one, items in groupby(found, key=lambda removal: removal.run):
-        freed += sum(removal.bytes for removal in remove(one, list(items), uses))
+        try:
+            freed += sum(removal.bytes for removal in remove(one, list(items), uses))
+        except OperatorError as error:  # the other runs are pruned nevertheless
+            say(safe_text(error.message, 400))
+            code = ExitCode.MISTAKE
     print(f"removed {fmt.size(freed)}")
-    return ExitCode.DONE
+    return code
+
+
+def _of_run(run: RunDir, uses: Uses) -> list[Removal]:
+    """What can be removed from a run; nothing, with a sentence, from a live one."""
+    state = RunReader(run, indexed=True).refresh()
+    if state.is_live:
+        say(f"{safe_text(run.id, 100)} is {state}: it is left as it is")
+        return []
+    return removals(run, uses)

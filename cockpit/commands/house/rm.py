@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> ExitCode:
         refuse_used(users_of(runs, root))
     sizes = {one.id: sizes_of(one) for one in runs}
     for one in runs:
-        say(f"{one.id}: {_words(sizes[one.id])}, in {safe_text(one.root, 400)}")
+        say(f"{safe_text(one.id, 100)}: {_words(sizes[one.id])}, in {safe_text(one.root, 400)}")
     total = fmt.size(sum(size.total for size in sizes.values()))
     if not confirmed(f"remove {fmt.counted(len(runs), 'run')}, {total}?", yes=args.yes):
         say("nothing was removed")
         return ExitCode.INTERRUPTED
     for one in runs:
         remove_run(one)
-        print(f"removed {one.id}, {fmt.size(sizes[one.id].total)}")
+        print(f"removed {safe_text(one.id, 100)}, {fmt.size(sizes[one.id].total)}")
     for folder in leftovers(root):
         try:
             remove_leftover(folder)

@@ -100,3 +100,15 @@ def test_mv_prints_the_new_id(cockpit: Command, run: RunDir) -> None:
     assert run_ids(cockpit.root) == [out.strip()]
     assert out.strip().endswith("-baseline")
     assert cockpit("show", run.id)[0] == ExitCode.DONE, "the old id is found"
+
+
+def test_one_bad_run_does_not_keep_the_others_from_being_pruned(cockpit: Command, run: RunDir) -> None:
+    bad = made_run(cockpit.root, "b", steps=(10, 20))
+    bad.journal.unlink()
+    bad.journal.mkdir()
+    (bad.checkpoint("train", 1, 10) / "manifest.json").write_text("[" * 100_000)
+    code, out, _ = cockpit("prune", "--yes")
+    assert code == ExitCode.DONE
+    assert "removed" in out
+    assert not run.checkpoint("train", 1, 10).exists()
+    assert cockpit("du")[0] == ExitCode.DONE
