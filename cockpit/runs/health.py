@@ -34,7 +34,7 @@ SLOW_FACTOR = 3.0
 PROGRESS_S = 300.0
 """Shortest patience between two reports of progress: one large tensor or file may take this long."""
 DECLARED_S = 1800.0
-"""Patience with a phase that reports no progress: importing, loading a model, compiling, writing a large file."""
+"""Patience with a phase that reports no progress while it uses no CPU: loading, compiling, writing a large file."""
 STARTING_S = 120.0
 """Patience with an engine that was started and has written nothing."""
 IDLE_SHARE = 0.01
@@ -47,6 +47,8 @@ OLD_SAMPLE_S = 30.0
 """Machine figures are old after five usual intervals, and after at least this long."""
 BUSY_PERCENT = 90.0
 SHARED_CORES = 0.5
+BUSY_CORES = 0.05
+"""An engine that uses less than this of a core does nothing."""
 
 
 class Clock(NamedTuple):
@@ -82,6 +84,7 @@ class Pace(NamedTuple):
         steps: whether it has made steps, so that a pause between records is a step that takes long.
         usual_s: the usual time between two records; None when it is not known.
         recent_s: the time of its newest steps, if that is much longer than usual.
+        busy: it uses CPU, so a phase that reports no progress may take as long as it takes.
     """
 
     work: Work
@@ -89,6 +92,7 @@ class Pace(NamedTuple):
     steps: bool
     usual_s: float | None = None
     recent_s: float | None = None
+    busy: bool = False
 
     @property
     def patience_s(self) -> float:
@@ -99,7 +103,7 @@ class Pace(NamedTuple):
         if isinstance(self.work, Progress) and (self.work.total is None or self.work.done < self.work.total):
             return max(PROGRESS_S, STALLED_STEPS * usual_s)
         if self.phase or not self.steps:
-            return DECLARED_S
+            return float("inf") if self.busy else DECLARED_S
         return max(STALLED_S, STALLED_STEPS * usual_s)
 
     @property
@@ -181,7 +185,8 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
         if late:
             word, sentence = HealthWord.STALLED, f"the engine has written nothing for {_span(silence_s)}"
         return Health(word, sentence, concerns, silence_s, machine_is_old=old)
-    silence_s, pace = silence(state, engine, clock), pace_of(attempt, engine.worked)
+    silence_s = silence(state, engine, clock)
+    pace = pace_of(attempt, engine.worked)._replace(busy=not old and _uses_cpu(state.machine(), stage.name))
     if seen.engine == "T":
         word, sentence = HealthWord.SUSPENDED, _suspended(silence_s)
     elif real == RunStatus.PAUSED:
@@ -300,6 +305,13 @@ def _sample_age(state: RunState, sample: MachineSampled | None, clock: Clock) ->
         return None, None
     gaps = _gaps(list(state.machine_series("cpu_percent").x[-RECENT_STEPS:]))
     return _age(state, writer, sample.m, clock), median(gaps) if gaps else None
+
+
+def _uses_cpu(sample: MachineSampled | None, stage: str) -> bool:
+    """Whether the newest sample saw the stage's engine use CPU."""
+    if sample is None or sample.stage != stage or sample.engine_cpu_percent is None or not sample.cores:
+        return False
+    return sample.engine_cpu_percent / 100 * sample.cores >= BUSY_CORES
 
 
 def _shared_cores(sample: MachineSampled) -> Iterable[str]:

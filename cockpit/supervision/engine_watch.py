@@ -13,9 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from cockpit.runs.health import USUAL_STEPS, Pace, step_pace
+from cockpit.runs.health import BUSY_CORES, USUAL_STEPS, Pace, step_pace
 from cockpit.runs.writer_facts import Work
 from cockpit.supervision.engine_process import EngineProcess
+from cockpit.supervision.machine import CORES, EngineUse
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from cockpit.supervision.process_tree import carries_mark, signal_process
 from engines.emitter import EventWriter
@@ -51,6 +52,7 @@ class EngineWatch:
         self._cpu_s: float | None = None
         self._stalled: Work | None = None
         self._due_s = 0.0
+        self._use = EngineUse()
 
     def look(self, now_s: float) -> None:
         """Read the engine's newest records and judge its progress, at most once a second.
@@ -70,9 +72,21 @@ class EngineWatch:
             self._cpu_s = cpu_s(self._engine.identity.pid)
             self._note_recovery()
         silence_s, pace = now_s - self._work.m, self._pace()
-        if self._stalled is None and pace is not None and silence_s > pace.patience_s:
+        if pace is None or silence_s <= pace.patience_s:
+            self._use = EngineUse()
+        elif self._stalled is None and not (self._may_take_long(pace) and self._is_busy(now_s)):
             self._stalled = self._work
             self._report(pace, silence_s)
+
+    @staticmethod
+    def _may_take_long(pace: Pace) -> bool:
+        """Whether it is in work that reports no steps, so that it is at work while it uses CPU."""
+        return bool(pace.phase) or not pace.steps
+
+    def _is_busy(self, now_s: float) -> bool:
+        """Whether the engine's processes have used CPU since the last look; true at the first look."""
+        percent = self._use.read(self._engine.identity.pid, now_s)[1]
+        return percent is None or percent / 100 * CORES >= BUSY_CORES
 
     def _take(self, event: AnyEvent) -> None:
         if not isinstance(event, Work) or event.stage != self._engine.stage:

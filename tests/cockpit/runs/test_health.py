@@ -126,6 +126,17 @@ def test_a_declared_phase_has_its_own_word_and_patience(name: str) -> None:
     assert [at(journal, s).word for s in (0, 100, 1799, 1801)] == [name, name, name, "stalled"]
 
 
+def test_a_phase_that_uses_cpu_may_take_as_long_as_it_takes() -> None:
+    journal = training(0.2)
+    journal.say(ENGINE, Phase(stage="atlas", attempt=1, name="writing F16"))
+    sample = msgspec.structs.replace(journals.machine(0.0), engine_cpu_percent=20.0, cores=4, stage="atlas")
+    for _ in range(400):
+        journal.say("samp", sample, 10)
+    assert at(journal).word == "writing F16"
+    journal.say("samp", msgspec.structs.replace(sample, engine_cpu_percent=0.0), 10)
+    assert at(journal).word == "stalled"
+
+
 def test_a_phase_between_two_steps_ends_with_the_next_record() -> None:
     journal = training(0.2)
     journal.say(ENGINE, Phase(stage="atlas", attempt=1, name="saving"))

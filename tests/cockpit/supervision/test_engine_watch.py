@@ -14,7 +14,7 @@ import pytest
 
 from cockpit.provenance.mark import RUN_ENV
 from cockpit.supervision.engine_process import EngineProcess
-from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches
+from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches, cpu_s
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from engines.emitter import EventWriter
 from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned
@@ -134,6 +134,29 @@ def test_a_declared_silence_of_minutes_is_no_stall(watched: Watched, name: str) 
     watched.records.emit(Phase(stage="base", attempt=1, name=name))
     watched.watch.look(time.monotonic() + 1200)
     assert watched.found() == []
+
+
+BUSY = """
+import faulthandler, signal
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+print("ready", flush=True)
+while True: pass
+"""
+
+
+@pytest.mark.parametrize(("program", "stalls"), [(BUSY, False), (HUNG, True)])
+def test_a_phase_without_progress_has_stalled_only_if_it_uses_no_cpu(run: RunDir, program: str, stalls: bool) -> None:
+    watched = Watched(run, program)
+    try:
+        watched.records.emit(Phase(stage="base", attempt=1, name="writing F16"))
+        began_s, used_s = time.monotonic(), cpu_s(watched.child.pid) or 0.0
+        watched.watch.look(began_s + 4000)
+        if not stalls:
+            wait_for(lambda: (cpu_s(watched.child.pid) or 0.0) > used_s + 0.3, "the engine to work")
+        watched.watch.look(time.monotonic() + 4001)
+        assert bool(watched.found()) is stalls
+    finally:
+        watched.close()
 
 
 def test_a_stopped_process_is_said_as_such_and_gets_no_signal(watched: Watched) -> None:
