@@ -13,8 +13,9 @@ import pytest
 
 from engines.artifacts.manifest import manifest_sha256, write_manifest
 from engines.context import ResumePoint
+from engines.run_dir import RunDir
 from recipes.problems import OperatorError
-from tests.engines.training.attempts import context, resume_point, run_stage
+from tests.engines.training.attempts import context, run_stage
 from tests.engines.training.tiny import CHATML, FINETUNE, PRETRAIN
 
 pytestmark = pytest.mark.torch
@@ -41,6 +42,20 @@ def evil_archive(path: Path, canary: Path) -> None:
     torch.save({"x": Evil(canary)}, path)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tokens: Path) -> Path:
+    """A folder with a run that has a checkpoint at step 3."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_stage(context(folder, {**PRETRAIN, "max_steps": 4}, {"data": tokens}))
+    return folder
+
+
+def point_in(folder: Path) -> ResumePoint:
+    """The checkpoint of step 3, as its manifest is now."""
+    path = RunDir(folder / "run").checkpoint("base", 1, 3)
+    return ResumePoint(1, 3, path, manifest_sha256(path))
+
+
 @pytest.fixture
 def copied(tmp_path: Path, model: Path) -> Path:
     """A model folder that a test may change; it is not what its manifest says."""
@@ -61,12 +76,11 @@ def test_the_pickle_of_these_tests_would_run_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("archive", [True, False], ids=["torch.save", "bare pickle"])
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_pickle_in_a_checkpoint_is_refused_and_runs_nothing(
-    tmp_path: Path, tokens: Path, name: str, archive: bool
+    tmp_path: Path, tokens: Path, trained: Path, name: str, archive: bool
 ) -> None:
     """The checkpoint's manifest agrees with the pickle: whoever could write the one could write the other."""
-    whole = context(tmp_path, {**PRETRAIN, "max_steps": 4}, {"data": tokens})
-    run_stage(whole)
-    path = resume_point(whole, 3).path
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    path = point_in(tmp_path).path
     canary = tmp_path / "canary"
     assert (path / name).is_file()
     if archive:
@@ -75,18 +89,16 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_runs_nothing(
         (path / name).write_bytes(evil_bytes(canary))
     known = json.loads((path / "manifest.json").read_text())
     write_manifest(path, **{key: value for key, value in known.items() if key not in {"format", "files"}})
-    point = ResumePoint(1, 3, path, manifest_sha256(path))
     with pytest.raises(Exception, match=r"(?i)weights_only|pickle|invalid|unpickl"):
-        run_stage(context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=point))
+        run_stage(context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=point_in(tmp_path)))
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", ["training_args.bin", "trainer_state.bin", "pytorch_model.bin"])
-def test_a_pickle_beside_a_checkpoint_is_not_read(tmp_path: Path, tokens: Path, name: str) -> None:
-    whole = context(tmp_path, {**PRETRAIN, "max_steps": 4}, {"data": tokens})
-    run_stage(whole)
-    point = resume_point(whole, 3)
-    evil_archive(point.path / name, tmp_path / "canary")
+def test_a_pickle_beside_a_checkpoint_is_not_read(tmp_path: Path, tokens: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    point = point_in(tmp_path)
+    for name in ("training_args.bin", "trainer_state.bin", "pytorch_model.bin"):
+        evil_archive(point.path / name, tmp_path / "canary")
     assert run_stage(context(tmp_path, PRETRAIN, {"data": tokens}, attempt=2, resume=point)) is not None
     assert not (tmp_path / "canary").exists()
 
