@@ -27,7 +27,7 @@ from engines.events import (
     kind_of,
 )
 from engines.journal import Record
-from engines.words import EndReason, StageStatus
+from engines.words import EndReason, HealthWord, StageStatus
 
 EVERY_S = 10.0
 """Minimum seconds between two plain lines about one stage's progress."""
@@ -202,6 +202,10 @@ def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
 
 
 def _eta(state: RunState) -> list[str]:
+    """The time left; what the supervisor said instead while the engine makes no progress."""
+    stage = state.current_stage
+    if stage is not None and stage.current is not None and stage.current.stalled is not None:
+        return [HealthWord.STALLED]
     left = time_left(state)
     return [left.words] if left is not None else []
 
