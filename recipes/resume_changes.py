@@ -100,13 +100,18 @@ def change_recipe(resolved: Mapping[str, Any], sets: Sequence[str]) -> ChangedRe
     return ChangedRecipe(recipe, changes)
 
 
+def refused_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> list[Problem]:
+    """The changes with which a checkpoint cannot be continued, each with the reason and the way to make it."""
+    return [problem for change in changes if (problem := _refused(change, recipe, run)) is not None]
+
+
 def refuse_at_resume(changes: Sequence[FieldChange], recipe: Recipe, run: str) -> None:
     """Refuse changes with which a checkpoint cannot be continued.
 
     Raises:
-        RecipeError: every such change, with the reason and the way to make it.
+        RecipeError: every such change.
     """
-    problems = [problem for change in changes if (problem := _refused(change, recipe, run)) is not None]
+    problems = refused_at_resume(changes, recipe, run)
     if problems:
         raise RecipeError(problems)
 

@@ -15,7 +15,7 @@ from engines.events import FieldChanged
 from engines.run_dir import RunDir
 from recipes.fingerprint import LEFT_OUT
 from recipes.problems import Problem, RecipeError
-from recipes.resume_changes import FieldChange, refuse_at_resume
+from recipes.resume_changes import FieldChange, refused_at_resume
 from recipes.stages.registry import row_of
 
 EXTENDING = frozenset({"max_steps", "num_train_epochs"})
@@ -63,12 +63,12 @@ def resume_changes(
         return ResumeChanges(plan)
     changed, fresh = changed_plan(plan, sets)
     changes = [FieldChange(change.stage, change.field, change.old, change.new) for change in fresh]
-    refuse_at_resume(changes, plan.recipe, run.id)
+    problems = refused_at_resume(changes, plan.recipe, run.id)
+    refused = {problem.key for problem in problems}
     outputs = Outputs(run, plan, facts)
-    problems: list[Problem] = []
     redo: list[str] = []
     for name in dict.fromkeys(change.stage for change in fresh if change.stage):
-        own = [change for change in fresh if change.stage == name]
+        own = [change for change in fresh if change.stage == name and f"{name}.{change.field}" not in refused]
         if not row_of(plan.stage(name)).trains:
             redo += [name] if any(_decides(change.field) for change in own) else []
             continue

@@ -64,11 +64,21 @@ class FakeStage(StageFields):
         None, section="Faults", at_resume="start", ge=1, help="The first attempt fails with an error at this step."
     )
     wait_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The first attempt waits for data before this step, for wait_s."
+        None,
+        section="Faults",
+        at_resume="change",
+        ge=1,
+        help="The first attempt waits for data before this step, for wait_s.",
     )
-    wait_s: float = setting(60.0, section="Faults", ge=0, unit="seconds", help="Duration of that wait.")
+    wait_s: float = setting(
+        60.0, section="Faults", at_resume="change", ge=0, unit="seconds", help="Duration of that wait."
+    )
     hang_at_step: int | None = setting(
-        None, section="Faults", ge=1, help="The first attempt makes no progress from this step on, and does not end."
+        None,
+        section="Faults",
+        at_resume="change",
+        ge=1,
+        help="The first attempt makes no progress from this step on, and does not end.",
     )
     guards: Guards = setting(
         default_factory=Guards, section="Guards", at_resume="change", help="Checks that stop the attempt."
