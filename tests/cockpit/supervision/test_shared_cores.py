@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.cli import main
 from cockpit.schedule.resolved_recipe import RunRecipe
 from cockpit.supervision.engine_process import engine_environment, engine_threads
 from cockpit.supervision.shared_cores import other_engines, sharing_words
@@ -15,7 +16,7 @@ from tests.runs.harness import events, fake_recipe, launch_text, nothing_left, w
 
 
 def test_engines_of_other_runs_are_counted_and_the_launch_and_the_log_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")  # more than any machine has cores, so that two engines share them
     with nothing_left(tmp_path / "runs"):
@@ -23,6 +24,10 @@ def test_engines_of_other_runs_are_counted_and_the_launch_and_the_log_say_so(
         wait_for_step(first)
         elsewhere = RunDir(tmp_path / "elsewhere")
         wait_for(lambda: other_engines(elsewhere) - other_engines(first) == 1, "the first run's engine to be counted")
+        recipe = tmp_path / "third.toml"
+        recipe.write_text(fake_recipe({"max_steps": 1, "step_s": 0.0}))
+        assert main(["run", str(recipe), "--detach", "--runs-dir", str(tmp_path / "runs")]) == 0
+        assert "on this machine: they share its" in capsys.readouterr().err
         second = launch_text(fake_recipe({"max_steps": 3, "step_s": 0.0}), tmp_path)
         wait_for_step(second)
         said = [e.message for e in events(second) if isinstance(e, Warned)]
