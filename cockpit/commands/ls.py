@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 def _row(summary: RunSummary) -> list[str]:
     now = wall_clock_s()
-    end = now if summary.state.is_live else summary.ended_t or summary.last_event_t
-    time_s = end - summary.started_t if end and summary.started_t else None
+    time_s = summary.took_s(now)
     total = f"/{summary.total_steps}" if summary.total_steps else ""
     return [
         safe_text(summary.id, 60),

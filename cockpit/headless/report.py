@@ -71,8 +71,8 @@ def _stage_row(stage: StageView) -> list[str]:
     return [
         f"{GLYPHS.get(stage.state, '?')} {safe_text(stage.name, 40)}",
         stage.kind,
-        shown(_time_s(stage), fmt.duration),
-        shown(metrics.get("cpu_s"), fmt.duration),
+        shown(stage.busy_s, fmt.duration),
+        shown(stage.cpu_s, fmt.duration),
         "" if scored else shown(_training_loss(stage), fmt.number),
         shown(held_out, fmt.number),
         shown(perplexity, fmt.number),
@@ -83,9 +83,8 @@ def _stage_row(stage: StageView) -> list[str]:
 def _total_row(state: RunState) -> list[str]:
     row = [""] * len(TITLES)
     row[0], row[1] = "total", state.state
-    if state.started_t is not None and state.ended_t is not None:
-        row[2] = fmt.duration(state.ended_t - state.started_t)
-    cpu = [seconds for stage in state.stages if (seconds := stage.metrics.get("cpu_s")) is not None]
+    row[2] = shown(state.busy_s, fmt.duration)
+    cpu = [seconds for stage in state.stages if (seconds := stage.cpu_s) is not None]
     row[3] = fmt.duration(sum(cpu)) if cpu else ""
     return row
 
@@ -96,6 +95,9 @@ def _notes(state: RunState) -> list[str]:
     for stage in state.stages:
         if len(stage.attempts) > 1:
             notes.append(f"{stage.name}: {len(stage.attempts)} attempts")
+        if stage.standing is not None and not stage.state.is_done:
+            made_by = stage.standing.attempt
+            notes.append(f"{stage.name}: the output is that of attempt {made_by}; the rerun has not finished")
         for guard in stage.guards:
             limit = f", limit {fmt.exact(guard.limit)}" if guard.limit is not None else ""
             notes.append(
@@ -155,13 +157,3 @@ def _training_loss(stage: StageView) -> float | None:
     if trains(stage.kind) and "loss" in stage.metrics:
         return stage.metrics["loss"]
     return stage.last_step.loss if stage.last_step else None
-
-
-def _time_s(stage: StageView) -> float | None:
-    """Seconds that its attempts took, without the time between the end of one and the start of the next."""
-    spans = [a.ended_t - a.started_t for a in stage.attempts if a.started_t is not None and a.ended_t is not None]
-    if spans and not any(attempt.ended_t is None for attempt in stage.attempts):
-        return sum(spans)
-    if stage.started_t is None or stage.ended_t is None:
-        return stage.metrics.get("wall_s")
-    return stage.ended_t - stage.started_t

@@ -47,8 +47,29 @@ def combine(writers: Iterable[WriterFacts]) -> RunView:
     for writer in writers:
         for (stage, number), track in writer.tracks.items():
             run.attempt(stage, number, LAST).tracks.append(track)
+        key = _attempt_of(writer)
+        if key is not None and writer.lifecycle and writer.role == WriterRole.ENGINE:
+            attempt = run.attempt(*key, LAST)
+            attempt.busy_s = max(attempt.busy_s or 0.0, writer.m - writer.lifecycle[0][1].m)
+    run.busy_s = _busy_s(writers)
     _settle_stages(run)
     return run
+
+
+def _busy_s(writers: Iterable[WriterFacts]) -> float | None:
+    """Seconds in which a supervisor or an engine of the run worked, by the monotonic clocks of the machines."""
+    boots: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for writer in writers:
+        if writer.opened is not None and writer.role in {WriterRole.SUPERVISOR, WriterRole.ENGINE}:
+            span = (writer.opened.m, max(writer.m, writer.opened.m))
+            boots.setdefault((writer.opened.host, writer.opened.boot_id), []).append(span)
+    total = 0.0
+    for spans in boots.values():
+        until = float("-inf")
+        for start, end in sorted(spans):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+    return total if boots else None
 
 
 def _merged(writers: Sequence[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
@@ -176,7 +197,7 @@ def _take_stage(
             _begin(stage, event.t)
         case StageSucceeded():
             stage.state, stage.reason, stage.ended_t = StageStatus.SUCCEEDED, "", event.t
-            stage.metrics, stage.succeeded_attempt = dict(event.metrics), event.attempt
+            stage.metrics, stage.succeeded_attempt, stage.standing = dict(event.metrics), event.attempt, event
             stage.fingerprint, stage.manifest_sha256 = event.fingerprint, event.manifest_sha256
         case StageFailed():
             stage.state = StageStatus.REFUSED if event.refused else StageStatus.FAILED
@@ -184,6 +205,8 @@ def _take_stage(
         case StageSkipped():
             if stage.state != StageStatus.SUCCEEDED:
                 stage.state, stage.reason = StageStatus.SKIPPED, event.reason
+                if stage.standing is not None:
+                    stage.metrics, stage.succeeded_attempt = dict(stage.standing.metrics), stage.standing.attempt
 
 
 def _begin(stage: StageView, t: float) -> None:

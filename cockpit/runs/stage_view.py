@@ -27,6 +27,7 @@ from engines.events import (
     Phase,
     Progress,
     ResumedFrom,
+    StageSucceeded,
     Step,
 )
 from engines.words import EndReason, RunStatus, StageStatus, WriterRole
@@ -62,6 +63,9 @@ class AttemptView:
     detail: str = ""
     stalled: EngineStalled | None = None
     inputs: InputsRecorded | None = None
+    busy_s: float | None = None
+    """seconds from its engine's first record to the last one, by the monotonic clock; None without a record"""
+    cpu_s: float | None = None
     announced_by: str = ""
     announced_m: float | None = None
     guards: list[GuardTripped] = field(default_factory=list)
@@ -121,6 +125,7 @@ class AttemptView:
         self.detail = knowing.detail or next((account.detail for account in accounts if account.detail), "")
         self.exit = next((account.exit for account in reversed(accounts) if account.exit is not None), None)
         self.ended_t = max(account.t for account in accounts)
+        self.cpu_s = next((account.cpu_s for account in (ours, theirs) if account and account.cpu_s is not None), None)
 
 
 @dataclass
@@ -142,6 +147,8 @@ class StageView:
     all_evaluations: list[Evaluated] = field(default_factory=list)
     all_artifacts: list[ArtifactCommitted] = field(default_factory=list)
     succeeded_attempt: int | None = None
+    standing: StageSucceeded | None = None
+    """the success whose output stands in `out`, also while a rerun of the stage is requested or has failed"""
     last_saved: CheckpointCommitted | None = None
     _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
     _removed: set[tuple[int, int, str]] = field(default_factory=set)
@@ -177,14 +184,32 @@ class StageView:
     @property
     def artifacts(self) -> list[ArtifactCommitted]:
         """The artifacts of the successful attempt; without one, of all attempts."""
-        done = [a for a in self.all_artifacts if a.attempt == self.succeeded_attempt]
+        standing = None if self.standing is None else self.standing.attempt
+        done = [a for a in self.all_artifacts if a.attempt == standing]
         return done or list(self.all_artifacts)
+
+    @property
+    def busy_s(self) -> float | None:
+        """Seconds that its engines worked, without the time between attempts; None without an attempt."""
+        spans = [attempt.busy_s for attempt in self.attempts if attempt.busy_s is not None]
+        return sum(spans) if spans else None
+
+    @property
+    def cpu_s(self) -> float | None:
+        """CPU seconds of its attempts, as far as they are known, whatever their end."""
+        known = {attempt.attempt: attempt.cpu_s for attempt in self.attempts}
+        if self.standing is not None and known.get(self.standing.attempt) is None:  # journals of older versions
+            known[self.standing.attempt] = self.standing.metrics.get("cpu_s")
+        spent = [seconds for seconds in known.values() if seconds is not None]
+        return sum(spent) if spent else None
 
     @property
     def lineage(self) -> list[tuple[AttemptView, float]]:
         """The attempts whose numbers count, oldest first, each with the last step that counts."""
         chain: list[tuple[AttemptView, float]] = []
         attempt, cut = self.current, float("inf")
+        if self.state.is_done and self.succeeded_attempt in self.by_attempt:  # figures belong to what stands in `out`
+            attempt = self.by_attempt[self.succeeded_attempt]
         while attempt is not None and all(attempt is not seen for seen, _ in chain):
             chain.append((attempt, cut))
             origin = attempt.resumed_from
@@ -307,6 +332,7 @@ class RunView:
     reason: str = ""
     started_t: float | None = None
     ended_t: float | None = None
+    busy_s: float | None = None
     operator_start: Order | None = None
     paused: bool = False
     order: list[str] = field(default_factory=list)

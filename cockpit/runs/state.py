@@ -177,6 +177,11 @@ class RunState:
         return self.view.ended_t
 
     @property
+    def busy_s(self) -> float | None:
+        """Seconds in which a process of the run worked, without the time between its end and a resume."""
+        return self.view.busy_s
+
+    @property
     def last_event_t(self) -> float | None:
         """The time of the newest record of any writer, Unix seconds."""
         return max((w.t for w in self._writers.values()), default=None)

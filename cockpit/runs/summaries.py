@@ -24,7 +24,8 @@ class RunSummary:
     """One line of a list. Times are in Unix seconds, losses in nats; None is "unknown".
 
     `health` and `health_sentence` say how the run is doing, `concerns` what else is wrong; `silence_s` is the time
-    since the engine's newest progress. `last_event_t` is the newest record of any process. `note` is the operator's.
+    since the engine's newest progress, `busy_s` the time in which processes of the run worked. `last_event_t` is the
+    newest record of any process. `note` is the operator's.
     """
 
     id: str
@@ -42,6 +43,7 @@ class RunSummary:
     started_t: float | None = None
     ended_t: float | None = None
     last_event_t: float | None = None
+    busy_s: float | None = None
     health: str = ""
     health_sentence: str = ""
     concerns: tuple[str, ...] = ()
@@ -54,6 +56,15 @@ class RunSummary:
     def health_line(self) -> str:
         """The word, the sentence and the concerns in one line."""
         return Health(self.health, self.health_sentence, tuple(self.concerns)).line
+
+    def took_s(self, now_t: float) -> float | None:
+        """Seconds in which the run worked, at a Unix time; None when unknown. Without the time between its end and a
+        resume, except for summaries of older versions."""
+        if self.busy_s is not None:
+            going = self.state.is_live and self.last_event_t is not None
+            return self.busy_s + (max(0.0, now_t - self.last_event_t) if going and self.last_event_t else 0.0)
+        end = now_t if self.state.is_live else self.ended_t or self.last_event_t
+        return None if end is None or self.started_t is None else max(0.0, end - self.started_t)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "reading"}
@@ -116,6 +127,7 @@ def _summary(run: RunDir, facts: Mapping[str, Any], state: RunState, real: RunSt
         started_t=state.started_t,
         ended_t=state.ended_t,
         last_event_t=state.last_event_t,
+        busy_s=state.busy_s,
         health=found.word,
         health_sentence=found.sentence,
         concerns=found.concerns,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -209,9 +210,11 @@ class Supervisor:
 
     def _supervise(self, engine: EngineProcess) -> None:
         """Wait for an engine's end; serve screens and requests meanwhile."""
+        before_s = _children_cpu_s()
         status = self.watch.until_end(engine)
+        used_s = round(_children_cpu_s() - before_s, 3) if engine.child is not None else None
         self._kill_rest(engine.stage)
-        self._record_end(engine.stage, engine.attempt, status)
+        self._record_end(engine.stage, engine.attempt, status, used_s)
         engine.close()
 
     def _kill_rest(self, stage: str) -> None:
@@ -220,13 +223,13 @@ class Supervisor:
         if left:
             self.writer.emit(Warned(message=f"could not kill processes of {stage}: {left}", stage=stage))
 
-    def _record_end(self, stage: str, attempt: int, status: int | None) -> None:
+    def _record_end(self, stage: str, attempt: int, status: int | None, cpu_s: float | None = None) -> None:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
         reason, detail = (known, "") if known else exit_reason(status)
         if not known and self.watch.ladder.requested is not None:
             reason, detail = EndReason.STOPPED, f"did not stop on request: {detail}"
-        self.record(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail))
+        self.record(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail, cpu_s=cpu_s))
         self._answer_requests("no engine was running")
 
     def _answer_requests(self, effect: str) -> None:
@@ -327,6 +330,12 @@ def _change_recipe(run: RunDir, sets: Sequence[str]) -> bool:
         sys.stderr.write(f"the changed recipe could not be written: {error}\n")
         return False
     return True
+
+
+def _children_cpu_s() -> float:
+    """CPU seconds of the processes that this one has waited for; those of a killed engine are known only here."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _accepted(text: str) -> list[AcceptedInput]:

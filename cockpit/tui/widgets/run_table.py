@@ -92,17 +92,8 @@ class RunTable(LineList[RunSummary]):
         if at.step:
             text.append(" " + _fit(step_words(item, at.step), at.step))
         text.append(" " + formatting.loss(item.loss).rjust(at.loss) if item.loss is not None else " " * (at.loss + 1))
-        text.append(" " + formatting.duration(self.seconds_of(item)).rjust(at.time), muted)
+        text.append(" " + formatting.duration(item.took_s(self.now)).rjust(at.time), muted)
         return text
-
-    def seconds_of(self, item: RunSummary) -> float | None:
-        """Seconds that the run took, or has taken so far; None when unknown."""
-        if item.started_t is None:
-            return None
-        if item.state.is_live:
-            return max(0.0, self.now - item.started_t)
-        end = item.ended_t or item.last_event_t
-        return None if end is None else max(0.0, end - item.started_t)
 
 
 def _state_word(item: RunSummary) -> str:

@@ -65,10 +65,10 @@ def run_parts(
     left = time_left(state, planned) if moves else None
     if left is not None:
         parts.append(Part(1, left.words.replace("±", "+-") if ascii_only() else left.words))
-    if state.started_t is not None:
-        end = state.ended_t if state.ended_t is not None else now
-        if end - state.started_t >= 60:
-            parts.append(Part(10, f"wall {fmt.minutes(end - state.started_t)}", "text-muted"))
+    if state.busy_s is not None:
+        since_s = 0.0 if state.ended_t is not None else max(0.0, now - (state.last_event_t or now))
+        if state.busy_s + since_s >= 60:
+            parts.append(Part(10, f"wall {fmt.minutes(state.busy_s + since_s)}", "text-muted"))
     parts += machine_parts(state) if not health.machine_is_old else []
     return parts
 
