@@ -167,7 +167,7 @@ def shifted(events: list[AnyEvent], writer: str, at: int, by_s: float) -> list[A
 
 @pytest.mark.parametrize("story", [stopped_and_resumed, running_again])
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_step_of_any_clock_changes_the_state_or_the_next_action(
     story: Callable[[], Story], data: st.DataObject
 ) -> None:
