@@ -27,7 +27,7 @@ def test_idle_time_between_a_stop_and_a_resume_counts_nowhere() -> None:
     night(story)
     two = story.supervisor(2, "resume", attempts={"a": 1})
     engine = story.engine(two, 2, "a", 2, 10)
-    metrics = {"cpu_s": 30.0}
+    metrics: dict[str, float | None] = {"cpu_s": 30.0}
     story.say(engine, StageSucceeded(stage="a", attempt=2, fingerprint="f", manifest_sha256="m", metrics=metrics))
     story.say(engine, AttemptEnded(stage="a", attempt=2, reason=EndReason.SUCCEEDED, cpu_s=30.5))
     story.say(two, AttemptEnded(stage="a", attempt=2, reason=EndReason.SUCCEEDED, exit=0))
@@ -69,7 +69,7 @@ def test_what_an_older_version_skipped_after_an_unfinished_rerun_is_shown_with_t
     story = Story()
     one = story.supervisor(1, "launch")
     engine = story.engine(one, 1, "a", 1, 9)
-    metrics = {"loss": 0.5}
+    metrics: dict[str, float | None] = {"loss": 0.5}
     story.say(engine, StageSucceeded(stage="a", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
     story.say(one, RunEnded(state=RunStatus.SUCCEEDED, launch=1))
     two = story.supervisor(2, "resume", redo=["a"], attempts={"a": 1})
