@@ -199,11 +199,13 @@ class HealthWord(_OpenWord):
     """no progress for much longer than usual, and the engine uses no CPU"""
     SUSPENDED = "suspended"
     """the engine's process is stopped by a signal (SIGSTOP)"""
+    UNKNOWN = "unknown"
+    """its records cannot be written: the disk of the run is full"""
 
     @property
     def needs_attention(self) -> bool:
         """Whether the run makes no progress, or too little, for a reason that nothing has declared."""
-        return self is HealthWord.SLOW or self.stands_still
+        return self in {HealthWord.SLOW, HealthWord.UNKNOWN} or self.stands_still
 
     @property
     def stands_still(self) -> bool:

@@ -204,7 +204,7 @@ def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
 def _eta(state: RunState) -> list[str]:
     """The time left; what the supervisor said instead while the engine makes no progress."""
     stage = state.current_stage
-    if stage is not None and stage.current is not None and stage.current.stalled is not None:
+    if stage is not None and stage.current is not None and stage.current.present_stall is not None:
         return [HealthWord.STALLED]
     left = time_left(state)
     return [left.words] if left is not None else []

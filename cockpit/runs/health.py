@@ -8,10 +8,12 @@ look alive. The supervisor judges with the same function.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -45,6 +47,9 @@ WHOLE_STEPS = 256
 SAMPLE_INTERVALS = 5
 OLD_SAMPLE_S = 30.0
 """Machine figures are old after five usual intervals, and after at least this long."""
+DISK_S = 5.0
+"""Silence after which a full disk is named as its cause."""
+FULL_BYTES = 1 << 16
 BUSY_PERCENT = 90.0
 SHARED_CORES = 0.5
 BUSY_CORES = 0.05
@@ -68,11 +73,13 @@ class Clock(NamedTuple):
 
 
 class Processes(NamedTuple):
-    """The letters of the processes' states in /proc; empty where they cannot be seen from here."""
+    """The letters of the processes' states in /proc, empty where they cannot be seen from here; and whether the run's
+    disk has no space, so that no process can write a record."""
 
     engine: str = ""
     supervisor: str = ""
     sampler: str = ""
+    disk_is_full: bool = False
 
 
 class Pace(NamedTuple):
@@ -189,6 +196,8 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     pace = pace_of(attempt, engine.worked)._replace(busy=not old and _uses_cpu(state.machine(), stage.name))
     if seen.engine == "T":
         word, sentence = HealthWord.SUSPENDED, _suspended(silence_s)
+    elif seen.disk_is_full and silence_s > DISK_S:
+        word, sentence = HealthWord.UNKNOWN, f"no record for {_span(silence_s)}, because the run's disk is full"
     elif real == RunStatus.PAUSED:
         word, sentence = HealthWord.PAUSED, ""
     else:
@@ -337,13 +346,16 @@ def _suspended(silence_s: float) -> str:
     return f"the process is stopped (SIGSTOP); no progress for {_span(silence_s)}"
 
 
-def process_states(state: RunState, supervisor: str, is_engine: Callable[[Identity], bool]) -> Processes:
+def process_states(
+    state: RunState, supervisor: str, is_engine: Callable[[Identity], bool], root: Path | None = None
+) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
     Args:
         state: the fold of the run's records.
         supervisor: the state of the process that holds the supervisor's lock; "" when it cannot be seen.
         is_engine: whether a process that the journal names is really an engine of the run.
+        root: the run directory, whose disk may be full; None: not looked at.
     """
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
@@ -352,7 +364,15 @@ def process_states(state: RunState, supervisor: str, is_engine: Callable[[Identi
     newest = max(samplers, key=lambda w: (w.launch, w.t, w.name), default=None)
     named = _identity_of(engine)
     shown = named.state() if named is not None and is_engine(named) else ""
-    return Processes(shown, supervisor, _state_of(newest))
+    return Processes(shown, supervisor, _state_of(newest), root is not None and _is_full(root))
+
+
+def _is_full(root: Path) -> bool:
+    try:
+        disk = os.statvfs(root)
+    except OSError:
+        return False
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < FULL_BYTES
 
 
 def _identity_of(writer: WriterFacts | None) -> Identity | None:

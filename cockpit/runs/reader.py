@@ -142,7 +142,7 @@ class RunReader:
         """
         if look:
             self._processes = process_states(
-                self.state, self._supervisor_state(), lambda engine: lives(self.run, engine)
+                self.state, self._supervisor_state(), lambda engine: lives(self.run, engine), self.run.root
             )
             self._concerns = self._own_concerns() if real.is_live else ()
         found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)

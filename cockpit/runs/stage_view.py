@@ -81,6 +81,12 @@ class AttemptView:
         return bool(self.reason)
 
     @property
+    def present_stall(self) -> EngineStalled | None:
+        """The supervisor's record of a stall, if the engine has written nothing since."""
+        newest = [event.m for t in self.tracks for event in (t.last_step, t.phase, t.progress) if event is not None]
+        return None if self.stalled is None or max(newest, default=0.0) > self.stalled.m else self.stalled
+
+    @property
     def last_step(self) -> Step | None:
         """Its newest step."""
         return max((t.last_step for t in self.tracks if t.last_step), key=lambda s: (s.t, s.w), default=None)

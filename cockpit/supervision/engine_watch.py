@@ -20,7 +20,16 @@ from cockpit.supervision.machine import CORES, EngineUse
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from cockpit.supervision.process_tree import carries_mark, signal_process
 from engines.emitter import EventWriter
-from engines.events import AnyEvent, EngineRecovered, EngineStalled, Phase, Progress, Step
+from engines.events import (
+    AnyEvent,
+    EngineRecovered,
+    EngineStalled,
+    Phase,
+    Progress,
+    Step,
+    UnreadableRecordError,
+    decode_record,
+)
 from engines.files import open_append
 from engines.run_dir import RunDir
 from recipes import quantities
@@ -28,6 +37,8 @@ from recipes import quantities
 EVERY_S = 1.0
 STACKS_SIGNAL = signal.SIGUSR1
 """The signal at which an engine writes the stacks of its threads to stderr (engines/host.py registers it)."""
+HEARD_BYTES = 1 << 14
+HEARD_AFTER_S = 5.0
 KEPT_STEPS = 8 * USUAL_STEPS
 
 
@@ -52,7 +63,13 @@ class EngineWatch:
         self._cpu_s: float | None = None
         self._stalled: Work | None = None
         self._due_s = 0.0
+        self._heard = b""
         self._use = EngineUse()
+
+    def hear(self, lines: bytes) -> None:
+        """Take lines of the live stream: on a full disk, they are the only sign of progress."""
+        if lines:
+            self._heard = (self._heard + lines)[-HEARD_BYTES:]
 
     def look(self, now_s: float) -> None:
         """Read the engine's newest records and judge its progress, at most once a second.
@@ -66,6 +83,8 @@ class EngineWatch:
         before = self._work
         for event in self._records.read():
             self._take(event)
+        if self._work is None or now_s - self._work.m > HEARD_AFTER_S:
+            self._take_heard()
         if self._work is None:
             return
         if self._work is not before:
@@ -87,6 +106,14 @@ class EngineWatch:
         """Whether the engine's processes have used CPU since the last look; true at the first look."""
         percent = self._use.read(self._engine.identity.pid, now_s)[1]
         return percent is None or percent / 100 * CORES >= BUSY_CORES
+
+    def _take_heard(self) -> None:
+        lines, self._heard = self._heard.split(b"\n"), b""
+        for line in lines:
+            with suppress(UnreadableRecordError):
+                event = decode_record(line)
+                if self._work is None or event.m > self._work.m:
+                    self._take(event)
 
     def _take(self, event: AnyEvent) -> None:
         if not isinstance(event, Work) or event.stage != self._engine.stage:

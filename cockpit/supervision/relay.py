@@ -40,14 +40,15 @@ class Relay:
         """Descriptors to wait for before `pump`."""
         return [fd for fd in (self._pipe, self._server.fileno() if self._server else None) if fd is not None]
 
-    def pump(self) -> None:
-        """Accept new screens, empty the pipe, and send what the clients' buffers can take."""
+    def pump(self) -> bytes:
+        """Accept new screens, empty the pipe, and send what the clients' buffers can take; returns the pipe's lines."""
         self._accept()
         data = self._read_pipe()
         for client, waiting in list(self._clients.items()):
             if data and len(waiting) + len(data) <= CLIENT_BUFFER_BYTES:
                 waiting.extend(data)
             self._flush(client, waiting)
+        return data
 
     def close(self) -> None:
         for client in list(self._clients):

@@ -41,7 +41,7 @@ class Watch:
         progress = EngineWatch(self.run, engine, self.writer)
         while not self._ended(engine):
             readable, _, _ = select.select([engine.pidfd, *self.relay.readable], [], [], TICK_S)
-            self.relay.pump()
+            progress.hear(self.relay.pump())
             self._escalate(engine)
             self.sampler.check()
             progress.look(time.monotonic())

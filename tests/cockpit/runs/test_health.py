@@ -36,7 +36,7 @@ def at(journal: Journal, after_s: float = 0.0, *, waited_s: float = 0.0, here: b
     """The health some seconds after the journal's newest record, on the run's machine or on another one."""
     state = fold(journal.events)
     clock = Clock("b", journal.t + after_s - T0, waited_s) if here else Clock("other", 5.0, waited_s)
-    return health(state, state.state, clock, Processes(**seen))
+    return health(state, state.state, clock, Processes()._replace(**seen))
 
 
 def training(step_s: float = 4.0, steps: int = 64) -> Journal:
@@ -195,6 +195,16 @@ def test_a_stopped_process_is_said_as_such() -> None:
     found = at(training(0.2), 1, sampler="T")
     assert "the sampler is stopped (SIGSTOP)" in found.line
     assert found.machine_is_old
+
+
+def test_on_a_full_disk_silence_is_not_called_a_stall() -> None:
+    journal = training(0.2)
+    state = fold(journal.events)
+    found = health(state, state.state, Clock("b", journal.t + 300 - T0), Processes(disk_is_full=True))
+    assert (found.word, found.sentence) == ("unknown", "no record for 5m, because the run's disk is full")
+    assert found.needs_attention
+    found = health(state, state.state, Clock("b", journal.t + 1 - T0), Processes(disk_is_full=True))
+    assert found.word == "running"
 
 
 def test_machine_figures_are_old_when_no_sample_comes() -> None:

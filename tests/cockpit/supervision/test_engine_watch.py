@@ -17,7 +17,7 @@ from cockpit.supervision.engine_process import EngineProcess
 from cockpit.supervision.engine_watch import STACKS_SIGNAL, EngineWatch, catches, cpu_s
 from cockpit.supervision.newest import MOST_BYTES, NewestRecords
 from engines.emitter import EventWriter
-from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned
+from engines.events import EngineRecovered, EngineStalled, Phase, Step, Warned, encode_record
 from engines.identity import Identity
 from engines.journal import read_journal
 from engines.run_dir import RunDir, create_run_dir
@@ -134,6 +134,26 @@ def test_a_declared_silence_of_minutes_is_no_stall(watched: Watched, name: str) 
     watched.records.emit(Phase(stage="base", attempt=1, name=name))
     watched.watch.look(time.monotonic() + 1200)
     assert watched.found() == []
+
+
+def test_records_that_only_the_live_stream_has_are_progress_too(watched: Watched) -> None:
+    watched.step(1)
+    watched.watch.look(time.monotonic())
+    later = [
+        encode_record(Warned(message="cut"), writer="s", seq=1, t=1.0, m=time.monotonic()),
+        encode_record(
+            Step(
+                stage="base", attempt=1, step=2, epoch=0.0, loss=1.0, learning_rate=1.0, grad_norm=1.0, tokens=1,
+                loss_tokens=1, step_s=0.2,
+            ),
+            writer="e", seq=9, t=1.0, m=time.monotonic() + 90,
+        ),
+    ]  # fmt: skip
+    watched.watch.hear(b"".join(later))
+    watched.watch.look(time.monotonic() + 100)
+    assert watched.found() == []
+    watched.watch.look(time.monotonic() + 200)
+    assert len(watched.found()) == 1
 
 
 BUSY = """
