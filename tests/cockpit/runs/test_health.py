@@ -32,11 +32,20 @@ from tests.tui.journals import T0, Journal
 ENGINE = "e1.atlas"
 
 
-def at(journal: Journal, after_s: float = 0.0, *, waited_s: float = 0.0, here: bool = True, **seen: str) -> Health:
+def at(
+    journal: Journal,
+    after_s: float = 0.0,
+    *,
+    waited_s: float = 0.0,
+    here: bool = True,
+    engine: str = "",
+    supervisor: str = "",
+    sampler: str = "",
+) -> Health:
     """The health some seconds after the journal's newest record, on the run's machine or on another one."""
     state = fold(journal.events)
     clock = Clock("b", journal.t + after_s - T0, waited_s) if here else Clock("other", 5.0, waited_s)
-    return health(state, state.state, clock, Processes()._replace(**seen))
+    return health(state, state.state, clock, Processes(engine, supervisor, sampler))
 
 
 def training(step_s: float = 4.0, steps: int = 64) -> Journal:
