@@ -24,15 +24,18 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
         OperatorError: the run is not trusted, another supervisor holds the lock, or this one did not start.
     """
     require_trusted(run)
-    done = subprocess.run(
-        [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=CODE_ROOT,
-        start_new_session=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=CODE_ROOT,
+            start_new_session=True,
+            check=False,
+        )
+    except OSError as error:  # no more processes, memory or file numbers
+        raise OperatorError(f"the supervisor of {run.id} could not be started: {error.strerror}") from error
     if done.returncode == ExitCode.MISTAKE:
         require_free(run)
         raise OperatorError(f"another supervisor has just started {run.id}", f"follow it: cockpit attach {run.id}")

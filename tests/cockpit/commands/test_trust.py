@@ -101,10 +101,11 @@ def test_a_trusted_run_is_resumed(tmp_path: Path) -> None:
         assert wait_for_end(run) == "succeeded"
 
 
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
 def test_a_launch_whose_supervisor_does_not_start_leaves_no_run_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(OperatorError, match="did not start"):
+    monkeypatch.setattr("sys.executable", program)
+    with pytest.raises(OperatorError, match=r"did not start|could not be started: No such file"):
         launch_text(fake_recipe({"max_steps": 3, "step_s": 0.0}), tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []
