@@ -29,13 +29,13 @@ def declare(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> ExitCode:
-    """Start a supervisor if an engine runs without one, then open the screen on a terminal, else follow as lines."""
+    """Open the screen on a terminal, else follow as lines; both start a supervisor if an engine runs without one."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    adopt(found, ATTACH)
     as_lines = args.plain or args.json or args.quiet
     if not as_lines and sys.stdout.isatty() and sys.stdin.isatty():
-        code: ExitCode = args.open_screen(args.runs_dir, run=found.root)
+        code: ExitCode = args.open_screen(args.runs_dir, run=found.root)  # the screen adopts, after its first paint
         return code
+    adopt(found, ATTACH)
     signals = Signals()
     with signals.caught(termination=False):
         return follow(found, args, signals, past=args.all)
