@@ -56,8 +56,8 @@ def write_durably(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
-def write_cache(path: Path, data: bytes) -> None:
-    """Write a file that can be made again and that contains its own checksum: whole, and not durable.
+def write_cache(path: Path, *parts: bytes) -> None:
+    """Write a file, in parts, that can be made again and that contains its own checksum: whole, and not durable.
 
     Raises:
         OSError: it cannot be written; the old file is unchanged, and no partial files were left behind.
@@ -65,7 +65,7 @@ def write_cache(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
+            file.writelines(parts)
         temporary.rename(path)
     except BaseException:
         with suppress(OSError):

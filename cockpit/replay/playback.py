@@ -32,7 +32,7 @@ SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 LONGEST_PAUSE_S = 30.0
 """A longer gap in the journal (such as a night before a resume) is played as a gap of this length."""
 EVENTS_PER_TICK = 4000
-KEYFRAMES = 8
+KEYFRAMES = 4
 SHORTEST_KEYFRAME = 4000
 
 

@@ -9,6 +9,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from cockpit.runs.side_index import decode_index, encode_index
 from cockpit.runs.state import RunState
@@ -46,8 +47,20 @@ def index_path(run: RunDir) -> Path | None:
     return None if folder is None else folder / f"{status.st_dev:x}-{status.st_ino:x}{_SUFFIX}"
 
 
-def load_index(run: RunDir, *, live: bool = False) -> tuple[RunState, RunTail] | None:
-    """The state in the run's index and a tail that continues after it; None without an index that fits the journals.
+class Indexed(NamedTuple):
+    """The state in an index, a tail that continues after it, and the file: the state's columns are mapped from it."""
+
+    state: RunState
+    tail: RunTail
+    file: mmap.mmap
+
+    def forget_pages(self) -> None:
+        """Free the memory of the parts of the file that were used; they are read again when they are needed."""
+        self.file.madvise(mmap.MADV_DONTNEED)
+
+
+def load_index(run: RunDir, *, live: bool = False) -> Indexed | None:
+    """What the run's index says; None without an index that fits the journals.
 
     Args:
         run: the run.
@@ -58,7 +71,7 @@ def load_index(run: RunDir, *, live: bool = False) -> tuple[RunState, RunTail] |
         return None
     try:
         with open_regular(path, MOST_BYTES, follow=False) as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # mapped: a copy would stay in the heap
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         found = decode_index(memoryview(data))
     except (OSError, ValueError):  # no index; an empty file cannot be mapped
         return None
@@ -70,7 +83,7 @@ def load_index(run: RunDir, *, live: bool = False) -> tuple[RunState, RunTail] |
         tail.close()
         return None
     state.unreadable, state.unknown = tail.bad, tail.unknown
-    return state, tail
+    return Indexed(state, tail, data)
 
 
 def store_index(run: RunDir, state: RunState, tail: RunTail) -> bool:
@@ -81,8 +94,8 @@ def store_index(run: RunDir, state: RunState, tail: RunTail) -> bool:
     if data is None or path is None:
         return False
     try:
-        _make_room(path.parent, len(data))
-        write_cache(path, data)
+        _make_room(path.parent, len(data[1]))
+        write_cache(path, *data)
     except OSError:
         return False
     return True

@@ -13,7 +13,7 @@ from threading import Lock
 
 from cockpit.provenance.mark import lives
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
-from cockpit.runs.index_store import INDEX_AFTER_BYTES, load_index, store_index
+from cockpit.runs.index_store import INDEX_AFTER_BYTES, Indexed, load_index, store_index
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import BATCH, RunTail
@@ -66,6 +66,7 @@ class RunReader:
         self._indexed = indexed
         self._begun = False
         self._stored_bytes = 0
+        self._index: Indexed | None = None
         self._received_s = time.monotonic()
         self._processes = Processes()
         self._concerns: tuple[str, ...] = ()
@@ -178,6 +179,11 @@ class RunReader:
         engines = (w.opened for w in self.state.writers if w.opened and w.opened.role == WriterRole.ENGINE)
         return any(lives(self.run, Identity(e.pid, e.start_time, e.boot_id)) for e in engines)
 
+    def forget_pages(self) -> None:
+        """Free the memory of what was used of the side index."""
+        if self._index is not None:
+            self._index.forget_pages()
+
     def close(self) -> None:
         """Close the live stream."""
         self._tail.close()
@@ -188,12 +194,15 @@ class RunReader:
         found = load_index(self.run, live=self._live) if self._indexed else None
         if found is not None:
             self._tail.close()
-            self.state, self._tail = found
+            self._index, self.state, self._tail = found, found.state, found.tail
             self._stored_bytes = self._tail.read_bytes
 
     def _store(self) -> None:
         if store_index(self.run, self.state, self._tail):
             self._stored_bytes = self._tail.read_bytes
+            if self._live:  # a reader that stays: from now on the columns are in the file
+                self._begin()
+                self._take(self._tail.read())
         else:  # not at this place: try again a little later
             self._stored_bytes += INDEX_AFTER_BYTES // 16
 

@@ -13,10 +13,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
+from cockpit.runs.column import Column, in_memory, span
+
 FAN = 16
 _INF = math.inf
 
-Column: TypeAlias = "tuple[float, float, bool] | None"
+Extent: TypeAlias = "tuple[float, float, bool] | None"
 """Smallest and largest finite value (both NaN without finite values), and whether there is a non-finite value; None: no
 value."""
 
@@ -28,7 +30,7 @@ KEPT_ENVELOPES = 4
 class _Envelope(NamedTuple):
     """The columns of an envelope; the first `complete` ones cannot change, and the next point is at `start`."""
 
-    columns: list[Column]
+    columns: list[Extent]
     complete: int
     start: int
 
@@ -42,11 +44,9 @@ class Series:
         absent: indexes at which y was not measured (the NaN there has no meaning).
     """
 
-    def __init__(
-        self, x: array[float] | None = None, y: array[float] | None = None, absent: array[int] | None = None
-    ) -> None:
-        self._x_in: array[float] = array("d") if x is None else x
-        self._y_in: array[float] = array("d") if y is None else y
+    def __init__(self, x: Column | None = None, y: Column | None = None, absent: array[int] | None = None) -> None:
+        self._x_in: Column = array("d") if x is None else x
+        self._y_in: Column = array("d") if y is None else y
         self._absent_in: array[int] = array("q") if absent is None else absent
         self._x, self._y, self._absent = self._x_in, self._y_in, self._absent_in
         self._sorted_copy = False
@@ -78,10 +78,10 @@ class Series:
 
     def copy(self) -> Series:
         """An independent series with the same points."""
-        return Series(self._x_in[:], self._y_in[:], self._absent_in[:])
+        return Series(in_memory(self._x_in), in_memory(self._y_in), self._absent_in[:])
 
     @property
-    def given(self) -> tuple[array[float], array[float], array[int]]:
+    def given(self) -> tuple[Column, Column, array[int]]:
         """Positions, values and indexes of absent values, as they were added."""
         return self._x_in, self._y_in, self._absent_in
 
@@ -89,13 +89,13 @@ class Series:
         return min(len(self._x_in), len(self._y_in))
 
     @property
-    def x(self) -> array[float]:
+    def x(self) -> Column:
         """Positions, in order."""
         self._settle()
         return self._x
 
     @property
-    def y(self) -> array[float]:
+    def y(self) -> Column:
         """Values at those positions; NaN where non-finite or absent."""
         self._settle()
         return self._y
@@ -140,7 +140,7 @@ class Series:
         lo, hi = self._range(bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n))
         return None if lo > hi else (lo, hi)
 
-    def envelope(self, x0: float, x1: float, columns: int, upto: int | None = None) -> list[Column]:
+    def envelope(self, x0: float, x1: float, columns: int, upto: int | None = None) -> list[Extent]:
         """The extents of `columns` equal parts of [x0, x1]; the last part includes x1.
 
         Args:
@@ -187,14 +187,14 @@ class Series:
         smooth, average = self._smoothed[alpha]
         known = len(smooth._y_in)
         if known < self._limit(None):
-            smooth._y_in.extend(average.add_all(memoryview(y)[known : self._limit(None)]))
+            smooth._y_in.extend(average.add_all(span(y, known, self._limit(None))))
         return smooth
 
     def _limit(self, upto: int | None) -> int:
         n = min(len(self._x), len(self._y))
         return n if upto is None else max(0, min(n, upto))
 
-    def _column(self, start: int, stop: int) -> Column:
+    def _column(self, start: int, stop: int) -> Extent:
         if start >= stop:
             return None
         bad = self._bad
@@ -263,7 +263,7 @@ class Series:
     def _index(self, n: int) -> None:
         y, absent = self._y, self._absent
         if self._seen < n:
-            fresh = memoryview(y)[self._seen : n]  # no copy: the first time it is everything
+            fresh = span(y, self._seen, n)  # no copy: the first time it is everything
             total = sum(fresh)
             if total - total != 0.0:  # a non-finite value is among them (or the sum overflowed)
                 skip = set(absent[bisect_left(absent, self._seen) :])

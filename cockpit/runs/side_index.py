@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 import cockpit
+from cockpit.runs.column import Column, MappedColumn, in_memory
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState
@@ -78,8 +79,8 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Index)
 
 
-def encode_index(state: RunState, marks: Mapping[str, JournalMark]) -> bytes | None:
-    """The bytes of an index; None if the facts contain something that it cannot store (a number of 30 digits).
+def encode_index(state: RunState, marks: Mapping[str, JournalMark]) -> tuple[bytes, bytes] | None:
+    """The head and the body of an index; None if it cannot store the facts (a number of 30 digits, for example).
 
     Args:
         state: the fold of the journals up to the marks.
@@ -90,11 +91,14 @@ def encode_index(state: RunState, marks: Mapping[str, JournalMark]) -> bytes | N
         body = _encoder.encode(index)
     except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError):
         return None
-    return MAGIC + zlib.crc32(body).to_bytes(_CHECK_BYTES, "little") + body
+    return MAGIC + zlib.crc32(body).to_bytes(_CHECK_BYTES, "little"), body
 
 
 def decode_index(data: memoryview | bytes) -> tuple[RunState, dict[str, JournalMark]] | None:
-    """The state and the marks of an index; None if the bytes are not an index of this version, or are damaged."""
+    """The state and the marks of an index; None if the bytes are not an index of this version, or are damaged.
+
+    The state's columns stay in `data`.
+    """
     view = memoryview(data)
     start = len(MAGIC) + _CHECK_BYTES
     if bytes(view[: len(MAGIC)]) != MAGIC:
@@ -136,8 +140,8 @@ def _stored_track(key: tuple[str, int], track: Track) -> _Steps:
     return _Steps(
         stage=key[0],
         attempt=key[1],
-        steps=memoryview(track.steps),
-        columns={name: memoryview(column) for name, column in track.columns.items()},
+        steps=_bytes(track.steps),
+        columns={name: _bytes(column) for name, column in track.columns.items()},
         absent={name: memoryview(indexes) for name, indexes in track.absent.items()},
         metrics={name: _stored_metric(track, series) for name, series in track.metrics.items()},
         last_step=track.last_step,
@@ -148,15 +152,19 @@ def _stored_track(key: tuple[str, int], track: Track) -> _Steps:
 
 
 def _stored_all(series: Mapping[str, Series]) -> dict[str, _Points]:
-    return {name: _Points(*(memoryview(part) for part in s.given)) for name, s in series.items()}
+    return {name: _Points(_bytes(s.given[0]), _bytes(s.given[1]), memoryview(s.given[2])) for name, s in series.items()}
 
 
 def _stored_metric(track: Track, series: Series) -> _Points:
     """A metric; without positions if it has those of the steps."""
     x, y, absent = series.given
     if track.is_aligned(series):
-        return _Points(memoryview(b""), memoryview(y), memoryview(absent))
-    return _Points(memoryview(x[: len(y)]), memoryview(y), memoryview(absent))
+        return _Points(memoryview(b""), _bytes(y), memoryview(absent))
+    return _Points(memoryview(in_memory(x)[: len(y)]), _bytes(y), memoryview(absent))
+
+
+def _bytes(column: Column) -> memoryview:
+    return memoryview(column if isinstance(column, array) else in_memory(column))
 
 
 # ---- from the index
@@ -185,8 +193,8 @@ def _restored_track(stored: _Steps) -> Track:
     track = Track()
     if set(stored.columns) != set(track.columns) or set(stored.absent) != set(track.absent):
         raise ValueError("other columns")
-    track.steps = _numbers(stored.steps)
-    track.columns = {name: _numbers(column, COLUMNS[name]) for name, column in stored.columns.items()}
+    track.steps = _mapped(stored.steps, "d")
+    track.columns = {name: _mapped(column, COLUMNS[name]) for name, column in stored.columns.items()}
     if any(len(column) != len(track.steps) for column in track.columns.values()):
         raise ValueError("columns of different lengths")
     track.absent = {name: _indexes(indexes) for name, indexes in stored.absent.items()}
@@ -205,18 +213,16 @@ def _restored_machine(stored: _Machine) -> MachineTrack:
     return machine
 
 
-def _restored_series(points: _Points, steps: array[float] | None = None) -> Series:
-    x = _numbers(points.x) if steps is None else steps
-    y, absent = _numbers(points.y), _indexes(points.absent)
+def _restored_series(points: _Points, steps: Column | None = None) -> Series:
+    x = _mapped(points.x, "d") if steps is None else steps
+    y, absent = _mapped(points.y, "d"), _indexes(points.absent)
     if len(x) != len(y):
         raise ValueError("points of different lengths")
     return Series(x, y, absent)
 
 
-def _numbers(data: memoryview, kind: str = "d") -> array[float]:
-    found: array[float] = array(kind)
-    found.frombytes(data)
-    return found
+def _mapped(data: memoryview, kind: str) -> MappedColumn:
+    return MappedColumn(data.cast("f") if kind == "f" else data.cast("d"))
 
 
 def _indexes(data: memoryview) -> array[int]:

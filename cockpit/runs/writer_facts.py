@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from cockpit.runs.column import Column, in_memory
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from engines.events import (
@@ -73,8 +74,8 @@ class Track:
     """The steps, progress and phase of one attempt, from one writer. All arrays have the same positions."""
 
     def __init__(self) -> None:
-        self.steps: array[float] = array("d")
-        self.columns: dict[str, array[float]] = {name: array(kind) for name, kind in COLUMNS.items()}
+        self.steps: Column = array("d")
+        self.columns: dict[str, Column] = {name: array(kind) for name, kind in COLUMNS.items()}
         self.absent: dict[str, array[int]] = {name: array("q") for name in COLUMNS}
         self.metrics: dict[str, Series] = {}
         self.last_step: Step | None = None
@@ -131,12 +132,14 @@ class Track:
     def copy(self) -> Track:
         """An independent track with the same content."""
         twin = Track()
-        twin.steps = self.steps[:]
-        twin.columns = {name: column[:] for name, column in self.columns.items()}
+        twin.steps = in_memory(self.steps)
+        twin.columns = {name: in_memory(column) for name, column in self.columns.items()}
         twin.absent = {name: indexes[:] for name, indexes in self.absent.items()}
         for name, series in self.metrics.items():
             _, y, absent = series.given
-            twin.metrics[name] = Series(twin.steps, y[:], absent[:]) if self.is_aligned(series) else series.copy()
+            twin.metrics[name] = (
+                Series(twin.steps, in_memory(y), absent[:]) if self.is_aligned(series) else series.copy()
+            )
         twin.last_step, twin.progress, twin.phase = self.last_step, self.progress, self.phase
         twin.rate = self.rate.copy()
         return twin
@@ -166,7 +169,7 @@ class Track:
         elif len(y) == len(x) - 1:
             series.append_value(value)
         else:  # it was left out of a step, or is twice in one: from now on it has positions of its own
-            series = self.metrics[name] = Series(x[: len(y)], y, absent)
+            series = self.metrics[name] = Series(in_memory(x)[: len(y)], y, absent)
             series.append(step, value)
 
     def _tokens_per_second(self, event: Step) -> float:
@@ -371,7 +374,10 @@ class WriterFacts:
 
 
 def _series_bytes(series: dict[str, Series]) -> list[Any]:
-    return [(name, s.x[: len(s)].tobytes(), s.y.tobytes(), s.absent.tobytes()) for name, s in sorted(series.items())]
+    return [
+        (name, in_memory(s.x)[: len(s)].tobytes(), s.y.tobytes(), s.absent.tobytes())
+        for name, s in sorted(series.items())
+    ]
 
 
 Handler: TypeAlias = Callable[[WriterFacts, Any], None]

@@ -7,6 +7,7 @@ timer polls; the screen paints only what changed.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -505,10 +506,10 @@ class RunScreen(Screen[None]):
 
     def action_inspect(self, by: int) -> None:
         stage = self.stage
-        x = self.state.series(stage.name, "loss").x if stage is not None else []
-        if len(x):
+        x = self.state.series(stage.name, "loss").x if stage is not None else None
+        if x:
             here = self.options.cursor
-            at = len(x) if here is None else next((n for n, value in enumerate(x) if value >= here), len(x) - 1)
+            at = len(x) if here is None else min(bisect_left(x, here), len(x) - 1)
             target = at + by
             self.options.cursor = x[max(0, target)] if target < len(x) else None
             self.paint()

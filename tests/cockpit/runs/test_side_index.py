@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cockpit.runs import index_store, reader
+from cockpit.runs.column import MappedColumn
 from cockpit.runs.index_store import index_folder, index_path
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import RunState, fold
@@ -237,3 +238,19 @@ def test_all_indexes_together_have_a_bound(tmp_path: Path, monkeypatch: pytest.M
         read_now(run)
     left = [path for run in runs if (path := index_path(run)) is not None and path.exists()]
     assert left == [index_path(runs[2]), index_path(runs[3])]
+
+
+def test_a_screen_keeps_the_columns_in_the_index_once_it_has_stored_one(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    write_journal(run, None, steps=300)
+    live = RunReader(run, live=True, indexed=True)
+    live.catch_up()
+    tracks = [track for writer in live.state.writers for track in writer.tracks.values()]
+    assert {type(column) for track in tracks for column in (track.steps, *track.columns.values())} == {MappedColumn}
+    assert not live.behind
+    live.forget_pages()
+    assert live.state == fold(read_journal(run.journal))
+    write_journal(run, "failed", steps=50)
+    live.catch_up()
+    assert live.state == fold(read_journal(run.journal))
+    live.close()
