@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import neg, sub
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -154,10 +155,14 @@ def _between(stage: StageView, attempt: AttemptView, track: Track, pauses: Seque
     first = max(0, last - WINDOW_STEPS)
     times, durations = track.columns["t"][first : last + 1], track.columns["step_s"][first : last + 1]
     paused = {bisect_left(times, t) for t in pauses}
+    gaps = list(map(sub, times[1:], times))
+    if not paused and gaps and min(gaps) >= 0 and max(gaps) <= LONGEST_BETWEEN_S:  # nearly always: no loop in Python
+        between = [*gaps, *map(neg, durations[1:])]
+        mean = max(0.0, math.fsum(between) / len(gaps))
+        _measured[track] = ((last, len(pauses)), mean)
+        return mean
     between = [
-        times[at] - times[at - 1] - durations[at]
-        for at in range(1, len(times))
-        if at not in paused and 0 <= times[at] - times[at - 1] <= LONGEST_BETWEEN_S
+        gap - durations[at] for at, gap in enumerate(gaps, 1) if at not in paused and 0 <= gap <= LONGEST_BETWEEN_S
     ]
     mean = max(0.0, math.fsum(between) / len(between)) if between else 0.0
     _measured[track] = ((last, len(pauses)), mean)
