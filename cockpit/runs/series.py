@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from cockpit.runs.column import Column, in_memory, span
+from cockpit.columns.column import Column, in_memory, span
 
 FAN = 16
 _INF = math.inf

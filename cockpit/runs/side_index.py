@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 import cockpit
-from cockpit.runs.column import Column, MappedColumn, in_memory
+from cockpit.columns.column import Column, MappedColumn, in_memory
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from cockpit.runs.state import RunState

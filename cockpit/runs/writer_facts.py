@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from cockpit.runs.column import Column, in_memory
+from cockpit.columns.column import Column, in_memory
 from cockpit.runs.sequence import Numbers
 from cockpit.runs.series import Series
 from engines.events import (

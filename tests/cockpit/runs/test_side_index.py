@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cockpit.columns.column import MappedColumn
 from cockpit.runs import index_store, reader
-from cockpit.runs.column import MappedColumn
 from cockpit.runs.index_store import index_folder, index_path
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import RunState, fold

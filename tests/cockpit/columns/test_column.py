@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cockpit.runs.column import MappedColumn, in_memory, span
+from cockpit.columns.column import MappedColumn, in_memory, span
 
 numbers = st.lists(st.floats(width=32, allow_nan=False), max_size=30)
 
