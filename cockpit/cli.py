@@ -30,6 +30,13 @@ EXIT_CODES = {
     ExitCode.REFUSED: "a gate failed",
     ExitCode.INTERRUPTED: "interrupted, or the run was stopped",
 }
+ENVIRONMENT = {
+    "COCKPIT_RUNS_DIR": "folder of the runs; --runs-dir overrides it",
+    "COCKPIT_LLAMA_CPP": "your llama.cpp: a folder that contains llama-quantize, or a checkout with a build in it",
+    "COCKPIT_LLAMA_CPP_PYTHON": "Python interpreter for the conversion script of your llama.cpp checkout",
+    "COCKPIT_THEME": "theme of the screen: cockpit, cockpit-light, ansi-dark or ansi-light",
+    "COCKPIT_GLYPHS": "ascii draws the screen without braille and other symbols",
+}
 EXAMPLES = (
     ("cockpit run demo", "Train the shipped demo, from source text to quantized files."),
     ("cockpit run --help", "Explain one command."),
@@ -98,6 +105,11 @@ def open_screen(
         raise OperatorError(
             "the screen needs a terminal", "without a terminal: cockpit run, ls, show, attach, replay --plain"
         )
+    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        raise OperatorError(
+            f"the screen needs a terminal that can move its cursor; TERM is {os.environ.get('TERM', '')!r}",
+            "set TERM, for example TERM=xterm-256color, or use: cockpit run, ls, show, attach --plain, replay --plain",
+        )
     from cockpit.tui.app import CockpitApp
 
     CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed).run()
@@ -142,6 +154,7 @@ def build_parser() -> CommandParser:
     add_runs_dir(parser)
     parser.add_commands(PURPOSES, _declare)
     parser.exit_codes = EXIT_CODES
+    parser.environment = ENVIRONMENT
     parser.examples = EXAMPLES
     return parser
 

@@ -12,13 +12,6 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.command_line.values import placeholder, takes_value
 from engines.words import ExitCode
 
-ENVIRONMENT = {
-    "COCKPIT_RUNS_DIR": "Folder of the runs; --runs-dir overrides it.",
-    "COCKPIT_LLAMA_CPP": "Your llama.cpp: a folder that contains llama-quantize, or a checkout with a build in it.",
-    "COCKPIT_LLAMA_CPP_PYTHON": "Python interpreter for the conversion script of your llama.cpp checkout.",
-    "COCKPIT_THEME": "Theme of the screen: cockpit, cockpit-light, ansi-dark or ansi-light.",
-    "COCKPIT_GLYPHS": "ascii draws the screen without braille and other symbols.",
-}
 FILES = {
     "~/.local/share/cockpit/runs": "Runs, one folder each ($XDG_DATA_HOME/cockpit/runs if XDG_DATA_HOME is set).",
 }
@@ -45,7 +38,7 @@ def _lines(root: CommandParser) -> Iterator[str]:
         yield from _examples(parser.examples)
     yield from _codes(root.exit_codes, ".SH EXIT STATUS")
     yield ".SH ENVIRONMENT"
-    yield from _terms(ENVIRONMENT)
+    yield from _terms(root.environment)
     yield ".SH FILES"
     yield from _terms(FILES)
     yield ".SH EXAMPLES"

@@ -154,7 +154,7 @@ async def _files(shot: Shot) -> None:
 async def _quantize(shot: Shot) -> None:
     await _checkpoints(shot)
     await _settle(shot.pilot)
-    await shot.pilot.press("q")
+    await shot.pilot.press("g")
 
 
 async def _help(shot: Shot) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import cockpit
-from cockpit.cli import build_parser
-from cockpit.man import ENVIRONMENT
+from cockpit.cli import ENVIRONMENT, build_parser
 from engines.words import ExitCode, RunStatus, Verb
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text

@@ -18,6 +18,7 @@ class CommandParser(argparse.ArgumentParser):
     Attributes:
         purpose: what the command does, in one line.
         exit_codes: the meaning of each exit code; empty leaves the section out of the help page.
+        environment: what each environment variable sets; empty leaves the section out.
         examples: command lines, each with a sentence about what it does.
     """
 
@@ -33,6 +34,7 @@ class CommandParser(argparse.ArgumentParser):
         self._positionals.title = "arguments"
         self.purpose = purpose
         self.exit_codes: Mapping[ExitCode, str] = {}
+        self.environment: Mapping[str, str] = {}
         self.examples: Sequence[tuple[str, str]] = ()
         self._declare = declare
         self._commands: argparse._SubParsersAction[CommandParser] | None = None
@@ -90,11 +92,14 @@ class CommandParser(argparse.ArgumentParser):
         return found, unknown
 
     def format_help(self) -> str:
-        """The page: purpose, usage, arguments, options, exit codes, examples."""
+        """The page: purpose, usage, arguments, options, exit codes, environment, examples."""
         self.complete()
         page = [f"{self.purpose[0].upper()}{self.purpose[1:]}.", "", super().format_help().rstrip()]
         if self.exit_codes:
             page += ["", "exit codes:", *(f"  {code.value:<4} {meaning}" for code, meaning in self.exit_codes.items())]
+        if self.environment:
+            longest = max(map(len, self.environment))
+            page += ["", "environment:", *(f"  {name:<{longest}}  {use}" for name, use in self.environment.items())]
         if self.examples:
             page += ["", "examples:"]
             for command, effect in self.examples:

@@ -180,6 +180,21 @@ class FormModel:
             return list(self._loose.get(place, []))
         return [problem for problems in self._loose.values() for problem in problems]
 
+    def unknown_keys(self, place: int) -> list[str]:
+        """Keys of a stage, or of the recipe, that the schema does not have: they have no row, but can be removed."""
+        return self._data.unknown_keys(place)
+
+    def remove(self, place: int, key: str) -> None:
+        """Remove a key that has no row, with all under it; this can be undone. A refusal is in `refusal`."""
+        self.refusal = ""
+        self.close_edit()
+        try:
+            text = unset_value(self._text, toml_path(place, key))
+        except (EditError, RecipeError) as error:
+            self.refusal = error.message
+            return
+        self.replace(text)
+
     @property
     def changed_rows(self) -> int:
         """The number of rows that differ from the file."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cockpit.forms.rows import ordered_sections
 from cockpit.forms.values import NO_VALUE, NoValue
-from recipes.fields import FieldSpec, recipe_fields
+from recipes.fields import IDENTITY, FieldSpec, recipe_fields
 from recipes.problems import RecipeError
 from recipes.stages.registry import output_word, tag_of_table
 from recipes.toml_read import parse
 from recipes.toml_scan import KeyPath, TomlIndex
 
+RECIPE_TABLES = {"stage", "defaults"}
 RECIPE = -1
 """The position of the recipe's own keys."""
 
@@ -60,6 +61,14 @@ class RecipeData:
         """A field at a position."""
         return next((spec for spec in self.specs(place) if spec.path == key), None)
 
+    def unknown_keys(self, place: int) -> list[str]:
+        """The keys at a position that no field has; of a table of fields, the keys in it. None for an unknown kind."""
+        if place != RECIPE and self.tag(place) is None:
+            return []
+        table = self.table if place == RECIPE else self.stages[place]
+        known = {spec.path for spec in self.specs(place)} | (RECIPE_TABLES if place == RECIPE else set(IDENTITY))
+        return sorted(_unknown(table, "", known))
+
     def own(self, place: int, key: str) -> Any:
         """The value of a key in the stage's own table; `NO_VALUE` if the key is missing."""
         if place == RECIPE:
@@ -91,6 +100,17 @@ class RecipeData:
             if other != place and isinstance(name, str) and _output(stage) in spec.accepts:
                 names.append(name)
         return names
+
+
+def _unknown(table: Mapping[str, Any], before: str, known: set[str]) -> Iterator[str]:
+    for key, value in table.items():
+        path = f"{before}{key}"
+        if path in known:
+            continue
+        if isinstance(value, Mapping) and any(other.startswith(f"{path}.") for other in known):
+            yield from _unknown(value, f"{path}.", known)
+        else:
+            yield path
 
 
 def toml_path(place: int, key: str) -> KeyPath:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recipes.problems import OperatorError, Problem, RecipeError
@@ -26,6 +26,8 @@ class RecipeEntry:
     description: str = ""
     stages: tuple[tuple[str, str], ...] = ()
     problems: tuple[Problem, ...] = ()
+    hides_shipped: bool = False
+    """whether it is the operator's copy of a shipped recipe, which is then not listed"""
 
 
 def own_folder() -> Path:
@@ -42,12 +44,17 @@ class Shelf:
         self._known: dict[Path, tuple[tuple[int, int], RecipeEntry]] = {}
 
     def entries(self) -> list[RecipeEntry]:
-        """The shipped recipes, the operator's own, then those of the current folder; each file once."""
+        """The shipped recipes, the operator's own, then those of the current folder; each file once.
+
+        An own recipe hides the shipped one of the same file name, and is marked.
+        """
         found: list[RecipeEntry] = []
         seen: set[Path] = set()
+        own, shipped = _tomls(own_folder()), shipped_recipes()
+        hidden = {path.name for path in own} & {path.name for path in shipped}
         places = [
-            (SHIPPED, shipped_recipes()),
-            (OWN, _tomls(own_folder())),
+            (SHIPPED, [path for path in shipped if path.name not in hidden]),
+            (OWN, own),
             (HERE, [*_tomls(self._here / "recipes"), *_tomls(self._here)]),
         ]
         for group, paths in places:
@@ -58,7 +65,7 @@ class Shelf:
                 seen.add(real)
                 entry = self._entry(path, group)
                 if entry is not None:
-                    found.append(entry)
+                    found.append(replace(entry, hides_shipped=group == OWN and path.name in hidden))
         return found
 
     def _entry(self, path: Path, group: str) -> RecipeEntry | None:

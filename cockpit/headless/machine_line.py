@@ -18,6 +18,7 @@ from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
 from engines.events import MachineSampled
 
+GIB = 1 << 30
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -50,8 +51,18 @@ def look(runs_root: Path) -> MachineNow:
     )
 
 
+def still_words(machine: MachineNow) -> list[str]:
+    """What the machine is, without its load: a line that stays the same while nothing runs."""
+    found = [safe_text(machine.host, 24), formatting.counted(machine.cores, "core")]
+    found.append(f"ram {formatting.size(machine.ram_total_bytes)}")
+    found += _gpu_words(machine, None)
+    if machine.disk_free_bytes is not None:
+        found.append(f"disk {formatting.size(machine.disk_free_bytes // GIB * GIB)} free")
+    return found
+
+
 def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str]:
-    """The parts of the line, most important first."""
+    """The parts of the line with the present load, most important first."""
     found = [safe_text(machine.host, 24), f"cpu {formatting.load(machine.cpu_percent)} of {machine.cores}"]
     found.append(f"ram {formatting.of_total(machine.ram_used_bytes, machine.ram_total_bytes)}")
     found += _gpu_words(machine, sample)

@@ -50,12 +50,14 @@ class CockpitApp(App[None]):
 
     TITLE = "cockpit"
     ENABLE_COMMAND_PALETTE = True
-    COMMANDS = App.COMMANDS | {key_commands}
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {key_commands}
+    """Cockpit's own commands only."""
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("app")]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - the base declares it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - the base declares it
     CSS = """
     Screen { background: $background; }
+    ToastRack { dock: top; align: right top; margin: 3 0 0 0; }
     """
 
     def __init__(

@@ -102,6 +102,6 @@ class Terminal:
             return b""
 
 
-def show_run(run: Path, size: tuple[int, int] = (160, 48)) -> Terminal:
+def show_run(run: Path, size: tuple[int, int] = (160, 48), **environment: str) -> Terminal:
     """The run's screen on its own terminal."""
-    return Terminal([sys.executable, "-c", SHOW_RUN, str(run)], size, COCKPIT_THEME="cockpit")
+    return Terminal([sys.executable, "-c", SHOW_RUN, str(run)], size, COCKPIT_THEME="cockpit", **environment)

@@ -11,12 +11,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engines.events import Step
+from engines.events import AnyEvent, Step
 from tests.tui import journals
-from tests.tui.terminal import show_run
+from tests.tui.app_under_test import replay_app, settled
+from tests.tui.terminal import Terminal, show_run
 
-BYTES_PER_PICTURE = 2400
-"""12 kB/s at five pictures a second, for a whole 160x48 screen with six charts."""
+BYTES_PER_PICTURE = {(80, 24): 600, (160, 48): 1400}
+"""3 kB/s and 7 kB/s at five pictures a second, for a whole screen of charts, also in truecolor."""
+REPLAY_BYTES_PER_PICTURE = 3000
+"""15 kB/s at five pictures a second, played eight times as fast as the run."""
+TRUECOLOR = {"COLORTERM": "truecolor"}
 
 
 @pytest.fixture
@@ -28,12 +32,15 @@ def live_run(tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.parametrize("colours", [{}, TRUECOLOR], ids=["256", "truecolor"])
 @pytest.mark.parametrize("size", [(80, 24), (160, 48)])
-def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(live_run: Path, size: tuple[int, int]) -> None:
+def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(
+    live_run: Path, size: tuple[int, int], colours: dict[str, str]
+) -> None:
     journal = journals.live(412)
     written = len(journal._lines)
     step = next(e for e in reversed(journal.events) if isinstance(e, Step))
-    with show_run(live_run, size) as terminal:
+    with show_run(live_run, size, **colours) as terminal:
         terminal.read_until(b"412/820")
         terminal.read_until_quiet(3.0)  # a screen that sends something now and then would never be quiet
         sent, pictures = 0, 20
@@ -46,7 +53,52 @@ def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(live_run: Path, s
             written += 1
             sent += len(terminal.read_until(f"{number}".encode()))
         sent += len(terminal.read_until_quiet())
-        assert sent / pictures < BYTES_PER_PICTURE
+        assert sent / pictures < BYTES_PER_PICTURE[size]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+async def test_a_replay_at_eight_times_sends_few_bytes_per_picture(size: tuple[int, int]) -> None:
+    """Each picture is eight ticks of a run with a step every 0.6 s: five pictures a second are the budget."""
+    sent: list[int] = []
+    app = replay_app(brisk(), 1)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        playback = app.run_screen.playback
+        assert playback is not None
+        driver = app._driver
+        assert driver is not None
+        original = app._display
+        console = app.console
+
+        def counted(screen: object, renderable: object) -> None:
+            if renderable is not None and hasattr(renderable, "render_segments"):
+                sent.append(len(renderable.render_segments(console).encode()))
+            original(screen, renderable)  # type: ignore[arg-type]
+
+        app._display = counted  # type: ignore[method-assign]
+        pictures = 0
+        while playback.index < len(playback) * 3 // 4:
+            app.run_screen._seek(lambda playback: playback.seek(playback.index + 8))
+            await pilot.pause()
+            pictures += 1
+        assert pictures > 50
+        assert sum(sent) / pictures < REPLAY_BYTES_PER_PICTURE
+
+
+def brisk() -> list[AnyEvent]:
+    """A run of 600 steps, of which three fall into a picture at eight times the speed."""
+    journal = journals.begun()
+    journals.training(journal, last=600, total=800)
+    return journal.events
+
+
+def test_an_idle_home_sends_nothing(tmp_path: Path) -> None:
+    journals.finished().write(tmp_path / "runs" / "20261120-2130-atlas")
+    argv = [sys.executable, "-m", "cockpit", "--runs-dir", str(tmp_path / "runs")]
+    with Terminal(argv, (80, 24), COCKPIT_THEME="cockpit", COLORTERM="truecolor") as terminal:
+        terminal.read_until(b"atlas")
+        terminal.read_until_quiet(3.0)  # a scan every two seconds: one that sent something would never be quiet
+        assert terminal.drain(5.0) == 0
 
 
 def test_the_screen_process_loads_no_training_stack() -> None:

@@ -76,7 +76,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
     "app": (
         Key("app.help", "question_mark,f1", "app.keys_help", "Help", "Show every key of this screen.", "?"),
         Key("app.palette", "ctrl+p", "app.command_palette", "", "Search the commands.", "^p"),
-        Key("app.back", "escape", "app.back", "Back", "Close this screen; training continues.", "esc"),
+        Key("app.back", "escape,q", "app.back", "Back", "Close this screen; training continues (also: q).", "esc"),
         Key("app.quit", "ctrl+q", "app.leave", "", "Quit Cockpit; training continues.", "^q"),
     ),
     "run": (
@@ -164,7 +164,13 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("home.sizes", "u", "show_sizes", "", "Show what runs take on the disk."),
         Key("home.filter", "slash", "filter", "Filter", "Show only the recipes and runs that contain a text.", "/"),
         Key("home.copy", "Y", "copy_path", "", "Copy the path of the selected recipe or run."),
-        Key("home.quit", "q", "quit_cockpit", "Quit", "Quit Cockpit; runs continue."),
+        Key(
+            "home.quit",
+            "q",
+            "quit_cockpit",
+            "Quit",
+            "Quit Cockpit; runs continue.",
+        ),
     ),
     "recipe": (
         Key("recipe.save", "ctrl+s", "save", "Save", "Save the recipe; comments and order are kept."),
@@ -174,13 +180,20 @@ SCOPES: dict[str, tuple[Key, ...]] = {
         Key("recipe.undo", "ctrl+z", "undo", "Undo", "Undo the last edit."),
         Key("recipe.redo", "ctrl+y", "redo", "", "Redo the last edit that was undone."),
         Key("recipe.reset", "ctrl+r", "reset", "", "Reset the field to the value in the file."),
+        Key(
+            "recipe.unknown",
+            "ctrl+k",
+            "remove_unknown",
+            "",
+            "Remove keys that no field has from the stage.",
+        ),
         Key("recipe.find", "ctrl+f", "find", "Find", "Go to a field by its name."),
         Key("recipe.pick", "f2", "pick", "", "Choose the field's value from a list (also: enter)."),
     ),
     "checkpoints": (
         Key("checkpoints.resume", "r,1", "resume", "Resume", "Resume from the selected checkpoint; asks first."),
         Key("checkpoints.merge", "m,2", "merge", "Merge", "Merge an adapter into its base model, in a new run."),
-        Key("checkpoints.quantize", "q,3", "quantize", "Quantize", "Write GGUF files of a model, in a new run."),
+        Key("checkpoints.quantize", "g,3", "quantize", "Quantize", "Write GGUF files of a model, in a new run."),
         Key("checkpoints.copy", "Y", "copy_path", "Copy path", "Copy the path of the selected checkpoint or result."),
     ),
     "lists": (

@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.timer import Timer
 from textual.widgets import Button, Static
 
 from cockpit.one_stage.fits import resume_words, why_no_export, why_no_merge, why_no_resume
@@ -29,6 +28,8 @@ from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
 from cockpit.tui.dialogs.make import MEANINGS, MakeScreen, export_facts, merge_facts, plan_words
+from cockpit.tui.look.clipboard import copy
+from cockpit.tui.look.covered import is_covered
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, palette, state_glyph
@@ -119,14 +120,13 @@ class CheckpointsScreen(Screen[None]):
         self._items: list[Item] = []
         self._stages: list[StageView] = []
         """the stages at the time when the items were read; the state itself may still grow"""
-        self._poll: Timer | None = None
         self._reading = False
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         yield ItemList(id="items")
         with Vertical(id="actions"):
-            for name, label in (("resume", "r Resume"), ("merge", "m Merge"), ("quantize", "q Quantize")):
+            for name, label in (("resume", "r Resume"), ("merge", "m Merge"), ("quantize", "g Quantize")):
                 with Horizontal():
                     yield Button(Text(label), id=name, compact=True)
                     yield Static(id=f"why_{name}")
@@ -135,22 +135,17 @@ class CheckpointsScreen(Screen[None]):
     def on_mount(self) -> None:
         self.query_one(ItemList).border_title = "Checkpoints and results"
         self.query_one(ItemList).focus()
-        self._poll = self.set_interval(POLL_S, self._read)
+        self.set_interval(POLL_S, self._read)
         self._read()
 
-    def on_screen_suspend(self) -> None:
-        if self._poll is not None:
-            self._poll.pause()
-
     def on_screen_resume(self) -> None:
-        if self._poll is not None:
-            self._poll.resume()
+        if self.is_mounted:
             self._read()
 
     # ---- reading the run
 
     def _read(self) -> None:
-        if not self._reading:
+        if not self._reading and not is_covered(self):
             self._reading = True
             self.run_worker(self._read_run, thread=True, exit_on_error=False, group="read")
 
@@ -327,8 +322,7 @@ class CheckpointsScreen(Screen[None]):
         if item is None:
             return
         path = self._run.root / item.row.checkpoint.path if item.row is not None else item.source and item.source.path
-        self.app.copy_to_clipboard(str(path))
-        say(self, f"copied: {path}")
+        say(self, copy(self.app, str(path)))
 
     def _launch(self, recipe: OneStageRecipe) -> None:
         def work() -> RunDir:

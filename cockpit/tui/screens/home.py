@@ -24,6 +24,8 @@ from cockpit.text.formatting import percent
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.app_protocol import app_of
 from cockpit.tui.dialogs.confirm import Answer, ConfirmScreen
+from cockpit.tui.look.clipboard import copy
+from cockpit.tui.look.covered import is_covered
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.look.theme import palette
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 SHELF_EVERY = 3
 PREVIEW_AFTER_S = 0.12
+NO_MATCH = "no {} match {}"
 READ_S = 0.3
 """Time of one scan for reading long journals; the rows of runs that need more say how much was read."""
 READ_AGAIN_S = 0.1
@@ -93,7 +96,6 @@ class HomeScreen(Screen[None]):
         self._plans: dict[Path, Plan | None] = {}
         self._scanning = False
         self._scans = 0
-        self._poll: Timer | None = None
         self._due: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -111,16 +113,11 @@ class HomeScreen(Screen[None]):
         self.query_one(RunTable).border_title = "Runs"
         self.query_one(RunTable).empty_message = "loading…"
         self.query_one(RecipeList).focus()
-        self._poll = self.set_interval(POLL_S, self._scan)
-
-    def on_screen_suspend(self) -> None:
-        if self._poll is not None:
-            self._poll.pause()
+        self.set_interval(POLL_S, self._scan)
 
     def on_screen_resume(self) -> None:
         """Scan again after the paint: the first scan imports the recipes' schema, which takes longer than drawing."""
-        if self._poll is not None:
-            self._poll.resume()
+        if self.is_mounted:
             self._watch.look_again()
             self._scans = 0
             self.call_after_refresh(self._scan)
@@ -128,7 +125,7 @@ class HomeScreen(Screen[None]):
     # ---- scanning the disk, in threads
 
     def _scan(self) -> None:
-        if not self._scanning:
+        if not self._scanning and not is_covered(self):
             self._scanning = True
             with_recipes = self._scans % SHELF_EVERY == 0
             self._scans += 1
@@ -138,7 +135,7 @@ class HomeScreen(Screen[None]):
             )
 
     def _scan_disk(self, with_recipes: bool, current: RunSummary | None) -> None:
-        from cockpit.headless.machine_line import look, words
+        from cockpit.headless.machine_line import look, still_words, words
 
         found = _Scan(now=wall_clock_s())
         try:
@@ -149,7 +146,8 @@ class HomeScreen(Screen[None]):
                 with self._watch.reading(current.id) as reader:
                     old = reader.health(current.state).machine_is_old
                     sample = None if old else reader.state.machine()
-            found.machine = words(look(self.runs_root), sample)
+            machine, is_idle = look(self.runs_root), not any(run.state.is_live for run in found.runs or ())
+            found.machine = still_words(machine) if is_idle else words(machine, sample)
         finally:
             self.app.call_from_thread(self._take, found)
 
@@ -165,7 +163,6 @@ class HomeScreen(Screen[None]):
             self._plans.clear()
             self._show_recipes()
         if found.runs is not None:
-            table.empty_message = safe_text(self._watch.trouble) or RunTable.empty_message
             table.now = found.now
             if found.runs != self._runs or not table.items:
                 self._runs = found.runs
@@ -202,13 +199,20 @@ class HomeScreen(Screen[None]):
             entry for entry in self._recipes if wanted in f"{entry.path.stem} {entry.name} {entry.description}".lower()
         ]
         listed = self.query_one(RecipeList)
+        listed.empty_message = NO_MATCH.format("recipes", safe_text(wanted, 40)) if wanted else RecipeList.empty_message
         listed.show(shown)
         listed.border_title = f"Recipes ({len(shown)})"
+
+    @property
+    def _why_empty(self) -> str:
+        """What an empty list of runs says: that there is none yet, or why the folder cannot be read."""
+        return safe_text(self._watch.trouble) or RunTable.empty_message
 
     def _show_runs(self) -> None:
         wanted = self._wanted
         shown = [run for run in self._runs if wanted in f"{run.id} {run.recipe} {run.state} {run.stage or ''}".lower()]
         table = self.query_one(RunTable)
+        table.empty_message = NO_MATCH.format("runs", safe_text(wanted, 40)) if wanted else self._why_empty
         table.set_items(shown)
         live = sum(1 for run in self._runs if run.state.is_live)
         of = f"{len(shown)} of {len(self._runs)}" if wanted else f"{len(shown)}"
@@ -413,8 +417,7 @@ class HomeScreen(Screen[None]):
         run, entry = self.run_under_cursor, self.entry
         path = str(entry.path) if self.on_recipes and entry else (run.path if run else "")
         if path:
-            self.app.copy_to_clipboard(path)
-            say(self, f"copied: {path}")
+            say(self, copy(self.app, path))
 
     def action_quit_cockpit(self) -> None:
         live = sum(1 for run in self._runs if run.state.is_live)

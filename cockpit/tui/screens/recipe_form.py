@@ -50,7 +50,7 @@ class RecipeScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(b.key, b.action, b.description, show=False, id=b.id, priority=True) for b in bindings("recipe")),
         Binding("d", "diff", "Diff", show=False),
-        Binding("escape", "leave", "Back", show=False),
+        Binding("escape,q", "leave", "Back", show=False),
     ]
     CSS = """
     RecipeScreen { layout: vertical; }
@@ -310,7 +310,25 @@ class RecipeScreen(Screen[None]):
             return
         self._show_stage(spot.place)
         loose = self.model.loose_problems(spot.place)
-        say(self, str(loose[0]), "warning")
+        way = "\nctrl+k removes it" if self.model.unknown_keys(spot.place) else ""
+        say(self, f"{loose[0]}{way}", "warning")
+
+    def action_remove_unknown(self) -> None:
+        """Ask which keys without a row to remove from the stage."""
+        place = self._here.place
+        keys = self.model.unknown_keys(place)
+        if not keys:
+            say(self, "no unknown keys here")
+            return
+
+        def remove(answer: list[str] | None) -> None:
+            for key in answer or []:
+                self.model.remove(place, key)
+                if self.model.refusal:
+                    say(self, self.model.refusal, "warning")
+            self._refresh(keep_text=False)
+
+        self.app.push_screen(PickScreen("Remove keys that the schema does not have", keys, marked=keys), remove)
 
     def action_find(self) -> None:
         spots: dict[str, Spot] = {}

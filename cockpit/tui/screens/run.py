@@ -19,7 +19,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingsMap
 from textual.containers import Container, Horizontal, Vertical
 from textual.screen import Screen
-from textual.timer import Timer
 
 from cockpit.launching.adoption import SCREEN, Observer
 from cockpit.launching.requests import parsed
@@ -37,6 +36,8 @@ from cockpit.tui.charts.panels import SMOOTHING, Panel, ViewOptions, panels
 from cockpit.tui.dialogs.control import SEND, evaluate_question, value_question
 from cockpit.tui.dialogs.goto import GotoScreen
 from cockpit.tui.dialogs.read import TextScreen
+from cockpit.tui.look.clipboard import copy
+from cockpit.tui.look.covered import is_covered
 from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say
 from cockpit.tui.look.theme import palette
@@ -109,7 +110,6 @@ class RunScreen(Screen[None]):
         self._stage_name: str | None = None
         self._clock = clock
         self._last_tick_s = clock()
-        self._timer: Timer | None = None
         self._facts: dict[str, Any] | None = None
         self._observer = Observer(RunDir(run_dir), SCREEN)
         self._painted: tuple[object, ...] = ()
@@ -183,7 +183,7 @@ class RunScreen(Screen[None]):
         self.query_one("#timeline").display = self.query_one("#transport").display = replay
         self.query_one("#bar").display = not replay
         self.query_one(LogView).end_key = "pgdn" if replay else "end"
-        self._timer = self.set_interval(TICK_S, self.tick)
+        self.set_interval(TICK_S, self.tick)
         if self.playback is not None and self.playback.index == 0:
             self.playback.playing = True
         if isinstance(self.source, LiveSource):
@@ -194,14 +194,8 @@ class RunScreen(Screen[None]):
     def on_unmount(self) -> None:
         self.source.close()
 
-    def on_screen_suspend(self) -> None:
-        if self._timer is not None:
-            self._timer.pause()
-
     def on_screen_resume(self) -> None:
         self._last_tick_s = self._clock()
-        if self._timer is not None:
-            self._timer.resume()
         self.paint(force=True)
 
     def on_resize(self) -> None:
@@ -215,8 +209,10 @@ class RunScreen(Screen[None]):
     # ---- time
 
     def tick(self) -> None:
-        """Read new events within the time budget and paint what changed."""
+        """Read new events within the time budget and paint what changed, also under a dialog."""
         now_s = self._clock()
+        if is_covered(self):
+            return
         passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
         if self.playback is not None:
             self.playback.tick(min(passed_s, 1.0))
@@ -495,8 +491,7 @@ class RunScreen(Screen[None]):
         app_of(self).open_checkpoints(self.run_dir)
 
     def action_copy_path(self) -> None:
-        self.app.copy_to_clipboard(str(self.run_dir))
-        self.app.notify(safe_text(self.run_dir), title="copied", markup=False)
+        say(self, copy(self.app, str(self.run_dir)))
 
     # ---- keys of a live run
 
@@ -584,9 +579,13 @@ class RunScreen(Screen[None]):
             if step is None:
                 return
             playback = self.playback
-            name = stage.name if stage else None
-            if playback is not None and not (playback.seek_step(step, name) or playback.seek_step(step)):
-                self.app.notify(f"no step {step} in this run", markup=False, severity="warning")
+            if playback is not None and not playback.seek_step(step, stage.name if stage else None):
+                where = safe_text(stage.name, 40) if stage else "this run"
+                say(
+                    self,
+                    f"{where} has no step {step} or later; e and E go to other stages",
+                    "warning",
+                )
             self._pause()
 
         self.app.push_screen(GotoScreen(), answered)

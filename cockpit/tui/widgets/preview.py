@@ -65,6 +65,9 @@ def recipe_preview(entry: RecipeEntry, plan: Plan | None, colours: dict[str, str
         for name, kind in entry.stages:
             pen.write(f"  {safe_text(name, longest):<{longest}} ").write(f"{kind:<10}", "text-muted")
             pen.line(_stage_figures(figures.get(name)))
+    if entry.hides_shipped:
+        name = safe_text(entry.path.stem, 60)
+        pen.line(f"Your copy hides the shipped recipe here; `cockpit run {name}` still runs the shipped one.", "accent")
     pen.write(safe_text(entry.path, 300), "text-muted")
     return pen.text
 
@@ -87,7 +90,7 @@ def run_heading(
         pen.write(f"  last progress {formatting.ago(run.silence_s)}", "text-muted")
     elif not run.state.is_live and run.last_event_t is not None:
         words = "last record" if run.state == RunStatus.LOST else "ended"
-        pen.write(f"  {words} {formatting.ago(now - run.last_event_t)}", "text-muted")
+        pen.write(f"  {words} {formatting.day_or_clock(run.last_event_t, now)}", "text-muted")
     if run.parent:
         pen.write(f"  from {safe_text(run.parent, 60)}", "text-muted")
     pen.line()
@@ -99,10 +102,7 @@ def run_heading(
     for line in console:
         pen.line(f"{'|' if ascii_only() else '│'} {safe_text(line, LONGEST_SENTENCE)}", "text-muted")
     if state is not None and len(state.stages) > 1:
-        for view in state.stages:
-            pen.write(state_glyph(view.state), STATE_COLOURS.get(view.state, ""))
-            pen.write(f" {safe_text(view.name, 14)} ", "" if view.state == StageStatus.RUNNING else "text-muted")
-        pen.line()
+        _strip(pen, state, width)
     stage = shown_stage(state)
     numbers = stage_numbers(stage, state) if stage and state else []
     if numbers:
@@ -114,6 +114,21 @@ def run_heading(
 def _write_note(pen: Pen, run: RunSummary) -> None:
     if run.note:
         pen.line(safe_text(run.note, 500), "text-muted")
+
+
+def _strip(pen: Pen, state: RunState, width: int) -> None:
+    """Every stage with its state's glyph; a glyph is never on another line than its word."""
+    used = 0
+    for view in state.stages:
+        glyph, name = state_glyph(view.state), safe_text(view.name, 14)
+        cells = cell_len(glyph) + cell_len(name) + 2
+        if used and used + cells > width:
+            pen.line()
+            used = 0
+        used += cells
+        pen.write(glyph, STATE_COLOURS.get(view.state, ""))
+        pen.write(f" {name} ", "" if view.state == StageStatus.RUNNING else "text-muted")
+    pen.line()
 
 
 def _reasons(run: RunSummary, state: RunState | None) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class RecipeList(LineList["RecipeEntry | str"]):
         if isinstance(item, str):
             return Text(f" {item}", style=palette(self.app.theme_variables)["text-muted"])
         text = Text(f"   {safe_text(item.path.stem, max(4, width - 5))}")
+        if item.hides_shipped:
+            text.append(" (copy)", palette(self.app.theme_variables)["text-muted"])
         if item.problems:
             text.append(" ", "")
             text.append("!" if ascii_only() else "✗", palette(self.app.theme_variables)["error"])

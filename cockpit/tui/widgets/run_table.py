@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from rich.text import Text
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
-from cockpit.tui.look.theme import STATE_COLOURS, palette, state_glyph
+from cockpit.tui.look.theme import STATE_COLOURS, ascii_only, palette, state_glyph
+from cockpit.tui.look.wrapping import shortened
 from cockpit.tui.widgets.line_list import LineList
 from engines.words import HealthWord
 
@@ -78,7 +80,7 @@ class RunTable(LineList[RunSummary]):
         colour, muted = colours.get(state_colour, ""), colours["text-muted"]
         text = Text(" ")
         text.append(state_glyph(item.state), colour)
-        text.append(" " + _fit(item.id, at.id))
+        text.append(" " + short_id(item.id, at.id))
         if item.reading is not None:
             text.append(f" reading {formatting.percent(item.reading)}", muted)
             text.truncate(width)
@@ -115,9 +117,33 @@ def step_words(item: RunSummary, cells: int) -> str:
     return ""
 
 
+def short_id(run_id: str, cells: int) -> str:
+    """The id in exactly `cells` cells. What distinguishes runs stays: the day and the time, and the end of the name."""
+    safe = safe_text(run_id, 200)
+    if cell_len(safe) <= cells:
+        return set_cell_size(safe, cells)
+    dated = _DATED.match(safe)
+    if dated is None:
+        return set_cell_size(shortened(safe, cells, _mark()), cells)
+    moment, name = dated[1], dated[2]
+    room = cells - len(moment) - 1
+    if room >= MIN_NAME:
+        return set_cell_size(f"{moment}-{shortened(name, room, _mark())}", cells)
+    return set_cell_size(shortened(moment + "-" + name, cells, _mark()), cells)
+
+
+_DATED = re.compile(r"\d{4}(\d{4}-\d{4})-(.+)")
+"""An id that begins with its launch: year, then month, day and time, then a name."""
+MIN_NAME = 4
+
+
+def _mark() -> str:
+    return "~" if ascii_only() else "…"
+
+
 def _fit(text: str, cells: int) -> str:
     """Safe text of exactly `cells` cells; a cut text ends with an ellipsis."""
     safe = safe_text(text, 4 * cells)
     if cell_len(safe) <= cells:
         return set_cell_size(safe, cells)
-    return set_cell_size(set_cell_size(safe, cells - 1).rstrip() + "…", cells)
+    return set_cell_size(set_cell_size(safe, cells - 1).rstrip() + _mark(), cells)

@@ -69,7 +69,7 @@ def run_parts(
         since_s = 0.0 if state.ended_t is not None else max(0.0, now - (state.last_event_t or now))
         if state.busy_s + since_s >= 60:
             parts.append(Part(10, f"wall {fmt.minutes(state.busy_s + since_s)}", "text-muted"))
-    parts += machine_parts(state) if not health.machine_is_old else []
+    parts += machine_parts(state) if run_state.is_live and not health.machine_is_old else []
     return parts
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.cli import build_parser
+from cockpit.cli import ENVIRONMENT, build_parser
 from cockpit.command_line import bash, fish, zsh
 from cockpit.command_line.values import placeholder, takes_value
-from cockpit.man import ENVIRONMENT, man_page
+from cockpit.man import man_page
 from recipes.shipped import shipped_recipes
 from tests.cockpit.command_line import CODE_ROOT, CommandLine
 

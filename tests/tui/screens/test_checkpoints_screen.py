@@ -77,7 +77,7 @@ async def test_disabled_buttons_show_the_reason(tmp_path: Path, size: tuple[int,
         assert "no adapter here" in seen
         assert "no model here" in seen
         before = len(pilot.app.screen_stack)
-        await pilot.press("m", "q", "2", "3", "end")
+        await pilot.press("m", "g", "2", "3", "end")
         await until_seen(pilot, "this checkpoint was removed")
         await pilot.press("r")
         assert len(pilot.app.screen_stack) == before
@@ -159,7 +159,7 @@ async def test_quantize_takes_the_marked_types_and_needs_one(tmp_path: Path, mon
 
     monkeypatch.setattr("cockpit.launching.launch.launch", launch)
     async with opened(make_run(tmp_path / "runs", kind="pretrain")) as (_screen, pilot):
-        await pilot.press("q")
+        await pilot.press("g")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
         dialog = pilot.app.screen
         assert isinstance(dialog, MakeScreen)
@@ -189,7 +189,7 @@ async def test_an_adapter_is_quantized_with_its_base_and_merged_during_the_expor
     async with opened(run) as (screen, pilot):
         await until_seen(pilot, "merged during the export")
         chosen = screen.item
-        await pilot.press("q")
+        await pilot.press("g")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
         await pilot.press("enter", "enter")
         await until_seen(pilot, "stopped by the test")
@@ -205,7 +205,7 @@ async def test_a_dialogs_buttons_are_on_every_screen_and_its_list_scrolls_to_the
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     async with opened(make_run(tmp_path / "runs", kind="pretrain"), size) as (_screen, pilot):
-        await pilot.press("q")
+        await pilot.press("g")
         await until(pilot, lambda: isinstance(pilot.app.screen, MakeScreen), "the dialog")
         dialog = pilot.app.screen
         start = dialog.query_one("#start", Button)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,36 @@ async def test_numbers_on_the_screen_are_those_of_the_journal(size: tuple[int, i
         assert "✓ base-merged" in shown
         assert "50.2%" in shown
         assert max(len(line) for line in shown.split("\n")) <= size[0]
+
+
+async def test_at_100_random_steps_the_screen_s_numbers_are_the_journal_s() -> None:
+    """In a replay at the step, and by inspecting the step."""
+    journal = journals.live(412)
+    steps = [(n, e) for n, e in enumerate(journal.events, 1) if isinstance(e, Step)]
+    chance = random.Random(6)
+    app = replay_app(journal.events, 1)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        screen = app.run_screen
+        for index, step in chance.sample(steps, 100):
+            screen._seek(lambda playback, index=index: playback.seek(index))  # type: ignore[misc]
+            await pilot.pause()
+            titles = {chart.data.name: chart.data.summary for chart in screen.charts if chart.data}
+            shown = text(app)
+            assert f"step {step.step}/820" in shown
+            assert f"loss {fmt.number(step.loss)} " in shown
+            assert f"learning_rate {fmt.learning_rate(step.learning_rate)}" in shown
+            assert f"grad_norm {fmt.number(step.grad_norm)} " in shown
+            assert titles["tok/s"].split()[0] == fmt.count(8192 / step.step_s)
+            assert f"epoch {fmt.epoch(step.epoch)}" in shown
+        screen._seek(lambda playback: playback.seek(len(playback)))
+        for _, step in chance.sample(steps, 20):
+            screen.options.cursor = float(step.step)
+            screen.paint()
+            await pilot.pause()
+            shown = text(app)
+            assert f"loss {fmt.number(step.loss)} at step {step.step} " in shown
+            assert f"learning_rate {fmt.learning_rate(step.learning_rate)} at step {step.step}" in shown
 
 
 async def test_a_nan_is_a_gap_with_a_red_cross_and_says_nan() -> None:
