@@ -13,8 +13,7 @@ from cockpit.headless.follow_command import warn_of_unreadable
 from cockpit.headless.hyperparameters import EDITED, field_lines
 from cockpit.headless.report import report_lines
 from cockpit.headless.run_json import run_json
-from cockpit.runs.console import last_lines
-from cockpit.runs.ending import ending_of
+from cockpit.runs.ending import ending_of, last_lines
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState

@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.console import RenderableType
+from textual._compositor import ChopsUpdate
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
 from textual.events import Resize
 from textual.filter import LineFilter
+from textual.screen import Screen
 
 from cockpit.tui.look import hang_up
+from cockpit.tui.look.frugal import TerminalCells
 from cockpit.tui.look.harmless import HarmlessLines
 from cockpit.tui.look.keys import bindings, scopes_of
 from cockpit.tui.look.notices import say, say_error
@@ -69,6 +73,7 @@ class CockpitApp(App[None]):
         self._first_replay = replay
         self._first_speed = speed
         self._safety = HarmlessLines()
+        self._cells = TerminalCells()
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
@@ -77,6 +82,14 @@ class CockpitApp(App[None]):
     def get_line_filters(self) -> Sequence[LineFilter]:
         """`HarmlessLines`, then Textual's own filters."""
         return [self._safety, *super().get_line_filters()]
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """Write an update; of a partial one, only the cells that differ from what the terminal shows."""
+        if isinstance(renderable, ChopsUpdate):
+            renderable = self._cells.update(renderable)
+        elif renderable is not None:
+            self._cells.forget()
+        super()._display(screen, renderable)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Cockpit's colours for themes that do not define them."""

@@ -14,7 +14,7 @@ import pytest
 
 from cockpit.launching.adoption import ATTACH, adopt
 from cockpit.launching.launch import resume
-from cockpit.runs.console import TAIL_BYTES, console_tail
+from cockpit.runs.ending import TAIL_BYTES, console_tail
 from cockpit.runs.reader import read_now
 from cockpit.supervision.process_tree import run_processes
 from engines.events import AttemptEnded, AttemptStarted, StageSucceeded

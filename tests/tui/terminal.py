@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 import psutil
+from rich.cells import cell_len
 
 from tests.patience import PATIENCE_S
 
@@ -24,6 +26,72 @@ SHOW_RUN = (
     "import sys; from pathlib import Path; from cockpit.tui.app import CockpitApp; "
     "run = Path(sys.argv[1]); CockpitApp(run.parent, open_run=run).run()"
 )
+
+
+_PIECE = re.compile(
+    r"\x1b\[(\d*);?(\d*)H|\x1b\[(\d+)C|\x1b\[([0-9;]*)m|\x1b\[[?>=<0-9;]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|([\n\r])|(.)",
+    re.DOTALL,
+)
+
+
+class Grid:
+    """The cells of a terminal: it understands moves, colours and characters, and skips every other sequence."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.width, self.height = size
+        self.cells = {(y, x): (" ", "") for y in range(self.height) for x in range(self.width)}
+        self.x = self.y = 0
+        self.style = ""
+
+    def write(self, sequence: str) -> None:
+        """What a program wrote."""
+        for found in _PIECE.finditer(sequence):
+            row, column, right, style, line_end, character = found.groups()
+            if row is not None:
+                self.y, self.x = int(row or 1) - 1, int(column or 1) - 1
+            elif right is not None:
+                self.x += int(right)
+            elif style is not None:
+                self.style = _styled(self.style, style)
+            elif line_end is not None:
+                self.x, self.y = 0, self.y + (line_end == "\n")
+            elif character is not None:
+                self._put(character)
+
+    def __contains__(self, words: str) -> bool:
+        rows = ("".join(self.cells[y, x][0] for x in range(self.width)) for y in range(self.height))
+        return any(words in row for row in rows)
+
+    def _put(self, character: str) -> None:
+        cells = cell_len(character)
+        if not cells:
+            text, drawn = self.cells.get((self.y, self.x - 1), ("", ""))
+            self.cells[self.y, self.x - 1] = (text + character, drawn)
+        for offset in range(cells):
+            self.cells[self.y, self.x + offset] = (character if offset == 0 else "", self.style)
+        self.x += cells
+
+
+def _styled(before: str, codes: str) -> str:
+    """The attributes, foreground and background after a sequence of codes, in a form that is equal for equal looks."""
+    attributes, foreground, background = before.split("|") if before else ("", "", "")
+    parts = codes.split(";") if codes else ["0"]
+    at = 0
+    while at < len(parts):
+        length = {"2": 5, "5": 3}.get(parts[at + 1], 1) if parts[at] in {"38", "48"} else 1
+        code = ";".join(parts[at : at + length])
+        if parts[at] == "0":
+            attributes, foreground, background = "", "", ""
+        elif parts[at] in {"39", "49"}:
+            foreground, background = ("", background) if parts[at] == "39" else (foreground, "")
+        elif parts[at] == "38" or (parts[at][0] in "39" and len(parts[at]) == 2):
+            foreground = code
+        elif parts[at] == "48" or (parts[at][0] in "41" and len(parts[at]) >= 2):
+            background = code
+        else:
+            attributes += f"{code},"
+        at += length
+    return f"{attributes}|{foreground}|{background}" if attributes or foreground or background else ""
 
 
 class Terminal:
@@ -37,6 +105,7 @@ class Terminal:
             of_program.pop(name, None)
         self.began_s = time.monotonic()
         self._leader = leader
+        self._grid = Grid(size)
         self._process = subprocess.Popen(
             argv, stdin=follower, stdout=follower, stderr=follower, env=of_program, start_new_session=True, cwd=ROOT
         )
@@ -63,6 +132,14 @@ class Terminal:
             assert time.monotonic() < end, f"{wanted!r} did not arrive; got {out[-2000:]!r}"
             out += self._read(0.2)
         return out
+
+    def read_until_shown(self, words: str) -> int:
+        """Read until a row of the screen contains `words`; returns the number of bytes."""
+        read, end = 0, time.monotonic() + PATIENCE_S
+        while words not in self._grid:
+            assert time.monotonic() < end, f"{words!r} was never shown"
+            read += len(self._read(0.2))
+        return read
 
     def read_until_quiet(self, quiet_s: float = 1.0) -> bytes:
         """All output until none arrives for `quiet_s` seconds."""
@@ -97,9 +174,11 @@ class Terminal:
         if not select.select([self._leader], [], [], timeout_s)[0]:
             return b""
         try:
-            return os.read(self._leader, 65_536)
+            out = os.read(self._leader, 65_536)
         except OSError:  # the other end is closed
             return b""
+        self._grid.write(out.decode("utf-8", "ignore"))
+        return out
 
 
 def show_run(run: Path, size: tuple[int, int] = (160, 48), **environment: str) -> Terminal:

@@ -23,8 +23,7 @@ from textual.screen import Screen
 from cockpit.launching.adoption import SCREEN, Observer
 from cockpit.launching.requests import parsed
 from cockpit.replay.playback import Playback
-from cockpit.runs.console import last_lines
-from cockpit.runs.ending import Ending, ending_of
+from cockpit.runs.ending import Ending, ending_of, last_lines
 from cockpit.runs.eta import PlannedStage, read_plan
 from cockpit.runs.health import Health
 from cockpit.runs.state import RunState, StageView

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from cockpit.runs.console import TAIL_BYTES, console_tail
-from cockpit.runs.ending import Ending
+from cockpit.runs.ending import TAIL_BYTES, Ending, console_tail
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only

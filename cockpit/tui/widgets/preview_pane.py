@@ -10,8 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
-from cockpit.runs.console import last_lines
-from cockpit.runs.ending import ending_of
+from cockpit.runs.ending import ending_of, last_lines
 from cockpit.runs.state import RunState
 from cockpit.runs.summaries import RunSummary
 from cockpit.text import formatting

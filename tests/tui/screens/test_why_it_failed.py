@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.cli import main
-from cockpit.runs.console import TAIL_BYTES, console_tail
-from cockpit.runs.ending import ending_of
+from cockpit.runs.ending import TAIL_BYTES, console_tail, ending_of
 from cockpit.runs.state import fold
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.read import TextScreen
