@@ -205,7 +205,7 @@ class HomeScreen(Screen[None]):
 
     @property
     def _why_empty(self) -> str:
-        """What an empty list of runs says: that there is none yet, or why the folder cannot be read."""
+        """What an empty list of runs says: how to start one, or why the folder cannot be read."""
         return safe_text(self._watch.trouble) or RunTable.empty_message
 
     def _show_runs(self) -> None:
