@@ -20,6 +20,7 @@ import cockpit
 from cockpit.command_line.arguments import add_runs_dir
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands import PURPOSES, module_of
+from cockpit.text.output import say
 from engines.words import ExitCode
 
 PURPOSE = "train language models from a recipe; without a command, open the screen"
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.stderr.write(f"cockpit: could not write the output: {error.strerror}\n")
+        say(f"cockpit: could not write the output: {error.strerror}")
         return ExitCode.FAILED
     except _operator_errors() as error:  # evaluated only when an exception was raised
         _report(error)
@@ -122,7 +123,7 @@ def _report(error: Exception) -> None:
 
     hint = str(getattr(error, "hint", ""))
     lines = [*safe_lines(f"cockpit: {error}"), *(f"  {line}" for line in safe_lines(hint) if line)]
-    sys.stderr.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
 
 
 def _operator_errors() -> tuple[type[Exception], ...]:

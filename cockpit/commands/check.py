@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from cockpit.command_line.arguments import add_json, add_recipe
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
-from cockpit.headless.follow import say
 from cockpit.planning.files import PlannedFile
 from cockpit.planning.model_check import check_models
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, print_out, say
 from cockpit.text.text_table import text_table
 from engines.words import ExitCode
 from recipes.problems import OperatorError, Problem, RecipeError
@@ -43,22 +42,17 @@ def run(args: argparse.Namespace) -> ExitCode:
         if not args.json:
             raise
         problems = error.problems if isinstance(error, RecipeError) else []
-        print(
-            json.dumps(
-                {"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]},
-                indent=1,
-            )
-        )
+        print_json({"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]})
         return ExitCode.MISTAKE
     made = plan(loaded.recipe, loaded.graph)
     if args.json:
-        print(json.dumps({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()}, indent=1))
+        print_json({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()})
         return ExitCode.DONE
-    print(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
-    print("\n".join(_table(made, loaded.graph.order)))
+    print_out(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
+    print_out("\n".join(_table(made, loaded.graph.order)))
     say("-: unknown until its input exists")
     if made.files:
-        print("\n" + "\n".join(_files(made)))
+        print_out("\n" + "\n".join(_files(made)))
         for file in made.files:
             if file.warning:
                 say(f"warning: {file.stage}.file_types — {file.warning}")

@@ -8,6 +8,7 @@ import re
 from cockpit.command_line import bash, fish, zsh
 from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import run_ids, runs_root
+from cockpit.text.output import print_out
 from engines.run_dir import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError
@@ -34,11 +35,11 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Print the script, or with `--values` the candidates that a script requests."""
     if args.values is not None:
-        print("\n".join(_values(args)))
+        print_out("\n".join(_values(args)))
     elif args.shell is None:
         raise OperatorError(f"SHELL — missing; allowed: {', '.join(SCRIPTS)}", "see: cockpit completion --help")
     else:
-        print(SCRIPTS[args.shell](args.parser), end="")
+        print_out(SCRIPTS[args.shell](args.parser), end="")
     return ExitCode.DONE
 
 

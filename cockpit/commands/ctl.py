@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from cockpit.command_line.arguments import add_json, add_run, seconds
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import say
 from cockpit.launching.answers import answer_words, not_taken_words, wait_for_answer, was_ignored
 from cockpit.launching.requests import parsed, send_request
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.events import ControlApplied
 from engines.words import ExitCode, Verb
@@ -60,7 +59,10 @@ def run(args: argparse.Namespace) -> ExitCode:
         say("interrupted; the request stays in effect")
         return ExitCode.INTERRUPTED
     words = answer_words(event) if event is not None else not_taken_words(found, reply, patience_s)
-    print(json.dumps(_json(found.id, verb, event, words)) if args.json else safe_text(words, 1000))
+    if args.json:
+        print_json(_json(found.id, verb, event, words), indent=None)
+    else:
+        print_out(safe_text(words, 1000))
     return ExitCode.FAILED if event is None or was_ignored(event) else ExitCode.DONE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
@@ -11,6 +10,7 @@ from cockpit.runs.find import runs_root
 from cockpit.runs.summaries import RunSummary
 from cockpit.runs.watch import RunWatch
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.emitter import wall_clock_s
@@ -39,16 +39,16 @@ def run(args: argparse.Namespace) -> ExitCode:
     if watch.trouble:
         raise OperatorError(watch.trouble, "choose another folder of runs: --runs-dir DIR")
     if args.json:
-        print(json.dumps([summary.to_json() for summary in summaries], indent=1))
+        print_json([summary.to_json() for summary in summaries])
     elif not summaries:
-        print(f"no runs in {root} yet; start one: cockpit run demo")
+        print_out(f"no runs in {root} yet; start one: cockpit run demo")
     else:
         titles = ["run", "state", "stage", "done", "step", "loss", "time", "last progress", "health"]
         rows = [_row(summary) for summary in summaries]
         if any(summary.note for summary in summaries):
             titles.append("note")
             rows = [[*row, safe_text(summary.note, 80)] for row, summary in zip(rows, summaries, strict=True)]
-        print("\n".join(text_table(titles, rows, right=(3, 4, 5, 6))))
+        print_out("\n".join(text_table(titles, rows, right=(3, 4, 5, 6))))
     return ExitCode.DONE
 
 

@@ -7,7 +7,6 @@ contents and their token distributions are compared as well. A child process doe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.verify import made_from
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
@@ -200,22 +200,21 @@ def _folder(given: str, option: str) -> Path:
 
 
 def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
-    clear = "\r\x1b[K" if live else ""
     match line:
         case {"error": error, "hint": hint}:
-            sys.stderr.write(
-                f"{clear}cockpit: {safe_text(error, 1000)}\n" + (f"  {safe_text(hint, 400)}\n" if hint else "")
-            )
+            say(f"cockpit: {safe_text(error, 1000)}" + (f"\n  {safe_text(hint, 400)}" if hint else ""), clear=live)
         case {"warning": text}:
-            sys.stderr.write(f"{clear}warning: {safe_text(text, 400)}\n")
+            say(f"warning: {safe_text(text, 400)}", clear=live)
         case {"phase": phase} if not as_json:
-            sys.stderr.write(f"{clear}{safe_text(phase, 200)}" + ("" if live else "\n"))
+            say(safe_text(phase, 200), end="" if live else "\n", clear=live)
         case {"progress": {"share": share}} if live:
-            sys.stderr.write(f"{clear}{fmt.share_done(share)}")
+            say(fmt.share_done(share), end="", clear=True)
         case {"result": report}:
-            sys.stderr.write(clear)
-            print(json.dumps(report, indent=1) if as_json else "\n".join(_report_lines(report)), flush=True)
-    sys.stderr.flush()
+            say("", end="", clear=live)
+            if as_json:
+                print_json(report, flush=True)
+            else:
+                print_out("\n".join(_report_lines(report)), flush=True)
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:

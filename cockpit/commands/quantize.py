@@ -7,7 +7,6 @@ a run starts an export run, as `cockpit export` does, because its files are comp
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 from cockpit.command_line.arguments import HELD_OUT_HELP, MODEL_HELP, RUN_END_CODES, add_following, threads
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
-from cockpit.headless.follow import say
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, say
 from engines.words import ExitCode
 from recipes.file_types import FIRST_QUANTIZED
 from recipes.problems import OperatorError, printable
@@ -122,7 +121,7 @@ def _follow(job: dict[str, Any], args: argparse.Namespace) -> ExitCode:
 
     def show(line: dict[str, Any]) -> None:
         if args.json:
-            print(json.dumps(line), flush=True)
+            print_json(line, indent=None, flush=True)
         _show(line, live=live, quiet=args.quiet or args.json)
 
     return follow_job("exporters.quantize.quantize_file", job, show, needs=("numpy", "gguf"))
@@ -130,32 +129,28 @@ def _follow(job: dict[str, Any], args: argparse.Namespace) -> ExitCode:
 
 def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
     if "error" in line:
-        sys.stderr.write(_clear(live) + f"cockpit: {line['error']}\n" + (f"  {line['hint']}\n" if line["hint"] else ""))
+        say(f"cockpit: {line['error']}" + (f"\n  {line['hint']}" if line["hint"] else ""), clear=live)
         return
     if quiet:
         return
     match line:
         case {"progress": {"share": share, "left_s": left_s}}:
             if live:
-                sys.stderr.write(f"{_clear(live)}{fmt.share_done(share)}   {_left(left_s)}")
-                sys.stderr.flush()
+                say(f"{fmt.share_done(share)}   {_left(left_s)}", end="", clear=True)
         case {"phase": phase, "estimated_s": seconds, "bytes": size}:
             about = "" if seconds is None else f", about {fmt.duration(seconds)}"
-            say(f"{_clear(live)}{phase}: {fmt.size(size)}{about}")
+            say(f"{phase}: {fmt.size(size)}{about}", clear=live)
         case {"file": made}:
             say(
-                f"{_clear(live)}{made['file']}  {fmt.size(made['bytes'])}  "
-                f"{fmt.bits_per_weight(made['bits_per_weight'])} bits per weight"
+                f"{made['file']}  {fmt.size(made['bytes'])}  "
+                f"{fmt.bits_per_weight(made['bits_per_weight'])} bits per weight",
+                clear=live,
             )
         case {"note": text}:
-            say(f"{_clear(live)}measured: {text}")
+            say(f"measured: {text}", clear=live)
         case {"warning": text}:
-            say(f"{_clear(live)}warning: {text}")
+            say(f"warning: {text}", clear=live)
 
 
 def _left(seconds: float | None) -> str:
     return "" if seconds is None else f"{fmt.duration(seconds)} left"
-
-
-def _clear(live: bool) -> str:
-    return "\r\x1b[K" if live else ""

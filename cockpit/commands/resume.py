@@ -6,12 +6,13 @@ import argparse
 
 from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_run, step
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import Signals, say
+from cockpit.headless.follow import Signals
 from cockpit.headless.follow_command import follow
 from cockpit.headless.hyperparameters import EDITED
 from cockpit.headless.inputs_progress import InputsProgress
 from cockpit.launching.launch import resume
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.output import say
 from cockpit.text.safe_text import safe_text
 from engines.words import ExitCode
 

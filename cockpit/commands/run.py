@@ -9,13 +9,14 @@ from pathlib import Path
 from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_recipe, step
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
-from cockpit.headless.follow import Signals, say
+from cockpit.headless.follow import Signals
 from cockpit.headless.follow_command import follow
 from cockpit.launching.launch import launch
 from cockpit.launching.start_from import recipe_from
 from cockpit.runs.find import runs_root
 from cockpit.supervision.engine_process import engine_threads
 from cockpit.supervision.shared_cores import other_engines, sharing_words
+from cockpit.text.output import say
 from engines.run_dir import RunDir
 from engines.words import ExitCode
 from recipes.load import LoadedRecipe

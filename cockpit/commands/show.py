@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir
 from engines.words import ExitCode
@@ -44,25 +44,25 @@ def run(args: argparse.Namespace) -> ExitCode:
     health = reader.health(real)
     facts = found.read_run_json()
     if args.json:
-        print(json.dumps(run_json(found, facts, state, real, health), indent=1))
+        print_json(run_json(found, facts, state, real, health))
         return ExitCode.DONE
-    print(f"{found.id}: {real}")
-    print("".join(f"{line}\n" for line in _why(found, state)), end="")
+    print_out(f"{found.id}: {real}")
+    print_out("".join(f"{line}\n" for line in _why(found, state)), end="")
     if real.is_live and health.line != real:
         ago = "" if health.silence_s is None else f" (last progress {fmt.ago(health.silence_s)})"
-        print(f"health: {safe_text(health.line, 400)}{ago}")
-    print(
+        print_out(f"health: {safe_text(health.line, 400)}{ago}")
+    print_out(
         f"recipe {safe_text(facts.get('recipe'), 60)}"
         + (f", started from run {safe_text(facts['parent'], 100)}" if facts.get("parent") else "")
     )
-    print(f"in {found.root}")
+    print_out(f"in {found.root}")
     note = found.read_note()
-    print(f"note: {safe_text(note, 500)}\n" if note else "")
+    print_out(f"note: {safe_text(note, 500)}\n" if note else "")
     if found.recipe_was_edited():
-        print(f"{EDITED}\n")
-    print("\n".join(report_lines(state)))
-    print("\n".join(_checkpoints_and_artifacts(found, state)))
-    print("\n".join(["", *_sets(facts), *field_lines(found, every=args.fields)]))
+        print_out(f"{EDITED}\n")
+    print_out("\n".join(report_lines(state)))
+    print_out("\n".join(_checkpoints_and_artifacts(found, state)))
+    print_out("\n".join(["", *_sets(facts), *field_lines(found, every=args.fields)]))
     warn_of_unreadable(state)
     return ExitCode.DONE
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 
 from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import Following, Signals, say
+from cockpit.headless.follow import Following, Signals
 from cockpit.headless.lines import Nothing
 from cockpit.launching.answers import answers, not_taken_words
 from cockpit.launching.requests import STOP_NOW, Reply, send_request
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.state import RunState
+from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir
 from engines.words import ExitCode, RunStatus, Verb
@@ -65,5 +65,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     with signals.caught(termination=False):
         code = following.until_end()
     state = "stopping" if following.detached else RunStatus.LOST if following.lost else following.state.state
-    print(json.dumps({"id": found.id, "state": state}) if args.json else f"{found.id} {state}")
+    if args.json:
+        print_json({"id": found.id, "state": state}, indent=None)
+    else:
+        print_out(f"{found.id} {state}")
     return code if following.detached or following.lost else ExitCode.DONE

@@ -7,10 +7,11 @@ import sys
 
 from cockpit.command_line.arguments import add_run
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import say, write_out
+from cockpit.headless.follow import write_out
 from cockpit.launching.trusting import trust, what_would_start
 from cockpit.provenance.trust import require_ours, why_untrusted
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.output import say
 from engines.run_dir import RunDir
 from engines.words import ExitCode
 from recipes.problems import OperatorError
@@ -57,5 +58,5 @@ def _confirmed(found: RunDir) -> bool:
     """
     if not sys.stdin.isatty():
         raise OperatorError(f"{found.id} was not trusted: there is no terminal to ask on", "without a terminal: --yes")
-    say("Trust this run? [y/N]")
+    say("Trust this run? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

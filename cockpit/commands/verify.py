@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.verify import Link, Verdict, check_descent, made_from
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.text.output import print_json, print_out
 from cockpit.text.safe_text import safe_text
 from engines.artifacts.manifest import MANIFEST
 from engines.run_dir import RunDir, RunDirError, is_run_dir
@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> ExitCode:
             if link.id not in links:
                 links[link.id] = link
                 if not args.json:
-                    print(_line(link), flush=True)
+                    print_out(_line(link), flush=True)
     damaged = [link for link in links.values() if link.verdict == "damaged"]
     if args.json:
-        print(json.dumps({"whole": not damaged, "links": [link.record() for link in links.values()]}, indent=1))
+        print_json({"whole": not damaged, "links": [link.record() for link in links.values()]})
     else:
-        print("\n" + _summary(links.values()))
+        print_out("\n" + _summary(links.values()))
     return ExitCode.FAILED if damaged else ExitCode.DONE
 
 

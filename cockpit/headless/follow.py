@@ -12,7 +12,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
@@ -21,6 +21,7 @@ from cockpit.launching.adoption import FOLLOWER, Keeper
 from cockpit.launching.requests import STOP_AFTER_CHECKPOINT, send_request
 from cockpit.runs.reader import RunReader
 from cockpit.runs.state import RunState
+from cockpit.text.output import print_json_lines, print_out, say
 from engines.journal import Record
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import ExitCode, Verb, exit_code_of
@@ -217,22 +218,23 @@ class Following:
         return "d"
 
 
-def say(words: str) -> None:
-    """Print a diagnostic on stderr; a closed stderr is ignored."""
-    with suppress(OSError):
-        sys.stderr.write(words + "\n")
-        sys.stderr.flush()
-
-
-def write_out(text: str) -> None:
-    """Write to stdout immediately.
+def write_out(text: str, *, clear: bool = False) -> None:
+    """Write to stdout immediately; with `clear`, the terminal's present line is cleared first.
 
     Raises:
         OutputClosedError: stdout has no reader any more.
     """
+    _written(lambda: print_out(text, end="", clear=clear, flush=True))
+
+
+def write_json_lines(text: str) -> None:
+    """Write lines of JSON to stdout immediately; errors as from `write_out`."""
+    _written(lambda: print_json_lines(text, flush=True))
+
+
+def _written(write: Callable[[], None]) -> None:
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write()
     except (OSError, ValueError) as error:
         silence_stdout()
         raise OutputClosedError from error

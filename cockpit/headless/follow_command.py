@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cockpit.headless.follow import Following, OutputClosedError, Signals, say, write_out
+from cockpit.headless.follow import Following, OutputClosedError, Signals, write_out
 from cockpit.headless.lines import JsonLines, chosen_display
 from cockpit.headless.report import report_lines
 from cockpit.launching.launch import launch_text
@@ -15,6 +15,7 @@ from cockpit.one_stage.recipe import OneStageRecipe
 from cockpit.runs.find import runs_root
 from cockpit.runs.state import RunState
 from cockpit.text.formatting import counted
+from cockpit.text.output import print_out, say
 from engines.run_dir import RunDir
 from engines.words import ExitCode
 
@@ -29,7 +30,7 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, past: boo
         past: print the lines of what happened before; if False, a summary and the newest of them.
     """
     if getattr(args, "detach", False):
-        print(run.id)  # noqa: T201 - the command's output
+        print_out(run.id)
         return ExitCode.DONE
     display = chosen_display(json=args.json, quiet=args.quiet)
     following = Following(run, display, signals, raw=isinstance(display, JsonLines), past=past)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from cockpit.headless.follow import Signals, say
+from cockpit.headless.follow import Signals
 from cockpit.text import formatting as fmt
+from cockpit.text.output import say
 
 FIRST_S = 1.0
 EVERY_S = 5.0

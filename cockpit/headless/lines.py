@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 
-from cockpit.headless.follow import Display, write_out
+from cockpit.headless.follow import Display, write_json_lines, write_out
 from cockpit.runs.eta import time_left
 from cockpit.runs.log_lines import line_of
 from cockpit.runs.stage_view import StageView
@@ -34,7 +34,6 @@ EVERY_S = 10.0
 REDRAW_S = 0.1
 CATCH_UP_LINES = 12
 _WITHOUT_LINE = (WriterOpened, StepsPlanned, CheckpointRemoved)
-_CLEAR_LINE = "\r\x1b[K"
 
 
 def chosen_display(*, json: bool, quiet: bool) -> Display:
@@ -69,7 +68,7 @@ class JsonLines(Nothing):
         """Print the lines."""
         text = b"".join(record.line + b"\n" for record in records if record.line)
         if text:
-            write_out(text.decode("utf-8", "replace"))
+            write_json_lines(text.decode("utf-8", "replace"))
 
 
 def past_lines(state: RunState) -> list[str]:
@@ -134,7 +133,7 @@ class LiveLines:
         """Print lifecycle lines; the next tick redraws the live line below them."""
         lines = [event_line(record.event) for record in records if has_line(record.event)]
         if lines:
-            write_out((_CLEAR_LINE if self._drawn else "") + "\n".join(lines) + "\n")
+            write_out("\n".join(lines) + "\n", clear=bool(self._drawn))
             self._drawn = ""
 
     def tick(self, state: RunState) -> None:
@@ -147,14 +146,14 @@ class LiveLines:
         width = shutil.get_terminal_size().columns - 1
         line = safe_text(stage_line(stage, state, None))[:width]
         if line != self._drawn:
-            write_out(_CLEAR_LINE + line)
+            write_out(line, clear=True)
             self._drawn = line
 
     def close(self) -> None:
         """Erase the live line."""
         if self._drawn:
             self._drawn = ""
-            write_out(_CLEAR_LINE)
+            write_out("", clear=True)
 
 
 def has_line(event: AnyEvent) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from cockpit.text.output import say
 from recipes.problems import OperatorError
 
 
@@ -17,6 +18,5 @@ def confirmed(question: str, *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} — there is no terminal to ask on; nothing was removed", "to agree: --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
+    say(f"{question} [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

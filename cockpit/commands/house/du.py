@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from cockpit.command_line.arguments import add_json
 from cockpit.command_line.parser import CommandParser
-from cockpit.headless.follow import say
 from cockpit.keeping.remove import leftovers
 from cockpit.keeping.sizes import PARTS, Sizes, folder_bytes, sizes_of
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.run_dir import RunDir
@@ -36,17 +35,17 @@ def run(args: argparse.Namespace) -> ExitCode:
     left = [] if args.runs else leftovers(root)
     if args.json:
         records = [{"id": name, **_json(sizes)} for name, sizes in found]
-        print(json.dumps({"runs": records, "total_bytes": sum(sizes.total for _, sizes in found)}, indent=1))
+        print_json({"runs": records, "total_bytes": sum(sizes.total for _, sizes in found)})
         return ExitCode.DONE
     if not found:
-        print(f"no runs in {safe_text(root, 400)} yet; start one: cockpit run demo")
+        print_out(f"no runs in {safe_text(root, 400)} yet; start one: cockpit run demo")
         return ExitCode.DONE
     rows = [
         [safe_text(name, 60), *(_cell(sizes.parts[part]) for part in PARTS), _total(sizes)] for name, sizes in found
     ]
     sums = [sum(sizes.parts[part] for _, sizes in found) for part in PARTS]
     rows.append(["total", *map(_cell, sums), fmt.size(sum(sums))])
-    print("\n".join(text_table(("run", *PARTS, "total"), rows, right=range(1, len(PARTS) + 2))))
+    print_out("\n".join(text_table(("run", *PARTS, "total"), rows, right=range(1, len(PARTS) + 2))))
     for folder in left:
         say(
             f"left of a removed run: {safe_text(folder, 400)} ({fmt.size(folder_bytes(folder))}); cockpit rm removes it"

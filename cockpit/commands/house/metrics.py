@@ -13,11 +13,11 @@ from cockpit.curves.figure import figure_of
 from cockpit.curves.png import png
 from cockpit.curves.svg import svg
 from cockpit.curves.table import csv_lines
-from cockpit.headless.follow import say
 from cockpit.runs.find import find_run, runs_root
 from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.tail import RunTail
+from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.events import AnyEvent
 from engines.files import atomic_file
@@ -56,9 +56,13 @@ def run(args: argparse.Namespace) -> ExitCode:
         parts: Iterable[bytes] = [png(figure) if args.png else svg(figure).encode()]
     else:
         parts = (line.encode() for line in csv_lines(state, _events(found), args.stage))
+    if args.out is None and (args.png or args.svg):
+        for part in parts:
+            sys.stdout.buffer.write(part)  # not a terminal: checked above
+        return ExitCode.DONE
     if args.out is None:
         for part in parts:
-            sys.stdout.buffer.write(part)
+            print_out(part.decode(), end="")
         return ExitCode.DONE
     path = Path(args.out).expanduser()
     try:

@@ -8,6 +8,7 @@ from cockpit.command_line.arguments import add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.keeping.rename import rename
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.output import print_out
 from engines.words import ExitCode
 
 
@@ -21,5 +22,5 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Rename it; prints the new id."""
     found = find_run(runs_root(args.runs_dir), args.run)
-    print(rename(found, args.name).id)
+    print_out(rename(found, args.name).id)
     return ExitCode.DONE

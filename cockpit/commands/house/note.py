@@ -8,6 +8,7 @@ from cockpit.command_line.arguments import add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.keeping.notes import MAX_CHARACTERS, write_note
 from cockpit.runs.find import find_run, runs_root
+from cockpit.text.output import print_out
 from cockpit.text.safe_text import safe_text
 from engines.words import ExitCode
 
@@ -31,8 +32,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Write or print it."""
     found = find_run(runs_root(args.runs_dir), args.run)
     if args.text is None:
-        print(safe_text(found.read_note(), MAX_CHARACTERS))
+        print_out(safe_text(found.read_note(), MAX_CHARACTERS))
         return ExitCode.DONE
     words = write_note(found, args.text)
-    print(f"{safe_text(found.id, 100)}: {safe_text(words, MAX_CHARACTERS) if words else 'the note was removed'}")
+    print_out(f"{safe_text(found.id, 100)}: {safe_text(words, MAX_CHARACTERS) if words else 'the note was removed'}")
     return ExitCode.DONE

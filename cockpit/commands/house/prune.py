@@ -7,12 +7,12 @@ from itertools import groupby
 
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.house.asking import confirmed
-from cockpit.headless.follow import say
 from cockpit.keeping.prune import Removal, removals, remove
 from cockpit.keeping.uses import Uses, uses_in
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.reader import RunReader
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir, RunDirError
 from engines.words import ExitCode
@@ -47,13 +47,13 @@ def run(args: argparse.Namespace) -> ExitCode:
         except (OperatorError, RunDirError, OSError) as error:
             say(f"{safe_text(one.id, 100)} is left out: {safe_text(error, 300)}")
     for removal in found:
-        print(f"{fmt.size(removal.bytes):>10}  {safe_text(removal.path.relative_to(root), 300)}  {removal.why}")
+        print_out(f"{fmt.size(removal.bytes):>10}  {safe_text(removal.path.relative_to(root), 300)}  {removal.why}")
     total = f"{fmt.counted(len(found), 'folder')}, {fmt.size(sum(removal.bytes for removal in found))}"
     if not found:
-        print("nothing to remove: every checkpoint and output is needed")
+        print_out("nothing to remove: every checkpoint and output is needed")
         return ExitCode.DONE
     if args.dry_run:
-        print(f"{total} could be removed")
+        print_out(f"{total} could be removed")
         return ExitCode.DONE
     if not confirmed(f"remove {total}?", yes=args.yes):
         say("nothing was removed")
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         except OperatorError as error:  # the other runs are pruned nevertheless
             say(safe_text(error.message, 400))
             code = ExitCode.MISTAKE
-    print(f"removed {fmt.size(freed)}")
+    print_out(f"removed {fmt.size(freed)}")
     return code
 
 

@@ -6,11 +6,11 @@ import argparse
 
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.house.asking import confirmed
-from cockpit.headless.follow import say
 from cockpit.keeping.remove import leftovers, refuse_used, remove_leftover, remove_run, users_of
 from cockpit.keeping.sizes import Sizes, sizes_of
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
+from cockpit.text.output import print_out, say
 from cockpit.text.safe_text import safe_text
 from engines.run_dir import RunDir
 from engines.words import ExitCode
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         return ExitCode.INTERRUPTED
     for one in runs:
         remove_run(one)
-        print(f"removed {safe_text(one.id, 100)}, {fmt.size(sizes[one.id].total)}")
+        print_out(f"removed {safe_text(one.id, 100)}, {fmt.size(sizes[one.id].total)}")
     for folder in leftovers(root):
         try:
             remove_leftover(folder)
