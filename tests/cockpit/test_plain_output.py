@@ -91,7 +91,7 @@ def hostile_run(folder: Path, count: int) -> tuple[RunDir, int]:
                 head = {"v": 1, "w": f"w{number % 7}", "seq": number // 7, "t": 3.0 + number, "m": 1.0, "k": tag}
                 file.write(json.dumps({**head, **fields}, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
                 number += 1
-        ended = RunEnded(state=RunStatus.FAILED, reason="\x1b]0;x\x07")
+        ended = RunEnded(state=RunStatus.FAILED, reason="\x1b]0;x\x07", launch=99)
         file.write(encode_record(ended, writer="s", seq=2, t=1e6, m=9.0))
     return run, filler.texts
 

@@ -35,11 +35,14 @@ def folded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-def test_runs_are_listed_newest_first_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_and_what_cannot_be_read_is_a_row_that_says_why(tmp_path: Path) -> None:
     made = [a_run(tmp_path, name) for name in ("a", "b", "c")]
     made[1].run_json.write_text("damaged")
     os.utime(made[1].run_json, (1, 1))
-    assert [summary.recipe for summary in RunWatch(tmp_path).poll()] == ["c", "a"]
+    found = RunWatch(tmp_path).poll()
+    assert [summary.recipe for summary in found] == ["c", "a", ""]
+    assert found[2].state == "unreadable"
+    assert "run.json" in found[2].reason
 
 
 def test_a_run_that_ended_is_summarized_from_its_journal(tmp_path: Path) -> None:
