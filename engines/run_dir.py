@@ -384,11 +384,10 @@ def place_now(recorded: Path, near: Path) -> Path:
         found = above.joinpath(*parts[run:])
         if found.is_dir():
             return found
-    homes = [
-        recorded.parents[len(parts) - run - 1],
-        *(above.parent for above in near.absolute().parents if is_run_dir(above)),
-    ]
-    for home in dict.fromkeys(homes):
+    if run < 1:
+        return recorded
+    beside = (above.parent for above in near.absolute().parents if is_run_dir(above))
+    for home in dict.fromkeys([recorded.parents[len(parts) - run - 1], *beside]):
         found = run_named(home, parts[run]).joinpath(*parts[run + 1 :])
         if found.is_dir():
             return found
