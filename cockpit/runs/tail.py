@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cockpit.runs.live_stream import LiveStream
 from cockpit.runs.sequence import Numbers
-from engines.events import UnreadableRecordError, WriterOpened, decode_record
+from engines.events import RunEnded, UnreadableRecordError, WriterOpened, decode_record
 from engines.journal import JournalMark, JournalReader, Record, journal_files
+from engines.run_dir import RunDir, lock_is_held
 
 BATCH = 2000
 """Approximate maximum number of records per read: a long journal is read in parts."""
@@ -24,6 +25,7 @@ RECONNECT_S = 2.0
 RECONNECT_REFUSED_S = 30.0
 JOURNAL_WAIT_S = 0.1
 STREAM_WAIT_S = 0.25
+MOST_WITHHELD = 16
 EARLY_RECORDS = 5000
 """Records of the stream that are kept per writer until the journal is read up to them; the journal has the rest."""
 
@@ -47,6 +49,7 @@ class RunTail:
         self._retry_s = 0.0
         self._numbers: dict[str, Numbers] = {}
         self._early: dict[str, list[Record]] = {}
+        self._withheld: list[Record] = []
         self.behind = True
 
     @property
@@ -232,8 +235,12 @@ class RunTail:
     def _take_live(self, live: list[Record], records: list[Record]) -> None:
         """Add the stream's records; the journal has just been read to its end, so missing records are not in it yet."""
         early, self._early = self._early, {}
-        for record in [*(record for kept in early.values() for record in kept), *live]:
+        withheld, self._withheld = self._withheld, []
+        for record in [*(record for kept in early.values() for record in kept), *withheld, *live]:
             event = record.event
+            if isinstance(event, RunEnded) and self._is_premature(event):
+                self._withheld = [*self._withheld, record][-MOST_WITHHELD:]
+                continue
             if (
                 event.seq > self._expected(event.w)
                 and not isinstance(event, WriterOpened)
@@ -241,6 +248,14 @@ class RunTail:
             ):
                 continue
             self._take(record, records)
+
+    def _is_premature(self, event: RunEnded) -> bool:
+        """Whether the journal lacks an end of the run that the stream has, while a supervisor holds the run.
+
+        Any process of this user can write into the pipe. A supervisor frees the lock after it wrote the end, also on a
+        full disk; until then only the journal is believed.
+        """
+        return event.seq >= self._expected(event.w) and lock_is_held(RunDir(self._place).supervisor_lock)
 
     def _read_again(self, writer: str, seq: int, records: list[Record]) -> bool:
         """Read the journals again for the records before `seq`; True if they also contained this record."""

@@ -16,6 +16,7 @@ import psutil
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import RunMark, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
@@ -173,12 +174,22 @@ def _by_command(mark: RunMark, stage_json: str) -> Identity | None:
     return None
 
 
-def exit_reason(status: int | None) -> tuple[EndReason, str]:
-    """Reason and detail of an exit status, for an engine that recorded no reason."""
+def exit_reason(status: int | None, sent: Rung = "none") -> tuple[EndReason, str]:
+    """Reason and detail of an exit status, for an engine that recorded no reason.
+
+    Args:
+        status: the exit status, negative for a signal; None if this process did not start the engine.
+        sent: the signal that this supervisor sent to it.
+    """
+    ours = {"none": None, "term": signal.SIGTERM, "kill": signal.SIGKILL}[sent]
+    if status is None and ours is not None:
+        return EndReason.UNKNOWN, f"the engine ended after this supervisor sent {ours.name}; its exit status is unknown"
     if status is None:
         return EndReason.UNKNOWN, "the engine ended while no supervisor was running; its exit status is unknown"
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        if ours is not None and -status in {signal.SIGTERM, ours}:
+            return EndReason.KILLED, f"killed by {name}, which the supervisor sent"
         sender = ", sender unknown (out of memory, or a kill command)" if status == -signal.SIGKILL else ""
         return EndReason.KILLED, f"killed by {name}{sender}"
     return EndReason.DIED, f"exited with status {status} without an error message; see console.log"

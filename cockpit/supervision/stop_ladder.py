@@ -17,6 +17,10 @@ class StopLadder:
 
     Args:
         grace_s: seconds that an engine has for its last checkpoint.
+
+    Attributes:
+        requested: the strongest stop that was requested.
+        sent: the strongest signal that was due, so that the end of the engine names its sender.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -24,6 +28,7 @@ class StopLadder:
         self._requested_s: float | None = None
         self._term_s: float | None = None
         self.requested: Request | None = None
+        self.sent: Rung = "none"
 
     def notice(self, request: Request) -> None:
         """Take a request; only stops count, and a stop now outranks a stop after a checkpoint."""
@@ -42,5 +47,9 @@ class StopLadder:
             if now_s - self._requested_s < (NOW_GRACE_S if self.requested.verb is Verb.STOP else self._grace_s):
                 return "none"
             self._term_s = now_s
+            self.sent = "term"
             return "term"
-        return "kill" if now_s - self._term_s >= TERM_GRACE_S else "none"
+        if now_s - self._term_s < TERM_GRACE_S:
+            return "none"
+        self.sent = "kill"
+        return "kill"

@@ -226,7 +226,7 @@ class Supervisor:
     def _record_end(self, stage: str, attempt: int, status: int | None, cpu_s: float | None = None) -> None:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
-        reason, detail = (known, "") if known else exit_reason(status)
+        reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent)
         if not known and self.watch.ladder.requested is not None:
             reason, detail = EndReason.STOPPED, f"did not stop on request: {detail}"
         self.record(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail, cpu_s=cpu_s))

@@ -16,7 +16,9 @@ from cockpit.launching.adoption import ATTACH, adopt
 from cockpit.launching.launch import resume
 from cockpit.runs.ending import TAIL_BYTES, console_tail
 from cockpit.runs.reader import read_now
+from cockpit.supervision.engine_process import exit_reason
 from cockpit.supervision.process_tree import run_processes
+from cockpit.supervision.stop_ladder import Rung
 from engines.events import AttemptEnded, AttemptStarted, StageSucceeded
 from engines.run_dir import RunDir, lock_holder, lock_is_held
 from engines.words import EndReason
@@ -74,6 +76,21 @@ def test_a_sigkill_is_never_called_out_of_memory(tmp_path: Path) -> None:
     (end,) = _supervisors_ends(run)
     assert end.reason is EndReason.KILLED, "and not out_of_memory"
     assert "killed by SIGKILL, sender unknown" in end.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"), [(-9, "kill"), (-15, "term"), (-15, "kill"), (None, "kill"), (None, "term")]
+)
+def test_a_signal_that_the_supervisor_sent_has_no_unknown_sender(status: int | None, sent: Rung) -> None:
+    _, detail = exit_reason(status, sent)
+    assert "supervisor" in detail
+    assert "sent" in detail
+    assert "unknown (out of memory" not in detail
+    assert "while no supervisor was running" not in detail
+
+
+def test_a_sigkill_after_only_a_term_was_sent_has_an_unknown_sender() -> None:
+    assert "sender unknown" in exit_reason(-9, "term")[1]
 
 
 def test_what_a_killed_engine_had_started_ends_before_the_next_attempt(

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from cockpit.runs.tail import RunTail
 from cockpit.supervision.relay import Relay
-from engines.events import Event, Gap, Phase, Warned, encode_record
+from engines.events import Event, Gap, Phase, RunEnded, Warned, encode_record
 from engines.journal import Record, read_journal
+from engines.run_dir import Lock, RunDir
+from engines.words import RunStatus
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +228,21 @@ def test_attached_at_any_moment_and_whatever_the_pipe_loses_every_record_of_the_
     expected = list(read_journal(run.journal))
     for writer in writers:
         assert [r.event.seq for r in found if r.event.w == writer] == [e.seq for e in expected if e.w == writer]
+
+
+def test_an_end_that_only_the_pipe_has_is_believed_when_the_supervisor_has_gone(run: Run, tail: RunTail) -> None:
+    """Any process of this user can write into the pipe; a supervisor on a full disk writes its end only there."""
+    lock = Lock(RunDir(run.root).supervisor_lock)
+    assert lock.acquire({})
+    run.say("s1")
+    assert len(tail.read()) == 1
+    run.say("s1", journal=False, event=RunEnded(state=RunStatus.SUCCEEDED))
+    for _ in range(3):
+        assert tail.read() == []
+    run.seq["s1"] -= 1
+    run.say("s1")  # the real record of that number: the run goes on
+    assert [type(record.event) for record in tail.read()] == [Phase]
+    run.say("s1", journal=False, event=RunEnded(state=RunStatus.FAILED))
+    assert tail.read() == []
+    lock.release()
+    assert [record.event.state for record in tail.read() if isinstance(record.event, RunEnded)] == [RunStatus.FAILED]
