@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 from cockpit.runs.find import run_ids
 from cockpit.runs.reader import RunReader
-from engines.events import Gap, Step, WriterOpened
+from engines.events import Gap, RunStarted, Step, WriterOpened
 from engines.run_dir import RunDir, lock_holder
-from engines.words import WriterRole
+from engines.words import ExitCode, WriterRole
+from tests.cockpit.command_line import CODE_ROOT
+from tests.patience import PATIENCE_S
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
@@ -140,3 +143,22 @@ def test_on_a_full_file_system_lifecycle_records_are_kept_for_later(tmp_path: Pa
         assert reader.bad <= 1, "at most the record that was cut short"
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+@pytest.mark.slow
+def test_a_follower_that_was_suspended_while_its_run_ended_ends_with_the_run_s_exit_code(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(fake_recipe({"max_steps": 20_000, "step_s": 0.0002}))
+    runs = tmp_path / "runs"
+    argv = [sys.executable, "-m", "cockpit", "run", str(recipe), "--runs-dir", str(runs)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CODE_ROOT) as follower:
+        run = RunDir(runs / wait_for(lambda: run_ids(runs), "a run")[0])
+        wait_for_step(run, 6)
+        os.kill(follower.pid, signal.SIGSTOP)
+        assert wait_for_end(run) == "succeeded"
+        os.kill(follower.pid, signal.SIGCONT)
+        out, errors = follower.communicate(timeout=PATIENCE_S)
+    assert follower.returncode == ExitCode.DONE, errors
+    assert "run succeeded" in out
+    assert "supervisor" not in errors
+    assert [event.reason for event in events(run) if isinstance(event, RunStarted)] == ["launch"]
