@@ -49,14 +49,12 @@ def combine(writers: Iterable[WriterFacts]) -> RunView:
             run.attempt(stage, number, LAST).tracks.append(track)
         key = _attempt_of(writer)
         if key is not None and writer.lifecycle and writer.role == WriterRole.ENGINE:
-            attempt = run.attempt(*key, LAST)
-            attempt.busy_s = max(attempt.busy_s or 0.0, writer.m - writer.lifecycle[0][1].m)
-    run.busy_s = _busy_s(writers)
+            run.attempt(*key, LAST).engines.append(writer)
     _settle_stages(run)
     return run
 
 
-def _busy_s(writers: Iterable[WriterFacts]) -> float | None:
+def busy_s(writers: Iterable[WriterFacts]) -> float | None:
     """Seconds in which a supervisor or an engine of the run worked, by the monotonic clocks of the machines."""
     boots: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for writer in writers:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeAlias, TypeVar
 
-from cockpit.runs.writer_facts import Track
+from cockpit.runs.writer_facts import Track, WriterFacts
 from engines.events import (
     AcceptedInput,
     ArtifactCommitted,
@@ -63,8 +63,8 @@ class AttemptView:
     detail: str = ""
     stalled: EngineStalled | None = None
     inputs: InputsRecorded | None = None
-    busy_s: float | None = None
-    """seconds from its engine's first record to the last one, by the monotonic clock; None without a record"""
+    engines: list[WriterFacts] = field(default_factory=list)
+    """the facts of its engine's writers"""
     cpu_s: float | None = None
     announced_by: str = ""
     announced_m: float | None = None
@@ -74,6 +74,12 @@ class AttemptView:
     started: AttemptStarted | None = None
     _by_engine: AttemptEnded | None = None
     _by_supervisor: AttemptEnded | None = None
+
+    @property
+    def busy_s(self) -> float | None:
+        """Seconds from its engine's first record to the newest one, by the monotonic clock; None without a record."""
+        spans = [engine.m - engine.lifecycle[0][1].m for engine in self.engines if engine.lifecycle]
+        return max(0.0, *spans) if spans else None
 
     @property
     def ended(self) -> bool:
@@ -338,7 +344,6 @@ class RunView:
     reason: str = ""
     started_t: float | None = None
     ended_t: float | None = None
-    busy_s: float | None = None
     operator_start: Order | None = None
     paused: bool = False
     order: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cockpit.runs.combine import combine
+from cockpit.runs.combine import busy_s, combine
 from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
@@ -179,7 +179,7 @@ class RunState:
     @property
     def busy_s(self) -> float | None:
         """Seconds in which a process of the run worked, without the time between its end and a resume."""
-        return self.view.busy_s
+        return busy_s(self._writers.values())
 
     @property
     def last_event_t(self) -> float | None:

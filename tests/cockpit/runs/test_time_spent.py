@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cockpit.headless.report import report_lines
 from cockpit.runs.state import fold
-from engines.events import AttemptEnded, RunEnded, StageSkipped, StageSucceeded
+from engines.events import AttemptEnded, RunEnded, StageSkipped, StageSucceeded, Step
 from engines.words import EndReason, RunStatus
 from tests.cockpit.runs.test_clock_steps import Story
+from tests.tui import journals
 
 NIGHT_S = 36_000.0
 
@@ -80,3 +82,19 @@ def test_what_an_older_version_skipped_after_an_unfinished_rerun_is_shown_with_t
     story.say(three, StageSkipped(stage="a", reason="already finished: fingerprint and manifest match"))
     stage = fold(story.events).stages[0]
     assert (stage.state, stage.at_step, stage.metrics, stage.succeeded_attempt) == ("skipped", 9, metrics, 1)
+
+
+def test_the_time_of_a_running_run_grows_with_every_record() -> None:
+    journal = journals.live(50)
+    state = fold(journal.events)
+    stage = state.stage("atlas")
+    assert stage is not None
+    assert state.busy_s is not None
+    assert stage.busy_s is not None
+    before, of_stage = state.busy_s, stage.busy_s
+    newest = next(event for event in reversed(journal.events) if isinstance(event, Step))
+    state.apply(msgspec.structs.replace(newest, seq=newest.seq + 1, step=51, m=newest.m + 500, t=newest.t + 500))
+    after = state.stage("atlas")
+    assert after is not None
+    assert after.busy_s == pytest.approx(of_stage + 500, abs=5)
+    assert state.busy_s == pytest.approx(before + 500, abs=10)
