@@ -62,6 +62,9 @@ from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, Wri
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 
+READ_RECORDS = 500
+"""Records that are decoded at once: a journal of any length costs this process the same memory."""
+
 
 class Supervisor:
     """Drives one run to its end."""
@@ -112,7 +115,7 @@ class Supervisor:
 
     def read_facts(self) -> None:
         """Bring the facts up to the end of the journal."""
-        while records := self.reader.read(10_000):
+        while records := self.reader.read(READ_RECORDS):
             add_facts(self.facts, (record.event for record in records))
             self.state.apply_all(record.event for record in records)
         self.facts.note_folders(self.run, self.plan.order)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from cockpit.launching.launch import resume
-from engines.events import AttemptEnded, InputsRecorded, RunStarted, StageStarted, StageSucceeded
+from cockpit.launching.requests import send_request
+from engines.events import AttemptEnded, InputsRecorded, Phase, Progress, RunStarted, StageStarted, StageSucceeded
 from engines.run_dir import RunDir
-from engines.words import EndReason
+from engines.words import EndReason, Verb
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError
 from tests.runs.harness import (
@@ -164,6 +165,18 @@ def test_an_automatic_retry_on_other_data_ends_the_stage_with_the_reason(home: P
     assert last[0].reason == EndReason.INPUTS_CHANGED
     assert "changed train.jsonl (18 → 9 bytes)" in state(run).reason
     assert len(of_kind(run, StageStarted)) == 2, "a third attempt would find the same"
+
+
+def test_a_stop_is_taken_while_a_large_input_is_read(home: Path) -> None:
+    with (home / "data" / "train.jsonl").open("wb") as large:
+        large.truncate(64 << 30)  # zeros that take no space
+    run = a_run(home, max_steps=3)
+    wait_for(lambda: of_kind(run, Progress), "the progress of the reading")
+    assert [phase.name for phase in of_kind(run, Phase)] == ["checking inputs"]
+    send_request(run, Verb.STOP_AFTER_CHECKPOINT)
+    assert wait_for_end(run) == "stopped"
+    assert {(p.unit, p.total) for p in of_kind(run, Progress)} == {("bytes", float((64 << 30) + 9))}
+    assert not of_kind(run, InputsRecorded), "what was not read to its end is not recorded"
 
 
 def test_a_run_of_an_older_version_stays_done_and_resumable(home: Path) -> None:

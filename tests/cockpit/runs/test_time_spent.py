@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cockpit.headless.report import report_lines
-from cockpit.runs.state import fold
+from cockpit.runs.state import RunState, fold
 from engines.events import AttemptEnded, RunEnded, StageSkipped, StageSucceeded, Step
 from engines.words import EndReason, RunStatus
 from tests.cockpit.runs.test_clock_steps import Story
@@ -99,3 +99,20 @@ def test_the_time_of_a_running_run_grows_with_every_record() -> None:
     assert after is not None
     assert after.busy_s == pytest.approx(of_stage + 500, abs=5)
     assert state.busy_s == pytest.approx(before + 500, abs=10)
+
+
+def test_a_lean_fold_gives_the_same_summary_and_keeps_no_step() -> None:
+    events = journals.live(412).events
+    whole, lean = fold(events), RunState(lean=True)
+    lean.apply_all(events)
+    shown = [
+        (s.state, s.reason, s.progress, s.busy_s, s.current_stage and (s.current_stage.name, s.current_stage.at_step))
+        for s in (whole, lean)
+    ]
+    assert shown[0] == shown[1]
+    assert [s.current_stage and s.current_stage.last_step for s in (lean,)] == [whole.current_stage.last_step]
+    kept = [track for writer in lean.writers for track in writer.tracks.values()]
+    assert kept
+    assert not any(len(track.steps) or track.metrics for track in kept)
+    assert not any(machine.series for writer in lean.writers for machine in writer.machines.values())
+    assert not any(writer.log or writer.samples for writer in lean.writers)
