@@ -31,12 +31,20 @@ from engines.run_dir import RunDir
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 128
 _START = re.compile(rb'\{"v":\d{1,6},"w":"')
+_PRESENT = b'{"v":1,'
+_VERSION = re.compile(rb'\{"v":(\d{1,6}),')
 MAX_LINE_BYTES = 1 << 20
 """A longer line is not a record: the reader skips it without keeping it in memory."""
 
 
 SAMPLED_BLOCKS = 64
 SAMPLED_BYTES = 4096
+
+
+def is_newer_record(line: bytes) -> bool:
+    """Whether a line is a record of a newer version than this program writes; what it knows of it is read."""
+    found = _VERSION.match(line)
+    return found is not None and int(found[1]) > 1
 
 
 class Record(NamedTuple):
@@ -85,7 +93,7 @@ class JournalReader:
 
     Attributes:
         bad: number of lines (or parts of lines) that were not records, and of records with a damaged sequence number.
-        unknown: number of records of unknown kinds.
+        unknown: number of records of unknown kinds, or of a newer record version.
         restarted: how often the file shrank or was replaced, so that reading restarted at its beginning.
     """
 
@@ -228,6 +236,8 @@ class JournalReader:
         except UnreadableRecordError:
             return False
         else:
+            if not line.startswith(_PRESENT):  # a cheap check first: nearly every line has this version
+                self.unknown += is_newer_record(line)
             self._keep(Record(event, line, offset), records)
         return True
 

@@ -48,7 +48,7 @@ def warn_of_unreadable(state: RunState) -> None:
     if state.unreadable:
         say(f"warning: {counted(state.unreadable, 'journal line')} could not be read")
     if state.unknown:
-        say(f"warning: {counted(state.unknown, 'record')} of kinds that this version of Cockpit does not support")
+        say(f"warning: {counted(state.unknown, 'record')} of kinds or versions that this Cockpit does not support")
 
 
 def launch_made(made: OneStageRecipe, args: argparse.Namespace, sets: Sequence[str] = ()) -> ExitCode:

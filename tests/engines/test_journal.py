@@ -207,7 +207,7 @@ def test_kinds_of_a_later_version_are_counted_and_known_ones_are_read(tmp_path: 
     unknown = line("e1", 0).replace(b'"step"', b'"news"')
     found, reader = read(tmp_path / "j", unknown + later + later[:40] + line("e1", 2).replace(b'{"v":1', b'{"v":3'))
     assert len(found) == 2
-    assert reader.unknown == 1
+    assert reader.unknown == 3, "an unknown kind, and two records of a newer version"
     assert reader.bad == 1
 
 
@@ -286,3 +286,12 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     before = (path.read_bytes(), path.stat().st_mtime_ns)
     list(read_journal(path))
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_records_of_a_newer_version_are_read_as_far_as_they_are_known_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    old = b'{"v":1,"w":"a","seq":0,"t":1,"m":1,"k":"phase","stage":"s","attempt":1,"name":"x"}\n'
+    path.write_bytes(old + old.replace(b'"v":1', b'"v":2').replace(b'"seq":0', b'"seq":1'))
+    reader = JournalReader(path)
+    assert [record.event.seq for record in reader.read()] == [0, 1]
+    assert (reader.unknown, reader.bad) == (1, 0)

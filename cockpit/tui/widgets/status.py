@@ -122,7 +122,7 @@ def problems(state: RunState, run_state: RunStatus, health: Health) -> list[str]
     if state.unreadable:
         found.append(fmt.counted(state.unreadable, "unreadable record"))
     if state.unknown:
-        found.append(f"{fmt.counted(state.unknown, 'record')} of unknown kinds")
+        found.append(f"{fmt.counted(state.unknown, 'record')} of unknown kinds or versions")
     return found
 
 
