@@ -15,6 +15,8 @@ from cockpit.runs.live_stream import REFUSED, socket_path
 
 CLIENT_BUFFER_BYTES = 1 << 20
 REST_BYTES = 1 << 16
+MOST_SOCKETS = 200
+"""Sockets that are looked at when a relay starts."""
 MOST_CLIENTS = 32
 """Screens that one run serves. Each may have a full buffer, and every record is sent to each; the next ones read the
 journal, which lacks nothing."""
@@ -107,11 +109,30 @@ def _listen(path: Path) -> socket.socket | None:
     """A listening socket; None if it cannot be created (screens then read only the journal)."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        path.unlink(missing_ok=True)
-        server.bind(str(path))
-        path.chmod(0o600)
+        # It has its name only once it listens, so that no other relay takes it for the socket of a dead supervisor.
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        _remove_stale(path.parent)
+        server.bind(str(draft))
+        draft.chmod(0o600)
         server.listen(16)
+        draft.rename(path)
     except OSError:
         server.close()
         return None
     return server
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove the sockets of supervisors that were killed: nothing listens on them any more."""
+    for path in list(folder.glob("*.sock"))[:MOST_SOCKETS]:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue  # busy, or gone already
+        finally:
+            client.close()

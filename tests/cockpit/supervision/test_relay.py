@@ -249,3 +249,23 @@ def test_a_relay_serves_a_bounded_number_of_screens_and_the_refused_one_knows_it
     relay.pump()
     assert refused.read_lines() == [line(3)[:-1]]
     assert not refused.refused
+
+
+def test_a_relay_removes_the_sockets_of_killed_supervisors_and_no_living_one(
+    run_root: Path, relay: Relay, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, own = socket_folder(), socket_path(run_root)
+    assert folder is not None
+    assert own is not None
+    for number in range(3):
+        dead = socket.socket(socket.AF_UNIX)
+        dead.bind(str(folder / f"{number}.sock"))
+        dead.close()
+    other = tmp_path_factory.mktemp("other")
+    os.mkfifo(other / "live.fifo")
+    second = Relay(other, other / "live.fifo")
+    assert set(folder.iterdir()) == {own, socket_path(other)}
+    stream = LiveStream(run_root)
+    assert stream.connect()
+    stream.close()
+    second.close()
