@@ -55,10 +55,13 @@ def combine(writers: Iterable[WriterFacts]) -> RunView:
 
 
 def busy_s(writers: Iterable[WriterFacts]) -> float | None:
-    """Seconds in which a supervisor or an engine of the run worked, by the monotonic clocks of the machines."""
+    """Seconds in which a process of the run worked, by the monotonic clocks of the machines.
+
+    The sampler counts too: it lives as long as the supervisor, which may write nothing for hours.
+    """
     boots: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for writer in writers:
-        if writer.opened is not None and writer.role in {WriterRole.SUPERVISOR, WriterRole.ENGINE}:
+        if writer.opened is not None:
             span = (writer.opened.m, max(writer.m, writer.opened.m))
             boots.setdefault((writer.opened.host, writer.opened.boot_id), []).append(span)
     total = 0.0

@@ -116,3 +116,12 @@ def test_a_lean_fold_gives_the_same_summary_and_keeps_no_step() -> None:
     assert not any(len(track.steps) or track.metrics for track in kept)
     assert not any(machine.series for writer in lean.writers for machine in writer.machines.values())
     assert not any(writer.log or writer.samples for writer in lean.writers)
+
+
+def test_the_time_of_a_hung_run_continues() -> None:
+    journal = journals.live(50)
+    before = fold(journal.events).busy_s
+    for _ in range(100):
+        journal.say("samp", journals.machine(journal.t), 5.0)
+    assert before is not None
+    assert fold(journal.events).busy_s == pytest.approx(before + 500, abs=10)
