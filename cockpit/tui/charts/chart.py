@@ -44,6 +44,7 @@ class ChartData:
     Attributes:
         name: the measured quantity, at the start of the title.
         summary: the rest of the title, with the newest value.
+        shorter: the same in fewer characters, for a chart that is too narrow for it.
         raw: the values.
         smooth: their moving average; None without smoothing.
         old: values that a resume replaced.
@@ -65,6 +66,7 @@ class ChartData:
     raw: Series
     x: tuple[float, float]
     summary: str = ""
+    shorter: str = ""
     smooth: Series | None = None
     old: Sequence[Series] = ()
     points: Series | None = None
@@ -241,7 +243,9 @@ def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, ch
 def _title(data: ChartData, width: int, chosen: bool) -> Row:
     pointer = (">" if ascii_only() else "▸") if chosen else " "
     name = safe_text(f"{pointer}{data.name}", limit=width)
-    rest = safe_text(f" {data.summary}", limit=max(0, width - len(name)))
+    fits = len(name) + 1 + len(data.summary) <= width
+    summary = data.summary if fits or not data.shorter else data.shorter
+    rest = safe_text(f" {summary}", limit=max(0, width - len(name)))
     text = (name + rest)[:width].ljust(width)
     styles = bytearray([CHOSEN if chosen else TITLE]) * len(name) + bytearray([TEXT]) * (width - len(name))
     for character, style in (("●", EVAL), (CROSS, BAD)):

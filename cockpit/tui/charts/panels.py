@@ -127,6 +127,7 @@ def _steps(
         return ChartData(
             name="tok/s" if name == "tokens_per_second" else name,
             summary=_summary(name, raw, smooth, points, limit, options),
+            shorter=_summary(name, raw, smooth, points, limit, options, short=True),
             x_end=x_end(stage, options),
             longest=GAP_TIMES * usual_distance(raw),
             raw=raw,
@@ -146,31 +147,49 @@ def _steps(
 
 
 def _summary(
-    name: str, raw: Series, smooth: Series | None, points: Series | None, limit: float | None, options: ViewOptions
+    name: str,
+    raw: Series,
+    smooth: Series | None,
+    points: Series | None,
+    limit: float | None,
+    options: ViewOptions,
+    *,
+    short: bool = False,
 ) -> str:
-    """The values in a chart's title: the newest ones; while inspecting, those at the inspected step."""
+    """The values in a chart's title: the newest ones; while inspecting, those at the inspected step.
+
+    `short` is for narrow charts: the same values, with fewer words.
+    """
     value, cursor = _value(name), options.cursor
     words = ["[log]"] if name in options.log else []
+    at_step = "@" if short else "at step "
     if cursor is None:
         words.append(value(raw.last()))
     else:
         point = raw.at(cursor)
-        words.append(f"{value(point[1])} at step {fmt.whole(point[0])}" if point else "no value here")
-    if limit is not None:
+        words.append(f"{value(point[1])} {at_step}{fmt.whole(point[0])}" if point else "no value here")
+    if limit is not None and not (short and cursor is not None):
         words.append(f"(guard {fmt.number(limit, 3)})")
     if smooth is not None:
         at = smooth.at(cursor) if cursor is not None else None
         average = (at[1] if at is not None else None) if cursor is not None else smooth.last()
         shown = value(average) if average is not None and math.isfinite(average) else fmt.NOT_MEASURED
-        words.append(f"ema{fmt.exact(options.alpha)} {shown}".replace("0.", ".", 1))
+        alpha = "" if short else fmt.exact(options.alpha).replace("0.", ".", 1)
+        words.append(f"ema{alpha} {shown}")
     if points is not None:
-        dot = "o" if ascii_only() else "●"
-        if cursor is None:
-            words.append(f"{dot} eval {value(points.last())}")
-        else:
-            before = points.at(cursor)
-            words.append(f"{dot} eval {value(before[1])} @{fmt.whole(before[0])}" if before else f"{dot} no eval yet")
+        words.append(_evaluation(points, value, cursor, short=short))
     return " ".join(words)
+
+
+def _evaluation(points: Series, value: Callable[[float | None], str], cursor: float | None, *, short: bool) -> str:
+    """The newest evaluation; while inspecting, the last one at or before the inspected step."""
+    dot = ("o" if ascii_only() else "●") + ("" if short else " eval")
+    if cursor is None:
+        return f"{dot} {value(points.last())}"
+    before = points.at(cursor)
+    if before is None:
+        return f"{dot} none yet"
+    return f"{dot} {value(before[1])}" + ("" if short else f" @{fmt.whole(before[0])}")
 
 
 def _value(name: str) -> Callable[[float | None], str]:

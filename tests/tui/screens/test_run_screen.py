@@ -78,7 +78,9 @@ async def test_at_100_random_steps_the_screen_s_numbers_are_the_journal_s() -> N
             screen.paint()
             await pilot.pause()
             shown = text(app)
-            assert f"loss {fmt.number(step.loss)} at step {step.step} " in shown
+            titles = {chart.data.name: chart.data.summary for chart in screen.charts if chart.data}
+            assert f"loss {fmt.number(step.loss)} @{step.step} " in shown
+            assert titles["loss"].startswith(f"{fmt.number(step.loss)} at step {step.step} ")
             assert f"learning_rate {fmt.learning_rate(step.learning_rate)} at step {step.step}" in shown
 
 
@@ -254,7 +256,7 @@ async def test_inspection_names_the_value_of_a_step() -> None:
         await pilot.press("left", "left")
         await settled(pilot)
         step = next(e for e in journal.events if isinstance(e, Step) and e.step == 199)
-        assert f"{fmt.number(step.loss)} at step 199" in text(app)
+        assert f"{fmt.number(step.loss)} @199" in text(app)
 
 
 async def test_zooming_shows_fewer_steps_and_fit_all_of_them() -> None:
@@ -336,6 +338,9 @@ async def test_while_inspecting_every_title_is_that_step_s() -> None:
         before = [e for e in journal.events if isinstance(e, Evaluated) and e.step is not None and e.step <= 199][-1]
         assert before.step == 100
         loss = names["loss"].summary
+        title = app.run_screen.charts[0]._rows[0].text
+        assert f"{fmt.number(step.loss)} @199" in title, "the narrow title has the same values"
+        assert f"● {fmt.number(before.loss)}" in title
         assert f"{fmt.number(step.loss)} at step 199" in loss
         assert f"eval {fmt.number(before.loss)} @100" in loss
         average = app.run_screen.state.series("atlas", "loss").ema(0.9).at(199)
