@@ -577,17 +577,24 @@ class RunScreen(Screen[None]):
             stage = self.stage
             if step is None:
                 return
-            playback = self.playback
-            if playback is not None and not playback.seek_step(step, stage.name if stage else None):
-                where = safe_text(stage.name, 40) if stage else "this run"
-                say(
-                    self,
-                    f"{where} has no step {step} or later; e and E go to other stages",
-                    "warning",
-                )
+            if self.playback is not None:
+                self._go_to_step(self.playback, step, stage.name if stage else None)
             self._pause()
 
         self.app.push_screen(GotoScreen(), answered)
+
+    def _go_to_step(self, playback: Playback, step: int, stage: str | None) -> None:
+        """Go to the step of this stage. Only from a stage without steps, another stage is shown, and named."""
+        if playback.seek_step(step, stage):
+            return
+        here, name = playback.index, safe_text(stage, 40) if stage else "this run"
+        if playback.seek_step(0, stage):
+            playback.seek(here)
+            say(self, f"{name} has no step {step} or later; e and E go to other stages", "warning")
+        elif playback.seek_step(step) and self.stage is not None:
+            say(self, f"{name} has no steps; this is step {step} of {safe_text(self.stage.name, 40)}")
+        else:
+            say(self, f"this run has no step {step} or later", "warning")
 
     def _seek(self, move: Callable[[Playback], object]) -> None:
         if self.playback is not None:

@@ -610,6 +610,7 @@ async def test_e_goes_to_the_next_event_and_g_to_a_step() -> None:
         await pilot.press(*"210", "enter")
         await settled(pilot)
         assert "step 210/820" in text(app)
+        assert "questions has no steps; this is step 210 of atlas" in notices(app)
 
 
 async def test_playing_moves_and_speed_changes() -> None:
