@@ -32,7 +32,7 @@ def socket_folder() -> Path | None:
 def socket_path(run_root: Path) -> Path | None:
     """The path of the socket on which a run's relay listens."""
     folder = socket_folder()
-    name = hashlib.sha256(str(run_root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(run_root.resolve())).hexdigest()[:16]
     return None if folder is None else folder / f"{name}.sock"
 
 

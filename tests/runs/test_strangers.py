@@ -23,6 +23,7 @@ from engines.run_dir import RunDirError
 from engines.words import StartReason
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
+from tests.runs.harness import fake_recipe, nothing_left
 from tests.strangers import VARIANTS, Canary, make_canary_interpreter, stranger, strangers
 
 LOOKS = (("show",), ("show", "--json"), ("replay", "--plain"), ("attach", "--plain"), ("attach", "--json"), ("verify",))
@@ -127,3 +128,16 @@ def test_a_folder_of_runs_that_cannot_be_read_is_said(tmp_path: Path, capsys: py
 
 def _pipes(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if (Path(folder) / name).is_fifo()]
+
+
+def test_a_run_in_a_folder_whose_name_is_not_utf_8_succeeds_and_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(fake_recipe({"max_steps": 2, "step_s": 0.0}))
+    with nothing_left(folder):
+        assert main(["run", str(recipe), "--runs-dir", str(folder)]) == 0
+    assert main(["ls", "--runs-dir", str(folder)]) == 0
+    assert "succeeded" in capsys.readouterr().out
