@@ -161,7 +161,7 @@ def resume(
             exist, a change is not possible at a resume, or an input is not the recorded one.
     """
     require_free(run)
-    require_trusted_to_start(run)
+    require_trusted_to_start(run, "a resume", "then resume it")
     try:
         run.require_writable_format()
         plan = RunRecipe.read(run)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.launching.run_outputs import checkpoint_of, outputs_in, plan_of
+from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe, folder_with
 from engines.run_dir import RECIPE_TOML, RunDir
@@ -43,7 +44,8 @@ def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[
         sets: overrides, each `STAGE.FIELD=VALUE`.
 
     Raises:
-        OperatorError: the run, stage, output or checkpoint does not exist, or an override cannot be applied.
+        OperatorError: the run, stage, output or checkpoint does not exist, the run is not trusted (its recipe names
+            the interpreters that would be started), or an override cannot be applied.
     """
     run_name, colon, stage = wanted.rpartition(":")
     if not colon or not run_name:
@@ -51,6 +53,7 @@ def recipe_from(root: Path, wanted: str, checkpoint: int | None, sets: Sequence[
     run = find_run(root, run_name)
     if RUN_STAGE.fullmatch(f"{run.id}:x") is None or run.root.parent != root:
         raise OperatorError(f"--from — {run.root} is not in {root}", f"give its folder: --runs-dir {run.root.parent}")
+    require_trusted_to_start(run, "a run from it", "then start it")
     plan = plan_of(run)
     if stage not in plan.order:
         raise OperatorError(f"--from — {run.id} has no stage {printable(stage)}; allowed: {', '.join(plan.order)}")

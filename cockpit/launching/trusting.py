@@ -37,8 +37,13 @@ def what_would_start(run: RunDir) -> list[str]:
     return [*lines[:MOST_LINES], f"… {left_out} more lines; see {run.recipe_json}"] if left_out > 0 else lines
 
 
-def require_trusted_to_start(run: RunDir) -> None:
-    """Refuse to resume a run that is not trusted; the message lists what would be started.
+def require_trusted_to_start(run: RunDir, what: str, then: str) -> None:
+    """Refuse to start what a run that is not trusted names; the message lists it.
+
+    Args:
+        run: the run whose recipe names interpreters and paths.
+        what: what was asked for, as the message says it: "a resume".
+        then: what to do after the run is trusted.
 
     Raises:
         OperatorError: the reason, the list, and the command that trusts the run.
@@ -50,8 +55,8 @@ def require_trusted_to_start(run: RunDir) -> None:
         listed = what_would_start(run)
     except RunDirError as error:
         listed = [str(error)]
-    hint = repair_hint(run) if why_not_ours(run) else f"if these are yours: cockpit trust {run.root}; then resume it"
-    lines = [f"{run.id} is read-only: {reason}", "a resume would start:", *(f"  {line}" for line in listed)]
+    hint = repair_hint(run) if why_not_ours(run) else f"if these are yours: cockpit trust {run.root}; {then}"
+    lines = [f"{run.id} is read-only: {reason}", f"{what} would start:", *(f"  {line}" for line in listed)]
     raise OperatorError("\n".join(lines), hint)
 
 

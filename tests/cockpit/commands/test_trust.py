@@ -56,6 +56,18 @@ def test_resume_of_a_stranger_s_run_lists_what_it_would_start_and_starts_nothing
     assert foreign.journal.read_bytes() == before
 
 
+def test_a_run_from_a_stranger_s_run_lists_what_it_would_start_and_starts_nothing(
+    tmp_path: Path, line: CommandLine, foreign: RunDir
+) -> None:
+    done = line.run("run", "--from", f"{foreign.id}:part-1", "--detach")
+    assert done.returncode == 2
+    assert f"{foreign.id} is read-only" in done.stderr
+    assert f"a run from it would start:\n  stage part-1 (fake): {tmp_path / 'evil'} -m engines.run" in done.stderr
+    assert f"cockpit trust {foreign.root}; then start it" in done.stderr
+    assert not (tmp_path / "touched").exists()
+    assert [path.name for path in foreign.root.parent.iterdir()] == [foreign.id]
+
+
 def test_trust_lists_the_interpreter_asks_for_a_terminal_and_is_given_with_yes(
     tmp_path: Path, line: CommandLine, foreign: RunDir
 ) -> None:
