@@ -199,6 +199,8 @@ class HealthWord(_OpenWord):
     """no progress for much longer than usual, and the engine uses no CPU"""
     SUSPENDED = "suspended"
     """the engine's process is stopped by a signal (SIGSTOP)"""
+    ENGINE_ENDED = "engine ended"
+    """the engine's process has ended, and the supervisor is stopped (SIGSTOP) and has not recorded it"""
     UNKNOWN = "unknown"
     """its records cannot be written: the disk of the run is full"""
 
@@ -213,7 +215,7 @@ class HealthWord(_OpenWord):
         return self in _STANDING
 
 
-_STANDING = frozenset({HealthWord.STALLED, HealthWord.HUNG, HealthWord.SUSPENDED})
+_STANDING = frozenset({HealthWord.STALLED, HealthWord.HUNG, HealthWord.SUSPENDED, HealthWord.ENGINE_ENDED})
 
 
 class Verb(StrEnum):

@@ -73,8 +73,8 @@ class Clock(NamedTuple):
 
 
 class Processes(NamedTuple):
-    """The letters of the processes' states in /proc, empty where they cannot be seen from here; and whether the run's
-    disk has no space, so that no process can write a record."""
+    """The letters of the processes' states in /proc, empty where they cannot be seen from here ("Z" for an engine that
+    has ended); and whether the run's disk has no space, so that no process can write a record."""
 
     engine: str = ""
     supervisor: str = ""
@@ -196,6 +196,8 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     pace = pace_of(attempt, engine.worked)._replace(busy=not old and _uses_cpu(state.machine(), stage.name))
     if seen.engine == "T":
         word, sentence = HealthWord.SUSPENDED, _suspended(silence_s)
+    elif seen.engine == "Z" and seen.supervisor == "T":  # one that runs records the end within a second
+        word, sentence = HealthWord.ENGINE_ENDED, f"nothing has recorded how; no progress for {_span(silence_s)}"
     elif seen.disk_is_full and silence_s > DISK_S:
         word, sentence = HealthWord.UNKNOWN, f"no record for {_span(silence_s)}, because the run's disk is full"
     elif real == RunStatus.PAUSED:
@@ -364,6 +366,8 @@ def process_states(
     newest = max(samplers, key=lambda w: (w.launch, w.t, w.name), default=None)
     named = _identity_of(engine)
     shown = named.state() if named is not None and is_engine(named) else ""
+    if named is not None and supervisor and named.boot_id == boot_id() and not named.is_alive():
+        shown = "Z"  # the supervisor is seen from here, so the engine would be too
     return Processes(shown, supervisor, _state_of(newest), root is not None and _is_full(root))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cockpit.runs.health import STALLED_S, Clock, Health, Processes, health
+from cockpit.runs.health import STALLED_S, Clock, Health, Processes, health, process_states
 from cockpit.runs.state import fold
 from engines.events import (
     AnyEvent,
@@ -25,6 +27,7 @@ from engines.events import (
     Step,
     Warned,
 )
+from engines.identity import Identity
 from engines.words import HealthWord, RunStatus
 from tests.tui import journals
 from tests.tui.journals import T0, Journal
@@ -192,6 +195,34 @@ def test_a_step_after_the_supervisor_s_record_outweighs_it() -> None:
     newest = next(event for event in reversed(journal.events) if isinstance(event, Step))
     journal.say(ENGINE, bare(msgspec.structs.replace(newest, step=99)), 1)
     assert at(journal).word == "running"
+
+
+def test_an_engine_that_ended_while_its_supervisor_is_stopped_is_not_called_running() -> None:
+    found = at(training(), 7.0, engine="Z", supervisor="T")
+    assert (found.word, found.sentence) == ("engine ended", "nothing has recorded how; no progress for 7s")
+    assert found.needs_attention
+    found = at(training(), 7.0, engine="Z", supervisor="S")
+    assert found.word == "running", "a supervisor that runs records the end at once"
+
+
+def test_an_engine_that_has_ended_is_seen_only_where_its_supervisor_is_seen() -> None:
+    gone = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    known = Identity.of(gone.pid)
+    assert known is not None
+    assert gone.stdin is not None
+    gone.stdin.close()
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as a killed engine of a stopped supervisor is
+    journal = training()
+    state = fold(journal.events)
+    writer = next(writer for writer in state.writers if writer.name == ENGINE)
+    assert writer.opened is not None
+    named = {"pid": known.pid, "start_time": known.start_time, "boot_id": known.boot_id}
+    writer.opened = msgspec.structs.replace(writer.opened, **named)
+    assert process_states(state, "T", lambda _engine: False).engine == "Z"
+    assert process_states(state, "", lambda _engine: False).engine == ""
+    writer.opened = msgspec.structs.replace(writer.opened, boot_id="of another machine")
+    assert process_states(state, "T", lambda _engine: False).engine == ""
+    gone.wait()
 
 
 def test_a_stopped_process_is_said_as_such() -> None:
