@@ -44,8 +44,12 @@ class RunStatus(_OpenWord):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has ended, with any result, by its journal."""
-        return self in _ENDED
+        """Whether the run has ended, with any result, by its journal.
+
+        A word that this version does not know is one in which a newer version ended the run: no other record names a
+        run's state.
+        """
+        return self not in _NOT_ENDED
 
     @property
     def has_failed(self) -> bool:
@@ -63,9 +67,9 @@ class RunStatus(_OpenWord):
         return self in _RESUMABLE
 
 
-_ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED, RunStatus.REFUSED})
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.REFUSED})
 _LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
+_NOT_ENDED = _LIVE | {RunStatus.LOST}
 _RESUMABLE = frozenset({RunStatus.STOPPED, RunStatus.FAILED, RunStatus.REFUSED, RunStatus.LOST})
 
 
@@ -294,10 +298,14 @@ class ExitCode(IntEnum):
 def exit_code_of(status: RunStatus) -> ExitCode:
     """The exit code of a command that follows a run to its end.
 
+    An end of a newer version is not known to be a success.
+
     Raises:
-        KeyError: the run has not ended.
+        ValueError: the run has not ended.
     """
-    return _EXIT_CODES[status]
+    if not status.has_ended:
+        raise ValueError(f"the run has not ended: {status}")
+    return _EXIT_CODES.get(status, ExitCode.FAILED)
 
 
 _EXIT_CODES = {

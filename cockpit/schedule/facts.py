@@ -231,7 +231,7 @@ def _take_run(facts: RunFacts, event: RunStarted | RunEnded) -> None:
     if isinstance(event, RunStarted):
         facts.starts[event.w, event.seq] = event
         facts.changes |= {change.number: change for change in event.changes}
-    elif facts.ended is None or place_of(event) > place_of(facts.ended):
+    elif event.state.has_ended and (facts.ended is None or place_of(event) > place_of(facts.ended)):
         facts.ended = event
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.run_dir import Lock, RunDir
 from engines.words import ExitCode, StartReason, WriterRole
+from tests.cockpit.command_line import CommandLine
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 
 IMPATIENT = Onlooker("a follower that checks all the time", may_start=True, every_s=0.0)
@@ -49,6 +51,25 @@ def test_a_follower_that_lags_behind_a_finished_run_ends_with_its_exit_code(
     assert following.state.state == "running"
     assert following.until_end() == ExitCode.FAILED
     assert started == []
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"), [("evicted", "evicted"), ("running", "is lost")], ids=["of a newer version", "no end"]
+)
+def test_an_end_with_a_word_that_is_no_known_end_does_not_hold_a_follower(
+    tmp_path: Path, word: str, shown: str
+) -> None:
+    run = a_run(tmp_path / "runs")
+    write_journal(run, "failed")
+    text = run.journal.read_text()
+    assert '"state":"failed"' in text
+    run.journal.write_text(text.replace('"state":"failed"', f'"state":"{word}"'))
+    line = CommandLine(tmp_path)
+    done = line.run("attach", "--plain", str(run.root))
+    assert done.returncode == ExitCode.FAILED
+    assert shown in done.stdout + done.stderr
+    listed = json.loads(line.run("ls", "--json").stdout)
+    assert [summary["state"] for summary in listed] == ["lost" if word == "running" else word]
 
 
 def test_a_run_that_ended_is_not_adopted_however_little_of_it_was_read(

@@ -29,7 +29,7 @@ from engines.events import (
     Warned,
     decode_record,
 )
-from engines.words import EndReason, RunStatus, StartReason
+from engines.words import EndReason, ExitCode, RunStatus, StartReason, exit_code_of
 from tests.tui import journals
 from tests.tui.journals import Journal
 
@@ -393,4 +393,7 @@ def test_a_run_that_ended_in_a_state_of_a_newer_version_is_shown_with_it() -> No
         "the node is drained",
         ["distill"],
     )
-    assert not state.state.has_ended, "what this version does not know is not taken for an end"
+    assert state.state.has_ended, "run_ended is an end, whatever its word"
+    assert not state.state.has_failed
+    assert not state.state.is_live
+    assert exit_code_of(state.state) == ExitCode.FAILED, "an end that is not known is no success"
