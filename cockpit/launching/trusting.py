@@ -42,7 +42,7 @@ def require_trusted_to_start(run: RunDir, what: str, then: str) -> None:
 
     Args:
         run: the run whose recipe names interpreters and paths.
-        what: what was asked for, as the message says it: "a resume".
+        what: the act that was refused, as the message says it: "a resume".
         then: what to do after the run is trusted.
 
     Raises:
