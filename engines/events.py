@@ -193,6 +193,29 @@ class InputsRecorded(Event, frozen=True, kw_only=True, tag="inputs_recorded"):
     fingerprint: str = ""
 
 
+class UsedDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """An accelerator as its engine knows it: torch's number and name, and what identifies it on the machine.
+
+    `uuid` has NVML's form (`GPU-…`); `pci` is the bus address as `domain:bus:device`, in hexadecimal digits. Either is
+    empty where torch does not know it.
+    """
+
+    number: int
+    name: str
+    uuid: str = ""
+    pci: str = ""
+
+
+class DevicesUsed(Event, frozen=True, kw_only=True, tag="devices_used"):
+    """The accelerators that the engine computes on; written once they are known, and not on the CPU. `visible` is the
+    engine's CUDA_VISIBLE_DEVICES, null where it is not set."""
+
+    stage: str
+    attempt: int
+    devices: list[UsedDevice]
+    visible: str | None = None
+
+
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """The engine writes it with its own reason, the supervisor with the exit status; the reader combines both.
 
@@ -393,7 +416,10 @@ class EngineRecovered(Event, frozen=True, kw_only=True, tag="engine_recovered"):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One accelerator; null means "not reported". On a unified-memory machine its memory is the machine's."""
+    """One accelerator; null means "not reported". On a unified-memory machine its memory is the machine's.
+
+    `id` is NVML's number. `uuid` and `pci` identify the device, as in `UsedDevice`; empty in older journals.
+    """
 
     id: int
     name: str
@@ -402,6 +428,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     memory_total_bytes: int | None = None
     temperature_c: float | None = None
     power_w: float | None = None
+    uuid: str = ""
+    pci: str = ""
 
 
 class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):
@@ -445,6 +473,7 @@ AnyEvent: TypeAlias = (
     | StageSkipped
     | AttemptStarted
     | InputsRecorded
+    | DevicesUsed
     | AttemptEnded
     | Phase
     | Progress

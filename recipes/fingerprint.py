@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FORMAT = 1
-LEFT_OUT = frozenset({"name", "python", "threads", "retry", "gate"})
+LEFT_OUT = frozenset({"name", "python", "threads", "devices", "retry", "gate"})
 """Fields that do not change what a stage produces.
 
-The name already identifies the stage. `python` and `threads` decide where and how fast it runs. `retry` matters only
-after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
+The name already identifies the stage. `python`, `threads` and `devices` decide where and how fast it runs. `retry`
+matters only after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
 """
 
 ADDED_LATER = {"start_from": None, "wait_at_step": None, "wait_s": 60.0, "hang_at_step": None}

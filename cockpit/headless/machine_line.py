@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cockpit.planning.models import disk_free
+from cockpit.runs.state import OwnDevices
 from cockpit.text import formatting
 from cockpit.text.device_line import device_line
 from cockpit.text.safe_text import safe_text
@@ -55,25 +56,32 @@ def still_words(machine: MachineNow) -> list[str]:
     """What the machine is, without its load: a line that stays the same while nothing runs."""
     found = [safe_text(machine.host, 24), formatting.counted(machine.cores, "core")]
     found.append(f"ram {formatting.size(machine.ram_total_bytes)}")
-    found += _gpu_words(machine, None)
+    found += _gpu_words(machine)
     if machine.disk_free_bytes is not None:
         found.append(f"disk {formatting.size(machine.disk_free_bytes // GIB * GIB)} free")
     return found
 
 
-def words(machine: MachineNow, sample: MachineSampled | None = None) -> list[str]:
-    """The parts of the line with the present load, most important first."""
+def words(machine: MachineNow, sample: MachineSampled | None = None, own: OwnDevices | None = None) -> list[str]:
+    """The parts of the line with the present load, most important first.
+
+    Args:
+        machine: the machine as read here.
+        sample: a live run's newest reading, which has the accelerators' load.
+        own: the accelerators that the run uses; the line shows these.
+    """
     found = [safe_text(machine.host, 24), f"cpu {formatting.load(machine.cpu_percent)} of {machine.cores}"]
     found.append(f"ram {formatting.of_total(machine.ram_used_bytes, machine.ram_total_bytes)}")
-    found += _gpu_words(machine, sample)
+    found += _gpu_words(machine, sample, own)
     if machine.disk_free_bytes is not None:
         found.append(f"disk {formatting.size(machine.disk_free_bytes)} free")
     return found
 
 
-def _gpu_words(machine: MachineNow, sample: MachineSampled | None) -> list[str]:
+def _gpu_words(machine: MachineNow, sample: MachineSampled | None = None, own: OwnDevices | None = None) -> list[str]:
     if sample is not None and sample.host == machine.host and sample.devices:
-        return [device_line(device) for device in sample.devices[:4]]
+        known = own is not None and own.known and own.devices
+        return [device_line(device) for device in (own.devices if own and known else sample.devices)[:4]]
     if not machine.gpus:
         return ["no gpu"]
     first = machine.gpus[0]

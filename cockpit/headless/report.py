@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
-from cockpit.runs.log_lines import accepted_words
+from cockpit.runs.log_lines import accepted_words, devices_words
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -95,6 +95,11 @@ def _notes(state: RunState) -> list[str]:
     for stage in state.stages:
         if len(stage.attempts) > 1:
             notes.append(f"{stage.name}: {len(stage.attempts)} attempts")
+        notes += [
+            f"{stage.name}: attempt {attempt.attempt} computed on {devices_words(attempt.devices)}"
+            for attempt in stage.attempts
+            if attempt.devices is not None
+        ]
         if stage.standing is not None and not stage.state.is_done:
             made_by = stage.standing.attempt
             notes.append(f"{stage.name}: the output is that of attempt {made_by}; the rerun has not finished")

@@ -95,6 +95,7 @@ def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
         if origin is None
         else {"attempt": origin.attempt, "step": origin.step, "sha256": origin.sha256},
         "inputs": None if attempt.inputs is None else [msgspec.structs.asdict(item) for item in attempt.inputs.inputs],
+        "devices": None if attempt.devices is None else [msgspec.structs.asdict(d) for d in attempt.devices.devices],
         "guards": [{"guard": g.guard, "step": g.step, "value": g.value, "limit": g.limit} for g in attempt.guards],
     }
 

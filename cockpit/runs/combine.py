@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
-from cockpit.runs.stage_view import LAST, Order, RunView, StageView
+from cockpit.runs.stage_view import LAST, AttemptView, Order, RunView, StageView
 from cockpit.runs.writer_facts import AttemptKey, WriterFacts
 from engines.events import (
     AnyEvent,
@@ -19,6 +19,7 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    DevicesUsed,
     EngineRecovered,
     EngineStalled,
     Evaluated,
@@ -135,18 +136,28 @@ def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None
             _take_attempt_ended(run, event, order, role)
         case StepsPlanned():
             run.attempt(event.stage, event.attempt, order).total_steps = event.total_steps
-        case InputsRecorded():
-            run.attempt(event.stage, event.attempt, order).inputs = event
-        case EngineStalled():
-            run.attempt(event.stage, event.attempt, order).stalled = event
-        case EngineRecovered():
-            run.attempt(event.stage, event.attempt, order).stalled = None
+        case InputsRecorded() | DevicesUsed() | EngineStalled() | EngineRecovered():
+            _take_attempt_fact(run.attempt(event.stage, event.attempt, order), event)
         case GuardTripped():
             run.attempt(event.stage, event.attempt, order).guards.append(event)
         case Evaluated() | CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted() | GateChecked():
             run.stage(event.stage).keep(event)
         case _:
             _take_run_fact(run, event, order)
+
+
+def _take_attempt_fact(
+    attempt: AttemptView, event: InputsRecorded | DevicesUsed | EngineStalled | EngineRecovered
+) -> None:
+    match event:
+        case InputsRecorded():
+            attempt.inputs = event
+        case DevicesUsed():
+            attempt.devices = event
+        case EngineStalled():
+            attempt.stalled = event
+        case EngineRecovered():
+            attempt.stalled = None
 
 
 def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:

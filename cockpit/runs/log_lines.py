@@ -17,6 +17,7 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    DevicesUsed,
     EngineRecovered,
     EngineStalled,
     Evaluated,
@@ -65,7 +66,9 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
             return _of_run(event)
         case StageStarted() | StageSucceeded() | StageFailed() | StageSkipped():
             return _of_stage(event)
-        case AttemptStarted() | InputsRecorded() | AttemptEnded() | Phase() | StepsPlanned() | Progress():
+        case (
+            AttemptStarted() | AttemptEnded() | InputsRecorded() | DevicesUsed() | Phase() | StepsPlanned() | Progress()
+        ):
             return _of_attempt(event)
         case CheckpointCommitted() | CheckpointRemoved() | ArtifactCommitted():
             return _of_product(event)
@@ -130,6 +133,13 @@ def accepted_words(item: AcceptedInput) -> str:
     return ", ".join([*item.files, *([f"{item.more} more"] if item.more else [])])
 
 
+def devices_words(event: DevicesUsed) -> str:
+    """The accelerators of an engine, each with its name and UUID: `NVIDIA H100 (GPU-…)`."""
+    cards = [f"{card.name} ({card.uuid or card.pci or f'number {card.number}'})" for card in event.devices]
+    visible = "" if event.visible is None else f", of CUDA_VISIBLE_DEVICES={event.visible}"
+    return ", ".join(cards) + visible
+
+
 def _inputs(event: InputsRecorded) -> str:
     """The files and bytes of each input outside the run."""
     return ", ".join(
@@ -161,7 +171,7 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
 
 
 def _of_attempt(
-    event: AttemptStarted | InputsRecorded | AttemptEnded | Phase | StepsPlanned | Progress,
+    event: AttemptStarted | AttemptEnded | InputsRecorded | DevicesUsed | Phase | StepsPlanned | Progress,
 ) -> tuple[Level, str]:
     name = f"{event.stage} attempt {event.attempt}"
     match event:
@@ -181,14 +191,22 @@ def _of_attempt(
                 level,
                 f"{name} ended: {event.reason}{status}{_at(event.step)}{': ' + event.detail if event.detail else ''}",
             )
-        case InputsRecorded():
-            return "quiet", f"{name} reads {_inputs(event)}"
+        case InputsRecorded() | DevicesUsed():
+            return _of_surroundings(event)
         case Phase():
             return "quiet", f"{event.stage}: {event.name}"
         case StepsPlanned():
             return "quiet", f"{event.stage}: {event.total_steps} steps planned"
         case _:
             return "quiet", f"{event.stage}: {fmt.count(event.done)} of {fmt.count(event.total)} {event.unit}"
+
+
+def _of_surroundings(event: InputsRecorded | DevicesUsed) -> tuple[Level, str]:
+    """What an attempt reads, and where it computes."""
+    name = f"{event.stage} attempt {event.attempt}"
+    if isinstance(event, InputsRecorded):
+        return "quiet", f"{name} reads {_inputs(event)}"
+    return "info", f"{name} computes on {devices_words(event)}"
 
 
 def _of_product(event: CheckpointCommitted | CheckpointRemoved | ArtifactCommitted) -> tuple[Level, str]:
@@ -229,7 +247,7 @@ def _at(step: int | None) -> str:
     return f" at step {step}" if step is not None else ""
 
 
-__all__ = ["Level", "LogLine", "accepted_words", "line_of"]
+__all__ = ["Level", "LogLine", "accepted_words", "devices_words", "line_of"]
 
 
 def _evaluation(event: Evaluated) -> str:

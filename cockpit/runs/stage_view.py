@@ -17,6 +17,7 @@ from engines.events import (
     CheckpointCommitted,
     CheckpointRemoved,
     ControlApplied,
+    DevicesUsed,
     EngineStalled,
     Evaluated,
     FieldChanged,
@@ -63,6 +64,8 @@ class AttemptView:
     detail: str = ""
     stalled: EngineStalled | None = None
     inputs: InputsRecorded | None = None
+    devices: DevicesUsed | None = None
+    """the accelerators of its engine, once the engine has said which"""
     engines: list[WriterFacts] = field(default_factory=list)
     """the facts of its engine's writers"""
     cpu_s: float | None = None

@@ -16,10 +16,12 @@ from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
 from cockpit.runs.writer_facts import HANDLERS, WriterFacts
+from engines.device_identity import is_same
 from engines.events import (
     AcceptedInput,
     AnyEvent,
     ControlApplied,
+    Device,
     Evaluated,
     FieldChanged,
     Gap,
@@ -29,6 +31,23 @@ from engines.events import (
 from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
+
+
+@dataclass(frozen=True)
+class OwnDevices:
+    """The accelerators that a stage's engine uses, as the driver measured them.
+
+    `known` is false where no engine has said which: then they are all `of` the machine.
+    """
+
+    devices: list[Device]
+    known: bool
+    of: int
+
+    @property
+    def doubt(self) -> str:
+        """What stands beside the figures of a card that may be another run's; "" without a doubt."""
+        return "" if self.known or self.of < 2 else "own gpu unknown"
 
 
 @dataclass
@@ -283,6 +302,20 @@ class RunState:
         host = host or self.host
         found = [m.last for w in self._writers.values() if (m := w.machines.get(host)) is not None and m.last]
         return max(found, key=lambda s: (self._writers[s.w].launch, s.t, s.w, s.seq), default=None)
+
+    def own_devices(self, stage: str | None = None) -> OwnDevices:
+        """The accelerators of the newest reading that a stage's engine uses (by default the current stage's).
+
+        Where no engine of the stage has said which, they are all those of the machine.
+        """
+        sample = self.machine()
+        there = sample.devices if sample is not None else []
+        view = self.current_stage if stage is None else self.view.stages.get(stage)
+        said = [a.devices for a in view.attempts if a.devices is not None] if view is not None else []
+        if not said or not any(device.uuid or device.pci for device in there):
+            return OwnDevices(there, known=False, of=len(there))
+        used = said[-1].devices
+        return OwnDevices([d for d in there if any(is_same(d, one) for one in used)], known=True, of=len(there))
 
     @property
     def hosts(self) -> list[str]:

@@ -23,7 +23,7 @@ from engines.json_text import read_json
 from engines.run_dir import RunDir, lock_is_held
 from engines.stage_file import ExpectedInputs, StageFile, StageResume, write_stage_file
 from engines.words import EndReason
-from recipes.stages.fields import StageFields
+from recipes.stages.fields import DeviceFields, StageFields
 from recipes.stages.registry import row_of, tag_of_stage
 
 MAX_IDENTITY_BYTES = 4096
@@ -74,7 +74,8 @@ def write_stage_json(
 
 
 def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
-    """The engine's environment: the run's mark, no model hub unless the operator allows it, and a thread limit."""
+    """The engine's environment: the run's mark, no model hub unless the operator allows it, a thread limit, and
+    the stage's GPUs."""
     environment = dict(os.environ)
     environment |= RunMark.of(run).environment()
     paths = [str(CODE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
@@ -85,6 +86,9 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     # A thread that waits for the others must not spin: beside another engine, that costs most of both engines' time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment["OMP_NUM_THREADS"] = str(engine_threads(stage))
+    if isinstance(stage, DeviceFields) and stage.devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(stage.devices)
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # else CUDA numbers the fastest first, and nvidia-smi does not
     return environment
 
 

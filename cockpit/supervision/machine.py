@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from engines.device_identity import pci_of_nvml
 from engines.events import Device, MachineSampled
 from recipes import quantities
 
@@ -121,6 +122,13 @@ class Accelerators:
             elif type(error).__name__ == "NVMLError_NotSupported" and any(part in name for part in UNIFIED_NAMES):
                 memory = psutil.virtual_memory()
                 used, total, shared = memory.total - memory.available, memory.total, True
+
+        def identity(question: Callable[[Any], str]) -> str:
+            try:
+                return question(handle)
+            except Exception:  # noqa: BLE001 - a device without one is still measured
+                return ""
+
         device = Device(
             id=index,
             name=name,
@@ -129,6 +137,8 @@ class Accelerators:
             memory_total_bytes=total,
             temperature_c=ask(lambda h: nvml.nvmlDeviceGetTemperature(h, 0)),
             power_w=ask(lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1000),
+            uuid=identity(lambda h: _text(nvml.nvmlDeviceGetUUID(h))),
+            pci=identity(lambda h: pci_of_nvml(_text(nvml.nvmlDeviceGetPciInfo(h).busId))),
         )
         return device, shared, ", ".join(problems)
 

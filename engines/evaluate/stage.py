@@ -15,6 +15,7 @@ from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score
 from engines.evaluate.model import LoadedModel, load_model
 from engines.events import Evaluated, SampledText
+from engines.training.devices import report_devices
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
 
@@ -34,6 +35,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     ctx.phase("loading")
     given = ctx.inputs["model"]
     loaded = load_model(given.path, given.name)
+    report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     batches = make_batches(
         loaded,

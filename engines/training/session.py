@@ -23,6 +23,7 @@ from engines.training.beginning import (
     first_weights,
     require_fitting_weights,
 )
+from engines.training.devices import report_devices
 from engines.training.faults import Faults
 from engines.training.loss import Batches, token_weighted_loss
 from engines.training.progress import Counters
@@ -87,6 +88,7 @@ class Session:
             self, task.model, training_arguments(self.stage, ctx.work), task.dataset, task.collate
         )
         self._measured: Measured | None = None
+        report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
 
     @property
     def step(self) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import StageFields
+from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 
 
-class EvaluateStage(StageFields):
+class EvaluateStage(DeviceFields):
     """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
 
     kind: Literal["evaluate"] = "evaluate"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from recipes.setting import setting
 
+DEVICE = r"[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,100}"
+"""One device as CUDA_VISIBLE_DEVICES accepts it."""
 STAGE_NAME = r"^[a-z0-9-]{1,40}$"
 ANY_OUTPUT = ("*",)
 """For a field that accepts the output of every stage kind."""
@@ -103,3 +106,33 @@ class StageFields(Strict):
     retry: Retry = setting(default_factory=Retry, section="Retry", at_resume="change", help="Automatic retries.")
     kind: str
     """What the stage does; each type of stage allows exactly one value."""
+
+
+class DeviceFields(StageFields):
+    """The fields of a stage that computes on an accelerator, if there is one."""
+
+    devices: list[str] = setting(
+        default_factory=list,
+        section="Launch",
+        at_resume="change",
+        advanced=True,
+        help="GPUs that the engine may use, as numbers of nvidia-smi or UUIDs; it computes on the first. By default,"
+        " those of CUDA_VISIBLE_DEVICES where the run was launched, else all.",
+    )
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _numbers_as_words(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+        return value
+
+    @model_validator(mode="after")
+    def _devices_that_exist_at_all(self) -> DeviceFields:
+        wrong = [device for device in self.devices if re.fullmatch(DEVICE, device) is None]
+        if wrong:
+            raise ValueError(
+                f"devices — not a GPU; got {', '.join(wrong)}; allowed: a list of numbers as nvidia-smi shows them, or"
+                " of UUIDs (GPU-…, MIG-…)"
+            )
+        return self

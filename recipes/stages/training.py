@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import Guards, StageFields, TrainingRetry
+from recipes.stages.fields import DeviceFields, Guards, TrainingRetry
 
 
-class TrainingFields(StageFields):
+class TrainingFields(DeviceFields):
     """The fields that pretraining and fine-tuning share."""
 
     max_length: int = setting(

@@ -18,7 +18,7 @@ from recipes.reference import JSON_SCHEMA, REFERENCE, json_schema, json_schema_t
 from recipes.schema import Recipe
 from recipes.shipped import shipped_recipes
 from recipes.stages.fake import FakeStage
-from recipes.stages.fields import StageFields
+from recipes.stages.fields import DeviceFields
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tags_of
 
@@ -164,9 +164,10 @@ def test_a_fingerprint_changes_with_every_field_that_decides_the_result_and_no_o
     ]
     for change in indifferent:
         assert fingerprint(stage_dict(**change), []) == first
+    assert fingerprint({**stage_dict(), "devices": ["3"]}, []) == first
     assert fingerprint(stage_dict(), ["aa"]) != first
     assert fingerprint(stage_dict(), ["aa", "bb"]) != fingerprint(stage_dict(), ["bb", "aa"])
-    assert set(StageFields.model_fields) >= LEFT_OUT
+    assert set(DeviceFields.model_fields) >= LEFT_OUT
 
 
 def test_a_resolved_stage_is_complete_and_can_be_json() -> None:

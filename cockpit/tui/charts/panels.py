@@ -9,13 +9,14 @@ from typing import Any
 
 from cockpit.runs.series import Series
 from cockpit.runs.stage_view import RunView
-from cockpit.runs.state import RunState, StageView
+from cockpit.runs.state import OwnDevices, RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.axes import step_domain, time_domain
 from cockpit.tui.charts.canvas import usual_distance
 from cockpit.tui.charts.chart import ChartData
 from cockpit.tui.charts.lane import Lane, LaneMark, MarkKind
 from cockpit.tui.look.theme import ascii_only
+from engines.events import Device
 from engines.words import IGNORED, StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
@@ -272,13 +273,15 @@ def _memory(state: RunState, stage: StageView, options: ViewOptions) -> Panel | 
     sample = state.machine()
     if sample is None:
         return None
-    gpu = next((n for n in names if n.startswith("gpu") and n.endswith("_memory_used_bytes")), None)
-    if gpu is not None and sample.devices:
-        device = next((d for d in sample.devices if gpu == f"gpu{d.id}_memory_used_bytes"), sample.devices[0])
+    own = state.own_devices(stage.name)
+    device = _card(own, names, "memory_used_bytes")
+    if device is not None:
+        gpu = f"gpu{device.id}_memory_used_bytes"
         heat = _reading(state, stage, options, f"gpu{device.id}_temperature_c").value
         total = device.memory_total_bytes
         hot = "" if heat is None else f" {fmt.temperature(heat)}".replace("°", "" if ascii_only() else "°")
-        return _machine_panel(state, stage, options, gpu, "gpu memory", lambda value: fmt.of_total(value, total) + hot)
+        title = _card_title(own, device, "memory")
+        return _machine_panel(state, stage, options, gpu, title, lambda value: fmt.of_total(value, total) + hot)
     if "engine_rss_bytes" in names and not sample.unified:
         return _machine_panel(state, stage, options, "engine_rss_bytes", "engine memory", fmt.size)
     if "ram_used_bytes" not in names or sample.ram_total_bytes is None:
@@ -290,12 +293,31 @@ def _memory(state: RunState, stage: StageView, options: ViewOptions) -> Panel | 
 
 def _load(state: RunState, stage: StageView, options: ViewOptions) -> Panel | None:
     names = state.machine_names()
-    for name in names:
-        if name.startswith("gpu") and name.endswith("_util_percent"):
-            return _machine_panel(state, stage, options, name, "gpu load", fmt.load)
+    own = state.own_devices(stage.name)
+    device = _card(own, names, "util_percent")
+    if device is not None:
+        title = _card_title(own, device, "load")
+        return _machine_panel(state, stage, options, f"gpu{device.id}_util_percent", title, fmt.load)
     if "cpu_percent" in names:
         return _machine_panel(state, stage, options, "cpu_percent", "cpu load", fmt.load)
     return None
+
+
+def _card(own: OwnDevices, names: list[str], reading: str) -> Device | None:
+    """The card whose reading a chart shows: of the engine's cards the fullest, which is the first to have no memory
+    left; the machine's first where the engine's are not known."""
+    measured = [device for device in own.devices if f"gpu{device.id}_{reading}" in names]
+    if own.known:
+        measured.sort(key=lambda device: -(device.memory_used_bytes or 0))
+    return measured[0] if measured else None
+
+
+def _card_title(own: OwnDevices, device: Device, quantity: str) -> str:
+    """`gpu memory`, with the card's number where the machine has several."""
+    title = f"gpu{device.id if own.of > 1 else ''} {quantity}"
+    if own.doubt:
+        return f"{title} ({own.doubt})"
+    return f"{title} (fullest of {len(own.devices)})" if own.known and len(own.devices) > 1 else title
 
 
 def _machine_panel(

@@ -141,13 +141,14 @@ class HomeScreen(Screen[None]):
         try:
             found.recipes = self._shelf.entries() if with_recipes else None
             found.runs = self._watch.poll(budget_s=READ_S)
-            sample = None
+            sample = own = None
             if current is not None and current.state.is_live and current.reading is None:
                 with self._watch.reading(current.id) as reader:
                     old = reader.health(current.state).machine_is_old
                     sample = None if old else reader.state.machine()
+                    own = reader.state.own_devices()
             machine, is_idle = look(self.runs_root), not any(run.state.is_live for run in found.runs or ())
-            found.machine = still_words(machine) if is_idle else words(machine, sample)
+            found.machine = still_words(machine) if is_idle else words(machine, sample, own)
         finally:
             self.app.call_from_thread(self._take, found)
 

@@ -69,7 +69,7 @@ def run_parts(
         since_s = 0.0 if state.ended_t is not None else max(0.0, now - (state.last_event_t or now))
         if state.busy_s + since_s >= 60:
             parts.append(Part(10, f"wall {fmt.minutes(state.busy_s + since_s)}", "text-muted"))
-    parts += machine_parts(state) if run_state.is_live and not health.machine_is_old else []
+    parts += machine_parts(state, stage) if run_state.is_live and not health.machine_is_old else []
     return parts
 
 
@@ -92,12 +92,16 @@ def stage_parts(state: RunState, stage: StageView | None) -> list[Part]:
     return parts
 
 
-def machine_parts(state: RunState) -> list[Part]:
-    """The newest machine sample."""
+def machine_parts(state: RunState, stage: StageView | None = None) -> list[Part]:
+    """The newest machine sample, with the accelerators that the stage's engine uses."""
     sample = state.machine()
     if sample is None:
         return []
-    parts = [Part(11, device_line(device), "text-muted") for device in sample.devices[:2]]
+    own = state.own_devices(None if stage is None else stage.name)
+    shown = own.devices if own.known else own.devices[:2]
+    parts = [Part(11, device_line(device), "text-muted") for device in shown]
+    if own.doubt:
+        parts.append(Part(11, f"({own.doubt})", "text-muted"))
     if sample.cpu_percent is not None:
         parts.append(Part(12, f"cpu {fmt.load(sample.cpu_percent)}", "text-muted"))
     if sample.ram_total_bytes is not None and sample.ram_available_bytes is not None:

@@ -21,6 +21,11 @@ def fails(made: Exception) -> Callable[..., Any]:
     return call
 
 
+def uuid_of(number: int) -> str:
+    """The UUID of the fake's device of that number."""
+    return f"GPU-00000000-0000-4000-8000-{number:012d}"
+
+
 class FakeNvml:
     """Healthy devices by default; any call can be replaced by its name."""
 
@@ -41,6 +46,12 @@ class FakeNvml:
 
     def nvmlDeviceGetName(self, handle: int) -> Any:  # noqa: N802
         return self.names[handle]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> Any:  # noqa: N802
+        return uuid_of(handle)
+
+    def nvmlDeviceGetPciInfo(self, handle: int) -> Any:  # noqa: N802
+        return SimpleNamespace(busId=f"00000000:{0x17 + handle:02X}:00.0".encode())
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
         return SimpleNamespace(used=10 << 30, total=140 << 30)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cockpit.supervision.machine import UNIFIED_NAMES, Accelerators, DeviceReading, EngineUse, sample_machine
-from tests.cockpit.supervision.fake_nvml import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml, error, fails, hang
+from tests.cockpit.supervision.fake_nvml import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml, error, fails, hang, uuid_of
 from tests.runs.harness import wait_for
 
 
@@ -22,6 +22,17 @@ def test_a_healthy_device_is_read_in_bytes_watts_and_degrees() -> None:
     assert first.name == "NVIDIA H200"
     assert (first.util_percent, first.temperature_c, first.power_w) == (75.0, 61.0, 412.5)
     assert (first.memory_used_bytes, first.memory_total_bytes) == (10 << 30, 140 << 30)
+
+
+def test_a_device_has_what_identifies_it_beside_the_driver_s_number() -> None:
+    reading = Accelerators(nvml=FakeNvml("A", "B")).read()
+    assert [(device.uuid, device.pci) for device in reading.devices] == [(uuid_of(0), "0:17:0"), (uuid_of(1), "0:18:0")]
+
+
+def test_a_device_without_identity_is_still_measured() -> None:
+    unsupported = {"nvmlDeviceGetUUID": fails(NOT_SUPPORTED), "nvmlDeviceGetPciInfo": fails(NOT_SUPPORTED)}
+    (device,) = Accelerators(nvml=FakeNvml("A", **unsupported)).read().devices
+    assert (device.uuid, device.pci, device.util_percent) == ("", "", 75.0)
 
 
 @pytest.mark.parametrize("name", ["LibraryNotFound", "DriverNotLoaded"])

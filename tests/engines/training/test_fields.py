@@ -80,6 +80,7 @@ FINETUNE: dict[str, Any] = {
 }
 ELSEWHERE = {
     "python": "the supervisor starts that interpreter",
+    "devices": "the supervisor sets CUDA_VISIBLE_DEVICES: test_engine_environment.py",
     "gate": "the host checks gates",
     "retry": "the supervisor retries",
     "start_from": "a run of its own: test_beginning.py",

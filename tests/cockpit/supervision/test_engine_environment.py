@@ -1,0 +1,44 @@
+"""Which GPUs an engine may see. No test here runs on CUDA: what CUDA does with the variables is CUDA's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.supervision.engine_process import engine_environment
+from engines.run_dir import RunDir
+from recipes.stages.finetune import FinetuneStage
+from tests.recipes.recipe_texts import found as problems_in
+
+
+def environment(tmp_path: Path, **fields: Any) -> dict[str, str]:
+    stage = FinetuneStage.model_validate({"name": "tuned", "kind": "finetune", "model": "m", "data": "d", **fields})
+    return engine_environment(RunDir(tmp_path / "run"), stage)
+
+
+@pytest.mark.parametrize("given", [["2", "GPU-5ba1"], [2, "GPU-5ba1"]])
+def test_the_engine_sees_the_stage_s_devices_by_the_numbers_of_nvidia_smi(
+    given: list[str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    found = environment(tmp_path, devices=given)
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("2,GPU-5ba1", "PCI_BUS_ID")
+
+
+def test_without_devices_the_shell_s_choice_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    found = environment(tmp_path)
+    assert found["CUDA_VISIBLE_DEVICES"] == "7"
+    assert "CUDA_DEVICE_ORDER" not in found
+
+
+@pytest.mark.parametrize("device", ["0,1", "-1", "gpu0", "", "NoDevFiles"])
+def test_what_is_no_device_is_refused_with_its_line_and_what_is_allowed(device: str) -> None:
+    head = 'schema = 1\nname = "x"\n[[stage]]\nname = "base"\nkind = "evaluate"\nmodel = "org/name"\ndata = "/"\n'
+    (problem,) = problems_in(f'{head}devices = ["{device}"]\n').values()
+    assert (problem.line, problem.key) == (8, "base.devices")
+    assert "a list of numbers as nvidia-smi shows them" in str(problem)
