@@ -36,6 +36,24 @@ def refuse_used(users: dict[str, set[str]]) -> None:
         raise OperatorError("\n".join(lines), "nothing was removed; to remove it anyway: --force")
 
 
+def refuse_live(runs: Sequence[RunDir]) -> None:
+    """Refuse to remove runs of which one is live or belongs to another user.
+
+    Raises:
+        OperatorError: every such run is named.
+    """
+    refused: list[OperatorError] = []
+    for run in runs:
+        try:
+            with held(run):
+                pass
+        except OperatorError as error:
+            refused.append(error)
+    if refused:
+        hints = dict.fromkeys(error.hint for error in refused if error.hint)
+        raise OperatorError("\n".join(str(error) for error in refused), "\n".join([*hints, "nothing was removed"]))
+
+
 def remove_run(run: RunDir) -> None:
     """Remove a run's folder; links in it are removed, and what they point to is kept.
 

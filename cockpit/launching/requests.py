@@ -93,7 +93,7 @@ EFFECTS = {
     Verb.PAUSE: "training pauses at the next step",
     Verb.CONTINUE: "training continues",
     Verb.LEARNING_RATE: "the peak learning rate becomes {value} at the next step",
-    Verb.MAX_STEPS: "the stage ends at step {value}",
+    Verb.MAX_STEPS: "the stage ends at step {value}, or at the step it has reached if that is later",
 }
 """What the engine does for each verb, for the operator."""
 _VALUE_WORDS = {Verb.LEARNING_RATE: formatting.learning_rate, Verb.MAX_STEPS: formatting.whole}

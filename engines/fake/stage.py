@@ -278,6 +278,8 @@ class _FakeTraining:
                     StepsPlanned(stage=self.ctx.stage_name, attempt=self.ctx.attempt, total_steps=self.total_steps)
                 )
                 return f"the stage ends at step {self.total_steps}"
+            case Verb.CONTINUE:
+                return f"{IGNORED}: not paused"
             case _:
                 return f"{IGNORED}: a fake stage does not support {request.verb}"
 
@@ -292,4 +294,7 @@ class _FakeTraining:
                     return
                 if request.verb.is_stop:
                     self._stop(request, step, saved=self.last_saved == step)
-                self.ctx.applied(request, f"{IGNORED} while paused", step)
+                saved = self.last_saved == step
+                paused = request.verb is Verb.PAUSE
+                effect = f"{IGNORED}: already paused" if paused else self._answer(request, step, saved=saved)
+                self.ctx.applied(request, effect, step)

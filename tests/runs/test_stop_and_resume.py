@@ -245,6 +245,28 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 
+def test_a_continue_without_a_pause_and_a_second_pause_say_what_is_so(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for_step(run, 2)
+    requests = (
+        (Verb.CONTINUE, None, "ignored: not paused"),
+        (Verb.PAUSE, None, "paused"),
+        (Verb.PAUSE, None, "ignored: already paused"),
+        (Verb.LEARNING_RATE, 1e-5, "peak learning rate is now 1e-5"),
+        (Verb.EVALUATE, None, "evaluated"),
+        (Verb.CONTINUE, None, "continued"),
+    )
+    for verb, value, effect in requests:
+        number = send_request(run, verb, value).number
+        wait_for(
+            lambda number=number: any(isinstance(e, ControlApplied) and e.number == number for e in events(run)),
+            f"the answer to {verb}",
+        )
+        assert [e.effect for e in events(run) if isinstance(e, ControlApplied)][-1] == effect
+    send_request(run, Verb.STOP)
+    assert wait_for_end(run) == "stopped"
+
+
 def test_a_failed_gate_refuses_the_run_and_keeps_the_output_for_inspection(tmp_path: Path) -> None:
     text = fake_recipe({"max_steps": 5, "step_s": 0.0}) + '[[stage.gate]]\nmetric = "loss"\nop = "<"\nvalue = 0.1\n'
     text += '[[stage.gate]]\nmetric = "accuracy"\nop = ">"\nvalue = 0.9\n'

@@ -6,7 +6,7 @@ import argparse
 
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.house.asking import confirmed
-from cockpit.keeping.remove import leftovers, refuse_used, remove_leftover, remove_run, users_of
+from cockpit.keeping.remove import leftovers, refuse_live, refuse_used, remove_leftover, remove_run, users_of
 from cockpit.keeping.sizes import Sizes, sizes_of
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Check all runs, list what goes, ask, remove."""
     root = runs_root(args.runs_dir)
     runs = list({found.root: found for found in (_exactly(root, name) for name in args.runs)}.values())
+    refuse_live(runs)
     if not args.force:
         refuse_used(users_of(runs, root))
     sizes = {one.id: sizes_of(one) for one in runs}
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     if not confirmed(f"remove {fmt.counted(len(runs), 'run')}, {total}?", yes=args.yes):
         say("nothing was removed")
         return ExitCode.INTERRUPTED
+    refuse_live(runs)  # one may have been resumed since the question
     for one in runs:
         remove_run(one)
         print_out(f"removed {safe_text(one.id, 100)}, {fmt.size(sizes[one.id].total)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,29 @@ def test_rm_without_a_terminal_asks_for_yes_and_removes_nothing(cockpit: Command
     code, out, _ = cockpit("rm", run.id, "--yes")
     assert (code, run_ids(cockpit.root)) == (ExitCode.DONE, [])
     assert f"removed {run.id}" in out
+
+
+def test_rm_of_several_runs_removes_none_if_one_is_live_and_does_not_ask(cockpit: Command, run: RunDir) -> None:
+    live = made_run(cockpit.root, "b", steps=(10,))
+    lines = (
+        "import fcntl, sys",
+        f"lock = open({str(live.supervisor_lock)!r}, 'w')",
+        "fcntl.flock(lock, fcntl.LOCK_EX)",
+        "print('held', flush=True)",
+        "sys.stdin.read()",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for words in ((run.id, live.id, "--yes"), (run.id, live.id, "--yes", "--force"), (run.id, live.id)):
+            code, out, err = cockpit("rm", *words)
+            assert (code, out) == (ExitCode.MISTAKE, "")
+            assert f"{live.id} is running" in err
+            assert "nothing was removed" in err
+            assert "remove 2 runs" not in err
+    assert sorted(run_ids(cockpit.root)) == sorted([run.id, live.id])
 
 
 def test_rm_refuses_last_and_an_ancestor_and_removes_it_with_force(cockpit: Command, run: RunDir) -> None:
