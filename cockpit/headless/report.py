@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
-from cockpit.runs.log_lines import accepted_words, devices_words
+from cockpit.runs.log_lines import accepted_words, devices_words, line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.events import SampledText
-from engines.words import StageStatus
+from engines.words import IGNORED, StageStatus, Verb
 from recipes.stages.registry import scores, trains
 
 TITLES = ("stage", "kind", "time", "CPU", "loss", "held-out", "perplexity", "size")
@@ -115,6 +115,11 @@ def _notes(state: RunState) -> list[str]:
     notes += [
         f"{item.stage}.{item.field}: changed inputs accepted at a resume: {accepted_words(item)}"
         for item in state.accepted_inputs
+    ]
+    notes += [
+        f"changed while it ran: {done.stage or ''}{': ' if done.stage else ''}{line_of(done).text}"
+        for done in state.controls
+        if Verb.of(done.request) in {Verb.LEARNING_RATE, Verb.MAX_STEPS} and not done.effect.startswith(IGNORED)
     ]
     lost = sum(gap.lost for gap in state.gaps)
     if lost:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from cockpit.launching.requests import Reply
-from cockpit.runs.reader import RunReader
+from cockpit.runs.reader import RunReader, read_now
 from cockpit.text import formatting as fmt
 from engines import control
-from engines.events import ControlApplied
+from engines.events import ControlApplied, RunEnded
 from engines.run_dir import RunDir
 from engines.words import IGNORED, Verb
 
@@ -19,7 +19,8 @@ POLL_S = 0.2
 def wait_for_answer(
     reply: Reply, *, patience_s: float | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> ControlApplied | None:
-    """Wait for the answer to a request that was sent; None if none came in time, or if `stopped` became true.
+    """Wait for the answer to a request that was sent; None if none came in time or before the run ended, or if
+    `stopped` became true.
 
     Args:
         reply: the reply of `send_request`.
@@ -28,10 +29,12 @@ def wait_for_answer(
     """
     give_up_s = time.monotonic() + (reply.patience_s if patience_s is None else patience_s)
     while True:
+        ended = False
         for event in reply.records.read() if reply.records is not None else ():
             if isinstance(event, ControlApplied) and answers(event, reply):
                 return event
-        if stopped() or time.monotonic() >= give_up_s:
+            ended = ended or isinstance(event, RunEnded)
+        if ended or stopped() or time.monotonic() >= give_up_s:
             return None
         time.sleep(POLL_S)
 
@@ -63,6 +66,9 @@ def not_taken_words(run: RunDir, reply: Reply, waited_s: float) -> str:
     """
     if reply.number in control.numbers_taken(run.control):
         return f"{reply.verb}: taken; the log has its result"
+    state = read_now(run).state.state
+    if state.has_ended:
+        return f"{reply.verb} not taken: the run ended first ({state}); the request stays in effect for a resume"
     return f"{reply.verb} not taken after {fmt.duration(waited_s)}: {engine_words(run)}; the request stays in effect"
 
 

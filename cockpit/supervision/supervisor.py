@@ -58,7 +58,7 @@ from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.run_dir import Lock, RunDir, RunDirError
-from engines.words import EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
+from engines.words import IGNORED, EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 
@@ -239,8 +239,9 @@ class Supervisor:
         for request in control.pending(self.run.control):
             self.watch.ladder.notice(request)
             if control.take(self.run.control, request):
+                told = effect if request.verb.is_stop else f"{IGNORED}: {effect}"
                 self.writer.emit(
-                    ControlApplied(request=request.words, by=request.by, effect=effect, number=request.number)
+                    ControlApplied(request=request.words, by=request.by, effect=told, number=request.number)
                 )
 
     def _end(self, end: EndRun) -> None:

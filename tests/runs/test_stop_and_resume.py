@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from cockpit.headless.follow import Following, Signals
 from cockpit.headless.lines import JsonLines, Nothing
 from cockpit.launching.adoption import ATTACH, ATTEMPTS, FOLLOWER, adopt
+from cockpit.launching.answers import was_ignored
 from cockpit.launching.launch import resume
 from cockpit.launching.requests import Outcome, send_request
 from cockpit.runs.reader import read_now
@@ -245,6 +247,10 @@ def test_requests_are_answered_each_once(tmp_path: Path) -> None:
     assert send_request(run, Verb.CHECKPOINT).outcome is Outcome.ENDED
 
 
+def _answered(run: RunDir, number: int) -> bool:
+    return any(isinstance(e, ControlApplied) and e.number == number for e in events(run))
+
+
 def test_a_continue_without_a_pause_and_a_second_pause_say_what_is_so(tmp_path: Path) -> None:
     run = launch_text(fake_recipe(LONG), tmp_path)
     wait_for_step(run, 2)
@@ -259,12 +265,27 @@ def test_a_continue_without_a_pause_and_a_second_pause_say_what_is_so(tmp_path: 
     for verb, value, effect in requests:
         number = send_request(run, verb, value).number
         wait_for(
-            lambda number=number: any(isinstance(e, ControlApplied) and e.number == number for e in events(run)),
+            partial(_answered, run, number),
             f"the answer to {verb}",
         )
         assert [e.effect for e in events(run) if isinstance(e, ControlApplied)][-1] == effect
     send_request(run, Verb.STOP)
     assert wait_for_end(run) == "stopped"
+
+
+def test_a_request_that_the_engine_did_not_live_to_take_is_answered_as_ignored(tmp_path: Path) -> None:
+    run = launch_text(fake_recipe(LONG), tmp_path)
+    wait_for_step(run, 2)
+    pid = engine_pid(run, "part-1", 1)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    number = send_request(run, Verb.LEARNING_RATE, 1e-5).number
+    os.kill(pid, signal.SIGKILL)
+    wait_for(partial(_answered, run, number), "the supervisor's answer")
+    [answer] = [e for e in events(run) if isinstance(e, ControlApplied) and e.number == number]
+    assert answer.effect == "ignored: no engine was running"
+    assert was_ignored(answer)
+    assert wait_for_end(run) == "failed"
 
 
 def test_a_failed_gate_refuses_the_run_and_keeps_the_output_for_inspection(tmp_path: Path) -> None:

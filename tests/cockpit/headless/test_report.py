@@ -17,6 +17,7 @@ from engines.events import (
     ArtifactCommitted,
     AttemptEnded,
     AttemptStarted,
+    ControlApplied,
     Evaluated,
     RunEnded,
     RunStarted,
@@ -232,3 +233,23 @@ def test_the_panel_of_an_export_colours_lights_and_counts_what_does_not_fit() ->
     whole = stage_panel(stage, 78, 20, {"success": "#00ff00"})
     row = next(line for line in whole if "Q8_0" in line.plain)
     assert any("#00ff00" in str(span.style) for span in row.spans)
+
+
+def test_the_report_has_what_requests_changed_while_it_ran() -> None:
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]))
+    journal.say("s", StageStarted(stage="base", kind="fake", attempt=1))
+    journal.open("e", "engine", "base", 1)
+    for request, effect in (
+        ("learning-rate 1e-4", "peak learning rate is now 1e-4"),
+        ("max-steps 0", "ignored: max_steps"),
+        ("max-steps 900", "the stage ends at step 900"),
+        ("pause", "paused"),
+    ):
+        journal.say("e", ControlApplied(request=request, by="ann@vm", effect=effect, step=209, stage="base"))
+    changed = [line for line in report_lines(fold(journal.events)) if line.startswith("changed while it ran")]
+    assert changed == [
+        "changed while it ran: base: learning-rate 1e-4 by ann@vm: peak learning rate is now 1e-4 at step 209",
+        "changed while it ran: base: max-steps 900 by ann@vm: the stage ends at step 900 at step 209",
+    ]

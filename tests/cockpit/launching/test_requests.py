@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cockpit
+from cockpit.launching.answers import not_taken_words, wait_for_answer
 from cockpit.launching.requests import EFFECTS, Outcome, effect_of, send_request
 from engines.control import pending
 from engines.emitter import EventWriter
@@ -108,3 +109,13 @@ def test_the_cockpit_writes_requests_in_one_place_and_a_supervisor_that_gets_a_s
     root = Path(cockpit.__file__).parent
     writers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "put_request(" in path.read_text()}
     assert writers == {"launching/requests.py", "supervision/supervisor.py"}
+
+
+def test_the_wait_for_an_answer_ends_when_the_run_ends_and_says_so(supervised: RunDir) -> None:
+    reply = send_request(supervised, Verb.LEARNING_RATE, 1e-4)
+    tell(supervised, RunEnded(state=RunStatus.FAILED, reason="base: no data"))
+    looks = iter([False, False])  # the third look would raise: the end is seen before
+    assert wait_for_answer(reply, patience_s=3600.0, stopped=lambda: next(looks)) is None
+    words = not_taken_words(supervised, reply, 3600.0)
+    assert words == "learning-rate not taken: the run ended first (failed); the request stays in effect for a resume"
+    assert len(pending(supervised.control)) == 1
