@@ -84,6 +84,8 @@ class Supervisor:
         self.watch = Watch(run, self.writer, self.sampler, self.plan.recipe.stop_grace_s)
         self.outputs = Outputs(run, self.plan, self.facts, self._warn_of_output)
         self.skipped: set[str] = set()
+        self.told_to_end = False
+        """A signal asks this process to end: it does not wait for space on the disk any longer."""
 
     def drive(self) -> None:
         """Run stages until the run ends. An adopter that cannot write that it adopts the run does not adopt it."""
@@ -94,6 +96,7 @@ class Supervisor:
         self._adopt_or_record_ends()
         self.sampler.start()
         while True:
+            self._wait_for_space()
             self.read_facts()
             actions = next_action(self.plan, self.facts, self.outputs.is_done)
             self._note_skipped(actions.done)
@@ -106,6 +109,13 @@ class Supervisor:
                 self._end(EndRun(RunStatus.STOPPED, f"stopped before {actions.action.stage}"))
                 return
             self._run_stage(actions.action)
+
+    def _wait_for_space(self) -> None:
+        """Wait until the journal has every record of this process: on a full disk no further attempt begins, because
+        it would fail too, and a run that has ended is not left without its end. A deleted journal, or a signal to
+        this process, ends the wait."""
+        while not self.writer.retry_waiting() and self.run.journal.exists() and not self.told_to_end:
+            self.watch.between_engines()
 
     def record(self, event: RunStarted | StageStarted | AttemptEnded) -> None:
         """Write an event to the journal and add it to the facts immediately: on a full disk it cannot be read back,
@@ -252,6 +262,7 @@ class Supervisor:
         self._answer_requests("the run has ended")
         self.sampler.stop()
         self.writer.emit(RunEnded(state=end.state, reason=end.reason, launch=self.launch))
+        self._wait_for_space()
         self.writer.sync()
         self.read_facts()
         if self.state.state.has_ended:  # else the end waits for space on the disk, or the run was moved
@@ -310,8 +321,8 @@ def main(argv: list[str] | None = None) -> ExitCode:
     )
     become_subreaper()
     supervisor = Supervisor(run, started)
-    signal.signal(signal.SIGTERM, lambda *_: _request_stop(run))
-    signal.signal(signal.SIGINT, lambda *_: _request_stop(run))
+    signal.signal(signal.SIGTERM, lambda *_: _request_stop(run, supervisor))
+    signal.signal(signal.SIGINT, lambda *_: _request_stop(run, supervisor))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         supervisor.drive()
@@ -346,7 +357,8 @@ def _accepted(text: str) -> list[AcceptedInput]:
     return msgspec.json.decode(text, type=list[AcceptedInput])
 
 
-def _request_stop(run: RunDir) -> None:
+def _request_stop(run: RunDir, supervisor: Supervisor) -> None:
+    supervisor.told_to_end = True
     with suppress(OSError):
         control.put_request(run.control, Verb.STOP_AFTER_CHECKPOINT, by="signal to the supervisor")
 

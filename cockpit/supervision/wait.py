@@ -53,6 +53,13 @@ class Watch:
         self.sampler.watch(None)
         return engine.child.wait() if engine.child is not None else None
 
+    def between_engines(self) -> None:
+        """One turn of the work while no engine runs: screens, the sampler, and new requests."""
+        select.select(self.relay.readable, [], [], TICK_S)
+        self.relay.pump()
+        self.sampler.check()
+        self._notice_requests()
+
     def close(self) -> None:
         self.relay.close()
 
@@ -60,9 +67,7 @@ class Watch:
         return engine.child is None and not engine.identity.is_alive()
 
     def _escalate(self, engine: EngineProcess) -> None:
-        for request in self._new_requests():
-            self._seen.add(request.number)
-            self.ladder.notice(request)
+        self._notice_requests()
         rung = self.ladder.due(time.monotonic())
         if rung == "term":
             self._record("the engine did not stop in time: sending TERM", engine)
@@ -72,6 +77,11 @@ class Watch:
             # `until_end` collects the engine's exit status: if another call reaped the child, Popen would report 0.
             keep = frozenset({engine.identity.pid})
             kill_tree(self.run.root, [engine.identity], term_grace_s=0.0, keep=keep)
+
+    def _notice_requests(self) -> None:
+        for request in self._new_requests():
+            self._seen.add(request.number)
+            self.ladder.notice(request)
 
     def _new_requests(self) -> list[Request]:
         """Requests that were not seen yet. Folders that did not change are not listed: they keep every request."""

@@ -1,37 +1,49 @@
-"""On a full disk, a supervisor still counts what it did."""
+"""On a full disk, a supervisor begins no attempt that it cannot journal, and continues when space returns."""
 
 from __future__ import annotations
 
 import resource
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.events import StageSucceeded
 from engines.run_dir import lock_holder, lock_is_held
 from tests.runs.harness import (
     assert_no_process_left,
+    events,
     fake_recipe,
     kill_supervisor,
     launch_text,
     wait_for,
+    wait_for_end,
     wait_for_step,
 )
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_attempts_that_could_not_be_journaled_still_count(tmp_path: Path, max_attempts: int) -> None:
+def test_no_attempt_begins_that_cannot_be_journaled_and_the_run_goes_on_when_space_returns(
+    tmp_path: Path, max_attempts: int
+) -> None:
     stages: list[dict[str, Any]] = [
         {"max_steps": 60, "step_s": 0.02},
         {"max_steps": 3, "step_s": 0.01, "retry": {"max_attempts": max_attempts}},
     ]
     run = launch_text(fake_recipe(*stages), tmp_path)
     wait_for_step(run)
+    supervisor = lock_holder(run.supervisor_lock)["pid"]
     full = (run.journal.stat().st_size, resource.RLIM_INFINITY)  # engines inherit it
-    resource.prlimit(lock_holder(run.supervisor_lock)["pid"], resource.RLIMIT_FSIZE, full)
-    wait_for(lambda: not lock_is_held(run.supervisor_lock), "the supervisor's end")
-    assert run.attempts("part-2") == list(range(1, max_attempts + 1))
+    resource.prlimit(supervisor, resource.RLIMIT_FSIZE, full)
+    wait_for(lambda: any(isinstance(event, StageSucceeded) for event in events(run)), "the first stage's success")
+    time.sleep(2.0)  # a supervisor that does not wait begins the next attempt within this time
+    assert lock_is_held(run.supervisor_lock)
+    assert run.attempts("part-2") == []
+    resource.prlimit(supervisor, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert wait_for_end(run) == "succeeded"
+    assert run.attempts("part-2") == [1]
     assert_no_process_left(run)
 
 
