@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,32 @@ def make_canary_interpreter(folder: Path) -> tuple[Path, Path]:
     program.write_text(f"#!/bin/sh\ntouch {trace}\nexec sleep 1\n")
     program.chmod(0o755)
     return program, trace
+
+
+@contextmanager
+def untouched_canary(folder: Path) -> Iterator[Canary]:
+    """A canary that must live, and whose interpreter must not have been started, when the block ends."""
+    program, trace = make_canary_interpreter(folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield Canary(process.pid, program, trace)
+        assert process.poll() is None, "the process that the folders name was signalled"
+        assert not trace.exists(), "the interpreter that the folders name was started"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every path in a folder with its type, size and time of change; links are not followed."""
+    found = {}
+    for where, folders, files in os.walk(folder):
+        for name in (*folders, *files, "."):
+            status = (Path(where) / name).lstat()
+            found[os.path.join(where, name)] = (status.st_mode, status.st_size, status.st_mtime_ns)  # noqa: PTH118
+    return found
 
 
 def stranger(root: Path, name: str, canary: Canary) -> RunDir:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from engines.words import StartReason
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run, write_journal
 from tests.runs.harness import fake_recipe, nothing_left
-from tests.strangers import VARIANTS, Canary, make_canary_interpreter, stranger, strangers
+from tests.strangers import VARIANTS, Canary, contents, stranger, strangers, untouched_canary
 
 LOOKS = (("show",), ("show", "--json"), ("replay", "--plain"), ("attach", "--plain"), ("attach", "--json"), ("verify",))
 ACTS = (("stop",), ("stop", "--now"), ("resume",), ("resume", "--stage", "base"), ("trust",))
@@ -39,26 +37,8 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
-    folder = tmp_path_factory.mktemp("canary")
-    program, trace = make_canary_interpreter(folder)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    yield Canary(process.pid, program, trace)
-    assert process.poll() is None, "the process that the folders name was signalled"
-    assert not trace.exists(), "the interpreter that the folders name was started"
-    process.kill()
-    process.communicate()
-
-
-def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every path in a folder with its type, size and time of change; links are not followed."""
-    found = {}
-    for where, folders, files in os.walk(folder):
-        for name in (*folders, *files, "."):
-            status = (Path(where) / name).lstat()
-            found[os.path.join(where, name)] = (status.st_mode, status.st_size, status.st_mtime_ns)  # noqa: PTH118
-    return found
+    with untouched_canary(tmp_path_factory.mktemp("canary")) as canary:
+        yield canary
 
 
 def test_there_are_at_least_forty_variants() -> None:

@@ -12,6 +12,8 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
+from cockpit.runs.summaries import RunSummary
+from cockpit.runs.watch import RunWatch
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.confirm import ConfirmScreen
 from cockpit.tui.dialogs.help import HelpScreen
@@ -24,6 +26,7 @@ from cockpit.tui.screens.run import RunScreen
 from cockpit.tui.widgets.recipe_list import RecipeList
 from cockpit.tui.widgets.run_table import RunTable
 from engines.run_dir import Lock
+from engines.words import RunStatus
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, picture, until, until_seen
 from tests.tui.made_runs import make_run
 
@@ -168,6 +171,28 @@ async def test_hostile_names_and_texts_are_inert(tmp_path: Path, size: tuple[int
                 await pilot.press("down")
                 await pilot.pause(0.2)
                 assert no_control_characters(pilot.app)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_health_concerns_and_notes_are_inert_text(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    rows = []
+    for number, words in enumerate(HOSTILE):
+        run = make_run(root, f"r{number}", state=None)
+        text = {"health": words, "health_sentence": words, "reason": words, "note": words, "stage": words}
+        facts = {"id": run.id, "path": str(run.root), "recipe": words, "concerns": (words,)}
+        rows.append(RunSummary(**facts, **text, state=RunStatus.RUNNING))  # type: ignore[arg-type]
+    monkeypatch.setattr(RunWatch, "poll", lambda *_args, **_options: rows)
+    async with opened(root, size) as (home, pilot):
+        table = home.query_one(RunTable)
+        await until(pilot, lambda: len(table.items) == len(HOSTILE), "the runs")
+        table.focus()
+        for _ in HOSTILE:
+            await pilot.press("down")
+            await pilot.pause(0.2)
+            assert no_control_characters(pilot.app)
 
 
 @pytest.mark.parametrize("size", SIZES)
