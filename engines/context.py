@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -158,27 +158,29 @@ class StageContext(Generic[S_co]):
     def check_stop(self) -> None:
         """Stop here if the operator requested it; for work without checkpoints.
 
+        Other requests to a training wait here until it takes them at a step. The supervisor answers them if the attempt
+        ends before.
+
         Raises:
             StopRequested: the operator requested a stop.
         """
-        for request in self.requests():
+        trains = row_of(self.stage).trains
+        for request in self.requests(lambda found: found.verb.is_stop or not trains):
             if request.verb.is_stop:
                 origin = (
                     "from its beginning" if self.resume is None else f"from its checkpoint at step {self.resume.step}"
                 )
                 self.applied(request, f"stopping; a resume of the run starts this stage {origin}")
                 raise StopRequested
-            known = row_of(self.stage).trains
-            reason = "training has not begun" if known else f"a {self.stage.kind} stage has nothing to {request.verb}"
-            self.applied(request, f"{IGNORED}: {reason}")
+            self.applied(request, f"{IGNORED}: a {self.stage.kind} stage has nothing to {request.verb}")
 
-    def requests(self) -> Iterator[control.Request]:
-        """New requests, oldest first, each yielded once; a termination signal counts as a request.
+    def requests(self, wanted: Callable[[control.Request], bool] = lambda _: True) -> Iterator[control.Request]:
+        """New requests that are wanted, oldest first, each yielded once; a termination signal counts as a request.
 
         A request is taken only after the one before it was handled, so a paused stage finds its `continue` here.
         """
         for request in control.pending(RunDir(self.run_root).control):
-            if control.take(RunDir(self.run_root).control, request):
+            if wanted(request) and control.take(RunDir(self.run_root).control, request):
                 yield request
         if self._signal is not None and not self._signal_answered:
             self._signal_answered = True

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cockpit import CODE_ROOT
 from cockpit.provenance import records
+from cockpit.provenance.mark import SUPERVISOR_MODULE
 from cockpit.provenance.trust import require_trusted, token_of
 from engines.run_dir import Lock, RunDir, lock_holder, lock_is_held
 from engines.words import ExitCode, StartReason
@@ -26,7 +27,7 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
     require_trusted(run)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "cockpit.supervision.supervisor", str(run.root), "--reason", reason, *arguments],
+            [sys.executable, "-m", SUPERVISOR_MODULE, str(run.root), "--reason", reason, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -19,6 +19,8 @@ from engines.run_dir import RunDir
 
 RUN_ENV = "COCKPIT_RUN_ROOT"
 MARK_ENV = "COCKPIT_RUN_MARK"
+SUPERVISOR_MODULE = "cockpit.supervision.supervisor"
+SAMPLER_MODULE = "cockpit.supervision.sampler"
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,16 @@ def lives(run: RunDir, engine: Identity) -> bool:
     except OSError:
         return False
     return RunMark.of(run).is_carried_by(engine.pid) and engine.is_alive()
+
+
+def serves(run: RunDir, named: Identity, module: str) -> bool:
+    """Whether a process that the run's files name is alive and executes this module for this run; for showing.
+
+    Supervisors and samplers have no mark, because what has one is ended with the run's engines. Their command line, too,
+    is set by the one who starts them and read from the kernel; it has the module and the run's path.
+    """
+    try:
+        words = Path(f"/proc/{named.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(module) in words and os.fsencode(str(run.root)) in words and named.is_alive()

@@ -182,7 +182,7 @@ def _take_run_started(run: RunView, event: RunStarted, order: Order) -> None:
     if run.started_t is None:
         run.started_t = event.t
     if event.reason.is_from_operator:
-        run.operator_start = order
+        run.operator_start, run.only = order, event.only
     for name, kind in zip(event.stages, event.kinds, strict=False):
         run.stage(name).kind = kind
     run.order = list(dict.fromkeys([*event.stages, *run.order, *run.stages]))  # linear, also for 20,000 stages

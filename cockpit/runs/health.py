@@ -349,7 +349,11 @@ def _suspended(silence_s: float) -> str:
 
 
 def process_states(
-    state: RunState, supervisor: str, is_engine: Callable[[Identity], bool], root: Path | None = None
+    state: RunState,
+    supervisor: str,
+    is_engine: Callable[[Identity], bool],
+    is_sampler: Callable[[Identity], bool],
+    root: Path | None = None,
 ) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
@@ -357,6 +361,7 @@ def process_states(
         state: the fold of the run's records.
         supervisor: the state of the process that holds the supervisor's lock; "" when it cannot be seen.
         is_engine: whether a process that the journal names is really an engine of the run.
+        is_sampler: the same for its sampler.
         root: the run directory, whose disk may be full; None: not looked at.
     """
     stage = state.current_stage
@@ -364,11 +369,10 @@ def process_states(
     engine = engine_of(state, attempt) if attempt is not None and not attempt.ended else None
     samplers = [w for w in state.writers if w.role == WriterRole.SAMPLER]
     newest = max(samplers, key=lambda w: (w.launch, w.t, w.name), default=None)
-    named = _identity_of(engine)
-    shown = named.state() if named is not None and is_engine(named) else ""
+    named, shown = _identity_of(engine), _state_of(engine, is_engine)
     if named is not None and supervisor and named.boot_id == boot_id() and not named.is_alive():
         shown = "Z"  # the supervisor is seen from here, so the engine would be too
-    return Processes(shown, supervisor, _state_of(newest), root is not None and _is_full(root))
+    return Processes(shown, supervisor, _state_of(newest, is_sampler), root is not None and _is_full(root))
 
 
 def _is_full(root: Path) -> bool:
@@ -384,6 +388,6 @@ def _identity_of(writer: WriterFacts | None) -> Identity | None:
     return None if opened is None else Identity(opened.pid, opened.start_time, opened.boot_id)
 
 
-def _state_of(writer: WriterFacts | None) -> str:
+def _state_of(writer: WriterFacts | None, is_its: Callable[[Identity], bool]) -> str:
     named = _identity_of(writer)
-    return "" if named is None else named.state()
+    return named.state() if named is not None and is_its(named) else ""

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from threading import Lock
 
-from cockpit.provenance.mark import lives
+from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, lives, serves
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, Indexed, load_index, store_index
 from cockpit.runs.sequence import Numbers
@@ -143,7 +143,11 @@ class RunReader:
         """
         if look:
             self._processes = process_states(
-                self.state, self._supervisor_state(), lambda engine: lives(self.run, engine), self.run.root
+                self.state,
+                self._supervisor_state(),
+                lambda engine: lives(self.run, engine),
+                lambda sampler: serves(self.run, sampler, SAMPLER_MODULE),
+                self.run.root,
             )
             self._concerns = self._own_concerns() if real.is_live else ()
         found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)
@@ -168,9 +172,10 @@ class RunReader:
             return ""
         holder = lock_holder(self.run.supervisor_lock)
         try:
-            return Identity(int(holder["pid"]), int(holder["start_time"]), str(holder["boot_id"])).state()
-        except (KeyError, TypeError, ValueError):
+            named = Identity(int(holder["pid"]), int(holder["start_time"]), str(holder["boot_id"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
             return ""
+        return named.state() if serves(self.run, named, SUPERVISOR_MODULE) else ""
 
     def is_live(self) -> bool:
         """Whether a supervisor or an engine of the run is running."""

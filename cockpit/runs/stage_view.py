@@ -348,6 +348,8 @@ class RunView:
     started_t: float | None = None
     ended_t: float | None = None
     operator_start: Order | None = None
+    only: list[str] = field(default_factory=list)
+    """the stages that the operator's newest start runs; empty for all"""
     paused: bool = False
     order: list[str] = field(default_factory=list)
     stages: dict[str, StageView] = field(default_factory=dict)

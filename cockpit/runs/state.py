@@ -207,8 +207,9 @@ class RunState:
 
     @property
     def progress(self) -> float | None:
-        """The share of the run that is done; all stages have the same weight."""
-        stages = self.stages
+        """The share of the run that is done; all stages that the operator selected have the same weight."""
+        only = set(self.view.only)
+        stages = [stage for stage in self.stages if not only or stage.name in only]
         if not stages:
             return None
         return sum(1.0 if s.state.is_done else s.fraction or 0.0 for s in stages) / len(stages)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cockpit.runs.live_stream import LiveStream
 from cockpit.runs.sequence import Numbers
-from engines.events import RunEnded, UnreadableRecordError, WriterOpened, decode_record
+from cockpit.runs.writer_facts import HANDLERS
+from engines.events import AnyEvent, UnreadableRecordError, WriterOpened, decode_record
 from engines.journal import JournalMark, JournalReader, Record, journal_files
 from engines.run_dir import RunDir, lock_is_held
 
@@ -25,7 +26,8 @@ RECONNECT_S = 2.0
 RECONNECT_REFUSED_S = 30.0
 JOURNAL_WAIT_S = 0.1
 STREAM_WAIT_S = 0.25
-MOST_WITHHELD = 16
+MOST_WITHHELD = 2000
+"""Facts of the stream that wait for the journal; older ones come from the journal only."""
 EARLY_RECORDS = 5000
 """Records of the stream that are kept per writer until the journal is read up to them; the journal has the rest."""
 
@@ -236,10 +238,11 @@ class RunTail:
         """Add the stream's records; the journal has just been read to its end, so missing records are not in it yet."""
         early, self._early = self._early, {}
         withheld, self._withheld = self._withheld, []
+        supervised = lock_is_held(RunDir(self._place).supervisor_lock)
         for record in [*(record for kept in early.values() for record in kept), *withheld, *live]:
             event = record.event
-            if isinstance(event, RunEnded) and self._is_premature(event):
-                self._withheld = [*self._withheld, record][-MOST_WITHHELD:]
+            if supervised and type(event) not in HANDLERS and self._journal_lacks(event):
+                self._withheld.append(record)
                 continue
             if (
                 event.seq > self._expected(event.w)
@@ -248,14 +251,17 @@ class RunTail:
             ):
                 continue
             self._take(record, records)
+        del self._withheld[:-MOST_WITHHELD]
 
-    def _is_premature(self, event: RunEnded) -> bool:
-        """Whether the journal lacks an end of the run that the stream has, while a supervisor holds the run.
+    def _journal_lacks(self, event: AnyEvent) -> bool:
+        """Whether only the stream has this fact of the run's life, so that it waits while a supervisor holds the run.
 
-        Any process of this user can write into the pipe. A supervisor frees the lock after it wrote the end, also on a
-        full disk; until then only the journal is believed.
+        Any process of this user can write into the pipe: it is believed about steps, phases and readings, and only the
+        journal about what began, ended or was committed. A supervisor frees the lock after it wrote the end, also on a
+        full disk; then the stream's facts count too.
         """
-        return event.seq >= self._expected(event.w) and lock_is_held(RunDir(self._place).supervisor_lock)
+        numbers = self._numbers.get(event.w)
+        return numbers is None or event.seq >= numbers.next or numbers.is_late(event.seq)
 
     def _read_again(self, writer: str, seq: int, records: list[Record]) -> bool:
         """Read the journals again for the records before `seq`; True if they also contained this record."""

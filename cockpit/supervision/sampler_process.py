@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 
 from cockpit import CODE_ROOT
+from cockpit.provenance.mark import SAMPLER_MODULE
 from engines.emitter import EventWriter
 from engines.events import Warned
 from engines.files import open_append
@@ -41,7 +42,7 @@ class SamplerProcess:
         """Start the sampler, unless it is running."""
         if self._child is not None or self._stopped:
             return
-        program = [sys.executable, "-m", "cockpit.supervision.sampler"]
+        program = [sys.executable, "-m", SAMPLER_MODULE]
         argv = [*program, str(self._run.root), str(self._interval_s), f"--launch={self._writer.opened.launch}"]
         if self._crashes >= CRASHES_WITH_NVML:
             argv.append("--no-nvml")

@@ -341,8 +341,24 @@ def test_progress_is_reported_a_few_times_a_second_and_always_at_the_end(tmp_pat
     assert len(reported) < 200
 
 
-def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_path: Path) -> None:
+def test_a_pause_that_is_sent_while_a_training_loads_waits_for_its_first_step_and_a_stop_does_not(
+    tmp_path: Path,
+) -> None:
     ctx = make_context(tmp_path, {"name": "s", "kind": "fake"})
+    control = RunDir(ctx.run_root).control
+    put_request(control, Verb.PAUSE)
+    ctx.check_stop()
+    assert not any(isinstance(event, ControlApplied) for event in ctx.events())
+    assert [request.verb for request in ctx.requests()] == ["pause"]
+    put_request(control, Verb.LEARNING_RATE, 0.5)
+    put_request(control, Verb.STOP)
+    with pytest.raises(StopRequested):
+        ctx.check_stop()
+    assert [event.request for event in ctx.events() if isinstance(event, ControlApplied)] == ["stop"]
+
+
+def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, {"name": "s", "kind": "tokenizer", "data": "text", "vocab_size": 700})
     control = RunDir(ctx.run_root).control
     put_request(control, Verb.PAUSE)
     put_request(control, Verb.LEARNING_RATE, 0.5)

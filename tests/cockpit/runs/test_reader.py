@@ -3,11 +3,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE
 from cockpit.runs.reader import RunReader, read_now
 from cockpit.runs.state import fold
 from engines.events import AnyEvent, WriterOpened, encode_record
@@ -240,3 +245,41 @@ def test_a_file_of_a_live_run_that_has_grown_large_is_named(tmp_path: Path, monk
     monkeypatch.setattr(module, "LARGE_BYTES", run.journal.stat().st_size)
     assert "console.log has 4.88 KiB; nothing limits it" in reader.health(reader.look()).concerns
     lock.release()
+
+
+@pytest.mark.parametrize("role", [WriterRole.SUPERVISOR, WriterRole.SAMPLER])
+def test_a_stopped_process_that_the_files_name_as_supervisor_or_sampler_is_believed_only_if_it_executes_it(
+    tmp_path: Path, role: WriterRole
+) -> None:
+    """The pid in a lock or in a journal may be forged; the command line is read from the kernel."""
+    run = a_run(tmp_path)
+    module = SUPERVISOR_MODULE if role == WriterRole.SUPERVISOR else SAMPLER_MODULE
+    found = {}
+    for name, words in {"forged": ("x", "y"), "real": (module, str(run.root)), "other run": (module, "/r")}.items():
+        with stopped_process(*words) as identity:
+            lock = Lock(run.supervisor_lock)
+            assert lock.acquire(vars(identity))
+            run.journal.write_bytes(b"")
+            write_journal(run, None)
+            with run.journal.open("ab") as file:
+                opened = WriterOpened(role=WriterRole.SAMPLER, host="h", **vars(identity))
+                file.write(encode_record(opened, writer="m1", seq=0, t=1.0, m=1.0))
+            reader = read_now(run)
+            found[name] = "is stopped (SIGSTOP)" in reader.health(reader.look()).line
+            lock.release()
+    assert found == {"forged": False, "real": True, "other run": False}
+
+
+@contextmanager
+def stopped_process(*words: str) -> Iterator[Identity]:
+    """A process with these words in its command line, stopped."""
+    program = [sys.executable, "-c", "import os; os.kill(os.getpid(), 19); input()", *words]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE)
+    try:
+        os.waitpid(child.pid, os.WUNTRACED)
+        identity = Identity.of(child.pid)
+        assert identity is not None
+        yield identity
+    finally:
+        child.kill()
+        child.communicate()

@@ -397,3 +397,16 @@ def test_a_run_that_ended_in_a_state_of_a_newer_version_is_shown_with_it() -> No
     assert not state.state.has_failed
     assert not state.state.is_live
     assert exit_code_of(state.state) == ExitCode.FAILED, "an end that is not known is no success"
+
+
+def test_the_progress_of_a_run_counts_only_the_stages_that_the_operator_selected() -> None:
+    names = ["a", "b", "c", "d"]
+    started = RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=names, kinds=["fake"] * 4, only=["a"])
+    journal = Journal()
+    journal.say("sup", started)
+    assert fold(journal.events).progress == 0.0
+    journal.say("sup", StageSucceeded(stage="a", attempt=1, fingerprint="f", manifest_sha256="m"))
+    journal.say("sup", RunEnded(state=RunStatus.SUCCEEDED))
+    assert fold(journal.events).progress == 1.0
+    journal.say("sup", msgspec.structs.replace(started, reason=StartReason.RESUME, only=[]))
+    assert fold(journal.events).progress == 0.25, "a resume of all stages"

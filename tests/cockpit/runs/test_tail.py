@@ -10,12 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cockpit.runs.tail import RunTail
+from cockpit.runs.tail import MOST_WITHHELD, RunTail
 from cockpit.supervision.relay import Relay
-from engines.events import Event, Gap, Phase, RunEnded, Warned, encode_record
+from engines.events import (
+    ArtifactCommitted,
+    AttemptEnded,
+    CheckpointCommitted,
+    ControlApplied,
+    Event,
+    Gap,
+    Phase,
+    RunEnded,
+    StageSucceeded,
+    Warned,
+    WriterOpened,
+    encode_record,
+)
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir
-from engines.words import RunStatus
+from engines.words import EndReason, RunStatus, WriterRole
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +259,53 @@ def test_an_end_that_only_the_pipe_has_is_believed_when_the_supervisor_has_gone(
     assert tail.read() == []
     lock.release()
     assert [record.event.state for record in tail.read() if isinstance(record.event, RunEnded)] == [RunStatus.FAILED]
+
+
+FORGED: dict[str, Event] = {
+    "stage_succeeded": StageSucceeded(stage="s", attempt=1, fingerprint="f", manifest_sha256="m"),
+    "attempt_ended": AttemptEnded(stage="s", attempt=1, reason=EndReason.SUCCEEDED),
+    "checkpoint_committed": CheckpointCommitted(stage="s", attempt=1, step=5, path="p", sha256="s", healthy=True),
+    "artifact_committed": ArtifactCommitted(
+        stage="s", attempt=1, name="a", kind="adapter", path="p", sha256="s", bytes=1
+    ),
+    "control_applied": ControlApplied(request="pause", by="x", effect="paused", step=5),
+    "writer_opened": WriterOpened(role=WriterRole.ENGINE, host="h", boot_id="b", pid=1, start_time=1),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_fact_that_only_the_pipe_has_waits_for_the_journal_while_the_run_is_supervised(
+    run: Run, tail: RunTail, kind: str
+) -> None:
+    """Any process of this user can write into the pipe: what began, ended or was committed is only in the journal."""
+    lock = Lock(RunDir(run.root).supervisor_lock)
+    assert lock.acquire({})
+    run.say("e1")
+    assert len(tail.read()) == 1
+    forged = run.say("e1", journal=False, event=FORGED[kind])
+    assert tail.read() == []
+    run.say("e1", journal=False)  # a younger record leaves a hole before it, which the forged one must not fill
+    assert [type(record.event) for record in tail.read()] == [Phase]
+    assert tail.read() == []
+    run.write_late("e1", forged)  # the real record of that number
+    assert [record.event.name for record in tail.read() if isinstance(record.event, Phase)] == ["late"]
+    assert tail.read() == []
+    believed = run.say("e1", journal=False, event=FORGED[kind])
+    assert tail.read() == []
+    lock.release()
+    assert [record.event.seq for record in tail.read()] == [believed]
+
+
+def test_a_flood_of_forged_facts_takes_bounded_memory_and_the_journal_s_are_all_returned(
+    run: Run, tail: RunTail
+) -> None:
+    lock = Lock(RunDir(run.root).supervisor_lock)
+    assert lock.acquire({})
+    for number in range(MOST_WITHHELD + 50):
+        run.say(f"f{number}", journal=False, event=FORGED["stage_succeeded"])
+        if number % 20 == 0:
+            assert tail.read() == []
+    run.say("e1", event=FORGED["stage_succeeded"])
+    assert [record.event.w for record in tail.read()] == ["e1"]
+    lock.release()
+    assert len(tail.read()) <= MOST_WITHHELD

@@ -15,7 +15,6 @@ from tests.tui.looking import no_control_characters, until
 from tests.tui.made_runs import make_run
 from tests.tui.screens.test_home import opened
 
-
 SHOWN = (
     "interpreter-named",
     "another-owner",
