@@ -84,8 +84,8 @@ def lives(run: RunDir, engine: Identity) -> bool:
 def serves(run: RunDir, named: Identity, module: str) -> bool:
     """Whether a process that the run's files name is alive and executes this module for this run; for showing.
 
-    Supervisors and samplers have no mark, because what has one is ended with the run's engines. Their command line, too,
-    is set by the one who starts them and read from the kernel; it has the module and the run's path.
+    Supervisors and samplers have no mark, because what has one is ended with the run's engines. Their command line is
+    set by the one who starts them, too, and read from the kernel: it has the module and the run's path.
     """
     try:
         words = Path(f"/proc/{named.pid}/cmdline").read_bytes().split(b"\0")
