@@ -218,10 +218,10 @@ def test_an_engine_that_has_ended_is_seen_only_where_its_supervisor_is_seen() ->
     assert writer.opened is not None
     named = {"pid": known.pid, "start_time": known.start_time, "boot_id": known.boot_id}
     writer.opened = msgspec.structs.replace(writer.opened, **named)
-    assert process_states(state, "T", lambda _engine: False).engine == "Z"
-    assert process_states(state, "", lambda _engine: False).engine == ""
+    assert process_states(state, "T", lambda _engine: False, lambda _sampler: False).engine == "Z"
+    assert process_states(state, "", lambda _engine: False, lambda _sampler: False).engine == ""
     writer.opened = msgspec.structs.replace(writer.opened, boot_id="of another machine")
-    assert process_states(state, "T", lambda _engine: False).engine == ""
+    assert process_states(state, "T", lambda _engine: False, lambda _sampler: False).engine == ""
     gone.wait()
 
 
