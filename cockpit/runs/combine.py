@@ -1,13 +1,13 @@
 """Combine the facts of several writers into the view of one run.
 
 The lifecycle facts of all writers are ordered by the numbers in them, independent of the order of arrival and of wall
-clocks, and then applied one after another. They are few, so this is repeated whenever there is a new one.
+clocks, and then applied one after another.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from cockpit.runs.stage_view import LAST, AttemptView, Order, RunView, StageView
 from cockpit.runs.writer_facts import AttemptKey, WriterFacts
@@ -34,25 +34,232 @@ from engines.events import (
     StageStarted,
     StageSucceeded,
     StepsPlanned,
+    WriterOpened,
 )
 from engines.words import IGNORED, PHASE_PAUSED, EndReason, RunStatus, StageStatus, Verb, WriterRole
 
+_Fresh: TypeAlias = list[tuple[WriterFacts, list[AnyEvent]]]
+"""Writers with their new facts."""
+_Engines: TypeAlias = dict[AttemptKey | None, _Fresh]
+"""The same of engines, by their attempt."""
+_Place: TypeAlias = tuple[int, str]
+_FIRST: _Place = (0, "")
 
-def combine(writers: Iterable[WriterFacts]) -> RunView:
-    """The view of the run of these writers."""
-    writers = sorted(writers, key=lambda w: w.name)
-    run = RunView()
-    roles = {w.name: w.role for w in writers}
-    for order, event in _merged(writers):
-        _take(run, event, order, roles.get(event.w, WriterRole.UNKNOWN))
-    for writer in writers:
-        for (stage, number), track in writer.tracks.items():
-            run.attempt(stage, number, LAST).tracks.append(track)
-        key = _attempt_of(writer)
-        if key is not None and writer.lifecycle and writer.role == WriterRole.ENGINE:
-            run.attempt(*key, LAST).engines.append(writer)
-    _settle_stages(run)
-    return run
+
+class Combination:
+    """The view of a run, which grows with its facts.
+
+    Supervisors follow one another by their numbers; an attempt's engine follows the record that starts it. No clock has
+    a part in it. Writers of older versions, which have no numbers, come first, by their clocks. A new fact whose place
+    is after all others is applied to the view; otherwise the view is made again from all facts.
+
+    Attributes:
+        view: the same object until it is made again.
+        applied: how many facts were applied so far: the cost.
+    """
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.view = RunView()
+        self._order: Order = 0
+        self._taken: dict[str, int] = {}
+        self._kinds: dict[str, tuple[object, ...]] = {}
+        self._last_by_clock: tuple[float, str, int] | None = None
+        self._numbered = False
+        self._newest: _Place = _FIRST
+        self._ended_launch = 0
+        self._open: AttemptKey | None = None
+        self._placed: dict[AttemptKey | None, _Place] = {}
+        self._left = False
+        self._unannounced = False
+        self._of_attempt: dict[AttemptKey, list[WriterFacts]] = {}
+        self._running: dict[str, StageView] = {}
+        self._settled: list[StageView] = []
+        self._recorded = self.view.state
+
+    def update(self, changed: Iterable[WriterFacts], writers: Mapping[str, WriterFacts]) -> RunView:
+        """Apply what is new.
+
+        Args:
+            changed: writers with new facts or tracks. A fact that was inserted before known ones needs a new object.
+            writers: all writers, by name.
+        """
+        changed = sorted(changed, key=lambda w: w.name)
+        self._unsettle()
+        facts = None if self._unannounced else self._appended(changed)
+        if facts is None:
+            self._reset()
+            changed = sorted(writers.values(), key=lambda w: w.name)
+            facts = self._appended(changed) or []
+        for event in facts:
+            self._apply(event, writers[event.w].role)
+        for writer in changed:
+            self._attach(writer)
+        self._settle()
+        return self.view
+
+    def settle_again(self) -> None:
+        """Look again whether the run is paused: steps and phases can change it without a lifecycle fact."""
+        phases = [stage.current.phase for stage in self._running.values() if stage.current is not None]
+        if self.view.paused or any(phase is not None and phase.name == PHASE_PAUSED for phase in phases):
+            self._unsettle()
+            self._settle()
+
+    # ---- the order
+
+    def _appended(self, changed: Sequence[WriterFacts]) -> list[AnyEvent] | None:
+        """The new facts in the order in which they are applied; None if one belongs before one that was applied."""
+        by_clock: list[tuple[tuple[float, str, int], AnyEvent]] = []
+        by_number: _Fresh = []
+        for writer in changed:
+            before, kind = self._taken.get(writer.name, 0), _kind_of(writer)
+            if before and self._kinds[writer.name] != kind:
+                return None
+            self._taken[writer.name], self._kinds[writer.name] = len(writer.lifecycle), kind
+            fresh = [
+                (n, t, event)
+                for n, (t, event) in enumerate(writer.lifecycle[before:], before)
+                if not isinstance(event, WriterOpened)
+            ]
+            if writer.launch and fresh:
+                by_number.append((writer, [event for _, _, event in fresh]))
+            elif fresh:
+                by_clock += [((t, writer.name, n), event) for n, t, event in fresh]
+        by_clock.sort(key=lambda item: item[0])
+        if by_clock and (self._numbered or (self._last_by_clock is not None and by_clock[0][0] < self._last_by_clock)):
+            return None
+        self._last_by_clock = by_clock[-1][0] if by_clock else self._last_by_clock
+        self._numbered = self._numbered or bool(by_number)
+        numbered = self._by_number(by_number)
+        return None if numbered is None else [*(event for _, event in by_clock), *numbered]
+
+    def _by_number(self, fresh: _Fresh) -> list[AnyEvent] | None:
+        if not fresh:
+            return []
+        engines: _Engines = {}
+        supervisors = []
+        for writer, facts in sorted(fresh, key=lambda item: _place_of(item[0])):
+            if _supervises(writer):
+                supervisors.append((writer, facts))
+            else:
+                engines.setdefault(_attempt_of(writer), []).append((writer, facts))
+        if self._left:
+            return None
+        if self._are_late([writer for writer, _ in supervisors], engines):
+            return None
+        found = [event for key in list(engines) if key in self._placed for event in self._place(key, engines)]
+        for writer, facts in supervisors:
+            self._newest = _place_of(writer)
+            for event in facts:
+                found += self._with_engines(event, writer.launch, engines)
+        self._left = bool(engines)
+        for key in list(engines):
+            found += self._place(key, engines)
+        return found
+
+    def _are_late(self, supervisors: list[WriterFacts], engines: _Engines) -> bool:
+        """Whether a fact belongs before one that was applied."""
+        for key, of_it in engines.items():
+            if key in self._placed:
+                if key != self._open or _place_of(of_it[0][0]) < self._placed[key]:
+                    return True
+            elif of_it[0][0].launch <= self._ended_launch:
+                return True
+        return any(_place_of(writer) < self._newest for writer in supervisors)
+
+    def _with_engines(
+        self,
+        event: AnyEvent,
+        launch: int,
+        engines: _Engines,
+    ) -> list[AnyEvent]:
+        """A supervisor's fact, with those of the engines that belong before or after it."""
+        self._open = None
+        if isinstance(event, AttemptEnded):  # the record of its start may have been lost
+            key = event.stage, event.attempt
+            return [*(self._place(key, engines) if key not in self._placed else []), event]
+        if isinstance(event, RunEnded):
+            self._ended_launch = max(self._ended_launch, launch)
+            ended = [key for key, left in engines.items() if left[0][0].launch <= launch]
+            return [*(fact for key in ended for fact in self._place(key, engines)), event]
+        if isinstance(event, StageStarted) and (event.stage, event.attempt) not in self._placed:
+            self._open = event.stage, event.attempt
+            return [event, *self._place(self._open, engines)]
+        return [event]
+
+    def _place(self, key: AttemptKey | None, engines: _Engines) -> list[AnyEvent]:
+        """The facts of an attempt's engines, which have their place from now on."""
+        of_it = engines.pop(key, [])
+        self._placed[key] = _place_of(of_it[-1][0]) if of_it else self._placed.get(key, _FIRST)
+        return [event for _, facts in of_it for event in facts]
+
+    # ---- the view
+
+    def _apply(self, event: AnyEvent, role: WriterRole) -> None:
+        self.applied += 1
+        _take(self.view, event, self._order, role)
+        self._order += 1
+        named = event.redo if isinstance(event, RunStarted) else [getattr(event, "stage", None)]
+        for name in named:
+            stage = self.view.stages.get(name) if name else None
+            if stage is None:
+                continue
+            stage.forget_lists()
+            if stage.state == StageStatus.RUNNING:
+                self._running[stage.name] = stage
+            else:
+                self._running.pop(stage.name, None)
+
+    def _attach(self, writer: WriterFacts) -> None:
+        """Connect a writer's tracks, and an engine itself, with their attempts."""
+        engine_of = _attempt_of(writer) if writer.lifecycle and writer.role == WriterRole.ENGINE else None
+        for key in {*writer.tracks, *([engine_of] if engine_of is not None else [])}:
+            of_it = self._of_attempt.setdefault(key, [])
+            if writer not in of_it:
+                of_it.append(writer)
+                of_it.sort(key=lambda w: w.name)
+            stage = self.view.stages.get(key[0])
+            # What is announced later has its place then: the next facts make the view again.
+            self._unannounced |= stage is None or key[1] not in stage.by_attempt
+            attempt = self.view.attempt(*key, LAST)
+            attempt.tracks = [w.tracks[key] for w in of_it if key in w.tracks]
+            attempt.engines = [
+                w for w in of_it if w.lifecycle and w.role == WriterRole.ENGINE and _attempt_of(w) == key
+            ]
+            self.view.stage(key[0]).forget_lists()
+
+    def _unsettle(self) -> None:
+        """Restore what the facts say, before the next ones."""
+        self.view.state, self.view.paused = self._recorded, False
+        for stage in self._settled:
+            stage.state = StageStatus.RUNNING
+        self._settled = []
+
+    def _settle(self) -> None:
+        """Set what follows from all facts: the state of stages that a run left running, and the pause."""
+        run = self.view
+        self._recorded = run.state
+        if run.state != RunStatus.RUNNING:
+            quiet = run.state in {RunStatus.STOPPED, RunStatus.SUCCEEDED}
+            self._settled = list(self._running.values())
+            for stage in self._settled:
+                stage.state = StageStatus.STOPPED if quiet else StageStatus.FAILED
+            return
+        run.paused = any(_paused(stage, run.controls) for stage in self._running.values())
+        if run.paused:
+            run.state = RunStatus.PAUSED
+
+
+def _place_of(writer: WriterFacts) -> _Place:
+    return writer.launch, writer.name
+
+
+def _kind_of(writer: WriterFacts) -> tuple[object, ...]:
+    """What decides where a writer's facts belong."""
+    return writer.launch, writer.role, _supervises(writer), _attempt_of(writer)
 
 
 def busy_s(writers: Iterable[WriterFacts]) -> float | None:
@@ -74,39 +281,6 @@ def busy_s(writers: Iterable[WriterFacts]) -> float | None:
     return total if boots else None
 
 
-def _merged(writers: Sequence[WriterFacts]) -> Iterator[tuple[Order, AnyEvent]]:
-    """The lifecycle facts in the order in which they are applied.
-
-    Supervisors follow one another by their numbers; an attempt's engine follows the record that starts it. No clock has
-    a part in it. Writers of older versions, which have no numbers, come first, by their clocks.
-    """
-    by_clock = [w for w in writers if not w.launch]
-    streams = ([((t, w.name, n), event) for n, (t, event) in enumerate(w.lifecycle)] for w in by_clock)
-    old = [event for _, event in heapq.merge(*streams, key=lambda item: item[0])]
-    yield from enumerate([*old, *_by_number([w for w in writers if w.launch])])
-
-
-def _by_number(writers: list[WriterFacts]) -> Iterator[AnyEvent]:
-    engines: dict[AttemptKey | None, list[WriterFacts]] = {}
-    supervisors: list[WriterFacts] = []
-    for writer in sorted(writers, key=lambda w: (w.launch, w.name)):
-        if _supervises(writer):
-            supervisors.append(writer)
-        else:
-            engines.setdefault(_attempt_of(writer), []).append(writer)
-    for writer in supervisors:
-        for _, event in writer.lifecycle:
-            if isinstance(event, AttemptEnded):  # the record of its start may have been lost
-                yield from _facts(engines.pop((event.stage, event.attempt), []))
-            elif isinstance(event, RunEnded):
-                ended = [key for key, left in engines.items() if left[0].launch <= writer.launch]
-                yield from _facts([w for key in ended for w in engines.pop(key)])
-            yield event
-            if isinstance(event, StageStarted):
-                yield from _facts(engines.pop((event.stage, event.attempt), []))
-    yield from _facts([w for left in engines.values() for w in left])
-
-
 def _supervises(writer: WriterFacts) -> bool:
     """Whether a supervisor writes; of a writer whose first record was lost, the next ones say it."""
     if writer.role != WriterRole.UNKNOWN:
@@ -120,10 +294,6 @@ def _attempt_of(writer: WriterFacts) -> AttemptKey | None:
         return writer.opened.stage, writer.opened.attempt
     started = (event for _, event in writer.lifecycle if isinstance(event, AttemptStarted))
     return next(((event.stage, event.attempt) for event in started), None)
-
-
-def _facts(writers: Iterable[WriterFacts]) -> Iterator[AnyEvent]:
-    return (event for writer in writers for _, event in writer.lifecycle)
 
 
 def _take(run: RunView, event: AnyEvent, order: Order, role: WriterRole) -> None:
@@ -259,20 +429,6 @@ def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: W
 
 
 _OUTCOMES = {EndReason.STOPPED: StageStatus.STOPPED, EndReason.REFUSED: StageStatus.REFUSED}
-
-
-def _settle_stages(run: RunView) -> None:
-    """Set what follows from all facts: the state of stages that a run left running, and whether the run is paused."""
-    if run.state != RunStatus.RUNNING:
-        for stage in run.stages.values():
-            if stage.state == StageStatus.RUNNING:
-                quiet = run.state in {RunStatus.STOPPED, RunStatus.SUCCEEDED}
-                stage.state = StageStatus.STOPPED if quiet else StageStatus.FAILED
-        return
-    running = [stage for stage in run.stages.values() if stage.state == StageStatus.RUNNING]
-    run.paused = any(_paused(stage, run.controls) for stage in running)
-    if run.paused:
-        run.state = RunStatus.PAUSED
 
 
 def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:

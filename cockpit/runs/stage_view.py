@@ -167,7 +167,7 @@ class StageView:
     last_saved: CheckpointCommitted | None = None
     _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
     _removed: set[tuple[int, int, str]] = field(default_factory=set)
-    _lists: dict[str, tuple[object, list[Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _lists: dict[str, list[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def attempts(self) -> list[AttemptView]:
@@ -305,11 +305,13 @@ class StageView:
 
     def _once(self, name: str, make: Callable[[], list[_Kept]]) -> list[_Kept]:
         """A list that is made again only after a new fact of the stage: screens ask five times a second."""
-        key = (len(self._checkpoints), len(self._removed), len(self.all_evaluations), len(self.by_attempt))
-        known = self._lists.get(name)
-        if known is None or known[0] != key:
-            known = self._lists[name] = (key, make())
-        return known[1]
+        if name not in self._lists:
+            self._lists[name] = make()
+        return self._lists[name]
+
+    def forget_lists(self) -> None:
+        """Make the lists again, after a new fact of the stage or of its attempts."""
+        self._lists.clear()
 
     def _list_checkpoints(self) -> list[CheckpointCommitted]:
         return [c for key, c in sorted(self._checkpoints.items()) if key not in self._removed]
@@ -322,6 +324,7 @@ class StageView:
         self, event: Evaluated | CheckpointCommitted | CheckpointRemoved | ArtifactCommitted | GateChecked
     ) -> None:
         """Add a measurement or a product; a checkpoint's removal may arrive before its commit."""
+        self.forget_lists()
         match event:
             case Evaluated():
                 self.all_evaluations.append(event)

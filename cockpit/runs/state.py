@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cockpit.runs.combine import busy_s, combine
+from cockpit.runs.combine import Combination, busy_s
 from cockpit.runs.log_lines import LogLine, line_of
 from cockpit.runs.series import Series, joined
 from cockpit.runs.stage_view import AttemptView, RunView, StageView
@@ -28,7 +28,7 @@ from engines.events import (
     MachineSampled,
     SampledText,
 )
-from engines.words import PHASE_PAUSED, RunStatus, StageStatus, WriterRole
+from engines.words import RunStatus, StageStatus, WriterRole
 
 __all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
 
@@ -80,8 +80,9 @@ class RunState:
         self.version = 0
         self._lifecycle_version = 0
         self._writers: dict[str, WriterFacts] = {}
-        self._view: tuple[tuple[int, int], RunView] | None = None
-        self._viewed = -1
+        self._combination = Combination()
+        self._changed: dict[str, WriterFacts] = {}
+        self._viewed = 0
         self._joined: dict[tuple[str, ...], _Joined] = {}
         self._left_out: dict[tuple[str, str, int], tuple[object, Series]] = {}
         self._log_cache: tuple[object, list[LogLine]] | None = None
@@ -94,6 +95,7 @@ class RunState:
         """The state of these writers after `events` events, as another reader stored it."""
         state = cls()
         state._writers = {writer.name: writer for writer in writers}
+        state._changed = dict(state._writers)
         state.version = events
         state._lifecycle_version = sum(len(writer.lifecycle) for writer in state._writers.values())
         return state
@@ -111,6 +113,7 @@ class RunState:
                 return False
             numbers.fill(seq)
             writer.on_late(event)
+            self._combine_again()
             self._lifecycle_version += 1
             self.version += 1
             return True
@@ -122,8 +125,12 @@ class RunState:
         if handler is None:
             writer.on_lifecycle(event)
             self._lifecycle_version += 1
+            self._changed[event.w] = writer
         else:
+            tracks = len(writer.tracks)
             handler(writer, event)
+            if len(writer.tracks) != tracks:
+                self._changed[event.w] = writer
         self.version += 1
         return True
 
@@ -140,6 +147,7 @@ class RunState:
         twin.unreadable, twin.unknown, twin.version = self.unreadable, self.unknown, self.version
         twin._lifecycle_version = self._lifecycle_version
         twin._writers = {name: writer.copy() for name, writer in self._writers.items()}
+        twin._changed = dict(twin._writers)
         return twin
 
     # ---- the run
@@ -224,20 +232,24 @@ class RunState:
 
     @property
     def view(self) -> RunView:
-        """The combined lifecycle facts; computed again only after a new one."""
-        key = (self._lifecycle_version, sum(len(w.tracks) for w in self._writers.values()))
-        if self._view is None or self._view[0] != key or (self._viewed != self.version and self._pause_may_differ()):
-            self._view = (key, combine(self._writers.values()))
+        """The combined lifecycle facts; new facts are added to it when it is asked for."""
+        if self._changed:
+            changed, self._changed = list(self._changed.values()), {}
+            self._combination.update(changed, self._writers)
+        elif self._viewed != self.version:
+            self._combination.settle_again()
         self._viewed = self.version
-        return self._view[1]
+        return self._combination.view
 
-    def _pause_may_differ(self) -> bool:
-        """Whether steps or phases may have changed the pause, which they can without a lifecycle fact."""
-        assert self._view is not None
-        view = self._view[1]
-        if view.state == RunStatus.PAUSED:
-            return True
-        return any((p := s.current.phase if s.current else None) and p.name == PHASE_PAUSED for s in view.listed)
+    def _combine_again(self) -> None:
+        """Combine all facts, because one was inserted before known ones."""
+        applied, self._combination = self._combination.applied, Combination()
+        self._combination.applied, self._changed = applied, dict(self._writers)
+
+    @property
+    def combined(self) -> int:
+        """How many facts were combined since the start: the cost of all views."""
+        return self._combination.applied
 
     # ---- numbers
 
