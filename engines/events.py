@@ -419,6 +419,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One accelerator; null means "not reported". On a unified-memory machine its memory is the machine's.
 
     `id` is NVML's number. `uuid` and `pci` identify the device, as in `UsedDevice`; empty in older journals.
+    `other_processes` counts the processes that compute on it beside the engine's; null where the engine's own are not
+    seen on it, because the engine computes elsewhere or the driver numbers processes differently (in a container).
     """
 
     id: int
@@ -430,6 +432,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     uuid: str = ""
     pci: str = ""
+    other_processes: int | None = None
 
 
 class MachineSampled(Event, frozen=True, kw_only=True, tag="machine_sampled"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from cockpit.command_line.arguments import RUN_END_CODES, add_following, add_recipe, step
@@ -14,10 +13,8 @@ from cockpit.headless.follow_command import follow
 from cockpit.launching.launch import launch
 from cockpit.launching.start_from import recipe_from
 from cockpit.runs.find import runs_root
-from cockpit.supervision.engine_process import engine_threads
-from cockpit.supervision.shared_cores import other_engines, sharing_words
+from cockpit.supervision.engine_process import what_it_shares
 from cockpit.text.output import say
-from engines.run_dir import RunDir
 from engines.words import ExitCode
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError
@@ -68,14 +65,9 @@ def run(args: argparse.Namespace) -> ExitCode:
         if not (args.detach or args.quiet):
             say(f"run {launched.id} in {launched.root}; detaching does not stop it")
         if args.detach and not args.quiet:  # a follower reads it in the journal
-            _say_what_shares_the_cores(launched, loaded)
+            for words in what_it_shares(launched, loaded.recipe.stage[0]):
+                say(words)
         return follow(launched, args, signals)
-
-
-def _say_what_shares_the_cores(run: RunDir, loaded: LoadedRecipe) -> None:
-    words = sharing_words(other_engines(run), os.cpu_count() or 1, engine_threads(loaded.recipe.stage[0]))
-    if words:
-        say(words)
 
 
 def _recipe(args: argparse.Namespace, root: Path) -> tuple[LoadedRecipe, str | None]:

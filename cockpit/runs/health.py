@@ -304,6 +304,7 @@ def _concerns(state: RunState, clock: Clock, seen: Processes) -> tuple[tuple[str
         found.append(f"no machine sample for {_span(age_s)}")
     if sample is not None and not old:
         found += _shared_cores(sample)
+        found += _shared_cards(sample)
     return tuple(found), old or (seen.sampler == "T" and sample is not None)
 
 
@@ -332,6 +333,18 @@ def _shared_cores(sample: MachineSampled) -> Iterable[str]:
     others = (sample.cpu_percent - sample.engine_cpu_percent) / 100 * sample.cores
     if sample.cpu_percent >= BUSY_PERCENT and others >= SHARED_CORES:
         yield f"other processes use {fmt.exact(round(others, 1))} of {sample.cores} cores"
+
+
+def _shared_cards(sample: MachineSampled) -> Iterable[str]:
+    """Whether other processes compute on the engine's cards, which have the engine's own processes on them."""
+    for device in sample.devices:
+        if device.other_processes:
+            others = (
+                "another process computes"
+                if device.other_processes == 1
+                else (f"{device.other_processes} other processes compute")
+            )
+            yield f"{others} on the engine's gpu{device.id}"
 
 
 def _gaps(times: Sequence[float]) -> list[float]:

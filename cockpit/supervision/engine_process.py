@@ -16,6 +16,8 @@ import psutil
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import RunMark, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_card, first_card
+from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
 from engines.identity import Identity
@@ -89,6 +91,8 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
     if isinstance(stage, DeviceFields) and stage.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(stage.devices)
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # else CUDA numbers the fastest first, and nvidia-smi does not
+    if isinstance(stage, DeviceFields):
+        environment[CARD_ENV] = first_card(environment)
     return environment
 
 
@@ -100,6 +104,16 @@ def engine_threads(stage: StageFields) -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     default = int(given) if given.isdecimal() and int(given) > 0 else psutil.cpu_count(logical=False)
     return stage.threads or default or os.cpu_count() or 1
+
+
+def what_it_shares(run: RunDir, stage: StageFields) -> list[str]:
+    """What a launch says about other runs on the cores and on the GPU of a stage's engine."""
+    card = engine_environment(run, stage).get(CARD_ENV, "")
+    said = [
+        sharing_words(other_engines(run), os.cpu_count() or 1, engine_threads(stage)),
+        card_words(engines_on_card(run, card), card),
+    ]
+    return [words for words in said if words]
 
 
 def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path) -> EngineProcess:

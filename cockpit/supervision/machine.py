@@ -6,10 +6,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import psutil
 
 from engines.device_identity import pci_of_nvml
@@ -26,11 +28,15 @@ LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
 
 @dataclass
 class DeviceReading:
-    """Devices, whether they share the machine's memory, and the problem ("" without a problem)."""
+    """Devices, whether they share the machine's memory, and the problem ("" without a problem).
+
+    `processes` are the pids that compute on each device, by its number, where the driver lists them.
+    """
 
     devices: list[Device]
     unified: bool = False
     problem: str = ""
+    processes: dict[int, frozenset[int]] = field(default_factory=dict)
 
 
 class Accelerators:
@@ -92,6 +98,9 @@ class Accelerators:
                 continue
             device, shared, problem = self._device(index, handle, name)
             reading.devices.append(device)
+            with suppress(Exception):  # a driver that does not list them leaves the question open
+                listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                reading.processes[index] = frozenset(int(process.pid) for process in listed)
             reading.unified = reading.unified or shared
             if problem:
                 lost[index] = problem
@@ -148,6 +157,8 @@ class EngineUse:
 
     def __init__(self) -> None:
         self._last: tuple[int, float, float] | None = None
+        self.pids: frozenset[int] = frozenset()
+        """the processes of the tree at the last reading"""
 
     def read(self, pid: int | None, now_s: float) -> tuple[int | None, float | None]:
         """The tree's bytes, and its CPU as a share of all cores in percent; None where it cannot be measured.
@@ -157,6 +168,7 @@ class EngineUse:
             now_s: monotonic seconds.
         """
         before, self._last = self._last, None
+        self.pids = frozenset()
         if pid is None:
             return None, None
         try:
@@ -164,6 +176,7 @@ class EngineUse:
             family = [process, *process.children(recursive=True)]
         except psutil.Error:
             return None, None
+        self.pids = frozenset(member.pid for member in family)
         rss, cpu_s = 0, 0.0
         for member in family:
             try:
@@ -191,7 +204,8 @@ def sample_machine(
         use: remembers the tree's CPU between two readings; without it, the share is not measured.
     """
     memory = psutil.virtual_memory()
-    rss, engine_cpu = (use or EngineUse()).read(engine_pid, time.monotonic())
+    use = use or EngineUse()
+    rss, engine_cpu = use.read(engine_pid, time.monotonic())
     return MachineSampled(
         host=socket.gethostname(),
         cpu_percent=psutil.cpu_percent(interval=None),
@@ -199,11 +213,19 @@ def sample_machine(
         ram_available_bytes=memory.available,
         engine_rss_bytes=rss,
         unified=accelerators.unified,
-        devices=accelerators.devices,
+        devices=[_beside(device, accelerators.processes, use.pids) for device in accelerators.devices],
         stage=stage,
         engine_cpu_percent=engine_cpu,
         cores=CORES,
     )
+
+
+def _beside(device: Device, processes: Mapping[int, frozenset[int]], engine: frozenset[int]) -> Device:
+    """The device with the number of processes on it beside the engine's, if the engine's are seen on it."""
+    there = processes.get(device.id, frozenset())
+    if not there & engine:
+        return device
+    return msgspec.structs.replace(device, other_processes=len(there - engine))
 
 
 def _text(value: Any) -> str:

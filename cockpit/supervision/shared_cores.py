@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,12 @@ PROGRAMS = (b"engines.run", b"exporters.run")
 
 def other_engines(run: RunDir) -> int:
     """The number of engines of this user's other runs on this machine."""
-    mine, uid, found = os.fsencode(str(run.root)), os.getuid(), 0
+    return sum(1 for _ in environments_of_others(run))
+
+
+def environments_of_others(run: RunDir) -> Iterator[dict[bytes, bytes]]:
+    """The environments of the engines of this user's other runs on this machine, as they were started."""
+    mine, uid = os.fsencode(str(run.root)), os.getuid()
     name = os.fsencode(RUN_ENV)
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -24,9 +30,9 @@ def other_engines(run: RunDir) -> int:
             if words[1:2] != [b"-m"] or words[2:3] == [] or words[2] not in PROGRAMS or entry.stat().st_uid != uid:
                 continue
             pairs = (pair.partition(b"=") for pair in Path(entry.path, "environ").read_bytes().split(b"\0"))
-            root = next((value for key, _, value in pairs if key == name), mine)
-            found += root != mine
-    return found
+            found = {key: value for key, _, value in pairs}
+            if found.get(name, mine) != mine:
+                yield found
 
 
 def sharing_words(others: int, cores: int, threads: int) -> str:

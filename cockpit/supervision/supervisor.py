@@ -31,15 +31,14 @@ from cockpit.schedule.resolved_recipe import RunRecipe, require_outputs_of_runs
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
 from cockpit.supervision.engine_process import (
     EngineProcess,
-    engine_threads,
     exit_reason,
     find_engine,
     start_engine,
+    what_it_shares,
     write_stage_json,
 )
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.supervision.sampler_process import SamplerProcess
-from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.wait import Watch
 from engines import control
 from engines.emitter import EventWriter, wall_clock_s
@@ -205,7 +204,7 @@ class Supervisor:
                 launch=self.launch,
                 expected=expected,
             )
-            self._warn_of_shared_cores(stage)
+            self._warn_of_sharing(stage)
             engine = start_engine(self.run, stage, attempt, path)
         except OSError as error:
             self.record(
@@ -216,9 +215,8 @@ class Supervisor:
             return
         self._supervise(engine)
 
-    def _warn_of_shared_cores(self, stage: StageFields) -> None:
-        words = sharing_words(other_engines(self.run), os.cpu_count() or 1, engine_threads(stage))
-        if words:
+    def _warn_of_sharing(self, stage: StageFields) -> None:
+        for words in what_it_shares(self.run, stage):
             self.writer.emit(Warned(message=words, stage=stage.name))
 
     def _supervise(self, engine: EngineProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,3 +30,13 @@ def used_devices(devices: Iterable[torch.device]) -> list[UsedDevice]:
         if device.type == "cuda"
     }
     return [of_properties(number, torch.cuda.get_device_properties(number)) for number in sorted(numbers)]
+
+
+def place() -> dict[str, Any]:
+    """Where this process trains, for the manifest of a checkpoint: the host's name, and the name and UUID (or bus
+    address) of its card; no card on the CPU."""
+    cards = used_devices([torch.device("cuda")] if torch.cuda.is_available() else [])
+    return {
+        "host": socket.gethostname(),
+        "cards": [{"name": card.name, "id": card.uuid or card.pci} for card in cards],
+    }

@@ -6,6 +6,7 @@ import torch
 
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.context import ResumePoint, StageContext
+from engines.training.devices import place
 from engines.training.saving import versions
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
@@ -26,11 +27,39 @@ def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
         raise OperatorError(f"checkpoint {resume.path}: {error}", "resume from another checkpoint") from error
     if problems:
         raise OperatorError(f"checkpoint {resume.path}: {'; '.join(problems)}", "resume from another checkpoint")
+    elsewhere = _elsewhere(manifest)
+    if elsewhere:
+        ctx.warn(f"resumed from step {resume.step} elsewhere: {'; '.join(elsewhere)}")
     differences = _differences(manifest)
     if differences:
         ctx.warn(
             f"resumed from step {resume.step}; results may differ from an uninterrupted run: " + "; ".join(differences)
         )
+
+
+def _elsewhere(manifest: dict[str, object]) -> list[str]:
+    """In what the attempt's place differs from that of the checkpoint; older checkpoints do not say theirs.
+
+    Another card of the same kind computes the same, so this alone is no reason to expect other results.
+    """
+    now = place()
+    found = []
+    if isinstance(manifest.get("host"), str) and manifest["host"] != now["host"]:
+        found.append(f"host was {manifest['host']}, now {now['host']}")
+    if isinstance(manifest.get("cards"), list) and manifest["cards"] != now["cards"]:
+        found.append(f"GPU was {_cards_words(manifest['cards'])}, now {_cards_words(now['cards'])}")
+    return found
+
+
+def _cards_words(cards: object) -> str:
+    """`NVIDIA H100 (GPU-…)`; "none" for a training on the CPU."""
+    assert isinstance(cards, list)
+    known = [card for card in cards if isinstance(card, dict)]
+    return ", ".join(f"{card.get('name')} ({card.get('id')})" for card in known) or "none"
+
+
+def _names(cards: object) -> list[object]:
+    return [card.get("name") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
 
 
 def _differences(manifest: dict[str, object]) -> list[str]:
@@ -42,6 +71,9 @@ def _differences(manifest: dict[str, object]) -> list[str]:
     found = [
         f"{name} was {manifest.get(name)}, now {value}" for name, value in now.items() if manifest.get(name) != value
     ]
+    before, after = _names(manifest.get("cards")), _names(place()["cards"])
+    if before and after and before != after:
+        found.append(f"the kind of GPU was {before[0]}, now {after[0]}")
     then = manifest.get("versions")
     if isinstance(then, dict):
         here = versions()

@@ -34,6 +34,7 @@ from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
+from engines.training.devices import place
 from engines.training.faults import Faults
 from engines.training.progress import Counters
 from recipes import quantities
@@ -130,6 +131,7 @@ class CheckpointWriter:
             world_size=int(trainer.args.world_size),
             threads=torch.get_num_threads(),
             device=trainer.args.device.type,
+            **place(),
             versions=versions(),
             position=position,
             metrics={} if eval_loss is None else {"eval_loss": eval_loss},

@@ -17,6 +17,7 @@ from engines.events import (
     AnyEvent,
     CheckpointCommitted,
     ControlApplied,
+    Device,
     EngineRecovered,
     EngineStalled,
     Event,
@@ -265,6 +266,21 @@ def test_cores_that_other_processes_use_are_named() -> None:
     journal.say("samp", sample)
     assert "other processes use 3.6 of 4 cores" in at(journal).concerns
     journal.say("samp", msgspec.structs.replace(sample, engine_cpu_percent=97.0))
+    assert at(journal).concerns == ()
+
+
+def test_processes_that_compute_on_the_engine_s_card_are_named() -> None:
+    journal = training(0.2)
+    cards = [Device(id=2, name="A"), Device(id=3, name="A", other_processes=1)]
+    sample = MachineSampled(
+        host="spark-01", cpu_percent=9.0, ram_total_bytes=1, ram_available_bytes=1, engine_rss_bytes=1, unified=False,
+        devices=cards,
+    )  # fmt: skip
+    journal.say("samp", sample)
+    assert at(journal).concerns == ("another process computes on the engine's gpu3",)
+    journal.say("samp", msgspec.structs.replace(sample, devices=[Device(id=3, name="A", other_processes=2)]))
+    assert at(journal).concerns == ("2 other processes compute on the engine's gpu3",)
+    journal.say("samp", msgspec.structs.replace(sample, devices=[Device(id=3, name="A", other_processes=0)]))
     assert at(journal).concerns == ()
 
 

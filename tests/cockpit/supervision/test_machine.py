@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -142,6 +143,28 @@ def test_a_hanging_driver_costs_one_timeout_and_is_used_again_once_it_responds()
 def test_a_device_s_name_may_be_bytes_and_anything(name: bytes | str) -> None:
     reading = Accelerators(nvml=FakeNvml(name)).read()  # type: ignore[arg-type]
     assert reading.devices[0].name
+
+
+def beside(*listed: int) -> list[int | None]:
+    """How many other processes are on a device that lists these, for an engine that is this process."""
+    processes = [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in listed]
+    nvml = FakeNvml("A", nvmlDeviceGetComputeRunningProcesses=lambda _: processes)
+    sample = sample_machine(Accelerators(nvml=nvml).read(), os.getpid(), "base")
+    return [device.other_processes for device in sample.devices]
+
+
+def test_processes_beside_the_engine_s_on_its_device_are_counted() -> None:
+    assert beside(os.getpid()) == [0]
+    assert beside(os.getpid(), 1, 2) == [2]
+
+
+def test_where_the_engine_is_not_seen_on_a_device_nothing_is_said_about_others() -> None:
+    assert beside(1, 2) == [None], "another device, or pids of another namespace"
+    assert beside() == [None]
+    nvml = FakeNvml("A", nvmlDeviceGetComputeRunningProcesses=fails(NOT_SUPPORTED))
+    reading = Accelerators(nvml=nvml).read()
+    assert sample_machine(reading, os.getpid(), "base").devices[0].other_processes is None
+    assert reading.problem == ""
 
 
 # ---- the machine

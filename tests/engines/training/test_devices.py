@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engines.events import DevicesUsed, Step, UsedDevice
+from engines.artifacts.manifest import manifest_sha256, read_manifest
+from engines.context import ResumePoint
+from engines.events import DevicesUsed, Step, UsedDevice, Warned
 from engines.training import devices as reporting
-from engines.training.devices import report_devices
+from engines.training.devices import place, report_devices
 from tests.engines.training.attempts import context, of_kind, run_stage
 from tests.engines.training.test_fields import PRETRAIN
 
@@ -51,3 +55,57 @@ def test_a_training_says_before_its_first_step_where_it_computes(
     (said,), steps = of_kind(ctx, DevicesUsed), of_kind(ctx, Step)
     assert said.devices[0].name == "cpu", "it is asked for the devices of the trainer and of the weights"
     assert said.seq < steps[0].seq
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tokens: Path) -> Path:
+    """The last checkpoint of a training in two steps."""
+    ctx = context(tmp_path, {**PRETRAIN, "max_steps": 2}, {"data": tokens})
+    run_stage(ctx)
+    return ctx.checkpoints / "step-2"
+
+
+def warnings_of_resume(tmp_path: Path, tokens: Path, checkpoint: Path) -> list[str]:
+    point = ResumePoint(1, 2, checkpoint, manifest_sha256(checkpoint))
+    ctx = context(tmp_path, {**PRETRAIN, "max_steps": 2}, {"data": tokens}, attempt=2, resume=point)
+    run_stage(ctx)
+    return [warning.message for warning in of_kind(ctx, Warned, 2)]
+
+
+def change(checkpoint: Path, **values: object) -> None:
+    file = checkpoint / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_a_checkpoint_says_where_it_was_trained(trained: Path) -> None:
+    manifest = read_manifest(trained)
+    assert (manifest["host"], manifest["cards"]) == (socket.gethostname(), place()["cards"])
+
+
+def test_a_resume_at_the_same_place_says_nothing(tmp_path: Path, tokens: Path, trained: Path) -> None:
+    assert warnings_of_resume(tmp_path, tokens, trained) == []
+
+
+def test_a_resume_elsewhere_names_both_hosts_and_both_cards(tmp_path: Path, tokens: Path, trained: Path) -> None:
+    change(trained, host="spark-07", cards=[{"name": "NVIDIA H100", "id": "GPU-7"}])
+    (warning,) = warnings_of_resume(tmp_path, tokens, trained)
+    assert warning.startswith("resumed from step 2 elsewhere: ")
+    assert f"host was spark-07, now {socket.gethostname()}" in warning
+    assert "GPU was NVIDIA H100 (GPU-7), now none" in warning
+
+
+def test_another_kind_of_card_may_compute_other_results(
+    tmp_path: Path, tokens: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(trained, cards=[{"name": "NVIDIA A100", "id": "GPU-7"}])
+    monkeypatch.setattr(reporting, "used_devices", lambda _: [UsedDevice(number=0, name="NVIDIA H100", uuid="GPU-1")])
+    first, second = warnings_of_resume(tmp_path, tokens, trained)
+    assert "GPU was NVIDIA A100 (GPU-7), now NVIDIA H100 (GPU-1)" in first
+    assert "may differ from an uninterrupted run: the kind of GPU was NVIDIA A100, now NVIDIA H100" in second
+
+
+def test_a_checkpoint_of_an_older_version_says_no_place_and_none_is_claimed(
+    tmp_path: Path, tokens: Path, trained: Path
+) -> None:
+    change(trained, host=None, cards=None)
+    assert warnings_of_resume(tmp_path, tokens, trained) == []
