@@ -14,11 +14,14 @@ import pytest
 
 import cockpit
 from cockpit.cli import ENVIRONMENT, build_parser
+from cockpit.tui.look.keys import SCOPES
 from engines.words import ExitCode, RunStatus, Verb
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.stages.registry import STAGE_KINDS
 
+SCREENS = ("app", "home", "recipe", "run", "replay", "checkpoints", "lists")
+"""The scopes of keys, in the order of their page."""
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -263,6 +266,15 @@ def test_every_environment_variable_is_documented() -> None:
     named = listed | {"COCKPIT_TEST_FAULTS"}  # in docs/testing.md: no operator sets it
     assert read <= named
     assert {name for name in listed if name.startswith("COCKPIT_")} == set(ENVIRONMENT), "those of the manual page"
+
+
+def test_the_page_about_screens_has_every_key_with_what_it_does_and_no_other() -> None:
+    page = text_of("docs/screens.md")
+    before_environment = page.partition("## Environment")[0]
+    listed = [line for line in before_environment.splitlines() if line.startswith("| `")]
+    assert listed == [f"| `{key.drawn}` | {key.help} |" for scope in SCREENS for key in SCOPES[scope]]
+    assert set(SCREENS) == set(SCOPES)
+    assert {"COCKPIT_GLYPHS", "COCKPIT_THEME", "NO_COLOR"} <= set(first_column("docs/screens.md", "## Environment"))
 
 
 def test_every_data_format_is_named() -> None:
