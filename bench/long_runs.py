@@ -193,10 +193,12 @@ REPLAY = """
 import sys, time
 from pathlib import Path
 import psutil
-from cockpit.tui.screens.sources import load_replay
+from cockpit.tui.screens.sources import replay_of
 before = psutil.Process().memory_info().rss
 began = time.process_time()
-source = load_replay(Path(sys.argv[1]))
+source = replay_of(Path(sys.argv[1]))
+while source.reading is not None:
+    source.poll()
 source.playback.seek(len(source.playback))
 source.playback.seek(len(source.playback) // 2)
 print(time.process_time() - began, psutil.Process().memory_info().rss / 2**20)

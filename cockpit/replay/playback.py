@@ -33,6 +33,8 @@ LONGEST_PAUSE_S = 30.0
 """A longer gap in the journal (such as a night before a resume) is played as a gap of this length."""
 EVENTS_PER_TICK = 4000
 KEYFRAMES = 4
+FOLDED_AT_ONCE = 4000
+"""Events that are decoded before they are folded; a seek over a long run decodes it in such parts."""
 SHORTEST_KEYFRAME = 4000
 
 
@@ -240,7 +242,7 @@ class Playback:
             self.index = start
         while self.index < index:
             boundary = (self.index // self._spacing + 1) * self._spacing
-            stop = min(index, boundary)
+            stop = min(index, boundary, self.index + FOLDED_AT_ONCE)
             self.state.apply_all(self.events[self.index : stop])
             self.index = stop
             if stop == boundary and stop not in self._keyframes and stop < len(self):

@@ -15,9 +15,10 @@ from cockpit.replay.playback import Timeline
 from cockpit.runs.tail import RunTail
 from engines.events import AnyEvent, UnreadableRecordError, Warned, decode_record
 from engines.files import open_regular
-from engines.journal import Record
+from engines.journal import Record, journal_files, size_of
 
 SLICE_BYTES = 4 << 20
+PART_RECORDS = 2000
 
 
 class RecordedEvents(Sequence[AnyEvent]):
@@ -26,13 +27,19 @@ class RecordedEvents(Sequence[AnyEvent]):
     The journals are read once, for `timeline`. They stay open, so that a journal that is replaced meanwhile is played
     as it was.
 
+    Args:
+        place: a run directory or a journal file.
+        whole: read it now; otherwise `read_part` reads it, and until `is_read` there are no events to play.
+
     Attributes:
         timeline: of these events.
+        is_read: whether everything was read.
+        share_read: the share of the reading that is done, 0 to 1.
         unreadable: lines that could not be read.
         unknown: records of unknown kinds.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, whole: bool = True) -> None:
         self._journals: dict[int, BufferedReader] = {}
         self._place: array[int] = array("q")
         self._length: array[int] = array("I")
@@ -40,10 +47,29 @@ class RecordedEvents(Sequence[AnyEvent]):
         self._kept: dict[int, AnyEvent] = {}
         """events without a place: salvaged from damaged lines"""
         self.timeline = Timeline()
+        self.unreadable = self.unknown = 0
+        self.is_read, self.share_read = False, 0.0
+        self._parts = self._read(place)
+        while whole and not self.is_read:
+            self.read_part()
+
+    def read_part(self) -> bool:
+        """Read up to about `PART_RECORDS` more records; returns whether everything was read."""
+        share = next(self._parts, None)
+        self.is_read = share is None
+        self.share_read = 1.0 if share is None else share
+        return self.is_read
+
+    def _read(self, place: Path) -> Iterator[float]:
+        """Read everything, with a pause and the share that is done after each part."""
         tail = RunTail(place)
+        files = [place] if place.is_file() else journal_files(place)
+        several, total = len(files) > 1, sum(map(size_of, files)) or 1
         order: array[float] = array("d")
         latest: dict[str, float] = {}
         for number, record in tail.rest_by_file():
+            if len(self._place) % PART_RECORDS == PART_RECORDS - 1:
+                yield min(1.0, tail.read_bytes / total / (2 if several else 1))
             event = record.event
             latest[event.w] = max(latest.get(event.w, -math.inf), event.t)
             order.append(latest[event.w])
@@ -56,7 +82,11 @@ class RecordedEvents(Sequence[AnyEvent]):
         self.unreadable, self.unknown = tail.bad, tail.unknown
         if tail.files > 1:
             self._sort(order)
-            self.timeline = Timeline.of(self)
+            self.timeline = Timeline()
+            for index, event in enumerate(self):
+                if index % PART_RECORDS == PART_RECORDS - 1:
+                    yield (1 + index / len(self)) / 2
+                self.timeline.add(event)
 
     def __len__(self) -> int:
         return len(self._place)

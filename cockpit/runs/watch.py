@@ -97,6 +97,12 @@ class RunWatch:
         """Check every run in the next poll, because a run was started or stopped here."""
         self._polls = 0
 
+    def read_on(self, run_id: str, budget_s: float) -> float | None:
+        """Read more of a run's journals; returns the share that was read, or None at their end."""
+        reader = self._reader(run_id)
+        with reader.lock:
+            return None if reader.catch_up_until(time.monotonic() + budget_s) else reader.share_read
+
     @contextmanager
     def reading(self, run_id: str) -> Iterator[RunReader]:
         """The run's reader, at the end of its journals; no other thread changes its state while the block runs."""

@@ -143,9 +143,9 @@ class CockpitApp(App[None]):
     def open_replay(self, path: Path, speed: float | None = None) -> None:
         """Replay a run from its directory or its journal file; `speed` is a multiple of real time."""
         from cockpit.tui.screens.run import RunScreen
-        from cockpit.tui.screens.sources import load_replay
+        from cockpit.tui.screens.sources import replay_of
 
-        self.push_screen(RunScreen(load_replay(path, speed), run_dir=path if path.is_dir() else path.parent))
+        self.push_screen(RunScreen(replay_of(path, speed), run_dir=path if path.is_dir() else path.parent))
 
     def open_recipe(self, path: Path) -> None:
         """Open a recipe's form."""

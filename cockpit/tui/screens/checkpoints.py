@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Button, Static
+from textual.worker import get_current_worker
 
 from cockpit.one_stage.fits import resume_words, why_no_export, why_no_merge, why_no_resume
 from cockpit.one_stage.from_run import export_recipe, merge_recipe
@@ -42,6 +44,8 @@ from recipes.fields import fields_of
 from recipes.file_types import FIRST_FILE_TYPES
 
 POLL_S = 2.0
+READ_S = 0.3
+"""Longest time of reading a long journal before the screen says how much of it was read."""
 
 
 class ItemList(LineList[Item]):
@@ -121,10 +125,13 @@ class CheckpointsScreen(Screen[None]):
         self._stages: list[StageView] = []
         """the stages at the time when the items were read; the state itself may still grow"""
         self._reading = False
+        self._titled = False
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield ItemList(id="items")
+        yield Static(self._reading_words(0.0), id="title")
+        listed = ItemList(id="items")
+        listed.empty_message = "reading the journal…"
+        yield listed
         with Vertical(id="actions"):
             for name, label in (("resume", "r Resume"), ("merge", "m Merge"), ("quantize", "g Quantize")):
                 with Horizontal():
@@ -136,11 +143,11 @@ class CheckpointsScreen(Screen[None]):
         self.query_one(ItemList).border_title = "Checkpoints and results"
         self.query_one(ItemList).focus()
         self.set_interval(POLL_S, self._read)
-        self._read()
+        self.call_after_refresh(self._read)
 
     def on_screen_resume(self) -> None:
         if self.is_mounted:
-            self._read()
+            self.call_after_refresh(self._read)
 
     # ---- reading the run
 
@@ -152,12 +159,25 @@ class CheckpointsScreen(Screen[None]):
     def _read_run(self) -> None:
         state, found = RunStatus.LOST, []
         try:
+            while self._reader.behind and not self._reader.catch_up_until(time.monotonic() + READ_S):
+                self.app.call_from_thread(self._show_reading, self._reader.share_read)
+                if get_current_worker().is_cancelled:
+                    return
             state = self._reader.refresh()
             found = items(self._run, self._reader.state.stages)
             if not self._recipe:
                 self._read_recipe()
         finally:
             self.app.call_from_thread(self._take, state, found)
+
+    def _show_reading(self, share: float) -> None:
+        if self.is_mounted:
+            self.query_one("#title", Static).update(self._reading_words(share))
+
+    def _reading_words(self, share: float) -> Text:
+        """How much of the journal was read, and nothing that the rest of it could contradict."""
+        words = f" reading {formatting.percent(share)} of {safe_text(self._run.id, 100)}"
+        return Text(words, no_wrap=True, overflow="ellipsis")
 
     def _read_recipe(self) -> None:
         try:
@@ -176,9 +196,11 @@ class CheckpointsScreen(Screen[None]):
         self._stages = self._reader.state.stages
         changed = (state, found) != (self._state, self._items)
         self._state, self._items = state, found
+        self.query_one(ItemList).empty_message = ItemList.empty_message
         self.query_one(ItemList).now = wall_clock_s()
         self.query_one(ItemList).set_items(found)
-        if changed or not self.query_one("#title", Static).content:
+        if changed or not self._titled:
+            self._titled = True
             title = Text(" ", no_wrap=True, overflow="ellipsis")
             title.append(
                 f"{state_glyph(state)} {state}",

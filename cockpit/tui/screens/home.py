@@ -15,6 +15,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input, Static
+from textual.worker import get_current_worker
 
 from cockpit.forms.shelf import RecipeEntry, Shelf
 from cockpit.runs.state import RunState
@@ -281,8 +282,7 @@ class HomeScreen(Screen[None]):
             pane.set_title(entry.path.name)
             pane.show_text(recipe_preview(entry, self._plan_of(entry), palette(self.app.theme_variables)))
         elif run is not None and run.reading is not None:
-            pane.set_title(run.id)
-            pane.show_text(Text(f"reading {percent(run.reading)} of the journal"))
+            self._show_reading(run, run.reading)
         elif run is not None and run.state == "unreadable":
             pane.set_title(run.id)
             pane.show_text(Text(safe_text(run.reason)))
@@ -309,12 +309,27 @@ class HomeScreen(Screen[None]):
         return self._plans[entry.path]
 
     def _read_run(self, run: RunSummary) -> None:
+        worker = get_current_worker()
+        while (share := self._watch.read_on(run.id, READ_S)) is not None:
+            self.app.call_from_thread(self._show_reading, run, share)
+            if worker.is_cancelled:  # the cursor is on another row
+                return
         with self._watch.reading(run.id) as reader:  # the lock keeps the state unchanged while the screen draws it
             self.app.call_from_thread(self._show_run, run, reader.state)
 
+    def _show_reading(self, run: RunSummary, share: float) -> None:
+        if self._is_selected(run):
+            pane = self.query_one(PreviewPane)
+            pane.set_title(run.id)
+            pane.show_text(Text(f"reading {percent(share)} of the journal"))
+
+    def _is_selected(self, run: RunSummary) -> bool:
+        now = self.run_under_cursor if self.is_mounted else None
+        return now is not None and now.path == run.path and not self.on_recipes
+
     def _show_run(self, run: RunSummary, state: RunState) -> None:
         now = self.run_under_cursor
-        if now is not None and now.path == run.path and not self.on_recipes and self.is_mounted:
+        if now is not None and self._is_selected(run):
             pane = self.query_one(PreviewPane)
             pane.set_title(run.id)
             pane.show_run(now, state, wall_clock_s())

@@ -70,6 +70,8 @@ ALERT_ROWS, ALERT_ROWS_TALL = 7, 14
 TRAINING_ACTIONS = frozenset(
     {"checkpoint", "pause_or_continue", "evaluate", "sample_text", "learning_rate", "max_steps"}
 )
+PLAYING_ACTIONS = frozenset({"play", "seek", "edge", "event", "speed", "goto"})
+"""They move the playhead, which a replay has once its journal is read."""
 
 
 class RunScreen(Screen[None]):
@@ -97,7 +99,6 @@ class RunScreen(Screen[None]):
         super().__init__()
         self.source = source
         self.run_dir = run_dir
-        self.playback = source.playback
         self.key_scopes = ("replay",) if self.playback is not None else ("run",)
         self._bindings = BindingsMap.merge([self._bindings, BindingsMap(bindings(*self.key_scopes))])
         self.options = ViewOptions(log=set())
@@ -115,8 +116,16 @@ class RunScreen(Screen[None]):
         self._console_lines: tuple[object, list[str]] | None = None
         self._alert_rows = 0
         self._planned: dict[str, PlannedStage] | None = None
+        self._may_read = False
+        self._reads_soon = False
+        self._adopting = False
 
     # ---- the state, stage and fields on the screen
+
+    @property
+    def playback(self) -> Playback | None:
+        """The playhead of a replay; None for a live run."""
+        return self.source.playback
 
     @property
     def state(self) -> RunState:
@@ -185,9 +194,14 @@ class RunScreen(Screen[None]):
         self.set_interval(TICK_S, self.tick)
         if self.playback is not None and self.playback.index == 0:
             self.playback.playing = True
-        if isinstance(self.source, LiveSource):
-            self._keep_supervised()
-            self.set_interval(SCREEN.every_s, self._keep_supervised)
+        self.set_interval(SCREEN.every_s, self._keep_supervised)
+        self.paint()
+        self.call_after_refresh(self._begin_to_read)
+
+    def _begin_to_read(self) -> None:
+        """Read, now that the screen is drawn: a long journal takes seconds."""
+        self._may_read = True
+        self._keep_supervised()
         self.tick()
 
     def on_unmount(self) -> None:
@@ -210,18 +224,30 @@ class RunScreen(Screen[None]):
     def tick(self) -> None:
         """Read new events within the time budget and paint what changed, also under a dialog."""
         now_s = self._clock()
-        if is_covered(self):
+        if not self._may_read or is_covered(self):
             return
         passed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
-        if self.playback is not None:
+        if self.source.reading is not None:
+            self._read()
+            self._keep_supervised()
+        elif self.playback is not None:
             self.playback.tick(min(passed_s, 1.0))
         elif not self.frozen:
-            end_s = time.monotonic() + BUDGET_S
-            while self.source.poll() and self.source.catching_up and time.monotonic() < end_s:
-                pass
-            if self.source.catching_up:
-                self.set_timer(0.01, self.tick)
+            self._read()
         self.paint()
+
+    def _read(self) -> None:
+        """Read new events within the time budget; the rest follows after keys are handled."""
+        end_s = time.monotonic() + BUDGET_S
+        while self.source.poll() and self.source.catching_up and time.monotonic() < end_s:
+            pass
+        if self.source.catching_up and not self._reads_soon:
+            self._reads_soon = True
+            self.set_timer(0.01, self._read_on)
+
+    def _read_on(self) -> None:
+        self._reads_soon = False
+        self.tick()
 
     def paint(self, *, force: bool = False) -> None:
         """Update every visible widget; each sends only what differs."""
@@ -381,12 +407,24 @@ class RunScreen(Screen[None]):
     # ---- supervision
 
     def _keep_supervised(self) -> None:
-        """Make sure that a run on the screen has a supervisor: without one the next stage never starts."""
-        if self.source.live:
-            self.run_worker(self._adopt, thread=True, exclusive=True, exit_on_error=False, group="supervision")
+        """Make sure that a run on the screen has a supervisor: without one the next stage never starts.
+
+        A look may need the journal. It waits until the screen has read it, and for the look before it.
+        """
+        if not isinstance(self.source, LiveSource) or not self.source.live or self._adopting:
+            return
+        if self._may_read and self.source.reading is None:
+            self._adopting = True
+            self.run_worker(self._adopt, thread=True, exit_on_error=False, group="supervision")
 
     def _adopt(self) -> None:
         """Adopt the run if its supervisor died, and show a message; called in a thread."""
+        try:
+            self._look_and_adopt()
+        finally:
+            self._adopting = False
+
+    def _look_and_adopt(self) -> None:
         with suppress(OperatorError, RunDirError):  # a directory of a newer format, or one that cannot be written
             refused = self._observer.refused
             if self._observer.adopt():
@@ -411,6 +449,8 @@ class RunScreen(Screen[None]):
             return self._pages > 1
         if action in TRAINING_ACTIONS and not self._trains:
             return False
+        if action in PLAYING_ACTIONS and self.playback is not None:
+            return self.source.reading is None
         if action in {"freeze", "stop", *TRAINING_ACTIONS}:
             reading = self.source.reading is not None
             return self.source.live and (reading or self.source.run_state != RunStatus.LOST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,10 @@ LOOK_EVERY_POLLS = 10
 class Source(Protocol):
     """What a run screen reads."""
 
-    playback: Playback | None
+    @property
+    def playback(self) -> Playback | None:
+        """The playhead of a replay; None for a live run."""
+        ...
 
     @property
     def state(self) -> RunState: ...
@@ -126,24 +128,26 @@ class LiveSource:
 
 
 class ReplaySource:
-    """A recorded run with a playhead, which the screen moves."""
+    """A recorded run with a playhead, which the screen moves.
 
-    def __init__(
-        self,
-        playback: Playback,
-        unreadable: int = 0,
-        unknown: int = 0,
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._close = close
-        self.playback: Playback | None = playback
+    Args:
+        playback: what is played.
+        recorded: the records to play once `poll` has read them; until then `playback` is played, which has none.
+    """
+
+    def __init__(self, playback: Playback, recorded: RecordedEvents | None = None) -> None:
+        self._recorded = recorded
         self._played = playback
-        self._unread = (unreadable, unknown)
+
+    @property
+    def playback(self) -> Playback | None:
+        return self._played
 
     @property
     def state(self) -> RunState:
         state = self._played.state
-        state.unreadable, state.unknown = self._unread
+        if self._recorded is not None:
+            state.unreadable, state.unknown = self._recorded.unreadable, self._recorded.unknown
         return state
 
     @property
@@ -156,7 +160,7 @@ class ReplaySource:
 
     @property
     def reading(self) -> float | None:
-        return None
+        return None if self._recorded is None or self._recorded.is_read else self._recorded.share_read
 
     @property
     def live(self) -> bool:
@@ -164,22 +168,29 @@ class ReplaySource:
 
     @property
     def catching_up(self) -> bool:
-        return False
+        return self._recorded is not None and not self._recorded.is_read
 
     def poll(self) -> bool:
-        return False
+        recorded = self._recorded
+        if recorded is None or recorded.is_read:
+            return False
+        if recorded.read_part():
+            speed, self._played = self._played.speed, Playback(recorded, recorded.timeline)
+            self._played.set_speed(speed)
+            self._played.playing = True
+        return True
 
     def now(self) -> float:
         return self._played.t
 
     def close(self) -> None:
-        self._close()
+        if self._recorded is not None:
+            self._recorded.close()
 
 
-def load_replay(path: Path, speed: float | None = None) -> ReplaySource:
-    """Read a run directory or a journal file for a replay."""
-    recorded = RecordedEvents(path)
-    playback = Playback(recorded, recorded.timeline)
+def replay_of(path: Path, speed: float | None = None) -> ReplaySource:
+    """A replay of a run directory or a journal file, of which nothing is read yet."""
+    empty = Playback([])
     if speed is not None:
-        playback.set_speed(speed)
-    return ReplaySource(playback, recorded.unreadable, recorded.unknown, close=recorded.close)
+        empty.set_speed(speed)
+    return ReplaySource(empty, RecordedEvents(path, whole=False))

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ from cockpit.replay import playback as module
 from cockpit.replay.playback import LONGEST_PAUSE_S, Playback, Timeline
 from cockpit.replay.recorded import RecordedEvents
 from cockpit.runs.state import fold
-from engines.events import Step
+from engines.events import AnyEvent, Step
 from engines.journal import read_journal
 from tests.tui import journals
 
@@ -101,7 +103,7 @@ def test_going_to_a_step_finds_the_last_time_it_was_taken() -> None:
     assert not playback.seek_step(5000)
 
 
-def test_a_recorded_run_is_read_with_the_parts_of_other_ranks(tmp_path: Path) -> None:
+def test_a_recorded_run_is_read_with_the_parts_of_other_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = journals.failed().write(tmp_path / "run")
     lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     part = [line for line in lines if b'"w":"samp"' in line]
@@ -116,6 +118,16 @@ def test_a_recorded_run_is_read_with_the_parts_of_other_ranks(tmp_path: Path) ->
     assert times == sorted(times)
     assert list(recorded.timeline.clock) == list(Timeline.of(list(recorded)).clock)
     assert RecordedEvents(run / "journal.d" / "samp.jsonl")[0].w == "samp"
+    monkeypatch.setattr("cockpit.replay.recorded.PART_RECORDS", 100)
+    in_parts, shares = RecordedEvents(run, whole=False), [0.0]
+    assert len(in_parts) == 0
+    while not in_parts.is_read:
+        in_parts.read_part()
+        shares.append(in_parts.share_read)
+    assert len(shares) > 2
+    assert shares == sorted(shares)
+    assert repr(list(in_parts)) == repr(list(recorded))
+    assert list(in_parts.timeline.clock) == list(recorded.timeline.clock)
 
 
 @settings(max_examples=15)
@@ -163,3 +175,23 @@ def test_a_journal_that_is_replaced_while_it_plays_is_played_as_it_was_and_a_cha
     assert fold(recorded) == fold(EVENTS)
     (tmp_path / "old").write_bytes(b"")
     assert "cannot be read any more" in fold(recorded[5:6]).log()[-1].text
+
+
+def test_a_seek_over_a_long_run_decodes_a_bounded_number_of_events_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cockpit.replay.playback.FOLDED_AT_ONCE", 100)
+    recorded = RecordedEvents(journals.failed().write(tmp_path / "run"))
+    taken: list[int] = []
+    events = recorded._events
+
+    def counted(indexes: range) -> Iterator[AnyEvent]:
+        taken.append(len(indexes))
+        return events(indexes)
+
+    monkeypatch.setattr(recorded, "_events", counted)
+    playback = Playback(recorded, recorded.timeline)
+    playback.seek(len(recorded))
+    assert sum(taken) == len(recorded)
+    assert max(taken) == 100
+    assert playback.state == fold(EVENTS)

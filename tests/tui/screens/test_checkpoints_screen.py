@@ -226,3 +226,21 @@ async def test_hostile_runs_are_inert(tmp_path: Path) -> None:
         await pilot.press("r")
         await pilot.pause()
         assert no_control_characters(pilot.app)
+
+
+async def test_the_screen_says_reading_before_it_reads_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures: list[str] = []
+    read = CheckpointsScreen._read_run
+
+    def recorded(screen: CheckpointsScreen) -> None:
+        pictures.append(picture(screen.app))
+        read(screen)
+
+    monkeypatch.setattr(CheckpointsScreen, "_read_run", recorded)
+    run = make_run(tmp_path / "runs", kind="finetune")
+    async with opened(run) as (_, pilot):
+        assert f"reading 0% of {run.id}" in pictures[0]
+        assert "no checkpoints" not in pictures[0]
+        await until(pilot, lambda: "reading" not in picture(pilot.app), "a title without reading")
