@@ -248,7 +248,7 @@ class Combination:
             for stage in self._settled:
                 stage.state = StageStatus.STOPPED if quiet else StageStatus.FAILED
             return
-        run.paused = any(_paused(stage, run.controls) for stage in self._running.values())
+        run.paused = any(_paused(stage, run) for stage in self._running.values())
         if run.paused:
             run.state = RunStatus.PAUSED
 
@@ -338,6 +338,8 @@ def _take_run_fact(run: RunView, event: AnyEvent, order: Order) -> None:
             run.state, run.reason, run.ended_t = event.state, event.reason, event.t
         case ControlApplied():
             run.controls.append(event)
+            if not event.effect.startswith(IGNORED) and Verb.of(event.request) in {Verb.PAUSE, Verb.CONTINUE}:
+                run.pauses[event.w] = order, event
         case Gap():
             run.gaps.append(event)
         case _:
@@ -431,19 +433,15 @@ def _take_attempt_ended(run: RunView, event: AttemptEnded, order: Order, role: W
 _OUTCOMES = {EndReason.STOPPED: StageStatus.STOPPED, EndReason.REFUSED: StageStatus.REFUSED}
 
 
-def _paused(stage: StageView, controls: list[ControlApplied]) -> bool:
+def _paused(stage: StageView, run: RunView) -> bool:
     attempt = stage.current
     if attempt is None:
         return False
     step, phase = attempt.last_step, attempt.phase
     engine = {event.w for event in (step, phase, attempt.started) if event is not None}
-    asked = [
-        c
-        for c in controls
-        if c.w in engine and not c.effect.startswith(IGNORED) and Verb.of(c.request) in {Verb.PAUSE, Verb.CONTINUE}
-    ]
-    if asked and Verb.of(asked[-1].request) is Verb.PAUSE:
-        pause = asked[-1]
+    asked = [run.pauses[name] for name in engine if name in run.pauses]
+    pause = max(asked, key=lambda item: item[0])[1] if asked else None
+    if pause is not None and Verb.of(pause.request) is Verb.PAUSE:
         moved = step is not None and (step.step > pause.step if pause.step is not None else step.seq > pause.seq)
         if not moved:
             return True

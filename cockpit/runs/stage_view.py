@@ -358,6 +358,8 @@ class RunView:
     stages: dict[str, StageView] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     controls: list[ControlApplied] = field(default_factory=list)
+    pauses: dict[str, tuple[Order, ControlApplied]] = field(default_factory=dict)
+    """the newest pause or continue that each writer carried out, and its place"""
     changes: dict[int, FieldChanged] = field(default_factory=dict)
     accepted_inputs: list[AcceptedInput] = field(default_factory=list)
 
