@@ -169,8 +169,8 @@ def test_values_outside_the_range_of_f16_leave_no_file(tmp_path: Path, base: Pat
     write_adapter(model, plan, tmp_path / "a.gguf", "F32")
 
 
-def test_two_adapters_of_one_name_are_refused(tmp_path: Path, base: Path, adapter: Path) -> None:
+def test_two_adapters_of_one_name_are_two_files(tmp_path: Path, base: Path, adapter: Path) -> None:
     twin = copy_folder(adapter, tmp_path / "other" / adapter.name)
     edit_json(twin / "adapter_config.json", inference_mode=True)
-    with pytest.raises(OperatorError, match="two have the name"):
-        export_with(tmp_path, base, {"one": adapter, "two": twin})
+    ctx = export_with(tmp_path, base, {"one": adapter, "two": twin}, parity_positions=0)
+    assert len(list(ctx.out.glob("*-lora-*.gguf"))) == 2
