@@ -16,7 +16,7 @@ endif
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix docs bench screenshots
+.PHONY: help setup demo test thorough check fix docs bench screenshots
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: check  ## run check and all tests, and measure the line coverage
 	@$(BIN)/python -m coverage erase
 	@$(TEST_ENV) $(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile -q
 	@$(BIN)/python -m tests.coverage_summary
+
+thorough: check  ## run all tests, with more examples of some claims
+	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -q --thorough
 
 docs: setup  ## generate the documents that come from the code: fields of recipes, manual page
 	@$(BIN)/python -m recipes.reference

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from cockpit.launching.adoption import FOLLOWER, Observer
 from cockpit.launching.launch import resume
@@ -52,8 +53,13 @@ def _is_gone(pid: int) -> bool:
     return Identity.of(pid) is None
 
 
+def more(start: int, stop: int) -> list[ParameterSet]:
+    """Further parts of a test, for --thorough."""
+    return [pytest.param(part, marks=pytest.mark.thorough) for part in range(start, stop)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", [0, 1, *more(2, 5)])
 def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     draw = random.Random(SEED + part)
     ack_file = tmp_path / "acknowledged"
@@ -82,7 +88,7 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", [0, *more(1, 3)])
 def test_a_killed_supervisor_does_not_affect_the_engine_and_adoption_continues_with_the_next_stage(
     tmp_path: Path, part: int
 ) -> None:

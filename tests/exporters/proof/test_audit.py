@@ -65,7 +65,17 @@ def test_a_good_file_has_no_finding(name: str, file_type: str, models: Any, tmp_
     assert audit(written(folder, tmp_path / "m.gguf", file_type), folder) == []
 
 
-@pytest.mark.parametrize("file_type", [name for name in QUANTIZED if not FILE_TYPES[name].ternary])
+SLOW_TO_QUANTIZE = ("IQ2_XS", "IQ2_S", "IQ3_XXS")
+
+
+@pytest.mark.parametrize(
+    "file_type",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] if name in SLOW_TO_QUANTIZE else [])
+        for name in QUANTIZED
+        if not FILE_TYPES[name].ternary
+    ],
+)
 def test_a_good_quantized_file_has_no_finding(file_type: str, models: Any, tmp_path: Path) -> None:
     from engines.llama.quantizer import KernelQuantizer
     from exporters.gguf.importance import Importance

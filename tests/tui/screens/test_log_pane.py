@@ -38,15 +38,18 @@ def expected(events: Sequence[AnyEvent], width: int) -> str:
     return (clock + rows[-1]).rstrip()
 
 
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
-async def test_after_100_random_jumps_the_last_line_is_the_fold_s_last(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "jumps"),
+    [((80, 24), 40), ((160, 48), 25), pytest.param((160, 48), 100, marks=pytest.mark.thorough)],
+)
+async def test_after_random_jumps_the_last_line_is_the_fold_s_last(size: tuple[int, int], jumps: int) -> None:
     events = journals.failed().events
     chance = random.Random(size[0])
     app = replay_app(events, 1)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         screen = app.run_screen
-        for _ in range(50 if size[0] == 80 else 100):
+        for _ in range(jumps):
             if chance.random() < 0.2:  # a jump follows, also when the log was scrolled before
                 screen.action_log_scroll(-5)
             index = chance.randint(1, len(events))
