@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> ExitCode:
     verb = Verb(args.request)
     value, text = parsed(verb, args.value)
     found = find_run(runs_root(args.runs_dir), args.run)
+    unread = reading_words(found)
+    if unread:
+        say(unread)
     reply = send_request(found, verb, value, text=text)
     reply.require_sent()
     if not args.json:

@@ -54,6 +54,9 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Send the request, wait, and print how the run ended. After Ctrl-C the request stays in effect."""
     found = find_run(runs_root(args.runs_dir), args.run)
+    unread = reading_words(found)
+    if unread:
+        say(unread)
     reply = send_request(found, Verb.STOP if args.now else Verb.STOP_AFTER_CHECKPOINT)
     reply.require_sent()
     if not args.json:

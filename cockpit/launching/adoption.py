@@ -20,9 +20,11 @@ from enum import Enum
 
 from cockpit.launching.start import start_supervisor
 from cockpit.provenance.trust import why_untrusted
+from cockpit.runs.index_store import index_path
 from cockpit.runs.reader import is_young
 from cockpit.runs.summaries import JournalSize, stored_summary
 from cockpit.schedule.facts import RunFacts, read_facts
+from cockpit.text import formatting
 from engines.run_dir import RunDir, lock_is_held
 from engines.words import RunStatus, StartReason
 from recipes.problems import OperatorError
@@ -68,6 +70,8 @@ class Onlooker:
     trusts_exit_json: bool = False
 
 
+LONG_READ_BYTES = 16 << 20
+"""Reading a journal of this size takes about a second."""
 ATTACH = Onlooker("cockpit attach", may_start=True)
 FOLLOWER = Onlooker("a follower without a screen: run, resume, attach, stop", may_start=True, every_s=2.0)
 SCREEN = Onlooker("the screen of a run", may_start=True, every_s=5.0, trusts_exit_json=True)
@@ -202,6 +206,20 @@ def end_of(run: RunDir) -> RunStatus | None:
         return None
     facts = read_facts(run)
     return facts.ended.state if facts.ended is not None and facts.has_ended else None
+
+
+def reading_words(run: RunDir) -> str:
+    """What has to be read before a request to the run is answered, if that takes a noticeable time; else empty.
+
+    Only a run without a supervisor and without an `exit.json` is asked of its journal, which a side index shortens.
+    """
+    size = JournalSize.of(run)
+    if size.total_bytes < LONG_READ_BYTES or lock_is_held(run.supervisor_lock) or stored_summary(run, size) is not None:
+        return ""
+    index = index_path(run)
+    if index is not None and index.exists():
+        return ""
+    return f"{run.id}: no supervisor is running; reading {formatting.size(size.total_bytes)} of journal"
 
 
 def adopt(run: RunDir, onlooker: Onlooker) -> bool:

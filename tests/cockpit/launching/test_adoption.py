@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from cockpit.launching.adoption import (
     Onlooker,
     Standing,
     adopt,
+    reading_words,
     standing,
 )
+from cockpit.runs.reader import read_now
 from cockpit.schedule.facts import read_facts
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded
@@ -275,3 +278,21 @@ def test_a_living_supervisor_without_progress_does_not_reset_the_count(
         with pytest.raises(OperatorError):
             looks(keeper, clock, 1)
     assert len(started) == ATTEMPTS + 1
+
+
+def test_what_must_be_read_is_said_only_where_neither_the_lock_nor_exit_json_nor_an_index_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("cockpit.launching.adoption.LONG_READ_BYTES", 1 << 20)
+    monkeypatch.setattr("cockpit.runs.reader.INDEX_AFTER_BYTES", 1 << 20)
+    run = a_run(tmp_path / "runs")
+    write_journal(run, None, steps=12_000)
+    assert "no supervisor is running; reading" in reading_words(run)
+    lock = Lock(run.supervisor_lock)
+    lock.acquire({"pid": os.getpid()})
+    assert reading_words(run) == ""
+    lock.release()
+    assert reading_words(run)
+    read_now(run)
+    assert reading_words(run) == ""
