@@ -6,6 +6,7 @@ import argparse
 
 from cockpit.command_line.arguments import add_json, add_run, seconds
 from cockpit.command_line.parser import CommandParser
+from cockpit.launching.adoption import reading_words
 from cockpit.launching.answers import answer_words, not_taken_words, wait_for_answer, was_ignored
 from cockpit.launching.requests import parsed, send_request
 from cockpit.runs.find import find_run, runs_root

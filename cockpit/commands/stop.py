@@ -10,6 +10,7 @@ from cockpit.command_line.arguments import add_json, add_run
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow import Following, Signals
 from cockpit.headless.lines import Nothing
+from cockpit.launching.adoption import reading_words
 from cockpit.launching.answers import answers, not_taken_words
 from cockpit.launching.requests import STOP_NOW, Reply, send_request
 from cockpit.runs.find import find_run, runs_root
