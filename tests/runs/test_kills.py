@@ -59,7 +59,7 @@ def more(start: int, stop: int) -> list[ParameterSet]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [0, 1, *more(2, 5)])
+@pytest.mark.parametrize("part", [0, *more(1, 5)])
 def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     draw = random.Random(SEED + part)
     ack_file = tmp_path / "acknowledged"
@@ -115,7 +115,7 @@ def test_a_killed_supervisor_does_not_affect_the_engine_and_adoption_continues_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(SAMPLER_KILLS // 2))
+@pytest.mark.parametrize("part", [0, 1, *more(2, SAMPLER_KILLS // 2)])
 def test_a_killed_sampler_is_reported_and_restarted(tmp_path: Path, part: int) -> None:
     draw = random.Random(SEED + 200 + part)
     run = launch_text(fake_recipe({"max_steps": 100_000, "step_s": 0.02}, sample_interval_s=0.1), tmp_path)

@@ -76,6 +76,7 @@ def test_four_phases_give_one_base_in_every_type_and_three_proven_adapters(tmp_p
     assert {"foundation step 30", "atlas step 6"} <= names, "the checkpoints that the weights are of"
 
 
+@pytest.mark.thorough
 def test_a_code_base_is_learned_merged_halfway_and_at_the_end_and_exported(tmp_path: Path) -> None:
     shrunk = [*CORPUS, *steps("base", 30), *steps("tuned", 8), "base.num_hidden_layers=2", "gguf.parity_positions=300"]
     shrunk += ["before.max_tokens=400", "half-after.max_tokens=400", "after.max_tokens=400", "gguf.max_length=96"]

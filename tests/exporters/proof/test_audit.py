@@ -65,7 +65,7 @@ def test_a_good_file_has_no_finding(name: str, file_type: str, models: Any, tmp_
     assert audit(written(folder, tmp_path / "m.gguf", file_type), folder) == []
 
 
-SLOW_TO_QUANTIZE = ("IQ2_XS", "IQ2_S", "IQ3_XXS")
+SLOW_TO_QUANTIZE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
 
 @pytest.mark.parametrize(

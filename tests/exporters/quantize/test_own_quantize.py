@@ -102,7 +102,7 @@ def test_a_program_that_fails_its_self_test_is_not_used_and_gives_a_warning(
         export(tmp_path / "forced", base, "Q4_0", parity_positions=0, quantizer="llama-quantize")
 
 
-@pytest.mark.parametrize("trouble", ["OWN_FAILS", "OWN_SPOILS"])
+@pytest.mark.parametrize("trouble", [pytest.param("OWN_FAILS", marks=pytest.mark.thorough), "OWN_SPOILS"])
 def test_after_a_program_fails_the_kernels_write_the_remaining_files(
     trouble: str, program: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +116,7 @@ def test_after_a_program_fails_the_kernels_write_the_remaining_files(
         export(tmp_path / "forced", base, "Q8_0", parity_positions=0, quantizer="llama-quantize")
 
 
+@pytest.mark.thorough
 def test_a_gguf_file_is_quantized_with_the_operators_program_too(
     program: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

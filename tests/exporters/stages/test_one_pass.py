@@ -44,7 +44,7 @@ def two_steps(tmp_path: Path, base: Path, adapter: Path, *types: str, **fields: 
     return exporting.export(tmp_path / "export", merged.out, *types, **fields)[0]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.thorough), "bfloat16"])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_one_pass_writes_the_bytes_of_a_merge_and_an_export(
     kind: str, dtype: str, tmp_path: Path, tokenizer: Path

@@ -195,7 +195,7 @@ async def test_health_concerns_and_notes_are_inert_text(
             assert no_control_characters(pilot.app)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.thorough)])
 async def test_every_key_of_the_bottom_line_acts(tmp_path: Path, size: tuple[int, int]) -> None:
     run = make_run(tmp_path / "runs", "atlas", state=None)
     lock = Lock(run.supervisor_lock)
