@@ -197,7 +197,7 @@ def test_the_manual_names_every_variable_that_the_product_reads() -> None:
     text = "".join(
         path.read_text() for part in ("cockpit", "engines", "exporters") for path in (CODE_ROOT / part).rglob("*.py")
     )
-    internal = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_TEST_FAULTS"}
+    internal = {"COCKPIT_RUN_ROOT", "COCKPIT_RUN_MARK", "COCKPIT_CARD", "COCKPIT_TEST_FAULTS"}
     assert set(re.findall(r'"(COCKPIT_[A-Z_]+)"', text)) - internal == set(ENVIRONMENT)
 
 

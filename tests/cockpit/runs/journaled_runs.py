@@ -57,7 +57,14 @@ def write_journal(run: RunDir, end: str | None = "succeeded", *, role: str = "su
 def engine_of(run: RunDir, *, marked: bool = True) -> Iterator[subprocess.Popen[bytes]]:
     """A living process that the run's files name as the engine of its first attempt, with the run's mark or without."""
     environment = {**os.environ, **(RunMark.of(run).environment() if marked else {})}
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()  # until then, the kernel may not show its environment yet
     identity = Identity.of(child.pid)
     assert identity is not None
     run.attempt_dir("base", 1).mkdir(parents=True, exist_ok=True)
