@@ -38,7 +38,7 @@ class ViewOptions:
         cursor: the inspected step.
         plan: the x axis goes to the planned steps; otherwise it is fitted to the steps that exist.
         machine_is_old: the newest figures about the machine are not its present ones; their titles say so.
-        lanes: the marks of each stage and axis, with the view that they were made of.
+        lanes: the marks of each stage and axis, with the view and its number of facts that they were made of.
     """
 
     log: set[str]
@@ -47,7 +47,7 @@ class ViewOptions:
     cursor: float | None = None
     plan: bool = False
     machine_is_old: bool = False
-    lanes: dict[tuple[str, str], tuple[RunView, Lane]] = field(default_factory=dict)
+    lanes: dict[tuple[str, str], tuple[RunView, int, Lane]] = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:
@@ -219,9 +219,10 @@ def _marks(state: RunState, stage: StageView, options: ViewOptions, axis: str) -
     It is made again only after a new fact of the run's life.
     """
     view = state.view
+    facts = state.combined
     known = options.lanes.get((stage.name, axis))
-    if known is not None and known[0] is view:
-        return known[1]
+    if known is not None and known[0] is view and known[1] == facts:
+        return known[2]
     applied = (event for event in state.controls if not event.effect.startswith(IGNORED))
     controls = [event for event in applied if event.stage in {None, stage.name}]
     resumed = [(a.resumed_from.step, a.started_t) for a in stage.attempts if a.resumed_from is not None]
@@ -233,7 +234,7 @@ def _marks(state: RunState, stage: StageView, options: ViewOptions, axis: str) -
     ]
     positions = [(kind, step if axis == STEPS else t) for kind, step, t in found]
     lane = Lane(LaneMark(float(x), kind) for kind, x in positions if x is not None)
-    options.lanes[stage.name, axis] = (view, lane)
+    options.lanes[stage.name, axis] = (view, facts, lane)
     return lane
 
 
