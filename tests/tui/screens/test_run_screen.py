@@ -307,6 +307,20 @@ async def test_two_checkpoints_and_a_request_are_marks_on_every_chart(size: tupl
             assert sum(row.count("▾") for row in rows) == 1, rows
 
 
+async def test_a_mark_of_a_live_run_appears_when_its_fact_does() -> None:
+    journal = journals.live(220)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        before = len(journal.events)
+        journal.say("e1.atlas", ControlApplied(request="evaluate", by="x", effect="done", step=150, stage="atlas"), 1.0)
+        source.add(list(journal.events)[before:])
+        await settled(pilot)
+        for chart in (chart for chart in app.run_screen.charts if chart.display):
+            assert sum(row.text.count("▾") for row in chart._rows) == 1
+
+
 async def test_metrics_beyond_six_charts_are_one_key_away() -> None:
     journal = journals.live(30)
     journals_more(journal, 31, 31)
