@@ -157,18 +157,28 @@ class CheckpointsScreen(Screen[None]):
             self.run_worker(self._read_run, thread=True, exit_on_error=False, group="read")
 
     def _read_run(self) -> None:
-        state, found = RunStatus.LOST, []
         try:
             while self._reader.behind and not self._reader.catch_up_until(time.monotonic() + READ_S):
                 self.app.call_from_thread(self._show_reading, self._reader.share_read)
                 if get_current_worker().is_cancelled:
+                    self._reading = False
                     return
             state = self._reader.refresh()
             found = items(self._run, self._reader.state.stages)
             if not self._recipe:
                 self._read_recipe()
-        finally:
+        except (OSError, RunDirError) as error:
+            self.app.call_from_thread(self._show_unreadable, str(error))
+        else:
             self.app.call_from_thread(self._take, state, found)
+
+    def _show_unreadable(self, why: str) -> None:
+        """What a read failed with. The state and the list of the last read stay: a failed read changes neither."""
+        self._reading = False
+        if self.is_mounted:
+            words = f" {safe_text(self._run.id, 100)} could not be read: {safe_text(why, 300)}"
+            self.query_one("#title", Static).update(Text(words, no_wrap=True, overflow="ellipsis"))
+            self._titled = False  # the next read that succeeds writes the title again
 
     def _show_reading(self, share: float) -> None:
         if self.is_mounted:

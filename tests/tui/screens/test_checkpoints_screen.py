@@ -244,3 +244,20 @@ async def test_the_screen_says_reading_before_it_reads_a_record(
         assert f"reading 0% of {run.id}" in pictures[0]
         assert "no checkpoints" not in pictures[0]
         await until(pilot, lambda: "reading" not in picture(pilot.app), "a title without reading")
+
+
+async def test_a_read_that_fails_says_so_and_calls_no_run_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs", kind="finetune")
+    async with opened(run) as (screen, pilot):
+        await until(pilot, lambda: "succeeded" in picture(pilot.app), "the run's state")
+
+        def broken(*_: object) -> list[object]:
+            raise OSError("input/output error")
+
+        monkeypatch.setattr("cockpit.tui.screens.checkpoints.items", broken)
+        screen._read()
+        await until(pilot, lambda: "could not be read: input/output error" in picture(pilot.app), "the reason")
+        assert "lost" not in picture(pilot.app)
+        monkeypatch.undo()
+        screen._read()
+        await until(pilot, lambda: "succeeded" in picture(pilot.app), "the state again")
