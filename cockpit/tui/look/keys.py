@@ -24,6 +24,7 @@ class Key:
         label: its text in the key bar; empty: not in the key bar.
         help: what it does, in one sentence.
         shown: the key as it is drawn; empty: made from `keys`.
+        bar: what the key bar draws, where one entry stands for this key and its opposite; empty: the key.
     """
 
     id: str
@@ -32,11 +33,17 @@ class Key:
     label: str
     help: str
     shown: str = ""
+    bar: str = ""
 
     @property
     def drawn(self) -> str:
-        """The key as the screen shows it."""
+        """The key as help and palette show it."""
         return self.shown or self.keys.split(",")[0].replace("ctrl+", "^").replace("question_mark", "?")
+
+    @property
+    def in_bar(self) -> str:
+        """The key as the key bar shows it."""
+        return self.bar or self.drawn
 
 
 _CHARTS = (
@@ -108,7 +115,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
     ),
     "replay": (
         Key("replay.play", "space", "play", "Play", "Play or pause."),
-        Key("replay.back", "left", "seek(-1)", "±1", "Go back one sample.", "←/→"),
+        Key("replay.back", "left", "seek(-1)", "±1", "Go back one sample.", "←", "←/→"),
         Key("replay.on", "right", "seek(1)", "", "Go forward one sample.", "→"),
         Key("replay.far_back", "shift+left", "seek(-50)", "", "Go back 50 samples.", "shift+←"),
         Key("replay.far_on", "shift+right", "seek(50)", "", "Go forward 50 samples.", "shift+→"),
@@ -118,6 +125,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
             "speed(-1)",
             "Speed",
             "Play slower, down to half of real time.",
+            "[",
             "[ ]",
         ),
         Key(
@@ -137,6 +145,7 @@ SCOPES: dict[str, tuple[Key, ...]] = {
             "event(1)",
             "Event",
             "Go to the next event (checkpoint, guard, failure, stage).",
+            "e",
             "e/E",
         ),
         Key("replay.last_event", "E", "event(-1)", "", "Go to the previous event.", "E"),

@@ -95,7 +95,7 @@ class KeyBar(Widget):
     def _shown(self, key: Key) -> str:
         """The key as it is drawn: in a focused input, the first of its keys that types no text; empty without one."""
         if not isinstance(self.screen.focused, Input):
-            return key.drawn
+            return key.in_bar
         acting = [name for name in key.keys.split(",") if "+" in name or (len(name) > 1 and name not in PRINTABLE)]
         return acting[0].replace("ctrl+", "^").replace("escape", "esc") if acting else ""
 

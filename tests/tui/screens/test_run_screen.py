@@ -681,7 +681,7 @@ async def test_every_key_of_the_footer_and_of_help_runs_an_action_that_exists(sc
             assert hasattr(app if key.action.startswith("app.") else screen, method), key
         shown = text(app).split("\n")[-1]
         for key in footer_keys(scope)[:4]:
-            assert f"{key.drawn} {key.label}" in shown
+            assert f"{key.in_bar} {key.label}" in shown
 
 
 async def test_a_screen_that_is_too_small_does_not_break() -> None:
