@@ -180,8 +180,12 @@ class StageContext(Generic[S_co]):
         A request is taken only after the one before it was handled, so a paused stage finds its `continue` here.
         """
         for request in control.pending(RunDir(self.run_root).control):
-            if wanted(request) and control.take(RunDir(self.run_root).control, request):
+            if not wanted(request) or not control.take(RunDir(self.run_root).control, request):
+                continue
+            if request.stage in {"", self.stage_name}:
                 yield request
+            else:
+                self.applied(request, f"{IGNORED}: it was sent for {request.stage}, and {self.stage_name} is running")
         if self._signal is not None and not self._signal_answered:
             self._signal_answered = True
             yield control.Request(0, Verb.STOP_AFTER_CHECKPOINT, by=signal.Signals(self._signal).name)

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"([0-9]{6,12})[-.]")
 @dataclass(frozen=True)
 class Request:
     """One request. Only learning-rate (a positive number) and max-steps (a step) have a `value`; only sample has a
-    `text`, which may be empty."""
+    `text`, which may be empty. With a `stage`, only the engine of that stage carries it out."""
 
     number: int
     verb: Verb
@@ -42,6 +42,7 @@ class Request:
     by: str = "operator"
     file: str = ""
     text: str = ""
+    stage: str = ""
 
     @property
     def words(self) -> str:
@@ -51,7 +52,9 @@ class Request:
         return f"{self.verb} {self.text}" if self.text else str(self.verb)
 
 
-def put_request(control: Path, verb: Verb, value: float | None = None, by: str = "operator", text: str = "") -> Request:
+def put_request(
+    control: Path, verb: Verb, value: float | None = None, by: str = "operator", text: str = "", stage: str = ""
+) -> Request:
     """Write a request for the run.
 
     Raises:
@@ -69,7 +72,8 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
     if len(text) > MAX_TEXT:
         raise ValueError(f"{verb} — got a text of {len(text)} characters; allowed at most {MAX_TEXT}")
     control.mkdir(exist_ok=True)
-    data = json.dumps({"verb": verb, "value": value, "by": by, **({"text": text} if text else {})}).encode()
+    more = {name: given for name, given in (("text", text), ("stage", stage)) if given}
+    data = json.dumps({"verb": verb, "value": value, "by": by, **more}).encode()
     temporary = control / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
     temporary.write_bytes(data)
     number = highest_number(control) + 1
@@ -90,7 +94,7 @@ def put_request(control: Path, verb: Verb, value: float | None = None, by: str =
             temporary.rename(control / name)
             fsync_folder(control)
             _remove_claims(control)
-            return Request(number, verb, value, by, name, text)
+            return Request(number, verb, value, by, name, text, stage)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -124,7 +128,8 @@ def pending(control: Path, *, seen: Container[int] = frozenset()) -> list[Reques
                 if _in_range(verb, number):
                     number = number if verb.takes_value else None
                     by = str(body.get("by", "operator"))[:80]
-                    requests.append(Request(int(match[1]), verb, number, by, name, _text(verb, body)))
+                    stage = str(body.get("stage") or "")[:80]
+                    requests.append(Request(int(match[1]), verb, number, by, name, _text(verb, body), stage))
     return sorted(requests, key=lambda request: request.number)
 
 

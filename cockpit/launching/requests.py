@@ -175,12 +175,14 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, text: s
         if refusal is not None:
             return refusal
         patience_s, records = answer_patience_s(run), NewestRecords(run.journal, most_bytes=ANSWER_BYTES)
-        request = control.put_request(run.control, verb, value, by, text)
+        # A value is meant for the stage that the sender sees: the next one has other steps and another schedule.
+        stage = living[0] if living is not None and verb.takes_value else ""
+        request = control.put_request(run.control, verb, value, by, text, stage)
     except (OSError, ValueError, RunDirError) as error:
         return Reply(Outcome.NOT_SENT, f"{run.id}: could not send the {verb} request: {error}", "nothing was changed")
     with suppress(OSError, RunDirError):  # the request was written; the next supervisor finds it
         adopt(run, REQUEST)
-    sentence = f"{run.id}: {verb} requested; {effect_of(verb, value)}"
+    sentence = f"{run.id}: {verb} requested{stage and f' for {stage}'}; {effect_of(verb, value)}"
     outcome, hint = Outcome.SENT, "the log will confirm it"
     if living is None and found is not Standing.ENGINE_LIVES:
         outcome, hint = Outcome.WAITING, "no engine is running yet; the log will show the result"

@@ -372,6 +372,18 @@ def test_a_stage_without_steps_answers_every_request_and_stops_at_a_stop(tmp_pat
     assert [request.verb for request in ctx.requests()] == ["checkpoint"], "later requests are still there"
 
 
+def test_a_request_for_another_stage_is_answered_as_ignored_and_one_for_this_stage_is_carried_out(
+    tmp_path: Path,
+) -> None:
+    ctx = make_context(tmp_path, {"name": "second", "kind": "fake"})
+    control = RunDir(ctx.run_root).control
+    put_request(control, Verb.MAX_STEPS, 1000, stage="first")
+    put_request(control, Verb.MAX_STEPS, 60, stage="second")
+    assert [(request.value, request.stage) for request in ctx.requests()] == [(60.0, "second")]
+    (answer,) = (event for event in ctx.events() if isinstance(event, ControlApplied))
+    assert (answer.number, answer.effect) == (1, "ignored: it was sent for first, and second is running")
+
+
 def test_a_warning_names_its_stage_and_attempt(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, {"name": "s", "kind": "fake"}, attempt=3)
     ctx.warn("careful")

@@ -18,11 +18,11 @@ from cockpit.launching.requests import sender
 from cockpit.replay.playback import Timeline
 from cockpit.runs.watch import RunWatch
 from cockpit.tui.screens.sources import LiveSource
-from engines.control import pending
+from engines.control import history, pending
 from engines.events import ControlApplied, Step, WriterOpened
 from engines.identity import process_state
 from engines.run_dir import RunDir, lock_holder
-from engines.words import WriterRole
+from engines.words import Verb, WriterRole
 from tests.runs.harness import (
     engine_pid,
     events,
@@ -120,6 +120,13 @@ def test_pause_and_continue(run: RunDir, capsys: pytest.CaptureFixture[str]) -> 
     assert step_of(run) == at
     assert cockpit(capsys, run, "ctl", "continue")[0] == 0
     wait_for_step(run, at + 1)
+
+
+def test_a_value_is_sent_for_the_stage_that_is_running(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = cockpit(capsys, run, "ctl", "learning-rate", "2e-4")
+    assert code == 0
+    assert "learning-rate requested for part-1" in out + err
+    assert [request.stage for request in history(run.control) if request.verb is Verb.LEARNING_RATE][-1] == "part-1"
 
 
 def test_what_the_stage_does_not_support_is_refused_before_it_is_sent(
