@@ -16,7 +16,7 @@ from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.look.theme import ascii_only
 from cockpit.tui.widgets.transport import events_around
-from engines.words import EndReason, GateResult
+from engines.words import IGNORED, EndReason, GateResult, Verb
 
 FACTS = (
     ("model", "data", "adapter", "tokenizer"),
@@ -26,6 +26,8 @@ FACTS = (
     ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
     ("max_steps", "num_train_epochs", "save_steps", "eval_steps", "seed"),
 )
+_REQUESTED = {"learning_rate": Verb.LEARNING_RATE, "max_steps": Verb.MAX_STEPS}
+"""The fields that a request can change while the stage runs."""
 
 
 def side_column(
@@ -40,7 +42,7 @@ def side_column(
     width, height = size
     pen = _Pen(width, colours)
     if stage is not None:
-        _recipe(pen, stage, facts)
+        _recipe(pen, state, stage, facts)
         _attempts(pen, state, stage, facts)
         if playback is None:
             _checkpoints(pen, stage, max(3, (height - len(pen.lines)) - 8))
@@ -76,7 +78,7 @@ class _Pen:
         self.lines.append(text)
 
 
-def _recipe(pen: _Pen, stage: StageView, facts: Mapping[str, Any]) -> None:
+def _recipe(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, Any]) -> None:
     pen.heading(f"{safe_text(stage.name, 40)} · {stage.kind}")
     shorter = {"per_device_train_batch_size": "batch size", "gradient_accumulation_steps": "accumulation"}
     for group in FACTS:
@@ -85,6 +87,18 @@ def _recipe(pen: _Pen, stage: StageView, facts: Mapping[str, Any]) -> None:
             if value is None:
                 continue
             pen.pair(shorter.get(name, name), fmt.exact(value) if isinstance(value, float) else str(value))
+            requested = _requested(state, stage, _REQUESTED.get(name))
+            if requested:
+                pen.pair("  changed to", requested, "warning")
+
+
+def _requested(state: RunState, stage: StageView, verb: Verb | None) -> str:
+    """The value that the last obeyed request with this verb set in the stage, and its step; empty without one."""
+    for event in reversed(state.controls) if verb is not None else ():
+        if event.stage == stage.name and Verb.of(event.request) is verb and not event.effect.startswith(IGNORED):
+            step = f", step {event.step}" if event.step is not None else ""
+            return f"{event.request.removeprefix(f'{verb} ')}{step}"
+    return ""
 
 
 def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,39 @@
+"""The right column of a run's screen."""
+
+from __future__ import annotations
+
+from cockpit.runs.state import RunState
+from cockpit.tui.widgets.side import side_column
+from engines.events import ControlApplied
+from tests.tui.journals import Journal, live
+
+FACTS = {"learning_rate": 2e-4, "max_steps": 820}
+
+
+def _column(journal: Journal) -> list[str]:
+    state = RunState()
+    state.apply_all(journal.events)
+    stage = next(stage for stage in state.stages if stage.name == "atlas")
+    return [line.plain.strip("│| ") for line in side_column(state, stage, FACTS, None, (44, 40), {})]
+
+
+def _ask(journal: Journal, request: str, effect: str, stage: str = "atlas") -> None:
+    journal.say("e1.atlas", ControlApplied(request=request, by="x", effect=effect, step=413, stage=stage), 1.0)
+
+
+def test_a_value_that_a_request_changed_stands_below_the_recipes() -> None:
+    journal = live()
+    assert not any("changed to" in line for line in _column(journal))
+    _ask(journal, "learning-rate 0.0001", "peak learning rate is now 1e-4; the next step uses 1e-4")
+    _ask(journal, "max-steps 900", "the stage ends at step 900, not 820")
+    lines = _column(journal)
+    for field, value in (("learning_rate", "0.0001, step 413"), ("max_steps", "900, step 413")):
+        place = next(number for number, line in enumerate(lines) if line.startswith(field))
+        assert lines[place + 1].split("changed to")[1].strip() == value
+
+
+def test_a_request_that_was_ignored_or_is_another_stages_changes_nothing() -> None:
+    journal = live()
+    _ask(journal, "max-steps 10", "ignored: max_steps — got 10")
+    _ask(journal, "learning-rate 0.5", "peak learning rate is now 0.5; the next step uses 0.5", stage="other")
+    assert not any("changed to" in line for line in _column(journal))
