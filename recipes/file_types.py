@@ -41,6 +41,7 @@ class FileType:
         embedding: the tensor type of an untied embedding; the base type by default.
         parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type if
             no rule applies.
+        outputs_of_eight: the tensor type of attention outputs in models of eight experts; the base type by default.
         seventy_b: whether value projections of 80-layer models (llama.cpp's class 70B) get Q5_K instead of Q3_K or
             Q4_K.
         usual_kl: mean KL, nats, of Llama 3 8B in this type on Wikitext-2, from llama.cpp's tools/perplexity/README.md
@@ -59,6 +60,7 @@ class FileType:
     head: str = "Q6_K"
     embedding: str | None = None
     parts: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    outputs_of_eight: str | None = None
     seventy_b: bool = True
     usual_kl: float | None = None
     kl_limit: float | None = None
@@ -92,6 +94,7 @@ _ROWS = (
         "Q4_K",
         4.5,
         parts={"attn_v": (use("Q6_K", more_bits),), "ffn_down": (use("Q6_K", more_bits),)},
+        outputs_of_eight="Q5_K",
         usual_kl=0.031273,
     ),
     FileType(
@@ -100,6 +103,7 @@ _ROWS = (
         "Q4_K",
         4.5,
         parts={"attn_v": (use("Q5_K", first_four),), "ffn_down": (use("Q5_K", first_eighth),)},
+        outputs_of_eight="Q5_K",
         usual_kl=0.043136,
     ),
     FileType(
@@ -108,6 +112,7 @@ _ROWS = (
         "IQ4_NL",
         4.5,
         parts={"attn_v": (use("Q5_K", grouped),), "ffn_down": (use("Q5_K", first_eighth, unweighted),)},
+        outputs_of_eight="Q5_K",
         usual_kl=0.035742,
     ),
     FileType(
@@ -116,6 +121,7 @@ _ROWS = (
         "IQ4_XS",
         4.25,
         parts={"attn_v": (use("Q5_K", grouped),), "ffn_down": (use("Q5_K", first_eighth, unweighted),)},
+        outputs_of_eight="Q5_K",
         usual_kl=0.036334,
     ),
     FileType("Q4_0", 2, "Q4_0", 4.5, parts={"ffn_down": (use("Q4_1", first_eighth, weighted),)}, usual_kl=0.071940),
@@ -129,9 +135,18 @@ _ROWS = (
             "attn_output": (use("Q4_K"),),
             "ffn_down": (use("Q5_K", first_sixteenth), use("Q4_K")),
         },
+        outputs_of_eight="Q5_K",
         usual_kl=0.101913,
     ),
-    FileType("IQ3_S", 26, "IQ3_S", 3.4375, parts={"attn_v": (use("Q4_K", grouped),)}, usual_kl=0.111278),
+    FileType(
+        "IQ3_S",
+        26,
+        "IQ3_S",
+        3.4375,
+        parts={"attn_v": (use("Q4_K", grouped),)},
+        outputs_of_eight="Q5_K",
+        usual_kl=0.111278,
+    ),
     FileType(
         "IQ3_XXS",
         23,
@@ -147,6 +162,7 @@ _ROWS = (
             "attn_output": (use("IQ3_S"),),
             "ffn_down": (use("Q4_K", first_eighth, unweighted), use("Q3_K", unweighted)),
         },
+        outputs_of_eight="Q5_K",
         usual_kl=0.183625,
     ),
     FileType(
@@ -159,6 +175,7 @@ _ROWS = (
             "attn_output": (use("Q3_K"),),
             "ffn_down": (use("Q3_K"),),
         },
+        outputs_of_eight="Q5_K",
         usual_kl=0.445132,
     ),
     FileType(

@@ -15,16 +15,18 @@ class Place:
     """The tensor and file that a rule is applied to.
 
     Attributes:
-        layer: the tensor's layer, from 0.
+        layer: the tensor's layer, from 0, counting the layers that have such a tensor.
         layers: number of layers.
         gqa: query heads per key and value head.
         importance: whether the file is written with an importance matrix.
+        experts: number of experts of each layer; 0 for a dense model.
     """
 
     layer: int
     layers: int
     gqa: int
     importance: bool
+    experts: int = 0
 
 
 Condition = Callable[[Place], bool]

@@ -39,8 +39,8 @@ def ready(data: NDArray[Any], values: int) -> Piece:
 
 
 def new_tensor(shape: Shape, type_id: int, size: int) -> NewTensor:
-    """A tensor of `size` bytes for the header; its dimensions are columns and rows, or only columns for a vector."""
-    return NewTensor(shape.name, (shape.columns, shape.rows)[: shape.dimensions], type_id, size)
+    """A tensor of `size` bytes for the header."""
+    return NewTensor(shape.name, shape.sizes, type_id, size)
 
 
 def write_file(

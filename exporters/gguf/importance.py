@@ -6,9 +6,8 @@ llama-imatrix computes it. This module computes it with transformers' forward pa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from engines.llama.gguf_file import read_gguf
 from engines.llama.gguf_write import NewTensor, text_list, text_value, uint32_value
 from exporters.gguf.file_writer import Piece, Progress, ready, write_file
 from exporters.gguf.quant_types import Shape
+from exporters.hf_model.tensor_files import row_chunks
 from recipes.problems import OperatorError, printable
 
 
@@ -30,29 +30,52 @@ class Importance:
     """An importance matrix.
 
     Attributes:
-        values: mean squared input by GGUF tensor name, float32 [columns].
+        values: mean squared input by GGUF tensor name, float32 [columns], or [experts, columns] for the matrices of
+            experts.
         tokens: number of tokens it was computed from.
         windows: number of windows, and tokens of the longest one.
         source: name of the text.
+        counts: tokens that each expert got, float32 [experts], by the name of the tensor of experts.
     """
 
     values: Mapping[str, NDArray[np.float32]]
     tokens: int
     windows: tuple[int, int]
     source: str
+    counts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def of(self, shape: Shape) -> NDArray[np.float32] | None:
-        """The importances of a tensor's columns, float32 [columns]; None when the matrix lacks the tensor.
+        """The importances of a tensor's columns, float32 [experts, columns]; None when the matrix lacks the tensor.
 
         Raises:
-            OperatorError: their number differs from the tensor's columns.
+            OperatorError: their number differs from the tensor's.
         """
         found = self.values.get(shape.name)
-        if found is not None and len(found) != shape.columns:
+        if found is None:
+            return None
+        rows = np.atleast_2d(found)
+        if rows.shape != (shape.experts, shape.columns):
+            wanted = f"{shape.columns}" if shape.experts == 1 else f"{shape.experts} x {shape.columns}"
+            got = " x ".join(map(str, found.shape))
             raise OperatorError(
-                f"the importance matrix has {len(found)} columns for {shape.name}, but the tensor has {shape.columns}"
+                f"the importance matrix has {got} columns for {shape.name}, but the tensor has {wanted}"
             )
-        return found
+        return rows
+
+
+def weighted_chunks(
+    shape: Shape, importance: NDArray[np.float32] | None
+) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
+    """Bounds of chunks of a tensor's rows, each with the importances of its columns; a chunk is of one expert.
+
+    Args:
+        shape: the tensor.
+        importance: float32 [experts, columns], or None.
+    """
+    each = shape.rows // shape.experts
+    for expert in range(shape.experts):
+        for start, stop in row_chunks(each, shape.columns):
+            yield expert * each + start, expert * each + stop, None if importance is None else importance[expert]
 
 
 def compute_importance(
@@ -110,16 +133,20 @@ def save_importance(importance: Importance, path: Path) -> None:
         "imatrix.chunk_size": uint32_value(importance.windows[1]),
     }
     tensors = []
-    for name, row in sorted(importance.values.items()):
-        sums, counts = row * np.float32(importance.tokens), np.asarray([importance.tokens], np.float32)
-        tensors += [_row_tensor(f"{name}.in_sum2", sums), _row_tensor(f"{name}.counts", counts)]
+    for name, rows in sorted(importance.values.items()):
+        means = np.atleast_2d(rows)
+        counts = importance.counts.get(name, np.full(len(means), importance.tokens, np.float32)).reshape(-1, 1)
+        sums = np.where(counts > 0, means * counts, 0).astype(np.float32)
+        tensors += [_matrix(f"{name}.in_sum2", sums), _matrix(f"{name}.counts", counts)]
     with atomic_file(path) as file:
         write_file(file, keys, tensors)
 
 
-def _row_tensor(name: str, row: NDArray[np.float32]) -> tuple[NewTensor, list[Piece]]:
-    """float32 [columns] as a matrix of one row."""
-    return NewTensor(name, (len(row), 1), TYPES["F32"].id, row.nbytes), [ready(row.astype("<f4"), row.size)]
+def _matrix(name: str, rows: NDArray[np.float32]) -> tuple[NewTensor, list[Piece]]:
+    """float32 [experts, columns]."""
+    return NewTensor(name, (rows.shape[1], rows.shape[0]), TYPES["F32"].id, rows.nbytes), [
+        ready(rows.astype("<f4"), rows.size)
+    ]
 
 
 def load_importance(path: Path) -> Importance:
@@ -133,22 +160,29 @@ def load_importance(path: Path) -> Importance:
     except OperatorError as error:
         raise OperatorError(f"not an importance matrix: {error}", "make it with llama-imatrix") from error
     try:
-        tensors = {t.name: np.asarray(t.data, np.float32).ravel() for t in gguf.GGUFReader(path).tensors}
+        tensors = {t.name: np.atleast_2d(np.asarray(t.data, np.float32)) for t in gguf.GGUFReader(path).tensors}
         names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
-        counts = {name: float(tensors[f"{name}.counts"][0]) for name in names}
+        counts = {name: tensors[f"{name}.counts"].reshape(-1, 1) for name in names}
+        wrong = [name for name in names if len(counts[name]) != len(tensors[f"{name}.in_sum2"])]
+        if wrong:
+            raise ValueError(f"{wrong[0]} has {len(counts[wrong[0]])} counts")
         field = gguf.GGUFReader(path).get_field("imatrix.datasets")
         source = str(field.contents()[0]) if field is not None else path.name
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise OperatorError(f"{path} is not a GGUF importance matrix: {printable(str(error), 200)}") from error
     sums = {name: tensors[f"{name}.in_sum2"] for name in names}
-    # A tensor without counts gets equal weights in every column, as in llama.cpp.
+    # A tensor or expert without counts gets equal weights in every column, as in llama.cpp.
     with np.errstate(all="ignore"):  # the result is checked below
-        values = {n: sums[n] / np.float32(counts[n]) if counts[n] > 0 else np.ones_like(sums[n]) for n in names}
-    sound = all(math.isfinite(counts[n]) and np.isfinite(row).all() and (row >= 0).all() for n, row in values.items())
+        means = {n: np.where(counts[n] > 0, sums[n] / counts[n], np.float32(1)) for n in names}
+    values = {n: rows[0] if len(rows) == 1 else rows for n, rows in means.items()}
+    sound = all(
+        np.isfinite(counts[n]).all() and np.isfinite(row).all() and (row >= 0).all() for n, row in values.items()
+    )
     if not values or not sound:
         raise OperatorError(
             f"{path} contains no importances, or negative or non-finite ones", "make it with llama-imatrix"
         )
     chunks, size = (header.scalar(f"imatrix.{name}", 0) for name in ("chunk_count", "chunk_size"))
     windows = (chunks or 1, size) if isinstance(chunks, int) and isinstance(size, int) else (1, 0)
-    return Importance(values, int(max(counts.values())), windows, source)
+    per_expert = {name: counts[name].ravel() for name in names if len(counts[name]) > 1}
+    return Importance(values, int(max(found.max() for found in counts.values())), windows, source, per_expert)

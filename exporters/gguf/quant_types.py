@@ -1,37 +1,49 @@
 """Chooses the type of each tensor in a GGUF file of a given file type, and computes the size of the tensors. Needs
 neither torch nor numpy.
 
-The rules are those of llama.cpp's `llama_tensor_get_type` for dense Llama-type models, so tensors get the types that
+The rules are those of llama.cpp's `llama_tensor_get_type` for every family, so tensors get the types that
 `llama-quantize` chooses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from engines.llama.ggml_types import TYPES
+from exporters.gguf.tensor_kinds import EMBEDDINGS, OUTPUT, keeps_type, part_of
 from exporters.hf_model.architectures import Architecture, Settings
 from recipes import quantities
 from recipes.file_types import FILE_TYPES, FileType
 from recipes.tensor_rules import Place, first_type
 
-_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor by its GGUF name: `rows` x `columns`; a vector is one row."""
+    """A tensor by its GGUF name: `rows` x `columns`; a vector is one row.
+
+    The matrices of experts are stored one after another: `rows` counts those of all, and `experts` the matrices.
+    """
 
     name: str
     rows: int
     columns: int
     dimensions: int = 2
+    experts: int = 1
 
     @property
     def layer(self) -> int | None:
         """The layer number of `blk.N.…`; None for other tensors."""
         parts = self.name.split(".")
         return int(parts[1]) if parts[0] == "blk" else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Its dimensions in the file's order, columns first."""
+        if self.dimensions < 3:
+            return (self.columns, self.rows)[: self.dimensions]
+        return self.columns, self.rows // self.experts, self.experts
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class FilePlan:
         return [
             choice
             for choice in self.choices
-            if TYPES[choice.type].importance == "required" and choice.shape.name not in (_EMBEDDING, _OUTPUT)
+            if TYPES[choice.type].importance == "required" and choice.shape.name not in (*EMBEDDINGS, OUTPUT)
         ]
 
     def fallback_note(self) -> str:
@@ -104,6 +116,7 @@ def plan_file(
     gqa: int = 1,
     importance: bool = False,
     seventy_b: bool = False,
+    experts: int = 0,
 ) -> FilePlan:
     """Choose the type of every tensor.
 
@@ -111,36 +124,73 @@ def plan_file(
         file_type: a name of `FILE_TYPES`.
         shapes: all tensors, by GGUF name.
         layers: number of layers.
-        gqa: query heads per key and value head.
+        gqa: query heads per key and value head; 0 for a model without attention.
         importance: whether there is an importance matrix.
         seventy_b: whether llama.cpp counts the model as 70B, whose value projections get more bits.
+        experts: number of experts of each layer; 0 for a dense model.
     """
     row = FILE_TYPES[file_type]
-    head = _OUTPUT if any(shape.name == _OUTPUT for shape in shapes) else _EMBEDDING
+    tied = not any(shape.name == OUTPUT for shape in shapes)
+    # Only for the types of 1 and 2 bits, llama.cpp counts feed-forward parts also in mixtures of experts.
+    counted = experts <= 1 or not row.seventy_b
+    places = _places(shapes, Place(0, layers, gqa, importance, experts), counted=counted)
     choices = []
     for shape in shapes:
-        place = None if shape.layer is None else Place(shape.layer, layers, gqa, importance)
-        wanted = _wanted(row, shape, place, head=head, seventy_b=seventy_b)
+        wanted = _wanted(row, shape, places[shape.name], tied=tied, seventy_b=seventy_b)
         choices.append(Choice(shape, _fitting(wanted, shape.columns), wanted))
     return FilePlan(file_type, choices, importance)
 
 
-def _wanted(row: FileType, shape: Shape, place: Place | None, *, head: str, seventy_b: bool) -> str:
-    """The type of a tensor before its width is checked. `head`: the name of the output matrix."""
-    if shape.dimensions < 2 or shape.name.endswith("_norm.weight") or not shape.name.endswith(".weight"):
+def _places(shapes: Iterable[Shape], common: Place, *, counted: bool) -> Mapping[str, Place]:
+    """The place of every tensor, by name.
+
+    llama.cpp counts the tensors of a part in the order of layers and names instead of reading the layer from the name.
+    So value projections are counted only in the layers that have one. `counted`: likewise for other parts.
+    """
+    ordered = sorted(shapes, key=lambda shape: (-1 if shape.layer is None else shape.layer, shape.name))
+    values = sum(part_of(shape.name) == "attn_v" for shape in ordered)
+    seen: Counter[str] = Counter()
+    places = {}
+    for shape in ordered:
+        part = part_of(shape.name)
+        if part == "attn_v":
+            place = replace(common, layer=seen[part], layers=values)
+        else:
+            place = replace(common, layer=seen[part] if counted or shape.layer is None else shape.layer)
+        places[shape.name] = place
+        seen[part] += shape.dimensions > 1 and not keeps_type(shape.name)
+    return places
+
+
+def _wanted(row: FileType, shape: Shape, place: Place, *, tied: bool, seventy_b: bool) -> str:
+    """The type of a tensor before its width is checked. `tied`: the embedding is the output matrix."""
+    if shape.dimensions < 2 or keeps_type(shape.name):
         return "F32"
     if not row.quantized:
         return row.base
-    if shape.name == head:
+    if shape.name == OUTPUT or (tied and shape.name in EMBEDDINGS):
         return "Q8_0" if shape.columns % TYPES[row.base].block else row.head
-    if shape.name == _EMBEDDING:
+    if shape.name in EMBEDDINGS:
         return row.embedding or row.base
-    if place is None:
-        return row.base
-    part = shape.name.split(".")[2]
+    part = part_of(shape.name)
     chosen = first_type(row.parts.get(part, ()), place) or row.base
-    more = seventy_b and row.seventy_b and part == "attn_v" and chosen in ("Q3_K", "Q4_K")
-    return "Q5_K" if more else chosen
+    if seventy_b and row.seventy_b and part == "attn_v" and chosen in ("Q3_K", "Q4_K"):
+        chosen = "Q5_K"
+    return _with_experts(row, part, place.experts) or chosen
+
+
+def _with_experts(row: FileType, part: str, experts: int) -> str | None:
+    """llama.cpp's exceptions for mixtures of experts, whose attention is small beside them; None if none applies."""
+    least = not row.seventy_b  # the types of 1 and 2 bits
+    if least and part == "attn_v" and experts >= 4:
+        return "Q4_K"
+    if experts != 8:
+        return None
+    if part in ("attn_v", "attn_k"):
+        return "Q4_K" if least else "Q8_0"
+    if part == "attn_output":
+        return "Q5_K" if least else row.outputs_of_eight or row.base
+    return None
 
 
 def _fitting(wanted: str, columns: int) -> str:

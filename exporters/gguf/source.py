@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.ggml_types import PLAIN_TYPES, TYPES
-from engines.llama.gguf_file import (
-    GgufFile,
-    Tensor,
-    Value,
-    read_gguf,
-)
+from engines.llama.gguf_file import ARRAY, INT32, UINT32, GgufFile, Tensor, Value, read_gguf
 from engines.llama.gguf_write import NewTensor, text_value, uint32_value
 from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_writer import Piece, Progress, ready, write_file
-from exporters.gguf.importance import Importance
+from exporters.gguf.importance import Importance, weighted_chunks
 from exporters.gguf.metadata import QUANTIZATION_VERSION
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.gguf.write import encode
-from exporters.hf_model.architectures import ARCHITECTURES, Architecture
-from exporters.hf_model.tensor_files import row_chunks
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable, shown
 
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
 
 
+_SEVENTY_B = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
+"""Layers of the models that llama.cpp counts as 70B, by family (LLM_TYPE_70B in its src/models)."""
+_OTHER_RULES = ("falcon", "glm5-next")
+"""Families for which llama.cpp's quantizer has rules of their own."""
+
+
 @dataclass(frozen=True)
 class GgufSource:
-    """A file to quantize. `gqa` is query heads per key and value head."""
+    """A file to quantize.
+
+    Attributes:
+        file: its keys and tensors.
+        family: `general.architecture`.
+        layers: number of layers.
+        gqa: query heads per key and value head; 0 without attention.
+        experts: number of experts of each layer; 0 for a dense model.
+        shapes: its tensors.
+    """
 
     file: GgufFile
-    architecture: Architecture
+    family: str
     layers: int
     gqa: int
+    experts: int
     shapes: list[Shape]
 
     @property
@@ -55,7 +66,8 @@ class GgufSource:
             layers=self.layers,
             gqa=self.gqa,
             importance=importance,
-            seventy_b=self.architecture.is_seventy_b(self.layers),
+            seventy_b=_SEVENTY_B.get(self.family) == self.layers and not (self.family == "llama" and self.gqa == 1),
+            experts=self.experts,
         )
         kept = [_kept(choice, self.file.tensors[choice.shape.name]) for choice in plan.choices]
         return FilePlan(file_type, kept)
@@ -73,7 +85,7 @@ class GgufSource:
 
 
 def _kept(choice: Choice, tensor: Tensor) -> Choice:
-    """Vectors and norms keep their type in the source."""
+    """Vectors, norms and routers keep their type in the source."""
     if choice.wanted != "F32" or tensor.kind is None:
         return choice
     return Choice(choice.shape, tensor.kind.name, tensor.kind.name)
@@ -86,18 +98,10 @@ def open_source(path: Path) -> GgufSource:
         OperatorError: the file is damaged, already quantized, one of several, or of an unsupported model family.
     """
     file = read_gguf(path)
-    architecture = file.scalar("general.architecture")
-    row = next((row for row in ARCHITECTURES.values() if row.name == architecture), None)
-    if row is None:
-        raise OperatorError(
-            f"{path}: general.architecture — got {printable(str(architecture))}; allowed "
-            f"{', '.join(sorted({row.name for row in ARCHITECTURES.values()}))}",
-            "quantize other families with llama.cpp's own llama-quantize",
-        )
+    family = file.scalar("general.architecture")
+    _check_family(path, family)
     if file.scalar("split.count", 0) not in (0, 1):
         raise OperatorError(f"{path} is one file of a split model", "join its files: llama-gguf-split --merge")
-    if file.scalar(f"{architecture}.expert_count", 0):
-        raise OperatorError(f"{path} is a mixture of experts", "quantize it with llama.cpp's own llama-quantize")
     for tensor in file.tensors.values():
         if tensor.kind is None or not tensor.kind.plain:
             kind = tensor.kind.name if tensor.kind else f"type {tensor.type_id}"
@@ -105,35 +109,62 @@ def open_source(path: Path) -> GgufSource:
                 f"{path}: tensor {printable(tensor.name, 200)} has type {kind}: the file is already quantized",
                 "quantize from the F32, F16 or BF16 file: rounding twice loses more accuracy than once",
             )
-    layers = _number(file, f"{architecture}.block_count")
-    heads = _number(file, f"{architecture}.attention.head_count")
-    kv_heads = file.scalar(f"{architecture}.attention.head_count_kv", heads)
-    if not isinstance(kv_heads, int) or not 0 < kv_heads <= heads:
-        raise OperatorError(
-            f"{path}: {architecture}.attention.head_count_kv — got {shown(kv_heads)}; allowed 1 to {heads}"
-        )
     shapes = [_shape(path, tensor) for tensor in file.tensors.values()]
     if not any(shape.name == "token_embd.weight" for shape in shapes):
         raise OperatorError(f"{path} has no tensor token_embd.weight: it is not a language model")
-    return GgufSource(file, row, layers, heads // kv_heads, shapes)
+    layers = _number(file, f"{family}.block_count", 1, 100_000)
+    experts = _number(file, f"{family}.expert_count", 0, 100_000, default=0)
+    heads = _number(file, f"{family}.attention.head_count", 0, 2**20, default=0)
+    kv_heads = _number(file, f"{family}.attention.head_count_kv", 0, heads, default=heads)
+    return GgufSource(file, family, layers, heads // kv_heads if kv_heads else 0, experts, shapes)
 
 
-def _number(file: GgufFile, key: str) -> int:
-    value = file.scalar(key)
-    if not isinstance(value, int) or not 0 < value <= 100_000:
-        raise OperatorError(f"{file.path}: {key} — got {shown(value)}; allowed a whole number from 1 to 100000")
+def _check_family(path: Path, family: object) -> None:
+    """Refuse a family that llama.cpp does not have, or whose rules of quantizing are not those of the others."""
+    if family in _OTHER_RULES:
+        raise OperatorError(
+            f"{path}: general.architecture — got {family}, for which llama.cpp has rules of its own",
+            "quantize it with llama.cpp's own llama-quantize",
+        )
+    if family not in gguf.MODEL_ARCH_NAMES.values():
+        raise OperatorError(
+            f"{path}: general.architecture — got {printable(str(family), 60)}; allowed a family of the gguf package, "
+            "such as llama or gemma3",
+            "a newer gguf package may have it; llama.cpp's own llama-quantize needs none",
+        )
+
+
+def _number(file: GgufFile, key: str, least: int, most: int, *, default: int | None = None) -> int:
+    """A whole number; of a list with one for each layer, the first, which is the one that llama.cpp's rules use."""
+    given = file.keys.get(key)
+    value = default if given is None else _first(given)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise OperatorError(
+            f"{file.path}: {key} — got {shown(value)}; allowed {least} to {most}"
+            if given is not None
+            else f"{file.path}: {key} — got nothing; allowed a whole number from {least} to {most}"
+        )
     return value
 
 
+def _first(value: Value) -> object:
+    if value.kind != ARRAY or len(value.raw) < 16:
+        return value.scalar
+    item, count = struct.unpack_from("<IQ", value.raw)
+    return struct.unpack_from("<i", value.raw, 12)[0] if item in (INT32, UINT32) and count else None
+
+
 def _shape(path: Path, tensor: Tensor) -> Shape:
-    if any(size != 1 for size in tensor.dimensions[2:]):
+    if any(size != 1 for size in tensor.dimensions[3:]):
         raise OperatorError(
-            f"{path}: tensor {printable(tensor.name, 200)} has {len(tensor.dimensions)} dimensions; allowed 1 or 2"
+            f"{path}: tensor {printable(tensor.name, 200)} has {len(tensor.dimensions)} dimensions; allowed 1 to 3"
         )
     parts = tensor.name.split(".")
     if parts[0] == "blk" and not (len(parts) > 2 and parts[1].isdecimal()):
         raise OperatorError(f"{path}: tensor {printable(tensor.name, 200)} has no layer number")
-    return Shape(tensor.name, tensor.rows, tensor.columns, 2 if tensor.matrix else 1)
+    experts = tensor.dimensions[2] if len(tensor.dimensions) > 2 else 1
+    dimensions = 3 if experts > 1 else 2 if tensor.matrix else 1
+    return Shape(tensor.name, tensor.rows, tensor.columns, dimensions, experts)
 
 
 def new_keys(
@@ -184,19 +215,19 @@ def _pieces(
 ) -> Iterator[Piece]:
     """A tensor in its new type, a few rows at a time; kernels quantize them while the next are read.
 
-    `importance`: float32 [columns], or None.
+    `importance`: float32 [experts, columns], or None.
     """
     tensor, columns = source.file.tensors[choice.shape.name], choice.shape.columns
     assert tensor.kind is not None
     given, made = tensor.kind.row_bytes(columns), TYPES[choice.type].row_bytes(columns)
-    for start, stop in row_chunks(choice.shape.rows, columns):
+    for start, stop, weights in weighted_chunks(choice.shape, importance):
         values = (stop - start) * columns
         if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN_TYPES:
 
             def fill(view: memoryview, start: int = start) -> None:
                 source.file.read_into(tensor, start, view)
 
-            future = quantizer.submit(choice.type, tensor.kind.name, (stop - start, given), fill, importance)
+            future = quantizer.submit(choice.type, tensor.kind.name, (stop - start, given), fill, weights)
             yield Piece(future, (stop - start) * made, values)
         else:
-            yield ready(encode(choice, source.rows_of(choice.shape, start, stop), quantizer, importance), values)
+            yield ready(encode(choice, source.rows_of(choice.shape, start, stop), quantizer, weights), values)

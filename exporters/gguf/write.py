@@ -14,7 +14,7 @@ from engines.files import atomic_file
 from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
-from exporters.gguf.importance import Importance
+from exporters.gguf.importance import Importance, weighted_chunks
 from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
@@ -22,7 +22,7 @@ from exporters.hf_model.architectures import Architecture, Tensor, architecture_
 from exporters.hf_model.model_config import head_width, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.rope import read_rope
-from exporters.hf_model.tensor_files import Weights, row_chunks
+from exporters.hf_model.tensor_files import Weights
 from recipes import quantities
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, either, printable
@@ -148,16 +148,16 @@ def _pieces(
 ) -> Iterator[Piece]:
     """A tensor in its type, a few rows at a time; kernels quantize them while the next are read.
 
-    `importance`: float32 [columns], or None.
+    `importance`: float32 [experts, columns], or None.
     """
     width = TYPES[choice.type].row_bytes(choice.shape.columns)
-    for start, stop in row_chunks(choice.shape.rows, choice.shape.columns):
+    for start, stop, weights in weighted_chunks(choice.shape, importance):
         rows = read_rows(model, choice.shape, start, stop)
         if isinstance(quantizer, KernelQuantizer) and choice.type not in PLAIN_TYPES:
-            future = quantizer.submit_floats(choice.type, rows, importance)
+            future = quantizer.submit_floats(choice.type, rows, weights)
             yield Piece(future, (stop - start) * width, rows.size)
         else:
-            yield ready(encode(choice, rows, quantizer, importance), rows.size)
+            yield ready(encode(choice, rows, quantizer, weights), rows.size)
 
 
 def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:

@@ -141,3 +141,37 @@ def test_estimates_need_no_numeric_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_value_projections_are_counted_in_the_layers_that_have_one() -> None:
+    shapes = [Shape(f"blk.{layer}.ffn_down.weight", 256, 256) for layer in range(16)]
+    shapes += [Shape(f"blk.{layer}.attn_v.weight", 256, 256) for layer in (3, 7, 11, 15)]  # full attention in every 4th
+    chosen = {choice.shape.name: choice.type for choice in plan_file("Q4_K_M", shapes, layers=16).choices}
+    values = [chosen[f"blk.{layer}.attn_v.weight"] for layer in (3, 7, 11, 15)]
+    assert values == ["Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert chosen["blk.0.ffn_down.weight"] == "Q6_K"
+
+
+@pytest.mark.parametrize(
+    ("file_type", "experts", "wanted"),
+    [
+        ("Q4_K_M", 8, ("Q8_0", "Q8_0", "Q5_K")),
+        ("Q5_K_M", 8, ("Q8_0", "Q8_0", "Q5_K")),
+        ("Q6_K", 8, ("Q8_0", "Q8_0", "Q6_K")),
+        ("Q2_K", 8, ("Q8_0", "Q8_0", "Q5_K")),
+        ("IQ2_XS", 8, ("Q4_K", "Q4_K", "Q5_K")),
+        ("IQ2_XS", 128, ("Q4_K", "IQ2_XS", "IQ2_XS")),
+        ("Q2_K", 128, ("Q3_K", "Q2_K", "Q3_K")),
+    ],
+)
+def test_attention_beside_experts(file_type: str, experts: int, wanted: tuple[str, ...]) -> None:
+    parts = ("attn_v", "attn_k", "attn_output")
+    shapes = [Shape(f"blk.0.{part}.weight", 256, 256) for part in parts]
+    plan = plan_file(file_type, shapes, layers=1, experts=experts, importance=True)
+    assert tuple(choice.type for choice in plan.choices) == wanted
+
+
+def test_routers_and_small_matrices_are_never_quantized() -> None:
+    names = ["blk.0.ffn_gate_inp.weight", "blk.0.ssm_conv1d.weight", "position_embd.weight", "blk.0.attn_q.bias"]
+    plan = plan_file("Q8_0", [Shape(name, 256, 256) for name in names], layers=1)
+    assert [choice.type for choice in plan.choices] == ["F32"] * 4

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from engines.llama.gguf_file import read_gguf
+from engines.llama.gguf_write import NewTensor, text_value, uint32_value
 from engines.llama.quantizer import open_quantizer
+from exporters.gguf.file_writer import ready, write_file
 from exporters.gguf.importance import Importance, save_importance
 from exporters.gguf.write import read_model, write_gguf
 from exporters.quantize.quantize_file import quantize, read_job
@@ -127,6 +129,68 @@ def test_an_importance_matrix_is_used_noted_and_required(sources: Path, base: Pa
     )
 
 
+def mixture(path: Path, family: str, experts: int = 8) -> dict[str, np.ndarray[Any, Any]]:
+    """Write a file of a family that Cockpit does not convert: one layer with attention and experts, fused gates."""
+    rng = np.random.default_rng(5)
+    sizes = {
+        "token_embd.weight": (256, 64),
+        "blk.0.attn_qkv.weight": (256, 512),
+        "blk.0.attn_output.weight": (256, 256),
+        "blk.0.ffn_gate_inp.weight": (256, experts),
+        "blk.0.ffn_up_exps.weight": (256, 96, experts),
+        "blk.0.ffn_down_exps.weight": (96, 256, experts),
+        "blk.0.attn_norm.weight": (256,),
+    }
+    values = {name: rng.standard_normal(size[::-1]).astype(np.float32) for name, size in sizes.items()}
+    counts = {"block_count": 1, "expert_count": experts, "attention.head_count": 4, "attention.head_count_kv": 2}
+    keys = {"general.architecture": text_value(family), "general.file_type": uint32_value(0)}
+    keys |= {f"{family}.{key}": uint32_value(value) for key, value in counts.items()}
+    tensors = [
+        (NewTensor(name, sizes[name], 0, rows.nbytes), [ready(rows, rows.size)]) for name, rows in values.items()
+    ]
+    with path.open("wb") as file:
+        write_file(file, keys, tensors)
+    return values
+
+
+def test_experts_of_any_family_are_quantized_each_with_its_own_importances(tmp_path: Path) -> None:
+    values = mixture(tmp_path / "mixture-F32.gguf", "phimoe")
+    rng = np.random.default_rng(6)
+    rows = {name: rng.gamma(1, 2, (8, 256)).astype(np.float32) for name in ("blk.0.ffn_up_exps.weight",)}
+    counts = {name: np.asarray([9, 0, 1, 2, 3, 4, 5, 6], np.float32) for name in rows}
+    save_importance(Importance(rows, 9, (1, 9), "numbers", counts), tmp_path / "imatrix.gguf")
+    make(tmp_path / "mixture-F32.gguf", "Q4_K_M", out=tmp_path, imatrix=str(tmp_path / "imatrix.gguf"))
+    made = tensors(tmp_path / "mixture-Q4_K_M.gguf")
+    assert {name: kind for name, (kind, _) in made.items()} == {
+        "token_embd.weight": "Q6_K",
+        "blk.0.attn_qkv.weight": "Q8_0",
+        "blk.0.attn_output.weight": "Q5_K",
+        "blk.0.ffn_gate_inp.weight": "F32",
+        "blk.0.ffn_up_exps.weight": "Q4_K",
+        "blk.0.ffn_down_exps.weight": "Q8_0",  # Q6_K in every layer of one, but 96 is no multiple of 256
+        "blk.0.attn_norm.weight": "F32",
+    }
+    quantizer, _ = open_quantizer({"Q4_K"}, 1)
+    name = "blk.0.ffn_up_exps.weight"
+    weights = rows[name].copy()
+    weights[1] = 1  # an expert that got no token has no preference
+    single = [quantizer.quantize("Q4_K", values[name][e], weights[e]).tobytes() for e in range(8)]
+    quantizer.close()
+    assert made[name][1] == b"".join(single)
+    shapes = {t.name: list(t.shape) for t in gguf.GGUFReader(tmp_path / "mixture-Q4_K_M.gguf").tensors}
+    assert shapes[name] == [256, 96, 8]
+
+
+def test_a_matrix_for_another_number_of_experts_and_a_family_with_its_own_rules_are_refused(tmp_path: Path) -> None:
+    mixture(tmp_path / "m-F32.gguf", "qwen3moe", experts=4)
+    rows = {"blk.0.ffn_up_exps.weight": np.ones((8, 256), np.float32)}
+    save_importance(Importance(rows, 1, (1, 1), "numbers"), tmp_path / "imatrix.gguf")
+    found = refusal(tmp_path / "m-F32.gguf", "Q4_K_M", out=tmp_path / "a", imatrix=str(tmp_path / "imatrix.gguf"))
+    assert "8 x 256 columns for blk.0.ffn_up_exps.weight, but the tensor has 4 x 256" in found.message
+    mixture(tmp_path / "f-F32.gguf", "falcon")
+    assert "rules of its own" in refusal(tmp_path / "f-F32.gguf", "Q8_0", out=tmp_path / "b").message
+
+
 def test_what_is_already_quantized_or_unknown_is_refused(sources: Path, tmp_path: Path) -> None:
     source = sources / "small-F32.gguf"
     make(source, "Q8_0", out=tmp_path)
@@ -137,7 +201,7 @@ def test_what_is_already_quantized_or_unknown_is_refused(sources: Path, tmp_path
     assert "contains other values" in refusal(source, "TQ2_0", out=tmp_path / "c").message
     data = source.read_bytes()
     other = tmp_path / "other.gguf"
-    other.write_bytes(data.replace(b"llama", b"mamba"))
+    other.write_bytes(data.replace(b"llama", b"lamas"))
     assert "general.architecture" in refusal(other, "Q8_0", out=tmp_path / "d").message
     other.write_bytes(data[:-1000])
     assert "truncated" in refusal(other, "Q8_0", out=tmp_path / "e").message
