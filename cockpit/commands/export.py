@@ -21,7 +21,9 @@ from cockpit.runs.find import runs_root
 from engines.words import ExitCode
 from recipes.file_types import FIRST_FILE_TYPES
 
-_WORDS = ("imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "parity_positions")
+_WORDS = (
+    "imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "byte_proof", "parity_positions"
+)  # fmt: skip
 
 
 def declare(parser: CommandParser) -> None:
@@ -55,6 +57,9 @@ def declare(parser: CommandParser) -> None:
     add_field(parser, "--quantizer", "export", "quantizer", "program that quantizes; auto tries the others in order")
     parser.add_argument("--llama-cpp", metavar="DIR", help="your llama.cpp (default: COCKPIT_LLAMA_CPP, then PATH)")
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
+    add_field(
+        parser, "--byte-proof", "export", "byte_proof", "rows of each tensor to derive again and compare byte for byte"
+    )
     add_field(
         parser, "--parity-positions", "export", "parity_positions", "token positions to compare; 0: no comparison", "N"
     )

@@ -27,7 +27,7 @@ from engines.json_text import read_json
 from engines.run_dir import FIXTURE_FILE, is_run_dir
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable
-from recipes.stages.export import COMPARE_NEEDS
+from recipes.stages.export import BYTE_PROOFS, COMPARE_NEEDS
 from recipes.stages.registry import makes
 
 _TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
@@ -69,6 +69,11 @@ def declare(parser: CommandParser) -> None:
         metavar="FILE|DIR",
         help=f"held-out text for --model: {HELD_OUT_HELP} (default: text of Python's standard library)",
     )
+    parser.add_argument(
+        "--byte-proof",
+        choices=BYTE_PROOFS,
+        help="rows of each tensor to derive again from --model and compare byte for byte (default: all)",
+    )
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
     parser.add_argument("--save-fixture", metavar="FILE", help="save the fixture that --model computes")
     add_json(parser)
@@ -98,6 +103,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "threads": args.threads,
         "positions": args.positions,
         "data": str(_text(args.data)) if args.data else None,
+        "byte_proof": args.byte_proof,
         "save": str(Path(args.save_fixture).expanduser().absolute()) if args.save_fixture else None,
     }
     live = sys.stderr.isatty() and not args.json

@@ -1,99 +1,281 @@
-"""Compares sampled rows of every tensor of a GGUF file with its source tensor."""
+"""Compares every tensor of a GGUF file with its source: which tensors there are, their shapes, and their bytes."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.llama.gguf_file import GgufFile, Tensor
 from exporters.hf_model.tensor_files import Weights
 from exporters.proof.audit_families import family_of
+from exporters.proof.byte_proof import ByteProver, Columns, Compared, Progress, decoded
 from recipes.problems import printable
 
-ROWS = 6
-"""Rows of each tensor that are compared: the first, the last, and some between."""
-_EXACT = {"F32": np.float32, "F16": np.float16}
-_QUANTIZED_LIMIT = {4.5: 0.25, 5.5: 0.15, 6.6: 0.08, 9.0: 0.03}
-"""Maximum relative RMS error of decoded values, by bits per weight; 0.9 for fewer bits. Rows of another tensor give
-1.4."""
-_HALF_STEP = 2.0**-25
-"""Half of the distance between the smallest numbers of F16."""
 _FACTORS = "rope_freqs.weight"
+_FACTOR_ULPS = 4
+"""llama.cpp's converter computes the factors in float32, Cockpit in float64: their last bits may differ."""
 
 
-def audit_tensors(file: GgufFile, config: Mapping[str, Any], weights: Weights) -> list[str]:
-    """Check that the file has exactly the expected tensors, and compare sampled rows of each."""
-    wanted = _expected(config, weights)
-    why = {"output.weight": ": the model's head shares the embedding's matrix"} if config["tie_word_embeddings"] else {}
-    findings = [f"tensor {name} is missing" for name in wanted if name not in file.tensors]
-    findings += [
-        f"tensor {printable(name, 120)} does not exist in the model{why.get(name, '')}"
-        for name in file.tensors
-        if name not in wanted
-    ]
+@dataclass(frozen=True)
+class Source:
+    """A tensor of the model in the order of the file. `heads`: those whose rows llama.cpp stores in rotary order."""
+
+    name: str
+    weights: Weights
+    heads: int = 0
+
+    @property
+    def rows(self) -> int:
+        """A vector is one row."""
+        return self.weights.tensors[self.name].rows
+
+    @property
+    def columns(self) -> int:
+        """Values of one row."""
+        return self.weights.tensors[self.name].columns
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows in the file's order, float32 [stop - start, columns]."""
+        info = self.weights.tensors[self.name]
+        if not self.heads:
+            return self.weights.read_rows(self.name, start, stop)
+        if len(info.shape) == 1:
+            return self._rotary(self.weights.read(self.name).reshape(-1, 1), self.heads).reshape(1, -1)
+        width = info.rows // self.heads
+        low, high = start // width * width, -(-stop // width) * width
+        whole = self._rotary(self.weights.read_rows(self.name, low, high), (high - low) // width)
+        return whole[start - low : stop - low]
+
+    def _rotary(self, rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+        """Whole heads from transformers' order to llama.cpp's, [rows, columns] → the same."""
+        halves = rows.reshape(heads, 2, -1, rows.shape[1])
+        return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
+
+
+@dataclass
+class BytesProof:
+    """What the comparison of a file's tensors found.
+
+    Attributes:
+        rows: "all", or "sampled".
+        tensors: tensors compared.
+        equal: those whose compared bytes are all equal to the derived ones.
+        by_value: those that were compared by decoded values, because their bytes cannot be derived again.
+        compared_bytes: bytes of the file that were compared.
+        seconds: time of the comparison.
+        kernels: the library that derived quantized bytes, and its self-test; None for a file without block types.
+        notes: why tensors are compared by value.
+        findings: the errors, each with its tensor.
+    """
+
+    rows: str
+    tensors: int = 0
+    equal: int = 0
+    by_value: int = 0
+    compared_bytes: int = 0
+    seconds: float = 0.0
+    kernels: Mapping[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+def audit_tensors(
+    file: GgufFile,
+    config: Mapping[str, Any],
+    weights: Weights,
+    prover: ByteProver,
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
+    progress: Progress = lambda _values: None,
+) -> BytesProof:
+    """Check that the file has exactly the expected tensors, and compare their bytes with the source's.
+
+    Args:
+        file: the file.
+        config: the model's config.
+        weights: its tensors.
+        prover: derives the bytes.
+        importance: the importance matrix that the file was written with, by tensor name, float32 [columns].
+        progress: called with the number of values compared since the last call.
+
+    Raises:
+        KeyError: the audit does not support the model's family.
+        NativeError: the kernels failed.
+        OperatorError: a file became unreadable.
+    """
+    began = time.monotonic()
+    wanted = expected_sources(config, weights)
+    proof = BytesProof(prover.rows)
+    proof.findings = _names(file, config, wanted)
+    comparable: dict[str, Source] = {}
     for name, source in wanted.items():
         tensor = file.tensors.get(name)
-        if tensor is not None:
-            findings += _compare(file, tensor, source, config, weights)
-    return findings
+        wrong = None if tensor is None else _shape(tensor, source)
+        if wrong is not None:
+            proof.findings.append(wrong)
+        elif tensor is not None:
+            comparable[name] = source
+    if _has_factors(config) and _FACTORS in file.tensors:
+        proof.tensors += 1
+        unequal = _compare_factors(file, file.tensors[_FACTORS], config)
+        proof.findings += unequal
+        proof.equal += not unequal
+    unknown = not importance and any(key.startswith("quantize.imatrix.") for key in file.keys)
+    columns = Columns(importance or {}, unknown)
+    compared = prover.compare(file, comparable, columns, progress)
+    tolerated = set() if prover.same_kernels else _other_kernels(file, compared)
+    comparison = _Comparison(file, comparable, prover, columns)
+    for name, result in compared.items():
+        _judge(proof, comparison, name, result, tolerated)
+    if unknown and any(result.by_value for result in compared.values()):
+        proof.notes.append(
+            "the file was quantized with an importance matrix that is not given; its quantized tensors are compared by "
+            "their decoded values"
+        )
+    if tolerated:
+        proof.notes.append(
+            f"kernels of another build wrote {', '.join(sorted(tolerated))}: their rounding differs in places; these "
+            "tensors are compared by their decoded values"
+        )
+    proof.notes += prover.notes
+    proof.kernels = prover.record
+    proof.seconds = time.monotonic() - began
+    return proof
 
 
-def _expected(config: Mapping[str, Any], weights: Weights) -> dict[str, str]:
-    """The source's tensor by GGUF name; empty for rope_freqs."""
+def expected_sources(config: Mapping[str, Any], weights: Weights) -> dict[str, Source]:
+    """The source by GGUF name of every tensor that the file must have, except Llama 3's factors."""
     family = family_of(config)
     tied = bool(config["tie_word_embeddings"])
-    found = {name: source for name, source in family.top.items() if not (tied and name == "output.weight")}
+    found = {
+        name: Source(source, weights)
+        for name, source in family.top.items()
+        if not (tied and name == "output.weight") and source in weights.tensors
+    }
     for layer in range(int(config["num_hidden_layers"])):
         for part, module in family.layer.items():
             for leaf in ("weight", "bias"):
                 source = f"{family.prefix}layers.{layer}.{module}.{leaf}"
                 if source in weights.tensors:
-                    found[f"blk.{layer}.{part}.{leaf}"] = source
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) == "llama3":
-        found[_FACTORS] = ""
+                    name = f"blk.{layer}.{part}.{leaf}"
+                    found[name] = Source(source, weights, _heads(part, config))
     return found
 
 
-def _compare(file: GgufFile, tensor: Tensor, source: str, config: Mapping[str, Any], weights: Weights) -> list[str]:
-    name = tensor.name
+def _heads(part: str, config: Mapping[str, Any]) -> int:
+    """Number of heads whose rows llama.cpp stores in another order; 0 for other tensors."""
+    if not family_of(config).permuted:
+        return 0
+    heads = int(config["num_attention_heads"])
+    return {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}.get(part, 0)
+
+
+def _has_factors(config: Mapping[str, Any]) -> bool:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return bool(rope.get("rope_type", rope.get("type")) == "llama3")
+
+
+def _names(file: GgufFile, config: Mapping[str, Any], wanted: Mapping[str, Source]) -> list[str]:
+    """Missing and additional tensors."""
+    why = {"output.weight": ": the model's head shares the embedding's matrix"} if config["tie_word_embeddings"] else {}
+    names = [*wanted, *([_FACTORS] if _has_factors(config) else [])]
+    missing = [f"tensor {name} is missing" for name in names if name not in file.tensors]
+    return missing + [
+        f"tensor {printable(name, 120)} does not exist in the model{why.get(name, '')}"
+        for name in file.tensors
+        if name not in names
+    ]
+
+
+def _shape(tensor: Tensor, source: Source) -> str | None:
+    """What makes a tensor incomparable; None if it has a known type and the source's shape."""
     if tensor.kind is None:
-        return [f"tensor {name} has the unknown type {tensor.type_id}"]
-    if name == _FACTORS:
-        return _compare_factors(file, tensor, config)
-    info = weights.tensors[source]
-    rows, columns = (info.rows, info.columns) if len(info.shape) > 1 else (1, info.values)
-    if (tensor.rows, tensor.columns) != (rows, columns):
-        return [f"tensor {name} is {tensor.rows} x {tensor.columns}; {source} is {rows} x {columns}"]
-    heads = _heads(name, config)
-    picked = _picked(rows) if len(info.shape) > 1 else [0]
-    off: list[int] = []
-    unpermuted = bool(heads)
-    for row in picked:
-        actual = _row(file, tensor, row)
-        off += [row] if not _close(tensor, actual, _source_row(weights, source, row, heads, rotary=True)) else []
-        unpermuted = unpermuted and _close(tensor, actual, _source_row(weights, source, row, heads, rotary=False))
-    if not off:
-        return []
-    if unpermuted:
-        return [f"tensor {name}: its rows are in the folder's order, not in llama.cpp's rotary order (Q/K permute)"]
-    like = _like_the_embedding(file, tensor, family_of(config).top["token_embd.weight"], weights)
-    return [f"tensor {name}: row {off[0]} differs from {source}{like} ({len(off)} of {len(picked)} sampled rows)"]
+        return f"tensor {tensor.name} has the unknown type {tensor.type_id}"
+    if (tensor.rows, tensor.columns) != (source.rows, source.columns):
+        return (
+            f"tensor {tensor.name} is {tensor.rows} x {tensor.columns}; {source.name} is {source.rows} x "
+            f"{source.columns}"
+        )
+    return None
 
 
-def _like_the_embedding(file: GgufFile, tensor: Tensor, embedding: str, weights: Weights) -> str:
-    if tensor.name != "output.weight" or weights.tensors[embedding].columns != tensor.columns:
-        return ""
-    same = all(
-        _close(tensor, _row(file, tensor, row), weights.read_rows(embedding, row, row + 1)[0])
-        for row in _picked(tensor.rows)
-    )
-    return " and equals the embedding's: the file's head is tied, the model's is not" if same else ""
+def _other_kernels(file: GgufFile, compared: Mapping[str, Compared]) -> set[str]:
+    """Block types that other kernels wrote: rows differ in most of the type's tensors, and all decode to the source's
+    values. A damaged byte is in one tensor."""
+    all_of, differing, wrong = Counter[str](), Counter[str](), set[str]()
+    for name, result in compared.items():
+        kind = file.tensors[name].kind
+        assert kind is not None
+        if kind.plain or result.by_value:
+            continue
+        all_of[kind.name] += 1
+        differing[kind.name] += bool(result.differing)
+        if result.wrong:
+            wrong.add(kind.name)
+    common = {name for name, count in differing.items() if count >= 2 and 2 * count >= all_of[name]}
+    # A type with one tensor cannot show it by itself.
+    alone = {name for name, count in differing.items() if count == all_of[name] == 1} if common - wrong else set()
+    return (common | alone) - wrong
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A file with its expected sources and what derives their bytes."""
+
+    file: GgufFile
+    sources: Mapping[str, Source]
+    prover: ByteProver
+    columns: Columns
+
+    def contains(self, tensor: Tensor, source: Source) -> bool:
+        """Whether a tensor has the sampled rows of a source."""
+        return self.prover.has_rows_of(self.file, tensor, source, self.columns)
+
+    def describe(self, tensor: Tensor, result: Compared, wrong: list[int]) -> str:
+        """A finding about a tensor whose rows differ: what they are instead, where that can be seen."""
+        name, source = tensor.name, self.sources[tensor.name]
+        if source.heads and self.contains(tensor, Source(source.name, source.weights)):
+            return f"tensor {name}: its rows are in the folder's order, not in llama.cpp's rotary order (Q/K permute)"
+        where = f"tensor {name}: row {wrong[0]} differs from {source.name}"
+        count = f"({len(wrong)} of {result.rows} {'rows' if self.prover.rows == 'all' else 'sampled rows'})"
+        if len(wrong) == result.rows:
+            embedding = self.sources.get("token_embd.weight")
+            if name == "output.weight" and embedding is not None and self.contains(tensor, embedding):
+                return f"{where} and equals the embedding's: the file's head is tied, the model's is not {count}"
+            others = (item for item in self.sources.values() if item.name != source.name)
+            other = next((item for item in others if self.contains(tensor, item)), None)
+            if other is not None:
+                return f"{where}: the tensor contains {other.name} {count}"
+        if result.first is not None and not result.by_value:
+            row, byte, got, expected = result.first
+            return f"{where} {count}: byte {byte} of row {row} is 0x{got:02x}, not 0x{expected:02x}"
+        return f"{where} {count}"
+
+
+def _judge(proof: BytesProof, comparison: _Comparison, name: str, result: Compared, tolerated: set[str]) -> None:
+    """Count one tensor, or add its finding. `tolerated`: types that are compared by value."""
+    tensor = comparison.file.tensors[name]
+    assert tensor.kind is not None
+    proof.tensors += 1
+    proof.compared_bytes += result.bytes
+    if result.not_finite:
+        source = printable(comparison.sources[name].name, 200)
+        proof.findings.append(f"tensor {name}: {source} contains a value that is not finite")
+        return
+    by_value = result.by_value or tensor.kind.name in tolerated
+    wrong = result.wrong if by_value else result.differing
+    if wrong:
+        proof.findings.append(comparison.describe(tensor, result, wrong))
+    elif result.by_value or result.differing:
+        proof.by_value += 1
+    else:
+        proof.equal += 1
 
 
 def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) -> list[str]:
@@ -108,66 +290,9 @@ def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) 
         turns = original * theta ** (-2 * place / width) / (2 * math.pi)
         blend = min(1.0, max(0.0, (turns - low) / (high - low)))
         expected.append(1.0 / ((1 - blend) / factor + blend))
-    actual = _row(file, tensor, 0)
-    if len(actual) != len(expected) or not np.allclose(actual, expected, rtol=1e-5):
-        return [f"tensor {tensor.name} does not contain the factors of the model's llama3 rope scaling"]
-    return []
-
-
-def _heads(name: str, config: Mapping[str, Any]) -> int:
-    """Number of heads whose rows llama.cpp stores in another order; 0 for other tensors."""
-    if not family_of(config).permuted:
-        return 0
-    part = name.split(".")[2] if name.startswith("blk.") else ""
-    heads = int(config["num_attention_heads"])
-    return {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}.get(part, 0)
-
-
-def _picked(rows: int) -> list[int]:
-    """The sampled rows: always the same, spread over the tensor, with two neighbours, because a wrong order may keep
-    every second row."""
-    spread = {round(part * (rows - 1) / (ROWS - 1)) for part in range(ROWS)} | {min(1, rows - 1)}
-    return sorted(spread)
-
-
-def _source_row(weights: Weights, source: str, row: int, heads: int, *, rotary: bool) -> NDArray[np.float32]:
-    """The source's row that belongs at `row` of the file, float32 [columns]; a vector is one row."""
-    info = weights.tensors[source]
-    if len(info.shape) == 1:
-        values = weights.read(source)
-        if heads and rotary:
-            values = values.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
-        return values
-    if heads and rotary:
-        width = info.rows // heads
-        within = row % width
-        row = row - within + within // 2 + (width // 2 if within % 2 else 0)
-    return weights.read_rows(source, row, row + 1)[0]
-
-
-def _row(file: GgufFile, tensor: Tensor, row: int) -> NDArray[np.float32]:
-    """A decoded row, float32 [columns]."""
-    assert tensor.kind is not None
-    raw = np.frombuffer(file.read(tensor, row, 1), np.uint8)
-    if tensor.kind.name in _EXACT:
-        return raw.view(_EXACT[tensor.kind.name]).astype(np.float32)
-    decoded: NDArray[np.float32] = gguf.quants.dequantize(raw.reshape(1, -1), gguf.GGMLQuantizationType(tensor.type_id))
-    return decoded.reshape(-1)
-
-
-def _close(tensor: Tensor, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    """Whether two rows, float32 [columns], differ by no more than the rounding of the tensor's type."""
-    assert tensor.kind is not None
-    if tensor.kind.name == "F32":
-        return bool(np.array_equal(actual, expected))
-    if tensor.kind.name == "F16":
-        return bool(np.array_equal(actual, expected.astype(np.float16).astype(np.float32)))
-    scale = float(np.sqrt(np.mean(np.square(expected))))
-    error = float(np.sqrt(np.mean(np.square(actual - expected))))
-    if tensor.kind.name == "BF16":
-        return error <= scale * 2**-8
-    bits = tensor.kind.bits_per_weight
-    limit = next((limit for most, limit in sorted(_QUANTIZED_LIMIT.items(), reverse=True) if bits >= most - 1.0), 0.9)
-    # Scales are F16: very small ones lose digits, and the error grows by the largest number that a scale multiplies.
-    coarse = _HALF_STEP * (127 if tensor.kind.name == "Q8_0" else 1024)
-    return error <= limit * scale + coarse
+    wrong = f"tensor {tensor.name} does not contain the factors of the model's llama3 rope scaling"
+    if tensor.kind is None or tensor.rows != 1 or tensor.columns != len(expected):
+        return [wrong]
+    actual = decoded(tensor, np.frombuffer(file.read(tensor, 0, 1), np.uint8).reshape(1, -1))[0]
+    values = np.asarray(expected, np.float32)
+    return [] if bool((np.abs(actual - values) <= _FACTOR_ULPS * np.spacing(values)).all()) else [wrong]

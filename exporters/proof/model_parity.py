@@ -1,4 +1,4 @@
-"""Compares any GGUF files with a Hugging Face model folder: audit, token ids, distributions."""
+"""Compares any GGUF files with a Hugging Face model folder: bytes, meaning, token ids, distributions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from engines.llama.process import LlamaProcess
 from exporters.hf_model.model_folder import read_settings
 from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
-from exporters.proof.audit import audit
+from exporters.proof.audit import Proofs, prove
+from exporters.proof.byte_proof import ByteProver
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
@@ -24,16 +25,17 @@ from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
 from recipes.file_types import file_type_of_id
 from recipes.problems import OperatorError
+from recipes.stages.export import ByteProof
 
 MAX_LENGTH = 256
 
 
 @dataclass
 class ModelCheck:
-    """The comparison of one file with its model."""
+    """The comparison of one file with its model. `proofs` is None for a family that the audit does not support."""
 
     file_type: str
-    audit: list[str]
+    proofs: Proofs | None
     tokens: TokenCheck
     comparison: Comparison
     problems: list[str] = field(default_factory=list)
@@ -43,7 +45,7 @@ class ModelCheck:
         loss = self.comparison.loss
         return {
             "file_type": self.file_type,
-            "audit": self.audit,
+            **(self.proofs.record() if self.proofs is not None else {}),
             "tokenizer": asdict(self.tokens),
             **self.comparison.record(),
             "perplexity": math.exp(min(loss, 700.0)),
@@ -52,7 +54,15 @@ class ModelCheck:
 
 
 def check_model(
-    folder: Path, files: Sequence[Path], work: Path, send: Send, *, positions: int, data: Path | None, threads: int
+    folder: Path,
+    files: Sequence[Path],
+    work: Path,
+    send: Send,
+    *,
+    positions: int,
+    data: Path | None,
+    threads: int,
+    rows: ByteProof = "all",
 ) -> tuple[Fixture, dict[Path, ModelCheck]]:
     """Compare files with a model, and make the model's fixture.
 
@@ -64,6 +74,7 @@ def check_model(
         positions: token positions that are compared.
         data: held-out text; by default Python's standard library.
         threads: CPU threads.
+        rows: which rows of every tensor are compared byte for byte.
 
     Raises:
         OperatorError: the folder or a file cannot be read, or the model in float32 does not fit into memory.
@@ -97,7 +108,9 @@ def check_model(
     answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
     del model
     expected = _Expected(folder, config, tokenizer, text, reference, length, threads)
-    checks = {path: _check_file(path, expected, send, advance) for path in files}
+    with ByteProver(threads, rows=rows) as prover:
+        proofs = {path: _prove(path, folder, config, prover, send) for path in files}
+    checks = {path: _check_file(path, proofs[path], expected, send, advance) for path in files}
     described = [
         {
             "file": path.name,
@@ -125,15 +138,33 @@ class _Expected:
     threads: int
 
 
-def _check_file(path: Path, expected: _Expected, send: Send, advance: Callable[[int], None]) -> ModelCheck:
+def _prove(path: Path, folder: Path, config: dict[str, Any], prover: ByteProver, send: Send) -> Proofs | None:
+    """Bytes and meaning of one file; None for an unsupported family."""
+    send({"phase": f"proving the bytes of {path.name}"})
+    total, done = sum(t.rows * t.columns for t in read_gguf(path).tensors.values()), 0
+
+    def advance(values: int) -> None:
+        nonlocal done
+        done += values
+        send({"progress": {"share": min(1.0, done / total), "left_s": None}})
+
+    try:
+        proofs = prove(path, folder, prover, progress=advance)
+    except KeyError:
+        send({"warning": f"{path.name} is not audited: unsupported architecture {config.get('architectures')}"})
+        return None
+    for note in proofs.bytes.notes:
+        send({"warning": f"{path.name}: {note}"})
+    return proofs
+
+
+def _check_file(
+    path: Path, proofs: Proofs | None, expected: _Expected, send: Send, advance: Callable[[int], None]
+) -> ModelCheck:
     folder, config = expected.folder, expected.config
     send({"phase": f"comparing {path.name} with {folder.name}"})
     file_type = _file_type(path)
-    try:
-        found = audit(path, folder)
-    except KeyError:
-        found = []
-        send({"warning": f"{path.name} is not audited: unsupported architecture {config.get('architectures')}"})
+    found = proofs.findings if proofs is not None else []
     with LlamaProcess(path, expected.length, expected.threads) as llama:
         if llama.vocab_size != int(config["vocab_size"]):
             raise OperatorError(f"{path} has {llama.vocab_size} tokens, but {folder} has {config['vocab_size']}")
@@ -142,7 +173,7 @@ def _check_file(path: Path, expected: _Expected, send: Send, advance: Callable[[
     problems = [*found, *tokens.problems(), *check_limits(file_type, comparison)]
     if not math.isfinite(comparison.mean_kl):
         problems.append("mean KL is not finite")
-    return ModelCheck(file_type, found, tokens, comparison, problems)
+    return ModelCheck(file_type, proofs, tokens, comparison, problems)
 
 
 def _file_type(path: Path) -> str:

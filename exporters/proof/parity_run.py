@@ -25,6 +25,7 @@ from exporters.proof.model_parity import ModelCheck, check_model
 from exporters.proof.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime
 from exporters.proof.runner_check import LOOSE_GAP, STRICT_GAP, Agreement, agree
 from recipes import quantities
+from recipes.stages.export import ByteProof
 
 _EXACT = frozenset({"F32", "F16"})
 
@@ -42,6 +43,7 @@ class Job:
         threads: CPU threads of transformers and llama.cpp.
         positions: token positions compared with `model`.
         data: held-out text for them; None for Python's standard library.
+        byte_proof: which rows of every tensor are compared with `model` byte for byte.
         save: where to write the fixture.
     """
 
@@ -54,6 +56,7 @@ class Job:
     positions: int
     data: Path | None
     save: Path | None
+    byte_proof: ByteProof = "all"
 
 
 def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
@@ -70,7 +73,14 @@ def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
     if job.model is not None:
         with tempfile.TemporaryDirectory(prefix="cockpit-parity-") as work:
             fixture, checks = check_model(
-                job.model, job.files, Path(work), send, positions=job.positions, data=job.data, threads=job.threads
+                job.model,
+                job.files,
+                Path(work),
+                send,
+                positions=job.positions,
+                data=job.data,
+                threads=job.threads,
+                rows=job.byte_proof,
             )
         report["model"] = fixture.model
     else:
@@ -193,6 +203,7 @@ def read_job(text: str) -> Job:
         positions=int(given.get("positions") or 2048),
         data=path("data"),
         save=path("save"),
+        byte_proof=given.get("byte_proof") or "all",
     )
 
 

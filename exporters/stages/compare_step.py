@@ -168,6 +168,7 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
         "bits_per_weight": plan.bits_per_weight,
         "imatrix": plan.weighted,
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
+        **(export.proofs[path.name].record() if path.name in export.proofs else {}),
     }
 
 

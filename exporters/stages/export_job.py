@@ -14,6 +14,7 @@ from exporters.gguf.adapter import AdapterPlan
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model
+from exporters.proof.audit import Proofs
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
 from exporters.stages.one_pass import OnePass
@@ -46,6 +47,7 @@ class Export:
     prompts: list[list[int]] = field(default_factory=list)
     one_pass: OnePass | None = None
     fixture: Fixture | None = None
+    proofs: dict[str, Proofs] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 

@@ -13,7 +13,6 @@ from exporters.gguf.importance import Importance, load_importance, save_importan
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
-from exporters.proof.audit import audit
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
 from exporters.stages.export_adapters import plan_adapters, write_adapters
 from exporters.stages.export_job import Export
@@ -21,6 +20,7 @@ from exporters.stages.files_step import own_program, write_files
 from exporters.stages.i2s_step import plan_i2s, write_i2s_file
 from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
 from exporters.stages.one_pass import open_one_pass
+from exporters.stages.proof_step import prove_files
 from exporters.stages.serving_files import MODELFILE, served, write_serving_files
 from exporters.stages.upstream import export_upstream, upstream_model
 from exporters.ternary.check import check_ternary
@@ -46,7 +46,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
         export = _write_upstream(ctx)
     else:
         export, artifacts = _write_own(ctx)
-        problems += _audit_files(export)
+        problems += _prove_files(export)
     problems += compare_files(export) if ctx.stage.parity_positions else []
     _save_record(export, problems)
     fixture = write_fixture(export)
@@ -128,14 +128,10 @@ def _measure_importance(export: Export) -> Importance:
     return importance
 
 
-def _audit_files(export: Export) -> list[str]:
-    """Audit every file against its model folder, key by key; return the findings."""
-    findings = export.record["audit"] = {}
-    for plan in export.plans:
-        export.ctx.phase(f"auditing {plan.file_type}")
-        path = export.path(plan)
-        findings[path.name] = audit(path, export.model.folder, config=export.model.config, weights=export.model.weights)
-    return [f"{name}: {finding}" for name, found in findings.items() for finding in found]
+def _prove_files(export: Export) -> list[str]:
+    """Prove the bytes and the meaning of every file; return the findings."""
+    export.proofs = prove_files(export)
+    return [f"{name}: {finding}" for name, proofs in export.proofs.items() for finding in proofs.findings]
 
 
 def _describe_adapter(export: Export) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import model_validator
 
@@ -11,6 +11,8 @@ from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import LIGHT, StageKind
 
+ByteProof = Literal["all", "sampled"]
+BYTE_PROOFS: tuple[ByteProof, ...] = get_args(ByteProof)
 DATA_OUTPUTS = ("messages", "tokens", "text")
 COMPARE_NEEDS = (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "protobuf", "xllamacpp")
 """Distributions that are needed to write GGUF files and compare them with their model."""
@@ -90,6 +92,13 @@ class ExportStage(StageFields):
         advanced=True,
         help="Also write an i2_s file for bitnet.cpp, in this byte layout; choose the one that your build of bitnet.cpp"
         " reads. Only for models trained with ternary weights; for llama.cpp, use TQ2_0.",
+    )
+    byte_proof: ByteProof = setting(
+        "all",
+        section="Parity",
+        advanced=True,
+        help="Rows of each tensor to derive again from the model and compare byte for byte: all, which takes about as"
+        " long as writing the files; or sampled, six rows of each tensor.",
     )
     parity_positions: int = setting(
         2048,

@@ -48,7 +48,7 @@ def test_a_file_is_compared_with_its_source_model(
     shutil.copyfile(folder / "files" / "run-F16.gguf", file)
     kept = tmp_path / "kept.json"
     code, report = parity(capsys, file, "--model", folder / "model", "--positions", "200", "--save-fixture", kept)
-    assert (code, report["files"][0]["audit"]) == (0, [])
+    assert (code, report["files"][0]["bytes"]["findings"]) == (0, [])
     assert parity(capsys, kept)[0] == 0, "the fixture that was kept names the file beside it"
 
 

@@ -19,8 +19,8 @@ from exporters.hf_model import architectures
 from exporters.hf_model.architectures import ARCHITECTURES, LLAMA, Architecture, change_settings, language_settings
 from exporters.hf_model.tensor_files import SafetensorsFolder
 from exporters.lora.merged_weights import MergedWeights
-from exporters.proof.audit import audit_keys
 from exporters.proof.audit_families import FAMILIES
+from exporters.proof.audit_keys import audit_keys
 from recipes.problems import OperatorError
 from tests.exporters.small_models import build_model, copy_folder
 

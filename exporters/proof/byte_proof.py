@@ -1,0 +1,356 @@
+"""Derives the bytes of a file's tensors again from their source, and compares them with the file's.
+
+The rows come from the audit's own tables; the kernels are llama.cpp's, after a self-test. A tensor whose bytes cannot
+be derived again (its importance matrix is not at hand, kernels of another build wrote it) is compared by its decoded
+values.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.llama.ggml_types import TYPES
+from engines.llama.gguf_file import GgufFile, Tensor
+from engines.llama.library import NativeError
+from engines.llama.quantizer import KernelQuantizer, NotFiniteError, Quantizer, open_quantizer
+from exporters.hf_model.tensor_files import row_chunks
+from recipes.stages.export import ByteProof
+
+SAMPLED_ROWS = 6
+"""Rows of each tensor that a sampled proof compares: the first, the last, and some between."""
+_VALUE_LIMIT = {4.5: 0.25, 5.5: 0.15, 6.6: 0.08, 9.0: 0.03}
+"""Maximum relative RMS error of decoded values, by bits per weight, where no kernel shows what the type really costs;
+0.9 for fewer bits. Rows of another tensor give 1.4."""
+_HALF_STEP = 2.0**-25
+"""Half of the distance between the smallest numbers of F16."""
+_KERNEL_SHARE = 1.5
+"""Decoded rows of other kernels, or of an importance matrix, may have this multiple of our own kernels' RMS error."""
+_IN_FLIGHT = 2
+
+Progress = Callable[[int], None]
+"""Called with the number of values compared since the last call."""
+
+
+class Origin(Protocol):
+    """Where a tensor of a file comes from: its shape, and its rows derived again from the model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def columns(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows in the file's order, float32 [stop - start, columns]; a vector is one row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The importance matrix of a file.
+
+    Attributes:
+        values: the importance of the columns by tensor name, float32 [columns]; empty without one.
+        unknown: the file was quantized with an importance matrix that is not at hand.
+    """
+
+    values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    unknown: bool = False
+
+
+@dataclass
+class Compared:
+    """The comparison of one tensor.
+
+    Attributes:
+        rows: rows that were compared.
+        differing: numbers of the rows whose bytes differ.
+        wrong: those of them whose decoded values differ by more than the type's rounding.
+        first: the first differing byte as (row, byte, the file's, the derived); None without one.
+        by_value: only decoded values could be compared.
+        not_finite: the source has a value that is not finite.
+    """
+
+    rows: int = 0
+    bytes: int = 0
+    differing: list[int] = field(default_factory=list)
+    wrong: list[int] = field(default_factory=list)
+    first: tuple[int, int, int, int] | None = None
+    by_value: bool = False
+    not_finite: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    tensor: Tensor
+    start: int
+    stop: int
+    source: NDArray[np.float32]
+    derived: Future[Any] | NDArray[np.uint8] | None
+
+
+class ByteProver:
+    """Compares tensors of any number of files of one model. One kernel process serves all of them.
+
+    Attributes:
+        rows: "all", or "sampled".
+        same_kernels: the files were written by the kernels that derive the bytes: any difference is an error.
+        record: the kernels and their self-test; None without any.
+        notes: what an operator should know about the kernels.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        rows: ByteProof = "all",
+        same_kernels: bool = False,
+        llama_cpp: str | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            threads: CPU threads of the kernels.
+            rows: which rows of every tensor are compared.
+            same_kernels: see the attribute.
+            llama_cpp: the operator's build of llama.cpp, whose kernels come first.
+            quantizer: an open quantizer to use; the caller closes it.
+        """
+        self.rows: ByteProof = rows
+        self.same_kernels = same_kernels
+        self.notes: list[str] = []
+        self._threads, self._llama_cpp = threads, llama_cpp
+        self._given = quantizer
+        self._opened: Quantizer | None = None
+        self._tested: frozenset[str] = frozenset()
+
+    @property
+    def record(self) -> Mapping[str, Any] | None:
+        """See the class."""
+        quantizer = self._given or self._opened
+        return None if quantizer is None else quantizer.record
+
+    def prepare(self, type_names: set[str]) -> None:
+        """Test the kernels for these types; types without kernels are compared by value."""
+        wanted = {name for name in type_names if not TYPES[name].plain}
+        if self._given is not None or wanted <= self._tested:
+            return
+        self.close()
+        try:
+            self._opened, notes = open_quantizer(wanted | self._tested, self._threads, "auto", self._llama_cpp)
+        except NativeError as error:
+            notes = [f"quantized tensors are compared by their decoded values: {error}"]
+        self._tested |= wanted
+        self.notes += [note for note in notes if note not in self.notes]
+
+    def compare(
+        self, file: GgufFile, origins: Mapping[str, Origin], columns: Columns, progress: Progress
+    ) -> dict[str, Compared]:
+        """Compare tensors of one file.
+
+        Args:
+            file: the file.
+            origins: by tensor name; each has the tensor's shape.
+            columns: the importance matrix that the file was written with.
+            progress: see `Progress`.
+
+        Raises:
+            NativeError: the kernel process died.
+            OperatorError: the source or the file became unreadable.
+        """
+        self.prepare({t.kind.name for name in origins if (t := file.tensors[name]).kind is not None})
+        found = {name: Compared() for name in origins}
+        waiting: deque[_Job] = deque()
+        for name, origin in origins.items():
+            for job in self._jobs(file.tensors[name], origin, found[name], columns):
+                waiting.append(job)
+                if len(waiting) > _IN_FLIGHT:
+                    self._finish(file, waiting.popleft(), found, progress)
+        while waiting:
+            self._finish(file, waiting.popleft(), found, progress)
+        return found
+
+    def _jobs(self, tensor: Tensor, origin: Origin, result: Compared, columns: Columns) -> Iterator[_Job]:
+        assert tensor.kind is not None
+        kind = tensor.kind
+        quantizer = self._given or self._opened
+        vector = columns.values.get(tensor.name)
+        lacking = columns.unknown and kind.importance != "ignored"
+        able = quantizer is not None and self._can(kind.name, vector)
+        result.by_value = not kind.plain and (lacking or not able)
+        for start, stop in _pieces(origin.rows, origin.columns, self.rows):
+            rows = origin.read(start, stop)
+            derived: Future[Any] | NDArray[np.uint8] | None
+            if kind.plain:
+                derived = _plain(rows, kind.name)
+            elif quantizer is None or not able:
+                derived = None
+            elif isinstance(quantizer, KernelQuantizer):
+                derived = quantizer.submit_floats(kind.name, rows, vector)
+            else:
+                derived = quantizer.quantize(kind.name, rows, vector)
+            yield _Job(tensor, start, stop, rows, derived)
+
+    def _can(self, type_name: str, vector: NDArray[np.float32] | None) -> bool:
+        """Whether the quantizer has the type, with this importance."""
+        if isinstance(self._given or self._opened, KernelQuantizer):
+            return not (TYPES[type_name].importance == "required" and vector is None)
+        return vector is None or TYPES[type_name].importance == "ignored"
+
+    def _finish(self, file: GgufFile, job: _Job, found: Mapping[str, Compared], progress: Progress) -> None:
+        tensor, result = job.tensor, found[job.tensor.name]
+        assert tensor.kind is not None
+        count = job.stop - job.start
+        actual = np.frombuffer(file.read(tensor, job.start, count), np.uint8).reshape(count, -1)
+        result.rows += count
+        result.bytes += actual.size
+        derived: NDArray[np.uint8] | None = None
+        try:
+            if job.derived is not None:
+                made = job.derived.result() if isinstance(job.derived, Future) else job.derived
+                derived = np.frombuffer(made, np.uint8).reshape(count, -1)
+        except NotFiniteError:
+            result.not_finite = True
+            return
+        differing = (
+            np.flatnonzero((actual != derived).any(axis=1)) if derived is not None else np.arange(count)
+        ).tolist()
+        if differing and derived is not None and result.first is None:
+            row = differing[0]
+            byte = int(np.flatnonzero(actual[row] != derived[row])[0])
+            result.first = (job.start + row, byte, int(actual[row, byte]), int(derived[row, byte]))
+        result.differing += [job.start + row for row in differing]
+        result.wrong += [
+            job.start + row
+            for row in differing
+            if not close_row(tensor, actual[row], job.source[row], None if derived is None else derived[row])
+        ]
+        progress(job.source.size)
+
+    def has_rows_of(self, file: GgufFile, tensor: Tensor, origin: Origin, columns: Columns) -> bool:
+        """Whether sampled rows of a tensor are those of another origin of its shape: bytes, or values of the type."""
+        assert tensor.kind is not None
+        if (origin.rows, origin.columns) != (tensor.rows, tensor.columns):
+            return False
+        for row in sampled_rows(tensor.rows):
+            job = next(self._jobs(tensor, _OneRow(origin, row), Compared(), columns))
+            result = {tensor.name: Compared()}
+            self._finish(file, _Job(tensor, row, row + 1, job.source, job.derived), result, lambda _values: None)
+            if result[tensor.name].wrong or result[tensor.name].not_finite:
+                return False
+        return True
+
+    def close(self) -> None:
+        """End the kernel process."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _OneRow:
+    """One row of an origin, as an origin."""
+
+    whole: Origin
+    row: int
+    rows: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    @property
+    def columns(self) -> int:
+        return self.whole.columns
+
+    def read(self, _start: int, _stop: int) -> NDArray[np.float32]:
+        return self.whole.read(self.row, self.row + 1)
+
+
+def _pieces(rows: int, columns: int, which: ByteProof) -> Iterator[tuple[int, int]]:
+    if which == "all":
+        yield from row_chunks(rows, columns)
+        return
+    for row in sampled_rows(rows):
+        yield row, row + 1
+
+
+def sampled_rows(rows: int) -> list[int]:
+    """The sampled rows: always the same, spread over the tensor, with two neighbours, because a wrong order may keep
+    every second row."""
+    spread = {round(part * (rows - 1) / (SAMPLED_ROWS - 1)) for part in range(SAMPLED_ROWS)} | {min(1, rows - 1)}
+    return sorted(spread)
+
+
+def _plain(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:
+    """float32 [rows, columns] → uint8 [rows, bytes of a row], by the gguf package's own code for BF16."""
+    if type_name == "F32":
+        return np.ascontiguousarray(rows, "<f4").view(np.uint8)
+    if type_name == "F16":
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(rows.astype("<f2")).view(np.uint8)
+    made: NDArray[np.uint8] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type_name])
+    return made.view(np.uint8).reshape(rows.shape[0], -1)
+
+
+def decoded(tensor: Tensor, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Stored rows, uint8 [rows, bytes of a row] → float32 [rows, columns]."""
+    assert tensor.kind is not None
+    if tensor.kind.name in ("F32", "F16"):
+        return np.ascontiguousarray(raw).view("<f4" if tensor.kind.name == "F32" else "<f2").astype(np.float32)
+    values: NDArray[np.float32] = gguf.quants.dequantize(
+        np.ascontiguousarray(raw), gguf.GGMLQuantizationType(tensor.type_id)
+    )
+    return values
+
+
+def close_row(
+    tensor: Tensor, raw: NDArray[np.uint8], expected: NDArray[np.float32], derived: NDArray[np.uint8] | None
+) -> bool:
+    """Whether a stored row has the source's values, up to the rounding of its type.
+
+    Args:
+        tensor: its type.
+        raw: uint8 [bytes of a row].
+        expected: float32 [columns].
+        derived: what our kernel makes of it, uint8 [bytes of a row]; None if it cannot.
+    """
+    assert tensor.kind is not None
+    if tensor.kind.name in ("F32", "F16"):
+        return False  # both store exactly one result
+    error = _rms(decoded(tensor, raw[None])[0] - expected)
+    scale = _rms(expected)
+    if tensor.kind.name == "BF16":
+        return bool(error <= scale * 2**-8)
+    # Scales are F16: very small ones lose digits, and the error grows by the largest number that a scale multiplies.
+    coarse = _HALF_STEP * (127 if tensor.kind.name == "Q8_0" else 1024)
+    if derived is not None:
+        return bool(error <= _KERNEL_SHARE * _rms(decoded(tensor, derived[None])[0] - expected) + coarse)
+    bits = tensor.kind.bits_per_weight
+    limit = next((limit for most, limit in sorted(_VALUE_LIMIT.items(), reverse=True) if bits >= most - 1.0), 0.9)
+    return bool(error <= limit * scale + coarse)
+
+
+def _rms(values: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
