@@ -141,7 +141,7 @@ _DEFAULTS: Mapping[str, Callable[[GgufFile, str], Any]] = {
 
 
 def _scaling_type(file: GgufFile, family: str) -> str:
-    """The kind of rotary scaling in effect: linear with factor 1, which is the default, is none."""
+    """The kind of rotary scaling in effect: "none" for linear with factor 1, the default."""
     given = str(file.scalar(f"{family}.rope.scaling.type", "linear"))
     factor = effective(file, family, "rope.scaling.factor")
     return "none" if given == "linear" and equal(factor, 1.0) else given
