@@ -55,7 +55,8 @@ class FieldSpec:
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
     `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`,
     whose fields are in `items`. A `nullable` field may be left out, which means "none". `default` is a TOML value, or
-    None without a default. `at_resume` says whether a resume may change the field of a stage that trains.
+    None without a default. `instead` is a word that may replace a list, and `suggests` are usual values that a form
+    offers. `at_resume` says whether a resume may change the field of a stage that trains.
     """
 
     path: str
@@ -73,6 +74,8 @@ class FieldSpec:
     folder: bool
     at_resume: AtResume | None = None
     items: tuple[FieldSpec, ...] = ()
+    instead: str = ""
+    suggests: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
@@ -92,7 +95,8 @@ class FieldSpec:
             return "a list of numbers"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
-            return f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"
+            listed = f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"
+            return f'"{self.instead}", or {listed}' if self.instead else listed
         if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
             return "1 to 40 characters of a-z, 0-9 and -"
         length = f" of at most {self.bounds.max_length} characters" if self.bounds.max_length else ""
@@ -201,6 +205,8 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         folder=bool(extra.get("folder", False)),
         at_resume=typing.cast("AtResume | None", extra.get("at_resume")),
         items=items,
+        instead=str(extra.get("instead", "")),
+        suggests=tuple(typing.cast("list[str]", extra.get("suggests", []))),
     )
 
 

@@ -189,6 +189,9 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
         required = [item.path for item in spec.items if item.required]
         result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
     result |= _limits(spec)
+    if spec.instead:
+        listed = {key: result.pop(key) for key in ("type", "items", "minItems", "maxItems") if key in result}
+        result["anyOf"] = [listed, {"const": spec.instead}]
     if spec.default is not None:
         result["default"] = spec.default
     return result

@@ -22,6 +22,8 @@ def setting(
     folder: bool = False,
     advanced: bool = False,
     at_resume: AtResume | None = None,
+    instead: str | None = None,
+    suggests: tuple[str, ...] = (),
     default_factory: Any = None,
     **bounds: Any,
 ) -> Any:
@@ -37,6 +39,8 @@ def setting(
         advanced: shown after the other fields.
         at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
             train run again from their start, so their fields need no such rule.
+        instead: for a list, one word that a recipe may write in its place.
+        suggests: usual values that a form offers; others are allowed.
         default_factory: for mutable defaults.
         bounds: pydantic constraints (`gt`, `ge`, `lt`, `le`, `min_length`, …).
     """
@@ -49,6 +53,10 @@ def setting(
         extra["folder"] = True
     if advanced:
         extra["advanced"] = True
+    if instead is not None:
+        extra["instead"] = instead
+    if suggests:
+        extra["suggests"] = list(suggests)
     if at_resume is not None:
         extra["at_resume"] = at_resume
     if default_factory is not None:

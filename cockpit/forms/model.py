@@ -228,7 +228,7 @@ class FormModel:
         return spots[max(0, position) % len(spots)]
 
     def candidates(self, place: int, key: str) -> list[str]:
-        """Candidates for a field: its choices, or the other stages whose output it accepts."""
+        """Candidates for a field: its choices or usual values, or the other stages whose output it accepts."""
         return self._data.candidates(place, key)
 
     # ---- validation

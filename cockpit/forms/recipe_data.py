@@ -88,12 +88,12 @@ class RecipeData:
         return (spec.default, "default") if spec.default is not None else (NO_VALUE, "")
 
     def candidates(self, place: int, key: str) -> list[str]:
-        """Candidates for a field: its choices, or the other stages whose output it accepts."""
+        """Candidates for a field: its choices or usual values, or the other stages whose output it accepts."""
         spec = self.spec(place, key)
         if spec is None:
             return []
-        if spec.choices:
-            return [str(choice) for choice in spec.choices]
+        if spec.choices or spec.suggests:
+            return [str(choice) for choice in spec.choices or spec.suggests]
         names = []
         for other, stage in enumerate(self.stages):
             name = stage.get("name")

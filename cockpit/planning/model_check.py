@@ -6,17 +6,20 @@ GGUF cannot represent. A model that the recipe creates, or a model of a hub, is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from cockpit.planning.target_modules import unknown_targets
 from engines.files import read_regular_text
 from engines.json_text import read_object
 from exporters.hf_model.architectures import architecture_of
 from exporters.hf_model.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
-from recipes.problems import OperatorError, Problem, RecipeError
+from recipes.problems import OperatorError, Problem, RecipeError, printable, shown
 from recipes.stages.export import ExportStage
 from recipes.stages.fields import StageFields
-from recipes.stages.registry import row_of
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.registry import row_of, tag_of_stage
 
 
 def check_models(loaded: LoadedRecipe) -> None:
@@ -28,7 +31,10 @@ def check_models(loaded: LoadedRecipe) -> None:
     """
     problems: list[Problem] = []
     in_file = _is_of_its_file(loaded)
+    by_name: dict[str, StageFields] = {stage.name: stage for stage in loaded.recipe.stage}
     for stage in loaded.recipe.stage:
+        if isinstance(stage, FinetuneStage):
+            problems += _targets(loaded, stage, by_name, in_file=in_file)
         named = loaded.graph.inputs[stage.name].get("model")
         if named is None or named.path is None:
             continue
@@ -44,6 +50,28 @@ def check_models(loaded: LoadedRecipe) -> None:
             ]
     if problems:
         raise RecipeError(problems)
+
+
+def _targets(
+    loaded: LoadedRecipe, stage: FinetuneStage, by_name: Mapping[str, StageFields], *, in_file: bool
+) -> list[Problem]:
+    """The names in `target_modules` that the model does not have.
+
+    Raises:
+        OperatorError: there are some, and the recipe is not in a file.
+    """
+    found = unknown_targets(stage, by_name, loaded.graph)
+    if found and not in_file:
+        names = ", ".join(name for _, name, _ in found)
+        raise OperatorError(
+            f"target_modules — no linear layer of the model has the name {printable(names, 200)}", found[0][2]
+        )
+    place = next(number for number, item in enumerate(loaded.recipe.stage) if item.name == stage.name)
+    tag, what = tag_of_stage(stage), "no linear layer of the model has this name"
+    return [
+        loaded.source.problem(("stage", place, "target_modules", number), what, shown(name), "", hint, tag)
+        for number, name, hint in found
+    ]
 
 
 def _is_of_its_file(loaded: LoadedRecipe) -> bool:

@@ -66,6 +66,18 @@ def model_facts(folder: Path) -> ModelFacts | None:
     return ModelFacts(sum(count for count, _ in sizes), sum(size for _, size in sizes))
 
 
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a folder's safetensors files by name; empty if a file cannot be read."""
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            for name, entry in _header(file).items():
+                found[name] = tuple(int(size) for size in entry["shape"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return found
+
+
 def merge_need(runs_root: Path, base: Path | None, dtype: str) -> Need:
     """The need of a merge: it writes the weights once, in the merged type, and holds one tensor at a time."""
     facts = model_facts(base) if base is not None else None
@@ -161,11 +173,15 @@ def disk_free(folder: Path) -> int | None:
 
 
 def _count_parameters(file: Path) -> int:
+    return sum(math.prod(int(n) for n in entry["shape"]) for entry in _header(file).values())
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The entries of a safetensors file's tensors by name."""
     size = file.stat().st_size
     with open_regular(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > min(size, MAX_HEADER_BYTES):
             raise ValueError("the header is larger than the file")
         header = parse_json(stream.read(length))
-    tensors = (entry for name, entry in header.items() if name != "__metadata__")
-    return sum(math.prod(int(n) for n in entry["shape"]) for entry in tensors)
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -13,7 +13,7 @@ from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
 from recipes.stages.fake import FakeStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 from recipes.stages.prepare import PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import row_of
@@ -23,6 +23,7 @@ from recipes.stages.training import TrainingFields
 FORMAT = 1
 WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
+OUTPUT_HEAD = "lm_head"
 OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
 """Bytes of optimizer state per trained parameter, for two moments."""
 
@@ -83,11 +84,28 @@ def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
     return embeddings + layers * per_layer + width
 
 
-def adapter_parameters(stage: FinetuneStage, base: PretrainStage) -> int:
-    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted module."""
-    shapes = _projections(base)
-    per_layer = sum(stage.r * sum(shapes[module]) for module in set(stage.target_modules))
-    return base.num_hidden_layers * per_layer
+def adapter_parameters(stage: FinetuneStage, base: PretrainStage, vocab_size: int | None) -> int | None:
+    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted module; None if a size is unknown."""
+    adapted = [shape for name, shape in linear_layers(base, vocab_size).items() if is_target(stage, name)]
+    return None if any(shape is None for shape in adapted) else sum(stage.r * sum(shape or ()) for shape in adapted)
+
+
+def is_target(stage: FinetuneStage, layer: str) -> bool:
+    """Whether a linear layer gets an adapter: a name in `target_modules` is the end of its dotted name, as in PEFT."""
+    if stage.target_modules == [ALL_LINEAR]:
+        return layer != OUTPUT_HEAD
+    return any(f".{layer}".endswith(f".{name}") for name in stage.target_modules)
+
+
+def linear_layers(stage: PretrainStage, vocab_size: int | None) -> dict[str, tuple[int, int] | None]:
+    """Inputs and outputs of every linear layer of a pretrain stage's Llama model by name; None if unknown."""
+    found: dict[str, tuple[int, int] | None] = {}
+    for layer in range(stage.num_hidden_layers):
+        for name, shape in _projections(stage).items():
+            part = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+            found[f"model.layers.{layer}.{part}.{name}"] = shape
+    found[OUTPUT_HEAD] = None if vocab_size is None else (stage.hidden_size, vocab_size)
+    return found
 
 
 def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
@@ -150,24 +168,24 @@ def _checkpoints(steps: int, save_steps: int) -> int:
 
 def _training_sizes(stage: TrainingFields, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
     """Parameters of the model, and parameters that the optimizer changes."""
-    parameters, base = _parameters(stage, by_name), _base(stage, by_name)
+    parameters, base = _parameters(stage, by_name), base_of(stage, by_name)
     if isinstance(stage, PretrainStage):
         return parameters, parameters
     if isinstance(stage, FinetuneStage) and base is not None:
-        return parameters, adapter_parameters(stage, base)
+        return parameters, adapter_parameters(stage, base, _vocab_size(base, by_name))
     return parameters, None
 
 
 def _files(stage: ExportStage, by_name: Mapping[str, StageFields], graph: Graph | None) -> list[PlannedFile]:
-    base = _base(stage, by_name)
+    base = base_of(stage, by_name)
     if base is not None:
         vocab_size = _vocab_size(base, by_name)
         return [] if vocab_size is None else list(planned_files(stage, base, vocab_size))
-    folder = _model_folder(stage, by_name, graph) if graph is not None else None
+    folder = model_folder(stage, by_name, graph) if graph is not None else None
     return [] if folder is None else list(files_of_folder(stage, folder))
 
 
-def _model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+def model_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
     """The folder that a stage's model comes from, through merges and adapters; None if a stage creates the model."""
     for current in _back(stage, by_name):
         field = row_of(current).same_shape_as
@@ -196,12 +214,12 @@ def _vocab_size(stage: PretrainStage, by_name: Mapping[str, StageFields]) -> int
     return tokenizer.vocab_size if isinstance(tokenizer, TokenizerStage) else None
 
 
-def _base(stage: StageFields, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
+def base_of(stage: StageFields, by_name: Mapping[str, StageFields]) -> PretrainStage | None:
     """The pretrain stage of this recipe that creates a stage's model; None if the model comes from elsewhere."""
     return next((found for found in _back(stage, by_name) if isinstance(found, PretrainStage)), None)
 
 
 def _parameters(stage: StageFields, by_name: Mapping[str, StageFields]) -> int | None:
-    base = _base(stage, by_name)
+    base = base_of(stage, by_name)
     vocab_size = None if base is None else _vocab_size(base, by_name)
     return None if base is None or vocab_size is None else llama_parameters(base, vocab_size)

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engines.files import refuse_special_files
-from recipes.problems import OperatorError
-from recipes.stages.finetune import FinetuneStage
+from recipes.problems import OperatorError, printable
+from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 
 
 def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:
@@ -53,14 +53,14 @@ def add_adapter(model: Any, stage: FinetuneStage) -> Any:
         lora_alpha=alpha,
         lora_dropout=stage.lora_dropout,
         use_rslora=stage.use_rslora,
-        target_modules=list(stage.target_modules),
+        target_modules=ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
         bias="none",
     )
     missing = missing_modules(model, stage.target_modules)
     if missing:
         raise OperatorError(
-            f"target_modules — the model has no linear layer named {', '.join(missing)}",
-            "choose names of this model's linear layers",
+            f"target_modules — the model has no linear layer named {printable(', '.join(missing), 200)}",
+            f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
         )
     adapted = get_peft_model(model, config)
     for parameter in adapted.parameters():
@@ -71,7 +71,17 @@ def add_adapter(model: Any, stage: FinetuneStage) -> Any:
     return adapted
 
 
-def missing_modules(model: Any, wanted: list[Any]) -> list[str]:
-    """The requested names that no linear layer of the model has."""
-    have = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    return [str(name) for name in wanted if name not in have]
+def missing_modules(model: Any, wanted: list[str]) -> list[str]:
+    """The requested names that no linear layer of the model has; as in PEFT, a name is the end of a dotted name."""
+    have = _linear_layers(model)
+    return [
+        name for name in wanted if name != ALL_LINEAR and not any(f".{layer}".endswith(f".{name}") for layer in have)
+    ]
+
+
+def _linear_layers(model: Any) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def _last_parts(model: Any) -> set[str]:
+    return {name.rpartition(".")[2] for name in _linear_layers(model)}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.training import TrainingFields
 
-TargetModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALL_LINEAR = "all-linear"
+"""In place of the names in `target_modules`: every linear layer except the output head, as in PEFT."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a Llama."""
 
 
 class FinetuneStage(TrainingFields):
@@ -52,13 +57,30 @@ class FinetuneStage(TrainingFields):
         advanced=True,
         help="Scale by lora_alpha / sqrt(r) instead (rsLoRA).",
     )
-    target_modules: list[TargetModule] = setting(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    target_modules: list[str] = setting(
+        default_factory=lambda: list(PROJECTIONS),
         section="LoRA",
         at_resume="shapes",
         min_length=1,
-        help="Linear layers that get an adapter.",
+        instead=ALL_LINEAR,
+        suggests=(*PROJECTIONS, ALL_LINEAR),
+        help="Linear layers that get an adapter, by the last parts of their names in the model; all-linear selects"
+        " every one except the output head.",
     )
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        return [value] if value == ALL_LINEAR else value
+
+    @model_validator(mode="after")
+    def _all_or_names(self) -> FinetuneStage:
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(
+                f"target_modules — {ALL_LINEAR} cannot be combined with names; got {len(self.target_modules)} entries;"
+                f' allowed: "{ALL_LINEAR}" alone, or names of linear layers'
+            )
+        return self
 
 
 FINETUNE = StageKind(

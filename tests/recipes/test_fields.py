@@ -114,6 +114,7 @@ def allows(schema: dict[str, Any], value: Any, definitions: dict[str, Any]) -> b
         "required": lambda word: set(word) <= set(value),
         "items": lambda word: all(allows(word, item, definitions) for item in value),
         "oneOf": lambda word: sum(allows(one, value, definitions) for one in word) == 1,
+        "anyOf": lambda word: any(allows(one, value, definitions) for one in word),
         "$ref": lambda word: allows(definitions[word.rpartition("/")[2]], value, definitions),
         "properties": lambda word: all(allows(word[key], value[key], definitions) for key in value if key in word),
         "additionalProperties": lambda word: set(value) <= set(schema["properties"]),

@@ -12,6 +12,7 @@ from cockpit.launching.launch import launch, launch_text
 from cockpit.planning.model_check import check_models
 from recipes.load import load_recipe
 from recipes.problems import OperatorError, RecipeError
+from recipes.shipped import shipped_recipes
 from tests.cockpit.command_line import CommandLine
 
 GOOD: dict[str, Any] = {
@@ -106,6 +107,65 @@ def test_a_config_that_cannot_be_read_is_reported(tmp_path: Path, content: str |
     with pytest.raises(RecipeError, match=r"gguf\.model") as caught:
         check_models(load_recipe(path))
     assert "\x1b" not in caught.value.message
+
+
+TUNE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "./model"\ndata = "./text"\n'
+
+
+def fused(folder: Path, targets: str) -> Path:
+    """A recipe that trains a model with fused projections, as Phi-3 has them."""
+    path = recipe(folder, TUNE + f"target_modules = {targets}\n")
+    parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.experts.0.down_proj")
+    shapes = {f"model.layers.0.{part}.weight": [4, 4] for part in parts}
+    shapes |= {"model.norm.weight": [4], "model.embed_tokens.weight": [8, 4]}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    (folder / "model" / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+    return path
+
+
+@pytest.mark.parametrize(
+    "targets", ['["qkv_proj", "o_proj"]', '"all-linear"', '["self_attn.o_proj"]', '["lm_head"]', '["down_proj"]']
+)
+def test_any_names_that_the_model_has_are_targets(tmp_path: Path, targets: str) -> None:
+    check_models(load_recipe(fused(tmp_path, targets)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ('["o_proj", "q_proj"]', r'target_modules\[1\] — no linear layer .* has this name; got "q_proj"'),
+        ('["attn.o_proj"]', r'\[0\].*got "attn.o_proj"'),
+        ('["norm"]', "the model has lm_head, o_proj, qkv_proj, or use all-linear"),
+        ('["embed_tokens"]', r'\[0\].*got "embed_tokens"'),
+        ('["qvk_proj"]', "did you mean qkv_proj"),
+    ],
+)
+def test_a_target_that_the_model_lacks_is_located_before_a_run_is_made(
+    tmp_path: Path, targets: str, message: str
+) -> None:
+    path = fused(tmp_path, targets)
+    with pytest.raises(RecipeError, match=message):
+        launch(path, runs_root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(path))
+    assert caught.value.problems[0].line == 9
+    text = path.read_text()
+    with pytest.raises(OperatorError, match="target_modules — no linear layer of the model has the name"):
+        launch_text(text + "# unsaved\n", runs_root=tmp_path / "runs", folder=tmp_path)
+
+
+def test_targets_in_a_model_that_the_recipe_trains_are_those_of_a_llama() -> None:
+    demo = shipped_recipes()[0]
+    for targets in ('["layers.0.mlp.up_proj"]', "all-linear", '["lm_head"]'):
+        check_models(load_recipe(demo, [f"tuned.target_modules={targets}"]))
+    with pytest.raises(RecipeError, match=r'--set .*target_modules\[0\] — .*got "qkv_proj"'):
+        check_models(load_recipe(demo, ['tuned.target_modules=["qkv_proj"]']))
 
 
 def test_other_families_need_a_checkout(tmp_path: Path) -> None:

@@ -77,16 +77,20 @@ def test_steps_tokens_and_checkpoints_are_computed_where_they_are_known() -> Non
 
 @pytest.mark.torch
 @pytest.mark.parametrize("tied", [True, False])
-def test_parameter_counts_are_those_of_the_real_models(tied: bool) -> None:
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "v_proj", "down_proj"], "all-linear", ["lm_head", "layers.1.self_attn.o_proj"]]
+)
+def test_parameter_counts_are_those_of_the_real_models(tied: bool, targets: Any) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(**config, **heads, tie_word_embeddings=tied))
-    stages = planned(tied)
+    text = TEXT.replace('["q_proj", "v_proj", "down_proj"]', json.dumps(targets)) % {"tied": str(tied).lower()}
+    stages = {stage.name: stage for stage in plan(load_recipe_text(text, "small.toml").recipe).stages}
     assert stages["base"].parameters == sum(p.numel() for p in model.parameters())
-    adapted = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"]))
+    adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets))
     assert stages["tuned"].trainable_parameters == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert stages["tuned"].parameters == stages["base"].parameters
 
