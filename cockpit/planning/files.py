@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
 from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
-from exporters.hf_model.architectures import LLAMA
+from exporters.hf_model.families.llama import LLAMA
 from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
 

@@ -14,7 +14,8 @@ import psutil
 from engines.files import open_regular
 from engines.json_text import parse_json, read_json
 from exporters.gguf.quant_types import FilePlan, Shape, model_shapes, plan_file
-from exporters.hf_model.architectures import LLAMA, known_architecture, language_settings
+from exporters.hf_model.architectures import known_architecture, language_settings
+from exporters.hf_model.families.llama import LLAMA
 from recipes.file_types import FILE_TYPES
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
@@ -155,7 +156,6 @@ def _config(model: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not 0 < int(config.get("num_hidden_layers", 1)) <= 10_000:
         raise ValueError("config.json is not a model's config")
     return {
-        "tie_word_embeddings": False,
         **config,
         "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
     }

@@ -74,6 +74,11 @@ def float32_list(numbers: Sequence[float]) -> Value:
     return _list(FLOAT32, len(numbers), struct.pack(f"<{len(numbers)}f", *numbers))
 
 
+def bool_list(flags: Sequence[bool]) -> Value:
+    """An array of booleans."""
+    return _list(BOOL, len(flags), struct.pack(f"<{len(flags)}?", *flags))
+
+
 def uint8_list(data: bytes) -> Value:
     """An array of bytes."""
     return _list(UINT8, len(data), data)

@@ -55,9 +55,11 @@ def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
         OperatorError: the format does not support a part of the adapter, or the base model lacks a tensor; names it.
     """
     _check_kinds(adapter)
-    names = {source.name: name for name, source in model.sources.items() if source.values is None}
+    names = {source.name: name for name, source in model.sources.items() if source.name}
+    stored = model.architecture.names_in(model.weights.tensors)
     changes: dict[str, Change] = {}
-    for target, change in adapter.changes.items():
+    for module, change in adapter.changes.items():
+        target = stored.get(model.architecture.own_name(module), module)
         name = names.get(target)
         if name is None:
             raise OperatorError(

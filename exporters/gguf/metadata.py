@@ -6,13 +6,20 @@ rope base or rope scaling loads without an error and changes every answer; the p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from engines.llama.gguf_file import Value
-from engines.llama.gguf_write import float32_value, text_value, uint32_value
-from exporters.hf_model.architectures import Architecture, Key, size_of
-from exporters.hf_model.rope import Rope, read_rope
+from engines.llama.gguf_write import bool_list, float32_value, text_value, uint32_value
+from exporters.hf_model.family import Architecture, value_of
+from exporters.hf_model.rope import Rope
 
+_WRITE: dict[str, Callable[[Any], Value]] = {
+    "uint32": uint32_value,
+    "float32": float32_value,
+    "text": text_value,
+    "bool_list": bool_list,
+}
 QUANTIZATION_VERSION = 2
 """`general.quantization_version`: the version of ggml's block layouts (GGML_QNT_VERSION)."""
 
@@ -33,16 +40,14 @@ def model_keys(
     if isinstance(config.get("license"), str):
         general["license"] = text_value(config["license"])
     general |= {"file_type": uint32_value(file_type_id), "quantization_version": uint32_value(QUANTIZATION_VERSION)}
-    network = {key.name: _value(key, config) for key in architecture.keys} | _rope_keys(read_rope(config))
+    values = {key: value_of(config, key) for key in architecture.keys}
+    network = {key.name: _WRITE[key.kind](value) for key, value in values.items() if value is not None}
+    network |= _rope_keys(architecture.rope(config))
     return {
         "general.architecture": text_value(architecture.name),
         **{f"general.{key}": value for key, value in general.items()},
         **{f"{architecture.name}.{key}": value for key, value in network.items()},
     }
-
-
-def _value(key: Key, config: dict[str, Any]) -> Value:
-    return float32_value(config[key.setting]) if key.kind == "float32" else uint32_value(size_of(config, key.setting))
 
 
 def _rope_keys(rope: Rope) -> dict[str, Value]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from engines.llama.ggml_types import TYPES
 from exporters.gguf.tensor_kinds import EMBEDDINGS, OUTPUT, keeps_type, part_of
-from exporters.hf_model.architectures import Architecture, Settings
+from exporters.hf_model.family import Architecture, Settings, Tensor
 from recipes import quantities
 from recipes.file_types import FILE_TYPES, FileType
 from recipes.tensor_rules import Place, first_type
@@ -208,9 +208,11 @@ def model_shapes(architecture: Architecture, settings: Settings) -> list[Shape]:
         architecture: its family.
         settings: from its config or a pretrain stage, with `vocab_size` and `tie_word_embeddings`.
     """
-    shapes = []
-    for tensor in architecture.tensors(settings).values():
-        if not tensor.optional:
-            rows, columns = (1, *tensor.shape)[-2:]
-            shapes.append(Shape(tensor.name, rows, columns, len(tensor.shape)))
-    return shapes
+    return [shape_of(tensor) for tensor in architecture.tensors(settings).values() if not tensor.optional]
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """A tensor's shape in the file, whose experts' matrices or vectors are stacked."""
+    count = len(tensor.sources)
+    rows, columns = (1, *tensor.shape)[-2:]
+    return Shape(tensor.name, rows * count, columns, len(tensor.shape) + tensor.stacked, count)

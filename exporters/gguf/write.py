@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
 from exporters.gguf.importance import Importance, weighted_chunks
 from exporters.gguf.metadata import model_keys
-from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
+from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file, shape_of
 from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
-from exporters.hf_model.architectures import Architecture, Tensor, architecture_of
-from exporters.hf_model.model_config import head_width, kv_heads
+from exporters.hf_model.architectures import architecture_of, language_settings
+from exporters.hf_model.family import Architecture, Tensor, head_width, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
-from exporters.hf_model.rope import read_rope
 from exporters.hf_model.tensor_files import Weights
 from recipes import quantities
 from recipes.file_types import FILE_TYPES
@@ -33,18 +33,31 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a GGUF tensor comes from: a tensor of the folder and the order of its rows, or fixed values."""
+    """Where a GGUF tensor comes from: tensors of the folder, or fixed values.
 
-    name: str
+    Attributes:
+        names: of the tensors, one, or one per expert, as the folder has them; empty for fixed values.
+        heads: how many heads have their rows in rotary order; 0 for the folder's order.
+        offset: is added to every value.
+        values: the fixed values, float32 [columns].
+    """
+
+    names: tuple[str, ...] = ()
     heads: int = 0
+    offset: float = 0.0
     values: NDArray[np.float32] | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's tensor, if it is one alone that is stored without a change of its values; else empty."""
+        return self.names[0] if len(self.names) == 1 and not self.offset else ""
 
 
 @dataclass(frozen=True)
 class Model:
     """A model folder whose tensors are mapped to GGUF names, for writing in any file type.
 
-    `config` has the language model's settings.
+    `config` has the language model's settings; `warnings` say what an operator should know about its files.
     """
 
     folder: Path
@@ -54,6 +67,7 @@ class Model:
     vocabulary: Vocabulary
     sources: dict[str, Source]
     shapes: list[Shape]
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -86,22 +100,16 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
     config = read_config(folder)
     architecture = architecture_of(folder, config)
     weights = weights or open_weights(folder)
-    settings = architecture.settings_of(config)
-    sources = _map_tensors(folder, settings, architecture, weights)
-    shapes = []
-    for name, source in sources.items():
-        if source.values is not None:
-            shapes.append(Shape(name, 1, len(source.values), 1))
-        else:
-            info = weights.tensors[source.name]
-            shapes.append(Shape(name, info.rows, info.columns, len(info.shape)))
+    settings = language_settings(config)
+    sources, shapes = _map_tensors(folder, settings, architecture, weights)
     vocabulary = read_vocabulary(folder, settings)
     if vocabulary.model not in architecture.vocabularies:
         raise OperatorError(
             f"{folder}: tokenizer.ggml.model — got {vocabulary.model}; allowed for {architecture.name}: "
             f"{either(architecture.vocabularies)}"
         )
-    return Model(folder, settings, architecture, weights, vocabulary, sources, shapes)
+    warnings = [*architecture.warnings(settings), *_left_out(architecture, weights)]
+    return Model(folder, settings, architecture, weights, vocabulary, sources, shapes, warnings)
 
 
 def write_gguf(
@@ -164,20 +172,33 @@ def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.f
     """Rows of a tensor in the order of the GGUF file, float32 [stop - start, columns]; a vector is one row.
 
     llama.cpp rotates pairs of neighbouring values and transformers rotates pairs across the halves of a head, so each
-    head's rows are interleaved: row 2 i + j of the file is row j * width / 2 + i of the folder's tensor.
+    head's rows are interleaved: row 2 i + j of the file is row j * width / 2 + i of the folder's tensor. The experts'
+    matrices follow each other.
     """
     source = model.sources[shape.name]
     if source.values is not None:
         return source.values.reshape(1, -1)
-    info = model.weights.tensors[source.name]
-    if not source.heads:
-        return model.weights.read_rows(source.name, start, stop)
+    each = shape.rows // len(source.names)
+    found = []
+    for number, name in enumerate(source.names):
+        low, high = max(start, number * each), min(stop, (number + 1) * each)
+        if low < high:
+            found.append(_rows_of(model.weights, name, source.heads, low - number * each, high - number * each))
+    rows = found[0] if len(found) == 1 else np.concatenate(found)
+    return rows + np.float32(source.offset) if source.offset else rows
+
+
+def _rows_of(weights: Weights, name: str, heads: int, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of one of the folder's tensors, float32 [stop - start, columns], in the file's order."""
+    info = weights.tensors[name]
+    if not heads:
+        return weights.read_rows(name, start, stop)
     if len(info.shape) == 1:  # a bias: its values are the rows
-        values = model.weights.read(source.name)
-        return values[_interleaved(source.heads, len(values), 0, len(values))].reshape(1, -1)
-    order = _interleaved(source.heads, info.rows, start, stop)
+        values = weights.read(name)
+        return values[_interleaved(heads, len(values), 0, len(values))].reshape(1, -1)
+    order = _interleaved(heads, info.rows, start, stop)
     low, high = int(order.min()), int(order.max()) + 1
-    return model.weights.read_rows(source.name, low, high)[order - low]
+    return weights.read_rows(name, low, high)[order - low]
 
 
 def row_order(model: Model, name: str, rows: int) -> NDArray[np.int64]:
@@ -239,38 +260,53 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def _map_tensors(
     folder: Path, settings: dict[str, Any], architecture: Architecture, weights: Weights
-) -> dict[str, Source]:
-    """The source of every GGUF tensor, in the file's order: embedding, layers, norm, output.
+) -> tuple[dict[str, Source], list[Shape]]:
+    """The source of every GGUF tensor and its shape, in the file's order: embedding, layers, norm, output.
 
     Raises:
         OperatorError: the family does not have a tensor of the folder, or the folder lacks one of the family's or has
             it in another shape.
     """
-    places = architecture.tensors(settings)
-    sources: dict[str, Source] = {}
-    for name in weights.tensors:
-        if name.endswith(_IGNORED) or (name == architecture.head and settings["tie_word_embeddings"]):
-            continue
-        if name not in places:
+    places, stored = architecture.tensors(settings), architecture.names_in(weights.tensors)
+    wanted = {source for place in places.values() for source in place.sources}
+    for own, name in stored.items():
+        tied = own == architecture.head and settings["tie_word_embeddings"]
+        if own not in wanted and not tied and not name.endswith(_IGNORED):
             raise OperatorError(f"{folder}: {architecture.name} models have no tensor {printable(name, 200)}")
-        sources[places[name].name] = Source(name, heads=_heads(places[name]))
-    for name, place in places.items():
-        found = weights.tensors[name].shape if name in weights.tensors else None
-        if found != place.shape and not (found is None and place.optional):
+    sources: dict[str, Source] = {}
+    shapes: dict[str, Shape] = {}
+    for place in places.values():
+        if place.optional and not any(source in stored for source in place.sources):
+            continue
+        _check_shapes(folder, place, stored, weights)
+        names = tuple(stored[source] for source in place.sources)
+        sources[place.name], shapes[place.name] = Source(names, place.heads, place.offset), shape_of(place)
+    factors = architecture.rope(settings).frequency_divisors(head_width(settings))
+    if factors:
+        values = np.asarray(factors, np.float32)
+        sources[ROPE_FACTORS], shapes[ROPE_FACTORS] = Source(values=values), Shape(ROPE_FACTORS, 1, len(values), 1)
+    order = sorted(sources, key=_place)
+    return {name: sources[name] for name in order}, [shapes[name] for name in order]
+
+
+def _check_shapes(folder: Path, place: Tensor, stored: Mapping[str, str], weights: Weights) -> None:
+    for source in place.sources:
+        found = weights.tensors[stored[source]].shape if source in stored else None
+        if found != place.shape:
             raise OperatorError(
-                f"{folder}: {place.name} — got {f'shape {found}' if found else 'no tensor'}; config.json requires "
-                f"shape {place.shape}",
+                f"{folder}: {source if place.stacked else place.name} — got "
+                f"{f'shape {found}' if found else 'no tensor'}; config.json requires shape {place.shape}",
                 "config.json and the weights belong to different models",
             )
-    factors = read_rope(settings).frequency_divisors(head_width(settings))
-    if factors:
-        sources[ROPE_FACTORS] = Source("", values=np.asarray(factors, np.float32))
-    return dict(sorted(sources.items(), key=lambda item: _place(item[0])))
 
 
-def _heads(place: Tensor) -> int:
-    """Heads of a tensor whose rows are in rotary order; 0 for the others."""
-    return place.heads
+def _left_out(architecture: Architecture, weights: Weights) -> list[str]:
+    """Sentences about the tensors that do not belong to the language model."""
+    found = Counter(what for name in weights.tensors if (what := architecture.left_out_of(name)) is not None)
+    return [
+        f"{count} tensors of {what} are left out: the files contain the language model only"
+        for what, count in found.items()
+    ]
 
 
 def _place(name: str) -> tuple[int, int, str]:

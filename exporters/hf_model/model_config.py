@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.hf_model.rope import LARGEST_CONTEXT, read_rope
+from exporters.hf_model.family import Architecture, head_width, kv_heads
+from exporters.hf_model.rope import LARGEST_CONTEXT
 from recipes.problems import OperatorError, printable, shown
 
 _LARGEST = {
@@ -19,10 +20,13 @@ _LARGEST = {
     "vocab_size": 2**24,
 }
 _OPTIONAL = {"num_key_value_heads": 2**16, "head_dim": 2**16}
+_ACTIVATIONS = ("hidden_act", "hidden_activation")
+_SAID_ONCE = (*_LARGEST, *_OPTIONAL, "rms_norm_eps")
+"""Settings whose value must be the same wherever a config.json has them."""
 
 
 def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a model that can be merged or written to GGUF, with `tie_word_embeddings` made explicit.
+    """The config of a model that can be merged or written to GGUF.
 
     Raises:
         OperatorError: the model is quantized, or a count is out of range.
@@ -37,7 +41,7 @@ def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             "original",
         )
     check_counts(folder, config)
-    return {"tie_word_embeddings": False, **config}
+    return config
 
 
 def check_counts(folder: Path, config: dict[str, Any]) -> None:
@@ -46,16 +50,36 @@ def check_counts(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         OperatorError: a count is out of range; one line for each.
     """
+    tables = {"": config} | {f"{name}.": table for name, table in config.items() if isinstance(table, dict)}
     problems = [
-        f"{key} — got {shown(config[key])}; allowed at most {largest}"
+        f"{place}{key} — got {shown(table[key])}; allowed at most {largest}"
+        for place, table in tables.items()
         for key, largest in {**_LARGEST, **_OPTIONAL}.items()
-        if isinstance(config.get(key), int | float) and not config[key] <= largest
+        if isinstance(table.get(key), int | float) and not table[key] <= largest
     ]
     _refuse(folder, problems)
 
 
-def check_config(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a config that does not define every shape.
+def contradictions(config: Mapping[str, Any], table: str) -> list[str]:
+    """Settings of the language model that config.json has twice, at the top level and in a table, with two values."""
+    nested = config.get(table)
+    if not isinstance(nested, dict):
+        return []
+    return [
+        f"{key} — got {shown(config[key])}, and {shown(nested[key])} in {table}; allowed one value"
+        for key in _SAID_ONCE
+        if config.get(key) is not None and nested.get(key) is not None and config[key] != nested[key]
+    ]
+
+
+def check_config(folder: Path, config: dict[str, Any], family: Architecture, more: Sequence[str] = ()) -> None:
+    """Refuse a config that does not define every shape, or that a GGUF file of the family cannot express.
+
+    Args:
+        folder: the model's folder, for the message.
+        config: the language model's settings.
+        family: its family.
+        more: problems that were found before.
 
     Raises:
         OperatorError: a value is missing or not allowed; one line for each.
@@ -70,30 +94,23 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
         problems.append(f"rms_norm_eps — got {shown(epsilon)}; allowed a number from 0 to below 1")
     if not isinstance(config.get("tie_word_embeddings"), bool):
         problems.append(f"tie_word_embeddings — got {shown(config['tie_word_embeddings'])}; allowed true, false")
-    if config.get("hidden_act", "silu") != "silu":
-        problems.append(f"hidden_act — got {shown(config['hidden_act'])}; allowed silu")
-    problems += _head_problems(config) if not problems else []
+    problems += [
+        f"{key} — got {shown(config[key])}; allowed {family.activation}"
+        for key in _ACTIVATIONS
+        if config.get(key) not in (None, family.activation)
+    ]
+    problems += [*_head_problems(config), *family.problems(config)] if not problems else []
     if _is_count(config.get("max_position_embeddings"), LARGEST_CONTEXT):
         try:
-            read_rope(config)
+            family.rope(config)
         except OperatorError as error:
             problems += error.message.splitlines()
-    _refuse(folder, problems)
+    _refuse(folder, [*more, *problems])
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:
     if problems:
         raise OperatorError("\n".join(f"{folder}/config.json: {problem}" for problem in problems))
-
-
-def head_width(config: Mapping[str, Any]) -> int:
-    """Width of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-
-
-def kv_heads(config: Mapping[str, Any]) -> int:
-    """Number of key and value heads."""
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
 def window_problem(config: Mapping[str, Any]) -> str:

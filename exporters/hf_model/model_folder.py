@@ -37,7 +37,7 @@ def local_folder(item: Input) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json, with `tie_word_embeddings` made explicit.
+    """The model's config.json.
 
     Raises:
         OperatorError: config.json is missing, describes a quantized model or has a count out of range, or the folder

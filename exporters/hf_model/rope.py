@@ -83,11 +83,12 @@ class _Fields:
         return float(value)
 
 
-def read_rope(config: dict[str, Any]) -> Rope:
+def read_rope(config: dict[str, Any], layers: str = "") -> Rope:
     """The rotary settings, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
 
     Args:
-        config: config.json, whose `max_position_embeddings` is a whole number.
+        config: the language model's settings, whose `max_position_embeddings` is a whole number.
+        layers: the kind of layer, for families with one table per kind; empty for the others.
 
     Raises:
         OperatorError: a setting is not allowed, or a GGUF file cannot express it; one line for each.
@@ -96,6 +97,8 @@ def read_rope(config: dict[str, Any]) -> Rope:
     given = config.get(name) or {}
     if not isinstance(given, dict):
         raise OperatorError(f"{name} — got {shown(given)}; allowed a table")
+    if layers and isinstance(given.get(layers), dict):
+        name, given = f"{name}.{layers}", given[layers]
     if any(isinstance(value, dict) for value in given.values()):
         raise OperatorError(f"{name} — got one table per kind of layer; allowed one table for all layers")
     fields = _Fields({"rope_theta": config.get("rope_theta", 10000.0), **given}, name)

@@ -6,13 +6,15 @@ It computes no values; `exporters.lora.merged_weights` executes the plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from exporters.hf_model.architectures import LLAMA, change_settings, known_architecture, language_settings
+from exporters.hf_model.architectures import change_settings, known_architecture, language_settings
+from exporters.hf_model.families.llama import LLAMA
+from exporters.hf_model.family import Architecture
 from exporters.hf_model.tensor_files import SafetensorsFolder, TensorInfo
 from exporters.lora.adapter import Adapter, Change, read_matrix
 from recipes.problems import OperatorError, printable
@@ -79,7 +81,10 @@ def plan_merge(
     """
     family = known_architecture(config) or LLAMA
     made = MergePlan(dict(config), sources={name: name for name in base.tensors})
-    ends = _Ends(family.embedding, family.head)
+    stored = family.names_in(base.tensors)
+    for item in adapters:
+        _use_stored_names(item.adapter, family, stored)
+    ends = _Ends(stored.get(family.embedding, family.embedding), _head_in(family, stored))
     if language_settings(config)["tie_word_embeddings"]:
         _follow_tie(made, base, adapters, ends, untie=untie)
     for name, source in made.sources.items():
@@ -96,6 +101,27 @@ def plan_merge(
             if change is not None or replacement is not None:
                 parts.append(PlannedPart(item.weight, change, replacement))
     return made
+
+
+def _use_stored_names(adapter: Adapter, family: Architecture, stored: Mapping[str, str]) -> None:
+    """Rename what an adapter changes to the names that the base model's files have for it."""
+    for found in (adapter.changes, adapter.replacements):
+        renamed = {stored.get(family.own_name(name), name): value for name, value in found.items()}
+        if len(renamed) < len(found):
+            raise OperatorError(f"{adapter.folder} changes a tensor of the base model twice, under two names")
+        found.clear()
+        found.update(renamed)  # type: ignore[arg-type]
+
+
+def _head_in(family: Architecture, stored: Mapping[str, str]) -> str:
+    """The name that the base model's files have, or would have, for the output head."""
+    if family.head in stored:
+        return stored[family.head]
+    embedding = stored.get(family.embedding, family.embedding)
+    for old, new in family.stored:
+        if family.head.startswith(new) and any(embedding.startswith(other) for other, _ in family.stored):
+            return old + family.head.removeprefix(new)
+    return family.head
 
 
 @dataclass(frozen=True)

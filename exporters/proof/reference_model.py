@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.json_text import read_object
+from exporters.hf_model.architectures import known_architecture, language_settings
+from exporters.hf_model.families.llama import LLAMA
 from exporters.hf_model.tensor_files import SafetensorsFolder, Weights
 
 
@@ -58,18 +60,21 @@ def _assembled(folder: Path, weights: Weights) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
+    settings = read_object(folder / "config.json")
+    tied = language_settings(settings)["tie_word_embeddings"]
+    family = known_architecture(settings) or LLAMA
+    stored = {family.own_name(name): name for name in weights.tensors}
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     places = model.state_dict()
-    tied = read_object(folder / "config.json").get("tie_word_embeddings", False)
-    missing = set(places) - set(weights.tensors) - ({"lm_head.weight"} if tied else set())
+    missing = set(places) - set(stored) - ({family.head} if tied else set())
     if missing:
         raise AssertionError(f"no values for {sorted(missing)[:3]}")
     with torch.no_grad():
         for name, place in places.items():
-            if name in weights.tensors:
-                place.copy_(torch.from_numpy(weights.read(name)))
+            if name in stored:
+                place.copy_(torch.from_numpy(weights.read(stored[name])))
     model.tie_weights()
     return model
 

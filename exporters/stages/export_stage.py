@@ -83,7 +83,7 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     plans = [model.plan(name, importance=name in weighted) for name in types]
     export = Export(ctx, model, plans, ctx.stage.threads or default_threads(), one_pass=one_pass)
     export.record = {"format": 1, "threads": export.threads, "model": _describe(export)}
-    for warning in [*(plan.fallback_note() for plan in export.plans), *model.vocabulary.warnings]:
+    for warning in [*(plan.fallback_note() for plan in export.plans), *model.warnings, *model.vocabulary.warnings]:
         if warning:
             ctx.warn(warning)
     export.adapters = plan_adapters(export)

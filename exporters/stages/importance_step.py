@@ -61,7 +61,8 @@ def measure_importance(
     )
     network = load_reference(model.folder, request.threads, weights=model.weights)
     inside = [shape.name for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
-    modules = {name: model.sources[name].name.removesuffix(".weight") for name in inside}
+    own_name = model.architecture.own_name
+    modules = {name: own_name(model.sources[name].name).removesuffix(".weight") for name in inside}
     done = 0
 
     def advance(tokens: int) -> None:

@@ -23,7 +23,8 @@ from engines.llama.library import NativeError
 from exporters.gguf.quant_types import Choice, FilePlan, Shape
 from exporters.gguf.vocab import Vocabulary
 from exporters.gguf.write import Model
-from exporters.hf_model.architectures import Architecture, known_architecture
+from exporters.hf_model.architectures import known_architecture
+from exporters.hf_model.family import Architecture
 from exporters.hf_model.model_folder import open_weights, read_settings
 from exporters.process.foreign_program import ForeignProgramError, run_program
 from exporters.process.room import check_disk, default_threads

@@ -13,7 +13,7 @@ from engines.llama.ggml_types import TYPES, TensorType
 from engines.llama.golden import check_golden
 from engines.llama.quantizer import NumpyQuantizer, open_quantizer
 from exporters.gguf.quant_types import model_shapes, plan_file
-from exporters.hf_model.architectures import LLAMA
+from exporters.hf_model.families.llama import LLAMA
 from recipes.fields import fields_of
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileType, file_type_of_id
 from recipes.reference import json_schema, reference_text

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from exporters.gguf.quant_types import Shape, model_shapes, plan_file
-from exporters.hf_model.architectures import LLAMA
+from exporters.hf_model.families.llama import LLAMA
 from recipes.tensor_rules import Place, more_bits
 
 CONFIG = {

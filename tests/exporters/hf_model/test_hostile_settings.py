@@ -14,6 +14,7 @@ import pytest
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from exporters.gguf.write import read_model
+from exporters.hf_model.families.llama import LLAMA
 from exporters.hf_model.model_config import check_config
 from exporters.hf_model.rope import read_rope
 from exporters.lora.adapter import read_adapter
@@ -178,7 +179,7 @@ def test_a_shape_that_cannot_be_is_refused_by_key(
 ) -> None:
     config = json.loads((base / "config.json").read_text()) | fields
     with pytest.raises(OperatorError) as caught:
-        check_config(tmp_path, config)
+        check_config(tmp_path, config, LLAMA)
     assert named in caught.value.message
 
 

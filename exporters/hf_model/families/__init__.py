@@ -1,0 +1,1 @@
+"""The model families that are written to GGUF, one file each."""

@@ -1,0 +1,8 @@
+"""Llama 2 and 3, and Mistral in Hugging Face's format."""
+
+from __future__ import annotations
+
+from exporters.hf_model.family import KEYS, PROJECTIONS, Architecture, layer_of
+
+LLAMA = Architecture("llama", layer_of(biased=PROJECTIONS), KEYS, permuted=True, seventy_b_layers=80)
+MISTRAL = Architecture("llama", layer_of(), KEYS, permuted=True, seventy_b_layers=80)
