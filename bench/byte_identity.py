@@ -1,7 +1,8 @@
-"""`python -m bench.byte_identity --llama-python PATH`: compares quantized tensors with libllama's, byte for byte.
+"""`python -m bench.byte_identity --libllama FOLDER`: compares quantized tensors with libllama's, byte for byte.
 
-PATH is a Python with llama-cpp-python, whose libllama quantizes the same F32 files with `llama_model_quantize`, in its
-own process. Prints a table; `--write FILE` also writes it as Markdown (`bench/byte_identity.md` has the last one).
+FOLDER has the libraries of a complete build of llama.cpp, whose libllama quantizes the same F32 files with
+`llama_model_quantize`, in its own process. Prints a table; `--write FILE` also writes it as Markdown
+(`bench/byte_identity.md` has the last one).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,12 @@ MODELS = {
 def main() -> int:
     """Compare every type on every model, with and without an importance matrix."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llama-python", required=True, help="a Python interpreter with llama-cpp-python")
+    parser.add_argument("--libllama", required=True, help="folder with the libraries of a build of llama.cpp")
+    parser.add_argument("--types", help="file types, separated by commas (default: all)")
     parser.add_argument("--write", type=Path, help="also write the table here, as Markdown")
     args = parser.parse_args()
     rows: list[tuple[str, str, str, int, str]] = []
+    types = args.types.split(",") if args.types else sorted(QUANTIZED, key=lambda name: FILE_TYPES[name].id)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         tokenizers = {
@@ -55,7 +58,11 @@ def main() -> int:
         for number, (name, (family, fields)) in enumerate(MODELS.items()):
             tokenizer = tokenizers["spm" if family == "Llama" else "bpe"]
             rows += _compare_model(
-                name, read_model(_built(root / str(number), tokenizer, family, fields)), args.llama_python, root
+                name,
+                read_model(_built(root / str(number), tokenizer, family, fields)),
+                Path(args.libllama),
+                root,
+                types,
             )
     table = _table(rows)
     sys.stdout.write(table)
@@ -64,7 +71,9 @@ def main() -> int:
     return 0 if all(row[4] in ("identical", "both refuse") for row in rows) else 1
 
 
-def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tuple[str, str, str, int, str]]:
+def _compare_model(
+    name: str, model: Model, libraries: Path, root: Path, types: Sequence[str]
+) -> list[tuple[str, str, str, int, str]]:
     source = root / "f32.gguf"
     write_gguf(model, model.plan("F32"), source, None)
     importance = _importance(model)
@@ -72,11 +81,12 @@ def _compare_model(name: str, model: Model, python: str, root: Path) -> list[tup
     np.savez(weights, allow_pickle=False, **importance.values)
     rows = []
     with KernelQuantizer(2) as quantizer:
-        for file_type in sorted(QUANTIZED, key=lambda name: FILE_TYPES[name].id):
+        for file_type in types:
             for given in (None, importance):
                 ours, theirs = root / "ours.gguf", root / "theirs.gguf"
                 plan = model.plan(file_type, importance=given is not None)
-                command = [python, str(LIBLLAMA), str(source), str(theirs), str(FILE_TYPES[file_type].id)]
+                number = str(FILE_TYPES[file_type].id)
+                command = [sys.executable, str(LIBLLAMA), str(libraries), str(source), str(theirs), number]
                 done = subprocess.run(
                     [*command, *([str(weights)] if given else [])], capture_output=True, text=True, check=False
                 )

@@ -1,6 +1,6 @@
-"""Quantizing a file on every core: with Cockpit, and with libllama if COCKPIT_BENCH_LLAMA_PYTHON is set.
+"""Quantizing a file on every core: with Cockpit, and with libllama if COCKPIT_BENCH_LIBLLAMA is set.
 
-The variable names the interpreter of an environment with llama-cpp-python. Both read the same F16 file and write
+The variable names the folder with the libraries of a complete build of llama.cpp. Both read the same F16 file and write
 complete files, with the same threads, in turns; the shortest time of each counts.
 """
 
@@ -21,7 +21,7 @@ from exporters.process.room import default_threads
 from recipes.file_types import FILE_TYPES
 
 LIBLLAMA = Path(__file__).with_name("libllama_quantize.py")
-VARIABLE = "COCKPIT_BENCH_LLAMA_PYTHON"
+VARIABLE = "COCKPIT_BENCH_LIBLLAMA"
 TYPES = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS")
 ROUNDS = 3
 HIDDEN, INNER, LAYERS, VOCAB = 1024, 2816, 4, 8192
@@ -30,7 +30,7 @@ HIDDEN, INNER, LAYERS, VOCAB = 1024, 2816, 4, 8192
 def measure() -> list[Row]:
     """Million weights per second of each type, and the ratio to libllama's speed if it is measured."""
     threads = int(os.environ.get("COCKPIT_BENCH_THREADS", "0")) or default_threads()
-    python = os.environ.get(VARIABLE)
+    libraries = os.environ.get(VARIABLE)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model-F16.gguf"
@@ -40,8 +40,8 @@ def measure() -> list[Row]:
             ours, theirs = [], []
             for _ in range(ROUNDS):
                 ours.append(_our_s(source, name, threads))
-                if python:
-                    theirs.append(_their_s(python, source, FILE_TYPES[name].id, threads))
+                if libraries:
+                    theirs.append(_their_s(libraries, source, FILE_TYPES[name].id, threads))
             rows.append(Row(f"quantize {name}", weights / min(ours) / 1e6, "M/s", f"complete file, {how}"))
             if theirs:
                 rows.append(
@@ -61,8 +61,10 @@ def _our_s(source: Path, name: str, threads: int) -> float:
     return float(made["seconds"])
 
 
-def _their_s(python: str, source: Path, number: int, threads: int) -> float:
-    command = [python, str(LIBLLAMA), str(source), str(source.with_name("theirs.gguf")), str(number), "", str(threads)]
+def _their_s(libraries: str, source: Path, number: int, threads: int) -> float:
+    target = source.with_name("theirs.gguf")
+    given = (LIBLLAMA, libraries, source, target, number, "", threads)
+    command = [sys.executable, *map(str, given)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

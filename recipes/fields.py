@@ -230,7 +230,8 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+    return typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
 
 
 def _bounds(info: FieldInfo) -> Bounds:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from recipes.tensor_rules import (
     Rule,
+    eight_experts,
     first_eighth,
     first_four,
     first_sixteenth,
     first_two,
     grouped,
+    middle,
     more_bits,
     unweighted,
     use,
@@ -35,10 +39,11 @@ class FileType:
         id: `general.file_type`, the number of llama.cpp's enum llama_ftype.
         base: the tensor type of most matrices.
         bits_per_weight: of the base type; a file's own figure is a little higher.
-        importance: how the base type uses an importance matrix: ignored, used if there is one, or required.
+        importance: how a file of the type uses an importance matrix: ignored, used if there is one, or required.
         ternary: for models trained with ternary weights only.
         head: the tensor type of the output matrix, or of the embedding if both are tied.
         embedding: the tensor type of an untied embedding; the base type by default.
+        outside_experts: the tensor type of all matrices but those of experts; the base type by default.
         parts: by the tensor's name within a layer (`attn_v`, `ffn_down`, …), the rules for its type; the base type if
             no rule applies.
         outputs_of_eight: the tensor type of attention outputs in models of eight experts; the base type by default.
@@ -59,6 +64,7 @@ class FileType:
     ternary: bool = False
     head: str = "Q6_K"
     embedding: str | None = None
+    outside_experts: str | None = None
     parts: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     outputs_of_eight: str | None = None
     seventy_b: bool = True
@@ -71,6 +77,22 @@ class FileType:
         """Whether its base type stores blocks: all but F32, F16 and BF16."""
         return self.bits_per_weight < 16
 
+    @property
+    def common(self) -> str:
+        """The tensor type of most matrices of a model without experts."""
+        return self.outside_experts or self.base
+
+
+_TWO_BIT = {
+    "attn_v": (use("Q4_K", grouped), use("Q2_K")),
+    "ffn_down": (use("Q2_K", first_eighth),),
+}
+_TWO_BIT_MORE = {
+    "attn_v": (use("Q4_K", grouped), use("IQ3_S")),
+    "attn_output": (use("IQ3_S"),),
+    "ffn_down": (use("IQ3_S", first_eighth),),
+}
+_ONE_BIT = {**_TWO_BIT, "attn_output": (use("IQ2_XXS"),)}
 
 _ROWS = (
     FileType("F32", 0, "F32", 32, "ignored", head="F32", kl_limit=1e-6, keeps_top1=True),
@@ -124,7 +146,16 @@ _ROWS = (
         outputs_of_eight="Q5_K",
         usual_kl=0.036334,
     ),
+    FileType("Q4_1", 3, "Q4_1", 5.0, usual_kl=0.071683),
     FileType("Q4_0", 2, "Q4_0", 4.5, parts={"ffn_down": (use("Q4_1", first_eighth, weighted),)}, usual_kl=0.071940),
+    FileType(
+        "Q3_K_L",
+        13,
+        "Q3_K",
+        3.4375,
+        parts={"attn_v": (use("Q5_K"),), "attn_output": (use("Q5_K"),), "ffn_down": (use("Q5_K"),)},
+        usual_kl=0.087176,
+    ),
     FileType(
         "Q3_K_M",
         12,
@@ -139,6 +170,19 @@ _ROWS = (
         usual_kl=0.101913,
     ),
     FileType(
+        "IQ3_M",
+        27,
+        "IQ3_S",
+        3.4375,
+        parts={
+            "attn_v": (use("Q4_K"),),
+            "attn_output": (use("Q4_K"),),
+            "ffn_down": (use("Q4_K", first_eighth), use("Q4_K", eight_experts, more_bits)),
+        },
+        outputs_of_eight="Q5_K",
+        usual_kl=0.102534,
+    ),
+    FileType(
         "IQ3_S",
         26,
         "IQ3_S",
@@ -147,6 +191,23 @@ _ROWS = (
         outputs_of_eight="Q5_K",
         usual_kl=0.111278,
     ),
+    FileType(
+        "IQ3_XS",
+        22,
+        "IQ3_S",
+        3.4375,
+        "required",
+        parts={
+            "attn_q": (use("IQ3_XXS"),),
+            "attn_k": (use("IQ3_XXS"),),
+            "attn_v": (use("Q4_K", grouped),),
+            "ffn_gate": (use("IQ3_XXS", middle),),
+            "ffn_up": (use("IQ3_XXS", middle),),
+        },
+        outputs_of_eight="Q5_K",
+        usual_kl=0.138693,
+    ),
+    FileType("Q3_K_S", 11, "Q3_K", 3.4375, outputs_of_eight="Q5_K", usual_kl=0.228217),
     FileType(
         "IQ3_XXS",
         23,
@@ -179,6 +240,30 @@ _ROWS = (
         usual_kl=0.445132,
     ),
     FileType(
+        "IQ2_M",
+        29,
+        "IQ2_S",
+        2.5625,
+        "required",
+        head="Q5_K",
+        embedding="IQ3_S",
+        parts=_TWO_BIT_MORE,
+        seventy_b=False,
+        usual_kl=0.325989,
+    ),
+    FileType(
+        "IQ2_S",
+        28,
+        "IQ2_XS",
+        2.3125,
+        "required",
+        head="Q5_K",
+        embedding="IQ3_S",
+        parts=_TWO_BIT_MORE,
+        seventy_b=False,
+        usual_kl=0.439197,
+    ),
+    FileType(
         "IQ2_XS",
         20,
         "IQ2_XS",
@@ -186,9 +271,9 @@ _ROWS = (
         "required",
         head="Q5_K",
         embedding="Q2_K",
-        parts={"attn_v": (use("Q4_K", grouped), use("Q2_K")), "ffn_down": (use("Q2_K", first_eighth),)},
+        parts=_TWO_BIT,
         seventy_b=False,
-        usual_kl=0.546290,
+        usual_kl=0.54629,
     ),
     FileType(
         "IQ2_XXS",
@@ -198,10 +283,35 @@ _ROWS = (
         "required",
         head="Q5_K",
         embedding="Q2_K",
-        parts={"attn_v": (use("Q4_K", grouped), use("Q2_K")), "ffn_down": (use("Q2_K", first_eighth),)},
+        parts=_TWO_BIT,
         seventy_b=False,
         usual_kl=0.812022,
     ),
+    FileType(
+        "IQ1_M",
+        31,
+        "IQ1_M",
+        1.75,
+        "required",
+        head="Q5_K",
+        embedding="Q2_K",
+        parts=_ONE_BIT,
+        seventy_b=False,
+        usual_kl=1.393084,
+    ),
+    FileType(
+        "IQ1_S",
+        24,
+        "IQ1_S",
+        1.5625,
+        "required",
+        head="Q5_K",
+        embedding="Q2_K",
+        parts=_ONE_BIT,
+        seventy_b=False,
+        usual_kl=2.254554,
+    ),
+    FileType("MXFP4_MOE", 38, "MXFP4", 4.25, "ignored", head="Q8_0", outside_experts="Q8_0"),
     FileType("TQ2_0", 37, "TQ2_0", 2.0625, "ignored", ternary=True, embedding="Q4_K"),
     FileType("TQ1_0", 36, "TQ1_0", 1.6875, "ignored", ternary=True, embedding="Q4_K"),
 )
@@ -214,11 +324,24 @@ FIRST_FILE_TYPES = ("F16", "Q8_0", "Q4_K_M")
 """The file types by default: exact, nearly exact, small."""
 FIRST_QUANTIZED = tuple(name for name in FIRST_FILE_TYPES if FILE_TYPES[name].quantized)
 
+ALIASES: Mapping[str, str] = {"MXFP4": "MXFP4_MOE", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""Other names of rows: llama-quantize's, and MXFP4."""
+_CANONICAL = {name.casefold(): name for name in FILE_TYPES} | {
+    alias.casefold(): name for alias, name in ALIASES.items()
+}
+
+
+def file_type_name(given: object) -> object:
+    """The name of the row that a name in any case, or an alias, means; anything else is returned unchanged."""
+    return _CANONICAL.get(given.casefold(), given) if isinstance(given, str) else given
+
+
 if TYPE_CHECKING:
     FileTypeName = str
 else:
-    FileTypeName = Literal[tuple(FILE_TYPES)]  # a type checker cannot read computed choices
-"""The name of one of the rows."""
+    # a type checker cannot read computed choices
+    FileTypeName = Annotated[Literal[tuple(FILE_TYPES)], BeforeValidator(file_type_name)]
+"""The name of one of the rows; a recipe may write it in any case."""
 
 
 def file_type_of_id(number: int) -> FileType | None:

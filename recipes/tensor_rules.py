@@ -55,6 +55,11 @@ def grouped(place: Place) -> bool:
     return place.gqa >= 4
 
 
+def eight_experts(place: Place) -> bool:
+    """The model has eight experts in each layer, as Mixtral has."""
+    return place.experts == 8
+
+
 def weighted(place: Place) -> bool:
     """There is an importance matrix."""
     return place.importance
@@ -74,6 +79,11 @@ def more_bits(place: Place) -> bool:
 def first_eighth(place: Place) -> bool:
     """The first eighth of the layers."""
     return place.layer < place.layers // 8
+
+
+def middle(place: Place) -> bool:
+    """All layers but the first and last eighth."""
+    return place.layers // 8 <= place.layer < 7 * place.layers // 8
 
 
 def first_sixteenth(place: Place) -> bool:

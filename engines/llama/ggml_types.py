@@ -127,6 +127,16 @@ _ROWS = (
         rms_limit=0.25,
         x86_64="3c19d8073e43fe173ff5f28f990071ae",
     ),
+    _blocks(
+        "IQ1_S",
+        19,
+        256,
+        50,
+        importance="required",
+        fallback="IQ4_NL",
+        rms_limit=0.55,
+        x86_64="3ab03ea5fda9b4dfb2dd7973d00bc702",
+    ),
     _blocks("IQ4_NL", 20, 32, 18, rms_limit=0.1, x86_64="20d7329a395d2aaadbbdaacff2945ec9"),
     _blocks("IQ3_S", 21, 256, 110, fallback="IQ4_NL", rms_limit=0.2, x86_64="2ba0eeac49c5dfdb31efefead765fbea"),
     _blocks(
@@ -140,6 +150,16 @@ _ROWS = (
         x86_64="5d62c1939b1657d5c38e3280ed892d02",
     ),
     _blocks("IQ4_XS", 23, 256, 136, fallback="IQ4_NL", rms_limit=0.1, x86_64="2a62e3a42a853cf8fee724bccef1ab36"),
+    _blocks(
+        "IQ1_M",
+        29,
+        256,
+        56,
+        importance="required",
+        fallback="IQ4_NL",
+        rms_limit=0.55,
+        x86_64="1afaff6c3059c8916b993930f3d17f2a",
+    ),
     _blocks(
         "TQ1_0",
         34,
@@ -161,6 +181,16 @@ _ROWS = (
         in_numpy=True,
         rms_limit=0.8,
         x86_64="087d4deeb64e9bc746770a2b13499fe9",
+    ),
+    _blocks(
+        "MXFP4",
+        39,
+        32,
+        17,
+        importance="ignored",
+        in_numpy=True,
+        rms_limit=0.2,
+        x86_64="85ae4325c3bab3c687d444fa6fd34135",
     ),
 )
 

@@ -170,10 +170,11 @@ def _wanted(row: FileType, shape: Shape, place: Place, *, tied: bool, seventy_b:
         return row.base
     if shape.name == OUTPUT or (tied and shape.name in EMBEDDINGS):
         return "Q8_0" if shape.columns % TYPES[row.base].block else row.head
+    usual = row.base if shape.dimensions > 2 else row.common
     if shape.name in EMBEDDINGS:
-        return row.embedding or row.base
+        return row.embedding or usual
     part = part_of(shape.name)
-    chosen = first_type(row.parts.get(part, ()), place) or row.base
+    chosen = first_type(row.parts.get(part, ()), place) or usual
     if seventy_b and row.seventy_b and part == "attn_v" and chosen in ("Q3_K", "Q4_K"):
         chosen = "Q5_K"
     return _with_experts(row, part, place.experts) or chosen
@@ -184,7 +185,7 @@ def _with_experts(row: FileType, part: str, experts: int) -> str | None:
     least = not row.seventy_b  # the types of 1 and 2 bits
     if least and part == "attn_v" and experts >= 4:
         return "Q4_K"
-    if experts != 8:
+    if experts != 8 or row.outside_experts:
         return None
     if part in ("attn_v", "attn_k"):
         return "Q4_K" if least else "Q8_0"

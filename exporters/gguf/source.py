@@ -70,7 +70,7 @@ class GgufSource:
             experts=self.experts,
         )
         kept = [_kept(choice, self.file.tensors[choice.shape.name]) for choice in plan.choices]
-        return FilePlan(file_type, kept)
+        return FilePlan(file_type, kept, importance)
 
     def rows_of(self, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of a tensor, float32 [stop - start, columns]."""

@@ -96,7 +96,7 @@ class OwnProgram:
         Raises:
             NativeError: the program failed, or wrote other bytes.
         """
-        base = FILE_TYPES[file_type].base
+        base = FILE_TYPES[file_type].common
         self.record["self_test"][base] = check_golden(_Rows(self, file_type), base)
 
     def run(

@@ -33,7 +33,7 @@ from exporters.process.room import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows
 from recipes import quantities
-from recipes.file_types import FILE_TYPES, QUANTIZED
+from recipes.file_types import FILE_TYPES, QUANTIZED, file_type_name
 from recipes.problems import OperatorError, printable
 
 PROGRESS_S = 0.2
@@ -244,7 +244,7 @@ def read_job(text: str) -> Job:
         OperatorError: a type is unknown, or the output folder cannot be created.
     """
     given = json.loads(text)
-    types = list(dict.fromkeys(given["types"]))
+    types = list(dict.fromkeys(str(file_type_name(name)) for name in given["types"]))
     wrong = [name for name in types if name not in QUANTIZED]
     if wrong or not types:
         raise OperatorError(

@@ -72,6 +72,111 @@ def test_small_mixture_gives_the_first_layers_more() -> None:
     assert [chosen[f"blk.{layer}.ffn_down.weight"] for layer in range(4)] == ["Q5_K"] * 2 + ["Q4_K"] * 2
 
 
+def parts_of(file_type: str, layer: int, **fields: object) -> dict[str, str]:
+    """The types of a layer's matrices, by category."""
+    config = CONFIG | fields
+    shapes = shapes_of(4096, **fields)
+    gqa = int(str(config["num_attention_heads"])) // int(str(config["num_key_value_heads"]))
+    plan = plan_file(file_type, shapes, layers=16, gqa=gqa, importance=True)
+    within = {c.shape.name.split(".")[2]: c.type for c in plan.choices if c.shape.layer == layer}
+    return {part: kind for part, kind in within.items() if kind != "F32"}
+
+
+@pytest.mark.parametrize(
+    ("file_type", "base", "first", "middle"),
+    [
+        ("Q4_1", "Q4_1", {}, {}),
+        ("Q3_K_S", "Q3_K", {}, {}),
+        ("Q3_K_L", "Q3_K", *[{"attn_v": "Q5_K", "attn_output": "Q5_K", "ffn_down": "Q5_K"}] * 2),
+        (
+            "IQ3_M",
+            "IQ3_S",
+            {"attn_v": "Q4_K", "attn_output": "Q4_K", "ffn_down": "Q4_K"},
+            {"attn_v": "Q4_K", "attn_output": "Q4_K"},
+        ),
+        (
+            "IQ3_XS",
+            "IQ3_S",
+            {"attn_q": "IQ3_XXS", "attn_k": "IQ3_XXS"},
+            {"attn_q": "IQ3_XXS", "attn_k": "IQ3_XXS", "ffn_gate": "IQ3_XXS", "ffn_up": "IQ3_XXS"},
+        ),
+        (
+            "IQ2_M",
+            "IQ2_S",
+            {"attn_v": "IQ3_S", "attn_output": "IQ3_S", "ffn_down": "IQ3_S"},
+            {"attn_v": "IQ3_S", "attn_output": "IQ3_S"},
+        ),
+        (
+            "IQ2_S",
+            "IQ2_XS",
+            {"attn_v": "IQ3_S", "attn_output": "IQ3_S", "ffn_down": "IQ3_S"},
+            {"attn_v": "IQ3_S", "attn_output": "IQ3_S"},
+        ),
+        (
+            "IQ1_M",
+            "IQ1_M",
+            {"attn_v": "Q2_K", "attn_output": "IQ2_XXS", "ffn_down": "Q2_K"},
+            {"attn_v": "Q2_K", "attn_output": "IQ2_XXS"},
+        ),
+        (
+            "IQ1_S",
+            "IQ1_S",
+            {"attn_v": "Q2_K", "attn_output": "IQ2_XXS", "ffn_down": "Q2_K"},
+            {"attn_v": "Q2_K", "attn_output": "IQ2_XXS"},
+        ),
+        ("MXFP4_MOE", "Q8_0", {}, {}),
+    ],
+)
+def test_small_types_mix_as_llama_cpp_does(
+    file_type: str, base: str, first: dict[str, str], middle: dict[str, str]
+) -> None:
+    parts = parts_of(file_type, 0, num_key_value_heads=8)
+    assert parts == dict.fromkeys(parts, base) | first
+    assert parts_of(file_type, 5, num_key_value_heads=8) == dict.fromkeys(parts, base) | middle
+
+
+def test_few_heads_of_values_and_many_experts_give_values_more() -> None:
+    for file_type in ("IQ3_XS", "IQ2_M", "IQ2_S", "IQ1_M", "IQ1_S"):
+        assert parts_of(file_type, 5)["attn_v"] == "Q4_K"
+    values = [Shape("blk.0.attn_v.weight", 256, 256)]
+    assert plan_file("IQ1_S", values, layers=1, experts=32).choices[0].type == "Q4_K"
+    assert plan_file("IQ3_XS", values, layers=1, experts=32).choices[0].type == "IQ3_S"
+
+
+def test_eight_experts_have_rules_of_their_own() -> None:
+    shapes = [Shape(f"blk.0.{part}.weight", 256, 256) for part in ("attn_v", "attn_k", "attn_output")]
+    chosen = {
+        name: [choice.type for choice in plan_file(name, shapes, layers=1, experts=8).choices]
+        for name in ("Q4_K_M", "Q3_K_L", "IQ2_XS")
+    }
+    assert chosen == {
+        "Q4_K_M": ["Q8_0", "Q8_0", "Q5_K"],
+        "Q3_K_L": ["Q8_0", "Q8_0", "Q3_K"],
+        "IQ2_XS": ["Q4_K", "Q4_K", "Q5_K"],
+    }
+
+
+def test_stacked_experts_get_the_type_of_their_part_and_routers_none() -> None:
+    shapes = [
+        Shape("blk.0.ffn_down_exps.weight", 512, 256, 3),
+        Shape("blk.0.ffn_gate_inp.weight", 8, 256),
+        Shape("blk.0.ffn_gate_exps.weight", 512, 256, 3),
+        Shape("blk.0.attn_q.weight", 256, 256),
+    ]
+    chosen = {name: [c.type for c in plan_file(name, shapes, layers=1).choices] for name in ("Q4_K_M", "MXFP4_MOE")}
+    assert chosen == {
+        "Q4_K_M": ["Q6_K", "F32", "Q4_K", "Q4_K"],
+        "MXFP4_MOE": ["MXFP4", "F32", "MXFP4", "Q8_0"],
+    }
+
+
+def test_fused_projections_count_as_values_and_only_layers_that_have_them_count() -> None:
+    shapes = [Shape(f"blk.{layer}.attn_qkv.weight", 256, 256) for layer in range(0, 32, 2)]
+    chosen = [choice.type for choice in plan_file("Q4_K_M", shapes, layers=32).choices]
+    more = [more_bits(Place(index, 16, 1, importance=False)) for index in range(16)]
+    assert chosen == ["Q6_K" if bits else "Q4_K" for bits in more]
+
+
 def test_the_output_matrix_gets_the_bits_not_an_untied_embedding() -> None:
     chosen = types("Q4_K_M", tie_word_embeddings=False)
     assert (chosen["output.weight"], chosen["token_embd.weight"]) == ("Q6_K", "Q4_K")
