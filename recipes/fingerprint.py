@@ -15,7 +15,14 @@ The name already identifies the stage. `python`, `threads` and `devices` decide 
 matters only after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
 """
 
-ADDED_LATER = {"byte_proof": "all", "start_from": None, "wait_at_step": None, "wait_s": 60.0, "hang_at_step": None}
+ADDED_LATER = {
+    "byte_proof": "all",
+    "file_name": None,
+    "start_from": None,
+    "wait_at_step": None,
+    "wait_s": 60.0,
+    "hang_at_step": None,
+}
 """Fields that runs of older versions do not have, with the value that means the same: it is left out too."""
 
 

@@ -35,7 +35,11 @@ def make_context(
     learning_rate_scale: float = 1.0,
     test_faults: Mapping[str, Any] | None = None,
 ) -> TriedContext:
-    """A context for a stage given as in a recipe. Inputs are folders by field name, or hub ids as strings."""
+    """A context for a stage given as in a recipe. Inputs are folders by field name, or hub ids as strings.
+
+    The files of an export begin with `run`, unless the stage has a `file_name` (or None)."""
+    if stage["kind"] == "export":
+        stage = {"file_name": "run", **stage}
     tag = tag_of_table(dict(stage))
     assert tag is not None, f"no such stage: {stage}"
     model = STAGE_TYPES[tag].model_validate(dict(stage))

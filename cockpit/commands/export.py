@@ -20,10 +20,12 @@ from cockpit.one_stage.recipe import Export
 from cockpit.runs.find import runs_root
 from engines.words import ExitCode
 from recipes.file_types import FIRST_FILE_TYPES
+from recipes.spelling import spell
 
 _WORDS = (
     "imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "byte_proof", "parity_positions"
 )  # fmt: skip
+_TEXTS = ("file_name",)
 
 
 def declare(parser: CommandParser) -> None:
@@ -34,6 +36,11 @@ def declare(parser: CommandParser) -> None:
         "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
     )
     parser.add_argument("--adapters", metavar="A,A,...", help=f"also write these as GGUF adapters; each {ADAPTER_HELP}")
+    parser.add_argument(
+        "--file-name",
+        metavar="NAME",
+        help="beginning of the files' names (default: base model, size, training runs)",
+    )
     add_field(parser, "--adapter-type", "export", "adapter_type", "file type of the GGUF adapters")
     parser.add_argument(
         "--data",
@@ -79,6 +86,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Create the recipe, launch it and follow the run."""
     sets = stage_sets(Export.name, args.sets)
     sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
+    sets += [f"{Export.name}.{name}={spell(value)}" for name in _TEXTS if (value := getattr(args, name)) is not None]
     made = export_text(
         runs_root(args.runs_dir),
         args.model,

@@ -26,6 +26,8 @@ from recipes.problems import OperatorError, printable
 
 FULL_PRECISION = ("F32", "BF16", "F16")
 """File types of a finished export that can be quantized, best first."""
+_OLD_ADAPTER = "-lora-"
+"""In the name of an older version's GGUF adapter, which ended in its type as a model's does."""
 
 
 def declare(parser: CommandParser) -> None:
@@ -104,7 +106,8 @@ def _gguf_file(args: argparse.Namespace) -> Path | None:
     if path.is_dir() or not colon or not run_part or os.sep in stage:
         return None
     out = find_run(runs_root(args.runs_dir), run_part).out(stage)
-    return next((file for kind in FULL_PRECISION for file in sorted(out.glob(f"*-{kind}.gguf"))), None)
+    files = [file for kind in FULL_PRECISION for file in sorted(out.glob(f"*-{kind}.gguf"))]
+    return next((file for file in files if _OLD_ADAPTER not in file.name), None)
 
 
 def _matrix(given: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engines.llama.gguf_file import Value
 from engines.llama.gguf_write import bool_list, float32_value, text_value, uint32_value
+from exporters.gguf.file_names import ModelName, size_label
 from exporters.hf_model.family import Architecture, value_of
 from exporters.hf_model.rope import Rope
 
@@ -25,20 +26,27 @@ QUANTIZATION_VERSION = 2
 
 
 def model_keys(
-    architecture: Architecture, config: dict[str, Any], *, name: str, file_type_id: int, parameters: int
+    architecture: Architecture, config: dict[str, Any], *, title: ModelName, file_type_id: int, parameters: int
 ) -> dict[str, Value]:
     """Every key of `general.` and of the architecture, in file order.
 
     Args:
         architecture: the model's family.
         config: the language model's settings.
-        name: `general.name`.
+        title: the model's name in parts, and its licence, for `general.`.
         file_type_id: `general.file_type`.
         parameters: number of weights, for the size label.
     """
-    general = {"type": text_value("model"), "name": text_value(name), "size_label": text_value(size_label(parameters))}
-    if isinstance(config.get("license"), str):
-        general["license"] = text_value(config["license"])
+    named = {
+        "name": title.stem,
+        "basename": title.base,
+        "finetune": title.finetune,
+        "version": title.version,
+        "size_label": title.size or size_label(parameters),
+        "license": title.license or config.get("license"),
+    }
+    general = {"type": text_value("model")}
+    general |= {key: text_value(value) for key, value in named.items() if isinstance(value, str) and value}
     general |= {"file_type": uint32_value(file_type_id), "quantization_version": uint32_value(QUANTIZATION_VERSION)}
     values = {key: value_of(config, key) for key in architecture.keys}
     network = {key.name: _WRITE[key.kind](value) for key, value in values.items() if value is not None}
@@ -60,12 +68,3 @@ def _rope_keys(rope: Rope) -> dict[str, Value]:
         if rope.magnitude != 1.0:
             keys["rope.scaling.attn_factor"] = float32_value(rope.magnitude)
     return keys
-
-
-def size_label(parameters: int) -> str:
-    """The number of weights as model names spell it: 3.8M, 14B."""
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if parameters >= scale:
-            value = parameters / scale
-            return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}{unit}"
-    return str(parameters)

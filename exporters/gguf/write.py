@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engines.files import atomic_file
 from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.quantizer import KernelQuantizer, Quantizer
+from exporters.gguf.file_names import ModelName
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
 from exporters.gguf.importance import Importance, weighted_chunks
 from exporters.gguf.metadata import model_keys
@@ -57,7 +58,8 @@ class Source:
 class Model:
     """A model folder whose tensors are mapped to GGUF names, for writing in any file type.
 
-    `config` has the language model's settings; `warnings` say what an operator should know about its files.
+    `config` has the language model's settings; `warnings` say what an operator should know about its files. `title` is
+    the model's name in its files; without one, each file's own name is.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Model:
     sources: dict[str, Source]
     shapes: list[Shape]
     warnings: list[str] = field(default_factory=list)
+    title: ModelName | None = None
 
     @property
     def parameters(self) -> int:
@@ -136,7 +139,7 @@ def write_gguf(
     keys = model_keys(
         model.architecture,
         model.config,
-        name=path.stem,
+        title=model.title or ModelName(path.stem),
         file_type_id=FILE_TYPES[plan.file_type].id,
         parameters=model.parameters,
     )

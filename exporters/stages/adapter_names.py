@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engines.artifacts.manifest import ManifestError, read_manifest
 from engines.context import Input
-from exporters.stages.export_job import file_part
+from exporters.gguf.file_names import file_part
 
 _STAMP = re.compile(r"^\d{8}-\d{4}-")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from engines.context import StageContext
 from engines.events import Evaluated
 from exporters.gguf.adapter import AdapterPlan
+from exporters.gguf.file_names import LORA, ModelName, file_part
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model
@@ -57,7 +57,7 @@ class Export:
 
     def target(self, file_type: str) -> Path:
         """The final name of the file of a type."""
-        return self.ctx.out / f"{self.stem}-{file_type}.gguf"
+        return self.ctx.out / self.title.file(file_type)
 
     @property
     def stops(self) -> list[int]:
@@ -67,12 +67,13 @@ class Export:
 
     def adapter_path(self, name: str, dtype: str) -> Path:
         """The final name of a GGUF adapter."""
-        return self.ctx.out / f"{self.stem}-{file_part(name)}-lora-{dtype}.gguf"
+        return self.ctx.out / ModelName(f"{self.title.stem}-{file_part(name)}").file(dtype, LORA)
 
     @property
-    def stem(self) -> str:
-        """The beginning of every file's name: the run's id."""
-        return file_part(self.ctx.run_id)
+    def title(self) -> ModelName:
+        """The model's name, with which every file's name begins."""
+        assert self.model.title is not None, "an export names its model"
+        return self.model.title
 
 
 def report_comparison(
@@ -94,8 +95,3 @@ def report_comparison(
             metrics={**values, "reference_loss": comparison.reference_loss, "positions": float(comparison.positions)},
         )
     )
-
-
-def file_part(text: str) -> str:
-    """A text as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(text).name)

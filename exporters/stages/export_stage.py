@@ -19,6 +19,7 @@ from exporters.stages.export_job import Export
 from exporters.stages.files_step import own_program, write_files
 from exporters.stages.i2s_step import plan_i2s, write_i2s_file
 from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
+from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import open_one_pass
 from exporters.stages.proof_step import prove_files
 from exporters.stages.serving_files import MODELFILE, served, write_serving_files
@@ -75,6 +76,7 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     """Write every file and adapter, after all checks."""
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
+    model = replace(model, title=title_of(ctx, local_folder(ctx.inputs["model"]), model.parameters))
     types = list(dict.fromkeys(ctx.stage.file_types))
     for name in types:
         if FILE_TYPES[name].ternary:

@@ -32,7 +32,7 @@ def write_i2s_file(export: Export) -> list[Artifact]:
     ctx, layout = export.ctx, export.ctx.stage.i2s
     if layout == NONE:
         return []
-    path = ctx.out / f"{export.stem}-I2_S-{layout}.gguf"
+    path = ctx.out / export.title.file(f"I2_S-{layout}")
     total, done = export.model.parameters, 0
 
     def advance(values: int) -> None:

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from exporters.process.room import check_disk, default_threads
 from exporters.quantize.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram, find_program
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.export_job import Export
+from exporters.stages.lineage import title_of
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
@@ -133,6 +134,7 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
     """
     stage = ctx.stage
     converter, model = find_converter(stage.llama_cpp), upstream_model(folder)
+    model = replace(model, title=title_of(ctx, folder, model.parameters))
     types = list(dict.fromkeys(stage.file_types))
     export = Export(ctx, model, [], stage.threads or default_threads())
     export.record = {"format": 1, "threads": export.threads, "converter": converter.record(), "audit": None}
@@ -159,7 +161,7 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
         ctx.phase(f"writing {name} with {SCRIPT}")
         export.plans.append(_convert(ctx, converter, folder, name, export.target(name), sizes[name]))
     if others:
-        source = ctx.work / f"{export.stem}-{exact}.gguf"
+        source = ctx.work / export.title.file(exact)
         ctx.phase(f"writing {exact} with {SCRIPT}")
         _convert(ctx, converter, folder, exact, source, sizes[exact])
         export.plans += (

@@ -12,6 +12,7 @@ from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import padded, read_gguf
 from engines.llama.gguf_write import text_value
+from exporters.gguf.file_names import ModelName
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, ready, write_file
 from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, Shape
@@ -74,7 +75,7 @@ def write_i2s(
     keys = model_keys(
         model.architecture,
         model.config,
-        name=path.stem,
+        title=model.title or ModelName(path.stem),
         file_type_id=i2s.FILE_TYPE_ID,
         parameters=model.parameters,
     )

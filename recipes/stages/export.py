@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, needing_importance
+from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import LIGHT, StageKind
@@ -14,6 +16,8 @@ from recipes.stages.kind import LIGHT, StageKind
 ByteProof = Literal["all", "sampled"]
 BYTE_PROOFS: tuple[ByteProof, ...] = get_args(ByteProof)
 DATA_OUTPUTS = ("messages", "tokens", "text")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+"""What an operator may choose as the beginning of file names."""
 COMPARE_NEEDS = (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "protobuf", "xllamacpp")
 """Distributions that are needed to write GGUF files and compare them with their model."""
 
@@ -41,6 +45,12 @@ class ExportStage(StageFields):
         section="Files",
         min_length=1,
         help="GGUF file types to write.",
+    )
+    file_name: str | None = setting(
+        None,
+        section="Files",
+        help="Beginning of the files' names, before the file type; by default, the base model's name, its size and the"
+        " runs that trained it, as in GGUF's naming convention.",
     )
     adapters: list[str] = setting(
         default_factory=list,
@@ -107,6 +117,16 @@ class ExportStage(StageFields):
         help="Token positions of each file to compare with transformers; 0 skips the comparison.",
     )
     max_length: int = setting(256, section="Parity", ge=8, unit="tokens", help="Context length of the comparison.")
+
+    @field_validator("file_name")
+    @classmethod
+    def _part_of_a_file_name(cls, value: str | None) -> str | None:
+        if value is not None and (FILE_NAME.fullmatch(value) is None or value.endswith(".gguf")):
+            raise ValueError(
+                f"file_name — not the beginning of a file's name; got {shown(value)}; allowed: 1 to 120 characters of"
+                " A-Z, a-z, 0-9, '.', '_' and '-', without .gguf"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_way_for_adapters(self) -> ExportStage:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPELLS = {
     "recipes/quantities.py",
     "cockpit/text/formatting.py",
-    "exporters/gguf/metadata.py",  # general.size_label, as gguf-py writes it
+    "exporters/gguf/file_names.py",  # general.size_label, as gguf-py writes it
     "exporters/proof/fixture.py",  # rounds the numbers of a JSON file
 }
 """Modules that format floats."""

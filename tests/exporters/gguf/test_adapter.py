@@ -69,7 +69,7 @@ def test_base_and_adapter_in_llama_cpp_are_base_and_adapter_in_transformers(
 @pytest.mark.parametrize(("dtype", "share"), [("F32", 4), ("F16", 2)])
 def test_its_type_is_the_recipes(tmp_path: Path, base: Path, adapter: Path, dtype: str, share: int) -> None:
     ctx = export_with(tmp_path, base, {"tuned": adapter}, adapter_type=dtype, parity_positions=0)
-    (file,) = ctx.out.glob(f"*-lora-{dtype}.gguf")
+    (file,) = ctx.out.glob(f"*-{dtype}-LoRA.gguf")
     tensors = gguf.GGUFReader(file).tensors
     plan = plan_adapter(read_model(base), read_adapter(adapter))
     assert sum(tensor.data.nbytes for tensor in tensors) == plan.parameters * share == plan.bytes(dtype)  # type: ignore[arg-type]
@@ -104,11 +104,11 @@ def test_several_adapters_over_one_base_have_files_and_figures_of_their_own(tmp_
     assert [item["name"] for item in record["adapters"]] == ["atlas", "nexus"]
     losses = [item["over"][0]["loss"] for item in record["adapters"]]
     assert losses[0] != losses[1]
-    assert [re.sub(r"^run-", "", path.name) for path in sorted(ctx.out.glob("*lora*.gguf"))] == [
-        "atlas-lora-F16.gguf",
-        "nexus-lora-F16.gguf",
+    assert [re.sub(r"^run-", "", path.name) for path in sorted(ctx.out.glob("*LoRA.gguf"))] == [
+        "atlas-F16-LoRA.gguf",
+        "nexus-F16-LoRA.gguf",
     ]
-    assert (ctx.out / "Modelfile.run-atlas-lora-F16").read_text().splitlines()[1] == "ADAPTER ./run-atlas-lora-F16.gguf"
+    assert (ctx.out / "Modelfile.run-atlas-F16-LoRA").read_text().splitlines()[1] == "ADAPTER ./run-atlas-F16-LoRA.gguf"
 
 
 def test_an_adapter_with_rows_out_of_order_is_caught(
@@ -173,4 +173,4 @@ def test_two_adapters_of_one_name_are_two_files(tmp_path: Path, base: Path, adap
     twin = copy_folder(adapter, tmp_path / "other" / adapter.name)
     edit_json(twin / "adapter_config.json", inference_mode=True)
     ctx = export_with(tmp_path, base, {"one": adapter, "two": twin}, parity_positions=0)
-    assert len(list(ctx.out.glob("*-lora-*.gguf"))) == 2
+    assert len(list(ctx.out.glob("*-LoRA.gguf"))) == 2

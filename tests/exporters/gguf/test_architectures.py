@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engines.llama.gguf_file import read_gguf
+from exporters.gguf.file_names import ModelName
 from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import model_shapes
 from exporters.gguf.write import read_model, write_gguf
@@ -82,7 +83,7 @@ def test_a_row_has_every_key_that_the_audit_expects(
     write_gguf(read_model(folder), read_model(folder).plan("F16"), tmp_path / "m.gguf", None)
     file = read_gguf(tmp_path / "m.gguf")
     assert audit_keys(file, config) == []
-    keys = model_keys(row, config, name="m", file_type_id=1, parameters=1)
+    keys = model_keys(row, config, title=ModelName("m"), file_type_id=1, parameters=5000)
     assert {key for key in file.keys if not key.startswith("tokenizer.")} == set(keys)
 
 
