@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.lora.merge import merge
-from tests.exporters.lora.test_merge_kinds import KINDS, adapt, distance, ours, peft_weights
+from tests.exporters.lora.adapting import adapt, distance, ours, peft_weights
+from tests.exporters.lora.test_merge_kinds import KINDS
 from tests.exporters.small_models import build_model, build_tokenizer
 
 TITLES = (

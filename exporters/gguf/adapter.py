@@ -7,7 +7,7 @@ layers (rank and alpha patterns, rsLoRA), they are multiplied into B and the fil
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,14 +113,27 @@ def _pieces(model: Model, name: str, change: Change, side: str, dtype: AdapterTy
 
 def _check_kinds(adapter: Adapter) -> None:
     hint = "merge the adapter into its base model instead"
-    if adapter.replacements:
-        name = printable(next(iter(adapter.replacements)), 200)
-        raise OperatorError(
-            f"{adapter.folder} contains the full tensor {name} (modules_to_save), which GGUF adapters do not support",
-            hint,
-        )
+    kinds: tuple[tuple[Iterable[str], str], ...] = (
+        (adapter.token_rows, "rows of single tokens (trainable_token_indices)"),
+        (adapter.bias_changes, "a change of a bias (lora_bias)"),
+        ([name for name in adapter.replacements if name.endswith(".bias")], "a trained bias (bias)"),
+        (adapter.replacements, "a full tensor (modules_to_save)"),
+    )
+    for names, kind in kinds:
+        for name in names:
+            raise OperatorError(
+                f"{adapter.folder} contains {kind}, {printable(name, 200)}, which GGUF adapters do not support", hint
+            )
     for change in adapter.changes.values():
-        kind = "DoRA" if change.magnitude is not None else "LoRA on an embedding" if change.embedding else ""
+        kind = (
+            "DoRA"
+            if change.magnitude is not None
+            else "LoRA on an embedding"
+            if change.transposed
+            else f"init_lora_weights = {change.initial}"
+            if change.initial is not None
+            else ""
+        )
         if kind:
             raise OperatorError(
                 f"{adapter.folder}: {printable(change.module, 200)} uses {kind}, which GGUF adapters do not support",

@@ -186,7 +186,7 @@ class SafetensorsFolder:
 
     def read_bytes(self, name: str, start: int, stop: int) -> bytearray:
         """Rows in stored form: bytes of [stop - start, columns]."""
-        return _stored_rows(self.tensors[name], start, stop)
+        return stored_rows(self.tensors[name], start, stop)
 
     def read_into(self, name: str, start: int, place: memoryview) -> None:
         """Fill `place` with rows in stored form, from row `start` on."""
@@ -204,10 +204,15 @@ def read_float_rows(info: TensorInfo, start: int, stop: int) -> NDArray[np.float
     Raises:
         OperatorError: the file became shorter after its header was read.
     """
-    return to_float32(_stored_rows(info, start, stop), info.dtype).reshape(stop - start, info.columns)
+    return to_float32(stored_rows(info, start, stop), info.dtype).reshape(stop - start, info.columns)
 
 
-def _stored_rows(info: TensorInfo, start: int, stop: int) -> bytearray:
+def stored_rows(info: TensorInfo, start: int, stop: int) -> bytearray:
+    """Rows of a tensor in stored form: bytes of [stop - start, columns].
+
+    Raises:
+        OperatorError: the file became shorter after its header was read.
+    """
     data = bytearray((stop - start) * info.columns * DTYPE_BYTES[info.dtype])
     _read_rows_into(info, start, memoryview(data))
     return data

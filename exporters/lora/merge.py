@@ -66,8 +66,20 @@ def open_merged(
     weighted = [Weighted(read_adapter(folder), weight) for folder, weight in adapters]
     for folder, _ in adapters:
         _check_tokenizers(base, folder)
+    if base_rounding != "none":
+        _check_rounding(weighted, base_rounding)
     rounded = None if base_rounding == "none" else RoundedBase(weights, double=base_rounding == "nf4-double")
     return MergedWeights(weights, config, weighted, dtype=dtype, untie=untie, rounded=rounded)
+
+
+def _check_rounding(adapters: Sequence[Weighted], base_rounding: BaseRounding) -> None:
+    for item in adapters:
+        for change in item.adapter.changes.values():
+            if change.initial is not None:
+                raise OperatorError(
+                    f"base_rounding — got {base_rounding}; {item.adapter.folder} has init_lora_weights = "
+                    f"{change.initial}, which took a part out of the base model before the rounding; allowed none"
+                )
 
 
 def merge(

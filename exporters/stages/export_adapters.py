@@ -11,6 +11,7 @@ from exporters.gguf.adapter import plan_adapter, write_adapter
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.adapter import read_adapter
 from exporters.lora.merge import check_base
+from exporters.lora.peft_folder import folder_for_peft
 from exporters.proof.parity import Reference, check_limits, compare, limits_of
 from exporters.proof.reference_model import TorchLogits, load_reference
 from exporters.stages.adapter_names import adapter_names, metric_key
@@ -55,7 +56,8 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
     records = export.record["adapters"] = []
     for item in export.adapters:
         export.ctx.phase(f"reference with {item.name}")
-        adapted = load_reference(export.model.folder, export.threads, adapter=item.folder)
+        adapter = folder_for_peft(item.folder, export.ctx.work / item.name)
+        adapted = load_reference(export.model.folder, export.threads, adapter=adapter)
         reference.compute(TorchLogits(adapted), progress)
         comparisons: list[dict[str, Any]] = []
         for plan in export.plans:

@@ -8,6 +8,7 @@ from typing import Any
 from engines.context import StageContext, StageFailedError
 from exporters.hf_model.model_folder import read_settings
 from exporters.lora.merge import Merged
+from exporters.lora.peft_folder import folder_for_peft
 from exporters.process.room import available_bytes, default_threads
 from exporters.proof.parity import Comparison, Reference, compare
 from exporters.proof.parity_data import read_parity_data
@@ -69,6 +70,7 @@ def compare_merge(ctx: StageContext[MergeStage], base: Path, adapter: Path, merg
         return None
     threads, config = ctx.stage.threads or default_threads(), read_settings(ctx.out)
     ctx.phase("comparing with the adapter over its base")
+    adapter = folder_for_peft(adapter, ctx.work)
     trained = load_reference(base, threads, adapter=adapter, vocab_size=int(config["vocab_size"]))
     length = min(256, int(config["max_position_embeddings"]))
     data = read_parity_data(None, tokenizer, positions=ctx.stage.parity_positions, max_length=length)

@@ -128,7 +128,10 @@ def test_an_adapter_with_rows_out_of_order_is_caught(
     ("settings", "message"),
     [
         ({"use_dora": True}, "uses DoRA, which GGUF adapters do not support"),
-        ({"modules_to_save": ["norm"]}, "norm.weight (modules_to_save)"),
+        ({"modules_to_save": ["norm"]}, "a full tensor (modules_to_save), model.layers.0.input_layernorm.weight"),
+        ({"trainable_token_indices": [3]}, "rows of single tokens (trainable_token_indices), model.embed_tokens"),
+        ({"lora_bias": True}, "a change of a bias (lora_bias), model.layers.0.mlp.down_proj.bias"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = olora"),
         ({"targets": ("embed_tokens", "q_proj")}, "embed_tokens"),
     ],
 )

@@ -14,6 +14,7 @@ from engines.events import Progress, Warned
 from exporters.hf_model.tensor_files import SafetensorsFolder, SafetensorsWriter, read_header
 from exporters.lora import merge as merging
 from exporters.lora.adapter import read_matrix
+from exporters.lora.merge import open_merged
 from recipes.problems import OperatorError
 from tests.exporters.exporting import merge
 from tests.exporters.small_models import build_adapter, build_model, copy_folder, edit_json
@@ -170,6 +171,15 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ({}, {"elsewhere.weight": (4, 4)}, "elsewhere.weight is not supported by merge"),
         ({}, {f"{Q}.lora_C.weight": (4, 4)}, "lora_C.weight is not supported by merge"),
         ({}, {f"{Q}.base_layer.bias": (4,)}, "q_proj is not in modules_to_save"),
+        ({}, {f"{Q}.lora_B.bias": (256,)}, "lora_bias is not set"),
+        ({}, {f"{Q}.token_adapter.trainable_tokens_delta": (2, 256)}, "trainable_token_indices does not name"),
+        ({}, {f"{Q}.original_module.weight": (4, 4)}, "is the state before training, but not the trained"),
+        ({}, {f"{Q}.lora_A.other.weight": (8, 256)}, "q_proj, with different values"),
+        (
+            {f"{Q}.lora_A.weight": f"{Q}.lora_A.one.weight", f"{Q}.lora_B.weight": f"{Q}.lora_B.two.weight"},
+            {},
+            r"contains several adapters \(one, two\)",
+        ),
         (
             {f"{Q}.lora_{side}.weight": f"{Q.replace('q_proj', 'z_proj')}.lora_{side}.weight" for side in "AB"},
             {},
@@ -192,6 +202,11 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         "foreign",
         "lora-c",
         "bias",
+        "lora-bias",
+        "tokens",
+        "original-alone",
+        "matrix-twice",
+        "two-adapters",
         "unknown-module",
         "wrong-shape",
         "ranks",
@@ -208,19 +223,21 @@ def test_every_adapter_tensor_has_its_place(
     spoiled = copy_folder(adapter, tmp_path / "adapter")
     rewrite(spoiled, rename, extra)
     with pytest.raises(OperatorError, match=named):
-        merge(tmp_path, base, spoiled)
+        open_merged(base, [(spoiled, 1.0)])
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("bias", "all"),
+        ("bias", "some"),
         ("lora_bias", True),
         ("use_dora", True),
-        ("fan_in_fan_out", True),
         ("layer_replication", [[0, 2]]),
         ("target_parameters", ["x"]),
         ("trainable_token_indices", [1]),
+        ("trainable_token_indices", [-1]),
+        ("trainable_token_indices", [1, 1]),
+        ("trainable_token_indices", {"embed_tokens": "1"}),
         ("modules_to_save", ["lm_head"]),
         ("alora_invocation_tokens", [1]),
         ("use_qalora", True),
@@ -229,7 +246,10 @@ def test_every_adapter_tensor_has_its_place(
         ("monteclora_config", {"x": 1}),
         ("velora_config", {"x": 1}),
         ("arrow_config", {"top_k": 1}),
-        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "corda"),
+        ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "lora_ga"),
         ("peft_type", "LOHA"),
         ("invented_tomorrow", 1),
     ],
@@ -240,7 +260,7 @@ def test_unknown_features_are_refused_by_name(
     spoiled = copy_folder(adapter, tmp_path / "adapter")
     edit_json(spoiled / "adapter_config.json", **{field: value})
     with pytest.raises(OperatorError, match=field):
-        merge(tmp_path, base, spoiled)
+        open_merged(base, [(spoiled, 1.0)])
 
 
 def test_a_base_that_cannot_take_an_adapter_is_refused(tmp_path: Path, base: Path, adapter: Path) -> None:

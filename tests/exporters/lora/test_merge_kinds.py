@@ -13,11 +13,10 @@ from exporters.hf_model.tensor_files import SafetensorsFolder
 from exporters.lora.merge import merge, open_merged
 from recipes.problems import OperatorError
 from tests.exporters import exporting
+from tests.exporters.lora.adapting import EMBEDDING, LINEAR, adapt, distance, ours, peft_weights
 from tests.exporters.small_models import build_model, copy_folder, edit_json
 
 pytestmark = pytest.mark.torch
-LINEAR = ["q_proj", "v_proj", "down_proj"]
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.fixture(scope="module")
@@ -33,48 +32,6 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Callable
         return made[tied, dtype]
 
     return of
-
-
-def adapt(folder: Path, base: Path, *, seed: int = 3, vocab: int = 0, **settings: Any) -> Any:
-    """Save an adapter with every trained value changed to `folder`; return PEFT's live model."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if vocab:
-        model.resize_token_embeddings(vocab, mean_resizing=False)
-    fields: dict[str, Any] = {"r": 8, "lora_alpha": 12, "target_modules": LINEAR, "task_type": "CAUSAL_LM", **settings}
-    adapted = get_peft_model(model, LoraConfig(**fields))
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "magnitude" in name:
-                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
-            elif "lora_" in name or "modules_to_save" in name:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    adapted.save_pretrained(folder)
-    return adapted
-
-
-def peft_weights(adapted: Any) -> dict[str, Any]:
-    return dict(adapted.merge_and_unload().state_dict())
-
-
-def ours(folder: Path) -> dict[str, Any]:
-    import torch
-
-    weights = SafetensorsFolder(folder)
-    found = {name: torch.from_numpy(weights.read(name).copy()) for name in weights.tensors}
-    if json.loads((folder / "config.json").read_text())["tie_word_embeddings"]:
-        found.setdefault(HEAD, found[EMBEDDING])
-    return found
-
-
-def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
-    assert one.keys() == other.keys()
-    assert all(one[name].shape == other[name].shape for name in one)
-    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
 
 
 KINDS: dict[str, dict[str, Any]] = {
