@@ -127,6 +127,8 @@ def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
     if spec is None:
         keys = _keys_below(tag, loc)
         return f"a table with {', '.join(keys)}" if keys else ""
+    if spec.kind == "map" and loc[-1] != spec.path:
+        return either(spec.choices)
     if isinstance(loc[-1], int):
         words = {"tables": "a table", "numbers": "a number"}
         return either(spec.choices) if spec.choices else words.get(spec.kind, "a string")
@@ -188,7 +190,7 @@ def _keys_below(tag: str | None, loc: KeyPath) -> list[str]:
 def _spec_at(tag: str | None, loc: KeyPath) -> FieldSpec | None:
     names = [part for part in loc if isinstance(part, str)]
     for spec in _specs(tag):
-        if spec.path == ".".join(names):
+        if spec.path == ".".join(names) or (spec.kind == "map" and names[:1] == [spec.path] and len(names) == 2):
             return spec
         if spec.items and names[:1] == [spec.path] and len(names) == 2:
             return next((item for item in spec.items if item.path == names[1]), None)

@@ -20,7 +20,7 @@ from recipes.spelling import spell
 from recipes.stages.fields import ANY_OUTPUT
 from recipes.stages.registry import STAGE_TYPES, output_word
 
-FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables"]
+FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables", "map"]
 
 IDENTITY = ("kind", "output")
 """Keys that decide the type of a stage; they are not fields."""
@@ -53,10 +53,11 @@ class FieldSpec:
     """One settable field.
 
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
-    `choices` when only some words are allowed), `numbers` for lists of numbers, and `tables` for `[[stage.gate]]`,
-    whose fields are in `items`. A `nullable` field may be left out, which means "none". `default` is a TOML value, or
-    None without a default. `instead` is a word that may replace a list, and `suggests` are usual values that a form
-    offers. `at_resume` says whether a resume may change the field of a stage that trains.
+    `choices` when only some words are allowed), `numbers` for lists of numbers, `map` for a table of words by any
+    names, and `tables` for `[[stage.gate]]`, whose fields are in `items`. A `nullable` field may be left out, which
+    means "none". `default` is a TOML value, or None without a default. `instead` is a word that may replace a list,
+    and `suggests` are usual values that a form offers. `at_resume` says whether a resume may change the field of a
+    stage that trains.
     """
 
     path: str
@@ -93,6 +94,8 @@ class FieldSpec:
             return "a list of tables with " + ", ".join(item.path for item in self.items)
         if self.kind == "numbers":
             return "a list of numbers"
+        if self.kind == "map":
+            return f"a table; each value is {either(self.choices)}"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
             listed = f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"
@@ -184,6 +187,8 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         table = _table_of(inner)
         kind, items = ("tables", _specs(table)) if table else ("numbers" if inner is float else "list", ())
         choices = _choices(inner)
+    elif typing.get_origin(plain) is dict:
+        kind, choices = "map", _choices(typing.get_args(plain)[1])
     elif typing.get_origin(plain) is Literal:
         choices = _choices(plain)
         kind = "int" if all(isinstance(choice, int) for choice in choices) else "choice"

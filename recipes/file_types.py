@@ -336,12 +336,29 @@ def file_type_name(given: object) -> object:
     return _CANONICAL.get(given.casefold(), given) if isinstance(given, str) else given
 
 
+def _mixed(row: FileType) -> list[str]:
+    rules = [rule.type for rules in row.parts.values() for rule in rules]
+    return [row.base, row.common, row.head, *([row.embedding] if row.embedding else []), *rules]
+
+
+TENSOR_TYPES = tuple(dict.fromkeys(name for row in _ROWS if not row.ternary for name in _mixed(row)))
+"""The tensor types that the rows consist of, except those for ternary weights."""
+_TENSOR_CANONICAL = {name.casefold(): name for name in TENSOR_TYPES}
+
+
+def tensor_type_name(given: object) -> object:
+    """The tensor type that a name in any case means; anything else is returned unchanged."""
+    return _TENSOR_CANONICAL.get(given.casefold(), given) if isinstance(given, str) else given
+
+
 if TYPE_CHECKING:
     FileTypeName = str
+    TensorTypeName = str
 else:
     # a type checker cannot read computed choices
     FileTypeName = Annotated[Literal[tuple(FILE_TYPES)], BeforeValidator(file_type_name)]
-"""The name of one of the rows; a recipe may write it in any case."""
+    TensorTypeName = Annotated[Literal[TENSOR_TYPES], BeforeValidator(tensor_type_name)]
+"""The name of one of the rows, or of a tensor type; a recipe may write it in any case."""
 
 
 def file_type_of_id(number: int) -> FileType | None:

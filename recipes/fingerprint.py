@@ -15,9 +15,10 @@ The name already identifies the stage. `python`, `threads` and `devices` decide 
 matters only after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
 """
 
-ADDED_LATER = {
+ADDED_LATER: Mapping[str, Any] = {
     "byte_proof": "all",
     "file_name": None,
+    "tensor_types": {},
     "start_from": None,
     "wait_at_step": None,
     "wait_s": 60.0,

@@ -133,7 +133,7 @@ def _spec(specs: list[FieldSpec], field_path: str, tables: list[str]) -> FieldSp
     if not specs or field_path in tables:
         return None
     for spec in specs:
-        if spec.path == field_path:
+        if spec.path == field_path or (spec.kind == "map" and field_path.startswith(f"{spec.path}.")):
             return spec
     hint = belongs(field_path) or near_field(field_path, specs)
     raise OperatorError("no such field", hint or "recipes/REFERENCE.md lists the fields of every kind")

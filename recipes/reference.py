@@ -185,6 +185,8 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
         result["items"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
     if spec.kind == "numbers":
         result["items"] = {"type": "number"}
+    if spec.kind == "map":
+        result["additionalProperties"] = {"enum": list(spec.choices)}
     if spec.kind == "tables":
         required = [item.path for item in spec.items if item.required]
         result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
@@ -206,6 +208,7 @@ _JSON_TYPES = {
     "list": "array",
     "numbers": "array",
     "tables": "array",
+    "map": "object",
 }
 _JSON_LIMITS = {
     "ge": "minimum",

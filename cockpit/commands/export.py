@@ -11,6 +11,7 @@ from cockpit.command_line.arguments import (
     RUN_END_CODES,
     add_field,
     add_made_run,
+    add_tensor_types,
     threads,
 )
 from cockpit.command_line.parser import CommandParser
@@ -21,6 +22,7 @@ from cockpit.runs.find import runs_root
 from engines.words import ExitCode
 from recipes.file_types import FIRST_FILE_TYPES
 from recipes.spelling import spell
+from recipes.tensor_type_words import FIELD, read_tensor_types
 
 _WORDS = (
     "imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "byte_proof", "parity_positions"
@@ -32,6 +34,7 @@ def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit export`."""
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base model")
     parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_FILE_TYPES)})")
+    add_tensor_types(parser)
     parser.add_argument(
         "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
     )
@@ -87,6 +90,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     sets = stage_sets(Export.name, args.sets)
     sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
     sets += [f"{Export.name}.{name}={spell(value)}" for name in _TEXTS if (value := getattr(args, name)) is not None]
+    if args.tensor_types:
+        sets.append(f"{Export.name}.{FIELD}={spell(read_tensor_types(args.tensor_types))}")
     made = export_text(
         runs_root(args.runs_dir),
         args.model,

@@ -12,17 +12,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cockpit.command_line.arguments import HELD_OUT_HELP, MODEL_HELP, RUN_END_CODES, add_following, threads
+from cockpit.command_line.arguments import (
+    HELD_OUT_HELP,
+    MODEL_HELP,
+    RUN_END_CODES,
+    add_following,
+    add_tensor_types,
+    threads,
+)
 from cockpit.command_line.parser import CommandParser
 from cockpit.commands.child_job import follow_job
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text
+from cockpit.one_stage.recipe import Export
 from cockpit.runs.find import find_run, runs_root
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, say
 from engines.words import ExitCode
 from recipes.file_types import FIRST_QUANTIZED
 from recipes.problems import OperatorError, printable
+from recipes.spelling import spell
+from recipes.tensor_type_words import FIELD, read_tensor_types
 
 FULL_PRECISION = ("F32", "BF16", "F16")
 """File types of a finished export that can be quantized, best first."""
@@ -34,6 +44,7 @@ def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit quantize`."""
     parser.add_argument("source", metavar="FILE|MODEL", help=f"a GGUF file in F32, F16 or BF16; or {MODEL_HELP}")
     parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_QUANTIZED)})")
+    add_tensor_types(parser)
     parser.add_argument(
         "--imatrix",
         metavar="FILE|HOW",
@@ -71,6 +82,7 @@ def declare(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     """Quantize; returns the exit code of the child process or of the run."""
     types = args.types or ",".join(FIRST_QUANTIZED)
+    own_types = read_tensor_types(args.tensor_types) if args.tensor_types else {}
     source = _gguf_file(args)
     if source is None:
         for option in ("out", "threads"):
@@ -82,7 +94,7 @@ def run(args: argparse.Namespace) -> ExitCode:
                 "a model's importance matrix is computed from held-out text; only a GGUF file takes a matrix file",
             )
         made = export_text(runs_root(args.runs_dir), args.source, types, args.data, imatrix=args.imatrix)
-        return launch_made(made, args)
+        return launch_made(made, args, [f"{Export.name}.{FIELD}={spell(own_types)}"] if own_types else [])
     if args.detach or args.data or args.name:
         raise OperatorError("--detach, --data and --name — only for models; a GGUF file is quantized immediately")
     job = {
@@ -91,6 +103,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "out": str(Path(args.out).expanduser().absolute() if args.out else source.parent),
         "imatrix": str(_matrix(args.imatrix)) if args.imatrix else None,
         "threads": args.threads,
+        FIELD: own_types,
     }
     return _follow(job, args)
 

@@ -61,6 +61,8 @@ def read_value(text: str, kind: str) -> Any:
         return _read_number(stripped, kind)
     if kind == "tables":
         return _read_gates(stripped)
+    if kind == "map":
+        return _read_map(stripped)
     items = _read_list(stripped)
     if kind == "numbers" and isinstance(items, list):
         return [_read_number(item, "float") if isinstance(item, str) else item for item in items]
@@ -116,6 +118,17 @@ def _read_list(text: str) -> Any:
         return value if isinstance(value, list) else text
     parts = [part.strip() for part in text.split(",")]
     return [part for part in parts if part]
+
+
+def _read_map(text: str) -> Any:
+    """`name=word, name=word`, or an inline table."""
+    if text.startswith("{"):
+        value = _toml(text)
+        return value if isinstance(value, dict) else text
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(sign and name.strip() and word.strip() for name, sign, word in pairs):
+        return text
+    return {name.strip(): word.strip() for name, _, word in pairs}
 
 
 def _read_gates(text: str) -> Any:

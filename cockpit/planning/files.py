@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
+from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
 from exporters.hf_model.families.llama import LLAMA
 from recipes.stages.export import ExportStage
@@ -48,14 +49,15 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
     fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None, "vocab_size": vocab_size}
     shapes = model_shapes(LLAMA, fields)
     for file_type in dict.fromkeys(export.file_types):
-        plan = _plan(file_type, export, base, shapes)
+        plan = with_tensor_types(_plan(file_type, export, base, shapes), export.tensor_types)
         yield _planned(export, plan, _warning(plan, base))
 
 
 def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
     """The files that an export of a model folder will write, from its config.json; empty if that has no shapes."""
     types = list(dict.fromkeys(export.file_types))
-    for plan in file_plans(folder, types, export.imatrix == "always").values():
+    for rules in file_plans(folder, types, export.imatrix == "always").values():
+        plan = with_tensor_types(rules, export.tensor_types)
         yield _planned(export, plan, plan.fallback_note())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from engines.llama.ggml_types import TYPES
 from exporters.gguf.tensor_kinds import EMBEDDINGS, OUTPUT, keeps_type, part_of
@@ -68,6 +68,19 @@ class FilePlan:
     choices: list[Choice]
     weighted: bool = False
     """Whether the plan is for an importance matrix."""
+    tensor_types: Mapping[str, str] = field(default_factory=dict)
+    """The operator's own types by name, which replaced those of the file type."""
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """What files and reports call it: the file type, unless its tensor types were chosen for a size."""
+        return self.label or self.file_type
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its file type stores blocks."""
+        return FILE_TYPES[self.file_type].quantized
 
     @property
     def bytes(self) -> int:
@@ -102,7 +115,7 @@ class FilePlan:
         widths = sorted({choice.shape.columns for choice in self.fallbacks})
         pairs = sorted({f"{choice.wanted} → {choice.type}" for choice in self.fallbacks})
         return (
-            f"{self.file_type}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths "
+            f"{self.title}: {len(self.fallbacks)} of {len(self.choices)} tensors have widths "
             f"({', '.join(map(str, widths))}) that are not multiples of the block size and get another type "
             f"({', '.join(pairs)}); the file has {quantities.bits_per_weight(self.bits_per_weight)} bits per weight"
         )
@@ -137,7 +150,7 @@ def plan_file(
     choices = []
     for shape in shapes:
         wanted = _wanted(row, shape, places[shape.name], tied=tied, seventy_b=seventy_b)
-        choices.append(Choice(shape, _fitting(wanted, shape.columns), wanted))
+        choices.append(Choice(shape, fitting(wanted, shape.columns), wanted))
     return FilePlan(file_type, choices, importance)
 
 
@@ -194,7 +207,12 @@ def _with_experts(row: FileType, part: str, experts: int) -> str | None:
     return None
 
 
-def _fitting(wanted: str, columns: int) -> str:
+def is_quantized_matrix(shape: Shape) -> bool:
+    """Whether llama.cpp quantizes a tensor: a matrix of weights that is neither a norm nor a router."""
+    return shape.dimensions > 1 and not keeps_type(shape.name)
+
+
+def fitting(wanted: str, columns: int) -> str:
     """`wanted`, or llama.cpp's fallback if the width is not a multiple of the block; F16 fits every width."""
     if columns % TYPES[wanted].block == 0:
         return wanted

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.files import atomic_path, file_sha256
+from engines.files import atomic_path, file_sha256, write_text
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.gguf_write import float32_value, text_value, uint32_value
@@ -25,7 +25,7 @@ from engines.llama.golden import check_golden
 from engines.llama.library import NativeError
 from exporters.gguf.file_writer import new_tensor, ready, write_file
 from exporters.gguf.importance import Importance, save_importance
-from exporters.gguf.quant_types import Choice, FilePlan, Shape
+from exporters.gguf.quant_types import Choice, FilePlan, Shape, is_quantized_matrix
 from exporters.process.foreign_program import ForeignProgramError, run_program
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
@@ -100,15 +100,27 @@ class OwnProgram:
         self.record["self_test"][base] = check_golden(_Rows(self, file_type), base)
 
     def run(
-        self, source: Path, target: Path, file_type: str, imatrix: Path | None, expected: int, progress: Progress
+        self,
+        source: Path,
+        target: Path,
+        file_type: str,
+        imatrix: Path | None,
+        expected: int,
+        progress: Progress,
+        types: Mapping[str, str] | None = None,
     ) -> None:
-        """Quantize a file. `progress` gets the written share of `expected` bytes.
+        """Quantize a file. `progress` gets the written share of `expected` bytes; `types` are the tensor types by name
+        that replace those of the file type.
 
         Raises:
             NativeError: the program failed; the message has its last lines.
         """
         log = self._work / f"{PROGRAM}.log"
         matrix = ["--imatrix", str(imatrix)] if imatrix else []
+        chosen = self._work / "tensor-types.txt"
+        if types:
+            write_text(chosen, "".join(f"^{re.escape(name)}$={kind}\n" for name, kind in types.items()))
+            matrix += ["--tensor-type-file", str(chosen)]
         command = [str(self._path), *matrix, str(source), str(target), file_type, str(self._threads)]
 
         def look() -> None:
@@ -170,7 +182,9 @@ class OwnProgram:
             NativeError: the program failed, or its file does not have the plan's tensors.
         """
         with atomic_path(path) as partial:
-            self.run(source, partial, plan.file_type, imatrix, plan.bytes, progress)
+            types = {choice.shape.name: choice.type for choice in plan.choices if is_quantized_matrix(choice.shape)}
+            given = types if plan.tensor_types else None
+            self.run(source, partial, plan.file_type, imatrix, plan.bytes, progress, given)
             made = read_plan(partial, plan)
         different = [c.shape.name for c, own in zip(plan.choices, made.choices, strict=True) if c.type != own.type]
         if not different:
@@ -203,7 +217,7 @@ def read_plan(path: Path, plan: FilePlan) -> FilePlan:
         choices.append(Choice(choice.shape, BY_ID[tensor.type_id].name, choice.wanted))
     if len(file.tensors) != len(choices):
         raise NativeError(f"{PROGRAM}: {path.name} has {len(file.tensors)} tensors; the model has {len(choices)}")
-    return FilePlan(plan.file_type, choices, weighted=plan.weighted)
+    return replace(plan, choices=choices)
 
 
 class _Rows:

@@ -1,9 +1,9 @@
 """`python -m exporters.quantize.quantize_file JOB`: quantizes one full-precision GGUF file to several types, for
 `cockpit quantize`.
 
-JOB is JSON: `{"source", "types", "out", "imatrix", "threads"}`. Each line of the output is one JSON object: `phase`,
-`note`, `warning`, `progress` (with the remaining seconds), `file` (a finished one), or, at the end, `error` with its
-`hint`.
+JOB is JSON: `{"source", "types", "out", "imatrix", "threads", "tensor_types"}`. Each line of the output is one JSON
+object: `phase`, `note`, `warning`, `progress` (with the remaining seconds), `file` (a finished one), or, at the end, `error`
+with its `hint`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
 from engines.words import ExitCode
 from exporters.gguf.importance import Importance, load_importance
+from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.source import GgufSource, open_source, write_quantized
 from exporters.process.job_lines import Send, run_job
@@ -35,6 +36,7 @@ from exporters.ternary.check import check_ternary_rows
 from recipes import quantities
 from recipes.file_types import FILE_TYPES, QUANTIZED, file_type_name
 from recipes.problems import OperatorError, printable
+from recipes.tensor_type_words import OPTION, checked_tensor_types
 
 PROGRESS_S = 0.2
 SPARE_BYTES = 32 * 1024 * 1024
@@ -51,6 +53,7 @@ class Job:
     imatrix: Path | None
     threads: int
     own_program: bool = True
+    tensor_types: dict[str, str] = field(default_factory=dict)
 
     def target(self, file_type: str) -> Path:
         """The file's final name: the source's name with the type replaced."""
@@ -70,7 +73,10 @@ def quantize(job: Job, send: Send) -> dict[str, Any]:
     send({"phase": "reading"})
     source = open_source(job.source)
     importance = load_importance(job.imatrix) if job.imatrix else None
-    plans = [source.plan(name, importance=importance is not None) for name in job.types]
+    check_tensor_types(source.shapes, job.tensor_types, OPTION)
+    plans = [
+        with_tensor_types(source.plan(name, importance=importance is not None), job.tensor_types) for name in job.types
+    ]
     _check(job, source, plans, importance)
     for plan in plans:
         if plan.fallback_note():
@@ -201,6 +207,7 @@ def _send_file(job: Job, plan: FilePlan, seconds: float, record: dict[str, Any],
         "bytes": path.stat().st_size,
         "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,
+        "tensor_types": dict(plan.tensor_types),
         "seconds": seconds,
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
     }
@@ -256,7 +263,14 @@ def read_job(text: str) -> Job:
     except OSError as error:
         raise OperatorError(f"--out — could not create {out}: {error.strerror}") from error
     imatrix = Path(given["imatrix"]) if given.get("imatrix") else None
-    return Job(Path(given["source"]), types, out, imatrix, int(given.get("threads") or default_threads()))
+    return Job(
+        Path(given["source"]),
+        types,
+        out,
+        imatrix,
+        int(given.get("threads") or default_threads()),
+        tensor_types=checked_tensor_types(given.get("tensor_types") or {}),
+    )
 
 
 def _work(description: str, send: Send) -> ExitCode:

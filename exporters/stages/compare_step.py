@@ -167,6 +167,7 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
         "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,
         "imatrix": plan.weighted,
+        "tensor_types": dict(plan.tensor_types),
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
         **(export.proofs[path.name].record() if path.name in export.proofs else {}),
     }

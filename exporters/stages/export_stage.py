@@ -10,6 +10,7 @@ from engines.context import Artifact, StageContext, StageFailedError, StageResul
 from engines.files import file_sha256, write_json
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.importance import Importance, load_importance, save_importance
+from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
@@ -81,8 +82,10 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     for name in types:
         if FILE_TYPES[name].ternary:
             check_ternary(model, name)
-    weighted = types_to_weigh(model, types, ctx.stage.imatrix)
-    plans = [model.plan(name, importance=name in weighted) for name in types]
+    own_types = ctx.stage.tensor_types
+    check_tensor_types(model.shapes, own_types)
+    weighted = types_to_weigh(model, types, ctx.stage.imatrix, own_types)
+    plans = [with_tensor_types(model.plan(name, importance=name in weighted), own_types) for name in types]
     export = Export(ctx, model, plans, ctx.stage.threads or default_threads(), one_pass=one_pass)
     export.record = {"format": 1, "threads": export.threads, "model": _describe(export)}
     for warning in [*(plan.fallback_note() for plan in export.plans), *model.warnings, *model.vocabulary.warnings]:

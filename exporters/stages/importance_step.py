@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.gguf.importance import Importance, compute_importance
+from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
 from exporters.proof.parity_data import read_calibration_data, read_parity_data
 from exporters.proof.reference_model import load_reference
 from recipes.file_types import FILE_TYPES
+from recipes.problems import OperatorError
 
 IMPORTANCE_FILE = "imatrix.gguf"
 
@@ -26,18 +28,32 @@ class ImportanceRequest:
     threads: int
 
 
-def types_to_weigh(model: Model, file_types: Sequence[str], wish: str) -> set[str]:
+def types_to_weigh(
+    model: Model, file_types: Sequence[str], wish: str, tensor_types: Mapping[str, str] | None = None
+) -> set[str]:
     """The file types that are written with an importance matrix.
 
     Args:
         model: its widths decide which tensors need one.
         file_types: the types to write.
-        wish: "always" selects all types that use one, "auto" those that require one. A recipe with "never" has no type
-            that requires one.
+        wish: "always" selects all types that use one, "auto" those that require one. A recipe with "never" has no file
+            type that requires one.
+        tensor_types: the operator's own tensor types.
+
+    Raises:
+        OperatorError: with "never", an own tensor type requires one.
     """
     if wish == "always":
         return {name for name in file_types if FILE_TYPES[name].importance != "ignored"}
-    return {name for name in file_types if model.plan(name).needs_importance}
+    plans = [with_tensor_types(model.plan(name), tensor_types or {}) for name in file_types]
+    needing = {plan.file_type: plan.needs_importance for plan in plans if plan.needs_importance}
+    if needing and wish == "never":
+        first = next(iter(needing.values()))[0]
+        raise OperatorError(
+            f"imatrix — got never, but tensor_types stores {first.shape.name} in {first.type}, which requires an "
+            "importance matrix; allowed: auto or always"
+        )
+    return set(needing)
 
 
 def measure_importance(

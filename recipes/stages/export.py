@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, needing_importance
 from recipes.problems import shown
+from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, TensorTypeName, needing_importance
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import LIGHT, StageKind
@@ -51,6 +52,11 @@ class ExportStage(StageFields):
         section="Files",
         help="Beginning of the files' names, before the file type; by default, the base model's name, its size and the"
         " runs that trained it, as in GGUF's naming convention.",
+    tensor_types: dict[str, TensorTypeName] = setting(
+        default_factory=dict,
+        section="Files",
+        help="Tensor types that replace those of the quantized file types, by part (ffn_down, token_embd), by tensor"
+        " (blk.0.ffn_down) or by a pattern with *; the most exact name counts.",
     )
     adapters: list[str] = setting(
         default_factory=list,
@@ -148,6 +154,7 @@ class ExportStage(StageFields):
             "adapters": bool(self.adapters),
             "i2s": self.i2s != "none",
             "imatrix": self.imatrix == "always",
+            "tensor_types": bool(self.tensor_types),
             f"file_types ({', '.join(needing)})": bool(needing),
         }
         wrong = [name for name, asked in left_out.items() if asked]
@@ -155,6 +162,15 @@ class ExportStage(StageFields):
             raise ValueError(
                 f"converter — upstream cannot be combined with {', '.join(wrong)}, which need the model's tensor names;"
                 " got upstream; allowed: own, or a merge stage before the export and types without an importance matrix"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _types_where_used(self) -> ExportStage:
+        if self.tensor_types and not any(FILE_TYPES[name].quantized for name in self.file_types):
+            raise ValueError(
+                "tensor_types — applies to quantized file types only; got none in file_types; allowed: a quantized file"
+                " type, such as Q4_K_M"
             )
         return self
 

@@ -15,6 +15,7 @@ import pytest
 
 from engines.context import StageFailedError
 from engines.events import Phase, Warned
+from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import read_gguf
 from exporters.gguf.write import read_model, write_gguf
 from exporters.quantize.own_quantize import find_program
@@ -33,10 +34,14 @@ from pathlib import Path
 from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.source import open_source, write_quantized
 from exporters.gguf.importance import load_importance
+from exporters.gguf.own_types import with_tensor_types
 words = sys.argv[1:]
-matrix = None
+matrix, own = None, {{}}
 if words[0] == "--imatrix":
     matrix, words = load_importance(Path(words[1])), words[2:]
+if words[0] == "--tensor-type-file":
+    pairs = [line.split("=") for line in Path(words[1]).read_text().split()]
+    own, words = {{name.strip("^$").replace("\\\\", ""): kind for name, kind in pairs}}, words[2:]
 source, target, file_type, threads = words
 trial = Path(source).name.startswith("test")
 print("version: 7.7 (build 42, commit abcdef)", flush=True)
@@ -44,7 +49,8 @@ if os.environ.get("OWN_FAILS") == file_type and not trial:
     sys.exit("no room on the moon")
 model = open_source(Path(source))
 with KernelQuantizer(int(threads)) as kernels, open(target, "wb") as file:
-    write_quantized(model, model.plan(file_type, importance=matrix is not None), file, kernels, lambda n: None, matrix)
+    plan = with_tensor_types(model.plan(file_type, importance=matrix is not None), own)
+    write_quantized(model, plan, file, kernels, lambda n: None, matrix)
 if os.environ.get("OWN_SPOILS") == ("trial" if trial else "file"):
     with open(target, "r+b") as file:
         file.seek(-600 if trial else 0, 2)
@@ -72,7 +78,8 @@ def tensors(folder: Path, file_type: str) -> dict[str, bytes]:
 
 
 def test_the_operators_program_writes_the_files_and_is_recorded(program: Path, base: Path, tmp_path: Path) -> None:
-    ctx, _ = export(tmp_path / "own", base, "F16", "IQ2_XS", "Q4_K_M", imatrix_tokens=256)
+    own = {"token_embd": "Q8_0", "blk.1.ffn_down": "Q5_K"}
+    ctx, _ = export(tmp_path / "own", base, "F16", "IQ2_XS", "Q4_K_M", imatrix_tokens=256, tensor_types=own)
     record = parity(ctx)["llama_quantize"]
     assert (record["path"], record["named_by"]) == (str(program), "COCKPIT_LLAMA_CPP")
     assert record["version"] == "7.7 (build 42, commit abcdef)"
@@ -85,7 +92,9 @@ def test_the_operators_program_writes_the_files_and_is_recorded(program: Path, b
     assert not list(ctx.work.glob("source*")), "the file of full precision is gone"
     made = read_gguf(next(ctx.out.glob("*-IQ2_XS.gguf")))
     assert made.scalar("quantize.imatrix.entries_count") == 14
-    kernels, _ = export(tmp_path / "kernels", base, "IQ2_XS", "Q4_K_M", imatrix_tokens=256, quantizer="kernels")
+    assert made.tensors["token_embd.weight"].kind is TYPES["Q8_0"]
+    more = {"tensor_types": own, "quantizer": "kernels"}
+    kernels, _ = export(tmp_path / "kernels", base, "IQ2_XS", "Q4_K_M", imatrix_tokens=256, **more)
     for name in ("IQ2_XS", "Q4_K_M"):
         assert tensors(ctx.out, name) == tensors(kernels.out, name)
     assert parity(kernels)["quantizer"]["name"] == "xllamacpp"

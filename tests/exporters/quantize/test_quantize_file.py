@@ -300,3 +300,33 @@ def test_odd_widths_are_reported_before_writing(tokenizer: Path, tmp_path: Path)
     lines = make(tmp_path / "odd-F16.gguf", "Q4_K_M", out=tmp_path)
     warned = next(index for index, line in enumerate(lines) if "bits per weight" in line.get("warning", ""))
     assert warned < next(index for index, line in enumerate(lines) if "writing" in line.get("phase", ""))
+
+
+def test_own_tensor_types_are_written_and_recorded_and_wrong_ones_refused(sources: Path, tmp_path: Path) -> None:
+    source, own = sources / "small-F32.gguf", {"ffn_down": "q5_k", "token_embd": "Q8_0"}
+    make(source, "Q4_K_S", out=tmp_path, tensor_types=own)
+    kinds = {name: kind for name, (kind, _) in tensors(tmp_path / "small-Q4_K_S.gguf").items()}
+    assert (kinds["blk.0.ffn_down.weight"], kinds["token_embd.weight"], kinds["blk.0.ffn_up.weight"]) == (
+        "Q5_K",
+        "Q8_0",
+        "Q4_K",
+    )
+    (record,) = json.loads((tmp_path / "small.quantize.json").read_text())["files"]
+    assert record["tensor_types"] == {"ffn_down": "Q5_K", "token_embd": "Q8_0"}
+    values = read_gguf(source)
+    assert record["bits_per_weight"] == pytest.approx(
+        8
+        * sum(
+            t.kind.row_bytes(t.columns) * t.rows
+            for t in read_gguf(tmp_path / "small-Q4_K_S.gguf").tensors.values()
+            if t.kind
+        )
+        / sum(t.rows * t.columns for t in values.tensors.values())
+    )
+    wrong = refusal(source, "Q4_K_S", out=tmp_path / "none", tensor_types={"ffn_down": "Q6K", "x": "Q7_K"}).message
+    assert "--tensor-types — ffn_down: got Q6K" in wrong
+    assert "--tensor-types — x: got Q7_K" in wrong
+    assert (
+        "needs an importance matrix"
+        in refusal(source, "Q4_K_S", out=tmp_path / "none", tensor_types={"ffn_up": "IQ2_XS"}).message
+    )
