@@ -6,7 +6,6 @@ import argparse
 
 from cockpit.command_line.parser import CommandParser
 from engines.words import ExitCode
-from recipes.tensor_type_words import OPTION
 
 RUN_END_CODES = {
     ExitCode.DONE: "the run succeeded, or --detach started it",
@@ -58,7 +57,7 @@ def add_recipe(parser: CommandParser, *, optional: bool = False) -> None:
 def add_tensor_types(parser: argparse.ArgumentParser) -> None:
     """`--tensor-types`, the operator's own tensor types."""
     parser.add_argument(
-        OPTION,
+        "--tensor-types",
         metavar="NAME=TYPE,...|FILE",
         help="tensor types that replace those of the quantized file types, by part (ffn_down), tensor (blk.0.ffn_down)"
         " or pattern with *; or a recipe file whose export has tensor_types",

@@ -15,6 +15,7 @@ from cockpit.command_line.arguments import (
     threads,
 )
 from cockpit.command_line.parser import CommandParser
+from cockpit.command_line.tensor_types import FIELD, read_tensor_types
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text, stage_sets
 from cockpit.one_stage.recipe import Export
@@ -22,7 +23,6 @@ from cockpit.runs.find import runs_root
 from engines.words import ExitCode
 from recipes.file_types import FIRST_FILE_TYPES
 from recipes.spelling import spell
-from recipes.tensor_type_words import FIELD, read_tensor_types
 
 _WORDS = (
     "imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "byte_proof", "parity_positions"

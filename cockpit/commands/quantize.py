@@ -21,6 +21,7 @@ from cockpit.command_line.arguments import (
     threads,
 )
 from cockpit.command_line.parser import CommandParser
+from cockpit.command_line.tensor_types import FIELD, read_tensor_types
 from cockpit.commands.child_job import follow_job
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import export_text
@@ -32,7 +33,6 @@ from engines.words import ExitCode
 from recipes.file_types import FIRST_QUANTIZED
 from recipes.problems import OperatorError, printable
 from recipes.spelling import spell
-from recipes.tensor_type_words import FIELD, read_tensor_types
 
 FULL_PRECISION = ("F32", "BF16", "F16")
 """File types of a finished export that can be quantized, best first."""

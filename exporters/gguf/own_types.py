@@ -14,8 +14,11 @@ from fnmatch import fnmatchcase
 from engines.llama.ggml_types import TYPES
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, fitting, is_quantized_matrix
 from exporters.gguf.tensor_kinds import EMBEDDINGS, OUTPUT
+from recipes.file_types import TENSOR_TYPES, tensor_type_name
 from recipes.problems import OperatorError, closest, printable
 
+OPTION = "--tensor-types"
+"""The option of the commands that quantize."""
 WITHOUT_IMPORTANCE = (*EMBEDDINGS, OUTPUT)
 """Tensors that an importance matrix does not cover."""
 
@@ -90,3 +93,21 @@ def check_tensor_types(shapes: Iterable[Shape], tensor_types: Mapping[str, str],
             )
     if problems:
         raise OperatorError("\n".join(problems))
+
+
+def checked_tensor_types(given: Mapping[str, object]) -> dict[str, str]:
+    """Tensor types by name, spelled as llama.cpp does.
+
+    Raises:
+        OperatorError: a type is unknown; every one is reported.
+    """
+    found = {name: tensor_type_name(value) for name, value in given.items()}
+    problems = [
+        f"{OPTION} — {printable(name, 80)}: got {printable(str(value), 40)}; allowed {', '.join(TENSOR_TYPES)}"
+        + (f"; {hint}" if (hint := closest(str(value).upper(), TENSOR_TYPES)) else "")
+        for name, value in found.items()
+        if value not in TENSOR_TYPES
+    ]
+    if problems:
+        raise OperatorError("\n".join(problems))
+    return {name: str(value) for name, value in found.items()}

@@ -2,8 +2,8 @@
 `cockpit quantize`.
 
 JOB is JSON: `{"source", "types", "out", "imatrix", "threads", "tensor_types"}`. Each line of the output is one JSON
-object: `phase`, `note`, `warning`, `progress` (with the remaining seconds), `file` (a finished one), or, at the end, `error`
-with its `hint`.
+object: `phase`, `note`, `warning`, `progress` (with the remaining seconds), `file` (a finished one), or, at the end,
+`error` with its `hint`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
 from engines.words import ExitCode
 from exporters.gguf.importance import Importance, load_importance
-from exporters.gguf.own_types import check_tensor_types, with_tensor_types
+from exporters.gguf.own_types import OPTION, check_tensor_types, checked_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.source import GgufSource, open_source, write_quantized
 from exporters.process.job_lines import Send, run_job
@@ -36,7 +36,6 @@ from exporters.ternary.check import check_ternary_rows
 from recipes import quantities
 from recipes.file_types import FILE_TYPES, QUANTIZED, file_type_name
 from recipes.problems import OperatorError, printable
-from recipes.tensor_type_words import OPTION, checked_tensor_types
 
 PROGRESS_S = 0.2
 SPARE_BYTES = 32 * 1024 * 1024

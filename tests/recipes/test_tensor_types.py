@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.command_line.tensor_types import read_tensor_types
 from cockpit.forms.values import read_value, show_value
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 from recipes.reference import json_schema
-from recipes.tensor_type_words import read_tensor_types
 
 RECIPE = """\
 schema = 1

@@ -93,7 +93,7 @@ def test_the_operators_program_writes_the_files_and_is_recorded(program: Path, b
     made = read_gguf(next(ctx.out.glob("*-IQ2_XS.gguf")))
     assert made.scalar("quantize.imatrix.entries_count") == 14
     assert made.tensors["token_embd.weight"].kind is TYPES["Q8_0"]
-    more = {"tensor_types": own, "quantizer": "kernels"}
+    more: dict[str, Any] = {"tensor_types": own, "quantizer": "kernels"}
     kernels, _ = export(tmp_path / "kernels", base, "IQ2_XS", "Q4_K_M", imatrix_tokens=256, **more)
     for name in ("IQ2_XS", "Q4_K_M"):
         assert tensors(ctx.out, name) == tensors(kernels.out, name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.file_types import TENSOR_TYPES, tensor_type_name
-from recipes.problems import OperatorError, closest, printable
+from exporters.gguf.own_types import OPTION, checked_tensor_types
+from recipes.problems import OperatorError, printable
 from recipes.toml_read import parse, read_text
 
-OPTION = "--tensor-types"
 FIELD = "tensor_types"
 
 
@@ -25,24 +23,6 @@ def read_tensor_types(text: str) -> dict[str, str]:
     """
     given = _of_recipe(Path(text).expanduser()) if text.endswith(".toml") else _pairs(text)
     return checked_tensor_types(given)
-
-
-def checked_tensor_types(given: Mapping[str, object]) -> dict[str, str]:
-    """Tensor types by name, spelled as llama.cpp does.
-
-    Raises:
-        OperatorError: a type is unknown; every one is reported.
-    """
-    found = {name: tensor_type_name(value) for name, value in given.items()}
-    problems = [
-        f"{OPTION} — {printable(name, 80)}: got {printable(str(value), 40)}; allowed {', '.join(TENSOR_TYPES)}"
-        + (f"; {hint}" if (hint := closest(str(value).upper(), TENSOR_TYPES)) else "")
-        for name, value in found.items()
-        if value not in TENSOR_TYPES
-    ]
-    if problems:
-        raise OperatorError("\n".join(problems))
-    return {name: str(value) for name, value in found.items()}
 
 
 def _pairs(text: str) -> dict[str, object]:
