@@ -7,9 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import field_validator, model_validator
 
-from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, needing_importance
-from recipes.problems import shown
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, TensorTypeName, needing_importance
+from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
 from recipes.stages.kind import LIGHT, StageKind
@@ -52,6 +51,7 @@ class ExportStage(StageFields):
         section="Files",
         help="Beginning of the files' names, before the file type; by default, the base model's name, its size and the"
         " runs that trained it, as in GGUF's naming convention.",
+    )
     tensor_types: dict[str, TensorTypeName] = setting(
         default_factory=dict,
         section="Files",

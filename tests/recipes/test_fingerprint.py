@@ -36,9 +36,8 @@ IN_0_2 = {
 def test_a_field_that_an_older_version_did_not_have_is_left_out_at_its_default(tag: str) -> None:
     fields = STAGE_TYPES[tag].model_fields
     new = set(fields) - set(IN_0_2[tag].split()) - LEFT_OUT - {"kind"}
-    assert {name: fields[name].get_default(call_default_factory=True) for name in new} == {
-        name: ADDED_LATER[name] for name in new
-    }
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in new}
+    assert defaults == {name: ADDED_LATER[name] for name in new}
 
 
 def test_a_default_does_not_change_the_fingerprint_and_a_value_does() -> None:

@@ -28,7 +28,7 @@ tensor_types = {}
 
 def loaded(table: str, *sets: str) -> dict[str, str]:
     recipe = load_recipe_text(RECIPE.format(table), Path("r.toml"), sets).recipe
-    types: dict[str, str] = recipe.stage[0].tensor_types  # type: ignore[union-attr]
+    types: dict[str, str] = recipe.stage[0].tensor_types  # type: ignore[attr-defined]
     return types
 
 
