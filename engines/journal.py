@@ -29,6 +29,8 @@ from engines.files import open_regular
 from engines.run_dir import RunDir
 
 CHUNK_BYTES = 1 << 20
+READ_BYTES = 8 << 20
+"""The most that one `read` reads: a journal that holds few records for its size keeps nobody waiting."""
 HEAD_BYTES = 128
 _START = re.compile(rb'\{"v":\d{1,6},"w":"')
 _PRESENT = b'{"v":1,'
@@ -113,7 +115,8 @@ class JournalReader:
         self._finished = False
 
     def read(self, max_records: int = 2000) -> list[Record]:
-        """The next records, about `max_records` at most; empty when the file has no new ones."""
+        """The next records, about `max_records` at most; after at most `READ_BYTES`, so `at_end` tells the end, not an
+        empty list."""
         records: list[Record] = []
         try:
             journal = open_regular(self.path)
@@ -124,7 +127,8 @@ class JournalReader:
             fd = journal.fileno()
             self._notice_replacement(fd)
             self.at_end = False
-            while len(records) < max_records:
+            begun = self.offset
+            while len(records) < max_records and self.offset - begun < READ_BYTES:
                 chunk = os.pread(fd, CHUNK_BYTES if max_records > 1000 else 65_536, self.offset)
                 if not chunk:
                     self.at_end = True

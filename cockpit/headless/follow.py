@@ -140,7 +140,7 @@ class Following:
                 self._answer_signals()
                 if self.detached:
                     return ExitCode.INTERRUPTED
-            while self._take(0.0):  # records that were written between the last read and the end
+            while self._take(0.0) or self._reader.behind:  # records that were written between the last read and the end
                 pass
         except OutputClosedError:
             return ExitCode.INTERRUPTED
@@ -173,7 +173,7 @@ class Following:
         supervised = lock_is_held(self.run.supervisor_lock)
         if supervised or self._reader.behind:
             return False
-        while self._take(0.0):
+        while self._take(0.0) or self._reader.behind:
             pass
         return self.state.state.has_ended
 

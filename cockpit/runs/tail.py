@@ -138,9 +138,9 @@ class RunTail:
         )
 
     def read(self, timeout_s: float = 0.0, max_records: int = BATCH) -> list[Record]:
-        """New records; without new records, waits for them up to `timeout_s`."""
+        """New records; waits for them up to `timeout_s` at the end of the journals."""
         records = self._read_all(max_records)
-        if not records and timeout_s > 0:
+        if not records and timeout_s > 0 and not self.behind:
             self._wait(timeout_s)
             records = self._read_all(max_records)
         return records

@@ -124,9 +124,11 @@ class Supervisor:
 
     def read_facts(self) -> None:
         """Bring the facts up to the end of the journal."""
-        while records := self.reader.read(READ_RECORDS):
+        records = self.reader.read(READ_RECORDS)
+        while records or not self.reader.at_end:
             add_facts(self.facts, (record.event for record in records))
             self.state.apply_all(record.event for record in records)
+            records = self.reader.read(READ_RECORDS)
         self.facts.note_folders(self.run, self.plan.order)
 
     def _attempts_so_far(self, started: RunStarted) -> dict[str, int]:

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.events import AnyEvent, Gap, Step, Warned, encode_record
-from engines.journal import MAX_LINE_BYTES, JournalReader, journal_files, read_journal, read_records
+from engines.journal import (
+    CHUNK_BYTES,
+    MAX_LINE_BYTES,
+    READ_BYTES,
+    JournalReader,
+    journal_files,
+    read_journal,
+    read_records,
+)
 
 SEED = 20261120
 WRITERS = ("e0123456789", "s9876543210")
@@ -295,3 +303,18 @@ def test_records_of_a_newer_version_are_read_as_far_as_they_are_known_and_counte
     reader = JournalReader(path)
     assert [record.event.seq for record in reader.read()] == [0, 1]
     assert (reader.unknown, reader.bad) == (1, 0)
+
+
+def test_one_read_of_a_journal_that_repeats_its_records_ends_after_a_bounded_part(tmp_path: Path) -> None:
+    lines = journal(25)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(lines) * (3 * READ_BYTES // sum(map(len, lines)) + 1))
+    reader = JournalReader(path)
+    found, reads = [], 0
+    while not reader.at_end:
+        before = reader.offset
+        found += reader.read()
+        assert reader.offset - before <= READ_BYTES + CHUNK_BYTES
+        reads += 1
+    assert reads >= 3
+    assert len(found) == 50

@@ -239,8 +239,9 @@ class RunScreen(Screen[None]):
     def _read(self) -> None:
         """Read new events within the time budget; the rest follows after keys are handled."""
         end_s = time.monotonic() + BUDGET_S
-        while self.source.poll() and self.source.catching_up and time.monotonic() < end_s:
-            pass
+        self.source.poll()
+        while self.source.catching_up and time.monotonic() < end_s:
+            self.source.poll()
         if self.source.catching_up and not self._reads_soon:
             self._reads_soon = True
             self.set_timer(0.01, self._read_on)
