@@ -14,7 +14,7 @@ from typing import Any
 
 from engines.llama.gguf_file import ARRAY, GgufFile, Value
 from exporters.proof.audit_families import family_of
-from exporters.proof.audit_tokens import numbers_of, texts_of
+from exporters.proof.audit_vocab import numbers_of, texts_of
 from recipes.file_types import file_type_of_id
 from recipes.problems import printable
 
