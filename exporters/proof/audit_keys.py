@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import ARRAY, GgufFile, Value
 from exporters.proof.audit_families import family_of
 from exporters.proof.audit_vocab import numbers_of, texts_of
-from recipes.file_types import file_type_of_id
+from recipes.file_types import FILE_TYPES, file_type_of_id
 from recipes.problems import printable
 
 _SCALING = {"linear": "linear", "yarn": "yarn"}
@@ -59,8 +60,14 @@ class Expected:
     field: str
 
 
-def audit_keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
-    """Compare the keys that describe the network with config.json; return the findings."""
+def audit_keys(file: GgufFile, config: Mapping[str, Any], file_type: str | None = None) -> list[str]:
+    """Compare the keys that describe the network with config.json; return the findings.
+
+    Args:
+        file: the file.
+        config: the model's config.
+        file_type: the type that the file was written in; None if that is not known.
+    """
     family = family_of(config).name
     wanted = expected_keys(config)
     findings = _architecture(file, family)
@@ -82,7 +89,7 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
         value = value_of(file.keys[full])
         if not any(equal(value, harmless) for harmless in neutral) and not _harmless(key, value, config):
             findings.append(f"{full} is {printable(str(value), 60)}, but the model has no such setting")
-    return findings + _file_type(file)
+    return findings + _file_type(file, file_type)
 
 
 def effective(file: GgufFile, family: str, key: str) -> Any:
@@ -165,14 +172,24 @@ def _architecture(file: GgufFile, family: str) -> list[str]:
     return [f"general.architecture is {printable(str(got), 60)}; the model's architecture is {family}"]
 
 
-def _file_type(file: GgufFile) -> list[str]:
-    """A file type that none of the file's matrices has."""
+def _file_type(file: GgufFile, file_type: str | None) -> list[str]:
+    """A file type that is not the written one, or, where that is not known, that no matrix of the file shows."""
     number = file.scalar("general.file_type")
     row = file_type_of_id(number) if isinstance(number, int) else None
-    kinds = {tensor.kind.name for tensor in file.tensors.values() if tensor.kind is not None and tensor.matrix}
-    if row is None or row.quantized or not kinds:
+    named = row.name if row is not None else "unknown"
+    if file_type is not None:
+        right = number == FILE_TYPES[file_type].id
+        return [] if right else [f"general.file_type is {number} ({named}); the file was written as {file_type}"]
+    matrices = [tensor for tensor in file.tensors.values() if tensor.kind is not None and tensor.matrix]
+    kinds = {tensor.kind.name for tensor in matrices if tensor.kind is not None}
+    if row is None or not matrices or row.base in kinds:
         return []
-    if row.base in kinds or (row.name in ("F16", "BF16") and kinds <= {"F32"}):
+    plain = all(TYPES[kind].plain for kind in kinds)
+    block = TYPES[row.base].block
+    whole = any(tensor.columns % block == 0 for tensor in matrices)
+    if row.quantized and (not plain or not whole):  # a mixture of the operator, or llama.cpp's types for odd widths
+        return []
+    if row.name in ("F16", "BF16") and kinds <= {"F32"}:
         return []
     return [f"general.file_type is {number} ({row.name}), but no matrix of the file is {row.base}"]
 

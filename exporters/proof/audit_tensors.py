@@ -101,7 +101,8 @@ def audit_tensors(
         config: the model's config.
         weights: its tensors.
         prover: derives the bytes.
-        importance: the importance matrix that the file was written with, by tensor name, float32 [columns].
+        importance: the importance matrix that the file was written with, by tensor name, float32 [columns] or
+            [experts, columns].
         progress: called with the number of values compared since the last call.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _BEGINS = frozenset(
 """Pre-tokenizers with which llama.cpp adds the begin token unless the file says otherwise."""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11}}
 """Special tokens of files that name none, by `tokenizer.ggml.model`."""
+_GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -84,12 +86,16 @@ def _special(file: GgufFile, folder: Path, tokens: list[bytes]) -> list[str]:
 def _template(file: GgufFile, folder: Path) -> list[str]:
     path, written = folder / "chat_template.jinja", file.scalar("tokenizer.chat_template", "")
     wanted = read_regular_text(path) if path.is_file() else _settings(folder).get("chat_template", "")
-    if not isinstance(wanted, str):
+    if not isinstance(wanted, str) or written in _same_templates(wanted):
         return []
-    # `generation` marks text for training only, and llama.cpp does not support it.
-    if "generation" not in wanted and written != wanted:
-        return ["tokenizer.chat_template differs from the model's"]
-    return ["tokenizer.chat_template is missing"] if wanted and not written else []
+    return ["tokenizer.chat_template differs from the model's" if written else "tokenizer.chat_template is missing"]
+
+
+def _same_templates(template: str) -> set[str]:
+    """Texts that render what the template renders: with its `generation` blocks, which mark text for training only,
+    without their tags, or with blocks that are always taken."""
+    taken = _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)
+    return {template, _GENERATION.sub("", template), taken}
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -249,6 +249,11 @@ def _pre(file: GgufFile, tokenizer: Mapping[str, Any]) -> list[str]:
     given = tokenizer.get("pre_tokenizer") or {}
     parts = given.get("pretokenizers", []) if given.get("type") == "Sequence" else [given]
     splits = tuple(split for part in parts if (split := _split(part)))
+    if name == "default":
+        return [
+            f"tokenizer.ggml.pre {'is' if 'tokenizer.ggml.pre' in file.keys else 'is missing, which means'} default; "
+            "byte-level BPE needs the name of its pre-tokenizer"
+        ]
     if name not in _SPLITS or _SPLITS[name] == splits:
         return []
     return [

@@ -62,12 +62,27 @@ class Columns:
     """The importance matrix of a file.
 
     Attributes:
-        values: the importance of the columns by tensor name, float32 [columns]; empty without one.
+        values: the importance of the columns by tensor name, float32 [columns], or [experts, columns]; empty without
+            one.
         unknown: the file was quantized with an importance matrix that is not at hand.
     """
 
     values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     unknown: bool = False
+
+    def of(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """The importances of a tensor's columns, float32 [experts, columns]; None without any that fit it."""
+        found = self.values.get(tensor.name)
+        if found is None or found.shape[-1] != tensor.columns or tensor.rows % (found.size // tensor.columns):
+            return None
+        return np.atleast_2d(found)
+
+    def at(self, tensor: Tensor, row: int) -> Columns:
+        """Those of the expert that a row belongs to."""
+        found = self.of(tensor)
+        if found is None:
+            return Columns({}, self.unknown)
+        return Columns({tensor.name: found[row * len(found) // tensor.rows]}, self.unknown)
 
 
 @dataclass
@@ -187,21 +202,23 @@ class ByteProver:
         assert tensor.kind is not None
         kind = tensor.kind
         quantizer = self._given or self._opened
-        vector = columns.values.get(tensor.name)
+        vector = columns.of(tensor)
         lacking = columns.unknown and kind.importance != "ignored"
         able = quantizer is not None and self._can(kind.name, vector)
         result.by_value = not kind.plain and (lacking or not able)
-        for start, stop in _pieces(origin.rows, origin.columns, self.rows):
+        experts = 1 if vector is None else len(vector)
+        for start, stop in _pieces(origin.rows, origin.columns, self.rows, experts):
             rows = origin.read(start, stop)
+            weights = None if vector is None else vector[start * experts // origin.rows]
             derived: Future[Any] | NDArray[np.uint8] | None
             if kind.plain:
                 derived = _plain(rows, kind.name)
             elif quantizer is None or not able:
                 derived = None
             elif isinstance(quantizer, KernelQuantizer):
-                derived = quantizer.submit_floats(kind.name, rows, vector)
+                derived = quantizer.submit_floats(kind.name, rows, weights)
             else:
-                derived = quantizer.quantize(kind.name, rows, vector)
+                derived = quantizer.quantize(kind.name, rows, weights)
             yield _Job(tensor, start, stop, rows, derived)
 
     def _can(self, type_name: str, vector: NDArray[np.float32] | None) -> bool:
@@ -246,7 +263,7 @@ class ByteProver:
         if (origin.rows, origin.columns) != (tensor.rows, tensor.columns):
             return False
         for row in sampled_rows(tensor.rows):
-            job = next(self._jobs(tensor, _OneRow(origin, row), Compared(), columns))
+            job = next(self._jobs(tensor, _OneRow(origin, row), Compared(), columns.at(tensor, row)))
             result = {tensor.name: Compared()}
             self._finish(file, _Job(tensor, row, row + 1, job.source, job.derived), result, lambda _values: None)
             if result[tensor.name].wrong or result[tensor.name].not_finite:
@@ -288,12 +305,14 @@ class _OneRow:
         return self.whole.read(self.row, self.row + 1)
 
 
-def _pieces(rows: int, columns: int, which: ByteProof) -> Iterator[tuple[int, int]]:
-    if which == "all":
-        yield from row_chunks(rows, columns)
+def _pieces(rows: int, columns: int, which: ByteProof, experts: int) -> Iterator[tuple[int, int]]:
+    """Bounds of the rows to compare; a piece is of one expert."""
+    if which == "sampled":
+        yield from ((row, row + 1) for row in sampled_rows(rows))
         return
-    for row in sampled_rows(rows):
-        yield row, row + 1
+    each = rows // experts
+    for expert in range(experts):
+        yield from ((expert * each + start, expert * each + stop) for start, stop in row_chunks(each, columns))
 
 
 def sampled_rows(rows: int) -> list[int]:

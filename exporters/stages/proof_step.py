@@ -53,6 +53,7 @@ def prove_file(export: Export, plan: FilePlan, prover: ByteProver, progress: Pro
             config=model.config,
             weights=model.weights,
             importance=importance,
+            file_type=plan.file_type,
             progress=progress,
         )
     except NativeError as error:

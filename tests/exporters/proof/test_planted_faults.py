@@ -45,8 +45,8 @@ class Place:
         write_gguf(model, model.plan(file_type), path, self.quantizer)
         return path
 
-    def findings(self, path: Path, name: str) -> list[str]:
-        return prove(path, self.models[name].folder, self.prover).findings
+    def findings(self, path: Path, name: str, file_type: str) -> list[str]:
+        return prove(path, self.models[name].folder, self.prover, file_type=file_type).findings
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Iterator
 def test_the_file_without_a_fault_has_no_finding(name: str, file_type: str, place: Place, tmp_path: Path) -> None:
     path = write_content(place.correct[name, file_type], tmp_path / "m.gguf")
     assert path.read_bytes() == (place.folder / f"{name}-{file_type}.gguf").read_bytes()
-    assert place.findings(path, name) == []
+    assert place.findings(path, name, file_type) == []
 
 
 @pytest.mark.parametrize("file_type", TYPES)
@@ -85,7 +85,7 @@ def test_a_planted_fault_is_found_and_named(kind: str, file_type: str, place: Pl
         content = Content(dict(correct.keys), {n: (d, k, r.copy()) for n, (d, k, r) in correct.tensors.items()})
         fault.change(content)
         write_content(content, path)
-    findings = place.findings(path, fault.model)
+    findings = place.findings(path, fault.model, file_type)
     assert any(fault.named in finding for finding in findings), findings
 
 
