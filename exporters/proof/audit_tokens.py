@@ -77,9 +77,9 @@ def _special(file: GgufFile, folder: Path, tokens: list[bytes]) -> list[str]:
                 f"tokenizer.ggml.{key}_token_id is {index} ({shown!r}); {name}_token is {printable(text, 40)!r}"
             )
     for name in ("add_bos_token", "add_eos_token"):
-        wanted, found = bool(settings.get(name, False)), effective_flag(file, name)
-        if found is not wanted:
-            findings.append(f"tokenizer.ggml.{name} is {found}; tokenizer_config.json has {wanted}")
+        wanted, flag = bool(settings.get(name, False)), effective_flag(file, name)
+        if flag is not wanted:
+            findings.append(f"tokenizer.ggml.{name} is {flag}; tokenizer_config.json has {wanted}")
     return findings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.exporters.small_models import build_byte_level_tokenizer, build_model
 
 pytestmark = pytest.mark.torch
 TYPES = ("F16", "Q4_K_M")
-SMALL = {
+SMALL: dict[str, Any] = {
     "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
     "max_position_embeddings": 1024, "tie_word_embeddings": False,
 }  # fmt: skip
