@@ -20,6 +20,7 @@ from decimal import Decimal
 
 NOT_MEASURED = "n/a"
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 SMALL = 0.01
 """Smaller numbers have an exponent, as operators write learning rates: 1.5e-3."""
 LARGE = 1e7
@@ -102,6 +103,16 @@ def size(value: float | None) -> str:
             return f"{sign}{amount:.0f} {unit}" if unit == "B" else f"{sign}{three_digits(amount)} {unit}"
         amount /= 1024
     return f"{sign}{three_digits(amount)} {BINARY_UNITS[-1]}"
+
+
+def size_in_both(value: float | None) -> str:
+    """Bytes with a binary unit and the decimal one of vendors: 1.2 GiB (1.29 GB)."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    amount, sign, step = abs(float(value)), "-" if value < 0 else "", 0
+    while amount >= 999.5 and step < len(DECIMAL_UNITS) - 1:
+        amount, step = amount / 1000, step + 1
+    return f"{size(value)} ({sign}{three_digits(amount)} {DECIMAL_UNITS[step]})" if step else size(value)
 
 
 def duration(seconds: float | None) -> str:

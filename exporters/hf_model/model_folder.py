@@ -9,6 +9,7 @@ from engines.context import Input
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from exporters.hf_model.architectures import language_settings
+from exporters.hf_model.model_card import CARD, LICENSE_FILES
 from exporters.hf_model.model_config import complete_config
 from exporters.hf_model.tensor_files import SafetensorsFolder
 from recipes.problems import OperatorError, printable
@@ -25,7 +26,7 @@ def local_folder(item: Input) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", CARD, *LICENSE_FILES]
     try:
         return Path(snapshot_download(item.name, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

@@ -163,7 +163,7 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
     return {
         "file": path.name,
         "file_type": plan.file_type,
-        "bytes": path.stat().st_size,
+        "size_bytes": path.stat().st_size,
         "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,
         "imatrix": plan.weighted,
@@ -177,6 +177,9 @@ def write_fixture(export: Export) -> bool:
     """Write the fixture with the files' hashes; return whether there is one."""
     if export.fixture is None or not export.fixture.prompts:
         return False
-    files = [{key: item[key] for key in ("file", "file_type", "bytes", "sha256")} for item in export.record["files"]]
+    files = [
+        {**{key: item[key] for key in ("file", "file_type", "sha256")}, "bytes": item["size_bytes"]}
+        for item in export.record["files"]
+    ]
     write_text(export.ctx.out / FIXTURE_FILE, replace(export.fixture, files=files).as_json())
     return True

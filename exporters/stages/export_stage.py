@@ -14,6 +14,7 @@ from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
+from exporters.stages.card import write_export_card
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
 from exporters.stages.export_adapters import plan_adapters, write_adapters
 from exporters.stages.export_job import Export
@@ -53,6 +54,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     _save_record(export, problems)
     fixture = write_fixture(export)
     _write_serving_files(export)
+    write_export_card(export, local_folder(ctx.inputs["model"]))
     if problems:
         raise StageFailedError("the exported files differ from the model: " + "; ".join(problems))
     artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]

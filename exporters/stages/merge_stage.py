@@ -6,6 +6,7 @@ from engines.context import Artifact, Input, StageContext, StageResult
 from engines.files import write_json
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.merge import check_base, merge
+from exporters.stages.card import write_merge_card
 from exporters.stages.merge_parity import MERGE_FILE, compare_merge
 from recipes.stages.merge import MergeStage
 
@@ -46,6 +47,7 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
             write_json(ctx.out / MERGE_FILE, record)
             metrics |= {name: record["merged"][name] for name in ("mean_kl", "max_kl", "top1")}
             artifacts.append(Artifact("parity", "report", MERGE_FILE))
+    write_merge_card(ctx, base, metrics)
     return StageResult(metrics, artifacts)
 
 

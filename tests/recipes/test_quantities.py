@@ -162,3 +162,19 @@ def _formats_of_floats(code: str) -> list[int]:
             if isinstance(of, ast.Constant) and isinstance(of.value, str) and "{:" in of.value:
                 lines.append(node.lineno)
     return lines
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.46 KiB (1.5 kB)"),
+        (128e9, "119 GiB (128 GB)"),
+        (999_600_000, "953 MiB (1 GB)"),
+        (float("nan"), "nan"),
+        (None, "n/a"),
+    ],
+)
+def test_a_size_in_both_units_has_the_vendors_in_brackets(value: float | None, text: str) -> None:
+    assert quantities.size_in_both(value) == text
