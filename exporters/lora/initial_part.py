@@ -1,7 +1,7 @@
 """The part that PiSSA and OLoRA take out of a weight before training, computed again from the base model.
 
 PiSSA (arXiv 2404.02948) starts from the largest singular values, OLoRA (arXiv 2406.01775) from the first columns of the
-QR decomposition. Training goes on over what is left of the weight, so the trained weight is W - scale * B0 A0 +
+QR decomposition. Training continues over what is left of the weight, so the trained weight is W - scale * B0 A0 +
 scale * B A. The operations and their order are PEFT's.
 """
 
