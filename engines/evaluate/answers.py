@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engines.chat.rendering import Waiting, prompt_ids
 from engines.data.readers.row import MessageRow
 from engines.data.special_pieces import TURN_END
 
@@ -41,12 +42,11 @@ def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]
 
 
 @torch.no_grad()
-def answer(model: Any, tokenizer: Any, row: MessageRow, max_new_tokens: int) -> Answer:
+def answer(
+    model: Any, tokenizer: Any, row: MessageRow, max_new_tokens: int, *, waiting: Waiting | None = None
+) -> Answer:
     """Encode a question with the chat template and decode greedily until an end token or `max_new_tokens`."""
-    encoded = tokenizer.apply_chat_template(
-        row.as_dicts()[:-1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    ids = encoded["input_ids"].to(model.device)
+    ids = torch.tensor([prompt_ids(tokenizer, row.as_dicts()[:-1], waiting=waiting)], device=model.device)
     ends = end_ids(model, tokenizer)
     written = model.generate(
         input_ids=ids,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines.artifacts.data_folder import TOKENS_JSON
+from engines.chat.rendering import Waiting
 from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
@@ -37,12 +38,20 @@ def is_tokens_folder(data: Path) -> bool:
 
 
 def make_batches(
-    loaded: LoadedModel, data: Path, *, split: str, max_length: int, batch_size: int, max_tokens: int | None
+    loaded: LoadedModel,
+    data: Path,
+    *,
+    split: str,
+    max_length: int,
+    batch_size: int,
+    max_tokens: int | None,
+    waiting: Waiting | None = None,
 ) -> Batches:
-    """Batches of one split: answers of messages, or windows of tokens.
+    """Batches of one split: answers of messages, or windows of tokens. `waiting`: as for `encode_answers`.
 
     Raises:
-        OperatorError: the split is missing or empty, or another tokenizer than the model's encoded its tokens.
+        OperatorError: the split is missing or empty, another tokenizer than the model's encoded its tokens, or the chat
+            template cannot render its messages.
     """
     if is_tokens_folder(data):
         shard = TokenShard(data, split)
@@ -50,7 +59,7 @@ def make_batches(
         batches = window_batches(shard, max_length, batch_size, max_tokens=max_tokens)
     else:
         rows = (row.as_dicts() for row in read_messages(data, split))
-        batches = answer_batches(rows, loaded.tokenizer, max_length, batch_size, max_tokens=max_tokens)
+        batches = answer_batches(rows, loaded.tokenizer, max_length, batch_size, max_tokens=max_tokens, waiting=waiting)
     if not batches.scored_tokens:
         found = batches.stats
         raise OperatorError(

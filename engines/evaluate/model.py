@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.files import refuse_special_files
 from engines.json_text import read_object
@@ -85,8 +86,17 @@ def _load_adapter(path: Path) -> LoadedModel:
     base = base_of(path)
     refuse_special_files(path)
     model = PeftModel.from_pretrained(_pretrained(base), path)
+    _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
     return _finished(model, _tokenizer(tokenizer_folder), _tokenizer_model(path) or _tokenizer_model(base))
+
+
+def _add_ends(model: Any, adapter: Path) -> None:
+    """Let answers end at the adapter's end tokens too: those of its training, where its base model has others."""
+    known = end_ids({"eos_token_id": model.generation_config.eos_token_id})
+    ends = list(dict.fromkeys([*known, *end_ids(read_generation_config(adapter))]))
+    if ends:
+        model.generation_config.eos_token_id = ends
 
 
 def _pretrained(folder: Path) -> Any:

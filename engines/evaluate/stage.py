@@ -44,6 +44,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         max_length=stage.max_length,
         batch_size=stage.per_device_eval_batch_size,
         max_tokens=stage.max_tokens,
+        waiting=ctx.check_stop,
     )
     ctx.phase("scoring")
     began_s = time.monotonic()
@@ -89,7 +90,7 @@ def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> list[Answ
     rows = choose_questions(read_messages(input_folder(ctx, "data"), stage.split), stage.answers)
     given = []
     for done, row in zip(count(1), rows, strict=False):
-        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens)
+        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens, waiting=ctx.check_stop)
         given.append(one)
         ctx.emit(
             SampledText(

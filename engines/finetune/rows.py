@@ -26,6 +26,10 @@ class ExampleDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self._examples)
 
+    def pairs(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Ids and labels of each example."""
+        return ((example.input_ids, example.labels) for example in self._examples)
+
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]
 
@@ -37,7 +41,7 @@ def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> 
         OperatorError: no row is left to train on.
         StopRequested: the operator requested a stop.
     """
-    examples, stats = encode_answers(_reported(ctx, data), tokenizer, ctx.stage.max_length)
+    examples, stats = encode_answers(_reported(ctx, data), tokenizer, ctx.stage.max_length, waiting=ctx.check_stop)
     _warn(ctx, stats)
     if not examples:
         raise OperatorError(
@@ -53,7 +57,12 @@ def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Ba
     if (data / "val.jsonl").is_file():
         rows = (row.as_dicts() for row in read_messages(data, "val"))
         batches = answer_batches(
-            rows, tokenizer, stage.max_length, stage.per_device_eval_batch_size, max_tokens=stage.eval_max_tokens
+            rows,
+            tokenizer,
+            stage.max_length,
+            stage.per_device_eval_batch_size,
+            max_tokens=stage.eval_max_tokens,
+            waiting=ctx.check_stop,
         )
         if batches.scored_tokens:
             return batches

@@ -12,14 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from engines.artifacts.adapter_folder import BASE_JSON
+from engines.artifacts.generation_config import write_generation_config
+from engines.chat.ends import trained_ends
+from engines.chat.rendering import prompt_ids
 from engines.context import Artifact, Input, StageContext, StageResult
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
+from engines.json_text import read_object
 from engines.training.inputs import input_folder
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
@@ -48,7 +53,8 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     set_seed(ctx.stage.seed)
     adapted = add_adapter(model, ctx.stage)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    save_extras = partial(_save_extras, base, ctx.inputs["model"])
+    ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
+    save_extras = partial(_save_extras, base, ctx.inputs["model"], ends)
     task = Task(
         model=adapted,
         dataset=dataset,
@@ -71,16 +77,19 @@ def _sample(ctx: StageContext[FinetuneStage], model: Any, tokenizer: Any, step: 
     if not prompt:
         return False
     turns = [{"role": "user", "content": prompt}]
-    encoded = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    text = greedy_text(model, tokenizer, encoded["input_ids"].to(model.device), SAMPLE_TOKENS)
+    ids = torch.tensor([prompt_ids(tokenizer, turns)], device=model.device)
+    text = greedy_text(model, tokenizer, ids, SAMPLE_TOKENS)
     ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text))
     return True
 
 
-def _save_extras(base: Path, given: Input, target: Path) -> None:
-    """Complete an adapter folder: add the base model's tokenizer and `base.json`."""
+def _save_extras(base: Path, given: Input, ends: list[int], target: Path) -> None:
+    """Complete an adapter folder: add the base model's tokenizer, `base.json`, and the tokens that end an answer.
+
+    `ends` are the tokens that the answers of this training end with. A base model that never saw a chat may not have
+    them among its own, and whoever loads the adapter would wait for another token that never comes.
+    """
     copy_tokenizer(target, base)
+    write_generation_config(target, base, read_object(base / "config.json"), ends)
     body = {"path": str(base.resolve()), "manifest_sha256": given.manifest_sha256, "method": given.method}
     (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")

@@ -48,6 +48,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_init_from_model": (ctypes.c_void_p, [ctypes.c_void_p, _Opaque]),
     "llama_model_get_vocab": (ctypes.c_void_p, [ctypes.c_void_p]),
     "llama_vocab_n_tokens": (ctypes.c_int32, [ctypes.c_void_p]),
+    "llama_vocab_is_eog": (ctypes.c_bool, [ctypes.c_void_p, ctypes.c_int32]),
     "llama_n_ctx": (ctypes.c_uint32, [ctypes.c_void_p]),
     "llama_set_n_threads": (None, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]),
     "llama_get_memory": (ctypes.c_void_p, [ctypes.c_void_p]),
@@ -123,13 +124,23 @@ class LlamaModel:
         if status:
             raise NativeError(f"llama_set_adapters_lora returned {status}")
 
-    def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Ids of a text, without added begin or end tokens. `parse_special` parses control tokens in the text."""
+    def ends(self) -> list[int]:
+        """Every token at which llama.cpp ends an answer, in order."""
+        return [token for token in range(self.vocab_size) if self._native.llama_vocab_is_eog(self._vocab, token)]
+
+    def tokenize(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
+        """Ids of a text.
+
+        Args:
+            text: any text.
+            parse_special: read the names of control tokens in the text as control tokens.
+            add_special: add the begin and end tokens that the file asks for.
+        """
         data = text.encode()
         room = len(data) + 8
         while True:
             ids = (ctypes.c_int32 * room)()
-            count = self._native.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+            count = self._native.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
             if count >= 0:
                 return list(ids[:count])
             room = -count

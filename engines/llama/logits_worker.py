@@ -3,7 +3,8 @@
 Requests and their answers:
 
 - `{"open": path, "n_ctx", "threads", "adapter": path or null}` → `{"vocab_size", "cache_type", "library"}`
-- `{"tokenize": text, "parse_special"}` → `{"ids"}`
+- `{"tokenize": text, "parse_special", "add_special"}` → `{"ids"}`
+- `{"ends": true}` → `{"ids"}`: the tokens that end an answer
 - `{"logits": ids}` → float32 values, [tokens, vocab_size]
 - `{"generate": ids, "limit", "stops"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
 """
@@ -27,7 +28,10 @@ class _Worker:
             record = self.model.library.record()
             return {"vocab_size": self.model.vocab_size, "cache_type": self.model.cache_type, "library": record}, b""
         if "tokenize" in header:
-            return {"ids": self.model.tokenize(header["tokenize"], header["parse_special"])}, b""
+            ids = self.model.tokenize(header["tokenize"], header["parse_special"], header["add_special"])
+            return {"ids": ids}, b""
+        if "ends" in header:
+            return {"ids": self.model.ends()}, b""
         if "generate" in header:
             ids, prompt_s, generation_s = self.model.generate(header["generate"], header["limit"], header["stops"])
             return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""

@@ -56,9 +56,21 @@ class LlamaProcess:
         """The native process's id."""
         return self._worker.pid
 
-    def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Ids of a text, without added begin or end tokens; `parse_special` parses control tokens in the text."""
-        answer, _ = self._worker.ask({"tokenize": text, "parse_special": parse_special})
+    def tokenize(self, text: str, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Ids of a text.
+
+        Args:
+            text: any text.
+            parse_special: read the names of control tokens in the text as control tokens.
+            add_special: add the begin and end tokens that the file asks for, as llama.cpp does for every prompt.
+        """
+        request = {"tokenize": text, "parse_special": parse_special, "add_special": add_special}
+        answer, _ = self._worker.ask(request)
+        return list(answer["ids"])
+
+    def ends(self) -> list[int]:
+        """Every token at which llama.cpp ends an answer."""
+        answer, _ = self._worker.ask({"ends": True})
         return list(answer["ids"])
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -16,6 +18,7 @@ from engines.llama.frames import read_frame, write_frame
 from engines.llama.library import NativeError
 
 ERROR_LINES = 8
+_LOOK_S = 0.1
 
 
 class WorkerProcess:
@@ -42,8 +45,26 @@ class WorkerProcess:
         """The worker's process id."""
         return self._process.pid
 
-    def ask(self, header: dict[str, Any], payload: bytes | memoryview = b"") -> tuple[dict[str, Any], bytes]:
+    @property
+    def ended_by(self) -> int | None:
+        """The signal that ended the worker; None while it lives, and after another end."""
+        code = self._process.poll()
+        return -code if code is not None and code < 0 else None
+
+    def ask(
+        self,
+        header: dict[str, Any],
+        payload: bytes | memoryview = b"",
+        *,
+        waiting: Callable[[], None] | None = None,
+    ) -> tuple[dict[str, Any], bytes]:
         """Send a request and wait for its answer.
+
+        Args:
+            header: the request.
+            payload: its raw bytes.
+            waiting: called several times a second until the answer begins. After an exception from it the worker still
+                owes the answer: end the worker with `kill`.
 
         Raises:
             NativeError: the worker reported an error, or died; the message has its last lines from stderr.
@@ -52,6 +73,8 @@ class WorkerProcess:
         assert self._process.stdout is not None
         try:
             write_frame(self._process.stdin, header, payload)  # type: ignore[arg-type]
+            while waiting is not None and not select.select([self._process.stdout], [], [], _LOOK_S)[0]:
+                waiting()
             answer, data = read_frame(self._process.stdout)  # type: ignore[arg-type]
         except (EOFError, BrokenPipeError) as error:
             raise NativeError(self._exit_message()) from error
@@ -76,6 +99,11 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+    def kill(self) -> None:
+        """End the worker now, whatever it is doing; safe to call twice."""
+        self._process.kill()
+        self.close()
 
     def _exit_message(self) -> str:
         code = self._process.wait()

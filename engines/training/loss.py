@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers.utils.chat_template_utils import render_jinja_template
 
+from engines.chat.rendering import Chat, Waiting, render, render_marked, template_of
 from recipes.problems import OperatorError
 
 IGNORED = -100
@@ -83,7 +83,12 @@ class Batches:
 
 
 def encode_answers(
-    rows: Iterable[Sequence[dict[str, str]]], tokenizer: Any, max_length: int, *, max_tokens: int | None = None
+    rows: Iterable[Sequence[dict[str, str]]],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    max_tokens: int | None = None,
+    waiting: Waiting | None = None,
 ) -> tuple[list[Example], AnswerStats]:
     """Tokenize conversations with the tokenizer's chat template; only the assistant's turns have labels.
 
@@ -95,9 +100,11 @@ def encode_answers(
         tokenizer: a Hugging Face tokenizer with a chat template.
         max_length: longer examples are cut at the end, and counted.
         max_tokens: stop taking rows when this many tokens are scored.
+        waiting: called now and then while a chat template computes; what it raises ends the encoding.
 
     Raises:
-        OperatorError: the tokenizer has no chat template, or the template is not consistent from turn to turn.
+        OperatorError: the tokenizer has no chat template, or the template raises an error, exceeds its limits, or
+            changes earlier turns.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise OperatorError(
@@ -114,7 +121,7 @@ def encode_answers(
         if any(text in turn["content"] for turn in messages for text in controls):
             stats.control_strings += 1  # the tokenizer would read the text as a real control token
             continue
-        ids, labels = _encode(tokenizer, list(messages))
+        ids, labels = _encode(tokenizer, list(messages), waiting)
         example = Example(ids[:max_length], labels[:max_length])
         if example.scored == 0:
             stats.dropped += 1
@@ -126,14 +133,14 @@ def encode_answers(
     return examples, stats
 
 
-def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+def _encode(tokenizer: Any, messages: list[dict[str, str]], waiting: Waiting | None) -> tuple[list[int], list[int]]:
     """Ids and labels of one conversation.
 
     The text is split where an answer begins and ends, and each part is tokenized separately: otherwise a piece such as
     newline-and-backtick could span the end of the prompt and the answer, and the prompt of a generation, which ends
     there, would have other tokens than in training.
     """
-    text, spans = _rendered(tokenizer, messages)
+    text, spans = _rendered(tokenizer, messages, waiting)
     ids: list[int] = []
     labels: list[int] = []
     at = 0
@@ -153,20 +160,20 @@ def _tokens(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
     return list(tokenizer.encode(tokenizer.eos_token + text, add_special_tokens=False))[1:] if text else []
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+def _rendered(
+    tokenizer: Any, messages: list[dict[str, str]], waiting: Waiting | None
+) -> tuple[str, list[tuple[int, int]]]:
     """The conversation as text, and the spans of the answers in it."""
-    template = tokenizer.chat_template
-    if re.search(r"\{%-?\s*generation\s*-?%\}", template):
-        texts, spans = render_jinja_template(
-            [messages], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
-        )
-        return texts[0], [(start, end) for start, end in spans[0]]
-    text = _render(tokenizer, messages, prompt=False)
+    if re.search(r"\{%-?\s*generation\s*-?%\}", template_of(tokenizer)):
+        marked = render_marked(tokenizer, messages, waiting=waiting)
+        return marked.text, marked.spans
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    found = []
+    chats = [Chat(messages)]
     for turn in turns:
-        before = _render(tokenizer, messages[:turn], prompt=True)
-        after = _render(tokenizer, messages[: turn + 1], prompt=False)
+        chats += [Chat(messages[:turn], opened=True), Chat(messages[: turn + 1])]
+    text, *parts = render(tokenizer, chats, waiting=waiting)
+    found = []
+    for before, after in zip(parts[::2], parts[1::2], strict=True):
         if not (after.startswith(before) and text.startswith(after)):
             raise OperatorError(
                 "the chat template changes earlier turns when a turn is added, so answers cannot be located",
@@ -176,10 +183,6 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, list
     return text, found
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-
-
 def answer_batches(
     rows: Iterable[Sequence[dict[str, str]]],
     tokenizer: Any,
@@ -187,6 +190,7 @@ def answer_batches(
     batch_size: int,
     *,
     max_tokens: int | None = None,
+    waiting: Waiting | None = None,
 ) -> Batches:
     """Batches of conversations for evaluation; the loss counts only answers.
 
@@ -196,8 +200,9 @@ def answer_batches(
         max_length: longer examples are cut at the end, and counted.
         batch_size: examples per batch; it does not change the loss.
         max_tokens: stop taking examples when this many tokens are scored; the batch size does not change the choice.
+        waiting: as for `encode_answers`.
     """
-    examples, stats = encode_answers(rows, tokenizer, max_length, max_tokens=max_tokens)
+    examples, stats = encode_answers(rows, tokenizer, max_length, max_tokens=max_tokens, waiting=waiting)
     examples.sort(key=lambda example: len(example.input_ids))  # group similar lengths: little padding
 
     def walk() -> Iterator[Batch]:

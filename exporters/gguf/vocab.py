@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from engines.files import read_regular_bytes, read_regular_text
+from engines.files import read_regular_bytes
 from engines.json_text import read_object
 from engines.llama.gguf_file import Value
 from engines.llama.gguf_write import (
@@ -22,21 +23,24 @@ from engines.llama.gguf_write import (
     uint32_value,
 )
 from exporters.gguf.pre_tokenizers import pre_tokenizer_name
+from exporters.gguf.special_tokens import KEYS, TokenizerFiles, read_special_tokens
+from exporters.hf_model.chat_templates import DEFAULT, read_chat_templates
 from exporters.hf_model.tokenizer_file import read_tokenizer
 from recipes.problems import OperatorError, printable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Token types of GGUF; SentencePiece's piece types have the same numbers."""
 
-_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
-"""GGUF's names of the special tokens."""
-
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 @dataclass
 class Vocabulary:
-    """Everything that the file stores about the tokenizer. `scores` is empty for BPE, `merges` for SentencePiece."""
+    """Everything that the file stores about the tokenizer.
+
+    `scores` is empty for BPE, `merges` for SentencePiece. `ends` are all tokens that end an answer; `templates` are the
+    chat templates by name.
+    """
 
     model: str
     pre: str
@@ -50,7 +54,8 @@ class Vocabulary:
     add_space_prefix: bool = False
     remove_extra_whitespaces: bool | None = None
     charsmap: bytes = b""
-    chat_template: str = ""
+    templates: dict[str, str] = field(default_factory=dict)
+    ends: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -79,10 +84,18 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
             "copy the tokenizer's files into the model folder",
         )
     _pad(vocabulary, rows, folder)
-    _special_ids(vocabulary, settings, config)
-    vocabulary.add_bos = bool(settings.get("add_bos_token", False))
-    vocabulary.add_eos = bool(settings.get("add_eos_token", False))
-    vocabulary.chat_template = _chat_template(folder, settings)
+    templates = read_chat_templates(folder, settings)
+    vocabulary.templates = {name: without_generation(text) for name, text in templates.items()}
+    controls = [index for index, kind in enumerate(vocabulary.types) if kind == CONTROL]
+    files = TokenizerFiles(tokenizer, settings, templates, vocabulary.tokens, controls, vocabulary.special)
+    special = read_special_tokens(folder, files, config)
+    vocabulary.special, vocabulary.ends = special.ids, special.ends
+    vocabulary.add_bos, vocabulary.add_eos = special.add_bos, special.add_eos
+    vocabulary.warnings += special.warnings
+    if templates and DEFAULT not in templates:
+        vocabulary.warnings.append(
+            f"no chat template is named default: the file keeps {', '.join(map(printable, templates))} by name only"
+        )
     return vocabulary
 
 
@@ -98,7 +111,7 @@ def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
         keys["scores"] = float32_list(vocabulary.scores)
     if vocabulary.merges:
         keys["merges"] = text_list(vocabulary.merges)
-    keys |= {f"{_SPECIAL[name]}_token_id": uint32_value(token) for name, token in vocabulary.special.items()}
+    keys |= {f"{KEYS[name]}_token_id": uint32_value(token) for name, token in vocabulary.special.items()}
     keys["add_bos_token"] = bool_value(vocabulary.add_bos)
     keys["add_eos_token"] = bool_value(vocabulary.add_eos)
     keys["add_space_prefix"] = bool_value(vocabulary.add_space_prefix)
@@ -106,10 +119,19 @@ def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
         keys["remove_extra_whitespaces"] = bool_value(vocabulary.remove_extra_whitespaces)
     if vocabulary.charsmap:
         keys["precompiled_charsmap"] = uint8_list(vocabulary.charsmap)
-    found = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
-    if vocabulary.chat_template:
-        found["tokenizer.chat_template"] = text_value(vocabulary.chat_template)
-    return found
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items()} | _template_keys(vocabulary.templates)
+
+
+def _template_keys(templates: Mapping[str, str]) -> dict[str, Value]:
+    """The default chat template, and those with names: letters, digits and _ of each, and a list of the names."""
+    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in reversed(templates.items()) if name != DEFAULT}
+    keys: dict[str, Value] = {}
+    if templates.get(DEFAULT):
+        keys["tokenizer.chat_template"] = text_value(templates[DEFAULT])
+    if named:
+        keys["tokenizer.chat_templates"] = text_list([name.encode() for name in sorted(named)])
+        keys |= {f"tokenizer.chat_template.{name}": text_value(named[name]) for name in sorted(named)}
+    return keys
 
 
 def _sentencepiece(path: Path) -> Vocabulary:
@@ -251,29 +273,6 @@ def _pad(vocabulary: Vocabulary, rows: int, folder: Path) -> None:
             "they belong to different models",
         )
     _grow(vocabulary, rows)
-
-
-def _special_ids(vocabulary: Vocabulary, settings: dict[str, Any], config: dict[str, Any]) -> None:
-    """Ids of the special tokens, from tokenizer_config.json by name, else the tokenizer itself, else config.json."""
-    places = {text: index for index, text in reversed(list(enumerate(vocabulary.tokens)))}
-    for name in ("bos", "eos", "unk", "pad"):
-        value = settings.get(f"{name}_token")
-        text = value.get("content") if isinstance(value, dict) else value
-        index = config.get(f"{name}_token_id")
-        index = index[0] if isinstance(index, list) and index else index
-        if isinstance(text, str) and text.encode() in places:
-            vocabulary.special[name] = places[text.encode()]
-        elif name not in vocabulary.special and isinstance(index, int) and 0 <= index < len(vocabulary.tokens):
-            vocabulary.special[name] = index
-    end_of_turn = places.get(b"<|im_end|>", places.get(b"<|eot_id|>"))
-    if end_of_turn is not None:
-        vocabulary.special["eot"] = end_of_turn
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    path = folder / "chat_template.jinja"
-    template = read_regular_text(path) if path.is_file() else settings.get("chat_template")
-    return without_generation(template) if isinstance(template, str) else ""
 
 
 def without_generation(template: str) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from engines.artifacts.generation_config import end_ids, read_generation_config, write_generation_config
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.files import read_regular_bytes
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
+from exporters.hf_model.turn_end import written_ends
 from exporters.lora.adapter import Adapter, read_adapter
 from exporters.lora.adapter_part import MERGE_CHUNK_BYTES
 from exporters.lora.merge_plan import Weighted
@@ -24,7 +26,6 @@ from exporters.lora.rounded_base import BaseRounding, RoundedBase
 from recipes.problems import OperatorError, printable
 
 Progress = Callable[[float, float], None]
-GENERATION_CONFIG = "generation_config.json"
 _BUFFERS = 4
 """Chunks that are computed, written, or waiting."""
 
@@ -124,8 +125,7 @@ def merge(
     _write_index(weights, out, size)
     write_config(weights, out)
     copy_tokenizer(out, *(folder for folder, _ in adapters), base)
-    if (base / GENERATION_CONFIG).is_file():
-        (out / GENERATION_CONFIG).write_bytes(read_regular_bytes(base / GENERATION_CONFIG))
+    write_ends(weights, out, base, [folder for folder, _ in adapters])
     return Merged(total, size, len(weights.changed), tuple(weights.warnings))
 
 
@@ -207,6 +207,19 @@ def _write_index(weights: MergedWeights, out: Path, size: int) -> None:
     places = {info.name: info.file.name for info in weights.tensors.values()}
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_ends(weights: MergedWeights, out: Path, base: Path, adapters: Sequence[Path]) -> None:
+    """Write generation_config.json: the base model's, with every token at which the adapters' answers end.
+
+    An adapter that Cockpit trained names its tokens in the same file. For any other the merged folder's chat template
+    says them, so the tokenizer's files must be there.
+    """
+    ends: list[int] = []
+    for adapter in adapters:
+        settings = read_generation_config(adapter)
+        ends += end_ids(settings) if settings else written_ends(out)
+    write_generation_config(out, base, weights.config, ends)
 
 
 def write_config(weights: MergedWeights, out: Path) -> None:

@@ -17,12 +17,14 @@ from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
 from exporters.proof.audit import Proofs, prove
 from exporters.proof.byte_proof import ByteProver
+from exporters.proof.effective_tokens import answer_ends
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, opening_ids, prompts_of
-from exporters.proof.parity import Comparison, Reference, TokenCheck, check_limits, check_tokens, compare
+from exporters.proof.parity import Comparison, Reference, check_limits, compare
 from exporters.proof.parity_data import ParityData, read_parity_data
 from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.proof.token_check import TokenCheck, check_tokens
 from recipes.file_types import file_type_of_id
 from recipes.problems import OperatorError
 from recipes.stages.export import ByteProof
@@ -102,7 +104,7 @@ def check_model(
     reference = Reference(work / "reference.f32", text.windows, int(config["vocab_size"]))
     send({"phase": f"asking transformers on {text.positions} positions"})
     reference.compute(TorchLogits(model), advance)
-    stops = _stops(tokenizer, config)
+    stops = answer_ends(folder, config, tokenizer)
     prompts = prompts_of(text.windows, length, cut_after=opening_ids(tokenizer))
     asked = fixture_prompts(prompts, text.windows, length)
     answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
@@ -168,7 +170,9 @@ def _check_file(
     with LlamaProcess(path, expected.length, expected.threads) as llama:
         if llama.vocab_size != int(config["vocab_size"]):
             raise OperatorError(f"{path} has {llama.vocab_size} tokens, but {folder} has {config['vocab_size']}")
-        tokens = check_tokens(expected.tokenizer, llama, expected.text)
+        tokens = check_tokens(expected.tokenizer, llama, expected.text, answer_ends(folder, config, expected.tokenizer))
+        for warning in tokens.warnings():
+            send({"warning": f"{path.name}: {warning}"})
         comparison = compare(expected.reference, llama, advance)
     problems = [*found, *tokens.problems(), *check_limits(file_type, comparison)]
     if not math.isfinite(comparison.mean_kl):
@@ -192,10 +196,3 @@ def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def _float_bytes(folder: Path) -> int:
     """Maximum size of the model in float32: twice the size of its files."""
     return 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def _stops(tokenizer: Any, config: dict[str, Any]) -> list[int]:
-    """Tokens that end an answer: the tokenizer's and the config's."""
-    listed = config.get("eos_token_id")
-    ids = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
-    return sorted({token for token in ids if isinstance(token, int)})

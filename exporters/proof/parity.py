@@ -1,26 +1,21 @@
-"""Compares a GGUF file with its model in transformers: token ids, and the distribution at every position.
+"""Compares a GGUF file with its model in transformers: the distribution at every position.
 
 The reference is the model itself in float32. KL(reference ‖ file) is in nats, computed in float64 from both logits.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.llama.process import LlamaProcess
-from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
 from recipes import quantities
 from recipes.file_types import FILE_TYPES
-from recipes.problems import printable
 
 TIE_GAP = 0.01
 """Types that keep the most likely token may choose another only where the reference's two best logits are closer than
@@ -189,63 +184,3 @@ def check_limits(file_type: str, comparison: Comparison) -> list[str]:
                 f"{quantities.number(worst.gap, 3)}, window {worst.window}, position {worst.position})"
             )
     return problems
-
-
-@dataclass(frozen=True)
-class TokenCheck:
-    """The comparison of token ids from transformers and libllama. `different` has shortened texts; `literals` and
-    `normalized` do not fail the check."""
-
-    texts: int
-    different: list[str]
-    literals: int
-    normalized: int
-
-    def problems(self) -> list[str]:
-        """At most one sentence about the differences."""
-        if not self.different:
-            return []
-        return [
-            f"token ids differ from the model's tokenizer in {len(self.different)} of {self.texts} texts: "
-            f"{'; '.join(self.different[:5])}"
-        ]
-
-
-def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData) -> TokenCheck:
-    """Compare ids on the held-out texts and on hard strings, the latter with control tokens parsed and not parsed.
-
-    Two known differences are counted, but do not fail the check. A plain text that spells a control token's name
-    (`literals`): llama.cpp merges pieces into any token of that name, but the tokenizer keeps control tokens out of
-    ordinary text. A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not
-    normalize.
-    """
-    samples = list(data.samples)
-    for text in HARD_STRINGS:
-        samples += [Sample(text, encode(tokenizer, text, special=flag), flag) for flag in (True, False)]
-    names = [name for name in tokenizer.all_special_tokens if name]
-    forms = _unicode_forms(tokenizer)
-    different: list[str] = []
-    literals = normalized = 0
-    for sample in samples:
-        ids = llama.tokenize(sample.text, parse_special=sample.special)
-        if ids == encode(tokenizer, sample.text, special=sample.special):
-            continue
-        if not sample.special and any(name in sample.text for name in names):
-            literals += 1
-        elif any(unicodedata.normalize(form, sample.text) != sample.text for form in forms):
-            normalized += 1
-        else:
-            different.append(f"{printable(sample.text, 60)!r} ({'chat' if sample.special else 'plain'})")
-    return TokenCheck(len(samples), different, literals, normalized)
-
-
-UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
-_UNICODE_FORMS: tuple[UnicodeForm, ...] = get_args(UnicodeForm)
-
-
-def _unicode_forms(tokenizer: Any) -> list[UnicodeForm]:
-    """The Unicode normalization forms that a fast tokenizer applies to text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    normalizer = json.loads(backend.to_str()).get("normalizer") if backend is not None else None
-    parts = (normalizer or {}).get("normalizers", [normalizer])
-    return [form for part in parts if part for form in _UNICODE_FORMS if part.get("type") == form]

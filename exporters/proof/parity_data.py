@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
+from engines.chat.rendering import Chat, render
 from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
 from engines.files import open_regular
@@ -228,7 +229,7 @@ def _is_messages(path: Path) -> bool:
 
 def _messages(folder: Path, split: str, tokenizer: Any) -> Iterator[Sample]:
     for row in read_messages(folder, split):
-        text = str(tokenizer.apply_chat_template(row.as_dicts(), tokenize=False))
+        text = render(tokenizer, [Chat(row.as_dicts())])[0]
         yield Sample(text, encode(tokenizer, text, special=True), special=True)
 
 

@@ -14,12 +14,14 @@ from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.model_folder import local_folder
+from exporters.proof.effective_tokens import answer_ends
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
-from exporters.proof.parity import Comparison, Reference, check_limits, check_tokens, compare, limits_of
+from exporters.proof.parity import Comparison, Reference, check_limits, compare, limits_of
 from exporters.proof.parity_data import ParityData, read_parity_data
 from exporters.proof.quality import light_of
 from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.proof.token_check import check_tokens
 from exporters.stages.export_adapters import compare_adapters
 from exporters.stages.export_job import Export, report_comparison
 from exporters.stages.merge_parity import describe_unmerged
@@ -101,7 +103,10 @@ def _compare_file(
 ) -> list[str]:
     path = export.path(plan)
     with LlamaProcess(path, length, export.threads) as llama:
-        tokens = check_tokens(tokenizer, llama, data)
+        tokens = check_tokens(tokenizer, llama, data, _ends(export, tokenizer))
+        if plan is export.plans[0]:
+            for warning in tokens.warnings():
+                export.ctx.warn(warning)
         if llama.vocab_size != int(export.model.config["vocab_size"]):
             return [
                 f"{plan.file_type}: llama.cpp reads {llama.vocab_size} tokens, but the model has "
@@ -126,6 +131,11 @@ def _compare_file(
     )
     _report(export, plan, comparison, inference)
     return problems
+
+
+def _ends(export: Export, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: in transformers, and as the writer read them."""
+    return sorted({*answer_ends(export.model.folder, export.model.config, tokenizer), *export.stops})
 
 
 def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None) -> None:

@@ -62,8 +62,7 @@ class Export:
     @property
     def stops(self) -> list[int]:
         """Tokens that end an answer."""
-        special = self.model.vocabulary.special
-        return sorted({special[name] for name in ("eos", "eot") if name in special})
+        return sorted(self.model.vocabulary.ends)
 
     def adapter_path(self, name: str, dtype: str) -> Path:
         """The final name of a GGUF adapter."""

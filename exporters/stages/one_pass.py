@@ -6,14 +6,13 @@ need, are written to the stage's work folder; the tensors are summed while they 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.context import StageContext
 from engines.data.tokenizer_files import copy_tokenizer
 from exporters.hf_model.model_folder import local_folder
-from exporters.lora.merge import GENERATION_CONFIG, check_base, open_merged, write_config
+from exporters.lora.merge import check_base, open_merged, write_config, write_ends
 from exporters.lora.merged_weights import MergedWeights
 from recipes.stages.export import ExportStage
 
@@ -55,6 +54,5 @@ def open_one_pass(ctx: StageContext[ExportStage]) -> OnePass | None:
     folder.mkdir()
     write_config(weights, folder)
     copy_tokenizer(folder, adapter, base)
-    if (base / GENERATION_CONFIG).is_file():
-        shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+    write_ends(weights, folder, base, [adapter])
     return OnePass(base, adapter, folder, weights)

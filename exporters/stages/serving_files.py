@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.files import write_durably
-from engines.json_text import read_json
-from exporters.proof.chat_format import ChatFormat, chat_format
+from exporters.proof.chat_format import ChatFormat, modelfile_format
+from exporters.proof.effective_tokens import added_tokens
 from recipes import quantities
 
 MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"
@@ -34,6 +35,7 @@ class Served:
         stops: control tokens at which an answer ends, by name.
         context: tokens of context, at most `SERVED_CONTEXT`.
         sampling: parameters of generation_config.json, by their Modelfile names.
+        begin: the token that a runtime puts before every prompt, which must not begin with it too; empty if none.
     """
 
     chat: ChatFormat | None
@@ -41,16 +43,23 @@ class Served:
     stops: tuple[str, ...]
     context: int
     sampling: Mapping[str, float]
+    begin: str = ""
 
 
 def served(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Served:
-    """Read from a model's folder how to serve it. Missing values, and values that are not numbers, are left out."""
-    generation = _generation_config(folder)
-    chat = chat_format(tokenizer)
-    ids = [config.get("eos_token_id"), generation.get("eos_token_id"), tokenizer.eos_token_id]
-    flat = [token for item in ids for token in (item if isinstance(item, list) else [item]) if isinstance(token, int)]
+    """Read from a model's folder how to serve it. Missing values, and values that are not numbers, are left out.
+
+    Raises:
+        TemplateLimitError: the chat template computes for too long, or needs too much memory.
+    """
+    generation = read_generation_config(folder)
+    begin = tokenizer.bos_token or "" if added_tokens(tokenizer).begin else ""
+    chat = modelfile_format(tokenizer, begin)
+    ids = [*end_ids(config), *end_ids(generation), tokenizer.eos_token_id]
     names = [
-        str(tokenizer.convert_ids_to_tokens(token)) for token in dict.fromkeys(flat) if 0 <= token < len(tokenizer)
+        str(tokenizer.convert_ids_to_tokens(token))
+        for token in dict.fromkeys(ids)
+        if token is not None and token < len(tokenizer)
     ]
     end = chat.after["assistant"].strip() if chat else ""
     if end and end in tokenizer.all_special_tokens:
@@ -63,7 +72,8 @@ def served(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Served:
     if generation.get("do_sample") is False:
         sampling = {"temperature": 0.0}
     context = min(int(config["max_position_embeddings"]), SERVED_CONTEXT)
-    return Served(chat, bool(getattr(tokenizer, "chat_template", None)), tuple(dict.fromkeys(names)), context, sampling)
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    return Served(chat, has_template, tuple(dict.fromkeys(names)), context, sampling, begin)
 
 
 def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
@@ -76,7 +86,7 @@ def modelfile(model: Served, gguf: str, *, adapters: Sequence[str] = ()) -> str:
     """
     lines = [f"FROM ./{gguf}", *(f"ADAPTER ./{name}" for name in adapters)]
     if model.chat is not None:
-        lines.append(f"TEMPLATE {_quoted(_go_template(model.chat))}")
+        lines.append(f"TEMPLATE {_quoted(_go_template(model.chat, model.begin))}")
         if model.chat.system:
             lines.append(f"SYSTEM {_quoted(model.chat.system)}")
     elif model.has_template:
@@ -126,16 +136,17 @@ def write_serving_files(out: Path, model: Served, ggufs: Sequence[str], adapters
     return list(texts)
 
 
-def _go_template(chat: ChatFormat) -> str:
+def _go_template(chat: ChatFormat, begin: str) -> str:
     """The template in Go's language: https://pkg.go.dev/text/template, with Ollama's `.Messages`, `.Role`,
-    `.Content`."""
+    `.Content`. `begin`: the token that the runtime itself puts before a prompt."""
     roles = "".join(
         f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}{_go_text(chat.before[role])}{{{{ '
         f".Content }}}}"
         f"{_go_text(chat.after[role])}"
-        for number, role in enumerate(("system", "user", "assistant"))
+        for number, role in enumerate(role for role in ("system", "user", "assistant") if role in chat.before)
     )
-    return f"{{{{ range .Messages }}}}{roles}{{{{ end }}}}{{{{ end }}}}{_go_text(chat.opening)}"
+    start = _go_text(chat.start.removeprefix(begin))
+    return f"{start}{{{{ range .Messages }}}}{roles}{{{{ end }}}}{{{{ end }}}}{_go_text(chat.opening)}"
 
 
 def _go_text(text: str) -> str:
@@ -146,11 +157,3 @@ def _go_text(text: str) -> str:
 def _quoted(text: str) -> str:
     """A value in a Modelfile, in three quotes, which it cannot contain; such a value is written in JSON's quotes."""
     return f'"""{text}"""' if '"""' not in text and not text.endswith('"') else json.dumps(text)
-
-
-def _generation_config(folder: Path) -> dict[str, Any]:
-    try:
-        value = read_json(folder / "generation_config.json")
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.context import StageContext, StageFailedError
 from engines.files import atomic_path, file_sha256, read_regular_text
-from engines.json_text import read_object
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
 from exporters.gguf.quant_types import Choice, FilePlan, Shape
@@ -105,20 +105,10 @@ def upstream_model(folder: Path) -> Model:
     weights = open_weights(folder)
     shapes = [Shape(info.name, info.rows, info.columns, len(info.shape)) for info in weights.tensors.values()]
     name = str((config.get("architectures") or ["unknown"])[0])
-    vocabulary = Vocabulary("unknown", "unknown", [], [], special=_stops(folder, config))
+    vocabulary = Vocabulary(
+        "unknown", "unknown", [], [], ends=end_ids(read_generation_config(folder)) or end_ids(config)
+    )
     return Model(folder, config, Architecture(printable(name, 60), (), ()), weights, vocabulary, {}, shapes)
-
-
-def _stops(folder: Path, config: dict[str, Any]) -> dict[str, int]:
-    """The tokens that end an answer, from generation_config.json, else from config.json."""
-    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    for source in (generation, config):
-        listed = source.get("eos_token_id")
-        ids = listed if isinstance(listed, list) else [listed]
-        found = [token for token in ids if isinstance(token, int)]
-        if found:
-            return dict(zip(("eos", "eot"), found, strict=False))
-    return {}
 
 
 def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:

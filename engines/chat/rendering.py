@@ -1,0 +1,211 @@
+"""Renders conversations with a tokenizer's chat template, in a worker process that is started once.
+
+The text is the one that transformers' `apply_chat_template` gives: the worker calls the same function. A template that
+computes for ever, or that fills the memory, ends the worker and not the caller; it is not tried twice.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.chat.limits import CPU_SECONDS, MEMORY_BYTES
+from engines.llama.library import NativeError
+from engines.llama.worker_process import WorkerProcess
+from recipes import quantities
+from recipes.problems import OperatorError, printable
+
+Message = Mapping[str, Any]
+Waiting = Callable[[], None]
+_WORKER = "engines.chat.worker"
+
+
+class TemplateError(OperatorError):
+    """A chat template cannot render a conversation."""
+
+
+class TemplateRefusedError(TemplateError):
+    """The template raised an error, or the tokenizer has no template to use."""
+
+
+class TemplateLimitError(TemplateError):
+    """The template computed for too long, or needed too much memory."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation to render; `opened`: the text ends where the assistant's answer begins."""
+
+    messages: Sequence[Message]
+    opened: bool = False
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A rendered conversation with the spans, in characters, that its template marks as the assistant's."""
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
+def render(
+    tokenizer: Any, chats: Sequence[Chat], *, tools: list[Any] | None = None, waiting: Waiting | None = None
+) -> list[str]:
+    """The text of each conversation.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        chats: the conversations; many in one call cost less than one call each.
+        tools: JSON schemas of functions, for the template.
+        waiting: called now and then until the texts are there; what it raises ends the wait.
+
+    Raises:
+        TemplateRefusedError: the template raised an error, or there is none.
+        TemplateLimitError: the template computed for too long, or needed too much memory.
+    """
+    return render_template(
+        template_of(tokenizer, tools), tokenizer.special_tokens_map, chats, tools=tools, waiting=waiting
+    )
+
+
+def render_template(
+    template: str,
+    special: Mapping[str, Any],
+    chats: Sequence[Chat],
+    *,
+    tools: list[Any] | None = None,
+    waiting: Waiting | None = None,
+) -> list[str]:
+    """The text of each conversation, by a template's own text; `special`: the special tokens that it sees, by name.
+
+    Raises:
+        TemplateError: as `render`.
+    """
+    texts: list[str] = _RENDERER.ask(_request(template, special, chats, tools, marked=False), waiting)["texts"]
+    return texts
+
+
+def render_marked(tokenizer: Any, messages: Sequence[Message], *, waiting: Waiting | None = None) -> Marked:
+    """A conversation with the spans of its `generation` blocks.
+
+    Raises:
+        TemplateError: as `render`.
+    """
+    request = _request(template_of(tokenizer), tokenizer.special_tokens_map, [Chat(messages)], None, marked=True)
+    answer = _RENDERER.ask(request, waiting)
+    return Marked(answer["texts"][0], [(start, end) for start, end in answer["spans"][0]])
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, waiting: Waiting | None = None) -> list[int]:
+    """Token ids of a conversation up to the beginning of the assistant's answer.
+
+    Raises:
+        TemplateError: as `render`.
+    """
+    text = render(tokenizer, [Chat(messages, opened=True)], waiting=waiting)[0]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class _Renderer:
+    """The worker of this process, started at the first request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None
+        self._owner = 0
+        self._failed: dict[str, str] = {}
+
+    def ask(self, request: dict[str, Any], waiting: Waiting | None) -> dict[str, Any]:
+        with self._lock:
+            if request["template"] in self._failed:
+                raise _limit_error(self._failed[request["template"]])
+            answer = self._answer(request, waiting)
+        if "refused" in answer:
+            raise TemplateRefusedError(
+                f"the chat template does not render a conversation: {printable(answer['refused'], 400)}",
+                "change the conversation, or the model's chat_template.jinja",
+            )
+        return answer
+
+    def _answer(self, request: dict[str, Any], waiting: Waiting | None) -> dict[str, Any]:
+        for again in (True, False):
+            worker = self._running()
+            try:
+                answer, _ = worker.ask(request, waiting=waiting)
+            except NativeError as error:
+                self._drop()
+                if worker.ended_by == signal.SIGPROF:
+                    raise self._failure(request, f"took more than {quantities.duration(CPU_SECONDS)}") from error
+                if not again:
+                    raise TemplateRefusedError(f"the process that renders chat templates failed: {error}") from error
+                continue  # the worker ends with the thread that started it, for example
+            except BaseException:
+                self._drop()  # the answer to this request must not be read as that to the next
+                raise
+            if "too_large" in answer:
+                self._drop()
+                raise self._failure(request, f"needs more than {quantities.size(MEMORY_BYTES)} of memory")
+            return answer
+        raise AssertionError
+
+    def _running(self) -> WorkerProcess:
+        if self._worker is None or self._owner != os.getpid():  # a forked process must not share its parent's worker
+            self._worker, self._owner = WorkerProcess(_WORKER, threads=1), os.getpid()
+        return self._worker
+
+    def _drop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+
+    def _failure(self, request: dict[str, Any], what: str) -> TemplateLimitError:
+        self._failed[request["template"]] = what
+        return _limit_error(what)
+
+
+def _limit_error(what: str) -> TemplateLimitError:
+    return TemplateLimitError(
+        f"the model's chat template {what} for one conversation and was stopped",
+        "repair its chat_template.jinja, or use another model",
+    )
+
+
+def template_of(tokenizer: Any, tools: list[Any] | None = None) -> str:
+    """The chat template that transformers uses: the only one, or the one named "default" or "tool_use".
+
+    Raises:
+        TemplateRefusedError: there is none.
+    """
+    try:
+        template: str = tokenizer.get_chat_template(None, tools)
+    except ValueError as error:
+        raise TemplateRefusedError(
+            f"the model's tokenizer has no chat template to use: {printable(str(error), 200)}",
+            "use a model whose folder has chat_template.jinja",
+        ) from error
+    return template
+
+
+def _request(
+    template: str, special: Mapping[str, Any], chats: Sequence[Chat], tools: list[Any] | None, *, marked: bool
+) -> dict[str, Any]:
+    return {
+        "template": template,
+        "special": dict(special),
+        "tools": tools,
+        "chats": [[[_present(message) for message in chat.messages], chat.opened] for chat in chats],
+        "marked": marked,
+        "cpu_seconds": CPU_SECONDS,
+    }
+
+
+def _present(message: Message) -> dict[str, Any]:
+    """A message without the keys whose value is None: `apply_chat_template` drops them too."""
+    return {key: value for key, value in message.items() if value is not None}
+
+
+_RENDERER = _Renderer()

@@ -1,0 +1,114 @@
+"""`python -m engines.chat.worker`: renders chat templates, with limits on memory and on processor time.
+
+A request is `{"template", "special", "tools", "chats": [[messages, opened], …], "marked", "cpu_seconds"}`. The answer:
+
+- `{"texts": […], "spans": [[[start, end], …], …]}`: spans of the assistant's text if `marked`, in characters;
+- `{"refused": text}`: the template raised an error;
+- `{"too_large": true}`: it needed more than `MEMORY_BYTES`, or rendered more than `TEXT_CHARACTERS`.
+
+A template that computes for longer than `cpu_seconds` ends the process with SIGPROF.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import resource
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engines.chat.limits import MEMORY_BYTES, TEXT_CHARACTERS
+from engines.llama.worker import serve
+
+Renderer = Callable[..., tuple[list[str], list[list[tuple[int, int]]]]]
+
+
+def transformers_renderer() -> Renderer:
+    """transformers' own function, without the half of its import that builds its list of models.
+
+    The two packages above the function's module are replaced by empty ones, so that their `__init__` does not run: a
+    process that only renders starts in a fifth of the time. A version whose modules need more is imported whole.
+    """
+    spec = importlib.util.find_spec("transformers")
+    places = list(spec.submodule_search_locations or []) if spec is not None else []
+    names = ("transformers", "transformers.utils")
+    for name, place in zip(names, (places, [f"{place}/utils" for place in places]), strict=True):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = place
+    try:
+        return _renderer()
+    except (ImportError, AttributeError):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+            del sys.modules[name]
+        return _renderer()
+
+
+def _renderer() -> Renderer:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    return render_jinja_template  # type: ignore[return-value]  # its annotation says str
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Limit this process's address space to its present size and `more_bytes`; no limit where the size is unknown."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + more_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+@contextlib.contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """End this process with SIGPROF if the block computes for longer, in Python or in C."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+class Worker:
+    """Answers requests; transformers keeps compiled templates."""
+
+    def __init__(self, render: Renderer) -> None:
+        self._render = render
+
+    def __call__(self, request: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Render every conversation of a request."""
+        texts: list[str] = []
+        spans: list[list[tuple[int, int]]] = []
+        try:
+            for messages, opened in request["chats"]:
+                with processor_time(request["cpu_seconds"]):
+                    text, found = self._one(request, messages, opened)
+                if len(text) > TEXT_CHARACTERS:
+                    return {"too_large": True}, b""
+                texts.append(text)
+                spans.append(found)
+        except MemoryError:
+            return {"too_large": True}, b""
+        except Exception as error:  # noqa: BLE001 - a template is its author's program and may raise anything
+            return {"refused": f"{type(error).__name__}: {error}"[:2000]}, b""
+        return {"texts": texts, "spans": spans}, b""
+
+    def _one(self, request: dict[str, Any], messages: Any, opened: bool) -> tuple[str, list[tuple[int, int]]]:
+        texts, spans = self._render(
+            [messages],
+            tools=request["tools"],
+            chat_template=request["template"],
+            return_assistant_tokens_mask=request["marked"],
+            add_generation_prompt=opened,
+            **request["special"],
+        )
+        return texts[0], spans[0] if request["marked"] else []
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    worker = Worker(transformers_renderer())
+    limit_memory(MEMORY_BYTES)
+    serve(worker)
