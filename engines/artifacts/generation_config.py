@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,12 @@ def write_generation_config(
     settings = read_generation_config(base)
     old = end_ids(settings) or end_ids(config)
     ends = list(dict.fromkeys([*old, *more_ends]))
-    if not settings and ends == old:
+    if ends == old:
+        if settings:
+            shutil.copyfile(base / GENERATION_CONFIG, target / GENERATION_CONFIG)
         return ends
     kept = settings or {key: config[key] for key in _CARRIED if config.get(key) is not None}
-    if ends != end_ids(kept):
-        kept = {**kept, _EOS: ends[0] if len(ends) == 1 else ends}
-    write_text(target / GENERATION_CONFIG, json.dumps(kept, indent=2) + "\n")
+    write_text(
+        target / GENERATION_CONFIG, json.dumps({**kept, _EOS: ends[0] if len(ends) == 1 else ends}, indent=2) + "\n"
+    )
     return ends

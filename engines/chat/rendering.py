@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.chat.limits import CPU_SECONDS, MEMORY_BYTES
+from engines.chat.limits import CPU_SECONDS, MEMORY_BYTES, TEXT_CHARACTERS
 from engines.llama.library import NativeError
 from engines.llama.worker_process import WorkerProcess
 from recipes import quantities
@@ -22,6 +22,10 @@ from recipes.problems import OperatorError, printable
 Message = Mapping[str, Any]
 Waiting = Callable[[], None]
 _WORKER = "engines.chat.worker"
+_TOO_LARGE = {
+    "memory": f"needs more than {quantities.size(MEMORY_BYTES)} of memory",
+    "text": f"renders more than {TEXT_CHARACTERS} characters",
+}
 
 
 class TemplateError(OperatorError):
@@ -148,7 +152,7 @@ class _Renderer:
                 raise
             if "too_large" in answer:
                 self._drop()
-                raise self._failure(request, f"needs more than {quantities.size(MEMORY_BYTES)} of memory")
+                raise self._failure(request, _TOO_LARGE[answer["too_large"]])
             return answer
         raise AssertionError
 

@@ -4,7 +4,7 @@ A request is `{"template", "special", "tools", "chats": [[messages, opened], …
 
 - `{"texts": […], "spans": [[[start, end], …], …]}`: spans of the assistant's text if `marked`, in characters;
 - `{"refused": text}`: the template raised an error;
-- `{"too_large": true}`: it needed more than `MEMORY_BYTES`, or rendered more than `TEXT_CHARACTERS`.
+- `{"too_large": "memory"}`: it needed more than `MEMORY_BYTES`; `"text"`: it rendered more than `TEXT_CHARACTERS`.
 
 A template that computes for longer than `cpu_seconds` ends the process with SIGPROF.
 """
@@ -19,7 +19,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engines.chat.limits import MEMORY_BYTES, TEXT_CHARACTERS
 from engines.llama.worker import serve
@@ -50,7 +50,7 @@ def transformers_renderer() -> Renderer:
 def _renderer() -> Renderer:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    return render_jinja_template  # type: ignore[return-value]  # its annotation says str
+    return cast(Renderer, render_jinja_template)  # its annotation says str
 
 
 def limit_memory(more_bytes: int) -> None:
@@ -86,11 +86,11 @@ class Worker:
                 with processor_time(request["cpu_seconds"]):
                     text, found = self._one(request, messages, opened)
                 if len(text) > TEXT_CHARACTERS:
-                    return {"too_large": True}, b""
+                    return {"too_large": "text"}, b""
                 texts.append(text)
                 spans.append(found)
         except MemoryError:
-            return {"too_large": True}, b""
+            return {"too_large": "memory"}, b""
         except Exception as error:  # noqa: BLE001 - a template is its author's program and may raise anything
             return {"refused": f"{type(error).__name__}: {error}"[:2000]}, b""
         return {"texts": texts, "spans": spans}, b""

@@ -7,11 +7,30 @@ from typing import Any
 
 from recipes.problems import OperatorError, printable, shown
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+_WORDS = _SHORT + r"[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_PATTERNS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+_CASED = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_UPPER_LOWER = _CASED + r"*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+", _CASED + r"+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+_SLASHES = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERNS = {
+    (_WORDS + r"\p{N}" + _REST, False): "qwen2",
+    (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
+    (_WORDS + r"\p{N}{1,3}" + _REST, False): "dbrx",
+    (
+        _SHORT + r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        False,
+    ): "qwen35",
+    ("|".join(part + f"{_SHORT[:-1]}?" for part in _UPPER_LOWER) + r"|\p{N}{1,3}" + _SLASHES, False): "gpt-4o",
+    ("|".join(_UPPER_LOWER) + r"|\p{N}" + _SLASHES, True): "tekken",
+}
+"""llama.cpp's name by the split's pattern and `ignore_merges`: only some of its pre-tokenizers look whole words up in
+the vocabulary before they merge."""
 _DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
 """DeepSeek-Coder's splits in order; single digits follow."""
+CASELESS = frozenset({"gpt-4o", "tekken"})
+"""Pre-tokenizers that llama.cpp only approximates: it splits words at the case of ASCII letters, and takes a combining
+mark for no letter."""
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
@@ -29,16 +48,17 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
         raise OperatorError(
             "tokenizer.json: add_prefix_space — got true; llama.cpp has no counterpart for byte-level BPE"
         )
-    name = _name(parts)
+    whole_words = bool(tokenizer["model"].get("ignore_merges"))
+    name = _name(parts, whole_words)
     if name is None:
+        opposite = _name(parts, not whole_words)
+        if opposite is not None:
+            raise OperatorError(
+                f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; "
+                f"llama.cpp's {opposite} does the opposite"
+            )
         raise OperatorError(
             f"tokenizer.json: pre_tokenizer — llama.cpp has no counterpart; got {printable(json.dumps(given), 400)}"
-        )
-    # llama.cpp looks whole words up in the vocabulary before it merges, for this pre-tokenizer only
-    if bool(tokenizer["model"].get("ignore_merges")) != (name == "llama-bpe"):
-        raise OperatorError(
-            f"tokenizer.json: ignore_merges — got {shown(tokenizer['model'].get('ignore_merges', False))}; "
-            f"llama.cpp's {name} does the opposite"
         )
     normalizer = tokenizer.get("normalizer")
     warnings = []
@@ -47,11 +67,25 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
             f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text "
             "that it would change gets different token ids"
         )
+    if name in CASELESS:
+        warnings.append(
+            f"llama.cpp's {name} splits words at the case of ASCII letters only: some words with other letters get "
+            "different token ids"
+        )
     return name, warnings
 
 
-def _name(parts: list[dict[str, Any]]) -> str | None:
+def _name(parts: list[dict[str, Any]], whole_words: bool) -> str | None:
     kinds = [part.get("type") for part in parts]
+    if (
+        kinds == ["Split", "ByteLevel"]
+        and not parts[1].get("use_regex", True)
+        and parts[0].get("behavior") == "Isolated"
+        and not parts[0].get("invert")
+    ):
+        return _PATTERNS.get((str(parts[0].get("pattern", {}).get("Regex")), whole_words))
+    if whole_words:
+        return None
     if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") and parts[1].get("use_regex", True):
@@ -59,12 +93,6 @@ def _name(parts: list[dict[str, Any]]) -> str | None:
     if kinds == [*["Split"] * 4, "Digits", "ByteLevel"] and _splits(parts[:4]) == _DEEPSEEK_CODER:
         single = parts[4].get("individual_digits") and not parts[5].get("use_regex", True)
         return "deepseek-coder" if single else None
-    if (
-        kinds == ["Split", "ByteLevel"]
-        and not parts[1].get("use_regex", True)
-        and parts[0].get("behavior") == "Isolated"
-    ):
-        return _PATTERNS.get(str(parts[0].get("pattern", {}).get("Regex")))
     return None
 
 

@@ -13,19 +13,13 @@ from tokenizers import Tokenizer
 
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.chat.rendering import TemplateLimitError, TemplateRefusedError
+from engines.llama.vocab_rules import ends_by_name
 from exporters.hf_model.chat_templates import DEFAULT
 from exporters.hf_model.turn_end import end_of_turn, named_tokens
 from recipes.problems import OperatorError, printable
 
 KEYS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 """GGUF's names of the special tokens: `tokenizer.ggml.NAME_token_id`."""
-
-ENDS_BY_NAME = frozenset({
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~[",
-})  # fmt: skip
-"""Tokens at which llama.cpp ends an answer because of their names (`llama_vocab::impl::load`, llama-vocab.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,7 @@ class SpecialTokens:
         add_bos: whether `bos` is put before every text.
         add_eos: whether `eos` is put after every text.
         ends: every token that ends an answer.
+        unplaced: those of them that the file cannot name.
         warnings: what llama.cpp cannot do as transformers does.
     """
 
@@ -74,11 +69,10 @@ class SpecialTokens:
     add_bos: bool
     add_eos: bool
     ends: list[int]
+    unplaced: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-_BOUND = ("<|return|>", "<|call|>", "<|end|>")
-"""With all three, llama.cpp takes <|end|> for the end of a message and not of an answer."""
 _ENDS_OF_A_TURN = ("<|im_end|>", "<|eot_id|>")
 """Names that are taken for the end of a turn in a model whose chat template does not say it."""
 
@@ -108,8 +102,11 @@ def read_special_tokens(folder: Path, files: TokenizerFiles, config: Mapping[str
     turn = _end_of_turn(files, warnings)
     listed = [token for token in end_ids(read_generation_config(folder)) + end_ids(config) if token < len(files.tokens)]
     ends = list(dict.fromkeys([*ends, *end[-1:], *listed, *([turn] if turn is not None else [])]))
-    _place_ends(ids, ends, turn, files, warnings)
-    return SpecialTokens(ids, bool(begin), bool(end), ends, warnings)
+    unplaced = _place_ends(ids, ends, turn, files)
+    if unplaced:
+        names = ", ".join(printable(files.text(token), 40) for token in unplaced)
+        warnings.append(f"llama.cpp does not end an answer at {names}: a file has places for three end tokens")
+    return SpecialTokens(ids, bool(begin), bool(end), ends, unplaced, warnings)
 
 
 def _named_ids(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, int]:
@@ -171,18 +168,16 @@ def _end_of_turn(files: TokenizerFiles, warnings: list[str]) -> int | None:
     return next((files.places[name.encode()] for name in _ENDS_OF_A_TURN if name.encode() in files.places), None)
 
 
-def _place_ends(
-    ids: dict[str, int], ends: list[int], turn: int | None, files: TokenizerFiles, warnings: list[str]
-) -> None:
-    """Name the end tokens in the places that llama.cpp has: eos, eot and eom; it knows others by their texts."""
-    bound = all(name.encode() in files.places for name in _BOUND)
-    known = ENDS_BY_NAME - ({_BOUND[-1]} if bound else set())
+def _place_ends(ids: dict[str, int], ends: list[int], turn: int | None, files: TokenizerFiles) -> list[int]:
+    """Name the end tokens in the places that a file has, eos, eot and eom, and return those without a place.
+
+    llama.cpp ends an answer at some other tokens too, because of their names.
+    """
+    known = ends_by_name([text.decode(errors="replace") for text in files.places])
     if turn is not None:
         ids["eot"] = turn
     left = [token for token in ends if token not in (ids.get("eos"), turn) and files.text(token) not in known]
     for name in ("eot", "eom"):
         if left and name not in ids:
             ids[name] = left.pop(0)
-    if left:
-        names = ", ".join(printable(files.text(token), 40) for token in left)
-        warnings.append(f"llama.cpp does not end an answer at {names}: it has places for three end tokens")
+    return left

@@ -38,8 +38,8 @@ _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 class Vocabulary:
     """Everything that the file stores about the tokenizer.
 
-    `scores` is empty for BPE, `merges` for SentencePiece. `ends` are all tokens that end an answer; `templates` are the
-    chat templates by name.
+    `scores` is empty for BPE, `merges` for SentencePiece. `ends` are all tokens that end an answer, and
+    `unplaced_ends` those of them that the file cannot name; `templates` are the chat templates by name.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Vocabulary:
     charsmap: bytes = b""
     templates: dict[str, str] = field(default_factory=dict)
     ends: list[int] = field(default_factory=list)
+    unplaced_ends: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -89,7 +90,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     controls = [index for index, kind in enumerate(vocabulary.types) if kind == CONTROL]
     files = TokenizerFiles(tokenizer, settings, templates, vocabulary.tokens, controls, vocabulary.special)
     special = read_special_tokens(folder, files, config)
-    vocabulary.special, vocabulary.ends = special.ids, special.ends
+    vocabulary.special, vocabulary.ends, vocabulary.unplaced_ends = special.ids, special.ends, special.unplaced
     vocabulary.add_bos, vocabulary.add_eos = special.add_bos, special.add_eos
     vocabulary.warnings += special.warnings
     if templates and DEFAULT not in templates:
@@ -124,7 +125,8 @@ def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:
 
 def _template_keys(templates: Mapping[str, str]) -> dict[str, Value]:
     """The default chat template, and those with names: letters, digits and _ of each, and a list of the names."""
-    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in reversed(templates.items()) if name != DEFAULT}
+    others = [(name, text) for name, text in templates.items() if name != DEFAULT]
+    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in reversed(others)}
     keys: dict[str, Value] = {}
     if templates.get(DEFAULT):
         keys["tokenizer.chat_template"] = text_value(templates[DEFAULT])

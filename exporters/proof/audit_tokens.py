@@ -1,94 +1,99 @@
-"""Compares the vocabulary of a GGUF file with the tokenizer's files: the pieces, the special tokens, the template."""
+"""Compares a GGUF file's vocabulary with the tokenizer's files, and its special tokens and chat templates by effect.
+
+What a file leaves out has llama.cpp's default. What the model means by its files is what transformers does with them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.files import read_regular_text
-from engines.json_text import read_json
 from engines.llama.gguf_file import GgufFile
+from engines.llama.vocab_rules import adds_begin, default_id, ends_by_name
 from exporters.proof.audit_vocab import audit_vocabulary, texts_of
+from exporters.proof.effective_tokens import added_tokens, answer_ends
 from recipes.problems import printable
 
-_BEGINS = frozenset(
-    {
-        "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
-        "tekken", "chameleon",
-    }
-)  # fmt: skip
-"""Pre-tokenizers with which llama.cpp adds the begin token unless the file says otherwise."""
-_DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11}}
-"""Special tokens of files that name none, by `tokenizer.ggml.model`."""
+_MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+_END_PLACES = 3
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Compare tokens, scores, merges, special ids and chat template with the tokenizer's files."""
+    """Compare tokens, scores, merges, special ids and chat templates with the tokenizer's files."""
     tokens = texts_of(file.keys.get("tokenizer.ggml.tokens"))
     findings = audit_vocabulary(file, folder, int(config["vocab_size"]))
-    return findings + _special(file, folder, tokens) + _template(file, folder)
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        return [*findings, "the model's tokenizer cannot be loaded: special tokens and templates were not compared"]
+    return findings + _special(file, tokenizer, answer_ends(folder, config, tokenizer), tokens) + _templates(file, tokenizer)
 
 
-def effective_id(file: GgufFile, name: str) -> int | None:
-    """The id that a runtime uses as a special token: the file's, or llama.cpp's default; None without one.
-
-    Args:
-        file: the file.
-        name: bos, eos, pad, unk, eot, ….
-    """
-    key = {"unk": "unknown", "pad": "padding"}.get(name, name)
-    given = file.scalar(f"tokenizer.ggml.{key}_token_id")
-    defaults = _DEFAULT_IDS.get(str(file.scalar("tokenizer.ggml.model")), {})
-    return given if isinstance(given, int) else defaults.get(name)
-
-
-def effective_flag(file: GgufFile, name: str) -> bool:
-    """Whether a runtime adds the begin or end token: the file's flag, or llama.cpp's default.
-
-    Args:
-        file: the file.
-        name: add_bos_token or add_eos_token.
-    """
-    given = file.scalar(f"tokenizer.ggml.{name}")
-    if isinstance(given, bool):
-        return given
-    begins = file.scalar("tokenizer.ggml.model") == "llama" or file.scalar("tokenizer.ggml.pre") in _BEGINS
-    return begins and name == "add_bos_token"
-
-
-def _special(file: GgufFile, folder: Path, tokens: list[bytes]) -> list[str]:
-    """The begin, end and padding tokens that tokenizer_config.json names."""
-    findings = []
-    settings = _settings(folder)
-    for name in ("bos", "eos", "pad", "unk"):
-        named = settings.get(f"{name}_token")
-        text = named.get("content") if isinstance(named, dict) else named
-        key = {"unk": "unknown", "pad": "padding"}.get(name, name)
-        index = effective_id(file, name)
-        if not isinstance(text, str) or text.encode() not in tokens:
-            continue
-        found = tokens[index] if isinstance(index, int) and index < len(tokens) else b""
-        if found != text.encode():
-            shown = printable(found.decode(errors="replace"), 40)
+def _special(file: GgufFile, tokenizer: Any, ends: Sequence[int], tokens: list[bytes]) -> list[str]:
+    """The special tokens by what a runtime does with them, compared with what transformers does."""
+    added, findings = added_tokens(tokenizer), []
+    for name, wanted, default in (
+        ("bos", added.begin, adds_begin(str(file.scalar(_MODEL)), str(file.scalar(_PRE)))),
+        ("eos", added.end, False),
+    ):
+        key = f"tokenizer.ggml.add_{name}_token"
+        found = (_id_of(file, name),) if file.scalar(key, default) else ()
+        if len(wanted) < 2 and found != wanted:
+            what = [_names(ids, tokens) for ids in (found, wanted)]
+            state = file.scalar(key, f"missing, which means {default}")
+            findings.append(f"{key} is {state}: llama.cpp adds {what[0]} to a text, and transformers adds {what[1]}")
+    for name, field in (("bos", "bos"), ("eos", "eos"), ("padding", "pad"), ("unknown", "unk")):
+        key, wanted_id = f"tokenizer.ggml.{name}_token_id", getattr(tokenizer, f"{field}_token_id", None)
+        found_id = _id_of(file, name)
+        allowed = {wanted_id, *added.begin} if name == "bos" else {wanted_id, *ends} if name == "eos" else {wanted_id}
+        if wanted_id is not None and (found_id is not None or name in ("bos", "eos")) and found_id not in allowed:
             findings.append(
-                f"tokenizer.ggml.{key}_token_id is {index} ({shown!r}); {name}_token is {printable(text, 40)!r}"
+                f"{key} is {found_id} ({_names([found_id], tokens)}); {field}_token is {_names([wanted_id], tokens)}"
             )
-    for name in ("add_bos_token", "add_eos_token"):
-        wanted, flag = bool(settings.get(name, False)), effective_flag(file, name)
-        if flag is not wanted:
-            findings.append(f"tokenizer.ggml.{name} is {flag}; tokenizer_config.json has {wanted}")
+    known = ends_by_name({text.decode(errors="replace") for text in tokens})
+    places = {_id_of(file, name) for name in ("eos", "eot", "eom")}
+    missing = [
+        token for token in ends if token not in places and _text_of(tokens, token) not in known and token < len(tokens)
+    ]
+    if missing and len(places - {None}) < _END_PLACES:  # no file can name more, and the export warns about the others
+        findings.append(
+            f"an answer does not end at {_names(missing, tokens)}, which ends it in transformers: "
+            "tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id name other tokens"
+        )
     return findings
 
 
-def _template(file: GgufFile, folder: Path) -> list[str]:
-    path, written = folder / "chat_template.jinja", file.scalar("tokenizer.chat_template", "")
-    wanted = read_regular_text(path) if path.is_file() else _settings(folder).get("chat_template", "")
-    if not isinstance(wanted, str) or written in _same_templates(wanted):
-        return []
-    return ["tokenizer.chat_template differs from the model's" if written else "tokenizer.chat_template is missing"]
+def _id_of(file: GgufFile, name: str) -> int | None:
+    """The id of a special token in effect; None without one."""
+    found = file.scalar(f"tokenizer.ggml.{name}_token_id", default_id(str(file.scalar(_MODEL)), name))
+    return found if isinstance(found, int) else None
+
+
+def _text_of(tokens: list[bytes], token: int | None) -> str:
+    inside = token is not None and 0 <= token < len(tokens)
+    return tokens[token].decode(errors="replace") if inside and token is not None else "nothing"
+
+
+def _names(ids: Sequence[int | None], tokens: list[bytes]) -> str:
+    return ", ".join(repr(printable(_text_of(tokens, token), 40)) for token in ids) or "nothing"
+
+
+def _templates(file: GgufFile, tokenizer: Any) -> list[str]:
+    """The chat templates, as transformers reads them: the default one, and those with names."""
+    given = getattr(tokenizer, "chat_template", None)
+    wanted = given if isinstance(given, dict) else {"default": given} if given else {}
+    findings = []
+    for name, template in wanted.items():
+        shown = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
+        key = "tokenizer.chat_template" + ("" if name == "default" else f".{shown}")
+        written = file.scalar(key)
+        if written not in _same_templates(template):
+            findings.append(f"{printable(key, 80)} differs from the model's" if written else f"{printable(key, 80)} is missing")
+    if not wanted and file.scalar("tokenizer.chat_template"):
+        findings.append("tokenizer.chat_template is set, but the model has none")
+    return findings
 
 
 def _same_templates(template: str) -> set[str]:
@@ -98,9 +103,11 @@ def _same_templates(template: str) -> set[str]:
     return {template, _GENERATION.sub("", template), taken}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _tokenizer(folder: Path) -> Any:
+    """The model's tokenizer as transformers loads it; None if it cannot."""
+    from transformers import AutoTokenizer
+
     try:
-        value = read_json(folder / "tokenizer_config.json")
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -134,8 +134,9 @@ def _compare_file(
 
 
 def _ends(export: Export, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: in transformers, and as the writer read them."""
-    return sorted({*answer_ends(export.model.folder, export.model.config, tokenizer), *export.stops})
+    """Tokens that end an answer, in transformers and as the writer read them, without those that no file can name."""
+    found = {*answer_ends(export.model.folder, export.model.config, tokenizer), *export.stops}
+    return sorted(found - set(export.model.vocabulary.unplaced_ends))
 
 
 def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None) -> None:

@@ -60,7 +60,7 @@ def build_byte_level_tokenizer(folder: Path, *, individual_digits: bool = False)
 
     from exporters.gguf.pre_tokenizers import _PATTERNS
 
-    words = next(pattern for pattern, name in _PATTERNS.items() if name == "qwen2")
+    words = next(pattern for (pattern, _), name in _PATTERNS.items() if name == "qwen2")
     split = pre_tokenizers.Split(Regex(words), "isolated")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -106,14 +106,12 @@ def test_rounds_once_to_the_requested_type(tmp_path: Path, tokenizer: Path, adap
 
 def test_tokenizer_and_generation_settings_come_along(tmp_path: Path, base: Path, adapter: Path) -> None:
     ctx, _ = merge(tmp_path, base, adapter)
-    for name in (
-        "tokenizer.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    ):
+    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (ctx.out / name).read_bytes() == (base / name).read_bytes()
+    before, after = (json.loads((folder / "generation_config.json").read_text()) for folder in (base, ctx.out))
+    assert after == {**before, "eos_token_id": [2, 4]}, (
+        "an answer ends with <|im_end|> too, as the chat template has it"
+    )
     assert not list(ctx.out.glob("*.partial"))
     assert not (ctx.out / "adapter_config.json").exists()
 

@@ -16,8 +16,9 @@ from engines.llama.process import LlamaProcess
 from exporters.gguf import metadata as gguf_metadata
 from exporters.gguf import write as gguf_write
 from exporters.gguf.vocab import read_vocabulary
-from exporters.proof.parity import Comparison, Difference, check_limits, check_tokens
+from exporters.proof.parity import Comparison, Difference, check_limits
 from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from exporters.proof.token_check import check_tokens
 from tests.exporters.exporting import export, failed_export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model
 
@@ -85,7 +86,7 @@ def test_qwen_is_the_model_too(tmp_path: Path, family: str, fields: dict[str, An
     assert result.metrics["f32_mean_kl"] < 1e-9
     ids = parity(ctx)["files"][0]["tokenizer"]
     assert ids["different"] == []
-    assert ids["normalized"] == 2, "only the decomposed accents, which llama.cpp does not compose"
+    assert ids["normalized"] == 3, "only the decomposed accents, which llama.cpp does not compose"
     assert any("normalizer (NFC)" in event.message for event in ctx.events() if isinstance(event, Warned))
 
 
@@ -203,21 +204,30 @@ def test_limits_judge_what_they_should() -> None:
 
 
 class Ids:
-    """A tokenizer and a llama.cpp that disagree on every text with a `<`."""
+    """A tokenizer and a llama.cpp that disagree on every text with a `<`, and on the end of an answer."""
 
     all_special_tokens: ClassVar[list[str]] = ["<s>"]
+    chat_template = None
 
     def __call__(self, text: str, **_flags: bool) -> dict[str, list[int]]:
         return {"input_ids": [ord(char) for char in text]}
 
-    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+    def tokenize(self, text: str, parse_special: bool, add_special: bool = False) -> list[int]:
         return [0] if "<" in text else [ord(char) for char in text]
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return f"<{token}>"
+
+    def ends(self) -> list[int]:
+        return [2]
 
 
 def test_only_control_names_in_plain_text_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.proof.parity.HARD_STRINGS", ("a <s> b", "plain"))
+    monkeypatch.setattr("exporters.proof.token_check.HARD_STRINGS", ("a <s> b", "plain"))
     ids: Any = Ids()
-    check = check_tokens(ids, ids, ParityData("text", "test", [Sample("x < y", [1], special=False)], [[1]]))
-    assert (check.texts, check.literals) == (5, 1)
-    assert check.different == ["'x < y' (plain)", "'a <s> b' (chat)"]
-    assert "2 of 5 texts" in check.problems()[0]
+    data = ParityData("text", "test", [Sample("x < y", [1], special=False)], [[1]])
+    check = check_tokens(ids, ids, data, ends=[2, 7])
+    assert (check.texts, check.literals) == (7, 1)
+    assert check.different == ["'x < y' (plain)", "'a <s> b' (chat)", "'a <s> b' (with added tokens)"]
+    assert "3 of 7 texts" in check.problems()[0]
+    assert "does not end at <7>" in check.problems()[1]

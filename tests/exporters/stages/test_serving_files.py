@@ -66,7 +66,8 @@ def test_the_parts_of_a_regular_template_render_what_the_template_renders(
     assert found is not None
     messages = [{"role": role, "content": text} for role, text in TALK[start:]]
     wanted = tokens.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert found.render(messages) == wanted.removeprefix(tokens.bos_token)
+    assert found.render(messages) == wanted
+    assert found.render(messages, begin=tokens.bos_token) == wanted.removeprefix(tokens.bos_token)
 
 
 def test_a_system_message_that_the_template_adds_by_itself_is_found(tokens: Any) -> None:
@@ -84,12 +85,12 @@ def test_a_template_that_is_not_regular_gives_no_form(tokens: Any, template: str
 
 def go_render(template: str, messages: list[dict[str, str]]) -> str:
     """Render the constructs that Cockpit writes, as Go's text/template does."""
-    body, opening = re.fullmatch(
-        r"\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)", template, re.DOTALL
+    start, body, opening = re.fullmatch(
+        r"(.*)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}(.*)", template, re.DOTALL
     ).groups()
     branches = dict(re.findall(r'\{\{ (?:else )?if eq \.Role "(\w+)" \}\}(.*?)(?=\{\{ else if|\Z)', body, re.DOTALL))
     braces = "\0"
-    text = ""
+    text = start.replace('{{ "{{" }}', "{{")
     for message in messages:
         branch = branches[message["role"]].replace('{{ "{{" }}', braces)
         text += branch.replace("{{ .Content }}", message["content"].replace("{{", braces)).replace(braces, "{{")
@@ -106,7 +107,7 @@ def test_the_modelfiles_template_gives_the_models_own_prompt(tokens: Any, templa
     assert go is not None
     messages = [{"role": role, "content": content} for role, content in TALK]
     wanted = tokens.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert go_render(go[1], messages) == wanted.removeprefix(tokens.bos_token)
+    assert go_render(go[1], messages) == wanted
 
 
 def test_a_modelfile_has_the_stop_tokens_and_the_authors_sampling(tokens: Any, tmp_path: Path) -> None:
