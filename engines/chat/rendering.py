@@ -68,7 +68,7 @@ def render(
         waiting: called now and then until the texts are there; what it raises ends the wait.
 
     Raises:
-        TemplateRefusedError: the template raised an error, or there is none.
+        TemplateRefusedError: the template raised an error, or the tokenizer has no template.
         TemplateLimitError: the template computed for too long, or needed too much memory.
     """
     return render_template(
@@ -182,7 +182,7 @@ def template_of(tokenizer: Any, tools: list[Any] | None = None) -> str:
     """The chat template that transformers uses: the only one, or the one named "default" or "tool_use".
 
     Raises:
-        TemplateRefusedError: there is none.
+        TemplateRefusedError: the tokenizer has no template.
     """
     try:
         template: str = tokenizer.get_chat_template(None, tools)

@@ -87,7 +87,7 @@ def _save_extras(base: Path, given: Input, ends: list[int], target: Path) -> Non
     """Complete an adapter folder: add the base model's tokenizer, `base.json`, and the tokens that end an answer.
 
     `ends` are the tokens that the answers of this training end with. A base model that never saw a chat may not have
-    them among its own, and whoever loads the adapter would wait for another token that never comes.
+    them among its own, and a program that loads the adapter would wait for another token that never comes.
     """
     copy_tokenizer(target, base)
     write_generation_config(target, base, read_object(base / "config.json"), ends)

@@ -67,7 +67,7 @@ def chat_format(tokenizer: Any) -> ChatFormat | None:
 
 
 def modelfile_format(tokenizer: Any, begin: str) -> ChatFormat | None:
-    """The form that a Modelfile can express; None if there is none.
+    """The form that a Modelfile can express; None without one.
 
     Args:
         tokenizer: a transformers tokenizer.

@@ -31,7 +31,7 @@ class TokenCheck:
         chats: number of conversations.
         prompts: how many of them the Modelfile's template gives too.
         unwritten_begin: the token that llama.cpp puts before a conversation and that the chat template does not write;
-            empty if there is none.
+            empty without one.
         missing_ends: tokens that end an answer in transformers, but not in llama.cpp.
     """
 
