@@ -12,8 +12,8 @@ from typing import Any
 
 from engines.llama.gguf_file import GgufFile
 from engines.llama.vocab_rules import adds_begin, default_id, ends_by_name
+from exporters.prompts.effective_tokens import added_tokens, answer_ends
 from exporters.proof.audit_vocab import audit_vocabulary, texts_of
-from exporters.proof.effective_tokens import added_tokens, answer_ends
 from recipes.problems import printable
 
 _MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
@@ -28,7 +28,11 @@ def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any]) -> lis
     tokenizer = _tokenizer(folder)
     if tokenizer is None:
         return [*findings, "the model's tokenizer cannot be loaded: special tokens and templates were not compared"]
-    return findings + _special(file, tokenizer, answer_ends(folder, config, tokenizer), tokens) + _templates(file, tokenizer)
+    return (
+        findings
+        + _special(file, tokenizer, answer_ends(folder, config, tokenizer), tokens)
+        + _templates(file, tokenizer)
+    )
 
 
 def _special(file: GgufFile, tokenizer: Any, ends: Sequence[int], tokens: list[bytes]) -> list[str]:
@@ -90,7 +94,9 @@ def _templates(file: GgufFile, tokenizer: Any) -> list[str]:
         key = "tokenizer.chat_template" + ("" if name == "default" else f".{shown}")
         written = file.scalar(key)
         if written not in _same_templates(template):
-            findings.append(f"{printable(key, 80)} differs from the model's" if written else f"{printable(key, 80)} is missing")
+            findings.append(
+                f"{printable(key, 80)} differs from the model's" if written else f"{printable(key, 80)} is missing"
+            )
     if not wanted and file.scalar("tokenizer.chat_template"):
         findings.append("tokenizer.chat_template is set, but the model has none")
     return findings

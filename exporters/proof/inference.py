@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from engines.llama.process import LlamaProcess
-from exporters.proof.chat_format import chat_format
+from exporters.prompts.chat_format import chat_format
 from exporters.proof.parity_data import encode
 
 PROMPTS = 3

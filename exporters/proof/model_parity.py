@@ -15,9 +15,9 @@ from engines.llama.process import LlamaProcess
 from exporters.hf_model.model_folder import read_settings
 from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
+from exporters.prompts.effective_tokens import answer_ends
 from exporters.proof.audit import Proofs, prove
 from exporters.proof.byte_proof import ByteProver
-from exporters.proof.effective_tokens import answer_ends
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, check_limits, compare

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from engines.chat.rendering import Chat, TemplateError, render
 from engines.llama.process import LlamaProcess
-from exporters.proof.chat_format import modelfile_format
+from exporters.prompts.chat_format import modelfile_format
 from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
 from recipes.problems import printable
 

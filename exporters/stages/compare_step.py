@@ -14,7 +14,7 @@ from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.model_folder import local_folder
-from exporters.proof.effective_tokens import answer_ends
+from exporters.prompts.effective_tokens import answer_ends
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
 from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
 from exporters.proof.parity import Comparison, Reference, check_limits, compare, limits_of

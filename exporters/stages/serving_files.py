@@ -11,8 +11,8 @@ from typing import Any
 
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.files import write_durably
-from exporters.proof.chat_format import ChatFormat, modelfile_format
-from exporters.proof.effective_tokens import added_tokens
+from exporters.prompts.chat_format import ChatFormat, modelfile_format
+from exporters.prompts.effective_tokens import added_tokens
 from recipes import quantities
 
 MODELFILE, COMMANDS = "Modelfile", "llama.cpp.txt"

@@ -21,7 +21,7 @@ from engines.chat.rendering import (
 from tests.engines.training.tiny import CHATML, write_tokenizer
 
 pytestmark = pytest.mark.torch
-TALK = [
+TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "\ud800 <b> 'x'"},
     {"role": "user", "content": "a\n", "tool_calls": None},
     {"role": "assistant", "content": "b"},

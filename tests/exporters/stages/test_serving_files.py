@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporters.proof.chat_format import ChatFormat, chat_format
+from exporters.prompts.chat_format import ChatFormat, chat_format
 from exporters.stages.serving_files import Served, commands, modelfile, served, write_serving_files
 from tests.exporters.exporting import export
 

@@ -24,7 +24,7 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-FIELDS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1}
+FIELDS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,7 @@ def test_a_wrong_flag_fails_the_export(tmp_path: Path, words: Path, monkeypatch:
 
 def test_every_end_token_ends_an_answer_in_llama_cpp(tmp_path: Path, words: Path) -> None:
     """generation_config.json has two that no name gives away; the chat template writes one more."""
-    ends = {"eos_token_id": [5, 9]}
-    folder = model_of(tmp_path / "m", words, CHATML.replace(END, START), begin=False, **ends)
+    folder = model_of(tmp_path / "m", words, CHATML.replace(END, START), begin=False, eos_token_id=[5, 9])
     ctx, _ = export(tmp_path, folder, "F16", parity_positions=0)
     start = {e["content"]: e["id"] for e in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}[START]
     with LlamaProcess(ctx.out / "run-F16.gguf", 64, 1) as llama:
