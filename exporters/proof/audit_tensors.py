@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from engines.llama.gguf_file import GgufFile, Tensor
 from exporters.hf_model.tensor_files import Weights
 from exporters.proof.audit_families import family_of
-from exporters.proof.byte_proof import ByteProver, Columns, Compared, Progress, decoded
+from exporters.proof.byte_proof import ByteProver, Compared, Making, Progress, decoded
 from recipes.problems import printable
 
 _FACTORS = "rope_freqs.weight"
 _FACTOR_ULPS = 4
 """llama.cpp's converter computes the factors in float32, Cockpit in float64: their last bits may differ."""
+
+
+_PROBED = 4
+"""Block tensors whose sampled rows show from what a foreign file was quantized."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,12 @@ def audit_tensors(
         proof.findings += unequal
         proof.equal += not unequal
     unknown = not importance and any(key.startswith("quantize.imatrix.") for key in file.keys)
-    columns = Columns(importance or {}, unknown)
-    compared = prover.compare(file, comparable, columns, progress)
+    making = Making(importance or {}, unknown)
+    if not prover.same_kernels:
+        making = _through(file, comparable, prover, making)
+    compared = prover.compare(file, comparable, making, progress)
     tolerated = set() if prover.same_kernels else _other_kernels(file, compared)
-    comparison = _Comparison(file, comparable, prover, columns)
+    comparison = _Comparison(file, comparable, prover, making)
     for name, result in compared.items():
         _judge(proof, comparison, name, result, tolerated)
     if unknown and any(result.by_value for result in compared.values()):
@@ -139,6 +145,8 @@ def audit_tensors(
             "the file was quantized with an importance matrix that is not given; its quantized tensors are compared by "
             "their decoded values"
         )
+    if making.through:
+        proof.notes.append(f"the file was quantized from {making.through}, which rounded the model's weights first")
     if tolerated:
         proof.notes.append(
             f"kernels of another build wrote {', '.join(sorted(tolerated))}: their rounding differs in places; these "
@@ -206,6 +214,16 @@ def _shape(tensor: Tensor, source: Source) -> str | None:
     return None
 
 
+def _through(file: GgufFile, sources: Mapping[str, Source], prover: ByteProver, making: Making) -> Making:
+    """Find out whether a file was quantized from an F16 or BF16 file, by sampled rows of its first block tensors."""
+    tensors = [file.tensors[name] for name in sources]
+    blocks = [tensor for tensor in tensors if tensor.kind is not None and not tensor.kind.plain][:_PROBED]
+    prover.prepare({tensor.kind.name for tensor in blocks if tensor.kind is not None})
+    ways = [making, *(replace(making, through=name) for name in ("F16", "BF16"))]
+    equal = [sum(prover.equal_rows(file, tensor, sources[tensor.name], way) for tensor in blocks) for way in ways]
+    return ways[equal.index(max(equal))]
+
+
 def _other_kernels(file: GgufFile, compared: Mapping[str, Compared]) -> set[str]:
     """Block types that other kernels wrote: rows differ in most of the type's tensors, and all decode to the source's
     values. A damaged byte is in one tensor."""
@@ -232,11 +250,11 @@ class _Comparison:
     file: GgufFile
     sources: Mapping[str, Source]
     prover: ByteProver
-    columns: Columns
+    making: Making
 
     def contains(self, tensor: Tensor, source: Source) -> bool:
         """Whether a tensor has the sampled rows of a source."""
-        return self.prover.has_rows_of(self.file, tensor, source, self.columns)
+        return self.prover.has_rows_of(self.file, tensor, source, self.making)
 
     def describe(self, tensor: Tensor, result: Compared, wrong: list[int]) -> str:
         """A finding about a tensor whose rows differ: what they are instead, where that can be seen."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -58,17 +58,20 @@ class Origin(Protocol):
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The importance matrix of a file.
+class Making:
+    """How the block types of a file were made.
 
     Attributes:
         values: the importance of the columns by tensor name, float32 [columns], or [experts, columns]; empty without
-            one.
+            an importance matrix.
         unknown: the file was quantized with an importance matrix that is not at hand.
+        through: F16 or BF16 if the file was quantized from a file of that type, which rounded the model first; empty if
+            it was not.
     """
 
     values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     unknown: bool = False
+    through: str = ""
 
     def of(self, tensor: Tensor) -> NDArray[np.float32] | None:
         """The importances of a tensor's columns, float32 [experts, columns]; None without any that fit it."""
@@ -77,12 +80,12 @@ class Columns:
             return None
         return np.atleast_2d(found)
 
-    def at(self, tensor: Tensor, row: int) -> Columns:
+    def at(self, tensor: Tensor, row: int) -> Making:
         """Those of the expert that a row belongs to."""
         found = self.of(tensor)
         if found is None:
-            return Columns({}, self.unknown)
-        return Columns({tensor.name: found[row * len(found) // tensor.rows]}, self.unknown)
+            return replace(self, values={})
+        return replace(self, values={tensor.name: found[row * len(found) // tensor.rows]})
 
 
 @dataclass
@@ -172,14 +175,14 @@ class ByteProver:
         self.notes += [note for note in notes if note not in self.notes]
 
     def compare(
-        self, file: GgufFile, origins: Mapping[str, Origin], columns: Columns, progress: Progress
+        self, file: GgufFile, origins: Mapping[str, Origin], making: Making, progress: Progress
     ) -> dict[str, Compared]:
         """Compare tensors of one file.
 
         Args:
             file: the file.
             origins: by tensor name; each has the tensor's shape.
-            columns: the importance matrix that the file was written with.
+            making: how its block types were made.
             progress: see `Progress`.
 
         Raises:
@@ -190,7 +193,7 @@ class ByteProver:
         found = {name: Compared() for name in origins}
         waiting: deque[_Job] = deque()
         for name, origin in origins.items():
-            for job in self._jobs(file.tensors[name], origin, found[name], columns):
+            for job in self._jobs(file.tensors[name], origin, found[name], making):
                 waiting.append(job)
                 if len(waiting) > _IN_FLIGHT:
                     self._finish(file, waiting.popleft(), found, progress)
@@ -198,18 +201,20 @@ class ByteProver:
             self._finish(file, waiting.popleft(), found, progress)
         return found
 
-    def _jobs(self, tensor: Tensor, origin: Origin, result: Compared, columns: Columns) -> Iterator[_Job]:
+    def _jobs(self, tensor: Tensor, origin: Origin, result: Compared, making: Making) -> Iterator[_Job]:
         assert tensor.kind is not None
         kind = tensor.kind
         quantizer = self._given or self._opened
-        vector = columns.of(tensor)
-        lacking = columns.unknown and kind.importance != "ignored"
+        vector = making.of(tensor)
+        lacking = making.unknown and kind.importance != "ignored"
         able = quantizer is not None and self._can(kind.name, vector)
         result.by_value = not kind.plain and (lacking or not able)
         experts = 1 if vector is None else len(vector)
         for start, stop in _pieces(origin.rows, origin.columns, self.rows, experts):
             rows = origin.read(start, stop)
             weights = None if vector is None else vector[start * experts // origin.rows]
+            if making.through and not kind.plain:
+                rows = decoded_plain(_plain(rows, making.through), making.through)
             derived: Future[Any] | NDArray[np.uint8] | None
             if kind.plain:
                 derived = _plain(rows, kind.name)
@@ -257,18 +262,25 @@ class ByteProver:
         ]
         progress(job.source.size)
 
-    def has_rows_of(self, file: GgufFile, tensor: Tensor, origin: Origin, columns: Columns) -> bool:
+    def has_rows_of(self, file: GgufFile, tensor: Tensor, origin: Origin, making: Making) -> bool:
         """Whether sampled rows of a tensor are those of another origin of its shape: bytes, or values of the type."""
-        assert tensor.kind is not None
-        if (origin.rows, origin.columns) != (tensor.rows, tensor.columns):
-            return False
+        return (origin.rows, origin.columns) == (tensor.rows, tensor.columns) and not any(
+            result.wrong or result.not_finite for result in self._sampled(file, tensor, origin, making)
+        )
+
+    def equal_rows(self, file: GgufFile, tensor: Tensor, origin: Origin, making: Making) -> int:
+        """How many sampled rows of a tensor have exactly the derived bytes."""
+        return sum(
+            not (result.differing or result.not_finite) for result in self._sampled(file, tensor, origin, making)
+        )
+
+    def _sampled(self, file: GgufFile, tensor: Tensor, origin: Origin, making: Making) -> Iterator[Compared]:
         for row in sampled_rows(tensor.rows):
-            job = next(self._jobs(tensor, _OneRow(origin, row), Compared(), columns.at(tensor, row)))
             result = {tensor.name: Compared()}
+            one = _OneRow(origin, row)
+            job = next(self._jobs(tensor, one, result[tensor.name], making.at(tensor, row)))
             self._finish(file, _Job(tensor, row, row + 1, job.source, job.derived), result, lambda _values: None)
-            if result[tensor.name].wrong or result[tensor.name].not_finite:
-                return False
-        return True
+            yield result[tensor.name]
 
     def close(self) -> None:
         """End the kernel process."""
@@ -331,6 +343,13 @@ def _plain(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:
             return np.ascontiguousarray(rows.astype("<f2")).view(np.uint8)
     made: NDArray[np.uint8] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type_name])
     return made.view(np.uint8).reshape(rows.shape[0], -1)
+
+
+def decoded_plain(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
+    """Rows of F16 or BF16, uint8 [rows, bytes of a row] → float32 [rows, columns]."""
+    if type_name == "F16":
+        return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
+    return (np.ascontiguousarray(raw).view("<u2").astype("<u4") << np.uint32(16)).view("<f4")
 
 
 def decoded(tensor: Tensor, raw: NDArray[np.uint8]) -> NDArray[np.float32]:

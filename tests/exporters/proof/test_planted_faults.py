@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Iterator
     build_model(folder / "llama", tokenizer, rope_parameters=LLAMA3, attention_bias=True, **SMALL)
     build_model(folder / "qwen", words, family="Qwen2", rope_parameters=YARN, **SMALL)
     models = {name: read_model(folder / name) for name in ("llama", "qwen")}
-    with KernelQuantizer(1) as quantizer, ByteProver(1, same_kernels=True, quantizer=quantizer) as prover:
+    with KernelQuantizer(1) as quantizer, ByteProver(1, quantizer=quantizer) as prover:
         made = Place(folder, models, {}, quantizer, prover)
         for name in models:
             for file_type in TYPES:
