@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from engines.artifacts.custody import Parent, custody_of
+from engines.artifacts.delivery import deliver
 from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
 from engines.context import StageContext, StageResult
 from engines.events import ArtifactCommitted, StageSucceeded
 from engines.run_dir import RunDir, checkpoint_name
-from recipes.stages.fields import StageFields
+from recipes.problems import OperatorError, printable
+from recipes.stages.fields import FilesFields, StageFields
 from recipes.stages.registry import row_of
 
 
@@ -36,6 +39,8 @@ def commit_output(
     )
     final = run.refused_out(ctx.stage_name, ctx.attempt) if refused else run.out(ctx.stage_name)
     commit_folder(ctx.out, final)
+    if not refused:
+        _deliver(ctx, final)
     hashes = {entry["path"]: entry for entry in read_manifest(final)["files"]}
     for artifact in result.artifacts:
         path = final / artifact.path
@@ -62,6 +67,20 @@ def commit_output(
                 metrics=metrics,
             )
         )
+
+
+def _deliver(ctx: StageContext[StageFields], final: Path) -> None:
+    """Place the files into the folder that the recipe names, if it names one.
+
+    Raises:
+        OperatorError: files of these names are there.
+    """
+    if isinstance(ctx.stage, FilesFields) and ctx.stage.output_dir is not None:
+        ctx.phase(f"placing files into {printable(ctx.stage.output_dir, 200)}")
+        try:
+            deliver(final, Path(ctx.stage.output_dir), overwrite=ctx.stage.overwrite_output_dir)
+        except OperatorError as error:
+            raise OperatorError(f"{error.message}; the finished files are in {final}", error.hint) from error
 
 
 def parents_of(ctx: StageContext[Any]) -> list[Parent]:

@@ -73,6 +73,7 @@ class FieldSpec:
     advanced: bool
     accepts: tuple[str, ...]
     folder: bool
+    new_folder: bool = False
     at_resume: AtResume | None = None
     items: tuple[FieldSpec, ...] = ()
     instead: str = ""
@@ -208,6 +209,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         advanced=bool(extra.get("advanced", False)),
         accepts=_accepts(tuple(typing.cast("list[str]", extra.get("accepts", [])))),
         folder=bool(extra.get("folder", False)),
+        new_folder=bool(extra.get("new_folder", False)),
         at_resume=typing.cast("AtResume | None", extra.get("at_resume")),
         items=items,
         instead=str(extra.get("instead", "")),

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FORMAT = 1
-LEFT_OUT = frozenset({"name", "python", "threads", "devices", "retry", "gate"})
+LEFT_OUT = frozenset({"name", "python", "threads", "devices", "retry", "gate", "overwrite_output_dir"})
 """Fields that do not change what a stage produces.
 
 The name already identifies the stage. `python`, `threads` and `devices` decide where and how fast it runs. `retry`
-matters only after a failed attempt. Gates judge the result and are checked again without a rerun of the stage.
+matters only after a failed attempt, `overwrite_output_dir` only where the files are placed. Gates judge the result and
+are checked again without a rerun of the stage.
 """
 
 ADDED_LATER: Mapping[str, Any] = {
     "byte_proof": "all",
     "file_name": None,
+    "output_dir": None,
     "tensor_types": {},
     "start_from": None,
     "wait_at_step": None,

@@ -253,7 +253,9 @@ class _Check:
         check_table(STAGE_TYPES[tag], stage, tag, report)
         for spec in fields_of(tag):
             value = stage.get(spec.path)
-            if value != "" and _names_folder(value, spec) and not is_folder(absolute(value, self.folder)):
+            if value == "" or spec.new_folder or not _names_folder(value, spec):
+                continue
+            if not is_folder(absolute(value, self.folder)):
                 allowed, hint = "an existing folder, relative to the recipe's folder", ""
                 if spec.path == SOURCE:
                     allowed += f', or "{STANDARD_LIBRARY}"'

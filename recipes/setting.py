@@ -20,6 +20,7 @@ def setting(
     unit: str | None = None,
     accepts: tuple[str, ...] | None = None,
     folder: bool = False,
+    new_folder: bool = False,
     advanced: bool = False,
     at_resume: AtResume | None = None,
     instead: str | None = None,
@@ -36,6 +37,7 @@ def setting(
         unit: the unit of the value, if it has one.
         accepts: for a field that names another stage, the outputs that it accepts (the words of `registry.output_of`).
         folder: the value is a folder, relative to the recipe's folder if it is not absolute.
+        new_folder: the folder may be one that does not exist yet.
         advanced: shown after the other fields.
         at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
             train run again from their start, so their fields need no such rule.
@@ -51,6 +53,8 @@ def setting(
         extra["accepts"] = list(accepts)
     if folder:
         extra["folder"] = True
+    if new_folder:
+        extra["new_folder"] = True
     if advanced:
         extra["advanced"] = True
     if instead is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from cockpit.command_line.parser import CommandParser
 from engines.words import ExitCode
+from recipes.problems import OperatorError
+from recipes.spelling import spell
 
 RUN_END_CODES = {
     ExitCode.DONE: "the run succeeded, or --detach started it",
@@ -99,8 +102,30 @@ def add_made_run(parser: CommandParser) -> None:
         dest="sets",
         help="set another field of the stage (repeatable; recipes/REFERENCE.md lists them)",
     )
+    add_out(parser, "also place the files into this folder, new or empty (default: only the run's folder)")
     parser.add_argument("--name", metavar="NAME", help="name in the run's id (default: derived from the input's name)")
     add_following(parser)
+
+
+def add_out(parser: CommandParser, text: str) -> None:
+    """`--out`, a folder for files, and `--force`."""
+    parser.add_argument("--out", metavar="DIR", help=text)
+    parser.add_argument("--force", action="store_true", help="replace files of the same names in that folder")
+
+
+def output_sets(stage: str, args: argparse.Namespace) -> list[str]:
+    """`--out` and `--force` as overrides of a stage.
+
+    Raises:
+        OperatorError: `--force` without `--out`.
+    """
+    if args.force and args.out is None:
+        raise OperatorError("--force — only with --out DIR: a run never replaces the files of another run")
+    if args.out is None:
+        return []
+    out = Path(args.out).expanduser().absolute()
+    forced = [f"{stage}.overwrite_output_dir=true"] if args.force else []
+    return [f"{stage}.output_dir={spell(str(out))}", *forced]
 
 
 def add_field(parser: CommandParser, option: str, kind: str, field: str, text: str, metavar: str | None = None) -> None:

@@ -12,6 +12,7 @@ from cockpit.command_line.arguments import (
     add_field,
     add_made_run,
     add_tensor_types,
+    output_sets,
     threads,
 )
 from cockpit.command_line.parser import CommandParser
@@ -81,13 +82,14 @@ def declare(parser: CommandParser) -> None:
             "Write F16, Q8_0 and Q4_K_M files of a stage's model, and compare them with it.",
         ),
         ("cockpit export ./model --types Q6_K --data notes.txt", "Export a model folder and compare on your own text."),
+        ("cockpit export ./model --out ./gguf", "Also place the files into a folder of your own."),
         ("cockpit export ./base --adapters last:style,last:facts", "Write GGUF adapters that share one base."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
     """Create the recipe, launch it and follow the run."""
-    sets = stage_sets(Export.name, args.sets)
+    sets = [*stage_sets(Export.name, args.sets), *output_sets(Export.name, args)]
     sets += [f"{Export.name}.{name}={value}" for name in _WORDS if (value := getattr(args, name)) is not None]
     sets += [f"{Export.name}.{name}={spell(value)}" for name in _TEXTS if (value := getattr(args, name)) is not None]
     if args.tensor_types:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from cockpit.command_line.arguments import ADAPTER_HELP, RUN_END_CODES, add_field, add_made_run
+from cockpit.command_line.arguments import ADAPTER_HELP, RUN_END_CODES, add_field, add_made_run, output_sets
 from cockpit.command_line.parser import CommandParser
 from cockpit.headless.follow_command import launch_made
 from cockpit.one_stage.from_words import merge_text, stage_sets
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     adapters = [*args.adapters, *args.more_adapters]
     if not adapters:
         raise OperatorError("ADAPTER — missing; allowed: folders, or RUN:STAGE", "see: cockpit merge --help")
-    sets = stage_sets(Merge.name, args.sets)
+    sets = [*stage_sets(Merge.name, args.sets), *output_sets(Merge.name, args)]
     if args.weights is not None:
         sets.append(f"{Merge.name}.weights={spell(_weights(args.weights))}")
     if args.base_rounding is not None:

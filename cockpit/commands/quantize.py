@@ -17,7 +17,9 @@ from cockpit.command_line.arguments import (
     MODEL_HELP,
     RUN_END_CODES,
     add_following,
+    add_out,
     add_tensor_types,
+    output_sets,
     threads,
 )
 from cockpit.command_line.parser import CommandParser
@@ -51,9 +53,7 @@ def declare(parser: CommandParser) -> None:
         help="importance matrix: a file for a GGUF file (default: none); auto, always or never for a model "
         "(default: auto)",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder for the new files of a GGUF file (default: the file's own)"
-    )
+    add_out(parser, "folder for the files (default: the GGUF file's own; for a model, only the run's)")
     parser.add_argument(
         "--threads", type=threads, metavar="N", help="CPU threads for a GGUF file (default: all physical cores)"
     )
@@ -85,16 +85,16 @@ def run(args: argparse.Namespace) -> ExitCode:
     own_types = read_tensor_types(args.tensor_types) if args.tensor_types else {}
     source = _gguf_file(args)
     if source is None:
-        for option in ("out", "threads"):
-            if getattr(args, option) is not None:
-                raise OperatorError(f"--{option} — only for GGUF files; the files of a model go to its run's folder")
+        if args.threads is not None:
+            raise OperatorError("--threads — only for GGUF files; for a model: cockpit export --threads")
         if args.imatrix is not None and args.imatrix not in ("auto", "always", "never"):
             raise OperatorError(
                 f"--imatrix — got {printable(args.imatrix)}; allowed for a model: auto, always, never",
                 "a model's importance matrix is computed from held-out text; only a GGUF file takes a matrix file",
             )
         made = export_text(runs_root(args.runs_dir), args.source, types, args.data, imatrix=args.imatrix)
-        return launch_made(made, args, [f"{Export.name}.{FIELD}={spell(own_types)}"] if own_types else [])
+        sets = [f"{Export.name}.{FIELD}={spell(own_types)}"] if own_types else []
+        return launch_made(made, args, [*sets, *output_sets(Export.name, args)])
     if args.detach or args.data or args.name:
         raise OperatorError("--detach, --data and --name — only for models; a GGUF file is quantized immediately")
     job = {
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "out": str(Path(args.out).expanduser().absolute() if args.out else source.parent),
         "imatrix": str(_matrix(args.imatrix)) if args.imatrix else None,
         "threads": args.threads,
+        "force": args.force,
         FIELD: own_types,
     }
     return _follow(job, args)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from cockpit.planning.output_check import output_problems
 from cockpit.planning.target_modules import unknown_targets
 from engines.files import read_regular_text
 from engines.json_text import read_object
@@ -48,8 +49,11 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    if problems:
-        raise RecipeError(problems)
+    outputs = output_problems(loaded)
+    if outputs and not in_file:
+        raise OperatorError("\n".join(problem.words for problem in outputs))
+    if problems or outputs:
+        raise RecipeError([*problems, *outputs])
 
 
 def _targets(

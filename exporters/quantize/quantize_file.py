@@ -8,7 +8,9 @@ object: `phase`, `note`, `warning`, `progress` (with the remaining seconds), `fi
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shutil
 import sys
@@ -44,7 +46,7 @@ _FULL_PRECISION = re.compile(r"[-.](f32|f16|bf16)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Job:
-    """What to quantize. `own_program`: use the operator's `llama-quantize` if there is one."""
+    """What to quantize. `own_program`: use the operator's `llama-quantize` if there is one. `force`: replace files."""
 
     source: Path
     types: list[str]
@@ -52,11 +54,21 @@ class Job:
     imatrix: Path | None
     threads: int
     own_program: bool = True
+    force: bool = False
     tensor_types: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def _stem(self) -> str:
+        return _FULL_PRECISION.sub("", self.source.stem)
+
+    def report(self) -> Path:
+        """The name of the record beside the files; without `force`, the first that no file has."""
+        names = (self.out / f"{self._stem}.quantize{'' if n == 1 else f'-{n}'}.json" for n in itertools.count(1))
+        return next(path for path in names if self.force or not os.path.lexists(path))
 
     def target(self, file_type: str) -> Path:
         """The file's final name: the source's name with the type replaced."""
-        return self.out / f"{_FULL_PRECISION.sub('', self.source.stem)}-{file_type}.gguf"
+        return self.out / f"{self._stem}-{file_type}.gguf"
 
 
 def quantize(job: Job, send: Send) -> dict[str, Any]:
@@ -69,6 +81,7 @@ def quantize(job: Job, send: Send) -> dict[str, Any]:
         OperatorError: the source, a type or the importance matrix cannot be used, or the disk is too small.
         NativeError: no kernels pass their self-test, or the kernels failed.
     """
+    _refuse_existing(job)
     send({"phase": "reading"})
     source = open_source(job.source)
     importance = load_importance(job.imatrix) if job.imatrix else None
@@ -84,9 +97,25 @@ def quantize(job: Job, send: Send) -> dict[str, Any]:
     left = _write_with_program(job, plans, record, send)
     if left:
         _write_with_kernels(job, source, left, importance, record, send)
-    stem = _FULL_PRECISION.sub("", job.source.stem)
-    write_json(job.out / f"{stem}.quantize.json", record)
+    write_json(job.report(), record)
     return record
+
+
+def _refuse_existing(job: Job) -> None:
+    """Refuse to replace files, and to quantize a file into itself.
+
+    Raises:
+        OperatorError: some exist; all are named.
+    """
+    targets = [job.target(name) for name in job.types]
+    there = [path for path in targets if os.path.lexists(path)]
+    if any(path.exists() and path.samefile(job.source) for path in there):
+        raise OperatorError(f"{job.source} would be replaced by its own quantization", "choose another --out")
+    if there and not job.force:
+        raise OperatorError(
+            "\n".join(f"--types — {printable(str(path), 400)} exists" for path in there),
+            "choose other types or another --out, or replace the files: --force",
+        )
 
 
 def _new_record(job: Job) -> dict[str, Any]:
@@ -268,6 +297,7 @@ def read_job(text: str) -> Job:
         out,
         imatrix,
         int(given.get("threads") or default_threads()),
+        force=bool(given.get("force")),
         tensor_types=checked_tensor_types(given.get("tensor_types") or {}),
     )
 

@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, TensorTypeName, needing_importance
 from recipes.problems import shown
 from recipes.setting import setting
-from recipes.stages.fields import MODEL_OUTPUTS, StageFields
+from recipes.stages.fields import MODEL_OUTPUTS, FilesFields
 from recipes.stages.kind import LIGHT, StageKind
 
 ByteProof = Literal["all", "sampled"]
@@ -22,7 +22,7 @@ COMPARE_NEEDS = (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "prot
 """Distributions that are needed to write GGUF files and compare them with their model."""
 
 
-class ExportStage(StageFields):
+class ExportStage(FilesFields):
     """GGUF files of the given types, compared with their source model."""
 
     kind: Literal["export"] = "export"

@@ -108,6 +108,24 @@ class StageFields(Strict):
     """What the stage does; each type of stage allows exactly one value."""
 
 
+class FilesFields(StageFields):
+    """The fields of a stage whose output is for use elsewhere."""
+
+    output_dir: str | None = setting(
+        None,
+        section="Files",
+        folder=True,
+        new_folder=True,
+        help="Also place the output's files into this folder; large ones share their bytes with the run's.",
+    )
+    overwrite_output_dir: bool = setting(
+        False,
+        section="Files",
+        advanced=True,
+        help="Replace files of the same names in output_dir; otherwise it must be new or empty.",
+    )
+
+
 class DeviceFields(StageFields):
     """The fields of a stage that computes on an accelerator, if there is one."""
 

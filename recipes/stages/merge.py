@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import model_validator
 
 from recipes.setting import setting
-from recipes.stages.fields import MODEL_OUTPUTS, StageFields
+from recipes.stages.fields import MODEL_OUTPUTS, FilesFields
 from recipes.stages.kind import LIGHT, StageKind
 
 
-class MergeStage(StageFields):
+class MergeStage(FilesFields):
     """Adapters merged into their 16- or 32-bit base: W + weight * scale * B A, summed in float32 and rounded once."""
 
     kind: Literal["merge"] = "merge"

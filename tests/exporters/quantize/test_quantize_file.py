@@ -246,7 +246,7 @@ def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_succeeds(s
             sys.executable,
             "-m",
             "exporters.quantize.quantize_file",
-            json.dumps(job(source, "Q4_K_M", "Q8_0", out=out)),
+            json.dumps(job(source, "Q4_K_M", "Q8_0", out=out, force=True)),
         ]
         limit = int(total * (number + rng.random()) / 5)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
@@ -330,3 +330,27 @@ def test_own_tensor_types_are_written_and_recorded_and_wrong_ones_refused(source
         "needs an importance matrix"
         in refusal(source, "Q4_K_S", out=tmp_path / "none", tensor_types={"ffn_up": "IQ2_XS"}).message
     )
+
+
+def test_nothing_is_replaced_without_force_and_every_report_is_kept(sources: Path, tmp_path: Path) -> None:
+    source, out = sources / "small-F32.gguf", tmp_path / "out"
+    make(source, "Q8_0", out=out)
+    (out / "small-Q8_0.gguf").write_text("mine")
+    with pytest.raises(OperatorError, match=r"small-Q8_0\.gguf exists") as refused:
+        make(source, "Q8_0", "Q4_0", out=out)
+    assert "--force" in refused.value.hint
+    assert (out / "small-Q8_0.gguf").read_text() == "mine"
+    assert not (out / "small-Q4_0.gguf").exists()
+    make(source, "Q4_0", out=out)
+    reports = [json.loads(path.read_text()) for path in sorted(out.glob("*.quantize*.json"))]
+    assert [[item["file_type"] for item in report["files"]] for report in reports] == [["Q4_0"], ["Q8_0"]]
+    make(source, "Q8_0", out=out, force=True)
+    assert (out / "small-Q8_0.gguf").stat().st_size > 1000
+
+
+def test_a_file_is_never_replaced_by_its_own_quantization(sources: Path, tmp_path: Path) -> None:
+    source = tmp_path / "small-Q8_0.gguf"
+    shutil.copyfile(sources / "small-F32.gguf", source)
+    (tmp_path / "small-Q8_0-Q8_0.gguf").hardlink_to(source)
+    with pytest.raises(OperatorError, match="its own quantization"):
+        make(source, "Q8_0", out=tmp_path, force=True)
