@@ -284,7 +284,6 @@ def test_the_command_quantizes_reports_and_refuses(sources: Path, tmp_path: Path
         ((str(tmp_path / "none.gguf"),), "no file"),
         ((source, "--detach"), "immediately"),
         ((source, "--imatrix", "nowhere"), "--imatrix"),
-        ((str(tmp_path), "--out", "x"), "--out"),
         ((str(tmp_path), "--imatrix", "file.gguf"), "auto, always, never"),
     ):
         refused = cockpit(*words)
