@@ -23,17 +23,23 @@ NAMES = (
     "merges.txt",
 )
 
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files of one set. transformers lets special_tokens_map.json win over tokenizer_config.json, so that of another folder
+would replace the end token of the tokenizer that training used."""
+
 
 def copy_tokenizer(target: Path, *sources: Path) -> list[str]:
     """Copy the tokenizer's files into `target`, each from the first folder that has it; returns their names.
 
-    Chat templates belong together: the first folder with any decides all of them.
+    Chat templates belong together: the first folder with any decides all of them. So do the settings: the first folder
+    with a tokenizer_config.json decides them.
     """
     copied = []
+    settings = [folder for folder in sources if (folder / _SETTINGS[0]).is_file()][:1] or list(sources)
     templates = next(([folder] for folder in sources if _has_templates(folder)), [])
     named = [f"{NAMED_TEMPLATES}/{path.name}" for folder in templates for path in _named(folder)]
     for name in [*NAMES, *named]:
-        places = templates if name in (CHAT_TEMPLATE_FILE, *named) else sources
+        places = templates if name in (CHAT_TEMPLATE_FILE, *named) else settings if name in _SETTINGS else sources
         source = next((folder / name for folder in places if (folder / name).is_file()), None)
         if source is not None:
             (target / name).parent.mkdir(exist_ok=True)

@@ -12,18 +12,16 @@ from typing import Any
 import torch
 
 from engines.artifacts.generation_config import end_ids, read_generation_config, write_generation_config
-from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.data.tokenizer_files import copy_tokenizer
-from engines.files import read_regular_bytes
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import DTYPE_BYTES, Buffers, SafetensorsWriter, row_chunks
 from exporters.hf_model.turn_end import written_ends
-from exporters.lora.adapter import Adapter, read_adapter
+from exporters.lora.adapter import read_adapter
 from exporters.lora.adapter_part import MERGE_CHUNK_BYTES
 from exporters.lora.merge_plan import Weighted
 from exporters.lora.merged_weights import NAMES, MergedWeights
 from exporters.lora.rounded_base import BaseRounding, RoundedBase
-from recipes.problems import OperatorError, printable
+from recipes.problems import OperatorError
 
 Progress = Callable[[float, float], None]
 _BUFFERS = 4
@@ -65,8 +63,6 @@ def open_merged(
     config = read_config(base)
     weights = open_weights(base)
     weighted = [Weighted(read_adapter(folder), weight) for folder, weight in adapters]
-    for folder, _ in adapters:
-        _check_tokenizers(base, folder)
     if base_rounding != "none":
         _check_rounding(weighted, base_rounding)
     rounded = None if base_rounding == "none" else RoundedBase(weights, double=base_rounding == "nf4-double")
@@ -154,51 +150,6 @@ def _write_files(weights: MergedWeights, out: Path, chunk_bytes: int, advance: C
         for end in finished:
             end.result()
     return size
-
-
-def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> str:
-    """Refuse a base model that the adapter was not trained on.
-
-    Args:
-        base: the base model's folder.
-        base_sha256: its identity, when known: the SHA-256 of its manifest or of its contents.
-        adapter_folder: the adapter, whose base.json has the identity of its base model.
-
-    Returns:
-        A warning about what could not be checked; empty when the hashes are equal.
-
-    Raises:
-        OperatorError: the hashes differ; the message has both.
-    """
-    named = Adapter(adapter_folder, {}).base
-    wanted = named.get("manifest_sha256")
-    if "method" not in named and not (base / MANIFEST).is_file():
-        wanted = None  # an older version identified a foreign folder by the times of its files
-    if base_sha256 is None:
-        try:
-            base_sha256 = manifest_sha256(base)
-        except ManifestError:
-            base_sha256 = None
-    if not wanted or not base_sha256:
-        reason = f"{base} has no manifest" if wanted else "the adapter does not name the content of its base model"
-        return f"{reason}: could not check that the adapter was trained on this base model"
-    if wanted != base_sha256:
-        raise OperatorError(
-            f"the adapter was trained on another base model: it names SHA-256 {printable(str(wanted))}, but {base} "
-            f"has {base_sha256}",
-            "merge it into the base model that it was trained on "
-            f"({printable(str(Adapter(adapter_folder, {}).base.get('path', 'unknown')), 200)})",
-        )
-    return ""
-
-
-def _check_tokenizers(base: Path, adapter: Path) -> None:
-    expected, found = base / "tokenizer.model", adapter / "tokenizer.model"
-    if expected.is_file() and found.is_file() and read_regular_bytes(expected) != read_regular_bytes(found):
-        raise OperatorError(
-            f"{found} differs from {expected}: their token ids mean different text",
-            "merge the adapter into the base model that it was trained on",
-        )
 
 
 def _write_index(weights: MergedWeights, out: Path, size: int) -> None:

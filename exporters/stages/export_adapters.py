@@ -10,7 +10,7 @@ from engines.llama.process import LlamaProcess
 from exporters.gguf.adapter import plan_adapter, write_adapter
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.adapter import read_adapter
-from exporters.lora.merge import check_base
+from exporters.lora.base_check import check_base
 from exporters.lora.peft_folder import folder_for_peft
 from exporters.proof.parity import Reference, check_limits, compare, limits_of
 from exporters.proof.reference_model import TorchLogits, load_reference
@@ -29,9 +29,8 @@ def plan_adapters(export: Export) -> list[AdapterFile]:
     inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     found = [(given, local_folder(given)) for given in inputs]
     for (given, folder), name in zip(found, adapter_names(found), strict=True):
-        unchecked = check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder)
-        if unchecked:
-            ctx.warn(unchecked)
+        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder):
+            ctx.warn(warning)
         plan = plan_adapter(export.model, read_adapter(folder))
         path = export.adapter_path(name, ctx.stage.adapter_type)
         planned.append(AdapterFile(name, folder, given.manifest_sha256, plan, path, plan.bytes(ctx.stage.adapter_type)))

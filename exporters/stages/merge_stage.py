@@ -5,7 +5,8 @@ from __future__ import annotations
 from engines.context import Artifact, Input, StageContext, StageResult
 from engines.files import write_json
 from exporters.hf_model.model_folder import local_folder
-from exporters.lora.merge import check_base, merge
+from exporters.lora.base_check import check_base, refuse_quantized_name
+from exporters.lora.merge import merge
 from exporters.stages.card import write_merge_card
 from exporters.stages.merge_parity import MERGE_FILE, compare_merge
 from recipes.stages.merge import MergeStage
@@ -20,12 +21,13 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
     """
     stage, model = ctx.stage, ctx.inputs["model"]
     ctx.phase("loading")
-    base = local_folder(model)
     adapters = [local_folder(item) for item in adapter_inputs(ctx)]
+    if model.path is None:
+        refuse_quantized_name(model.name, adapters[0])
+    base = local_folder(model)
     for adapter in adapters:
-        unchecked = check_base(base, model.manifest_sha256, adapter)
-        if unchecked:
-            ctx.warn(unchecked)
+        for warning in check_base(base, model.manifest_sha256, adapter):
+            ctx.warn(warning)
     ctx.phase("merging")
     merged = merge(
         base,

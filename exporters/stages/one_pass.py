@@ -12,7 +12,8 @@ from pathlib import Path
 from engines.context import StageContext
 from engines.data.tokenizer_files import copy_tokenizer
 from exporters.hf_model.model_folder import local_folder
-from exporters.lora.merge import check_base, open_merged, write_config, write_ends
+from exporters.lora.base_check import check_base
+from exporters.lora.merge import open_merged, write_config, write_ends
 from exporters.lora.merged_weights import MergedWeights
 from recipes.stages.export import ExportStage
 
@@ -44,9 +45,8 @@ def open_one_pass(ctx: StageContext[ExportStage]) -> OnePass | None:
         return None
     model = ctx.inputs["model"]
     base, adapter = local_folder(model), local_folder(ctx.inputs["adapter"])
-    unchecked = check_base(base, model.manifest_sha256, adapter)
-    if unchecked:
-        ctx.warn(unchecked)
+    for warning in check_base(base, model.manifest_sha256, adapter):
+        ctx.warn(warning)
     weights = open_merged(base, [(adapter, 1.0)])
     for warning in weights.warnings:
         ctx.warn(warning)

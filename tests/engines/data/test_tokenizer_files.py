@@ -29,3 +29,21 @@ def test_every_file_of_a_tokenizer_is_copied_byte_for_byte(tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         name: name.encode() + b"\r\n\x00\xff" for name in NAMES
     }
+
+
+def test_the_settings_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
+    """transformers would take the end token from the base model's special_tokens_map.json."""
+    adapter, base, out = (tmp_path / name for name in ("adapter", "base", "out"))
+    for folder, names in (
+        (adapter, ("tokenizer.json", "tokenizer_config.json")),
+        (
+            base,
+            ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+        ),
+    ):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(folder.name)
+    out.mkdir()
+    assert sorted(copy_tokenizer(out, adapter, base)) == ["tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    assert (out / "tokenizer_config.json").read_text() == "adapter"

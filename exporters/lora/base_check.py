@@ -1,0 +1,153 @@
+"""Checks that an adapter belongs to a base model: by the base model's content, its revision, and its tokenizer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
+from engines.files import read_regular_bytes
+from engines.json_text import read_json, read_object
+from exporters.lora.adapter import Adapter
+from recipes.problems import OperatorError, printable
+
+_FOUR_BIT = re.compile(r"(-unsloth)?(-bnb)?-4bit$|-(bnb-?8bit|8bit|gptq|awq|int4|nf4|fp8)$|-(gptq|awq)-", re.IGNORECASE)
+"""Ends of hub names of quantized copies of a model."""
+_ITS_BASE = "merge it into the base model that it was trained on"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> list[str]:
+    """Refuse a base model that the adapter was not trained on.
+
+    Args:
+        base: the base model's folder.
+        base_sha256: its identity, when known: the SHA-256 of its manifest or of its contents.
+        adapter_folder: the adapter, whose base.json has the identity of its base model.
+
+    Returns:
+        Warnings: what could not be checked, and what an operator should know about the pair.
+
+    Raises:
+        OperatorError: they do not belong together; the message has what each says.
+    """
+    _check_revision(base, adapter_folder)
+    return [
+        *_check_content(base, base_sha256, adapter_folder),
+        *_check_tokenizers(base, adapter_folder),
+        *_trained_over(base, adapter_folder),
+    ]
+
+
+def refuse_quantized_name(name: str, adapter_folder: Path) -> None:
+    """Refuse the hub id of a quantized base model before it is downloaded, if the adapter alone names it.
+
+    Raises:
+        OperatorError: the adapter was trained over this quantized copy; the message has what to name instead.
+    """
+    if name == _settings(adapter_folder).get("base_model_name_or_path") and _FOUR_BIT.search(name):
+        raise OperatorError(
+            f"model — got {printable(name)}, the quantized copy that the adapter was trained over; allowed the 16- or "
+            "32-bit model",
+            f"name it: --model {printable(_FOUR_BIT.sub('', name))}, or its folder",
+        )
+
+
+def _settings(adapter_folder: Path) -> dict[str, Any]:
+    try:
+        value = read_json(adapter_folder / ADAPTER_CONFIG)
+    except (OSError, ValueError):
+        return {}  # `read_adapter` reports it
+    return value if isinstance(value, dict) else {}
+
+
+def _check_content(base: Path, base_sha256: str | None, adapter_folder: Path) -> list[str]:
+    named = Adapter(adapter_folder, {}).base
+    wanted = named.get("manifest_sha256")
+    if "method" not in named and not (base / MANIFEST).is_file():
+        wanted = None  # an older version identified a foreign folder by the times of its files
+    if base_sha256 is None:
+        try:
+            base_sha256 = manifest_sha256(base)
+        except ManifestError:
+            base_sha256 = None
+    if not wanted or not base_sha256:
+        reason = f"{base} has no manifest" if wanted else "the adapter does not name the content of its base model"
+        return [f"{reason}: could not check that the adapter was trained on this base model"]
+    if wanted != base_sha256:
+        raise OperatorError(
+            f"the adapter was trained on another base model: it names SHA-256 {printable(str(wanted))}, but {base} "
+            f"has {base_sha256}",
+            f"{_ITS_BASE} ({printable(str(named.get('path', 'unknown')), 200)})",
+        )
+    return []
+
+
+def _check_revision(base: Path, adapter_folder: Path) -> None:
+    """Compare the commit that PEFT recorded with that of a base model in the hub cache (`…/snapshots/COMMIT`)."""
+    wanted = _settings(adapter_folder).get("revision")
+    found = base.resolve().name if base.resolve().parent.name == "snapshots" else ""
+    if not isinstance(wanted, str) or not _COMMIT.fullmatch(wanted) or not _COMMIT.fullmatch(found):
+        return
+    if wanted != found:
+        raise OperatorError(
+            f"the adapter was trained on another revision of its base model: {adapter_folder / ADAPTER_CONFIG} names "
+            f"{wanted}, but {base} is {found}",
+            f"download that revision and name its folder: hf download ID --revision {wanted}",
+        )
+
+
+def _trained_over(base: Path, adapter_folder: Path) -> list[str]:
+    """What the adapter's settings say of a quantized copy that it was trained over."""
+    named = _settings(adapter_folder).get("base_model_name_or_path")
+    if not isinstance(named, str) or not _FOUR_BIT.search(named):
+        return []
+    return [
+        f"the adapter was trained over {printable(named, 200)}, a quantized copy of its base model, and is added to "
+        f"the weights of {base}, which differ by that rounding: evaluate the merged model, and one with "
+        "base_rounding = nf4"
+    ]
+
+
+def _check_tokenizers(base: Path, adapter_folder: Path) -> list[str]:
+    """Compare the tokenizers, if both folders have one: a token must have the same id. Tokens that were added or
+    renamed by hand (a chat template's marks) give a warning."""
+    expected, found = base / "tokenizer.model", adapter_folder / "tokenizer.model"
+    if expected.is_file() and found.is_file() and read_regular_bytes(expected) != read_regular_bytes(found):
+        raise OperatorError(f"{found} differs from {expected}: their token ids mean different text", _ITS_BASE)
+    expected, found = base / "tokenizer.json", adapter_folder / "tokenizer.json"
+    if not expected.is_file() or not found.is_file():
+        return []
+    ours, theirs = _tokens(expected), _tokens(found)
+    differing = sorted(index for index in ours.keys() & theirs.keys() if ours[index][0] != theirs[index][0])
+    if not differing:
+        return []
+    ordinary = [index for index in differing if not ours[index][1] and not theirs[index][1]]
+    first = ordinary[0] if ordinary else differing[0]
+    words = f"token {first} is {_shown(theirs[first][0])} in {found} and {_shown(ours[first][0])} in {expected}"
+    if ordinary:
+        raise OperatorError(f"{words} ({len(ordinary)} tokens differ): their token ids mean different text", _ITS_BASE)
+    return [f"{words}; the merged model has the adapter's tokenizer"]
+
+
+def _shown(token: str) -> str:
+    return f"'{printable(token, 40)}'"
+
+
+def _tokens(path: Path) -> dict[int, tuple[str, bool]]:
+    """Each id's token, and whether it is an added one."""
+    tokenizer = read_object(path)
+    try:
+        vocabulary = tokenizer["model"]["vocab"]
+        pairs = (
+            vocabulary.items()
+            if isinstance(vocabulary, dict)
+            else ((entry[0], index) for index, entry in enumerate(vocabulary))
+        )
+        found = {int(index): (str(token), False) for token, index in pairs}
+        added = {int(item["id"]): (str(item["content"]), True) for item in tokenizer.get("added_tokens") or []}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise OperatorError(f"{path} is not a tokenizer: {printable(str(error), 200)}") from error
+    return found | added
