@@ -72,6 +72,7 @@ class BytesProof:
         tensors: tensors compared.
         equal: those whose compared bytes are all equal to the derived ones.
         by_value: those that were compared by decoded values, because their bytes cannot be derived again.
+        through: F16 or BF16 if the file was quantized from a file of that type, which rounded the model first.
         compared_bytes: bytes of the file that were compared.
         seconds: time of the comparison.
         kernels: the library that derived quantized bytes, and its self-test; None for a file without block types.
@@ -83,6 +84,7 @@ class BytesProof:
     tensors: int = 0
     equal: int = 0
     by_value: int = 0
+    through: str | None = None
     compared_bytes: int = 0
     seconds: float = 0.0
     kernels: Mapping[str, Any] | None = None
@@ -145,6 +147,7 @@ def audit_tensors(
             "the file was quantized with an importance matrix that is not given; its quantized tensors are compared by "
             "their decoded values"
         )
+    proof.through = making.through or None
     if making.through:
         proof.notes.append(f"the file was quantized from {making.through}, which rounded the model's weights first")
     if tolerated:
