@@ -69,6 +69,7 @@ def prove(
     weights: Weights | None = None,
     importance: Mapping[str, NDArray[np.float32]] | None = None,
     file_type: str | None = None,
+    tokenizer: Any = None,
     progress: Progress = lambda _values: None,
 ) -> Proofs:
     """Prove one file against the model that it was converted from.
@@ -82,6 +83,7 @@ def prove(
         importance: the importance matrix that the file was written with, by tensor name, float32 [columns] or
             [experts, columns].
         file_type: the type that the file was written in; None if that is not known.
+        tokenizer: the model's, if the caller has loaded it.
         progress: called with the number of values compared since the last call.
 
     Raises:
@@ -94,7 +96,7 @@ def prove(
     found = dict(config if config is not None else read_settings(folder))
     tensors = weights if weights is not None else open_weights(folder)
     meaning = MeaningProof(len(file.keys))
-    meaning.findings = [*audit_keys(file, found, file_type), *audit_tokens(file, folder, found)]
+    meaning.findings = [*audit_keys(file, found, file_type), *audit_tokens(file, folder, found, tokenizer)]
     meaning.seconds = time.monotonic() - began
     return Proofs(audit_tensors(file, found, tensors, prover, importance, progress), meaning)
 

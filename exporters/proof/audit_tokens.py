@@ -21,11 +21,18 @@ _END_PLACES = 3
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
-def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Compare tokens, scores, merges, special ids and chat templates with the tokenizer's files."""
+def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any], tokenizer: Any = None) -> list[str]:
+    """Compare tokens, scores, merges, special ids and chat templates with the tokenizer's files.
+
+    Args:
+        file: the file.
+        folder: the model's folder.
+        config: its config.
+        tokenizer: its tokenizer, if the caller has loaded it.
+    """
     tokens = texts_of(file.keys.get("tokenizer.ggml.tokens"))
     findings = audit_vocabulary(file, folder, int(config["vocab_size"]))
-    tokenizer = _tokenizer(folder)
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder)
     if tokenizer is None:
         return [*findings, "the model's tokenizer cannot be loaded: special tokens and templates were not compared"]
     return (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from engines.context import StageFailedError
 from engines.llama.library import NativeError
 from exporters.gguf.importance import load_importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.proof.audit import Proofs, prove
+from exporters.proof.audit_tokens import load_tokenizer
 from exporters.proof.byte_proof import ByteProver
 from exporters.stages.export_job import Export
 from exporters.stages.importance_step import IMPORTANCE_FILE
@@ -29,13 +31,14 @@ def open_prover(export: Export) -> Iterator[ByteProver]:
         yield prover
 
 
-def prove_file(export: Export, plan: FilePlan, prover: ByteProver, progress: Progress) -> Proofs:
+def prove_file(export: Export, plan: FilePlan, prover: ByteProver, tokenizer: Any, progress: Progress) -> Proofs:
     """Prove one file; its tables for parity.json are `Proofs.record()`.
 
     Args:
         export: the files were written.
         plan: the file.
         prover: from `open_prover`.
+        tokenizer: the model's; None if it cannot be loaded.
         progress: called with the number of values compared since the last call.
 
     Raises:
@@ -54,6 +57,7 @@ def prove_file(export: Export, plan: FilePlan, prover: ByteProver, progress: Pro
             weights=model.weights,
             importance=importance,
             file_type=plan.file_type,
+            tokenizer=tokenizer,
             progress=progress,
         )
     except NativeError as error:
@@ -71,10 +75,11 @@ def prove_files(export: Export) -> dict[str, Proofs]:
         done += values
         ctx.progress(done, total, "values")
 
+    tokenizer = load_tokenizer(export.model.folder)
     with open_prover(export) as prover:
         for plan in export.plans:
             ctx.phase(f"proving the bytes of {plan.file_type}")
-            proofs = found[export.path(plan).name] = prove_file(export, plan, prover, advance)
+            proofs = found[export.path(plan).name] = prove_file(export, plan, prover, tokenizer, advance)
             export.metrics[f"{plan.file_type.lower()}_bytes_proof_s"] = proofs.bytes.seconds
             for note in proofs.bytes.notes:
                 ctx.warn(f"{plan.file_type}: {note}")

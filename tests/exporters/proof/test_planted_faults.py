@@ -41,24 +41,29 @@ class Place:
     correct: dict[tuple[str, str], Content]
     quantizer: KernelQuantizer
     prover: ByteProver
+    tokenizers: dict[str, Any]
 
     def write(self, model: Model, file_type: str, path: Path) -> Path:
         write_gguf(model, model.plan(file_type), path, self.quantizer)
         return path
 
     def findings(self, path: Path, name: str, file_type: str) -> list[str]:
-        return prove(path, self.models[name].folder, self.prover, file_type=file_type).findings
+        folder, tokenizer = self.models[name].folder, self.tokenizers[name]
+        return prove(path, folder, self.prover, file_type=file_type, tokenizer=tokenizer).findings
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Iterator[Place]:
+    from transformers import AutoTokenizer
+
     folder = tmp_path_factory.mktemp("planted")
     words = build_byte_level_tokenizer(folder / "words")
     build_model(folder / "llama", tokenizer, rope_parameters=LLAMA3, attention_bias=True, **SMALL)
     build_model(folder / "qwen", words, family="Qwen2", rope_parameters=YARN, **SMALL)
     models = {name: read_model(folder / name) for name in ("llama", "qwen")}
+    tokenizers = {name: AutoTokenizer.from_pretrained(folder / name, local_files_only=True) for name in models}
     with KernelQuantizer(1) as quantizer, ByteProver(1, quantizer=quantizer) as prover:
-        made = Place(folder, models, {}, quantizer, prover)
+        made = Place(folder, models, {}, quantizer, prover, tokenizers)
         for name in models:
             for file_type in TYPES:
                 path = made.write(models[name], file_type, folder / f"{name}-{file_type}.gguf")
