@@ -116,7 +116,7 @@ def _same_templates(template: str) -> set[str]:
     return {template, _GENERATION.sub("", template), taken}
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """The model's tokenizer as transformers loads it; None if it cannot."""
     from transformers import AutoTokenizer
 
