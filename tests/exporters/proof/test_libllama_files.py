@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,12 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Iterator[Place]:
     root = tmp_path_factory.mktemp("libllama")
-    fields = {"intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
+    fields: dict[str, Any] = {
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    }
     model = read_model(build_model(root / "model", tokenizer, tie_word_embeddings=False, **fields))
     sources = {}
     for name in ("F32", "F16"):
