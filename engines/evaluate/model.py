@@ -3,6 +3,7 @@ uses the network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
+from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.run_dir import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError
+
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,22 @@ class LoadedModel:
     tokenizer_model: Path | None
 
 
-def load_model(path: Path | None, name: str) -> LoadedModel:
+def load_model(path: Path | None, name: str, warn: Warn = lambda _text: None) -> LoadedModel:
     """Load a model or an adapter.
 
     Args:
         path: a model folder or an adapter folder; None for a hub id.
         name: the hub id, used without a folder.
+        warn: takes what the operator should know.
 
     Raises:
-        OperatorError: it is not cached, not a model, or an adapter whose base model is missing or has changed.
+        OperatorError: it is not cached, not a model, or an adapter whose base model is missing or has changed; or its
+            tokenizer gives text other ids than its tokenizer.json.
     """
     folder = path or cached_folder(name)
     if is_adapter(folder):
-        return _load_adapter(folder)
-    return _finished(_pretrained(folder), _tokenizer(folder), _tokenizer_model(folder))
+        return _load_adapter(folder, warn)
+    return _finished(_pretrained(folder), _tokenizer(folder, warn), _tokenizer_model(folder))
 
 
 def base_of(adapter: Path) -> Path:
@@ -80,7 +86,7 @@ def base_of(adapter: Path) -> Path:
     return path
 
 
-def _load_adapter(path: Path) -> LoadedModel:
+def _load_adapter(path: Path, warn: Warn) -> LoadedModel:
     from peft import PeftModel  # takes seconds to import; a model without an adapter does not need it
 
     base = base_of(path)
@@ -88,7 +94,7 @@ def _load_adapter(path: Path) -> LoadedModel:
     model = PeftModel.from_pretrained(_pretrained(base), path)
     _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
-    return _finished(model, _tokenizer(tokenizer_folder), _tokenizer_model(path) or _tokenizer_model(base))
+    return _finished(model, _tokenizer(tokenizer_folder, warn), _tokenizer_model(path) or _tokenizer_model(base))
 
 
 def _add_ends(model: Any, adapter: Path) -> None:
@@ -109,14 +115,17 @@ def _pretrained(folder: Path) -> Any:
         raise _not_loaded(folder, "model", error) from error
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, warn: Warn) -> Any:
     from transformers import AutoTokenizer
 
     refuse_special_files(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _not_loaded(folder, "tokenizer", error) from error
+    for warning in check_tokenizer_class(folder, found):
+        warn(warning)
+    return found
 
 
 def _not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:

@@ -34,7 +34,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         )
     ctx.phase("loading")
     given = ctx.inputs["model"]
-    loaded = load_model(given.path, given.name)
+    loaded = load_model(given.path, given.name, ctx.warn)
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     batches = make_batches(

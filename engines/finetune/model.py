@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,32 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 
 
-def load_base(path: Path, *, bf16: bool) -> tuple[Any, Any]:
+def load_base(path: Path, *, bf16: bool, warn: Callable[[str], None] = lambda _text: None) -> tuple[Any, Any]:
     """The model and its tokenizer from a folder, without the hub and without code from the folder.
 
     Weights are float32. Those of a bfloat16 file stay bfloat16 when the stage computes in bfloat16: frozen weights gain
     nothing from a wider type.
 
     Raises:
-        OperatorError: transformers cannot load a model from the folder.
+        OperatorError: transformers cannot load a model from the folder, or gives text other ids than
+            its tokenizer.json.
     """
     refuse_special_files(path)
     try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        for warning in check_tokenizer_class(path, tokenizer):
+            warn(warning)
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
         narrow = bf16 and getattr(config, "dtype", None) in {torch.bfloat16, "bfloat16"}
         model = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=torch.bfloat16 if narrow else torch.float32, local_files_only=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OperatorError(

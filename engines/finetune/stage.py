@@ -46,7 +46,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
     data = input_folder(ctx.inputs["data"])
-    model, tokenizer = load_base(base, bf16=ctx.stage.bf16)
+    model, tokenizer = load_base(base, bf16=ctx.stage.bf16, warn=ctx.warn)
     ctx.phase("tokenizing")
     dataset = load_train(ctx, data, tokenizer)
     val = load_val(ctx, data, tokenizer)

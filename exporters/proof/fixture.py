@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.data.hard_strings import HARD_STRINGS
 from engines.json_text import read_json
 from exporters.proof.inference import LIMIT
-from exporters.proof.parity_data import HARD_STRINGS, encode
+from exporters.proof.parity_data import encode
 from recipes.problems import OperatorError, printable
 
 FORMAT = 1

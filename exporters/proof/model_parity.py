@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
@@ -92,6 +93,8 @@ def check_model(
         model = load_reference(folder, threads)
     except (OSError, ValueError, KeyError) as error:
         raise OperatorError(f"--model — transformers cannot load {folder}: {error}") from error
+    for warning in check_tokenizer_class(folder, tokenizer):
+        send({"warning": warning})
     length = min(MAX_LENGTH, int(config["max_position_embeddings"]))
     text = read_parity_data(data, tokenizer, positions=positions, max_length=length)
     total, done = text.positions * (1 + len(files)), 0

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from engines.chat.rendering import Chat, TemplateError, render
+from engines.data.hard_strings import HARD_STRINGS
 from engines.llama.process import LlamaProcess
 from exporters.prompts.chat_format import modelfile_format
-from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from exporters.proof.parity_data import ParityData, Sample, encode
 from recipes.problems import printable
 
 

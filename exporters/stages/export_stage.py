@@ -25,6 +25,7 @@ from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import open_one_pass
 from exporters.stages.proof_step import prove_files
 from exporters.stages.serving_files import MODELFILE, served, write_serving_files
+from exporters.stages.tokenizer_step import check_tokenizer
 from exporters.stages.upstream import export_upstream, upstream_model
 from exporters.ternary.check import check_ternary
 from recipes.file_types import FILE_TYPES
@@ -70,6 +71,7 @@ def _write_upstream(ctx: StageContext[ExportStage]) -> Export:
     folder = local_folder(ctx.inputs["model"])
     if ctx.stage.parity_positions:
         check_memory(upstream_model(folder).parameters * 4)
+    check_tokenizer(folder, ctx.warn)
     export = export_upstream(ctx, folder)
     export.record["model"] = _describe(export)
     return export
@@ -80,6 +82,7 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
     model = replace(model, title=title_of(ctx, local_folder(ctx.inputs["model"]), model.parameters))
+    check_tokenizer(model.folder, ctx.warn)
     types = list(dict.fromkeys(ctx.stage.file_types))
     for name in types:
         if FILE_TYPES[name].ternary:

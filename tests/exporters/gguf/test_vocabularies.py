@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from engines.data.hard_strings import HARD_STRINGS
 from engines.llama.process import LlamaProcess
 from exporters.gguf.pre_tokenizers import pre_tokenizer_name
 from exporters.gguf.vocab import CONTROL, read_vocabulary
 from exporters.gguf.write import read_model, write_gguf
-from exporters.proof.parity_data import HARD_STRINGS, encode
+from exporters.proof.parity_data import encode
 from recipes.problems import OperatorError
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from engines.data.hard_strings import HARD_STRINGS
 from engines.events import Evaluated, Warned
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
@@ -17,7 +18,7 @@ from exporters.gguf import metadata as gguf_metadata
 from exporters.gguf import write as gguf_write
 from exporters.gguf.vocab import read_vocabulary
 from exporters.proof.parity import Comparison, Difference, check_limits
-from exporters.proof.parity_data import HARD_STRINGS, ParityData, Sample, encode
+from exporters.proof.parity_data import ParityData, Sample, encode
 from exporters.proof.token_check import check_tokens
 from tests.exporters.exporting import export, failed_export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.context import Input
+from engines.data.hard_strings import HARD_STRINGS
 from engines.events import Phase, Progress, Warned
 from engines.llama import library, quantizer
 from engines.llama.golden import check_golden, golden_rows
@@ -29,7 +30,6 @@ from exporters.gguf.vocab import without_generation
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.model_folder import local_folder
 from exporters.hf_model.tensor_files import row_chunks
-from exporters.proof.parity_data import HARD_STRINGS
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, merge, parity
