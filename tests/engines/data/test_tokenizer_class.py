@@ -33,7 +33,7 @@ def test_every_stage_that_tokenizes_refuses_a_class_that_changes_ids(tmp_path: P
         lambda: export(tmp_path, model, "F16"),
     ):
         with pytest.raises(OperatorError, match=r"tokenizer_class — with GPT2Tokenizer, .* has \d+ tokens") as caught:
-            stage()  # type: ignore[no-untyped-call]
+            stage()
         assert '"tokenizer_class": "PreTrainedTokenizerFast"' in caught.value.hint
     assert not list(tmp_path.rglob("*.gguf"))
     edit_json(model / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
