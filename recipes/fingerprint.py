@@ -21,6 +21,8 @@ ADDED_LATER: Mapping[str, Any] = {
     "file_name": None,
     "output_dir": None,
     "tensor_types": {},
+    "target_bits": None,
+    "target_tokens": 2048,
     "start_from": None,
     "wait_at_step": None,
     "wait_s": 60.0,

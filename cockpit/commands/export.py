@@ -26,8 +26,16 @@ from recipes.file_types import FIRST_FILE_TYPES
 from recipes.spelling import spell
 
 _WORDS = (
-    "imatrix", "converter", "quantizer", "llama_cpp", "adapter_type", "threads", "byte_proof", "parity_positions"
-)  # fmt: skip
+    "imatrix",
+    "target_bits",
+    "converter",
+    "quantizer",
+    "llama_cpp",
+    "adapter_type",
+    "threads",
+    "byte_proof",
+    "parity_positions",
+)
 _TEXTS = ("file_name",)
 
 
@@ -36,6 +44,14 @@ def declare(parser: CommandParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; an adapter is merged into its base model")
     parser.add_argument("--types", metavar="T,T,...", help=f"GGUF file types (default: {','.join(FIRST_FILE_TYPES)})")
     add_tensor_types(parser)
+    add_field(
+        parser,
+        "--target-bits",
+        "export",
+        "target_bits",
+        "also write a file of this many bits per weight; measured errors decide the type of each tensor",
+        "BITS",
+    )
     parser.add_argument(
         "--adapter", metavar="ADAPTER", help="merge this adapter while writing the files; no merged copy is kept"
     )

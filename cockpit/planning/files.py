@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
 from exporters.gguf.own_types import with_tensor_types
-from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
+from exporters.gguf.quant_types import FilePlan, Shape, label_of, model_shapes
 from exporters.hf_model.families.llama import LLAMA
 from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
@@ -51,14 +51,26 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
     for file_type in dict.fromkeys(export.file_types):
         plan = with_tensor_types(_plan(file_type, export, base, shapes), export.tensor_types)
         yield _planned(export, plan, _warning(plan, base))
+    yield from _of_target(export, shapes)
 
 
 def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
     """The files that an export of a model folder will write, from its config.json; empty if that has no shapes."""
     types = list(dict.fromkeys(export.file_types))
-    for rules in file_plans(folder, types, export.imatrix == "always").values():
+    plans = file_plans(folder, types, export.imatrix == "always")
+    for rules in plans.values():
         plan = with_tensor_types(rules, export.tensor_types)
         yield _planned(export, plan, plan.fallback_note())
+    if plans:
+        yield from _of_target(export, [choice.shape for choice in next(iter(plans.values())).choices])
+
+
+def _of_target(export: ExportStage, shapes: list[Shape]) -> Iterator[PlannedFile]:
+    """The file of `target_bits`: its size is known before its types are."""
+    if export.target_bits is not None:
+        weights = sum(shape.rows * shape.columns for shape in shapes)
+        size = int(export.target_bits * weights / 8)
+        yield PlannedFile(export.name, label_of(export.target_bits), size, export.target_bits, 0, len(shapes), "")
 
 
 def _planned(export: ExportStage, plan: FilePlan, warning: str) -> PlannedFile:

@@ -57,7 +57,7 @@ def compare_files(export: Export) -> list[str]:
         _compute_reference(export, reference, tokenizer, length, advance)
         problems = _compare_unmerged(export, reference, advance)
         for plan in export.plans:
-            ctx.phase(f"comparing {plan.file_type}")
+            ctx.phase(f"comparing {plan.title}")
             problems += _compare_file(export, plan, tokenizer, data, reference, length, advance)
         problems += compare_adapters(export, reference, length, advance)
     except NativeError as error:
@@ -109,13 +109,13 @@ def _compare_file(
                 export.ctx.warn(warning)
         if llama.vocab_size != int(export.model.config["vocab_size"]):
             return [
-                f"{plan.file_type}: llama.cpp reads {llama.vocab_size} tokens, but the model has "
+                f"{plan.title}: llama.cpp reads {llama.vocab_size} tokens, but the model has "
                 f"{export.model.config['vocab_size']}"
             ]
         comparison = compare(reference, llama, advance)
         inference = measure(llama, export.prompts, export.stops)
         export.record["llama"] = {**llama.library, "cache": llama.cache_type}
-    problems = [*(f"{plan.file_type}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
+    problems = [*(f"{plan.title}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
     export.record["files"].append(
         {
             **describe_file(export, plan),
@@ -140,7 +140,7 @@ def _ends(export: Export, tokenizer: Any) -> list[int]:
 
 
 def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None) -> None:
-    prefix = plan.file_type.lower()
+    prefix = plan.title.lower()
     if inference is not None:
         export.metrics[f"{prefix}_tokens_per_second"] = inference.tokens_per_second
         export.metrics[f"{prefix}_rss_bytes"] = float(inference.rss_bytes)
@@ -173,7 +173,7 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
     path = export.path(plan)
     return {
         "file": path.name,
-        "file_type": plan.file_type,
+        "file_type": plan.title,
         "size_bytes": path.stat().st_size,
         "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,

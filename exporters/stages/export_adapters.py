@@ -60,14 +60,14 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
         reference.compute(TorchLogits(adapted), progress)
         comparisons: list[dict[str, Any]] = []
         for plan in export.plans:
-            export.ctx.phase(f"comparing {plan.file_type} with {item.name}")
+            export.ctx.phase(f"comparing {plan.title} with {item.name}")
             with LlamaProcess(export.path(plan), length, export.threads, item.path) as llama:
                 comparison = compare(reference, llama, progress)
             found = [f"{item.name} over {text}" for text in check_limits(plan.file_type, comparison)]
             problems += found
-            record = {"file_type": plan.file_type, **comparison.record(), "limits": limits_of(plan.file_type)}
+            record = {"file_type": plan.title, **comparison.record(), "limits": limits_of(plan.file_type)}
             comparisons.append({**record, "passed": not found, "problems": found})
-            kind = plan.file_type.lower()
+            kind = plan.title.lower()
             report_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
         records.append({**_describe(export, item), "over": comparisons})
     return problems

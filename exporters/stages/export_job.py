@@ -53,7 +53,7 @@ class Export:
 
     def path(self, plan: FilePlan) -> Path:
         """The final name of a plan's file."""
-        return self.target(plan.file_type)
+        return self.target(plan.title)
 
     def target(self, file_type: str) -> Path:
         """The final name of the file of a type."""

@@ -9,11 +9,14 @@ from typing import Any
 from engines.context import Artifact, StageContext, StageFailedError, StageResult
 from engines.files import file_sha256, write_json
 from engines.run_dir import FIXTURE_FILE
+from exporters.budget.measure import matrices
+from exporters.budget.plan import check_target
 from exporters.gguf.importance import Importance, load_importance, save_importance
 from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
+from exporters.stages.budget_step import plan_target
 from exporters.stages.card import write_export_card
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
 from exporters.stages.export_adapters import plan_adapters, write_adapters
@@ -58,7 +61,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     write_export_card(export, local_folder(ctx.inputs["model"]))
     if problems:
         raise StageFailedError("the exported files differ from the model: " + "; ".join(problems))
-    artifacts += [Artifact(plan.file_type, "gguf", export.path(plan).name) for plan in export.plans]
+    artifacts += [Artifact(plan.title, "gguf", export.path(plan).name) for plan in export.plans]
     artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
     if export.importance is not None:
         artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
@@ -89,6 +92,10 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
             check_ternary(model, name)
     own_types = ctx.stage.tensor_types
     check_tensor_types(model.shapes, own_types)
+    target = ctx.stage.target_bits
+    if target is not None:
+        matrices(model)
+        check_target(model, target, own_types)
     weighted = types_to_weigh(model, types, ctx.stage.imatrix, own_types)
     plans = [with_tensor_types(model.plan(name, importance=name in weighted), own_types) for name in types]
     export = Export(ctx, model, plans, ctx.stage.threads or default_threads(), one_pass=one_pass)
@@ -100,13 +107,15 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     positions = ctx.stage.parity_positions
     reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
-    files += plan_i2s(export)
+    files += plan_i2s(export) + (int(target * model.parameters / 8) if target is not None else 0)
     own = own_program(export)
     check_disk(ctx.out, files=files, scratch=reference_bytes + (own.source_plan.bytes if own else 0))
-    if positions or weighted:
+    if positions or weighted or target is not None:
         check_memory(model.parameters * 4)
-    if weighted:
+    if weighted or target is not None:
         export.importance = _measure_importance(export)
+    if target is not None:
+        export.plans.append(plan_target(export, target, _importance_request(export)))
     write_files(export, own)
     write_adapters(export)
     return export, write_i2s_file(export)
@@ -115,9 +124,7 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
 def _measure_importance(export: Export) -> Importance:
     ctx, stage = export.ctx, export.ctx.stage
     ctx.phase("importance matrix")
-    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
-    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
-    request = ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
+    request = _importance_request(export)
     importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
     path = ctx.out / IMPORTANCE_FILE
     save_importance(importance, path)
@@ -136,6 +143,13 @@ def _measure_importance(export: Export) -> Importance:
         "source": importance.source,
     }
     return importance
+
+
+def _importance_request(export: Export) -> ImportanceRequest:
+    ctx, stage = export.ctx, export.ctx.stage
+    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
+    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
+    return ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
 
 
 def _prove_files(export: Export) -> list[str]:

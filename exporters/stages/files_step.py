@@ -85,16 +85,17 @@ def write_files(export: Export, own: Program | None) -> None:
         if own is not None:
             own.source.unlink(missing_ok=True)
     for plan in export.plans:
-        prefix = plan.file_type.lower()
+        prefix = plan.title.lower()
         export.metrics[f"{prefix}_bytes"] = float(export.path(plan).stat().st_size)
         export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
 
 
 def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
-    """Write the quantized files; return the remaining plans: the plain ones, and after a failure all unwritten ones."""
+    """Write the quantized files; return the remaining plans: the plain ones, the one for a size, whose errors were
+    measured with kernels, and after a failure all unwritten ones."""
     ctx = export.ctx
-    plans = [plan for plan in export.plans if plan.file_type in QUANTIZED]
-    left = [plan for plan in export.plans if plan.file_type not in QUANTIZED]
+    plans = [plan for plan in export.plans if plan.file_type in QUANTIZED and not plan.label]
+    left = [plan for plan in export.plans if plan.file_type not in QUANTIZED or plan.label]
     total, done = float(own.source_plan.bytes + sum(plan.bytes for plan in plans)), 0.0
     ctx.phase(f"writing {own.source_plan.file_type} for {PROGRAM}")
     share = own.source_plan.bytes / sum(choice.shape.rows * choice.shape.columns for choice in own.source_plan.choices)
@@ -107,7 +108,7 @@ def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
     write_gguf(export.model, own.source_plan, own.source, None, wrote)
     export.record["llama_quantize"] = own.program.record
     for index, plan in enumerate(plans):
-        ctx.phase(f"writing {plan.file_type} with {PROGRAM}")
+        ctx.phase(f"writing {plan.title} with {PROGRAM}")
         matrix = ctx.out / IMPORTANCE_FILE if plan.weighted else None
         begun, size = float(own.source_plan.bytes + sum(p.bytes for p in plans[:index])), plan.bytes
         try:
@@ -121,7 +122,7 @@ def _write_with_program(export: Export, own: Program) -> list[FilePlan]:
         except NativeError as error:
             if ctx.stage.quantizer != "auto":
                 raise
-            ctx.warn(f"your {PROGRAM} failed on {plan.file_type}; kernels write the remaining files: {error}")
+            ctx.warn(f"your {PROGRAM} failed on {plan.title}; kernels write the remaining files: {error}")
             return left + plans[index:]
         if note:
             ctx.warn(note)
@@ -138,7 +139,7 @@ def _write_with_kernels(export: Export, plans: list[FilePlan]) -> None:
         rates = _rates(export, quantizer, plans)
         work = Work([(c.type, c.shape.rows * c.shape.columns) for plan in plans for c in plan.choices], rates)
         for plan in plans:
-            ctx.phase(f"writing {plan.file_type}")
+            ctx.phase(f"writing {plan.title}")
             write_gguf(
                 export.model,
                 plan,

@@ -9,7 +9,7 @@ from pathlib import Path
 from exporters.gguf.importance import Importance, compute_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
-from exporters.proof.parity_data import read_calibration_data, read_parity_data
+from exporters.proof.parity_data import ParityData, read_calibration_data, read_parity_data
 from exporters.proof.reference_model import load_reference
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
@@ -64,17 +64,7 @@ def measure_importance(
     Raises:
         OperatorError: there is no held-out text besides the comparison's.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-    compared = None
-    if request.parity_positions:
-        compared = read_parity_data(
-            request.data, tokenizer, positions=request.parity_positions, max_length=request.max_length
-        )
-    data = read_calibration_data(
-        request.data, tokenizer, tokens=request.tokens, max_length=request.max_length, besides=compared
-    )
+    data = calibration_data(model, request)
     network = load_reference(model.folder, request.threads, weights=model.weights)
     inside = [shape.name for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
     own_name = model.architecture.own_name
@@ -88,3 +78,22 @@ def measure_importance(
 
     source = f"{data.source} {data.split}".strip()
     return compute_importance(network, modules, data.windows, source, advance)
+
+
+def calibration_data(model: Model, request: ImportanceRequest) -> ParityData:
+    """The held-out text of an importance matrix.
+
+    Raises:
+        OperatorError: there is no held-out text besides the comparison's.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    compared = None
+    if request.parity_positions:
+        compared = read_parity_data(
+            request.data, tokenizer, positions=request.parity_positions, max_length=request.max_length
+        )
+    return read_calibration_data(
+        request.data, tokenizer, tokens=request.tokens, max_length=request.max_length, besides=compared
+    )

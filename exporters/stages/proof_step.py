@@ -78,9 +78,9 @@ def prove_files(export: Export) -> dict[str, Proofs]:
     tokenizer = load_tokenizer(export.model.folder)
     with open_prover(export) as prover:
         for plan in export.plans:
-            ctx.phase(f"proving the bytes of {plan.file_type}")
+            ctx.phase(f"proving the bytes of {plan.title}")
             proofs = found[export.path(plan).name] = prove_file(export, plan, prover, tokenizer, advance)
-            export.metrics[f"{plan.file_type.lower()}_bytes_proof_s"] = proofs.bytes.seconds
+            export.metrics[f"{plan.title.lower()}_bytes_proof_s"] = proofs.bytes.seconds
             for note in proofs.bytes.notes:
-                ctx.warn(f"{plan.file_type}: {note}")
+                ctx.warn(f"{plan.title}: {note}")
     return found

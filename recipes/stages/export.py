@@ -58,6 +58,24 @@ class ExportStage(FilesFields):
         help="Tensor types that replace those of the quantized file types, by part (ffn_down, token_embd), by tensor"
         " (blk.0.ffn_down) or by a pattern with *; the most exact name counts.",
     )
+    target_bits: float | None = setting(
+        None,
+        section="Files",
+        gt=1,
+        le=8.5,
+        unit="bits per weight",
+        help="Also write a file of this size: the type of each tensor is chosen by its importances and by the error"
+        " that it causes on held-out text. The choice is written as a recipe.",
+    )
+    target_tokens: int = setting(
+        2048,
+        section="Files",
+        ge=64,
+        unit="tokens",
+        advanced=True,
+        help="Amount of the importance matrix's text on which target_bits measures errors; each matrix is measured on"
+        " all of it.",
+    )
     adapters: list[str] = setting(
         default_factory=list,
         section="Inputs",
@@ -155,6 +173,7 @@ class ExportStage(FilesFields):
             "i2s": self.i2s != "none",
             "imatrix": self.imatrix == "always",
             "tensor_types": bool(self.tensor_types),
+            "target_bits": self.target_bits is not None,
             f"file_types ({', '.join(needing)})": bool(needing),
         }
         wrong = [name for name, asked in left_out.items() if asked]
@@ -176,6 +195,8 @@ class ExportStage(FilesFields):
 
     @model_validator(mode="after")
     def _importance_where_needed(self) -> ExportStage:
+        if self.target_bits is not None and self.imatrix == "never":
+            raise ValueError("imatrix — target_bits uses an importance matrix; got never; allowed: auto or always")
         needing = needing_importance(self.file_types)
         if needing and self.imatrix == "never":
             raise ValueError(

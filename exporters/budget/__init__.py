@@ -1,0 +1,1 @@
+"""Tensor types for a size, chosen by measured errors."""
