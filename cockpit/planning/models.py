@@ -17,6 +17,7 @@ from exporters.gguf.quant_types import FilePlan, Shape, model_shapes, plan_file
 from exporters.hf_model.architectures import known_architecture, language_settings
 from exporters.hf_model.families.llama import LLAMA
 from recipes.file_types import FILE_TYPES
+from recipes.problems import OperatorError
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -118,7 +119,7 @@ def file_plans(model: Path, file_types: Sequence[str], importance: bool = False)
             )
             for name in file_types
         }
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError, OverflowError, OperatorError):
         return {}
 
 

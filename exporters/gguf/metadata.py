@@ -50,7 +50,7 @@ def model_keys(
     general |= {"file_type": uint32_value(file_type_id), "quantization_version": uint32_value(QUANTIZATION_VERSION)}
     values = {key: value_of(config, key) for key in architecture.keys}
     network = {key.name: _WRITE[key.kind](value) for key, value in values.items() if value is not None}
-    network |= _rope_keys(architecture.rope(config))
+    network |= _rope_keys(architecture.rope(config), boundaries=architecture.yarn_boundaries)
     return {
         "general.architecture": text_value(architecture.name),
         **{f"general.{key}": value for key, value in general.items()},
@@ -58,13 +58,17 @@ def model_keys(
     }
 
 
-def _rope_keys(rope: Rope) -> dict[str, Value]:
+def _rope_keys(rope: Rope, *, boundaries: bool) -> dict[str, Value]:
+    """`boundaries`: whether llama.cpp reads YaRN's for the family."""
     keys = {"rope.freq_base": float32_value(rope.theta)}
     if rope.kind in ("linear", "yarn"):
         keys["rope.scaling.type"] = text_value(rope.kind)
         keys["rope.scaling.factor"] = float32_value(rope.factor)
     if rope.kind == "yarn":
         keys["rope.scaling.original_context_length"] = uint32_value(rope.original_context)
-        if rope.magnitude != 1.0:
-            keys["rope.scaling.attn_factor"] = float32_value(rope.magnitude)
+        if boundaries:
+            keys["rope.scaling.yarn_beta_fast"] = float32_value(rope.beta_fast)
+            keys["rope.scaling.yarn_beta_slow"] = float32_value(rope.beta_slow)
+    if rope.magnitude != 1.0:
+        keys["rope.scaling.attn_factor"] = float32_value(rope.magnitude)
     return keys

@@ -231,8 +231,13 @@ def model_shapes(architecture: Architecture, settings: Settings) -> list[Shape]:
     Args:
         architecture: its family.
         settings: from its config or a pretrain stage, with `vocab_size` and `tie_word_embeddings`.
+
+    Raises:
+        OperatorError: its rotary positions cannot be written.
     """
-    return [shape_of(tensor) for tensor in architecture.tensors(settings).values() if not tensor.optional]
+    tensors = [tensor for tensor in architecture.tensors(settings).values() if not tensor.optional]
+    factors = architecture.rope_factors(settings).items()
+    return [*map(shape_of, tensors), *(Shape(name, 1, len(values), 1) for name, values in factors)]
 
 
 def shape_of(tensor: Tensor) -> Shape:

@@ -20,8 +20,8 @@ from exporters.gguf.importance import Importance, weighted_chunks
 from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file, shape_of
 from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
-from exporters.hf_model.architectures import architecture_of, language_settings
-from exporters.hf_model.family import Architecture, Tensor, head_width, kv_heads
+from exporters.hf_model.architectures import architecture_of, language_settings, window_warning
+from exporters.hf_model.family import Architecture, Tensor, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import Weights
 from recipes import quantities
@@ -29,7 +29,8 @@ from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, either, printable
 
 _IGNORED = ("rotary_emb.inv_freq",)
-ROPE_FACTORS = "rope_freqs.weight"
+
+_FIRST = ("token_embd.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
             f"{folder}: tokenizer.ggml.model — got {vocabulary.model}; allowed for {architecture.name}: "
             f"{either(architecture.vocabularies)}"
         )
-    warnings = [*architecture.warnings(settings), *_left_out(architecture, weights)]
+    window = window_warning(settings)
+    warnings = [*([window] if window else []), *architecture.warnings(settings), *_left_out(architecture, weights)]
     return Model(folder, settings, architecture, weights, vocabulary, sources, shapes, warnings)
 
 
@@ -284,10 +286,9 @@ def _map_tensors(
         _check_shapes(folder, place, stored, weights)
         names = tuple(stored[source] for source in place.sources)
         sources[place.name], shapes[place.name] = Source(names, place.heads, place.offset), shape_of(place)
-    factors = architecture.rope(settings).frequency_divisors(head_width(settings))
-    if factors:
+    for name, factors in architecture.rope_factors(settings).items():
         values = np.asarray(factors, np.float32)
-        sources[ROPE_FACTORS], shapes[ROPE_FACTORS] = Source(values=values), Shape(ROPE_FACTORS, 1, len(values), 1)
+        sources[name], shapes[name] = Source(values=values), Shape(name, 1, len(values), 1)
     order = sorted(sources, key=_place)
     return {name: sources[name] for name in order}, [shapes[name] for name in order]
 
@@ -315,4 +316,4 @@ def _left_out(architecture: Architecture, weights: Weights) -> list[str]:
 def _place(name: str) -> tuple[int, int, str]:
     if name.startswith("blk."):
         return 1, int(name.split(".")[1]), name
-    return {"token_embd.weight": 0, ROPE_FACTORS: 0}.get(name, 2), 0, name
+    return 0 if name in _FIRST else 2, 0, name

@@ -10,20 +10,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporters.hf_model.families.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_VISION
+from exporters.hf_model.families.granite import GRANITE
 from exporters.hf_model.families.llama import LLAMA, MISTRAL
+from exporters.hf_model.families.mistral3 import MINISTRAL3, MISTRAL3_WITH_VISION
+from exporters.hf_model.families.olmo import OLMO2
+from exporters.hf_model.families.phi import PHI3
 from exporters.hf_model.families.qwen import QWEN2, QWEN3
+from exporters.hf_model.families.smollm import SMOLLM3
 from exporters.hf_model.family import Architecture, Settings, head_width
-from exporters.hf_model.model_config import check_config, contradictions, window_problem
+from exporters.hf_model.model_config import check_config, contradictions
+from exporters.hf_model.rope import LARGEST_CONTEXT
+from exporters.hf_model.windows import window_of
 from recipes.problems import OperatorError, either, shown
 
 NESTED = "text_config"
 """The table of config.json that has the language model's settings in repositories of several modalities."""
 
 ARCHITECTURES: Mapping[str, Architecture] = {
+    "Gemma2ForCausalLM": GEMMA2,
+    "Gemma3ForCausalLM": GEMMA3,
+    "Gemma3ForConditionalGeneration": GEMMA3_WITH_VISION,
+    "GraniteForCausalLM": GRANITE,
     "LlamaForCausalLM": LLAMA,
+    "Ministral3ForCausalLM": MINISTRAL3,
+    "Mistral3ForConditionalGeneration": MISTRAL3_WITH_VISION,
     "MistralForCausalLM": MISTRAL,
+    "Olmo2ForCausalLM": OLMO2,
+    "Phi3ForCausalLM": PHI3,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen3ForCausalLM": QWEN3,
+    "SmolLM3ForCausalLM": SMOLLM3,
 }
 """By the class name in `architectures` of config.json."""
 
@@ -74,12 +91,32 @@ def architecture_of(folder: Path, config: Settings) -> Architecture:
         )
     settings = language_settings(config)
     check_config(folder, settings, found, contradictions(config, NESTED))
-    window = window_problem(settings)
-    if window and not found.windowed:
-        raise OperatorError(f"{folder}/config.json: {window}; {found.name} files use full attention")
     if not found.free_head_width and head_width(settings) * settings["num_attention_heads"] != settings["hidden_size"]:
         raise OperatorError(
             f"{folder}/config.json: head_dim — got {head_width(settings)}; {found.name} files require hidden_size / "
             "num_attention_heads"
         )
     return found
+
+
+def exact_context(config: Settings) -> int:
+    """The number of tokens up to which llama.cpp's attention is the model's: its context, or a window that the
+    family's files do not have.
+
+    Args:
+        config: config.json, or the language model's settings.
+    """
+    settings, row = language_settings(config), known_architecture(config)
+    window = None if row is None or row.windowed else window_of(settings)
+    return min(int(settings["max_position_embeddings"]), window or LARGEST_CONTEXT)
+
+
+def window_warning(settings: Settings) -> str:
+    """What an operator should know about a window that the family's files do not have; empty if there is nothing."""
+    exact = exact_context(settings)
+    if exact >= int(settings["max_position_embeddings"]):
+        return ""
+    return (
+        f"sliding_window — each token of the model sees {exact} tokens, but in llama.cpp all of them: the answers are "
+        f"the model's up to {exact} tokens; the files have the model's context, {settings['max_position_embeddings']}"
+    )

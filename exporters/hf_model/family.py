@@ -114,8 +114,11 @@ class Architecture:
         defaults: values of settings that config.json may lack, as the family's configuration class has them.
         activation: transformers' name of the only activation that llama.cpp computes for the family.
         kind_of_layer: the kind of a layer, for parts that not every layer has.
-        rope_kind: the kind of layer whose rotary settings the plain `rope.` keys have, for families with one table per
-            kind; empty for families with one for all layers.
+        rope_layers: the kind of layer whose rotary settings the plain `rope.` keys have, for families with one table
+            per kind; empty for families with one for all layers.
+        rope_kinds: the kinds of rotary positions that llama.cpp computes for the family.
+        partly_rotary: whether only a part of each head's values may be rotated.
+        yarn_boundaries: whether llama.cpp reads YaRN's boundaries for the family.
         windowed: whether llama.cpp applies the family's sliding windows; the others' files use full attention.
         problems: what a GGUF file cannot express in these settings, one line each.
         warnings: what an operator should know about the file, one line each.
@@ -136,7 +139,10 @@ class Architecture:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     activation: str = "silu"
     kind_of_layer: Callable[[Settings, int], str] = _all_alike
-    rope_kind: str = ""
+    rope_layers: str = ""
+    rope_kinds: tuple[str, ...] = ("default", "linear", "yarn")
+    partly_rotary: bool = False
+    yarn_boundaries: bool = False
     windowed: bool = False
     problems: Callable[[Settings], Iterable[str]] = no_problems
     warnings: Callable[[Settings], Iterable[str]] = no_problems
@@ -148,12 +154,32 @@ class Architecture:
         return f"{self.prefix}embed_tokens.weight"
 
     def rope(self, settings: Settings) -> Rope:
-        """The rotary settings of all layers, or of the layers of `rope_kind`.
+        """The rotary settings of all layers, or of those that `rope_layers` names.
 
         Raises:
             OperatorError: as `read_rope`.
         """
-        return read_rope(dict(settings), self.rope_kind)
+        return read_rope(
+            dict(settings),
+            self.rope_layers,
+            self.rope_kinds,
+            partly=self.partly_rotary,
+            boundaries=self.yarn_boundaries,
+        )
+
+    def rope_factors(self, settings: Settings) -> dict[str, list[float]]:
+        """Divisors of the rotary frequencies, one per pair of a head's values, by the name of the file's tensor.
+
+        Raises:
+            OperatorError: as `read_rope`.
+        """
+        rope = self.rope(settings)
+        found = {
+            "rope_freqs.weight": rope.frequency_divisors(head_width(settings)),
+            "rope_factors_long.weight": list(rope.long_factor),
+            "rope_factors_short.weight": list(rope.short_factor),
+        }
+        return {name: factors for name, factors in found.items() if factors}
 
     def own_name(self, name: str) -> str:
         """A tensor's or module's name as transformers has it, from its name in a file or in an adapter."""

@@ -99,7 +99,8 @@ def check_config(folder: Path, config: dict[str, Any], family: Architecture, mor
         for key in _ACTIVATIONS
         if config.get(key) not in (None, family.activation)
     ]
-    problems += [*_head_problems(config), *family.problems(config)] if not problems else []
+    problems += [*_head_problems(config), *_window_problems(config)] if not problems else []
+    problems += family.problems(config) if not problems else []
     if _is_count(config.get("max_position_embeddings"), LARGEST_CONTEXT):
         try:
             family.rope(config)
@@ -113,17 +114,17 @@ def _refuse(folder: Path, problems: list[str]) -> None:
         raise OperatorError("\n".join(f"{folder}/config.json: {problem}" for problem in problems))
 
 
-def window_problem(config: Mapping[str, Any]) -> str:
-    """The error for a sliding window that is shorter than the context; empty without one."""
+def _window_problems(config: Mapping[str, Any]) -> list[str]:
     window = config.get("sliding_window")
-    if not window or not config.get("use_sliding_window", True):
-        return ""
-    if isinstance(window, bool) or not isinstance(window, int | float) or not window >= 1:
-        return f"sliding_window — got {shown(window)}; allowed a whole number, or null"
-    context = config["max_position_embeddings"]
-    if window >= context:
-        return ""
-    return f"sliding_window — got {shown(window)}, shorter than the context of {context}"
+    kinds = config.get("layer_types")
+    problems = []
+    if window is not None and not _is_count(window, LARGEST_CONTEXT) and config.get("use_sliding_window", True):
+        problems.append(f"sliding_window — got {shown(window)}; allowed a whole number, or null")
+    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != config["num_hidden_layers"]):
+        problems.append(
+            f"layer_types — got {shown(kinds)}; allowed one for each of {config['num_hidden_layers']} layers"
+        )
+    return problems
 
 
 def _head_problems(config: dict[str, Any]) -> list[str]:

@@ -1,20 +1,24 @@
 """A model's rotary positions, read from its config, as the values that a GGUF file needs for the same result.
 
 llama.cpp reads rope.scaling.attn_factor for every family, but the YaRN boundaries (beta_fast, beta_slow) only for a few
-families, which Cockpit does not write. A model that changes them is refused, because llama.cpp would ignore the keys.
+families. A model of another one that changes them is refused, because llama.cpp would ignore the keys.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recipes import quantities
 from recipes.problems import OperatorError, shown
 
 KINDS = ("default", "linear", "yarn", "llama3")
+_LONGROPE_BEFORE = ("su", "yarn")
+"""Earlier names of longrope, in models that have its factors."""
 BETA_FAST, BETA_SLOW = 32.0, 1.0
+_BETAS = {"beta_fast": BETA_FAST, "beta_slow": BETA_SLOW}
 LARGEST_CONTEXT = 2**31 - 1
 
 
@@ -23,13 +27,17 @@ class Rope:
     """The rotary settings of all layers.
 
     Attributes:
-        kind: "default", "linear", "yarn" or "llama3".
+        kind: "default", "linear", "yarn", "llama3" or "longrope".
         theta: base of the frequencies.
         factor: extension of the context; 1 for the default kind.
-        original_context: positions before the extension, for yarn and llama3; else 0.
+        original_context: positions before the extension, for yarn, llama3 and longrope; else 0.
         low, high: the two boundaries of llama3, in turns per original context.
         magnitude: transformers' factor of sine and cosine, divided by llama.cpp's 1 + 0.1 ln(factor), for yarn
-            (https://arxiv.org/abs/2309.00071, equation 22); 1 unless the model sets it.
+            (https://arxiv.org/abs/2309.00071, equation 22); 1 unless the model sets it. For longrope it is
+            transformers' own factor.
+        beta_fast, beta_slow: the two boundaries of yarn.
+        short_factor, long_factor: divisors of the rotary frequencies in texts up to the original context and in longer
+            ones, for longrope, one per pair of values.
     """
 
     kind: str
@@ -39,6 +47,10 @@ class Rope:
     low: float = 1.0
     high: float = 4.0
     magnitude: float = 1.0
+    beta_fast: float = BETA_FAST
+    beta_slow: float = BETA_SLOW
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
 
     def frequency_divisors(self, width: int) -> list[float]:
         """Llama 3's divisors of the rotary frequencies, one per pair of a head's values; empty for other kinds.
@@ -83,16 +95,61 @@ class _Fields:
         return float(value)
 
 
-def read_rope(config: dict[str, Any], layers: str = "") -> Rope:
+def rotary_width(config: Mapping[str, Any]) -> int:
+    """How many values of a head are rotated: all, or the share `partial_rotary_factor`."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    share = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return width if share is None else int(width * share)
+
+
+def read_rope(
+    config: dict[str, Any],
+    layers: str = "",
+    kinds: Sequence[str] = KINDS,
+    *,
+    partly: bool = False,
+    boundaries: bool = False,
+) -> Rope:
     """The rotary settings, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
 
     Args:
         config: the language model's settings, whose `max_position_embeddings` is a whole number.
         layers: the kind of layer, for families with one table per kind; empty for the others.
+        kinds: the allowed kinds of rotary positions.
+        partly: whether only a part of each head's values may be rotated.
+        boundaries: whether llama.cpp reads YaRN's boundaries for the family.
 
     Raises:
         OperatorError: a setting is not allowed, or a GGUF file cannot express it; one line for each.
     """
+    name, given = _table(config, layers)
+    fields = _Fields({"rope_theta": config.get("rope_theta", 10000.0), **given}, name)
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind in _LONGROPE_BEFORE and "longrope" in kinds and "short_factor" in given:
+        kind = "longrope"
+    if kind not in kinds:
+        fields.values["rope_type"] = kind
+        fields.wrong("rope_type", ", ".join(kinds))
+    part = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    allowed = _is_share(part) if partly else part is None or (not isinstance(part, bool) and part == 1)
+    if not allowed:
+        fields.values["partial_rotary_factor"] = part
+        fields.wrong("partial_rotary_factor", "a number above 0, at most 1" if partly else "1")
+    rope = Rope(str(kind), fields.number("rope_theta"))
+    if kind == "linear":
+        rope = Rope("linear", rope.theta, fields.number("factor"))
+    elif kind in ("yarn", "llama3"):
+        rope = _extended(fields, str(kind), rope.theta, config, boundaries=boundaries)
+    elif kind == "longrope" and allowed:
+        rope = _longrope(fields, rope.theta, config)
+    if fields.problems:
+        raise OperatorError("\n".join(fields.problems))
+    return rope
+
+
+def _table(config: Mapping[str, Any], layers: str) -> tuple[str, dict[str, Any]]:
+    """The table with the rotary settings, and its name. `layers`: as for `read_rope`."""
     name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     given = config.get(name) or {}
     if not isinstance(given, dict):
@@ -101,26 +158,40 @@ def read_rope(config: dict[str, Any], layers: str = "") -> Rope:
         name, given = f"{name}.{layers}", given[layers]
     if any(isinstance(value, dict) for value in given.values()):
         raise OperatorError(f"{name} — got one table per kind of layer; allowed one table for all layers")
-    fields = _Fields({"rope_theta": config.get("rope_theta", 10000.0), **given}, name)
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind not in KINDS:
-        fields.values["rope_type"] = kind
-        fields.wrong("rope_type", ", ".join(KINDS))
-    part = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if part is not None and (isinstance(part, bool) or part != 1):
-        fields.values["partial_rotary_factor"] = part
-        fields.wrong("partial_rotary_factor", "1")
-    rope = Rope(str(kind), fields.number("rope_theta"))
-    if kind == "linear":
-        rope = Rope("linear", rope.theta, fields.number("factor"))
-    elif kind in ("yarn", "llama3"):
-        rope = _extended(fields, str(kind), rope.theta, config)
-    if fields.problems:
-        raise OperatorError("\n".join(fields.problems))
-    return rope
+    return name, given
 
 
-def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) -> Rope:
+def _is_share(part: Any) -> bool:
+    return part is None or (not isinstance(part, bool) and isinstance(part, int | float) and 0 < part <= 1)
+
+
+def _longrope(fields: _Fields, theta: float, config: dict[str, Any]) -> Rope:
+    """Source: transformers' `_compute_longrope_parameters` (https://arxiv.org/abs/2402.13753)."""
+    outside = config.get("original_max_position_embeddings")
+    if outside is not None:
+        fields.values["original_max_position_embeddings"] = outside
+    context, pairs = config["max_position_embeddings"], rotary_width(config) // 2
+    original = int(fields.number("original_max_position_embeddings", context, most=LARGEST_CONTEXT))
+    factors = []
+    for key in ("short_factor", "long_factor"):
+        given = fields.values.get(key)
+        numbers = given if isinstance(given, list) else []
+        if len(numbers) != pairs or not all(_is_positive(number) for number in numbers):
+            fields.wrong(key, f"{pairs} numbers above 0")
+        factors.append(tuple(float(number) for number in numbers if _is_positive(number)))
+    factor = fields.number("factor", context / max(1, original))
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    magnitude = fields.number("attention_factor", usual)
+    return Rope(
+        "longrope", theta, factor, original, magnitude=magnitude, short_factor=factors[0], long_factor=factors[1]
+    )
+
+
+def _is_positive(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any], *, boundaries: bool) -> Rope:
     outside = config.get("original_max_position_embeddings")  # transformers reads this place first
     if outside is not None:
         fields.values["original_max_position_embeddings"] = outside
@@ -133,19 +204,20 @@ def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any]) 
         return Rope("llama3", theta, fields.number("factor"), original, low, high)
     computed = "factor" in fields.values and fields.values["factor"] is None  # transformers computes a null factor
     factor = fields.number("factor", context / max(1, original) if computed else None)
-    for key, only in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
-        if (fields.values.get(key) or only) != only:
+    betas = [fields.number(key, only) if fields.values.get(key) else only for key, only in _BETAS.items()]
+    for beta, (key, only) in zip(betas, _BETAS.items(), strict=True):
+        if beta != only and not boundaries:
             fields.wrong(key, f"{quantities.exact(only)}, the only value that llama.cpp supports for this family")
     if fields.values.get("truncate", True) is not True:
         fields.wrong("truncate", "true: llama.cpp always rounds the range between the boundaries")
-    usual = _magnitude(factor)
+    usual, shared = _magnitude(factor), Rope("yarn", theta, factor, original, beta_fast=betas[0], beta_slow=betas[1])
     if fields.values.get("attention_factor") is not None:
-        return Rope("yarn", theta, factor, original, magnitude=fields.number("attention_factor") / usual)
+        return replace(shared, magnitude=fields.number("attention_factor") / usual)
     if fields.values.get("mscale") and fields.values.get("mscale_all_dim"):
         above, below = fields.number("mscale"), fields.number("mscale_all_dim")
         magnitude = _magnitude(factor, above) / _magnitude(factor, below)
-        return Rope("yarn", theta, factor, original, magnitude=magnitude / usual)
-    return Rope("yarn", theta, factor, original)
+        return replace(shared, magnitude=magnitude / usual)
+    return shared
 
 
 def _magnitude(factor: float, scale: float = 1.0) -> float:

@@ -92,7 +92,7 @@ def plan_merge(
     _transpose_stored(config, adapters)
     family = known_architecture(config) or LLAMA
     made = MergePlan(dict(config), sources={name: name for name in base.tensors})
-    stored = family.names_in(base.tensors)
+    stored = {family.own_name(name): name for name in base.tensors}
     for item in adapters:
         _use_stored_names(item.adapter, family, stored)
     ends = Ends(stored.get(family.embedding, family.embedding), _head_in(family, stored))

@@ -21,6 +21,9 @@ from recipes.problems import printable
 
 _SCALING = {"linear": "linear", "yarn": "yarn"}
 
+_PATTERN = "attention.sliding_window_pattern"
+_LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"
+
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (0.0,),
@@ -68,12 +71,15 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any], file_type: str | None 
         config: the model's config.
         file_type: the type that the file was written in; None if that is not known.
     """
-    family = family_of(config).name
+    row = family_of(config)
+    family = row.name
     wanted = expected_keys(config)
     findings = _architecture(file, family)
     for key, expected in wanted.items():
         full = f"{family}.{key}"
-        value = effective(file, family, key)
+        value = effective(file, family, key, row.defaults)
+        if key == "rope.scaling.attn_factor" and row.log_multiplier:
+            value = _with_multiplier(file, family, value)
         if value is None:
             findings.append(f"{full} is missing; {expected.field} is {printable(str(expected.value), 60)}")
         elif not equal(value, expected.value):
@@ -84,7 +90,7 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any], file_type: str | None 
             )
     for key, neutral in NEUTRAL.items():
         full = f"{family}.{key}"
-        if key in wanted or full not in file.keys:
+        if key in wanted or full not in file.keys or (key == _LOG_MULTIPLIER and row.log_multiplier):
             continue
         value = value_of(file.keys[full])
         if not any(equal(value, harmless) for harmless in neutral) and not _harmless(key, value, config):
@@ -92,22 +98,28 @@ def audit_keys(file: GgufFile, config: Mapping[str, Any], file_type: str | None 
     return findings + _file_type(file, file_type)
 
 
-def effective(file: GgufFile, family: str, key: str) -> Any:
+def effective(file: GgufFile, family: str, key: str, defaults: Mapping[str, Any] | None = None) -> Any:
     """The value that a runtime uses for a key: the file's, or the default for an absent one.
 
     Args:
         file: the file.
         family: the prefix of its keys.
         key: without the prefix.
+        defaults: the family's own defaults, which come first.
 
     Returns:
         A number, text, boolean or list of numbers; None for an absent key that has no default.
     """
     if key == "rope.scaling.type":
         return _scaling_type(file, family)
+    own = defaults or {}
+    if key == _PATTERN:
+        return _windows(file, family, own.get(key, 0))
     given = file.keys.get(f"{family}.{key}")
     if given is not None:
         return value_of(given)
+    if key in own:
+        return own[key]
     if key in _DEFAULTS:
         return _DEFAULTS[key](file, family)
     return NEUTRAL[key][0] if key in NEUTRAL else None
@@ -119,6 +131,23 @@ def value_of(value: Value) -> Any:
         return value.scalar
     numbers = numbers_of(value)
     return numbers[0] if numbers and len(set(numbers)) == 1 else numbers
+
+
+def _with_multiplier(file: GgufFile, family: str, value: Any) -> Any:
+    """The factor of sine and cosine that two keys give together."""
+    multiplier, factor = (effective(file, family, key) for key in (_LOG_MULTIPLIER, "rope.scaling.factor"))
+    numbers = all(isinstance(number, int | float) for number in (value, multiplier, factor))
+    return value / _mscale(float(factor), float(multiplier)) if numbers and multiplier else value
+
+
+def _windows(file: GgufFile, family: str, period: int) -> list[int]:
+    """1 for each layer with a window: as listed, or in all but the last of each `period` layers; 0 means all."""
+    layers = effective(file, family, "block_count")
+    given = file.keys.get(f"{family}.{_PATTERN}")
+    if given is not None and given.kind == ARRAY:
+        return [int(number) for number in numbers_of(given)]
+    every = int(given.scalar) if given is not None and isinstance(given.scalar, int) else period
+    return [int(not every or (layer + 1) % every != 0) for layer in range(layers if isinstance(layers, int) else 0)]
 
 
 def _of(key: str) -> Callable[[GgufFile, str], Any]:
@@ -212,6 +241,7 @@ def expected_keys(config: Mapping[str, Any]) -> dict[str, Expected]:
         "rope.dimension_count": (width, "head width"),
         "vocab_size": (config["vocab_size"], "vocab_size"),
         **_rope(config),
+        **family_of(config).meanings(config),
     }
     return {key: Expected(*pair) for key, pair in pairs.items()}
 
@@ -222,6 +252,7 @@ def _width(config: Mapping[str, Any]) -> int:
 
 def _rope(config: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope["full_attention"] if isinstance(rope.get("full_attention"), dict) else rope
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     found: dict[str, tuple[Any, str]] = {"rope.freq_base": (float(theta), "rope_theta")}
     kind = _SCALING.get(str(rope.get("rope_type", rope.get("type", "default"))), "none")

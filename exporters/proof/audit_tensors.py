@@ -29,11 +29,19 @@ _PROBED = 4
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of the model in the order of the file. `heads`: those whose rows llama.cpp stores in rotary order."""
+    """A tensor of the model in the order of the file.
+
+    Attributes:
+        name: its name in the folder.
+        weights: the folder's tensors.
+        heads: those whose rows llama.cpp stores in rotary order.
+        plus_one: the file's values are the folder's plus one.
+    """
 
     name: str
     weights: Weights
     heads: int = 0
+    plus_one: bool = False
 
     @property
     def rows(self) -> int:
@@ -48,6 +56,8 @@ class Source:
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows in the file's order, float32 [stop - start, columns]."""
         info = self.weights.tensors[self.name]
+        if self.plus_one:
+            return self.weights.read_rows(self.name, start, stop) + np.float32(1)
         if not self.heads:
             return self.weights.read_rows(self.name, start, stop)
         if len(info.shape) == 1:
@@ -128,11 +138,12 @@ def audit_tensors(
             proof.findings.append(wrong)
         elif tensor is not None:
             comparable[name] = source
-    if _has_factors(config) and _FACTORS in file.tensors:
-        proof.tensors += 1
-        unequal = _compare_factors(file, file.tensors[_FACTORS], config)
-        proof.findings += unequal
-        proof.equal += not unequal
+    for name, factors in _factors(config).items():
+        if name in file.tensors:
+            proof.tensors += 1
+            unequal = _compare_factors(file, file.tensors[name], factors)
+            proof.findings += unequal
+            proof.equal += not unequal
     unknown = not importance and any(key.startswith("quantize.imatrix.") for key in file.keys)
     making = Making(importance or {}, unknown)
     if not prover.same_kernels:
@@ -164,19 +175,20 @@ def audit_tensors(
 def expected_sources(config: Mapping[str, Any], weights: Weights) -> dict[str, Source]:
     """The source by GGUF name of every tensor that the file must have, except Llama 3's factors."""
     family = family_of(config)
+    prefix = family.prefix(weights.tensors)
     tied = bool(config["tie_word_embeddings"])
     found = {
-        name: Source(source, weights)
-        for name, source in family.top.items()
+        name: Source(source, weights, plus_one=family.adds_one(name))
+        for name, source in family.top(weights.tensors).items()
         if not (tied and name == "output.weight") and source in weights.tensors
     }
     for layer in range(int(config["num_hidden_layers"])):
         for part, module in family.layer.items():
             for leaf in ("weight", "bias"):
-                source = f"{family.prefix}layers.{layer}.{module}.{leaf}"
+                source = f"{prefix}layers.{layer}.{module}.{leaf}"
                 if source in weights.tensors:
                     name = f"blk.{layer}.{part}.{leaf}"
-                    found[name] = Source(source, weights, _heads(part, config))
+                    found[name] = Source(source, weights, _heads(part, config), plus_one=family.adds_one(name))
     return found
 
 
@@ -188,15 +200,19 @@ def _heads(part: str, config: Mapping[str, Any]) -> int:
     return {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}.get(part, 0)
 
 
-def _has_factors(config: Mapping[str, Any]) -> bool:
+def _factors(config: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The divisors of the rotary frequencies that the file must have, by tensor name."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return bool(rope.get("rope_type", rope.get("type")) == "llama3")
+    if rope.get("rope_type", rope.get("type")) == "llama3":
+        return {_FACTORS: _llama3_factors(rope, config)}
+    found = {"rope_factors_long.weight": rope.get("long_factor"), "rope_factors_short.weight": rope.get("short_factor")}
+    return {name: [float(number) for number in numbers] for name, numbers in found.items() if numbers}
 
 
 def _names(file: GgufFile, config: Mapping[str, Any], wanted: Mapping[str, Source]) -> list[str]:
     """Missing and additional tensors."""
     why = {"output.weight": ": the model's head shares the embedding's matrix"} if config["tie_word_embeddings"] else {}
-    names = [*wanted, *([_FACTORS] if _has_factors(config) else [])]
+    names = [*wanted, *_factors(config)]
     missing = [f"tensor {name} is missing" for name in names if name not in file.tensors]
     return missing + [
         f"tensor {printable(name, 120)} does not exist in the model{why.get(name, '')}"
@@ -300,9 +316,8 @@ def _judge(proof: BytesProof, comparison: _Comparison, name: str, result: Compar
         proof.equal += 1
 
 
-def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) -> list[str]:
+def _llama3_factors(rope: Mapping[str, Any], config: Mapping[str, Any]) -> list[float]:
     """Llama 3's divisors of the rotary frequencies, from the definition in its config."""
-    rope = config.get("rope_parameters") or config["rope_scaling"]
     theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
     width = int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
     low, high, factor = (float(rope[field]) for field in ("low_freq_factor", "high_freq_factor", "factor"))
@@ -312,7 +327,11 @@ def _compare_factors(file: GgufFile, tensor: Tensor, config: Mapping[str, Any]) 
         turns = original * theta ** (-2 * place / width) / (2 * math.pi)
         blend = min(1.0, max(0.0, (turns - low) / (high - low)))
         expected.append(1.0 / ((1 - blend) / factor + blend))
-    wrong = f"tensor {tensor.name} does not contain the factors of the model's llama3 rope scaling"
+    return expected
+
+
+def _compare_factors(file: GgufFile, tensor: Tensor, expected: list[float]) -> list[str]:
+    wrong = f"tensor {tensor.name} does not contain the factors of the model's rope scaling"
     if tensor.kind is None or tensor.rows != 1 or tensor.columns != len(expected):
         return [wrong]
     actual = decoded(tensor, np.frombuffer(file.read(tensor, 0, 1), np.uint8).reshape(1, -1))[0]

@@ -13,6 +13,7 @@ from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
+from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.model_folder import read_settings
 from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
@@ -95,7 +96,7 @@ def check_model(
         raise OperatorError(f"--model — transformers cannot load {folder}: {error}") from error
     for warning in check_tokenizer_class(folder, tokenizer):
         send({"warning": warning})
-    length = min(MAX_LENGTH, int(config["max_position_embeddings"]))
+    length = min(MAX_LENGTH, exact_context(config))
     text = read_parity_data(data, tokenizer, positions=positions, max_length=length)
     total, done = text.positions * (1 + len(files)), 0
 

@@ -13,6 +13,7 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
+from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.model_folder import local_folder
 from exporters.prompts.effective_tokens import answer_ends
 from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
@@ -37,7 +38,7 @@ def compare_files(export: Export) -> list[str]:
     ctx, model = export.ctx, export.model
     ctx.phase("reading held-out text")
     tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-    length = min(ctx.stage.max_length, int(model.config["max_position_embeddings"]))
+    length = min(ctx.stage.max_length, exact_context(model.config))
     folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
     data = read_parity_data(folder, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
     _describe_data(export, data, length)

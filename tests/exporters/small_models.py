@@ -86,14 +86,24 @@ def build_byte_level_tokenizer(folder: Path, *, individual_digits: bool = False)
 
 
 def build_model(
-    folder: Path, tokenizer: Path, *, family: str = "Llama", shards: str = "", dtype: str = "float32", **fields: Any
+    folder: Path,
+    tokenizer: Path,
+    *,
+    family: str = "Llama",
+    config: str = "",
+    shards: str = "",
+    dtype: str = "float32",
+    **fields: Any,
 ) -> Path:
-    """A model folder with random weights, sharp enough for attention, rope and norms to matter."""
-    import torch
+    """A model folder with random weights, sharp enough for attention, rope and norms to matter.
+
+    `config`: the beginning of the configuration class's name, if it is not `family`.
+    """
     import transformers
 
     settings: dict[str, Any] = {
         "vocab_size": VOCAB,
+        "pad_token_id": None,
         "hidden_size": 256,
         "intermediate_size": 512,
         "num_hidden_layers": 2,
@@ -107,9 +117,18 @@ def build_model(
         "eos_token_id": 2,
         **fields,
     }
-    config = getattr(transformers, f"{family}Config")(**settings)
+    made = getattr(transformers, f"{config or family}Config")(**settings)
+    return save_sharpened(getattr(transformers, f"{family}ForCausalLM"), made, folder, tokenizer, shards, dtype)
+
+
+def save_sharpened(
+    model_class: Any, config: Any, folder: Path, tokenizer: Path, shards: str = "", dtype: str = "float32"
+) -> Path:
+    """Save a model of this class and config with random weights, and the tokenizer beside it."""
+    import torch
+
     torch.manual_seed(7)
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "q_proj.weight" in name or "k_proj.weight" in name:

@@ -1,0 +1,117 @@
+"""One small random model of each family, with what is special about the family switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.exporters.small_models import build_model, save_sharpened
+
+GEMMA: dict[str, Any] = {
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": 40,
+    "rms_norm_eps": 1e-6,
+}
+"""The window is shorter than the compared texts, so that a file without it would answer differently."""
+GEMMA3: dict[str, Any] = {
+    **GEMMA,
+    "final_logit_softcapping": 20.0,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "num_hidden_layers": 3,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+    },
+}
+MINISTRAL3: dict[str, Any] = {
+    "head_dim": 32,
+    "sliding_window": None,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 48,
+        "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4,
+    },
+}  # fmt: skip
+"""The compared texts are longer than the original context, from which on the queries grow."""
+PHI3: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "original_max_position_embeddings": 256,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.75,
+        "short_factor": [1.0 + 0.1 * n for n in range(12)], "long_factor": [1.0 + 0.5 * n for n in range(12)],
+    },
+}  # fmt: skip
+NETWORK: dict[str, Any] = {
+    "vocab_size": 640,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+def _gemma3_with_vision(folder: Path, tokenizer: Path) -> Path:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    eyes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = Gemma3Config(
+        text_config={**NETWORK, **GEMMA3}, vision_config=eyes, mm_tokens_per_image=4, bos_token_id=1, eos_token_id=2
+    )
+    return save_sharpened(Gemma3ForConditionalGeneration, config, folder, tokenizer)
+
+
+def _mistral3_with_vision(folder: Path, tokenizer: Path) -> Path:
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    eyes = {
+        "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "head_dim": 16, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = Mistral3Config(
+        text_config={"model_type": "ministral3", **NETWORK, **MINISTRAL3},
+        vision_config=eyes,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return save_sharpened(Mistral3ForConditionalGeneration, config, folder, tokenizer)
+
+
+def _plain(family: str, config: str = "", **fields: Any) -> Callable[[Path, Path], Path]:
+    return lambda folder, tokenizer: build_model(folder, tokenizer, family=family, config=config, **fields)
+
+
+FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
+    "Gemma2ForCausalLM": _plain("Gemma2", **GEMMA, final_logit_softcapping=20.0, attn_logit_softcapping=12.0),
+    "Gemma3ForCausalLM": _plain("Gemma3", "Gemma3Text", **GEMMA3),
+    "Gemma3ForConditionalGeneration": _gemma3_with_vision,
+    "GraniteForCausalLM": _plain(
+        "Granite",
+        attention_bias=True,
+        attention_multiplier=0.25,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.5,
+        logits_scaling=2.0,
+    ),
+    "LlamaForCausalLM": _plain("Llama"),
+    "Ministral3ForCausalLM": _plain("Ministral3", **MINISTRAL3, tie_word_embeddings=False),
+    "Mistral3ForConditionalGeneration": _mistral3_with_vision,
+    "MistralForCausalLM": _plain("Mistral", sliding_window=60),
+    "Olmo2ForCausalLM": _plain("Olmo2", tie_word_embeddings=False),
+    "Phi3ForCausalLM": _plain("Phi3", **PHI3),
+    "Qwen2ForCausalLM": _plain("Qwen2"),
+    "Qwen3ForCausalLM": _plain("Qwen3"),
+    "SmolLM3ForCausalLM": _plain("SmolLM3", num_hidden_layers=4, attention_bias=False),
+}
+"""By the class name in `architectures`; each writes a model to a folder, with the given tokenizer's files."""
+TARGETS = {"Phi3ForCausalLM": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
+"""What an adapter changes, for families whose linear layers have other names than Llama's."""
