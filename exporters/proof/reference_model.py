@@ -33,13 +33,12 @@ def load_reference(
         weights: its tensors, if the folder does not contain them: adapters merged while they are read.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
     if weights is None or isinstance(weights, SafetensorsFolder):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class(folder).from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
     else:
@@ -54,10 +53,24 @@ def load_reference(
     return model
 
 
+def model_class(folder: Path) -> Any:
+    """transformers' automatic class that loads a model for text: that of language models, or else of images and text.
+
+    Raises:
+        OSError: the folder has no config.
+        ValueError: transformers does not have the model's type.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+
+
 def _assembled(folder: Path, weights: Weights) -> Any:
     """A model of the folder's config, filled tensor by tensor."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.initialization import no_init_weights
 
     settings = read_object(folder / "config.json")
@@ -66,9 +79,10 @@ def _assembled(folder: Path, weights: Weights) -> Any:
     stored = {family.own_name(name): name for name in weights.tensors}
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+        model = model_class(folder).from_config(config, dtype=torch.float32, attn_implementation="eager")
     places = model.state_dict()
-    missing = set(places) - set(stored) - ({family.head} if tied else set())
+    left_out = {name for name in places if family.left_out_of(name) is not None}  # texts do not need them
+    missing = set(places) - set(stored) - left_out - ({family.head} if tied else set())
     if missing:
         raise AssertionError(f"no values for {sorted(missing)[:3]}")
     with torch.no_grad():

@@ -14,6 +14,7 @@ from tokenizers import Regex
 
 from engines.data.special_pieces import BEGIN, END, TURN_END, TURN_START, UNKNOWN
 from engines.tokenizer.convert import write_tokenizer
+from exporters.proof.reference_model import model_class
 
 VOCAB = 640
 FILES = ("heapq.py", "textwrap.py", "string.py", "csv.py", "shlex.py", "ast.py")
@@ -151,9 +152,8 @@ def build_adapter(
     """An adapter with random matrices, as PEFT saves it."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = model_class(base).from_pretrained(base, dtype=torch.float32)
     settings: dict[str, Any] = {
         "r": 8,
         "lora_alpha": 12,
