@@ -138,12 +138,7 @@ def audit_tensors(
             proof.findings.append(wrong)
         elif tensor is not None:
             comparable[name] = source
-    for name, factors in _factors(config).items():
-        if name in file.tensors:
-            proof.tensors += 1
-            unequal = _compare_factors(file, file.tensors[name], factors)
-            proof.findings += unequal
-            proof.equal += not unequal
+    _judge_factors(proof, file, config)
     unknown = not importance and any(key.startswith("quantize.imatrix.") for key in file.keys)
     making = Making(importance or {}, unknown)
     if not prover.same_kernels:
@@ -328,6 +323,16 @@ def _llama3_factors(rope: Mapping[str, Any], config: Mapping[str, Any]) -> list[
         blend = min(1.0, max(0.0, (turns - low) / (high - low)))
         expected.append(1.0 / ((1 - blend) / factor + blend))
     return expected
+
+
+def _judge_factors(proof: BytesProof, file: GgufFile, config: Mapping[str, Any]) -> None:
+    """Compare the divisors of the rotary frequencies that the file has."""
+    for name, factors in _factors(config).items():
+        if name in file.tensors:
+            proof.tensors += 1
+            unequal = _compare_factors(file, file.tensors[name], factors)
+            proof.findings += unequal
+            proof.equal += not unequal
 
 
 def _compare_factors(file: GgufFile, tensor: Tensor, expected: list[float]) -> list[str]:
