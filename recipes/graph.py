@@ -20,7 +20,7 @@ Origin = Literal["stage", "path", "hub", "run"]
 
 RUN_STAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99}):([a-z0-9-]{1,40})(?:@(\d{1,12}))?")
 """RUN:STAGE, the output of a stage of another run, or RUN:STAGE@STEP, one of its checkpoints."""
-_HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHOWN_STAGES = 12
 
 
@@ -223,7 +223,7 @@ def _reference(
             )
             return None
         return Reference("path", value, path)
-    if _HUB.fullmatch(value):
+    if HUB_ID.fullmatch(value):
         if "model" in accepts:
             return Reference("hub", value)
         hint = f"for a folder, write ./{printable(value)}"

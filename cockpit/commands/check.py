@@ -9,7 +9,7 @@ from cockpit.command_line.arguments import add_json, add_recipe
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.model_check import check_models
+from cockpit.planning.model_check import check_folders, check_models
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
 from cockpit.text import formatting as fmt
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     try:
         loaded = load_wanted(args.recipe, args.sets, runs_root(args.runs_dir))
         check_models(loaded)
+        check_folders(loaded)
     except OperatorError as error:
         if not args.json:
             raise

@@ -13,7 +13,7 @@ from cockpit.launching.interpreters import check_interpreters
 from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
-from cockpit.planning.model_check import check_models
+from cockpit.planning.model_check import check_folders, check_models
 from cockpit.planning.stages import plan as make_plan
 from cockpit.provenance.trust import seal, why_untrusted
 from cockpit.schedule.checkpoint_choice import candidates
@@ -81,6 +81,7 @@ def launch(
     loaded = load_recipe(recipe, sets, find_output) if isinstance(recipe, Path) else recipe
     run_recipe = resolve(loaded, only, find_output)
     check_models(loaded)
+    check_folders(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
     if name is not None and not _is_name(name):
         raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")

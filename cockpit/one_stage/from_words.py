@@ -21,6 +21,7 @@ from cockpit.runs.reader import read_now
 from engines.artifacts.adapter_folder import is_adapter
 from engines.run_dir import RunDir
 from recipes.file_types import FIRST_FILE_TYPES
+from recipes.graph import HUB_ID
 from recipes.problems import OperatorError, printable
 
 Kind = Literal["model", "adapter"]
@@ -53,8 +54,15 @@ def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
     run_part, colon, stage = wanted.rpartition(":")
     if colon and run_part:
         return _of_stage(find_run(root, run_part), stage, kind, option)
-    if kind == "model" and wanted.count("/") == 1 and not wanted.startswith((".", "/", "~")):
+    if kind == "model" and not folder.exists() and HUB_ID.fullmatch(wanted):
         return Given(Input(wanted))
+    if folder.is_file():
+        raise OperatorError(
+            f"{option} — {printable(wanted, 400)} is a file",
+            "quantize a GGUF file: cockpit quantize FILE; compare it: cockpit parity FILE --model DIR"
+            if folder.suffix == ".gguf"
+            else f"give the folder that contains it: {printable(str(folder.parent), 400)}",
+        )
     raise OperatorError(
         f"{option} — no folder {printable(wanted, 400)}",
         f"give a folder with {'a model' if kind == 'model' else 'an adapter'}, or RUN:STAGE",

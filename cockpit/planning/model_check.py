@@ -6,14 +6,17 @@ GGUF cannot represent. A model that the recipe creates, or a model of a hub, is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.target_modules import unknown_targets
 from engines.files import read_regular_text
 from engines.json_text import read_object
 from exporters.hf_model.architectures import architecture_of
+from exporters.hf_model.hub_cache import cached_model
 from exporters.hf_model.model_config import check_counts, complete_config
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, printable, shown
@@ -21,6 +24,9 @@ from recipes.stages.export import ExportStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.registry import row_of, tag_of_stage
+
+_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json", ".toml", ".jsonl", ".txt")
+"""Endings of names that a model of a hub does not have."""
 
 
 def check_models(loaded: LoadedRecipe) -> None:
@@ -37,10 +43,12 @@ def check_models(loaded: LoadedRecipe) -> None:
         if isinstance(stage, FinetuneStage):
             problems += _targets(loaded, stage, by_name, in_file=in_file)
         named = loaded.graph.inputs[stage.name].get("model")
-        if named is None or named.path is None:
+        if named is None or (named.path is None and named.origin != "hub"):
             continue
         try:
-            _check(named.path, stage)
+            folder = named.path or _cached(named.name, loaded.path.parent)
+            if folder is not None:
+                _check(folder, stage)
         except OperatorError as error:
             if not in_file:
                 raise
@@ -49,11 +57,25 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    outputs = output_problems(loaded)
-    if outputs and not in_file:
-        raise OperatorError("\n".join(problem.words for problem in outputs))
-    if problems or outputs:
-        raise RecipeError([*problems, *outputs])
+    _refuse(loaded, [*problems, *output_problems(loaded)])
+
+
+def check_folders(loaded: LoadedRecipe) -> None:
+    """Refuse folders of models and adapters that a merge or an export could not read: weights, tokenizer, settings.
+
+    After `check_models`: it takes a second, in a child process.
+
+    Raises:
+        RecipeError, OperatorError: as `check_models`.
+    """
+    _refuse(loaded, folder_problems(loaded))
+
+
+def _refuse(loaded: LoadedRecipe, problems: Sequence[Problem]) -> None:
+    if problems and not _is_of_its_file(loaded):
+        raise OperatorError("\n".join(problem.words for problem in problems))
+    if problems:
+        raise RecipeError(list(problems))
 
 
 def _targets(
@@ -84,6 +106,25 @@ def _is_of_its_file(loaded: LoadedRecipe) -> bool:
         return read_regular_text(loaded.path) == loaded.text
     except (OSError, ValueError):
         return False
+
+
+def _cached(hub_id: str, near: Path) -> Path | None:
+    """The folder of a hub's model in the local cache; None if the operator lets engines use the network.
+
+    Raises:
+        OperatorError: it is not there, or the name is rather a path.
+    """
+    found = cached_model(hub_id)
+    if found is not None or os.environ.get("HF_HUB_OFFLINE") == "0":
+        return found
+    if (near / hub_id).exists():
+        raise OperatorError(f"{hub_id} reads as a hub id, but is a path here", f"write ./{hub_id}")
+    if (near / hub_id).parent.is_dir() or hub_id.lower().endswith(_FILES):
+        raise OperatorError(f"there is no path {near / hub_id}, and no model {hub_id} in the local hub cache")
+    raise OperatorError(
+        f"no model {hub_id} in the local hub cache, and engines do not use the network",
+        f"download it first: hf download {hub_id}; for a folder, write a path that begins with / ./ ../ or ~/",
+    )
 
 
 def _check(folder: Path, stage: StageFields) -> None:

@@ -13,12 +13,15 @@ from engines.files import read_regular_text
 from recipes.problems import printable
 
 _POLL_S = 0.1
-_ERROR_LINES = 6
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class ForeignProgramError(Exception):
-    """The program failed; the message has its exit status and its last lines, for operators."""
+    """The program failed; the message has its exit status and its last line, for operators, `output` all of it."""
+
+    def __init__(self, message: str, output: str) -> None:
+        super().__init__(message)
+        self.output = output
 
 
 def run_program(
@@ -53,6 +56,7 @@ def run_program(
         process.wait()
     text = read_regular_text(log, errors="replace")
     if process.returncode:
-        lines = [line for line in text.strip().splitlines() if line.strip()][-_ERROR_LINES:]
-        raise ForeignProgramError(f"exited with status {process.returncode}: {printable(' | '.join(lines), 800)}")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        last = printable(lines[-1], 500) if lines else "it printed nothing"
+        raise ForeignProgramError(f"exited with status {process.returncode}: {last}", text)
     return text

@@ -178,6 +178,7 @@ def _convert(
         try:
             run_program(command, log, lambda: _progress(ctx, partial, expected), {"HF_HUB_OFFLINE": "1"})
         except ForeignProgramError as error:
+            print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it
             raise StageFailedError(f"{SCRIPT} {error}") from error
 
     return _read_back(ctx, target, name, SCRIPT, write)

@@ -1,0 +1,39 @@
+"""Finds models in the local cache of the Hugging Face hub, without its library; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def hub_cache() -> Path:
+    """The cache's folder, as huggingface_hub chooses it."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(name):
+            return Path(os.environ[name]).expanduser()
+    home = os.environ.get("HF_HOME")
+    place = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return place.expanduser() / "hub"
+
+
+def cached_model(hub_id: str, revision: str = "main") -> Path | None:
+    """The folder of a model's revision (a branch, a tag or a commit) in the cache; None if it is not there."""
+    home = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    commit = commit_of(home, revision)
+    folder = home / "snapshots" / commit if commit else home
+    return folder if commit and folder.is_dir() else None
+
+
+def commit_of(home: Path, revision: str) -> str:
+    """The commit of a revision of a cached model, in the model's folder of the cache; empty if it is not known."""
+    if _REVISION.fullmatch(revision):
+        return revision
+    if revision.startswith("/") or ".." in revision.split("/"):
+        return ""
+    try:
+        return (home / "refs" / revision).read_text()[:40].strip()
+    except (OSError, ValueError):
+        return ""
