@@ -30,7 +30,7 @@ from engines.run_dir import RunDir
 
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 8 << 20
-"""The most that one `read` reads: a journal that holds few records for its size keeps nobody waiting."""
+"""The most that one `read` reads: a journal that holds few records for its size keeps no reader waiting."""
 HEAD_BYTES = 128
 _START = re.compile(rb'\{"v":\d{1,6},"w":"')
 _PRESENT = b'{"v":1,'
@@ -115,7 +115,7 @@ class JournalReader:
         self._finished = False
 
     def read(self, max_records: int = 2000) -> list[Record]:
-        """The next records, about `max_records` at most; after at most `READ_BYTES`, so `at_end` tells the end, not an
+        """The next records, about `max_records` at most; after at most `READ_BYTES`, so `at_end` marks the end, not an
         empty list."""
         records: list[Record] = []
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engines.artifacts.manifest import MANIFEST
-from engines.files import fsync_file, fsync_folder
+from engines.files import fsync_file, fsync_folder, open_regular
 from recipes.problems import OperatorError, printable
 
 LINKED_BYTES = 16 * 1024 * 1024
@@ -83,7 +83,7 @@ def _place(source: Path, final: Path, *, overwrite: bool) -> None:
 def _copy(source: Path, target: Path) -> None:
     """A new file with the bytes of another, durable."""
     if not _cloned(source, target) and not _linked(source, target):
-        with source.open("rb") as given, _new(target) as new:
+        with open_regular(source, follow=False) as given, _new(target) as new:
             shutil.copyfileobj(given, new, LINKED_BYTES)
     fsync_file(target)
 
@@ -94,7 +94,7 @@ def _new(path: Path) -> BinaryIO:
 
 def _cloned(source: Path, target: Path) -> bool:
     """Create a clone of a file; False, and no file, if the file system cannot."""
-    with source.open("rb") as given, _new(target) as new:
+    with open_regular(source, follow=False) as given, _new(target) as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, given.fileno())
         except OSError:

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from engines.files import read_regular_text
+
 _REVISION = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,6 +36,6 @@ def commit_of(home: Path, revision: str) -> str:
     if revision.startswith("/") or ".." in revision.split("/"):
         return ""
     try:
-        return (home / "refs" / revision).read_text()[:40].strip()
+        return read_regular_text(home / "refs" / revision, 100).strip()
     except (OSError, ValueError):
         return ""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.files import read_regular_bytes
 from engines.json_text import read_json
 from engines.llama.gguf_file import ARRAY, FLOAT32, INT32, STRING, GgufFile, Value
 from recipes import quantities
@@ -117,7 +118,7 @@ def _against_sentencepiece(
     findings += _types(file, {number: _piece_kinds(pieces, number) for number in own})
     findings += _model(file, "llama", "a SentencePiece model")
     proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto.ParseFromString(read_regular_bytes(path))
     return findings + _prefix(file, proto.normalizer_spec.add_dummy_prefix)
 
 

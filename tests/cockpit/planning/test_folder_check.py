@@ -86,9 +86,7 @@ def test_an_adapter_of_another_revision_of_its_base_is_refused_with_both(
         tmp_path,
         f'name = "m"\nkind = "merge"\nmodel = "{home / "snapshots" / ("a" * 40)}"\nadapter = "./adapter"\n',
     )
-    with pytest.raises(
-        RecipeError, match=r"revision v2 \(bbbbbbbbbbbb\) of org/base, but the base model is"
-    ):
+    with pytest.raises(RecipeError, match=r"revision v2 \(bbbbbbbbbbbb\) of org/base, but the base model is"):
         check_folders(load_recipe(path))
 
 
