@@ -56,7 +56,7 @@ def main() -> int:
             fields = {key: value for key, value in given.items() if key != "words"}
             model = build_model(_made(root / f"model-{number}"), words[given.get("words", "spm")], **fields)
             for record in _files(_made(root / f"export-{number}"), model):
-                passed = passed and record["passed"]
+                passed = passed and record["verdict"] == "accepted"
                 lines.append(_row(name, record))
                 sys.stderr.write(lines[-1] + "\n")
     table = "\n".join(lines) + "\n"
@@ -76,10 +76,11 @@ def _files(folder: Path, model: Path) -> list[dict[str, Any]]:
 
 
 def _row(name: str, record: dict[str, Any]) -> str:
-    differ = f"{record['top1_differences']}, {record['widest_gap']:.2g}" if record["top1_differences"] else "0"
+    quality = record["quality"]
+    differ = f"{quality['top1_differences']}, {quality['widest_gap']:.2g}" if quality["top1_differences"] else "0"
     cells = [
-        name, record["file_type"], str(record["positions"]), f"{record['mean_kl']:.2g}", f"{record['max_kl']:.2g}",
-        f"{record['top1']:.4f}", differ, "passed" if record["passed"] else "; ".join(record["problems"]),
+        name, record["file_type"], str(quality["positions"]), f"{quality['mean_kl']:.2g}",
+        f"{quality['max_kl']:.2g}", f"{quality['top1']:.4f}", differ, "; ".join(record["reasons"]) or record["verdict"],
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

@@ -25,7 +25,7 @@ from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model, read_model, write_gguf
 from exporters.proof.parity import Reference, compare
 from exporters.proof.parity_data import read_parity_data
-from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.reference.reference_model import TorchLogits, load_reference
 from exporters.stages.importance_step import ImportanceRequest, calibration_data, measure_importance
 
 BITS = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0)

@@ -245,7 +245,8 @@ def _row(path: str, spec: FieldSpec, help_text: str) -> str:
 
 def _file_types() -> str:
     lines = [
-        "| type | bits per weight | `general.file_type` | importance matrix | usual mean KL, nats | limit, nats | |",
+        "| type | bits per weight | `general.file_type` | importance matrix | usual mean KL, nats | arithmetic, nats |"
+        " |",
         "|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *(_file_type_row(row) for row in FILE_TYPES.values())])
@@ -253,7 +254,7 @@ def _file_types() -> str:
 
 def _file_type_row(row: FileType) -> str:
     usual = "" if row.usual_kl is None else exact(row.usual_kl)
-    limit = "" if row.kl_limit is None else exact(row.kl_limit)
+    limit = exact(row.arithmetic_limit)
     note = "only for models trained with ternary weights" if row.ternary else ""
     cells = [f"`{row.name}`", exact(row.bits_per_weight), str(row.id), row.importance, usual, limit, note]
     return "| " + " | ".join(cells) + " |"

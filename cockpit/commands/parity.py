@@ -31,7 +31,7 @@ from recipes.stages.export import BYTE_PROOFS, COMPARE_NEEDS
 from recipes.stages.registry import makes
 
 _TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
-_MODEL_TITLES = ("file", "mean KL", "max KL", "top-1", "ppl", "light")
+_MODEL_TITLES = ("file", "arithmetic", "limit", "mean KL", "top-1", "ppl", "light")
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,9 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
 
 def _report_lines(report: dict[str, Any]) -> list[str]:
     lines = []
-    models = [_model_row(item) for item in report["files"] if "mean_kl" in item]
+    models = [_model_row(item) for item in report["files"] if "quality" in item]
     if models:
-        lines += [*text_table(_MODEL_TITLES, models, right=range(1, 5)), ""]
+        lines += [*text_table(_MODEL_TITLES, models, right=range(1, 6)), ""]
     rows = [_runtime_row(item, result) for item in report["files"] for result in item["runtimes"]]
     lines += text_table(_TITLES, rows, right=(3, 4, 5))
     problems = [problem for item in report["files"] for problem in (f"{item['file']}: {p}" for p in item["problems"])]
@@ -240,13 +240,15 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _model_row(item: dict[str, Any]) -> list[str]:
+    quality, behaviour = item["quality"], item["behaviour"]
     values = [
-        fmt.number(item["mean_kl"]),
-        fmt.number(item["max_kl"]),
-        fmt.percent(item["top1"], 2),
-        fmt.number(item["perplexity"]),
+        fmt.number(behaviour["mean_kl"]) if behaviour["weights"] == "file" else "",
+        "" if behaviour["limits"]["mean_kl"] is None else fmt.number(behaviour["limits"]["mean_kl"]),
+        fmt.number(quality["mean_kl"]),
+        fmt.percent(quality["top1"], 2),
+        fmt.number(quality["perplexity"]),
     ]
-    return [safe_text(item["file"], 60), *values, item["light"] or ""]
+    return [safe_text(item["file"], 60), *values, quality["light"] or ""]
 
 
 def _runtime_row(item: dict[str, Any], result: dict[str, Any]) -> list[str]:

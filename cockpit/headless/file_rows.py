@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cockpit.runs.stage_view import StageView
 from cockpit.text import formatting as fmt
@@ -53,7 +53,7 @@ def file_rows(stage: StageView) -> list[list[str]]:
                 shown(perplexities.get(name), fmt.number),
                 shown(metrics.get(f"{name}_tokens_per_second"), lambda rate: fmt.number(rate, 3)),
                 shown(metrics.get(f"{name}_rss_bytes"), fmt.size),
-                _light(name.upper(), metrics.get(f"{name}_mean_kl")),
+                _light(name.upper(), metrics, f"{name}_"),
             ]
             for name in dict.fromkeys(names)
         ]
@@ -80,7 +80,7 @@ def _measured_rows(stage: StageView) -> list[list[str]]:
             size = next((artifact.bytes for artifact in stage.artifacts if artifact.name == adapter), None)
             kl, top1 = evaluation.metrics.get("mean_kl"), evaluation.metrics.get("top1")
             name = safe_text(f"{file_type.upper()} + {adapter}" if plus else file_type.upper(), 40)
-            light = "" if plus else _light(file_type.upper(), kl)
+            light = "" if plus else _light(file_type.upper(), evaluation.metrics, "")
             perplexity = shown(evaluation.perplexity, fmt.number)
             rows.append([name, shown(size, fmt.size), "", *_distance(kl, top1), perplexity, "", "", light])
     return rows
@@ -90,9 +90,12 @@ def _distance(kl: float | None, top1: float | None) -> list[str]:
     return [shown(kl, fmt.number), shown(top1, lambda share: fmt.percent(share, 2))]
 
 
-def _light(file_type: str, mean_kl: float | None) -> str:
-    """A quantized file's KL compared with what is usual for its type, as a word."""
-    return (light_of(file_type, mean_kl) or "") if mean_kl is not None else ""
+def _light(file_type: str, metrics: Mapping[str, float | None], prefix: str) -> str:
+    """A quantized file's distance compared with what is usual for its type, as a word. Runs of older versions have only
+    the distance of weights and arithmetic together."""
+    kl = metrics.get(f"{prefix}weights_mean_kl")
+    kl = metrics.get(f"{prefix}mean_kl") if kl is None else kl
+    return (light_of(file_type, kl, metrics.get(f"{prefix}top1")) or "") if kl is not None else ""
 
 
 def shown(value: float | None, words: Callable[[float], str]) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
 from exporters.gguf.own_types import with_tensor_types
-from exporters.gguf.quant_types import FilePlan, Shape, label_of, model_shapes
+from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
 from exporters.hf_model.families.llama import LLAMA
+from recipes.file_types import label_of
 from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
 

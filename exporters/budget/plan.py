@@ -9,9 +9,9 @@ from typing import Any
 
 from engines.llama.ggml_types import TYPES
 from exporters.budget.measure import candidates
-from exporters.gguf.quant_types import Choice, FilePlan, is_quantized_matrix, label_of
+from exporters.gguf.quant_types import Choice, FilePlan, is_quantized_matrix
 from exporters.gguf.write import Model
-from recipes.file_types import FILE_TYPES
+from recipes.file_types import FILE_TYPES, label_of
 from recipes.problems import OperatorError
 from recipes.quantities import bits_per_weight, exact
 from recipes.spelling import spell, spell_key

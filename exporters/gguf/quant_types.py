@@ -207,11 +207,6 @@ def _with_experts(row: FileType, part: str, experts: int) -> str | None:
     return None
 
 
-def label_of(target_bits: float) -> str:
-    """What files and reports call a file whose types are chosen for a size: BPW4_6 for 4.6 bits per weight."""
-    return f"BPW{quantities.exact(target_bits).replace('.', '_')}"
-
-
 def is_quantized_matrix(shape: Shape) -> bool:
     """Whether llama.cpp quantizes a tensor: a matrix of weights that is neither a norm nor a router."""
     return shape.dimensions > 1 and not keeps_type(shape.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engines.data.hard_strings import HARD_STRINGS
 from engines.json_text import read_json
 from exporters.proof.inference import LIMIT
+from exporters.proof.parity import FillsLogits
 from exporters.proof.parity_data import encode
 from recipes.problems import OperatorError, printable
 
@@ -31,6 +32,9 @@ SEED = 0
 """Greedy decoding draws no random numbers; this seed is for runtimes that require one."""
 MAX_BYTES = 64 * 1024 * 1024
 _MAX_IDS = 1_000_000
+
+Scratch = Callable[[int], "NDArray[np.float32]"]
+"""Makes room for the logits of a number of positions: float32 [positions, vocab_size], in memory or in a file."""
 
 
 @dataclass(frozen=True)
@@ -116,31 +120,66 @@ def positions_of(logits: NDArray[np.float32]) -> list[Position]:
     return found
 
 
-def answer(model: Any, tokenizer: Any, ids: Sequence[int], limit: int, stops: Sequence[int]) -> Prompt:
-    """A prompt with the greedy answer of a transformers model.
+Draft = Callable[[list[int], int], list[int]]
+"""Guesses a continuation: takes ids and a largest number of new tokens."""
+
+
+def no_draft(_ids: list[int], _limit: int) -> list[int]:
+    """No guess."""
+    return []
+
+
+def answers(
+    model: FillsLogits,
+    tokenizer: Any,
+    asked: Sequence[Sequence[int]],
+    stops: Sequence[int],
+    scratch: Scratch,
+    draft: Draft = no_draft,
+) -> list[Prompt]:
+    """Prompts with the model's greedy answers of up to `LIMIT` tokens.
+
+    A guess is checked at all its positions at once and corrected at the first wrong one, so that the answers are the
+    model's own, whatever the guesses are; good guesses save passes over the model's weights.
 
     Args:
-        model: in float32, in evaluation mode.
+        model: in float32.
         tokenizer: the model's.
-        ids: the prompt.
-        limit: maximum number of tokens of the answer.
-        stops: tokens that end it.
+        asked: the prompts.
+        stops: tokens that end an answer.
+        scratch: makes room for logits.
+        draft: guesses a continuation.
     """
-    import torch
+    begun = [list(ids) for ids in asked]
+    known: list[list[int]] = [[] for _ in begun]
+    found: dict[int, NDArray[np.float32]] = {}
+    while left := [number for number in range(len(begun)) if number not in found]:
+        guesses = {n: known[n] + draft([*begun[n], *known[n]], LIMIT - len(known[n])) for n in left}
+        guesses = {number: _until(ids, stops)[: LIMIT - 1] for number, ids in guesses.items()}
+        windows = [[*begun[number], *guesses[number]] for number in left]
+        logits = scratch(sum(map(len, windows)))
+        model.logits_into(windows, logits, lambda _positions: None)
+        start = 0
+        for number, window in zip(left, windows, strict=True):
+            rows = logits[start : start + len(window)]
+            start += len(window)
+            first = len(begun[number]) - 1
+            chosen = [int(row.argmax()) for row in rows[first:]]
+            guess = guesses[number]
+            right = next((i for i, (a, b) in enumerate(zip(guess, chosen, strict=False)) if a != b), len(guess))
+            known[number] = chosen[: right + 1]
+            if len(known[number]) == LIMIT or known[number][-1] in stops:
+                found[number] = np.array(rows[: first + len(known[number])])
+    return [
+        Prompt(*_text_of(tokenizer, ids), ids, known[number], positions_of(found[number]))
+        for number, ids in enumerate(begun)
+    ]
 
-    rows: list[NDArray[np.float32]] = []
-    new: list[int] = []
-    cache = None
-    unread = [list(ids)]
-    with torch.inference_mode():
-        while len(new) < limit and not (new and new[-1] in stops):
-            output = model(torch.tensor(unread), past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            rows.append(output.logits[0].float().numpy())
-            new.append(int(rows[-1][-1].argmax()))
-            unread = [[new[-1]]]
-    text, special = _text_of(tokenizer, list(ids))
-    return Prompt(text, special, list(ids), new, positions_of(np.concatenate(rows)))
+
+def _until(ids: Sequence[int], stops: Sequence[int]) -> list[int]:
+    """The ids before the first that ends an answer."""
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    return list(ids[:end])
 
 
 def _text_of(tokenizer: Any, ids: list[int]) -> tuple[str | None, bool]:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
+from exporters.gguf.vocab import Vocabulary
+from exporters.gguf.write import Model, read_model
 from exporters.hf_model.architectures import exact_context
-from exporters.hf_model.model_folder import read_settings
+from exporters.hf_model.family import Architecture
+from exporters.hf_model.model_folder import open_weights, read_settings
 from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
 from exporters.prompts.effective_tokens import answer_ends
 from exporters.proof.audit import Proofs, prove
+from exporters.proof.behaviour import behaviour_record, check_behaviour, expect, limits_of
 from exporters.proof.byte_proof import ByteProver
-from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
-from exporters.proof.inference import LIMIT, opening_ids, prompts_of
-from exporters.proof.parity import Comparison, Reference, check_limits, compare
+from exporters.proof.fixture import Fixture, answers, fixture_prompts, protocol_of, strings_of
+from exporters.proof.inference import opening_ids, prompts_of
+from exporters.proof.parity import Reference, compare_each
 from exporters.proof.parity_data import ParityData, read_parity_data
-from exporters.proof.quality import light_of
-from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.proof.quality import quality_record
 from exporters.proof.token_check import TokenCheck, check_tokens
+from exporters.reference.needed_memory import reference_bytes
+from exporters.reference.streamed_model import StreamedModel
 from recipes.file_types import file_type_of_id
 from recipes.problems import OperatorError
 from recipes.stages.export import ByteProof
@@ -36,24 +43,29 @@ MAX_LENGTH = 256
 
 @dataclass
 class ModelCheck:
-    """The comparison of one file with its model. `proofs` is None for a family that the audit does not support."""
+    """The comparison of one file with its model.
+
+    Attributes:
+        proofs: None for a family that the audit does not support.
+        behaviour: the record of `exporters.proof.behaviour`.
+        quality: the record of `exporters.proof.quality`.
+    """
 
     file_type: str
     proofs: Proofs | None
     tokens: TokenCheck
-    comparison: Comparison
+    behaviour: dict[str, Any]
+    quality: dict[str, Any]
     problems: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
-        loss = self.comparison.loss
         return {
             "file_type": self.file_type,
             **(self.proofs.record() if self.proofs is not None else {}),
             "tokenizer": asdict(self.tokens),
-            **self.comparison.record(),
-            "perplexity": math.exp(min(loss, 700.0)),
-            "light": light_of(self.file_type, self.comparison.mean_kl),
+            "behaviour": self.behaviour,
+            "quality": self.quality,
         }
 
 
@@ -87,18 +99,19 @@ def check_model(
     from transformers import AutoTokenizer
 
     config = read_settings(folder)
-    check_memory(_float_bytes(folder))
+    model = _model_of(folder, config)
+    check_memory(reference_bytes(model.weights, config, positions, MAX_LENGTH))
     send({"phase": f"loading {folder.name}"})
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = load_reference(folder, threads)
+        network = StreamedModel(folder, model.weights, threads)
     except (OSError, ValueError, KeyError) as error:
         raise OperatorError(f"--model — transformers cannot load {folder}: {error}") from error
     for warning in check_tokenizer_class(folder, tokenizer):
         send({"warning": warning})
     length = min(MAX_LENGTH, exact_context(config))
     text = read_parity_data(data, tokenizer, positions=positions, max_length=length)
-    total, done = text.positions * (1 + len(files)), 0
+    total, done = text.positions * (1 + 2 * len(files)), 0
 
     def advance(count: int) -> None:
         nonlocal done
@@ -107,13 +120,13 @@ def check_model(
 
     reference = Reference(work / "reference.f32", text.windows, int(config["vocab_size"]))
     send({"phase": f"asking transformers on {text.positions} positions"})
-    reference.compute(TorchLogits(model), advance)
+    reference.compute(network, advance)
     stops = answer_ends(folder, config, tokenizer)
     prompts = prompts_of(text.windows, length, cut_after=opening_ids(tokenizer))
     asked = fixture_prompts(prompts, text.windows, length)
-    answers = [answer(model, tokenizer, ids, LIMIT, stops) for ids in asked]
-    del model
-    expected = _Expected(folder, config, tokenizer, text, reference, length, threads)
+    vocabulary = int(config["vocab_size"])
+    found = answers(network, tokenizer, asked, stops, lambda rows: _scratch(work / "answers.f32", rows, vocabulary))
+    expected = _Expected(folder, model, tokenizer, text, reference, length, threads, work)
     with ByteProver(threads, rows=rows) as prover:
         proofs = {path: _prove(path, folder, config, prover, send) for path in files}
     checks = {path: _check_file(path, proofs[path], expected, send, advance) for path in files}
@@ -128,7 +141,7 @@ def check_model(
     ]
     versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch")}
     protocol = protocol_of(stops, {**versions, "dtype": "float32"})
-    return Fixture(_facts(folder, config), protocol, answers, strings_of(tokenizer), described), checks
+    return Fixture(_facts(folder, config), protocol, found, strings_of(tokenizer), described), checks
 
 
 @dataclass(frozen=True)
@@ -136,12 +149,13 @@ class _Expected:
     """The model's distributions, and the text that they belong to."""
 
     folder: Path
-    config: dict[str, Any]
+    model: Model
     tokenizer: Any
     text: ParityData
     reference: Reference
     length: int
     threads: int
+    work: Path
 
 
 def _prove(path: Path, folder: Path, config: dict[str, Any], prover: ByteProver, send: Send) -> Proofs | None:
@@ -165,23 +179,46 @@ def _prove(path: Path, folder: Path, config: dict[str, Any], prover: ByteProver,
 
 
 def _check_file(
-    path: Path, proofs: Proofs | None, expected: _Expected, send: Send, advance: Callable[[int], None]
+    path: Path, proofs: Proofs | None, given: _Expected, send: Send, advance: Callable[[int], None]
 ) -> ModelCheck:
-    folder, config = expected.folder, expected.config
-    send({"phase": f"comparing {path.name} with {folder.name}"})
+    folder, config = given.folder, given.model.config
     file_type = _file_type(path)
-    found = proofs.findings if proofs is not None else []
-    with LlamaProcess(path, expected.length, expected.threads) as llama:
+    send({"phase": f"asking transformers with the weights of {path.name}"})
+    expected = expect(path, given.model, given.reference, given.work / "own.f32", given.threads, advance)
+    send({"phase": f"comparing {path.name} with {folder.name}"})
+    with LlamaProcess(path, given.length, given.threads) as llama:
         if llama.vocab_size != int(config["vocab_size"]):
             raise OperatorError(f"{path} has {llama.vocab_size} tokens, but {folder} has {config['vocab_size']}")
-        tokens = check_tokens(expected.tokenizer, llama, expected.text, answer_ends(folder, config, expected.tokenizer))
+        tokens = check_tokens(given.tokenizer, llama, given.text, answer_ends(folder, config, given.tokenizer))
         for warning in tokens.warnings():
             send({"warning": f"{path.name}: {warning}"})
-        comparison = compare(expected.reference, llama, advance)
-    problems = [*found, *tokens.problems(), *check_limits(file_type, comparison)]
-    if not math.isfinite(comparison.mean_kl):
-        problems.append("mean KL is not finite")
-    return ModelCheck(file_type, proofs, tokens, comparison, problems)
+        own, total = compare_each([expected.reference, given.reference], llama, advance)
+    limits = limits_of(file_type, expected)
+    differences = check_behaviour(own, limits)
+    weights_kl = given.reference.mean_kl(expected.reference) if expected.weights == "file" else None
+    return ModelCheck(
+        file_type,
+        proofs,
+        tokens,
+        behaviour_record(own, expected, limits, differences),
+        quality_record(file_type, total, weights_kl),
+        [*(proofs.findings if proofs is not None else []), *tokens.problems(), *differences],
+    )
+
+
+def _scratch(path: Path, positions: int, vocabulary: int) -> NDArray[np.float32]:
+    return np.memmap(path, np.float32, "w+", shape=(positions, vocabulary))
+
+
+def _model_of(folder: Path, config: dict[str, Any]) -> Model:
+    """The model with the GGUF names of its tensors; without names for a family that Cockpit does not convert."""
+    try:
+        return read_model(folder)
+    except OperatorError:
+        weights = open_weights(folder)
+        name = str((config.get("architectures") or ["unknown"])[0])
+        vocabulary = Vocabulary("unknown", "unknown", [], [], special={})
+        return Model(folder, config, Architecture(name, (), ()), weights, vocabulary, {}, [])
 
 
 def _file_type(path: Path) -> str:
@@ -195,8 +232,3 @@ def _facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     sha256 = file_sha256(folder / "config.json")
     name = (config.get("architectures") or ["unknown"])[0]
     return {"name": folder.name, "architecture": name, "config_sha256": sha256, "vocab_size": int(config["vocab_size"])}
-
-
-def _float_bytes(folder: Path) -> int:
-    """Maximum size of the model in float32: twice the size of its files."""
-    return 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from recipes import quantities
-from recipes.file_types import FILE_TYPES
-
-TIE_GAP = 0.01
-"""Types that keep the most likely token may choose another only where the reference's two best logits are closer than
-this."""
 
 _SHOWN_DIFFERENCES = 200
 _ROWS = 64
@@ -51,6 +44,11 @@ class Comparison:
     loss_tokens: int = 0
     differences: list[Difference] = field(default_factory=list)
 
+    @property
+    def perplexity_ratio(self) -> float:
+        """The file's perplexity divided by the reference's, on the windows' own next tokens."""
+        return math.exp(min(self.loss - self.reference_loss, 700.0))
+
     def record(self) -> dict[str, Any]:
         """Plain values, with the differences counted in full and listed up to a bound, widest gap first."""
         values = asdict(self)
@@ -61,6 +59,13 @@ class Comparison:
             "widest_gap": listed[0]["gap"] if listed else 0.0,
             "differences": listed[:_SHOWN_DIFFERENCES],
         }
+
+
+class FillsLogits(Protocol):
+    """A model that computes all windows at once."""
+
+    def logits_into(self, windows: Sequence[Sequence[int]], out: NDArray[np.float32], progress: Progress) -> None:
+        """Logits after each token of every window, into float32 [positions, vocab_size]."""
 
 
 class HasLogits(Protocol):
@@ -76,43 +81,86 @@ class Reference:
     def __init__(self, path: Path, windows: Sequence[Sequence[int]], vocab_size: int) -> None:
         """Create the file of `logits`, float32 [positions, vocab_size]."""
         self.windows = windows
-        positions = sum(map(len, windows))
-        self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(positions, vocab_size))
+        self.positions = sum(map(len, windows))
+        self.logits: NDArray[np.float32] = np.memmap(path, np.float32, "w+", shape=(self.positions, vocab_size))
 
-    def compute(self, model: HasLogits, progress: Progress) -> None:
+    def compute(self, model: FillsLogits, progress: Progress) -> None:
         """Run a model over every window."""
-        start = 0
-        for window in self.windows:
-            self.logits[start : start + len(window)] = model.logits(window)
+        model.logits_into(self.windows, self.logits, progress)
+
+    def compare(self, other: Reference) -> Comparison:
+        """Compare another reference of the same windows with this one."""
+        total, start = _Total(), 0
+        for number, window in enumerate(self.windows):
+            rows = slice(start, start + len(window))
+            total.add(number, self.logits[rows], other.logits[rows], window)
             start += len(window)
-            progress(len(window))
+        return total.mean()
+
+    def mean_kl(self, other: Reference) -> float:
+        """Mean KL, nats, of another reference of the same windows from this one."""
+        return 0.0 if other is self else mean_kl(self.logits, other.logits)
 
 
 def compare(reference: Reference, other: HasLogits, progress: Progress) -> Comparison:
     """Score every window with a file, or with another model, and compare each position's distribution with the
     reference's."""
-    result = Comparison()
-    kl_sum, equal, start = 0.0, 0, 0
-    for number, window in enumerate(reference.windows):
-        expected = reference.logits[start : start + len(window)]
+    return compare_each([reference], other, progress)[0]
+
+
+def compare_each(references: Sequence[Reference], other: HasLogits, progress: Progress) -> list[Comparison]:
+    """Compare with several references of the same windows; the file scores each window once."""
+    totals = [_Total() for _ in references]
+    start = 0
+    for number, window in enumerate(references[0].windows):
         actual = other.logits(window)
-        kl, losses = _distances(expected, actual, window)
-        kl_sum += float(kl.sum())
-        result.max_kl = max(result.max_kl, float(kl.max()))
-        result.reference_loss += losses[0]
-        result.loss += losses[1]
-        found = _differences(number, expected, actual)
-        equal += len(window) - len(found)
-        result.differences += found
-        result.positions += len(window)
-        result.loss_tokens += len(window) - 1
+        for total, reference in zip(totals, references, strict=True):
+            total.add(number, reference.logits[start : start + len(window)], actual, window)
         start += len(window)
         progress(len(window))
-    result.mean_kl = kl_sum / result.positions
-    result.top1 = equal / result.positions
-    result.loss /= result.loss_tokens
-    result.reference_loss /= result.loss_tokens
-    return result
+    return [total.mean() for total in totals]
+
+
+class _Total:
+    """Sums over windows."""
+
+    def __init__(self) -> None:
+        self._kl_sum, self._equal, self._sums = 0.0, 0, Comparison()
+
+    def add(
+        self, number: int, expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]
+    ) -> None:
+        """Add a window; both logits are float32 [tokens, vocab_size]."""
+        sums = self._sums
+        kl, losses = _distances(expected, actual, window)
+        self._kl_sum += float(kl.sum())
+        sums.max_kl = max(sums.max_kl, float(kl.max()))
+        sums.reference_loss += losses[0]
+        sums.loss += losses[1]
+        found = _differences(number, expected, actual)
+        self._equal += len(window) - len(found)
+        sums.differences += found
+        sums.positions += len(window)
+        sums.loss_tokens += len(window) - 1
+
+    def mean(self) -> Comparison:
+        sums = self._sums
+        return replace(
+            sums,
+            mean_kl=self._kl_sum / sums.positions,
+            top1=self._equal / sums.positions,
+            loss=sums.loss / sums.loss_tokens,
+            reference_loss=sums.reference_loss / sums.loss_tokens,
+        )
+
+
+def mean_kl(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
+    """Mean KL, nats, of two computations of the same positions; both logits are float32 [positions, vocab_size]."""
+    total = 0.0
+    for start in range(0, len(expected), _ROWS):
+        p, q = _log_softmax(expected[start : start + _ROWS]), _log_softmax(actual[start : start + _ROWS])
+        total += float(np.sum(np.exp(p) * (p - q)))
+    return total / len(expected)
 
 
 def _distances(
@@ -151,36 +199,3 @@ def _differences(number: int, expected: NDArray[np.float32], actual: NDArray[np.
         gap = float(best[1]) - float(best[0])
         found.append(Difference(number, position, int(reference[position]), int(file[position]), gap))
     return found
-
-
-def limits_of(file_type: str) -> dict[str, Any]:
-    """The limits for a file of the type; None for a figure that is only reported."""
-    row = FILE_TYPES.get(file_type)
-    return {
-        "mean_kl": row.kl_limit if row is not None else None,
-        "top1_gap": TIE_GAP if row is not None and row.keeps_top1 else None,
-    }
-
-
-def check_limits(file_type: str, comparison: Comparison) -> list[str]:
-    """The limits that a file violates, and by how much; empty if it passes or its type has no limits."""
-    limits = limits_of(file_type)
-    limit, problems = limits["mean_kl"], []
-    if not math.isfinite(comparison.mean_kl):
-        problems.append(f"{file_type}: mean KL is not finite")
-    elif limit is not None and not comparison.mean_kl < limit:
-        problems.append(
-            f"{file_type}: mean KL is {quantities.number(comparison.mean_kl, 3)} nats, "
-            f"{quantities.number(comparison.mean_kl / limit, 3)} times the limit of {quantities.exact(limit)}"
-            f" (top-1 {quantities.percent(comparison.top1, 2)} on {comparison.positions} positions)"
-        )
-    if limits["top1_gap"] is not None:
-        wide = [item for item in comparison.differences if not item.gap < TIE_GAP]
-        if wide:
-            worst = max(wide, key=lambda item: item.gap)
-            problems.append(
-                f"{file_type}: the file chooses another token at {len(wide)} of {comparison.positions} positions where "
-                f"the model's two best logits are {quantities.exact(TIE_GAP)} or more apart (widest "
-                f"{quantities.number(worst.gap, 3)}, window {worst.window}, position {worst.position})"
-            )
-    return problems

@@ -12,10 +12,11 @@ from engines.llama.rates import measure_rates
 from exporters.budget.choose import choose
 from exporters.budget.measure import Meter, candidates, first_windows, matrices, probe_type, sampled_rows
 from exporters.budget.plan import budget_of, recipe_text, target_plan
-from exporters.gguf.quant_types import FilePlan, Shape, label_of
-from exporters.proof.reference_model import load_reference
+from exporters.gguf.quant_types import FilePlan, Shape
+from exporters.reference.reference_model import load_reference
 from exporters.stages.export_job import Export
 from exporters.stages.importance_step import ImportanceRequest, calibration_data
+from recipes.file_types import label_of
 from recipes.problems import OperatorError
 from recipes.quantities import exact
 

@@ -3,9 +3,13 @@ runtimes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engines.context import StageFailedError
 from engines.files import file_sha256, write_text
@@ -15,24 +19,42 @@ from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.model_folder import local_folder
+from exporters.lora.merge import open_merged
+from exporters.lora.peft_folder import folder_for_peft
 from exporters.prompts.effective_tokens import answer_ends
-from exporters.proof.fixture import Fixture, answer, fixture_prompts, protocol_of, strings_of
-from exporters.proof.inference import LIMIT, Inference, measure, opening_ids, prompts_of
-from exporters.proof.parity import Comparison, Reference, check_limits, compare, limits_of
+from exporters.proof.behaviour import behaviour_record, check_behaviour, expect, limits_of
+from exporters.proof.fixture import Draft, Fixture, answers, fixture_prompts, protocol_of, strings_of
+from exporters.proof.inference import Inference, measure, opening_ids, prompts_of
+from exporters.proof.merge_proof import prove_sums
+from exporters.proof.parity import Comparison, Reference, compare_each
 from exporters.proof.parity_data import ParityData, read_parity_data
-from exporters.proof.quality import light_of
-from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.proof.quality import quality_record
 from exporters.proof.token_check import check_tokens
+from exporters.reference.adapted_model import adapted_model
+from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.export_adapters import compare_adapters
 from exporters.stages.export_job import Export, report_comparison
-from exporters.stages.merge_parity import describe_unmerged
-from recipes.file_types import FILE_TYPES
+from exporters.stages.merge_parity import DIFFERS
 
 Progress = Callable[[int], None]
 
 
-def compare_files(export: Export) -> list[str]:
-    """Compare every file with transformers, record the results and make the fixture; return the problems."""
+@dataclass(frozen=True)
+class _Given:
+    """What every file of an export is compared on."""
+
+    tokenizer: Any
+    data: ParityData
+    length: int
+    trained: Reference
+
+
+def compare_files(export: Export) -> None:
+    """Compare every file with transformers, record the results and the reasons against files, and make the fixture.
+
+    Raises:
+        StageFailedError: the merged model differs from the adapter over its base model.
+    """
     from transformers import AutoTokenizer
 
     ctx, model = export.ctx, export.model
@@ -43,95 +65,145 @@ def compare_files(export: Export) -> list[str]:
     data = read_parity_data(folder, tokenizer, positions=ctx.stage.parity_positions, max_length=length)
     _describe_data(export, data, length)
     export.prompts = prompts_of(data.windows, length, cut_after=opening_ids(tokenizer))
-    total, done = data.positions * (1 + len(export.plans)) * (1 + len(export.adapters)), 0
-    total += data.positions * (export.one_pass is not None)
+    total, done = data.positions * (1 + 2 * len(export.plans)), 0
+    total += data.positions * len(export.adapters) * (1 + len(export.accepted))
+    total += 2 * data.positions * (export.one_pass is not None)
 
     def advance(positions: int) -> None:
         nonlocal done
         done += positions
-        ctx.progress(done, total, "positions")
+        ctx.progress(min(done, total), total, "positions")
 
     ctx.phase("reference")
-    scratch = ctx.work / "reference.f32"
+    trained = Reference(ctx.work / "reference.f32", data.windows, int(model.config["vocab_size"]))
+    given = _Given(tokenizer, data, length, trained)
     try:
-        reference = Reference(scratch, data.windows, int(model.config["vocab_size"]))
-        _compute_reference(export, reference, tokenizer, length, advance)
-        problems = _compare_unmerged(export, reference, advance)
+        _compute_reference(export, given, advance)
+        problems = _compare_unmerged(export, trained, advance)
         for plan in export.plans:
-            ctx.phase(f"comparing {plan.title}")
-            problems += _compare_file(export, plan, tokenizer, data, reference, length, advance)
-        problems += compare_adapters(export, reference, length, advance)
-    except NativeError as error:
-        raise StageFailedError(f"the comparison failed: {error}") from error
+            _prove_file(export, plan, given, advance)
+        compare_adapters(export, trained, length, advance)
+        ctx.progress(total, total, "positions")
     finally:
-        scratch.unlink(missing_ok=True)
-    return problems
+        for scratch in ctx.work.glob("*.f32"):
+            scratch.unlink()
+    if problems:
+        raise StageFailedError("; ".join(problems))
 
 
-def _compute_reference(export: Export, reference: Reference, tokenizer: Any, length: int, advance: Progress) -> None:
+def _compute_reference(export: Export, given: _Given, advance: Progress) -> None:
     """Compute the model's own distributions, and its answers for the fixture."""
-    model = load_reference(export.model.folder, export.threads, weights=export.model.weights)
-    reference.compute(TorchLogits(model), advance)
+    network = StreamedModel(export.model.folder, export.model.weights, export.threads)
+    given.trained.compute(network, advance)
     export.ctx.phase("answers for the fixture")
-    asked = fixture_prompts(export.prompts, reference.windows, length)
-    prompts = [answer(model, tokenizer, ids, LIMIT, export.stops) for ids in asked]
+    asked = fixture_prompts(export.prompts, given.data.windows, given.length)
+    vocabulary = int(export.model.config["vocab_size"])
+
+    def scratch(positions: int) -> NDArray[np.float32]:
+        path = export.ctx.work / "answers.f32"
+        return np.memmap(path, np.float32, "w+", shape=(positions, vocabulary))
+
+    with _Drafts(export, given.length) as drafts:
+        prompts = answers(network, given.tokenizer, asked, export.stops, scratch, drafts.draft)
     protocol = protocol_of(export.stops, export.record["model"]["reference"])
     known = {key: export.record["model"][key] for key in ("name", "architecture", "manifest_sha256", "config_sha256")}
-    model_facts = {**known, "vocab_size": int(export.model.config["vocab_size"])}
-    export.fixture = Fixture(model_facts, protocol, prompts, strings_of(tokenizer), [])
+    model_facts = {**known, "vocab_size": vocabulary}
+    export.fixture = Fixture(model_facts, protocol, prompts, strings_of(given.tokenizer), [])
 
 
-def _compare_unmerged(export: Export, reference: Reference, advance: Progress) -> list[str]:
+class _Drafts:
+    """Guesses of the model's answers by llama.cpp on the largest file; none if it cannot be loaded."""
+
+    def __init__(self, export: Export, length: int) -> None:
+        largest = max(export.plans, key=lambda plan: plan.bytes)
+        try:
+            self._llama: LlamaProcess | None = LlamaProcess(export.path(largest), length, export.threads)
+        except NativeError:
+            self._llama = None  # the comparison of this file says why
+        self._stops = export.stops
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._llama is not None:
+            self._llama.close()
+
+    @property
+    def draft(self) -> Draft:
+        return self._guess
+
+    def _guess(self, ids: list[int], limit: int) -> list[int]:
+        if self._llama is None or limit <= 0:
+            return []
+        try:
+            return self._llama.generate(ids, limit, self._stops).ids
+        except NativeError:
+            self._llama = None
+            return []
+
+
+def _compare_unmerged(export: Export, merged: Reference, advance: Progress) -> list[str]:
     """Compare the adapter over its base model with the merged model, if this export merged it; return the problems."""
-    if export.one_pass is None:
+    given = export.one_pass
+    if given is None:
         return []
     export.ctx.phase("comparing the adapter over its base")
-    trained = TorchLogits(load_reference(export.one_pass.base, export.threads, adapter=export.one_pass.adapter))
-    comparison = compare(reference, trained, advance)
-    export.record["adapter_over_base"], problems = describe_unmerged(export.ctx, comparison)
-    export.metrics |= {"merge_mean_kl": comparison.mean_kl, "merge_top1": comparison.top1}
-    return problems
+    vocabulary, work = merged.logits.shape[1], export.ctx.work
+    trained = Reference(work / "adapted.f32", merged.windows, vocabulary)
+    trained.compute(
+        adapted_model(given.base, export.threads, folder_for_peft(given.adapter, work), vocabulary), advance
+    )
+    sums = open_merged(given.base, [(given.adapter, 1.0)], dtype="float32")
+    proof, _ = prove_sums(given.folder, sums, trained, work / "own.f32", export.threads, advance)
+    quality = trained.compare(merged)
+    export.record["adapter_over_base"] = proof.record(quality)
+    export.metrics |= {"merge_mean_kl": quality.mean_kl, "merge_top1": quality.top1}
+    return [] if not proof.problems else [f"{DIFFERS}: {'; '.join(proof.problems)}"]
 
 
-def _compare_file(
-    export: Export,
-    plan: FilePlan,
-    tokenizer: Any,
-    data: ParityData,
-    reference: Reference,
-    length: int,
-    advance: Progress,
-) -> list[str]:
+def _prove_file(export: Export, plan: FilePlan, given: _Given, advance: Progress) -> None:
+    """Compare one file; a file that llama.cpp cannot use is refused like one that differs."""
     path = export.path(plan)
-    with LlamaProcess(path, length, export.threads) as llama:
-        tokens = check_tokens(tokenizer, llama, data, _ends(export, tokenizer))
+    try:
+        _compare_file(export, plan, path, given, advance)
+    except NativeError as error:
+        export.refuse(path, "behaviour", [str(error)])
+
+
+def _compare_file(export: Export, plan: FilePlan, path: Path, given: _Given, advance: Progress) -> None:
+    ctx, record = export.ctx, export.files[path.name]
+    ctx.phase(f"reference of {plan.title}")
+    expected = expect(path, export.model, given.trained, ctx.work / "own.f32", export.threads, advance)
+    ctx.phase(f"comparing {plan.title}")
+    with LlamaProcess(path, given.length, export.threads) as llama:
+        tokens = check_tokens(given.tokenizer, llama, given.data, _ends(export, given.tokenizer))
         if plan is export.plans[0]:
             for warning in tokens.warnings():
-                export.ctx.warn(warning)
+                ctx.warn(warning)
+        record.setdefault("meaning", {})["tokenizer"] = asdict(tokens)
+        export.refuse(path, "meaning", tokens.problems())
         if llama.vocab_size != int(export.model.config["vocab_size"]):
-            return [
-                f"{plan.title}: llama.cpp reads {llama.vocab_size} tokens, but the model has "
-                f"{export.model.config['vocab_size']}"
-            ]
-        comparison = compare(reference, llama, advance)
+            export.refuse(
+                path,
+                "meaning",
+                [f"llama.cpp reads {llama.vocab_size} tokens, but the model has {export.model.config['vocab_size']}"],
+            )
+            return
+        own, total = compare_each([expected.reference, given.trained], llama, advance)
         inference = measure(llama, export.prompts, export.stops)
         export.record["llama"] = {**llama.library, "cache": llama.cache_type}
-    problems = [*(f"{plan.title}: {text}" for text in tokens.problems()), *check_limits(plan.file_type, comparison)]
-    export.record["files"].append(
-        {
-            **describe_file(export, plan),
-            **comparison.record(),
-            "light": light_of(plan.file_type, comparison.mean_kl),
-            "reference_mean_kl": FILE_TYPES[plan.file_type].usual_kl,
-            "inference": inference.record() if inference is not None else None,
-            "tokenizer": asdict(tokens),
-            "limits": {**limits_of(plan.file_type), "token_ids": "equal"},
-            "passed": not problems,
-            "problems": problems,
-        }
-    )
-    _report(export, plan, comparison, inference)
-    return problems
+    limits = limits_of(plan.file_type, expected)
+    problems = check_behaviour(own, limits)
+    export.refuse(path, "behaviour", problems)
+    weights_kl = given.trained.mean_kl(expected.reference) if expected.weights == "file" else None
+    record |= {
+        "behaviour": behaviour_record(own, expected, limits, problems),
+        "quality": quality_record(plan.file_type, total, weights_kl),
+        "inference": inference.record() if inference is not None else None,
+    }
+    more = {} if weights_kl is None else {"arithmetic_mean_kl": own.mean_kl, "weights_mean_kl": weights_kl}
+    _report(export, plan, total, inference, more)
 
 
 def _ends(export: Export, tokenizer: Any) -> list[int]:
@@ -140,13 +212,20 @@ def _ends(export: Export, tokenizer: Any) -> list[int]:
     return sorted(found - set(export.model.vocabulary.unplaced_ends))
 
 
-def _report(export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None) -> None:
+def _report(
+    export: Export, plan: FilePlan, comparison: Comparison, inference: Inference | None, more: dict[str, float]
+) -> None:
     prefix = plan.title.lower()
     if inference is not None:
         export.metrics[f"{prefix}_tokens_per_second"] = inference.tokens_per_second
         export.metrics[f"{prefix}_rss_bytes"] = float(inference.rss_bytes)
         export.metrics[f"{prefix}_answers_ended"] = inference.ended / inference.prompts
-    report_comparison(export, prefix, prefix, comparison, {"top1_differences": float(len(comparison.differences))})
+    more = {
+        "top1_differences": float(len(comparison.differences)),
+        "perplexity_ratio": comparison.perplexity_ratio,
+        **more,
+    }
+    report_comparison(export, prefix, prefix, comparison, more)
 
 
 def _describe_data(export: Export, data: ParityData, length: int) -> None:
@@ -166,11 +245,10 @@ def _describe_data(export: Export, data: ParityData, length: int) -> None:
         "max_length": length,
         "sha256": data.sha256,
     }
-    export.record["files"] = []
 
 
 def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
-    """The record of a file without its comparison."""
+    """The record of a file without its proofs."""
     path = export.path(plan)
     return {
         "file": path.name,
@@ -181,17 +259,16 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
         "imatrix": plan.weighted,
         "tensor_types": dict(plan.tensor_types),
         "fallbacks": {choice.shape.name: [choice.wanted, choice.type] for choice in plan.fallbacks},
-        **(export.proofs[path.name].record() if path.name in export.proofs else {}),
     }
 
 
-def write_fixture(export: Export) -> bool:
-    """Write the fixture with the files' hashes; return whether there is one."""
+def write_fixture(export: Export, accepted: Sequence[FilePlan]) -> bool:
+    """Write the fixture with the accepted files' hashes; return whether there is one."""
     if export.fixture is None or not export.fixture.prompts:
         return False
+    records = [export.files[export.path(plan).name] for plan in accepted]
     files = [
-        {**{key: item[key] for key in ("file", "file_type", "sha256")}, "bytes": item["size_bytes"]}
-        for item in export.record["files"]
+        {**{key: item[key] for key in ("file", "file_type", "sha256")}, "bytes": item["size_bytes"]} for item in records
     ]
     write_text(export.ctx.out / FIXTURE_FILE, replace(export.fixture, files=files).as_json())
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from engines.files import file_sha256
@@ -12,8 +13,9 @@ from exporters.hf_model.model_folder import local_folder
 from exporters.lora.adapter import read_adapter
 from exporters.lora.base_check import check_base
 from exporters.lora.peft_folder import folder_for_peft
-from exporters.proof.parity import Reference, check_limits, compare, limits_of
-from exporters.proof.reference_model import TorchLogits, load_reference
+from exporters.proof.behaviour import adapter_limits, check_behaviour
+from exporters.proof.parity import Reference, compare
+from exporters.reference.adapted_model import adapted_model
 from exporters.stages.adapter_names import adapter_names, metric_key
 from exporters.stages.export_job import AdapterFile, Export, report_comparison
 
@@ -45,32 +47,32 @@ def write_adapters(export: Export) -> None:
         export.metrics[f"{_key(item)}_bytes"] = float(item.path.stat().st_size)
 
 
-def compare_adapters(export: Export, reference: Reference, length: int, progress: Callable[[int], None]) -> list[str]:
-    """Compare base model and adapter in llama.cpp with both in transformers, for every file of the base model.
+def compare_adapters(export: Export, reference: Reference, length: int, progress: Callable[[int], None]) -> None:
+    """Compare base model and adapter in llama.cpp with both in transformers, for every accepted file of the base model.
 
-    Returns:
-        The problems.
+    An adapter over a file with exact weights must give the adapted model; over the other files the distance is
+    reported.
     """
-    problems: list[str] = []
     records = export.record["adapters"] = []
     for item in export.adapters:
         export.ctx.phase(f"reference with {item.name}")
+        vocabulary = reference.logits.shape[1]
         adapter = folder_for_peft(item.folder, export.ctx.work / item.name)
-        adapted = load_reference(export.model.folder, export.threads, adapter=adapter)
-        reference.compute(TorchLogits(adapted), progress)
+        reference.compute(adapted_model(export.model.folder, export.threads, adapter, vocabulary), progress)
         comparisons: list[dict[str, Any]] = []
-        for plan in export.plans:
+        for plan in export.accepted:
             export.ctx.phase(f"comparing {plan.title} with {item.name}")
             with LlamaProcess(export.path(plan), length, export.threads, item.path) as llama:
                 comparison = compare(reference, llama, progress)
-            found = [f"{item.name} over {text}" for text in check_limits(plan.file_type, comparison)]
-            problems += found
-            record = {"file_type": plan.title, **comparison.record(), "limits": limits_of(plan.file_type)}
+            alone = export.files[export.path(plan).name]
+            limits = adapter_limits(alone["behaviour"], alone["quality"]["weights_mean_kl"])
+            found = [f"over {plan.title}: {text}" for text in check_behaviour(comparison, limits)]
+            export.refuse(item.path, "behaviour", found)
+            record = {"file_type": plan.title, **comparison.record(), "limits": asdict(limits)}
             comparisons.append({**record, "passed": not found, "problems": found})
             kind = plan.title.lower()
             report_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
         records.append({**_describe(export, item), "over": comparisons})
-    return problems
 
 
 def _describe(export: Export, item: AdapterFile) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from exporters.gguf.file_names import LORA, ModelName, file_part
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model
-from exporters.proof.audit import Proofs
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
 from exporters.stages.one_pass import OnePass
@@ -35,7 +34,12 @@ class AdapterFile:
 
 @dataclass
 class Export:
-    """The state of an export stage."""
+    """The state of an export stage.
+
+    Attributes:
+        files: the record of each written file, by its name.
+        reasons: why a file is refused, by its name.
+    """
 
     ctx: StageContext[ExportStage]
     model: Model
@@ -47,9 +51,20 @@ class Export:
     prompts: list[list[int]] = field(default_factory=list)
     one_pass: OnePass | None = None
     fixture: Fixture | None = None
-    proofs: dict[str, Proofs] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+    def refuse(self, path: Path, proof: str, problems: list[str]) -> None:
+        """Record a proof's problems with a file; a file with any is set aside at the end."""
+        if problems:
+            self.reasons.setdefault(path.name, []).extend(f"{proof}: {text}" for text in problems)
+
+    @property
+    def accepted(self) -> list[FilePlan]:
+        """The plans whose files no proof has refused so far."""
+        return [plan for plan in self.plans if self.path(plan).name not in self.reasons]
 
     def path(self, plan: FilePlan) -> Path:
         """The final name of a plan's file."""

@@ -13,9 +13,11 @@ from exporters.budget.measure import matrices
 from exporters.budget.plan import check_target
 from exporters.gguf.importance import Importance, load_importance, save_importance
 from exporters.gguf.own_types import check_tensor_types, with_tensor_types
-from exporters.gguf.write import read_model
+from exporters.gguf.quant_types import FilePlan
+from exporters.gguf.write import Model, read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
+from exporters.reference.needed_memory import reference_bytes
 from exporters.stages.budget_step import plan_target
 from exporters.stages.card import write_export_card
 from exporters.stages.compare_step import compare_files, describe_file, write_fixture
@@ -27,6 +29,7 @@ from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest,
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import open_one_pass
 from exporters.stages.proof_step import prove_files
+from exporters.stages.refused_files import all_reasons, set_aside
 from exporters.stages.serving_files import MODELFILE, served, write_serving_files
 from exporters.stages.tokenizer_step import check_tokenizer
 from exporters.stages.upstream import export_upstream, upstream_model
@@ -43,26 +46,31 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
 
     Raises:
         OperatorError: the model is not supported, disk or memory is too small, or llama.cpp's kernels are missing.
-        StageFailedError: a file differs from the model: in the audit, in token ids, or by more than its type allows.
+        StageFailedError: every file differs from the model; fewer are set aside in `refused/`, with a warning.
         StopRequested: the operator asked to stop.
     """
     ctx.phase("loading")
-    problems: list[str] = []
     artifacts: list[Artifact] = []
     if ctx.stage.converter == "upstream":
         export = _write_upstream(ctx)
+        _describe_files(export)
     else:
         export, artifacts = _write_own(ctx)
-        problems += _prove_files(export)
-    problems += compare_files(export) if ctx.stage.parity_positions else []
-    _save_record(export, problems)
-    fixture = write_fixture(export)
-    _write_serving_files(export)
+        _describe_files(export)
+        _prove_files(export)
+    if ctx.stage.parity_positions:
+        compare_files(export)
+    accepted = set_aside(export)
+    _save_record(export)
+    if not accepted:
+        raise StageFailedError("the exported files differ from the model: " + all_reasons(export))
+    fixture = write_fixture(export, accepted)
+    _write_serving_files(export, accepted)
     write_export_card(export, local_folder(ctx.inputs["model"]))
-    if problems:
-        raise StageFailedError("the exported files differ from the model: " + "; ".join(problems))
-    artifacts += [Artifact(plan.title, "gguf", export.path(plan).name) for plan in export.plans]
-    artifacts += [Artifact(item.name, "gguf", item.path.name) for item in export.adapters]
+    artifacts += [Artifact(plan.title, "gguf", export.path(plan).name) for plan in accepted]
+    artifacts += [
+        Artifact(item.name, "gguf", item.path.name) for item in export.adapters if item.path.name not in export.reasons
+    ]
     if export.importance is not None:
         artifacts.append(Artifact("imatrix", "report", IMPORTANCE_FILE))
     if fixture:
@@ -73,7 +81,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
 def _write_upstream(ctx: StageContext[ExportStage]) -> Export:
     folder = local_folder(ctx.inputs["model"])
     if ctx.stage.parity_positions:
-        check_memory(upstream_model(folder).parameters * 4)
+        _check_reference_memory(ctx, upstream_model(folder))
     check_tokenizer(folder, ctx.warn)
     export = export_upstream(ctx, folder)
     export.record["model"] = _describe(export)
@@ -105,13 +113,15 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
             ctx.warn(warning)
     export.adapters = plan_adapters(export)
     positions = ctx.stage.parity_positions
-    reference_bytes = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
+    logits = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
     files += plan_i2s(export) + (int(target * model.parameters / 8) if target is not None else 0)
     own = own_program(export)
-    check_disk(ctx.out, files=files, scratch=reference_bytes + (own.source_plan.bytes if own else 0))
-    if positions or weighted or target is not None:
+    check_disk(ctx.out, files=files, scratch=2 * logits + (own.source_plan.bytes if own else 0))
+    if weighted or target is not None:
         check_memory(model.parameters * 4)
+    elif positions:
+        _check_reference_memory(ctx, model)
     if weighted or target is not None:
         export.importance = _measure_importance(export)
     if target is not None:
@@ -119,6 +129,10 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     write_files(export, own)
     write_adapters(export)
     return export, write_i2s_file(export)
+
+
+def _check_reference_memory(ctx: StageContext[ExportStage], model: Model) -> None:
+    check_memory(reference_bytes(model.weights, model.config, ctx.stage.parity_positions, ctx.stage.max_length))
 
 
 def _measure_importance(export: Export) -> Importance:
@@ -152,10 +166,17 @@ def _importance_request(export: Export) -> ImportanceRequest:
     return ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
 
 
-def _prove_files(export: Export) -> list[str]:
-    """Prove the bytes and the meaning of every file; return the findings."""
-    export.proofs = prove_files(export)
-    return [f"{name}: {finding}" for name, proofs in export.proofs.items() for finding in proofs.findings]
+def _describe_files(export: Export) -> None:
+    export.ctx.phase("computing SHA-256")
+    export.files = {export.path(plan).name: describe_file(export, plan) for plan in export.plans}
+
+
+def _prove_files(export: Export) -> None:
+    """Prove the bytes and the meaning of every file."""
+    for name, proofs in prove_files(export).items():
+        export.files[name] |= proofs.record()
+        export.refuse(export.ctx.out / name, "bytes", proofs.bytes.findings)
+        export.refuse(export.ctx.out / name, "meaning", proofs.meaning.findings)
 
 
 def _describe_adapter(export: Export) -> dict[str, Any]:
@@ -164,15 +185,15 @@ def _describe_adapter(export: Export) -> dict[str, Any]:
     return {"adapter": {"name": given.name, "manifest_sha256": given.manifest_sha256}} if given is not None else {}
 
 
-def _write_serving_files(export: Export) -> None:
+def _write_serving_files(export: Export, accepted: list[FilePlan]) -> None:
     """Write the files that show how to serve the model. A tokenizer that cannot be read does not fail the export."""
     from transformers import AutoTokenizer
 
     model = export.model
-    names = [export.path(plan).name for plan in sorted(export.plans, key=lambda plan: -plan.bytes)]
+    names = [export.path(plan).name for plan in sorted(accepted, key=lambda plan: -plan.bytes)]
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-        adapters = [item.path.name for item in export.adapters]
+        adapters = [item.path.name for item in export.adapters if item.path.name not in export.reasons]
         write_serving_files(export.ctx.out, served(model.folder, model.config, tokenizer), names, adapters)
     except (OSError, ValueError, KeyError, TypeError) as error:
         export.ctx.warn(f"no {MODELFILE} was written: {type(error).__name__}: {printable(str(error), 200)}")
@@ -193,9 +214,9 @@ def _describe(export: Export) -> dict[str, Any]:
     }
 
 
-def _save_record(export: Export, problems: list[str]) -> None:
-    if "files" not in export.record:
-        export.record["files"] = [describe_file(export, plan) for plan in export.plans]
+def _save_record(export: Export) -> None:
     compared = export.ctx.stage.parity_positions > 0
-    export.record |= {"passed": not problems if compared else None, "problems": problems}
+    export.record["files"] = list(export.files.values())
+    export.record["passed"] = not export.reasons if compared or export.reasons else None
+    export.record["problems"] = [f"{name}: {text}" for name, found in export.reasons.items() for text in found]
     write_json(export.ctx.out / PARITY_FILE, export.record)

@@ -10,7 +10,7 @@ from exporters.gguf.importance import Importance, compute_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
 from exporters.proof.parity_data import ParityData, read_calibration_data, read_parity_data
-from exporters.proof.reference_model import load_reference
+from exporters.reference.reference_model import load_reference
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
 

@@ -14,7 +14,7 @@ from tokenizers import Regex
 
 from engines.data.special_pieces import BEGIN, END, TURN_END, TURN_START, UNKNOWN
 from engines.tokenizer.convert import write_tokenizer
-from exporters.proof.reference_model import model_class
+from exporters.reference.reference_model import model_class
 
 VOCAB = 640
 FILES = ("heapq.py", "textwrap.py", "string.py", "csv.py", "shlex.py", "ast.py")

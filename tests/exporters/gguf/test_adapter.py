@@ -61,7 +61,7 @@ def test_base_and_adapter_in_llama_cpp_are_base_and_adapter_in_transformers(
     assert by_type["Q8_0"]["mean_kl"] < 1e-4
     assert all(item["passed"] for item in record["over"])
     plain = {item["file_type"]: item for item in parity(ctx)["files"]}
-    assert abs(plain["F16"]["reference_loss"] - by_type["F16"]["reference_loss"]) > 1e-4, (
+    assert abs(plain["F16"]["quality"]["reference_loss"] - by_type["F16"]["reference_loss"]) > 1e-4, (
         "the adapter changes the model"
     )
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.run_dir import FIXTURE_FILE
@@ -223,10 +224,53 @@ def test_files_from_elsewhere_are_held_against_the_folder_they_claim_to_be(
     report = compare_runtimes(read_job(json.dumps(job)), lines.append)
     (record,) = report["files"]
     assert report["passed"], record
-    assert record["mean_kl"] < 1e-6
+    assert record["quality"]["mean_kl"] < 1e-6
+    assert record["behaviour"]["weights"] == "file"
     assert (record["bytes"]["passed"], record["meaning"]["passed"]) == (True, True)
     assert record["tokenizer"]["different"] == []
     assert load_fixture(tmp_path / "kept.json").files[0]["file_type"] == "F16"
+
+
+@pytest.mark.parametrize("draft", ["right", "wrong", "none"])
+def test_answers_are_the_models_own_whatever_is_guessed(draft: str, base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from exporters.hf_model.tensor_files import SafetensorsFolder
+    from exporters.proof import fixture
+    from exporters.proof.inference import LIMIT
+    from exporters.reference.streamed_model import StreamedModel
+
+    whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    asked = [[5, 9, 33, 101, 7], [8, 1, 40]]
+
+    def greedy(ids: list[int], limit: int) -> list[int]:
+        made = whole.generate(
+            torch.tensor([ids]), max_new_tokens=limit, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        return [int(token) for token in made[0, len(ids) :]]
+
+    def wrong(ids: list[int], limit: int) -> list[int]:
+        guess = greedy(ids, limit)
+        return [token if place % 20 else (token + 1) % 640 for place, token in enumerate(guess, start=1)]
+
+    drafts = {"right": greedy, "wrong": wrong, "none": fixture.no_draft}
+    passes: list[int] = []
+
+    def scratch(positions: int) -> Any:
+        passes.append(positions)
+        return np.empty((positions, 640), np.float32)
+
+    model = StreamedModel(base, SafetensorsFolder(base), 1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    stop = greedy(asked[1], 30)[20]
+    found = fixture.answers(model, tokenizer, asked, [stop], scratch, drafts[draft])
+    for prompt, ids in zip(found, asked, strict=True):
+        wanted = greedy(ids, LIMIT)
+        end = wanted.index(stop) + 1 if stop in wanted else LIMIT
+        assert prompt.greedy_ids == wanted[:end]
+        assert len(prompt.positions) == len(ids) + end - 1
+    assert len(passes) < 6 or draft == "none"
 
 
 def test_a_file_of_another_model_is_found_out(exported: Path, tmp_path: Path, tokenizer: Path) -> None:

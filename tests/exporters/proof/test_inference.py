@@ -10,7 +10,7 @@ from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters.gguf.write import read_model, write_gguf
 from exporters.proof.inference import LIMIT, measure, prompts_of
-from exporters.proof.quality import light_of
+from exporters.proof.quality import light_of, usual_top1
 from recipes.file_types import FILE_TYPES
 from tests.exporters.exporting import export, parity
 
@@ -69,18 +69,29 @@ def test_prompts_end_where_answers_begin() -> None:
 def test_every_quantized_type_with_a_published_figure_has_a_light() -> None:
     unpublished = {row.name for row in FILE_TYPES.values() if row.quantized and row.usual_kl is None}
     assert unpublished == {row.name for row in FILE_TYPES.values() if row.ternary or row.outside_experts}
-    assert [light_of("Q4_K_M", kl) for kl in (0.0, 0.031, 0.05, 0.1, float("nan"))] == [
-        "green",
-        "green",
-        "yellow",
-        "red",
-        "red",
-    ]
+    lights = [light_of("Q4_K_M", kl) for kl in (0.0, 0.031, 0.06, 0.1, 0.2, float("nan"))]
+    assert lights == ["green", "green", "green", "yellow", "red", "red"]
     assert light_of("F16", 0.0) is None
     ordered = [
         FILE_TYPES[name].usual_kl or 0 for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XXS")
     ]
     assert ordered == sorted(ordered)
+
+
+def test_a_light_weighs_the_most_likely_token_too() -> None:
+    assert light_of("IQ2_XXS", 0.1, 0.05) == "red"
+    assert not any(light_of(name, 0.0, 0.05) == "green" for name in FILE_TYPES)
+    assert light_of("Q4_K_M", 0.03, 0.92) == "green"
+    assert light_of("Q4_K_M", 0.03, 0.80) == "yellow"
+    assert light_of("Q8_0", 1e-3, 0.90) == "yellow"
+
+
+def test_the_usual_share_of_equal_tokens_is_the_published_one_and_falls_with_the_bits() -> None:
+    assert usual_top1(0.001355) == pytest.approx(0.97674)
+    assert usual_top1(0.445132) == pytest.approx(0.71138)
+    shares = [usual_top1(kl) for kl in (1e-4, 1e-3, 1e-2, 0.1, 0.8, 2.2)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.3 < shares[-1] < shares[0] < 1
 
 
 def test_an_export_says_how_each_file_serves(tmp_path: Path, base: Path) -> None:
@@ -92,4 +103,4 @@ def test_an_export_says_how_each_file_serves(tmp_path: Path, base: Path) -> None
         assert (
             result.metrics[f"{prefix}_answers_ended"] == record["inference"]["ended"] / record["inference"]["prompts"]
         )
-    assert [record["light"] for record in parity(ctx)["files"]] == [None, "green"]
+    assert [record["quality"]["light"] for record in parity(ctx)["files"]] == [None, "green"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -14,14 +15,17 @@ from engines.data.hard_strings import HARD_STRINGS
 from engines.events import Evaluated, Warned
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
+from engines.run_dir import FIXTURE_FILE, REFUSED_FILES
 from exporters.gguf import metadata as gguf_metadata
 from exporters.gguf import write as gguf_write
 from exporters.gguf.vocab import read_vocabulary
-from exporters.proof.parity import Comparison, Difference, check_limits
+from exporters.proof.behaviour import Expected, Limits, check_behaviour, limits_of
+from exporters.proof.parity import Comparison, Difference
 from exporters.proof.parity_data import ParityData, Sample, encode
 from exporters.proof.token_check import check_tokens
 from tests.exporters.exporting import export, failed_export, parity
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model
+from tests.recipes.recipe_texts import problems_of
 
 pytestmark = pytest.mark.torch
 
@@ -55,8 +59,8 @@ def test_f32_and_f16_are_the_model(tmp_path: Path, base: Path) -> None:
     assert result.metrics["f16_mean_kl"] < 1e-6
     record = parity(ctx)
     assert record["passed"] is True
-    assert [file["passed"] for file in record["files"]] == [True, True]
-    assert record["files"][0]["tokenizer"]["different"] == []
+    assert [file["verdict"] for file in record["files"]] == ["accepted", "accepted"]
+    assert record["files"][0]["meaning"]["tokenizer"]["different"] == []
     assert record["data"]["positions"] >= 400
     assert record["llama"]["cache"] == "f32"
     assert len(record["llama"]["sha256"]) == 64
@@ -85,7 +89,7 @@ def test_qwen_is_the_model_too(tmp_path: Path, family: str, fields: dict[str, An
     model = build_model(tmp_path / "model", tokenizer, family=family, **fields)
     ctx, result = export(tmp_path, model, "F32", "F16")
     assert result.metrics["f32_mean_kl"] < 1e-9
-    ids = parity(ctx)["files"][0]["tokenizer"]
+    ids = parity(ctx)["files"][0]["meaning"]["tokenizer"]
     assert ids["different"] == []
     assert ids["normalized"] == 9, "three texts of decomposed letters, which llama.cpp does not compose"
     assert any("normalizer (NFC)" in event.message for event in ctx.events() if isinstance(event, Warned))
@@ -95,7 +99,7 @@ def test_gpt2_words_with_single_digits_have_equal_ids(tmp_path: Path) -> None:
     tokenizer = build_byte_level_tokenizer(tmp_path / "tokenizer", individual_digits=True)
     model = build_model(tmp_path / "model", tokenizer)
     ctx, _ = export(tmp_path, model, "F16")
-    assert parity(ctx)["files"][0]["tokenizer"]["different"] == []
+    assert parity(ctx)["files"][0]["meaning"]["tokenizer"]["different"] == []
 
 
 def test_bfloat16_weights_are_the_model(tmp_path: Path, tokenizer: Path) -> None:
@@ -106,7 +110,7 @@ def test_bfloat16_weights_are_the_model(tmp_path: Path, tokenizer: Path) -> None
 
 def test_unpermuted_heads_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_write, "_heads", lambda _tensor: 0)
-    assert "F16: mean KL is" in failed_export(tmp_path, base, "F16")
+    assert "behaviour: mean KL of llama.cpp's answers is" in failed_export(tmp_path, base, "F16")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +126,8 @@ def test_a_silently_wrong_setting_fails(
 
     monkeypatch.setattr(gguf_write, "model_keys", spoiled)
     message = failed_export(tmp_path, base, "F16")
-    assert "F16: mean KL is" in message
-    assert "times the limit of 1e-6" in message
+    assert "behaviour: mean KL of llama.cpp's answers is" in message
+    assert "times the limit of" in message
 
 
 def test_a_failed_comparison_is_written_down_and_offers_no_file(
@@ -146,8 +150,13 @@ def test_a_failed_comparison_is_written_down_and_offers_no_file(
         export_stage.run(ctx)
     record = parity(ctx)
     assert record["passed"] is False
-    assert record["files"][0]["top1_differences"] > 0
-    assert record["files"][0]["differences"][0]["gap"] == record["files"][0]["widest_gap"]
+    (file,) = record["files"]
+    assert file["verdict"] == "refused"
+    found = file["behaviour"]
+    assert found["top1_differences"] > 0
+    assert found["differences"][0]["gap"] == found["widest_gap"]
+    assert [path.name for path in ctx.out.glob("**/*.gguf")] == ["run-F16.gguf"]
+    assert not (ctx.out / "run-F16.gguf").exists()
 
 
 def test_wrong_token_scores_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,14 +203,28 @@ def test_a_crash_of_the_native_side_is_an_exception(tmp_path: Path, base: Path) 
 
 
 def test_limits_judge_what_they_should() -> None:
+    exact: Any = Expected(None, "file", 0.0)  # type: ignore[arg-type]
     tie, wide = Difference(0, 1, 2, 3, 0.009), Difference(0, 1, 2, 3, 0.01)
-    assert check_limits("F16", Comparison(10, mean_kl=9e-7, differences=[tie])) == []
-    assert len(check_limits("F16", Comparison(10, mean_kl=9e-7, differences=[wide]))) == 1
-    assert len(check_limits("F16", Comparison(10, mean_kl=1e-6))) == 1
-    assert check_limits("Q8_0", Comparison(10, mean_kl=9e-5, differences=[wide])) == []
-    assert len(check_limits("BF16", Comparison(10, mean_kl=1e-5))) == 1
-    assert check_limits("Q4_K_M", Comparison(10, mean_kl=0.5)) == []
-    assert len(check_limits("Q4_K_M", Comparison(10, mean_kl=float(np.nan)))) == 1
+    limits = limits_of("F16", exact)
+    assert check_behaviour(Comparison(10, mean_kl=9e-7, differences=[tie]), limits) == []
+    assert len(check_behaviour(Comparison(10, mean_kl=9e-7, differences=[wide]), limits)) == 1
+    assert len(check_behaviour(Comparison(10, mean_kl=1e-6), limits)) == 1
+    assert check_behaviour(Comparison(10, mean_kl=9e-5, differences=[wide]), limits_of("Q8_0", exact)) == []
+    assert len(check_behaviour(Comparison(10, mean_kl=1e-5), limits_of("BF16", exact))) == 1
+    assert len(check_behaviour(Comparison(10, mean_kl=0.5), limits_of("Q4_K_M", exact))) == 1
+    assert len(check_behaviour(Comparison(10, mean_kl=float(np.nan)), Limits(None, None))) == 1
+
+
+def test_a_model_that_amplifies_rounding_has_wider_limits_in_proportion() -> None:
+    flat, sharp = (limits_of("Q8_0", Expected(None, "file", kl)).mean_kl for kl in (1e-9, 3e-3))  # type: ignore[arg-type]
+    assert flat == 1e-4
+    assert sharp == pytest.approx(1.5e-2)
+
+
+def test_a_file_of_unknown_tensor_names_is_judged_only_in_a_plain_type() -> None:
+    unknown: Any = Expected(None, "model", None)  # type: ignore[arg-type]
+    assert limits_of("Q4_K_M", unknown) == Limits(None, None)
+    assert limits_of("F16", unknown).mean_kl == 1e-6
 
 
 class Ids:
@@ -232,3 +255,48 @@ def test_only_control_names_in_plain_text_may_differ(monkeypatch: pytest.MonkeyP
     assert check.different == ["'x < y' (plain)", "'a <s> b' (chat)", "'a <s> b' (with added tokens)"]
     assert "3 of 7 texts" in check.problems()[0]
     assert "does not end at <7>" in check.problems()[1]
+
+
+def test_one_refused_file_is_set_aside_and_the_others_are_delivered(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporters.stages import files_step
+
+    original = gguf_write.write_gguf
+
+    def spoil_one(model: Any, plan: Any, path: Path, *rest: Any) -> None:
+        original(model, plan, path, *rest)
+        if plan.file_type == "Q8_0":
+            with path.open("r+b") as file:
+                file.seek(-2000, os.SEEK_END)
+                byte = file.read(1)[0]
+                file.seek(-2000, os.SEEK_END)
+                file.write(bytes([byte ^ 0x55]))
+
+    monkeypatch.setattr(files_step, "write_gguf", spoil_one)
+    ctx, result = export(tmp_path, base, "F16", "Q8_0", parity_positions=100)
+    assert result.metrics["files_refused"] == 1
+    assert [item.name for item in result.artifacts if item.kind == "gguf"] == ["F16"]
+    assert [path.name for path in ctx.out.glob("*.gguf")] == ["run-F16.gguf"]
+    assert [path.name for path in (ctx.out / REFUSED_FILES).iterdir()] == ["run-Q8_0.gguf"]
+    kept, refused = parity(ctx)["files"]
+    assert (kept["verdict"], kept["reasons"]) == ("accepted", [])
+    assert refused["verdict"] == "refused"
+    assert refused["reasons"][0].startswith("bytes: ")
+    assert parity(ctx)["passed"] is False
+    assert any("run-Q8_0.gguf is refused" in event.message for event in ctx.events() if isinstance(event, Warned))
+    fixture = json.loads((ctx.out / FIXTURE_FILE).read_text())
+    assert [file["file"] for file in fixture["files"]] == ["run-F16.gguf"]
+    assert "Q8_0" not in (ctx.out / "Modelfile").read_text()
+
+
+def test_a_gate_may_name_a_files_quality_and_nothing_that_is_not_measured() -> None:
+    gated = (
+        'schema = 1\nname = "x"\n[[stage]]\nname = "g"\nkind = "export"\nmodel = "a/b"\nfile_types = ["Q4_K_M"]\n{more}'
+        '[[stage.gate]]\nmetric = "{metric}"\nop = "<"\nvalue = 1.0\n'
+    )
+    for metric in ("q4_k_m_mean_kl", "q4_k_m_top1", "q4_k_m_perplexity_ratio", "q4_k_m_bytes"):
+        assert problems_of(gated.format(more="", metric=metric), Path("x.toml")) == []
+    (problem,) = problems_of(gated.format(more="", metric="q8_0_kl_mean"), Path("x.toml"))
+    assert problem.key == "g.gate.metric"
+    assert problems_of(gated.format(more="parity_positions = 0\n", metric="q4_k_m_top1"), Path("x.toml"))

@@ -105,7 +105,9 @@ def test_positions_and_context_are_the_requested_ones(tmp_path: Path, base: Path
     ctx, result = export(tmp_path / "a", base, "F16", parity_positions=150, max_length=40)
     record = parity(ctx)["data"]
     assert (record["positions"], record["windows"], record["max_length"]) == (160, 4, 40)
-    assert parity(ctx)["files"][0]["tokenizer"]["texts"] == 2 + 3 * len(HARD_STRINGS), "two windows of each document"
+    assert parity(ctx)["files"][0]["meaning"]["tokenizer"]["texts"] == 2 + 3 * len(HARD_STRINGS), (
+        "two windows of each document"
+    )
     ctx, result = export(tmp_path / "b", base, "F16", parity_positions=0)
     assert parity(ctx)["passed"] is None
     assert "f16_mean_kl" not in result.metrics

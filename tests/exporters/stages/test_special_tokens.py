@@ -68,7 +68,7 @@ def test_a_begin_token_that_only_the_post_processor_names_is_in_the_file_and_onc
     ctx, _ = export(tmp_path, folder, "F16", parity_positions=60)
     file = read_gguf(ctx.out / "run-F16.gguf")
     assert file.scalar("tokenizer.ggml.add_bos_token") is True
-    check = parity(ctx)["files"][0]["tokenizer"]
+    check = parity(ctx)["files"][0]["meaning"]["tokenizer"]
     assert check["different"] == []
     assert check["chats"] == check["prompts"] > 60, "the Modelfile's prompt has the ids of the chat template"
     assert BEGIN not in prompt_of((ctx.out / "Modelfile").read_text()), "the runtime adds it"
@@ -79,7 +79,7 @@ def test_a_begin_token_that_begins_every_message_is_in_the_prompt(tmp_path: Path
     folder = model_of(tmp_path / "m", words, CHATML, begin=False, bos=START)
     ctx, _ = export(tmp_path, folder, "F16", parity_positions=60)
     assert read_gguf(ctx.out / "run-F16.gguf").scalar("tokenizer.ggml.add_bos_token") is False
-    check = parity(ctx)["files"][0]["tokenizer"]
+    check = parity(ctx)["files"][0]["meaning"]["tokenizer"]
     assert check["different"] == []
     assert check["chats"] == check["prompts"]
     prompt = prompt_of((ctx.out / "Modelfile").read_text())

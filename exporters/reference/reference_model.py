@@ -1,8 +1,8 @@
-"""The reference for every file: the model itself, in transformers and float32 on the CPU."""
+"""A whole model in memory, in transformers and float32, where an adapter over its base model is the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +107,13 @@ class TorchLogits:
         with torch.inference_mode():
             row: NDArray[np.float32] = self._model(torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
         return row
+
+    def logits_into(
+        self, windows: Sequence[Sequence[int]], out: NDArray[np.float32], progress: Callable[[int], None]
+    ) -> None:
+        """Logits after each token of every window, into float32 [positions, vocab_size]."""
+        start = 0
+        for window in windows:
+            out[start : start + len(window)] = self.logits(window)
+            start += len(window)
+            progress(len(window))
