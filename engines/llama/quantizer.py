@@ -64,6 +64,11 @@ class KernelQuantizer:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._worker.pid
+
     def submit(
         self,
         type_name: str,

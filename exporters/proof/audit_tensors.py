@@ -138,7 +138,7 @@ def audit_tensors(
             proof.findings.append(wrong)
         elif tensor is not None:
             comparable[name] = source
-    _judge_factors(proof, file, config)
+    _judge_factors(proof, file, config, exact=prover.same_kernels)
     unknown = not importance and any(key.startswith("quantize.imatrix.") for key in file.keys)
     making = Making(importance or {}, unknown)
     if not prover.same_kernels:
@@ -325,20 +325,22 @@ def _llama3_factors(rope: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     return expected
 
 
-def _judge_factors(proof: BytesProof, file: GgufFile, config: Mapping[str, Any]) -> None:
+def _judge_factors(proof: BytesProof, file: GgufFile, config: Mapping[str, Any], *, exact: bool) -> None:
     """Compare the divisors of the rotary frequencies that the file has."""
     for name, factors in _factors(config).items():
         if name in file.tensors:
             proof.tensors += 1
-            unequal = _compare_factors(file, file.tensors[name], factors)
+            ulps = 0 if exact or name != _FACTORS else _FACTOR_ULPS
+            unequal = _compare_factors(file, file.tensors[name], factors, ulps)
             proof.findings += unequal
             proof.equal += not unequal
 
 
-def _compare_factors(file: GgufFile, tensor: Tensor, expected: list[float]) -> list[str]:
+def _compare_factors(file: GgufFile, tensor: Tensor, expected: list[float], ulps: int) -> list[str]:
+    """Compare divisors, which may differ by `ulps` last bits; they are computed, or listed in the config."""
     wrong = f"tensor {tensor.name} does not contain the factors of the model's rope scaling"
     if tensor.kind is None or tensor.rows != 1 or tensor.columns != len(expected):
         return [wrong]
     actual = decoded(tensor, np.frombuffer(file.read(tensor, 0, 1), np.uint8).reshape(1, -1))[0]
     values = np.asarray(expected, np.float32)
-    return [] if bool((np.abs(actual - values) <= _FACTOR_ULPS * np.spacing(values)).all()) else [wrong]
+    return [] if bool((np.abs(actual - values) <= ulps * np.spacing(values)).all()) else [wrong]

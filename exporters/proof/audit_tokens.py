@@ -65,6 +65,13 @@ def _special(file: GgufFile, tokenizer: Any, ends: Sequence[int], tokens: list[b
             )
     known = ends_by_name({text.decode(errors="replace") for text in tokens})
     places = {_id_of(file, name) for name in ("eos", "eot", "eom")}
+    for name in ("eot", "eom"):
+        token = _id_of(file, name)
+        if token is not None and token not in ends and _text_of(tokens, token) not in known:
+            findings.append(
+                f"tokenizer.ggml.{name}_token_id is {token} ({_names([token], tokens)}): an answer would end "
+                "there, and does not in transformers"
+            )
     missing = [
         token for token in ends if token not in places and _text_of(tokens, token) not in known and token < len(tokens)
     ]
