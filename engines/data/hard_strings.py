@@ -78,6 +78,16 @@ HARD_STRINGS = (
     "ha" * 3 + "!" * 17 + "a" * 17,
     "word " * 30,
     "=" * 80 + "\n" + "-" * 79,
+    "Zażółć gęślą jaźń; příliš žluťoučký kůň",
+    "Ελληνικά ΑΒΓαβγ ЖЖжжЖж",
+    "tiếng Việt có dấu",
+    "f(x) = ∑ᵢ xᵢ² ≤ ∫₀^∞ e^{-t} dt ⇒ ∀ε>0 ∃δ",
+    "$\\frac{a}{b}$ \\begin{array}{cc}1&2\\\\3&4\\end{array}",
+    '{"a": [1, 2.5e-3, null, true], "b": "\\u00e9\\n"}',
+    "0x7fff 0b1010 0o755 1e10 -1 +2 .5 5.",
+    "Mr. O'Neil-Smith's co-worker, e.g. J.R.R., a.k.a. “Ron”.",
+    "🇺🇳👩🏿‍🚀🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "__init__(self, *args, **kwargs)->None:",
 )
 """Blanks, digits, letters of many scripts, code, names of control tokens, repetitions."""
 

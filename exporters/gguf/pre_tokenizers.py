@@ -28,9 +28,8 @@ _PATTERNS = {
 the vocabulary before they merge."""
 _DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
 """DeepSeek-Coder's splits in order; single digits follow."""
-CASELESS = frozenset({"gpt-4o", "tekken"})
-"""Pre-tokenizers that llama.cpp only approximates: it splits words at the case of ASCII letters, and takes a combining
-mark for no letter."""
+_SPLIT_AT_MARKS = frozenset({"gpt-4o", "tekken"})
+"""Pre-tokenizers that llama.cpp only approximates: it splits a word at its combining marks."""
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
@@ -67,9 +66,9 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
             f"llama.cpp does not apply the tokenizer's normalizer ({printable(str(normalizer.get('type')))}): text "
             "that it would change gets different token ids"
         )
-    if name in CASELESS:
+    if name in _SPLIT_AT_MARKS:
         warnings.append(
-            f"llama.cpp's {name} splits words at the case of ASCII letters only: some words with other letters get "
+            f"llama.cpp's {name} splits a word at its combining marks: text in some scripts (Devanagari, Thai, …) gets "
             "different token ids"
         )
     return name, warnings

@@ -7,6 +7,7 @@ llama.cpp feeds it to the model, and as the Modelfile's template does.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ from exporters.prompts.chat_format import modelfile_format
 from exporters.proof.parity_data import ParityData, Sample, encode
 from recipes.problems import printable
 
+UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
+_UNICODE_FORMS: tuple[UnicodeForm, ...] = get_args(UnicodeForm)
+_LETTERS_AND_MARKS = r"\p{Lo}\p{M}]"
+"""End of a class that takes marks for letters. llama.cpp has no such class, and splits words at the marks."""
+
 
 @dataclass(frozen=True)
 class TokenCheck:
@@ -29,6 +35,8 @@ class TokenCheck:
         different: texts with other ids.
         literals: plain texts that spell a control token; they do not fail the check.
         normalized: texts that the tokenizer's Unicode normalization changes; they do not fail the check.
+        marked: texts that llama.cpp's form of the tokenizer's pattern splits at combining marks; likewise.
+        spaced: texts in which llama.cpp puts a space that transformers does not; they do not fail the check.
         chats: number of conversations.
         prompts: how many of them the Modelfile's template gives too.
         unwritten_begin: the token that llama.cpp puts before a conversation and that the chat template does not write;
@@ -40,6 +48,8 @@ class TokenCheck:
     different: list[str]
     literals: int
     normalized: int
+    marked: int = 0
+    spaced: int = 0
     chats: int = 0
     prompts: int = 0
     unwritten_begin: str = ""
@@ -59,22 +69,32 @@ class TokenCheck:
 
     def warnings(self) -> list[str]:
         """What a correct file cannot do as transformers does."""
+        found = []
+        if self.spaced:
+            found.append(
+                f"llama.cpp puts a space before every text and after every control token, but transformers does not: "
+                f"{self.spaced} of {self.texts + self.chats} texts and conversations have one more space in llama.cpp"
+            )
         if not self.unwritten_begin:
-            return []
+            return found
         return [
+            *found,
             f"llama.cpp and Ollama put {printable(self.unwritten_begin, 40)} before a conversation, but the model's "
             "chat template does not: add {{ bos_token }} to the beginning of chat_template.jinja if the model was "
-            "trained with it"
+            "trained with it",
         ]
 
 
 def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: Iterable[int] = ()) -> TokenCheck:
     """Compare ids on the held-out texts, on hard strings and on conversations of them.
 
-    Two known differences are counted, but do not fail the check. A plain text that spells a control token's name
+    Four known differences are counted, but do not fail the check. A plain text that spells a control token's name
     (`literals`): llama.cpp merges pieces into any token of that name, but the tokenizer keeps control tokens out of
     ordinary text. A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not
-    normalize.
+    normalize. A text where llama.cpp puts a space that belongs to SentencePiece's dummy prefix (`spaced`): transformers
+    puts it only before a text that does not begin with one, and often not after a control token. The ids are those of
+    the text with these spaces. A word with combining marks (`marked`), where the tokenizer's pattern takes marks for
+    letters.
 
     Args:
         tokenizer: the model's.
@@ -85,8 +105,8 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
     samples = list(data.samples)
     for text in HARD_STRINGS:
         samples += [Sample(text, encode(tokenizer, text, special=flag), flag) for flag in (True, False)]
-    names = [name for name in tokenizer.all_special_tokens if name]
-    check = _Check(_unicode_forms(tokenizer))
+    names = _control_names(tokenizer)
+    check = _Check(tokenizer, names)
     literals = 0
     for sample in samples:
         ids = llama.tokenize(sample.text, parse_special=sample.special)
@@ -94,7 +114,7 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
         if ids != expected and not sample.special and any(name in sample.text for name in names):
             literals += 1
         else:
-            check.compare(sample.text, ids, expected, "chat" if sample.special else "plain")
+            check.compare(sample.text, ids, expected, "chat" if sample.special else "plain", special=sample.special)
     for text in HARD_STRINGS:
         ids = llama.tokenize(text, parse_special=True, add_special=True)
         check.compare(text, ids, list(tokenizer(text)["input_ids"]), "with added tokens")
@@ -105,6 +125,8 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
         check.different,
         literals,
         check.normalized,
+        marked=check.marked,
+        spaced=check.spaced,
         chats=chats.count,
         prompts=chats.prompts,
         unwritten_begin=chats.unwritten_begin,
@@ -112,22 +134,67 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
     )
 
 
-@dataclass
 class _Check:
-    """Collects the differences. `forms`: the Unicode forms that the tokenizer normalizes to."""
+    """Compares ids and collects the differences."""
 
-    forms: Sequence[UnicodeForm]
-    different: list[str] = field(default_factory=list)
-    normalized: int = 0
+    def __init__(self, tokenizer: Any, controls: Sequence[str]) -> None:
+        """For a model's tokenizer with these control tokens."""
+        steps, patterns = _steps(tokenizer)
+        self._tokenizer = tokenizer
+        self._splits_marks = any(_LETTERS_AND_MARKS in pattern for pattern in patterns)
+        self._forms = [form for form in _UNICODE_FORMS if form in steps]
+        self._prefixes = "Metaspace" in steps or "Prepend" in steps
+        names = "|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)"
+        self._control = re.compile(names)
+        self._after_control = re.compile(f"({names})(?!{names}|\\Z)", re.DOTALL)
+        self.different: list[str] = []
+        self.normalized = 0
+        self.marked = 0
+        self.spaced = 0
 
-    def compare(self, text: str, ids: Sequence[int], expected: Sequence[int], kind: str) -> None:
-        """Note a text whose ids differ."""
+    def compare(
+        self, text: str, ids: Sequence[int], expected: Sequence[int], kind: str, *, special: bool = True
+    ) -> None:
+        """Note a text whose ids differ; `special`: its control tokens count as such."""
         if list(ids) == list(expected):
             return
-        if any(unicodedata.normalize(form, text) != text for form in self.forms):
+        if any(unicodedata.normalize(form, text) != text for form in self._forms):
             self.normalized += 1
+        elif self._splits_marks and any(unicodedata.category(char).startswith("M") for char in text):
+            self.marked += 1
+        elif self._prefixes and self._ends_with(ids, self._with_spaces(text, special=special), special=special):
+            self.spaced += 1
         else:
             self.different.append(f"{printable(text, 60)!r} ({kind})")
+
+    def _with_spaces(self, text: str, *, special: bool) -> str:
+        """The text with the spaces that llama.cpp puts."""
+        if not special:
+            return " " + text
+        first = "" if self._control.match(text) else " "
+        return first + self._after_control.sub(r"\1 ", text)
+
+    def _ends_with(self, ids: Sequence[int], text: str, *, special: bool) -> bool:
+        """Whether the ids are those of a text, after a begin token that may have been added to it."""
+        expected = encode(self._tokenizer, text, special=special)
+        return list(ids[len(ids) - len(expected) :]) == expected and len(ids) - len(expected) <= 1
+
+
+def _steps(tokenizer: Any) -> tuple[set[str], list[str]]:
+    """The types of a fast tokenizer's normalizers and pre-tokenizers, and the patterns of its splits."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    whole = json.loads(backend.to_str()) if backend is not None else {}
+    tops = [whole.get("normalizer") or {}, whole.get("pre_tokenizer") or {}]
+    parts = [part for top in tops for part in [top, *top.get("normalizers", []), *top.get("pretokenizers", [])]]
+    patterns = [str(part["pattern"].get("Regex", "")) for part in parts if isinstance(part.get("pattern"), dict)]
+    return {str(part.get("type")) for part in parts}, patterns
+
+
+def _control_names(tokenizer: Any) -> list[str]:
+    """The names of all control tokens, with those that have no role."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    found = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
+    return [name for name in dict.fromkeys(map(str, found)) if name]
 
 
 @dataclass
@@ -176,15 +243,3 @@ def _added_texts(tokenizer: Any, llama: LlamaProcess) -> tuple[str, str]:
     after = whole[len(before) + len(bare) :]
     begin, end = (str(tokenizer.convert_ids_to_tokens(ids[0])) if ids else "" for ids in (before, after))
     return begin, end
-
-
-UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
-_UNICODE_FORMS: tuple[UnicodeForm, ...] = get_args(UnicodeForm)
-
-
-def _unicode_forms(tokenizer: Any) -> list[UnicodeForm]:
-    """The Unicode normalization forms that a fast tokenizer applies to text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    normalizer = json.loads(backend.to_str()).get("normalizer") if backend is not None else None
-    parts = (normalizer or {}).get("normalizers", [normalizer])
-    return [form for part in parts if part for form in _UNICODE_FORMS if part.get("type") == form]
