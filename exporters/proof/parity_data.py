@@ -15,11 +15,11 @@ import numpy as np
 
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.chat.rendering import Chat, render
+from engines.data.plain_text import plain_blocks
 from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
 from engines.files import open_regular
 from engines.json_text import parse_json
-from exporters.proof.plain_text import plain_blocks
 from recipes.problems import OperatorError
 
 _SPLITS = ("train", "val", "test")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.data.plain_text import BLOCK_CHARACTERS, LONGEST_LINE, plain_blocks
 from exporters.proof.parity_data import read_calibration_data, read_parity_data
-from exporters.proof.plain_text import BLOCK_CHARACTERS, LONGEST_LINE, plain_blocks
 from recipes.problems import OperatorError
 
 WORDS = "the quick brown fox jumps over the lazy dog\n"
