@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="held-out text")
     parser.add_argument("--positions", type=int, default=2048, help="token positions that are compared")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens on which errors are measured")
+    parser.add_argument("--bits", help=f"sizes, separated by commas (default: {','.join(map(str, BITS))})")
     parser.add_argument("--imatrix-tokens", type=int, default=16_384)
     parser.add_argument("--write", type=Path, help="also write the table here, as Markdown")
     args = parser.parse_args()
@@ -76,7 +77,8 @@ def _measure(name: str, model: Model, args: Any) -> tuple[list[str], bool]:
         windows = first_windows(calibration_data(model, request).windows, args.tokens)
         meter = Meter(model, network, windows, quantizer)
         same = rules.bits_per_weight
-        for bits in (None, same, *BITS):
+        sizes = tuple(map(float, args.bits.split(","))) if args.bits else BITS
+        for bits in (None, same, *sizes):
             expected: float | None = None
             plan = rules
             if bits is not None:
@@ -92,7 +94,7 @@ def _measure(name: str, model: Model, args: Any) -> tuple[list[str], bool]:
                 f"{comparison.mean_kl / found[0][1]:.2f} | {comparison.top1:.3f} |"
             )
             sys.stderr.write(f"{rows[-1]}  {time.perf_counter() - began:.0f} s\n")
-    ladder = [kl for bits, kl in found if bits in BITS]
+    ladder = [kl for bits, kl in found if bits in sizes]
     return rows, found[1][1] <= 0.85 * found[0][1] and ladder == sorted(ladder, reverse=True)
 
 

@@ -27,10 +27,10 @@ from exporters.gguf.write import Model, read_rows, row_order
 from recipes.file_types import TENSOR_TYPES
 from recipes.problems import OperatorError
 
-BELOW_BITS = 1.75
+BELOW_BITS = 1.5
 """Types with fewer bits than the target minus this are not tried: they are slow, and would hardly be chosen."""
-SAMPLE_VALUES = 4 * 1024 * 1024
-"""Values of a matrix, in evenly spaced rows, that are quantized to each type."""
+SAMPLE_VALUES = 512 * 1024
+"""Values of a matrix, in evenly spaced rows, that are quantized to each type; some types take seconds for a million."""
 INPUTS = 512
 """Tokens whose inputs to a matrix are used."""
 _BLOCK = 256
