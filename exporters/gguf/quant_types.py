@@ -109,7 +109,13 @@ class FilePlan:
         ]
 
     def fallback_note(self) -> str:
-        """One sentence about the fallbacks; empty without any."""
+        """One sentence about tensors in other types than the file type's name promises; empty without any."""
+        row = FILE_TYPES[self.file_type]
+        if row.outside_experts and all(choice.type != row.base for choice in self.choices):
+            return (
+                f"{self.title}: llama.cpp stores only experts in {row.base}, and this model has none; the file has "
+                f"{row.common} tensors"
+            )
         if not self.fallbacks:
             return ""
         widths = sorted({choice.shape.columns for choice in self.fallbacks})

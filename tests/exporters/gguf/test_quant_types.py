@@ -170,6 +170,13 @@ def test_stacked_experts_get_the_type_of_their_part_and_routers_none() -> None:
     }
 
 
+def test_a_type_for_experts_says_that_a_model_has_none() -> None:
+    plan = plan_file("MXFP4_MOE", shapes_of(4096), layers=16)
+    assert "only experts in MXFP4" in plan.fallback_note()
+    experts = [Shape("blk.0.ffn_down_exps.weight", 512, 256, 3, 2)]
+    assert not plan_file("MXFP4_MOE", experts, layers=1).fallback_note()
+
+
 def test_fused_projections_count_as_values_and_only_layers_that_have_them_count() -> None:
     shapes = [Shape(f"blk.{layer}.attn_qkv.weight", 256, 256) for layer in range(0, 32, 2)]
     chosen = [choice.type for choice in plan_file("Q4_K_M", shapes, layers=32).choices]
