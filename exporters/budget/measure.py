@@ -27,8 +27,11 @@ from exporters.gguf.write import Model, read_rows, row_order
 from recipes.file_types import TENSOR_TYPES
 from recipes.problems import OperatorError
 
-BELOW_BITS = 1.5
-"""Types with fewer bits than the target minus this are not tried: they are slow, and would hardly be chosen."""
+BELOW_BITS = 2.0
+"""Types with fewer bits than the target minus this are not tried: they would hardly be chosen."""
+SLOW_BITS, SLOW_UP_TO = 3.0, 3.25
+"""IQ types below the first number of bits are tried for targets up to the second: their kernels take seconds for a
+million values."""
 SAMPLE_VALUES = 512 * 1024
 """Values of a matrix, in evenly spaced rows, that are quantized to each type; some types take seconds for a million."""
 INPUTS = 512
@@ -77,7 +80,10 @@ def candidates(
         covered = weighted and shape.name not in WITHOUT_IMPORTANCE
         if shape.columns % kind.block or (kind.importance == "required" and not covered):
             continue
-        if name == "Q8_0" or kind.bits_per_weight >= target_bits - BELOW_BITS:
+        slow = kind.importance == "required" and kind.bits_per_weight < SLOW_BITS
+        if name == "Q8_0" or (
+            kind.bits_per_weight >= target_bits - BELOW_BITS and not (slow and target_bits > SLOW_UP_TO)
+        ):
             found.append(name)
     return sorted(found, key=lambda name: TYPES[name].bits_per_weight) or [fitting("Q8_0", shape.columns)]
 

@@ -56,10 +56,15 @@ def test_a_target_that_no_types_reach_is_refused_before_any_work(base: Path, tmp
 
 def test_narrow_widths_have_the_types_of_32_values_and_own_types_are_kept() -> None:
     wide, narrow = Shape("blk.0.ffn_up.weight", 64, 512), Shape("blk.0.ffn_up.weight", 64, 96)
-    usual = ["IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"]
+    usual = ["Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"]
     assert candidates(wide, 4.5, {}) == usual
     assert set(candidates(narrow, 4.5, {})) == {"IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
     assert candidates(wide, 4.6, {"ffn_up": "Q6_K"}) == ["Q6_K"]
     assert candidates(narrow, 4.6, {"ffn_up": "Q6_K"}) == ["Q8_0"]
     embedding = Shape("token_embd.weight", 64, 512)
-    assert candidates(embedding, 4.5, {}) == candidates(wide, 4.5, {}, weighted=False) == usual[1:]
+    assert (
+        candidates(embedding, 4.5, {})
+        == candidates(wide, 4.5, {}, weighted=False)
+        == [name for name in usual if name != "IQ3_XXS"]
+    )
+    assert "IQ2_XS" in candidates(wide, 3.0, {})
