@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_out("\n" + "\n".join(_files(made)))
         for file in made.files:
             if file.warning:
-                say(f"warning: {file.stage}.file_types — {file.warning}")
+                for line in file.warning.splitlines():
+                    say(f"warning: {file.stage}.{line}")
     return ExitCode.DONE
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.planning.models import file_plan, file_plans
-from exporters.gguf.own_types import with_tensor_types
+from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan, Shape, model_shapes
 from exporters.hf_model.families.llama import LLAMA
 from recipes.file_types import label_of
+from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
 from recipes.stages.pretrain import PretrainStage
 
@@ -33,7 +34,8 @@ class PlannedFile:
         bits_per_weight: effective, over all tensors.
         fallbacks: number of tensors that are stored in another type.
         tensors: number of all tensors.
-        warning: which tensors get another type and what to change; empty if none do.
+        warning: lines with their fields: which tensors get another type and what to change, and names in
+            `tensor_types` that the model does not have; empty if there are none.
     """
 
     stage: str
@@ -49,9 +51,11 @@ def planned_files(export: ExportStage, base: PretrainStage, vocab_size: int) -> 
     """The files that an export of a model with these fields will write."""
     fields: Mapping[str, object] = {**base.model_dump(), "head_dim": None, "vocab_size": vocab_size}
     shapes = model_shapes(LLAMA, fields)
+    wrong = _wrong_names(export, shapes)
     for file_type in dict.fromkeys(export.file_types):
         plan = with_tensor_types(_plan(file_type, export, base, shapes), export.tensor_types)
-        yield _planned(export, plan, _warning(plan, base))
+        yield _planned(export, plan, _warning(plan, base), wrong)
+        wrong = ""
     yield from _of_target(export, shapes)
 
 
@@ -59,11 +63,24 @@ def files_of_folder(export: ExportStage, folder: Path) -> Iterator[PlannedFile]:
     """The files that an export of a model folder will write, from its config.json; empty if that has no shapes."""
     types = list(dict.fromkeys(export.file_types))
     plans = file_plans(folder, types, export.imatrix == "always")
+    if not plans:
+        return
+    shapes = [choice.shape for choice in next(iter(plans.values())).choices]
+    wrong = _wrong_names(export, shapes)
     for rules in plans.values():
         plan = with_tensor_types(rules, export.tensor_types)
-        yield _planned(export, plan, plan.fallback_note())
-    if plans:
-        yield from _of_target(export, [choice.shape for choice in next(iter(plans.values())).choices])
+        yield _planned(export, plan, plan.fallback_note(), wrong)
+        wrong = ""
+    yield from _of_target(export, shapes)
+
+
+def _wrong_names(export: ExportStage, shapes: list[Shape]) -> str:
+    """The lines about names in `tensor_types` that the model does not have."""
+    try:
+        check_tensor_types(shapes, export.tensor_types)
+    except OperatorError as error:
+        return error.message
+    return ""
 
 
 def _of_target(export: ExportStage, shapes: list[Shape]) -> Iterator[PlannedFile]:
@@ -74,7 +91,8 @@ def _of_target(export: ExportStage, shapes: list[Shape]) -> Iterator[PlannedFile
         yield PlannedFile(export.name, label_of(export.target_bits), size, export.target_bits, 0, len(shapes), "")
 
 
-def _planned(export: ExportStage, plan: FilePlan, warning: str) -> PlannedFile:
+def _planned(export: ExportStage, plan: FilePlan, note: str, wrong: str) -> PlannedFile:
+    lines = [*([f"file_types — {note}"] if note else []), *([wrong] if wrong else [])]
     return PlannedFile(
         export.name,
         plan.file_type,
@@ -82,7 +100,7 @@ def _planned(export: ExportStage, plan: FilePlan, warning: str) -> PlannedFile:
         plan.bits_per_weight,
         len(plan.fallbacks),
         len(plan.choices),
-        warning,
+        "\n".join(lines),
     )
 
 

@@ -169,3 +169,14 @@ def test_the_files_of_a_model_folder_are_known_and_flagged_too(through: str, tmp
     assert (plain.file_type, plain.warning) == ("F16", "")
     assert narrow.fallbacks > 0
     assert "Q4_K_M" in narrow.warning
+
+
+def test_own_types_and_a_size_are_planned_and_a_wrong_name_is_flagged_before_the_model_is_trained() -> None:
+    own = 'file_types = ["F16", "Q4_K_M"]\ntensor_types = { ffn_dwn = "Q6_K", token_embd = "F16" }\ntarget_bits = 6.5\n'
+    text = TEXT % {"tied": "true"} + EXPORT.partition("file_types")[0] + own
+    plain, quantized, target = plan(load_recipe_text(text, "small.toml").recipe).files
+    assert plain.warning == "tensor_types.ffn_dwn — the model has no such matrix; did you mean ffn_down?"
+    usual = plan(load_recipe_text(TEXT % {"tied": "true"} + EXPORT, "small.toml").recipe).files[2]
+    assert quantized.bytes != usual.bytes
+    assert (target.file_type, target.bits_per_weight) == ("BPW6_5", 6.5)
+    assert target.bytes == pytest.approx(plain.bytes * 6.5 / plain.bits_per_weight, rel=0.01)
