@@ -19,6 +19,7 @@ are checked again without a rerun of the stage.
 ADDED_LATER: Mapping[str, Any] = {
     "byte_proof": "all",
     "file_name": None,
+    "max_shard_size": "50GB",
     "output_dir": None,
     "tensor_types": {},
     "target_bits": None,

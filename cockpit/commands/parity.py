@@ -24,8 +24,10 @@ from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.json_text import read_json
+from engines.llama.gguf_file import part_paths
 from engines.run_dir import FIXTURE_FILE, is_run_dir
 from engines.words import ExitCode
+from exporters.gguf.file_names import without_shard
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import BYTE_PROOFS, COMPARE_NEEDS
 from recipes.stages.registry import makes
@@ -118,7 +120,13 @@ def _with_model(args: argparse.Namespace) -> _Source:
     for file in files:
         if not file.is_file():
             raise OperatorError(f"no file {printable(str(file), 400)}", "with --model, give GGUF files")
-    return _Source(None, files)
+    return _Source(None, _firsts(files))
+
+
+def _firsts(files: list[Path]) -> list[Path]:
+    """The files without the further parts of split models whose first part is among them."""
+    further = {part for file in files for part in part_paths(file)[1:] if part_paths(file)[0] == file}
+    return [file for file in files if file not in further]
 
 
 def _without_model(root: Path, given: Sequence[str]) -> _Source:
@@ -128,7 +136,7 @@ def _without_model(root: Path, given: Sequence[str]) -> _Source:
         homes = {path: made_from(path, [root]) for path in paths}
         if len(set(homes.values())) > 1:
             raise OperatorError("the files come from different exports", "compare the files of one export at a time")
-        return _Source(_fixture_in(homes[paths[0]]), paths)
+        return _Source(_fixture_in(homes[paths[0]]), _firsts(paths))
     if len(given) > 1:
         raise OperatorError("SOURCE — several sources must all be .gguf files", "give one export, or only .gguf files")
     path = paths[0]
@@ -184,7 +192,7 @@ def _of_types(files: list[Path], types: str | None) -> list[Path]:
     if types is None:
         return files
     wanted = [name.strip().upper() for name in types.split(",") if name.strip()]
-    chosen = [file for file in files if any(file.stem.upper().endswith(f"-{name}") for name in wanted)]
+    chosen = [file for file in files if any(without_shard(file.stem).upper().endswith(f"-{name}") for name in wanted)]
     if not chosen:
         names = ", ".join(file.name for file in files)
         raise OperatorError(f"--types — no file of {printable(types, 100)}; the export has {printable(names, 400)}")

@@ -120,8 +120,13 @@ def _gguf_file(args: argparse.Namespace) -> Path | None:
     if path.is_dir() or not colon or not run_part or os.sep in stage:
         return None
     out = find_run(runs_root(args.runs_dir), run_part).out(stage)
-    files = [file for kind in FULL_PRECISION for file in sorted(out.glob(f"*-{kind}.gguf"))]
+    files = [file for kind in FULL_PRECISION for file in _files_of(out, kind)]
     return next((file for file in files if _OLD_ADAPTER not in file.name), None)
+
+
+def _files_of(out: Path, kind: str) -> list[Path]:
+    """The files of a type in an export's output; the first of a split one."""
+    return [*sorted(out.glob(f"*-{kind}.gguf")), *sorted(out.glob(f"*-{kind}-00001-of-*.gguf"))]
 
 
 def _matrix(given: str) -> Path:

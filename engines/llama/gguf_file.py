@@ -7,8 +7,9 @@ little-endian (ggml's docs/gguf.md).
 from __future__ import annotations
 
 import mmap
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 65_535
 DEFAULT_ALIGNMENT = 32
+SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+"""Keys of every file of a split model: its number from 0, the number of files, and of tensors in all of them."""
+MAX_PARTS = 65_535
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 BY_ID = {kind.id: kind for kind in TYPES.values()}
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
 _SCALARS = {
@@ -40,7 +45,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place. `dimensions` are in the file's order, columns first. `kind` is None for an unknown type."""
+    """A tensor's place. `dimensions` are in the file's order, columns first. `kind` is None for an unknown type.
+
+    `part` is the file that contains it, if that is not the first file of a split model.
+    """
 
     name: str
     dimensions: tuple[int, ...]
@@ -48,6 +56,7 @@ class Tensor:
     kind: TensorType | None
     start: int
     room: int
+    part: Path | None = None
 
     @property
     def columns(self) -> int:
@@ -70,11 +79,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A file's keys and tensors, in file order. The `room` of a tensor ends where the next tensor begins."""
+    """A file's keys and tensors, in file order. The `room` of a tensor ends where the next tensor begins.
+
+    Of a split model, `path` and `keys` are the first file's, and `parts` are all files.
+    """
 
     path: Path
     keys: dict[str, Value]
     tensors: dict[str, Tensor]
+    parts: tuple[Path, ...] = ()
 
     def scalar(self, key: str, default: Any = None) -> Any:
         """A key's number, boolean or string; the default when the key is missing or an array."""
@@ -96,7 +109,7 @@ class GgufFile:
         """
         assert tensor.kind is not None
         try:
-            read_into(self.path, tensor.start + row * tensor.kind.row_bytes(tensor.columns), place)
+            read_into(tensor.part or self.path, tensor.start + row * tensor.kind.row_bytes(tensor.columns), place)
         except EOFError as error:
             name = printable(tensor.name, 200)
             raise OperatorError(f"{self.path}: tensor {name} is incomplete; the file was truncated") from error
@@ -158,11 +171,64 @@ class _Reader:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the keys and the places of the tensors.
+    """Read the keys and the places of the tensors; of a split model, those of all its files.
+
+    Args:
+        path: the file, or the first file of a split model.
 
     Raises:
         OperatorError: the file is missing or damaged, or its sizes are wrong; the message names the key or tensor.
+            Or a file of a split model is missing or of another model.
     """
+    file = _read_one(path)
+    count = file.scalar(SPLIT_COUNT, 0)
+    return _joined(file, count) if isinstance(count, int) and count > 1 else file
+
+
+def part_paths(first: Path) -> list[Path]:
+    """The files of a split model, by the name of one of them; the file alone if it has no such name."""
+    found = _PART.fullmatch(first.name)
+    if found is None or not 0 < int(found[3]) <= MAX_PARTS:
+        return [first]
+    return [first.with_name(f"{found[1]}-{n:05d}-of-{found[3]}.gguf") for n in range(1, int(found[3]) + 1)]
+
+
+def _joined(first: GgufFile, count: int) -> GgufFile:
+    """A split model from its first file.
+
+    Raises:
+        OperatorError: it is not the first, or the others are missing or do not belong to it; all missing are named.
+    """
+    number, paths = first.scalar(SPLIT_NO, 0), part_paths(first.path)
+    if number != 0:
+        raise OperatorError(
+            f"{first.path} is file {number + 1} of {count} of a split model", f"name the first: {paths[0]}"
+        )
+    if len(paths) != count:
+        raise OperatorError(
+            f"{first.path} is the first of {count} files of a split model, but its name does not say so",
+            f"names of split models end in -00001-of-{count:05d}.gguf",
+        )
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        listed = ", ".join(path.name for path in missing[:8]) + (" …" if len(missing) > 8 else "")
+        raise OperatorError(f"{first.path}: {len(missing)} of {count} files are missing: {printable(listed, 600)}")
+    tensors = dict(first.tensors)
+    for index, path in enumerate(paths[1:], start=1):
+        part = _read_one(path)
+        if (part.scalar(SPLIT_NO), part.scalar(SPLIT_COUNT)) != (index, count):
+            raise OperatorError(f"{path} says that it is another file of a split model than its name does")
+        for name, tensor in part.tensors.items():
+            if name in tensors:
+                raise OperatorError(f"{path}: tensor {printable(name, 200)} is in another file of the model too")
+            tensors[name] = replace(tensor, part=path)
+    total = first.scalar(SPLIT_TENSORS, len(tensors))
+    if total != len(tensors):
+        raise OperatorError(f"{first.path}: {SPLIT_TENSORS} is {total}, but the files have {len(tensors)} tensors")
+    return GgufFile(first.path, first.keys, tensors, tuple(paths))
+
+
+def _read_one(path: Path) -> GgufFile:
     try:
         with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(_Reader(data, path), path)

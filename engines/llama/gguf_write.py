@@ -15,6 +15,7 @@ from engines.llama.gguf_file import (
     MAGIC,
     STRING,
     UINT8,
+    UINT16,
     UINT32,
     Value,
     padded,
@@ -47,6 +48,16 @@ def text_value(text: str) -> Value:
 def uint32_value(number: int) -> Value:
     """An unsigned 32-bit integer value."""
     return Value(UINT32, struct.pack("<I", number), number)
+
+
+def uint16_value(number: int) -> Value:
+    """An unsigned 16-bit integer value."""
+    return Value(UINT16, struct.pack("<H", number), number)
+
+
+def int32_value(number: int) -> Value:
+    """A signed 32-bit integer value."""
+    return Value(INT32, struct.pack("<i", number), number)
 
 
 def float32_value(number: float) -> Value:

@@ -95,13 +95,11 @@ def open_source(path: Path) -> GgufSource:
     """Read a GGUF file's header and check that the file can be quantized.
 
     Raises:
-        OperatorError: the file is damaged, already quantized, one of several, or of an unsupported model family.
+        OperatorError: the file is damaged, already quantized, or of an unsupported model family.
     """
     file = read_gguf(path)
     family = file.scalar("general.architecture")
     _check_family(path, family)
-    if file.scalar("split.count", 0) not in (0, 1):
-        raise OperatorError(f"{path} is one file of a split model", "join its files: llama-gguf-split --merge")
     for tensor in file.tensors.values():
         if tensor.kind is None or not tensor.kind.plain:
             kind = tensor.kind.name if tensor.kind else f"type {tensor.type_id}"
@@ -174,7 +172,7 @@ def new_keys(
     keys = {
         name: value
         for name, value in source.file.keys.items()
-        if name not in _REPLACED and not name.startswith("quantize.imatrix.")
+        if name not in _REPLACED and not name.startswith(("quantize.imatrix.", "split."))
     }
     keys["general.quantization_version"] = uint32_value(QUANTIZATION_VERSION)
     keys["general.file_type"] = uint32_value(FILE_TYPES[file_type].id)

@@ -27,6 +27,7 @@ from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
 from engines.words import ExitCode
+from exporters.gguf.file_names import without_shard
 from exporters.gguf.importance import Importance, load_importance
 from exporters.gguf.own_types import OPTION, check_tensor_types, checked_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
@@ -59,7 +60,7 @@ class Job:
 
     @property
     def _stem(self) -> str:
-        return _FULL_PRECISION.sub("", self.source.stem)
+        return _FULL_PRECISION.sub("", without_shard(self.source.stem))
 
     def report(self) -> Path:
         """The name of the record beside the files; without `force`, the first that no file has."""

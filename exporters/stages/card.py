@@ -108,7 +108,7 @@ def _files(export: Export) -> Iterator[str]:
                 quantities.size_in_both(item["size_bytes"]),
                 quantities.bits_per_weight(item["bits_per_weight"]),
                 *(_figure(item, key) for _, key in _FIGURES),
-                code(item["sha256"]),
+                _hashes(item),
             )
             for item in export.record["files"]
             if (export.ctx.out / item["file"]).is_file()
@@ -131,7 +131,14 @@ def _files(export: Export) -> Iterator[str]:
 
 
 def _listed(export: Export) -> set[str]:
-    return {str(item["file"]) for item in export.record["files"]}
+    files = export.record["files"]
+    return {str(part["file"]) for item in files for part in (item, *(item.get("parts") or ()))}
+
+
+def _hashes(item: Mapping[str, Any]) -> str:
+    """SHA-256 of a file, and of the further parts of a split one."""
+    parts = item.get("parts") or []
+    return ", ".join([code(item["sha256"]), *(f"{code(part['file'])} {code(part['sha256'])}" for part in parts)])
 
 
 def _figure(item: Mapping[str, Any], key: str) -> str:

@@ -253,7 +253,11 @@ def describe_file(export: Export, plan: FilePlan) -> dict[str, Any]:
     return {
         "file": path.name,
         "file_type": plan.title,
-        "size_bytes": path.stat().st_size,
+        "size_bytes": export.bytes_of(plan),
+        "parts": [
+            {"file": part.name, "bytes": part.stat().st_size, "sha256": file_sha256(part)}
+            for part in export.parts(plan)[1:]
+        ],
         "sha256": file_sha256(path),
         "bits_per_weight": plan.bits_per_weight,
         "imatrix": plan.weighted,

@@ -13,11 +13,12 @@ from exporters.gguf.adapter import AdapterPlan
 from exporters.gguf.file_names import LORA, ModelName, file_part
 from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
+from exporters.gguf.split import split_larger, written_parts
 from exporters.gguf.write import Model
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
 from exporters.stages.one_pass import OnePass
-from recipes.stages.export import ExportStage
+from recipes.stages.export import ExportStage, shard_bytes
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,30 @@ class Export:
         return [plan for plan in self.plans if self.path(plan).name not in self.reasons]
 
     def path(self, plan: FilePlan) -> Path:
-        """The final name of a plan's file."""
-        return self.target(plan.title)
+        """The final name of a plan's file; of several, the first, which llama.cpp loads."""
+        return self.parts(plan)[0]
+
+    def parts(self, plan: FilePlan) -> list[Path]:
+        """The files of a plan: one, or the parts of a larger one once it was split."""
+        return written_parts(self.target(plan.title))
+
+    def split(self) -> None:
+        """Split the written files that are larger than the recipe allows."""
+        limit = shard_bytes(self.ctx.stage.max_shard_size)
+        for plan in self.plans:
+            path = self.path(plan)
+            if path.stat().st_size > limit:
+                self.ctx.phase(f"splitting {plan.title}")
+                split_larger(path, limit)
+
+    def split_bytes(self) -> int:
+        """The bytes of disk that splitting takes besides the files: those of the largest file that is split."""
+        limit = shard_bytes(self.ctx.stage.max_shard_size)
+        return max((plan.bytes for plan in self.plans if plan.bytes > limit), default=0)
+
+    def bytes_of(self, plan: FilePlan) -> int:
+        """Size of a plan's written files."""
+        return sum(path.stat().st_size for path in self.parts(plan))
 
     def target(self, file_type: str) -> Path:
         """The final name of the file of a type."""

@@ -67,7 +67,7 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     fixture = write_fixture(export, accepted)
     _write_serving_files(export, accepted)
     write_export_card(export, local_folder(ctx.inputs["model"]))
-    artifacts += [Artifact(plan.title, "gguf", export.path(plan).name) for plan in accepted]
+    artifacts += [Artifact(plan.title, "gguf", path.name) for plan in accepted for path in export.parts(plan)]
     artifacts += [
         Artifact(item.name, "gguf", item.path.name) for item in export.adapters if item.path.name not in export.reasons
     ]
@@ -117,7 +117,8 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
     files += plan_i2s(export) + (int(target * model.parameters / 8) if target is not None else 0)
     own = own_program(export)
-    check_disk(ctx.out, files=files, scratch=2 * logits + (own.source_plan.bytes if own else 0))
+    scratch = 2 * logits + export.split_bytes() + (own.source_plan.bytes if own else 0)
+    check_disk(ctx.out, files=files, scratch=scratch)
     if weighted or target is not None:
         check_memory(model.parameters * 4)
     elif positions:

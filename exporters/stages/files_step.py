@@ -84,9 +84,10 @@ def write_files(export: Export, own: Program | None) -> None:
     finally:
         if own is not None:
             own.source.unlink(missing_ok=True)
+    export.split()
     for plan in export.plans:
         prefix = plan.title.lower()
-        export.metrics[f"{prefix}_bytes"] = float(export.path(plan).stat().st_size)
+        export.metrics[f"{prefix}_bytes"] = float(export.bytes_of(plan))
         export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engines.llama.gguf_file import part_paths
 from engines.run_dir import REFUSED_FILES
 from exporters.gguf.quant_types import FilePlan
 from exporters.stages.export_job import Export
@@ -17,7 +18,8 @@ def set_aside(export: Export) -> list[FilePlan]:
     for name, reasons in export.reasons.items():
         folder = export.ctx.out / REFUSED_FILES
         folder.mkdir(exist_ok=True)
-        (export.ctx.out / name).rename(folder / name)
+        for path in part_paths(export.ctx.out / name):
+            path.rename(folder / path.name)
         export.ctx.warn(f"{name} is refused and moved to {REFUSED_FILES}/: {printable('; '.join(reasons), 2000)}")
     export.metrics["files_refused"] = float(len(export.reasons))
     return accepted

@@ -159,9 +159,10 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
         )
         source.unlink()
     export.plans.sort(key=lambda plan: types.index(plan.file_type))
+    export.split()
     for plan in export.plans:
         prefix = plan.file_type.lower()
-        export.metrics[f"{prefix}_bytes"] = float(export.path(plan).stat().st_size)
+        export.metrics[f"{prefix}_bytes"] = float(export.bytes_of(plan))
         export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
     return export
 

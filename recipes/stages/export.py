@@ -22,6 +22,16 @@ COMPARE_NEEDS = (*LIGHT, "torch", "transformers", "gguf", "sentencepiece", "prot
 """Distributions that are needed to write GGUF files and compare them with their model."""
 
 
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s?([KMGT])(i?)B", re.IGNORECASE)
+
+
+def shard_bytes(text: str) -> int:
+    """The bytes of a size such as `50GB` or `2GiB`, as transformers reads `max_shard_size`."""
+    found = _SIZE.fullmatch(text)
+    assert found is not None, "the schema checks the form"
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
+
+
 class ExportStage(FilesFields):
     """GGUF files of the given types, compared with their source model."""
 
@@ -51,6 +61,13 @@ class ExportStage(FilesFields):
         section="Files",
         help="Beginning of the files' names, before the file type; by default, the base model's name, its size and the"
         " runs that trained it, as in GGUF's naming convention.",
+    )
+    max_shard_size: str = setting(
+        "50GB",
+        section="Files",
+        advanced=True,
+        help="Files with more bytes of tensors are split, as llama.cpp splits them; 50GB is the most that a model hub"
+        " takes. Units: KB, MB, GB, TB, and KiB, MiB, GiB, TiB.",
     )
     tensor_types: dict[str, TensorTypeName] = setting(
         default_factory=dict,
@@ -149,6 +166,16 @@ class ExportStage(FilesFields):
             raise ValueError(
                 f"file_name — not the beginning of a file's name; got {shown(value)}; allowed: 1 to 120 characters of"
                 " A-Z, a-z, 0-9, '.', '_' and '-', without .gguf"
+            )
+        return value
+
+    @field_validator("max_shard_size")
+    @classmethod
+    def _a_size(cls, value: str) -> str:
+        if _SIZE.fullmatch(value) is None or shard_bytes(value) < 1000:
+            raise ValueError(
+                f"max_shard_size — not a size; got {shown(value)}; allowed: a number with KB, MB, GB, TB, KiB, MiB, GiB"
+                " or TiB, such as 50GB"
             )
         return value
 
