@@ -24,6 +24,7 @@ from exporters.hf_model.architectures import architecture_of, language_settings,
 from exporters.hf_model.family import Architecture, Tensor, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import Weights
+from exporters.hf_model.tied_head import with_own_head
 from recipes import quantities
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, either, printable
@@ -104,7 +105,7 @@ def read_model(folder: Path, weights: Weights | None = None) -> Model:
     config = read_config(folder)
     architecture = architecture_of(folder, config)
     weights = weights or open_weights(folder)
-    settings = language_settings(config)
+    settings = with_own_head(language_settings(config), weights)
     sources, shapes = _map_tensors(folder, settings, architecture, weights)
     vocabulary = read_vocabulary(folder, settings)
     if vocabulary.model not in architecture.vocabularies:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from engines.llama.gguf_file import read_gguf
 from exporters.hf_model.model_folder import open_weights, read_settings
 from exporters.hf_model.tensor_files import Weights
+from exporters.hf_model.tied_head import with_own_head
 from exporters.proof.audit_keys import audit_keys
 from exporters.proof.audit_tensors import BytesProof, audit_tensors
 from exporters.proof.audit_tokens import audit_tokens
@@ -95,6 +96,7 @@ def prove(
     file = read_gguf(gguf)
     found = dict(config if config is not None else read_settings(folder))
     tensors = weights if weights is not None else open_weights(folder)
+    found = with_own_head(found, tensors)
     meaning = MeaningProof(len(file.keys))
     meaning.findings = [*audit_keys(file, found, file_type), *audit_tokens(file, folder, found, tokenizer)]
     meaning.seconds = time.monotonic() - began

@@ -25,6 +25,7 @@ from exporters.hf_model.tensor_files import SafetensorsFolder
 from exporters.lora.adapter import read_adapter
 from exporters.lora.merged_weights import MergedWeights
 from exporters.proof import audit_families
+from exporters.proof.audit import audit
 from exporters.proof.audit_keys import audit_keys
 from recipes.problems import OperatorError
 from tests.exporters.family_models import FAMILIES
@@ -230,3 +231,23 @@ def test_a_tokenizer_of_a_kind_that_the_family_does_not_have_is_refused(
     monkeypatch.setattr(architectures, "ARCHITECTURES", rows)
     with pytest.raises(OperatorError, match='got llama; allowed for llama: "gpt2"'):
         read_model(model("LlamaForCausalLM"))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_separate_head_is_written_although_config_json_ties_it_as_transformers_loads_it(
+    equal: bool, model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    folder = copy_folder(model("LlamaForCausalLM"), tmp_path / "own-head")
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"] * (1 if equal else 2)
+    save_file({**weights, "lm_head.weight": head.clone()}, folder / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert torch.equal(loaded.lm_head.weight, head)
+    read = read_model(folder)
+    assert ("output.weight" in read.sources) is not equal
+    write_gguf(read, read.plan("F16"), tmp_path / "m.gguf", None)
+    assert audit(tmp_path / "m.gguf", folder) == []

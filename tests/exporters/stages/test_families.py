@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from exporters.hf_model.architectures import ARCHITECTURES
+from engines.llama.process import LlamaProcess
+from exporters.gguf.write import read_model, write_gguf
+from exporters.hf_model.architectures import ARCHITECTURES, exact_context
+from exporters.proof.reference_model import TorchLogits, load_reference
 from tests.exporters.exporting import export, merge, parity
 from tests.exporters.family_models import FAMILIES, TARGETS
-from tests.exporters.small_models import build_adapter
+from tests.exporters.small_models import build_adapter, edit_json
 
 pytestmark = pytest.mark.torch
 TYPES = ("F16", "Q8_0", "Q4_K_M")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+PROVEN_ELSEWHERE = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM")
+"""Other tests of the suite export them, or a family with the same language model."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.thorough] if name in PROVEN_ELSEWHERE else []) for name in FAMILIES],
+)
 def test_a_family_is_trained_merged_written_and_proven(family: str, tokenizer: Path, tmp_path: Path) -> None:
     base = FAMILIES[family](tmp_path / "base", tokenizer)
     targets = TARGETS.get(family, ("q_proj", "v_proj", "down_proj"))
@@ -23,9 +35,32 @@ def test_a_family_is_trained_merged_written_and_proven(family: str, tokenizer: P
     merged, _ = merge(tmp_path / "m", base, adapter, parity_positions=64)
     ctx, result = export(tmp_path / "e", merged.out, *TYPES, parity_positions=160, max_length=80)
     record = parity(ctx)
+    config = json.loads((merged.out / "config.json").read_text())
+    assert record["data"]["max_length"] == min(80, exact_context(config))
     assert record["model"]["architecture"] == ARCHITECTURES[family].name
     for file in record["files"]:
         assert (file["meaning"]["findings"], file["bytes"]["findings"]) == ([], []), file["file"]
         assert file["bytes"]["equal"] == file["bytes"]["tensors"], "every tensor is byte-equal to the second path's"
     assert [file["file_type"] for file in record["files"]] == list(TYPES)
     assert result.metrics["f16_top1"] > 0.98
+
+
+def test_a_window_that_llama_cpp_does_not_apply_is_said_with_its_length(tokenizer: Path, tmp_path: Path) -> None:
+    folder = FAMILIES["MistralForCausalLM"](tmp_path / "model", tokenizer)
+    (warning,) = read_model(folder).warnings
+    assert "each token of the model sees 60 tokens, but in llama.cpp all of them" in warning
+    assert "the files have the model's context, 512" in warning
+    edit_json(folder / "config.json", sliding_window=512)
+    assert read_model(folder).warnings == []
+
+
+def test_a_text_above_the_original_context_gets_the_long_factors(tokenizer: Path, tmp_path: Path) -> None:
+    folder = FAMILIES["Phi3ForCausalLM"](tmp_path / "model", tokenizer)
+    model = read_model(folder)
+    assert "takes the long rotary factors in every context above 256 tokens" in model.warnings[0]
+    write_gguf(model, model.plan("F32"), tmp_path / "m.gguf", None)
+    ids = [1, *(3 + 7 * n % 600 for n in range(300))]
+    expected = TorchLogits(load_reference(folder, 1)).logits(ids)
+    with LlamaProcess(tmp_path / "m.gguf", 320, 1) as llama:
+        found = llama.logits(ids)
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
