@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exporters.proof.reference_model import TorchLogits, load_reference
 
 from engines.llama.process import LlamaProcess
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.architectures import ARCHITECTURES, exact_context
+from exporters.reference.reference_model import TorchLogits, load_reference
 from tests.exporters.exporting import export, merge, parity
 from tests.exporters.family_models import FAMILIES, TARGETS
 from tests.exporters.small_models import build_adapter, edit_json
