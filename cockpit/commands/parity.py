@@ -33,6 +33,7 @@ from recipes.stages.export import BYTE_PROOFS, COMPARE_NEEDS
 from recipes.stages.registry import makes
 
 _TITLES = ("file", "runtime", "against", "tokens", "max Δ log p", "time", "verdict")
+_PROOF_TITLES = ("file", "tensors, byte for byte", "time", "keys and vocabulary")
 _MODEL_TITLES = ("file", "arithmetic", "limit", "mean KL", "top-1", "ppl", "light")
 
 
@@ -76,6 +77,9 @@ def declare(parser: CommandParser) -> None:
         choices=BYTE_PROOFS,
         help="rows of each tensor to derive again from --model and compare byte for byte (default: all)",
     )
+    parser.add_argument(
+        "--imatrix", metavar="FILE", help="the importance matrix that the files were quantized with, for --model"
+    )
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: all physical cores)")
     parser.add_argument("--save-fixture", metavar="FILE", help="save the fixture that --model computes")
     add_json(parser)
@@ -106,6 +110,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         "positions": args.positions,
         "data": str(_text(args.data)) if args.data else None,
         "byte_proof": args.byte_proof,
+        "imatrix": str(_matrix(args.imatrix)) if args.imatrix else None,
         "save": str(Path(args.save_fixture).expanduser().absolute()) if args.save_fixture else None,
     }
     live = sys.stderr.isatty() and not args.json
@@ -206,6 +211,15 @@ def _text(given: str) -> Path:
     return place
 
 
+def _matrix(given: str) -> Path:
+    path = Path(given).expanduser().absolute()
+    if not path.is_file():
+        raise OperatorError(
+            f"--imatrix — no file {printable(str(path), 400)}", "give the importance matrix in GGUF form"
+        )
+    return path
+
+
 def _folder(given: str, option: str) -> Path:
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
@@ -234,6 +248,9 @@ def _show(line: dict[str, Any], *, live: bool, as_json: bool) -> None:
 def _report_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     models = [_model_row(item) for item in report["files"] if "quality" in item]
+    proofs = [_proof_row(item) for item in report["files"] if "bytes" in item]
+    if proofs:
+        lines += [*text_table(_PROOF_TITLES, proofs, right=range(1, 4)), ""]
     if models:
         lines += [*text_table(_MODEL_TITLES, models, right=range(1, 6)), ""]
     rows = [_runtime_row(item, result) for item in report["files"] for result in item["runtimes"]]
@@ -244,6 +261,18 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
         "",
         *(f"✗ {safe_text(problem, 500)}" for problem in problems),
         *([] if problems else ["✓ everything agrees"]),
+    ]
+
+
+def _proof_row(item: dict[str, Any]) -> list[str]:
+    proof, meaning = item["bytes"], item["meaning"]
+    rows = "" if proof["rows"] == "all" else ", sampled rows"
+    by_value = f", {proof['by_value']} by value" if proof["by_value"] else ""
+    return [
+        safe_text(item["file"], 60),
+        f"{proof['equal']} of {proof['tensors']} equal{by_value}{rows}",
+        fmt.duration(proof["seconds"]),
+        f"{meaning['found']} differ" if meaning["found"] else "as the model's",
     ]
 
 

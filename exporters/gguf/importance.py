@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
-from engines.llama.gguf_file import read_gguf
+from engines.llama.gguf_file import Value, read_gguf
 from engines.llama.gguf_write import NewTensor, text_list, text_value, uint32_value
 from exporters.gguf.file_writer import Piece, Progress, ready, write_file
 from exporters.gguf.quant_types import Shape
 from exporters.hf_model.tensor_files import row_chunks
 from recipes.problems import OperatorError, printable
+
+IMPORTANCE_FILE = "imatrix.gguf"
+"""The name of an export's importance matrix, beside its files."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,16 @@ def _matrix(name: str, rows: NDArray[np.float32]) -> tuple[NewTensor, list[Piece
     return NewTensor(name, (rows.shape[1], rows.shape[0]), TYPES["F32"].id, rows.nbytes), [
         ready(rows.astype("<f4"), rows.size)
     ]
+
+
+def importance_keys(importance: Importance, file_name: str) -> dict[str, Value]:
+    """llama.cpp's keys about the importance matrix that a file was quantized with; `file_name` is its own."""
+    return {
+        "quantize.imatrix.file": text_value(file_name),
+        "quantize.imatrix.dataset": text_value(importance.source),
+        "quantize.imatrix.entries_count": uint32_value(len(importance.values)),
+        "quantize.imatrix.chunks_count": uint32_value(importance.windows[0]),
+    }
 
 
 def load_importance(path: Path) -> Importance:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.gguf_file import ARRAY, INT32, UINT32, GgufFile, Tensor, Value, read_gguf
-from engines.llama.gguf_write import NewTensor, text_value, uint32_value
+from engines.llama.gguf_write import NewTensor, uint32_value
 from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_writer import Piece, Progress, ready, write_file
-from exporters.gguf.importance import Importance, weighted_chunks
+from exporters.gguf.importance import Importance, importance_keys, weighted_chunks
 from exporters.gguf.metadata import QUANTIZATION_VERSION
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file
 from exporters.gguf.write import encode
@@ -177,10 +177,7 @@ def new_keys(
     keys["general.quantization_version"] = uint32_value(QUANTIZATION_VERSION)
     keys["general.file_type"] = uint32_value(FILE_TYPES[file_type].id)
     if importance is not None:
-        keys["quantize.imatrix.file"] = text_value(importance_file)
-        keys["quantize.imatrix.dataset"] = text_value(importance.source)
-        keys["quantize.imatrix.entries_count"] = uint32_value(len(importance.values))
-        keys["quantize.imatrix.chunks_count"] = uint32_value(importance.windows[0])
+        keys |= importance_keys(importance, importance_file)
     return keys
 
 

@@ -16,7 +16,7 @@ from engines.llama.ggml_types import PLAIN_TYPES, TYPES
 from engines.llama.quantizer import KernelQuantizer, Quantizer
 from exporters.gguf.file_names import ModelName
 from exporters.gguf.file_writer import Piece, Progress, new_tensor, not_finite, ready, write_file
-from exporters.gguf.importance import Importance, weighted_chunks
+from exporters.gguf.importance import IMPORTANCE_FILE, Importance, importance_keys, weighted_chunks
 from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file, shape_of
 from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
@@ -146,6 +146,8 @@ def write_gguf(
         file_type_id=FILE_TYPES[plan.file_type].id,
         parameters=model.parameters,
     )
+    if importance is not None:
+        keys |= importance_keys(importance, IMPORTANCE_FILE)
     tensors = [
         (
             new_tensor(choice.shape, TYPES[choice.type].id, choice.bytes),

@@ -229,11 +229,13 @@ def _shape(tensor: Tensor, source: Source) -> str | None:
 
 
 def _through(file: GgufFile, sources: Mapping[str, Source], prover: ByteProver, making: Making) -> Making:
-    """Find out whether a file was quantized from an F16 or BF16 file, by sampled rows of its first block tensors."""
+    """How a foreign file was quantized, by sampled rows of its first block tensors: from the model itself, or from its
+    F16 or BF16 file, and with the given importance matrix or without."""
     tensors = [file.tensors[name] for name in sources]
     blocks = [tensor for tensor in tensors if tensor.kind is not None and not tensor.kind.plain][:_PROBED]
     prover.prepare({tensor.kind.name for tensor in blocks if tensor.kind is not None})
-    ways = [making, *(replace(making, through=name) for name in ("F16", "BF16"))]
+    weights = [making, replace(making, values={})] if making.values else [making]
+    ways = [replace(way, through=name) for way in weights for name in ("", "F16", "BF16")]
     equal = [sum(prover.equal_rows(file, tensor, sources[tensor.name], way) for tensor in blocks) for way in ways]
     return ways[equal.index(max(equal))]
 

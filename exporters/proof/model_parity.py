@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
 from engines.llama.gguf_file import read_gguf
+from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
+from exporters.gguf.importance import load_importance
 from exporters.gguf.vocab import Vocabulary
 from exporters.gguf.write import Model, read_model
 from exporters.hf_model.architectures import exact_context
@@ -35,7 +37,7 @@ from exporters.proof.token_check import TokenCheck, check_tokens
 from exporters.reference.needed_memory import reference_bytes
 from exporters.reference.streamed_model import StreamedModel
 from recipes.file_types import file_type_of_id
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 from recipes.stages.export import ByteProof
 
 MAX_LENGTH = 256
@@ -47,26 +49,26 @@ class ModelCheck:
 
     Attributes:
         proofs: None for a family that the audit does not support.
+        tokens: the comparison of token ids; None, as the next two, for a file that llama.cpp cannot run.
         behaviour: the record of `exporters.proof.behaviour`.
         quality: the record of `exporters.proof.quality`.
     """
 
     file_type: str
     proofs: Proofs | None
-    tokens: TokenCheck
-    behaviour: dict[str, Any]
-    quality: dict[str, Any]
+    tokens: TokenCheck | None = None
+    behaviour: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "file_type": self.file_type,
-            **(self.proofs.record() if self.proofs is not None else {}),
-            "tokenizer": asdict(self.tokens),
-            "behaviour": self.behaviour,
-            "quality": self.quality,
-        }
+        found: dict[str, Any] = {"file_type": self.file_type}
+        if self.proofs is not None:
+            found |= self.proofs.record()
+        if self.tokens is not None:
+            found |= {"tokenizer": asdict(self.tokens), "behaviour": self.behaviour, "quality": self.quality}
+        return found
 
 
 def check_model(
@@ -79,6 +81,7 @@ def check_model(
     data: Path | None,
     threads: int,
     rows: ByteProof = "all",
+    imatrix: Path | None = None,
 ) -> tuple[Fixture, dict[Path, ModelCheck]]:
     """Compare files with a model, and make the model's fixture.
 
@@ -91,6 +94,7 @@ def check_model(
         data: held-out text; by default Python's standard library.
         threads: CPU threads.
         rows: which rows of every tensor are compared byte for byte.
+        imatrix: the importance matrix that the files were quantized with.
 
     Raises:
         OperatorError: the folder or a file cannot be read, or the model in float32 does not fit into memory.
@@ -128,8 +132,9 @@ def check_model(
     found = answers(network, tokenizer, asked, stops, lambda rows: _scratch(work / "answers.f32", rows, vocabulary))
     expected = _Expected(folder, model, tokenizer, text, reference, length, threads, work)
     with ByteProver(threads, rows=rows) as prover:
-        proofs = {path: _prove(path, folder, config, prover, send) for path in files}
-    checks = {path: _check_file(path, proofs[path], expected, send, advance) for path in files}
+        importance = load_importance(imatrix).values if imatrix is not None else None
+        proofs = {path: _prove(path, expected, prover, importance, send) for path in files}
+    checks = {path: _check(path, proofs[path], expected, send, advance) for path in files}
     described = [
         {
             "file": path.name,
@@ -158,7 +163,13 @@ class _Expected:
     work: Path
 
 
-def _prove(path: Path, folder: Path, config: dict[str, Any], prover: ByteProver, send: Send) -> Proofs | None:
+def _prove(
+    path: Path,
+    given: _Expected,
+    prover: ByteProver,
+    importance: Mapping[str, NDArray[np.float32]] | None,
+    send: Send,
+) -> Proofs | None:
     """Bytes and meaning of one file; None for an unsupported family."""
     send({"phase": f"proving the bytes of {path.name}"})
     total, done = sum(t.rows * t.columns for t in read_gguf(path).tensors.values()), 0
@@ -169,13 +180,27 @@ def _prove(path: Path, folder: Path, config: dict[str, Any], prover: ByteProver,
         send({"progress": {"share": min(1.0, done / total), "left_s": None}})
 
     try:
-        proofs = prove(path, folder, prover, progress=advance)
+        proofs = prove(path, given.folder, prover, importance=importance, tokenizer=given.tokenizer, progress=advance)
     except KeyError:
-        send({"warning": f"{path.name} is not audited: unsupported architecture {config.get('architectures')}"})
+        names = given.model.config.get("architectures")
+        send({"warning": f"{path.name} is not audited: unsupported architecture {names}"})
         return None
     for note in proofs.bytes.notes:
         send({"warning": f"{path.name}: {note}"})
     return proofs
+
+
+def _check(
+    path: Path, proofs: Proofs | None, given: _Expected, send: Send, advance: Callable[[int], None]
+) -> ModelCheck:
+    """Compare one file; a file that cannot be run keeps what its proofs found."""
+    try:
+        return _check_file(path, proofs, given, send, advance)
+    except (NativeError, OperatorError, KeyError, ValueError) as error:
+        if proofs is None or not proofs.findings:
+            raise
+        why = f"its behaviour was not compared: {printable(str(error), 300)}"
+        return ModelCheck(_file_type(path), proofs, problems=[*proofs.findings, why])
 
 
 def _check_file(

@@ -45,6 +45,7 @@ class Job:
         data: held-out text for them; None for Python's standard library.
         byte_proof: which rows of every tensor are compared with `model` byte for byte.
         save: where to write the fixture.
+        imatrix: the importance matrix that the files were quantized with.
     """
 
     fixture: Path | None
@@ -57,6 +58,7 @@ class Job:
     data: Path | None
     save: Path | None
     byte_proof: ByteProof = "all"
+    imatrix: Path | None = None
 
 
 def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
                 data=job.data,
                 threads=job.threads,
                 rows=job.byte_proof,
+                imatrix=job.imatrix,
             )
         report["model"] = fixture.model
     else:
@@ -93,7 +96,12 @@ def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
     try:
         for path in job.files:
             send({"phase": f"comparing {path.name}"})
-            record = _compare_file(path, fixture, llama, foreign, exact=exact[path])
+            runs = path not in checks or checks[path].tokens is not None
+            record = (
+                _compare_file(path, fixture, llama, foreign, exact=exact[path])
+                if runs
+                else _no_answers(path, exact[path])
+            )
             if path in checks:
                 record |= checks[path].record()
                 record["problems"] = [*checks[path].problems, *record["problems"]]
@@ -104,6 +112,11 @@ def compare_runtimes(job: Job, send: Send) -> dict[str, Any]:
         llama.close()
     report["passed"] = all(record["passed"] for record in report["files"])
     return report
+
+
+def _no_answers(path: Path, exact: bool) -> dict[str, Any]:
+    """The record of a file that llama.cpp cannot run."""
+    return {"file": path.name, "path": str(path), "exact": exact, "runtimes": [], "problems": []}
 
 
 def _is_exact(path: Path) -> bool:
@@ -204,6 +217,7 @@ def read_job(text: str) -> Job:
         data=path("data"),
         save=path("save"),
         byte_proof=given.get("byte_proof") or "all",
+        imatrix=path("imatrix"),
     )
 
 

@@ -11,7 +11,7 @@ from engines.files import file_sha256, write_json
 from engines.run_dir import FIXTURE_FILE
 from exporters.budget.measure import matrices
 from exporters.budget.plan import check_target
-from exporters.gguf.importance import Importance, load_importance, save_importance
+from exporters.gguf.importance import IMPORTANCE_FILE, Importance, load_importance, save_importance
 from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model, read_model
@@ -25,7 +25,7 @@ from exporters.stages.export_adapters import plan_adapters, write_adapters
 from exporters.stages.export_job import Export
 from exporters.stages.files_step import own_program, write_files
 from exporters.stages.i2s_step import plan_i2s, write_i2s_file
-from exporters.stages.importance_step import IMPORTANCE_FILE, ImportanceRequest, measure_importance, types_to_weigh
+from exporters.stages.importance_step import ImportanceRequest, measure_importance, types_to_weigh
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import open_one_pass
 from exporters.stages.proof_step import prove_files

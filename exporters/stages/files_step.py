@@ -10,11 +10,11 @@ from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
+from exporters.gguf.importance import IMPORTANCE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import write_gguf
 from exporters.quantize.own_quantize import PROGRAM, VARIABLE, OwnProgram, find_program
 from exporters.stages.export_job import Export
-from exporters.stages.importance_step import IMPORTANCE_FILE
 from recipes.file_types import QUANTIZED
 from recipes.problems import OperatorError
 

@@ -14,8 +14,6 @@ from exporters.reference.reference_model import load_reference
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
 
-IMPORTANCE_FILE = "imatrix.gguf"
-
 
 @dataclass(frozen=True)
 class ImportanceRequest:

@@ -8,13 +8,12 @@ from typing import Any
 
 from engines.context import StageFailedError
 from engines.llama.library import NativeError
-from exporters.gguf.importance import load_importance
+from exporters.gguf.importance import IMPORTANCE_FILE, load_importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.proof.audit import Proofs, prove
 from exporters.proof.audit_tokens import load_tokenizer
 from exporters.proof.byte_proof import ByteProver
 from exporters.stages.export_job import Export
-from exporters.stages.importance_step import IMPORTANCE_FILE
 
 Progress = Callable[[int], None]
 

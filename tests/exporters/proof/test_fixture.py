@@ -18,6 +18,7 @@ from exporters.proof.runner import Answer, ForeignRuntime, RunnerError
 from exporters.proof.runner_check import agree
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export
+from tests.exporters.proof.planted import read_content, write_content
 
 pytestmark = pytest.mark.torch
 
@@ -214,21 +215,26 @@ def test_files_from_elsewhere_are_held_against_the_folder_they_claim_to_be(
     exported: Path, base: Path, tmp_path: Path
 ) -> None:
     lines: list[dict[str, Any]] = []
+    content = read_content(exported / "run-F16.gguf")
+    del content.keys["llama.context_length"]
     job = {
         "model": str(base),
-        "files": [str(exported / "run-F16.gguf")],
+        "files": [str(exported / "run-F16.gguf"), str(write_content(content, tmp_path / "broken.gguf"))],
         "threads": 1,
         "positions": 300,
         "save": str(tmp_path / "kept.json"),
     }
     report = compare_runtimes(read_job(json.dumps(job)), lines.append)
-    (record,) = report["files"]
-    assert report["passed"], record
+    record, broken = report["files"]
+    assert record["passed"], record
     assert record["quality"]["mean_kl"] < 1e-6
     assert record["behaviour"]["weights"] == "file"
     assert (record["bytes"]["passed"], record["meaning"]["passed"]) == (True, True)
     assert record["tokenizer"]["different"] == []
     assert load_fixture(tmp_path / "kept.json").files[0]["file_type"] == "F16"
+    assert (report["passed"], broken["passed"], broken["bytes"]["passed"]) == (False, False, True)
+    assert "llama.context_length is missing" in broken["problems"][0]
+    assert "its behaviour was not compared: " in broken["problems"][1], "llama.cpp refuses the file, and says why"
 
 
 @pytest.mark.parametrize("draft", ["right", "wrong", "none"])
