@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,19 @@ def names_in_text_model(folder: Path, weights: Weights) -> dict[str, str]:
     return {
         name: inside[name] if found.startswith(family.prefix) else "lm_head.weight" if found == family.head else found
         for name, found in own.items()
+    }
+
+
+def adapter_names_in_text_model(folder: Path) -> dict[str, str] | None:
+    """PEFT's `key_mapping`: the text model's beginning of a name by a pattern for an adapter's; None if none differ."""
+    family = known_architecture(read_object(folder / "config.json"))
+    if family is None or not family.stored:
+        return None
+    given = [*family.stored, (family.prefix, family.prefix)]
+    return {
+        f"^{re.escape(old)}": f"model.{new.removeprefix(family.prefix)}"
+        for old, new in given
+        if new.startswith(family.prefix)
     }
 
 

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.hf_model.tensor_files import Weights, row_chunks
-from exporters.reference.empty_model import LAYER_LISTS, ParameterSources, build_empty, names_in_text_model
+from exporters.reference.empty_model import (
+    LAYER_LISTS,
+    ParameterSources,
+    adapter_names_in_text_model,
+    build_empty,
+    names_in_text_model,
+)
 from exporters.reference.rounded_inputs import rounded
 
 BATCH_POSITIONS = 4096
@@ -87,7 +93,7 @@ class StreamedModel:
         self._embedding_name = f"{self._name_of(self._embedding)}.weight"
         head = self._model.get_output_embeddings()
         if adapter is not None:
-            self._adapt(adapter, head)
+            self._adapt(adapter, adapter_names_in_text_model(folder), head)
         self._head_name = self._name_of(head)
         self._head_biased = head.bias is not None
         self._round: Rounding | None = None
@@ -200,13 +206,16 @@ class StreamedModel:
     def _name_of(self, wanted: Any) -> str:
         return next(str(name) for name, module in self._model.named_modules() if module is wanted)
 
-    def _adapt(self, adapter: Path, head: Any) -> None:
-        """Let PEFT put an adapter's matrices beside the layers' own, which stay without memory."""
+    def _adapt(self, adapter: Path, names: Mapping[str, str] | None, head: Any) -> None:
+        """Let PEFT put an adapter's matrices beside the layers' own, which stay without memory.
+
+        `names`: from `adapter_names_in_text_model`.
+        """
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         with _adapters_stay(BaseTunerLayer):
-            PeftModel.from_pretrained(self._model, adapter, low_cpu_mem_usage=True).eval()
+            PeftModel.from_pretrained(self._model, adapter, low_cpu_mem_usage=True, key_mapping=names).eval()
         inside = {module for layer in self._layers() for module in layer.modules()}
         outside = [module for module in self._model.modules() if module not in inside]
         same = self._model.get_input_embeddings() is self._embedding and self._model.get_output_embeddings() is head
