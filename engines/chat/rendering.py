@@ -93,15 +93,21 @@ def render_template(
     return texts
 
 
-def render_marked(tokenizer: Any, messages: Sequence[Message], *, waiting: Waiting | None = None) -> Marked:
-    """A conversation with the spans of its `generation` blocks.
+def render_marked(
+    tokenizer: Any, talks: Sequence[Sequence[Message]], *, waiting: Waiting | None = None
+) -> list[Marked]:
+    """Conversations with the spans of their `generation` blocks.
 
     Raises:
         TemplateError: as `render`.
     """
-    request = _request(template_of(tokenizer), tokenizer.special_tokens_map, [Chat(messages)], None, marked=True)
+    chats = [Chat(messages) for messages in talks]
+    request = _request(template_of(tokenizer), tokenizer.special_tokens_map, chats, None, marked=True)
     answer = _RENDERER.ask(request, waiting)
-    return Marked(answer["texts"][0], [(start, end) for start, end in answer["spans"][0]])
+    return [
+        Marked(text, [(start, end) for start, end in spans])
+        for text, spans in zip(answer["texts"], answer["spans"], strict=True)
+    ]
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, waiting: Waiting | None = None) -> list[int]:

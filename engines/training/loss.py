@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from engines.chat.rendering import Chat, Waiting, render, render_marked, template_of
+from engines.chat.rendering import Chat, Marked, Waiting, render, render_marked, template_of
 from recipes.problems import OperatorError
 
 IGNORED = -100
@@ -22,6 +23,9 @@ IGNORED = -100
 
 ANSWERS_PROTOCOL = "answers"
 WINDOWS_PROTOCOL = "windows"
+
+_CHUNK_ROWS, _CHUNK_CHARACTERS = 64, 200_000
+"""Rows that one request to the chat template's process has: a request costs as much as several short rows."""
 
 
 class Shard(Protocol):
@@ -113,15 +117,14 @@ def encode_answers(
         )
     stats = AnswerStats()
     examples: list[Example] = []
-    controls = [text for text in tokenizer.all_special_tokens if text]
-    for messages in rows:
+    for marked in _rendered_rows(rows, tokenizer, waiting):
         if max_tokens is not None and stats.scored_tokens >= max_tokens:
             break
         stats.rows += 1
-        if any(text in turn["content"] for turn in messages for text in controls):
+        if marked is None:
             stats.control_strings += 1  # the tokenizer would read the text as a real control token
             continue
-        ids, labels = _encode(tokenizer, list(messages), waiting)
+        ids, labels = _encode(tokenizer, marked)
         example = Example(ids[:max_length], labels[:max_length])
         if example.scored == 0:
             stats.dropped += 1
@@ -133,18 +136,42 @@ def encode_answers(
     return examples, stats
 
 
-def _encode(tokenizer: Any, messages: list[dict[str, str]], waiting: Waiting | None) -> tuple[list[int], list[int]]:
+def _rendered_rows(
+    rows: Iterable[Sequence[dict[str, str]]], tokenizer: Any, waiting: Waiting | None
+) -> Iterator[Marked | None]:
+    """Each row as text with the spans of its answers; None for a row that contains a literal control token."""
+    controls = [text for text in tokenizer.all_special_tokens if text]
+    for chunk in _chunks(rows):
+        clean = [not any(text in turn["content"] for turn in row for text in controls) for row in chunk]
+        found = iter(_rendered(tokenizer, list(compress(chunk, clean)), waiting))
+        yield from (next(found) if one else None for one in clean)
+
+
+def _chunks(rows: Iterable[Sequence[dict[str, str]]]) -> Iterator[list[list[dict[str, str]]]]:
+    """Rows that are rendered in one request: `_CHUNK_ROWS` of them, or `_CHUNK_CHARACTERS` of their text."""
+    chunk: list[list[dict[str, str]]] = []
+    size = 0
+    for row in rows:
+        chunk.append(list(row))
+        size += sum(len(turn["content"]) for turn in row)
+        if len(chunk) == _CHUNK_ROWS or size > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _encode(tokenizer: Any, marked: Marked) -> tuple[list[int], list[int]]:
     """Ids and labels of one conversation.
 
     The text is split where an answer begins and ends, and each part is tokenized separately: otherwise a piece such as
     newline-and-backtick could span the end of the prompt and the answer, and the prompt of a generation, which ends
     there, would have other tokens than in training.
     """
-    text, spans = _rendered(tokenizer, messages, waiting)
     ids: list[int] = []
     labels: list[int] = []
-    at = 0
-    for start, end in spans:
+    text, at = marked.text, 0
+    for start, end in marked.spans:
         prompt, answer = _tokens(tokenizer, text[at:start], first=at == 0), _tokens(tokenizer, text[start:end])
         ids += prompt + answer
         labels += [IGNORED] * len(prompt) + answer
@@ -160,27 +187,38 @@ def _tokens(tokenizer: Any, text: str, *, first: bool = False) -> list[int]:
     return list(tokenizer.encode(tokenizer.eos_token + text, add_special_tokens=False))[1:] if text else []
 
 
-def _rendered(
-    tokenizer: Any, messages: list[dict[str, str]], waiting: Waiting | None
-) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation as text, and the spans of the answers in it."""
+def _rendered(tokenizer: Any, rows: Sequence[list[dict[str, str]]], waiting: Waiting | None) -> list[Marked]:
+    """Conversations as text, with the spans of their answers."""
+    if not rows:
+        return []
     if re.search(r"\{%-?\s*generation\s*-?%\}", template_of(tokenizer)):
-        marked = render_marked(tokenizer, messages, waiting=waiting)
-        return marked.text, marked.spans
-    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    chats = [Chat(messages)]
-    for turn in turns:
-        chats += [Chat(messages[:turn], opened=True), Chat(messages[: turn + 1])]
-    text, *parts = render(tokenizer, chats, waiting=waiting)
-    found = []
+        return render_marked(tokenizer, rows, waiting=waiting)
+    chats = [Chat(part, opened) for row in rows for part, opened in _parts(row)]
+    texts = iter(render(tokenizer, chats, waiting=waiting))
+    return [_located([next(texts) for _ in _parts(row)]) for row in rows]
+
+
+def _parts(row: list[dict[str, str]]) -> list[tuple[list[dict[str, str]], bool]]:
+    """The whole conversation, and what comes before and with each answer; True: up to the beginning of the answer."""
+    found = [(row, False)]
+    for turn, message in enumerate(row):
+        if message["role"] == "assistant":
+            found += [(row[:turn], True), (row[: turn + 1], False)]
+    return found
+
+
+def _located(texts: list[str]) -> Marked:
+    """The answers' places in a conversation; `texts` are those of its `_parts`."""
+    text, *parts = texts
+    spans = []
     for before, after in zip(parts[::2], parts[1::2], strict=True):
         if not (after.startswith(before) and text.startswith(after)):
             raise OperatorError(
                 "the chat template changes earlier turns when a turn is added, so answers cannot be located",
                 "mark the assistant's text in chat_template.jinja with {% generation %} … {% endgeneration %}",
             )
-        found.append((len(before), len(after)))
-    return text, found
+        spans.append((len(before), len(after)))
+    return Marked(text, spans)
 
 
 def answer_batches(

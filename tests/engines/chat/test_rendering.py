@@ -57,7 +57,7 @@ def test_prompts_have_the_ids_of_transformers(tokenizer: Any) -> None:
 
 def test_the_spans_of_answers_are_those_that_the_template_marks(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
-    marked = render_marked(tokenizer, TALK)
+    _, marked = render_marked(tokenizer, [TALK[:1], TALK])
     assert [marked.text[start:end] for start, end in marked.spans] == ["b<|im_end|>"]
 
 
