@@ -115,6 +115,12 @@ def size_in_both(value: float | None) -> str:
     return f"{size(value)} ({sign}{three_digits(amount)} {DECIMAL_UNITS[step]})" if step else size(value)
 
 
+def gigabytes(value: float) -> str:
+    """Bytes in 10^9 bytes, in which vendors and model hubs state the sizes of models: 0.104, 1.29, 28.4."""
+    amount = value / 1e9
+    return f"{amount:.3f}" if amount < 1 else three_digits(amount)
+
+
 def duration(seconds: float | None) -> str:
     """A length of time in two units at most: 0.42s, 2.5s, 9s, 1m05s, 1h31m, 2d04h."""
     if seconds is None or not math.isfinite(seconds):

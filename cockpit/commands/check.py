@@ -67,7 +67,7 @@ def _files(made: Plan) -> list[str]:
         [
             file.stage,
             file.file_type,
-            f"about {fmt.size(file.bytes)}",
+            f"about {fmt.size_in_both(file.bytes)}",
             fmt.bits_per_weight(file.bits_per_weight),
             _others(file),
         ]

@@ -164,7 +164,7 @@ def _show(line: dict[str, Any], *, live: bool, quiet: bool) -> None:
             say(f"{phase}: {fmt.size(size)}{about}", clear=live)
         case {"file": made}:
             say(
-                f"{made['file']}  {fmt.size(made['bytes'])}  "
+                f"{made['file']}  {fmt.size_in_both(made['bytes'])}  "
                 f"{fmt.bits_per_weight(made['bits_per_weight'])} bits per weight",
                 clear=live,
             )

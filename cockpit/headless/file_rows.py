@@ -10,8 +10,8 @@ from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import cells, text_table
 from exporters.proof.quality import light_of
 
-FILE_TITLES = ("file", "size", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
-_LEAST = ("memory", "ppl", "tok/s", "bits", "size")
+FILE_TITLES = ("file", "size", "GB", "bits", "mean KL", "top-1", "ppl", "tok/s", "memory", "light")
+_LEAST = ("GB", "memory", "ppl", "tok/s", "bits", "size")
 """Columns that a narrow table drops, in this order."""
 _BYTES = "_bytes"
 
@@ -47,6 +47,7 @@ def file_rows(stage: StageView) -> list[list[str]]:
             [
                 safe_text(name.upper(), 20),
                 shown(metrics.get(name + _BYTES), fmt.size),
+                shown(metrics.get(name + _BYTES), fmt.gigabytes),
                 shown(metrics.get(f"{name}_bits_per_weight"), fmt.bits_per_weight),
                 shown(metrics.get(f"{name}_mean_kl"), fmt.number),
                 shown(metrics.get(f"{name}_top1"), lambda share: fmt.percent(share, 2)),
@@ -67,8 +68,8 @@ def _merged_row(stage: StageView, name: str, prefix: str) -> list[list[str]]:
     kl, top1 = metrics.get(f"{prefix}mean_kl"), metrics.get(f"{prefix}top1")
     if kl is None:
         return []
-    size = shown(metrics.get("bytes") if not prefix else None, fmt.size)
-    return [[name, size, "", *_distance(kl, top1), "", "", "", ""]]
+    size = metrics.get("bytes") if not prefix else None
+    return [[name, shown(size, fmt.size), shown(size, fmt.gigabytes), "", *_distance(kl, top1), "", "", "", ""]]
 
 
 def _measured_rows(stage: StageView) -> list[list[str]]:
@@ -82,7 +83,8 @@ def _measured_rows(stage: StageView) -> list[list[str]]:
             name = safe_text(f"{file_type.upper()} + {adapter}" if plus else file_type.upper(), 40)
             light = "" if plus else _light(file_type.upper(), evaluation.metrics, "")
             perplexity = shown(evaluation.perplexity, fmt.number)
-            rows.append([name, shown(size, fmt.size), "", *_distance(kl, top1), perplexity, "", "", light])
+            sizes = [shown(size, fmt.size), shown(size, fmt.gigabytes)]
+            rows.append([name, *sizes, "", *_distance(kl, top1), perplexity, "", "", light])
     return rows
 
 

@@ -18,7 +18,7 @@ from recipes.reference import JSON_SCHEMA, REFERENCE, json_schema, json_schema_t
 from recipes.schema import Recipe
 from recipes.shipped import shipped_recipes
 from recipes.stages.fake import FakeStage
-from recipes.stages.fields import DeviceFields
+from recipes.stages.fields import DeviceFields, FilesFields
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tags_of
 
@@ -168,7 +168,7 @@ def test_a_fingerprint_changes_with_every_field_that_decides_the_result_and_no_o
     assert fingerprint({**stage_dict(), "devices": ["3"]}, []) == first
     assert fingerprint(stage_dict(), ["aa"]) != first
     assert fingerprint(stage_dict(), ["aa", "bb"]) != fingerprint(stage_dict(), ["bb", "aa"])
-    assert set(DeviceFields.model_fields) >= LEFT_OUT
+    assert set(DeviceFields.model_fields) | set(FilesFields.model_fields) >= LEFT_OUT
 
 
 def test_a_resolved_stage_is_complete_and_can_be_json() -> None:

@@ -106,8 +106,8 @@ def test_exported_files_have_a_row_each() -> None:
     journal.open("e", "engine", "gguf", 1)
     journal.say("e", StageSucceeded(stage="gguf", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
     rows = [line.split() for line in report_lines(fold(journal.events))]
-    assert ["F16", "7.63", "MiB", "16.0", "1e-8", "99.51%"] in rows
-    assert ["Q4_K_M", "2.38", "MiB", "16.0", "1e-8", "99.51%", "green"] in rows
+    assert ["F16", "7.63", "MiB", "0.008", "16.0", "1e-8", "99.51%"] in rows
+    assert ["Q4_K_M", "2.38", "MiB", "0.003", "16.0", "1e-8", "99.51%", "green"] in rows
 
 
 def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_files() -> None:
@@ -119,7 +119,7 @@ def test_a_merge_and_its_distance_to_the_adapter_over_its_base_stand_above_the_f
     metrics: dict[str, float | None] = {"bytes": 8e6, "mean_kl": 2e-7, "top1": 1.0}
     journal.say("e", StageSucceeded(stage="merged", attempt=1, fingerprint="f", manifest_sha256="m", metrics=metrics))
     rows = [line.split() for line in report_lines(fold(journal.events))]
-    assert ["merged", "7.63", "MiB", "2e-7", "100.00%"] in rows
+    assert ["merged", "7.63", "MiB", "0.008", "2e-7", "100.00%"] in rows
 
 
 def test_the_time_between_attempts_does_not_count_as_the_stages_time() -> None:
