@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
-from engines.llama.gguf_file import read_gguf
+from engines.llama.gguf_file import part_paths, read_gguf
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters.gguf.importance import load_importance
@@ -139,7 +139,7 @@ def check_model(
         {
             "file": path.name,
             "file_type": checks[path].file_type,
-            "bytes": path.stat().st_size,
+            "bytes": sum(part.stat().st_size for part in part_paths(path)),
             "sha256": file_sha256(path),
         }
         for path in files

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, write_text
-from engines.llama.gguf_file import read_gguf
+from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.words import ExitCode
 from exporters.process.job_lines import Send, run_job
 from exporters.process.room import default_threads
@@ -25,6 +25,7 @@ from exporters.proof.model_parity import ModelCheck, check_model
 from exporters.proof.runner import ForeignRuntime, LlamaRuntime, RunnerError, Runtime
 from exporters.proof.runner_check import LOOSE_GAP, STRICT_GAP, Agreement, agree
 from recipes import quantities
+from recipes.problems import OperatorError, printable
 from recipes.stages.export import ByteProof
 
 _EXACT = frozenset({"F32", "F16"})
@@ -120,12 +121,22 @@ def _no_answers(path: Path, exact: bool) -> dict[str, Any]:
 
 
 def _is_exact(path: Path) -> bool:
-    """Whether every matrix of a file is F32 or F16."""
-    return all(
-        tensor.kind is not None and tensor.kind.name in _EXACT
-        for tensor in read_gguf(path).tensors.values()
-        if tensor.matrix
-    )
+    """Whether every matrix of a file is F32 or F16.
+
+    Raises:
+        OperatorError: a tensor has a type that cannot be read here.
+    """
+    tensors = read_gguf(path).tensors.values()
+    unknown = [tensor for tensor in tensors if tensor.kind is None]
+    if unknown:
+        first = unknown[0]
+        raise OperatorError(
+            f"{path}: {len(unknown)} tensors have types that this version cannot read; "
+            f"{printable(first.name, 200)} has type {first.type_id}; allowed "
+            f"{', '.join(kind.name for kind in BY_ID.values())}",
+            "install a newer Cockpit, or compare a file of another type",
+        )
+    return all(tensor.kind is not None and tensor.kind.name in _EXACT for tensor in tensors if tensor.matrix)
 
 
 def _compare_file(

@@ -14,6 +14,8 @@ from engines.llama.gguf_file import read_gguf
 from engines.llama.process import LlamaProcess
 from exporters.gguf.split import split_larger, written_parts
 from exporters.gguf.write import read_model, write_gguf
+from exporters.proof.parity_run import compare_runtimes
+from exporters.proof.parity_run import read_job as parity_job
 from exporters.quantize.quantize_file import quantize, read_job
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage, shard_bytes
@@ -132,3 +134,25 @@ def test_a_size_is_read_as_transformers_reads_it(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="max_shard_size — not a size"):
         ExportStage.model_validate({"name": "x", "kind": "export", "model": "m", "max_shard_size": wrong})
+
+
+def test_parity_names_a_tensor_of_a_type_that_cannot_be_read_before_anything_is_loaded(
+    whole: Path, tmp_path: Path
+) -> None:
+    data = bytearray(whole.read_bytes())
+    name = b"blk.0.ffn_up.weight"
+    place = data.index(name) + len(name)
+    dimensions = int.from_bytes(data[place : place + 4], "little")
+    place += 4 + 8 * dimensions
+    data[place : place + 4] = (250).to_bytes(4, "little")
+    (tmp_path / "odd.gguf").write_bytes(data)
+    job = {"model": str(tmp_path), "files": [str(tmp_path / "odd.gguf")], "threads": 1}
+    with pytest.raises(OperatorError, match=r"1 tensors have .* blk\.0\.ffn_up\.weight has type 250; allowed F32"):
+        compare_runtimes(parity_job(json.dumps(job)), lambda _line: None)
+
+
+def test_parity_compares_a_split_file_with_its_model(base: Path, parts: list[Path]) -> None:
+    job = {"model": str(base), "files": [str(parts[0])], "threads": 1, "positions": 40}
+    report = compare_runtimes(parity_job(json.dumps(job)), lambda _line: None)
+    assert report["passed"], report["files"][0]["problems"]
+    assert report["files"][0]["bytes"]["tensors"] == len(read_gguf(parts[0]).tensors)
