@@ -24,15 +24,16 @@ _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tok
 _SHOWN_IDS = 8
 
 
-def check_tokenizer_class(folder: Path, tokenizer: Any) -> list[str]:
+def check_tokenizer_class(folder: Path, tokenizer: Any, *, exact: bool = False) -> list[str]:
     """Refuse a tokenizer that gives ordinary text other ids than tokenizer.json does.
 
     Args:
         folder: the folder that it was loaded from; without tokenizer.json there is nothing to compare.
         tokenizer: as `AutoTokenizer` loads it.
+        exact: refuse a byte-level tokenizer for unusual texts too, because a GGUF file could not have its ids.
 
     Returns:
-        A warning if only unusual texts get other ids.
+        A warning if only unusual texts get other ids; it names the class and how to fix it.
 
     Raises:
         OperatorError: ordinary texts do; the message names the class, and the hint how to fix it.
@@ -46,7 +47,12 @@ def check_tokenizer_class(folder: Path, tokenizer: Any) -> list[str]:
         raise OperatorError(f"{path} is not a tokenizer: {printable(str(error), 200)}") from error
     whole.no_truncation()
     whole.no_padding()
-    wrong = [text for text in ORDINARY if _ids(tokenizer, text) != whole.encode(text, add_special_tokens=False).ids]
+    counted = HARD_STRINGS if exact and "ByteLevel" in str(whole.pre_tokenizer) else ()
+    wrong = [
+        text
+        for text in (*ORDINARY, *counted)
+        if _ids(tokenizer, text) != whole.encode(text, add_special_tokens=False).ids
+    ]
     name = type(tokenizer).__name__
     where = f"{folder / 'tokenizer_config.json'}: tokenizer_class — with {name}, transformers"
     if wrong:
@@ -61,7 +67,7 @@ def check_tokenizer_class(folder: Path, tokenizer: Any) -> list[str]:
         return []
     return [
         f"{where} gives {len(unusual)} of {len(HARD_STRINGS)} unusual texts other token ids than tokenizer.json does, "
-        f"{printable(unusual[0], 40)!r} for example"
+        f"{printable(unusual[0], 40)!r} for example; {_fix(folder, whole, name)}"
     ]
 
 
@@ -86,7 +92,10 @@ def _fix(folder: Path, whole: Tokenizer, name: str) -> str:
         (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": GENERIC}))
         try:
             other = AutoTokenizer.from_pretrained(copy, local_files_only=True)
-            works = all(_ids(other, text) == whole.encode(text, add_special_tokens=False).ids for text in ORDINARY)
+            works = all(
+                _ids(other, text) == whole.encode(text, add_special_tokens=False).ids
+                for text in (*ORDINARY, *HARD_STRINGS)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             works = False
     if works:

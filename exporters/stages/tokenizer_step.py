@@ -22,5 +22,5 @@ def check_tokenizer(folder: Path, warn: Callable[[str], None]) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError):
         return
-    for warning in check_tokenizer_class(folder, tokenizer):
+    for warning in check_tokenizer_class(folder, tokenizer, exact=True):
         warn(warning)

@@ -57,6 +57,9 @@ def test_a_difference_in_unusual_texts_alone_is_a_warning(tmp_path: Path) -> Non
     assert len(found) == 1
     assert "with Spaced, transformers gives" in found[0]
     assert "unusual texts other token ids" in found[0]
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in found[0]
+    with pytest.raises(OperatorError, match="with Spaced, transformers does not follow"):
+        check_tokenizer_class(words, Spaced(), exact=True)
 
 
 def test_a_folder_without_the_file_has_nothing_to_compare(tmp_path: Path) -> None:
