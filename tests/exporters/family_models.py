@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.exporters.small_models import build_model, save_sharpened
+from tests.exporters.small_models import build_byte_level_tokenizer, build_model, save_sharpened
 
 GEMMA: dict[str, Any] = {
     "head_dim": 32,
@@ -86,6 +86,12 @@ def _mistral3_with_vision(folder: Path, tokenizer: Path) -> Path:
     return save_sharpened(Mistral3ForConditionalGeneration, config, folder, tokenizer)
 
 
+def _qwen2(folder: Path, _tokenizer: Path) -> Path:
+    """transformers gives a Qwen2 model its own class of tokenizer, which is byte-level."""
+    words = build_byte_level_tokenizer(folder.with_name(f"{folder.name}-words"))
+    return build_model(folder, words, family="Qwen2")
+
+
 def _plain(family: str, config: str = "", **fields: Any) -> Callable[[Path, Path], Path]:
     return lambda folder, tokenizer: build_model(folder, tokenizer, family=family, config=config, **fields)
 
@@ -108,7 +114,7 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "MistralForCausalLM": _plain("Mistral", sliding_window=60),
     "Olmo2ForCausalLM": _plain("Olmo2", tie_word_embeddings=False),
     "Phi3ForCausalLM": _plain("Phi3", **PHI3),
-    "Qwen2ForCausalLM": _plain("Qwen2"),
+    "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _plain("Qwen3"),
     "SmolLM3ForCausalLM": _plain("SmolLM3", num_hidden_layers=4, attention_bias=False),
 }

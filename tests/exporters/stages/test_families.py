@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from engines.llama.process import LlamaProcess
+from exporters.gguf.importance import load_importance
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.architectures import ARCHITECTURES, exact_context
 from exporters.reference.reference_model import TorchLogits, load_reference
 from tests.exporters.exporting import export, merge, parity
 from tests.exporters.family_models import FAMILIES, TARGETS
+from tests.exporters.gguf.test_adapter import export_with
 from tests.exporters.small_models import build_adapter, edit_json
 
 pytestmark = pytest.mark.torch
@@ -64,3 +66,29 @@ def test_a_text_above_the_original_context_gets_the_long_factors(tokenizer: Path
     with LlamaProcess(tmp_path / "m.gguf", 320, 1) as llama:
         found = llama.logits(ids)
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "family", ["Phi3ForCausalLM", pytest.param("Gemma3ForConditionalGeneration", marks=pytest.mark.thorough)]
+)
+def test_an_importance_matrix_weighs_every_matrix_of_every_layer(family: str, tokenizer: Path, tmp_path: Path) -> None:
+    base = FAMILIES[family](tmp_path / "base", tokenizer)
+    (tmp_path / "e").mkdir()
+    ctx, _ = export(
+        tmp_path / "e", base, "Q4_K_M", imatrix="always", imatrix_tokens=256, parity_positions=100, max_length=80
+    )
+    weighed = load_importance(ctx.out / "imatrix.gguf").values
+    inside = {shape.name for shape in read_model(base).shapes if shape.layer is not None and shape.dimensions == 2}
+    assert set(weighed) == inside
+    (record,) = parity(ctx)["files"]
+    assert record["bytes"]["equal"] == record["bytes"]["tensors"]
+
+
+@pytest.mark.parametrize("family", ["Phi3ForCausalLM", pytest.param("Gemma2ForCausalLM", marks=pytest.mark.thorough)])
+def test_an_adapter_as_a_file_of_its_own_answers_like_peft(family: str, tokenizer: Path, tmp_path: Path) -> None:
+    base = FAMILIES[family](tmp_path / "base", tokenizer)
+    adapter = build_adapter(tmp_path / "tuned", base, targets=TARGETS.get(family, ("q_proj", "v_proj", "down_proj")))
+    (tmp_path / "work").mkdir()
+    ctx = export_with(tmp_path / "work", base, {"tuned": adapter}, parity_positions=100, max_length=80)
+    (record,) = parity(ctx)["adapters"]
+    assert record["over"][0]["mean_kl"] < 1e-6
