@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
+from engines.artifacts.adapter_folder import BASE_JSON
 from engines.files import refuse_special_files
 from engines.json_text import read_object
 from exporters.hf_model.tensor_files import TensorInfo, read_float_rows, read_header, row_chunks
-from exporters.lora.settings import Initial, check_settings, initial_of, scale_of
+from exporters.lora.settings import Initial, initial_of, read_settings, scale_of, weights_file
 from exporters.lora.tensor_names import Place, place_of
 from recipes.problems import OperatorError, printable
 
@@ -121,9 +121,8 @@ def read_adapter(folder: Path) -> Adapter:
             lacks a tensor; the message names it.
     """
     refuse_special_files(folder)
-    config = read_object(folder / ADAPTER_CONFIG)
-    check_settings(folder, config)
-    path = _weights_file(folder)
+    config = read_settings(folder)
+    path = weights_file(folder)
     adapter = Adapter(folder, config)
     found = [(info, _place(path, info)) for info in read_header(path)[0]]
     _check_one_adapter(path, [place for _, place in found])
@@ -162,20 +161,6 @@ def are_equal(one: TensorInfo, other: TensorInfo) -> bool:
         np.array_equal(read_float_rows(one, *part), read_float_rows(other, *part))
         for part in row_chunks(one.rows, one.columns)
     )
-
-
-def _weights_file(folder: Path) -> Path:
-    path = folder / ADAPTER_WEIGHTS
-    if path.is_file():
-        return path
-    pickled = folder / "adapter_model.bin"
-    if pickled.is_file():
-        raise OperatorError(
-            f"{pickled} is a pickle, which merge does not load: loading it can run any code that its author put in",
-            "get the adapter as safetensors; or, if you trust the author, load it and save it with "
-            "safe_serialization=True",
-        )
-    raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
 
 
 def _place(path: Path, info: TensorInfo) -> Place:

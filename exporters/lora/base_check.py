@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.files import read_regular_bytes
 from engines.json_text import read_json, read_object
-from exporters.lora.adapter import Adapter
+from exporters.hf_model.hub_cache import commit_of
 from recipes.problems import OperatorError, printable
 
 _FOUR_BIT = re.compile(r"(-unsloth)?(-bnb)?-4bit$|-(bnb-?8bit|8bit|gptq|awq|int4|nf4|fp8)$|-(gptq|awq)-", re.IGNORECASE)
@@ -64,7 +64,8 @@ def _settings(adapter_folder: Path) -> dict[str, Any]:
 
 
 def _check_content(base: Path, base_sha256: str | None, adapter_folder: Path) -> list[str]:
-    named = Adapter(adapter_folder, {}).base
+    record = adapter_folder / BASE_JSON
+    named = read_object(record) if record.is_file() else {}
     wanted = named.get("manifest_sha256")
     if "method" not in named and not (base / MANIFEST).is_file():
         wanted = None  # an older version identified a foreign folder by the times of its files
@@ -86,16 +87,21 @@ def _check_content(base: Path, base_sha256: str | None, adapter_folder: Path) ->
 
 
 def _check_revision(base: Path, adapter_folder: Path) -> None:
-    """Compare the commit that PEFT recorded with that of a base model in the hub cache (`…/snapshots/COMMIT`)."""
-    wanted = _settings(adapter_folder).get("revision")
-    found = base.resolve().name if base.resolve().parent.name == "snapshots" else ""
-    if not isinstance(wanted, str) or not _COMMIT.fullmatch(wanted) or not _COMMIT.fullmatch(found):
+    """Compare the revision that PEFT recorded with that of a base model in the hub's cache (`…/snapshots/COMMIT`)."""
+    settings = _settings(adapter_folder)
+    wanted, named = settings.get("revision"), str(settings.get("base_model_name_or_path"))
+    home = next((path for path in base.absolute().parents if path.name.startswith("models--")), None)
+    if not isinstance(wanted, str) or not wanted or home is None:
         return
-    if wanted != found:
+    given = base.absolute().relative_to(home).parts[-1]
+    same_model = home.name == f"models--{named.replace('/', '--')}"
+    commit = commit_of(home, wanted) if same_model or _COMMIT.fullmatch(wanted) else ""
+    if commit and commit != given:
         raise OperatorError(
-            f"the adapter was trained on another revision of its base model: {adapter_folder / ADAPTER_CONFIG} names "
-            f"{wanted}, but {base} is {found}",
-            f"download that revision and name its folder: hf download ID --revision {wanted}",
+            f"{adapter_folder} was trained on revision {printable(wanted, 60)} ({commit[:12]}) of "
+            f"{printable(named, 200)}, but the base model is revision {printable(given, 12)}",
+            f"download that revision (hf download {printable(named, 200)} --revision {printable(wanted, 60)}) and name "
+            "its folder",
         )
 
 

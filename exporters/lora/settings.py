@@ -1,4 +1,7 @@
-"""Checks an adapter's settings: what the merge supports, what has no effect on the weights, and what it refuses."""
+"""Checks an adapter's settings: what the merge supports, what has no effect on the weights, and what it refuses.
+
+It reads no tensors and needs no libraries for them, so that an adapter is also checked before a run is created.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from engines.json_text import read_object
 from recipes.problems import OperatorError, printable, shown
 
 Initial = Literal["pissa", "olora"]
@@ -105,7 +109,51 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
 """The types of settings that the merge reads; a value of another type is refused, not ignored."""
 
 
-def check_settings(folder: Path, config: dict[str, Any]) -> None:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """An adapter's settings, if the merge supports them.
+
+    Raises:
+        OperatorError: the folder is not a LoRA adapter, or has a setting that the merge does not support.
+    """
+    config = read_object(folder / ADAPTER_CONFIG)
+    _check_settings(folder, config)
+    _refuse_copy_over_the_rest(folder)
+    return config
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of an adapter's tensors.
+
+    Raises:
+        OperatorError: it is missing, or a pickle.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if path.is_file():
+        return path
+    pickled = folder / "adapter_model.bin"
+    if pickled.is_file():
+        raise OperatorError(
+            f"{pickled} is a pickle, which merge does not load: loading it can run any code that its author put in",
+            "get the adapter as safetensors; or, if you trust the author, load it and save it with "
+            "safe_serialization=True",
+        )
+    raise OperatorError(f"{path} is missing", "save the adapter as safetensors")
+
+
+def _refuse_copy_over_the_rest(folder: Path) -> None:
+    """Refuse two folders that LLaMA-Factory writes inside a PiSSA adapter. Their settings name no initialization, but
+    they belong to what PiSSA left of the base model: a merge into the whole base model would be another model."""
+    parent = folder.absolute().parent
+    if folder.name not in ("pissa_init", "pissa_backup") or not (parent / ADAPTER_CONFIG).is_file():
+        return
+    if str(read_object(parent / ADAPTER_CONFIG).get("init_lora_weights")).startswith("pissa"):
+        raise OperatorError(
+            f"{folder} is LLaMA-Factory's copy of a PiSSA adapter over what PiSSA left of the base model",
+            f"merge {parent / 'pissa_converted'} or {parent}",
+        )
+
+
+def _check_settings(folder: Path, config: dict[str, Any]) -> None:
     """Refuse an adapter whose settings the merge does not support.
 
     Raises:

@@ -138,3 +138,15 @@ def test_a_recipe_without_a_file_is_refused_in_the_same_words(tmp_path: Path) ->
     with pytest.raises(OperatorError, match=r"gguf\.model — .* has no model\.safetensors"):
         launch_text(text, runs_root=tmp_path / "runs", folder=tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_adapter_that_cannot_be_merged_is_named_before_a_run_is_made(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    for setting, words in (("corda", "path_initial_model_for_weight_conversion"), (True, "is missing")):
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "init_lora_weights": setting}
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+        path = recipe(tmp_path, 'name = "m"\nkind = "merge"\nmodel = "."\nadapter = "./adapter"\n')
+        with pytest.raises(RecipeError) as caught:
+            check_folders(load_recipe(path))
+        (problem,) = [problem for problem in caught.value.problems if problem.key == "m.adapter"]
+        assert words in f"{problem.message} {problem.hint}"

@@ -31,12 +31,15 @@ EXPORT = (
     'schema = 1\nname = "x"\n\n[[stage]]\nname = "gguf"\nkind = "export"\nmodel = "./model"\ndata = '
     '"./text"\nfile_types = ["F16"]\n'
 )
-MERGE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "merged"\nkind = "merge"\nmodel = "./model"\nadapter = "./text"\n'
+MERGE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "merged"\nkind = "merge"\nmodel = "./model"\nadapter = "./tuned"\n'
 
 
 def recipe(folder: Path, text: str, **fields: Any) -> Path:
     (folder / "model").mkdir()
     (folder / "text").mkdir()
+    (folder / "tuned").mkdir()
+    (folder / "tuned" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "tuned" / "adapter_model.safetensors").touch()
     (folder / "model" / "config.json").write_text(json.dumps(GOOD | fields))
     path = folder / "r.toml"
     path.write_text(text)

@@ -36,10 +36,17 @@ def test_a_revision_that_peft_recorded_is_compared_with_that_of_the_cache(tmp_pa
     adapter = settings(folder(tmp_path / "adapter"), revision=ONE)
     assert not [text for text in check_base(base, None, adapter) if "revision" in text]
     settings(adapter, revision=OTHER)
-    with pytest.raises(OperatorError, match=f"another revision of its base model: .* names {OTHER}, but .*{ONE}") as e:
+    words = f"was trained on revision {OTHER} .*, but the base model is revision {ONE[:10]}"
+    with pytest.raises(OperatorError, match=words) as caught:
         check_base(base, None, adapter)
-    assert f"--revision {OTHER}" in e.value.hint
-    settings(adapter, revision="main")
+    assert f"--revision {OTHER}" in caught.value.hint
+    settings(adapter, revision="main", base_model_name_or_path="org/name")
+    check_base(base, None, adapter)
+    (base.parents[1] / "refs").mkdir()
+    (base.parents[1] / "refs" / "main").write_text(OTHER)
+    with pytest.raises(OperatorError, match="was trained on revision main"):
+        check_base(base, None, adapter)
+    settings(adapter, base_model_name_or_path="elsewhere/name")
     check_base(base, None, adapter)
 
 
