@@ -53,6 +53,7 @@ def main() -> int:
     """Prove every file; returns 1 if a correct one is refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", help="names of FAMILIES, separated by commas (default: all)")
+    parser.add_argument("--slow", action="store_true", help="also the types whose kernels are slow, on one family")
     parser.add_argument("--libllama", type=Path, help="folder with the libraries of a build of llama.cpp")
     parser.add_argument("--write", type=Path, help="also write the table here, as Markdown")
     args = parser.parse_args()
@@ -62,18 +63,17 @@ def main() -> int:
         tokenizer = build_tokenizer(root / "tokenizer")
         for number, name in enumerate(args.families.split(",") if args.families else FAMILIES):
             base = FAMILIES[name](root / name, tokenizer)
-            types = [kind for kind in TYPES if kind not in SLOW or number == 0]
+            types = [kind for kind in TYPES if kind not in SLOW or (args.slow and number == 0)]
             for stored in ("float32", "bfloat16", "float16"):
                 model = read_model(_stored_as(base, stored))
                 rows.append(_own_files(name, stored, model, types, quantizer, root))
                 types = [kind for kind in types if kind not in SLOW]
             if args.libllama:
                 rows.append(_foreign_files(name, read_model(base), args.libllama, quantizer, root))
-            _print(rows[-1])
-    table = _table(rows)
-    sys.stdout.write(table)
-    if args.write:
-        args.write.write_text(table)
+            sys.stderr.write(f"{name}: {sum(len(row.refused) for row in rows)} refused so far\n")
+            if args.write:
+                args.write.write_text(_table(rows))
+    sys.stdout.write(_table(rows))
     return 1 if any(row.refused for row in rows) else 0
 
 
@@ -146,10 +146,6 @@ def _cpu_s(quantizer: KernelQuantizer) -> float:
     fields = Path(f"/proc/{quantizer.pid}/stat").read_text().rpartition(")")[2].split()
     own = resource.getrusage(resource.RUSAGE_SELF)
     return own.ru_utime + own.ru_stime + (int(fields[11]) + int(fields[12])) / 100
-
-
-def _print(row: Row) -> None:
-    sys.stderr.write(f"{row.model}: {row.files} files, {len(row.refused)} refused {row.refused[:3]}\n")
 
 
 def _cells(rows: list[Row]) -> Iterator[str]:
