@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> ExitCode:
             display.tick(state)
         display.close()
         if not args.json:
-            write_out("\n".join(["", *report_lines(state)]) + "\n")
+            write_out("\n".join(["", *report_lines(state, reasons=False)]) + "\n")
     except OutputClosedError:
         return ExitCode.DONE
     state.unreadable, state.unknown = tail.bad, tail.unknown

@@ -39,7 +39,7 @@ def follow(run: RunDir, args: argparse.Namespace, signals: Signals, *, past: boo
     if following.detached or args.json or args.quiet or not following.state.state.has_ended:
         return code
     with suppress(OutputClosedError):
-        write_out("\n".join(["", *report_lines(following.state)]) + "\n")
+        write_out("\n".join(["", *report_lines(following.state, reasons=False)]) + "\n")
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Collection
 
 from cockpit.headless.follow import Display, write_json_lines, write_out
 from cockpit.runs.eta import time_left
@@ -21,6 +22,7 @@ from engines.events import (
     Progress,
     RunEnded,
     RunStarted,
+    StageFailed,
     Step,
     StepsPlanned,
     WriterOpened,
@@ -85,6 +87,7 @@ class PlainLines(Nothing):
 
     def __init__(self) -> None:
         self._printed_t: dict[str, float] = {}
+        self._reasons = _Reasons()
 
     def begin(self, state: RunState) -> None:
         """Print the newest lines, and a line about the running stage."""
@@ -105,7 +108,7 @@ class PlainLines(Nothing):
             if isinstance(event, Step | Progress):
                 lines += self._progress(event, state)
             elif has_line(event):
-                lines.append(event_line(event))
+                lines.append(self._reasons.line(event))
         if lines:
             write_out("\n".join(lines) + "\n")
 
@@ -124,6 +127,7 @@ class LiveLines:
     def __init__(self) -> None:
         self._drawn = ""
         self._drawn_s = 0.0
+        self._reasons = _Reasons()
 
     def begin(self, state: RunState) -> None:
         """Print the newest lines; the next tick draws the live line below them."""
@@ -131,7 +135,7 @@ class LiveLines:
 
     def show(self, records: list[Record], state: RunState) -> None:  # noqa: ARG002 - the display's interface
         """Print lifecycle lines; the next tick redraws the live line below them."""
-        lines = [event_line(record.event) for record in records if has_line(record.event)]
+        lines = [self._reasons.line(record.event) for record in records if has_line(record.event)]
         if lines:
             write_out("\n".join(lines) + "\n", clear=bool(self._drawn))
             self._drawn = ""
@@ -156,6 +160,19 @@ class LiveLines:
             write_out("", clear=True)
 
 
+class _Reasons:
+    """Lines of events. A reason that the line of an attempt gave is not repeated by its stage and its run."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def line(self, event: AnyEvent) -> str:
+        """An event's line, safe to print."""
+        if isinstance(event, AttemptEnded) and event.detail:
+            self._given.add(event.detail)
+        return event_line(event, self._given if isinstance(event, StageFailed | RunEnded) else ())
+
+
 def has_line(event: AnyEvent) -> bool:
     """Whether an event gets a line. An attempt that succeeded has none, because its stage's line follows."""
     if isinstance(event, AttemptEnded) and event.reason == EndReason.SUCCEEDED:
@@ -163,13 +180,16 @@ def has_line(event: AnyEvent) -> bool:
     return kind_of(event) not in METRIC_KINDS and not isinstance(event, _WITHOUT_LINE)
 
 
-def event_line(event: AnyEvent) -> str:
-    """An event's line, safe to print."""
+def event_line(event: AnyEvent, given: Collection[str] = ()) -> str:
+    """An event's line, safe to print, without the reasons that were already given."""
     line = line_of(event)
+    text = line.text
+    for reason in given:
+        text = text.replace(f": {reason}", "")
     mark = {"good": "✓", "warn": "!", "error": "✗"}.get(line.level, "·")
     if isinstance(event, RunStarted | RunEnded):
         mark = "■" if isinstance(event, RunEnded) else "▶"
-    return f"{fmt.clock(line.t)} {mark} {safe_text(line.text, 400)}"
+    return f"{fmt.clock(line.t)} {mark} {safe_text(text, 400)}"
 
 
 def stage_line(stage: StageView, state: RunState, event: Step | Progress | None) -> str:

@@ -28,8 +28,13 @@ GLYPHS = {
 ANSWER_CHARACTERS = 300
 
 
-def report_lines(state: RunState) -> list[str]:
-    """The report, ready to print: all text from data is made safe."""
+def report_lines(state: RunState, *, reasons: bool = True) -> list[str]:
+    """The report, ready to print: all text from data is made safe.
+
+    Args:
+        state: the run.
+        reasons: say why stages failed; False below lines that say so.
+    """
     if not state.stages:
         return ["no stage has started yet"]
     rows = [_stage_row(stage) for stage in state.stages]
@@ -37,7 +42,7 @@ def report_lines(state: RunState) -> list[str]:
     files = [row for stage in state.stages for row in file_rows(stage)]
     if files:
         lines += ["", *text_table(FILE_TITLES, files, range(1, len(FILE_TITLES)))]
-    lines += _notes(state)
+    lines += _notes(state, reasons=reasons)
     for before, after in comparisons(state):
         lines += ["", *_comparison(before, after), *_answers(state, before, after)]
     return lines
@@ -89,7 +94,7 @@ def _total_row(state: RunState) -> list[str]:
     return row
 
 
-def _notes(state: RunState) -> list[str]:
+def _notes(state: RunState, *, reasons: bool) -> list[str]:
     """Notes below the table: attempts, tripped guards, failures, and records that were lost."""
     notes = []
     for stage in state.stages:
@@ -109,7 +114,7 @@ def _notes(state: RunState) -> list[str]:
                 f"{stage.name}: guard {guard.guard} tripped at step {guard.step} "
                 f"({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
             )
-        if stage.state.has_failed and stage.reason:
+        if reasons and stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     notes += [f"changed at a resume: {change.sentence}" for change in state.changes]
     notes += [

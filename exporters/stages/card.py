@@ -159,6 +159,7 @@ def _lineage(card: ModelCard, lineage: Lineage) -> Iterator[str]:
     name = card.license_name or card.license
     link = f", {code(card.license_link)}" if card.license_link else ""
     yield f"- licence of the base model: {code(name) + link if name else 'its card names none'}"
+    yield from (f"- adapter: {code(name)}" for name in lineage.adapters)
     by_id = {str(link["id"]): link for link in lineage.links}
     for step in lineage.links:
         if step.get("kind") in _TRAINS and step.get("run"):

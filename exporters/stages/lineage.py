@@ -35,11 +35,13 @@ class Lineage:
         trained: the runs that trained it, by their ids without the time, and foreign adapters by their folders, older
             ones first.
         links: the links of custody of all inputs, older ones first, the inputs' own last.
+        adapters: adapters of elsewhere, by their folders.
     """
 
     base: str
     trained: tuple[str, ...]
     links: tuple[Mapping[str, Any], ...]
+    adapters: tuple[str, ...] = ()
 
 
 def lineage_of(inputs: Mapping[str, Input]) -> Lineage:
@@ -53,8 +55,9 @@ def lineage_of(inputs: Mapping[str, Input]) -> Lineage:
     base = _base(model)
     runs = [str(link["run"]) for link in links if link.get("kind") in _TRAINS and link.get("run")]
     trained = [without_time(run) for run in runs]
-    trained += [folder_name(item.path) for item in adapters if item.path is not None and not _links(item)]
-    return Lineage(base, tuple(name for name in dict.fromkeys(trained) if name != base), tuple(links))
+    foreign = [folder_name(item.path) for item in adapters if item.path is not None and not _links(item)]
+    names = tuple(name for name in dict.fromkeys([*trained, *foreign]) if name != base)
+    return Lineage(base, names, tuple(links), tuple(foreign))
 
 
 def title_of(ctx: StageContext[ExportStage], folder: Path, parameters: int) -> ModelName:

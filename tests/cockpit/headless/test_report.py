@@ -4,7 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from cockpit.headless.file_rows import file_table
+from cockpit.headless.lines import PlainLines
 from cockpit.headless.report import comparisons, report_lines
 from cockpit.headless.run_json import run_json
 from cockpit.runs.health import Health
@@ -22,9 +25,11 @@ from engines.events import (
     RunEnded,
     RunStarted,
     SampledText,
+    StageFailed,
     StageStarted,
     StageSucceeded,
 )
+from engines.journal import Record
 from engines.run_dir import RunDir
 from engines.words import EndReason, RunStatus, StartReason
 from tests.tui import journals
@@ -253,3 +258,24 @@ def test_the_report_has_what_requests_changed_while_it_ran() -> None:
         "changed while it ran: base: learning-rate 1e-4 by ann@vm: peak learning rate is now 1e-4 at step 209",
         "changed while it ran: base: max-steps 900 by ann@vm: the stage ends at step 900 at step 209",
     ]
+
+
+def test_the_reason_of_a_failure_stands_once_in_lines_and_in_the_report_without_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reason = "convert exited with status 1: NotImplementedError: no"
+    journal = Journal()
+    journal.open("s", "supervisor")
+    journal.say("s", RunStarted(run="r", recipe="x", reason=StartReason.LAUNCH, stages=["gguf"], kinds=["export"]))
+    journal.say("s", StageStarted(stage="gguf", kind="export"))
+    journal.open("e", "engine", "gguf", 1)
+    journal.say("e", AttemptEnded(stage="gguf", attempt=1, reason=EndReason.ERROR, detail=reason))
+    journal.say("s", StageFailed(stage="gguf", reason=f"gguf: {reason} (attempt 1 of 1)"))
+    journal.say("s", RunEnded(state=RunStatus.FAILED, reason=f"gguf: {reason} (attempt 1 of 1)"))
+    state = fold(journal.events)
+    PlainLines().show([Record(event, b"") for event in journal.events], state)
+    lines = capsys.readouterr().out
+    assert lines.count(reason) == 1
+    assert "stage gguf failed: gguf (attempt 1 of 1)" in lines
+    assert reason not in "\n".join(report_lines(state, reasons=False))
+    assert reason in "\n".join(report_lines(state))

@@ -56,7 +56,9 @@ def test_a_merged_model_carries_its_bases_licence_to_its_own_export(
     ctx, _ = merge(tmp_path, licensed, adapter, parity_positions=0)
     assert read_card(ctx.out).license == "apache-2.0"
     assert (ctx.out / "LICENSE").is_file()
-    assert "`Smol-Instruct" in (ctx.out / "README.md").read_text()
+    card = (ctx.out / "README.md").read_text()
+    assert "- base model: `Smol-Instruct`" in card
+    assert "- adapter: `" in card
     (tmp_path / "next").mkdir()
     exported, _ = export(tmp_path / "next", ctx.out, "F16", parity_positions=0)
     assert front((exported.out / "README.md").read_text())["license"] == "apache-2.0"
