@@ -76,7 +76,10 @@ def _problems_of_2(settings: Settings) -> Iterator[str]:
     yield from _cap_problem(settings, "attn_logit_softcapping")
     yield from _cap_problem(settings, "final_logit_softcapping")
     if window_of(settings) is None:
-        yield f"sliding_window — got {shown(settings.get('sliding_window'))}; llama.cpp's gemma2 always has windows"
+        yield (
+            f"sliding_window — got {shown(settings.get('sliding_window'))}; allowed a whole number: llama.cpp's gemma2 "
+            "always has windows"
+        )
 
 
 def _problems_of_3(settings: Settings) -> Iterator[str]:
