@@ -35,7 +35,7 @@ class PlannedFile:
         fallbacks: number of tensors that are stored in another type.
         tensors: number of all tensors.
         warning: lines with their fields: which tensors get another type and what to change, and names in
-            `tensor_types` that the model does not have; empty if there are none.
+            `tensor_types` that the model does not have; empty without any.
     """
 
     stage: str
