@@ -18,6 +18,7 @@ from engines.json_text import read_object
 from exporters.hf_model.architectures import architecture_of
 from exporters.hf_model.hub_cache import cached_model
 from exporters.hf_model.model_config import check_counts, complete_config
+from exporters.stages.upstream_script import find_converter
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, printable, shown
 from recipes.stages.export import ExportStage
@@ -132,6 +133,8 @@ def _check(folder: Path, stage: StageFields) -> None:
         if (folder / "config.json").is_file():  # an adapter folder has no config.json
             check_counts(folder, read_object(folder / "config.json"))
         return
+    if isinstance(stage, ExportStage) and stage.converter == "upstream":
+        find_converter(stage.llama_cpp)
     config = complete_config(folder, read_object(folder / "config.json"))
     if isinstance(stage, ExportStage) and stage.converter == "own":
         architecture_of(folder, config)

@@ -54,7 +54,7 @@ def plan_adapter(model: Model, adapter: Adapter) -> AdapterPlan:
     Raises:
         OperatorError: the format does not support a part of the adapter, or the base model lacks a tensor; names it.
     """
-    _check_kinds(adapter)
+    check_kinds(adapter)
     names = {source.name: name for name, source in model.sources.items() if source.name}
     stored = model.architecture.names_in(model.weights.tensors)
     changes: dict[str, Change] = {}
@@ -111,7 +111,12 @@ def _pieces(model: Model, name: str, change: Change, side: str, dtype: AdapterTy
     yield ready(_stored(f"{name}.lora_{side}", values, dtype), values.size)
 
 
-def _check_kinds(adapter: Adapter) -> None:
+def check_kinds(adapter: Adapter) -> None:
+    """Refuse an adapter with parts that GGUF adapters do not support.
+
+    Raises:
+        OperatorError: names the part.
+    """
     hint = "merge the adapter into its base model instead"
     kinds: tuple[tuple[Iterable[str], str], ...] = (
         (adapter.token_rows, "rows of single tokens (trainable_token_indices)"),

@@ -19,6 +19,7 @@ from engines.files import atomic_file
 from engines.llama.ggml_types import TYPES
 from engines.llama.gguf_file import Value, read_gguf
 from engines.llama.gguf_write import NewTensor, text_list, text_value, uint32_value
+from exporters.gguf.expert_inputs import ExpertInputs
 from exporters.gguf.file_writer import Piece, Progress, ready, write_file
 from exporters.gguf.quant_types import Shape
 from exporters.hf_model.tensor_files import row_chunks
@@ -82,7 +83,12 @@ def weighted_chunks(
 
 
 def compute_importance(
-    model: Any, modules: Mapping[str, str], windows: Sequence[Sequence[int]], source: str, progress: Progress
+    model: Any,
+    modules: Mapping[str, str],
+    windows: Sequence[Sequence[int]],
+    source: str,
+    progress: Progress,
+    experts: Mapping[str, str] | None = None,
 ) -> Importance:
     """Run the model over the windows and collect the inputs of its linear layers.
 
@@ -92,10 +98,12 @@ def compute_importance(
         windows: token ids.
         source: name of the text.
         progress: called with the number of tokens processed since the last call.
+        experts: the name of the module with a layer's experts, by the GGUF tensor's name.
     """
     import torch
 
     sums: dict[str, Any] = {}
+    inputs = {module: ExpertInputs() for module in (experts or {}).values()}
     hooks = []
 
     def collect(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
@@ -109,6 +117,8 @@ def compute_importance(
     layers = dict(model.named_modules())
     for name, module in modules.items():
         hooks.append(layers[module].register_forward_pre_hook(collect(name)))
+    for module, found in inputs.items():
+        hooks.append(layers[module].register_forward_pre_hook(found.add, with_kwargs=True))
     tokens = 0
     try:
         with torch.inference_mode():
@@ -120,10 +130,23 @@ def compute_importance(
         for hook in hooks:
             hook.remove()
     values = {name: (total / max(1, tokens)).float().numpy() for name, total in sums.items()}
+    counts: dict[str, NDArray[np.float32]] = {}
+    for name, module in (experts or {}).items():
+        if inputs[module].counts is not None:
+            values[name], counts[name] = _of_experts(name, inputs[module])
     bad = next((name for name, row in values.items() if not np.isfinite(row).all()), None)
     if bad is not None:
         raise OperatorError(f"the importance matrix of {bad} is not finite: the model overflows on this text")
-    return Importance(values, tokens, (len(windows), max(map(len, windows), default=0)), source)
+    return Importance(values, tokens, (len(windows), max(map(len, windows), default=0)), source, counts)
+
+
+def _of_experts(name: str, inputs: ExpertInputs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean squared inputs, float32 [experts, columns], and tokens, float32 [experts]. An expert without tokens prefers
+    no column."""
+    sums, counts = inputs.inner if "ffn_down" in name else inputs.outer, inputs.counts
+    means = (sums / counts.clamp(min=1)[:, None]).float().numpy()
+    means[counts.numpy() == 0] = 1
+    return means, counts.float().numpy()
 
 
 def save_importance(importance: Importance, path: Path) -> None:

@@ -74,14 +74,18 @@ class GgufSource:
 
     def rows_of(self, shape: Shape, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of a tensor, float32 [stop - start, columns]."""
-        tensor = self.file.tensors[shape.name]
-        data = self.file.read(tensor, start, stop - start)
-        assert tensor.kind is not None
-        if tensor.kind.name == "BF16":
-            values = (np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
-        else:
-            values = np.frombuffer(data, "<f4" if tensor.kind.name == "F32" else "<f2").astype(np.float32)
-        return np.ascontiguousarray(values.reshape(stop - start, tensor.columns))
+        return rows_of(self.file, self.file.tensors[shape.name], start, stop)
+
+
+def rows_of(file: GgufFile, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of a tensor in F32, F16 or BF16, float32 [stop - start, columns]."""
+    data = file.read(tensor, start, stop - start)
+    assert tensor.kind is not None
+    if tensor.kind.name == "BF16":
+        values = (np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
+    else:
+        values = np.frombuffer(data, "<f4" if tensor.kind.name == "F32" else "<f2").astype(np.float32)
+    return np.ascontiguousarray(values.reshape(stop - start, tensor.columns))
 
 
 def _kept(choice: Choice, tensor: Tensor) -> Choice:

@@ -217,7 +217,7 @@ class ByteProver:
                 rows = decoded_plain(_plain(rows, making.through), making.through)
             derived: Future[Any] | NDArray[np.uint8] | None
             if kind.plain:
-                derived = _plain(rows, kind.name)
+                derived = plain_bytes(rows, kind.name)
             elif quantizer is None or not able:
                 derived = None
             elif isinstance(quantizer, KernelQuantizer):
@@ -334,7 +334,7 @@ def sampled_rows(rows: int) -> list[int]:
     return sorted(spread)
 
 
-def _plain(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:
+def plain_bytes(rows: NDArray[np.float32], type_name: str) -> NDArray[np.uint8]:
     """float32 [rows, columns] → uint8 [rows, bytes of a row], by the gguf package's own code for BF16."""
     if type_name == "F32":
         return np.ascontiguousarray(rows, "<f4").view(np.uint8)

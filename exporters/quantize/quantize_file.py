@@ -47,7 +47,11 @@ _FULL_PRECISION = re.compile(r"[-.](f32|f16|bf16)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Job:
-    """What to quantize. `own_program`: use the operator's `llama-quantize` if there is one. `force`: replace files."""
+    """What to quantize.
+
+    `own_program`: use the operator's `llama-quantize` if there is one. `force`: replace files. `llama_cpp`: the folder
+    of the operator's llama.cpp; by default COCKPIT_LLAMA_CPP.
+    """
 
     source: Path
     types: list[str]
@@ -57,6 +61,7 @@ class Job:
     own_program: bool = True
     force: bool = False
     tensor_types: dict[str, str] = field(default_factory=dict)
+    llama_cpp: str | None = None
 
     @property
     def _stem(self) -> str:
@@ -132,7 +137,7 @@ def _new_record(job: Job) -> dict[str, Any]:
 def _write_with_program(job: Job, plans: list[FilePlan], record: dict[str, Any], send: Send) -> list[FilePlan]:
     """Write files with the operator's `llama-quantize` if it exists and passes its self-test; return the plans that
     remain."""
-    found = find_program(None) if job.own_program else None
+    found = find_program(job.llama_cpp) if job.own_program else None
     if found is None:
         return plans
     send({"phase": f"testing {PROGRAM}"})
@@ -172,7 +177,7 @@ def _write_with_kernels(
 ) -> None:
     needed = {choice.type for plan in plans for choice in plan.choices}
     send({"phase": "testing kernels"})
-    quantizer, notes = open_quantizer(needed - set(PLAIN_TYPES), job.threads)
+    quantizer, notes = open_quantizer(needed - set(PLAIN_TYPES), job.threads, llama_cpp=job.llama_cpp)
     try:
         for note in notes:
             send({"warning": note})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,13 @@ from engines.files import file_sha256, write_json
 from engines.run_dir import FIXTURE_FILE
 from exporters.budget.measure import matrices
 from exporters.budget.plan import check_target
-from exporters.gguf.importance import IMPORTANCE_FILE, Importance, load_importance, save_importance
+from exporters.gguf.importance import IMPORTANCE_FILE
 from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model, read_model
 from exporters.hf_model.model_folder import local_folder
 from exporters.process.room import check_disk, check_memory, default_threads
+from exporters.proof.audit import Proofs
 from exporters.reference.needed_memory import reference_bytes
 from exporters.stages.budget_step import plan_target
 from exporters.stages.card import write_export_card
@@ -25,7 +27,7 @@ from exporters.stages.export_adapters import plan_adapters, write_adapters
 from exporters.stages.export_job import Export
 from exporters.stages.files_step import own_program, write_files
 from exporters.stages.i2s_step import plan_i2s, write_i2s_file
-from exporters.stages.importance_step import ImportanceRequest, measure_importance, types_to_weigh
+from exporters.stages.importance_step import importance_request, measure_for, types_to_weigh
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import open_one_pass
 from exporters.stages.proof_step import prove_files
@@ -52,12 +54,13 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     ctx.phase("loading")
     artifacts: list[Artifact] = []
     if ctx.stage.converter == "upstream":
-        export = _write_upstream(ctx)
+        export, proofs = _write_upstream(ctx)
         _describe_files(export)
+        _record_proofs(export, proofs)
     else:
         export, artifacts = _write_own(ctx)
         _describe_files(export)
-        _prove_files(export)
+        _record_proofs(export, prove_files(export))
     if ctx.stage.parity_positions:
         compare_files(export)
     accepted = set_aside(export)
@@ -78,14 +81,14 @@ def run(ctx: StageContext[ExportStage]) -> StageResult:
     return StageResult(export.metrics, [*artifacts, Artifact("parity", "report", PARITY_FILE)])
 
 
-def _write_upstream(ctx: StageContext[ExportStage]) -> Export:
+def _write_upstream(ctx: StageContext[ExportStage]) -> tuple[Export, dict[str, Proofs]]:
     folder = local_folder(ctx.inputs["model"])
     if ctx.stage.parity_positions:
         _check_reference_memory(ctx, upstream_model(folder))
     check_tokenizer(folder, ctx.warn)
-    export = export_upstream(ctx, folder)
+    export, proofs = export_upstream(ctx, folder)
     export.record["model"] = _describe(export)
-    return export
+    return export, proofs
 
 
 def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
@@ -124,9 +127,9 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     elif positions:
         _check_reference_memory(ctx, model)
     if weighted or target is not None:
-        export.importance = _measure_importance(export)
+        export.importance = measure_for(export)
     if target is not None:
-        export.plans.append(plan_target(export, target, _importance_request(export)))
+        export.plans.append(plan_target(export, target, importance_request(export)))
     write_files(export, own)
     write_adapters(export)
     return export, write_i2s_file(export)
@@ -136,45 +139,14 @@ def _check_reference_memory(ctx: StageContext[ExportStage], model: Model) -> Non
     check_memory(reference_bytes(model.weights, model.config, ctx.stage.parity_positions, ctx.stage.max_length))
 
 
-def _measure_importance(export: Export) -> Importance:
-    ctx, stage = export.ctx, export.ctx.stage
-    ctx.phase("importance matrix")
-    request = _importance_request(export)
-    importance = measure_importance(export.model, request, lambda done, total: ctx.progress(done, total, "tokens"))
-    path = ctx.out / IMPORTANCE_FILE
-    save_importance(importance, path)
-    # The file stores float32 sums. The kernels get the values that other readers of the file get.
-    importance = replace(importance, values=load_importance(path).values)
-    if importance.tokens < stage.imatrix_tokens:
-        ctx.warn(
-            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} requested "
-            "tokens; using those"
-        )
-    export.metrics["imatrix_tokens"] = float(importance.tokens)
-    export.record["imatrix"] = {
-        "file": path.name,
-        "sha256": file_sha256(path),
-        "tokens": importance.tokens,
-        "source": importance.source,
-    }
-    return importance
-
-
-def _importance_request(export: Export) -> ImportanceRequest:
-    ctx, stage = export.ctx, export.ctx.stage
-    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
-    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
-    return ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)
-
-
 def _describe_files(export: Export) -> None:
     export.ctx.phase("computing SHA-256")
     export.files = {export.path(plan).name: describe_file(export, plan) for plan in export.plans}
 
 
-def _prove_files(export: Export) -> None:
-    """Prove the bytes and the meaning of every file."""
-    for name, proofs in prove_files(export).items():
+def _record_proofs(export: Export, found: Mapping[str, Proofs]) -> None:
+    """Record the proofs of the bytes and the meaning of every file."""
+    for name, proofs in found.items():
         export.files[name] |= proofs.record()
         export.refuse(export.ctx.out / name, "bytes", proofs.bytes.findings)
         export.refuse(export.ctx.out / name, "meaning", proofs.meaning.findings)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from exporters.gguf.importance import Importance, compute_importance
+from engines.files import file_sha256
+from exporters.gguf.importance import Importance, compute_importance, load_importance, save_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
+from exporters.hf_model.model_folder import local_folder
 from exporters.proof.parity_data import ParityData, read_calibration_data, read_parity_data
 from exporters.reference.reference_model import load_reference
+from exporters.stages.export_job import Export
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
 
@@ -55,18 +59,22 @@ def types_to_weigh(
 
 
 def measure_importance(
-    model: Model, request: ImportanceRequest, progress: Callable[[float, float], None]
+    model: Model, request: ImportanceRequest, progress: Callable[[float, float], None], names: Names | None = None
 ) -> Importance:
     """Run the model in float32 over held-out text.
+
+    Args:
+        model: the model.
+        request: what to run it on.
+        progress: called with the tokens done and their number.
+        names: of transformers' modules by GGUF tensor; the model's own table by default.
 
     Raises:
         OperatorError: there is no held-out text besides the comparison's.
     """
     data = calibration_data(model, request)
     network = load_reference(model.folder, request.threads, weights=model.weights)
-    inside = [shape.name for shape in model.shapes if shape.layer is not None and shape.dimensions == 2]
-    own_name = model.architecture.own_name
-    modules = {name: own_name(model.sources[name].name).removesuffix(".weight") for name in inside}
+    found = own_names(model) if names is None else _in_network(network, names)
     done = 0
 
     def advance(tokens: int) -> None:
@@ -75,7 +83,7 @@ def measure_importance(
         progress(done, data.positions)
 
     source = f"{data.source} {data.split}".strip()
-    return compute_importance(network, modules, data.windows, source, advance)
+    return compute_importance(network, found.layers, data.windows, source, advance, found.experts)
 
 
 def calibration_data(model: Model, request: ImportanceRequest) -> ParityData:
@@ -95,3 +103,85 @@ def calibration_data(model: Model, request: ImportanceRequest) -> ParityData:
     return read_calibration_data(
         request.data, tokenizer, tokens=request.tokens, max_length=request.max_length, besides=compared
     )
+
+
+@dataclass(frozen=True)
+class Names:
+    """Modules of transformers by the name of the GGUF tensor: linear layers, and the modules with a layer's experts."""
+
+    layers: Mapping[str, str]
+    experts: Mapping[str, str]
+
+
+def own_names(model: Model) -> Names:
+    """The modules of a family that Cockpit has a table of."""
+    own_name = model.architecture.own_name
+    inside = {shape.name: shape.dimensions for shape in model.shapes if shape.layer is not None}
+    first = {name: own_name(model.sources[name].names[0]) for name in inside if model.sources[name].names}
+    layers = {name: first[name].removesuffix(".weight") for name, dimensions in inside.items() if dimensions == 2}
+    experts = {name: experts_of(first[name]) for name, dimensions in inside.items() if dimensions == 3}
+    return Names({name: module for name, module in layers.items() if EXPERTS not in f"{module}."}, experts)
+
+
+def _in_network(network: Any, names: Names) -> Names:
+    """The modules as the loaded model has them: transformers renames some when it loads a folder. Unknown names are
+    left out."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    known = {name for name, _ in network.named_modules()}
+    changes = get_model_conversion_mapping(network)
+    renamings = [change for change in changes if isinstance(change, WeightRenaming)]
+    converters = [change for change in changes if isinstance(change, WeightConverter)]
+
+    def present(module: str) -> str | None:
+        renamed, _ = rename_source_key(f"{module}.weight", renamings, converters)
+        return next((name for name in (module, renamed.removesuffix(".weight")) if name in known), None)
+
+    layers = {name: found for name, module in names.layers.items() if (found := present(module)) is not None}
+    experts = {name: found for name, module in names.experts.items() if (found := present(module)) is not None}
+    return Names(layers, experts)
+
+
+EXPERTS = ".experts."
+
+
+def experts_of(name: str) -> str:
+    """The module with a layer's experts, from the name of a tensor in it."""
+    return name.partition(EXPERTS)[0] + EXPERTS.rstrip(".")
+
+
+def measure_for(export: Export, names: Names | None = None) -> Importance:
+    """Measure an export's importance matrix, and write it beside the files."""
+    ctx, stage = export.ctx, export.ctx.stage
+    ctx.phase("importance matrix")
+
+    def advance(done: float, total: float) -> None:
+        ctx.progress(done, total, "tokens")
+
+    importance = measure_importance(export.model, importance_request(export), advance, names)
+    path = ctx.out / IMPORTANCE_FILE
+    save_importance(importance, path)
+    # The file stores float32 sums. The kernels get the values that other readers of the file get.
+    importance = replace(importance, values=load_importance(path).values)
+    if importance.tokens < stage.imatrix_tokens:
+        ctx.warn(
+            f"imatrix_tokens — the held-out text has only {importance.tokens} of the {stage.imatrix_tokens} requested "
+            "tokens; using those"
+        )
+    export.metrics["imatrix_tokens"] = float(importance.tokens)
+    export.record["imatrix"] = {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "tokens": importance.tokens,
+        "source": importance.source,
+    }
+    return importance
+
+
+def importance_request(export: Export) -> ImportanceRequest:
+    """The input of an export's importance matrix."""
+    ctx, stage = export.ctx, export.ctx.stage
+    length = min(stage.max_length, int(export.model.config["max_position_embeddings"]))
+    folder = local_folder(ctx.inputs["data"]) if "data" in ctx.inputs else None
+    return ImportanceRequest(folder, stage.imatrix_tokens, stage.parity_positions, length, export.threads)

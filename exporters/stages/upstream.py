@@ -1,92 +1,54 @@
-"""Runs llama.cpp's own converter from the operator's checkout, for model families that Cockpit does not support.
+"""Exports through llama.cpp's own converter, for model families that Cockpit does not support.
 
-The script runs in its own process. Its file is read back before it is renamed, and is compared with the model like
-every other file. It is not audited, because the audit has only tables of Cockpit's own families.
+The script writes one full-precision file, which is proven against the model through the gguf package's map of names.
+Every quantized file is made from it with Cockpit's rules and kernels, or with the operator's `llama-quantize`, and is
+proven against it byte for byte. Adapters are converted by llama.cpp's script, or merged into the model first.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.context import StageContext, StageFailedError
-from engines.files import atomic_path, file_sha256, read_regular_text
+from engines.files import atomic_path
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
+from exporters.gguf.importance import load_importance
+from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.quant_types import Choice, FilePlan, Shape
+from exporters.gguf.source import GgufSource, open_source
 from exporters.gguf.vocab import Vocabulary
 from exporters.gguf.write import Model
-from exporters.hf_model.architectures import known_architecture
 from exporters.hf_model.family import Architecture
 from exporters.hf_model.model_folder import open_weights, read_settings
-from exporters.process.foreign_program import ForeignProgramError, run_program
+from exporters.lora.merge import merge
+from exporters.process.foreign_program import ForeignProgramError
 from exporters.process.room import check_disk, default_threads
-from exporters.quantize.own_quantize import PROGRAM, VARIABLE, Found, OwnProgram, find_program
+from exporters.proof.audit import Proofs
+from exporters.proof.audit_upstream import prove_converted, prove_quantized
+from exporters.proof.byte_proof import ByteProver
+from exporters.proof.name_map import sources_of
+from exporters.quantize.own_quantize import find_program
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.export_job import Export
+from exporters.stages.importance_step import EXPERTS, IMPORTANCE_FILE, Names, experts_of, measure_for
 from exporters.stages.lineage import title_of
+from exporters.stages.one_pass import OnePass, open_one_pass
+from exporters.stages.upstream_adapters import convert_adapters
+from exporters.stages.upstream_script import SCRIPT, Converter, find_converter
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
 
-SCRIPT = "convert_hf_to_gguf.py"
-PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
-_BY_SCRIPT = ("F32", "F16", "BF16", "Q8_0")
-"""Types that the script itself writes."""
-_QUANTIZED_BITS = 7
-"""Estimated bits per weight of a file of any other type: its tensor types depend on the family."""
-_HASH = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class Converter:
-    """A checkout's script, and the interpreter that runs it."""
-
-    script: Path
-    python: str
-
-    def record(self) -> dict[str, Any]:
-        """Facts about the converter, for parity.json."""
-        return {
-            "name": SCRIPT,
-            "path": str(self.script),
-            "sha256": file_sha256(self.script),
-            "commit": _commit(self.script.parent),
-        }
-
-
-def find_converter(configured: str | None) -> Converter:
-    """Find the script in the operator's checkout.
-
-    Args:
-        configured: the recipe's `llama_cpp`.
-
-    Raises:
-        OperatorError: no checkout is named, or it lacks the script.
-    """
-    named_by, place = ("llama_cpp", configured) if configured else (VARIABLE, os.environ.get(VARIABLE))
-    if not place:
-        raise OperatorError(
-            'converter — got "upstream", which needs a checkout of llama.cpp; neither llama_cpp nor '
-            f"{VARIABLE} names one",
-            'set llama_cpp = "DIR"',
-        )
-    script = Path(place).expanduser() / SCRIPT
-    if not script.is_file():
-        raise OperatorError(
-            f"{named_by} — no {SCRIPT} in {printable(str(script.parent), 400)}", "name a checkout of llama.cpp"
-        )
-    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
-    if shutil.which(python) is None:
-        raise OperatorError(f"{PYTHON_VARIABLE} — program not found: {printable(python, 300)}")
-    return Converter(script.absolute(), python)
+_FULL_PRECISION = ("F32", "F16", "BF16")
+_MIXED = 1.2
+"""A quantized file is about this multiple of its base type's size: some tensors get more bits."""
 
 
 def upstream_model(folder: Path) -> Model:
@@ -111,152 +73,228 @@ def upstream_model(folder: Path) -> Model:
     return Model(folder, config, Architecture(printable(name, 60), (), ()), weights, vocabulary, {}, shapes)
 
 
-def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> Export:
-    """Write every file of the stage with the operator's llama.cpp.
+@dataclass
+class _Work:
+    """What the steps share: the export, the script, the model's folder, and the file that others are made from."""
+
+    export: Export
+    converter: Converter
+    folder: Path
+    exact: str
+    exact_file: Path
+
+    @property
+    def ctx(self) -> StageContext[ExportStage]:
+        return self.export.ctx
+
+
+def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> tuple[Export, dict[str, Proofs]]:
+    """Write every file of the stage with the operator's llama.cpp, and prove each.
 
     Returns:
-        The export after its files were written.
+        The export after its files were written, and the proofs by file name.
 
     Raises:
-        OperatorError: the checkout or the model cannot be used, a type cannot be written, or the disk is too small.
+        OperatorError: the script or the model cannot be used, a type cannot be written, or the disk is too small.
         StageFailedError: the script failed, or did not write a complete file.
         StopRequested: the operator asked to stop.
     """
-    stage = ctx.stage
-    converter, model = find_converter(stage.llama_cpp), upstream_model(folder)
-    model = replace(model, title=title_of(ctx, folder, model.parameters))
-    types = list(dict.fromkeys(stage.file_types))
-    export = Export(ctx, model, [], stage.threads or default_threads())
-    export.record = {"format": 1, "threads": export.threads, "converter": converter.record(), "audit": None}
-    ctx.warn(
-        "llama.cpp's own converter writes these files: they are compared with the model, but not audited key by key"
-    )
-    known = known_architecture(model.config) is not None
-    program = None if known else _program(stage.llama_cpp)
-    by_script = [
-        name for name in types if name in _BY_SCRIPT and (not FILE_TYPES[name].quantized or not (known or program))
-    ]
-    others = [name for name in types if name not in by_script]
-    if others and not (known or program):
-        raise OperatorError(
-            f"file_types — got {', '.join(others)}; Cockpit does not know the tensor types of "
-            f"{model.architecture.name} in them",
-            f"build {PROGRAM} in the checkout that llama_cpp names, or export {', '.join(_BY_SCRIPT)} only",
-        )
+    stage, converter = ctx.stage, find_converter(ctx.stage.llama_cpp)
+    one_pass = open_one_pass(ctx)
+    model = upstream_model(folder)
     exact = "BF16" if {info.dtype for info in model.weights.tensors.values()} <= {"BF16"} else "F32"
-    bits = {name: FILE_TYPES[name].bits_per_weight for name in _BY_SCRIPT}
-    sizes = {name: int(model.parameters * bits.get(name, _QUANTIZED_BITS)) // 8 for name in {*types, exact}}
-    check_disk(ctx.out, files=sum(sizes[name] for name in types), scratch=sizes[exact] if others else 0)
-    for name in by_script:
-        ctx.phase(f"writing {name} with {SCRIPT}")
-        export.plans.append(_convert(ctx, converter, folder, name, export.target(name), sizes[name]))
-    if others:
-        source = ctx.work / export.title.file(exact)
-        ctx.phase(f"writing {exact} with {SCRIPT}")
-        _convert(ctx, converter, folder, exact, source, sizes[exact])
-        export.plans += (
-            _quantize_with(export, program, source, others) if program else _quantize_here(export, source, others)
-        )
-        source.unlink()
+    types = list(dict.fromkeys(stage.file_types))
+    _check_room(ctx, model, types, exact, merged=one_pass is not None)
+    if one_pass is not None:
+        _write_merged(one_pass)
+        folder = one_pass.folder
+        model = upstream_model(folder)
+    model = replace(model, title=title_of(ctx, local_base(one_pass, folder), model.parameters))
+    export = Export(ctx, model, [], stage.threads or default_threads(), one_pass=one_pass)
+    export.record = {"format": 1, "threads": export.threads, "converter": converter.record()}
+    exact_file = export.target(exact) if exact in types else ctx.work / export.title.file(exact)
+    work = _Work(export, converter, folder, exact, exact_file)
+    plain = [name for name in types if name in _FULL_PRECISION]
+    quantized = [name for name in types if name not in plain]
+    for name in plain:
+        _convert(work, name, export.target(name))
+    if quantized:
+        if exact not in plain:
+            _convert(work, exact, exact_file, planned=False)
+        _quantize(work, quantized)
+    convert_adapters(export, converter)
     export.plans.sort(key=lambda plan: types.index(plan.file_type))
     export.split()
     for plan in export.plans:
         prefix = plan.file_type.lower()
         export.metrics[f"{prefix}_bytes"] = float(export.bytes_of(plan))
         export.metrics[f"{prefix}_bits_per_weight"] = plan.bits_per_weight
-    return export
+    proofs = _prove(work)
+    if exact not in types:
+        exact_file.unlink(missing_ok=True)
+    return export, proofs
 
 
-def _convert(
-    ctx: StageContext[ExportStage], converter: Converter, folder: Path, name: str, target: Path, expected: int
-) -> FilePlan:
-    """Run the script for one type."""
-    log = ctx.work / f"{SCRIPT}.log"
-
-    def write(partial: Path) -> None:
-        python = shutil.which(converter.python) or converter.python
-        command = [python, str(converter.script), str(folder), "--outtype", name.lower(), "--outfile", str(partial)]
-        try:
-            run_program(command, log, lambda: _progress(ctx, partial, expected), {"HF_HUB_OFFLINE": "1"})
-        except ForeignProgramError as error:
-            print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it
-            raise StageFailedError(f"{SCRIPT} {error}") from error
-
-    return _read_back(ctx, target, name, SCRIPT, write)
+def local_base(one_pass: OnePass | None, folder: Path) -> Path:
+    """The folder that names the model: that of the base model where an adapter is merged."""
+    return folder if one_pass is None else one_pass.base
 
 
-def _read_back(
-    ctx: StageContext[ExportStage], target: Path, file_type: str, program: str, write: Callable[[Path], None]
-) -> FilePlan:
-    """Let a foreign program write a file; read it back, make it durable and rename it.
+def _check_room(
+    ctx: StageContext[ExportStage], model: Model, types: Sequence[str], exact: str, *, merged: bool
+) -> None:
+    def size(name: str) -> int:
+        row = FILE_TYPES[name]
+        return int(model.parameters * row.bits_per_weight * (_MIXED if row.quantized else 1)) // 8
+
+    scratch = size(exact) if exact not in types else 0
+    check_disk(ctx.out, files=sum(map(size, types)), scratch=scratch + (size(exact) if merged else 0))
+
+
+def _write_merged(one_pass: OnePass) -> None:
+    """Write the merged weights into the folder that has the merged model's config: the script reads files."""
+    weights = one_pass.folder.with_name("merged-weights")
+    weights.mkdir()
+    merge(one_pass.base, [(one_pass.adapter, 1.0)], weights)
+    for path in weights.glob("*.safetensors*"):
+        path.rename(one_pass.folder / path.name)
+    shutil.rmtree(weights)
+
+
+def _convert(work: _Work, file_type: str, target: Path, *, planned: bool = True) -> None:
+    """Let the script write one file; read it back, make it durable and rename it.
 
     Raises:
-        StageFailedError: the program failed, or did not write a complete file.
+        StageFailedError: the script failed, or did not write a complete file.
     """
-    named = ctx.work / f"partial-{target.name}"  # llama.cpp's script requires a name that ends in .gguf
+    ctx, expected = work.ctx, int(work.export.model.parameters * FILE_TYPES[file_type].bits_per_weight) // 8
+    ctx.phase(f"writing {file_type} with {SCRIPT}")
+    named = ctx.work / f"partial-{target.name}"  # the script requires a name that ends in .gguf
     try:
         with atomic_path(target, named) as partial:
-            write(partial)
-            return plan_of(partial, file_type)
+
+            def look() -> None:
+                ctx.progress(min(partial.stat().st_size if partial.exists() else 0, expected), expected, "bytes")
+
+            work.converter.convert(work.folder, file_type, partial, ctx.work / f"{SCRIPT}.log", look)
+            plan = plan_of(partial, file_type)
+    except ForeignProgramError as error:
+        print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it
+        raise StageFailedError(f"{SCRIPT} {error}") from error
     except (NativeError, OperatorError) as error:
-        raise StageFailedError(f"{program} did not write a complete file: {error}") from error
+        raise StageFailedError(f"{SCRIPT} did not write a complete file: {error}") from error
+    if planned:
+        work.export.plans.append(plan)
 
 
-def _progress(ctx: StageContext[ExportStage], path: Path, expected: int) -> None:
-    ctx.progress(min(path.stat().st_size if path.exists() else 0, expected), expected, "bytes")
+def _quantize(work: _Work, types: list[str]) -> None:
+    """Quantize the full-precision file, with an importance matrix where a type needs one."""
+    export, stage, source = work.export, work.ctx.stage, open_source(work.exact_file)
+    weighted = _types_to_weigh(source, types, stage)
+    if weighted:
+        export.importance = measure_for(export, _modules(source, export.model))
+    for use, names in ((False, [t for t in types if t not in weighted]), (True, [t for t in types if t in weighted])):
+        if not names:
+            continue
+        job = Job(
+            work.exact_file,
+            names,
+            work.ctx.work,
+            work.ctx.out / IMPORTANCE_FILE if use else None,
+            export.threads,
+            own_program=stage.quantizer in ("auto", "llama-quantize") and _has_program(stage.llama_cpp),
+            llama_cpp=stage.llama_cpp,
+            tensor_types=dict(stage.tensor_types),
+        )
+        try:
+            record = quantize(job, lambda line: _pass_on(work.ctx, line))
+        except NativeError as error:
+            raise StageFailedError(f"quantization failed: {error}") from error
+        export.record |= {key: record[key] for key in ("quantizer", "llama_quantize") if key in record}
+        for name in names:
+            job.target(name).rename(export.target(name))
+            export.plans.append(replace(plan_of(export.target(name), name), weighted=use))
 
 
-def _program(configured: str | None) -> Found | None:
-    """The operator's `llama-quantize`; None for a checkout that was not built."""
+def _types_to_weigh(source: GgufSource, types: Sequence[str], stage: ExportStage) -> set[str]:
+    if stage.imatrix == "always":
+        return {name for name in types if FILE_TYPES[name].importance != "ignored"}
+    return {name for name in types if with_tensor_types(source.plan(name), stage.tensor_types).needs_importance}
+
+
+def _modules(source: GgufSource, model: Model) -> Names:
+    """The modules of transformers whose inputs weigh the columns of the file's matrices."""
+    names = sources_of(source.family, source.layers, model.weights.tensors)
+    layers, experts = {}, {}
+    for shape in source.shapes:
+        found = names.get(shape.name, ())
+        if shape.layer is None or shape.dimensions < 2 or not found:
+            continue
+        if EXPERTS in found[0]:
+            experts[shape.name] = experts_of(found[0])
+        elif found[0].endswith(".weight"):
+            layers[shape.name] = found[0].removesuffix(".weight")
+    return Names(layers, experts)
+
+
+def _has_program(configured: str | None) -> bool:
+    """Whether there is a `llama-quantize`; a checkout that was not built has none."""
     try:
-        return find_program(configured)
+        return find_program(configured) is not None
     except OperatorError:
-        return None
+        return False
 
 
-def _quantize_with(export: Export, found: Found, source: Path, types: list[str]) -> list[FilePlan]:
-    """Quantize with the operator's program, which has the family's table of types."""
-    ctx = export.ctx
-    program = OwnProgram(found, ctx.work, export.threads)
-    export.record["llama_quantize"] = program.record
-    plans = []
-    for name in types:
-        ctx.phase(f"writing {name} with {PROGRAM}")
-        size = source.stat().st_size // 3
-
-        def write(partial: Path, name: str = name, size: int = size) -> None:
-            program.test(name)
-            program.run(source, partial, name, None, size, lambda share: ctx.progress(share, 1, "files"))
-
-        plans.append(_read_back(ctx, export.target(name), name, PROGRAM, write))
-    return plans
+def _pass_on(ctx: StageContext[ExportStage], line: dict[str, Any]) -> None:
+    match line:
+        case {"phase": str(phase)}:
+            ctx.phase(phase)
+        case {"progress": {"share": float(share)}}:
+            ctx.progress(share, 1.0, "files")
+        case {"warning": str(text)}:
+            ctx.warn(text)
 
 
-def _quantize_here(export: Export, source: Path, types: list[str]) -> list[FilePlan]:
-    """Quantize with Cockpit's tables and kernels, for a family that Cockpit supports."""
-    ctx = export.ctx
+def _prove(work: _Work) -> dict[str, Proofs]:
+    """Prove the full-precision files against the model, and the quantized ones against the file they were made from."""
+    export, ctx = work.export, work.ctx
+    found: dict[str, Proofs] = {}
+    matrix = ctx.out / IMPORTANCE_FILE
+    weights, config = export.model.weights, export.model.config
 
-    def send(line: dict[str, Any]) -> None:
-        match line:
-            case {"phase": str(phase)}:
-                ctx.phase(phase)
-            case {"progress": {"share": float(share)}}:
-                ctx.progress(share, 1.0, "files")
-            case {"warning": str(text)}:
-                ctx.warn(text)
+    def advance(_values: int) -> None:
+        ctx.progress(len(found), len(export.plans), "files")
 
-    job = Job(source, types, ctx.work, None, export.threads, own_program=_program(None) is not None)
-    try:
-        record = quantize(job, send)
-    except NativeError as error:
-        raise StageFailedError(f"quantization failed: {error}") from error
-    export.record |= {key: record[key] for key in ("quantizer", "llama_quantize") if key in record}
-    plans = []
-    for name in types:
-        target = export.target(name)
-        job.target(name).rename(target)
-        plans.append(plan_of(target, name))
-    return plans
+    with _prover(export) as prover:
+        made_from = None
+        if work.exact_file.is_file():
+            ctx.phase(f"proving the bytes of {work.exact}")
+            made_from = prove_converted(work.exact_file, work.folder, config, weights, prover, advance)
+        for plan in export.plans:
+            ctx.phase(f"proving the bytes of {plan.file_type}")
+            path = export.path(plan)
+            if path == work.exact_file and made_from is not None:
+                proofs = made_from
+            elif FILE_TYPES[plan.file_type].quantized:
+                values = load_importance(matrix).values if plan.weighted else None
+                proofs = prove_quantized(path, work.exact_file, work.folder, config, prover, values, advance)
+                proofs.bytes.findings += made_from.bytes.findings if made_from is not None else []
+                proofs.bytes.notes += made_from.bytes.notes if made_from is not None else []
+            else:
+                proofs = prove_converted(path, work.folder, config, weights, prover, advance)
+            found[path.name] = proofs
+            export.metrics[f"{plan.file_type.lower()}_bytes_proof_s"] = proofs.bytes.seconds
+            for note in proofs.bytes.notes:
+                ctx.warn(f"{plan.file_type}: {note}")
+    return found
+
+
+@contextmanager
+def _prover(export: Export) -> Iterator[ByteProver]:
+    stage = export.ctx.stage
+    same = "llama_quantize" not in export.record and stage.quantizer != "numpy"
+    with ByteProver(export.threads, rows=stage.byte_proof, same_kernels=same, llama_cpp=stage.llama_cpp) as prover:
+        yield prover
 
 
 def plan_of(path: Path, file_type: str) -> FilePlan:
@@ -272,21 +310,3 @@ def plan_of(path: Path, file_type: str) -> FilePlan:
         kind = BY_ID[tensor.type_id].name
         choices.append(Choice(Shape(tensor.name, tensor.rows, tensor.columns, 2 if tensor.matrix else 1), kind, kind))
     return FilePlan(file_type, choices)
-
-
-def _commit(checkout: Path) -> str | None:
-    """The checkout's commit, read from its files, because git would run programs that its configuration names."""
-    git = checkout / ".git"
-    try:
-        head = read_regular_text(git / "HEAD").strip()
-        if head.startswith("ref: "):
-            name = head.removeprefix("ref: ")
-            loose = git / name
-            if loose.is_file() and ".." not in name:
-                head = read_regular_text(loose).strip()
-            else:
-                packed = read_regular_text(git / "packed-refs").splitlines()
-                head = next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")
-    except (OSError, UnicodeDecodeError):
-        return None
-    return head if _HASH.fullmatch(head) else None

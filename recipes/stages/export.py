@@ -119,8 +119,8 @@ class ExportStage(FilesFields):
         "own",
         section="Files",
         advanced=True,
-        help="Converter to GGUF: own, for the model families that Cockpit supports; upstream, which runs"
-        " convert_hf_to_gguf.py of your llama.cpp checkout (llama_cpp), for other families.",
+        help="Converter to GGUF: own, for the model families that Cockpit supports; upstream, for other families, which"
+        " runs convert_hf_to_gguf.py of a llama.cpp checkout or of llama-cpp-python's unpacked source (llama_cpp).",
     )
     quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
         "auto",
@@ -192,22 +192,12 @@ class ExportStage(FilesFields):
     def _what_upstream_leaves_out(self) -> ExportStage:
         if self.converter != "upstream":
             return self
-        rows = [FILE_TYPES[name] for name in self.file_types]
-        needing = [row.name for row in rows if row.importance == "required" or row.ternary]
-        left_out = {
-            "adapter": self.adapter is not None,
-            "adapters": bool(self.adapters),
-            "i2s": self.i2s != "none",
-            "imatrix": self.imatrix == "always",
-            "tensor_types": bool(self.tensor_types),
-            "target_bits": self.target_bits is not None,
-            f"file_types ({', '.join(needing)})": bool(needing),
-        }
+        left_out = {"i2s": self.i2s != "none", "target_bits": self.target_bits is not None}
         wrong = [name for name, asked in left_out.items() if asked]
         if wrong:
             raise ValueError(
-                f"converter — upstream cannot be combined with {', '.join(wrong)}, which need the model's tensor names;"
-                " got upstream; allowed: own, or a merge stage before the export and types without an importance matrix"
+                f"converter — upstream cannot be combined with {' and '.join(wrong)}, which Cockpit writes from the"
+                " model folder; got upstream; allowed: own, or other file types"
             )
         return self
 

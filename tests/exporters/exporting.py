@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ from tests.stage_context import TriedContext, make_context
 
 
 def export(
-    tmp_path: Path, model: Path, *file_types: str, data: Path | None = None, **fields: Any
+    tmp_path: Path,
+    model: Path,
+    *file_types: str,
+    data: Path | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    **fields: Any,
 ) -> tuple[TriedContext, StageResult]:
+    """Export a model; `inputs` are further ones, by field."""
     stage = {
         "name": "gguf",
         "kind": "export",
@@ -25,8 +32,8 @@ def export(
         **({"data": str(data)} if data else {}),
         **fields,
     }
-    inputs: dict[str, Path | str] = {"model": model, **({"data": data} if data else {})}
-    ctx = make_context(tmp_path, stage, inputs=inputs)
+    given: dict[str, Path | str] = {"model": model, **({"data": data} if data else {}), **(inputs or {})}
+    ctx = make_context(tmp_path, stage, inputs=given)
     return ctx, export_stage.run(ctx)
 
 

@@ -171,6 +171,10 @@ def test_targets_in_a_model_that_the_recipe_trains_are_those_of_a_llama() -> Non
         check_models(load_recipe(demo, ['tuned.target_modules=["qkv_proj"]']))
 
 
-def test_other_families_need_a_checkout(tmp_path: Path) -> None:
+def test_other_families_need_llama_cpps_script(tmp_path: Path) -> None:
     text = EXPORT + 'converter = "upstream"\nllama_cpp = "./text"\n'
-    check_models(load_recipe(recipe(tmp_path, text, architectures=["GPT2LMHeadModel"])))
+    path = recipe(tmp_path, text, architectures=["GPT2LMHeadModel"])
+    with pytest.raises(RecipeError, match=r"no convert_hf_to_gguf\.py in .*/text; get it with `git clone"):
+        check_models(load_recipe(path))
+    (tmp_path / "text" / "convert_hf_to_gguf.py").write_text("")
+    check_models(load_recipe(path))
