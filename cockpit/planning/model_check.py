@@ -18,7 +18,7 @@ from engines.json_text import read_object
 from exporters.hf_model.architectures import architecture_of
 from exporters.hf_model.hub_cache import cached_model
 from exporters.hf_model.model_config import check_counts, complete_config
-from exporters.stages.upstream_script import find_converter
+from exporters.upstream.script import find_converter
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, printable, shown
 from recipes.stages.export import ExportStage

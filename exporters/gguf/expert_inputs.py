@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+_GATE = "_apply_gate"
+
 
 @dataclass
 class ExpertInputs:
@@ -53,4 +55,4 @@ def _middle(module: Any, expert: int, rows: Any) -> Any:
     found = rows @ (matrix if module.is_transposed else matrix.T)
     if module.has_bias:
         found = found + getattr(module, f"{name}_bias")[expert]
-    return module._apply_gate(found) if module.has_gate else module.act_fn(found)
+    return getattr(module, _GATE)(found) if module.has_gate else module.act_fn(found)

@@ -214,7 +214,7 @@ class ByteProver:
             rows = origin.read(start, stop)
             weights = None if vector is None else vector[start * experts // origin.rows]
             if making.through and not kind.plain:
-                rows = decoded_plain(_plain(rows, making.through), making.through)
+                rows = decoded_plain(plain_bytes(rows, making.through), making.through)
             derived: Future[Any] | NDArray[np.uint8] | None
             if kind.plain:
                 derived = plain_bytes(rows, kind.name)

@@ -31,9 +31,7 @@ from exporters.lora.merge import merge
 from exporters.process.foreign_program import ForeignProgramError
 from exporters.process.room import check_disk, default_threads
 from exporters.proof.audit import Proofs
-from exporters.proof.audit_upstream import prove_converted, prove_quantized
 from exporters.proof.byte_proof import ByteProver
-from exporters.proof.name_map import sources_of
 from exporters.quantize.own_quantize import find_program
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.export_job import Export
@@ -41,7 +39,9 @@ from exporters.stages.importance_step import EXPERTS, IMPORTANCE_FILE, Names, ex
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import OnePass, open_one_pass
 from exporters.stages.upstream_adapters import convert_adapters
-from exporters.stages.upstream_script import SCRIPT, Converter, find_converter
+from exporters.upstream.audit import prove_converted, prove_quantized
+from exporters.upstream.names import sources_of
+from exporters.upstream.script import SCRIPT, Converter, find_converter
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage

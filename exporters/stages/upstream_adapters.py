@@ -10,11 +10,11 @@ from engines.llama.gguf_file import read_gguf
 from exporters.gguf.adapter import AdapterPlan, check_kinds
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.adapter import Adapter, read_adapter
-from exporters.lora.adapter_base import check_base
+from exporters.lora.base_check import check_base
 from exporters.process.foreign_program import ForeignProgramError
 from exporters.stages.adapter_names import adapter_names, metric_key
 from exporters.stages.export_job import AdapterFile, Export
-from exporters.stages.upstream_script import ADAPTER_SCRIPT, Converter
+from exporters.upstream.script import ADAPTER_SCRIPT, Converter
 from recipes.problems import OperatorError, printable
 
 
@@ -29,9 +29,8 @@ def convert_adapters(export: Export, converter: Converter) -> None:
     inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     found = [(given, local_folder(given)) for given in inputs]
     for (given, folder), name in zip(found, adapter_names(found), strict=True):
-        unchecked = check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder)
-        if unchecked:
-            ctx.warn(unchecked)
+        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder):
+            ctx.warn(warning)
         adapter = read_adapter(folder)
         _check(adapter)
         ctx.phase(f"writing {name} with {ADAPTER_SCRIPT}")

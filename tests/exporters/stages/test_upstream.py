@@ -11,7 +11,7 @@ import pytest
 
 from engines.context import StageFailedError
 from engines.llama.gguf_file import read_gguf
-from exporters.stages.upstream_script import find_converter
+from exporters.upstream.script import find_converter
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
 from tests.exporters.exporting import export, parity

@@ -28,8 +28,8 @@ from exporters.proof.audit import MeaningProof, Proofs
 from exporters.proof.audit_keys import equal, value_of
 from exporters.proof.audit_tensors import BytesProof
 from exporters.proof.audit_tokens import audit_tokens
-from exporters.proof.byte_proof import ByteProver, Columns, Compared, Progress, plain_bytes, sampled_rows
-from exporters.proof.name_map import sources_of
+from exporters.proof.byte_proof import ByteProver, Compared, Making, Progress, plain_bytes, sampled_rows
+from exporters.upstream.names import sources_of
 from recipes.problems import printable
 
 _LAYER = re.compile(r"^blk\.\d+\.")
@@ -170,7 +170,7 @@ def prove_converted(
             f"{len(parts)} kinds of tensors ({listed}) are stored in a way that the audit does not know; only the "
             "comparison of behaviour covers them"
         )
-    _judge(proof, found.origins, prover.compare(file, found.origins, Columns(), progress))
+    _judge(proof, found.origins, prover.compare(file, found.origins, Making(), progress))
     proof.seconds = time.monotonic() - began
     return Proofs(proof, meaning)
 
@@ -205,7 +205,7 @@ def prove_quantized(
     proof.findings += [
         f"tensor {printable(name, 120)} does not exist in the model" for name in file.tensors if name not in origins
     ]
-    _judge(proof, origins, prover.compare(file, origins, Columns(importance or {}), progress))
+    _judge(proof, origins, prover.compare(file, origins, Making(importance or {}), progress))
     proof.notes += prover.notes
     proof.kernels = prover.record
     proof.seconds = time.monotonic() - began

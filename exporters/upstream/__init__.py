@@ -1,0 +1,1 @@
+"""llama.cpp's own converter: its scripts, the names of its tensors, and the proof of its files."""
