@@ -17,6 +17,7 @@ from exporters.hf_model.families.mistral3 import MINISTRAL3, MISTRAL3_WITH_VISIO
 from exporters.hf_model.families.olmo import OLMO2
 from exporters.hf_model.families.phi import PHI3
 from exporters.hf_model.families.qwen import QWEN2, QWEN3
+from exporters.hf_model.families.qwen_moe import QWEN3_MOE
 from exporters.hf_model.families.smollm import SMOLLM3
 from exporters.hf_model.family import Architecture, Settings, head_width
 from exporters.hf_model.model_config import check_config, contradictions
@@ -40,6 +41,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Phi3ForCausalLM": PHI3,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen3ForCausalLM": QWEN3,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
     "SmolLM3ForCausalLM": SMOLLM3,
 }
 """By the class name in `architectures` of config.json."""

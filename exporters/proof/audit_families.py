@@ -31,7 +31,8 @@ class AuditFamily:
 
     Attributes:
         name: the required `general.architecture`.
-        layer: the source's module by the tensor's GGUF name, both without their layer.
+        layer: the source's module by the tensor's GGUF name, both without their layer; with `{expert}` for the matrices
+            of experts, which a file has stacked.
         permuted: whether llama.cpp stores the rows of queries and keys in another order than transformers.
         plus_one: whether the model multiplies by 1 + weight in norms; llama.cpp multiplies by what is stored.
         prefixes: the prefixes that the source's tensor names may have, except the output head's; a folder has one.
@@ -89,6 +90,14 @@ _FUSED = {
     "ffn_up": "mlp.gate_up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_MIXTURE = {
+    **{part: module for part, module in LAYER.items() if not module.startswith("mlp.")},
+    **_HEAD_NORMS,
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.{expert}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{expert}.up_proj",
+    "ffn_down_exps": "mlp.experts.{expert}.down_proj",
+}
 _MINISTRAL3 = AuditFamily("mistral3", LAYER, permuted=True, meanings=meanings.mistral3, log_multiplier=True)
 _GEMMA3 = AuditFamily(
     "gemma3",
@@ -130,6 +139,7 @@ FAMILIES: Mapping[str, AuditFamily] = {
     "Phi3ForCausalLM": AuditFamily("phi3", _FUSED, meanings=meanings.phi3),
     "Qwen2ForCausalLM": AuditFamily("qwen2", LAYER),
     "Qwen3ForCausalLM": AuditFamily("qwen3", LAYER | _HEAD_NORMS),
+    "Qwen3MoeForCausalLM": AuditFamily("qwen3moe", _MIXTURE, meanings=meanings.qwen3_moe),
     "SmolLM3ForCausalLM": AuditFamily("smollm3", LAYER, permuted=True),
 }
 

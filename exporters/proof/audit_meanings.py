@@ -53,6 +53,20 @@ def granite(config: Config) -> Meanings:
     return {key: (float(config[name]), name) for key, name in names.items()}
 
 
+def qwen3_moe(config: Config) -> Meanings:
+    """Experts in every layer."""
+    return {
+        "expert_count": (experts(config), "num_experts"),
+        "expert_used_count": (config["num_experts_per_tok"], "num_experts_per_tok"),
+        "expert_feed_forward_length": (config["moe_intermediate_size"], "moe_intermediate_size"),
+    }
+
+
+def experts(config: Config) -> int:
+    """Number of experts of a layer; transformers 5 saves it as num_local_experts."""
+    return int(config["num_experts"] if "num_experts" in config else config["num_local_experts"])
+
+
 def phi3(config: Config) -> Meanings:
     """Part of each head may be rotated, with factors for short and long texts."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engines.llama.gguf_file import GgufFile, Tensor
 from exporters.hf_model.tensor_files import Weights
 from exporters.proof.audit_families import family_of
+from exporters.proof.audit_meanings import experts
 from exporters.proof.byte_proof import ByteProver, Compared, Making, Progress, decoded
 from recipes.problems import printable
 
@@ -36,17 +37,24 @@ class Source:
         weights: the folder's tensors.
         heads: those whose rows llama.cpp stores in rotary order.
         plus_one: the file's values are the folder's plus one.
+        experts: the names of all experts' matrices, in their order, the first of which is `name`; empty for a tensor
+            that is not stacked.
     """
 
     name: str
     weights: Weights
     heads: int = 0
     plus_one: bool = False
+    experts: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         """A vector is one row."""
-        return self.weights.tensors[self.name].rows
+        return self.weights.tensors[self.name].rows * max(1, len(self.experts))
+
+    def name_at(self, row: int) -> str:
+        """The folder's tensor that a row comes from."""
+        return self.experts[row // self.weights.tensors[self.name].rows] if self.experts else self.name
 
     @property
     def columns(self) -> int:
@@ -56,6 +64,15 @@ class Source:
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows in the file's order, float32 [stop - start, columns]."""
         info = self.weights.tensors[self.name]
+        if self.experts:
+            places = [(number * info.rows, name) for number, name in enumerate(self.experts)]
+            return np.concatenate(
+                [
+                    self.weights.read_rows(name, max(0, start - first), min(info.rows, stop - first))
+                    for first, name in places
+                    if start < first + info.rows and stop > first
+                ]
+            )
         if self.plus_one:
             return self.weights.read_rows(self.name, start, stop) + np.float32(1)
         if not self.heads:
@@ -179,12 +196,23 @@ def expected_sources(config: Mapping[str, Any], weights: Weights) -> dict[str, S
     }
     for layer in range(int(config["num_hidden_layers"])):
         for part, module in family.layer.items():
+            if "{expert}" in module:
+                found |= _stacked(
+                    f"blk.{layer}.{part}.weight", f"{prefix}layers.{layer}.{module}.weight", config, weights
+                )
+                continue
             for leaf in ("weight", "bias"):
                 source = f"{prefix}layers.{layer}.{module}.{leaf}"
                 if source in weights.tensors:
                     name = f"blk.{layer}.{part}.{leaf}"
                     found[name] = Source(source, weights, _heads(part, config), plus_one=family.adds_one(name))
     return found
+
+
+def _stacked(name: str, source: str, config: Mapping[str, Any], weights: Weights) -> dict[str, Source]:
+    """The matrices of all experts, in the order of their numbers."""
+    names = tuple(source.replace("{expert}", str(number)) for number in range(experts(config)))
+    return {name: Source(names[0], weights, experts=names)} if all(part in weights.tensors for part in names) else {}
 
 
 def _heads(part: str, config: Mapping[str, Any]) -> int:
@@ -220,6 +248,9 @@ def _shape(tensor: Tensor, source: Source) -> str | None:
     """What makes a tensor incomparable; None if it has a known type and the source's shape."""
     if tensor.kind is None:
         return f"tensor {tensor.name} has the unknown type {tensor.type_id}"
+    stacked = tuple(size for size in tensor.dimensions[2:] if size != 1)
+    if stacked != ((len(source.experts),) if len(source.experts) > 1 else ()):
+        return f"tensor {tensor.name} has dimensions {tensor.dimensions}; the model has {len(source.experts)} experts"
     if (tensor.rows, tensor.columns) != (source.rows, source.columns):
         return (
             f"tensor {tensor.name} is {tensor.rows} x {tensor.columns}; {source.name} is {source.rows} x "
@@ -277,7 +308,7 @@ class _Comparison:
         name, source = tensor.name, self.sources[tensor.name]
         if source.heads and self.contains(tensor, Source(source.name, source.weights)):
             return f"tensor {name}: its rows are in the folder's order, not in llama.cpp's rotary order (Q/K permute)"
-        where = f"tensor {name}: row {wrong[0]} differs from {source.name}"
+        where = f"tensor {name}: row {wrong[0]} differs from {source.name_at(wrong[0])}"
         count = f"({len(wrong)} of {result.rows} {'rows' if self.prover.rows == 'all' else 'sampled rows'})"
         if len(wrong) == result.rows:
             embedding = self.sources.get("token_embd.weight")

@@ -42,6 +42,9 @@ PHI3: dict[str, Any] = {
         "short_factor": [1.0 + 0.1 * n for n in range(12)], "long_factor": [1.0 + 0.5 * n for n in range(12)],
     },
 }  # fmt: skip
+QWEN3_MOE: dict[str, Any] = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True, "head_dim": 32,
+}  # fmt: skip
 NETWORK: dict[str, Any] = {
     "vocab_size": 640,
     "hidden_size": 256,
@@ -116,8 +119,12 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "Phi3ForCausalLM": _plain("Phi3", **PHI3),
     "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _plain("Qwen3"),
+    "Qwen3MoeForCausalLM": _plain("Qwen3Moe", **QWEN3_MOE),
     "SmolLM3ForCausalLM": _plain("SmolLM3", num_hidden_layers=4, attention_bias=False),
 }
 """By the class name in `architectures`; each writes a model to a folder, with the given tokenizer's files."""
-TARGETS = {"Phi3ForCausalLM": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
+TARGETS = {
+    "Phi3ForCausalLM": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "Qwen3MoeForCausalLM": ("q_proj", "v_proj", "o_proj"),
+}
 """What an adapter changes, for families whose linear layers have other names than Llama's."""
