@@ -72,6 +72,7 @@ def _convert(export: Export, converter: Converter, folder: Path, path: Path) -> 
             )
             read_gguf(partial)
     except ForeignProgramError as error:
+        print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it
         raise StageFailedError(f"{ADAPTER_SCRIPT} {error}") from error
     except OperatorError as error:
         raise StageFailedError(f"{ADAPTER_SCRIPT} did not write a complete file: {error}") from error

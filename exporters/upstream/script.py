@@ -66,7 +66,7 @@ class Converter:
         """
         script = self.script.with_name(ADAPTER_SCRIPT)
         if not script.is_file():
-            raise ForeignProgramError(f"is not in {script.parent}")
+            raise ForeignProgramError(f"is not in {script.parent}", "")
         self._run(script, ["--base", str(base), str(adapter)], file_type, target, log, look)
 
     def _run(

@@ -13,7 +13,7 @@ from exporters.gguf.importance import compute_importance
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.architectures import architecture_of
 from exporters.proof.audit import audit
-from exporters.proof.reference_model import load_reference
+from exporters.reference.reference_model import load_reference
 from exporters.stages.importance_step import own_names
 from recipes.problems import OperatorError
 from tests.exporters.family_models import FAMILIES
