@@ -19,6 +19,7 @@ from engines.context import StageContext, StageFailedError
 from engines.files import atomic_path
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
+from exporters.gguf.adapter import AdapterPlan, check_kinds
 from exporters.gguf.importance import load_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.quant_types import Choice, FilePlan, Shape
@@ -26,7 +27,9 @@ from exporters.gguf.source import GgufSource, open_source
 from exporters.gguf.vocab import Vocabulary
 from exporters.gguf.write import Model
 from exporters.hf_model.family import Architecture
-from exporters.hf_model.model_folder import open_weights, read_settings
+from exporters.hf_model.model_folder import local_folder, open_weights, read_settings
+from exporters.lora.adapter import Adapter, read_adapter
+from exporters.lora.base_check import check_base
 from exporters.lora.merge import merge
 from exporters.process.foreign_program import ForeignProgramError
 from exporters.process.room import check_disk, default_threads
@@ -34,14 +37,14 @@ from exporters.proof.audit import Proofs
 from exporters.proof.byte_proof import ByteProver
 from exporters.quantize.own_quantize import find_program
 from exporters.quantize.quantize_file import Job, quantize
-from exporters.stages.export_job import Export
+from exporters.stages.adapter_names import adapter_names, metric_key
+from exporters.stages.export_job import AdapterFile, Export
 from exporters.stages.importance_step import EXPERTS, IMPORTANCE_FILE, Names, experts_of, measure_for
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import OnePass, open_one_pass
-from exporters.stages.upstream_adapters import convert_adapters
 from exporters.upstream.audit import prove_converted, prove_quantized
 from exporters.upstream.names import sources_of
-from exporters.upstream.script import SCRIPT, Converter, find_converter
+from exporters.upstream.script import ADAPTER_SCRIPT, SCRIPT, Converter, find_converter
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
@@ -122,7 +125,7 @@ def export_upstream(ctx: StageContext[ExportStage], folder: Path) -> tuple[Expor
         if exact not in plain:
             _convert(work, exact, exact_file, planned=False)
         _quantize(work, quantized)
-    convert_adapters(export, converter)
+    _convert_adapters(export, converter)
     export.plans.sort(key=lambda plan: types.index(plan.file_type))
     export.split()
     for plan in export.plans:
@@ -253,6 +256,66 @@ def _pass_on(ctx: StageContext[ExportStage], line: dict[str, Any]) -> None:
             ctx.progress(share, 1.0, "files")
         case {"warning": str(text)}:
             ctx.warn(text)
+
+
+def _convert_adapters(export: Export, converter: Converter) -> None:
+    """Convert every adapter of the stage; `export.adapters` gets them.
+
+    Raises:
+        OperatorError: an adapter belongs to another base model, or the script cannot express it.
+        StageFailedError: the script failed, or did not write a complete file.
+    """
+    ctx = export.ctx
+    inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
+    found = [(given, local_folder(given)) for given in inputs]
+    for (given, folder), name in zip(found, adapter_names(found), strict=True):
+        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder):
+            ctx.warn(warning)
+        adapter = read_adapter(folder)
+        _check_adapter(adapter)
+        ctx.phase(f"writing {name} with {ADAPTER_SCRIPT}")
+        path = export.adapter_path(name, ctx.stage.adapter_type)
+        _convert_adapter(export, converter, folder, path)
+        tensors = read_gguf(path).tensors
+        if len(tensors) != 2 * len(adapter.changes):
+            raise StageFailedError(
+                f"{ADAPTER_SCRIPT} wrote {len(tensors)} matrices of {name}; the adapter has {2 * len(adapter.changes)}"
+            )
+        values = sum(tensor.rows * tensor.columns for tensor in tensors.values())
+        plan = AdapterPlan(adapter.changes, float(adapter.config["lora_alpha"]), values)
+        size = path.stat().st_size
+        export.adapters.append(AdapterFile(name, folder, given.manifest_sha256, plan, path, size))
+        export.metrics[f"{metric_key(name)}_bytes"] = float(size)
+
+
+def _check_adapter(adapter: Adapter) -> None:
+    """Refuse what llama.cpp's script drops or scales differently."""
+    check_kinds(adapter)
+    alpha = float(adapter.config["lora_alpha"])
+    for change in adapter.changes.values():
+        assert change.a is not None
+        if change.scale != alpha / change.a.shape[0]:
+            raise OperatorError(
+                f"{adapter.folder}: {printable(change.module, 200)} has a scale of its own (rank pattern, alpha "
+                f"pattern or rsLoRA), which {ADAPTER_SCRIPT} does not convert",
+                "merge the adapter into its base model instead: set adapter",
+            )
+
+
+def _convert_adapter(export: Export, converter: Converter, folder: Path, path: Path) -> None:
+    ctx = export.ctx
+    try:
+        with atomic_path(path, ctx.work / f"partial-{path.name}") as partial:
+            log = ctx.work / f"{ADAPTER_SCRIPT}.log"
+            converter.convert_adapter(
+                export.model.folder, folder, ctx.stage.adapter_type, partial, log, lambda: ctx.progress(0, 1, "files")
+            )
+            read_gguf(partial)
+    except ForeignProgramError as error:
+        print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it
+        raise StageFailedError(f"{ADAPTER_SCRIPT} {error}") from error
+    except OperatorError as error:
+        raise StageFailedError(f"{ADAPTER_SCRIPT} did not write a complete file: {error}") from error
 
 
 def _prove(work: _Work) -> dict[str, Proofs]:

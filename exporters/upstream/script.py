@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, read_regular_text
+from engines.json_text import read_object
 from exporters.process.foreign_program import ForeignProgramError, run_program
 from recipes.problems import OperatorError, printable
 
@@ -25,6 +26,7 @@ VARIABLE = "COCKPIT_LLAMA_CPP"
 PYTHON_VARIABLE = "COCKPIT_LLAMA_CPP_PYTHON"
 _IN_SOURCE_DISTRIBUTION = Path("vendor") / "llama.cpp"
 _HASH = re.compile(r"[0-9a-f]{40}")
+_WITH_DRAFTS = ("Qwen3_5", "Qwen3Next")
 HOW_TO_GET = (
     "get it with `git clone --depth 1` of llama.cpp's repository, or unpack the source distribution of "
     "llama-cpp-python (`pip download --no-deps --no-binary :all: llama-cpp-python`), and name the folder: "
@@ -54,7 +56,7 @@ class Converter:
         Raises:
             ForeignProgramError: the script failed.
         """
-        self._run(self.script, [str(folder)], file_type, target, log, look)
+        self._run(self.script, [str(folder), *_options(folder)], file_type, target, log, look)
 
     def convert_adapter(
         self, base: Path, adapter: Path, file_type: str, target: Path, log: Path, look: Callable[[], None]
@@ -75,6 +77,20 @@ class Converter:
         python = shutil.which(self.python) or self.python
         command = [python, str(script), *inputs, "--outtype", file_type.lower(), "--outfile", str(target)]
         run_program(command, log, look, {"HF_HUB_OFFLINE": "1"})
+
+
+def _options(folder: Path) -> list[str]:
+    """What the script must be given beside the types.
+
+    It expects the drafting layers that Qwen3.5 was published with; a model that transformers saved has none.
+    """
+    names = read_object(folder / "config.json").get("architectures") or [""]
+    if not str(names[0]).startswith(_WITH_DRAFTS):
+        return []
+    from exporters.hf_model.tensor_files import SafetensorsFolder
+
+    drafts = any(name.startswith("mtp.") for name in SafetensorsFolder(folder).tensors)
+    return [] if drafts else ["--no-mtp"]
 
 
 def find_converter(configured: str | None) -> Converter:
