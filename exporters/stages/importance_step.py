@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256
-from exporters.gguf.importance import Importance, compute_importance, load_importance, save_importance
+from exporters.gguf.importance import IMPORTANCE_FILE, Importance, compute_importance, load_importance, save_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
 from exporters.hf_model.model_folder import local_folder

@@ -20,7 +20,7 @@ from engines.files import atomic_path
 from engines.llama.gguf_file import BY_ID, read_gguf
 from engines.llama.library import NativeError
 from exporters.gguf.adapter import AdapterPlan, check_kinds
-from exporters.gguf.importance import load_importance
+from exporters.gguf.importance import IMPORTANCE_FILE, load_importance
 from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.quant_types import Choice, FilePlan, Shape
 from exporters.gguf.source import GgufSource, open_source
@@ -39,7 +39,7 @@ from exporters.quantize.own_quantize import find_program
 from exporters.quantize.quantize_file import Job, quantize
 from exporters.stages.adapter_names import adapter_names, metric_key
 from exporters.stages.export_job import AdapterFile, Export
-from exporters.stages.importance_step import EXPERTS, IMPORTANCE_FILE, Names, experts_of, measure_for
+from exporters.stages.importance_step import EXPERTS, Names, experts_of, measure_for
 from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import OnePass, open_one_pass
 from exporters.upstream.audit import prove_converted, prove_quantized
