@@ -34,6 +34,7 @@ from recipes.problems import printable
 
 _LAYER = re.compile(r"^blk\.\d+\.")
 _SHOWN = 6
+_PLAIN_ROPES = ("default", "linear", "yarn", "llama3")
 _KEYS = (
     ("embedding_length", "hidden_size"),
     ("attention.head_count", "num_attention_heads"),
@@ -297,8 +298,22 @@ def _keys(file: GgufFile, config: Mapping[str, Any]) -> list[str]:
         value = value_of(given)
         if not isinstance(value, list) and not equal(value, wanted):
             findings.append(f"{family}.{key} is {printable(str(value), 60)}; the model's {setting} is {wanted}")
+    given, theta = file.keys.get(f"{family}.rope.freq_base"), _theta(config)
+    if given is not None and theta is not None and not equal(value_of(given), theta):
+        findings.append(
+            f"{family}.rope.freq_base is {printable(str(value_of(given)), 60)}; the model's rope_theta is {theta}"
+        )
     layers, wanted = file.scalar(f"{family}.block_count"), config.get("num_hidden_layers")
     more = file.scalar(f"{family}.nextn_predict_layers", 0)
     if isinstance(wanted, int) and layers not in (wanted, wanted + more):
         findings.append(f"{family}.block_count is {layers}; the model's num_hidden_layers is {wanted}")
     return findings
+
+
+def _theta(config: Mapping[str, Any]) -> float | None:
+    """The base of the rotary frequencies; None if layers differ in it, or if a converter folds a scaling into it."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) not in _PLAIN_ROPES:
+        return None
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    return float(theta) if isinstance(theta, int | float) and not isinstance(theta, bool) else None
