@@ -44,7 +44,7 @@ from exporters.stages.lineage import title_of
 from exporters.stages.one_pass import OnePass, open_one_pass
 from exporters.upstream.audit import prove_converted, prove_quantized
 from exporters.upstream.names import sources_of
-from exporters.upstream.script import ADAPTER_SCRIPT, SCRIPT, Converter, find_converter
+from exporters.upstream.script import ADAPTER_SCRIPT, SCRIPT, Converter, find_converter, options_for
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
@@ -179,7 +179,8 @@ def _convert(work: _Work, file_type: str, target: Path, *, planned: bool = True)
             def look() -> None:
                 ctx.progress(min(partial.stat().st_size if partial.exists() else 0, expected), expected, "bytes")
 
-            work.converter.convert(work.folder, file_type, partial, ctx.work / f"{SCRIPT}.log", look)
+            options = options_for(work.export.model.architecture.name, work.export.model.weights.tensors)
+            work.converter.convert(work.folder, options, file_type, partial, ctx.work / f"{SCRIPT}.log", look)
             plan = plan_of(partial, file_type)
     except ForeignProgramError as error:
         print(error.output, flush=True)  # noqa: T201 - the stage's console.log has all of it

@@ -10,13 +10,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, read_regular_text
-from engines.json_text import read_object
 from exporters.process.foreign_program import ForeignProgramError, run_program
 from recipes.problems import OperatorError, printable
 
@@ -50,13 +49,15 @@ class Converter:
             "commit": _commit(self.script.parent),
         }
 
-    def convert(self, folder: Path, file_type: str, target: Path, log: Path, look: Callable[[], None]) -> None:
-        """Write a model folder as a file of one of the script's own types.
+    def convert(
+        self, folder: Path, options: Sequence[str], file_type: str, target: Path, log: Path, look: Callable[[], None]
+    ) -> None:
+        """Write a model folder as a file of one of the script's own types; `options` are those of `options_for`.
 
         Raises:
             ForeignProgramError: the script failed.
         """
-        self._run(self.script, [str(folder), *_options(folder)], file_type, target, log, look)
+        self._run(self.script, [str(folder), *options], file_type, target, log, look)
 
     def convert_adapter(
         self, base: Path, adapter: Path, file_type: str, target: Path, log: Path, look: Callable[[], None]
@@ -79,18 +80,13 @@ class Converter:
         run_program(command, log, look, {"HF_HUB_OFFLINE": "1"})
 
 
-def _options(folder: Path) -> list[str]:
-    """What the script must be given beside the types.
+def options_for(architecture: str, tensors: Iterable[str]) -> list[str]:
+    """What the script must be given beside the types, for a class of model and the names of its tensors.
 
-    It expects the drafting layers that Qwen3.5 was published with; a model that transformers saved has none.
+    The script expects the drafting layers that Qwen3.5 was published with; a model that transformers saved has none.
     """
-    names = read_object(folder / "config.json").get("architectures") or [""]
-    if not str(names[0]).startswith(_WITH_DRAFTS):
-        return []
-    from exporters.hf_model.tensor_files import SafetensorsFolder
-
-    drafts = any(name.startswith("mtp.") for name in SafetensorsFolder(folder).tensors)
-    return [] if drafts else ["--no-mtp"]
+    drafts = any(name.startswith("mtp.") for name in tensors)
+    return ["--no-mtp"] if architecture.startswith(_WITH_DRAFTS) and not drafts else []
 
 
 def find_converter(configured: str | None) -> Converter:

@@ -11,7 +11,7 @@ import pytest
 
 from engines.context import StageFailedError
 from engines.llama.gguf_file import read_gguf
-from exporters.upstream.script import find_converter
+from exporters.upstream.script import find_converter, options_for
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
 from tests.exporters.exporting import export, parity
@@ -165,6 +165,12 @@ def test_a_wrong_model_from_a_checkout_is_caught_by_the_comparison(
     )
     with pytest.raises(StageFailedError, match=r"meaning: llama\.rope\.freq_base is 500.*behaviour: mean KL"):
         upstream(tmp_path / "run", base, checkout, "F16")
+
+
+def test_a_model_without_drafting_layers_is_converted_without_them() -> None:
+    assert options_for("Qwen3_5ForCausalLM", ["model.norm.weight"]) == ["--no-mtp"]
+    assert options_for("Qwen3_5ForCausalLM", ["model.norm.weight", "mtp.fc.weight"]) == []
+    assert options_for("Glm4ForCausalLM", ["model.norm.weight"]) == []
 
 
 def test_where_the_checkout_is_looked_for(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
