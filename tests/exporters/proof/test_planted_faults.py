@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.write import Model, read_model, write_gguf
 from exporters.proof.audit import prove
 from exporters.proof.byte_proof import ByteProver
-from tests.exporters.proof.planted import FAULTS, HEADS, KV_HEADS, Content, read_content, write_content
+from tests.exporters.proof.planted import FAULTS, HEADS, KV_HEADS, Content, read_content, weights, write_content
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model
 
 pytestmark = pytest.mark.torch
@@ -93,6 +94,33 @@ def test_a_planted_fault_is_found_and_named(kind: str, file_type: str, place: Pl
         write_content(content, path)
     findings = place.findings(path, fault.model, file_type)
     assert any(fault.named in finding for finding in findings), findings
+
+
+def test_a_sampled_proof_compares_some_rows_of_every_tensor(place: Place, tmp_path: Path) -> None:
+    path = place.folder / "llama-Q4_K_M.gguf"
+    content = read_content(path)
+    FAULTS["rows reversed"].change(content)
+    folder, tokenizer = place.models["llama"].folder, place.tokenizers["llama"]
+    with ByteProver(1, rows="sampled", same_kernels=True, quantizer=place.quantizer) as prover:
+        right = prove(path, folder, prover, tokenizer=tokenizer)
+        wrong = prove(write_content(content, tmp_path / "m.gguf"), folder, prover, tokenizer=tokenizer)
+    assert (right.findings, right.bytes.rows, right.bytes.equal) == ([], "sampled", right.bytes.tensors)
+    assert right.bytes.compared_bytes < path.stat().st_size / 10
+    assert [finding.partition(" differs")[0] for finding in wrong.findings] == ["tensor blk.0.ffn_up.weight: row 0"]
+
+
+def test_kernels_of_another_build_are_said_and_compared_by_value(place: Place, tmp_path: Path) -> None:
+    """Scales that differ in their last bits, in every matrix, stand in for another build's rounding."""
+    model = place.models["llama"]
+    path = place.write(weights("_proj", lambda values: values * np.float32(1 + 2e-4))(model), "Q4_K_M", tmp_path / "m")
+    with ByteProver(1, quantizer=place.quantizer) as prover:
+        proof = prove(path, model.folder, prover, tokenizer=place.tokenizers["llama"]).bytes
+    assert [finding for finding in proof.findings if ".bias" not in finding] == []
+    assert proof.by_value > 10
+    assert "kernels of another build wrote Q4_K, Q6_K" in proof.notes[-1]
+    with ByteProver(1, same_kernels=True, quantizer=place.quantizer) as prover:
+        own = prove(path, model.folder, prover, tokenizer=place.tokenizers["llama"]).bytes
+    assert len(own.findings) >= proof.by_value, "what Cockpit's kernels wrote has no such excuse"
 
 
 def test_there_are_more_than_forty_kinds(place: Place) -> None:
