@@ -130,27 +130,34 @@ def _name_of(folder: Path | None) -> str:
 
 
 def _take_windows(samples: Iterator[Sample], positions: int, max_length: int) -> tuple[list[Sample], list[list[int]]]:
-    """Windows from the starts of many documents first, and from their rest only if those are too few."""
+    """Windows from the starts of many documents first, and from their rest only if those are too few.
+
+    The last window is cut so that there are as many positions as requested.
+    """
+    wanted = max(positions, _MIN_WINDOW)
     used: list[Sample] = []
     windows: list[list[int]] = []
     later: list[list[int]] = []
     count = 0
+
+    def add(window: list[int]) -> None:
+        nonlocal count
+        part = window[: wanted - count]
+        if len(part) >= _MIN_WINDOW:
+            windows.append(part)
+            count += len(part)
+
     for sample in samples:
         used.append(sample)
         cuts = [sample.ids[start : start + max_length] for start in range(0, len(sample.ids), max_length)]
         cuts = [window for window in cuts if len(window) >= _MIN_WINDOW]
         later += cuts[_WINDOWS_PER_DOCUMENT:]
         for window in cuts[:_WINDOWS_PER_DOCUMENT]:
-            if count < positions:
-                windows.append(window)
-                count += len(window)
-        if count >= positions:
+            add(window)
+        if count > wanted - _MIN_WINDOW:
             break
     for window in later:
-        if count >= positions:
-            break
-        windows.append(window)
-        count += len(window)
+        add(window)
     return used, windows
 
 

@@ -104,7 +104,7 @@ def test_progress_has_an_end(tmp_path: Path, base: Path) -> None:
 def test_positions_and_context_are_the_requested_ones(tmp_path: Path, base: Path) -> None:
     ctx, result = export(tmp_path / "a", base, "F16", parity_positions=150, max_length=40)
     record = parity(ctx)["data"]
-    assert (record["positions"], record["windows"], record["max_length"]) == (160, 4, 40)
+    assert (record["positions"], record["windows"], record["max_length"]) == (150, 4, 40)
     assert parity(ctx)["files"][0]["meaning"]["tokenizer"]["texts"] == 2 + 3 * len(HARD_STRINGS), (
         "two windows of each document"
     )
