@@ -112,6 +112,7 @@ class ParameterSources:
         places = dict(model.named_parameters(remove_duplicate=False))
         self._weights = weights
         self._model = model
+        self._places = frozenset(places)
         self._plain: dict[str, str] = {}
         self._fused: dict[str, _Fused] = {}
         for name in sorted(weights.tensors, key=dot_natural_key):
@@ -129,6 +130,10 @@ class ParameterSources:
     def checkpoint_name(self, parameter: str) -> str | None:
         """The tensor that a parameter equals; None for a parameter that is computed from several, or is missing."""
         return self._plain.get(parameter)
+
+    def has(self, parameter: str) -> bool:
+        """Whether a parameter is the model's own, not an adapter's."""
+        return parameter in self._places
 
     def read(self, parameters: list[str]) -> dict[str, Any]:
         """Values of parameters as float32 torch tensors.

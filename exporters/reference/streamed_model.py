@@ -52,7 +52,8 @@ class Rounding:
 
 
 class AdapterOutsideLayersError(Exception):
-    """An adapter changes the embedding or the output head, which are not read layer by layer."""
+    """An adapter changes the embedding or the output head, which are not read layer by layer, or has other names of
+    layers than the text model, because it was trained on a multimodal one."""
 
 
 class StreamedModel:
@@ -79,7 +80,7 @@ class StreamedModel:
             adapter: a PEFT adapter that is applied to its layers, not merged; its matrices stay in memory.
 
         Raises:
-            AdapterOutsideLayersError: the adapter changes the embedding or the output head.
+            AdapterOutsideLayersError: see there.
         """
         import torch
 
@@ -219,10 +220,18 @@ class StreamedModel:
         inside = {module for layer in self._layers() for module in layer.modules()}
         outside = [module for module in self._model.modules() if module not in inside]
         same = self._model.get_input_embeddings() is self._embedding and self._model.get_output_embeddings() is head
-        if not same or any(isinstance(module, BaseTunerLayer) for module in outside):
+        if not same or any(isinstance(module, BaseTunerLayer) for module in outside) or self._unfilled():
             raise AdapterOutsideLayersError
         for layer in self._layers():
             layer.requires_grad_(False)
+
+    def _unfilled(self) -> bool:
+        """Whether PEFT found no values for a matrix of the adapter: it is without memory and not the model's own."""
+        prefix = self._model.base_model_prefix
+        return any(
+            parameter.is_meta and not self._sources.has(f"{prefix}.{name.replace('.base_layer.', '.')}")
+            for name, parameter in self._base.named_parameters()
+        )
 
     def _layers(self) -> Any:
         return next(getattr(self._base, name) for name in LAYER_LISTS if hasattr(self._base, name))

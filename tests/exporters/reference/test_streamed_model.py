@@ -154,3 +154,19 @@ def test_a_file_decodes_to_the_folders_values_in_the_folders_order(base: Path, t
     assert equal_values(weights, model.weights)
     write_gguf(model, model.plan("F16"), tmp_path / "h.gguf", None)
     assert not equal_values(FileWeights(tmp_path / "h.gguf", model), model.weights), "the weights are float32"
+
+
+def test_a_model_of_14_billion_parameters_needs_less_than_4_gib() -> None:
+    from exporters.hf_model.architectures import ARCHITECTURES
+    from exporters.hf_model.tensor_files import TensorInfo
+    from exporters.reference.needed_memory import reference_bytes
+
+    settings = {
+        "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "vocab_size": 152_064, "tie_word_embeddings": False,
+    }  # fmt: skip
+    places = ARCHITECTURES["Qwen2ForCausalLM"].tensors(settings).values()
+    tensors = {name: TensorInfo(name, Path("x"), "BF16", place.shape, 0) for place in places for name in place.sources}
+    assert 14.7e9 < sum(info.values for info in tensors.values()) < 14.9e9
+    weights: Any = type("Shapes", (), {"tensors": tensors})()
+    assert 2 * 2**30 < reference_bytes(weights, settings, 2048, 256) < 4 * 2**30
