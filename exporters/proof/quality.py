@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from recipes.file_types import FILE_TYPES
 
 YELLOW, RED = 2.5, 6.0
-"""Multiples of the published figure. In one type Llama 3 8B is 2.5 to 3.7 times as far from its model as Llama 2 7B, so a
-green file is within that of Llama 3 8B, and a red one far outside."""
+"""Multiples of the published figure. In one type Llama 3 8B is 2.5 to 3.7 times as far from its model as Llama 2 7B, so
+a green file is within that of Llama 3 8B, and a red one far outside."""
 FEWEST_GREEN, FEWEST_YELLOW = 0.6, 0.4
 """Shares of equal most likely tokens below which no file is green, or yellow, whatever its type."""
 
