@@ -7,6 +7,7 @@ audit of a finished file has its own table (`exporters.proof.audit_families`), s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +104,30 @@ def architecture_of(folder: Path, config: Settings) -> Architecture:
 
 def exact_context(config: Settings) -> int:
     """The number of tokens up to which llama.cpp's attention is the model's: its context, or a window that the
-    family's files do not have.
+    family's files do not have, or the context from which on llama.cpp takes the long rotary factors for any text.
 
     Args:
         config: config.json, or the language model's settings.
     """
     settings, row = language_settings(config), known_architecture(config)
-    window = None if row is None or row.windowed else window_of(settings)
-    return min(int(settings["max_position_embeddings"]), window or LARGEST_CONTEXT)
+    short = LARGEST_CONTEXT
+    if row is not None and "longrope" in row.rope_kinds:
+        with suppress(OperatorError):  # another converter may write what Cockpit's own cannot
+            rope = row.rope(settings)
+            short = rope.original_context if rope.long_factor else LARGEST_CONTEXT
+    return min(int(settings["max_position_embeddings"]), _missing_window(settings) or LARGEST_CONTEXT, short)
+
+
+def _missing_window(settings: Settings) -> int | None:
+    """The model's window, if the family's files do not have it."""
+    row = known_architecture(settings)
+    return None if row is None or row.windowed else window_of(settings)
 
 
 def window_warning(settings: Settings) -> str:
     """What an operator should know about a window that the family's files do not have; empty if there is nothing."""
-    exact = exact_context(settings)
-    if exact >= int(settings["max_position_embeddings"]):
+    exact = _missing_window(settings)
+    if exact is None or exact >= int(settings["max_position_embeddings"]):
         return ""
     return (
         f"sliding_window — each token of the model sees {exact} tokens, but in llama.cpp all of them: the answers are "

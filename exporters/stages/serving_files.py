@@ -11,6 +11,7 @@ from typing import Any
 
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.files import write_durably
+from exporters.hf_model.architectures import exact_context
 from exporters.prompts.chat_format import ChatFormat, modelfile_format
 from exporters.prompts.effective_tokens import added_tokens
 from recipes import quantities
@@ -71,7 +72,7 @@ def served(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Served:
     }
     if generation.get("do_sample") is False:
         sampling = {"temperature": 0.0}
-    context = min(int(config["max_position_embeddings"]), SERVED_CONTEXT)
+    context = min(exact_context(config), SERVED_CONTEXT)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     return Served(chat, has_template, tuple(dict.fromkeys(names)), context, sampling, begin)
 

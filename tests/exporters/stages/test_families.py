@@ -12,7 +12,9 @@ from engines.llama.process import LlamaProcess
 from exporters.gguf.importance import load_importance
 from exporters.gguf.write import read_model, write_gguf
 from exporters.hf_model.architectures import ARCHITECTURES, exact_context
+from exporters.hf_model.model_folder import read_settings
 from exporters.reference.reference_model import TorchLogits, load_reference
+from exporters.stages.serving_files import served
 from tests.exporters.exporting import export, merge, parity
 from tests.exporters.family_models import FAMILIES, TARGETS
 from tests.exporters.gguf.test_adapter import export_with
@@ -54,6 +56,17 @@ def test_a_window_that_llama_cpp_does_not_apply_is_said_with_its_length(tokenize
     assert "the files have the model's context, 512" in warning
     edit_json(folder / "config.json", sliding_window=512)
     assert read_model(folder).warnings == []
+
+
+@pytest.mark.parametrize(("family", "exact"), [("MistralForCausalLM", 60), ("Phi3ForCausalLM", 256)])
+def test_the_served_context_is_one_in_which_llama_cpp_answers_like_the_model(
+    family: str, exact: int, tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = FAMILIES[family](tmp_path / "model", tokenizer)
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert served(folder, read_settings(folder), words).context == exact
 
 
 def test_a_text_above_the_original_context_gets_the_long_factors(tokenizer: Path, tmp_path: Path) -> None:
