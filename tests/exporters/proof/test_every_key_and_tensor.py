@@ -136,3 +136,18 @@ def test_a_missing_tensor_is_named(family: str, files: Files, tmp_path: Path) ->
     with ByteProver(1, quantizer=files.quantizer) as prover:
         proofs = prove(path, model.folder, prover, config=model.config, tokenizer=tokenizer)
     assert {f"tensor {name} is missing" for name in first} <= set(proofs.bytes.findings)
+
+
+@pytest.mark.parametrize("file_type", ["F16", "Q4_K_M"])
+def test_experts_in_another_order_are_named(file_type: str, files: Files, tmp_path: Path) -> None:
+    model, tokenizer = files.of("Qwen3MoeForCausalLM")
+    content = read_content(files.written("Qwen3MoeForCausalLM", file_type))
+    name = "blk.0.ffn_up_exps.weight"
+    rows = content.rows(name)
+    content.replace(name, rows.reshape(4, -1, rows.shape[1])[[0, 2, 1, 3]].reshape(rows.shape))
+    with ByteProver(1, quantizer=files.quantizer) as prover:
+        proofs = prove(
+            write_content(content, tmp_path / "m.gguf"), model.folder, prover, config=model.config, tokenizer=tokenizer
+        )
+    (finding,) = proofs.findings
+    assert finding.startswith(f"tensor {name}: row {len(rows) // 4} differs from model.layers.0.mlp.experts.1.up_proj")
