@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from engines.llama.gguf_file import GgufFile, Tensor, read_gguf
 from exporters.gguf.source import rows_of
-from exporters.hf_model.tensor_files import Weights
+from exporters.hf_model.tensor_files import Weights, row_chunks
 from exporters.proof.audit import MeaningProof, Proofs
 from exporters.proof.audit_keys import equal, value_of
 from exporters.proof.audit_tensors import BytesProof
@@ -63,10 +63,11 @@ _RULES: Mapping[str, Rule] = {
 
 
 @dataclass(frozen=True)
-class _Derived:
+class Derived:
     """A tensor of a file, derived from the folder's tensors by one rule.
 
     Attributes:
+        tensor: its name in the file.
         name: of the first tensor in the folder.
         names: one, or one per expert.
         size: [rows, columns] in the file.
@@ -74,6 +75,7 @@ class _Derived:
         heads: for the rotary order.
     """
 
+    tensor: str
     name: str
     names: tuple[str, ...]
     weights: Weights
@@ -97,7 +99,7 @@ class _Derived:
 
 
 @lru_cache(maxsize=1)
-def _whole(origin: _Derived) -> NDArray[np.float32]:
+def _whole(origin: Derived) -> NDArray[np.float32]:
     """A tensor of the file, derived at once, float32 [rows, columns]; the last one is kept while its rows are read."""
     parts = []
     for name in origin.names:
@@ -137,7 +139,7 @@ class _Rows:
 class _Found:
     """What is known of a file's tensors: each with its rule, and those without one by their part."""
 
-    origins: dict[str, _Derived] = field(default_factory=dict)
+    origins: dict[str, Derived] = field(default_factory=dict)
     unexplained: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -171,9 +173,32 @@ def prove_converted(
             f"{len(parts)} kinds of tensors ({listed}) are stored in a way that the audit does not know; only the "
             "comparison of behaviour covers them"
         )
-    _judge(proof, found.origins, prover.compare(file, found.origins, Making(), progress))
+    compared = prover.compare(file, found.origins, Making(), progress)
+    moved = {name for name, result in compared.items() if result.differing and moves_rows(file, found.origins[name])}
+    if moved:
+        listed = ", ".join(sorted({printable(_part(name), 60) for name in moved}))
+        proof.notes.append(
+            f"the rows of {listed} are in another order; only the comparison of behaviour proves the order"
+        )
+    _judge(proof, found.origins, {name: result for name, result in compared.items() if name not in moved})
     proof.seconds = time.monotonic() - began
     return Proofs(proof, meaning)
+
+
+def moves_rows(file: GgufFile, origin: Derived) -> bool:
+    """Whether a tensor has exactly the derived rows, each as often, in another order."""
+    tensor = file.tensors[origin.tensor]
+    assert tensor.kind is not None
+    given, derived = Counter[int](), Counter[int]()
+    for start, stop in row_chunks(tensor.rows, tensor.columns):
+        width = tensor.kind.row_bytes(tensor.columns)
+        raw, made = (
+            file.read(tensor, start, stop - start),
+            plain_bytes(origin.read(start, stop), tensor.kind.name).tobytes(),
+        )
+        given.update(hash(raw[at : at + width]) for at in range(0, len(raw), width))
+        derived.update(hash(made[at : at + width]) for at in range(0, len(made), width))
+    return given == derived
 
 
 def prove_quantized(
@@ -251,17 +276,17 @@ def _part(name: str) -> str:
 
 def _origin(
     file: GgufFile, tensor: Tensor, names: tuple[str, ...], config: Mapping[str, Any], weights: Weights
-) -> _Derived | None:
+) -> Derived | None:
     """A tensor's derivation: the rule under which most of its sampled rows are equal; None if none explains half."""
     if not names or tensor.kind is None or not tensor.kind.plain:
         return None
     if sum(weights.tensors[name].values for name in names) != tensor.rows * tensor.columns:
         return None
-    best: _Derived | None = None
+    best: Derived | None = None
     most, rows = 0, sampled_rows(tensor.rows)
     for rule in _RULES:
         for heads in _heads(rule, tensor, config):
-            origin = _Derived(names[0], names, weights, (tensor.rows, tensor.columns), rule, heads)
+            origin = Derived(tensor.name, names[0], names, weights, (tensor.rows, tensor.columns), rule, heads)
             try:
                 same = sum(_same(file, tensor, origin, row) for row in rows)
             except ValueError:  # the rule does not fit this shape
@@ -281,7 +306,7 @@ def _heads(rule: str, tensor: Tensor, config: Mapping[str, Any]) -> list[int]:
     return [n for n in dict.fromkeys(counts) if isinstance(n, int) and n > 0 and values % (2 * n) == 0]
 
 
-def _same(file: GgufFile, tensor: Tensor, origin: _Derived, row: int) -> bool:
+def _same(file: GgufFile, tensor: Tensor, origin: Derived, row: int) -> bool:
     assert tensor.kind is not None
     derived = plain_bytes(origin.read(row, row + 1), tensor.kind.name)
     return file.read(tensor, row, 1) == derived.tobytes()

@@ -11,6 +11,8 @@ import pytest
 
 from engines.context import StageFailedError
 from engines.llama.gguf_file import read_gguf
+from exporters.gguf.write import read_model, write_gguf
+from exporters.upstream.audit import Derived, moves_rows
 from exporters.upstream.script import find_converter, options_for
 from recipes.problems import OperatorError
 from recipes.stages.export import ExportStage
@@ -171,6 +173,22 @@ def test_a_model_without_drafting_layers_is_converted_without_them() -> None:
     assert options_for("Qwen3_5ForCausalLM", ["model.norm.weight"]) == ["--no-mtp"]
     assert options_for("Qwen3_5ForCausalLM", ["model.norm.weight", "mtp.fc.weight"]) == []
     assert options_for("Glm4ForCausalLM", ["model.norm.weight"]) == []
+
+
+def test_rows_in_another_order_differ_from_other_rows(base: Path, tmp_path: Path) -> None:
+    model = read_model(base)
+    write_gguf(model, model.plan("F32"), tmp_path / "f.gguf", None)
+    name, source = "blk.0.ffn_up.weight", "model.layers.0.mlp.up_proj.weight"
+    tensor = read_gguf(tmp_path / "f.gguf").tensors[name]
+    origin = Derived(name, source, (source,), model.weights, (tensor.rows, tensor.columns))
+    data, width = bytearray((tmp_path / "f.gguf").read_bytes()), 4 * tensor.columns
+    first, second = (slice(tensor.start + row * width, tensor.start + (row + 1) * width) for row in (3, 9))
+    data[first], data[second] = data[second], data[first]
+    (tmp_path / "f.gguf").write_bytes(data)
+    assert moves_rows(read_gguf(tmp_path / "f.gguf"), origin)
+    data[tensor.start] ^= 1
+    (tmp_path / "f.gguf").write_bytes(data)
+    assert not moves_rows(read_gguf(tmp_path / "f.gguf"), origin)
 
 
 def test_where_the_checkout_is_looked_for(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
