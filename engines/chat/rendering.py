@@ -6,6 +6,7 @@ computes for ever, or that fills the memory, ends the worker and not the caller;
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -165,7 +166,13 @@ class _Renderer:
     def _running(self) -> WorkerProcess:
         if self._worker is None or self._owner != os.getpid():  # a forked process must not share its parent's worker
             self._worker, self._owner = WorkerProcess(_WORKER, threads=1), os.getpid()
+            atexit.register(self._leave, os.getpid())
         return self._worker
+
+    def _leave(self, owner: int) -> None:
+        """End the worker when its process ends; a forked process leaves it alone."""
+        if os.getpid() == owner:
+            self._drop()
 
     def _drop(self) -> None:
         worker, self._worker = self._worker, None
