@@ -114,14 +114,16 @@ def test_several_adapters_over_one_base_have_files_and_figures_of_their_own(tmp_
 def test_an_adapter_with_rows_out_of_order_is_caught(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.context import StageFailedError
+    from engines.events import Warned
     from exporters.gguf import adapter as gguf_adapter
 
     adapter = build_adapter(tmp_path / "tuned", base, targets=("q_proj", "k_proj"))
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(gguf_adapter, "row_order", lambda _model, _name, rows: np.arange(rows))
-    with pytest.raises(StageFailedError, match="tuned over F16: mean KL"):
-        export_with(tmp_path / "work", base, {"tuned": adapter})
+    ctx = export_with(tmp_path / "work", base, {"tuned": adapter})
+    assert [path.name for path in (ctx.out / "refused").iterdir()] == ["run-tuned-F16-LoRA.gguf"]
+    warnings = [event.message for event in ctx.events() if isinstance(event, Warned)]
+    assert any("run-tuned-F16-LoRA.gguf is refused" in text and "over F16: mean KL" in text for text in warnings)
 
 
 @pytest.mark.parametrize(
