@@ -109,7 +109,7 @@ def test_bfloat16_weights_are_the_model(tmp_path: Path, tokenizer: Path) -> None
 
 
 def test_unpermuted_heads_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_write, "_heads", lambda _tensor: 0)
+    monkeypatch.setattr(gguf_write, "_interleaved", lambda _heads, _rows, start, stop: np.arange(start, stop))
     assert "behaviour: mean KL of llama.cpp's answers is" in failed_export(tmp_path, base, "F16")
 
 
@@ -136,7 +136,7 @@ def test_a_failed_comparison_is_written_down_and_offers_no_file(
     from exporters.stages import export_stage
     from tests.stage_context import make_context
 
-    monkeypatch.setattr(gguf_write, "_heads", lambda _tensor: 0)
+    monkeypatch.setattr(gguf_write, "_interleaved", lambda _heads, _rows, start, stop: np.arange(start, stop))
     stage = {
         "name": "gguf",
         "kind": "export",

@@ -95,7 +95,7 @@ def test_progress_has_an_end(tmp_path: Path, base: Path) -> None:
     ctx, _ = export(tmp_path, base, "F16")
     progress = [event for event in ctx.events() if isinstance(event, Progress)]
     units = {event.unit for event in progress}
-    assert units == {"seconds of work", "positions"}
+    assert units == {"seconds of work", "values", "positions"}
     for unit in units:
         last = [event for event in progress if event.unit == unit][-1]
         assert last.done == last.total
@@ -133,7 +133,7 @@ def test_threads_reach_every_part(tmp_path: Path, base: Path, adapter: Path, mon
     before = torch.get_num_threads()
     try:
         ctx, _ = export(tmp_path, base, "Q8_0", threads=3, parity_positions=60)
-        assert asked == [3, 3]
+        assert set(asked) == {3}
         assert torch.get_num_threads() == 3
         assert parity(ctx)["threads"] == 3
         merge(tmp_path / "merge", base, adapter, threads=2)
