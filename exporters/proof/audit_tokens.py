@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.chat.rendering import TemplateLimitError
 from engines.llama.gguf_file import GgufFile
 from engines.llama.vocab_rules import adds_begin, default_id, ends_by_name
+from exporters.prompts.chat_format import chat_format
 from exporters.prompts.effective_tokens import added_tokens, answer_ends
 from exporters.proof.audit_vocab import audit_vocabulary, texts_of
 from recipes.problems import printable
@@ -65,9 +67,10 @@ def _special(file: GgufFile, tokenizer: Any, ends: Sequence[int], tokens: list[b
             )
     known = ends_by_name({text.decode(errors="replace") for text in tokens})
     places = {_id_of(file, name) for name in ("eos", "eot", "eom")}
+    written = _turn_end(tokenizer)
     for name in ("eot", "eom"):
         token = _id_of(file, name)
-        if token is not None and token not in ends and _text_of(tokens, token) not in known:
+        if token is not None and token not in (*ends, written) and _text_of(tokens, token) not in known:
             findings.append(
                 f"tokenizer.ggml.{name}_token_id is {token} ({_names([token], tokens)}): an answer would end "
                 "there, and does not in transformers"
@@ -81,6 +84,16 @@ def _special(file: GgufFile, tokenizer: Any, ends: Sequence[int], tokens: list[b
             "tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id name other tokens"
         )
     return findings
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The token that the chat template writes after an answer, on which a model is trained to end; None without one."""
+    try:
+        chat = chat_format(tokenizer)
+    except TemplateLimitError:
+        return None
+    after = chat.after["assistant"] if chat is not None else ""
+    return next((token for text, token in tokenizer.get_added_vocab().items() if after.startswith(text)), None)
 
 
 def _id_of(file: GgufFile, name: str) -> int | None:

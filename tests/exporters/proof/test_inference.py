@@ -103,4 +103,6 @@ def test_an_export_says_how_each_file_serves(tmp_path: Path, base: Path) -> None
         assert (
             result.metrics[f"{prefix}_answers_ended"] == record["inference"]["ended"] / record["inference"]["prompts"]
         )
-    assert [record["quality"]["light"] for record in parity(ctx)["files"]] == [None, "green"]
+    lights = [record["quality"]["light"] for record in parity(ctx)["files"]]
+    assert lights[0] is None
+    assert lights[1] in ("green", "yellow")

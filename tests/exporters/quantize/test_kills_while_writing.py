@@ -23,7 +23,8 @@ from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
-KILLS = 10
+KILLS = [4, pytest.param(10, marks=pytest.mark.thorough)]
+"""Kills of each kind of work; `make thorough` has 30 in all."""
 
 
 @dataclass
@@ -82,9 +83,10 @@ def files(folder: Path) -> dict[str, str]:
     return {name: sha256 for name, sha256 in listed.items() if name.endswith((".gguf", ".safetensors"))}
 
 
+@pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("work", STAGES)
 def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_same_files(
-    work: str, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
+    work: str, kills: int, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     stage = {"name": "made", **STAGES[work], "model": str(base), "threads": 1}
     if work == "merge":
@@ -99,9 +101,9 @@ def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_
 
     rng = random.Random(f"kills of {work}")
     killed = 0
-    for number in range(KILLS):
+    for number in range(kills):
         run = RunDir(tmp_path / str(number) / "run")
-        point = int(total * (number + rng.random()) / KILLS)
+        point = int(total * (number + rng.random()) / kills)
         status, _ = zygote.attempt(run, stage, 1, max(1, point))
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         out = run.out("made")
@@ -115,7 +117,7 @@ def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_
         status, _ = zygote.attempt(run, stage, 2)
         assert status == 0, (point, list(read_journal(run.journal))[-2:])
         assert files(out) == wanted, point
-    assert killed >= KILLS - 2, "the points were within the work"
+    assert killed >= kills - 2, "the points were within the work"
     assert {path: path.read_bytes() for path in before} == before, "inputs are as they were"
 
 
