@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import BeforeValidator
+from typing import Literal
 
 from recipes.quantities import exact
 from recipes.tensor_rules import (
@@ -356,16 +354,6 @@ _TENSOR_CANONICAL = {name.casefold(): name for name in TENSOR_TYPES}
 def tensor_type_name(given: object) -> object:
     """The tensor type that a name in any case means; anything else is returned unchanged."""
     return _TENSOR_CANONICAL.get(given.casefold(), given) if isinstance(given, str) else given
-
-
-if TYPE_CHECKING:
-    FileTypeName = str
-    TensorTypeName = str
-else:
-    # a type checker cannot read computed choices
-    FileTypeName = Annotated[Literal[tuple(FILE_TYPES)], BeforeValidator(file_type_name)]
-    TensorTypeName = Annotated[Literal[TENSOR_TYPES], BeforeValidator(tensor_type_name)]
-"""The name of one of the rows, or of a tensor type; a recipe may write it in any case."""
 
 
 def file_type_of_id(number: int) -> FileType | None:

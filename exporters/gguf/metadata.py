@@ -38,22 +38,25 @@ def model_keys(
         parameters: number of weights, for the size label.
     """
     named = {
-        "name": title.stem,
-        "basename": title.base,
-        "finetune": title.finetune,
-        "version": title.version,
-        "size_label": title.size or size_label(parameters),
-        "license": title.license or config.get("license"),
+        "general.name": title.stem,
+        "general.basename": title.base,
+        "general.finetune": title.finetune,
+        "general.version": title.version,
+        "general.size_label": title.size or size_label(parameters),
+        "general.license": title.license or config.get("license"),
     }
-    general = {"type": text_value("model")}
+    general = {"general.type": text_value("model")}
     general |= {key: text_value(value) for key, value in named.items() if isinstance(value, str) and value}
-    general |= {"file_type": uint32_value(file_type_id), "quantization_version": uint32_value(QUANTIZATION_VERSION)}
+    general |= {
+        "general.file_type": uint32_value(file_type_id),
+        "general.quantization_version": uint32_value(QUANTIZATION_VERSION),
+    }
     values = {key: value_of(config, key) for key in architecture.keys}
     network = {key.name: _WRITE[key.kind](value) for key, value in values.items() if value is not None}
     network |= _rope_keys(architecture.rope(config), boundaries=architecture.yarn_boundaries)
     return {
         "general.architecture": text_value(architecture.name),
-        **{f"general.{key}": value for key, value in general.items()},
+        **general,
         **{f"{architecture.name}.{key}": value for key, value in network.items()},
     }
 

@@ -176,7 +176,7 @@ def _distances(
         rows = slice(start, min(start + _ROWS, len(window)))
         p, q = _log_softmax(expected[rows]), _log_softmax(actual[rows])
         kl[rows] = np.sum(np.exp(p) * (p - q), axis=1)
-        following = np.asarray(window[rows.start + 1 : rows.stop + 1])
+        following = np.asarray(window[rows.start + 1 : rows.stop + 1], np.int64)  # may be empty
         for side, logs in enumerate((p, q)):
             losses[side] -= float(logs[np.arange(len(following)), following].sum())
     return kl, (losses[0], losses[1])

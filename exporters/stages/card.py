@@ -23,12 +23,16 @@ from exporters.stages.lineage import Lineage, folder_name, lineage_of
 from recipes import quantities
 from recipes.problems import printable
 from recipes.spelling import spell
+from recipes.stages.finetune import FINETUNE
+from recipes.stages.pretrain import PRETRAIN
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MAX_LICENSE_BYTES = 1024 * 1024
 _PLACES = {"name", "python", "threads", "devices", "model", "data", "adapter", "adapters", "tokenizer", "start_from"}
 """Fields of a stage that say where something is on this machine, not how the model was trained."""
-_TRAINS = ("pretrain", "finetune")
+_TRAINS = (PRETRAIN.kind, FINETUNE.kind)
+_FINE_TUNED = FINETUNE.kind
+"""The relation to the base model, as model hubs spell it."""
 _FIGURES = (("mean KL (nats)", "mean_kl"), ("top-1", "top1"), ("perplexity", "loss"))
 
 
@@ -63,7 +67,7 @@ def write_merge_card(ctx: StageContext[Any], folder: Path, metrics: Mapping[str,
     if compared:
         compared = ["", "Compared with the adapter over its base model:", "", *compared]
     lines = [
-        *_front(card, lineage, keys, "finetune"),
+        *_front(card, lineage, keys, _FINE_TUNED),
         f"# {code(' + '.join(dict.fromkeys([lineage.base, *lineage.trained])))}",
         "",
         f"An adapter merged into its base model by Cockpit: {quantities.count(metrics['parameters'])} parameters, "

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engines.words import ExitCode
 from exporters.gguf.write import read_model
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.lora.adapter import read_adapter
@@ -54,13 +55,14 @@ def _tried(field: str, examine: Callable[[], object]) -> Iterator[tuple[str, Ope
         yield field, error
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> ExitCode:
     """Print the problems of every job."""
     for number, job in enumerate(json.loads(argv[1])):
         for field, error in problems_of(job):
             line = {"job": number, "field": field, "message": error.message, "hint": error.hint}
             sys.stdout.write(json.dumps(line) + "\n")
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    sys.exit(main(sys.argv))

@@ -15,6 +15,8 @@ from engines.context import Input, StageContext
 from exporters.gguf.file_names import ModelName, file_part, name_of
 from exporters.hf_model.model_card import read_card
 from recipes.stages.export import ExportStage
+from recipes.stages.finetune import FINETUNE
+from recipes.stages.pretrain import PRETRAIN
 
 _STAMP = re.compile(r"^\d{8}-\d{4}-")
 _CACHED = re.compile(r"models--([A-Za-z0-9._-]+?)--([A-Za-z0-9._-]+)")
@@ -23,7 +25,7 @@ _NAMELESS = re.compile(
     r"out|output|models?|adapters?|merged|final|latest|last|hf|(?:checkpoint|step)-\d+", re.IGNORECASE
 )
 """Folder names that do not name a model; the folder above may."""
-_TRAINS = ("pretrain", "finetune")
+_TRAINS = (PRETRAIN.kind, FINETUNE.kind)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _kind(folder: Path | None, manifest: Mapping[str, Any]) -> str:
     kind = manifest.get("kind")
     if isinstance(kind, str):
         return kind
-    return "pretrain" if folder is not None and (folder / "config.json").is_file() else "finetune"
+    return PRETRAIN.kind if folder is not None and (folder / "config.json").is_file() else FINETUNE.kind
 
 
 def _base(model: Input) -> str:
@@ -121,7 +123,7 @@ def _base(model: Input) -> str:
     links = _links(model)
     by_id = {str(link["id"]): link for link in links}
     for link in _back(links[-1], by_id) if links else ():
-        if link["kind"] == "pretrain" and link.get("run"):
+        if link["kind"] == PRETRAIN.kind and link.get("run"):
             return without_time(str(link["run"]))
         if link.get("method") in ("content", "name"):
             folder = str(link["folder"])

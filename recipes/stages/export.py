@@ -7,11 +7,12 @@ from typing import Literal, get_args
 
 from pydantic import field_validator, model_validator
 
-from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, FileTypeName, TensorTypeName, label_of, needing_importance
+from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, label_of, needing_importance
 from recipes.problems import closest, shown
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, FilesFields
 from recipes.stages.kind import LIGHT, StageKind
+from recipes.stages.type_names import FileTypeName, TensorTypeName
 
 ByteProof = Literal["all", "sampled"]
 BYTE_PROOFS: tuple[ByteProof, ...] = get_args(ByteProof)
@@ -104,34 +105,34 @@ class ExportStage(FilesFields):
     )
     imatrix: Literal["auto", "always", "never"] = setting(
         "auto",
-        section="Files",
+        section="Importance matrix",
         help="When to compute an importance matrix from held-out text: auto, only for the types that require one"
         f" ({', '.join(needing_importance(list(FILE_TYPES)))}); always, for every quantized type; never.",
     )
     imatrix_tokens: int = setting(
         16_384,
-        section="Files",
+        section="Importance matrix",
         ge=256,
         unit="tokens",
         help="Amount of held-out text for the importance matrix; the comparison reads other text.",
     )
     converter: Literal["own", "upstream"] = setting(
         "own",
-        section="Files",
+        section="Programs",
         advanced=True,
         help="Converter to GGUF: own, for the model families that Cockpit supports; upstream, for other families, which"
         " runs convert_hf_to_gguf.py of a llama.cpp checkout or of llama-cpp-python's unpacked source (llama_cpp).",
     )
     quantizer: Literal["auto", "llama-quantize", "kernels", "numpy"] = setting(
         "auto",
-        section="Files",
+        section="Programs",
         advanced=True,
         help="Quantizer: auto uses your own llama-quantize if it is found, else llama.cpp's kernels, else numpy; each"
         " is tested on fixed numbers before it is used.",
     )
     llama_cpp: str | None = setting(
         None,
-        section="Files",
+        section="Programs",
         folder=True,
         advanced=True,
         help="Your llama.cpp: a folder with llama-quantize, or a checkout with its build; by default,"

@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+@pytest.mark.parametrize("family", ["Llama", pytest.param("Qwen3", marks=pytest.mark.thorough)])
 def test_base_and_adapter_in_llama_cpp_are_base_and_adapter_in_transformers(
     family: str, kind: str, tmp_path: Path, tokenizer: Path
 ) -> None:

@@ -129,11 +129,10 @@ def test_it_is_never_measured_on_the_documents_of_the_comparison(tmp_path: Path,
 
 def test_types_that_need_one_get_one_and_others_on_request(tmp_path: Path, base: Path) -> None:
     fields: dict[str, Any] = {"imatrix_tokens": 300, "parity_positions": 128}
-    ctx, result = export(tmp_path / "auto", base, "Q4_K_M", "IQ2_XS", "IQ3_XXS", **fields)
+    ctx, result = export(tmp_path / "auto", base, "Q4_K_M", "IQ3_XXS", **fields)
     record = parity(ctx)
     assert {file["file_type"]: file["imatrix"] for file in record["files"]} == {
         "Q4_K_M": False,
-        "IQ2_XS": True,
         "IQ3_XXS": True,
     }
     assert record["imatrix"]["tokens"] >= 300

@@ -144,7 +144,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path, quantizer: 
     return of
 
 
-@pytest.mark.parametrize("file_type", TYPES)
+@pytest.mark.parametrize("file_type", [pytest.param("F16", marks=pytest.mark.thorough), "Q4_K_M"])
 @pytest.mark.parametrize(("family", "kind"), [(family, kind) for family, kinds in FAULTS.items() for kind in kinds])
 def test_a_fault_in_what_is_special_about_a_family_is_named(
     family: str, kind: str, file_type: str, given: Given, quantizer: KernelQuantizer, tmp_path: Path

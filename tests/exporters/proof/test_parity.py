@@ -20,7 +20,7 @@ from exporters.gguf import metadata as gguf_metadata
 from exporters.gguf import write as gguf_write
 from exporters.gguf.vocab import read_vocabulary
 from exporters.proof.behaviour import Expected, Limits, check_behaviour, limits_of
-from exporters.proof.parity import Comparison, Difference
+from exporters.proof.parity import Comparison, Difference, Reference, compare
 from exporters.proof.parity_data import ParityData, Sample, encode
 from exporters.proof.token_check import check_tokens
 from tests.exporters.exporting import export, failed_export, parity
@@ -300,3 +300,21 @@ def test_a_gate_may_name_a_files_quality_and_nothing_that_is_not_measured() -> N
     (problem,) = problems_of(gated.format(more="", metric="q8_0_kl_mean"), Path("x.toml"))
     assert problem.key == "g.gate.metric"
     assert problems_of(gated.format(more="parity_positions = 0\n", metric="q4_k_m_top1"), Path("x.toml"))
+
+
+@pytest.mark.parametrize("length", [2, 64, 65, 129])
+def test_a_window_of_any_length_is_compared(length: int, tmp_path: Path) -> None:
+    """The next token of a window's last position is unknown: a part of one position has none."""
+    window = [number % 7 for number in range(length)]
+    logits = np.random.default_rng(length).normal(size=(length, 7)).astype(np.float32)
+
+    class Same:
+        def logits(self, _ids: object) -> np.ndarray[Any, Any]:
+            return logits
+
+    reference = Reference(tmp_path / "r", [window], 7)
+    reference.logits[:] = logits
+    found = compare(reference, Same(), lambda _count: None)
+    assert (found.positions, found.loss_tokens) == (length, length - 1)
+    assert found.mean_kl == 0
+    assert found.loss == pytest.approx(found.reference_loss)

@@ -77,6 +77,7 @@ def tensors(folder: Path, file_type: str) -> dict[str, bytes]:
     return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
 
 
+@pytest.mark.thorough
 def test_the_operators_program_writes_the_files_and_is_recorded(program: Path, base: Path, tmp_path: Path) -> None:
     own = {"token_embd": "Q8_0", "blk.1.ffn_down": "Q5_K"}
     ctx, _ = export(tmp_path / "own", base, "F16", "IQ2_XS", "Q4_K_M", imatrix_tokens=256, tensor_types=own)

@@ -91,6 +91,7 @@ def test_files_of_a_checkout_are_compared_with_the_model_and_recorded(
     assert not list(ctx.work.glob("*.gguf"))
 
 
+@pytest.mark.thorough
 def test_adapters_and_types_with_an_importance_matrix_are_written_too(
     base: Path, adapter: Path, checkout: Path, tmp_path: Path
 ) -> None:
