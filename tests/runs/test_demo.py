@@ -30,6 +30,7 @@ SHRUNK = (
 )
 
 
+@pytest.mark.thorough
 def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be_the_model(tmp_path: Path) -> None:
     run, printed = run_to_success(ROOT / "recipes" / "demo.toml", tmp_path / "runs", *SHRUNK)
     state = read_now(run).state

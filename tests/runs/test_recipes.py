@@ -38,6 +38,7 @@ def parity(run: RunDir) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.thorough
 def test_four_phases_give_one_base_in_every_type_and_three_proven_adapters(tmp_path: Path) -> None:
     shrunk = [
         *CORPUS,
@@ -86,6 +87,7 @@ def test_a_code_base_is_learned_merged_halfway_and_at_the_end_and_exported(tmp_p
     assert len(set(losses)) == 3, "half of an adapter is another model than none or all of it"
 
 
+@pytest.mark.thorough
 def test_interactions_are_learned_and_exported(tmp_path: Path) -> None:
     shrunk = [
         *CORPUS,

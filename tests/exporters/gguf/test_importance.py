@@ -127,6 +127,7 @@ def test_it_is_never_measured_on_the_documents_of_the_comparison(tmp_path: Path,
         read_calibration_data(tmp_path, tokenizer, tokens=300, max_length=64, besides=compared)
 
 
+@pytest.mark.thorough
 def test_types_that_need_one_get_one_and_others_on_request(tmp_path: Path, base: Path) -> None:
     fields: dict[str, Any] = {"imatrix_tokens": 300, "parity_positions": 128}
     ctx, result = export(tmp_path / "auto", base, "Q4_K_M", "IQ3_XXS", **fields)

@@ -67,7 +67,7 @@ def test_a_good_file_has_no_finding(name: str, file_type: str, models: Any, tmp_
 
 ALSO_IN_USE = ("rope theta", "Q/K permute")
 """Faults of the ordinary suite that are planted in a whole export; the others run with --thorough."""
-SLOW_TO_QUANTIZE = ("IQ1_S", "IQ1_M", "IQ2_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+SLOW_TO_QUANTIZE = ("IQ1_S", "IQ1_M", "IQ2_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M")
 
 
 @pytest.mark.parametrize(

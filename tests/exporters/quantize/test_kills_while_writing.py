@@ -23,7 +23,7 @@ from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
-KILLS = [4, pytest.param(10, marks=pytest.mark.thorough)]
+KILLS = [2, pytest.param(10, marks=pytest.mark.thorough)]
 """Kills of each kind of work; `make thorough` has 30 in all."""
 
 
@@ -117,7 +117,7 @@ def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_
         status, _ = zygote.attempt(run, stage, 2)
         assert status == 0, (point, list(read_journal(run.journal))[-2:])
         assert files(out) == wanted, point
-    assert killed >= kills - 2, "the points were within the work"
+    assert killed >= max(1, kills - 2), "the points were within the work"
     assert {path: path.read_bytes() for path in before} == before, "inputs are as they were"
 
 
