@@ -47,7 +47,7 @@ fix: setup  ## format the code and apply the fixes of the linter
 
 test: check  ## run check and all tests, and measure the line coverage
 	@$(BIN)/python -m coverage erase
-	@$(TEST_ENV) $(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	@$(TEST_ENV) $(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile -q
 	@$(BIN)/python -m tests.coverage_summary
 
 thorough: check  ## run all tests, with more examples of some claims
