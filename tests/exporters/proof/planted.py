@@ -149,22 +149,21 @@ def layers_swapped(content: Content) -> None:
         content.swap(name, name.replace("blk.0.", "blk.1."))
 
 
-def tokens(change: Callable[[list[bytes]], Any]) -> Callable[[Content], None]:
+def texts(key: str, change: Callable[[list[bytes]], Any]) -> Callable[[Content], None]:
     def spoil(content: Content) -> None:
-        listed = texts_of(content.keys["tokenizer.ggml.tokens"])
+        listed = texts_of(content.keys[key])
         change(listed)
-        content.keys["tokenizer.ggml.tokens"] = text_list(listed)
+        content.keys[key] = text_list(listed)
 
     return spoil
+
+
+def tokens(change: Callable[[list[bytes]], Any]) -> Callable[[Content], None]:
+    return texts("tokenizer.ggml.tokens", change)
 
 
 def merges(change: Callable[[list[bytes]], Any]) -> Callable[[Content], None]:
-    def spoil(content: Content) -> None:
-        listed = texts_of(content.keys["tokenizer.ggml.merges"])
-        change(listed)
-        content.keys["tokenizer.ggml.merges"] = text_list(listed)
-
-    return spoil
+    return texts("tokenizer.ggml.merges", change)
 
 
 def token_type(index: int, kind: int) -> Callable[[Content], None]:
