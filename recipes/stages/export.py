@@ -105,13 +105,13 @@ class ExportStage(FilesFields):
     )
     imatrix: Literal["auto", "always", "never"] = setting(
         "auto",
-        section="Importance matrix",
+        section="Importance",
         help="When to compute an importance matrix from held-out text: auto, only for the types that require one"
         f" ({', '.join(needing_importance(list(FILE_TYPES)))}); always, for every quantized type; never.",
     )
     imatrix_tokens: int = setting(
         16_384,
-        section="Importance matrix",
+        section="Importance",
         ge=256,
         unit="tokens",
         help="Amount of held-out text for the importance matrix; the comparison reads other text.",
