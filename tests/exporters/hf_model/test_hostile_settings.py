@@ -18,6 +18,7 @@ from exporters.hf_model.families.llama import LLAMA
 from exporters.hf_model.model_config import check_config
 from exporters.hf_model.rope import read_rope
 from exporters.lora.adapter import read_adapter
+from exporters.lora.settings import scale_of
 from recipes.problems import OperatorError
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, copy_folder, edit_json
 from tests.patience import PATIENCE_S
@@ -212,6 +213,11 @@ def test_yarn_is_read_as_transformers_reads_it() -> None:
         ("modules_to_save", 3),
         ("alpha_pattern", {"q_proj": math.inf}),
         ("rank_pattern", {"(": 3}),
+        ("rank_pattern", {r"((\w+\.?)+)+!": 3}),
+        ("alpha_pattern", {r"(\w|.)*(\w|.)*!": 3}),
+        ("alpha_pattern", {".*.*.*.*.*!": 3}),
+        ("rank_pattern", {"(.|.)" * 40 + "!": 3}),
+        ("rank_pattern", {".?" * 40 + "!": 3}),
     ],
 )
 def test_garbage_in_an_adapters_settings_is_not_taken_for_nothing(
@@ -221,6 +227,15 @@ def test_garbage_in_an_adapters_settings_is_not_taken_for_nothing(
     edit_json(spoiled / ADAPTER_CONFIG, **{field: value})
     with pytest.raises(OperatorError, match=f"{field}|lora_alpha"):
         read_adapter(spoiled)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["q_proj", r"model\.layers\.(?:1[0-9]|0|1)\..*\.q_proj", r"^model.layers.\d+.self_attn.(q|k)_proj", ".*q_proj"],
+)
+def test_patterns_as_people_write_them_are_read(pattern: str) -> None:
+    config = {"r": 8, "lora_alpha": 16, "alpha_pattern": {pattern: 32}}
+    assert scale_of(config, "model.layers.1.self_attn.q_proj", 8) == 4.0
 
 
 def test_a_damaged_sentencepiece_model_ends_in_words(tmp_path: Path, base: Path) -> None:
