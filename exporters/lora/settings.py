@@ -24,7 +24,7 @@ _SIMPLE = re.compile(
     rf"(?:[A-Za-z0-9_^$|.-]|\\[.dwDW-]|{_CLASS}|[*+?]|\((?:\?:)?(?:[A-Za-z0-9_|]|\\\.|{_CLASS})+\)\??)*"
 )
 _MOST_REPEATS, _MOST_GROUPS = 2, 4
-"""In a pattern of an adapter's settings, which anybody may have written: with few repeated characters, and groups of
+"""In a pattern of an adapter's settings, which may come from any source: with few repeated characters, and groups of
 plain alternatives, matching takes at most about the cube of the name's length."""
 _PLAIN = (
     "turn it into a plain LoRA adapter: PEFT's save_pretrained does that with "
