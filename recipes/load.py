@@ -16,7 +16,8 @@ from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import Recipe
 from recipes.source import Source
 from recipes.stages.fake import FakeStage
-from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, output_word, tag_of_table, tags_of
+from recipes.stages.gates import unreported
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, output_word, tag_of_table, tags_of
 from recipes.toml_read import parse, read_text
 from recipes.toml_scan import KeyPath
 
@@ -251,6 +252,9 @@ class _Check:
                 self._check_unknown(here, stage)
             return
         check_table(STAGE_TYPES[tag], stage, tag, report)
+        for gate, metric, allowed, hint in unreported(tag, stage):
+            report(("gate", gate, "metric"), f"a {kind_of(tag)} stage with these fields does not report it",
+                   shown(metric), allowed, hint)
         for spec in fields_of(tag):
             value = stage.get(spec.path)
             if value == "" or spec.new_folder or not _names_folder(value, spec):

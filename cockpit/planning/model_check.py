@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cockpit.planning.base_check import check_base, loads_in_transformers
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.target_modules import unknown_targets
@@ -58,7 +59,7 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    _refuse(loaded, [*problems, *output_problems(loaded)])
+    refuse(loaded, [*problems, *output_problems(loaded)])
 
 
 def check_folders(loaded: LoadedRecipe) -> None:
@@ -69,10 +70,16 @@ def check_folders(loaded: LoadedRecipe) -> None:
     Raises:
         RecipeError, OperatorError: as `check_models`.
     """
-    _refuse(loaded, folder_problems(loaded))
+    refuse(loaded, folder_problems(loaded))
 
 
-def _refuse(loaded: LoadedRecipe, problems: Sequence[Problem]) -> None:
+def refuse(loaded: LoadedRecipe, problems: Sequence[Problem]) -> None:
+    """Refuse a recipe with problems.
+
+    Raises:
+        RecipeError: the problems, for a recipe in a file.
+        OperatorError: the same without lines, for a recipe that is not in a file.
+    """
     if problems and not _is_of_its_file(loaded):
         raise OperatorError("\n".join(problem.words for problem in problems))
     if problems:
@@ -132,6 +139,8 @@ def _check(folder: Path, stage: StageFields) -> None:
     if not row_of(stage).reads_model_config:
         if (folder / "config.json").is_file():  # an adapter folder has no config.json
             check_counts(folder, read_object(folder / "config.json"))
+        if loads_in_transformers(stage):
+            check_base(folder, stage)
         return
     if isinstance(stage, ExportStage) and stage.converter == "upstream":
         find_converter(stage.llama_cpp)

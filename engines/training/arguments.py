@@ -1,9 +1,8 @@
-"""A stage's fields as `transformers.TrainingArguments`, and the number of steps that they give."""
+"""A stage's fields as `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +63,3 @@ def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
-
-
-def steps_per_epoch(stage: TrainingFields, examples: int) -> int:
-    """Optimizer steps of one pass over the data; the last step may have a smaller window."""
-    batches = math.ceil(examples / stage.per_device_train_batch_size)
-    return max(1, math.ceil(batches / stage.gradient_accumulation_steps))
-
-
-def planned_steps(stage: TrainingFields, examples: int) -> int:
-    """Optimizer steps of the whole stage."""
-    if stage.max_steps is not None:
-        return stage.max_steps
-    return math.ceil(stage.num_train_epochs * steps_per_epoch(stage, examples))

@@ -16,7 +16,7 @@ from engines.context import GuardTrippedError, StageContext
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.guards import Trip, check_step
-from engines.training.arguments import planned_steps, training_arguments
+from engines.training.arguments import training_arguments
 from engines.training.beginning import (
     START_FROM,
     continued_checkpoint,
@@ -35,6 +35,7 @@ from engines.training.trainer import EngineTrainer, Measured, build_trainer
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING
 from recipes import quantities
 from recipes.problems import OperatorError
+from recipes.stages.steps import is_due, planned_steps
 from recipes.stages.training import TrainingFields
 
 
@@ -205,27 +206,17 @@ class Session:
         self._do_due_work()
         handle_requests(self)
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
-            self._finish()  # an operator has just set the last step to this step
+            self._do_due_work()  # an operator has just set the last step to this step
         self.total_steps = state.max_steps
 
     def _do_due_work(self) -> None:
-        stage, step = self.stage, self.step
-        if step >= self.trainer.state.max_steps:
-            self._finish()
-            return
-        if stage.eval_steps is not None and step % stage.eval_steps == 0:
+        stage, step, last = self.stage, self.step, int(self.trainer.state.max_steps)
+        if is_due(step, stage.eval_steps, last):
             self.evaluate()
-        if self.task.sample_steps is not None and step % self.task.sample_steps == 0:
+        if is_due(step, self.task.sample_steps, last):
             self.sample()
-        if step % stage.save_steps == 0:
+        if is_due(step, stage.save_steps, last):
             self.save()
-
-    def _finish(self) -> None:
-        if self.stage.eval_steps is not None:
-            self.evaluate()
-        if self.task.sample_steps is not None:
-            self.sample()
-        self.save()
 
     # Operations at a step boundary.
 

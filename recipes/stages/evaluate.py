@@ -44,6 +44,7 @@ EVALUATE = StageKind(
     types={"report": EvaluateStage},
     module="engines.evaluate.stage",
     needs=lambda _stage: TRAIN,
+    metrics=lambda _stage: ("loss", "perplexity", "tokens", "tokens_per_second", "examples", "truncated"),
     scores=True,
     same_shape_as="model",
 )

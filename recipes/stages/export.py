@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import field_validator, model_validator
 
 from recipes.file_types import FILE_TYPES, FIRST_FILE_TYPES, label_of, needing_importance
-from recipes.problems import closest, shown
+from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS, FilesFields
 from recipes.stages.kind import LIGHT, StageKind
@@ -212,21 +212,6 @@ class ExportStage(FilesFields):
         return self
 
     @model_validator(mode="after")
-    def _gates_on_measured_metrics(self) -> ExportStage:
-        known = gate_metrics(self)
-        for gate in self.gate:
-            if gate.metric in known or (self.adapters and gate.metric.endswith(("_mean_kl", "_max_kl", "_top1"))):
-                continue
-            near = closest(gate.metric, known)
-            raise ValueError(
-                f"gate.metric — this export does not measure it; got {shown(gate.metric)}; allowed: the lower-case name"
-                f" of a file type and one of {', '.join(_OF_FILES)}"
-                + (f", {', '.join(_OF_COMPARISONS)}" if self.parity_positions else " (parity_positions is 0)")
-                + (f"; {near}" if near else "")
-            )
-        return self
-
-    @model_validator(mode="after")
     def _importance_where_needed(self) -> ExportStage:
         if self.target_bits is not None and self.imatrix == "never":
             raise ValueError("imatrix — target_bits uses an importance matrix; got never; allowed: auto or always")
@@ -239,7 +224,7 @@ class ExportStage(FilesFields):
         return self
 
 
-_OF_FILES = ("bytes", "bits_per_weight")
+_OF_FILES = ("bytes", "bits_per_weight", "bytes_proof_s")
 _OF_COMPARISONS = (
     "mean_kl",
     "max_kl",
@@ -254,14 +239,21 @@ _OF_COMPARISONS = (
 )
 
 
-def gate_metrics(stage: ExportStage) -> list[str]:
-    """The metrics that an export reports and a gate may name, without those of its GGUF adapters."""
+_OF_ADAPTERS = ("mean_kl", "max_kl", "top1")
+"""Of each GGUF adapter over each file; their names begin with the adapter's, which depends on its manifest."""
+
+
+def _metrics(stage: ExportStage) -> tuple[str, ...]:
     compared = stage.parity_positions > 0
     names = [*_OF_FILES, *(_OF_COMPARISONS if compared else ())]
     types = [*stage.file_types, *([] if stage.target_bits is None else [label_of(stage.target_bits)])]
     found = [f"{file_type.lower()}_{name}" for file_type in types for name in names]
     found += ["files_refused", "imatrix_tokens", *(("positions",) if compared else ())]
-    return found + (["merge_mean_kl", "merge_top1"] if stage.adapter and compared else [])
+    found += ["merge_mean_kl", "merge_top1"] if stage.adapter and compared else []
+    found += ["i2s_bytes"] if stage.i2s != "none" else []
+    if stage.adapters:
+        found += ["*_bytes", *(f"*_{name}" for name in (_OF_ADAPTERS if compared else ()))]
+    return tuple(found)
 
 
 def _needs(stage: ExportStage) -> tuple[str, ...]:
@@ -273,6 +265,8 @@ EXPORT = StageKind(
     types={"gguf": ExportStage},
     module="exporters.stages.export_stage",
     needs=_needs,
+    metrics=_metrics,
+    metrics_if=(("parity_positions", 1, "parity_positions to a number above 0"),),
     same_shape_as="model",
     reads_model_config=True,
 )

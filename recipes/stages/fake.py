@@ -93,5 +93,6 @@ FAKE = StageKind(
     types={"fake": FakeStage},
     module="engines.fake.stage",
     needs=lambda _stage: LIGHT,
+    metrics=lambda _stage: ("loss", "steps", "tokens"),
     trains=True,
 )

@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 from recipes.setting import setting
 from recipes.stages.fields import MODEL_OUTPUTS
 from recipes.stages.kind import TRAIN, StageKind
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
 
 ALL_LINEAR = "all-linear"
 """In place of the names in `target_modules`: every linear layer except the output head, as in PEFT."""
@@ -88,6 +88,8 @@ FINETUNE = StageKind(
     types={"adapter": FinetuneStage},
     module="engines.finetune.stage",
     needs=lambda _stage: TRAIN,
+    metrics=training_metrics,
+    metrics_if=EVALUATES,
     trains=True,
     samples=True,
     same_shape_as="model",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from recipes.stages.fields import StageFields
 
@@ -31,6 +31,9 @@ class StageKind(Generic[S]):
             types has a field `output` that selects one.
         module: the module with `run(ctx)`. It is imported only in the process of an attempt.
         needs: distributions that the module imports for a stage with the given fields.
+        metrics: names of the metrics that a stage with the given fields reports when it succeeds; a gate may name
+            these. A `*` in a name stands for any text.
+        metrics_if: fields that add metrics: the name, a value that adds them, and both as a recipe spells them.
         trains: the stage runs optimizer steps, commits checkpoints and resumes from them.
         samples: the stage generates text during training when an operator requests it.
         scores: the stage measures loss and perplexity on held-out data, so the report compares such stages.
@@ -44,9 +47,11 @@ class StageKind(Generic[S]):
     types: Mapping[str, type[S]]
     module: str
     needs: Callable[[S], tuple[str, ...]]
+    metrics: Callable[[S], tuple[str, ...]]
     trains: bool = False
     samples: bool = False
     scores: bool = False
+    metrics_if: tuple[tuple[str, Any, str], ...] = ()
     same_shape_as: str | None = None
     reads_model_config: bool = False
 

@@ -78,11 +78,20 @@ def _needs(stage: MergeStage) -> tuple[str, ...]:
     return (*LIGHT, "torch", "safetensors", *compared, *rounded)
 
 
+def _metrics(stage: MergeStage) -> tuple[str, ...]:
+    """A comparison is made of one adapter with weight 1."""
+    sizes = ("parameters", "bytes", "tensors")
+    compared = stage.parity_positions and len(stage.adapters) <= 1 and (stage.weights or [1.0]) == [1.0]
+    return (*sizes, "mean_kl", "max_kl", "top1") if compared else sizes
+
+
 MERGE = StageKind(
     kind="merge",
     types={"model": MergeStage},
     module="exporters.stages.merge_stage",
     needs=_needs,
+    metrics=_metrics,
+    metrics_if=(("parity_positions", 1, "parity_positions to a number above 0"),),
     same_shape_as="model",
     reads_model_config=True,
 )

@@ -104,9 +104,18 @@ def _needs(stage: PrepareStage) -> tuple[str, ...]:
     return (*LIGHT, "sentencepiece") if isinstance(stage, PrepareTokens) else LIGHT
 
 
+def _metrics(stage: PrepareStage) -> tuple[str, ...]:
+    if isinstance(stage, PrepareText):
+        return ("documents", "bytes", "dropped")
+    if isinstance(stage, PrepareTokens):
+        return ("tokens", "documents", "bytes", "bytes_per_token", "control_strings", "space_marks")
+    return ("examples", "dropped")
+
+
 PREPARE = StageKind[PrepareStage](
     kind="prepare",
     types={"text": PrepareText, "tokens": PrepareTokens, "messages": PrepareMessages},
     module="engines.data.stage",
     needs=_needs,
+    metrics=_metrics,
 )

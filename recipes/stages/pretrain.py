@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from recipes.setting import setting
 from recipes.stages.kind import TRAIN, StageKind
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
 
 
 class PretrainStage(TrainingFields):
@@ -121,6 +121,8 @@ PRETRAIN = StageKind(
     types={"model": PretrainStage},
     module="engines.pretrain.stage",
     needs=lambda _stage: TRAIN,
+    metrics=lambda stage: (*training_metrics(stage), "documents"),
+    metrics_if=EVALUATES,
     trains=True,
     samples=True,
 )

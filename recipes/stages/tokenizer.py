@@ -36,4 +36,5 @@ TOKENIZER = StageKind(
     types={"tokenizer": TokenizerStage},
     module="engines.tokenizer.stage",
     needs=lambda _stage: (*LIGHT, "sentencepiece", "protobuf", "transformers"),
+    metrics=lambda _stage: ("vocab_size", "bytes", "documents", "parity_texts"),
 )

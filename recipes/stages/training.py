@@ -132,3 +132,22 @@ class TrainingFields(DeviceFields):
     retry: TrainingRetry = setting(
         default_factory=TrainingRetry, section="Retry", at_resume="change", help="Automatic retries."
     )
+
+
+EVALUATES = (("eval_steps", 1, "eval_steps to the number of steps between two evaluations"),)
+"""The field that adds the metrics of the val split."""
+
+
+def training_metrics(stage: TrainingFields) -> tuple[str, ...]:
+    """The metrics of a stage that trains; those of the val split only where it evaluates."""
+    measured = (
+        "loss",
+        "steps",
+        "tokens",
+        "loss_tokens",
+        "tokens_per_second",
+        "examples",
+        "parameters",
+        "trainable_parameters",
+    )
+    return (*measured, "eval_loss", "eval_perplexity") if stage.eval_steps is not None else measured

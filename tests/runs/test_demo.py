@@ -10,6 +10,8 @@ import pytest
 from cockpit.runs.reader import read_now
 from engines.artifacts.manifest import verify_manifest
 from engines.events import MachineSampled, SampledText
+from recipes.stages.gates import unreported
+from recipes.stages.registry import tag_of_table
 from tests.runs.harness import ROOT, events, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -40,6 +42,9 @@ def test_the_demo_goes_from_source_text_to_quantized_files_that_are_proven_to_be
         assert stage.name in printed, "the table has every stage"
 
     metrics = {stage.name: stage.metrics for stage in state.stages}
+    for table in json.loads(run.recipe_json.read_text())["recipe"]["stage"]:
+        gates = [{"metric": name, "op": "<", "value": 1.0} for name in metrics[table["name"]]]
+        assert unreported(str(tag_of_table(table)), {**table, "gate": gates}) == [], "the kind's row has every metric"
     before, after = metrics["before"]["loss"], metrics["after"]["loss"]
     assert before is not None
     assert after is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def test_every_stage_refuses_a_model_of_impossible_size(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="hidden_size — got 1152921504606846976"):
         check_models(load_recipe(recipe(tmp_path, text, hidden_size=2**60)))
     (tmp_path / "model" / "config.json").unlink()
-    check_models(load_recipe(tmp_path / "r.toml"))
+    with pytest.raises(RecipeError, match=r"model has no config\.json, so it is not a model folder"):
+        check_models(load_recipe(tmp_path / "r.toml"))
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", "[" * 100_000, '{"architectures": "\x1b[2J"}'])
@@ -112,6 +114,8 @@ def test_a_config_that_cannot_be_read_is_reported(tmp_path: Path, content: str |
     assert "\x1b" not in caught.value.message
 
 
+FOUR_BIT = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+ADAPTER = r"is an adapter.*merge it first.*set model to its base \(org/base\) and start_from"
 TUNE = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "./model"\ndata = "./text"\n'
 
 
@@ -127,6 +131,7 @@ def fused(folder: Path, targets: str) -> Path:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
+    (folder / "model" / "tokenizer.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
     return path
 
@@ -161,6 +166,32 @@ def test_a_target_that_the_model_lacks_is_located_before_a_run_is_made(
     text = path.read_text()
     with pytest.raises(OperatorError, match="target_modules — no linear layer of the model has the name"):
         launch_text(text + "# unsaved\n", runs_root=tmp_path / "runs", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: (model / "config.json").write_text(json.dumps(GOOD | FOUR_BIT)), "use the 16-bit base model"),
+        (lambda model: (model / "model.safetensors").unlink(), "has no weights"),
+        (lambda model: (model / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda model: (model / "config.json").unlink(), "has no config.json, so it is not a model folder"),
+        (lambda model: (model / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}'), ADAPTER),
+    ],
+)
+def test_a_folder_that_training_could_not_use_is_refused_at_its_line(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    path = fused(tmp_path, '"all-linear"')
+    check_models(load_recipe(path))
+    spoil(tmp_path / "model")
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_models(load_recipe(path))
+    assert [(problem.line, problem.key) for problem in caught.value.problems] == [(7, "tuned.model")]
+
+
+def test_an_adapter_may_be_evaluated(tmp_path: Path) -> None:
+    path = recipe(tmp_path, TUNE.replace("finetune", "evaluate").replace("./model", "./tuned"))
+    check_models(load_recipe(path))
 
 
 def test_targets_in_a_model_that_the_recipe_trains_are_those_of_a_llama() -> None:

@@ -298,7 +298,7 @@ def test_a_gate_may_name_a_files_quality_and_nothing_that_is_not_measured() -> N
     for metric in ("q4_k_m_mean_kl", "q4_k_m_top1", "q4_k_m_perplexity_ratio", "q4_k_m_bytes"):
         assert problems_of(gated.format(more="", metric=metric), Path("x.toml")) == []
     (problem,) = problems_of(gated.format(more="", metric="q8_0_kl_mean"), Path("x.toml"))
-    assert problem.key == "g.gate.metric"
+    assert problem.key == "g.gate[0].metric"
     assert problems_of(gated.format(more="parity_positions = 0\n", metric="q4_k_m_top1"), Path("x.toml"))
 
 

@@ -1,0 +1,30 @@
+"""The steps of a training stage and the work that is due at them: the engine follows it, and plans count it."""
+
+from __future__ import annotations
+
+import math
+
+from recipes.stages.training import TrainingFields
+
+
+def steps_per_epoch(stage: TrainingFields, examples: int) -> int:
+    """Optimizer steps of one pass over the data; the last step may have a smaller window."""
+    batches = math.ceil(examples / stage.per_device_train_batch_size)
+    return max(1, math.ceil(batches / stage.gradient_accumulation_steps))
+
+
+def planned_steps(stage: TrainingFields, examples: int) -> int:
+    """Optimizer steps of the whole stage."""
+    if stage.max_steps is not None:
+        return stage.max_steps
+    return math.ceil(stage.num_train_epochs * steps_per_epoch(stage, examples))
+
+
+def is_due(step: int, every: int | None, last: int) -> bool:
+    """Whether work that is due every `every` steps, and at the last step, is due after this step; None: never."""
+    return every is not None and (step >= last or step % every == 0)
+
+
+def times_due(every: int | None, last: int) -> int:
+    """How often `is_due` holds from step 1 to the last step."""
+    return 0 if every is None else -(-last // every)
