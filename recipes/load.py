@@ -253,8 +253,13 @@ class _Check:
             return
         check_table(STAGE_TYPES[tag], stage, tag, report)
         for gate, metric, allowed, hint in unreported(tag, stage):
-            report(("gate", gate, "metric"), f"a {kind_of(tag)} stage with these fields does not report it",
-                   shown(metric), allowed, hint)
+            report(
+                ("gate", gate, "metric"),
+                f"a {kind_of(tag)} stage with these fields does not report it",
+                shown(metric),
+                allowed,
+                hint,
+            )
         for spec in fields_of(tag):
             value = stage.get(spec.path)
             if value == "" or spec.new_folder or not _names_folder(value, spec):

@@ -9,7 +9,8 @@ import pytest
 from recipes.load import load_recipe_text
 from recipes.problems import Problem, RecipeError
 
-STAGE = 'schema = 1\nname = "x"\n[[stage]]\nname = "s"\n{fields}\n[[stage.gate]]\nmetric = "{metric}"\nop = "<"\nvalue = 1\n'
+STAGE = 'schema = 1\nname = "x"\n[[stage]]\nname = "s"\n{fields}\n'
+STAGE += '[[stage.gate]]\nmetric = "{metric}"\nop = "<"\nvalue = 1\n'
 FAKE = 'kind = "fake"'
 TUNE = 'kind = "finetune"\nmodel = "org/base"\ndata = "./messages"'
 SCORE = 'kind = "evaluate"\nmodel = "org/base"\ndata = "./messages"'
@@ -77,5 +78,3 @@ def test_a_gate_from_the_defaults_of_its_kind_is_located_there() -> None:
 def test_another_mistake_of_the_stage_is_reported_before_its_gates(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, f"{FAKE}\nmax_steps = 0", "accuracy")
     assert problem.key == "s.max_steps"
-
-
