@@ -128,7 +128,7 @@ def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
         keys = _keys_below(tag, loc)
         return f"a table with {', '.join(keys)}" if keys else ""
     if spec.kind == "map" and loc[-1] != spec.path:
-        return either(spec.choices)
+        return either(spec.choices) if spec.choices else "a string"
     if isinstance(loc[-1], int):
         words = {"tables": "a table", "numbers": "a number"}
         return either(spec.choices) if spec.choices else words.get(spec.kind, "a string")

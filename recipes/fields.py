@@ -96,7 +96,7 @@ class FieldSpec:
         if self.kind == "numbers":
             return "a list of numbers"
         if self.kind == "map":
-            return f"a table; each value is {either(self.choices)}"
+            return f"a table; each value is {either(self.choices)}" if self.choices else "a table of strings"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
             listed = f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"

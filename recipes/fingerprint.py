@@ -18,8 +18,13 @@ are checked again without a rerun of the stage.
 
 ADDED_LATER: Mapping[str, Any] = {
     "byte_proof": "all",
+    "columns": {},
+    "encoding": None,
     "file_name": None,
+    "format": "auto",
+    "ignore_keys": [],
     "max_shard_size": "50GB",
+    "on_bad_row": "error",
     "output_dir": None,
     "tensor_types": {},
     "target_bits": None,

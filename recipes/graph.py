@@ -12,6 +12,7 @@ from typing import Any, Literal
 from recipes.fields import inputs_of
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
 from recipes.schema import Recipe
+from recipes.stages.data_fields import DATASET
 from recipes.stages.fields import STAGE_NAME, StageFields
 from recipes.stages.registry import output_of, tag_of_stage
 
@@ -224,15 +225,15 @@ def _reference(
             return None
         return Reference("path", value, path)
     if HUB_ID.fullmatch(value):
-        if "model" in accepts:
+        if "model" in accepts or DATASET in accepts:
             return Reference("hub", value)
         hint = f"for a folder, write ./{printable(value)}"
-        report(node.number, key, "a hub id can only be a model", shown(value), ", ".join(accepts), hint)
+        report(node.number, key, "a hub id can only be a model or a dataset", shown(value), ", ".join(accepts), hint)
         return None
     source = by_name.get(value)
     if source is None:
         allowed = "a stage, RUN:STAGE, a path that begins with / ./ ../ or ~/" + (
-            ", or org/name" if "model" in accepts else ""
+            ", or org/name" if "model" in accepts or DATASET in accepts else ""
         )
         fitting = [name for name, other in by_name.items() if other.output in accepts and other is not node]
         hint = closest(value, fitting) or closest(value, by_name)
@@ -242,7 +243,7 @@ def _reference(
         return None
     if source.output is not None and source.output not in accepts and source is not node:
         message = f"stage {printable(value)} has the wrong type of output"
-        report(node.number, key, message, source.output, ", ".join(accepts), _fitting(by_name, accepts, node))
+        report(node.number, key, message, source.output, _outputs(accepts), _fitting(by_name, accepts, node))
     return Reference("stage", value)
 
 
@@ -265,10 +266,15 @@ def _output_of_run(
         return None
     if found.output not in accepts:
         report(
-            node.number, key, f"{printable(value)} has the wrong type of output", found.output, ", ".join(accepts), ""
+            node.number, key, f"{printable(value)} has the wrong type of output", found.output, _outputs(accepts), ""
         )
         return None
     return Reference("path", value, found.path, found.manifest_sha256)
+
+
+def _outputs(accepts: tuple[str, ...]) -> str:
+    """The outputs of stages that a field accepts, as text."""
+    return ", ".join(word for word in accepts if word != DATASET)
 
 
 def _fitting(by_name: dict[str, Node], accepts: tuple[str, ...], node: Node) -> str:

@@ -186,7 +186,7 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
     if spec.kind == "numbers":
         result["items"] = {"type": "number"}
     if spec.kind == "map":
-        result["additionalProperties"] = {"enum": list(spec.choices)}
+        result["additionalProperties"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
     if spec.kind == "tables":
         required = [item.path for item in spec.items if item.required]
         result["items"] = _object({item.path: _property(item) for item in spec.items}, required)

@@ -15,9 +15,9 @@ from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.target_modules import unknown_targets
 from engines.files import read_regular_text
+from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
 from exporters.hf_model.architectures import architecture_of
-from exporters.hf_model.hub_cache import cached_model
 from exporters.hf_model.model_config import check_counts, complete_config
 from exporters.upstream.script import find_converter
 from recipes.load import LoadedRecipe

@@ -169,7 +169,7 @@ def _spool_examples(
 
 def _row(fact: Fact, path: str) -> MessageRow:
     turns = [Message("user", fact.question), Message("assistant", fact.answer)]
-    return MessageRow(turns, group=path, question=fact.kind)
+    return MessageRow(turns, group=path, category=fact.kind)
 
 
 def shared_out(limit: int | None, found: dict[str, int]) -> dict[str, int]:
@@ -200,6 +200,6 @@ def _write_split(spool: _Spool, target: Path, quota: int) -> dict[str, Any]:
         for number, line in enumerate(lines):
             if number in chosen:
                 out.write(line)
-                kinds[msgspec.json.decode(line, type=MessageRow).question] += 1
+                kinds[msgspec.json.decode(line, type=MessageRow).category] += 1
     spool.file.unlink()
     return {"examples": len(chosen), "questions": dict(sorted(kinds.items()))}

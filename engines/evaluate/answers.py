@@ -30,7 +30,7 @@ def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]
     """The first `count` rows, taken in turn from every kind of question, so that each kind is included."""
     by_kind: dict[str, list[MessageRow]] = {}
     for row in rows:
-        of_kind = by_kind.setdefault(row.question, [])
+        of_kind = by_kind.setdefault(row.category, [])
         if len(of_kind) < count:
             of_kind.append(row)
     chosen: list[MessageRow] = []

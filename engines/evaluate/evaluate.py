@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.chat.rendering import Waiting
-from engines.data.readers.folder import read_messages
+from engines.data.door import DataSource, ReadCounts, read_conversations
 from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
@@ -39,31 +39,33 @@ def is_tokens_folder(data: Path) -> bool:
 
 def make_batches(
     loaded: LoadedModel,
-    data: Path,
+    data: DataSource,
     *,
     split: str,
     max_length: int,
     batch_size: int,
     max_tokens: int | None,
     waiting: Waiting | None = None,
+    counts: ReadCounts | None = None,
 ) -> Batches:
-    """Batches of one split: answers of messages, or windows of tokens. `waiting`: as for `encode_answers`.
+    """Batches of one split: answers of messages, or windows of tokens. `waiting`: as for `encode_answers`; `counts` is
+    filled with what was read.
 
     Raises:
         OperatorError: the split is missing or empty, another tokenizer than the model's encoded its tokens, or the chat
             template cannot render its messages.
     """
-    if is_tokens_folder(data):
-        shard = TokenShard(data, split)
+    if is_tokens_folder(data.place):
+        shard = TokenShard(data.place, split)
         check_tokenizer(loaded, shard)
         batches = window_batches(shard, max_length, batch_size, max_tokens=max_tokens)
     else:
-        rows = (row.as_dicts() for row in read_messages(data, split))
+        rows = (row.as_dicts() for row in read_conversations(data, split, counts))
         batches = answer_batches(rows, loaded.tokenizer, max_length, batch_size, max_tokens=max_tokens, waiting=waiting)
     if not batches.scored_tokens:
         found = batches.stats
         raise OperatorError(
-            f"the {split} split of {data} has nothing to score "
+            f"{split and f'the {split} split of '}{data.place} has nothing to score "
             f"({found.rows} rows, {found.dropped} of them without an answer within {max_length} tokens)",
             "choose another split, or a larger max_length",
         )

@@ -9,12 +9,12 @@ from itertools import count
 from typing import Any
 
 from engines.context import Artifact, StageContext, StageResult
-from engines.data.readers.folder import read_messages
-from engines.data.stage import input_folder
+from engines.data.door import DataSource, ReadCounts, read_conversations, source_of_stage
 from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score
 from engines.evaluate.model import LoadedModel, load_model
 from engines.events import Evaluated, SampledText
+from engines.inputs.data_place import UNSPLIT
 from engines.training.devices import report_devices
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
@@ -26,8 +26,9 @@ SHOWN_CHARACTERS = 4_000
 def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     """Evaluate the model or adapter on the data and write `report.json` into `ctx.out`."""
     stage = ctx.stage
-    data = input_folder(ctx, "data")
-    if stage.answers and is_tokens_folder(data):
+    data = source_of_stage(stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
+    split = UNSPLIT if data.place.is_file() else stage.split  # a file that is named is meant whole
+    if stage.answers and is_tokens_folder(data.place):
         raise OperatorError(
             f"answers — got {stage.answers}; allowed 0 with token shards, which contain no questions",
             "set answers = 0, or give a messages stage",
@@ -37,21 +38,25 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     loaded = load_model(given.path, given.name, ctx.warn)
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
+    counts = ReadCounts()
     batches = make_batches(
         loaded,
         data,
-        split=stage.split,
+        split=split,
         max_length=stage.max_length,
         batch_size=stage.per_device_eval_batch_size,
         max_tokens=stage.max_tokens,
         waiting=ctx.check_stop,
+        counts=counts,
     )
+    for note in counts.notes():
+        ctx.warn(note)
     ctx.phase("scoring")
     began_s = time.monotonic()
     scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"))
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
-    answers = _answers(ctx, loaded)
+    answers = _answers(ctx, loaded, data, split)
     _write_report(ctx, scored, answers)
     metrics = {
         "loss": scored.loss,
@@ -82,12 +87,12 @@ def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
         ctx.warn(f"{scored.stats.control_strings} row(s) contain literal control strings and were left out")
 
 
-def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> list[Answer]:
+def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel, data: DataSource, split: str) -> list[Answer]:
     stage = ctx.stage
     if not stage.answers:
         return []
     ctx.phase("answering")
-    rows = choose_questions(read_messages(input_folder(ctx, "data"), stage.split), stage.answers)
+    rows = choose_questions(read_conversations(data, split), stage.answers)
     given = []
     for done, row in zip(count(1), rows, strict=False):
         one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens, waiting=ctx.check_stop)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from engines.context import StageContext
-from engines.data.readers.folder import read_messages
+from engines.data.door import DataSource, ReadCounts, conversation, read_conversations, read_rows, splits_in
 from engines.training.loss import AnswerStats, Batches, Example, answer_batches, encode_answers, pad_batch
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
@@ -34,7 +33,7 @@ class ExampleDataset(Dataset[Example]):
         return self._examples[index]
 
 
-def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> ExampleDataset:
+def load_train(ctx: StageContext[FinetuneStage], data: DataSource, tokenizer: Any) -> ExampleDataset:
     """Tokenize the train split and warn about rows that were cut or left out.
 
     Raises:
@@ -45,17 +44,18 @@ def load_train(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> 
     _warn(ctx, stats)
     if not examples:
         raise OperatorError(
-            f"{data}: none of the {stats.rows} rows of train.jsonl has an answer within {ctx.stage.max_length} tokens",
+            f"{data.place}: none of the {stats.rows} rows of its train split has an answer within"
+            f" {ctx.stage.max_length} tokens",
             "raise max_length, or prepare other messages",
         )
     return ExampleDataset(examples)
 
 
-def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Batches | None:
+def load_val(ctx: StageContext[FinetuneStage], data: DataSource, tokenizer: Any) -> Batches | None:
     """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
-    if (data / "val.jsonl").is_file():
-        rows = (row.as_dicts() for row in read_messages(data, "val"))
+    if "val" in splits_in(data):
+        rows = (row.as_dicts() for row in read_conversations(data, "val"))
         batches = answer_batches(
             rows,
             tokenizer,
@@ -67,7 +67,7 @@ def load_val(ctx: StageContext[FinetuneStage], data: Path, tokenizer: Any) -> Ba
         if batches.scored_tokens:
             return batches
     if stage.eval_steps is not None:
-        ctx.warn("the messages have no val split; evaluation during training is skipped")
+        ctx.warn("the data has no val split; evaluation during training is skipped")
     return None
 
 
@@ -83,11 +83,13 @@ def collator(pad_id: int) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
     return partial(collate_examples, pad_id=pad_id)
 
 
-def _reported(ctx: StageContext[FinetuneStage], data: Path) -> Iterator[list[dict[str, str]]]:
-    rows = list(read_messages(data, "train"))
-    for count, row in enumerate(rows, start=1):
-        yield row.as_dicts()
-        ctx.progress(count, len(rows), "rows")
+def _reported(ctx: StageContext[FinetuneStage], data: DataSource) -> Iterator[list[dict[str, Any]]]:
+    counts = ReadCounts()
+    for located in read_rows(data, "train", counts):
+        yield conversation(located).as_dicts()
+        ctx.progress(counts.rows, None, "rows")
+    for note in counts.notes():
+        ctx.warn(note)
 
 
 def _warn(ctx: StageContext[FinetuneStage], stats: AnswerStats) -> None:

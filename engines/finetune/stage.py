@@ -20,6 +20,7 @@ from engines.artifacts.generation_config import write_generation_config
 from engines.chat.ends import trained_ends
 from engines.chat.rendering import prompt_ids
 from engines.context import Artifact, Input, StageContext, StageResult
+from engines.data.door import source_of_stage
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.finetune.model import add_adapter, load_base
@@ -45,7 +46,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     set_up_process(ctx.stage)
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
-    data = input_folder(ctx.inputs["data"])
+    data = source_of_stage(ctx.stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
     model, tokenizer = load_base(base, bf16=ctx.stage.bf16, warn=ctx.warn)
     ctx.phase("tokenizing")
     dataset = load_train(ctx, data, tokenizer)

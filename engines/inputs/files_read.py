@@ -15,9 +15,12 @@ from pathlib import Path
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.artifacts.manifest import MANIFEST
+from engines.inputs.data_place import UNSPLIT, data_files
 from engines.inputs.source_tree import STANDARD_LIBRARY, walk_sources
 from engines.json_text import read_json
 from recipes.fields import inputs_of
+from recipes.problems import OperatorError
+from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
@@ -56,10 +59,12 @@ def files_read(stage: StageFields, field: str, path: Path) -> list[tuple[str, Pa
 def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(stage, PrepareText) and field == "source":
         return walk_sources(folder, stage.include, stage.exclude, Counter())
-    kinds = _accepted(stage, field)
+    kinds = accepted_by(stage, field)
     if kinds <= {"model", "adapter", "tokenizer"}:
         return _model_files(folder)
     splits = _splits_of(stage)
+    if isinstance(stage, ReadFields) and field == "data" and not (folder / TOKENS_JSON).is_file():
+        return _files_of_rows(folder, splits)
     if any((folder / name).is_file() for name in (*_METADATA, *(f"{split}.jsonl" for split in SPLITS))):
         return _prepared_files(folder, splits)
     if isinstance(stage, PrepareMessages):
@@ -74,7 +79,8 @@ def source_of(stage: StageFields) -> Path | None:
     return Path(stage.source).expanduser().absolute()
 
 
-def _accepted(stage: StageFields, field: str) -> set[str]:
+def accepted_by(stage: StageFields, field: str) -> set[str]:
+    """The words of `accepts` of a field; `adapters[0]` is one of a list."""
     name = field.partition("[")[0]
     return {word for spec in inputs_of(tag_of_stage(stage)) if spec.path == name for word in spec.accepts}
 
@@ -106,6 +112,21 @@ def _weights(folder: Path, names: list[str]) -> list[str]:
         return [*one, *(name for name in names if name in set(shards))] or names
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return names
+
+
+def _files_of_rows(folder: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """The files of the splits that a stage reads, by the same rule as the reader's, and what describes them.
+
+    None where that rule refuses the folder: the stage then says why.
+    """
+    try:
+        found = data_files(folder).splits
+    except OperatorError:
+        return
+    for split in (UNSPLIT, *splits):
+        yield from ((file.relative_to(folder).as_posix(), file) for file in found.get(split, []))
+    if (folder / METADATA).is_file():
+        yield METADATA, folder / METADATA
 
 
 def _prepared_files(folder: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:

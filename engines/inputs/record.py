@@ -17,11 +17,13 @@ import msgspec
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 from engines.events import RecordedInput
 from engines.files import read_regular_bytes, write_durably
-from engines.inputs.files_read import files_read, source_of
+from engines.inputs.files_read import accepted_by, files_read, source_of
 from engines.inputs.hashing import FileHash, hashes_of
+from engines.inputs.hub_cache import cached_dataset
 from engines.stage_file import StageInput
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError
+from recipes.stages.data_fields import DATASET
 from recipes.stages.fields import StageFields
 
 FORMAT = 1
@@ -84,8 +86,12 @@ class _File(msgspec.Struct):
 
 
 def external_inputs(stage: StageFields, inputs: Mapping[str, StageInput]) -> dict[str, Path]:
-    """The inputs of a stage that other programs may change: paths that the recipe names, by field."""
+    """The inputs of a stage that other programs may change, by field: paths that the recipe names, and datasets in the
+    local hub cache."""
     found = {field: Path(given.path) for field, given in inputs.items() if given.origin in OUTSIDE and given.path}
+    for field, given in inputs.items():
+        if given.origin == "hub" and DATASET in accepted_by(stage, field) and (folder := cached_dataset(given.name)):
+            found[field] = folder
     source = source_of(stage)
     return found if source is None else {**found, SOURCE: source}
 

@@ -9,8 +9,8 @@ from typing import Any
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256
 from engines.files import read_regular_bytes
+from engines.inputs.hub_cache import commit_of
 from engines.json_text import read_json, read_object
-from exporters.hf_model.hub_cache import commit_of
 from recipes.problems import OperatorError, printable
 
 _FOUR_BIT = re.compile(r"(-unsloth)?(-bnb)?-4bit$|-(bnb-?8bit|8bit|gptq|awq|int4|nf4|fp8)$|-(gptq|awq)-", re.IGNORECASE)

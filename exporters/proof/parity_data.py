@@ -15,8 +15,8 @@ import numpy as np
 
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.chat.rendering import Chat, render
+from engines.data.door import DataSource, read_conversations
 from engines.data.plain_text import plain_blocks
-from engines.data.readers.folder import read_messages
 from engines.data.shards import TokenShard, read_tokens_manifest
 from engines.files import open_regular
 from engines.json_text import parse_json
@@ -211,7 +211,7 @@ def _is_messages(path: Path) -> bool:
 
 
 def _messages(folder: Path, split: str, tokenizer: Any) -> Iterator[Sample]:
-    for row in read_messages(folder, split):
+    for row in read_conversations(DataSource(folder), split):
         text = render(tokenizer, [Chat(row.as_dicts())])[0]
         yield Sample(text, encode(tokenizer, text, special=True), special=True)
 

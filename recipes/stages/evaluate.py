@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
+from recipes.stages.data_fields import DATASET, DataFields
 from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 
 
-class EvaluateStage(DeviceFields):
+class EvaluateStage(DeviceFields, DataFields):
     """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -18,8 +19,9 @@ class EvaluateStage(DeviceFields):
     )
     data: str = setting(
         section="Inputs",
-        accepts=("messages", "tokens"),
-        help="The messages or tokens to evaluate on: a stage, or a folder.",
+        accepts=("messages", "tokens", DATASET),
+        help="The messages or tokens to evaluate on: a stage, a file, a folder, or the id of a dataset in the hub"
+        " cache.",
     )
     split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split to evaluate on.")
     max_length: int = setting(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
+from recipes.stages.data_fields import DATASET, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
@@ -17,7 +18,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 """The linear layers of a Llama."""
 
 
-class FinetuneStage(TrainingFields):
+class FinetuneStage(TrainingFields, DataFields):
     """LoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
     kind: Literal["finetune"] = "finetune"
@@ -27,8 +28,8 @@ class FinetuneStage(TrainingFields):
     data: str = setting(
         section="Inputs",
         at_resume="input",
-        accepts=("messages",),
-        help="The messages stage, or a folder with train.jsonl.",
+        accepts=("messages", DATASET),
+        help="The conversations: a messages stage, a file, a folder of files, or the id of a dataset in the hub cache.",
     )
     start_from: str | None = setting(
         None,

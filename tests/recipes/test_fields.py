@@ -17,6 +17,7 @@ from recipes.load import load_recipe
 from recipes.reference import JSON_SCHEMA, REFERENCE, json_schema, json_schema_text, page_texts, reference_text
 from recipes.schema import Recipe
 from recipes.shipped import shipped_recipes
+from recipes.stages.data_fields import DATASET
 from recipes.stages.fake import FakeStage
 from recipes.stages.fields import DeviceFields, FilesFields
 from recipes.stages.pretrain import PretrainStage
@@ -33,7 +34,7 @@ def test_every_field_has_a_help_text_a_section_and_limits_as_text(tag: str, spec
     assert spec.help.endswith(".")
     assert spec.allowed
     assert spec.default_words
-    assert set(spec.accepts) <= OUTPUTS
+    assert set(spec.accepts) <= OUTPUTS | {DATASET}
     assert spec.required == (spec.default is None and not spec.nullable)
     for name, unit in (("_s", "seconds"), ("_bytes", "bytes")):
         if spec.path.endswith(name):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.data.door import DataSource, read_conversations
 from engines.data.facts import QUESTIONS, facts_of, module_name
 from engines.data.messages import prepare_messages, shared_out
-from engines.data.readers.folder import read_messages
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
@@ -134,7 +134,7 @@ def prepared(
 ) -> tuple[dict[str, list[MessageRow]], dict[str, Any]]:
     out = fresh(tmp_path / name)
     metadata = prepare_messages(data, out, fresh(tmp_path / f"{name}-work"), **fields)
-    return {split: list(read_messages(out, split)) for split in SPLITS}, metadata
+    return {split: list(read_conversations(DataSource(out), split)) for split in SPLITS}, metadata
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_real_answers_are_those_of_the_sources(tmp_path: Path, text: Path) -> No
 
 
 def every(rows: dict[str, list[MessageRow]]) -> list[tuple[str, str, str]]:
-    return [(row.question, row.prompt, row.answer) for part in rows.values() for row in part]
+    return [(row.category, row.prompt, row.answer) for part in rows.values() for row in part]
 
 
 def test_the_split_of_the_text_stage_is_kept_by_file(tmp_path: Path, text: Path) -> None:
@@ -247,20 +247,20 @@ def test_sources_without_questions_are_reported(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user", "content": "a"}]}', "last turn"),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "'robot'"),
         ('{"messages": [{"role": "user", "content": " "}, {"role": "assistant", "content": "a"}]}', "no content"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]}', "not a row"),
-        ('{"messages": [{"role":"user","content":"\\ud800"},{"role":"assistant","content":"a"}]}', "not a row"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]}', "got a number 3"),
+        ('{"messages": [{"role":"user","content":"\\ud800"},{"role":"assistant","content":"a"}]}', "surrogate"),
     ],
 )
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
     (tmp_path / "val.jsonl").write_text(f"\ufeff{good}\n\n{line}\n")
-    rows = read_messages(tmp_path, "val")
+    rows = read_conversations(DataSource(tmp_path), "val")
     assert next(rows).answer == "b"
     with pytest.raises(OperatorError, match=r"val\.jsonl:3: ") as raised:
         next(rows)
     assert message in raised.value.message
-    with pytest.raises(OperatorError, match="does not exist"):
-        next(read_messages(tmp_path, "test"))
+    with pytest.raises(OperatorError, match="has no test split"):
+        next(read_conversations(DataSource(tmp_path), "test"))
 
 
 STAGE = {"name": "questions", "kind": "prepare", "output": "messages", "data": "text"}

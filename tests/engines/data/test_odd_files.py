@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.data.readers.folder import read_messages
+from engines.data.door import DataSource, read_conversations
 from recipes.problems import OperatorError
 
 ROW = '{"messages": [{"role": "user", "content": "f?"}, {"role": "assistant", "content": "größer"}]}'
@@ -16,7 +16,7 @@ ROW = '{"messages": [{"role": "user", "content": "f?"}, {"role": "assistant", "c
 def rows(folder: Path, content: bytes) -> list[str]:
     """The answers of a train split with this content."""
     (folder / "train.jsonl").write_bytes(content)
-    return [row.answer for row in read_messages(folder, "train")]
+    return [row.answer for row in read_conversations(DataSource(folder), "train")]
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (ROW.encode("latin-1"), "not a row of messages"),
-        (ROW.encode("utf-16"), "not a row of messages"),
-        (ROW.encode()[:-3], "not a row of messages"),
+        (ROW.encode("latin-1"), "not UTF-8: byte 0xf6"),
+        (ROW.encode("utf-16"), "not UTF-8"),
+        (ROW.encode()[:-3], "not JSON"),
         (b'{"messages": []}', "the last turn must be the assistant's"),
         (b'{"messages": [{"role": "assistant", "content": "x"}]}', "no user turn"),
         (ROW.replace("assistant", "robot").encode(), "role — got 'robot'"),
-        (ROW.replace("größer", " ").encode(), "a turn has no content"),
-        (ROW.replace('"größer"', "7").encode(), "not a row of messages"),
-        (b"\0" * 30, "not a row of messages"),
+        (ROW.replace("größer", " ").encode(), "the assistant's turn 2 has no content"),
+        (ROW.replace('"größer"', "7").encode(), "got a number 7; allowed text"),
+        (b"\0" * 30, "not JSON"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line_whatever_is_before_it(tmp_path: Path, line: bytes, says: str) -> None:

@@ -239,7 +239,7 @@ def test_answers_and_their_length_reach_the_generation_which_is_greedy(tmp_path:
 
 def test_questions_are_taken_in_turn_from_every_kind() -> None:
     def row(kind: str, text: str) -> MessageRow:
-        return MessageRow([Message("user", text), Message("assistant", "a")], question=kind)
+        return MessageRow([Message("user", text), Message("assistant", "a")], category=kind)
 
     rows = [row("a", "1"), row("a", "2"), row("a", "3"), row("b", "4"), row("b", "5")]
     assert [one.prompt for one in choose_questions(rows, 4)] == ["1", "4", "2", "5"]

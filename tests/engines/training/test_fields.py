@@ -85,6 +85,11 @@ ELSEWHERE = {
     "retry": "the supervisor retries",
     "start_from": "a run of its own: test_beginning.py",
     "kind": "names the engine",
+    "format": "the door for data: tests/engines/data/test_door.py",
+    "columns": "the door for data: tests/engines/data/test_door.py",
+    "ignore_keys": "the door for data: tests/engines/data/test_door.py",
+    "on_bad_row": "the door for data: tests/engines/data/test_door.py",
+    "encoding": "the door for data: tests/engines/data/test_door.py",
 }
 """Fields that the training engines do not read, and their readers."""
 

@@ -74,11 +74,11 @@ def test_loss_is_the_mean_over_the_windows_tokens_with_ragged_answers(
 def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
     from transformers import AutoTokenizer
 
-    from engines.data.readers.folder import read_messages
+    from engines.data.door import DataSource, read_conversations
     from engines.training.loss import encode_answers
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    rows = [row.as_dicts() for row in read_messages(messages, "train")]
+    rows = [row.as_dicts() for row in read_conversations(DataSource(messages), "train")]
     examples, _ = encode_answers(rows, tokenizer, 48)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert all([label for label in example.labels if label != -100][-1] == end for example in examples)

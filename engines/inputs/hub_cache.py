@@ -1,4 +1,4 @@
-"""Finds models in the local cache of the Hugging Face hub, without its library; nothing is downloaded."""
+"""Finds models and datasets in the local cache of the Hugging Face hub, without its library; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ def hub_cache() -> Path:
 
 def cached_model(hub_id: str, revision: str = "main") -> Path | None:
     """The folder of a model's revision (a branch, a tag or a commit) in the cache; None if it is not there."""
-    home = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    return _cached("models", hub_id, revision)
+
+
+def cached_dataset(hub_id: str, revision: str = "main") -> Path | None:
+    """The folder of a dataset's revision in the cache; None if it is not there."""
+    return _cached("datasets", hub_id, revision)
+
+
+def _cached(kind: str, hub_id: str, revision: str) -> Path | None:
+    home = hub_cache() / f"{kind}--{hub_id.replace('/', '--')}"
     commit = commit_of(home, revision)
     folder = home / "snapshots" / commit if commit else home
     return folder if commit and folder.is_dir() else None

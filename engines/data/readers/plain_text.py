@@ -1,0 +1,21 @@
+"""The text shape: a column `text` in which every token is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.data.readers.reading import Reading, marks_of
+from engines.data.readers.row import TextRow
+from engines.data.readers.turns import text_of
+
+KEYS = ("text",)
+
+
+def text_row(value: dict[str, Any], _reading: Reading) -> TextRow:
+    """The row of a value.
+
+    Raises:
+        BadRowError: the text is something else.
+    """
+    group, category, name = marks_of(value)
+    return TextRow(text_of(value, "text"), group, category, name)

@@ -1,0 +1,112 @@
+"""The fields of a stage that reads conversations: how its data is read, and what happens to a bad row."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from recipes.problems import closest, printable
+from recipes.setting import setting
+from recipes.stages.fields import StageFields
+
+DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "chatml", "text", "preference"]
+"""The shape of a row; "auto" takes the one whose keys the first row of each file has."""
+ROW_COLUMNS = ("user", "assistant", "system", "text", "messages", "tools", "group", "category", "id")
+"""The names that `columns` may give a path."""
+DATASET = "dataset"
+"""A word of `accepts`: a dataset of a hub, by its id."""
+
+
+class ReadFields(StageFields):
+    """How rows are read, whatever their shape."""
+
+    columns: dict[str, str] = setting(
+        default_factory=dict,
+        section="Data",
+        at_resume="input",
+        help="Where a row has its parts, as dotted paths: user and assistant (and system) make a conversation of any"
+        " object; text, messages, tools, group, category and id name a key of another name.",
+    )
+    ignore_keys: list[str] = setting(
+        default_factory=list,
+        section="Data",
+        at_resume="input",
+        advanced=True,
+        help="Keys of rows and turns that are left out on purpose; other keys that carry meaning are refused.",
+    )
+    on_bad_row: Literal["error", "skip"] = setting(
+        "error",
+        section="Data",
+        at_resume="input",
+        help="What a row does that cannot be used: error ends the stage and names it, skip leaves it out and counts"
+        " it.",
+    )
+    encoding: str | None = setting(
+        None,
+        section="Data",
+        at_resume="input",
+        advanced=True,
+        min_length=1,
+        help="Encoding of the data's text files, such as latin-1; by default UTF-8, or what a byte-order mark says.",
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in value if name not in ROW_COLUMNS]
+        if unknown:
+            near = closest(unknown[0], ROW_COLUMNS)
+            raise ValueError(
+                f"columns — no part of a row has this name; got {printable(', '.join(unknown), 200)};"
+                f" allowed: {', '.join(ROW_COLUMNS)}" + (f"; {near}" if near else "")
+            )
+        empty = [name for name, path in value.items() if not all(path.split("."))]
+        if empty:
+            raise ValueError(
+                f"columns — the path of {empty[0]} has an empty part; got {printable(value[empty[0]], 80)!r};"
+                " allowed: keys with dots between them, such as task.description"
+            )
+        if ("user" in value) != ("assistant" in value):
+            raise ValueError(
+                f"columns — user and assistant belong together; got {', '.join(value)}; allowed: both, or neither"
+            )
+        if "system" in value and "user" not in value:
+            raise ValueError(f"columns — system needs user and assistant; got {', '.join(value)}; allowed: all three")
+        wholes = [name for name in ("user", "text", "messages") if name in value]
+        if len(wholes) > 1:
+            raise ValueError(
+                f"columns — {' and '.join(wholes)} cannot be combined; got {', '.join(value)};"
+                " allowed: user and assistant, or text, or messages"
+            )
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        if value is not None and not _is_text_encoding(value):
+            raise ValueError(
+                f"encoding — not the name of a text encoding; got {printable(value, 40)!r};"
+                " allowed: a name such as utf-8, utf-16, latin-1 or cp1252"
+            )
+        return value
+
+
+class DataFields(ReadFields):
+    """How the rows of a stage are read that takes conversations as they are."""
+
+    format: DataFormat = setting(
+        "auto",
+        section="Data",
+        at_resume="input",
+        help="Shape of a row; auto finds it by the keys of each file's first row.",
+    )
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        found: Any = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    return bool(getattr(found, "_is_text_encoding", True))
