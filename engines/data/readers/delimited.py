@@ -52,7 +52,7 @@ class _Lines:
     """Lines for `csv`, with the number of the last one.
 
     Raises:
-        OperatorError: a line is not in the encoding or is too long; what follows cannot be told apart.
+        OperatorError: a line is not in the encoding or is too long; where the next record begins is then unknown.
     """
 
     def __init__(self, file: Path, lines: TextLines) -> None:

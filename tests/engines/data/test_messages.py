@@ -240,8 +240,8 @@ def test_sources_without_questions_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a row"),
-        ("[]", "not a row"),
+        ("{", "not JSON"),
+        ("[]", "must be an object"),
         ('{"messages": []}', "last turn"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "the row has no user turn"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "last turn"),
