@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPILED = re.compile(r"^(\w+) = (?:\(?re\.compile\(|\(re\.compile)", re.MULTILINE)
 TRY = """
 import importlib, json, sys
-SIZE = 300_000
+SIZE = 100_000
 FRAGMENTS = [
     "a", " ", "1", "\\n", "\\t", ",", "<|", "<|a", "{%", "{%-", "{% generation", "a.", ".base_layer", "1,", "1, ", "[ ",
     "[", '"', '\\\\"', "'", "''", "-", "a-", '{"v":1,"w":', "a:", "a < ", "\\u202e", "0" * 13, "#", "# ", "version: ",

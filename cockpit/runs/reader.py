@@ -202,6 +202,12 @@ class RunReader:
             self._index, self.state, self._tail = found, found.state, found.tail
             self._stored_bytes = self._tail.read_bytes
 
+    def keep_progress(self) -> None:
+        """Store what was read so far, even before the journals' end, so that the next reader continues there."""
+        least = 1 if self.behind else INDEX_AFTER_BYTES // 4
+        if self._indexed and self._tail.read_bytes - self._stored_bytes >= least:
+            store_index(self.run, self.state, self._tail)
+
     def _store(self) -> None:
         if store_index(self.run, self.state, self._tail):
             self._stored_bytes = self._tail.read_bytes

@@ -95,7 +95,7 @@ class RunTail:
         for reader in self._readers.values():
             for writer, number in reader.next.items():
                 journaled[writer] = max(number, journaled.get(writer, 0))
-        if self.behind or any(self._early.values()) or dict(folded) != journaled:
+        if any(self._early.values()) or dict(folded) != journaled:
             return None
         found = {}
         for path, reader in self._readers.items():

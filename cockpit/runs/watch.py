@@ -103,6 +103,12 @@ class RunWatch:
         with reader.lock:
             return None if reader.catch_up_until(time.monotonic() + budget_s) else reader.share_read
 
+    def keep_progress(self) -> None:
+        """Store what was read of long journals, so that the next list continues there."""
+        for reader in self._readers.values():
+            with reader.lock:
+                reader.keep_progress()
+
     @contextmanager
     def reading(self, run_id: str) -> Iterator[RunReader]:
         """The run's reader, at the end of its journals; no other thread changes its state while the block runs."""

@@ -300,6 +300,7 @@ def test_a_follower_adopts_a_run_whose_supervisor_died(line: CommandLine) -> Non
     assert [json.loads(record)["k"] for record in output.splitlines()].count("run_ended") == 1
 
 
+@pytest.mark.thorough
 def test_a_follower_gives_up_when_no_supervisor_can_be_started(line: CommandLine) -> None:
     follower = line.start("run", line.recipe(SLOW), "--quiet")
     begun(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ class Screen:
             os.chdir(ROOT)
             os.environ.update(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
             os.execv(sys.executable, [sys.executable, "-m", "cockpit", *argv])
+        self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -50,7 +52,25 @@ class Screen:
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
+    def suspend(self) -> None:
+        """SIGSTOP; returns when the process has stopped and everything that it drew before is in `drawn`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+        with self._lock:
+            while self._read_what_is_there():
+                pass
+
     def _read(self) -> None:
-        with suppress(OSError):
-            while chunk := os.read(self.master, 65_536):
-                self.drawn += chunk
+        with suppress(OSError, ValueError):
+            while select.select([self.master], [], []):
+                with self._lock:
+                    if self._read_what_is_there() is None:
+                        return
+
+    def _read_what_is_there(self) -> bool | None:
+        """Read without waiting: whether there was something; None at the end."""
+        if not select.select([self.master], [], [], 0)[0]:
+            return False
+        chunk = os.read(self.master, 65_536)
+        self.drawn += chunk
+        return True if chunk else None

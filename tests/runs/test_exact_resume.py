@@ -169,7 +169,7 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
     assert _weights(run, stage) == _weights(reference, stage)
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+@pytest.mark.parametrize("kind", [pytest.param("pretrain", marks=pytest.mark.thorough), "finetune"])
 @pytest.mark.parametrize("save_total_limit", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_the_last_healthy_checkpoint(
     kind: str, save_total_limit: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

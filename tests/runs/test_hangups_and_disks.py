@@ -148,7 +148,7 @@ def test_on_a_full_file_system_lifecycle_records_are_kept_for_later(tmp_path: Pa
 @pytest.mark.slow
 def test_a_follower_that_was_suspended_while_its_run_ended_ends_with_the_run_s_exit_code(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(fake_recipe({"max_steps": 20_000, "step_s": 0.0002}))
+    recipe.write_text(fake_recipe({"max_steps": 4_000, "step_s": 0.0002}))
     runs = tmp_path / "runs"
     argv = [sys.executable, "-m", "cockpit", "run", str(recipe), "--runs-dir", str(runs)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CODE_ROOT) as follower:

@@ -34,7 +34,7 @@ from tests.runs.harness import (
     wait_for_end,
 )
 
-ENGINE_KILLS = 150
+ENGINE_KILLS, ENGINE_PARTS = 150, 10
 SUPERVISOR_KILLS = 30
 SAMPLER_KILLS = 10
 SEED = 20261120
@@ -59,7 +59,7 @@ def more(start: int, stop: int) -> list[ParameterSet]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [0, *more(1, 5)])
+@pytest.mark.parametrize("part", [0, *more(1, ENGINE_PARTS)])
 def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     draw = random.Random(SEED + part)
     ack_file = tmp_path / "acknowledged"
@@ -67,7 +67,7 @@ def test_a_killed_engine_loses_no_event(tmp_path: Path, monkeypatch: pytest.Monk
     recipe = fake_recipe({"max_steps": 100_000, "step_s": 0.0005, "save_steps": 50, "retry": {"max_attempts": 3}})
     run = launch_text(recipe, tmp_path)
     acked: dict[str, int] = {}
-    for kill in range(1, ENGINE_KILLS // 5 + 1):
+    for kill in range(1, ENGINE_KILLS // ENGINE_PARTS + 1):
         wait_for(partial(_writer_of_attempt, run, kill), f"attempt {kill}")
         time.sleep(draw.uniform(0.0, 0.12))
         pid = engine_pid(run, "part-1", kill)

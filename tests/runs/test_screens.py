@@ -26,7 +26,7 @@ from tests.runs.harness import (
 )
 from tests.runs.screen import Screen
 
-SCREEN_KILLS = 10
+SCREEN_KILLS = 4
 SEED = 10
 
 
@@ -84,7 +84,7 @@ def test_a_stopped_screen_delays_nothing_and_shows_the_present_when_it_continues
     wait_for_step(run)
     screen = Screen("attach", run.id, "--runs-dir", str(tmp_path / "runs"))
     wait_for(lambda: b"grad_norm" in screen.drawn, "the run's screen")
-    os.kill(screen.pid, signal.SIGSTOP)
+    screen.suspend()
     drawn = len(screen.drawn)
     assert wait_for_end(run) == "succeeded", "the screen reads nothing, and nobody waits for it"
     assert step_of(run) == 400

@@ -29,7 +29,11 @@ from tests.runs.harness import (
     wait_for_step,
 )
 
-STEPS_S = [sign * seconds for sign in (-1, 1) for seconds in (20, 3600, 86_400)]
+STEPS_S = [
+    -3600,
+    3600,
+    *(pytest.param(seconds, marks=pytest.mark.thorough) for seconds in (-86_400, -20, 20, 86_400)),
+]
 _T = re.compile(rb'"t":(\d{10})\.')
 
 

@@ -33,8 +33,15 @@ def live_run(tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("colours", [{}, TRUECOLOR], ids=["256", "truecolor"])
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+@pytest.mark.parametrize(
+    ("size", "colours"),
+    [
+        pytest.param((80, 24), {}, id="80x24-256"),
+        pytest.param((80, 24), TRUECOLOR, id="80x24-truecolor", marks=pytest.mark.thorough),
+        pytest.param((160, 48), {}, id="160x48-256", marks=pytest.mark.thorough),
+        pytest.param((160, 48), TRUECOLOR, id="160x48-truecolor"),
+    ],
+)
 def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(
     live_run: Path, size: tuple[int, int], colours: dict[str, str]
 ) -> None:

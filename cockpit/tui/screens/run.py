@@ -56,7 +56,9 @@ from engines.words import RunStatus, Verb
 from recipes.problems import OperatorError
 
 TICK_S = 0.2
-"""At most five repaints a second; a tick without new events sends nothing."""
+"""Keys, requests and new states are on the screen within this time; a tick without new events sends nothing."""
+PAINT_S = 0.7
+"""New steps are painted in pictures this far apart: a faster training costs the screen nothing more."""
 BUDGET_S = 0.05
 """Longest time that one tick applies events before keys are handled."""
 CHARTS = 6
@@ -113,6 +115,8 @@ class RunScreen(Screen[None]):
         self._facts: dict[str, Any] | None = None
         self._observer = Observer(RunDir(run_dir), SCREEN)
         self._painted: tuple[object, ...] = ()
+        self._painted_version, self._painted_s = -1, -PAINT_S
+        self._charts: list[Chart] = []
         self._console_lines: tuple[object, list[str]] | None = None
         self._alert_rows = 0
         self._planned: dict[str, PlannedStage] | None = None
@@ -166,8 +170,8 @@ class RunScreen(Screen[None]):
 
     @property
     def charts(self) -> list[Chart]:
-        """All charts, in the order of their numbers."""
-        return list(self.query(Chart))
+        """All charts, in the order of their numbers; none before the screen is composed."""
+        return self._charts
 
     def compose(self) -> ComposeResult:
         yield Lines(id="status")
@@ -187,6 +191,7 @@ class RunScreen(Screen[None]):
         yield KeyBar(*self.key_scopes)
 
     def on_mount(self) -> None:
+        self._charts = list(self.query(Chart))
         replay = self.playback is not None
         self.query_one("#timeline").display = self.query_one("#transport").display = replay
         self.query_one("#bar").display = not replay
@@ -252,7 +257,7 @@ class RunScreen(Screen[None]):
 
     def paint(self, *, force: bool = False) -> None:
         """Update every visible widget; each sends only what differs."""
-        if not self.is_attached or not self.query("#log"):
+        if not self.is_attached or not self._charts:
             return
         reading = self.source.reading
         if reading is not None:
@@ -260,10 +265,11 @@ class RunScreen(Screen[None]):
             return
         state, run_state, health = self.state, self.source.run_state, self.source.health
         self.options.machine_is_old = health.machine_is_old
-        stamp = self._stamp(run_state, health)
-        if stamp == self._painted and not force:
-            return
-        self._painted = stamp
+        stamp, version, now_s = self._stamp(run_state, health), self.state.version, time.monotonic()
+        if not force and stamp == self._painted:
+            if version == self._painted_version or now_s - self._painted_s < PAINT_S:
+                return
+        self._painted, self._painted_version, self._painted_s = stamp, version, now_s
         self._paint_lines(run_state, health)
         self._paint_middle()
         lines = state.log(LOG_LINES)
@@ -275,13 +281,13 @@ class RunScreen(Screen[None]):
         self._line("status", status_line(parts, self.size.width, palette(self.app.theme_variables)))
 
     def _stamp(self, run_state: RunStatus, health: Health) -> tuple[object, ...]:
-        """Everything that the picture depends on; nothing is drawn while it is equal."""
+        """What the picture depends on, except new records of a live run, which may wait for the next picture."""
         state, playback, options = self.state, self.playback, self.options
         minute = self.source.now() // 60 if self.source.live else 0
         played = (playback.index, playback.playing, playback.speed) if playback is not None else ()
         facts = (
             id(state),
-            state.version,
+            0 if self.source.live else state.version,
             state.unreadable,
             state.unknown,
             run_state,

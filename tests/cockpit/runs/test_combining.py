@@ -125,7 +125,7 @@ JOURNALS = {
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_view_that_grew_is_the_view_of_all_facts(name: str, *, mixed: bool) -> None:
     events = JOURNALS[name].events
-    for seed in range(6):
+    for seed in range(3):
         rng = random.Random(seed)
         order: list[AnyEvent] = interleaved(events, rng) if mixed else events
         state, at = RunState(), 0

@@ -270,6 +270,29 @@ def test_a_long_journal_is_read_in_parts_and_its_row_says_how_much_and_no_state(
     lock.release()
 
 
+def test_a_list_that_ends_before_a_long_journal_s_end_is_continued_by_the_next_one(
+    tmp_path: Path, folded: list[str]
+) -> None:
+    run = a_run(tmp_path, "long")
+    write_journal(run, "failed", steps=12_000)
+    lock = Lock(run.supervisor_lock)
+    assert lock.acquire({})
+    shares: list[float | None] = []
+    while not shares or shares[-1] is not None:
+        watch = RunWatch(tmp_path)
+        (row,) = watch.poll(budget_s=0.0)
+        watch.keep_progress()
+        shares.append(row.reading)
+    assert len(shares) > 2
+    assert len(folded) < 2 * lines(run), "no list begins at the journal's beginning again"
+    (whole,) = RunWatch(tmp_path).poll()
+    (alone,) = [stage for stage in read_now(run).state.stages if stage.last_step is not None]
+    assert (whole.step, whole.loss) == (row.step, row.loss)
+    assert alone.last_step is not None
+    assert alone.last_step.step == row.step
+    lock.release()
+
+
 def test_a_lost_run_is_not_opened_again_while_nothing_changes_and_is_when_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

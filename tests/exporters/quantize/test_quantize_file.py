@@ -235,6 +235,7 @@ def written(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_succeeds(sources: Path, tmp_path: Path) -> None:
     source = sources / "small-F32.gguf"
     make(source, "Q4_K_M", "Q8_0", out=tmp_path / "whole")

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.torch
 TYPES = ("F16", "Q8_0", "Q4_K_M")
 
 
-PROVEN_ELSEWHERE = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM")
+PROVEN_ELSEWHERE = (
+    "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM", "Ministral3ForCausalLM",
+)  # fmt: skip
 """Other tests of the suite export them, or a family with the same language model."""
 
 

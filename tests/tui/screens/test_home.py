@@ -153,7 +153,7 @@ async def test_quitting_with_a_live_run_says_that_training_continues(tmp_path: P
         lock.release()
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[1], pytest.param(SIZES[0], marks=pytest.mark.thorough)])
 async def test_hostile_names_and_texts_are_inert(tmp_path: Path, size: tuple[int, int]) -> None:
     root = tmp_path / "runs"
     for number, words in enumerate(HOSTILE):

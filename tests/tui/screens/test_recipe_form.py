@@ -263,7 +263,7 @@ async def test_next_problem_goes_to_the_row_wherever_it_is(recipe: Path) -> None
         await until(pilot, there, "the row of the problem")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.thorough)])
 async def test_every_key_of_the_bottom_line_acts(recipe: Path, size: tuple[int, int]) -> None:
     for key in SCOPES["recipe"]:
         async with opened(recipe, size) as (form, pilot):
@@ -296,7 +296,7 @@ async def test_the_difference_is_shown(recipe: Path) -> None:
         await until_seen(pilot, "+ max_steps = 30")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[1], pytest.param(SIZES[0], marks=pytest.mark.thorough)])
 async def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, size: tuple[int, int]) -> None:
     words = " ".join(HOSTILE)
     path = tmp_path / "[red]x[b] evil.toml"
