@@ -266,9 +266,9 @@ class RunScreen(Screen[None]):
         state, run_state, health = self.state, self.source.run_state, self.source.health
         self.options.machine_is_old = health.machine_is_old
         stamp, version, now_s = self._stamp(run_state, health), self.state.version, time.monotonic()
-        if not force and stamp == self._painted:
-            if version == self._painted_version or now_s - self._painted_s < PAINT_S:
-                return
+        is_due = version != self._painted_version and now_s - self._painted_s >= PAINT_S
+        if not force and stamp == self._painted and not is_due:
+            return
         self._painted, self._painted_version, self._painted_s = stamp, version, now_s
         self._paint_lines(run_state, health)
         self._paint_middle()
