@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.formats import MAPPED, Shape, container_of, shape_named, shape_of
 from engines.data.readers.lines import FileNote
 from engines.data.readers.mapped import unused_paths, with_columns
+from engines.data.readers.messages import message_row, quick_row
 from engines.data.readers.reading import Reading, refuse_meaningful
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow, problem_of
 from engines.inputs.data_place import SUFFIXES, UNSPLIT, data_files, place_of
@@ -50,8 +53,7 @@ class DataSource:
     encoding: str | None = None
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(msgspec.Struct, frozen=True):
     """A row with its place: `file:line`, or `file: row 17` in a file without lines."""
 
     where: str
@@ -284,20 +286,27 @@ class _FileReader:
         if container is None:
             kinds = ", ".join(SUFFIXES)
             raise OperatorError(f"{self._file} is not a data file", f"data files end with {kinds}, or .gz behind it")
-        note, counts = FileNote(container.name), self._counts
+        note, counts, settled = FileNote(container.name), self._counts, False
         for where, value in container.values(self._file, self._source.encoding, note):
             counts.rows += 1
             try:
                 if isinstance(value, BadRowError):
                     raise value
-                row = self._row(where, value)
+                row = value if type(value) is MessageRow else self._row(where, value)
                 if problem := problem_of(row):
                     raise BadRowError(problem, re.sub(r" turn \d+", " turn", problem).partition(" — got")[0])
             except BadRowError as error:
                 yield Refused(where, error.what, error.reason, error.hint or self._example())
                 continue
             yield Located(where, row)
+            if not settled:
+                note.quick, settled = self._quick(), True
         self._note(note)
+
+    def _quick(self) -> Callable[[bytes], MessageRow | None] | None:
+        """The fast way to rows of the shape that the first row has, where nothing is renamed or ignored."""
+        plain = not self._source.columns and not self._ignored
+        return quick_row if plain and self._shape is not None and self._shape.row is message_row else None
 
     def _row(self, where: str, value: Any) -> Row:
         if type(value) is not dict:

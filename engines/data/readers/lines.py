@@ -10,11 +10,11 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from engines.data.readers.bad_row import BadRowError
 from engines.files import open_regular
@@ -85,10 +85,12 @@ class FileNote:
     Attributes:
         container: the kind of file, such as JSON Lines.
         encoding: how its text is encoded, with the mark and the line ends that are unusual; empty for UTF-8.
+        quick: reads a line's row at once, if it is of the usual form; the container may use it for lines of UTF-8.
     """
 
     container: str
     encoding: str = ""
+    quick: Callable[[bytes], Any] | None = None
 
 
 class TextLines:
@@ -127,6 +129,11 @@ class TextLines:
         return self._narrow()
 
     def _narrow(self) -> Iterator[tuple[int, str | BadRowError]]:
+        for number, line in self.as_bytes():
+            yield number, line if isinstance(line, BadRowError) else self.decoded(line)
+
+    def as_bytes(self) -> Iterator[tuple[int, bytes | BadRowError]]:
+        """Each line as bytes, in an encoding in which a line end is one byte."""
         number = 0
         read = self._reader.readline
         while line := read(MAX_ROW_BYTES + 1):
@@ -134,11 +141,15 @@ class TextLines:
             if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
                 self._skip_line()
                 yield number, too_long()
-                continue
-            try:
-                yield number, line.decode(self.encoding)
-            except UnicodeDecodeError as error:
-                yield number, not_text(error, self.encoding)
+            else:
+                yield number, line
+
+    def decoded(self, line: bytes) -> str | BadRowError:
+        """The text of a line."""
+        try:
+            return line.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            return not_text(error, self.encoding)
 
     def _skip_line(self) -> None:
         while (part := self._reader.readline(1 << 20)) and not part.endswith(b"\n"):

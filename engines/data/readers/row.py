@@ -10,7 +10,7 @@ ROLES = ("system", "user", "assistant", "tool")
 """The roles of a turn. Readers write others, such as developer, human or gpt, as one of these."""
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One turn of a conversation.
 
     Attributes:
@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
         return found
 
 
-class MessageRow(msgspec.Struct, frozen=True, omit_defaults=True):
+class MessageRow(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A conversation that ends with the assistant's turn.
 
     Attributes:
@@ -117,7 +117,7 @@ def _problem_of_turns(turns: list[Message]) -> str:
             return f"role — got {turn.role[:40]!r}; allowed {', '.join(ROLES)}"
         if turn.role == "system" and place:
             return "a system turn must come first"
-        if not turn.content.strip() and not turn.tool_calls and turn.role != "tool":
+        if (not turn.content or turn.content.isspace()) and not turn.tool_calls and turn.role != "tool":
             return f"the {turn.role}'s turn {place + 1} has no content"
     if not roles or roles[-1] != "assistant":
         return "the last turn must be the assistant's"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.data.door import (
     DataSource,
@@ -22,6 +24,8 @@ from engines.data.door import (
     splits_in,
 )
 from engines.data.readers import lines
+from engines.data.readers.messages import message_row, quick_row
+from engines.data.readers.reading import Reading
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow
 from engines.inputs.data_place import data_files, split_of
 from recipes.problems import OperatorError
@@ -260,6 +264,36 @@ def test_a_row_of_another_shape_than_its_files_is_refused(tmp_path: Path) -> Non
     file = put(tmp_path / "a.jsonl", GOOD, {"instruction": "q", "output": "a"})
     with pytest.raises(OperatorError, match=r"a\.jsonl:2: not a row of messages.*keys are instruction, output"):
         rows_of(file)
+
+
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool", "gpt"]), "content": st.text(max_size=6)},
+        optional={"weight": st.just(0), "name": st.text(max_size=3)},
+    ),
+    max_size=4,
+)
+MARKS = {"id": st.text(max_size=3), "category": st.text(max_size=3), "question": st.text(max_size=2)}
+
+
+@given(st.fixed_dictionaries({"messages": TURNS}, optional=MARKS), st.booleans(), st.data())
+@settings(max_examples=50)
+def test_the_fast_way_gives_the_same_row_or_none_and_never_misses_a_key_that_is_twice(
+    value: dict[str, Any], ascii_only: bool, data: st.DataObject
+) -> None:
+    line = json.dumps(value, ensure_ascii=ascii_only)
+    row = quick_row(line.encode())
+    if row is not None:
+        assert row == message_row(value, Reading())
+    inner = data.draw(st.sampled_from(['"messages"', '"role"', '"content"', '"id"']))
+    doubled = line.replace(f"{inner}: ", f'{inner}: "user", {inner}: ', 1)
+    if doubled != line:
+        assert quick_row(doubled.encode()) is None
+
+
+def test_the_fast_way_is_taken_for_plain_rows() -> None:
+    assert quick_row(json.dumps({**GOOD, "category": 'a "b" \n'}).encode()) is not None
+    assert quick_row(b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a", "content": "b"}]}') is None
 
 
 # ---- bad rows
