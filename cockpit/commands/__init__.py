@@ -9,6 +9,7 @@ from __future__ import annotations
 PURPOSES = {
     "run": "run a recipe and follow it",
     "check": "check a recipe without running it",
+    "import": "make a recipe of a configuration of LLaMA-Factory, Axolotl, TRL or Unsloth",
     "ls": "list runs, newest first",
     "show": "show the stages, losses, checkpoints and artifacts of a run",
     "attach": "follow a run on the screen or as lines; a running engine gets a supervisor",
@@ -35,7 +36,10 @@ PURPOSES = {
 HOUSE = frozenset({"du", "metrics", "mv", "note", "prune", "rm"})
 """Commands whose module is in `house`."""
 
+_MODULES = {"import": "import_config"}
+"""Modules of commands whose names Python keeps for itself."""
+
 
 def module_of(command: str) -> str:
     """The module of a command."""
-    return f"cockpit.commands.{'house.' if command in HOUSE else ''}{command}"
+    return f"cockpit.commands.{'house.' if command in HOUSE else ''}{_MODULES.get(command, command)}"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from engines.files import file_sha256
 from exporters.hf_model.model_card import ModelCard, read_card

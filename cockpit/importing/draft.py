@@ -1,0 +1,281 @@
+"""A recipe in the making: what each key of a configuration became, and the fields of the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cockpit.importing.config import Config, Entry
+from cockpit.importing.script import Expression
+from recipes.explain import check_values
+from recipes.fields import fields_of
+from recipes.problems import closest, printable, shown
+from recipes.stages.registry import STAGE_TYPES
+from recipes.toml_scan import KeyPath
+
+Status = Literal["imported", "default", "unneeded", "unset", "different", "missing", "unknown"]
+"""`imported`: a field has the value. `default`: not in the file; the program's own default, which differs from
+Cockpit's. `unneeded`: changes nothing that is trained. `unset`: the key has no value. `different`: left out, and the
+recipe trains differently without it. `missing`: a method that no stage kind has. `unknown`: a key that is not known
+here."""
+
+TUNED = "tuned"
+DATA = "data"
+MERGED = "merged"
+TAGS = {TUNED: "finetune", DATA: "prepare-messages", MERGED: "merge"}
+"""The stages that an import makes, and their types."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one key; `line` is 0 if it is not in the file, `fields` are `stage.field` names."""
+
+    key: str
+    value: Any
+    line: int
+    status: Status
+    fields: tuple[str, ...] = ()
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one key means here.
+
+    Attributes:
+        kind: what to do with a value that is not off: set `field`, or report.
+        field: `stage.field`, for a value that a recipe can have.
+        convert: the recipe's value; raises a ValueError that says what is wrong.
+        says: what it means that the key is left out.
+        off: values, besides false, 0 and none, that ask for what a recipe does anyway.
+    """
+
+    kind: Literal["field", "unneeded", "different", "missing"]
+    field: str = ""
+    convert: Callable[[Any], Any] = lambda value: value
+    says: str = ""
+    off: tuple[Any, ...] = ()
+
+
+def to(name: str, convert: Callable[[Any], Any], says: str = "") -> Rule:
+    """The key sets a field of the finetune stage, or `stage.field`."""
+    return Rule("field", name if "." in name else f"{TUNED}.{name}", convert, says)
+
+
+def unneeded(says: str) -> Rule:
+    """The key changes nothing that is trained."""
+    return Rule("unneeded", says=says)
+
+
+def different(says: str, *off: Any) -> Rule:
+    """The recipe trains differently without the key."""
+    return Rule("different", says=says, off=off)
+
+
+def missing(says: str, *off: Any) -> Rule:
+    """The key selects a method that no stage kind has."""
+    return Rule("missing", says=says, off=off)
+
+
+def each(names: str, rule: Rule) -> dict[str, Rule]:
+    """The same rule for several keys, separated by spaces."""
+    return dict.fromkeys(names.split(), rule)
+
+
+@dataclass
+class Draft:
+    """The stages and outcomes so far. Every key ends as exactly one outcome."""
+
+    config: Config
+    program: str
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+    waiting: dict[str, Entry] = field(init=False)
+    """Keys without an outcome."""
+
+    def __post_init__(self) -> None:
+        self.waiting = dict(self.config.entries)
+
+    # ---- keys
+
+    def value(self, key: str) -> Any:
+        """The value of a key, whether or not it has an outcome; None if it is not in the file."""
+        entry = self.config.entries.get(key)
+        return None if entry is None or isinstance(entry.value, Expression) else entry.value
+
+    def take(self, key: str) -> Entry | None:
+        """The entry of a key that has a value and no outcome yet; the caller gives it one."""
+        entry = self.waiting.get(key)
+        if entry is None:
+            return None
+        if entry.value is None:
+            self.note(entry, "unset")
+            return None
+        if isinstance(entry.value, Expression):
+            self.note(entry, "different", says=f"the script computes {entry.value}; set the field yourself")
+            return None
+        return entry
+
+    def read(self, key: str, convert: Callable[[Any], Any]) -> tuple[Entry, Any] | None:
+        """The entry of a key and its converted value; a value that cannot be converted is reported."""
+        entry = self.take(key)
+        if entry is None:
+            return None
+        try:
+            return entry, convert(entry.value)
+        except ValueError as error:
+            self.note(entry, "different", says=str(error))
+            return None
+
+    def note(self, entry: Entry, status: Status, fields: Sequence[str] = (), says: str = "") -> None:
+        """Give a key its outcome."""
+        self.waiting.pop(entry.key, None)
+        self.outcomes.append(Outcome(entry.key, entry.value, entry.line, status, tuple(fields), says))
+
+    def note_nested(self, path: KeyPath, value: Any, status: Status, says: str, fields: Sequence[str] = ()) -> None:
+        """An outcome of a key inside a table or a list, whose own key has an outcome too."""
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+        self.outcomes.append(Outcome(key, value, self.config.line(*path), status, tuple(fields), says))
+
+    def apply(self, rules: Mapping[str, Rule]) -> None:
+        """Apply each rule to its key."""
+        for key, rule in rules.items():
+            if rule.kind == "unneeded":
+                entry = self.waiting.get(key)
+                if entry is not None:
+                    if entry.value is None:
+                        self.note(entry, "unset")
+                    else:
+                        self.note(entry, "unneeded", says=rule.says)
+            elif (entry := self.take(key)) is not None:
+                self._apply(rule, entry)
+
+    def _apply(self, rule: Rule, entry: Entry) -> None:
+        if rule.kind != "field":
+            if is_off(entry.value) or entry.value in rule.off:
+                self.note(entry, "unneeded", says="asks for what a recipe does anyway")
+            else:
+                self.note(entry, rule.kind, says=rule.says)
+            return
+        try:
+            value = rule.convert(entry.value)
+        except ValueError as error:
+            self.note(entry, "different", says=f"{error}; {rule.field} is left at its default")
+            return
+        self.set(entry, rule.field, value, rule.says)
+
+    def set(self, entry: Entry, name: str, value: Any, says: str = "") -> bool:
+        """Set `stage.field` from a key; False if the field does not accept the value, which is then reported."""
+        problem = self.put(name, value)
+        if problem:
+            self.note(entry, "different", says=problem)
+        else:
+            self.note(entry, "imported", [name], says)
+        return not problem
+
+    def put(self, name: str, value: Any) -> str:
+        """Set `stage.field`; returns why it cannot be set, empty if it was."""
+        stage, _, key = name.partition(".")
+        problem = problem_with(TAGS[stage], key, value)
+        if not problem:
+            self.stages.setdefault(stage, {})[key] = value
+        return f"{name} — {problem}" if problem else ""
+
+    def get(self, name: str) -> Any:
+        """The value of `stage.field`; None if it is not set."""
+        stage, _, key = name.partition(".")
+        return self.stages.get(stage, {}).get(key)
+
+    def default(self, name: str, value: Any, key: str = "") -> None:
+        """The program's own default for a field that no key set; `key` is the program's name of it."""
+        given = self.config.entries.get(key or name.partition(".")[2])
+        if given is not None and given.value is not None:
+            return  # a value that the field refused, which is reported
+        if self.get(name) is None and not self.put(name, value):
+            says = f"{self.program}'s default; Cockpit's differs"
+            self.outcomes.append(Outcome(key or name.partition(".")[2], value, 0, "default", (name,), says))
+
+    def finish(self, known: Sequence[str]) -> None:
+        """Report the keys that nothing understood, and those that stand in the file twice."""
+        for entry in list(self.waiting.values()):
+            hint = closest(entry.key, known)
+            self.note(
+                entry, "unknown", says=f"not a key of {self.program} that is known here" + (f"; {hint}" if hint else "")
+            )
+        for key, first, last in self.config.repeated:
+            says = f"stands in lines {first} and {last}; the value of line {last} counts"
+            self.outcomes.append(Outcome(key, ..., last, "different", (), says))
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value asks for nothing."""
+    return value in (None, False, "", "none", "no", "null", "false") or (not isinstance(value, str) and not value)
+
+
+def problem_with(tag: str, key: str, value: Any) -> str:
+    """Why a field cannot have a value; empty if it can."""
+    if key not in {spec.path for spec in fields_of(tag)}:
+        return "recipes have no such field"
+    found: list[str] = []
+
+    def report(_loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+        parts = [message, f"got {got}" if got else "", f"allowed {allowed}" if allowed else "", hint]
+        found.append("; ".join(part for part in parts if part))
+
+    check_values(STAGE_TYPES[tag], {key: value}, tag, report)
+    return found[0] if found else ""
+
+
+# ---- values
+
+
+def number(value: Any) -> float:
+    """A number; YAML reads 1e-4 as text, which is one too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"got {shown(value)}; allowed: a number")
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"got {shown(value)}; allowed: a number") from None
+
+
+def whole(value: Any) -> int:
+    """A whole number."""
+    found = number(value)
+    if not found.is_integer():
+        raise ValueError(f"got {shown(value)}; allowed: a whole number")
+    return int(found)
+
+
+def flag(value: Any) -> bool:
+    """True or false, also as text."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value in (0, 1):
+        return bool(value)
+    raise ValueError(f"got {shown(value)}; allowed: true or false")
+
+
+def text(value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"got {shown(value)}; allowed: text")
+    return value.strip()
+
+
+def names(value: Any) -> list[str]:
+    """A list of names, also as one text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) and part.strip() for part in parts):
+        raise ValueError(f"got {shown(value)}; allowed: names")
+    return [part.strip() for part in parts]
+
+
+def plain(value: Any, limit: int = 60) -> str:
+    """A value of a configuration on one line, for reports and comments."""
+    if isinstance(value, Expression):
+        return printable(value.text, limit)
+    return "(no value)" if value is None else printable(shown(value), limit)

@@ -1,0 +1,70 @@
+"""The TOML of an imported recipe, with everything that was not imported as comments."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from cockpit.importing.draft import DATA, MERGED, TAGS, TUNED
+from cockpit.importing.programs import Imported
+from cockpit.importing.report import headings, words
+from recipes.fields import fields_of
+from recipes.problems import printable
+from recipes.spelling import spell
+
+HEADS = {
+    "finetune": ('kind = "finetune"',),
+    "prepare-messages": ('kind = "prepare"', 'output = "messages"'),
+    "merge": ('kind = "merge"',),
+}
+REQUIRED = {TUNED: ("model", "data"), MERGED: ("model",), DATA: ("data",)}
+FIRST = ("model", "adapter", "adapters", "data", "format", "columns", "ignore_keys", "start_from")
+"""Fields that say what is trained stand before those that say how."""
+_OTHER = re.compile(r"[^A-Za-z0-9]+")
+
+
+def recipe_text(imported: Imported) -> str:
+    """The recipe; an empty text if a key asks for a method that recipes do not have."""
+    if imported.missing or not imported.stages:
+        return ""
+    lines = [
+        f"# Imported from {printable(imported.path.name, 200)}, a configuration of {imported.program}.",
+        *_comments(imported),
+    ]
+    lines += ["", "schema = 1", f"name = {spell(recipe_name(imported.path.stem))}"]
+    defaults = {name for one in imported.outcomes if one.status == "default" for name in one.fields}
+    for stage in sorted(imported.stages, key=lambda name: (name != DATA, name == MERGED)):
+        tag = TAGS.get(stage, "prepare-messages") if not imported.registry else "prepare-messages"
+        lines += ["", "[[stage]]", f"name = {spell(stage)}", *HEADS[tag]]
+        lines += _fields(imported, stage, tag, defaults)
+    return "\n".join(lines) + "\n"
+
+
+def recipe_name(stem: str) -> str:
+    """A name of a recipe, from a file's."""
+    return _OTHER.sub("-", stem).strip("-").lower()[:40].strip("-") or "imported"
+
+
+def _fields(imported: Imported, stage: str, tag: str, defaults: set[str]) -> Iterator[str]:
+    fields: dict[str, Any] = imported.stages[stage]
+    for key in () if imported.registry else REQUIRED.get(stage, ()):
+        if key not in fields:
+            yield f'# {key} = "…"    required: the configuration does not say'
+    order = list(dict.fromkeys((*FIRST, *(spec.path for spec in fields_of(tag)))))
+    for key in sorted(fields, key=order.index):
+        note = f"    # {imported.program}'s default" if f"{stage}.{key}" in defaults else ""
+        yield f"{key} = {spell(fields[key])}{note}"
+
+
+def _comments(imported: Imported) -> Iterator[str]:
+    """What was not imported, under a heading for each kind."""
+    for heading, outcomes in headings(imported):
+        yield "#"
+        yield f"# {heading}:"
+        for outcome in outcomes:
+            line = f"line {outcome.line}: " if outcome.line else ""
+            yield from textwrap.wrap(
+                line + words(outcome), 116, initial_indent="#   ", subsequent_indent="#     ", break_on_hyphens=False
+            )

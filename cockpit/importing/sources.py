@@ -1,0 +1,75 @@
+"""The data of a configuration: where it is, and how its rows are read, as fields of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cockpit.importing.draft import DATA, TUNED, Draft
+from recipes.graph import HUB_ID
+
+ONE_SOURCE = "one source of data per stage; give a file or a folder that has all of them"
+NO_IMAGES = "pictures, sound and videos are not read"
+_UP = 6
+"""Folders above the configuration in which its relative paths are looked for."""
+
+
+@dataclass
+class Source:
+    """One set of rows: the fields `data`, `format`, `columns` and `ignore_keys` of the stage that reads it."""
+
+    data: str
+    format: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    ignore_keys: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        found: dict[str, Any] = {"data": self.data}
+        for name in ("format", "columns", "ignore_keys"):
+            if value := getattr(self, name):
+                found[name] = value
+        return found
+
+
+def find_path(draft: Draft, given: str, *folders: str) -> Path | None:
+    """A file or folder that a configuration names, in the present folder, beside the file, or in a folder above it.
+
+    Args:
+        draft: the recipe in the making.
+        given: the path in the configuration.
+        folders: parts that come before the path.
+    """
+    wanted = Path(*folders, given).expanduser()
+    if wanted.is_absolute():
+        return wanted if wanted.exists() else None
+    beside = draft.config.path.absolute().parent
+    for folder in dict.fromkeys((Path.cwd(), beside, *list(beside.parents)[:_UP])):
+        if (folder / wanted).exists():
+            return folder / wanted
+    return None
+
+
+def place(draft: Draft, given: str, *folders: str) -> str:
+    """The place as a recipe names it: an absolute path if it exists, a hub id, or the path as given."""
+    found = find_path(draft, given, *folders)
+    if found is not None:
+        return str(found)
+    if not folders and HUB_ID.fullmatch(given):
+        return given
+    wanted = Path(*folders, given)
+    return str(wanted) if wanted.is_absolute() or given.startswith("~") else f"./{wanted}"
+
+
+def put_source(draft: Draft, source: Source) -> str:
+    """Give the source to the prepare stage, or to the finetune stage without one; returns what a field refused."""
+    prepared = DATA in draft.stages
+    stage = DATA if prepared else TUNED
+    problems = [problem for name, value in source.fields().items() if (problem := draft.put(f"{stage}.{name}", value))]
+    if prepared:
+        draft.put(f"{DATA}.test_fraction", 0.0)
+        if not {"val_fraction", "val_rows"} & draft.stages[DATA].keys():
+            draft.put(f"{DATA}.val_fraction", 0.0)
+        draft.put(f"{TUNED}.data", DATA)
+    return "; ".join(problems)

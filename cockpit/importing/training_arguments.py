@@ -1,0 +1,329 @@
+"""Keys that have the same names in LLaMA-Factory, TRL and Unsloth, because all three take transformers' own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cockpit.importing.config import Entry
+from cockpit.importing.draft import (
+    DATA,
+    TUNED,
+    Draft,
+    Rule,
+    different,
+    each,
+    flag,
+    is_off,
+    number,
+    plain,
+    text,
+    to,
+    unneeded,
+    whole,
+)
+
+JOURNAL = "every step is in the run's journal, and nothing is sent elsewhere"
+FOLDERS = "a run has a folder of its own"
+SPEED = "changes speed or memory, not what is trained"
+ONE_DEVICE = (
+    "a stage trains on one device: for the same effective batch, multiply gradient_accumulation_steps by the number of"
+    " devices"
+)
+NO_UPLOAD = "nothing is uploaded"
+PRECISION = "the weights stay in 32 bits; bf16 computes in bfloat16"
+BEST = "the last step is the result; the best checkpoint is kept, and can be exported"
+EPOCHS = "steps are counted here; cockpit check shows how many an epoch has"
+OPTIMIZERS = {
+    "adamw_torch": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch_fused",
+    "adamw_hf": "adamw_torch",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw_32bit": "adamw_torch_fused",
+    "paged_adamw": "adamw_torch_fused",
+}
+"""AdamW under the names of transformers. Paging moves the state between memories and changes no number."""
+
+
+def optimizer(value: Any) -> str:
+    """The optimizer's name here."""
+    name = text(value)
+    if name not in OPTIMIZERS:
+        raise ValueError(f"got {plain(value)}; allowed: AdamW in 32 or 8 bits")
+    return OPTIMIZERS[name]
+
+
+RULES: dict[str, Rule] = {
+    "per_device_train_batch_size": to("per_device_train_batch_size", whole),
+    "per_device_eval_batch_size": to("per_device_eval_batch_size", whole),
+    "gradient_accumulation_steps": to("gradient_accumulation_steps", whole),
+    "num_train_epochs": to("num_train_epochs", number),
+    "learning_rate": to("learning_rate", number),
+    "optim": to("optim", optimizer),
+    "weight_decay": to("weight_decay", number),
+    "adam_beta1": to("adam_beta1", number),
+    "adam_beta2": to("adam_beta2", number),
+    "adam_epsilon": to("adam_epsilon", number),
+    "max_grad_norm": to("max_grad_norm", number),
+    "dataloader_num_workers": to("dataloader_num_workers", whole),
+    "save_total_limit": to("save_total_limit", whole),
+    **each(
+        "logging_steps logging_strategy logging_first_step logging_dir logging_nan_inf_filter log_level "
+        "log_level_replica log_on_each_node disable_tqdm report_to run_name project "
+        "include_num_input_tokens_seen include_tokens_per_second include_for_metrics skip_memory_metrics"
+        " trackio_space_id eval_on_start eval_delay prediction_loss_only",
+        unneeded(JOURNAL),
+    ),
+    **each("output_dir overwrite_output_dir", unneeded(FOLDERS)),
+    **each(
+        "push_to_hub hub_model_id hub_strategy hub_private_repo hub_token hub_always_push hub_revision "
+        "push_to_hub_model_id",
+        unneeded(NO_UPLOAD),
+    ),
+    **each(
+        "tf32 torch_compile torch_compile_backend torch_compile_mode use_liger_kernel "
+        "liger_kernel_config use_cache torch_empty_cache_steps dataloader_pin_memory "
+        "dataloader_persistent_workers dataloader_prefetch_factor gradient_checkpointing_kwargs "
+        "activation_checkpointing_kwargs eval_accumulation_steps low_cpu_mem_usage attn_implementation "
+        "bf16_full_eval fp16_full_eval eval_do_concat_batches batch_eval_metrics activation_offloading "
+        "use_cpu no_cuda",
+        unneeded(SPEED),
+    ),
+    **each(
+        "ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_backend "
+        "local_rank average_tokens_across_devices save_on_each_node accelerator_config dispatch_batches "
+        "split_batches ddp_static_graph",
+        unneeded("a stage trains on one device"),
+    ),
+    **each("deepspeed fsdp fsdp_config parallelism_config", different(ONE_DEVICE)),
+    **each(
+        "save_safetensors save_only_model restore_callback_states_from_checkpoint enable_jit_checkpoint",
+        unneeded("a checkpoint has all that an exact resume needs"),
+    ),
+    **each(
+        "resume_from_checkpoint auto_resume_from_checkpoints ignore_data_skip",
+        unneeded("cockpit resume continues a run"),
+    ),
+    **each("remove_unused_columns label_names debug past_index", unneeded("rows are read by their format")),
+    **each("do_train do_eval", unneeded("a finetune stage trains, and evaluates if eval_steps is set")),
+    **each("load_best_model_at_end metric_for_best_model greater_is_better", different(BEST)),
+    "group_by_length": different("rows are taken in random order, not grouped by length"),
+    "train_sampling_strategy": different("rows are taken in random order", "random"),
+    "length_column_name": unneeded("rows are taken in random order"),
+    "dataloader_drop_last": different("the last, smaller batch of an epoch is trained too"),
+    "label_smoothing_factor": different("the loss has no label smoothing"),
+    "neftune_noise_alpha": different("no noise is added to embeddings"),
+    "optim_args": different("the optimizer has no such arguments"),
+    "optim_target_modules": different("the optimizer treats all layers alike"),
+    "auto_find_batch_size": different("the batch size stays as given"),
+    "full_determinism": unneeded("a resume is exact on the CPU without it"),
+    "trust_remote_code": unneeded(
+        "code from a model's folder is never executed; a model that needs it cannot be loaded"
+    ),
+    "data_seed": different("seed decides the order of rows too"),
+    "router_aux_loss_coef": different("no loss is added for the balance of experts"),
+}
+"""Keys of `transformers.TrainingArguments` that need no look at other keys."""
+
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+    "cosine_with_min_lr": "cosine_with_min_lr",
+}
+
+
+def seeds(draft: Draft) -> None:
+    """`seed`, and Unsloth's `random_state` for the adapter's initial weights."""
+    draft.apply({"seed": to("seed", whole)})
+    entry = draft.take("random_state")
+    if entry is not None:
+        if draft.get(f"{TUNED}.seed") in (None, entry.value):
+            draft.apply({"random_state": to("seed", whole)})
+        else:
+            draft.note(entry, "different", says="seed decides the adapter's initial weights too")
+
+
+def schedule(draft: Draft, key: str = "lr_scheduler_type", ratio_key: str = "") -> None:
+    """The shape of the learning rate, its end, and its warm-up."""
+    name = f"{TUNED}.lr_scheduler_type"
+    entry = draft.take(key)
+    chosen = "" if entry is None else str(entry.value)
+    ratio = draft.take(ratio_key) if ratio_key else None
+    if ratio is not None and chosen in ("", "cosine"):
+        draft.put(name, "cosine_with_min_lr")
+        draft.apply({ratio_key: to("min_lr_rate", number)})
+    elif ratio is not None:
+        draft.note(ratio, "different", says=f"the schedule {plain(chosen)} has no lowest rate")
+    if entry is not None:
+        if chosen in SCHEDULES and draft.get(name) is None:
+            draft.set(entry, name, SCHEDULES[chosen])
+        elif chosen in SCHEDULES:
+            draft.note(entry, "imported", [name])
+        else:
+            says = f"got {plain(chosen)}; allowed: {', '.join(SCHEDULES)}; lr_scheduler_type is left at its default"
+            draft.note(entry, "different", says=says)
+    _schedule_arguments(draft)
+    _warmup(draft, bare_constant=chosen == "constant")
+
+
+def _schedule_arguments(draft: Draft) -> None:
+    entry = draft.take("lr_scheduler_kwargs")
+    if entry is None:
+        return
+    values = entry.value if isinstance(entry.value, dict) else {}
+    if draft.get(f"{TUNED}.lr_scheduler_type") != "cosine_with_min_lr" or not values:
+        if is_off(entry.value):
+            draft.note(entry, "unneeded", says="asks for what a recipe does anyway")
+        else:
+            draft.note(entry, "different", says="the schedule takes no arguments here")
+        return
+    rate = draft.get(f"{TUNED}.learning_rate")
+    used, lowest = "", None
+    if "min_lr_rate" in values:
+        used, lowest = "min_lr_rate", values["min_lr_rate"]
+    elif "min_lr" in values and isinstance(rate, float) and isinstance(values["min_lr"], int | float) and rate:
+        used, lowest = "min_lr", values["min_lr"] / rate
+    rest = [name for name in values if name != used]
+    problem = draft.put(f"{TUNED}.min_lr_rate", float(lowest)) if isinstance(lowest, int | float) else "no min_lr_rate"
+    if problem or rest:
+        draft.note(entry, "different", says=problem or f"without {', '.join(map(plain, rest))}")
+    else:
+        draft.note(entry, "imported", [f"{TUNED}.min_lr_rate"])
+
+
+def _warmup(draft: Draft, *, bare_constant: bool) -> None:
+    """`warmup_steps` counts before `warmup_ratio`, as in transformers; its constant schedule ignores both."""
+    name = f"{TUNED}.warmup_steps"
+    steps, ratio = draft.take("warmup_steps"), draft.take("warmup_ratio")
+    for entry in (steps, ratio):
+        if entry is None:
+            continue
+        if bare_constant:
+            draft.note(entry, "unneeded", says="transformers' constant schedule has no warm-up")
+        elif draft.get(name):
+            draft.note(entry, "unneeded", says="warmup_steps counts before it")
+        elif entry is ratio and _ratio_of(entry) >= 1:
+            draft.note(entry, "different", says=f"got {plain(entry.value)}; allowed: a share of all steps below 1")
+        else:
+            draft.apply({entry.key: to("warmup_steps", number)})
+
+
+def _ratio_of(entry: Entry) -> float:
+    try:
+        return number(entry.value)
+    except ValueError:
+        return 0.0
+
+
+def steps(draft: Draft) -> None:
+    """`max_steps`, of which -1 means that epochs decide."""
+    entry = draft.take("max_steps")
+    if entry is None:
+        return
+    if isinstance(entry.value, int | float) and entry.value <= 0:
+        draft.note(entry, "unneeded", says="num_train_epochs decides, as here")
+    else:
+        draft.apply({"max_steps": to("max_steps", whole)})
+
+
+def saving(draft: Draft, default: int | None) -> None:
+    """When checkpoints are written.
+
+    Args:
+        draft: the recipe in the making.
+        default: the program's steps between two checkpoints; None if it saves once an epoch.
+    """
+    strategy = draft.take("save_strategy")
+    kind = str(strategy.value) if strategy is not None else "steps"
+    entry = draft.take("save_steps")
+    if entry is not None:
+        if kind != "steps":
+            draft.note(entry, "unneeded", says=f"save_strategy is {plain(kind)}")
+        elif isinstance(entry.value, float) and 0 < entry.value < 1:
+            draft.note(entry, "different", says=f"a share of all steps; {EPOCHS}")
+        else:
+            draft.apply({"save_steps": to("save_steps", whole)})
+    if strategy is None:
+        if default is not None and (entry is None or not draft.get(f"{TUNED}.save_steps")):
+            draft.default(f"{TUNED}.save_steps", default)
+        return
+    if kind == "steps":
+        draft.note(strategy, "unneeded", says="as here")
+    elif is_off(strategy.value):
+        draft.note(strategy, "unneeded", says="checkpoints are written, and the newest are kept")
+    else:
+        draft.note(strategy, "different", says=f"save_steps is left at its default: {EPOCHS}")
+
+
+def evaluating(draft: Draft, *strategies: str) -> None:
+    """When the val split is evaluated; `strategies` are the names of the key that chooses steps or epochs."""
+    kinds = [entry for name in strategies if (entry := draft.take(name)) is not None]
+    entry = draft.take("eval_steps")
+    kind = str(kinds[0].value) if kinds and not is_off(kinds[0].value) else ("no" if kinds else "")
+    if entry is not None:
+        if kind == "no":
+            draft.note(entry, "unneeded", says="no evaluation during training")
+        elif kind == "epoch":
+            draft.note(entry, "unneeded", says="the evaluation is once an epoch")
+        elif isinstance(entry.value, float) and 0 < entry.value < 1:
+            draft.note(entry, "different", says=f"a share of all steps; {EPOCHS}")
+        else:
+            draft.apply({"eval_steps": to("eval_steps", whole)})
+    for chosen in kinds:
+        if kind == "epoch":
+            draft.note(chosen, "different", says=f"eval_steps is not set: {EPOCHS}")
+        elif kind == "steps" and not draft.get(f"{TUNED}.eval_steps"):
+            draft.note(chosen, "different", says="eval_steps is not set; without it nothing is evaluated")
+        else:
+            draft.note(chosen, "unneeded", says="as here")
+
+
+def precision(draft: Draft, *, default: bool, pure: str = "") -> None:
+    """`bf16`, `fp16` and the keys for 16-bit weights."""
+    name = f"{TUNED}.bf16"
+    entry = draft.take("bf16")
+    if entry is not None:
+        if str(entry.value).lower() in ("auto", "full"):
+            says = "computes in bfloat16 over 32-bit weights; set false where the device has none"
+            draft.set(entry, name, True, says)
+        else:
+            draft.apply({"bf16": to("bf16", flag)})
+    half = draft.take("fp16")
+    if half is not None:
+        if is_off(half.value):
+            draft.note(half, "unneeded", says="asks for what a recipe does anyway")
+        elif str(half.value).lower() == "auto":
+            draft.note(half, "unneeded", says="bf16 decides")
+        else:
+            draft.note(
+                half, "different", says="float16 is not supported: computes in float32; set bf16 = true for bfloat16"
+            )
+    wide = draft.take(pure) if pure else None
+    if wide is not None:
+        if is_off(wide.value):
+            draft.note(wide, "unneeded", says="asks for what a recipe does anyway")
+        elif draft.put(name, True) == "":
+            draft.note(wide, "different", says=PRECISION)
+    if default and "bf16" not in draft.config.entries and is_off(draft.value("fp16")):
+        draft.default(name, True)
+
+
+def held_out(draft: Draft, key: str) -> None:
+    """A share of the rows, or a number of them, held out for validation: a prepare stage splits them."""
+    entry = draft.take(key)
+    if entry is None:
+        return
+    try:
+        amount = number(entry.value)
+    except ValueError as error:
+        draft.note(entry, "different", says=str(error))
+        return
+    if amount <= 0:
+        draft.note(entry, "unneeded", says="no rows are held out")
+    elif amount < 1:
+        draft.set(entry, f"{DATA}.val_fraction", amount)
+    else:
+        draft.apply({key: to(f"{DATA}.val_rows", whole)})

@@ -1,0 +1,193 @@
+"""A configuration of another program becomes the fields that say the same, and every key has an outcome."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cockpit.importing import arguments, axolotl, llama_factory
+from cockpit.importing.config import read_config
+from cockpit.importing.draft import TAGS, Rule
+from cockpit.importing.programs import Imported, import_config, program_of
+from cockpit.importing.recipe_text import recipe_text
+from recipes.fields import fields_of
+from recipes.load import load_recipe_text
+from recipes.problems import OperatorError, RecipeError
+from tests.cockpit.importing.configurations import AXOLOTL, LLAMA_FACTORY, SCRIPT, imported, outcome, registry
+
+
+def lacks(found: Imported, folder: Path) -> set[str]:
+    """The keys of the problems that the made recipe has."""
+    try:
+        load_recipe_text(recipe_text(found), folder / "recipe.toml")
+    except RecipeError as error:
+        return {problem.key for problem in error.problems}
+    return set()
+
+
+def test_llama_factory_keys_become_fields_with_the_same_values(tmp_path: Path) -> None:
+    registry(tmp_path, pets={"file_name": "pets.json"})
+    found = imported(tmp_path, LLAMA_FACTORY)
+    tuned = found.stages["tuned"]
+    assert found.program == "LLaMA-Factory"
+    assert tuned["model"] == "acme/tiny-llama"
+    assert (tuned["r"], tuned["target_modules"], tuned["max_length"]) == (12, ["q_proj", "v_proj"], 640)
+    assert (tuned["learning_rate"], tuned["warmup_steps"], tuned["save_steps"]) == (1e-4, 0.1, 250)
+    assert (tuned["lr_scheduler_type"], tuned["bf16"]) == ("cosine", True)
+    assert tuned["data"] == "data"
+    assert found.stages["data"]["data"] == str(tmp_path / "data" / "pets.json")
+    assert lacks(found, tmp_path) == set()
+
+
+def test_what_llama_factory_assumes_is_written_where_cockpit_assumes_something_else(tmp_path: Path) -> None:
+    found = imported(tmp_path, "model_name_or_path: acme/tiny\nfinetuning_type: lora\nlora_rank: 4\n")
+    tuned = found.stages["tuned"]
+    assert (tuned["lora_alpha"], tuned["target_modules"], tuned["max_length"]) == (8.0, ["all-linear"], 2048)
+    assert (tuned["learning_rate"], tuned["num_train_epochs"], tuned["lr_scheduler_type"]) == (5e-5, 3.0, "linear")
+    assert tuned["gradient_checkpointing"] is True
+    assert {one.key for one in found.outcomes if one.status == "default"} >= {
+        "lora_alpha",
+        "cutoff_len",
+        "learning_rate",
+    }
+
+
+def test_axolotl_keys_become_fields_with_the_same_values(tmp_path: Path) -> None:
+    found = imported(tmp_path, AXOLOTL)
+    tuned = found.stages["tuned"]
+    assert (tuned["r"], tuned["lora_alpha"], tuned["lora_dropout"]) == (8, 16.0, 0.05)
+    assert (tuned["target_modules"], tuned["optim"], tuned["bf16"]) == (["all-linear"], "adamw_8bit", True)
+    assert (tuned["per_device_train_batch_size"], tuned["gradient_accumulation_steps"]) == (2, 4)
+    assert found.stages["data"]["data"] == "acme/talks"
+    assert {one.key for one in found.outcomes if one.status == "different"} >= {
+        "load_in_8bit", "sample_packing", "saves_per_epoch"
+    }  # fmt: skip
+    assert outcome(found, "load_in_4bit").status == "unneeded"
+    assert outcome(found, "wandb_project").status == "unset"
+
+
+def test_the_arguments_of_a_script_are_read_and_the_script_is_not_executed(tmp_path: Path) -> None:
+    found = imported(tmp_path, SCRIPT, "train.py")
+    tuned = found.stages["tuned"]
+    assert found.program == "Unsloth"
+    assert (tuned["model"], tuned["max_length"], tuned["r"], tuned["lora_alpha"]) == ("acme/tiny-llama", 4096, 32, 64.0)
+    assert (tuned["max_steps"], tuned["optim"], tuned["seed"]) == (60, "adamw_8bit", 3407)
+    assert outcome(found, "bf16").status == "different"
+    assert "good()" in outcome(found, "bf16").says
+    assert outcome(found, "train_dataset").status == "different"
+
+
+def test_arguments_of_trl_in_yaml_and_in_a_dictionary_mean_the_same(tmp_path: Path) -> None:
+    pairs = {"model_name_or_path": "acme/tiny", "dataset_name": "acme/talks", "use_peft": True, "lora_r": 8,
+             "learning_rate": 1e-4, "max_length": 256, "assistant_only_loss": True}  # fmt: skip
+    yaml = imported(tmp_path, "".join(f"{key}: {str(value).lower()}\n" for key, value in pairs.items()))
+    script = imported(tmp_path, f"args = {pairs!r}\n", "args.py")
+    assert yaml.stages == script.stages
+    assert yaml.stages["tuned"] | {"model": "acme/tiny", "data": "acme/talks", "r": 8} == yaml.stages["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("model_name_or_path: a/b\nstage: dpo\nfinetuning_type: lora\n", "stage"),
+        ("model_name_or_path: a/b\nstage: sft\nfinetuning_type: full\n", "finetuning_type"),
+        ("base_model: a/b\nmicro_batch_size: 1\n", "adapter"),
+        ("base_model: a/b\nadapter: lora\nrl: dpo\n", "rl"),
+        ("model_name_or_path: a/b\ndataset_name: c/d\nlearning_rate: 1e-4\n", "use_peft"),
+    ],
+)
+def test_a_method_that_recipes_do_not_have_makes_no_recipe(text: str, key: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, text)
+    assert key in {one.key for one in found.missing}
+    assert recipe_text(found) == ""
+
+
+@pytest.mark.parametrize("program", [llama_factory, axolotl, arguments])
+def test_every_key_of_a_table_leads_to_a_field_that_exists(program: object) -> None:
+    tables: list[dict[str, Rule]] = [table for table in vars(program).values() if isinstance(table, dict)]
+    rules = [rule for table in tables for rule in table.values() if isinstance(rule, Rule) and rule.kind == "field"]
+    assert rules
+    for rule in rules:
+        stage, _, name = rule.field.partition(".")
+        assert name in {spec.path for spec in fields_of(TAGS[stage])}, rule.field
+
+
+@pytest.mark.parametrize(
+    ("module", "program"), [(llama_factory, "llama-factory"), (axolotl, "axolotl"), (arguments, "trl")]
+)
+def test_no_key_is_dropped_whatever_its_value(module: object, program: str, tmp_path: Path) -> None:
+    known = list(getattr(module, "KNOWN"))  # noqa: B009 - each module has one
+    chance = random.Random(7)
+    values = ["x", "1e-3", "12", "0", "true", "null", "[a, b]", "{a: 1}", "-1", "0.5", '""', "epoch", "steps", "auto"]
+    for _ in range(12):
+        keys = chance.sample(known, 12) + [f"mine_{number}" for number in range(3)]
+        found = imported(tmp_path, "".join(f"{key}: {chance.choice(values)}\n" for key in keys), program=program)
+        there = [one.key for one in found.outcomes if one.line]
+        assert set(there) >= set(keys)
+        assert len([key for key in there if key in keys]) == len(keys), "one outcome for each key"
+        assert {one.key for one in found.outcomes if one.status == "unknown"} >= {"mine_0", "mine_1", "mine_2"}
+
+
+def test_a_value_outside_a_fields_bounds_is_reported_with_what_is_allowed(tmp_path: Path) -> None:
+    found = imported(tmp_path, LLAMA_FACTORY.replace("learning_rate: 1e-4", "learning_rate: 5\nmax_grad_norm: 0"))
+    assert "allowed a number > 0 and ≤ 1" in outcome(found, "learning_rate").says
+    assert "max_grad_norm" not in found.stages["tuned"]
+    assert outcome(found, "max_grad_norm").status == "different"
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_known_one(tmp_path: Path) -> None:
+    one = outcome(imported(tmp_path, LLAMA_FACTORY + "lora_rnak: 9\n"), "lora_rnak")
+    assert (one.status, one.line) == ("unknown", LLAMA_FACTORY.count("\n") + 1)
+    assert "did you mean lora_rank?" in one.says
+
+
+def test_the_recipe_lists_what_is_not_in_it(tmp_path: Path) -> None:
+    text = recipe_text(imported(tmp_path, LLAMA_FACTORY + "mine: 1\n"))
+    assert "quantization_bit = 4 —" in text
+    assert "mine = 1 —" in text
+    assert text.index("Unknown keys") < text.index("schema = 1")
+
+
+def test_a_merge_of_llama_factory_becomes_a_merge_stage(tmp_path: Path) -> None:
+    found = imported(
+        tmp_path,
+        "model_name_or_path: a/b\nadapter_name_or_path: c/d\ntemplate: llama3\nexport_dir: out\nexport_size: 5\n",
+    )
+    assert found.stages == {"merged": {"model": "a/b", "adapter": "c/d", "output_dir": "out"}}
+    assert 'kind = "merge"' in recipe_text(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        (LLAMA_FACTORY, "llama-factory"),
+        (AXOLOTL, "axolotl"),
+        ("datasets:\n  - path: a/b\n    type: alpaca\n", "axolotl"),
+        ("model_name_or_path: a/b\nlora_r: 8\ndataset_name: c/d\n", "trl"),
+        ('{"pets": {"file_name": "pets.json"}}', "dataset-info"),
+    ],
+)
+def test_the_program_is_found_by_the_files_keys(text: str, program: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert program_of(read_config(path)) == program
+
+
+def test_a_file_of_no_known_program_is_refused_with_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "fsdp.yaml"
+    path.write_text("compute_environment: LOCAL_MACHINE\nnum_processes: 2\n")
+    with pytest.raises(OperatorError, match="compute_environment, num_processes"):
+        import_config(read_config(path), None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_name_or_path: a/b\ntemplate: llama3\ninfer_backend: vllm\n",
+        "model_name_or_path: a/b\ntemplate: llama3\ndataset: pets\ndo_predict: true\n",
+    ],
+)
+def test_a_file_about_generating_text_makes_no_training(text: str, tmp_path: Path) -> None:
+    assert outcome(imported(tmp_path, text), "do_train").status == "missing"
