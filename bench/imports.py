@@ -69,7 +69,7 @@ def import_file(path: Path, unknown: Counter[str]) -> tuple[str, str]:
         return "no method", "; ".join(f"{one.key}: {one.says}" for one in found.missing)[:160]
     numbers = ", ".join(f"{number} {status}" for status, number in outcomes.most_common())
     try:
-        load_recipe_text(text, path.parent / "recipe.toml")
+        load_recipe_text(text, path.parent / "imported.toml")
     except RecipeError as error:
         needs = {problem.key.rpartition(".")[2]: str(problem) for problem in error.problems}
         if needs.keys() - {"model", "data", "adapter", "adapters"}:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     if not recipe:
         say("cockpit: no recipe was made: the configuration asks for a method that recipes do not have")
         return ExitCode.FAILED
-    todo = list(_problems(recipe, out or Path.cwd() / "recipe.toml"))
+    todo = list(_problems(recipe, out or Path.cwd() / "imported.toml"))
     if todo:
         write("\nThe recipe needs a change before it runs:\n" + "\n".join(f"  {line}" for line in todo))
     if out is None:
