@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.context import Artifact, StageContext, StageResult
-from engines.data.messages import prepare_messages
+from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
 from recipes.problems import OperatorError
@@ -66,9 +66,7 @@ def _messages(ctx: StageContext[StageFields], stage: PrepareMessages) -> StageRe
         input_folder(ctx, "data"),
         ctx.out,
         ctx.work,
-        questions=stage.questions,
-        max_examples=stage.max_examples,
-        max_answer_chars=stage.max_answer_chars,
+        CodeOptions.of(stage),
         val_fraction=stage.val_fraction,
         test_fraction=stage.test_fraction,
         seed=stage.seed,
@@ -81,7 +79,9 @@ def _messages(ctx: StageContext[StageFields], stage: PrepareMessages) -> StageRe
             ctx.warn(f"the {name} split has no examples")
     metrics = {
         "examples": float(sum(split["examples"] for split in splits.values())),
+        "rows": float(sum(split["rows"] for split in splits.values())),
         "dropped": float(sum(metadata["dropped"].values())),
+        "secrets": float(sum(metadata["secrets"].values())),
     }
     return StageResult(metrics, [Artifact(ctx.stage_name, "messages", ".")])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.artifacts.manifest import MANIFEST
+from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.data_place import UNSPLIT, data_files
 from engines.inputs.source_tree import STANDARD_LIBRARY, walk_sources
 from engines.json_text import read_json
@@ -68,7 +69,7 @@ def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[s
     if any((folder / name).is_file() for name in (*_METADATA, *(f"{split}.jsonl" for split in SPLITS))):
         return _prepared_files(folder, splits)
     if isinstance(stage, PrepareMessages):
-        return walk_sources(folder, ("*.py",), (), Counter())
+        return ((one.path, one.file) for one in code_files(folder, CodeRules.of(stage), Counter()))
     return _all_files(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
+from recipes.stages.code_fields import CodeFields
 from recipes.stages.fields import StageFields
 from recipes.stages.kind import LIGHT, StageKind
 
@@ -69,31 +70,15 @@ class PrepareTokens(StageFields):
     )
 
 
-class PrepareMessages(SplitFields):
-    """Questions about a Python code base, answered only from its docstrings, signatures and base classes."""
+class PrepareMessages(CodeFields, SplitFields):
+    """Questions about a code base, answered only from its sources."""
 
     kind: Literal["prepare"] = "prepare"
     output: Literal["messages"]
     data: str = setting(
         section="Inputs",
         accepts=("text",),
-        help="A text stage, whose split is kept, or a folder of Python sources, which is split by file.",
-    )
-    questions: list[Literal["docstring", "signature", "bases"]] = setting(
-        default_factory=lambda: ["docstring", "signature", "bases"],
-        section="Questions",
-        min_length=1,
-        help="Kinds of questions to generate.",
-    )
-    max_examples: int | None = setting(
-        None, section="Questions", gt=0, help="Maximum number of examples, distributed over the splits."
-    )
-    max_answer_chars: int = setting(
-        400,
-        section="Questions",
-        gt=0,
-        unit="characters",
-        help="Maximum length of an answer; examples with a longer one are skipped and counted.",
+        help="A text stage, whose split is kept, or a folder of sources, which is split by file.",
     )
 
 
@@ -101,7 +86,11 @@ PrepareStage = PrepareText | PrepareTokens | PrepareMessages
 
 
 def _needs(stage: PrepareStage) -> tuple[str, ...]:
-    return (*LIGHT, "sentencepiece") if isinstance(stage, PrepareTokens) else LIGHT
+    if isinstance(stage, PrepareTokens):
+        return (*LIGHT, "sentencepiece")
+    if isinstance(stage, PrepareMessages) and "python" not in stage.languages:
+        return (*LIGHT, "tree-sitter")
+    return LIGHT
 
 
 def _metrics(stage: PrepareStage) -> tuple[str, ...]:
@@ -109,7 +98,7 @@ def _metrics(stage: PrepareStage) -> tuple[str, ...]:
         return ("documents", "bytes", "dropped")
     if isinstance(stage, PrepareTokens):
         return ("tokens", "documents", "bytes", "bytes_per_token", "control_strings", "space_marks")
-    return ("examples", "dropped")
+    return ("examples", "rows", "dropped", "secrets")
 
 
 PREPARE = StageKind[PrepareStage](

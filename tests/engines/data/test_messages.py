@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.data.code.extract import ParseCounts, definitions_of
+from engines.data.code.python_source import module_name
+from engines.data.code.questions import facts_of
+from engines.data.messages import CodeOptions, prepare_messages, shared_out
 from engines.data.door import DataSource, read_conversations
-from engines.data.facts import QUESTIONS, facts_of, module_name
-from engines.data.messages import prepare_messages, shared_out
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
@@ -24,6 +26,7 @@ from recipes.problems import OperatorError
 from tests.engines.small_corpora import fresh, stdlib_text, write_tree
 from tests.stage_context import make_context
 
+KINDS = ("docstring", "signature", "bases")
 MODULE = '''
 class Base: ...
 class Shape(Base, abc.ABC, metaclass=abc.ABCMeta):
@@ -50,7 +53,7 @@ def twice(): "two"
 def facts(text: str, path: str = "pkg/mod.py", limit: int = 400) -> tuple[dict[tuple[str, str], str], Counter[str]]:
     """Answers by kind and name, and the counts of dropped facts."""
     dropped: Counter[str] = Counter()
-    found = facts_of(path, text, QUESTIONS, limit, dropped)
+    found = facts_of(definitions_of(path, text, "python", dropped, ParseCounts()), KINDS, limit, dropped)
     return {(fact.kind, fact.question.split("`")[1]): fact.answer for fact in found}, dropped
 
 
@@ -96,9 +99,9 @@ def test_the_module_name_follows_from_the_path(path: str, module: str) -> None:
     ids=["syntax", "nul", "brackets", "unary", "nested default"],
 )
 def test_files_that_cannot_be_parsed_are_counted_and_affect_no_others(text: str) -> None:
-    dropped: Counter[str] = Counter()
-    assert len(facts_of("a.py", text, QUESTIONS, 4000, dropped)) + dropped["not_parsed"] >= 1
-    assert facts_of("b.py", "def f(): 'ok'", QUESTIONS, 400, dropped)
+    found, dropped = facts(text, "a.py", 4000)
+    assert len(found) + dropped["not_parsed"] >= 1
+    assert facts("def f(): 'ok'", "b.py")[0]
 
 
 def test_warnings_about_the_parsed_code_are_silenced() -> None:
@@ -133,7 +136,9 @@ def prepared(
     data: Path, tmp_path: Path, name: str = "m", **fields: Any
 ) -> tuple[dict[str, list[MessageRow]], dict[str, Any]]:
     out = fresh(tmp_path / name)
-    metadata = prepare_messages(data, out, fresh(tmp_path / f"{name}-work"), **fields)
+    split = {key: fields.pop(key) for key in ("val_fraction", "test_fraction", "seed") if key in fields}
+    options = CodeOptions(**({"questions": KINDS} | fields))
+    metadata = prepare_messages(data, out, fresh(tmp_path / f"{name}-work"), options, **split)
     return {split: list(read_conversations(DataSource(out), split)) for split in SPLITS}, metadata
 
 
@@ -202,8 +207,8 @@ def test_a_question_that_two_splits_would_ask_is_dropped_from_the_later_one_and_
         )
     write_tree(tmp_path / "text", {"metadata.json": '{"kind": "text"}'})
     rows, metadata = prepared(tmp_path / "text", tmp_path)
-    assert [len(rows[split]) for split in SPLITS] == [2, 0, 2]
-    assert metadata["dropped"] == {"question_in_another_split": 2}
+    assert [row.prompt.split("`")[1] for split in SPLITS for row in rows[split]] == ["m.f", "m.g", "m.g"]
+    assert metadata["dropped"] == {"question_in_another_split": 1, "defined_twice": 2}
 
 
 def test_max_examples_is_shared_out_and_repeatable(tmp_path: Path, text: Path) -> None:
@@ -233,7 +238,7 @@ def test_sources_without_questions_are_reported(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "src", {"a.py": "a = 1\n", "b.py": "b = 1\n", "c.py": "c = 1\n"})
     with pytest.raises(OperatorError, match="gives no questions"):
         prepared(source, tmp_path)
-    with pytest.raises(OperatorError, match="no usable Python sources"):
+    with pytest.raises(OperatorError, match="no usable sources"):
         prepared(fresh(tmp_path / "empty"), tmp_path, "e")
 
 
