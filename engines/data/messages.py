@@ -66,7 +66,7 @@ class CodeOptions:
             max_file_chars=stage.max_file_chars,
             repeat={"build": stage.repeat_build, "stack": stage.repeat_stack},
             policy=CodePolicy(
-                CodeRules.of(stage), stage.max_file_bytes, tuple(stage.licenses), stage.unknown_license == "keep"
+                CodeRules.of(stage), stage.max_source_bytes, tuple(stage.licenses), stage.unknown_license == "keep"
             ),
         )
 

@@ -62,10 +62,10 @@ class CodeFields(StageFields):
         min_length=1,
         help="Languages to read; all except Python need the extra `code`.",
     )
-    exclude: list[str] = setting(
+    exclude_sources: list[str] = setting(
         default_factory=list, section="Code base", help="Files to skip: patterns of paths inside the code base."
     )
-    max_file_bytes: int = setting(
+    max_source_bytes: int = setting(
         1_048_576,
         section="Code base",
         gt=0,

@@ -38,7 +38,7 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = {
         "In which file is the {noun} {name}?",
     ),
     "overview": (
-        "Tell me about the {noun} {name}.",
+        "What is the {noun} {name}?",
         "Give an overview of the {noun} {name}.",
         "Summarize the {noun} {name}.",
     ),
