@@ -75,7 +75,9 @@ class CodeRules:
     @classmethod
     def of(cls, stage: CodeFields) -> CodeRules:
         """The rules of a stage's fields."""
-        return cls(tuple(stage.languages), tuple(stage.exclude_sources), stage.vendored == "keep", stage.generated == "keep")
+        return cls(
+            tuple(stage.languages), tuple(stage.exclude_sources), stage.vendored == "keep", stage.generated == "keep"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from engines.data.code.extract import ParseCounts, definitions_of
 from engines.data.code.python_source import module_name
 from engines.data.code.questions import facts_of
-from engines.data.messages import CodeOptions, prepare_messages, shared_out
 from engines.data.door import DataSource, read_conversations
+from engines.data.messages import CodeOptions, prepare_messages, shared_out
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from engines.data.code.scan import CodePolicy
-from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.door import DataSource, read_conversations
+from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
