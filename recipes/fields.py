@@ -74,6 +74,7 @@ class FieldSpec:
     accepts: tuple[str, ...]
     folder: bool
     new_folder: bool = False
+    or_file: bool = False
     at_resume: AtResume | None = None
     items: tuple[FieldSpec, ...] = ()
     instead: str = ""
@@ -210,6 +211,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         accepts=_accepts(tuple(typing.cast("list[str]", extra.get("accepts", [])))),
         folder=bool(extra.get("folder", False)),
         new_folder=bool(extra.get("new_folder", False)),
+        or_file=bool(extra.get("or_file", False)),
         at_resume=typing.cast("AtResume | None", extra.get("at_resume")),
         items=items,
         instead=str(extra.get("instead", "")),

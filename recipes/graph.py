@@ -200,6 +200,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a regular file; False if it cannot be examined."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _reference(
     node: Node,
     key: str,

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from recipes.explain import check_table, check_values, kind_words
 from recipes.fields import FieldSpec, fields_of, keys_of
-from recipes.graph import FindOutput, Graph, Node, absolute, build_graph, is_folder, is_path, named_inputs
+from recipes.graph import FindOutput, Graph, Node, absolute, build_graph, is_file, is_folder, is_path, named_inputs
 from recipes.overrides import apply_overrides, belongs, near_field
 from recipes.problems import Problem, RecipeError, closest, either, shown
 from recipes.schema import Recipe
@@ -264,12 +264,14 @@ class _Check:
             value = stage.get(spec.path)
             if value == "" or spec.new_folder or not _names_folder(value, spec):
                 continue
-            if not is_folder(absolute(value, self.folder)):
-                allowed, hint = "an existing folder, relative to the recipe's folder", ""
+            place = absolute(value, self.folder)
+            if not is_folder(place) and not (spec.or_file and is_file(place)):
+                what = "file or folder" if spec.or_file else "folder"
+                allowed, hint = f"an existing {what}, relative to the recipe's folder", ""
                 if spec.path == SOURCE:
                     allowed += f', or "{STANDARD_LIBRARY}"'
                     hint = closest(value, [STANDARD_LIBRARY])
-                report((spec.path,), "there is no such folder", shown(value), allowed, hint)
+                report((spec.path,), f"there is no such {what}", shown(value), allowed, hint)
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
         """Check a stage of an unknown type: only its name, kind and output."""

@@ -81,7 +81,8 @@ def _input_words(tag: str) -> str:
     words = list(dict.fromkeys(word for spec in inputs_of(tag) for word in spec.accepts))
     if set(words) >= {output_word(other) for other in STAGE_TYPES}:
         return "anything"
-    folders = ["a folder"] if any(spec.folder and spec.required for spec in fields_of(tag)) else []
+    places = [spec for spec in fields_of(tag) if spec.folder and spec.required]
+    folders = ["a file or a folder" if spec.or_file else "a folder" for spec in places]
     return ", ".join([*folders, *words])
 
 

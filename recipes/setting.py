@@ -21,6 +21,7 @@ def setting(
     accepts: tuple[str, ...] | None = None,
     folder: bool = False,
     new_folder: bool = False,
+    or_file: bool = False,
     advanced: bool = False,
     at_resume: AtResume | None = None,
     instead: str | None = None,
@@ -38,6 +39,7 @@ def setting(
         accepts: for a field that names another stage, the outputs that it accepts (the words of `registry.output_of`).
         folder: the value is a folder, relative to the recipe's folder if it is not absolute.
         new_folder: the folder may be one that does not exist yet.
+        or_file: a file may be given in place of the folder.
         advanced: shown after the other fields.
         at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
             train run again from their start, so their fields need no such rule.
@@ -51,12 +53,8 @@ def setting(
         extra["unit"] = unit
     if accepts is not None:
         extra["accepts"] = list(accepts)
-    if folder:
-        extra["folder"] = True
-    if new_folder:
-        extra["new_folder"] = True
-    if advanced:
-        extra["advanced"] = True
+    flags = {"folder": folder, "new_folder": new_folder, "or_file": or_file, "advanced": advanced}
+    extra |= {name: True for name, is_set in flags.items() if is_set}
     if instead is not None:
         extra["instead"] = instead
     if suggests:

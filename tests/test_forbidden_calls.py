@@ -26,8 +26,9 @@ LOCAL = {"AutoModelForCausalLM", "AutoTokenizer", "AutoConfig", "AutoModel", "Ge
 DOWNLOADS = {"exporters/hf_model/model_folder.py": ["snapshot_download without local_files_only=True"]}
 """Where a model may come from the hub: the operator must have allowed it in the environment."""
 
-STREAMED = {"engines/data/readers/lines.py": ["gzip"]}
-"""Packed files that are unpacked in a stream, by rows of a bounded size: nothing of them grows in memory or on disk."""
+STREAMED = {"engines/data/readers/lines.py": ["gzip"], "engines/data/sources/plain.py": ["gzip"]}
+"""Packed files that are unpacked in a stream, by rows or pieces of a bounded size: nothing of them grows in memory or
+on disk."""
 
 
 def _name(node: ast.expr) -> str:

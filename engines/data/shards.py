@@ -37,13 +37,15 @@ class SplitEntry(msgspec.Struct, frozen=True):
 
 
 class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of tokens.json."""
+    """The content of tokens.json. `tokenizer_file` is the file in `TOKENIZER` that decides the ids; earlier versions
+    knew only tokenizer.model."""
 
     format: int
     dtype: str
     eos_id: int
     vocab_size: int
     tokenizer_sha256: str
+    tokenizer_file: str = "tokenizer.model"
     splits: dict[str, SplitEntry]
 
 

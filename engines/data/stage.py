@@ -6,11 +6,21 @@ from pathlib import Path
 
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.messages import CodeOptions, prepare_messages
+from engines.data.sources.documents import SourceFields
+from engines.data.sources.report import what_to_know
 from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
+from engines.training.inputs import input_folder as local_folder
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 from recipes.stages.prepare import PrepareMessages, PrepareStage, PrepareText, PrepareTokens
+
+_ABOUT_TOKENS = {
+    "space_marks": "document(s) contain U+2581, which the tokenizer reads as a space",
+    "unknown_tokens": "token(s) stand for text that the tokenizer's vocabulary cannot spell; a model never sees it",
+    "changed": "of the first documents are not what their tokens decode to: the tokenizer does not preserve text",
+    "left_out": "document(s) were left out, because the tokenizer reads a part of their text as a control token",
+}
 
 
 def run(ctx: StageContext[PrepareStage]) -> StageResult:
@@ -19,7 +29,7 @@ def run(ctx: StageContext[PrepareStage]) -> StageResult:
     if isinstance(stage, PrepareText):
         return _text(ctx, stage)
     if isinstance(stage, PrepareTokens):
-        return _tokens(ctx)
+        return _tokens(ctx, stage)
     if isinstance(stage, PrepareMessages):
         return _messages(ctx, stage)
     raise TypeError(f"not a prepare stage: {type(stage).__name__}")
@@ -29,16 +39,26 @@ def _text(ctx: StageContext[StageFields], stage: PrepareText) -> StageResult:
     metadata = prepare_text(
         stage.source,
         ctx.out,
-        include=stage.include,
-        exclude=stage.exclude,
-        max_file_bytes=stage.max_file_bytes,
+        fields=SourceFields(
+            include=stage.include,
+            exclude=stage.exclude,
+            format=stage.format,
+            text_column=stage.columns.get("text", "text"),
+            encoding=stage.encoding,
+            on_bad_row=stage.on_bad_row,
+            max_file_bytes=stage.max_file_bytes,
+            max_document_bytes=stage.max_document_bytes,
+        ),
         max_bytes=stage.max_bytes,
         val_fraction=stage.val_fraction,
         test_fraction=stage.test_fraction,
         seed=stage.seed,
+        work=ctx.work,
         report=ctx.progress,
         phase=ctx.phase,
     )
+    for sentence in what_to_know(metadata):
+        ctx.warn(sentence)
     if moved := metadata["moved_to_fill_a_split"]:
         ctx.warn(f"the corpus is small: {len(moved)} document(s) were moved so that no split is empty")
     splits = metadata["splits"].values()
@@ -46,15 +66,24 @@ def _text(ctx: StageContext[StageFields], stage: PrepareText) -> StageResult:
         "documents": float(sum(split["documents"] for split in splits)),
         "bytes": float(sum(split["bytes"] for split in splits)),
         "dropped": float(sum(metadata["dropped"].values())),
+        "divided": float(metadata["divided"]),
     }
     return StageResult(metrics, [Artifact(ctx.stage_name, "text", ".")])
 
 
-def _tokens(ctx: StageContext[StageFields]) -> StageResult:
+def _tokens(ctx: StageContext[StageFields], stage: PrepareTokens) -> StageResult:
     ctx.phase("tokenizing")
-    counts = prepare_tokens(input_folder(ctx, "data"), input_folder(ctx, "tokenizer"), ctx.out, report=ctx.progress)
-    if counts["space_marks"]:
-        ctx.warn(f"{counts['space_marks']} document(s) contain U+2581, which the tokenizer reads as a space")
+    counts = prepare_tokens(
+        input_folder(ctx, "data"),
+        local_folder(ctx.inputs["tokenizer"]),
+        ctx.out,
+        eos_token=stage.eos_token,
+        report=ctx.progress,
+        warn=ctx.warn,
+    )
+    for name, sentence in _ABOUT_TOKENS.items():
+        if counts[name]:
+            ctx.warn(f"{counts[name]} {sentence}")
     metrics = {name: float(value) for name, value in counts.items()}
     if counts["tokens"]:
         metrics["bytes_per_token"] = counts["bytes"] / counts["tokens"]

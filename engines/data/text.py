@@ -1,25 +1,25 @@
-"""Documents from a source tree, split once into train, val and test."""
+"""Documents from files of text, split once into train, val and test."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from engines.artifacts.data_folder import METADATA
-from engines.data.documents import Document, split_file, write_json
-from engines.data.split import SPLITS, Assignment, assign_splits, keyed_fraction
-from engines.inputs.source_tree import STANDARD_LIBRARY, LeftOutError, read_source, source_folder, walk_sources
+from engines.data.documents import write_json
+from engines.data.sources.documents import Report as Report
+from engines.data.sources.documents import SourceFields, TextSource, document_bytes
+from engines.data.sources.spool import DocumentSpool
+from engines.inputs.source_tree import STANDARD_LIBRARY, LeftOutError, read_source
 from recipes.problems import OperatorError
 
-Report = Callable[[float, float | None, str], None]
-"""Called with (done, total, unit); an exception from it ends the work."""
+SHOWN_KINDS = 6
+"""Suffixes of other files that a message names."""
 
 
 @dataclass(frozen=True)
@@ -31,128 +31,113 @@ class FoundFile:
     sha256: bytes
 
 
-@dataclass
-class SourceScan:
-    """The files of a source by their path inside it, and the counts of files left out, by reason."""
-
-    files: dict[str, FoundFile] = field(default_factory=dict)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def scan_source(
-    folder: Path,
-    *,
-    include: Sequence[str] = ("*.py",),
-    exclude: Sequence[str] = (),
-    max_file_bytes: int = 1_048_576,
-    report: Report | None = None,
-) -> SourceScan:
-    """Read every file of a tree once and decide which to include; of files with the same text, the first path stays."""
-    scan = SourceScan()
-    found = sorted(walk_sources(folder, include, exclude, scan.dropped))
-    seen: set[bytes] = set()
-    for done, (inside, file) in enumerate(found, start=1):
-        try:
-            text = read_source(file, max_file_bytes).encode()
-            digest = hashlib.sha256(text).digest()
-            if digest in seen:
-                raise LeftOutError("duplicate")
-            seen.add(digest)
-            scan.files[inside] = FoundFile(file, len(text), digest)
-        except LeftOutError as reason:
-            scan.dropped[str(reason)] += 1
-        if report is not None:
-            report(done, len(found), "files")
-    return scan
+FEW_DOCUMENTS = 200
+"""Pieces of a source that has fewer documents than splits: enough for every split to have its share."""
+MIN_PIECE_BYTES = 512
 
 
 def prepare_text(
     source: str,
     out: Path,
     *,
-    include: Sequence[str] = ("*.py",),
-    exclude: Sequence[str] = (),
-    max_file_bytes: int = 1_048_576,
+    fields: SourceFields | None = None,
     max_bytes: int | None = None,
     val_fraction: float = 0.05,
     test_fraction: float = 0.05,
     seed: int = 42,
     base: Path | None = None,
+    work: Path | None = None,
     report: Report | None = None,
     phase: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Write a text folder into `out` and return its metadata.
 
     Args:
-        source: a folder, or "python-stdlib".
+        source: a file, a folder, or "python-stdlib".
         out: an existing empty folder.
-        include: patterns on file names.
-        exclude: patterns on paths inside the source.
-        max_file_bytes: larger files are left out.
-        max_bytes: most bytes of text, with files in the order of their keyed hash; at least one file.
+        fields: which files are read, and as what.
+        max_bytes: most bytes of text, with documents in the order of their keyed hash; at least one document.
         val_fraction: share of the documents for val.
         test_fraction: share of the documents for test.
         seed: key of the split.
         base: folder for a relative `source`.
+        work: folder for scratch; `out` by default.
         report: called with progress; an exception from it ends the work.
         phase: called with the name of the phase that begins.
 
     Raises:
-        OperatorError: no folder, no document, or fewer documents than splits.
+        OperatorError: no source, no document, fewer documents than splits, or a row that is not a document.
     """
-    folder = source_folder(source, base)
+    fields = fields or SourceFields()
     enter_phase = phase or (lambda _name: None)
     enter_phase("reading sources")
-    scan = scan_source(folder, include=include, exclude=exclude, max_file_bytes=max_file_bytes, report=report)
-    limit_bytes(scan, max_bytes, seed)
-    if not scan.files:
-        raise OperatorError(
-            f"{folder} has no usable documents ({dropped_text(scan.dropped)})",
-            f"include is {', '.join(include)}; check include, exclude and max_file_bytes",
-        )
-    assignment = assign_splits(scan.files, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    enter_phase("writing documents")
-    splits = _write_splits(out, scan, assignment, max_file_bytes, report)
+    found = TextSource(source, fields, base)
+    with DocumentSpool((work or out) / "documents.spool", seed) as spool:
+        limit = _read(found, fields, spool, 1 + (val_fraction > 0) + (test_fraction > 0), report)
+        if over := spool.limit(max_bytes):
+            found.left_out.counts["over_max_bytes"] = over
+        if not len(spool):
+            raise _no_documents(found, fields)
+        spool.assign(val_fraction, test_fraction)
+        enter_phase("writing documents")
+        splits = spool.write(out, report)
+        moved = spool.moved
     metadata: dict[str, Any] = {
         "format": 1,
         "kind": "text",
-        "source": str(folder),
+        "source": str(found.place),
         "python": platform.python_version() if source == STANDARD_LIBRARY else None,
         "seed": seed,
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
-        "include": list(include),
-        "exclude": list(exclude),
-        "max_file_bytes": max_file_bytes,
+        "include": list(fields.include),
+        "exclude": list(fields.exclude),
+        "source_format": fields.format,
+        "columns": {"text": fields.text_column},
+        "encoding": fields.encoding,
+        "on_bad_row": fields.on_bad_row,
+        "max_file_bytes": fields.max_file_bytes,
+        "max_document_bytes": limit,
         "max_bytes": max_bytes,
         "splits": splits,
-        "dropped": dict(sorted(scan.dropped.items())),
-        "moved_to_fill_a_split": assignment.moved,
+        "files": len(found.files),
+        "divided": found.left_out.divided,
+        "dropped": dict(sorted(found.left_out.counts.items())),
+        "dropped_examples": dict(sorted(found.left_out.examples.items())),
+        "other_kinds": dict(found.left_out.other_kinds.most_common()),
+        "moved_to_fill_a_split": moved,
     }
     write_json(out / METADATA, metadata)
     return metadata
 
 
-def limit_bytes(scan: SourceScan, max_bytes: int | None, seed: int) -> None:
-    """Keep files in the order of their keyed hash until the next would exceed `max_bytes`; count the rest."""
-    if max_bytes is None:
-        return
-    total = 0
-    full = False
-    for name in sorted(scan.files, key=lambda name: (keyed_fraction(seed, name, "order"), name)):
-        size = scan.files[name].size
-        full = full or (total > 0 and total + size > max_bytes)
-        if full:
-            del scan.files[name]
-            scan.dropped["over_max_bytes"] += 1
-        total += size
+def _read(found: TextSource, fields: SourceFields, spool: DocumentSpool, splits: int, report: Report | None) -> int:
+    """Read the documents; returns the bytes of the longest one.
+
+    A source of fewer documents than splits is read again in smaller pieces, unless the recipe sets their length.
+    """
+    limit = document_bytes(fields)
+    found.read(spool, limit, report)
+    if fields.max_document_bytes is None and 0 < len(spool) < splits and spool.bytes > 2 * MIN_PIECE_BYTES:
+        limit = max(MIN_PIECE_BYTES, spool.bytes // FEW_DOCUMENTS)
+        spool.clear()
+        found.read(spool, limit, report)
+    return limit
 
 
-def dropped_text(dropped: Counter[str]) -> str:
-    """The counts of files left out, as text."""
-    if not dropped:
-        return "nothing matched"
-    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
+def _no_documents(found: TextSource, fields: SourceFields) -> OperatorError:
+    left_out = found.left_out
+    return OperatorError(
+        f"{found.place} has no usable documents ({dropped_text(left_out.counts, left_out.other_kinds)})",
+        f"include is {', '.join(fields.include) or 'not set'}; check include, exclude and max_file_bytes",
+    )
+
+
+def dropped_text(dropped: Counter[str], other_kinds: Counter[str] | None = None) -> str:
+    """The counts of files and rows left out, as text."""
+    counts = [f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items())]
+    counts += [f"{count} {suffix}" for suffix, count in (other_kinds or Counter()).most_common(SHOWN_KINDS)]
+    return ", ".join(counts) or "nothing matched"
 
 
 def reread(found: FoundFile, max_file_bytes: int) -> str:
@@ -168,25 +153,3 @@ def reread(found: FoundFile, max_file_bytes: int) -> str:
     if hashlib.sha256(text.encode()).digest() != found.sha256:
         raise OperatorError(f"{found.file} changed while the corpus was being prepared", "resume the run")
     return text
-
-
-def _write_splits(
-    out: Path, scan: SourceScan, assignment: Assignment, max_file_bytes: int, report: Report | None
-) -> dict[str, dict[str, Any]]:
-    encoder = msgspec.json.Encoder()
-    done = 0
-    splits = {}
-    for split in SPLITS:
-        names = assignment.names(split)
-        digest = hashlib.sha256()
-        with split_file(out, split).open("wb") as lines:
-            for name in names:
-                line = encoder.encode(Document(name, reread(scan.files[name], max_file_bytes))) + b"\n"
-                lines.write(line)
-                digest.update(line)
-                done += 1
-                if report is not None:
-                    report(done, len(scan.files), "documents")
-        size = sum(scan.files[name].size for name in names)
-        splits[split] = {"documents": len(names), "bytes": size, "sha256": digest.hexdigest()}
-    return splits

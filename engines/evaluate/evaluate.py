@@ -10,6 +10,7 @@ from pathlib import Path
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.chat.rendering import Waiting
 from engines.data.door import DataSource, ReadCounts, read_conversations
+from engines.data.encoders import WHOLE_FILE, same_tokenizer
 from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
@@ -76,16 +77,19 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
     """Refuse a model whose tokenizer did not encode the tokens: their ids would mean other pieces.
 
     Raises:
-        OperatorError: tokenizer.model is missing or differs, or the vocabulary is larger than the model's.
+        OperatorError: the tokenizer's file is missing or differs, or the vocabulary is larger than the model's.
     """
-    if loaded.tokenizer_model is None:
+    name = shard.manifest.tokenizer_file
+    file = next((folder / name for folder in loaded.tokenizer_folders if (folder / name).is_file()), None)
+    if file is None:
         raise OperatorError(
-            "the model's folder has no tokenizer.model, so its tokenizer cannot be compared with the one of the tokens",
+            f"the model's folder has no {name}, so its tokenizer cannot be compared with the one of the tokens",
             "evaluate on messages, or evaluate the model that was trained on these tokens",
         )
-    if file_sha256(loaded.tokenizer_model) != shard.manifest.tokenizer_sha256:
+    same = file_sha256(file) == shard.manifest.tokenizer_sha256
+    if not same and not (name == WHOLE_FILE and same_tokenizer(file, shard.tokenizer / name)):
         raise OperatorError(
-            f"{shard.path} was encoded with another tokenizer than the model's ({loaded.tokenizer_model})",
+            f"{shard.path} was encoded with another tokenizer than the model's ({file})",
             "prepare tokens with the model's own tokenizer",
         )
     rows = int(loaded.model.get_input_embeddings().weight.shape[0])

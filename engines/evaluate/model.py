@@ -27,12 +27,12 @@ Warn = Callable[[str], None]
 class LoadedModel:
     """A loaded model, in evaluation mode on its device.
 
-    `tokenizer_model` is the SentencePiece file in its folder, if there is one.
+    `tokenizer_folders` are the folders in which its tokenizer's files lie, the first that has one decides.
     """
 
     model: Any
     tokenizer: Any
-    tokenizer_model: Path | None
+    tokenizer_folders: tuple[Path, ...]
 
 
 def load_model(path: Path | None, name: str, warn: Warn = lambda _text: None) -> LoadedModel:
@@ -50,7 +50,7 @@ def load_model(path: Path | None, name: str, warn: Warn = lambda _text: None) ->
     folder = path or cached_folder(name)
     if is_adapter(folder):
         return _load_adapter(folder, warn)
-    return _finished(_pretrained(folder), _tokenizer(folder, warn), _tokenizer_model(folder))
+    return _finished(_pretrained(folder), _tokenizer(folder, warn), (folder,))
 
 
 def base_of(adapter: Path) -> Path:
@@ -94,7 +94,7 @@ def _load_adapter(path: Path, warn: Warn) -> LoadedModel:
     model = PeftModel.from_pretrained(_pretrained(base), path)
     _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
-    return _finished(model, _tokenizer(tokenizer_folder, warn), _tokenizer_model(path) or _tokenizer_model(base))
+    return _finished(model, _tokenizer(tokenizer_folder, warn), (path, base))
 
 
 def _add_ends(model: Any, adapter: Path) -> None:
@@ -133,12 +133,7 @@ def _not_loaded(folder: Path, what: str, error: Exception) -> OperatorError:
     return OperatorError(f"cannot load a {what} from {folder}: {detail}", "give a folder that save_pretrained wrote")
 
 
-def _tokenizer_model(path: Path) -> Path | None:
-    file = path / "tokenizer.model"
-    return file if file.is_file() else None
-
-
-def _finished(model: Any, tokenizer: Any, tokenizer_model: Path | None) -> LoadedModel:
+def _finished(model: Any, tokenizer: Any, tokenizer_folders: tuple[Path, ...]) -> LoadedModel:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return LoadedModel(model, tokenizer, tokenizer_model)
+    return LoadedModel(model, tokenizer, tokenizer_folders)

@@ -17,7 +17,7 @@ from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.artifacts.manifest import MANIFEST
 from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.data_place import UNSPLIT, data_files
-from engines.inputs.source_tree import STANDARD_LIBRARY, walk_sources
+from engines.inputs.source_tree import STANDARD_LIBRARY, patterns_of, walk_sources
 from engines.json_text import read_json
 from recipes.fields import inputs_of
 from recipes.problems import OperatorError
@@ -25,7 +25,7 @@ from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
-from recipes.stages.prepare import PrepareMessages, PrepareText
+from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
 from recipes.stages.registry import tag_of_stage
 
 SPLITS = ("train", "val", "test")
@@ -37,6 +37,12 @@ _MODEL_FILES = (
 )  # fmt: skip
 """Patterns of what transformers, PEFT and the exporters open in the folder of a model, an adapter or a tokenizer,
 beside the weights."""
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
+    "merges.txt", "vocab.json", "vocab.txt", "tokenizer.model", "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+)  # fmt: skip
+"""Patterns of what a stage that only tokenizes opens or copies: a model's weights are no input of it."""
 _SAFE_WEIGHTS = "*.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth")
@@ -59,7 +65,10 @@ def files_read(stage: StageFields, field: str, path: Path) -> list[tuple[str, Pa
 
 def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(stage, PrepareText) and field == "source":
-        return walk_sources(folder, stage.include, stage.exclude, Counter())
+        return walk_sources(folder, patterns_of(stage.source, stage.include), stage.exclude, Counter())
+    if isinstance(stage, PrepareTokens) and field == "tokenizer":
+        named = (name for name, _ in _all_files(folder, depth=1))
+        return ((name, folder / name) for name in named if _matches(name, _TOKENIZER_FILES))
     kinds = accepted_by(stage, field)
     if kinds <= {"model", "adapter", "tokenizer"}:
         return _model_files(folder)

@@ -3,25 +3,66 @@ trusted."""
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sysconfig
 import tokenize
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from engines.files import open_regular
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 
 STANDARD_LIBRARY = "python-stdlib"
+READ_BY_DEFAULT = frozenset({
+    ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".html", ".htm", ".xhtml", ".jsonl",
+    ".ndjson", ".parquet", ".arrow", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu",
+    ".cuh", ".m", ".mm", ".cs", ".java", ".kt", ".scala", ".go", ".rs", ".swift", ".zig", ".d", ".js", ".jsx", ".mjs",
+    ".cjs", ".ts", ".tsx", ".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".hs", ".ml", ".mli", ".ex", ".exs",
+    ".erl", ".clj", ".el", ".lisp", ".dart", ".nim", ".f", ".f90", ".f95", ".sh", ".bash", ".sql", ".asm", ".s", ".v",
+    ".vhd", ".proto", ".cmake",
+})  # fmt: skip
+"""Suffixes of the files that a source without `include` gives: prose, tables of documents, program sources; each may
+end in .gz too. JSON, CSV and logs are read only when the recipe names them: most are no text to learn from."""
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 """Folders of third-party or generated code; folders whose name begins with a dot are skipped too."""
+
+_SLOW_CODECS = ("punycode", "idna")
+"""Codecs that a source may declare and whose time grows with the square of its length; no text is written in them."""
 
 
 class LeftOutError(Exception):
     """A file is left out; the argument is the reason under which it is counted."""
+
+
+def source_place(source: str, base: Path | None = None) -> Path:
+    """The file or folder that a recipe's `source` names, links resolved.
+
+    Args:
+        source: a path, or "python-stdlib" for the standard library of the running Python.
+        base: folder for relative paths; the working directory by default.
+
+    Raises:
+        OperatorError: it does not exist, or is a pipe or a device.
+    """
+    if source == STANDARD_LIBRARY:
+        return source_folder(source)
+    place = (base or Path()).joinpath(Path(source).expanduser())
+    if not place.is_dir() and not place.is_file():
+        raise OperatorError(
+            f"source {printable(source, 200)!r} is not a file or a folder",
+            f'give a file of text, a folder, or "{STANDARD_LIBRARY}"',
+        )
+    return place.resolve()
+
+
+def patterns_of(source: str, include: Sequence[str]) -> Sequence[str]:
+    """The patterns that hold for a source: those of the recipe; without any, Python files of the standard library, and
+    nothing for other sources, which means the suffixes of `READ_BY_DEFAULT`."""
+    return include or (("*.py",) if source == STANDARD_LIBRARY else ())
 
 
 def source_folder(source: str, base: Path | None = None) -> Path:
@@ -43,7 +84,11 @@ def source_folder(source: str, base: Path | None = None) -> Path:
 
 
 def walk_sources(
-    folder: Path, include: Sequence[str], exclude: Sequence[str], dropped: Counter[str]
+    folder: Path,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    dropped: Counter[str],
+    passed_over: Callable[[str], None] = lambda _inside: None,
 ) -> Iterator[tuple[str, Path]]:
     """Regular files that match, as (path inside the folder with `/`, absolute path), ordered by name.
 
@@ -51,9 +96,11 @@ def walk_sources(
 
     Args:
         folder: the folder to walk.
-        include: patterns on the file's name, or, with a `/` in them, on its path inside the folder.
+        include: patterns on the file's name, or, with a `/` in them, on its path inside the folder; without any, the
+            suffixes of `READ_BY_DEFAULT`.
         exclude: patterns on the path inside the folder; `*` also matches `/`.
         dropped: counts what is left out, by reason.
+        passed_over: called with the path inside the folder of each file that `include` does not name.
     """
     waiting = [(folder, "")]
     while waiting:
@@ -69,13 +116,21 @@ def walk_sources(
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not entry.name.startswith("."):
                     folders.append((at / entry.name, inside + "/"))
-            elif any(fnmatchcase(inside if "/" in pattern else entry.name, pattern) for pattern in include):
+            elif not _included(entry.name, inside, include):
+                passed_over(inside)
+            else:
                 reason = _reason_to_skip(entry, inside, exclude)
                 if reason:
                     dropped[reason] += 1
                 else:
                     yield inside, at / entry.name
         waiting.extend(reversed(folders))
+
+
+def _included(name: str, inside: str, include: Sequence[str]) -> bool:
+    if not include:
+        return PurePosixPath(name.lower().removesuffix(".gz")).suffix in READ_BY_DEFAULT
+    return any(fnmatchcase(inside if "/" in pattern else name, pattern) for pattern in include)
 
 
 def _reason_to_skip(entry: os.DirEntry[str], inside: str, exclude: Sequence[str]) -> str:
@@ -95,7 +150,8 @@ def _reason_to_skip(entry: os.DirEntry[str], inside: str, exclude: Sequence[str]
 def read_source(file: Path, max_bytes: int) -> str:
     """The text of a file, with unchanged line ends.
 
-    Python files are decoded by their PEP 263 cookie, all others as UTF-8; a byte-order mark is removed.
+    Python files are decoded by their PEP 263 cookie, all others as UTF-8; a byte-order mark is removed, and that of
+    UTF-16 decides the encoding.
 
     Raises:
         LeftOutError: with the reason: unreadable, too_large, binary, not_utf8 or empty.
@@ -107,17 +163,28 @@ def read_source(file: Path, max_bytes: int) -> str:
         raise LeftOutError("unreadable") from error
     if len(data) > max_bytes:
         raise LeftOutError("too_large")
-    if b"\0" in data:
-        raise LeftOutError("binary")
-    text = _decode(data, python=file.suffix in {".py", ".pyi"})
+    text = decode_source(data, python=file.suffix in {".py", ".pyi"})
     if not text.strip():
         raise LeftOutError("empty")
     return text
 
 
-def _decode(data: bytes, *, python: bool) -> str:
+def decode_source(data: bytes, *, python: bool) -> str:
+    """The text of a file's bytes; see `read_source`.
+
+    Raises:
+        LeftOutError: binary or not_utf8.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in data and not wide:
+        raise LeftOutError("binary")
     try:
-        encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0] if python else "utf-8-sig"
+        if wide:
+            encoding = "utf-16"
+        else:
+            encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0] if python else "utf-8-sig"
+        if codecs.lookup(encoding).name in _SLOW_CODECS:
+            raise LeftOutError("not_utf8")
         text = data.decode(encoding)
         text.encode("utf-8")  # some codecs produce lone surrogates, which JSON cannot encode
     except (SyntaxError, LookupError, ValueError) as error:

@@ -9,7 +9,9 @@ from typing import Any
 from transformers import AutoTokenizer, set_seed
 
 from engines.context import Artifact, StageContext, StageResult
+from engines.data.encoders import WHOLE_FILE
 from engines.data.shards import TokenShard
+from engines.data.tokenizer_class import check_tokenizer_class
 from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.files import refuse_special_files
@@ -38,6 +40,9 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
     dataset = WindowDataset(data, "train", ctx.stage.max_length)
     refuse_special_files(shard.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(str(shard.tokenizer), local_files_only=True)
+    if shard.manifest.tokenizer_file == WHOLE_FILE:
+        for warning in check_tokenizer_class(shard.tokenizer, tokenizer):
+            ctx.warn(warning)
     set_seed(ctx.stage.seed)
     model = build_model(ctx.stage, vocab_size=shard.vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
     task = Task(

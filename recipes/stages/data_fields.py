@@ -85,12 +85,7 @@ class ReadFields(StageFields):
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str | None) -> str | None:
-        if value is not None and not _is_text_encoding(value):
-            raise ValueError(
-                f"encoding — not the name of a text encoding; got {printable(value, 40)!r};"
-                " allowed: a name such as utf-8, utf-16, latin-1 or cp1252"
-            )
-        return value
+        return known_encoding(value)
 
 
 class DataFields(ReadFields):
@@ -102,6 +97,20 @@ class DataFields(ReadFields):
         at_resume="input",
         help="Shape of a row; auto finds it by the keys of each file's first row.",
     )
+
+
+def known_encoding(value: str | None) -> str | None:
+    """The value, if Python has a text encoding of this name.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if value is not None and not _is_text_encoding(value):
+        raise ValueError(
+            f"encoding — not the name of a text encoding; got {printable(value, 40)!r};"
+            " allowed: a name such as utf-8, utf-16, latin-1 or cp1252"
+        )
+    return value
 
 
 def _is_text_encoding(name: str) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
+from recipes.problems import printable
 from recipes.setting import setting
 from recipes.stages.code_fields import CodeFields
+from recipes.stages.data_fields import known_encoding
 from recipes.stages.fields import StageFields
 from recipes.stages.kind import LIGHT, StageKind
 
@@ -25,38 +29,88 @@ class SplitFields(StageFields):
 
 
 class PrepareText(SplitFields):
-    """Documents from a source tree, split once into train, val and test."""
+    """Documents from files of text, split once into train, val and test."""
 
     kind: Literal["prepare"] = "prepare"
     output: Literal["text"]
     source: str = setting(
         section="Source",
         folder=True,
+        or_file=True,
         min_length=1,
-        help='Folder to read, or "python-stdlib" for the standard library of the running Python.',
+        help='File or folder to read, or "python-stdlib" for the standard library of the running Python.',
     )
     include: list[str] = setting(
-        default_factory=lambda: ["*.py"],
+        default_factory=list,
         section="Source",
-        help="Files to read: patterns of file names or, with a slash, of paths inside the source.",
+        help="Files to read: patterns of file names or, with a slash, of paths inside the source. By default, files of"
+        " text, program sources, HTML, JSON Lines, Parquet and Arrow, by their suffix; what is left out is counted.",
     )
     exclude: list[str] = setting(
         default_factory=list, section="Source", help="Files to skip: patterns of paths inside the source."
     )
-    max_file_bytes: int = setting(
-        1_048_576,
+    format: Literal["auto", "raw"] = setting(
+        "auto",
+        section="Source",
+        advanced=True,
+        help='What a file is: by its suffix, a table of documents, a page or a text ("auto"), or always one text'
+        ' ("raw").',
+    )
+    columns: dict[str, str] = setting(
+        default_factory=dict,
+        section="Source",
+        help="Where a row of JSON Lines, JSON, CSV, Parquet or Arrow has its text, if the key is not text:"
+        ' {text = "content"}, with dots inside an object.',
+    )
+    on_bad_row: Literal["error", "skip"] = setting(
+        "error",
+        section="Source",
+        help="What a row without a text does: end the stage with its file and line, or be skipped and counted.",
+    )
+    encoding: str | None = setting(
+        None,
+        section="Source",
+        advanced=True,
+        min_length=1,
+        help="Encoding of the files, such as latin-1; by default UTF-8, what a byte-order mark says, or what a Python"
+        " source or an HTML page declares.",
+    )
+    max_file_bytes: int | None = setting(
+        None,
         section="Source",
         gt=0,
         unit="bytes",
-        help="Maximum size of a file; larger files are skipped and counted.",
+        help="Maximum size of a file; larger files are skipped and counted. By default, no file is too large.",
+    )
+    max_document_bytes: int | None = setting(
+        None,
+        section="Source",
+        ge=64,
+        unit="bytes",
+        help="Maximum size of a document; longer texts are divided at the ends of paragraphs or lines. By default,"
+        " 1048576, and less for a source of fewer documents than splits, such as one long file.",
     )
     max_bytes: int | None = setting(
         None,
         section="Source",
         gt=0,
         unit="bytes",
-        help="Maximum amount of text; files are taken in the order of their hash.",
+        help="Maximum amount of text; documents are taken in the order of their hash.",
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _only_the_text(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [name for name in value if name != "text"]:
+            raise ValueError(
+                f"columns — a document has only a text; got {printable(', '.join(unknown), 200)}; allowed: text"
+            )
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        return known_encoding(value)
 
 
 class PrepareTokens(StageFields):
@@ -66,7 +120,15 @@ class PrepareTokens(StageFields):
     output: Literal["tokens"]
     data: str = setting(section="Inputs", accepts=("text",), help="The text stage to tokenize.")
     tokenizer: str = setting(
-        section="Inputs", accepts=("tokenizer",), help="The tokenizer stage, or a folder with tokenizer.model."
+        section="Inputs",
+        accepts=("tokenizer", "model"),
+        help="The tokenizer stage, or any model or folder with tokenizer.json or tokenizer.model.",
+    )
+    eos_token: str | None = setting(
+        None,
+        section="Tokens",
+        min_length=1,
+        help="Token that ends each document, as the tokenizer spells it; by default, the tokenizer's eos_token.",
     )
 
 
@@ -87,7 +149,7 @@ PrepareStage = PrepareText | PrepareTokens | PrepareMessages
 
 def _needs(stage: PrepareStage) -> tuple[str, ...]:
     if isinstance(stage, PrepareTokens):
-        return (*LIGHT, "sentencepiece")
+        return (*LIGHT, "sentencepiece", "tokenizers")
     if isinstance(stage, PrepareMessages) and "python" not in stage.languages:
         return (*LIGHT, "tree-sitter")
     return LIGHT
@@ -95,9 +157,12 @@ def _needs(stage: PrepareStage) -> tuple[str, ...]:
 
 def _metrics(stage: PrepareStage) -> tuple[str, ...]:
     if isinstance(stage, PrepareText):
-        return ("documents", "bytes", "dropped")
+        return ("documents", "bytes", "dropped", "divided")
     if isinstance(stage, PrepareTokens):
-        return ("tokens", "documents", "bytes", "bytes_per_token", "control_strings", "space_marks")
+        return (
+            "tokens", "documents", "bytes", "bytes_per_token", "control_strings", "space_marks", "unknown_tokens",
+            "changed", "left_out",
+        )  # fmt: skip
     return ("examples", "rows", "dropped", "secrets")
 
 

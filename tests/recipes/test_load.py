@@ -142,7 +142,7 @@ def test_the_error_lists_every_problem_on_a_separate_line() -> None:
         ('output = "text"', 'output = "txt"', 23, "corpus.output", "did you mean text"),
         ('output = "text"\n', "", 20, "corpus.output", "required"),
         ('source = "python-stdlib"', 'source = "python-stdlb"', 24, "corpus.source", "did you mean python-stdlib"),
-        ('source = "python-stdlib"\n', "", 20, "corpus.source", "required: folder to read"),
+        ('source = "python-stdlib"\n', "", 20, "corpus.source", "required: file or folder to read"),
         ('kind = "finetune"\nmodel', 'kind = "finetun"\nmodel', 14, "tuned.kind", "did you mean finetune"),
         ('op = "<"', 'op = "=<"', 44, "second-tuned.gate[0].op", 'allowed "<", "<="'),
         ('metric = "loss"\n', "", 42, "second-tuned.gate[0].metric", "required"),

@@ -12,6 +12,7 @@ import pytest
 
 from engines.context import StopRequested
 from engines.data.documents import read_documents
+from engines.data.sources.documents import SourceFields
 from engines.data.split import SPLITS
 from engines.data.text import prepare_text
 from engines.events import Phase, Progress
@@ -21,8 +22,9 @@ from tests.stage_context import make_context
 
 
 def prepared(source: Path, out: Path, **fields: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    """All documents by path, and the metadata."""
-    metadata = prepare_text(str(source), fresh(out), **fields)
+    """All documents by path, and the metadata. Fields that say which files are read are those of `SourceFields`."""
+    which = {name: fields.pop(name) for name in list(fields) if name in SourceFields.__dataclass_fields__}
+    metadata = prepare_text(str(source), fresh(out), fields=SourceFields(**which), **fields)
     taken = {document.path: document.text for split in SPLITS for document, _ in read_documents(out, split)}
     return taken, metadata
 
@@ -50,7 +52,7 @@ def test_a_small_tree_gives_exactly_these_documents_and_counts(tmp_path: Path) -
             "__pycache__/c.py": "cache = 1\n",
         },
     )
-    taken, metadata = prepared(source, tmp_path / "out", exclude=["out/*"], max_file_bytes=1000)
+    taken, metadata = prepared(source, tmp_path / "out", include=["*.py"], exclude=["out/*"], max_file_bytes=1000)
     assert taken == {
         "a.py": "x = 1\r\n",
         "b/c.py": "y = 2\n",
@@ -109,15 +111,15 @@ def test_adding_files_to_the_tree_moves_no_document(tmp_path: Path) -> None:
         assert before <= {document.path for document, _ in read_documents(tmp_path / "after", split)}
 
 
-@pytest.mark.parametrize("files", [{}, {"a.py": ""}, {"a.txt": "words"}])
+@pytest.mark.parametrize("files", [{}, {"a.py": ""}, {"a.png": "words"}])
 def test_a_source_without_usable_files_is_reported(tmp_path: Path, files: dict[str, str]) -> None:
     source = write_tree(fresh(tmp_path / "src"), files)
     with pytest.raises(OperatorError, match="no usable document"):
         prepared(source, tmp_path / "out")
 
 
-def test_a_source_that_is_not_a_folder_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="is not a folder"):
+def test_a_source_that_does_not_exist_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="is not a file or a folder"):
         prepared(tmp_path / "nowhere", tmp_path / "out")
 
 
@@ -141,6 +143,7 @@ def test_max_bytes_takes_files_in_the_order_of_their_hash_and_keeps_every_share(
 
 STAGE = {"name": "text", "kind": "prepare", "output": "text"}
 TREE = {f"p/f{number}.py": f"x = {number}\n" for number in range(30)} | {"q/g.md": "words\n", "q/long.py": "#" * 5000}
+TREE |= {"r/rows.jsonl": '{"text": "one", "body": "first"}\n{"text": "two", "body": "second"}\n'}
 
 
 def stage_output(tmp_path: Path, name: str, **fields: Any) -> dict[str, bytes]:
@@ -157,9 +160,12 @@ def stage_output(tmp_path: Path, name: str, **fields: Any) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"include": ["*.md", "*.py"]},
+        {"include": ["*.py", "*.jsonl"]},
         {"exclude": ["p/f1*"]},
+        {"format": "raw"},
+        {"columns": {"text": "body"}},
         {"max_file_bytes": 1000},
+        {"max_document_bytes": 1000},
         {"max_bytes": 60},
         {"val_fraction": 0.3},
         {"test_fraction": 0.3},
@@ -178,8 +184,8 @@ def test_the_stage_counts_its_progress_against_a_total(tmp_path: Path) -> None:
     context = make_context(tmp_path, {"source": str(tmp_path / "src"), **STAGE})
     result = run(context)
     last = {e.unit: (e.done, e.total) for e in context.events() if isinstance(e, Progress)}
-    assert last == {"files": (31, 31), "documents": (31, 31)}
-    assert result.metrics["documents"] == 31
+    assert last == {"files": (33, 33), "documents": (34, 34)}
+    assert result.metrics["documents"] == 34
     assert [e.name for e in context.events() if isinstance(e, Phase)] == ["reading sources", "writing documents"]
 
 
@@ -196,7 +202,9 @@ def test_a_stop_during_the_work_ends_it(tmp_path: Path) -> None:
 def test_the_standard_library_is_a_source(tmp_path: Path) -> None:
     out = fresh(tmp_path / "out")
     metadata = prepare_text(
-        "python-stdlib", out, include=["decoder.py", "encoder.py", "scanner.py"], exclude=["test/*"]
+        "python-stdlib",
+        out,
+        fields=SourceFields(include=["decoder.py", "encoder.py", "scanner.py"], exclude=["test/*"]),
     )
     paths = {document.path for split in SPLITS for document, _ in read_documents(out, split)}
     assert {"json/decoder.py", "json/encoder.py", "json/scanner.py"} <= paths

@@ -145,8 +145,8 @@ def test_a_damaged_shard_is_refused_with_the_reason(
         TokenShard(out, "train", verify=True)
 
 
-def test_a_folder_without_a_tokenizer_model_is_refused(tmp_path: Path, text: Path) -> None:
-    with pytest.raises(OperatorError, match=r"tokenizer\.model does not exist"):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, text: Path) -> None:
+    with pytest.raises(OperatorError, match=r"neither tokenizer\.json nor tokenizer\.model exists"):
         tokens_of(text, fresh(tmp_path / "none"), tmp_path / "out")
     broken = write_tree(tmp_path / "broken", {"tokenizer.model": b"nonsense"})
     with pytest.raises(OperatorError, match="not a SentencePiece model"):

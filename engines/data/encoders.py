@@ -1,0 +1,248 @@
+"""The tokenizer of a folder as an encoder of documents: SentencePiece, or any tokenizer.json of Hugging Face.
+
+In a document every text is ordinary text: names of control tokens in it (`<s>`, `<|im_end|>`) are spelled with other
+tokens. The only control token of a shard is the one that ends each document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from engines.data.hard_strings import HARD_STRINGS, ORDINARY
+from engines.json_text import read_json, read_object
+from recipes.problems import OperatorError, printable
+
+PIECES_FILE = "tokenizer.model"
+WHOLE_FILE = "tokenizer.json"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_SHOWN_TOKENS = 8
+
+
+class Encoder(Protocol):
+    """Encodes documents.
+
+    Attributes:
+        file: the name of the file in the tokenizer's folder that decides the ids.
+        vocab_size: every id is below it.
+        eos_id: the token that ends a document.
+        controls: the texts of the control tokens.
+        control_ids: their ids; an ordinary text has none of them.
+        unknown_id: the token of a text that the vocabulary cannot spell; None without one.
+        reads_space_mark: whether U+2581 in a document is read as a space.
+    """
+
+    file: str
+    vocab_size: int
+    eos_id: int
+    controls: tuple[str, ...]
+    control_ids: frozenset[int]
+    unknown_id: int | None
+    reads_space_mark: bool
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without added begin or end."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        ...
+
+
+def load_encoder(folder: Path, eos_token: str | None = None) -> tuple[Encoder, list[str]]:
+    """The encoder of a tokenizer's folder, and what the operator should know about it.
+
+    A folder with both files is encoded by SentencePiece if both give the same ids; else by tokenizer.json, which
+    transformers reads.
+
+    Args:
+        folder: a folder with tokenizer.json or tokenizer.model.
+        eos_token: the token that ends a document; by default, the tokenizer's own.
+
+    Raises:
+        OperatorError: neither file is there, one of them is damaged, or there is no end token.
+    """
+    has_pieces, has_whole = (folder / PIECES_FILE).is_file(), (folder / WHOLE_FILE).is_file()
+    if not has_pieces and not has_whole:
+        raise OperatorError(
+            f"{folder} has no tokenizer: neither {WHOLE_FILE} nor {PIECES_FILE} exists",
+            "give a tokenizer stage, or a folder that save_pretrained wrote",
+        )
+    if not has_whole:
+        return SentencePieceEncoder(folder, eos_token), []
+    if not has_pieces:
+        return WholeEncoder(folder, eos_token), []
+    pieces = SentencePieceEncoder(folder, eos_token)
+    whole = WholeEncoder(folder, eos_token, pieces.eos_token)
+    texts = [*ORDINARY, *HARD_STRINGS]
+    different = [
+        text for text, one, two in zip(texts, pieces.encode(texts), whole.encode(texts), strict=True) if one != two
+    ]
+    if not different and pieces.eos_id == whole.eos_id:
+        return pieces, []
+    why = (
+        f"{len(different)} of {len(texts)} texts, {printable(different[0], 40)!r} for example, other ids"
+        if different
+        else f"documents the end token {whole.eos_id} and not {pieces.eos_id}"
+    )
+    return whole, [
+        f"{folder}: {WHOLE_FILE} gives {why} than {PIECES_FILE}; the tokens are those of {WHOLE_FILE}, which"
+        " transformers reads"
+    ]
+
+
+class SentencePieceEncoder:
+    """tokenizer.model; see `Encoder`."""
+
+    file = PIECES_FILE
+    reads_space_mark = True
+
+    def __init__(self, folder: Path, eos_token: str | None = None) -> None:
+        """Load the file.
+
+        Raises:
+            OperatorError: it cannot be read, or has no end-of-document token.
+        """
+        from sentencepiece import SentencePieceProcessor
+
+        path = folder / PIECES_FILE
+        try:
+            self._processor: Any = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise OperatorError(f"{path} is not a SentencePiece model", printable(str(error), 200)) from error
+        self.vocab_size: int = self._processor.vocab_size()
+        self.eos_id: int = self._processor.eos_id()
+        if eos_token is not None:
+            self.eos_id = self._processor.piece_to_id(eos_token)
+            if self._processor.id_to_piece(self.eos_id) != eos_token:
+                raise _no_such_token(path, eos_token, self._controls())
+        if self.eos_id < 0:
+            raise OperatorError(
+                f"{path} has no end-of-sequence piece", "train a tokenizer with one, such as </s>, or set eos_token"
+            )
+        self.eos_token: str = self._processor.id_to_piece(self.eos_id)
+        self.controls = self._controls()
+        self.control_ids = frozenset(n for n in range(self.vocab_size) if self._processor.is_control(n))
+        self.unknown_id: int | None = self._processor.unk_id() if self._processor.unk_id() >= 0 else None
+
+    def _controls(self) -> tuple[str, ...]:
+        piece, control = self._processor.id_to_piece, self._processor.is_control
+        return tuple(piece(number) for number in range(self.vocab_size) if control(number))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without added begin or end."""
+        return [self._processor.encode(text, out_type=int) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return str(self._processor.decode(list(ids)))
+
+
+class WholeEncoder:
+    """tokenizer.json; see `Encoder`."""
+
+    file = WHOLE_FILE
+    reads_space_mark = False
+
+    def __init__(self, folder: Path, eos_token: str | None = None, otherwise: str | None = None) -> None:
+        """Load the file.
+
+        Args:
+            folder: the tokenizer's folder.
+            eos_token: the token that ends a document.
+            otherwise: the token to use if neither `eos_token` nor the tokenizer's settings name one.
+
+        Raises:
+            OperatorError: it cannot be read, or there is no end token.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / WHOLE_FILE
+        read_object(path)  # reports a file that is missing, too large, or no JSON object
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise OperatorError(f"{path} is not a tokenizer: {printable(str(error), 200)}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # the names of special tokens are ordinary text
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.controls = tuple(token.content for token in added.values() if token.special)
+        self.control_ids = frozenset(number for number, token in added.items() if token.special)
+        self.unknown_id: int | None = _unknown_id(path, vocabulary)
+        named = eos_token or _end_token(folder) or otherwise
+        if named is None:
+            raise OperatorError(
+                f"{folder / _SETTINGS[0]}: eos_token — missing, so nothing ends a document",
+                f"set eos_token in the stage{_choices(self.controls)}",
+            )
+        if named not in vocabulary:
+            raise _no_such_token(path, named, self.controls)
+        self.eos_id: int = vocabulary[named]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without added begin or end."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two tokenizer.json are one tokenizer in two spellings: transformers writes the file in its own way."""
+    from tokenizers import Tokenizer
+
+    spellings = []
+    for path in (one, other):
+        try:
+            read_object(path)
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception:  # noqa: BLE001 - the library raises plain Exception
+            return False
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        spellings.append(tokenizer.to_str())
+    return spellings[0] == spellings[1]
+
+
+def _end_token(folder: Path) -> str | None:
+    """The tokenizer's `eos_token`, as its settings spell it."""
+    for name in _SETTINGS:
+        try:
+            settings = read_json(folder / name)
+        except (OSError, ValueError):
+            continue
+        found = settings.get("eos_token") if isinstance(settings, dict) else None
+        found = found.get("content") if isinstance(found, dict) else found
+        if isinstance(found, str) and found:
+            return found
+    return None
+
+
+def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:
+    """The id that stands for a text which the vocabulary cannot spell."""
+    model = read_object(path).get("model")
+    if not isinstance(model, dict):
+        return None
+    number = model.get("unk_id")
+    if isinstance(number, int):
+        return number
+    name = model.get("unk_token")
+    return vocabulary.get(name) if isinstance(name, str) else None
+
+
+def _no_such_token(path: Path, token: str, controls: Iterable[str]) -> OperatorError:
+    return OperatorError(
+        f"eos_token — {path} has no such token; got {printable(token, 60)!r}",
+        f"name a token of the tokenizer{_choices(controls)}",
+    )
+
+
+def _choices(controls: Iterable[str]) -> str:
+    shown = [repr(printable(control, 40)) for control in list(controls)[:_SHOWN_TOKENS]]
+    return f", such as {', '.join(shown)}" if shown else ""

@@ -1,0 +1,53 @@
+"""What an operator should know about a prepared text: what was left out of it, and what was divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipes import quantities
+from recipes.problems import printable
+
+_SHOWN_KINDS = 6
+_SAID = (
+    "too_large",
+    "binary",
+    "not_utf8",
+    "damaged_gzip",
+    "unreadable",
+    "unreadable_folder",
+    "path_not_utf8",
+    "bad_row",
+)
+"""Reasons that the recipe did not ask for; what it excludes itself is only counted."""
+
+
+def what_to_know(metadata: Mapping[str, Any]) -> list[str]:
+    """The sentences about a text folder's metadata."""
+    sentences = []
+    if kinds := metadata["other_kinds"]:
+        shown = ", ".join(f"{printable(suffix, 20)} {count}" for suffix, count in _by_count(kinds)[:_SHOWN_KINDS])
+        rest = ", …" if len(kinds) > _SHOWN_KINDS else ""
+        sentences.append(
+            f"{sum(kinds.values())} file(s) are no text by their suffix and were not read ({shown}{rest}); set include"
+            " to choose the files"
+        )
+    for reason in _SAID:
+        if count := metadata["dropped"].get(reason):
+            named = metadata["dropped_examples"].get("rows" if reason == "bad_row" else reason, [])
+            shown = f" ({', '.join(printable(name, 200) for name in named)})" if named else ""
+            what = "row(s)" if reason == "bad_row" else "file(s)"
+            sentences.append(f"{count} {what} were left out: {reason.replace('_', ' ')}{shown}{_way_out(reason)}")
+    if divided := metadata["divided"]:
+        longest = quantities.size(metadata["max_document_bytes"])
+        sentences.append(f"{divided} long document(s) were divided into pieces of at most {longest}, at ends of lines")
+    return sentences
+
+
+def _by_count(kinds: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _way_out(reason: str) -> str:
+    ways = {"too_large": "; raise max_file_bytes to read larger ones", "not_utf8": "; set encoding if they are text"}
+    return ways.get(reason, "")
