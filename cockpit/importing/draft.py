@@ -151,6 +151,27 @@ class Draft:
             elif (entry := self.take(key)) is not None:
                 self._apply(rule, entry)
 
+    def apply_nested(self, key: str, rules: Mapping[str, Rule]) -> None:
+        """Apply each rule to its key inside a table; the others are unknown."""
+        entry = self.take(key)
+        if entry is None:
+            return
+        if not isinstance(entry.value, dict):
+            self.note(entry, "different", says="a table is needed to know what is asked for")
+            return
+        self.note(entry, "unneeded", says="its keys are listed one by one")
+        for name, value in entry.value.items():
+            inner = Entry(f"{key}.{name}", value, self.config.line(key, name))
+            rule = rules.get(name)
+            if value is None:
+                self.note(inner, "unset")
+            elif rule is None:
+                self.note(inner, "unknown", says=f"not a key of {self.program} that is known here")
+            elif rule.kind == "unneeded":
+                self.note(inner, "unneeded", says=rule.says)
+            else:
+                self._apply(rule, inner)
+
     def _apply(self, rule: Rule, entry: Entry) -> None:
         if rule.kind != "field":
             if is_off(entry.value) or entry.value in rule.off:

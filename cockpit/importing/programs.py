@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cockpit.importing import arguments, axolotl, llama_factory
+from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import Config
 from cockpit.importing.draft import Draft, Outcome
 from cockpit.importing.llama_factory_data import PLACES
@@ -76,7 +76,8 @@ def import_config(config: Config, program: str | None, only: Sequence[str] = ())
     if program == REGISTRY:
         convert_registry(draft, only)
     elif program == LLAMA_FACTORY:
-        llama_factory.convert(draft)
+        second = len(llama_factory_v1.SIGNS & config.entries.keys()) > 1
+        (llama_factory_v1 if second else llama_factory).convert(draft)
     elif program == AXOLOTL:
         axolotl.convert(draft)
     else:
@@ -103,6 +104,8 @@ def program_of(config: Config) -> str:
     counts = {program: len(signs & keys) for program, signs in _SIGNS.items()}
     if "base_model" in keys or ("datasets" in keys and "model_name_or_path" not in keys):
         return AXOLOTL
+    if len(llama_factory_v1.SIGNS & keys) > 1:
+        return LLAMA_FACTORY
     best = max(counts, key=lambda program: counts[program])
     if counts[best] < 2:
         shown = ", ".join(printable(key, 40) for key in list(keys)[:8])

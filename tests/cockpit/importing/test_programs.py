@@ -191,3 +191,48 @@ def test_a_file_of_no_known_program_is_refused_with_its_keys(tmp_path: Path) -> 
 )
 def test_a_file_about_generating_text_makes_no_training(text: str, tmp_path: Path) -> None:
     assert outcome(imported(tmp_path, text), "do_train").status == "missing"
+
+
+SECOND_KIND = """\
+model: acme/tiny-llama
+model_class: llm
+peft_config:
+  name: lora
+  r: 12
+  lora_alpha: 24
+  target_modules: all
+  mine: 1
+quant_config:
+  name: bnb
+  quantization_bit: 4
+train_dataset: sets.yaml
+micro_batch_size: 2
+global_batch_size: 8
+cutoff_len: 512
+learning_rate: 1.0e-4
+max_steps: 10
+"""
+
+
+def test_the_second_kind_of_llama_factorys_files_is_read_with_its_tables(tmp_path: Path) -> None:
+    (tmp_path / "pets.json").write_text("[]")
+    (tmp_path / "sets.yaml").write_text("pets:\n  path: pets.json\n  source: local\n  converter: alpaca\n  size: 5\n")
+    found = imported(tmp_path, SECOND_KIND)
+    tuned = found.stages["tuned"]
+    assert (tuned["r"], tuned["target_modules"], tuned["gradient_accumulation_steps"]) == (12, ["all-linear"], 4)
+    assert (tuned["format"], tuned["lr_scheduler_type"], tuned["bf16"]) == ("alpaca", "constant", True)
+    assert Path(tuned["data"]) == tmp_path / "pets.json"
+    assert outcome(found, "peft_config.mine").line == 8
+    assert outcome(found, "peft_config.mine").status == "unknown"
+    assert outcome(found, "quant_config.quantization_bit").status == "different"
+    assert outcome(found, "train_dataset.pets.size").status == "different"
+
+
+def test_rows_of_preferences_in_the_second_kind_make_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "sets.yaml").write_text("pets:\n  path: a/b\n  converter: pair\n")
+    assert outcome(imported(tmp_path, SECOND_KIND), "train_dataset").status == "missing"
+
+
+def test_a_merge_of_the_second_kind_becomes_a_merge_stage(tmp_path: Path) -> None:
+    text = "model: a/b\npeft_config:\n  name: lora\n  adapter_name_or_path: c/d\n  export_dir: out\n  export_size: 5\n"
+    assert imported(tmp_path, text).stages == {"merged": {"model": "a/b", "adapter": "c/d", "output_dir": "out"}}
