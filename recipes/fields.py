@@ -75,6 +75,7 @@ class FieldSpec:
     folder: bool
     new_folder: bool = False
     or_file: bool = False
+    file: bool = False
     at_resume: AtResume | None = None
     items: tuple[FieldSpec, ...] = ()
     instead: str = ""
@@ -104,6 +105,12 @@ class FieldSpec:
             return f'"{self.instead}", or {listed}' if self.instead else listed
         if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
             return "1 to 40 characters of a-z, 0-9 and -"
+        return self._allowed_text
+
+    @property
+    def _allowed_text(self) -> str:
+        if self.file:
+            return f"{', '.join(self.suggests)}, or a path that begins with / ./ ../ or ~/"
         length = f" of at most {self.bounds.max_length} characters" if self.bounds.max_length else ""
         return "a string that is not empty" if self.bounds.min_length else f"a string{length}"
 
@@ -212,6 +219,7 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         folder=bool(extra.get("folder", False)),
         new_folder=bool(extra.get("new_folder", False)),
         or_file=bool(extra.get("or_file", False)),
+        file=bool(extra.get("file", False)),
         at_resume=typing.cast("AtResume | None", extra.get("at_resume")),
         items=items,
         instead=str(extra.get("instead", "")),

@@ -18,11 +18,13 @@ are checked again without a rerun of the stage.
 
 ADDED_LATER: Mapping[str, Any] = {
     "byte_proof": "all",
+    "chat_template": "",
     "columns": {},
     "encoding": None,
     "eos_token": None,
     "exclude_sources": [],
     "file_name": None,
+    "fold_system": False,
     "format": "auto",
     "generated": "drop",
     "hang_at_step": None,
@@ -42,6 +44,9 @@ ADDED_LATER: Mapping[str, Any] = {
     "target_bits": None,
     "target_tokens": 2048,
     "tensor_types": {},
+    "train_on": "answers",
+    "train_on_template": False,
+    "truncation": "drop",
     "unknown_license": "keep",
     "vendored": "drop",
     "wait_at_step": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -149,6 +149,8 @@ class _Check:
                     stage[spec.path] = self._absolute(value)
                 elif _names_folder(value, spec):
                     stage[spec.path] = str(absolute(value, self.folder))
+                elif spec.file and value is not None:
+                    stage[spec.path] = self._absolute(value)
         top = {key: value for key, value in self.source.data.items() if key != "defaults"}
         return {**top, "stage": self.stages}
 
@@ -262,6 +264,8 @@ class _Check:
             )
         for spec in fields_of(tag):
             value = stage.get(spec.path)
+            if spec.file and isinstance(value, str):
+                self._check_file(value, spec, report)
             if value == "" or spec.new_folder or not _names_folder(value, spec):
                 continue
             place = absolute(value, self.folder)
@@ -272,6 +276,14 @@ class _Check:
                     allowed += f', or "{STANDARD_LIBRARY}"'
                     hint = closest(value, [STANDARD_LIBRARY])
                 report((spec.path,), f"there is no such {what}", shown(value), allowed, hint)
+
+    def _check_file(self, value: str, spec: FieldSpec, report: Callable[[KeyPath, str, str, str, str], None]) -> None:
+        """Check a field that is one of some words, or the path of a file."""
+        if not is_path(value):
+            if value not in ("", *spec.suggests):
+                report((spec.path,), "no such name", shown(value), spec.allowed, closest(value, spec.suggests))
+        elif not is_file(absolute(value, self.folder)):
+            report((spec.path,), "there is no such file", shown(value), spec.allowed, "")
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:
         """Check a stage of an unknown type: only its name, kind and output."""

@@ -22,6 +22,7 @@ def setting(
     folder: bool = False,
     new_folder: bool = False,
     or_file: bool = False,
+    file: bool = False,
     advanced: bool = False,
     at_resume: AtResume | None = None,
     instead: str | None = None,
@@ -40,6 +41,8 @@ def setting(
         folder: the value is a folder, relative to the recipe's folder if it is not absolute.
         new_folder: the folder may be one that does not exist yet.
         or_file: a file may be given in place of the folder.
+        file: the value is one of the words in `suggests`, or a file, relative to the recipe's folder if it is not
+            absolute.
         advanced: shown after the other fields.
         at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
             train run again from their start, so their fields need no such rule.
@@ -53,7 +56,7 @@ def setting(
         extra["unit"] = unit
     if accepts is not None:
         extra["accepts"] = list(accepts)
-    flags = {"folder": folder, "new_folder": new_folder, "or_file": or_file, "advanced": advanced}
+    flags = {"folder": folder, "new_folder": new_folder, "or_file": or_file, "file": file, "advanced": advanced}
     extra |= {name: True for name, is_set in flags.items() if is_set}
     if instead is not None:
         extra["instead"] = instead

@@ -43,10 +43,26 @@ class TemplateLimitError(TemplateError):
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation to render; `opened`: the text ends where the assistant's answer begins."""
+    """A conversation to render; `opened`: the text ends where the assistant's answer begins.
+
+    `tools` are JSON schemas of functions that this conversation may call.
+    """
 
     messages: Sequence[Message]
     opened: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One conversation as text, or the reason in `refused` why the template does not render it.
+
+    `spans`: what the template marks as the assistant's, in characters.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,31 @@ def render_marked(
     return [
         Marked(text, [(start, end) for start, end in spans])
         for text, spans in zip(answer["texts"], answer["spans"], strict=True)
+    ]
+
+
+def render_each(
+    template: str, special: Mapping[str, Any], chats: Sequence[Chat], *, marked: bool, waiting: Waiting | None = None
+) -> list[Rendered]:
+    """Each conversation as text; one that the template refuses does not stop the others.
+
+    Args:
+        template: the chat template's own text.
+        special: the special tokens that it sees, by name.
+        chats: the conversations.
+        marked: the template has `generation` marks, and their spans are wanted.
+        waiting: as for `render`.
+
+    Raises:
+        TemplateLimitError: the template computed for too long, or needed too much memory.
+    """
+    if not chats:
+        return []
+    request = {**_request(template, special, chats, None, marked=marked), "each": True}
+    answer = _RENDERER.ask(request, waiting)
+    return [
+        Rendered(text, [(start, end) for start, end in spans], refused)
+        for text, spans, refused in zip(answer["texts"], answer["spans"], answer["errors"], strict=True)
     ]
 
 
@@ -214,7 +255,7 @@ def _request(
         "template": template,
         "special": dict(special),
         "tools": tools,
-        "chats": [[[_present(message) for message in chat.messages], chat.opened] for chat in chats],
+        "chats": [[[_present(message) for message in chat.messages], chat.opened, list(chat.tools)] for chat in chats],
         "marked": marked,
         "cpu_seconds": CPU_SECONDS,
     }

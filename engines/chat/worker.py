@@ -1,9 +1,11 @@
 """`python -m engines.chat.worker`: renders chat templates, with limits on memory and on processor time.
 
-A request is `{"template", "special", "tools", "chats": [[messages, opened], …], "marked", "cpu_seconds"}`. The answer:
+A request is `{"template", "special", "tools", "chats": [[messages, opened], …], "marked", "cpu_seconds"}`; a chat may
+have a third entry, its own tools. The answer:
 
 - `{"texts": […], "spans": [[[start, end], …], …]}`: spans of the assistant's text if `marked`, in characters;
-- `{"refused": text}`: the template raised an error;
+- `{"refused": text}`: the template raised an error. With `"each"` in the request, the errors are in `"errors"`, one
+  entry for each chat: a text, or null for a chat that was rendered;
 - `{"too_large": "memory"}`: it needed more than `MEMORY_BYTES`; `"text"`: it rendered more than `TEXT_CHARACTERS`.
 
 A template that computes for longer than `cpu_seconds` ends the process with SIGPROF.
@@ -81,24 +83,32 @@ class Worker:
         """Render every conversation of a request."""
         texts: list[str] = []
         spans: list[list[tuple[int, int]]] = []
-        try:
-            for messages, opened in request["chats"]:
+        errors: list[str | None] = []
+        for chat in request["chats"]:
+            text, refused = "", None
+            found: list[tuple[int, int]] = []
+            try:
                 with processor_time(request["cpu_seconds"]):
-                    text, found = self._one(request, messages, opened)
-                if len(text) > TEXT_CHARACTERS:
-                    return {"too_large": "text"}, b""
-                texts.append(text)
-                spans.append(found)
-        except MemoryError:
-            return {"too_large": "memory"}, b""
-        except Exception as error:  # noqa: BLE001 - a template is its author's program and may raise anything
-            return {"refused": f"{type(error).__name__}: {error}"[:2000]}, b""
-        return {"texts": texts, "spans": spans}, b""
+                    text, found = self._one(request, *chat)
+            except MemoryError:
+                return {"too_large": "memory"}, b""
+            except Exception as error:  # noqa: BLE001 - a template is its author's program and may raise anything
+                refused = f"{type(error).__name__}: {error}"[:2000]
+                if not request.get("each"):
+                    return {"refused": refused}, b""
+            if len(text) > TEXT_CHARACTERS:
+                return {"too_large": "text"}, b""
+            texts.append(text)
+            spans.append(found)
+            errors.append(refused)
+        return {"texts": texts, "spans": spans, "errors": errors}, b""
 
-    def _one(self, request: dict[str, Any], messages: Any, opened: bool) -> tuple[str, list[tuple[int, int]]]:
+    def _one(
+        self, request: dict[str, Any], messages: Any, opened: bool, tools: Any = None
+    ) -> tuple[str, list[tuple[int, int]]]:
         texts, spans = self._render(
             [messages],
-            tools=request["tools"],
+            tools=tools or request["tools"],
             chat_template=request["template"],
             return_assistant_tokens_mask=request["marked"],
             add_generation_prompt=opened,

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from engines.chat.rendering import Waiting, prompt_ids
+from engines.chat.rendering import Waiting
 from engines.data.readers.row import MessageRow
 from engines.data.special_pieces import TURN_END
+from engines.labels.label import prompt_ids
+from engines.labels.row import LabelRules
+from engines.labels.vocabulary import view_of
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,17 @@ def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]
 
 @torch.no_grad()
 def answer(
-    model: Any, tokenizer: Any, row: MessageRow, max_new_tokens: int, *, waiting: Waiting | None = None
+    model: Any,
+    tokenizer: Any,
+    row: MessageRow,
+    max_new_tokens: int,
+    rules: LabelRules,
+    *,
+    waiting: Waiting | None = None,
 ) -> Answer:
-    """Encode a question with the chat template and decode greedily until an end token or `max_new_tokens`."""
-    ids = torch.tensor([prompt_ids(tokenizer, row.as_dicts()[:-1], waiting=waiting)], device=model.device)
+    """Encode a question as training does and decode greedily until an end token or `max_new_tokens`."""
+    prompt = prompt_ids(row.as_dicts()[:-1], row.tools, view_of(tokenizer), rules, waiting=waiting)
+    ids = torch.tensor([prompt], device=model.device)
     ends = end_ids(model, tokenizer)
     written = model.generate(
         input_ids=ids,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.chat.rendering import Waiting
-from engines.data.door import DataSource, ReadCounts, read_conversations
+from engines.data.door import DataSource, ReadCounts, read_rows
 from engines.data.encoders import WHOLE_FILE, same_tokenizer
 from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
-from engines.training.loss import AnswerStats, Batches, answer_batches, token_weighted_loss, window_batches
+from engines.labels.row import LabelCounts, LabelRules
+from engines.labels.stage_rows import Warnings, examples_of, protocol_of
+from engines.labels.vocabulary import view_of
+from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
 
 
@@ -26,11 +29,8 @@ class Score:
     perplexity: float
     tokens: int
     protocol: str
-    stats: AnswerStats
-
-    def counts(self) -> dict[str, int]:
-        """The counts of rows; empty for token windows."""
-        return asdict(self.stats) if self.stats.rows else {}
+    counts: Mapping[str, int]
+    """counts of rows; empty for token windows"""
 
 
 def is_tokens_folder(data: Path) -> bool:
@@ -43,14 +43,27 @@ def make_batches(
     data: DataSource,
     *,
     split: str,
-    max_length: int,
+    rules: LabelRules,
     batch_size: int,
     max_tokens: int | None,
+    skip_refused: bool = False,
+    warn: Callable[[str], None] = lambda _text: None,
     waiting: Waiting | None = None,
     counts: ReadCounts | None = None,
 ) -> Batches:
-    """Batches of one split: answers of messages, or windows of tokens. `waiting`: as for `encode_answers`; `counts` is
-    filled with what was read.
+    """Batches of one split: answers of messages, or windows of tokens.
+
+    Args:
+        loaded: the model and its tokenizer.
+        data: rows, or a folder of tokens.
+        split: train, val or test.
+        rules: how rows are labelled.
+        batch_size: rows or windows per batch.
+        max_tokens: stop taking rows when this many tokens are scored.
+        skip_refused: leave out and count a row that is refused.
+        warn: takes what the operator should know.
+        waiting: as for `label_rows`.
+        counts: is filled with what was read.
 
     Raises:
         OperatorError: the split is missing or empty, another tokenizer than the model's encoded its tokens, or the chat
@@ -59,15 +72,28 @@ def make_batches(
     if is_tokens_folder(data.place):
         shard = TokenShard(data.place, split)
         check_tokenizer(loaded, shard)
-        batches = window_batches(shard, max_length, batch_size, max_tokens=max_tokens)
+        batches = window_batches(shard, rules.max_length, batch_size, max_tokens=max_tokens)
     else:
-        rows = (row.as_dicts() for row in read_conversations(data, split, counts))
-        batches = answer_batches(rows, loaded.tokenizer, max_length, batch_size, max_tokens=max_tokens, waiting=waiting)
+        labels, warnings = LabelCounts(), Warnings(rules)
+        rows = examples_of(
+            read_rows(data, split, counts or ReadCounts()),
+            view_of(loaded.tokenizer),
+            rules,
+            labels,
+            skip_refused=skip_refused,
+            max_tokens=max_tokens,
+            refused=warnings.add,
+            waiting=waiting,
+        )
+        batches = answer_batches(rows, batch_size, protocol_of(rules))
+        batches = replace(batches, counts=labels.metrics())
+        for text in warnings.texts(labels):
+            warn(text)
     if not batches.scored_tokens:
-        found = batches.stats
+        found = batches.counts
         raise OperatorError(
-            f"{split and f'the {split} split of '}{data.place} has nothing to score "
-            f"({found.rows} rows, {found.dropped} of them without an answer within {max_length} tokens)",
+            f"{split and f'the {split} split of '}{data.place} has nothing to score ({found.get('rows', 0)} rows, "
+            f"{found.get('dropped_rows', 0)} of them without an answer within {rules.max_length} tokens)",
             "choose another split, or a larger max_length",
         )
     return batches
@@ -103,7 +129,7 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
 def score(loaded: LoadedModel, batches: Batches, on_progress: Callable[[int], None] | None = None) -> Score:
     """Token-weighted loss and perplexity over all batches."""
     loss, tokens = token_weighted_loss(loaded.model, batches, on_progress)
-    return Score(loss, perplexity(loss), tokens, batches.protocol, batches.stats)
+    return Score(loss, perplexity(loss), tokens, batches.protocol, batches.counts)
 
 
 def perplexity(loss: float) -> float:

@@ -15,6 +15,8 @@ from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, sco
 from engines.evaluate.model import LoadedModel, load_model
 from engines.events import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
+from engines.labels.row import LabelRules
+from engines.labels.stage_rows import rules_of, skips_refused
 from engines.training.devices import report_devices
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
@@ -39,13 +41,16 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     counts = ReadCounts()
+    rules = rules_of(stage, stage.max_length)
     batches = make_batches(
         loaded,
         data,
         split=split,
-        max_length=stage.max_length,
+        rules=rules,
         batch_size=stage.per_device_eval_batch_size,
         max_tokens=stage.max_tokens,
+        skip_refused=skips_refused(stage),
+        warn=ctx.warn,
         waiting=ctx.check_stop,
         counts=counts,
     )
@@ -56,7 +61,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"))
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
-    answers = _answers(ctx, loaded, data, split)
+    answers = _answers(ctx, loaded, data, split, rules)
     _write_report(ctx, scored, answers)
     metrics = {
         "loss": scored.loss,
@@ -64,9 +69,9 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         "tokens": float(scored.tokens),
         "tokens_per_second": scored.tokens / seconds if seconds > 0 else 0.0,
     }
-    if scored.stats.rows:
-        kept = scored.stats.rows - scored.stats.dropped - scored.stats.control_strings
-        metrics |= {"examples": float(kept), "truncated": float(scored.stats.truncated)}
+    if scored.counts:
+        labelled = {name: float(value) for name, value in scored.counts.items()}
+        metrics = {**labelled, "truncated": labelled["truncated_rows"], **metrics}
     return StageResult(metrics, [Artifact(ctx.stage_name, "report", "report.json")])
 
 
@@ -80,14 +85,14 @@ def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:
             perplexity=scored.perplexity,
             tokens=scored.tokens,
             protocol=scored.protocol,
-            metrics={name: float(value) for name, value in scored.counts().items()},
+            metrics={name: float(value) for name, value in scored.counts.items()},
         )
     )
-    if scored.stats.control_strings:
-        ctx.warn(f"{scored.stats.control_strings} row(s) contain literal control strings and were left out")
 
 
-def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel, data: DataSource, split: str) -> list[Answer]:
+def _answers(
+    ctx: StageContext[EvaluateStage], loaded: LoadedModel, data: DataSource, split: str, rules: LabelRules
+) -> list[Answer]:
     stage = ctx.stage
     if not stage.answers:
         return []
@@ -95,7 +100,7 @@ def _answers(ctx: StageContext[EvaluateStage], loaded: LoadedModel, data: DataSo
     rows = choose_questions(read_conversations(data, split), stage.answers)
     given = []
     for done, row in zip(count(1), rows, strict=False):
-        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens, waiting=ctx.check_stop)
+        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens, rules, waiting=ctx.check_stop)
         given.append(one)
         ctx.emit(
             SampledText(
@@ -122,7 +127,7 @@ def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list
         "protocol": scored.protocol,
         "model": {"name": given.name, "manifest_sha256": given.manifest_sha256},
         "data": {"name": ctx.inputs["data"].name, "manifest_sha256": ctx.inputs["data"].manifest_sha256},
-        "rows": scored.counts(),
+        "rows": dict(scored.counts),
         "answers": [one.as_dict() for one in answers],
     }
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
+from engines.finetune.added_tokens import ends_of
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 
@@ -45,8 +46,13 @@ def load_base(path: Path, *, bf16: bool, warn: Callable[[str], None] = lambda _t
     return model, tokenizer
 
 
-def add_adapter(model: Any, stage: FinetuneStage) -> Any:
+def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = ()) -> Any:
     """Freeze the model and add a float32 adapter, initialized from the global random state.
+
+    Args:
+        model: the base model.
+        stage: the fields of the adapter.
+        added_tokens: tokens whose rows of the embedding and of the head are trained too.
 
     Raises:
         OperatorError: the model has no layer of a name in `target_modules`.
@@ -60,6 +66,7 @@ def add_adapter(model: Any, stage: FinetuneStage) -> Any:
         use_rslora=stage.use_rslora,
         target_modules=ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
         bias="none",
+        trainable_token_indices={name: list(added_tokens) for name in ends_of(model)} if added_tokens else None,
     )
     missing = missing_modules(model, stage.target_modules)
     if missing:

@@ -1,31 +1,40 @@
-"""Conversations as training examples: labels on answers only, and a warning for every row that is cut or left out."""
+"""Rows of data as training examples, and a warning for every row that is cut or left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from engines.context import StageContext
-from engines.data.door import DataSource, ReadCounts, conversation, read_conversations, read_rows, splits_in
-from engines.training.loss import AnswerStats, Batches, Example, answer_batches, encode_answers, pad_batch
+from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits_in
+from engines.labels.row import LabelCounts, LabelledRow, LabelRules
+from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused
+from engines.labels.vocabulary import TokenizerView
+from engines.training.loss import Batches, Example, answer_batches, pad_batch
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
 
 
 class ExampleDataset(Dataset[Example]):
-    """Tokenized conversations, in file order."""
+    """Labelled rows, in file order."""
 
-    def __init__(self, examples: list[Example]) -> None:
-        self._examples = examples
+    def __init__(self, rows: Iterable[LabelledRow], counts: LabelCounts) -> None:
+        """Take the rows; their texts are not kept.
+
+        Args:
+            rows: as they are labelled.
+            counts: counts of the rows, complete when the last one is there.
+        """
+        self.counts = counts
+        self._examples = [Example(row.ids, row.labels) for row in rows]
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def pairs(self) -> Iterator[tuple[list[int], list[int]]]:
+    def pairs(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         """Ids and labels of each example."""
         return ((example.input_ids, example.labels) for example in self._examples)
 
@@ -33,37 +42,54 @@ class ExampleDataset(Dataset[Example]):
         return self._examples[index]
 
 
-def load_train(ctx: StageContext[FinetuneStage], data: DataSource, tokenizer: Any) -> ExampleDataset:
-    """Tokenize the train split and warn about rows that were cut or left out.
+def load_train(
+    ctx: StageContext[FinetuneStage], data: DataSource, view: TokenizerView, rules: LabelRules
+) -> ExampleDataset:
+    """Label the train split and warn about rows that were cut or left out.
 
     Raises:
-        OperatorError: no row is left to train on.
+        OperatorError: a row is refused, or no row is left to train on.
         StopRequested: the operator requested a stop.
     """
-    examples, stats = encode_answers(_reported(ctx, data), tokenizer, ctx.stage.max_length, waiting=ctx.check_stop)
-    _warn(ctx, stats)
-    if not examples:
+    counts, warnings = LabelCounts(), Warnings(rules)
+    rows = examples_of(
+        _reported(ctx, data),
+        view,
+        rules,
+        counts,
+        skip_refused=skips_refused(ctx.stage),
+        refused=warnings.add,
+        waiting=ctx.check_stop,
+    )
+    dataset = ExampleDataset(rows, counts)
+    for text in warnings.texts(counts):
+        ctx.warn(text)
+    if not dataset:
         raise OperatorError(
-            f"{data.place}: none of the {stats.rows} rows of its train split has an answer within"
-            f" {ctx.stage.max_length} tokens",
+            f"{data.place}: none of the {counts.rows} rows of its train split has an answer within {rules.max_length}"
+            f" tokens; the longest has {counts.longest}",
             "raise max_length, or prepare other messages",
         )
-    return ExampleDataset(examples)
+    return dataset
 
 
-def load_val(ctx: StageContext[FinetuneStage], data: DataSource, tokenizer: Any) -> Batches | None:
+def load_val(
+    ctx: StageContext[FinetuneStage], data: DataSource, view: TokenizerView, rules: LabelRules
+) -> Batches | None:
     """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
     if "val" in splits_in(data):
-        rows = (row.as_dicts() for row in read_conversations(data, "val"))
-        batches = answer_batches(
-            rows,
-            tokenizer,
-            stage.max_length,
-            stage.per_device_eval_batch_size,
+        counts = LabelCounts()
+        rows = examples_of(
+            read_rows(data, "val", ReadCounts()),
+            view,
+            rules,
+            counts,
+            skip_refused=skips_refused(stage),
             max_tokens=stage.eval_max_tokens,
             waiting=ctx.check_stop,
         )
+        batches = answer_batches(rows, stage.per_device_eval_batch_size, protocol_of(rules))
         if batches.scored_tokens:
             return batches
     if stage.eval_steps is not None:
@@ -83,20 +109,10 @@ def collator(pad_id: int) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
     return partial(collate_examples, pad_id=pad_id)
 
 
-def _reported(ctx: StageContext[FinetuneStage], data: DataSource) -> Iterator[list[dict[str, Any]]]:
+def _reported(ctx: StageContext[FinetuneStage], data: DataSource) -> Iterator[Located]:
     counts = ReadCounts()
-    for located in read_rows(data, "train", counts):
-        yield conversation(located).as_dicts()
+    for row in read_rows(data, "train", counts):
+        yield row
         ctx.progress(counts.rows, None, "rows")
     for note in counts.notes():
         ctx.warn(note)
-
-
-def _warn(ctx: StageContext[FinetuneStage], stats: AnswerStats) -> None:
-    length = ctx.stage.max_length
-    if stats.truncated:
-        ctx.warn(f"{stats.truncated} of {stats.rows} rows and their answers were cut at {length} tokens")
-    if stats.dropped:
-        ctx.warn(f"{stats.dropped} of {stats.rows} rows were left out: no answer within {length} tokens")
-    if stats.control_strings:
-        ctx.warn(f"{stats.control_strings} of {stats.rows} rows were left out: they contain a literal control string")

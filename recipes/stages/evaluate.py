@@ -8,9 +8,10 @@ from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, DataFields
 from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
+from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 
 
-class EvaluateStage(DeviceFields, DataFields):
+class EvaluateStage(DeviceFields, DataFields, LabelFields):
     """Token-weighted loss and perplexity on held-out data, and greedy answers to a few questions."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -46,7 +47,7 @@ EVALUATE = StageKind(
     types={"report": EvaluateStage},
     module="engines.evaluate.stage",
     needs=lambda _stage: TRAIN,
-    metrics=lambda _stage: ("loss", "perplexity", "tokens", "tokens_per_second", "examples", "truncated"),
+    metrics=lambda _stage: ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS),
     scores=True,
     same_shape_as="model",
 )

@@ -10,6 +10,7 @@ from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS
 from recipes.stages.kind import TRAIN, StageKind
+from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
 
 ALL_LINEAR = "all-linear"
@@ -18,7 +19,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 """The linear layers of a Llama."""
 
 
-class FinetuneStage(TrainingFields, DataFields):
+class FinetuneStage(TrainingFields, DataFields, LabelFields):
     """LoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
     kind: Literal["finetune"] = "finetune"
@@ -89,7 +90,7 @@ FINETUNE = StageKind(
     types={"adapter": FinetuneStage},
     module="engines.finetune.stage",
     needs=lambda _stage: TRAIN,
-    metrics=training_metrics,
+    metrics=lambda stage: tuple(dict.fromkeys((*training_metrics(stage), *LABEL_METRICS))),
     metrics_if=EVALUATES,
     trains=True,
     samples=True,

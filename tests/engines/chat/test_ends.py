@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engines.chat.ends import trained_ends, written_end
+from tests.engines.labels.labelling import labelled
 from tests.engines.training.tiny import CHATML, write_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -29,19 +30,15 @@ def test_the_end_of_an_answer_is_what_the_template_writes_after_it(template: str
 def test_training_names_the_control_tokens_that_its_answers_end_with(tmp_path: Any) -> None:
     from transformers import AutoTokenizer
 
-    from engines.training.loss import encode_answers
-
     tokenizer = AutoTokenizer.from_pretrained(str(write_tokenizer(tmp_path)))
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     marked, unmarked = CHATML, CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     for template in (marked, unmarked):
         tokenizer.chat_template = template
-        examples, _ = encode_answers([talk, [*talk, *talk]], tokenizer, 100)
-        pairs = [(example.input_ids, example.labels) for example in examples]
+        rows = [labelled(turns, tokenizer, 100) for turns in (talk, [*talk, *talk])]
+        pairs = [(list(row.ids), list(row.labels)) for row in rows]
         assert trained_ends(pairs, tokenizer, max_length=100) == [4], "<|im_end|>, with or without the newline after it"
         longest = max(len(ids) for ids, _ in pairs)
         cut = [(ids, labels) for ids, labels in pairs if len(ids) == longest]
         assert trained_ends([(ids[:-3], labels[:-3]) for ids, labels in cut], tokenizer, max_length=longest - 3) == [4]
-    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    examples, _ = encode_answers([talk], tokenizer, 100)
-    assert trained_ends([(e.input_ids, e.labels) for e in examples], tokenizer, max_length=100) == []
+    assert trained_ends([([7, 8, 9], [-100, 8, 9])], tokenizer, max_length=100) == []

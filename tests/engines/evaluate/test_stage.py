@@ -57,7 +57,7 @@ def test_messages_are_scored_on_their_answers_and_reported(tmp_path: Path, made:
     metrics, report, events = evaluated(tmp_path, made, "messages", answers=4, max_new_tokens=5)
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     assert report["loss"] == metrics["loss"]
-    assert report["protocol"] == "answers(max_length=512)"
+    assert report["protocol"] == "answers(max_length=512, truncation=drop)"
     assert report["rows"]["rows"] == metrics["examples"] == 24
     event = next(e for e in events if isinstance(e, Evaluated))
     assert (event.loss, event.tokens, event.step) == (metrics["loss"], metrics["tokens"], None)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from engines.events import CheckpointCommitted, Evaluated, Event, GuardTripped, SampledText, Step
+from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
+from recipes.stages.label_fields import LabelFields
 from recipes.stages.pretrain import PretrainStage
 from tests.engines.training.attempts import context, run_stage
 from tests.stage_context import TriedContext
@@ -84,6 +86,7 @@ ELSEWHERE = {
     "gate": "the host checks gates",
     "retry": "the supervisor retries",
     "start_from": "a run of its own: test_beginning.py",
+    **dict.fromkeys(LabelFields.model_fields.keys() - StageFields.model_fields.keys(), "labels/test_stage_rows.py"),
     "kind": "names the engine",
     "format": "the door for data: tests/engines/data/test_door.py",
     "columns": "the door for data: tests/engines/data/test_door.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 from engines.artifacts.manifest import manifest_sha256, write_manifest
 from engines.context import ResumePoint
+from engines.labels.row import RefusedRow
+from engines.labels.vocabulary import view_of
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
+from tests.engines.labels.labelling import outcomes
 from tests.engines.training.attempts import context, run_stage
 from tests.engines.training.tiny import CHATML, FINETUNE, PRETRAIN
 
@@ -182,14 +186,13 @@ def test_a_chat_template_reaches_nothing_outside_its_messages(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from engines.training.loss import encode_answers
-
     canary = tmp_path / "canary"
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     plain = CHATML if marked else CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     tokenizer.chat_template = escape.replace("CANARY", repr(str(canary))) + plain
     rows = [[{"role": "user", "content": "f?"}, {"role": "assistant", "content": "x"}]]
-    with pytest.raises(Exception, match=r"unsafe|undefined|no loader|access|not safe|Undefined|Range too big"):
-        encode_answers(rows, tokenizer, 48)
+    found = outcomes(rows, view_of(tokenizer), 48)[0]
+    assert isinstance(found, RefusedRow)
+    assert re.search(r"unsafe|undefined|no loader|access|not safe|Undefined|Range too big", found.reason)
     assert not canary.exists()
     assert "root:" not in repr(rows)

@@ -11,6 +11,7 @@ from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
 from engines.events import Evaluated, GuardTripped, Phase, Step, Warned
 from recipes.problems import OperatorError
+from tests.engines.labels.labelling import labelled
 from tests.engines.training.attempts import committed_steps, context, of_kind, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, PRETRAIN, write_messages, write_tokens
 
@@ -75,13 +76,12 @@ def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
     from transformers import AutoTokenizer
 
     from engines.data.door import DataSource, read_conversations
-    from engines.training.loss import encode_answers
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    rows = [row.as_dicts() for row in read_conversations(DataSource(messages), "train")]
-    examples, _ = encode_answers(rows, tokenizer, 48)
+    rows = [labelled(row.as_dicts(), tokenizer, 48) for row in read_conversations(DataSource(messages), "train")]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert all([label for label in example.labels if label != -100][-1] == end for example in examples)
+    assert rows
+    assert all([label for label in row.labels if label != -100][-1] == end for row in rows)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 3.0, 0.25])
@@ -259,11 +259,11 @@ def test_the_best_checkpoint_stays(tmp_path: Path, tokens: Path) -> None:
 
 def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> None:
     messages = write_messages(tmp_path / "messages", rows=9, val=0)
-    stage = {**FINETUNE, "max_length": 24, "eval_steps": 1, "max_steps": 2}
+    stage = {**FINETUNE, "max_length": 29, "eval_steps": 1, "max_steps": 2}
     ctx = context(tmp_path, stage, {"model": model, "data": messages})
     run_stage(ctx)
     warnings = [event.message for event in of_kind(ctx, Warned)]
-    assert any("were cut at 24 tokens" in text or "left out: no answer within 24 tokens" in text for text in warnings)
+    assert any("rows were left out: longer than 29 tokens" in text for text in warnings)
     assert any("no val split" in text for text in warnings)
     assert [event.name for event in of_kind(ctx, Phase)] == [
         "loading",

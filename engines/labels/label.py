@@ -1,0 +1,306 @@
+"""Rows of data as ids and labels, each proven: the loss counts an answer with its end token, and nothing else.
+
+Every consumer uses these functions: the engines, a check before a launch, and the screen that shows rows.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engines.chat.rendering import TemplateLimitError, Waiting
+from engines.data.door import Located
+from engines.data.readers.row import MessageRow, TextRow
+from engines.labels.conversation import Conversations, Proven, Talk, UnfitError, folded
+from engines.labels.row import (
+    IGNORED,
+    DroppedRow,
+    LabelCounts,
+    LabelledRow,
+    LabelRules,
+    Piece,
+    PieceKind,
+    RefusedRow,
+)
+from engines.labels.skeleton import Answer, Span
+from engines.labels.stretches import Stretch, encoded, stretches
+from engines.labels.vocabulary import Encoded, TokenizerView
+from recipes.problems import OperatorError
+
+CHUNK_ROWS, CHUNK_CHARACTERS = 64, 200_000
+"""Rows that one request to the chat template's process has: a request costs as much as several short rows."""
+NO_TEMPLATE = (
+    "the model's tokenizer has no chat template, so it cannot encode conversations",
+    'set chat_template = "chatml", or the template that the model was trained with',
+)
+
+Outcome = LabelledRow | RefusedRow | DroppedRow
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A row before it is tokenized: its parts, and the places that the loss counts."""
+
+    where: str
+    text: str
+    parts: list[Stretch]
+    scored: list[Span]
+    pieces: tuple[Piece, ...]
+
+
+def label_rows(
+    rows: Iterable[Located],
+    view: TokenizerView,
+    rules: LabelRules,
+    counts: LabelCounts,
+    *,
+    waiting: Waiting | None = None,
+) -> Iterator[Outcome]:
+    """Each row as ids and labels, or why it has none, in the order of the rows; the memory used does not grow.
+
+    Args:
+        rows: the rows.
+        view: the model's tokenizer.
+        rules: how they are labelled.
+        counts: takes the counts.
+        waiting: called now and then while a chat template computes; what it raises ends the labelling.
+
+    Raises:
+        OperatorError: the rows are conversations and there is no chat template, or it exceeds its limits.
+    """
+    template = rules.template or view.template
+    talks = Conversations(view, template, waiting)
+    first = True
+    for chunk in _chunks(rows):
+        counts.rows += len(chunk)
+        yield from _labelled(chunk[:1], talks, view, rules, counts) if first else ()
+        yield from _labelled(chunk[1:] if first else chunk, talks, view, rules, counts)
+        first = False
+
+
+def _labelled(
+    chunk: Sequence[Located], talks: Conversations, view: TokenizerView, rules: LabelRules, counts: LabelCounts
+) -> Iterator[Outcome]:
+    drafts = _drafts(chunk, talks, view, rules, counts)
+    ready = [one for group in drafts if isinstance(group, list) for one in group if isinstance(one, _Draft)]
+    tokens = iter(encoded([draft.parts for draft in ready], view))
+    for group in drafts:
+        for one in [group] if isinstance(group, RefusedRow) else group:
+            row = _tokenized(one, next(tokens)) if isinstance(one, _Draft) else one
+            found = _fitted(row, rules) if isinstance(row, LabelledRow) else row
+            _count(found, counts)
+            yield found
+
+
+def _drafts(
+    chunk: Sequence[Located], talks: Conversations, view: TokenizerView, rules: LabelRules, counts: LabelCounts
+) -> list[list[_Draft | LabelledRow] | RefusedRow]:
+    asked = {at: _talk(one.row, rules) for at, one in enumerate(chunk) if isinstance(one.row, MessageRow)}
+    if asked and not (rules.template or view.template):
+        raise OperatorError(*NO_TEMPLATE)
+    try:
+        proven = dict(zip(asked, talks.proven(list(asked.values())), strict=True))
+    except TemplateLimitError as error:
+        places = f"{chunk[0].where}" + (f" to {chunk[-1].where}" if len(chunk) > 1 else "")
+        raise OperatorError(f"{places}: {error.message}", error.hint) from error
+    return [_draft_of(one, proven.get(at), asked.get(at), view, rules, counts) for at, one in enumerate(chunk)]
+
+
+def _draft_of(
+    one: Located,
+    proven: Proven | UnfitError | None,
+    talk: Talk | None,
+    view: TokenizerView,
+    rules: LabelRules,
+    counts: LabelCounts,
+) -> list[_Draft | LabelledRow] | RefusedRow:
+    try:
+        if isinstance(proven, UnfitError):
+            raise proven
+        if proven is not None and talk is not None:
+            draft = _conversation(one.where, proven, _chosen(proven, talk, rules), view, rules)
+            counts.notes.update(proven.notes)
+            return [draft]
+        if isinstance(one.row, TextRow):
+            return [*_windows(one.where, one.row.text, view, rules)]
+        raise UnfitError(
+            "a row of preferences (prompt, chosen, rejected) cannot be trained on by this method",
+            'name its answer: columns = {user = "prompt", assistant = "chosen"}',
+        )
+    except UnfitError as error:
+        return RefusedRow(one.where, error.reason, error.way_out)
+
+
+def _talk(row: MessageRow, rules: LabelRules) -> Talk:
+    talk = Talk(row.as_dicts(), row.tools, tuple(turn.weight for turn in row.messages))
+    return folded(talk) if rules.fold_system else talk
+
+
+def _chosen(proven: Proven, talk: Talk, rules: LabelRules) -> list[Answer]:
+    """The answers that the loss counts.
+
+    Raises:
+        UnfitError: one of them has no end token, so the model would not learn to stop.
+    """
+    if rules.train_on == "all":
+        return []
+    answers = proven.answers[-1:] if rules.train_on == "last-answer" else proven.answers
+    chosen = [answer for answer in answers if answer.marked and talk.weight(answer.turn) > 0]
+    endless = next((answer for answer in chosen if not answer.ended), None)
+    if endless is not None:
+        raise UnfitError(
+            f"the chat template writes no end token after the answer of turn {endless.turn + 1}, so the model would not"
+            " learn to stop",
+            'set chat_template to another template, such as "chatml"',
+        )
+    return chosen
+
+
+def _conversation(
+    where: str, proven: Proven, answers: Sequence[Answer], view: TokenizerView, rules: LabelRules
+) -> _Draft:
+    if rules.train_on == "all":
+        scored = [(0, len(proven.text))]
+    else:
+        scored = [(one.start if rules.train_on_template else one.own, one.end) for one in answers]
+    cuts = [place for span in scored for place in span]
+    parts = stretches(proven.text, proven.contents, cuts, view)
+    return _Draft(where, proven.text, parts, scored, _pieces(len(proven.text), proven.contents, scored))
+
+
+def _pieces(length: int, contents: Sequence[Span], scored: Sequence[Span]) -> tuple[Piece, ...]:
+    """The parts of a text: what the loss counts, the row's other texts, and the template's own."""
+    found: list[Piece] = []
+    kinds: list[tuple[Span, PieceKind]] = [(span, "scored") for span in scored]
+    kinds += [(span, "content") for span in contents if not any(a <= span[0] and span[1] <= b for a, b in scored)]
+    at = 0
+    for (start, end), kind in sorted(kinds):
+        if start > at:
+            found.append(Piece(at, start, "template"))
+        if max(start, at) < end:
+            found.append(Piece(max(start, at), end, kind))
+        at = max(at, end)
+    if at < length:
+        found.append(Piece(at, length, "template"))
+    return tuple(found)
+
+
+def _windows(where: str, text: str, view: TokenizerView, rules: LabelRules) -> list[LabelledRow]:
+    """A document, every token scored, with the tokenizer's own beginning and its end token; windows if it is long."""
+    tokens = encoded([[Stretch(0, len(text), text=text)]], view)[0][0]
+    ids = [*view.begin, *tokens.ids]
+    ends = [*(0 for _ in view.begin), *tokens.ends]
+    if view.end is not None:
+        ids.append(view.end.id)
+        ends.append(len(text))
+    found = []
+    for at in range(0, len(ids), rules.max_length):
+        window = array("i", ids[at : at + rules.max_length])
+        start, stop = (ends[at - 1] if at else 0), ends[min(at + rules.max_length, len(ends)) - 1]
+        places = array("i", (end - start for end in ends[at : at + rules.max_length]))
+        whole = (Piece(0, stop - start, "scored"),)
+        found.append(LabelledRow(where, text[start:stop], window, array("i", window), places, whole))
+    return found
+
+
+def _tokenized(draft: _Draft, tokens: Sequence[Encoded]) -> LabelledRow:
+    ids, labels, ends = array("i"), array("i"), array("i")
+    scored = iter([*draft.scored, (len(draft.text) + 1, len(draft.text) + 2)])
+    start, end = next(scored)
+    for part, one in zip(draft.parts, tokens, strict=True):
+        while part.start >= end:
+            start, end = next(scored)
+        ids.extend(one.ids)
+        ends.extend(one.ends)
+        labels.extend(one.ids if start <= part.start else [IGNORED] * len(one.ids))
+    return LabelledRow(draft.where, draft.text, ids, labels, ends, draft.pieces)
+
+
+def _fitted(row: LabelledRow, rules: LabelRules) -> Outcome:
+    """A row that is not longer than `max_length`, or what becomes of a longer one."""
+    cut = len(row.ids) - rules.max_length
+    if cut > 0 and rules.truncation == "error":
+        return RefusedRow(
+            row.where,
+            f"the row has {len(row.ids)} tokens; max_length is {rules.max_length}",
+            'raise max_length, or set truncation = "drop", "left" or "answer"',
+        )
+    if row.scored == 0 or (cut > 0 and rules.truncation == "drop"):
+        return DroppedRow(row.where, len(row.ids))
+    if cut <= 0:
+        return row
+    kept = slice(cut, None) if rules.truncation == "left" else slice(None, rules.max_length)
+    short = replace(
+        row,
+        ids=row.ids[kept],
+        labels=row.labels[kept],
+        ends=row.ends[kept],
+        cut=cut,
+        from_left=rules.truncation == "left",
+    )
+    return short if short.scored else DroppedRow(row.where, len(row.ids))
+
+
+def _count(found: Outcome, counts: LabelCounts) -> None:
+    if isinstance(found, RefusedRow):
+        counts.refused_rows += 1
+    elif isinstance(found, DroppedRow):
+        counts.dropped_rows += 1
+        counts.longest = max(counts.longest, found.tokens)
+    else:
+        counts.examples += 1
+        counts.truncated_rows += found.cut > 0
+        counts.tokens += len(found.ids)
+        counts.scored_tokens += found.scored
+        counts.longest = max(counts.longest, len(found.ids) + found.cut)
+
+
+def prompt_ids(
+    turns: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    view: TokenizerView,
+    rules: LabelRules,
+    *,
+    waiting: Waiting | None = None,
+) -> list[int]:
+    """Ids of a conversation up to where the model's answer begins: those that training has before an answer.
+
+    Args:
+        turns: the conversation.
+        tools: descriptions of tools that it may call.
+        view: the model's tokenizer.
+        rules: as for the rows that it was trained on.
+        waiting: as for `label_rows`.
+
+    Raises:
+        OperatorError: there is no chat template, or it does not render the conversation.
+    """
+    template = rules.template or view.template
+    if not template:
+        raise OperatorError(*NO_TEMPLATE)
+    talk = Talk(list(turns), list(tools))
+    try:
+        text, contents = Conversations(view, template, waiting).prompt(folded(talk) if rules.fold_system else talk)
+    except UnfitError as error:
+        raise OperatorError(error.reason, error.way_out) from error
+    parts = encoded([stretches(text, contents, (), view)], view)[0]
+    return [token for part in parts for token in part.ids]
+
+
+def _chunks(rows: Iterable[Located]) -> Iterator[list[Located]]:
+    """Rows that are rendered in one request: `CHUNK_ROWS` of them, or `CHUNK_CHARACTERS` of their text."""
+    chunk: list[Located] = []
+    size = 0
+    for one in rows:
+        chunk.append(one)
+        if isinstance(one.row, MessageRow):
+            size += sum(len(turn.content) for turn in one.row.messages)
+        elif isinstance(one.row, TextRow):
+            size += len(one.row.text)
+        if len(chunk) == CHUNK_ROWS or size > CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
