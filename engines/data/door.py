@@ -18,7 +18,7 @@ import msgspec
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.formats import MAPPED, Shape, container_of, shape_named, shape_of
 from engines.data.readers.lines import FileNote
-from engines.data.readers.mapped import unused_paths, with_columns
+from engines.data.readers.mapped import Columns
 from engines.data.readers.messages import message_row, quick_row
 from engines.data.readers.reading import Reading, refuse_meaningful
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow, problem_of
@@ -274,6 +274,7 @@ class _FileReader:
         self._counts = counts
         self._ignored = frozenset(source.ignore_keys)
         self._reading = Reading(source.columns, self._ignored)
+        self._columns = Columns(source.columns) if source.columns else None
         self._shape = self._given_shape()
 
     def _given_shape(self) -> Shape | None:
@@ -315,8 +316,8 @@ class _FileReader:
             self._counts.ignored_keys.update(dropped)
             value = {key: item for key, item in value.items() if key not in dropped}
         given = value
-        if self._source.columns:
-            value = with_columns(given, self._source.columns)
+        if self._columns is not None:
+            value = self._columns.applied(given)
         shape = self._shape or self._found_shape(where, value)
         if not shape.marks <= value.keys():
             keys = printable(", ".join(value), 120) or "none"
@@ -343,8 +344,8 @@ class _FileReader:
         if extra := value.keys() - shape.keys:
             refuse_meaningful(value, shape.keys)
             self._counts.unused_columns.update(key for key in extra if value[key] is not None)
-        if given is not value:
-            self._counts.unused_columns.update(set(unused_paths(given, self._source.columns)))
+        if self._columns is not None:
+            self._counts.unused_columns.update(self._columns.unused(given))
 
     def _example(self) -> str:
         return f"a row of {self._shape.name} has the form {self._shape.example}" if self._shape else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engines.data.readers.bad_row import BadRowError
-from engines.data.readers.reading import COMMON, Reading, at_path, marks_of
+from engines.data.readers.reading import COMMON, Reading, marks_of
 from engines.data.readers.row import Message, MessageRow
 from engines.data.readers.turns import checked, tools_of, wrong_type
 
@@ -14,7 +14,7 @@ KEYS = ("user", "assistant", "system", "tools")
 
 
 def mapped_row(value: dict[str, Any], reading: Reading) -> MessageRow:
-    """The row of a value that `with_columns` returned.
+    """The row of a value that `Columns.applied` returned.
 
     Raises:
         BadRowError: the user's text or the answer is missing or is not text.
@@ -34,25 +34,45 @@ def mapped_row(value: dict[str, Any], reading: Reading) -> MessageRow:
     return MessageRow(turns, tools_of(value.get("tools")), group, category, name)
 
 
-def with_columns(value: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """A row with its parts under the names that shapes know; keys of its own that are used so are left out."""
-    used = {path if path in value else path.partition(".")[0] for path in columns.values()} - COMMON
-    found = {key: item for key, item in value.items() if key not in used and key not in columns}
-    found |= {name: at_path(value, path) for name, path in columns.items()}
-    return found
+class Columns:
+    """The paths of a recipe's `columns`, ready for many rows."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self._paths = [(name, path, path.split(".")) for name, path in columns.items()]
+        self._tree: dict[str, Any] = {}
+        for _, _, parts in self._paths:
+            here = self._tree
+            for part in parts:
+                here = here.setdefault(part, {})
+
+    def applied(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with its parts under the names that shapes know; keys of its own that are used so are left out."""
+        found = dict(value)
+        for _, path, parts in self._paths:
+            if path not in COMMON:
+                found.pop(path if path in value else parts[0], None)
+        for name, path, parts in self._paths:
+            found[name] = value[path] if path in value else _at(value, parts)
+        return found
+
+    def unused(self, value: Mapping[str, Any]) -> Iterator[str]:
+        """The paths inside of objects that the columns open and that they do not use."""
+        return _unused(value, self._tree, "")
 
 
-def unused_paths(value: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
-    """The paths inside of objects that `columns` opens and that it does not use."""
-    paths = {path for path in columns.values() if path not in value and "." in path}
-    for path in paths:
-        here: Any = value
-        before = ""
-        for part in path.split("."):
-            if not isinstance(here, Mapping):
-                break
-            if before:
-                ends = {before + key for key in here}
-                yield from (end for end in ends if not any(p == end or p.startswith(f"{end}.") for p in paths))
-            before = f"{before}{part}."
-            here = here.get(part)
+def _at(value: Any, parts: list[str]) -> Any:
+    """The value at a path; None if there is nothing."""
+    for part in parts:
+        if type(value) is not dict:
+            return None
+        value = value.get(part)
+    return value
+
+
+def _unused(value: Mapping[str, Any], tree: Mapping[str, Any], before: str) -> Iterator[str]:
+    for part, below in tree.items():
+        inner = value.get(part)
+        if below and type(inner) is dict:
+            for key in inner.keys() - below.keys():
+                yield f"{before}{part}.{key}"
+            yield from _unused(inner, below, f"{before}{part}.")

@@ -24,6 +24,7 @@ ROLE_NAMES = {
 """Roles by the names that data uses."""
 _CALLS = "function_call"
 """The name of an assistant's turn whose text is a call as JSON."""
+_PLAIN_ROLES = frozenset(ROLE_NAMES) - {_CALLS}
 _KEYS = frozenset(
     {"role", "from", "content", "value", "reasoning_content", "tool_calls", "tool_call_id", "name", "weight"}
 )
@@ -52,10 +53,10 @@ def turn_of(value: Any, name: str, ignored: Collection[str]) -> Message:
     """
     if type(value) is not dict:
         raise wrong_type(name, value, 'a turn such as {"role": "user", "content": "…"}')
-    if value.keys() == {"role", "content"}:  # nearly all turns of nearly all data
-        role, content = value["role"], value["content"]
-        if type(content) is str and content and ROLE_NAMES.get(role) == role:
-            return Message(role, checked(content, name))
+    if len(value) == 2:  # nearly all turns of nearly all data
+        role, content = value.get("role") or value.get("from"), value.get("content") or value.get("value")
+        if type(content) is str and type(role) is str and role in _PLAIN_ROLES:
+            return Message(ROLE_NAMES[role], checked(content, name))
     return _unusual_turn({key: item for key, item in value.items() if item is not None and key not in ignored}, name)
 
 
