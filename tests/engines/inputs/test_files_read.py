@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from engines.inputs.files_read import files_read, source_of
+from engines.inputs.record import identify_inputs
+from engines.stage_file import StageInput
 from recipes.stages.registry import STAGE_TYPES
 
 
@@ -36,6 +38,31 @@ def test_of_a_folder_of_splits_only_the_splits_that_the_stage_reads_count(tmp_pa
     assert names(FINETUNE, "data", folder) == ["metadata.json", "train.jsonl", "val.jsonl"]
     assert names(EVALUATE, "data", folder) == ["metadata.json", "val.jsonl"]
     assert "notes.txt" not in names(EXPORT, "data", folder)
+
+
+def test_of_data_in_any_form_the_files_of_the_door_count(tmp_path: Path) -> None:
+    rows = fill(tmp_path / "rows", "0001.json", "0002.json", "notes.txt", "deep/0003.json")
+    assert names(FINETUNE, "data", rows) == ["0001.json", "0002.json"]
+    splits = fill(tmp_path / "splits", "data/train-00000-of-00001.parquet", "data/test-0.parquet", "README.md")
+    assert names(FINETUNE, "data", splits) == ["data/train-00000-of-00001.parquet"]
+    unclear = fill(tmp_path / "unclear", "train.json", "train.parquet")
+    assert names(FINETUNE, "data", unclear) == []
+
+
+def test_a_cached_dataset_is_identified_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "datasets--org--set"
+    snapshot = fill(home / "snapshots" / ("a" * 40), "train.jsonl")
+    fill(home / "refs", "main")
+    (home / "refs" / "main").write_text("a" * 40)
+    given = {"data": StageInput(origin="hub", name="org/set"), "model": StageInput(origin="hub", name="org/set")}
+    by_field = {record.field: record for record in identify_inputs(FINETUNE, given)}
+    assert by_field["model"].method == "name"
+    before = by_field["data"]
+    assert (before.method, before.name, [file.path for file in before.files]) == ("content", "org/set", ["train.jsonl"])
+    (snapshot / "train.jsonl").write_text("other")
+    after = {record.field: record for record in identify_inputs(FINETUNE, given)}["data"]
+    assert after.sha256 != before.sha256
 
 
 def test_a_named_file_is_its_own_only_content(tmp_path: Path) -> None:
