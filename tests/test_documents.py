@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import shlex
@@ -282,6 +283,24 @@ def test_every_data_format_is_named() -> None:
 
     text = text_of("docs/your-model.md").lower()
     assert [entry.name for entry in (*CONTAINERS, *SHAPES) if entry.name.lower() not in text] == []
+
+
+def test_every_shape_of_a_row_has_a_page_whose_rows_are_read() -> None:
+    from engines.data.readers.formats import MAPPED, SHAPES, shape_of
+    from engines.data.readers.mapped import Columns
+    from engines.data.readers.reading import Reading
+
+    assert {path.stem for path in (ROOT / "docs/formats").glob("*.md")} == {s.name for s in (*SHAPES, MAPPED)}
+    for shape in (*SHAPES, MAPPED):
+        page = text_of(f"docs/formats/{shape.name}.md")
+        settings = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+        columns = tomllib.loads(settings[0])["columns"] if settings else {}
+        rows = [json.loads(row) for row in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+        assert rows
+        for row in rows:
+            value = Columns(columns).applied(row)
+            assert shape_of(value, columns) is shape
+            assert shape.row(value, Reading(columns)) is not None
 
 
 def test_every_import_contract_is_explained() -> None:
