@@ -62,3 +62,15 @@ def refuse_meaningful(value: Mapping[str, Any], keys: frozenset[str]) -> None:
                 f"a row has the key {name}",
                 IGNORE_HINT.format(key=name),
             )
+
+
+def at_path(value: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, or of a key that is written so; None if there is nothing."""
+    if path in value:
+        return value[path]
+    here: Any = value
+    for part in path.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return None
+        here = here[part]
+    return here
