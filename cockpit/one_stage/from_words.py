@@ -37,7 +37,7 @@ class Given:
 
 
 def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
-    """Resolve `DIR`, `RUN:STAGE` or a hub id.
+    """Resolve `DIR`, `RUN:STAGE`, `RUN` with one such result, or a hub id.
 
     Args:
         root: the folder of runs.
@@ -54,6 +54,9 @@ def given(root: Path, wanted: str, kind: Kind, option: str) -> Given:
     run_part, colon, stage = wanted.rpartition(":")
     if colon and run_part:
         return _of_stage(find_run(root, run_part), stage, kind, option)
+    run = None if os.sep in wanted or folder.exists() else _run_named(root, wanted)
+    if run is not None:
+        return _of_run(run, kind, option)
     if kind == "model" and not folder.exists() and HUB_ID.fullmatch(wanted):
         return Given(Input(wanted))
     if folder.is_file():
@@ -205,10 +208,29 @@ def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Input | None]:
     try:
         return given(root, wanted, "model", "MODEL"), None
     except OperatorError:
-        found, _ = _all_given(root, [wanted]) if ":" in wanted else ([], [])
+        found, _ = _all_given(root, [wanted]) if os.sep not in wanted else ([], [])
         if not found:
             raise
     return found[0], _common_base([wanted], found)
+
+
+def _run_named(root: Path, wanted: str) -> RunDir | None:
+    try:
+        return find_run(root, wanted)
+    except OperatorError:
+        return None
+
+
+def _of_run(run: RunDir, kind: Kind, option: str) -> Given:
+    """The only finished result of this kind in a run."""
+    found = [item for item in sources(run, read_now(run).state.stages) if item.kind == kind and item.step is None]
+    if len(found) == 1:
+        return Given(found[0].input, run, found[0])
+    names = ", ".join(f"{run.id}:{item.stage}" for item in found)
+    raise OperatorError(
+        f"{option} — {run.id} has {len(found)} finished results of the kind {kind}",
+        f"name one: {names}" if found else f"give a folder with a{'n' if kind == 'adapter' else ''} {kind}",
+    )
 
 
 def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def check_tokenizer_class(folder: Path, tokenizer: Any, *, exact: bool = False) 
     Args:
         folder: the folder that it was loaded from; without tokenizer.json there is nothing to compare.
         tokenizer: as `AutoTokenizer` loads it.
-        exact: refuse a byte-level tokenizer for unusual texts too, because a GGUF file could not have its ids.
+        exact: refuse a byte-level tokenizer for unusual texts too, because a GGUF file could not have its ids; except
+            for those that the class only brings into a Unicode normal form.
 
     Returns:
         A warning if only unusual texts get other ids; it names the class and how to fix it.
@@ -50,7 +52,7 @@ def check_tokenizer_class(folder: Path, tokenizer: Any, *, exact: bool = False) 
     counted = HARD_STRINGS if exact and "ByteLevel" in str(whole.pre_tokenizer) else ()
     wrong = [
         text
-        for text in (*ORDINARY, *counted)
+        for text in (*ORDINARY, *(text for text in counted if not _only_normalizes(tokenizer, whole, text)))
         if _ids(tokenizer, text) != whole.encode(text, add_special_tokens=False).ids
     ]
     name = type(tokenizer).__name__
@@ -69,6 +71,15 @@ def check_tokenizer_class(folder: Path, tokenizer: Any, *, exact: bool = False) 
         f"{where} gives {len(unusual)} of {len(HARD_STRINGS)} unusual texts other token ids than tokenizer.json does, "
         f"{printable(unusual[0], 40)!r} for example; {_fix(folder, whole, name)}"
     ]
+
+
+def _only_normalizes(tokenizer: Any, whole: Tokenizer, text: str) -> bool:
+    """Whether the class gives a text the ids that tokenizer.json gives its Unicode normal form.
+
+    llama.cpp normalizes no text, whichever of the two is right, so a file is not wrong by it.
+    """
+    forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD"))
+    return any(_ids(tokenizer, text) == whole.encode(form, add_special_tokens=False).ids for form in forms)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.hf_model.tensor_files import Weights, row_chunks
+from engines.artifacts.adapter_folder import ADAPTER_WEIGHTS
+from exporters.hf_model.tensor_files import Weights, read_header, row_chunks
 from exporters.reference.empty_model import (
     LAYER_LISTS,
     ParameterSources,
@@ -215,6 +216,8 @@ class StreamedModel:
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        if not _is_in_layers(adapter):  # PEFT would fail on a larger vocabulary
+            raise AdapterOutsideLayersError
         with _adapters_stay(BaseTunerLayer):
             PeftModel.from_pretrained(self._model, adapter, low_cpu_mem_usage=True, key_mapping=names).eval()
         inside = {module for layer in self._layers() for module in layer.modules()}
@@ -351,6 +354,12 @@ def _stubs() -> tuple[Any, Any]:
             return self.value
 
     return GivenHidden(), GivenLogits()
+
+
+def _is_in_layers(adapter: Path) -> bool:
+    """Whether each tensor of an adapter belongs to a layer."""
+    names = [info.name for info in read_header(adapter / ADAPTER_WEIGHTS)[0]]
+    return all(any(f".{layers}." in name for layers in LAYER_LISTS) for name in names)
 
 
 def _has_parameters(module: Any) -> bool:

@@ -68,6 +68,17 @@ def test_an_export_of_a_runs_model_names_the_requested_file_types(tmp_path: Path
         stage_of(export_text(tmp_path, "last:base", "Q7", None), tmp_path)
 
 
+def test_a_run_alone_means_its_only_result_of_the_kind(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    assert stage_of(export_text(tmp_path, "last", None, None), tmp_path)["model"] == str(run.out("base"))
+    assert stage_of(merge_text(tmp_path, [run.id[:9]], None, None), tmp_path)["adapter"] == str(run.out("tuned"))
+    run.out("base").rename(run.out("base").with_name("moved"))
+    stage = stage_of(merge_text(tmp_path, ["last"], str(tmp_path), None), tmp_path)
+    assert stage["adapter"] == str(run.out("tuned"))
+    with pytest.raises(OperatorError, match="has 0 finished results of the kind model"):
+        merge_text(tmp_path, ["last"], "last", None)
+
+
 def test_folders_have_no_parent_and_an_adapter_may_name_its_base(tmp_path: Path) -> None:
     base, adapter = tmp_path / 'my "base" model', tmp_path / "adapter"
     base.mkdir()

@@ -67,3 +67,20 @@ def test_a_folder_without_the_file_has_nothing_to_compare(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(OperatorError, match="is not a tokenizer"):
         check_tokenizer_class(tmp_path, None)
+
+
+def test_a_class_that_only_normalizes_is_a_warning_for_an_export_too(tmp_path: Path) -> None:
+    """llama.cpp normalizes no text, whichever of the two is right."""
+    import unicodedata
+
+    from transformers import AutoTokenizer
+
+    words = build_byte_level_tokenizer(tmp_path, individual_digits=True)
+    tokenizer = AutoTokenizer.from_pretrained(words)
+
+    class Normalized:
+        def __call__(self, text: str, **flags: bool) -> dict[str, list[int]]:
+            return {"input_ids": tokenizer(unicodedata.normalize("NFC", text), **flags)["input_ids"]}
+
+    (found,) = check_tokenizer_class(words, Normalized(), exact=True)
+    assert "unusual texts other token ids" in found

@@ -143,6 +143,25 @@ def test_an_adapter_of_the_head_needs_the_whole_base(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, whole(folder, adapter=adapter), atol=1e-5)
 
 
+def test_an_adapter_with_its_own_copy_of_a_larger_vocabulary_needs_the_whole_base(tmp_path: Path) -> None:
+    """PEFT saves the resized embedding beside the one in modules_to_save."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = small(tmp_path / "base", "Llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(306, mean_resizing=False)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    found = np.zeros((POSITIONS, 306), np.float32)
+    adapted_model(folder, 1, tmp_path / "adapter", 306).logits_into(WINDOWS, found, lambda _count: None)
+    with torch.no_grad():
+        wanted = np.concatenate([adapted.eval()(torch.tensor([window])).logits[0].numpy() for window in WINDOWS])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_a_file_decodes_to_the_folders_values_in_the_folders_order(base: Path, tmp_path: Path) -> None:
     model = read_model(base)
     write_gguf(model, model.plan("F32"), tmp_path / "m.gguf", None)
