@@ -27,6 +27,8 @@ MAX_PROBLEMS = 500
 SOURCE = "source"
 STANDARD_LIBRARY = "python-stdlib"
 """A value of the field `source` that is not a folder."""
+COMMAND_FOLDER = "command_folder"
+"""The folder of a stage's command; the recipe's own unless the recipe names another."""
 _WITHOUT_DEFAULT = ("name", "kind", "output")
 
 
@@ -151,6 +153,8 @@ class _Check:
                     stage[spec.path] = str(absolute(value, self.folder))
                 elif spec.file and value is not None:
                     stage[spec.path] = self._absolute(value)
+            if stage.get("command") and stage.get(COMMAND_FOLDER) is None:
+                stage[COMMAND_FOLDER] = str(absolute(".", self.folder))
         top = {key: value for key, value in self.source.data.items() if key != "defaults"}
         return {**top, "stage": self.stages}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.messages import CodeOptions, prepare_messages
+from engines.data.preparing.stage import run_rows
 from engines.data.sources.documents import SourceFields
 from engines.data.sources.report import what_to_know
 from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
+from engines.inputs.code_or_rows import asks_about_code
 from engines.training.inputs import input_folder as local_folder
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
@@ -90,7 +93,14 @@ def _tokens(ctx: StageContext[StageFields], stage: PrepareTokens) -> StageResult
     return StageResult(metrics, [Artifact(ctx.stage_name, "tokens", ".")])
 
 
-def _messages(ctx: StageContext[StageFields], stage: PrepareMessages) -> StageResult:
+def _messages(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
+    """Questions about code, or rows as they are."""
+    if stage.command or not asks_about_code(stage, ctx.inputs["data"].path):
+        return run_rows(ctx)
+    return _questions(ctx, stage)
+
+
+def _questions(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
     metadata = prepare_messages(
         input_folder(ctx, "data"),
         ctx.out,

@@ -15,7 +15,9 @@ from pathlib import Path
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.artifacts.manifest import MANIFEST
+from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.code_tree import CodeRules, code_files
+from engines.inputs.command import files_of_command
 from engines.inputs.data_place import UNSPLIT, data_files
 from engines.inputs.source_tree import STANDARD_LIBRARY, patterns_of, walk_sources
 from engines.json_text import read_json
@@ -69,11 +71,14 @@ def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[s
     if isinstance(stage, PrepareTokens) and field == "tokenizer":
         named = (name for name, _ in _all_files(folder, depth=1))
         return ((name, folder / name) for name in named if _matches(name, _TOKENIZER_FILES))
+    if isinstance(stage, PrepareMessages) and field == "source":
+        return iter(files_of_command(stage.command, folder))
     kinds = accepted_by(stage, field)
     if kinds <= {"model", "adapter", "tokenizer"}:
         return _model_files(folder)
     splits = _splits_of(stage)
-    if isinstance(stage, ReadFields) and field == "data" and not (folder / TOKENS_JSON).is_file():
+    about_code = isinstance(stage, PrepareMessages) and asks_about_code(stage, folder)
+    if isinstance(stage, ReadFields) and field == "data" and not about_code and not (folder / TOKENS_JSON).is_file():
         return _files_of_rows(folder, splits)
     if any((folder / name).is_file() for name in (*_METADATA, *(f"{split}.jsonl" for split in SPLITS))):
         return _prepared_files(folder, splits)
@@ -83,7 +88,10 @@ def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[s
 
 
 def source_of(stage: StageFields) -> Path | None:
-    """The folder outside the recipe's graph that a stage reads: the source of `prepare`; None for a name."""
+    """The folder outside the recipe's graph that a stage reads: the source of `prepare`, or the folder of its command;
+    None for a name."""
+    if isinstance(stage, PrepareMessages) and stage.command:
+        return Path(stage.command_folder or ".").absolute()
     if not isinstance(stage, PrepareText) or stage.source == STANDARD_LIBRARY:
         return None
     return Path(stage.source).expanduser().absolute()

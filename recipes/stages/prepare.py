@@ -9,19 +9,20 @@ from pydantic import field_validator
 from recipes.problems import printable
 from recipes.setting import setting
 from recipes.stages.code_fields import CodeFields
-from recipes.stages.data_fields import known_encoding
+from recipes.stages.data_fields import DATASET, DataFormat, ReadFields, known_encoding
 from recipes.stages.fields import StageFields
 from recipes.stages.kind import LIGHT, StageKind
+from recipes.stages.row_fields import RowFields
 
 
 class SplitFields(StageFields):
     """The split of documents into train, val and test, by a keyed hash of their path."""
 
     val_fraction: float = setting(
-        0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for validation."
+        0.05, section="Split", ge=0, lt=0.5, help="Share of the documents or rows held out for validation."
     )
     test_fraction: float = setting(
-        0.05, section="Split", ge=0, lt=0.5, help="Share of the files held out for the final test."
+        0.05, section="Split", ge=0, lt=0.5, help="Share of the documents or rows held out for the final test."
     )
     seed: int = setting(
         42, section="Split", ge=0, help="Key of the split; the same seed gives the same split on any machine."
@@ -132,15 +133,23 @@ class PrepareTokens(StageFields):
     )
 
 
-class PrepareMessages(CodeFields, SplitFields):
-    """Questions about a code base, answered only from its sources."""
+class PrepareMessages(SplitFields, ReadFields, RowFields, CodeFields):
+    """Rows of any format, or questions about a code base, divided into train, val and test."""
 
     kind: Literal["prepare"] = "prepare"
     output: Literal["messages"]
-    data: str = setting(
+    data: str | None = setting(
+        None,
         section="Inputs",
-        accepts=("text",),
-        help="A text stage, whose split is kept, or a folder of sources, which is split by file.",
+        accepts=("text", "messages", DATASET),
+        help="Rows: a file, a folder of files, or the id of a dataset in the hub cache. Or code: a text stage, whose"
+        " split is kept, or a folder of sources, which is split by file.",
+    )
+    format: Literal[DataFormat, "code"] = setting(
+        "auto",
+        section="Data",
+        help="Shape of a row; auto finds it by the keys of each file's first row. With code, the data is sources, and"
+        " questions are answered from them.",
     )
 
 
@@ -150,9 +159,11 @@ PrepareStage = PrepareText | PrepareTokens | PrepareMessages
 def _needs(stage: PrepareStage) -> tuple[str, ...]:
     if isinstance(stage, PrepareTokens):
         return (*LIGHT, "sentencepiece", "tokenizers")
-    if isinstance(stage, PrepareMessages) and "python" not in stage.languages:
-        return (*LIGHT, "tree-sitter")
-    return LIGHT
+    if not isinstance(stage, PrepareMessages):
+        return LIGHT
+    parsers = () if "python" in stage.languages else ("tree-sitter",)
+    near = () if stage.near_duplicates == "ignore" else ("rensa",)
+    return (*LIGHT, "numpy", *parsers, *near)
 
 
 def _metrics(stage: PrepareStage) -> tuple[str, ...]:
@@ -163,7 +174,10 @@ def _metrics(stage: PrepareStage) -> tuple[str, ...]:
             "tokens", "documents", "bytes", "bytes_per_token", "control_strings", "space_marks", "unknown_tokens",
             "changed", "left_out",
         )  # fmt: skip
-    return ("examples", "rows", "dropped", "secrets")
+    of_code = ("secrets",) if stage.format in ("auto", "code") else ()
+    of_rows = ("skipped_rows", "duplicates", "train_rows", "val_rows", "test_rows") if stage.format != "code" else ()
+    near = ("near_duplicates",) if stage.near_duplicates != "ignore" else ()
+    return ("examples", "rows", "dropped", *of_code, *of_rows, *near)
 
 
 PREPARE = StageKind[PrepareStage](

@@ -1,0 +1,61 @@
+"""Rows with the same content: which row each one repeats, and how many are in two splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.data.preparing.spool import Spool
+
+Numbers = npt.NDArray[np.int64]
+PRECEDENCE = np.array([2, 1, 0, 0], dtype=np.int64)
+"""Of equal rows in two splits, the one in test is kept before the one in val and in train: what was held out stays
+comparable. By the index of the split; the last is for rows without one."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """`first[i]` is the row that row i repeats, i itself if it repeats none."""
+
+    first: Numbers
+    given: npt.NDArray[np.uint8]
+
+    @property
+    def count(self) -> int:
+        """Rows that repeat another."""
+        return int(np.count_nonzero(self.repeated))
+
+    @property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Whether each row repeats another."""
+        return self.first != np.arange(len(self.first))
+
+    @property
+    def across_splits(self) -> int:
+        """Rows that repeat one that the data gives in another split."""
+        return int(np.count_nonzero(self.given != self.given[self.first]))
+
+
+def exact_repeats(spool: Spool) -> Repeats:
+    """The rows whose turns and tools equal those of another row, character for character."""
+    given = np.frombuffer(spool.given, dtype=np.uint8)
+    digests = np.frombuffer(spool.contents, dtype=np.uint64).reshape(-1, 2)
+    return Repeats(_first_of_equal(digests, given), given)
+
+
+def kept_before(given: npt.NDArray[np.uint8]) -> Numbers:
+    """All rows in the order in which one is kept before others: by split, then by position."""
+    return np.argsort(PRECEDENCE[given], kind="stable")
+
+
+def _first_of_equal(digests: npt.NDArray[np.uint64], given: npt.NDArray[np.uint8]) -> Numbers:
+    order = kept_before(given)
+    order = order[np.lexsort((digests[order, 1], digests[order, 0]))]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    begins = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    first = np.empty(len(order), dtype=np.int64)
+    first[order] = order[begins]
+    return first
