@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recipes.fields import fields_of
+from recipes.fields import fields_of, keys_of
 from recipes.reference import REFERENCE
 from recipes.schema import Recipe
 from recipes.stages import registry
@@ -45,6 +45,8 @@ def smallest(tag: str) -> dict[str, Any]:
             numbers = {"int": int(spec.bounds.ge or 1), "float": spec.bounds.ge or 1.0}
             given[spec.path] = numbers.get(spec.kind, spec.choices[0] if spec.choices else "./x")
         elif spec.accepts == ("adapter",) and spec.kind == "str":  # a merge takes one adapter or several
+            given[spec.path] = "./x"
+        elif spec.path == "data" and "command" in keys_of(tag):  # rows come from data or from a command
             given[spec.path] = "./x"
     return given
 

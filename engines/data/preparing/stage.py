@@ -72,7 +72,7 @@ def warnings_of(metadata: dict[str, Any]) -> list[str]:
     if exact["rows"]:
         found.append(_duplicates(exact, "repeat another exactly"))
     if near is not None and near["rows"]:
-        found.append(_duplicates(near, f"share {near['similarity']:.0%} of their runs of words with another"))
+        found.append(_duplicates(near, "share most of their words with another"))
     division = metadata["split"]
     if shared := division["train_rows_of_held_out_groups"]:
         found.append(f"{shared} row(s) of train have a group or a prompt that val or test has too")

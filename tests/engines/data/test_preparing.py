@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.data.door import DataSource, ReadCounts, read_conversations
 
+from engines.data.door import DataSource, ReadCounts, read_conversations
 from engines.data.preparing.divide import SplitWish
 from engines.data.preparing.rows import RowOptions, prepare_rows
 from engines.data.preparing.stage import metrics_of, warnings_of
@@ -311,7 +311,9 @@ def test_a_command_that_gives_no_data_is_named(tmp_path: Path, command: list[str
 
 def test_the_files_of_a_command_are_its_inputs(tmp_path: Path) -> None:
     write_tree(tmp_path, {"make.py": MAKES, "other.py": ""})
-    stage = PrepareMessages(**STAGE, command=["python", "make.py", "7", "{out}"], command_folder=str(tmp_path))
+    stage = PrepareMessages.model_validate(
+        STAGE | {"command": ["python", "make.py", "7", "{out}"], "command_folder": str(tmp_path)}
+    )
     assert source_of(stage) == tmp_path
     assert files_read(stage, "source", tmp_path) == [("make.py", tmp_path / "make.py")]
 
