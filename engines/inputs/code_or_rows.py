@@ -13,8 +13,6 @@ from recipes.problems import OperatorError
 from recipes.stages.prepare import PrepareMessages
 
 
-
-
 def asks_about_code(stage: PrepareMessages, place: Path | None) -> bool:
     """Whether the data is sources or a text stage's documents.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recipes.fields import fields_of, keys_of
+from recipes.fields import FieldSpec, fields_of, keys_of
 from recipes.reference import REFERENCE
 from recipes.schema import Recipe
 from recipes.stages import registry
@@ -44,11 +44,15 @@ def smallest(tag: str) -> dict[str, Any]:
         if spec.required and spec.path not in given:
             numbers = {"int": int(spec.bounds.ge or 1), "float": spec.bounds.ge or 1.0}
             given[spec.path] = numbers.get(spec.kind, spec.choices[0] if spec.choices else "./x")
-        elif spec.accepts == ("adapter",) and spec.kind == "str":  # a merge takes one adapter or several
-            given[spec.path] = "./x"
-        elif spec.path == "data" and "command" in keys_of(tag):  # rows come from data or from a command
+        elif _one_of_two(tag, spec):
             given[spec.path] = "./x"
     return given
+
+
+def _one_of_two(tag: str, spec: FieldSpec) -> bool:
+    """A merge takes one adapter or several; rows come from data or from a command."""
+    adapter = spec.accepts == ("adapter",) and spec.kind == "str"
+    return adapter or (spec.path == "data" and "command" in keys_of(tag))
 
 
 def stage_of(tag: str) -> StageFields:
