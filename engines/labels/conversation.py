@@ -22,12 +22,19 @@ _SKIP = 'on_bad_row = "skip" leaves such rows out'
 
 
 class UnfitError(Exception):
-    """A row that a template does not render as it is; `way_out` says what the operator can do."""
+    """A row that a template does not render as it is.
 
-    def __init__(self, reason: str, way_out: str) -> None:
+    Attributes:
+        reason: what is wrong.
+        way_out: what the operator can do.
+        depth: how far the row came; of several forms of a row, the one that came furthest has the reason that helps.
+    """
+
+    def __init__(self, reason: str, way_out: str, depth: int = 3) -> None:
         super().__init__(reason)
         self.reason = reason
         self.way_out = way_out
+        self.depth = depth
 
 
 @dataclass(frozen=True)
@@ -133,19 +140,20 @@ class Conversations:
                 placed = self._placed(asked, shape, whole)
                 _refuse_missing(asked, shape)
             except UnfitError as found:
-                error = error or found
+                error = found if error is None or found.depth > error.depth else error
                 continue
             return placed.text, placed.contents
         assert error is not None
         raise error
 
     def _otherwise(self, talk: Talk, first: UnfitError) -> Proven | UnfitError:
-        """The row in the other forms that templates take; the first form's reason if none fits."""
+        """The row in the other forms that templates take; if none fits, the reason of the one that came furthest."""
         for way in self._others(talk, self._way):
             found = self._tried([talk], way)[0]
             if isinstance(found, Proven):
                 self._way = way
                 return found
+            first = found if found.depth > first.depth else first
         return first
 
     @staticmethod
@@ -191,7 +199,9 @@ class Conversations:
         if different is not None:
             shown = printable(text.text[max(0, different - 20) : different + 40], 60)
             raise UnfitError(
-                f"the chat template changes a text of this conversation, near {shown!r}", f"{_OTHER_TEMPLATE}; {_SKIP}"
+                f"the chat template changes a text of this conversation, near {shown!r}",
+                f"{_OTHER_TEMPLATE}; {_SKIP}",
+                depth=1,
             )
         return placed
 
@@ -266,6 +276,7 @@ def _refused(words: str, talk: Talk) -> UnfitError:
     return UnfitError(
         f"the chat template does not render the conversation: {printable(words, 300)}",
         f"{first}{_OTHER_TEMPLATE}; {_SKIP}",
+        depth=0,
     )
 
 
@@ -283,6 +294,7 @@ def _refuse_missing(asked: _Asked, skeleton: Skeleton) -> tuple[str, ...]:
     raise UnfitError(
         f"the chat template drops {what} of turn {slot.turn + 1} ({role}): {printable(slot.text, 40)!r}",
         _way_out(slot.kind, role),
+        depth=1 if slot.kind == "content" else 2,
     )
 
 

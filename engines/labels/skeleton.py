@@ -12,6 +12,7 @@ from engines.labels.slots import Marked, Slot
 from recipes.problems import printable
 
 Span = tuple[int, int]
+_THOUGHT = "</think>"
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,9 @@ def _own_beginning(text: str, marked: Marked, start: int | None, first: tuple[in
     if start is None:
         return at
     between = text[start:at]
+    if marked.slots[name].kind in ("call", "name") and _THOUGHT in between:
+        after = between.rpartition(_THOUGHT)[2].lstrip()  # an empty block of reasoning before a call is the template's
+        return at - len(after)
     if not between.strip() or marked.slots[name].kind != "content":
         return start
     lead = _lead(marked, name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engines.chat import rendering
 from engines.labels.label import prompt_ids
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.templates import TEMPLATES
@@ -219,7 +220,8 @@ def test_the_counts_are_those_of_the_rows(view: Vocabulary) -> None:
     assert counts.scored_tokens == kept[0].scored == 4
 
 
-def test_a_template_that_loops_is_stopped_and_names_the_row(view: Vocabulary) -> None:
+def test_a_template_that_loops_is_stopped_and_names_the_row(view: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "CPU_SECONDS", 0.2)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + CHATML
     with pytest.raises(OperatorError, match=r"train\.jsonl:1: the model's chat template took more than"):
         outcomes([talk("Hi", "Yes")] * 3, view, template=loops)
