@@ -25,7 +25,7 @@ def declare(parser: CommandParser) -> None:
         "config",
         metavar="CONFIG",
         help="a YAML or JSON file of LLaMA-Factory, Axolotl, TRL or Unsloth; LLaMA-Factory's dataset_info.json; or a"
-        " Python script, of which literal arguments are read and nothing is executed",
+        " Python script or notebook, of which literal arguments are read and nothing is executed",
     )
     parser.add_argument("--out", metavar="RECIPE", help="new file for the recipe (default: stdout)")
     parser.add_argument(

@@ -245,10 +245,10 @@ def _data(draft: Draft) -> None:
         draft.note(
             script, "different", says="code of a script is never executed: set data, format and columns yourself"
         )
-    for key, normal in (("dataset_train_split", "train"), ("dataset_test_split", ("test", "validation"))):
+    for key, normal in (("dataset_train_split", ("train",)), ("dataset_test_split", ("test", "validation"))):
         entry = draft.take(key)
         if entry is not None:
-            usual = entry.value == normal or entry.value in normal
+            usual = entry.value in normal
             says = "the reader finds train, val and test by their file names, and takes whole files"
             draft.note(entry, "unneeded" if usual else "different", says=says)
     draft.apply({"dataset_config": different("the reader takes the files that the cache has; check which")})

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cockpit.importing.script import arguments_of
+from cockpit.importing.script import arguments_of, code_of
 from cockpit.importing.yaml_text import Document, KeyPath, read_json_document, read_yaml
 from engines.files import read_regular_text
 from recipes.problems import OperatorError, printable
 
 MAX_BYTES = 1024 * 1024
 """Several times the size of the largest registry of data sets."""
-SUFFIXES = (".yaml", ".yml", ".json", ".py")
+MAX_NOTEBOOK_BYTES = 16 * 1024 * 1024
+"""A notebook also has what its cells printed."""
+SUFFIXES = (".yaml", ".yml", ".json", ".py", ".ipynb")
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration: YAML, JSON, or a Python script, of which literals are read and nothing is executed.
+    """Read a configuration: YAML, JSON, or a Python script or notebook, of which literals are read, not executed.
 
     Raises:
         OperatorError: the file cannot be read, or is not a mapping.
     """
     text = _text(path)
-    if path.suffix == ".py":
-        found = arguments_of(text, path)
+    if path.suffix in (".py", ".ipynb"):
+        found = arguments_of(code_of(text, path) if path.suffix == ".ipynb" else text, path)
         entries = {key: Entry(key, value, line) for key, (value, line) in found.values.items()}
         repeated = tuple((key, first, last) for key, first, last in found.repeated)
         return Config(path, entries, {(key,): entry.line for key, entry in entries.items()}, repeated, found.calls)
@@ -81,7 +83,8 @@ def _text(path: Path) -> str:
     if path.suffix not in SUFFIXES:
         raise OperatorError(f"CONFIG — got {shown}; allowed: a file that ends in {', '.join(SUFFIXES)}")
     try:
-        return read_regular_text(path, MAX_BYTES).removeprefix("\ufeff")
+        limit = MAX_NOTEBOOK_BYTES if path.suffix == ".ipynb" else MAX_BYTES
+        return read_regular_text(path, limit).removeprefix("\ufeff")
     except OSError as error:
         raise OperatorError(f"{shown} cannot be read: {printable(error.strerror or str(error), 200)}") from None
     except ValueError:

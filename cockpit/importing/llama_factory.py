@@ -260,7 +260,8 @@ def _train(draft: Draft) -> None:
         ("lr_scheduler_type", "linear", ""),
     ):
         draft.default(f"{TUNED}.{name}", value, key)
-    draft.default(f"{TUNED}.lora_alpha", 2.0 * draft.get(f"{TUNED}.r"), "lora_alpha")
+    if (rank := draft.get(f"{TUNED}.r")) is not None:
+        draft.default(f"{TUNED}.lora_alpha", 2.0 * rank, "lora_alpha")
 
 
 def _checkpointing(draft: Draft) -> None:

@@ -144,6 +144,10 @@ def _train(draft: Draft) -> None:
     _data(draft)
     for name, value, key in (
         ("max_length", 2048, "cutoff_len"),
+        ("r", 8, ""),
+        ("lora_alpha", 16.0, ""),
+        ("lora_dropout", 0.05, ""),
+        ("target_modules", targets("all"), ""),
         ("per_device_train_batch_size", 1, "micro_batch_size"),
         ("learning_rate", 1e-4, ""),
         ("num_train_epochs", 3.0, ""),

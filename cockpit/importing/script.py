@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
 CONFIGS = frozenset(
@@ -54,6 +55,30 @@ class Arguments:
         known = self.values.setdefault(name, (value, line))
         if known[0] != value:
             self.repeated.append((name, line, known[1]))
+
+
+def code_of(notebook: str, path: Path) -> str:
+    """The code cells of a notebook, one after another; lines for the notebook's shell become empty.
+
+    Raises:
+        OperatorError: the text is not a notebook.
+    """
+    try:
+        value = parse_json(notebook)
+    except ValueError as error:
+        raise OperatorError(f"{printable(str(path), 400)}: not a notebook: {printable(str(error), 200)}") from None
+    cells = value.get("cells") if isinstance(value, dict) else None
+    lines: list[str] = []
+    for cell in cells if isinstance(cells, list) else []:
+        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+            continue
+        source = cell.get("source", "")
+        if isinstance(source, list):
+            source = "".join(part for part in source if isinstance(part, str))
+        code = str(source).splitlines()
+        foreign = bool(code) and code[0].startswith("%%") and not code[0].startswith(("%%capture", "%%time"))
+        lines += ["" if foreign or line.lstrip().startswith(("%", "!")) else line for line in code]
+    return "\n".join(lines) + "\n"
 
 
 def arguments_of(text: str, path: Path) -> Arguments:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 
-from cockpit.importing import arguments, axolotl, llama_factory
+from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import read_config
 from cockpit.importing.draft import TAGS, Rule
 from cockpit.importing.programs import Imported, import_config, program_of
@@ -15,6 +20,7 @@ from cockpit.importing.recipe_text import recipe_text
 from recipes.fields import fields_of
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, RecipeError
+from recipes.toml_read import parse
 from tests.cockpit.importing.configurations import AXOLOTL, LLAMA_FACTORY, SCRIPT, imported, outcome, registry
 
 
@@ -79,13 +85,27 @@ def test_the_arguments_of_a_script_are_read_and_the_script_is_not_executed(tmp_p
     assert outcome(found, "train_dataset").status == "different"
 
 
+def test_a_notebook_is_read_as_the_script_in_its_code_cells(tmp_path: Path) -> None:
+    first, second = SCRIPT[: SCRIPT.index("trainer =")], SCRIPT[SCRIPT.index("trainer =") :]
+    cells = [
+        {"cell_type": "code", "source": ["%%capture\n", "!pip install unsloth\n"]},
+        {"cell_type": "markdown", "source": "SFTConfig(max_steps=9)"},
+        {"cell_type": "code", "source": first.splitlines(keepends=True)},
+        {"cell_type": "code", "source": "%%bash\npython -c 'SFTConfig(max_steps=7)'"},
+        {"cell_type": "code", "source": second},
+    ]
+    found = imported(tmp_path, json.dumps({"cells": cells}), "train.ipynb")
+    assert found.stages == imported(tmp_path, SCRIPT, "train.py").stages
+
+
 def test_arguments_of_trl_in_yaml_and_in_a_dictionary_mean_the_same(tmp_path: Path) -> None:
     pairs = {"model_name_or_path": "acme/tiny", "dataset_name": "acme/talks", "use_peft": True, "lora_r": 8,
              "learning_rate": 1e-4, "max_length": 256, "assistant_only_loss": True}  # fmt: skip
-    yaml = imported(tmp_path, "".join(f"{key}: {str(value).lower()}\n" for key, value in pairs.items()))
+    written = imported(tmp_path, "".join(f"{key}: {str(value).lower()}\n" for key, value in pairs.items()))
     script = imported(tmp_path, f"args = {pairs!r}\n", "args.py")
-    assert yaml.stages == script.stages
-    assert yaml.stages["tuned"] | {"model": "acme/tiny", "data": "acme/talks", "r": 8} == yaml.stages["tuned"]
+    assert written.stages == script.stages
+    tuned = written.stages["tuned"]
+    assert tuned | {"model": "acme/tiny", "data": "acme/talks", "r": 8} == tuned
 
 
 @pytest.mark.parametrize(
@@ -104,8 +124,8 @@ def test_a_method_that_recipes_do_not_have_makes_no_recipe(text: str, key: str, 
     assert recipe_text(found) == ""
 
 
-@pytest.mark.parametrize("program", [llama_factory, axolotl, arguments])
-def test_every_key_of_a_table_leads_to_a_field_that_exists(program: object) -> None:
+@pytest.mark.parametrize("program", [llama_factory, llama_factory_v1, axolotl, arguments])
+def test_every_key_of_a_table_leads_to_a_field_that_exists(program: ModuleType) -> None:
     tables: list[dict[str, Rule]] = [table for table in vars(program).values() if isinstance(table, dict)]
     rules = [rule for table in tables for rule in table.values() if isinstance(rule, Rule) and rule.kind == "field"]
     assert rules
@@ -114,20 +134,31 @@ def test_every_key_of_a_table_leads_to_a_field_that_exists(program: object) -> N
         assert name in {spec.path for spec in fields_of(TAGS[stage])}, rule.field
 
 
+STRANGE: list[Any] = [
+    "x", "1e-3", 12, 0, True, False, None, ["a", "b"], [], {}, {"a": 1}, [1, 2], [None], [{"path": 1}], -1, 0.5, 1.5,
+    "epoch", "steps", "no", "auto", "lora", "full", "sft", "pt", "all", "cosine", "constant", "cosine_with_min_lr",
+    {"min_lr_rate": 0.1}, {"min_lr": 1e-5}, {"min_lr_rate": "x"}, float("inf"), float("nan"), 10**40, "org/name",
+    "", "pets",
+    [{"path": "a/b", "type": "alpaca"}], {"name": "lora", "export_dir": "x"}, {"path": "a", "type": {"field_input": 3}},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("module", "program"), [(llama_factory, "llama-factory"), (axolotl, "axolotl"), (arguments, "trl")]
+    ("module", "program"),
+    [(llama_factory, "llama-factory"), (llama_factory_v1, "llama-factory"), (axolotl, "axolotl"), (arguments, "trl")],
 )
-def test_no_key_is_dropped_whatever_its_value(module: object, program: str, tmp_path: Path) -> None:
-    known = list(getattr(module, "KNOWN"))  # noqa: B009 - each module has one
+def test_no_key_is_dropped_whatever_its_value(module: ModuleType, program: str, tmp_path: Path) -> None:
     chance = random.Random(7)
-    values = ["x", "1e-3", "12", "0", "true", "null", "[a, b]", "{a: 1}", "-1", "0.5", '""', "epoch", "steps", "auto"]
-    for _ in range(12):
-        keys = chance.sample(known, 12) + [f"mine_{number}" for number in range(3)]
-        found = imported(tmp_path, "".join(f"{key}: {chance.choice(values)}\n" for key in keys), program=program)
-        there = [one.key for one in found.outcomes if one.line]
-        assert set(there) >= set(keys)
-        assert len([key for key in there if key in keys]) == len(keys), "one outcome for each key"
-        assert {one.key for one in found.outcomes if one.status == "unknown"} >= {"mine_0", "mine_1", "mine_2"}
+    signs = {"model_class": "llm", "kernel_config": {}} if module is llama_factory_v1 else {}
+    for _ in range(40):
+        keys = [*chance.sample(list(module.KNOWN), 15), "mine_1", "mine_2"]
+        values = {key: chance.choice(STRANGE) for key in keys} | {"mine_1": 1, "mine_2": "x"} | signs
+        found = imported(tmp_path, yaml.safe_dump(values, sort_keys=False), program=program)
+        there = [one.key for one in found.outcomes if one.line and one.key in values]
+        assert sorted(there) == sorted(values), "exactly one outcome for each key"
+        assert {one.key for one in found.outcomes if one.status == "unknown"} >= {"mine_1", "mine_2"}
+        if text := recipe_text(found):
+            parse(text, tmp_path / "recipe.toml")
 
 
 def test_a_value_outside_a_fields_bounds_is_reported_with_what_is_allowed(tmp_path: Path) -> None:
