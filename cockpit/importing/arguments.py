@@ -130,6 +130,7 @@ OWN: dict[str, Rule] = {
     ),
     **each("max_new_tokens temperature top_p", unneeded(GENERATION)),
     **each("fraction columns streaming data_dir ignore_bias_buffers", different("all rows are read")),
+    "env": different("environment variables are set where the run is launched"),
     "add_tokens": different(NO_TOKENS),
     "eval_dataset": different("the val split is a file of its own beside the training rows (val.jsonl), or held out"),
 }
