@@ -52,10 +52,16 @@ def cmake_commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def make_targets(text: str) -> tuple[str, list[str]]:
-    """The default target of a makefile and all its targets, in order; patterns and variables are left out."""
+    """The default target of a makefile and all its targets, in order; patterns, variables and the texts of `define`
+    are left out."""
     targets: dict[str, None] = {}
     goal = ""
-    for line in text.splitlines():
+    in_text = False
+    for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
+        if line.startswith(("define ", "endef")):
+            in_text = line.startswith("define ")
+        if in_text:
+            continue
         if found := _MAKE_GOAL.match(line):
             goal = found[1]
         elif found := _MAKE_TARGET.match(line):

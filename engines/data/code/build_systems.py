@@ -89,16 +89,19 @@ def _cmake(prefix: str, files: Files) -> BuildSystem:
     if not _PLAIN.match(system.project):
         system.project = ""
     presets = json_table(files.get("CMakePresets.json", ""))
-    configure, build, test = (_presets(presets, kind) for kind in ("configurePresets", "buildPresets", "testPresets"))
+    configure, build = _preset_pair(presets)
     system.commands[BUILD] = (
-        [f"cmake --preset {configure[0]}", f"cmake --build --preset {build[0]}"]
-        if configure and build
-        else [f"cmake --preset {configure[0]} -B build" if configure else "cmake -B build", "cmake --build build"]
+        [f"cmake --preset {configure}", f"cmake --build --preset {build}"]
+        if configure
+        else ["cmake -B build", "cmake --build build"]
     )
     tests = "enable_testing" in used or any(name == "include" and "CTest" in arguments for name, arguments in commands)
-    if test or tests:
-        system.commands[TEST] = [f"ctest --preset {test[0]}" if test else "ctest --test-dir build"]
-    if "install" in used and not (configure and build):
+    tested = [text_of(one.get("name")) for one in _shown(presets, "testPresets")] if configure else []
+    if tested:
+        system.commands[TEST] = [f"ctest --preset {tested[0]}"]
+    elif tests and not configure:
+        system.commands[TEST] = ["ctest --test-dir build"]
+    if "install" in used and not configure:
         system.commands[INSTALL] = ["cmake --install build"]
     for noun, names in (
         ("executables", ("add_executable",)),
@@ -109,7 +112,7 @@ def _cmake(prefix: str, files: Files) -> BuildSystem:
             arguments[0] for name, arguments in commands if name in names and arguments and _PLAIN.match(arguments[0])
         ]
         system.lists[noun] = list(dict.fromkeys(first))
-    system.lists["presets"] = configure
+    system.lists["presets"] = [text_of(one.get("name")) for one in _shown(presets, "configurePresets")]
     packages = [arguments[0] for name, arguments in commands if name == "find_package" and arguments]
     system.dependencies = [name for name in dict.fromkeys(packages) if _PLAIN.match(name)]
     return system
@@ -119,12 +122,22 @@ _PLAIN = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}$")
 """A name that is written literally, without variables."""
 
 
-def _presets(presets: dict[str, Any], kind: str) -> list[str]:
+def _shown(presets: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The presets of a kind that a user may choose."""
     listed = presets.get(kind)
     shown = (
         [one for one in listed if isinstance(one, dict) and not one.get("hidden")] if isinstance(listed, list) else []
     )
-    return [name for one in shown for name in [text_of(one.get("name"))] if _PLAIN.match(name)]
+    return [one for one in shown if _PLAIN.match(text_of(one.get("name")))]
+
+
+def _preset_pair(presets: dict[str, Any]) -> tuple[str, str]:
+    """The first preset of a build with its preset of the configuration; empty when the file pairs none."""
+    names = {text_of(one.get("name")) for one in _shown(presets, "configurePresets")}
+    for one in _shown(presets, "buildPresets"):
+        if text_of(one.get("configurePreset")) in names:
+            return text_of(one.get("configurePreset")), text_of(one.get("name"))
+    return "", ""
 
 
 def _make(name: str) -> Callable[[str, Files], BuildSystem | None]:

@@ -87,9 +87,7 @@ def _walk(source: Source) -> Iterator[Definition]:
                 definition, body = _type(source, child, at, outer)
                 if definition is not None:
                     yield definition
-                    inner.append(
-                        _Open(body, (*at.names, definition.name.rpartition("::")[2]), in_type=True, outer=body)
-                    )
+                    inner.append(_Open(body, (definition.name,), in_type=True, outer=body))
             elif child.type == "function_definition":
                 if _has_type(child):
                     inner.append(_Open(child, at.names, at.in_type, outer))
@@ -158,7 +156,7 @@ def _methods(source: Source, body: Node, type_name: str) -> list[str]:
     while waiting:
         node = waiting.pop()
         if node.type in ("field_declaration", "function_definition", "declaration"):
-            name = source.name(_function_name(node))
+            name = _written_name(source, _function_name(node))
             deleted = any(child.type == "delete_method_clause" for child in node.children)
             if name and name != type_name and not name.startswith("~") and not deleted:
                 names[name] = None
@@ -187,6 +185,12 @@ def _function_name(node: Node) -> Node | None:
     return named
 
 
+def _written_name(source: Source, name: Node | None) -> str:
+    """The name of a function as it is declared; `operator bool` of an operator that converts."""
+    text = source.name(name)
+    return text.partition("(")[0].strip() if name is not None and name.type == "operator_cast" else text
+
+
 def _inner_function(node: Node) -> Node | None:
     named = node.child_by_field_name("declarator")
     return named if named is not None and named.type in ("identifier", "field_identifier") else None
@@ -194,22 +198,24 @@ def _inner_function(node: Node) -> Node | None:
 
 def _function(source: Source, node: Node, at: _Open, outer: Node) -> Definition | None:
     name = _function_name(node)
-    body = node.child_by_field_name("body")
+    default = next((child for child in node.children if child.type == "default_method_clause"), None)
+    body = node.child_by_field_name("body") or default
     kinds = ("identifier", "field_identifier", "qualified_identifier", "destructor_name", "operator_name",
              "template_function", "template_method", "operator_cast")  # fmt: skip
     if name is None or body is None or name.type not in kinds:
         return None
-    written = source.name(name).partition("(")[0] if name.type == "operator_cast" else source.name(name)
+    written = _written_name(source, name)
     if not written or written in ("if", "while", "for", "switch", "return", "else", "defined"):
         return None  # what the grammar makes of statements between macros that it does not know
     initializers = next((child for child in node.children if child.type == "field_initializer_list"), body)
+    end = default.end_byte if default is not None else min(initializers.start_byte, body.start_byte)
     return Definition(
         noun="method" if at.in_type else "function",
         name="::".join((*at.names, written)),
         path=source.path,
         lines=lines_of(outer),
         is_type=False,
-        signature=source.head(outer, min(initializers.start_byte, body.start_byte)),
+        signature=source.head(outer, end).rstrip("; "),
         doc=_doc(source, outer),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from engines.data.code.build_files import json_table, part, text_of, toml_table
+
 UNKNOWN = "unknown"
 HEAD_CHARS = 6000
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]{0,8}([A-Za-z0-9.+() \t-]{2,160})")
@@ -23,6 +25,7 @@ _WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("GPL-3.0", ("gnu general public license as published", "version 3")),
     ("GPL-2.0", ("gnu general public license version 2",)),
     ("GPL-2.0", ("gnu general public license as published", "version 2")),
+    ("Artistic-2.0", ("the artistic license 2.0",)),
     ("Apache-2.0", ("apache license version 2.0",)),
     ("BSL-1.0", ("boost software license version 1.0",)),
     ("PSF-2.0", ("python software foundation license version 2",)),
@@ -45,6 +48,20 @@ def license_of_text(text: str) -> str:
         return _expression(found[1])
     words = _NOT_WORDS.sub(" ", head.lower()).replace(". ", " ")
     return next((name for name, phrases in _WORDS if all(phrase in words for phrase in phrases)), "")
+
+
+def license_of_manifest(name: str, text: str) -> str:
+    """The SPDX expression that a package's manifest names; empty for other files, and for words that are no name."""
+    if name == "package.json":
+        named = json_table(text).get("license")
+    elif name == "Cargo.toml":
+        named = part(toml_table(text), "package", "license")
+    elif name == "pyproject.toml":
+        named = part(toml_table(text), "project", "license")
+    else:
+        return ""
+    found = text_of(named.get("text") if isinstance(named, dict) else named)
+    return found if _expression(found) == found else ""
 
 
 def _expression(text: str) -> str:

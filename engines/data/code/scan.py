@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engines.data.code.extract import language_of
-from engines.data.code.licenses import UNKNOWN, is_allowed, license_of, license_of_text
+from engines.data.code.licenses import UNKNOWN, is_allowed, license_of, license_of_manifest, license_of_text
 from engines.data.text import FoundFile, Report
 from engines.inputs.code_tree import CodeFile, CodeRules, code_files
 from engines.inputs.source_tree import LeftOutError, read_source
@@ -75,9 +75,9 @@ def scan_code(folder: Path, policy: CodePolicy, report: Report | None = None) ->
         report: called with progress; an exception from it ends the work.
     """
     scan = CodeScan()
-    found = sorted(code_files(folder, policy.rules, scan.dropped), key=lambda one: one.path)
+    found = sorted(code_files(folder, policy.rules, scan.dropped), key=lambda one: (one.role != "license", one.path))
     for one in found:
-        if one.role in ("build", "license"):
+        if one.role in ("license", "build"):
             _read_whole(one, scan)
     sources = [one for one in found if one.role == "source"]
     seen: set[bytes] = set()
@@ -100,8 +100,11 @@ def _read_whole(one: CodeFile, scan: CodeScan) -> None:
     folder = one.path.rpartition("/")[0]
     if one.role == "build":
         scan.builds[one.path] = text
-    elif not scan.license_of_folder.get(folder):
-        scan.license_of_folder[folder] = license_of_text(text)
+        name = license_of_manifest(one.path.rpartition("/")[2], text)
+    else:
+        name = license_of_text(text)
+    if name or one.role == "license":
+        scan.license_of_folder[folder] = scan.license_of_folder.get(folder) or name
 
 
 def _include(one: CodeFile, scan: CodeScan, policy: CodePolicy, seen: set[bytes]) -> None:

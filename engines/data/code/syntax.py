@@ -81,7 +81,8 @@ class Source:
                 pieces.append(self.data[at : found.start_byte])
                 at = found.end_byte
         pieces.append(self.data[at : max(at, end_byte)])
-        return one_line(b" ".join(pieces).decode("utf-8", "replace"))
+        line = one_line(b" ".join(pieces).decode("utf-8", "replace"))
+        return line.replace(" ,", ",").replace(" )", ")") if cut else line
 
 
 def parse(grammar: str, path: str, text: str, shown: str | None = None) -> Source:

@@ -21,9 +21,8 @@ add_executable(${NAME} x.cpp)
 enable_testing()
 install(TARGETS show)
 """
-PRESETS = (
-    '{"configurePresets": [{"name": "base", "hidden": true}, {"name": "dev"}], "buildPresets": [{"name": "fast"}]}'
-)
+PRESETS = """{"configurePresets": [{"name": "base", "hidden": true}, {"name": "dev"}],
+ "buildPresets": [{"name": "fast", "configurePreset": "dev"}]}"""
 MAKEFILE = """\
 CC := gcc
 .PHONY: all test
@@ -69,6 +68,9 @@ def test_cmake_gives_its_targets_and_options_and_the_commands_that_they_allow() 
 def test_presets_of_cmake_decide_the_commands() -> None:
     system = one({"CMakeLists.txt": "project(x)", "CMakePresets.json": PRESETS})
     assert system.commands == {"build": ["cmake --preset dev", "cmake --build --preset fast"]}
+    alone = one({"CMakeLists.txt": "project(x)", "CMakePresets.json": '{"configurePresets": [{"name": "dev"}]}'})
+    assert alone.commands == {"build": ["cmake -B build", "cmake --build build"]}
+    assert alone.lists["presets"] == ["dev"]
 
 
 @pytest.mark.parametrize(
@@ -222,5 +224,9 @@ def test_parts_of_the_readers() -> None:
         ("f", ["g", "h", "i"]),
     ]
     assert make_targets("a b: c\nd::\nX := y\n.PHONY: z\n") == ("a", ["a", "b", "d"])
+    assert make_targets("define text\nsee a: b\nendef\n$(error x \\\nfor help see: y)\nall: \\\n  c: \n") == (
+        "all",
+        ["all"],
+    )
     assert make_targets(".DEFAULT_GOAL := d\na:\nd:\n") == ("d", ["a", "d"])
     assert list(xml_texts("<a><b/><c>x</c></d>y<e>z</a>")) == [(("a", "c"), "x"), (("a", "e"), "z")]

@@ -31,6 +31,7 @@ class EXPORT_API Reader final : public Base<int>, private detail::Cache {
   int size() const { return size_; }
   template <typename T> T as() const;
   virtual void close() = 0;
+  operator bool() const { return true; }
   int (*callback)(int);
   friend void swap(Reader&, Reader&);
 #ifdef WITH_NET
@@ -46,6 +47,8 @@ class Forward;
 template <class T> class Box { T held; T get() const; };
 
 bool Reader::open(const std::string& path) { return !path.empty(); }
+Reader::~Reader() = default;
+struct Reader::State { int at; void move(int /*by*/, int to) {} };
 static inline int twice(int x) { /* plain */ return 2 * x; }
 int declared_only(int);
 
@@ -218,17 +221,21 @@ def test_definitions_of_cpp() -> None:
         "img::Reader": (
             "class",
             ("inherits from Base<int>", "inherits from detail::Cache"),
-            ("open", "size", "as", "close", "fetch"),
+            ("open", "size", "as", "close", "operator bool", "fetch"),
             "Reads images. From files.",
         ),
         "img::Reader::Entry": ("struct", (), (), ""),
+        "img::Reader::State": ("struct", (), ("move",), ""),
         "img::Kind": ("enum", (), (), ""),
         "img::Box": ("class", (), ("get",), ""),
     }
     assert functions(found) == {
         "img::Reader::Reader": ("method", "explicit Reader(int size)", ""),
         "img::Reader::size": ("method", "int size() const", ""),
+        "img::Reader::operator bool": ("method", "operator bool() const", ""),
         "img::Reader::open": ("function", "bool Reader::open(const std::string& path)", ""),
+        "img::Reader::~Reader": ("function", "Reader::~Reader() = default", ""),
+        "img::Reader::State::move": ("method", "void move(int, int to)", ""),
         "img::twice": ("function", "static inline int twice(int x)", ""),
         "plugin_main": ("function", "int plugin_main(void)", "Entry of the plug-in."),
     }

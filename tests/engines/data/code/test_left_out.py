@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.data.code.licenses import is_allowed, license_of, license_of_text
+from engines.data.code.licenses import is_allowed, license_of, license_of_manifest, license_of_text
 from engines.data.code.scan import CodePolicy, looks_generated, scan_code
 from engines.data.code.secrets import secrets_in
 from engines.inputs.code_tree import CodeRules, code_files
@@ -98,6 +98,21 @@ def test_no_text_makes_the_search_for_secrets_slow() -> None:
 )
 def test_licences_are_recognized_by_their_words(text: str, name: str) -> None:
     assert license_of_text(text) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expression"),
+    [
+        ("package.json", '{"license": "ISC"}', "ISC"),
+        ("package.json", '{"license": "SEE LICENSE IN x.md"}', ""),
+        ("package.json", '{"license": ["MIT"]}', ""),
+        ("Cargo.toml", '[package]\nlicense = "MIT OR Apache-2.0"\n', "MIT OR Apache-2.0"),
+        ("pyproject.toml", '[project]\nlicense = {text = "BSD-3-Clause"}\n', "BSD-3-Clause"),
+        ("CMakeLists.txt", 'license = "MIT"', ""),
+    ],
+)
+def test_a_manifest_names_the_licence_of_its_package(name: str, text: str, expression: str) -> None:
+    assert license_of_manifest(name, text) == expression
 
 
 def test_the_nearest_licence_file_decides_unless_the_file_names_its_own() -> None:
@@ -224,10 +239,15 @@ def test_files_under_other_licences_are_left_out_and_counted(tmp_path: Path) -> 
             "c.py": "c = 1\n",
             "sub/LICENSE": "Apache License\nVersion 2.0, January 2004",
             "sub/d.py": "d = 1\n",
+            "web/package.json": '{"license": "MIT"}',
+            "web/e.py": "e = 1\n",
+            "own/package.json": '{"license": "MIT"}',
+            "own/COPYING": "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007",
+            "own/f.py": "f = 1\n",
         },
     )
     scan = scan_code(tree, CodePolicy(licenses=["MIT", "Apache-2.0"], keep_unknown_license=False))
-    assert list(scan.files) == ["a.py", "sub/d.py"]
-    assert scan.dropped == {"license_not_allowed": 1, "license_unknown": 1}
-    assert scan.licenses == {"MIT": 1, "Apache-2.0": 1}
-    assert len(scan_code(tree, CodePolicy()).files) == 4
+    assert list(scan.files) == ["a.py", "sub/d.py", "web/e.py"]
+    assert scan.dropped == {"license_not_allowed": 2, "license_unknown": 1}
+    assert scan.licenses == {"MIT": 2, "Apache-2.0": 1}
+    assert len(scan_code(tree, CodePolicy()).files) == 6
