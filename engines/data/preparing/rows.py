@@ -86,7 +86,7 @@ def prepare_rows(
         raise OperatorError(
             f"{source.place}: no rows ({_skipped_text(counts)})", "check format, columns and on_bad_row"
         )
-    enter_phase("dividing rows")
+    enter_phase(f"dividing {len(spool)} rows of {_formats_text(counts)}")
     repeats = exact_repeats(spool)
     kept = ~repeats.repeated if options.duplicates == "drop" else np.ones(len(spool), dtype=bool)
     near = _near(spool, repeats, options, work, reported)
@@ -102,7 +102,8 @@ def prepare_rows(
     if not splits["train"]["examples"]:
         raise OperatorError(f"{source.place}: the train split has no rows", "give more data, or other splits")
     metadata = {
-        **_origin(source, made_by, spool, counts),
+        **_origin(source, counts, made_by),
+        "row_kind": spool.kind,
         "duplicates": _duplicates(options, repeats, near),
         "groups": {"by": list(options.group_by), **assigned.groups},
         "split": _division(options, assigned),
@@ -178,25 +179,35 @@ def _limited(
     return limited, found
 
 
-def _origin(source: DataSource, made_by: dict[str, Any] | None, spool: Spool, counts: ReadCounts) -> dict[str, Any]:
+def _origin(source: DataSource, counts: ReadCounts, made_by: dict[str, Any] | None) -> dict[str, Any]:
+    """Where the rows came from and how they were read; the same for the same data, wherever a command's output lies."""
     return {
         "format": FORMAT,
         "kind": "messages",
-        "row_kind": spool.kind,
-        "data": str(source.place),
+        "data": None if made_by else str(source.place),
         "command": made_by,
-        "formats": dict(sorted(counts.formats.items())),
+        "formats": {words: _name(source, file) for file, words in reversed(counts.formats.items())},
+        "encodings": {_name(source, file): words for file, words in counts.encodings.items()},
+        "files": counts.files,
         "columns": dict(source.columns),
         "ignore_keys": list(source.ignore_keys),
         "on_bad_row": source.on_bad_row,
-        "rows": len(spool),
+        "rows": counts.rows - counts.refused,
         "skipped": dict(sorted(counts.skipped.items())),
-        "skipped_examples": list(counts.examples),
+        "skipped_examples": [line.replace(f"{source.place.parent}/", "") for line in counts.examples],
         "unused_columns": dict(sorted(counts.unused_columns.items())),
         "ignored_keys": dict(sorted(counts.ignored_keys.items())),
-        "files": counts.files,
-        "encodings": dict(counts.encodings),
     }
+
+
+def _name(source: DataSource, file: str) -> str:
+    """A file of the data by its path inside the place; the name of the place itself if that is the file."""
+    path = Path(file)
+    return path.name if path == source.place else path.relative_to(source.place).as_posix()
+
+
+def _formats_text(counts: ReadCounts) -> str:
+    return " and ".join(dict.fromkeys(counts.formats.values()))
 
 
 def _duplicates(options: RowOptions, repeats: Repeats, near: _Near | None) -> dict[str, Any]:

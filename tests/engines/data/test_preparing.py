@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from engines.context import StopRequested
 from engines.data.door import DataSource, ReadCounts, read_conversations
+from engines.data.preparing.command import run_command
 from engines.data.preparing.divide import SplitWish
 from engines.data.preparing.rows import RowOptions, prepare_rows
 from engines.data.preparing.stage import metrics_of, warnings_of
@@ -118,6 +121,27 @@ def test_the_metadata_has_the_hash_and_the_counts_of_each_file(tmp_path: Path) -
     assert long["prompt_characters_mean"] == pytest.approx(sum(lengths) / len(lengths), abs=0.05)
     assert long["prompt_characters_max"] == max(lengths)
     assert json.loads((made.out / "metadata.json").read_text()) == made.metadata
+
+
+def test_the_same_data_and_fields_give_the_same_bytes(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"make.py": MAKES})
+    made = []
+    for name in ("one", "two"):
+        context = by_command(tmp_path, "python", "make.py", inside=name)
+        run(context)
+        made.append({file.name: file.read_bytes() for file in sorted(context.out.iterdir())})
+    assert made[0] == made[1]
+    assert sorted(made[0]) == ["metadata.json", "test.jsonl", "train.jsonl", "val.jsonl"]
+
+
+def test_the_metadata_says_the_formats_and_where_rows_were_left_out(tmp_path: Path) -> None:
+    write_lines(tmp_path / "d" / "a.jsonl", [talk("q")] * 3 + [{"messages": []}])
+    write_lines(tmp_path / "d" / "b.jsonl", [{"instruction": f"i{n}", "output": "o"} for n in range(9)])
+    metadata = prepared(tmp_path / "d", tmp_path, source={"on_bad_row": "skip"}).metadata
+    assert metadata["formats"] == {"messages in JSON Lines": "a.jsonl", "alpaca in JSON Lines": "b.jsonl"}
+    assert (metadata["files"], metadata["rows"], sum(metadata["skipped"].values())) == (2, 12, 1)
+    assert metadata["skipped_examples"][0].startswith("d/a.jsonl:4: ")
+    assert metrics_of(metadata)["dropped"] == metrics_of(metadata)["skipped_rows"] == 1
 
 
 def test_the_same_data_in_another_order_gives_the_same_splits(tmp_path: Path) -> None:
@@ -264,8 +288,9 @@ STAGE = {"name": "rows", "kind": "prepare", "output": "messages"}
 MAKES = "import json\nfor n in range(30):\n print(json.dumps({'prompt': f'q{n}', 'completion': 'yes'}))\n"
 
 
-def by_command(tmp_path: Path, *command: str, **fields: Any) -> TriedContext:
-    return make_context(tmp_path / "run", STAGE | {"command": list(command), "command_folder": str(tmp_path), **fields})
+def by_command(tmp_path: Path, *command: str, inside: str = "run", **fields: Any) -> TriedContext:
+    stage = STAGE | {"command": list(command), "command_folder": str(tmp_path), **fields}
+    return make_context(tmp_path / inside, stage)
 
 
 def test_a_commands_output_is_the_data_and_its_files_are_recorded(tmp_path: Path) -> None:
@@ -307,6 +332,20 @@ def test_a_command_that_gives_no_data_is_named(tmp_path: Path, command: list[str
     write_tree(tmp_path, {"make.txt": "text"})
     with pytest.raises(OperatorError, match=message):
         run(by_command(tmp_path, *command))
+
+
+def test_a_stop_ends_the_command(tmp_path: Path) -> None:
+    waits = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid()) + ' '); time.sleep(600)"
+    noted = tmp_path / "pid"
+
+    def waiting(_done: int) -> None:
+        if noted.exists() and noted.read_text().endswith(" "):
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        run_command(["python", "-c", waits], tmp_path, fresh(tmp_path / "scratch"), waiting)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)
 
 
 def test_the_files_of_a_command_are_its_inputs(tmp_path: Path) -> None:
