@@ -72,7 +72,7 @@ def prepare_text(
     enter_phase = phase or (lambda _name: None)
     enter_phase("reading sources")
     found = TextSource(source, fields, base)
-    with DocumentSpool((work or out) / "documents.spool", seed) as spool:
+    with DocumentSpool((work or out) / "documents.spool", seed, ordered=max_bytes is not None) as spool:
         limit = _read(found, fields, spool, 1 + (val_fraction > 0) + (test_fraction > 0), report)
         if over := spool.limit(max_bytes):
             found.left_out.counts["over_max_bytes"] = over

@@ -51,6 +51,7 @@ class RowTexts:
     def __init__(self, column: str, encoding: str | None, *, skip: bool) -> None:
         """`column` is the key of the text, dotted for one inside another object; `encoding` is that of text files."""
         self._column = column
+        self._name = f"{printable(column, 60)!r}"
         self._encoding = encoding
         self._skip = skip
         self.skipped: Counter[str] = Counter()
@@ -84,16 +85,17 @@ class RowTexts:
         if isinstance(row, BadRowError):
             raise row
         value = at_path(row, self._column) if isinstance(row, Mapping) else None
-        column = f"{printable(self._column, 60)!r}"
         if not isinstance(value, str):
             found = "is null or missing" if value is None else f"is {type(value).__name__}, not a text"
-            raise BadRowError(f"{column} {found}", hint=_NO_TEXT)
+            raise BadRowError(f"{self._name} {found}", hint=_NO_TEXT)
         if "\0" in value:
-            raise BadRowError(f"{column} has a NUL character", hint=_NO_TEXT)
+            raise BadRowError(f"{self._name} has a NUL character", hint=_NO_TEXT)
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise BadRowError(f"{column} has half a surrogate pair, which is no character", hint=_NO_TEXT) from error
+            raise BadRowError(
+                f"{self._name} has half a surrogate pair, which is no character", hint=_NO_TEXT
+            ) from error
         return value
 
     def _refuse(self, where: str, error: BadRowError, row: Any) -> None:

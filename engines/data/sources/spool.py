@@ -39,7 +39,15 @@ class DocumentSpool:
         moved: documents that were moved to fill a split, by name.
     """
 
-    def __init__(self, file: Path, seed: int) -> None:
+    def __init__(self, file: Path, seed: int, *, ordered: bool = True) -> None:
+        """Begin an empty spool.
+
+        Args:
+            file: where the documents are kept; it is removed at the end.
+            seed: key of the split and of the order.
+            ordered: whether `limit` may get a limit, which needs a second number of each document.
+        """
+        self._ordered = ordered
         self._path = file
         self._file = file.open("wb")
         self._encoder = msgspec.json.Encoder()
@@ -88,7 +96,8 @@ class DocumentSpool:
         line = self._encoder.encode(Document(name, text)) + b"\n"
         self._file.write(line)
         self._place.append(keyed_fraction(self._seed, name))
-        self._order.append(keyed_fraction(self._seed, name, "order"))
+        if self._ordered:
+            self._order.append(keyed_fraction(self._seed, name, "order"))
         self._sizes.append(len(encoded))
         self._lines.append(len(line))
 
