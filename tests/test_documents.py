@@ -175,7 +175,7 @@ def recipes_in_pages() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "text"), recipes_in_pages(), ids=[name for name, _ in recipes_in_pages()])
 def test_every_recipe_in_a_page_is_a_sound_one(name: str, text: str, tmp_path: Path) -> None:
-    for folder in ("my-model", "my-data"):
+    for folder in ("my-model", "my-data", "interactions", "library"):
         (tmp_path / folder).mkdir()
     assert load_recipe_text(text, tmp_path / "mine.toml").recipe.stage
 

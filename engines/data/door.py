@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from engines.data.documents import is_text_folder
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.formats import MAPPED, Shape, container_of, shape_named, shape_of
 from engines.data.readers.lines import FileNote
@@ -145,9 +146,11 @@ def source_of_stage(stage: ReadFields, path: Path | None, name: str) -> DataSour
     Raises:
         OperatorError: the dataset is not in the local hub cache.
     """
+    place = place_of(path, name)
+    given = getattr(stage, "format", "auto")
     return DataSource(
-        place=place_of(path, name),
-        format=getattr(stage, "format", "auto"),
+        place=place,
+        format="text" if given == "auto" and is_text_folder(place) else given,  # whatever its documents begin with
         columns=stage.columns,
         ignore_keys=tuple(stage.ignore_keys),
         on_bad_row=stage.on_bad_row,

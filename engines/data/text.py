@@ -31,8 +31,8 @@ class FoundFile:
     sha256: bytes
 
 
-FEW_DOCUMENTS = 200
-"""Pieces of a source that has fewer documents than splits: enough for every split to have its share."""
+PIECES_OF_A_SPLIT = 10
+"""Documents that the smallest split should have at least, where long texts can be divided."""
 MIN_PIECE_BYTES = 512
 
 
@@ -73,7 +73,7 @@ def prepare_text(
     enter_phase("reading sources")
     found = TextSource(source, fields, base)
     with DocumentSpool((work or out) / "documents.spool", seed, ordered=max_bytes is not None) as spool:
-        limit = _read(found, fields, spool, 1 + (val_fraction > 0) + (test_fraction > 0), report)
+        limit = _read(found, fields, spool, min(filter(None, (val_fraction, test_fraction)), default=0.0), report)
         if over := spool.limit(max_bytes):
             found.left_out.counts["over_max_bytes"] = over
         if not len(spool):
@@ -111,17 +111,18 @@ def prepare_text(
     return metadata
 
 
-def _read(found: TextSource, fields: SourceFields, spool: DocumentSpool, splits: int, report: Report | None) -> int:
+def _read(found: TextSource, fields: SourceFields, spool: DocumentSpool, share: float, report: Report | None) -> int:
     """Read the documents; returns the bytes of the longest one.
 
-    A source of fewer documents than splits is read again in smaller pieces, unless the recipe sets their length.
+    A source is read again in smaller pieces if its longest text has more than the share of the smallest held-out split,
+    because that split could not have its share; unless the recipe sets their length.
     """
     limit = document_bytes(fields)
     found.read(spool, limit, report)
-    if fields.max_document_bytes is None and 0 < len(spool) < splits and spool.bytes > 2 * MIN_PIECE_BYTES:
-        limit = max(MIN_PIECE_BYTES, spool.bytes // FEW_DOCUMENTS)
+    if fields.max_document_bytes is None and found.longest > max(spool.bytes * share, MIN_PIECE_BYTES) and share:
+        limit = max(MIN_PIECE_BYTES, int(spool.bytes * share / PIECES_OF_A_SPLIT))
         spool.clear()
-        found.read(spool, limit, report)
+        found.read(spool, document_bytes(fields), report, prose=limit)
     return limit
 
 

@@ -17,15 +17,17 @@ from engines.files import open_regular
 from recipes.problems import OperatorError, printable
 
 STANDARD_LIBRARY = "python-stdlib"
-READ_BY_DEFAULT = frozenset({
-    ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".html", ".htm", ".xhtml", ".jsonl",
-    ".ndjson", ".parquet", ".arrow", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu",
-    ".cuh", ".m", ".mm", ".cs", ".java", ".kt", ".scala", ".go", ".rs", ".swift", ".zig", ".d", ".js", ".jsx", ".mjs",
-    ".cjs", ".ts", ".tsx", ".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".hs", ".ml", ".mli", ".ex", ".exs",
-    ".erl", ".clj", ".el", ".lisp", ".dart", ".nim", ".f", ".f90", ".f95", ".sh", ".bash", ".sql", ".asm", ".s", ".v",
-    ".vhd", ".proto", ".cmake",
+PROSE = frozenset({
+    ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".html", ".htm", ".xhtml",
 })  # fmt: skip
-"""Suffixes of the files that a source without `include` gives: prose, tables of documents, program sources; each may
+PROGRAMS = frozenset({
+    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh", ".m", ".mm", ".cs", ".java",
+    ".kt", ".scala", ".go", ".rs", ".swift", ".zig", ".d", ".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx", ".rb", ".php",
+    ".pl", ".pm", ".lua", ".r", ".jl", ".hs", ".ml", ".mli", ".ex", ".exs", ".erl", ".clj", ".el", ".lisp", ".dart",
+    ".nim", ".f", ".f90", ".f95", ".sh", ".bash", ".sql", ".asm", ".s", ".v", ".vhd", ".proto", ".cmake",
+})  # fmt: skip
+READ_BY_DEFAULT = PROSE | PROGRAMS | {".jsonl", ".ndjson", ".parquet", ".arrow"}
+"""Suffixes of the files that a source without `include` gives: prose, program sources, tables of documents; each may
 end in .gz too. JSON, CSV and logs are read only when the recipe names them: most are no text to learn from."""
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 """Folders of third-party or generated code; folders whose name begins with a dot are skipped too."""
@@ -127,9 +129,14 @@ def walk_sources(
         waiting.extend(reversed(folders))
 
 
+def kind_of_file(name: str) -> str:
+    """The suffix that says what a file is, in lower case and without .gz behind it; empty without one."""
+    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
+
+
 def _included(name: str, inside: str, include: Sequence[str]) -> bool:
     if not include:
-        return PurePosixPath(name.lower().removesuffix(".gz")).suffix in READ_BY_DEFAULT
+        return kind_of_file(name) in READ_BY_DEFAULT
     return any(fnmatchcase(inside if "/" in pattern else name, pattern) for pattern in include)
 
 

@@ -20,9 +20,9 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
     )
     data: str = setting(
         section="Inputs",
-        accepts=("messages", "tokens", DATASET),
-        help="The messages or tokens to evaluate on: a stage, a file, a folder, or the id of a dataset in the hub"
-        " cache.",
+        accepts=("messages", "text", "tokens", DATASET),
+        help="The messages, texts or tokens to evaluate on: a stage, a file, a folder, or the id of a dataset in the"
+        " hub cache.",
     )
     split: Literal["train", "val", "test"] = setting("test", section="Evaluation", help="Split to evaluate on.")
     max_length: int = setting(

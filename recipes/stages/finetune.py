@@ -29,8 +29,9 @@ class FinetuneStage(TrainingFields, DataFields, LabelFields):
     data: str = setting(
         section="Inputs",
         at_resume="input",
-        accepts=("messages", DATASET),
-        help="The conversations: a messages stage, a file, a folder of files, or the id of a dataset in the hub cache.",
+        accepts=("messages", "text", DATASET),
+        help="The conversations, or texts in which every token counts: a messages or text stage, a file, a folder of"
+        " files, or the id of a dataset in the hub cache.",
     )
     start_from: str | None = setting(
         None,

@@ -89,7 +89,8 @@ class PrepareText(SplitFields):
         ge=64,
         unit="bytes",
         help="Maximum size of a document; longer texts are divided at the ends of paragraphs or lines. By default,"
-        " 1048576, and less for a source of fewer documents than splits, such as one long file.",
+        " 1048576, and less where one text is longer than a held-out split, such as a single book; program sources"
+        " stay whole.",
     )
     max_bytes: int | None = setting(
         None,

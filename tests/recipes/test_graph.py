@@ -84,13 +84,13 @@ def test_a_long_chain_does_not_recurse_and_the_message_of_a_long_cycle_is_short(
     ("old", "new", "line", "key", "message"),
     [
         ('data = "questions"', 'data = "question"', 16, "tuned.data", "did you mean questions?"),
-        ('data = "questions"', 'data = "zzz"', 16, "tuned.data", "possible stages: questions"),
+        ('data = "questions"', 'data = "zzz"', 16, "tuned.data", "possible stages: corpus, questions"),
         (
             'data = "questions"',
-            'data = "corpus"',
+            'data = "second-tuned"',
             16,
             "tuned.data",
-            "got text; allowed messages; possible stages: questions",
+            "got adapter; allowed messages, text; possible stages: corpus, questions",
         ),
         (
             'data = "questions"',

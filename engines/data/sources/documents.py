@@ -12,11 +12,13 @@ from engines.data.sources.pieces import MAX_DOCUMENT_BYTES, pieces_of
 from engines.data.sources.plain import text_chunks
 from engines.data.sources.rows import RowTexts, has_rows
 from engines.data.sources.spool import DocumentSpool
-from engines.inputs.source_tree import LeftOutError, patterns_of, source_place, walk_sources
+from engines.inputs.source_tree import PROGRAMS, LeftOutError, kind_of_file, patterns_of, source_place, walk_sources
 from recipes.problems import OperatorError
 
 Report = Callable[[float, float | None, str], None]
 """Called with (done, total, unit); an exception from it ends the work."""
+_WHOLE = PROGRAMS | {".json"}
+"""Texts that lose their sense in parts: they are divided only where they are longer than any document may be."""
 EXAMPLES = 5
 """Files that are named for each reason."""
 
@@ -67,6 +69,7 @@ class TextSource:
         place: the file or folder.
         files: the files to read, as (path inside the source, absolute path), in the order of the former.
         left_out: what the last reading left out.
+        longest: bytes of the longest document of the last reading that may be divided further.
     """
 
     def __init__(self, source: str, fields: SourceFields, base: Path | None = None) -> None:
@@ -91,30 +94,38 @@ class TextSource:
             )
             self.files = sorted(walk)
         self.left_out = self._found
+        self.longest = 0
 
     def _pass_over(self, inside: str) -> None:
         self._found.other_kinds[PurePosixPath(inside).suffix.lower() or "no suffix"] += 1
 
-    def read(self, spool: DocumentSpool, limit: int, report: Report | None = None) -> None:
+    def read(self, spool: DocumentSpool, limit: int, report: Report | None = None, *, prose: int | None = None) -> None:
         """Put all documents into the spool.
 
         Args:
             spool: an empty one.
             limit: bytes of the longest document; longer texts are divided.
+            prose: the same for texts that are no program sources, if it is less.
             report: called with the files read and their number.
 
         Raises:
             OperatorError: a row is not a document, or a file changed while it was read.
         """
         found = self._found
+        self.longest = 0
         self.left_out = LeftOut(Counter(found.counts), {}, found.other_kinds)
         rows = RowTexts(self._fields.text_column, self._fields.encoding, skip=self._fields.on_bad_row == "skip")
         for done, (inside, file) in enumerate(self.files, start=1):
             before = _times(file)
+            has_parts = kind_of_file(file.name) not in _WHOLE
+            size = min(limit, prose or limit) if has_parts else limit
+            before_it = len(spool)
             if self._fields.format != "raw" and has_rows(file):
-                self._read_rows(inside, file, rows, spool, limit)
+                self._read_rows(inside, file, rows, spool, size)
             else:
-                self._read_text(inside, file, spool, limit)
+                self._read_text(inside, file, spool, size)
+            if has_parts:
+                self.longest = max(self.longest, spool.longest(before_it))
             if _times(file) != before:
                 raise OperatorError(f"{file} changed while it was read", "resume the run")
             if report is not None:

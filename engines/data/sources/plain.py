@@ -13,7 +13,7 @@ from pathlib import Path
 from engines.data.readers.lines import encoding_of
 from engines.data.sources.html import html_text
 from engines.files import open_regular
-from engines.inputs.source_tree import LeftOutError, decode_source
+from engines.inputs.source_tree import LeftOutError, decode_source, kind_of_file
 
 CHUNK_BYTES = 1 << 20
 WHOLE_BYTES = 64 << 20
@@ -45,9 +45,9 @@ def text_chunks(
         LeftOutError: with the reason: unreadable, damaged_gzip, too_large, binary or not_utf8. It may come after some
             parts.
     """
-    name = Path(file.name.lower().removesuffix(".gz"))
-    html = name.suffix in _HTML and not raw
-    if html or name.suffix in _PYTHON:
+    kind = kind_of_file(file.name)
+    html = kind in _HTML and not raw
+    if html or kind in _PYTHON:
         limit = WHOLE_BYTES if max_bytes is None else min(max_bytes, WHOLE_BYTES)
         data = b"".join(_bytes_of(file, limit))
         text = html_text(_decode_html(data, encoding)) if html else _decode(data, encoding, python=True)

@@ -83,6 +83,10 @@ class DocumentSpool:
         """Size of all texts in UTF-8."""
         return sum(self._sizes)
 
+    def longest(self, start: int) -> int:
+        """Bytes of the longest text of the documents from a number on; 0 without any."""
+        return max(self._sizes[start:], default=0)
+
     def add(self, name: str, text: str) -> None:
         """Append a document, unless an earlier one has the same text."""
         encoded = text.encode()

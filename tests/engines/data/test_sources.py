@@ -153,6 +153,18 @@ def test_one_long_file_fills_all_splits_and_nothing_of_it_is_lost(tmp_path: Path
     assert "1 long document(s) were divided" in what_to_know(metadata)[-1]
 
 
+def test_a_few_books_are_divided_and_program_sources_stay_whole(tmp_path: Path) -> None:
+    books = {f"{name}.txt": "".join(f"{name} {number}\n" for number in range(900)) for name in "abc"}
+    source = write_tree(tmp_path / "src", {**books, "long.py": "".join(f"x = {number}\n" for number in range(900))})
+    out = fresh(tmp_path / "out")
+    metadata = prepare_text(str(source), out)
+    names = [document.path for split in SPLITS for document, _ in read_documents(out, split)]
+    assert metadata["divided"] == 3
+    assert "long.py" in names
+    assert len([name for name in names if name.startswith("a.txt#")]) > 5
+    assert all(metadata["splits"][split]["documents"] for split in SPLITS)
+
+
 def test_a_long_row_and_a_long_file_are_divided_and_a_short_one_is_not(tmp_path: Path) -> None:
     row = json.dumps({"text": "".join(f"{n:04} " for n in range(100))})
     source = write_tree(
