@@ -2,7 +2,8 @@
 
 Each folder is a checkout with configurations (YAML, and registries of data sets); nothing is downloaded. Every key of
 every file must have an outcome, which is checked by reading the file again with PyYAML; `--keys` lists the keys that
-are not known, with how many files have them.
+are not known, with how many files have them. Data files that a registry describes are read whole, with the
+fields of their stage; their rows and bad rows are counted.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cockpit.importing.config import read_config
 from cockpit.importing.programs import import_config
 from cockpit.importing.recipe_text import recipe_text
+from engines.data.door import DataSource, problems_in
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 
@@ -67,6 +70,8 @@ def import_file(path: Path, unknown: Counter[str]) -> tuple[str, str]:
     text = recipe_text(found)
     if not text:
         return "no method", "; ".join(f"{one.key}: {one.says}" for one in found.missing)[:160]
+    if found.registry:
+        return "registry", "; ".join(data_rows(found.stages))
     numbers = ", ".join(f"{number} {status}" for status, number in outcomes.most_common())
     try:
         load_recipe_text(text, path.parent / "imported.toml")
@@ -76,6 +81,18 @@ def import_file(path: Path, unknown: Counter[str]) -> tuple[str, str]:
             return "BAD RECIPE", str(needs)
         return "recipe without " + ", ".join(sorted(needs)), numbers
     return "recipe", numbers
+
+
+def data_rows(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Each described data file that exists, with its rows and its bad rows."""
+    for name, fields in stages.items():
+        place = Path(str(fields.get("data")))
+        if place.is_absolute() and place.exists():
+            shape = {key: fields[key] for key in ("format", "columns") if key in fields}
+            source = DataSource(place, ignore_keys=tuple(fields.get("ignore_keys", ())), **shape)
+            problems = problems_in(source, "train")
+            yield f"{name}: {problems.counts.rows} rows, {problems.total} bad"
+    yield f"{len(stages)} data sets in all"
 
 
 if __name__ == "__main__":
