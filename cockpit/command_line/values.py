@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _SOURCES = {
     "ADAPTER": ("folders", "stages"),
+    "CONFIG": ("files",),
     "DIR": ("folders",),
     "FILE": ("files",),
     "MODEL": ("folders", "stages"),

@@ -27,7 +27,7 @@ def declare(parser: CommandParser) -> None:
         help="a YAML or JSON file of LLaMA-Factory, Axolotl, TRL or Unsloth; LLaMA-Factory's dataset_info.json; or a"
         " Python script or notebook, of which literal arguments are read and nothing is executed",
     )
-    parser.add_argument("--out", metavar="RECIPE", help="new file for the recipe (default: stdout)")
+    parser.add_argument("--out", metavar="FILE", help="new file for the recipe (default: stdout)")
     parser.add_argument(
         "--program", choices=list(PROGRAMS), metavar="NAME",
         help=f"the file's program, one of {', '.join(PROGRAMS)} (default: found by its keys)",

@@ -13,7 +13,7 @@ from cockpit.importing.script import Expression
 from cockpit.text import formatting as fmt
 from recipes.problems import printable
 
-_SECRET = re.compile(r"token$|api_key|secret|password|webhook", re.IGNORECASE)
+_SECRET = re.compile(r"(?:^|hub_|auth_|access_|hf_)token$|api_key|secret|password|webhook", re.IGNORECASE)
 HEADINGS: dict[Status, str] = {
     "missing": "Not possible with a recipe",
     "different": "Not imported; the recipe trains differently",

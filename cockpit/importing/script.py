@@ -28,8 +28,8 @@ MODELS = frozenset({"FastLanguageModel", "FastModel", "FastVisionModel", "AutoMo
 """Classes whose `from_pretrained` and `get_peft_model` give entries."""
 OBJECTS = frozenset({"args", "model", "tokenizer", "processing_class", "data_collator", "peft_config", "callbacks"})
 """Arguments that hand one object of the script to another; each object's own arguments are entries."""
-_LONGEST = 20_000
-"""Nodes of a script that are looked at."""
+MAX_CODE = 1024 * 1024
+"""Characters of code that are parsed."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def arguments_of(text: str, path: Path) -> Arguments:
         OperatorError: the text is not Python, or has none of the known calls.
     """
     shown = printable(str(path), 400)
+    if len(text) > MAX_CODE:
+        raise OperatorError(f"{shown}: too much code; got {len(text)} characters; allowed: at most {MAX_CODE}")
     try:
         with warnings.catch_warnings():  # about the script's own literals
             warnings.simplefilter("ignore")
@@ -119,19 +121,11 @@ def arguments_of(text: str, path: Path) -> Arguments:
     return found
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """The first nodes of a script, in the order of `ast.walk`."""
-    for number, node in enumerate(ast.walk(tree)):
-        if number > _LONGEST * 5:
-            return
-        yield node
-
-
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
     """Names that the script's top level sets exactly once, with what it sets them to."""
     found: dict[str, ast.expr] = {}
     often = set()
-    for node in _nodes(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             if node.id in found:
                 often.add(node.id)
@@ -145,7 +139,7 @@ def _constants(tree: ast.Module) -> dict[str, ast.expr]:
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    calls = [node for node in _nodes(tree) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         name = _name(call.func)
         of, _, method = name.rpartition(".")

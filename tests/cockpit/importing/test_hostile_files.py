@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("c.py", "import os\nos.system('touch ran')\n", "no arguments"),
         ("c.py", "def (:\n", r"c\.py:1"),
         ("c.py", "x = " + "(" * 3000 + ")" * 3000, "not Python"),
+        ("c.py", "SFTConfig(a=" + "-" * 100_000 + "1)", "not Python"),
+        ("c.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": "#" * 1_200_000}]}), "too much code"),
         ("c.ipynb", "{", "not a notebook"),
         ("c.ipynb", '{"cells": [1, {"cell_type": "code", "source": {}}]}', "no arguments"),
         ("c.txt", "a: 1\n", r"\.yaml"),
