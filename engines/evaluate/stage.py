@@ -62,7 +62,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
     answers = _answers(ctx, loaded, data, split, rules)
-    _write_report(ctx, scored, answers)
+    _write_report(ctx, scored, answers, split)
     metrics = {
         "loss": scored.loss,
         "perplexity": scored.perplexity,
@@ -71,7 +71,8 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     }
     if scored.counts:
         labelled = {name: float(value) for name, value in scored.counts.items()}
-        metrics = {**labelled, "truncated": labelled["truncated_rows"], **metrics}
+        read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
+        metrics = {**labelled, **read, **metrics}
     return StageResult(metrics, [Artifact(ctx.stage_name, "report", "report.json")])
 
 
@@ -116,14 +117,14 @@ def _answers(
     return given
 
 
-def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer]) -> None:
+def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer], split: str) -> None:
     given = ctx.inputs["model"]
     report: dict[str, Any] = {
         "format": 1,
         "loss": _named(scored.loss),
         "perplexity": _named(scored.perplexity),
         "tokens": scored.tokens,
-        "split": ctx.stage.split,
+        "split": split or "all",
         "protocol": scored.protocol,
         "model": {"name": given.name, "manifest_sha256": given.manifest_sha256},
         "data": {"name": ctx.inputs["data"].name, "manifest_sha256": ctx.inputs["data"].manifest_sha256},

@@ -21,14 +21,16 @@ from recipes.stages.finetune import FinetuneStage
 class ExampleDataset(Dataset[Example]):
     """Labelled rows, in file order."""
 
-    def __init__(self, rows: Iterable[LabelledRow], counts: LabelCounts) -> None:
+    def __init__(self, rows: Iterable[LabelledRow], counts: LabelCounts, read: ReadCounts) -> None:
         """Take the rows; their texts are not kept.
 
         Args:
             rows: as they are labelled.
             counts: counts of the rows, complete when the last one is there.
+            read: what was read, and what was not.
         """
         self.counts = counts
+        self.read = read
         self._examples = [Example(row.ids, row.labels) for row in rows]
 
     def __len__(self) -> int:
@@ -51,9 +53,9 @@ def load_train(
         OperatorError: a row is refused, or no row is left to train on.
         StopRequested: the operator requested a stop.
     """
-    counts, warnings = LabelCounts(), Warnings(rules)
+    counts, warnings, read = LabelCounts(), Warnings(rules), ReadCounts()
     rows = examples_of(
-        _reported(ctx, data),
+        _reported(ctx, data, read),
         view,
         rules,
         counts,
@@ -61,7 +63,9 @@ def load_train(
         refused=warnings.add,
         waiting=ctx.check_stop,
     )
-    dataset = ExampleDataset(rows, counts)
+    dataset = ExampleDataset(rows, counts, read)
+    for note in read.notes():
+        ctx.warn(note)
     for text in warnings.texts(counts):
         ctx.warn(text)
     if not dataset:
@@ -79,9 +83,9 @@ def load_val(
     """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
     if "val" in splits_in(data):
-        counts = LabelCounts()
+        counts, read = LabelCounts(), ReadCounts()
         rows = examples_of(
-            read_rows(data, "val", ReadCounts()),
+            read_rows(data, "val", read),
             view,
             rules,
             counts,
@@ -90,6 +94,8 @@ def load_val(
             waiting=ctx.check_stop,
         )
         batches = answer_batches(rows, stage.per_device_eval_batch_size, protocol_of(rules))
+        if read.refused:
+            ctx.warn(f"of the val split, {read.notes()[0]}")
         if batches.scored_tokens:
             return batches
     if stage.eval_steps is not None:
@@ -109,10 +115,7 @@ def collator(pad_id: int) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
     return partial(collate_examples, pad_id=pad_id)
 
 
-def _reported(ctx: StageContext[FinetuneStage], data: DataSource) -> Iterator[Located]:
-    counts = ReadCounts()
-    for row in read_rows(data, "train", counts):
+def _reported(ctx: StageContext[FinetuneStage], data: DataSource, read: ReadCounts) -> Iterator[Located]:
+    for row in read_rows(data, "train", read):
         yield row
-        ctx.progress(counts.rows, None, "rows")
-    for note in counts.notes():
-        ctx.warn(note)
+        ctx.progress(read.rows, None, "rows")

@@ -80,7 +80,8 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     ctx.phase("saving")
     save_model(adapted, ctx.out)
     save_extras(ctx.out)
-    metrics = {**{name: float(value) for name, value in dataset.counts.metrics().items()}, **session.result()}
+    counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
+    metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
     return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
 
 

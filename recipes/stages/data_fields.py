@@ -18,6 +18,9 @@ ROW_COLUMNS = ("user", "assistant", "system", "text", "messages", "tools", "grou
 DATASET = "dataset"
 """A word of `accepts`: a dataset of a hub, by its id."""
 
+READ_METRICS = ("skipped_rows",)
+"""The counts of reading that a stage reports as metrics."""
+
 
 class ReadFields(StageFields):
     """How rows are read, whatever their shape."""

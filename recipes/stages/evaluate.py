@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.data_fields import DATASET, DataFields
+from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
@@ -47,7 +47,7 @@ EVALUATE = StageKind(
     types={"report": EvaluateStage},
     module="engines.evaluate.stage",
     needs=lambda _stage: TRAIN,
-    metrics=lambda _stage: ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS),
+    metrics=lambda _stage: ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS),
     scores=True,
     same_shape_as="model",
 )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
-from recipes.stages.data_fields import DATASET, DataFields
+from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
@@ -91,7 +91,7 @@ FINETUNE = StageKind(
     types={"adapter": FinetuneStage},
     module="engines.finetune.stage",
     needs=lambda _stage: TRAIN,
-    metrics=lambda stage: tuple(dict.fromkeys((*training_metrics(stage), *LABEL_METRICS))),
+    metrics=lambda stage: tuple(dict.fromkeys((*training_metrics(stage), *LABEL_METRICS, *READ_METRICS))),
     metrics_if=EVALUATES,
     trains=True,
     samples=True,

@@ -14,7 +14,7 @@ from engines.data.readers.row import Message, MessageRow
 from engines.evaluate.answers import choose_questions
 from engines.evaluate.evaluate import perplexity
 from engines.evaluate.stage import run
-from engines.events import Evaluated, Progress, SampledText
+from engines.events import Evaluated, Progress, SampledText, Warned
 from recipes.problems import OperatorError
 from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of, tokens_of, write_rows
 from tests.stage_context import make_context
@@ -70,6 +70,23 @@ def test_messages_are_scored_on_their_answers_and_reported(tmp_path: Path, made:
     ]
     kind_of = {question: kind for kind, question, _ in ROWS}
     assert [kind_of[e.prompt] for e in shown] == ["bases", "docstring", "signature", "bases"]
+
+
+def test_the_same_rows_have_the_same_loss_in_every_format(tmp_path: Path, made: dict[str, Path]) -> None:
+    metrics, _, _ = evaluated(tmp_path / "a", made, "messages")
+    alpaca = [{"instruction": question, "input": None, "output": answer} for _, question, answer in ROWS]
+    (tmp_path / "rows.json").write_text(json.dumps([*alpaca, {"instruction": "x", "output": ""}]))
+    nested = [{"task": {"text": question}, "done": {"text": answer}} for _, question, answer in ROWS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in nested))
+    places = {**made, "alpaca": tmp_path / "rows.json", "nested": tmp_path / "rows.jsonl"}
+    columns = {"user": "task.text", "assistant": "done.text"}
+    for place, fields in (("alpaca", {"on_bad_row": "skip"}), ("nested", {"columns": columns})):
+        found, report, events = evaluated(tmp_path / place, places, place, **fields)
+        assert found["loss"] == pytest.approx(metrics["loss"], abs=1e-6)
+        assert found["skipped_rows"] == (place == "alpaca")
+        assert report["split"] == "all"
+        warnings = [event.message for event in events if isinstance(event, Warned)]
+        assert any("1 of 25 rows were left out" in text for text in warnings) == (place == "alpaca")
 
 
 def test_tokens_are_scored_in_windows(tmp_path: Path, made: dict[str, Path]) -> None:
