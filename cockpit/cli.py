@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import cockpit
 from cockpit.command_line.arguments import add_runs_dir
@@ -22,6 +22,9 @@ from cockpit.command_line.parser import CommandParser
 from cockpit.commands import PURPOSES, module_of
 from cockpit.text.output import say
 from engines.words import ExitCode
+
+if TYPE_CHECKING:
+    from cockpit.forms.rows_target import RowsTarget
 
 PURPOSE = "train language models from a recipe; without a command, open the screen"
 EXIT_CODES = {
@@ -89,15 +92,21 @@ def _complete_standard_streams() -> None:
 
 
 def open_screen(
-    runs_dir: str | None, *, run: Path | None = None, replay: Path | None = None, speed: float | None = None
+    runs_dir: str | None,
+    *,
+    run: Path | None = None,
+    replay: Path | None = None,
+    speed: float | None = None,
+    rows: RowsTarget | None = None,
 ) -> ExitCode:
-    """Open the terminal screen: at Home, at a run, or replaying a journal.
+    """Open the terminal screen: at Home, at a run, replaying a journal, or at rows of data.
 
     Args:
         runs_dir: `--runs-dir` as given.
         run: directory of the run to open at.
         replay: run directory or journal file to play back.
         speed: playback speed, a multiple of real time; infinite for as fast as possible; None for the screen's default.
+        rows: rows of data to show.
     """
     from cockpit.runs.find import runs_root
     from recipes.problems import OperatorError
@@ -113,7 +122,7 @@ def open_screen(
         )
     from cockpit.tui.app import CockpitApp
 
-    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed).run()
+    CockpitApp(runs_root(runs_dir), open_run=run, replay=replay, speed=speed, rows=rows).run()
     return ExitCode.DONE
 
 

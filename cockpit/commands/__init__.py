@@ -10,6 +10,7 @@ PURPOSES = {
     "run": "run a recipe and follow it",
     "check": "check a recipe without running it",
     "import": "make a recipe of a configuration of LLaMA-Factory, Axolotl, TRL or Unsloth",
+    "rows": "show rows of data as the model will see them: tokens, what is trained, where a row is cut",
     "ls": "list runs, newest first",
     "show": "show the stages, losses, checkpoints and artifacts of a run",
     "attach": "follow a run on the screen or as lines; a running engine gets a supervisor",

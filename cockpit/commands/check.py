@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from cockpit.command_line.arguments import add_json, add_recipe
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
+from cockpit.headless.look_lines import look_lines
+from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.model_check import check_folders, check_models
+from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
 from cockpit.text import formatting as fmt
 from cockpit.text.output import print_json, print_out, say
 from cockpit.text.text_table import text_table
+from engines.look.answer import StageLook
 from engines.words import ExitCode
+from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError
 
 
@@ -23,6 +30,7 @@ def declare(parser: CommandParser) -> None:
     """The arguments of `cockpit check`."""
     add_recipe(parser)
     add_json(parser)
+    parser.add_argument("--no-data", action="store_true", help="do not read the rows of data files")
     parser.exit_codes = {
         ExitCode.DONE: "the recipe has no problems",
         ExitCode.MISTAKE: "the recipe has problems; each is listed with its line",
@@ -39,26 +47,40 @@ def run(args: argparse.Namespace) -> ExitCode:
         loaded = load_wanted(args.recipe, args.sets, runs_root(args.runs_dir))
         check_models(loaded)
         check_folders(loaded)
+        looks = {} if args.no_data else look_at_data(loaded)
+        refuse(loaded, data_problems(loaded, looks))
     except OperatorError as error:
         if not args.json:
             raise
         problems = error.problems if isinstance(error, RecipeError) else []
         print_json({"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]})
         return ExitCode.MISTAKE
-    made = plan(loaded.recipe, loaded.graph)
+    made = plan(loaded.recipe, loaded.graph, looks)
     if args.json:
-        print_json({"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json()})
+        data = {name: msgspec.to_builtins(look) for name, look in looks.items()}
+        answer = {"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json(), "data": data}
+        print_json(answer)
         return ExitCode.DONE
+    _print(loaded, made, looks)
+    return ExitCode.DONE
+
+
+def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> None:
     print_out(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
     print_out("\n".join(_table(made, loaded.graph.order)))
     say("-: unknown until its input exists")
+    stages = {stage.name: stage for stage in loaded.recipe.stage}
+    for name in loaded.graph.order:
+        if name in looks:
+            print_out("".join(f"{line}\n" for line in look_lines(looks[name], stages[name])), end="")
+            for warning in looks[name].warnings:
+                say(f"warning: {name}: {warning}")
     if made.files:
         print_out("\n" + "\n".join(_files(made)))
         for file in made.files:
             if file.warning:
                 for line in file.warning.splitlines():
                     say(f"warning: {file.stage}.{line}")
-    return ExitCode.DONE
 
 
 def _files(made: Plan) -> list[str]:
@@ -87,8 +109,8 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 def _table(made: Plan, order: list[str]) -> list[str]:
     stages = sorted(made.stages, key=lambda stage: order.index(stage.name))
-    titles = ("stage", "kind", "parameters", "trained", "steps", "tokens", "checkpoints", "size each")
-    return text_table(titles, [_row(stage) for stage in stages], right=range(2, 8))
+    titles = ("stage", "kind", "parameters", "trained", "steps", "tokens", "evaluations", "checkpoints", "size each")
+    return text_table(titles, [_row(stage) for stage in stages], right=range(2, 9))
 
 
 def _row(stage: StagePlan) -> list[str]:
@@ -97,6 +119,7 @@ def _row(stage: StagePlan) -> list[str]:
         fmt.count(stage.trainable_parameters) if stage.trainable_parameters is not None else "-",
         str(stage.steps) if stage.steps is not None else "-",
         fmt.count(stage.tokens) if stage.tokens is not None else "-",
+        str(stage.evaluations) if stage.evaluations is not None else "-",
         str(stage.checkpoints) if stage.checkpoints is not None else "-",
         f"about {fmt.size(stage.checkpoint_bytes)}" if stage.checkpoint_bytes is not None else "-",
     )

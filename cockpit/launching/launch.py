@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from cockpit.launching.interpreters import check_interpreters
 from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
-from cockpit.planning.model_check import check_folders, check_models
+from cockpit.planning.data_look import data_problems, look_at_data
+from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import plan as make_plan
 from cockpit.provenance.trust import seal, why_untrusted
 from cockpit.schedule.checkpoint_choice import candidates
@@ -24,6 +25,7 @@ from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from cockpit.schedule.scheduling import must_rerun
 from engines.events import FieldChanged
 from engines.inputs.compare import InputChange
+from engines.look.answer import StageLook
 from engines.run_dir import RECIPE_TOML, RunDir, RunDirError, create_run_dir, is_run_dir
 from engines.words import StartReason
 from recipes.graph import FindOutput, resolve_graph
@@ -83,6 +85,8 @@ def launch(
     check_models(loaded)
     check_folders(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
+    looks = look_at_data(loaded)
+    refuse(loaded, data_problems(loaded, looks))
     if name is not None and not _is_name(name):
         raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")
     try:
@@ -92,7 +96,7 @@ def launch(
             recipe=loaded.recipe.name,
             recipe_toml=loaded.text,
             recipe_json=run_recipe.to_json(),
-            plan_json=_plan_json(loaded),
+            plan_json=_plan_json(loaded, looks),
             version=cockpit.__version__,
             recipe_path=str(loaded.path),
             parent=parent or _parent_of(run_recipe),
@@ -243,8 +247,8 @@ def _stage_with_checkpoint(run: RunDir, plan: RunRecipe, facts: RunFacts, stage:
     )
 
 
-def _plan_json(loaded: LoadedRecipe) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(json.dumps(make_plan(loaded.recipe, loaded.graph).to_json()))
+def _plan_json(loaded: LoadedRecipe, looks: Mapping[str, StageLook]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(json.dumps(make_plan(loaded.recipe, loaded.graph, looks).to_json()))
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engines.artifacts.adapter_folder import is_adapter
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, is_adapter
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
 from recipes.stages.evaluate import EvaluateStage
@@ -66,7 +66,7 @@ def quantization_of(config: dict[str, Any]) -> str:
 def _check_adapter(folder: Path, stage: StageFields) -> None:
     if not isinstance(stage, FinetuneStage):
         return
-    named = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    named = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     base = f" ({printable(str(named), 200)})" if isinstance(named, str) and named else ""
     raise OperatorError(
         f"{printable(str(folder), 400)} is an adapter, and model needs a full model",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
+from engines.artifacts.data_folder import TOKENS_JSON
+from engines.json_text import read_json
+from engines.look.answer import StageLook
+from engines.look.lengths import tokens_read
 from recipes.graph import Graph
 from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
@@ -17,12 +21,14 @@ from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 from recipes.stages.prepare import PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import row_of
+from recipes.stages.steps import planned_steps, times_due
 from recipes.stages.tokenizer import TokenizerStage
 from recipes.stages.training import TrainingFields
 
 FORMAT = 1
 WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
+MAX_TOKENS_JSON_BYTES = 1024 * 1024
 OUTPUT_HEAD = "lm_head"
 OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
 """Bytes of optimizer state per trained parameter, for two moments."""
@@ -37,9 +43,11 @@ class StagePlan:
         kind: the stage's kind.
         parameters: of the model.
         trainable_parameters: those that the optimizer changes.
+        examples: rows or windows that it trains on.
         steps: optimizer steps.
         tokens_per_step: positions of full sequences.
-        tokens: positions of full sequences, over all steps.
+        tokens: read in all steps, without padding.
+        evaluations: number of evaluations on the val split during training.
         checkpoints: number of checkpoints that are written.
         checkpoint_bytes: weights and optimizer state of one checkpoint.
     """
@@ -48,9 +56,11 @@ class StagePlan:
     kind: str
     parameters: int | None = None
     trainable_parameters: int | None = None
+    examples: int | None = None
     steps: int | None = None
     tokens_per_step: int | None = None
     tokens: int | None = None
+    evaluations: int | None = None
     checkpoints: int | None = None
     checkpoint_bytes: int | None = None
 
@@ -68,12 +78,21 @@ class Plan:
         return {"format": FORMAT, **asdict(self)}
 
 
-def plan(recipe: Recipe, graph: Graph | None = None) -> Plan:
-    """Compute the plan of a recipe; with its graph, also for exports of model folders."""
+def plan(recipe: Recipe, graph: Graph | None = None, looks: Mapping[str, StageLook] | None = None) -> Plan:
+    """Compute the plan of a recipe.
+
+    Args:
+        recipe: the recipe.
+        graph: its graph, for the folders that it names.
+        looks: what a look at the data of its stages found, by the stage's name.
+    """
     by_name: dict[str, StageFields] = {stage.name: stage for stage in recipe.stage}
     exports = [stage for stage in recipe.stage if isinstance(stage, ExportStage)]
     files = [file for stage in exports for file in _files(stage, by_name, graph)]
-    return Plan(recipe.name, [_stage_plan(stage, by_name) for stage in recipe.stage], files)
+    seen = looks or {}
+    return Plan(
+        recipe.name, [_stage_plan(stage, by_name, graph, seen.get(stage.name)) for stage in recipe.stage], files
+    )
 
 
 def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
@@ -122,17 +141,24 @@ def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
     }
 
 
-def _stage_plan(stage: StageFields, by_name: Mapping[str, StageFields]) -> StagePlan:
+def _stage_plan(
+    stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None, look: StageLook | None
+) -> StagePlan:
     match stage:
+        case PretrainStage():
+            made = _training_plan(stage, *_training_sizes(stage, by_name))
+            return _with_windows(made, stage, _tokens_folder(stage, graph))
         case TrainingFields():
-            return _training_plan(stage, *_training_sizes(stage, by_name))
+            made = _training_plan(stage, *_training_sizes(stage, by_name))
+            return made if look is None else _with_look(made, look)
         case FakeStage():
             steps = stage.max_steps
             return StagePlan(
                 stage.name,
                 stage.kind,
                 steps=steps,
-                checkpoints=_checkpoints(steps, stage.save_steps),
+                evaluations=0 if stage.eval_steps is None else steps // stage.eval_steps,
+                checkpoints=times_due(stage.save_steps, steps),
                 checkpoint_bytes=stage.checkpoint_bytes,
             )
         case _:
@@ -156,14 +182,48 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         steps=steps,
         tokens_per_step=per_step,
         tokens=None if steps is None or per_step is None else steps * per_step,
-        checkpoints=None if steps is None else _checkpoints(steps, stage.save_steps),
+        evaluations=0 if stage.eval_steps is None else None,
+        checkpoints=None if steps is None else times_due(stage.save_steps, steps),
         checkpoint_bytes=None if trainable is None else trainable * per_parameter,
     )
 
 
-def _checkpoints(steps: int, save_steps: int) -> int:
-    """One checkpoint every `save_steps` steps, and one at the end."""
-    return -(-steps // save_steps)
+def _with_look(made: StagePlan, look: StageLook) -> StagePlan:
+    """A plan with the numbers of the data that the stage will read."""
+    found = {name: getattr(look, name) for name in ("examples", "steps", "tokens", "evaluations", "checkpoints")}
+    return replace(made, **{name: value for name, value in found.items() if value is not None})
+
+
+def _with_windows(made: StagePlan, stage: PretrainStage, tokens: Path | None) -> StagePlan:
+    """A plan with the numbers of token shards that exist now."""
+    sizes = {} if tokens is None else _tokens_by_split(tokens)
+    examples = sizes.get("train", 0) // stage.max_length
+    if not examples:
+        return made
+    steps = planned_steps(stage, examples)
+    evaluates = sizes.get("val", 0) > 1
+    return replace(
+        made,
+        examples=examples,
+        steps=steps,
+        tokens=tokens_read(stage, [stage.max_length] * examples, steps),
+        evaluations=times_due(stage.eval_steps, steps) if evaluates else 0,
+        checkpoints=times_due(stage.save_steps, steps),
+    )
+
+
+def _tokens_folder(stage: PretrainStage, graph: Graph | None) -> Path | None:
+    reference = graph.inputs.get(stage.name, {}).get("data") if graph is not None else None
+    return None if reference is None else reference.path
+
+
+def _tokens_by_split(folder: Path) -> dict[str, int]:
+    """The lengths of a tokens folder's splits; empty if its tokens.json cannot be read."""
+    try:
+        splits = read_json(folder / TOKENS_JSON, MAX_TOKENS_JSON_BYTES)["splits"]
+        return {str(name): int(entry["tokens"]) for name, entry in splits.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _training_sizes(stage: TrainingFields, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:

@@ -1,7 +1,8 @@
 """The application that shows Cockpit's screens.
 
 The application owns no run: runs are processes of their own and continue when a screen closes or crashes. `open_home`,
-`open_run`, `open_replay`, `open_recipe` and `open_checkpoints` open the screens; each imports its screen on first use.
+`open_run`, `open_replay`, `open_recipe`, `open_rows` and `open_checkpoints` open the screens; each imports its screen
+on first use.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from engines.words import ExitCode, Verb
 from recipes.problems import OperatorError
 
 if TYPE_CHECKING:
+    from cockpit.forms.rows_target import RowsTarget
     from cockpit.planning.stages import Plan
     from recipes.load import LoadedRecipe
 
@@ -50,6 +52,7 @@ class CockpitApp(App[None]):
         open_run: a run directory to open first.
         replay: a run directory or journal file to replay first.
         speed: speed of that replay as a multiple of real time; None for the default.
+        rows: rows of data to show first.
     """
 
     TITLE = "cockpit"
@@ -65,13 +68,19 @@ class CockpitApp(App[None]):
     """
 
     def __init__(
-        self, runs_root: Path, open_run: Path | None = None, replay: Path | None = None, speed: float | None = None
+        self,
+        runs_root: Path,
+        open_run: Path | None = None,
+        replay: Path | None = None,
+        speed: float | None = None,
+        rows: RowsTarget | None = None,
     ) -> None:
         super().__init__()
         self.runs_root = runs_root
         self._first_run = open_run
         self._first_replay = replay
         self._first_speed = speed
+        self._first_rows = rows
         self._safety = HarmlessLines()
         self._cells = TerminalCells()
         self.animation_level = "none"
@@ -110,6 +119,8 @@ class CockpitApp(App[None]):
         """Open the screen that the operator requested, or Home."""
         if self._first_replay is not None:
             self.open_replay(self._first_replay, self._first_speed)
+        elif self._first_rows is not None:
+            self.open_rows(self._first_rows)
         elif self._first_run is not None:
             self.open_run(self._first_run)
         else:
@@ -152,6 +163,12 @@ class CockpitApp(App[None]):
         from cockpit.tui.screens.recipe_form import RecipeScreen
 
         self.push_screen(RecipeScreen(path, self.runs_root))
+
+    def open_rows(self, target: RowsTarget) -> None:
+        """Show the rows of a stage's data."""
+        from cockpit.tui.screens.rows import RowsScreen
+
+        self.push_screen(RowsScreen(target))
 
     def open_checkpoints(self, run_dir: Path) -> None:
         """Show a run's checkpoints: resume, merge, quantize."""

@@ -12,6 +12,7 @@ from engines.run_dir import RunDir
 from engines.words import Verb
 
 if TYPE_CHECKING:
+    from cockpit.forms.rows_target import RowsTarget
     from cockpit.planning.stages import Plan
     from recipes.load import LoadedRecipe
 
@@ -27,6 +28,8 @@ class AppProtocol(Protocol):
     def open_replay(self, path: Path, speed: float | None = None) -> None: ...
 
     def open_recipe(self, path: Path) -> None: ...
+
+    def open_rows(self, target: RowsTarget) -> None: ...
 
     def open_checkpoints(self, run_dir: Path) -> None: ...
 

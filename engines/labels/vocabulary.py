@@ -199,12 +199,14 @@ def _own_template(tokenizer: Any) -> str:
         return ""
 
 
-def view_of_folder(folder: Path, template: str = "") -> Vocabulary:
+def view_of_folder(folder: Path, template: str = "", marks: Sequence[str] = (), end: str = "") -> Vocabulary:
     """The view of the tokenizer in a model folder, from its files alone.
 
     Args:
         folder: with `tokenizer.json`.
         template: a chat template instead of its own.
+        marks: control tokens that the template writes; missing ones are added, as a training adds them.
+        end: the template's end token, which becomes the tokenizer's; empty for its own.
 
     Raises:
         OperatorError: a file is missing or damaged.
@@ -220,7 +222,8 @@ def view_of_folder(folder: Path, template: str = "") -> Vocabulary:
         raise OperatorError(f"{path} is not a tokenizer: {printable(str(error), 200)}") from error
     special, listed = _special_tokens(folder)
     known = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    backend.add_special_tokens(_added([text for text in (*special.values(), *listed) if text not in known]))
+    backend.add_special_tokens(_added([text for text in (*special.values(), *listed, *marks) if text not in known]))
+    special |= {"eos_token": end} if end else {}
     return Vocabulary(backend, special, template or template_in(folder))
 
 

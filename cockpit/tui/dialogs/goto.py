@@ -1,4 +1,4 @@
-"""A dialog that asks for a step number."""
+"""A dialog that asks for the number of a step or a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 
 
 class GotoScreen(ModalScreen["int | None"]):
-    """Asks for a step number. Returns the number, or None."""
+    """Asks for a number, of a step by default. Returns the number, or None."""
 
     CSS = """
     GotoScreen { align: center middle; background: $background 60%; }
@@ -21,9 +21,13 @@ class GotoScreen(ModalScreen["int | None"]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", show=False)]
 
+    def __init__(self, title: str = "Go to step") -> None:
+        super().__init__()
+        self._title = title
+
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static("Go to step", markup=False)
+            yield Static(self._title, markup=False)
             yield Input(type="integer", max_length=12, compact=True)
 
     @on(Input.Submitted)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.text import Text
 
 from cockpit.forms.model import FormModel
 from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Row, Spot
 from cockpit.forms.values import show_value
+from cockpit.headless.look_lines import trained_share
 from cockpit.planning.stages import Plan
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.widgets.preview import Pen
+from engines.look.answer import StageLook
 from recipes.problems import Problem
 
 
@@ -81,8 +85,8 @@ def difference(model: FormModel, colours: dict[str, str]) -> Text:
     return pen.text
 
 
-def estimate(figures: Plan | None, colours: dict[str, str]) -> Text:
-    """Each stage's parameters, steps and tokens, as far as they are known before it runs."""
+def estimate(figures: Plan | None, looks: Mapping[str, StageLook], colours: dict[str, str]) -> Text:
+    """Each stage's parameters, steps and tokens, as far as they are known before it runs, and what its data has."""
     pen = Pen(colours)
     if figures is None:
         pen.write("no estimate while there are problems", "text-muted")
@@ -92,11 +96,33 @@ def estimate(figures: Plan | None, colours: dict[str, str]) -> Text:
             f"{formatting.count(stage.parameters)} params" if stage.parameters is not None else "",
             f"{stage.steps} steps" if stage.steps is not None else "",
             f"{formatting.count(stage.tokens)} tok" if stage.tokens is not None else "",
+            formatting.counted(stage.evaluations, "evaluation") if stage.evaluations else "",
+            formatting.counted(stage.checkpoints, "checkpoint") if stage.checkpoints is not None else "",
         ]
         pen.write(f"{safe_text(stage.name, 16):<16} ")
         pen.line(", ".join(word for word in words if word) or stage.kind, "text-muted")
+        if stage.name in looks:
+            _write_look(pen, looks[stage.name])
     pen.text.rstrip()
     return pen.text
+
+
+def _write_look(pen: Pen, look: StageLook) -> None:
+    """The rows of a stage's data, and its first defects."""
+    for one in look.splits:
+        share = trained_share(one)
+        words = [
+            f"{one.split} {formatting.counted(one.rows, 'row')}" + ("" if one.read_all else "+"),
+            f"{share:.0%} trained" if share is not None else "",
+            f"{one.truncated_rows} cut" if one.truncated_rows else "",
+            f"{left} left out" if (left := one.dropped_rows + one.refused_rows + one.skipped_rows) else "",
+        ]
+        pen.line(f"  {', '.join(word for word in words if word)}", "text-muted")
+    for defect in look.defects[:3]:
+        pen.line(f"  {safe_text(defect.message, 300)}", "error")
+    more = len(look.defects) - 3 + look.more_defects
+    if more > 0:
+        pen.line(f"  and {formatting.counted(more, 'more defect')}", "error")
 
 
 def problem_text(problem: Problem) -> str:

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from cockpit.forms.model import FormModel
 from cockpit.forms.recipe_data import RECIPE
 from cockpit.forms.rows import Spot
+from cockpit.forms.rows_target import rows_of_recipe
 from cockpit.forms.save import ChangedOnDiskError, is_read_only, save_copy, save_recipe
 from cockpit.forms.shelf import copy_path
 from cockpit.forms.values import read_value, show_value
@@ -31,6 +32,7 @@ from cockpit.tui.look.keys import bindings
 from cockpit.tui.look.notices import say, say_error
 from cockpit.tui.look.theme import palette
 from cockpit.tui.screens import form_text
+from cockpit.tui.screens.data_estimate import DataEstimate
 from cockpit.tui.widgets.field_row import FieldRow
 from cockpit.tui.widgets.form_lists import SectionList, StageList
 from cockpit.tui.widgets.key_bar import KeyBar
@@ -88,6 +90,7 @@ class RecipeScreen(Screen[None]):
         self._rows: dict[str, FieldRow] = {}
         self._here = Spot(RECIPE, "", "")
         self._due: Timer | None = None
+        self._data = DataEstimate(self, self._show_facts)
         self._open()
 
     def _open(self) -> None:
@@ -439,6 +442,21 @@ class RecipeScreen(Screen[None]):
         )
         app_of(self).ask_to_launch(model.loaded, self._plan(), unsaved)
 
+    def action_rows(self) -> None:
+        """Show the rows that the selected stage reads; refused while the recipe has problems."""
+        self._check_now()
+        loaded = self.model.loaded
+        head = next((head for head in self.model.heads() if head.place == self._here.place), None)
+        if self.model.problems or loaded is None:
+            say(self, "the rows cannot be shown while the recipe has problems", "warning")
+            return
+        try:
+            target = rows_of_recipe(loaded, head.name if head is not None and head.place != RECIPE else None)
+        except OperatorError as error:
+            say_error(self, error)
+        else:
+            app_of(self).open_rows(target)
+
     def action_leave(self) -> None:
         """Close the form; ask first when edits would be lost."""
         if not self.model.dirty:
@@ -461,19 +479,21 @@ class RecipeScreen(Screen[None]):
     def _plan(self) -> Plan | None:
         """The estimate of a valid recipe; None while it has problems."""
         loaded = self.model.loaded
-        return plan(loaded.recipe, loaded.graph) if loaded is not None else None
+        return plan(loaded.recipe, loaded.graph, self._data.looks(loaded)) if loaded is not None else None
 
     # ---- title, estimate and hint
 
     def _show_facts(self) -> None:
         colours, figures = palette(self.app.theme_variables), self._plan()
+        self._data.ask(self.model.loaded)
+        looks = self._data.looks(self.model.loaded)
         self.query_one("#title", Static).update(form_text.title(self.model, colours, self.read_only, self.unreadable))
         words = plan_words(figures)
         self.query_one("#cost", Static).update(
             Text(f" {words}" if words else " no estimate while there are problems", no_wrap=True)
         )
         self.query_one("#diff_text", Static).update(form_text.difference(self.model, colours))
-        self.query_one("#estimate", Static).update(form_text.estimate(figures, colours))
+        self.query_one("#estimate", Static).update(form_text.estimate(figures, looks, colours))
 
     def _show_hint(self) -> None:
         spot = self._here if self._here.key in self._rows else Spot(self._here.place, self._here.section, "")

@@ -1,0 +1,38 @@
+"""`python -m engines.look`: examine the data of stages. A request on stdin, one line of JSON for each stage on stdout.
+
+`python -m engines.look rows`: show single rows. Each line on stdin asks for rows, each line on stdout answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from engines.chat.worker import limit_memory
+from engines.look.answer import Request
+from engines.look.rows import serve_rows
+from engines.look.stage_look import look_at
+
+MEMORY_BYTES = 4 * 1024**3
+"""Memory that an examination may take beyond the interpreter's own."""
+
+
+def main(arguments: list[str]) -> None:
+    """Answer on the standard streams."""
+    limit_memory(MEMORY_BYTES)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    if arguments == ["rows"]:
+        serve_rows(sys.stdin.buffer, answers)
+        return
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    for job in request.jobs:
+        look = look_at(job, label_s=request.label_s, read_s=request.read_s)
+        answers.write(msgspec.json.encode(look) + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,270 @@
+"""A look at the data of one stage: its rows read and labelled as the stage's engine does it, and counted."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engines.artifacts.data_folder import TOKENS_JSON
+from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
+from engines.inputs.data_place import UNSPLIT
+from engines.labels.label import label_rows
+from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
+from engines.labels.stage_rows import Warnings
+from engines.labels.vocabulary import Vocabulary
+from engines.look.answer import DEFECTS, Defect, Job, SplitLook, StageLook
+from engines.look.lengths import histogram, tokens_read
+from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rules
+from recipes.problems import OperatorError
+from recipes.stages.data_fields import ReadFields
+from recipes.stages.evaluate import EvaluateStage
+from recipes.stages.fields import StageFields
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.registry import STAGE_TYPES, tag_of_table
+from recipes.stages.steps import planned_steps, times_due
+
+Clock = Callable[[], float]
+_ENDS = ("bos_token", "eos_token", "pad_token")
+
+
+def stage_of(table: dict[str, Any]) -> StageFields:
+    """A stage from its fields, as recipe.json has them."""
+    return STAGE_TYPES[str(tag_of_table(table))].model_validate(table)
+
+
+def look_at(job: Job, *, label_s: float, read_s: float, clock: Clock = time.monotonic) -> StageLook:
+    """Read the rows that the stage will read, label them, and count.
+
+    Args:
+        job: the stage and the places of its inputs.
+        label_s: seconds after which no more rows are labelled; they are still read.
+        read_s: seconds after which no more rows are read.
+        clock: gives seconds.
+    """
+    stage = stage_of(job.stage)
+    look = StageLook(stage.name)
+    if not isinstance(stage, ReadFields) or (Path(job.data) / TOKENS_JSON).is_file():
+        return look
+    began_s = clock()
+    looker = _Look(look, stage, job, lambda: clock() - began_s, label_s, read_s)
+    try:
+        looker.run()
+    except OperatorError as error:
+        looker.defect("data", error.message, error.hint)
+    except MemoryError:
+        looker.defect("data", f"{job.data}: a row needs more memory than an examination may take", "shorten the row")
+    return look
+
+
+class _Look:
+    """One look in progress."""
+
+    def __init__(
+        self, look: StageLook, stage: ReadFields, job: Job, passed_s: Clock, label_s: float, read_s: float
+    ) -> None:
+        self._look = look
+        self._stage = stage
+        self._source = source_of_stage(stage, Path(job.data), job.data)
+        self._passed_s = passed_s
+        self._label_s, self._read_s = label_s, read_s
+        self._rules: LabelRules | None = None
+        self._view: Vocabulary | None = None
+        self._embedding = 0
+        self._counts = ReadCounts()
+        self._lengths: dict[str, array[int]] = {}
+        self._set_up_labels(job)
+
+    def defect(self, field: str, message: str, hint: str = "") -> None:
+        """Add a defect; the same one twice is one."""
+        found = Defect(field, message, hint)
+        if found in self._look.defects:
+            return
+        if len(self._look.defects) < DEFECTS:
+            self._look.defects.append(found)
+        else:
+            self._look.more_defects += 1
+
+    def run(self) -> None:
+        for split in self._splits():
+            self._read_split(split)
+        if isinstance(self._stage, FinetuneStage):
+            self._count_training(self._stage)
+
+    def _set_up_labels(self, job: Job) -> None:
+        stage, look = self._stage, self._look
+        if not isinstance(stage, FinetuneStage | EvaluateStage):
+            return
+        look.max_length = stage.max_length
+        if job.model is None:
+            look.unlabelled = "the model does not exist yet"
+            return
+        if not (Path(job.model) / TOKENIZER_JSON).is_file():
+            look.unlabelled = f"the model's folder has no {TOKENIZER_JSON}"
+            return
+        try:
+            self._view, self._rules = view_and_rules(stage, Path(job.model))
+            self._embedding = embedding_rows(Path(job.model))
+        except ImportError as error:
+            look.unlabelled = f"the stage's interpreter lacks {error.name or 'a package'}"
+        except OperatorError as error:
+            field = "chat_template" if error.message.startswith("chat_template") else "model"
+            self.defect(field, error.message.removeprefix("chat_template — "), error.hint)
+        if self._view is None:
+            return
+        if isinstance(stage, FinetuneStage) and stage.chat_template and self._embedding:
+            # A training adds the template's control tokens, and rows for them.
+            self._embedding = max(self._embedding, *(one.id + 1 for one in self._view.controls.values()), 0)
+        self._check_named_tokens(self._view)
+
+    def _check_named_tokens(self, view: Vocabulary) -> None:
+        """The tokens that a batch or an answer needs must have a row in the embedding."""
+        for name in _ENDS:
+            control = view.controls.get(str(view.special.get(name) or ""))
+            if self._embedding and control is not None and control.id >= self._embedding:
+                self.defect(
+                    "model",
+                    f"{name} {control.text!r} is token {control.id}, and the model's embedding has {self._embedding}"
+                    f" rows (0 to {self._embedding - 1})",
+                    f"set {name} in tokenizer_config.json to a token that the model has, or resize the embedding",
+                )
+
+    def _splits(self) -> list[str]:
+        """The splits that the stage reads, as the files give them."""
+        have = splits_in(self._source)
+        stage = self._stage
+        if isinstance(stage, FinetuneStage):
+            val = ["val"] if "val" in have else []
+            return [UNSPLIT if UNSPLIT in have else "train", *val]
+        if isinstance(stage, EvaluateStage):
+            return [UNSPLIT if UNSPLIT in have and stage.split == "train" else stage.split]
+        return list(have)
+
+    def _read_split(self, split: str) -> None:
+        one = SplitLook(split or "all")
+        self._look.splits.append(one)
+        counts = self._counts = ReadCounts()
+        rows = iter(each_row(self._source, split, counts))
+        try:
+            if self._view is not None and self._rules is not None:
+                self._label(one, rows, self._view, self._rules)
+            for found in rows:  # what is not labelled is still read
+                self._count(one, found)
+                if self._passed_s() > self._read_s:
+                    one.read_all = False
+                    break
+        finally:
+            one.formats = list(dict.fromkeys(counts.formats.values()))
+            one.files = [Path(name).name for name in counts.formats]
+        self._look.warnings += counts.notes()
+        if not one.rows:
+            self.defect("data", f"{self._source.place}: the {one.split} split has no rows", "give data with rows")
+
+    def _count(self, one: SplitLook, found: Located | Refused) -> Located | None:
+        """Count a row; the row if it can be used."""
+        one.rows += 1
+        if isinstance(found, Located):
+            return found
+        if self._stage.on_bad_row == "skip":
+            one.skipped_rows += 1
+            self._counts.skip(found)
+        else:
+            self.defect("data", found.line, found.hint)
+        return None
+
+    def _good(self, one: SplitLook, rows: Iterator[Located | Refused]) -> Iterator[Located]:
+        for found in rows:
+            good = self._count(one, found)
+            if good is not None:
+                one.labelled += 1
+                yield good
+            if self._passed_s() > self._label_s:
+                one.labelled_all = False
+                return
+
+    def _label(self, one: SplitLook, rows: Iterator[Located | Refused], view: Vocabulary, rules: LabelRules) -> None:
+        counts, warnings = LabelCounts(), Warnings(rules)
+        lengths: array[int] = array("I")
+        kept: array[int] = array("I")
+        most = self._most_scored(one.split)
+        for found in label_rows(self._good(one, rows), view, rules, counts):
+            if isinstance(found, RefusedRow):
+                if self._stage.on_bad_row == "skip":
+                    warnings.add(found)
+                else:
+                    self.defect("data", f"{found.where}: {found.reason}", found.way_out)
+            elif isinstance(found, DroppedRow):
+                lengths.append(found.tokens)
+            else:
+                lengths.append(len(found.ids) + found.cut)
+                kept.append(len(found.ids))
+                self._check_ids(found)
+            if most is not None and counts.scored_tokens >= most:
+                one.read_all = one.labelled_all = False
+                rows.close() if hasattr(rows, "close") else None
+                break
+        self._look.warnings += [f"{one.split}: {text}" for text in warnings.texts(counts)]
+        self._lengths[one.split] = kept
+        one.histogram = histogram(lengths, self._look.max_length)
+        for name in (
+            "examples",
+            "truncated_rows",
+            "dropped_rows",
+            "refused_rows",
+            "tokens",
+            "scored_tokens",
+            "longest",
+        ):
+            setattr(one, name, getattr(counts, name))
+
+    def _most_scored(self, split: str) -> int | None:
+        """Scored tokens after which the stage reads no further."""
+        stage = self._stage
+        if isinstance(stage, EvaluateStage):
+            return stage.max_tokens
+        return stage.eval_max_tokens if isinstance(stage, FinetuneStage) and split == "val" else None
+
+    def _check_ids(self, row: LabelledRow) -> None:
+        largest = max(row.ids, default=0)
+        if self._embedding and largest >= self._embedding:
+            self.defect(
+                "model",
+                f"the tokenizer gives token {largest} in {row.where}, and the model's embedding has"
+                f" {self._embedding} rows",
+                "use the tokenizer that belongs to the model",
+            )
+
+    def _count_training(self, stage: FinetuneStage) -> None:
+        look, train = self._look, self._look.splits[0]
+        val = next((one for one in look.splits if one.split == "val"), None)
+        if train.labelled_all and train.labelled and not look.unlabelled and self._view is not None:
+            look.examples = train.examples
+            if not train.examples and not look.defects:
+                self.defect(
+                    "data",
+                    f"none of the {train.rows} rows of the train split has an answer within {stage.max_length} tokens;"
+                    f" the longest has {train.longest}",
+                    "raise max_length, or prepare other messages",
+                )
+        if look.examples or stage.max_steps is not None:
+            look.steps = planned_steps(stage, look.examples or 1)
+            look.checkpoints = times_due(stage.save_steps, look.steps)
+            evaluates = val is not None and (val.scored_tokens > 0 or bool(look.unlabelled))
+            look.evaluations = times_due(stage.eval_steps, look.steps) if evaluates else 0
+            self._warn_of_steps(stage, look.steps, evaluates)
+        if look.examples and look.steps is not None:
+            look.tokens = tokens_read(stage, self._lengths[train.split], look.steps)
+
+    def _warn_of_steps(self, stage: FinetuneStage, steps: int, evaluates: bool) -> None:
+        warn = self._look.warnings.append
+        if stage.eval_steps is not None and not evaluates:
+            warn("eval_steps is set and the data has no val split: no evaluation will take place")
+        elif stage.eval_steps is not None and stage.eval_steps > steps:
+            warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
+        if stage.warmup_steps >= steps and stage.warmup_steps >= 1:
+            warn(
+                f"warmup_steps is {stage.warmup_steps:g} and the training has {steps} steps: the learning rate does not"
+                " reach its peak"
+            )
