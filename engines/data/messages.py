@@ -126,7 +126,7 @@ def prepare_messages(
     split_here = not is_text_folder(data)
     systems: list[BuildSystem] = []
     if split_here:
-        scan = _scanned(data, options, found)
+        scan = _scanned(data, options, found, report)
         systems = build_systems(scan.builds)
         documents = _documents_of_sources(scan, options, val_fraction, test_fraction, seed, report)
         project = _project_facts(scan, systems, options, found)
@@ -191,8 +191,8 @@ class _Item:
     group: str
 
 
-def _scanned(data: Path, options: CodeOptions, found: _Found) -> CodeScan:
-    scan = scan_code(source_folder(str(data)), options.policy)
+def _scanned(data: Path, options: CodeOptions, found: _Found, report: Report | None) -> CodeScan:
+    scan = scan_code(source_folder(str(data)), options.policy, report)
     found.dropped.update(scan.dropped)
     found.licenses.update(scan.licenses)
     if not scan.files:

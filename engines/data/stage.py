@@ -113,6 +113,8 @@ def _questions(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
         phase=ctx.phase,
     )
     splits = metadata["splits"]
+    if secrets := metadata["secrets"]:
+        ctx.warn(f"the sources contain secrets ({', '.join(secrets)}); examples with one are left out")
     for name in ("val", "test"):
         if not splits[name]["examples"]:
             ctx.warn(f"the {name} split has no examples")

@@ -51,6 +51,8 @@ _GENERATED_NAMES = (
     "ui_*.h", "*.designer.cs", "*.g.h", "*_generated.h", "*_generated.go", "*_generated.rs", "*.generated.*",
 )  # fmt: skip
 _RULES_BYTES = 262_144
+_MOST_RULES = 5000
+"""Rules of a folder and all folders above it; more are not read."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ def _with_rules(place: _Place, entries: _Entries) -> _Place:
         except OSError:
             continue
         if entry.name == ".gitignore":
-            ignores = (*ignores, *ignore_rules(text, place.prefix))
+            ignores = (*ignores, *ignore_rules(text, place.prefix))[:_MOST_RULES]
         else:
-            marks = (*marks, *marks_of(text, place.prefix))
+            marks = (*marks, *marks_of(text, place.prefix))[:_MOST_RULES]
     return _Place(place.folder, place.prefix, ignores, marks)
 
 

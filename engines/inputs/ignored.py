@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
-MAX_RULES = 2000
+MAX_RULES = 1000
 """Rules of one file; more are not read."""
 _MAX_WILDCARDS = 12
 _TRUE = ("true", "set")
@@ -24,14 +24,14 @@ class Rule:
 
     Attributes:
         folder: the folder of the file, relative to the source, with a final `/`; empty for the top.
-        parts: the pattern's pieces between slashes.
+        parts: the pattern's pieces between slashes; None for `**`.
         anchored: the pattern applies to paths from `folder`, not to names at any depth.
         folders_only: it applies only to folders.
         negated: a match includes again what an earlier rule left out.
     """
 
     folder: str
-    parts: tuple[str, ...]
+    parts: tuple[re.Pattern[str] | None, ...]
     anchored: bool
     folders_only: bool = False
     negated: bool = False
@@ -42,18 +42,18 @@ class Rule:
             return False
         pieces = inside.removeprefix(self.folder).split("/")
         if not self.anchored:
-            return fnmatchcase(pieces[-1], self.parts[0])
+            return self.parts[0] is None or self.parts[0].match(pieces[-1]) is not None
         return _matches(pieces, self.parts)
 
 
-def _matches(pieces: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the pieces of a path match those of a pattern; `**` stands for any number of pieces."""
+def _matches(pieces: Sequence[str], parts: Sequence[re.Pattern[str] | None]) -> bool:
+    """Whether the pieces of a path match those of a pattern; None stands for any number of pieces."""
     reached = {0}
     for part in parts:
-        if part == "**":
+        if part is None:
             reached = set(range(min(reached), len(pieces) + 1)) if reached else set()
         else:
-            reached = {at + 1 for at in reached if at < len(pieces) and fnmatchcase(pieces[at], part)}
+            reached = {at + 1 for at in reached if at < len(pieces) and part.match(pieces[at])}
     return len(pieces) in reached
 
 
@@ -76,10 +76,11 @@ def _rule(pattern: str, folder: str, *, negated: bool = False) -> Rule | None:
         return None
     stripped = pattern.rstrip("/")
     anchored = "/" in stripped
-    parts = tuple(part for part in stripped.split("/") if part)
+    parts = [part for part in stripped.split("/") if part]
     if parts[-1] == "**":
-        parts = (*parts, "*")
-    return Rule(folder, parts, anchored, folders_only=pattern.endswith("/"), negated=negated)
+        parts.append("*")
+    compiled = tuple(None if part == "**" else re.compile(translate(part)) for part in parts)
+    return Rule(folder, compiled, anchored, folders_only=pattern.endswith("/"), negated=negated)
 
 
 def is_ignored(rules: Sequence[Rule], inside: str, *, is_folder: bool) -> bool:

@@ -18,6 +18,7 @@ from engines.data.messages import CodeOptions, prepare_messages
 from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
+from engines.events import Warned
 from engines.inputs.code_tree import CodeRules
 from engines.inputs.files_read import files_read
 from recipes.problems import OperatorError
@@ -175,6 +176,16 @@ def test_no_planted_secret_reaches_an_example(tmp_path: Path) -> None:
     assert set(SECRETS) <= set(metadata["secrets"])
     assert metadata["dropped"]["secret"] >= 2 * len(SECRETS)
     assert any(row.answer == "Works." for part in rows.values() for row in part)
+
+
+def test_a_secret_in_the_sources_is_said_without_its_text(tmp_path: Path) -> None:
+    files = {f"m{n}.py": f"def f{n}(): 'Does {n}.'\n" for n in range(4)}
+    tree = write_tree(tmp_path / "tree", files | {"key.py": f'KEY = "{SECRETS["github_token"]}"\n'})
+    context = make_context(tmp_path / "run", STAGE, inputs={"data": tree})
+    assert run(context).metrics["secrets"] == 1
+    said = [event.message for event in context.events() if isinstance(event, Warned)]
+    assert "the sources contain secrets (github_token); examples with one are left out" in said
+    assert SECRETS["github_token"] not in str(said)
 
 
 def test_a_language_without_a_parser_stops_the_stage_with_two_ways_out(
