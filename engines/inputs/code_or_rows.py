@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from engines.artifacts.data_folder import METADATA
-from engines.inputs.code_tree import CodeRules, code_files
+from engines.inputs.code_tree import BUILD_FILES, CodeRules, code_files
 from engines.inputs.data_place import data_files, suffix_of
 from engines.json_text import read_json
 from recipes.problems import OperatorError
@@ -16,8 +16,8 @@ from recipes.stages.prepare import PrepareMessages
 def asks_about_code(stage: PrepareMessages, place: Path | None) -> bool:
     """Whether the data is sources or a text stage's documents.
 
-    With format = auto, a folder of sources is a code base, unless it has data files that are not JSON alone: JSON
-    files are also the settings of a project. `columns` are those of rows.
+    With format = auto, a folder of sources is a code base if the files of a build are at its top, or if it has no data
+    files except JSON, which is also the form of a project's settings. `columns` are those of rows.
 
     Args:
         stage: the stage.
@@ -27,16 +27,19 @@ def asks_about_code(stage: PrepareMessages, place: Path | None) -> bool:
         return stage.format == "code"
     if stage.columns or place is None or not place.is_dir():
         return False
-    if _is_text_folder(place):
+    if has_documents(place):
         return True
     try:
         files = [file for split in data_files(place).splits.values() for file in split]
     except OperatorError:
         files = []
-    return all(suffix_of(file.name) == ".json" for file in files) and _has_sources(stage, place)
+    is_project = any((place / name).is_file() for name in BUILD_FILES)
+    only_json = all(suffix_of(file.name) == ".json" for file in files)
+    return (is_project or only_json) and _has_sources(stage, place)
 
 
-def _is_text_folder(folder: Path) -> bool:
+def has_documents(folder: Path) -> bool:
+    """Whether a folder is that of a text stage, and not a code base with a metadata.json of its own."""
     try:
         metadata = read_json(folder / METADATA)
     except (OSError, ValueError):

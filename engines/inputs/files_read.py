@@ -15,7 +15,7 @@ from pathlib import Path
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON
 from engines.artifacts.data_folder import METADATA, TOKENS_JSON
 from engines.artifacts.manifest import MANIFEST
-from engines.inputs.code_or_rows import asks_about_code
+from engines.inputs.code_or_rows import asks_about_code, has_documents
 from engines.inputs.code_tree import CodeRules, code_files
 from engines.inputs.command import files_of_command
 from engines.inputs.data_place import UNSPLIT, data_files
@@ -80,10 +80,10 @@ def _of_folder(stage: StageFields, field: str, folder: Path) -> Iterator[tuple[s
     about_code = isinstance(stage, PrepareMessages) and asks_about_code(stage, folder)
     if isinstance(stage, ReadFields) and field == "data" and not about_code and not (folder / TOKENS_JSON).is_file():
         return _files_of_rows(folder, splits)
+    if isinstance(stage, PrepareMessages) and not has_documents(folder):
+        return ((one.path, one.file) for one in code_files(folder, CodeRules.of(stage), Counter()))
     if any((folder / name).is_file() for name in (*_METADATA, *(f"{split}.jsonl" for split in SPLITS))):
         return _prepared_files(folder, splits)
-    if isinstance(stage, PrepareMessages):
-        return ((one.path, one.file) for one in code_files(folder, CodeRules.of(stage), Counter()))
     return _all_files(folder)
 
 

@@ -19,6 +19,7 @@ from engines.data.readers.row import MessageRow
 from engines.data.split import SPLITS
 from engines.data.stage import run
 from engines.events import Warned
+from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.code_tree import CodeRules
 from engines.inputs.files_read import files_read
 from recipes.problems import OperatorError
@@ -178,6 +179,32 @@ def test_no_planted_secret_reaches_an_example(tmp_path: Path) -> None:
     assert any(row.answer == "Works." for part in rows.values() for row in part)
 
 
+def test_a_code_base_with_a_metadata_json_of_its_own_is_read_and_identified_as_code(tmp_path: Path) -> None:
+    files = {f"m{n}.py": f"def f{n}(): 'Does {n}.'\n" for n in range(4)}
+    tree = write_tree(tmp_path / "tree", files | {"metadata.json": '{"kind": "plugin"}', "package.json": "{}"})
+    context = make_context(tmp_path / "run", STAGE, inputs={"data": tree})
+    assert run(context).metrics["examples"] > 4
+    assert [path for path, _ in files_read(context.stage, "data", tree)] == [*sorted(files), "package.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "is_code"),
+    [
+        (["a.cpp", "CMakeLists.txt", "data/table.csv"], True),
+        (["a.py", "settings.json"], True),
+        (["load.py", "data/train-00000-of-00001.parquet", "README.md"], False),
+        (["train.jsonl", "make.py"], False),
+        (["CMakeLists.txt", "table.csv"], False),
+    ],
+)
+def test_a_project_is_code_and_data_with_a_script_beside_it_is_not(
+    tmp_path: Path, files: list[str], is_code: bool
+) -> None:
+    tree = write_tree(tmp_path / "tree", dict.fromkeys(files, "x"))
+    stage = make_context(tmp_path / "run", STAGE, inputs={"data": tree}).stage
+    assert asks_about_code(stage, tree) is is_code
+
+
 def test_a_secret_in_the_sources_is_said_without_its_text(tmp_path: Path) -> None:
     files = {f"m{n}.py": f"def f{n}(): 'Does {n}.'\n" for n in range(4)}
     tree = write_tree(tmp_path / "tree", files | {"key.py": f'KEY = "{SECRETS["github_token"]}"\n'})
@@ -223,7 +250,6 @@ STAGE = {"name": "questions", "kind": "prepare", "output": "messages", "data": "
         {"licenses": ["MIT"]},
         {"licenses": ["MIT"], "unknown_license": "drop"},
     ],
-    ids=" ".join,
 )
 def test_every_field_reaches_the_examples_and_the_identity_of_the_input(tmp_path: Path, fields: dict[str, Any]) -> None:
     tree = cpp_tree(tmp_path / "tree")
