@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_JSON, is_adapter
 from engines.artifacts.generation_config import end_ids, read_generation_config
 from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.data.tokenizer_class import check_tokenizer_class
@@ -91,10 +92,24 @@ def _load_adapter(path: Path, warn: Warn) -> LoadedModel:
 
     base = base_of(path)
     refuse_special_files(path)
-    model = PeftModel.from_pretrained(_pretrained(base), path)
+    whole = _pretrained(base)
+    rows = _embedding_rows(path)
+    if rows > whole.get_input_embeddings().weight.shape[0]:
+        whole.resize_token_embeddings(rows, mean_resizing=False)
+    model = PeftModel.from_pretrained(whole, path)
     _add_ends(model, path)
     tokenizer_folder = path if (path / "tokenizer_config.json").is_file() else base
     return _finished(model, _tokenizer(tokenizer_folder, warn), (path, base))
+
+
+def _embedding_rows(adapter: Path) -> int:
+    """Rows of the embedding in an adapter whose training resized the vocabulary; 0 for other adapters."""
+    file = adapter / ADAPTER_WEIGHTS
+    if not file.is_file():
+        return 0
+    with safe_open(file, "pt") as tensors:
+        names = [name for name in tensors.keys() if "embed_tokens" in name and name.endswith(".weight")]  # noqa: SIM118
+        return max((tensors.get_slice(name).get_shape()[0] for name in names if "lora_" not in name), default=0)
 
 
 def _add_ends(model: Any, adapter: Path) -> None:

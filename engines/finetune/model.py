@@ -66,7 +66,7 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
         use_rslora=stage.use_rslora,
         target_modules=ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
         bias="none",
-        trainable_token_indices={name: list(added_tokens) for name in ends_of(model)} if added_tokens else None,
+        trainable_token_indices=_token_indices(model, added_tokens),
     )
     missing = missing_modules(model, stage.target_modules)
     if missing:
@@ -81,6 +81,14 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
     if stage.gradient_checkpointing:
         adapted.enable_input_require_grads()  # the base is frozen: without it no gradient reaches the adapters
     return adapted
+
+
+def _token_indices(model: Any, tokens: Sequence[int]) -> list[int] | dict[str, list[int]] | None:
+    """PEFT's setting for rows of single tokens: a list means the embedding, and a head that shares its matrix."""
+    if not tokens:
+        return None
+    ends = ends_of(model)
+    return list(tokens) if len(ends) == 1 else {name: list(tokens) for name in ends}
 
 
 def missing_modules(model: Any, wanted: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ from engines.artifacts.manifest import commit_folder, read_manifest, write_manif
 from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved
+from engines.json_text import read_object
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
@@ -197,11 +198,18 @@ def write_training_state(folder: Path, trainer: Trainer) -> None:
 def save_model(model: Any, folder: Path) -> None:
     """Save a model as a Hugging Face folder, or a PEFT model's adapter as an adapter folder; always safetensors."""
     if hasattr(model, "peft_config"):
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=_is_resized(model))
         with suppress(FileNotFoundError):
             (folder / "README.md").unlink()  # an empty template for a model hub
     else:
         model.save_pretrained(str(folder))
+
+
+def _is_resized(adapted: Any) -> bool:
+    """Whether a PEFT model has another number of embedding rows than its base model's folder."""
+    base = Path(next(iter(adapted.peft_config.values())).base_model_name_or_path or "")
+    rows = adapted.get_input_embeddings().weight.shape[0]
+    return (base / "config.json").is_file() and read_object(base / "config.json").get("vocab_size", rows) < rows
 
 
 def all_finite(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
