@@ -199,7 +199,7 @@ class Conversations:
         if different is not None:
             shown = printable(text.text[max(0, different - 20) : different + 40], 60)
             raise UnfitError(
-                f"the chat template changes a text of this conversation, near {shown!r}",
+                f"the chat template changes a text of this conversation, near '{shown}'",
                 f"{_OTHER_TEMPLATE}; {_SKIP}",
                 depth=1,
             )
@@ -292,7 +292,7 @@ def _refuse_missing(asked: _Asked, skeleton: Skeleton) -> tuple[str, ...]:
     role = asked.talk.turns[slot.turn]["role"]
     what = {"reasoning": "the reasoning", "call": "the tool call", "name": "the tool call"}.get(slot.kind, "the text")
     raise UnfitError(
-        f"the chat template drops {what} of turn {slot.turn + 1} ({role}): {printable(slot.text, 40)!r}",
+        f"the chat template drops {what} of turn {slot.turn + 1} ({role}): '{printable(slot.text, 40)}'",
         _way_out(slot.kind, role),
         depth=1 if slot.kind == "content" else 2,
     )
@@ -327,6 +327,6 @@ def _refuse_dropped_tools(asked: _Asked, skeleton: Skeleton) -> None:
         name = function.get("name") if isinstance(function, Mapping) else None
         if isinstance(name, str) and name not in skeleton.text:
             raise UnfitError(
-                f"the chat template drops the description of the tool {printable(name, 60)!r}",
+                f"the chat template drops the description of the tool '{printable(name, 60)}'",
                 f'{_OTHER_TEMPLATE}, or ignore_keys = ["tools"] to train without it',
             )

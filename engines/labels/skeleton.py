@@ -136,10 +136,10 @@ def _answer(
 def _notes(added: str, opened: str | None, start: int) -> tuple[str, ...]:
     found = []
     if added.strip():
-        found.append(f"the template adds {printable(added, 60)!r} before an answer, which is not counted by the loss")
+        found.append(f"the template adds '{printable(added, 60)}' before an answer, which is not counted by the loss")
     rest = "" if opened is None else opened[start:]
     if rest.strip():
-        found.append(f"a prompt ends with {printable(rest, 60)!r} when the model answers, but not in these rows")
+        found.append(f"a prompt ends with '{printable(rest, 60)}' when the model answers, but not in these rows")
     return tuple(found)
 
 
