@@ -86,26 +86,36 @@ def _heads(
     spool: Spool, kept: npt.NDArray[np.bool_], similar: Iterable[tuple[int, int]], group_by: Sequence[str]
 ) -> Numbers:
     groups = Groups(len(spool))
-    contents = np.frombuffer(spool.contents, dtype=np.uint64)[::2].copy()
-    keys = {"group": spool.groups, "prompt": spool.prompts}
-    columns = [contents, *(np.frombuffer(keys[name], dtype=np.uint64).copy() for name in group_by if name in keys)]
-    if "category" in group_by:
-        columns.append(np.frombuffer(spool.categories, dtype=np.uint16).astype(np.uint64) + np.uint64(1))
-    for column in columns:
+    for name in ("content", *group_by):
+        column = _keys(spool, name)
         column[~kept] = 0
         groups.join_equal(column)
     groups.join_all(similar)
     return groups.heads()
 
 
+def _keys(spool: Spool, name: str) -> npt.NDArray[np.uint64]:
+    """A copy of the keys by which rows are joined; 0 for a row without one."""
+    if name == "content":
+        return np.frombuffer(spool.contents, dtype=np.uint64)[::2].copy()
+    if name == "category":
+        return np.frombuffer(spool.categories, dtype=np.uint16).astype(np.uint64) + np.uint64(1)
+    known = np.frombuffer({"group": spool.groups, "prompt": spool.prompts}[name], dtype=np.uint64)
+    keys = np.zeros(len(spool), dtype=np.uint64)
+    keys[: len(known)] = known
+    return keys
+
+
 def _divide(spool: Spool, rows: Numbers, heads: Numbers, wish: SplitWish) -> tuple[Splits, dict[str, int]]:
     """The splits of some rows, and the wanted sizes."""
     wanted = wanted_rows(len(rows), wish)
-    _, group, sizes = np.unique(heads[rows], return_inverse=True, return_counts=True)
+    counts = np.bincount(heads[rows], minlength=len(spool))
+    group_of = np.cumsum(counts > 0) - 1  # the number of each head's group
+    group = group_of[heads[rows]]
+    order = np.zeros(group_of[-1] + 1, dtype=np.uint64)
     digests = np.frombuffer(spool.contents, dtype=np.uint64)[::2][rows]
-    order = np.zeros(len(sizes), dtype=np.uint64)
     np.add.at(order, group, digests)  # a sum of keyed hashes is as equally distributed as one of them, for any size
-    return divide(sizes, order, wanted)[group], wanted
+    return divide(counts[counts > 0], order, wanted)[group], wanted
 
 
 def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
@@ -120,9 +130,12 @@ def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
 
 
 def _sizes(heads: Numbers, kept: npt.NDArray[np.bool_]) -> dict[str, int]:
-    _, sizes = np.unique(heads[kept], return_counts=True)
-    largest = int(sizes.max()) if len(sizes) else 0
-    return {"groups": len(sizes), "of_several_rows": int(np.count_nonzero(sizes > 1)), "largest_rows": largest}
+    sizes = np.bincount(heads[kept])
+    return {
+        "groups": int(np.count_nonzero(sizes)),
+        "of_several_rows": int(np.count_nonzero(sizes > 1)),
+        "largest_rows": int(sizes.max(initial=0)),
+    }
 
 
 def _shared_rows(split: Splits, heads: Numbers) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import combinations
 from math import floor
 
 import numpy as np
@@ -18,6 +19,7 @@ from recipes.problems import OperatorError
 
 Numbers = npt.NDArray[np.int64]
 CHUNK = 65536
+TRIED_GROUPS = 12
 HELD_OUT = ("test", "val")
 """In the order in which their groups are chosen: test takes the lowest hashes, as in a division of documents."""
 MAX_SUM_BYTES = 64 * 1024 * 1024
@@ -118,9 +120,22 @@ def _nearest(groups: Numbers, sizes: Numbers, wanted: int, most: int) -> list[in
         if farther < distance or not best:
             best, distance = filled, farther
         back *= 2
-    if not 1 <= len(best) <= most:
-        best = [int(groups[np.argmin(np.abs(sizes[groups] - wanted))])]
-    return best
+    return best if 1 <= len(best) <= most else _few(groups, sizes, wanted, most)
+
+
+def _few(groups: Numbers, sizes: Numbers, wanted: int, most: int) -> list[int]:
+    """At most `most` groups near `wanted`, where more would be nearer but leave none for another split.
+
+    Of few groups all choices are tried; of many, the smallest are left out.
+    """
+    if len(groups) <= TRIED_GROUPS:
+        counts = range(1, most + 1)
+        choices = (some for count in counts for some in combinations(groups.tolist(), count))
+        return list(min(choices, key=lambda some: abs(wanted - int(sizes[list(some)].sum()))))
+    fitting = groups[sizes[groups] <= wanted]
+    if not len(fitting):
+        return [int(groups[np.argmin(sizes[groups])])]
+    return _first_that_fit(fitting[np.argsort(-sizes[fitting], kind="stable")], sizes, wanted)[:most]
 
 
 def _first_that_fit(groups: Numbers, sizes: Numbers, wanted: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engines.data.preparing.groups import rows_of_equal
 from engines.data.preparing.spool import Spool
 
 Numbers = npt.NDArray[np.int64]
@@ -42,20 +43,17 @@ def exact_repeats(spool: Spool) -> Repeats:
     """The rows whose turns and tools equal those of another row, character for character."""
     given = np.frombuffer(spool.given, dtype=np.uint8)
     digests = np.frombuffer(spool.contents, dtype=np.uint64).reshape(-1, 2)
-    return Repeats(_first_of_equal(digests, given), given)
+    first = np.arange(len(given))
+    rows = rows_of_equal(digests[:, 0])  # half of the digest finds the few rows of which all of it is compared
+    rows = rows[np.argsort(PRECEDENCE[given[rows]], kind="stable")]
+    rows = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]
+    same = np.flatnonzero((digests[rows[1:]] == digests[rows[:-1]]).all(axis=1)) + 1
+    new = np.ones(len(rows), dtype=bool)
+    new[same] = False
+    first[rows] = rows[np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))]
+    return Repeats(first, given)
 
 
 def kept_before(given: npt.NDArray[np.uint8]) -> Numbers:
     """All rows in the order in which one is kept before others: by split, then by position."""
     return np.argsort(PRECEDENCE[given], kind="stable")
-
-
-def _first_of_equal(digests: npt.NDArray[np.uint64], given: npt.NDArray[np.uint8]) -> Numbers:
-    order = kept_before(given)
-    order = order[np.lexsort((digests[order, 1], digests[order, 0]))]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    begins = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
-    first = np.empty(len(order), dtype=np.int64)
-    first[order] = order[begins]
-    return first

@@ -9,6 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.int64]
+CHUNK = 65536
+
+
+def rows_of_equal(keys: npt.NDArray[np.uint64]) -> Numbers:
+    """The rows whose key is another row's too, by position."""
+    ordered = np.sort(keys)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return np.empty(0, dtype=np.int64)
+    place = np.searchsorted(twice, keys)
+    place[place == len(twice)] = 0
+    return np.flatnonzero(twice[place] == keys)
 
 
 class Groups:
@@ -30,10 +42,13 @@ class Groups:
 
     def join_equal(self, keys: npt.NDArray[np.uint64]) -> None:
         """Join the rows with equal keys; a key of 0 joins nothing."""
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        same = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
-        self.join_all(zip(order[same].tolist(), order[same + 1].tolist(), strict=True))
+        rows = rows_of_equal(keys)
+        rows = rows[keys[rows] != 0]
+        rows = rows[np.argsort(keys[rows], kind="stable")]
+        same = np.flatnonzero(keys[rows[1:]] == keys[rows[:-1]])
+        for begin in range(0, len(same), CHUNK):
+            some = same[begin : begin + CHUNK]
+            self.join_all(zip(rows[some].tolist(), rows[some + 1].tolist(), strict=True))
 
     def head(self, row: int) -> int:
         """The first row of a row's group."""

@@ -7,8 +7,9 @@ candidates are found band by band, so memory has one band at a time.
 from __future__ import annotations
 
 import re
+from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,8 +77,8 @@ def join_similar(
     """
     bands, length = bands_of(similarity)
     signatures = scratch / "signatures"
-    _write_bands(spool, candidates, signatures, bands, length, report)
-    comparison = _Comparison(spool, similarity)
+    starts = _write_bands(spool, candidates, signatures, bands, length, report)
+    comparison = _Comparison(spool, starts, similarity)
     left_out: set[int] = set()
     with comparison:
         for band in range(bands):
@@ -90,16 +91,19 @@ def join_similar(
 
 def _write_bands(
     spool: Spool, candidates: npt.NDArray[np.int64], file: Path, bands: int, length: int, report: Reported
-) -> None:
-    """Write one 64-bit hash per band and row."""
+) -> Sequence[int]:
+    """Write one 64-bit hash per band and row; returns the offset of each row's line."""
     decoder = msgspec.json.Decoder(_TYPES[spool.kind])
     place = np.full(len(spool), -1, dtype=np.int64)
     place[candidates] = np.arange(len(candidates))
     table = np.memmap(file, dtype=np.uint64, mode="w+", shape=(bands, len(candidates)))
     sets: list[list[str]] = []
     places: list[int] = []
+    starts, offset = array("Q"), 0
     with spool.lines() as lines:
         for number, (line, at) in enumerate(zip(lines, place.tolist(), strict=True)):
+            starts.append(offset)
+            offset += len(line)
             if at >= 0:
                 sets.append(list(shingles_of(decoder.decode(line))))
                 places.append(at)
@@ -110,6 +114,7 @@ def _write_bands(
     if sets:
         table[:, places] = _band_hashes(sets, bands, length)
     table.flush()
+    return starts
 
 
 def _band_hashes(sets: list[list[str]], bands: int, length: int) -> npt.NDArray[np.uint64]:
@@ -136,8 +141,9 @@ def _buckets(file: Path, candidates: npt.NDArray[np.int64], band: int, bands: in
 class _Comparison:
     """Reads rows of the spool again and compares their shingles; a cache keeps the latest."""
 
-    def __init__(self, spool: Spool, similarity: float) -> None:
+    def __init__(self, spool: Spool, starts: Sequence[int], similarity: float) -> None:
         self._spool = spool
+        self._starts = starts
         self._similarity = similarity
         self._decoder = msgspec.json.Decoder(_TYPES[spool.kind])
         self._cache: OrderedDict[int, set[str]] = OrderedDict()
@@ -186,7 +192,7 @@ class _Comparison:
     def _shingles(self, row: int) -> set[str]:
         found = self._cache.get(row)
         if found is None:
-            self._file.seek(self._spool.starts[row])
+            self._file.seek(self._starts[row])
             found = self._cache[row] = shingles_of(self._decoder.decode(self._file.readline()))
             if len(self._cache) > CACHED_ROWS:
                 self._cache.popitem(last=False)

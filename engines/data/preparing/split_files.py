@@ -66,9 +66,9 @@ def _categories(spool: Spool, rows: npt.NDArray[np.bool_]) -> dict[str, dict[str
         if examples[index]
     }
     for part, numbers in (("prompt", spool.prompt_characters), ("answer", spool.answer_characters)):
-        characters = _column(numbers, np.uint64, rows)
+        characters = _column(numbers, np.uint32, rows)
         total = np.bincount(category, characters, minlength=count)
-        largest = np.zeros(count, dtype=np.uint64)
+        largest = np.zeros(count, dtype=np.uint32)
         np.maximum.at(largest, category, characters)
         for index, name in enumerate(spool.category_names):
             if examples[index]:

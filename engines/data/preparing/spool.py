@@ -52,9 +52,9 @@ class Spool:
     Attributes:
         file: one row a line, as it is written into its split.
         kind: the kind of the rows; empty without rows.
-        starts: the offset of each line in the file.
         contents: 16 bytes a row, its content's digest, keyed by the seed. Equal for equal contents.
-        groups, prompts: 8 bytes a row, digests of the row's group and of its prompt; zeros without one.
+        groups, prompts: 8 bytes a row, digests of the row's group and of its prompt; zeros without one. `groups` ends
+            with the last row that has a group.
         categories: indices into `category_names`.
         turns, prompt_characters, answer_characters: of each row; a text counts as answer.
         given: the index of the split that the row's file gives, or `UNSPLIT`.
@@ -62,15 +62,14 @@ class Spool:
 
     file: Path
     kind: str = ""
-    starts: array[int] = field(default_factory=lambda: array("Q"))
     contents: bytearray = field(default_factory=bytearray)
     groups: bytearray = field(default_factory=bytearray)
     prompts: bytearray = field(default_factory=bytearray)
     categories: array[int] = field(default_factory=lambda: array("H"))
     category_names: list[str] = field(default_factory=list)
     turns: array[int] = field(default_factory=lambda: array("I"))
-    prompt_characters: array[int] = field(default_factory=lambda: array("Q"))
-    answer_characters: array[int] = field(default_factory=lambda: array("Q"))
+    prompt_characters: array[int] = field(default_factory=lambda: array("I"))
+    answer_characters: array[int] = field(default_factory=lambda: array("I"))
     given: bytearray = field(default_factory=bytearray)
 
     def __len__(self) -> int:
@@ -89,13 +88,12 @@ class SpoolWriter:
     def __init__(self, file: Path, seed: int) -> None:
         self.spool = Spool(file)
         self._file = file.open("wb", buffering=BUFFER_BYTES)
-        self._offset = 0
         self._keyed = blake2b(digest_size=16, salt=(seed % 2**64).to_bytes(8, "little"))
         self._key = blake2b(digest_size=8)
         self._encode = msgspec.json.Encoder().encode
         self._category_index: dict[str, int] = {}
         self._first_where = ""
-        self._noted: list[tuple[int, int, int, int, int]] = []
+        self._noted: list[tuple[int, int, int, int]] = []
 
     def append(self, where: str, row: Row, split: int) -> None:
         """Add a row.
@@ -120,11 +118,11 @@ class SpoolWriter:
         digest.update(content)
         spool.contents += digest.digest()
         spool.prompts += self._digest(prompt) if prompt else _NO_KEY
-        spool.groups += self._digest(row.group.encode()) if row.group else _NO_KEY
+        if row.group:
+            spool.groups += bytes(8 * len(spool) - len(spool.groups)) + self._digest(row.group.encode())
         spool.given.append(split)
         self._file.write(line)
-        self._noted.append((self._offset, self._category(row.category), *lengths))
-        self._offset += len(line)
+        self._noted.append((self._category(row.category), *lengths))
         if len(self._noted) >= _NOTED_AT_ONCE:
             self._note()
 
@@ -136,7 +134,7 @@ class SpoolWriter:
 
     def _note(self) -> None:
         spool = self.spool
-        columns = (spool.starts, spool.categories, spool.turns, spool.prompt_characters, spool.answer_characters)
+        columns = (spool.categories, spool.turns, spool.prompt_characters, spool.answer_characters)
         for column, numbers in zip(columns, zip(*self._noted, strict=True), strict=False):
             column.extend(numbers)
         self._noted.clear()
