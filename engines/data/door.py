@@ -337,8 +337,7 @@ class _FileReader:
         if shape is None:
             keys = printable(", ".join(value), 200) or "none"
             raise OperatorError(
-                f"{where}: no format that Cockpit knows has the keys of this row; they are {keys}",
-                "say where the texts are, such as columns = {user = " + _guess(value) + "}",
+                f"{where}: no format that Cockpit knows has the keys of this row; they are {keys}", _way_out(value)
             )
         self._shape = shape
         return shape
@@ -363,6 +362,18 @@ class _FileReader:
 
 _QUESTIONS = ("question", "query", "user", "input", "prompt", "instruction", "problem", "human")
 _ANSWERS = ("answer", "response", "assistant", "output", "completion", "solution", "gpt", "target")
+
+
+def _way_out(value: Mapping[str, Any]) -> str:
+    """What to do about a row of no known shape."""
+    wrapped = next((key for key, item in value.items() if isinstance(item, list) and item and _is_object(item[0])), "")
+    if wrapped:
+        return f"if its rows are in {printable(wrapped, 60)}, save that list as the file"
+    return "say where the texts are, such as columns = {user = " + _guess(value) + "}"
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _guess(value: Mapping[str, Any]) -> str:

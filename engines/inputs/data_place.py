@@ -26,6 +26,7 @@ _NOT_DATA = frozenset(
     {METADATA, TOKENS_JSON, MANIFEST, "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 )
 """Files beside the data that describe it."""
+_SCHEMA = ".schema.json"
 _WORDS: Mapping[str, str] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "evaluation": "val",
@@ -125,7 +126,7 @@ def _walk(place: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(at).relative_to(place)
         for name in names:
-            if suffix_of(name) and not name.startswith(".") and name not in _NOT_DATA:
+            if suffix_of(name) and not _describes(name):
                 count += 1
                 if count > MAX_FILES:
                     raise OperatorError(
@@ -133,6 +134,11 @@ def _walk(place: Path) -> Iterator[str]:
                     )
                 if (Path(at) / name).is_file():
                     yield (inside / name).as_posix()
+
+
+def _describes(name: str) -> bool:
+    """Whether a file describes data beside it, or is hidden."""
+    return name.startswith(".") or name in _NOT_DATA or name.lower().endswith(_SCHEMA)
 
 
 def _rest(place: Path, found: Iterable[str], used: Iterable[str]) -> list[Path]:

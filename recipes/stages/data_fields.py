@@ -13,8 +13,13 @@ from recipes.stages.fields import StageFields
 
 DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "chatml", "text", "preference"]
 """The shape of a row; "auto" takes the one whose keys the first row of each file has."""
-ROW_COLUMNS = ("user", "assistant", "system", "text", "messages", "tools", "group", "category", "id")
+ROW_COLUMNS = (
+    "user", "assistant", "system", "messages", "conversations", "instruction", "input", "output", "history", "prompt",
+    "completion", "chosen", "rejected", "text", "tools", "group", "category", "id",
+)  # fmt: skip
 """The names that `columns` may give a path."""
+_WHOLES = ("user", "messages", "conversations", "instruction", "prompt", "text")
+"""Names of which a shape has one."""
 DATASET = "dataset"
 """A word of `accepts`: a dataset of a hub, by its id."""
 
@@ -30,7 +35,7 @@ class ReadFields(StageFields):
         section="Data",
         at_resume="input",
         help="Where a row has its parts, as dotted paths: user and assistant (and system) make a conversation of any"
-        " object; text, messages, tools, group, category and id name a key of another name.",
+        " object; other names, such as messages, instruction or text, are those that a known shape has.",
     )
     ignore_keys: list[str] = setting(
         default_factory=list,
@@ -75,13 +80,11 @@ class ReadFields(StageFields):
             raise ValueError(
                 f"columns — user and assistant belong together; got {', '.join(value)}; allowed: both, or neither"
             )
-        if "system" in value and "user" not in value:
-            raise ValueError(f"columns — system needs user and assistant; got {', '.join(value)}; allowed: all three")
-        wholes = [name for name in ("user", "text", "messages") if name in value]
-        if len(wholes) > 1:
+        wholes = [name for name in _WHOLES if name in value]
+        if len(wholes) > 1 and "chosen" not in value:
             raise ValueError(
                 f"columns — {' and '.join(wholes)} cannot be combined; got {', '.join(value)};"
-                " allowed: user and assistant, or text, or messages"
+                f" allowed: the parts of one shape, which have one of {', '.join(_WHOLES)}"
             )
         return value
 

@@ -8,9 +8,9 @@ import msgspec
 
 from engines.data.readers.reading import Reading, marks_of
 from engines.data.readers.row import MessageRow
-from engines.data.readers.turns import tools_of, turns_of, word_of
+from engines.data.readers.turns import after_system, tools_of, turns_of, word_of
 
-KEYS = ("messages", "tools", "group", "category", "question", "id")
+KEYS = ("messages", "system", "tools", "group", "category", "question", "id")
 _DECODER = msgspec.json.Decoder(MessageRow)
 _PLAIN_ROLES = frozenset({"system", "user", "assistant"})
 
@@ -24,6 +24,7 @@ def message_row(value: dict[str, Any], reading: Reading) -> MessageRow:
     turns = turns_of(value["messages"], "messages", reading.ignored)
     if len(value) == 1:
         return MessageRow(turns)
+    turns = after_system(value, turns)
     group, category, name = marks_of(value)
     if not category:  # the name of the key in folders that earlier versions prepared
         category = word_of(value.get("question"), "question")

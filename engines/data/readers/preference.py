@@ -14,7 +14,7 @@ from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.prompt_completion import prompt_of, side_of
 from engines.data.readers.reading import Reading, marks_of
 from engines.data.readers.row import Message, PreferenceRow
-from engines.data.readers.turns import text_of, tools_of
+from engines.data.readers.turns import after_system, tools_of
 
 KEYS = ("prompt", "chosen", "rejected", "instruction", "input", "history", "conversations", "system", "tools")
 
@@ -47,5 +47,4 @@ def _prompt(value: dict[str, Any], reading: Reading) -> list[Message]:
         return question_of(value)
     else:
         return []
-    system = text_of(value, "system")
-    return [Message("system", system), *turns] if system else turns
+    return after_system(value, turns)

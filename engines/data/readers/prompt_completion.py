@@ -9,9 +9,9 @@ import msgspec
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.reading import Reading, marks_of
 from engines.data.readers.row import Message, MessageRow
-from engines.data.readers.turns import IGNORE_HINT, checked, tools_of, turns_of, wrong_type
+from engines.data.readers.turns import IGNORE_HINT, after_system, checked, tools_of, turns_of, wrong_type
 
-KEYS = ("prompt", "completion", "tools")
+KEYS = ("prompt", "completion", "system", "tools")
 
 
 def prompt_completion_row(value: dict[str, Any], reading: Reading) -> MessageRow:
@@ -23,7 +23,7 @@ def prompt_completion_row(value: dict[str, Any], reading: Reading) -> MessageRow
     if isinstance(value.get("label"), bool):
         what = "label — the row has a judgement of KTO, which Cockpit does not use"
         raise BadRowError(what, "a row has the key label", IGNORE_HINT.format(key="label"))
-    before = prompt_of(value["prompt"], "prompt", reading)
+    before = after_system(value, prompt_of(value["prompt"], "prompt", reading))
     after = side_of(value["completion"], "completion", "assistant", reading)
     group, category, name = marks_of(value)
     return MessageRow([*before, *after], tools_of(value.get("tools")), group, category, name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from engines.data.readers.reading import Reading, marks_of
-from engines.data.readers.row import Message, MessageRow
-from engines.data.readers.turns import text_of, tools_of, turns_of
+from engines.data.readers.row import MessageRow
+from engines.data.readers.turns import after_system, tools_of, turns_of
 
 KEYS = ("conversations", "system", "tools")
 
@@ -17,8 +17,6 @@ def sharegpt_row(value: dict[str, Any], reading: Reading) -> MessageRow:
     Raises:
         BadRowError: the value has no list of conversations, or one of its turns is malformed.
     """
-    turns = turns_of(value["conversations"], "conversations", reading.ignored)
-    if system := text_of(value, "system"):
-        turns = [Message("system", system), *turns]
+    turns = after_system(value, turns_of(value["conversations"], "conversations", reading.ignored))
     group, category, name = marks_of(value)
     return MessageRow(turns, tools_of(value.get("tools")), group, category, name)

@@ -40,9 +40,30 @@ def turns_of(value: Any, name: str, ignored: Collection[str]) -> list[Message]:
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parse_row(value)  # a list in a column of text
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        value = _turns_of_columns(value, name)
     if not isinstance(value, list):
         raise wrong_type(name, value, "a list of turns")
     return [turn_of(item, f"{name}[{place}]", ignored) for place, item in enumerate(value)]
+
+
+def _turns_of_columns(value: Mapping[str, list[Any]], name: str) -> list[dict[str, Any]]:
+    """Turns from one list per key, as older tables of `datasets` have them."""
+    if len({len(column) for column in value.values()}) != 1:
+        raise BadRowError(f"{name} — its lists have different lengths", f"{name} has the wrong type")
+    return [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
+
+
+def after_system(value: Mapping[str, Any], turns: list[Message]) -> list[Message]:
+    """The turns of a row after the text of its key `system`, if it has one.
+
+    Raises:
+        BadRowError: the turns begin with a system turn too.
+    """
+    system = text_of(value, "system")
+    if system and turns and turns[0].role == "system":
+        raise BadRowError("the row has system and a system turn", hint="keep one of the two")
+    return [Message("system", system), *turns] if system else turns
 
 
 def turn_of(value: Any, name: str, ignored: Collection[str]) -> Message:
@@ -215,6 +236,8 @@ def word_of(value: Any, name: str) -> str:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():  # whole numbers of a table that has gaps
+        return str(int(value))
     if not isinstance(value, str):
         raise wrong_type(name, value, "text or a whole number", ignore=name)
     return checked(value, name)

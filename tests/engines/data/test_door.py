@@ -72,6 +72,8 @@ PAIR = [("user", "q"), ("assistant", "a")]
     ("value", "expected"),
     [
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, PAIR),
+        ({"conversations": {"from": ["human", "gpt"], "value": ["q", "a"]}}, PAIR),
+        ({"messages": json.dumps([{"role": role, "content": text} for role, text in PAIR])}, PAIR),
         ({"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, PAIR),
         (
             {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
@@ -218,6 +220,14 @@ def test_columns_rename_a_key_of_a_known_shape(tmp_path: Path) -> None:
     row = row_of(tmp_path, value, columns={"messages": "chat", "group": "source"})
     assert isinstance(row, MessageRow)
     assert (row.answer, row.group) == ("größer", "7")
+    pair = {"question": "q", "good": "a", "bad": "b"}
+    lines_of = {"q": "q", "ctx": "more", "a": "a"}
+    row = row_of(tmp_path, lines_of, columns={"instruction": "q", "input": "ctx", "output": "a"})
+    assert turns(row) == [("user", "q\nmore"), ("assistant", "a")]
+    row = row_of(tmp_path, {**GOOD, "rules": "s"}, columns={"system": "rules"})
+    assert turns(row)[0] == ("system", "s")
+    row = row_of(tmp_path, pair, columns={"prompt": "question", "chosen": "good", "rejected": "bad"})
+    assert isinstance(row, PreferenceRow)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +250,9 @@ def test_columns_rename_a_key_of_a_known_shape(tmp_path: Path) -> None:
         ({"text": "<|im_start|>user\nq"}, "has no <|im_end|>"),
         ({"instruction": "q", "output": 7}, "output — got a number 7; allowed text"),
         ({"question": "q", "answer": "a"}, 'columns = {user = "question", assistant = "answer"}'),
+        ({"messages": [{"role": "system", "content": "s"}], "system": "t"}, "has system and a system turn"),
+        ({"version": 1, "data": [{"question": "q"}]}, "if its rows are in data, save that list as the file"),
+        ({**GOOD, "id": 1.5}, 'set ignore_keys = ["id"]'),
         ({"text": " "}, "the text is empty"),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are equal"),
     ],
