@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.forms.find import load_wanted
-from cockpit.planning.data_look import data_of, tokenizer_of
+from cockpit.planning.data_look import rows_place, through_stages, tokenizer_of
 from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from engines.look.row_view import RowsJob
@@ -45,14 +45,22 @@ def rows_of_recipe(loaded: LoadedRecipe, stage: str | None, split: str = "") -> 
     chosen = _chosen(loaded, stage)
     number = next(n for n, item in enumerate(loaded.recipe.stage) if item.name == chosen.name)
     refs = loaded.graph.inputs[chosen.name]
-    data = data_of(refs.get("data"))
-    if data is None:
+    place = rows_place(loaded, refs.get("data"))
+    if place is None:
         source = refs["data"].name if "data" in refs else "nothing"
         raise OperatorError(
             f"the data of {chosen.name} is the output of {printable(source)}, which does not exist yet",
             f"after a run, name it: cockpit rows RUN:{chosen.name}",
         )
-    return _target(loaded.resolved["stage"][number], chosen, data, tokenizer_of(refs.get("model")), split)
+    found = _target(
+        loaded.resolved["stage"][number],
+        chosen,
+        place.data,
+        tokenizer_of(through_stages(loaded, refs.get("model"))),
+        split,
+    )
+    found.job.prepare = place.prepare
+    return found
 
 
 def rows_of_run(run: RunDir, stage: str, split: str = "") -> RowsTarget:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
+from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.data_place import place_of
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
@@ -24,6 +28,9 @@ from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.fields import StageFields
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.merge import MergeStage
+from recipes.stages.prepare import PrepareMessages
 
 LABEL_S, READ_S = 15.0, 30.0
 """Seconds in which rows of a stage are labelled, and read; larger data is examined in part, and that is reported."""
@@ -89,6 +96,45 @@ def data_of(reference: Reference | None) -> Path | None:
     return place_of(reference.path, reference.name)
 
 
+@dataclass(frozen=True)
+class RowsPlace:
+    """Where the rows of a stage come from: `data`; with `prepare`, the output of that stage for `data`."""
+
+    data: Path
+    prepare: dict[str, Any] | None = None
+
+
+def rows_place(loaded: LoadedRecipe, reference: Reference | None) -> RowsPlace | None:
+    """Where the rows of an input come from; None if that is not known before the recipe runs.
+
+    A prepare stage that divides rows is known by its data. A command's output is not.
+
+    Raises:
+        OperatorError: a dataset is not in the local hub cache.
+    """
+    if reference is None or reference.origin != "stage":
+        data = data_of(reference)
+        return None if data is None else RowsPlace(data)
+    number = next(n for n, stage in enumerate(loaded.recipe.stage) if stage.name == reference.name)
+    stage = loaded.recipe.stage[number]
+    if not isinstance(stage, PrepareMessages) or stage.command:
+        return None
+    data = data_of(loaded.graph.inputs[stage.name].get("data"))
+    if data is None or asks_about_code(stage, data):
+        return None
+    return RowsPlace(data, loaded.resolved["stage"][number])
+
+
+def through_stages(loaded: LoadedRecipe, reference: Reference | None) -> Reference | None:
+    """The model whose tokenizer a stage's model will have, through merges and trainings that keep it."""
+    by_name = {stage.name: stage for stage in loaded.recipe.stage}
+    while reference is not None and reference.origin == "stage":
+        stage = by_name[reference.name]
+        keeps = isinstance(stage, MergeStage) or (isinstance(stage, FinetuneStage) and not stage.chat_template)
+        reference = loaded.graph.inputs[stage.name].get("model") if keeps else None
+    return reference
+
+
 def tokenizer_of(reference: Reference | None) -> Path | None:
     """The folder with the tokenizer of a stage's model; None if it does not exist yet."""
     if reference is None:
@@ -114,20 +160,22 @@ def _base_of(adapter: Path) -> Path | None:
 
 def _job(loaded: LoadedRecipe, number: int, stage: StageFields) -> Job | None:
     refs = loaded.graph.inputs[stage.name]
-    data = data_of(refs.get("data"))
-    if data is None:
+    place = rows_place(loaded, refs.get("data"))
+    if place is None:
         return None
-    model = tokenizer_of(refs.get("model"))
-    return Job(loaded.resolved["stage"][number], str(data), None if model is None else str(model))
+    model = tokenizer_of(through_stages(loaded, refs.get("model")))
+    return Job(loaded.resolved["stage"][number], str(place.data), None if model is None else str(model), place.prepare)
 
 
 def _answers(python: str, jobs: list[Job], stopped: Stopped) -> list[StageLook]:
     """The helper's looks; a look with a warning for each job that it could not answer."""
-    request = msgspec.json.encode(Request(jobs, LABEL_S, READ_S))
-    try:
-        output, why = _run(python, request, _STARTS_S + 2 * READ_S * len(jobs), stopped)
-    except OSError as error:
-        output, why = b"", str(error)
+    with tempfile.TemporaryDirectory(prefix="cockpit-look-") as scratch:
+        request = msgspec.json.encode(Request(jobs, LABEL_S, READ_S, scratch))
+        try:
+            output, why = _run(python, request, _STARTS_S + 2 * READ_S * len(jobs), stopped)
+        except OSError as error:
+            output, why = b"", str(error)
+        output = output.replace(f"{scratch}{os.sep}".encode(), b"")
     found = []
     for line in output.splitlines():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import threading
@@ -28,6 +29,7 @@ class RowReader:
         self._python = python
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -44,6 +46,8 @@ class RowReader:
             why = "" if line else self._last_error()
         if why:
             raise OperatorError(f"the rows cannot be read: {why}")
+        if self._scratch is not None:
+            line = line.replace(f"{self._scratch.name}{os.sep}".encode(), b"")
         answer = msgspec.json.decode(line, type=RowsAnswer)
         if answer.error:
             raise OperatorError(answer.error, answer.hint)
@@ -59,6 +63,8 @@ class RowReader:
             if process is None:
                 return
             process.wait()
+            if self._scratch is not None:
+                self._scratch.cleanup()
             for pipe in (process.stdin, process.stdout, self._errors):
                 if pipe is not None:
                     with contextlib.suppress(OSError):
@@ -78,6 +84,9 @@ class RowReader:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
+        if self.job.prepare is not None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="cockpit-rows-")
+            self.job.scratch = self._scratch.name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the helper
         try:
             process = subprocess.Popen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> None:
         return
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     for job in request.jobs:
-        look = look_at(job, label_s=request.label_s, read_s=request.read_s)
+        look = look_at(job, label_s=request.label_s, read_s=request.read_s, scratch=Path(request.scratch))
         answers.write(msgspec.json.encode(look) + b"\n")
         answers.flush()
 

@@ -95,18 +95,28 @@ class Job(msgspec.Struct):
 
     Attributes:
         stage: its fields, as recipe.json has them.
-        data: the file or folder of its data.
+        data: the file or folder of its data; with `prepare`, of that stage's data.
         model: the folder with the tokenizer; None if it does not exist yet.
+        prepare: the fields of the prepare stage whose output the stage will read; None if the data exists.
     """
 
     stage: dict[str, Any]
     data: str
     model: str | None = None
+    prepare: dict[str, Any] | None = None
 
 
 class Request(msgspec.Struct):
-    """Stages to look at, and the seconds after which labels, then rows, are not counted further."""
+    """Stages to look at, and how far.
+
+    Attributes:
+        jobs: the stages.
+        label_s: seconds after which no more rows of a stage are labelled.
+        read_s: seconds after which no more rows of a stage are read.
+        scratch: an empty folder for the output of prepare stages; the sender removes it.
+    """
 
     jobs: list[Job]
     label_s: float
     read_s: float
+    scratch: str = ""

@@ -77,9 +77,20 @@ class RowsAnswer(msgspec.Struct, omit_defaults=True):
 
 
 class RowsJob(msgspec.Struct, omit_defaults=True):
-    """The first line that a process of rows gets: a stage, the places of its inputs, and a split; empty: the first."""
+    """The first line that a process of rows gets.
+
+    Attributes:
+        stage: the fields of a stage, as recipe.json has them.
+        data: the file or folder of its data; with `prepare`, of that stage's data.
+        model: the folder with the tokenizer; None if it does not exist yet.
+        split: the split to show; empty for the first.
+        prepare: the fields of the prepare stage whose output the stage will read; None if the data exists.
+        scratch: an empty folder for that output; the sender removes it.
+    """
 
     stage: dict[str, object]
     data: str
     model: str | None = None
     split: str = ""
+    prepare: dict[str, object] | None = None
+    scratch: str = ""

@@ -15,6 +15,7 @@ from engines.data.readers.row import MessageRow, PreferenceRow, Row
 from engines.labels.label import label_rows
 from engines.labels.row import IGNORED, DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.vocabulary import Vocabulary
+from engines.look.prepared import prepared_rows
 from engines.look.row_view import RowsAnswer, RowsJob, RowsRequest, RowView, SpanKind
 from engines.look.stage_look import stage_of
 from engines.look.tokenizer import view_and_rules
@@ -54,7 +55,10 @@ class Rows:
     def __init__(self, job: RowsJob) -> None:
         stage = stage_of(dict(job.stage))
         assert isinstance(stage, ReadFields), "the caller names a stage that reads rows"
-        self._source = source_of_stage(stage, Path(job.data), job.data)
+        place = Path(job.data)
+        if job.prepare is not None:
+            place = prepared_rows(job.prepare, job.data, Path(job.scratch))
+        self._source = source_of_stage(stage, place, str(place))
         have = splits_in(self._source)
         self._split = job.split if job.split in have or job.split else next(iter(have))
         self._view: Vocabulary | None = None

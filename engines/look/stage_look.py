@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
+from engines.inputs.code_or_rows import asks_about_code
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.label import label_rows
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
@@ -17,12 +18,14 @@ from engines.labels.stage_rows import Warnings
 from engines.labels.vocabulary import Vocabulary
 from engines.look.answer import DEFECTS, Defect, Job, SplitLook, StageLook
 from engines.look.lengths import histogram, tokens_read
+from engines.look.prepared import prepared_rows
 from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rules
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
+from recipes.stages.prepare import PrepareMessages
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 from recipes.stages.steps import planned_steps, times_due
 
@@ -35,21 +38,32 @@ def stage_of(table: dict[str, Any]) -> StageFields:
     return STAGE_TYPES[str(tag_of_table(table))].model_validate(table)
 
 
-def look_at(job: Job, *, label_s: float, read_s: float, clock: Clock = time.monotonic) -> StageLook:
+def look_at(
+    job: Job, *, label_s: float, read_s: float, scratch: Path | None = None, clock: Clock = time.monotonic
+) -> StageLook:
     """Read the rows that the stage will read, label them, and count.
 
     Args:
         job: the stage and the places of its inputs.
         label_s: seconds after which no more rows are labelled; they are still read.
         read_s: seconds after which no more rows are read.
+        scratch: a folder for the output of a prepare stage; None: the job has none.
         clock: gives seconds.
     """
     stage = stage_of(job.stage)
     look = StageLook(stage.name)
-    if not isinstance(stage, ReadFields) or (Path(job.data) / TOKENS_JSON).is_file():
+    if not isinstance(stage, ReadFields) or _has_no_rows(stage, Path(job.data)):
         return look
+    place = Path(job.data)
+    if job.prepare is not None:
+        assert scratch is not None, "the sender of the job gives a folder"
+        try:
+            place = prepared_rows(job.prepare, job.data, scratch)
+        except (OperatorError, ImportError, MemoryError) as error:
+            look.unlabelled = f"its data is not divided yet: {error}"
+            return look
     began_s = clock()
-    looker = _Look(look, stage, job, lambda: clock() - began_s, label_s, read_s)
+    looker = _Look(look, stage, place, job.model, lambda: clock() - began_s, label_s, read_s)
     try:
         looker.run()
     except OperatorError as error:
@@ -59,15 +73,29 @@ def look_at(job: Job, *, label_s: float, read_s: float, clock: Clock = time.mono
     return look
 
 
+def _has_no_rows(stage: ReadFields, place: Path) -> bool:
+    """Whether a stage's data is tokens, or code."""
+    if isinstance(stage, PrepareMessages):
+        return bool(stage.command) or asks_about_code(stage, place)
+    return (place / TOKENS_JSON).is_file()
+
+
 class _Look:
     """One look in progress."""
 
     def __init__(
-        self, look: StageLook, stage: ReadFields, job: Job, passed_s: Clock, label_s: float, read_s: float
+        self,
+        look: StageLook,
+        stage: ReadFields,
+        place: Path,
+        model: str | None,
+        passed_s: Clock,
+        label_s: float,
+        read_s: float,
     ) -> None:
         self._look = look
         self._stage = stage
-        self._source = source_of_stage(stage, Path(job.data), job.data)
+        self._source = source_of_stage(stage, place, str(place))
         self._passed_s = passed_s
         self._label_s, self._read_s = label_s, read_s
         self._rules: LabelRules | None = None
@@ -75,7 +103,7 @@ class _Look:
         self._embedding = 0
         self._counts = ReadCounts()
         self._lengths: dict[str, array[int]] = {}
-        self._set_up_labels(job)
+        self._set_up_labels(model)
 
     def defect(self, field: str, message: str, hint: str = "") -> None:
         """Add a defect; the same one twice is one."""
@@ -93,20 +121,20 @@ class _Look:
         if isinstance(self._stage, FinetuneStage):
             self._count_training(self._stage)
 
-    def _set_up_labels(self, job: Job) -> None:
+    def _set_up_labels(self, model: str | None) -> None:
         stage, look = self._stage, self._look
         if not isinstance(stage, FinetuneStage | EvaluateStage):
             return
         look.max_length = stage.max_length
-        if job.model is None:
+        if model is None:
             look.unlabelled = "the model does not exist yet"
             return
-        if not (Path(job.model) / TOKENIZER_JSON).is_file():
+        if not (Path(model) / TOKENIZER_JSON).is_file():
             look.unlabelled = f"the model's folder has no {TOKENIZER_JSON}"
             return
         try:
-            self._view, self._rules = view_and_rules(stage, Path(job.model))
-            self._embedding = embedding_rows(Path(job.model))
+            self._view, self._rules = view_and_rules(stage, Path(model))
+            self._embedding = embedding_rows(Path(model))
         except ImportError as error:
             look.unlabelled = f"the stage's interpreter lacks {error.name or 'a package'}"
         except OperatorError as error:

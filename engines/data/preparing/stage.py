@@ -30,7 +30,17 @@ def run_rows(ctx: StageContext[PrepareMessages]) -> StageResult:
     else:
         given = ctx.inputs["data"]
         source = source_of_stage(stage, given.path, given.name)
-    options = RowOptions(
+    metadata = prepare_rows(
+        source, counts, ctx.out, ctx.work, options_of(stage), made_by=made_by, report=ctx.progress, phase=ctx.phase
+    )
+    for warning in [*counts.notes(), *warnings_of(metadata)]:
+        ctx.warn(warning)
+    return StageResult(metrics_of(metadata), [Artifact(ctx.stage_name, "messages", ".")])
+
+
+def options_of(stage: PrepareMessages) -> RowOptions:
+    """What the stage does with its rows."""
+    return RowOptions(
         wish=SplitWish(stage.val_fraction, stage.test_fraction, stage.val_rows, stage.test_rows),
         group_by=stage.group_by,
         duplicates=stage.duplicates,
@@ -39,12 +49,6 @@ def run_rows(ctx: StageContext[PrepareMessages]) -> StageResult:
         max_examples=stage.max_examples,
         seed=stage.seed,
     )
-    metadata = prepare_rows(
-        source, counts, ctx.out, ctx.work, options, made_by=made_by, report=ctx.progress, phase=ctx.phase
-    )
-    for warning in [*counts.notes(), *warnings_of(metadata)]:
-        ctx.warn(warning)
-    return StageResult(metrics_of(metadata), [Artifact(ctx.stage_name, "messages", ".")])
 
 
 def metrics_of(metadata: dict[str, Any]) -> dict[str, float]:

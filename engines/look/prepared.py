@@ -1,0 +1,43 @@
+"""The output that a prepare stage will write, made in a scratch folder: what later stages will read is then known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engines.data.door import ReadCounts, source_of_stage, splits_in
+from engines.data.preparing.rows import prepare_rows
+from engines.data.preparing.stage import options_of
+from recipes import quantities
+from recipes.problems import OperatorError
+from recipes.stages.prepare import PrepareMessages
+
+MAX_BYTES = 128 * 1024**2
+"""Data that is divided before a start; larger data takes longer than an operator waits."""
+
+
+def prepared_rows(table: Mapping[str, Any], data: str, scratch: Path) -> Path:
+    """The folder that a prepare stage will write; a second call for the same stage gives the same folder.
+
+    Args:
+        table: the stage's fields, as recipe.json has them.
+        data: the file or folder of its data.
+        scratch: an existing folder, which the caller removes.
+
+    Raises:
+        OperatorError: the data is large, or the stage would refuse it.
+    """
+    stage = PrepareMessages.model_validate(table)
+    out, work = scratch / stage.name, scratch / f".{stage.name}"
+    if out.is_dir():
+        return out
+    source = source_of_stage(stage, Path(data), data)
+    size = sum(file.stat().st_size for files in splits_in(source).values() for file in files)
+    if size > MAX_BYTES:
+        raise OperatorError(f"the data of {stage.name} has {quantities.size(size)}, which is not divided in advance")
+    draft = work / "out"
+    draft.mkdir(parents=True)
+    prepare_rows(source, ReadCounts(), draft, work, options_of(stage))
+    draft.rename(out)
+    return out
