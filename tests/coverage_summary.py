@@ -1,7 +1,8 @@
 """`python -m tests.coverage_summary`: what share of the product's lines the last test run reached, in four lines.
 
 A line counts when the first example of a test ran it in any process: pytest's workers, supervisors, engines, samplers,
-workers of llama.cpp. A process that is ended by SIGKILL leaves no record, so what only such processes ran is missing here.
+workers of llama.cpp. A process that is ended by SIGKILL leaves no record, so what only such processes ran is missing
+here.
 """
 
 from __future__ import annotations
