@@ -6,6 +6,7 @@ run's own descriptor, part by part, and only what this user owns is touched.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -87,11 +88,27 @@ def remove_entry(folder: int, name: str) -> None:
     """Remove a folder in an open folder.
 
     Raises:
-        OSError: it is a link or not a folder, or cannot be removed.
+        OSError: it is a link or not a folder, or cannot be removed; what cannot be removed as a whole keeps its name.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise NotADirectoryError(f"{name} is not a folder of its own")
     trash = name if name.startswith(TRASH) else f"{TRASH}{name[:200]}-{os.urandom(4).hex()}"
     if trash != name:
+        require_removable(folder, name)
         os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
     shutil.rmtree(trash, dir_fd=folder)
+
+
+def require_removable(folder: int, name: str) -> None:
+    """Refuse a folder of which a part would be left: a folder in it that is read-only, or that another user owns.
+
+    Raises:
+        PermissionError: with the path of the first one, from `name` on.
+    """
+    for path, folders, files, fd in os.fwalk(name, dir_fd=folder, follow_symlinks=False, onerror=_raise):
+        if (folders or files) and not os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _raise(error: OSError) -> None:
+    raise error

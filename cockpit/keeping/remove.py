@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from cockpit.keeping.hold import TRASH, held, remove_entry
+from cockpit.keeping.hold import TRASH, held, remove_entry, require_removable
 from cockpit.keeping.uses import made_in, uses_in
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError
@@ -37,7 +38,7 @@ def refuse_used(users: dict[str, set[str]]) -> None:
 
 
 def refuse_live(runs: Sequence[RunDir]) -> None:
-    """Refuse to remove runs of which one is live or belongs to another user.
+    """Refuse to remove runs of which one is live, belongs to another user, or has a folder that cannot be emptied.
 
     Raises:
         OperatorError: every such run is named.
@@ -45,10 +46,12 @@ def refuse_live(runs: Sequence[RunDir]) -> None:
     refused: list[OperatorError] = []
     for run in runs:
         try:
-            with held(run):
-                pass
+            with held(run), _home(run) as home:
+                require_removable(home, run.root.name)
         except OperatorError as error:
             refused.append(error)
+        except OSError as error:
+            refused.append(_not_removable(run, error))
     if refused:
         hints = dict.fromkeys(error.hint for error in refused if error.hint)
         raise OperatorError("\n".join(str(error) for error in refused), "\n".join([*hints, "nothing was removed"]))
@@ -60,17 +63,34 @@ def remove_run(run: RunDir) -> None:
     Raises:
         OperatorError: the run is live, belongs to another user, or cannot be removed.
     """
-    with held(run):
-        home = os.open(run.root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with held(run), _home(run) as home:
         try:
             remove_entry(home, run.root.name)
         except OSError as error:
+            if os.path.lexists(run.root):
+                raise _not_removable(run, error) from error
             raise OperatorError(
                 f"{run.id} could not be removed completely: {error.strerror or error}",
                 f"what is left has a name that begins with {TRASH} in {run.root.parent}",
             ) from error
-        finally:
-            os.close(home)
+
+
+@contextmanager
+def _home(run: RunDir) -> Iterator[int]:
+    """A descriptor of the folder that the run is in."""
+    home = os.open(run.root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield home
+    finally:
+        os.close(home)
+
+
+def _not_removable(run: RunDir, error: OSError) -> OperatorError:
+    """The refusal for a run with a folder that cannot be emptied; nothing of it was removed."""
+    where = f"{run.root.parent / error.filename}: " if error.filename else ""
+    return OperatorError(
+        f"{run.id} cannot be removed: {where}{error.strerror or error}", f"make it writable: chmod -R u+w {run.root}"
+    )
 
 
 def leftovers(root: Path) -> list[Path]:

@@ -17,7 +17,9 @@ from enum import Enum
 from statistics import median
 
 from cockpit.launching.adoption import REQUEST, Standing, adopt, end_of, standing
+from cockpit.provenance.mark import works_elsewhere
 from cockpit.provenance.trust import repair_hint, why_not_ours
+from cockpit.runs.health import elsewhere_words
 from cockpit.supervision.newest import NewestRecords, newest_records
 from cockpit.text import formatting
 from cockpit.text.safe_text import safe_text
@@ -171,7 +173,9 @@ def send_request(run: RunDir, verb: Verb, value: float | None = None, *, text: s
         if found.is_lost:
             return _lost(run)
         living = _living_stage(run)
-        refusal = None if living is None or verb.is_stop else _unsupported(run, verb, living)
+        refusal = _moved(run, living)
+        if refusal is None and living is not None and not verb.is_stop:
+            refusal = _unsupported(run, verb, living)
         if refusal is not None:
             return refusal
         patience_s, records = answer_patience_s(run), NewestRecords(run.journal, most_bytes=ANSWER_BYTES)
@@ -201,6 +205,17 @@ def _living_stage(run: RunDir) -> tuple[str, int] | None:
 
     newest = ((stage, run.attempts(stage)) for stage in run.stage_names())
     return next(((s, found[-1]) for s, found in newest if found and engine_lives(run, s, found[-1])), None)
+
+
+def _moved(run: RunDir, living: tuple[str, int] | None) -> Reply | None:
+    """The refusal of a request that no process would see, because they work in another folder; else None."""
+    from cockpit.supervision.engine_process import recorded_engine
+
+    folder = works_elsewhere(run, None if living is None else recorded_engine(run, *living))
+    if folder is None:
+        return None
+    hint = f"send it to that run: {folder}" if folder.exists() else f"move it back: mv {run.root} {folder}"
+    return Reply(Outcome.NOT_SENT, f"{run.id}: {elsewhere_words(folder)}", hint)
 
 
 def _unsupported(run: RunDir, verb: Verb, living: tuple[str, int]) -> Reply | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,16 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
     Every supervisor is started here, and only for a trusted run: it executes what the run's folder names.
 
     Raises:
-        OperatorError: the run is not trusted, another supervisor holds the lock, or this one did not start.
+        OperatorError: the run is not trusted or cannot be written, another supervisor holds the lock, or this one did
+            not start.
     """
     require_trusted(run)
+    require_writable(run)
+    # Not by the name of a link: the engine would lose its folder with the link.
+    root = run.root.resolve() if run.root.is_symlink() else run.root
     try:
         done = subprocess.run(
-            [sys.executable, "-m", SUPERVISOR_MODULE, str(run.root), "--reason", reason, *arguments],
+            [sys.executable, "-m", SUPERVISOR_MODULE, str(root), "--reason", reason, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -42,6 +47,22 @@ def start_supervisor(run: RunDir, reason: StartReason, arguments: Sequence[str] 
         raise OperatorError(f"another supervisor has just started {run.id}", f"follow it: cockpit attach {run.id}")
     if done.returncode != 0:
         raise OperatorError(f"the supervisor of {run.id} did not start: {done.stderr.strip()[-500:]}")
+
+
+def require_writable(run: RunDir) -> None:
+    """Refuse a run whose processes could not write their records, checkpoints or outputs.
+
+    Raises:
+        OperatorError: a folder or a file of it cannot be written; each is named.
+    """
+    folders = (run.root, run.control, run.journal_parts, run.stages)
+    stages = [run.stages / name for name in run.stage_names()]
+    files = (run.journal, run.supervisor_lock, run.supervisor_log)
+    wanted = [(path, os.W_OK | os.X_OK) for path in (*folders, *stages)] + [(path, os.W_OK) for path in files]
+    refused = [path for path, mode in wanted if os.path.lexists(path) and not os.access(path, mode, effective_ids=True)]
+    if refused:
+        names = ", ".join(str(path) for path in refused[:4])
+        raise OperatorError(f"{run.id} is read-only: {names} cannot be written", f"chmod -R u+w {run.root}")
 
 
 def remove_unstarted(run: RunDir) -> None:

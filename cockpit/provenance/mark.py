@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cockpit.provenance.trust import token_of
 from engines.identity import Identity
-from engines.run_dir import RunDir
+from engines.run_dir import RunDir, lock_holder, lock_is_held
 
 RUN_ENV = "COCKPIT_RUN_ROOT"
 MARK_ENV = "COCKPIT_RUN_MARK"
@@ -55,10 +55,9 @@ class RunMark:
         try:
             if Path(f"/proc/{pid}").stat().st_uid != os.getuid():
                 return False
-            pairs = (pair.partition(b"=") for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-            found = {name: value for name, _, value in pairs}
         except OSError:
             return False
+        found = _environment(pid)
         secret = found.get(os.fsencode(MARK_ENV))
         if secret is not None:
             return bool(self.secret) and secret == os.fsencode(self.secret)
@@ -85,10 +84,75 @@ def serves(run: RunDir, named: Identity, module: str) -> bool:
     """Whether a process that the run's files name is alive and executes this module for this run; for showing.
 
     Supervisors and samplers have no mark, because what has one is ended with the run's engines. Their command line is
-    set by the one who starts them, too, and read from the kernel: it has the module and the run's path.
+    set by the one who starts them, too, and read from the kernel: it has the module and a path of the run's folder.
     """
-    try:
-        words = Path(f"/proc/{named.pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
+    path = _path_after(named.pid, module)
+    if path is None or not (path == os.fsencode(run.root) or _is_folder_of(run, named.pid, path)):
         return False
-    return os.fsencode(module) in words and os.fsencode(str(run.root)) in words and named.is_alive()
+    return named.is_alive()
+
+
+def works_elsewhere(run: RunDir, engine: Identity | None = None) -> Path | None:
+    """The folder in which the run's processes work, if it is not the run's: the run was moved while it ran, or it is
+    a copy that shares its files with the run (hard links).
+
+    Such processes write no checkpoint into the run's folder and take no request from it. None if they work in the
+    run's folder, or if that cannot be seen from here.
+
+    Args:
+        run: the run.
+        engine: its living engine, if there is one.
+    """
+    supervisor = _lock_holder(run)
+    found = [] if supervisor is None else [(supervisor, _path_after(supervisor.pid, SUPERVISOR_MODULE))]
+    found += [] if engine is None else [(engine, _environment(engine.pid).get(os.fsencode(RUN_ENV)))]
+    for process, path in found:
+        if path and process.is_alive() and _is_folder_of(run, process.pid, path) is False and process.is_alive():
+            return Path(os.fsdecode(path))
+    return None
+
+
+def _lock_holder(run: RunDir) -> Identity | None:
+    """The process that holds the supervisor's lock, as it recorded itself."""
+    if not lock_is_held(run.supervisor_lock):
+        return None
+    holder = lock_holder(run.supervisor_lock)
+    try:
+        return Identity(int(holder["pid"]), int(holder["start_time"]), str(holder["boot_id"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _path_after(pid: int, module: str) -> bytes | None:
+    """The argument that follows a module in the command line of a process; None without it."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    place = words.index(os.fsencode(module)) + 1 if os.fsencode(module) in words else len(words)
+    return words[place] if place < len(words) else None
+
+
+def _environment(pid: int) -> dict[bytes, bytes]:
+    """The environment that a process was started with; empty if it cannot be read."""
+    try:
+        pairs = (pair.partition(b"=") for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        return {name: value for name, _, value in pairs}
+    except OSError:
+        return {}
+
+
+def _is_folder_of(run: RunDir, pid: int, path: bytes) -> bool | None:
+    """Whether a path of a process leads to the run's folder; None if that cannot be seen from here."""
+    try:
+        own = run.root.stat()
+    except OSError:
+        return None
+    try:
+        # As the process sees it: it may have other mounts.
+        found = Path(f"/proc/{pid}/root", os.fsdecode(path).lstrip("/")).stat()
+    except FileNotFoundError:
+        return False if Path(f"/proc/{pid}/root").exists() else None
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)

@@ -47,6 +47,7 @@ WHOLE_STEPS = 256
 SAMPLE_INTERVALS = 5
 OLD_SAMPLE_S = 30.0
 """Machine figures are old after five usual intervals, and after at least this long."""
+_RECORDED = "it recorded its end, and nothing has happened since"
 DISK_S = 5.0
 """Silence after which a full disk is named as its cause."""
 FULL_BYTES = 1 << 16
@@ -74,12 +75,14 @@ class Clock(NamedTuple):
 
 class Processes(NamedTuple):
     """The letters of the processes' states in /proc, empty where they cannot be seen from here ("Z" for an engine that
-    has ended); and whether the run's disk has no space, so that no process can write a record."""
+    has ended); whether the run's disk has no space, so that no process can write a record; and the folder in which the
+    processes work, where it is not the run's."""
 
     engine: str = ""
     supervisor: str = ""
     sampler: str = ""
     disk_is_full: bool = False
+    elsewhere: Path | None = None
 
 
 class Pace(NamedTuple):
@@ -183,7 +186,10 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
     if stage is None or attempt is None or attempt.ended:
-        return Health(HealthWord.STARTING, "", concerns, machine_is_old=old)
+        # A supervisor that runs goes on within a second.
+        ended = attempt is not None and attempt.ended and seen.supervisor == "T"
+        word, sentence = (HealthWord.ENGINE_ENDED, _RECORDED) if ended else (HealthWord.STARTING, "")
+        return Health(word, sentence, concerns, machine_is_old=old)
     engine = engine_of(state, attempt)
     if engine is None or engine.worked is None:
         silence_s = _since_start(state, attempt, clock)
@@ -293,6 +299,8 @@ def _since_start(state: RunState, attempt: AttemptView, clock: Clock) -> float |
 def _concerns(state: RunState, clock: Clock, seen: Processes) -> tuple[tuple[str, ...], bool]:
     """What is not as it should be beside the engine, and whether the machine's figures are old."""
     found = []
+    if seen.elsewhere:
+        found.append(elsewhere_words(seen.elsewhere))
     if seen.supervisor == "T":
         found.append("the supervisor is stopped (SIGSTOP): it starts no stage and answers no screen")
     sample = state.machine()
@@ -302,7 +310,7 @@ def _concerns(state: RunState, clock: Clock, seen: Processes) -> tuple[tuple[str
         found.append("the sampler is stopped (SIGSTOP): memory and load are old")
     elif old and age_s is not None:
         found.append(f"no machine sample for {_span(age_s)}")
-    if sample is not None and not old:
+    if sample is not None and not old and seen.sampler != "T":
         found += _shared_cores(sample)
         found += _shared_cards(sample)
     return tuple(found), old or (seen.sampler == "T" and sample is not None)
@@ -357,6 +365,14 @@ def _span(seconds: float | None) -> str:
     return fmt.minutes(seconds) if seconds >= 60 else fmt.duration(float(int(seconds)))
 
 
+def elsewhere_words(folder: Path) -> str:
+    """That a run's processes work in another folder than the run's."""
+    shown = safe_text(str(folder), 300)
+    if folder.exists():
+        return f"its processes work in {shown}, of which this is a copy: they save nothing here and take no request"
+    return f"it was moved while it runs: its processes save nothing and take no request until it is back at {shown}"
+
+
 def _suspended(silence_s: float) -> str:
     return f"the process is stopped (SIGSTOP); no progress for {_span(silence_s)}"
 
@@ -367,6 +383,7 @@ def process_states(
     is_engine: Callable[[Identity], bool],
     is_sampler: Callable[[Identity], bool],
     root: Path | None = None,
+    elsewhere: Callable[[Identity | None], Path | None] = lambda _engine: None,
 ) -> Processes:
     """The states of the run's processes as far as this machine can see them.
 
@@ -376,6 +393,7 @@ def process_states(
         is_engine: whether a process that the journal names is really an engine of the run.
         is_sampler: the same for its sampler.
         root: the run directory, whose disk may be full; None: not looked at.
+        elsewhere: the folder in which the run's processes, with this engine, work, if it is not the run's.
     """
     stage = state.current_stage
     attempt = stage.current if stage is not None else None
@@ -385,7 +403,9 @@ def process_states(
     named, shown = _identity_of(engine), _state_of(engine, is_engine)
     if named is not None and supervisor and named.boot_id == boot_id() and not named.is_alive():
         shown = "Z"  # the supervisor is seen from here, so the engine would be too
-    return Processes(shown, supervisor, _state_of(newest, is_sampler), root is not None and _is_full(root))
+    full = root is not None and _is_full(root)
+    at = elsewhere(named if shown not in {"", "Z"} else None)
+    return Processes(shown, supervisor, _state_of(newest, is_sampler), full, at)
 
 
 def _is_full(root: Path) -> bool:

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from threading import Lock
 
-from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, lives, serves
+from cockpit.provenance.mark import SAMPLER_MODULE, SUPERVISOR_MODULE, lives, serves, works_elsewhere
 from cockpit.runs.health import Clock, Health, Processes, health, process_states
 from cockpit.runs.index_store import INDEX_AFTER_BYTES, Indexed, load_index, store_index
 from cockpit.runs.sequence import Numbers
@@ -148,6 +148,7 @@ class RunReader:
                 lambda engine: lives(self.run, engine),
                 lambda sampler: serves(self.run, sampler, SAMPLER_MODULE),
                 self.run.root,
+                lambda engine: works_elsewhere(self.run, engine),
             )
             self._concerns = self._own_concerns() if real.is_live else ()
         found = health(self.state, real, Clock.now(time.monotonic() - self._received_s), self._processes)

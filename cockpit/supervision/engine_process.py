@@ -168,8 +168,13 @@ def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
     """Whether the attempt's engine is running, by its lock or its recorded identity; cheap, and it starts nothing."""
     if lock_is_held(run.engine_lock(stage, attempt)):
         return True
-    identity = _recorded(run.engine_json(stage, attempt))
+    identity = recorded_engine(run, stage, attempt)
     return identity is not None and lives(run, identity)
+
+
+def recorded_engine(run: RunDir, stage: str, attempt: int) -> Identity | None:
+    """The engine that the attempt's folder names; None without one."""
+    return _recorded(run.engine_json(stage, attempt))
 
 
 def _recorded(path: Path) -> Identity | None:

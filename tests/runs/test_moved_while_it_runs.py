@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cockpit.launching.launch import resume
+from cockpit.launching.requests import send_request
+from cockpit.runs.reader import read_now
 from engines.events import AttemptEnded, AttemptStarted, CheckpointCommitted, Warned
 from engines.run_dir import RunDir, lock_is_held
+from engines.words import Verb
 from tests.runs.harness import (
     assert_contiguous,
     assert_no_process_left,
@@ -35,6 +38,14 @@ def test_a_run_that_is_moved_away_and_back_loses_one_checkpoint(tmp_path: Path) 
     away = RunDir(run.root.rename(tmp_path / "away"))
     wait_for(lambda: _refused(away), "a save that found no folder")
     assert not run.root.exists(), "the folder is not made again under its old name"
+    reply = send_request(away, Verb.STOP)
+    assert not reply.sent, "no process would see the request"
+    assert reply.hint == f"move it back: mv {away.root} {run.root}"
+    reader = read_now(away)
+    assert (
+        f"it was moved while it runs: its processes save nothing and take no request until it is back at {run.root}"
+        in (reader.health(reader.look()).concerns)
+    )
     away.root.rename(run.root)
     assert wait_for_end(run) == "succeeded"
     assert step_of(run) == 160

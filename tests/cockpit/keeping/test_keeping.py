@@ -13,7 +13,7 @@ import pytest
 from cockpit.keeping.hold import TRASH
 from cockpit.keeping.notes import write_note
 from cockpit.keeping.prune import removals, remove
-from cockpit.keeping.remove import leftovers, refuse_used, remove_run, users_of
+from cockpit.keeping.remove import leftovers, refuse_live, refuse_used, remove_run, users_of
 from cockpit.keeping.rename import rename
 from cockpit.keeping.sizes import sizes_of
 from cockpit.keeping.uses import uses_in
@@ -23,6 +23,7 @@ from cockpit.runs.watch import RunWatch
 from engines.run_dir import RunDir, place_now
 from recipes.problems import OperatorError
 from tests.cockpit.keeping.finished_runs import made_run, output
+from tests.permissions import modes_count
 
 
 @pytest.fixture
@@ -103,6 +104,25 @@ def test_another_user_s_run_is_never_touched(root: Path) -> None:
     for act in (remove_run, lambda one: rename(one, "b"), lambda one: write_note(one, "x")):
         with pytest.raises(OperatorError, match="belongs to another user"):
             act(run)
+
+
+def test_a_run_with_a_read_only_folder_is_refused_whole_and_keeps_its_name(root: Path) -> None:
+    """A rename to a name that lists leave out, and then a refusal, would lose sight of the run and free nothing."""
+    run, other = made_run(root, "protected", steps=[10]), made_run(root, "other")
+    checkpoint = run.checkpoint("train", 1, 10)
+    checkpoint.chmod(0o500)
+    with modes_count():
+        with pytest.raises(OperatorError, match=r"step-10: Permission denied") as refusal:
+            refuse_live([other, run])
+        assert refusal.value.hint == f"make it writable: chmod -R u+w {run.root}\nnothing was removed"
+        with pytest.raises(OperatorError, match="cannot be removed"):
+            remove_run(run)
+    assert sorted(run_ids(root)) == sorted([run.id, other.id])
+    assert leftovers(root) == []
+    checkpoint.chmod(0o700)
+    refuse_live([run])
+    remove_run(run)
+    assert run_ids(root) == [other.id]
 
 
 def test_an_ancestor_of_another_run_is_refused_with_the_name_of_what_was_made_from_it(root: Path) -> None:

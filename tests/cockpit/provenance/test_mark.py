@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cockpit.provenance.mark import RunMark, lives
+from cockpit.provenance.mark import SUPERVISOR_MODULE, RunMark, lives, serves, works_elsewhere
 from cockpit.provenance.trust import seal
 from cockpit.supervision.engine_process import find_engine
 from cockpit.supervision.process_tree import kill_tree, run_processes
 from engines.identity import Identity
-from engines.run_dir import RunDir
-from tests.cockpit.runs.journaled_runs import a_run, engine_of
+from engines.run_dir import Lock, RunDir
+from tests.cockpit.runs.journaled_runs import a_run, engine_of, stopped_process
 
 
 def identity(pid: int) -> Identity:
@@ -67,3 +67,27 @@ def test_an_engine_of_an_older_cockpit_is_found_by_the_run_s_path(tmp_path: Path
         assert RunMark.of(run).environment() == {"COCKPIT_RUN_ROOT": str(run.root)}
         assert find_engine(run, "base", 1) is not None
         assert find_engine(RunDir(run.root.rename(tmp_path / "moved")), "base", 1) is None
+
+
+def test_processes_that_work_in_another_folder_are_seen_to(tmp_path: Path) -> None:
+    """After a move they write to the old path; a copy that shares the lock's file has no processes of its own."""
+    run = a_run(tmp_path)
+    with stopped_process(SUPERVISOR_MODULE, str(run.root)) as supervisor, engine_of(run) as engine:
+        lock = Lock(run.supervisor_lock)
+        assert lock.acquire(vars(supervisor))
+        copy = RunDir(tmp_path / "copy")
+        copy.root.mkdir()
+        copy.supervisor_lock.hardlink_to(run.supervisor_lock)
+        link = RunDir(tmp_path / "link")
+        link.root.symlink_to(run.root)
+        assert works_elsewhere(run, identity(engine.pid)) is None
+        assert works_elsewhere(link) is None
+        assert serves(link, supervisor, SUPERVISOR_MODULE), "another way to the same folder"
+        assert not serves(copy, supervisor, SUPERVISOR_MODULE)
+        assert works_elsewhere(copy) == run.root
+        moved = RunDir(run.root.rename(tmp_path / "moved"))
+        assert works_elsewhere(moved) == run.root
+        lock.release()
+        assert works_elsewhere(moved, identity(engine.pid)) == run.root
+        moved.root.rename(run.root)
+        assert works_elsewhere(run, identity(engine.pid)) is None

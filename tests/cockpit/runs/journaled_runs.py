@@ -74,3 +74,18 @@ def engine_of(run: RunDir, *, marked: bool = True) -> Iterator[subprocess.Popen[
     finally:
         child.kill()
         child.communicate()
+
+
+@contextmanager
+def stopped_process(*words: str) -> Iterator[Identity]:
+    """A process with these words in its command line, stopped."""
+    program = [sys.executable, "-c", "import os; os.kill(os.getpid(), 19); input()", *words]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE)
+    try:
+        os.waitpid(child.pid, os.WUNTRACED)
+        identity = Identity.of(child.pid)
+        assert identity is not None
+        yield identity
+    finally:
+        child.kill()
+        child.communicate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from cockpit.runs.health import STALLED_S, Clock, Health, Processes, health, pro
 from cockpit.runs.state import fold
 from engines.events import (
     AnyEvent,
+    AttemptEnded,
     CheckpointCommitted,
     ControlApplied,
     Device,
@@ -29,7 +31,7 @@ from engines.events import (
     Warned,
 )
 from engines.identity import Identity
-from engines.words import HealthWord, RunStatus
+from engines.words import EndReason, HealthWord, RunStatus
 from tests.tui import journals
 from tests.tui.journals import T0, Journal
 
@@ -45,11 +47,12 @@ def at(
     engine: str = "",
     supervisor: str = "",
     sampler: str = "",
+    elsewhere: Path | None = None,
 ) -> Health:
     """The health some seconds after the journal's newest record, on the run's machine or on another one."""
     state = fold(journal.events)
     clock = Clock("b", journal.t + after_s - T0, waited_s) if here else Clock("other", 5.0, waited_s)
-    return health(state, state.state, clock, Processes(engine, supervisor, sampler))
+    return health(state, state.state, clock, Processes(engine, supervisor, sampler, elsewhere=elsewhere))
 
 
 def training(step_s: float = 4.0, steps: int = 64) -> Journal:
@@ -236,6 +239,29 @@ def test_a_stopped_process_is_said_as_such() -> None:
     found = at(training(0.2), 1, sampler="T")
     assert "the sampler is stopped (SIGSTOP)" in found.line
     assert found.machine_is_old
+
+
+def test_while_the_supervisor_is_stopped_an_engine_that_recorded_its_end_is_not_called_starting() -> None:
+    journal = training(0.2)
+    journal.say(ENGINE, AttemptEnded(stage="atlas", attempt=1, reason=EndReason.STOPPED))
+    found = at(journal, 40, supervisor="T")
+    assert found.word == "engine ended"
+    assert found.sentence == "it recorded its end, and nothing has happened since"
+    assert at(journal, 1).word == "starting", "a supervisor that runs goes on at once"
+
+
+def test_the_load_is_not_told_while_the_sampler_is_stopped() -> None:
+    journal = training(0.2)
+    busy = msgspec.structs.replace(journals.machine(journal.t), cpu_percent=100.0, engine_cpu_percent=1.0, cores=2)
+    journal.say("samp", busy)
+    assert "other processes use 2 of 2 cores" in at(journal, 1).line
+    assert "other processes" not in at(journal, 1, sampler="T").line
+
+
+def test_a_run_whose_processes_work_in_another_folder_says_so(tmp_path: Path) -> None:
+    gone = tmp_path / "old"
+    assert f"save nothing and take no request until it is back at {gone}" in at(training(0.2), 1, elsewhere=gone).line
+    assert f"its processes work in {tmp_path}, of which this is a copy" in at(training(0.2), 1, elsewhere=tmp_path).line
 
 
 def test_on_a_full_disk_silence_is_not_called_a_stall() -> None:

@@ -3,10 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from engines.identity import Identity
 from engines.journal import Record, read_journal
 from engines.run_dir import Lock, RunDir
 from engines.words import WriterRole
-from tests.cockpit.runs.journaled_runs import a_run, engine_of, write_journal
+from tests.cockpit.runs.journaled_runs import a_run, engine_of, stopped_process, write_journal
 
 
 def events(records: list[Record]) -> list[AnyEvent]:
@@ -268,18 +264,3 @@ def test_a_stopped_process_that_the_files_name_as_supervisor_or_sampler_is_belie
             found[name] = "is stopped (SIGSTOP)" in reader.health(reader.look()).line
             lock.release()
     assert found == {"forged": False, "real": True, "other run": False}
-
-
-@contextmanager
-def stopped_process(*words: str) -> Iterator[Identity]:
-    """A process with these words in its command line, stopped."""
-    program = [sys.executable, "-c", "import os; os.kill(os.getpid(), 19); input()", *words]
-    child = subprocess.Popen(program, stdin=subprocess.PIPE)
-    try:
-        os.waitpid(child.pid, os.WUNTRACED)
-        identity = Identity.of(child.pid)
-        assert identity is not None
-        yield identity
-    finally:
-        child.kill()
-        child.communicate()
