@@ -161,7 +161,7 @@ def _base_of(adapter: Path) -> Path | None:
 def _job(loaded: LoadedRecipe, number: int, stage: StageFields) -> Job | None:
     refs = loaded.graph.inputs[stage.name]
     place = rows_place(loaded, refs.get("data"))
-    if place is None:
+    if place is None or (isinstance(stage, PrepareMessages) and asks_about_code(stage, place.data)):
         return None
     model = tokenizer_of(through_stages(loaded, refs.get("model")))
     return Job(loaded.resolved["stage"][number], str(place.data), None if model is None else str(model), place.prepare)

@@ -13,6 +13,7 @@ from pathlib import Path
 from cockpit.planning.base_check import check_base, loads_in_transformers
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
+from cockpit.planning.source_check import source_problems
 from cockpit.planning.target_modules import unknown_targets
 from engines.files import read_regular_text
 from engines.inputs.hub_cache import cached_model
@@ -59,7 +60,7 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    refuse(loaded, [*problems, *output_problems(loaded)])
+    refuse(loaded, [*problems, *output_problems(loaded), *source_problems(loaded)])
 
 
 def check_folders(loaded: LoadedRecipe) -> None:

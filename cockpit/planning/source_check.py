@@ -1,0 +1,68 @@
+"""Check that the folders of sources in a recipe contain what their stages read; at launch and for `cockpit check`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from engines.inputs.code_or_rows import asks_about_code, has_documents
+from engines.inputs.code_tree import CodeRules, code_files
+from engines.inputs.data_place import suffix_of
+from engines.inputs.files_read import files_read, source_of
+from recipes.load import LoadedRecipe
+from recipes.problems import Problem, printable
+from recipes.stages.fields import StageFields
+from recipes.stages.prepare import PrepareMessages, PrepareText
+
+MOST_FILES = 20_000
+"""Files of a code base whose languages are examined for their parsers."""
+
+
+def source_problems(loaded: LoadedRecipe) -> list[Problem]:
+    """The folders of sources that give nothing, and the languages without a parser, each at its line."""
+    problems = []
+    for stage in loaded.recipe.stage:
+        data = loaded.graph.inputs[stage.name].get("data")
+        for field, message, hint in _found(stage, None if data is None else data.path):
+            line = loaded.line_of(stage.name, field)
+            problems.append(Problem(loaded.path, line, f"{stage.name}.{field}", message, hint=hint))
+    return problems
+
+
+def _found(stage: StageFields, data: Path | None) -> Iterator[tuple[str, str, str]]:
+    """Field, message and hint of each problem of a stage."""
+    if isinstance(stage, PrepareText):
+        source = source_of(stage)
+        if source is not None and source.is_dir() and not files_read(stage, "source", source):
+            folder = printable(str(source), 400)
+            yield "source", f"{folder} has no file that include matches", "check include and exclude"
+    elif isinstance(stage, PrepareMessages) and data is not None and data.is_dir() and not has_documents(data):
+        yield from _of_code(stage, data)
+
+
+def _of_code(stage: PrepareMessages, folder: Path) -> Iterator[tuple[str, str, str]]:
+    if not asks_about_code(stage, folder):
+        if stage.format == "auto" and not stage.columns and not _has_rows(folder):
+            allowed = ", ".join(stage.languages)
+            message = f"{printable(str(folder), 400)} has neither data files nor sources"
+            yield "data", message, f"languages of sources: {allowed}; ignored and third-party files do not count"
+        return
+    present: Counter[str] = Counter()
+    for number, one in enumerate(code_files(folder, CodeRules.of(stage), Counter())):
+        present.update([one.language] if one.role == "source" else [])
+        if number >= MOST_FILES:
+            break
+    if not present:
+        allowed = ", ".join(stage.languages)
+        yield "data", f"{printable(str(folder), 400)} has no sources", f"languages of sources: {allowed}"
+    missing = sorted(present.keys() - {"python"})
+    if missing and stage.python is None and find_spec("tree_sitter") is None:
+        hint = "install them: pip install 'training-cockpit[code]'; or leave the languages out of languages"
+        yield "languages", f"no parser is installed for {', '.join(missing)}", hint
+
+
+def _has_rows(folder: Path) -> bool:
+    return any(suffix_of(name) for _, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,64 @@
+"""A folder that gives its stage nothing is refused before a run is made, and a code base is not taken for rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.planning.data_look import look_at_data
+from cockpit.planning.model_check import check_models
+from recipes.load import load_recipe
+from recipes.problems import RecipeError
+
+FILES = {"src/a.cpp": "class A { void f(); };", "b.py": "def b(): 'B.'", "vendor/v.go": "package v", "notes.md": "x"}
+
+
+def recipe(tmp_path: Path, output: str, more: str = "") -> Path:
+    for name, text in FILES.items():
+        file = tmp_path / "tree" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    field = "source" if output == "text" else "data"
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "q"\nkind = "prepare"\n'
+        f'output = "{output}"\n{field} = "./tree"\n{more}\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "message"),
+    [
+        ("text", 'include = ["*.java"]', "has no file that include matches"),
+        ("messages", 'languages = ["java"]', "has neither data files nor sources"),
+        ("messages", 'languages = ["go"]', "has neither data files nor sources"),
+        ("messages", 'languages = ["java"]\nformat = "code"', "has no sources"),
+    ],
+)
+def test_a_folder_without_anything_to_read_is_refused_at_its_line(
+    tmp_path: Path, output: str, more: str, message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(recipe(tmp_path, output, more)))
+    (problem,) = caught.value.problems
+    assert problem.line == 7
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("more", ["", 'languages = ["go"]\nvendored = "keep"', 'format = "code"'])
+def test_a_code_base_is_no_bad_data(tmp_path: Path, more: str) -> None:
+    loaded = load_recipe(recipe(tmp_path, "messages", more))
+    check_models(loaded)
+    assert look_at_data(loaded) == {}
+
+
+def test_a_language_without_a_parser_is_refused_unless_another_interpreter_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cockpit.planning.source_check.find_spec", lambda _name: None)
+    with pytest.raises(RecipeError, match="no parser is installed for cpp"):
+        check_models(load_recipe(recipe(tmp_path, "messages")))
+    check_models(load_recipe(recipe(tmp_path, "messages", 'languages = ["python"]')))
+    check_models(load_recipe(recipe(tmp_path, "messages", 'python = "/opt/train/bin/python"')))
