@@ -89,6 +89,8 @@ class ReadCounts:
         formats: shape and container of the first files, by their path.
         encodings: what is unusual about the text of a file, by its path.
         files: number of files that were read.
+        left_out: files inside the place that could be data and are not read, because others lie less deep or are named
+            for a split.
     """
 
     rows: int = 0
@@ -99,6 +101,7 @@ class ReadCounts:
     formats: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, str] = field(default_factory=dict)
     files: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def refused(self) -> int:
@@ -122,6 +125,10 @@ class ReadCounts:
             found.append(f"nothing uses these columns: {_counted(self.unused_columns)}")
         if self.ignored_keys:
             found.append(f"left out by ignore_keys: {_counted(self.ignored_keys)}")
+        if self.left_out:
+            shown = ", ".join(printable(name, 80) for name in self.left_out[:3])
+            more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
+            found.append(f"not read, because other files of the folder are its data: {shown}{more}")
         found += [f"{file}: {words}" for file, words in islice(self.encodings.items(), 3)]
         return found
 
@@ -173,7 +180,10 @@ def files_of(source: DataSource, split: str) -> list[Path]:
     Raises:
         OperatorError: the place has no data, or not this split.
     """
-    splits = splits_in(source)
+    return _of_split(source, splits_in(source), split)
+
+
+def _of_split(source: DataSource, splits: Mapping[str, list[Path]], split: str) -> list[Path]:
     if UNSPLIT in splits and split in (UNSPLIT, "train"):
         return splits[UNSPLIT]
     if split in splits:
@@ -263,7 +273,9 @@ def each_row(source: DataSource, split: str, counts: ReadCounts) -> Iterator[Loc
     Raises:
         OperatorError: a file cannot be read, or its rows have no known shape.
     """
-    for file in files_of(source, split):
+    found = data_files(source.place)
+    counts.left_out = [str(file.relative_to(source.place)) for file in found.left_out]
+    for file in _of_split(source, found.splits, split):
         counts.files += 1
         yield from _FileReader(source, file, counts).rows()
 
@@ -325,7 +337,7 @@ class _FileReader:
         if not shape.marks <= value.keys():
             keys = printable(", ".join(value), 120) or "none"
             raise BadRowError(
-                f"not a row of {shape.name}, as the others of its file; its keys are {keys}",
+                f"not a row of {shape.name}{self._why()}; its keys are {keys}",
                 f"not a row of {shape.name}",
             )
         if len(value) > len(shape.marks) or given is not value:
@@ -336,9 +348,10 @@ class _FileReader:
         shape = shape_of(value)
         if shape is None:
             keys = printable(", ".join(value), 200) or "none"
-            raise OperatorError(
-                f"{where}: no format that Cockpit knows has the keys of this row; they are {keys}", _way_out(value)
-            )
+            what = f"no format that Cockpit knows has the keys of this row; they are {keys}"
+            if self._counts.files > 1:  # one odd file among others is a bad row, as one odd row among others is
+                raise BadRowError(what, "a row of no known format", _way_out(value))
+            raise OperatorError(f"{where}: {what}", _way_out(value))
         self._shape = shape
         return shape
 
@@ -348,6 +361,11 @@ class _FileReader:
             self._counts.unused_columns.update(key for key in extra if value[key] is not None)
         if self._columns is not None:
             self._counts.unused_columns.update(self._columns.unused(given))
+
+    def _why(self) -> str:
+        if self._source.format != "auto":
+            return ", as format says"
+        return ", as columns says" if self._shape is MAPPED else ", as the others of its file"
 
     def _example(self) -> str:
         return f"a row of {self._shape.name} has the form {self._shape.example}" if self._shape else ""

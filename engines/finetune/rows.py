@@ -68,6 +68,8 @@ def load_train(
         ctx.warn(note)
     for text in warnings.texts(counts):
         ctx.warn(text)
+    if not read.rows:
+        raise OperatorError(f"{data.place}: its train split has no rows", "give a file with rows")
     if not dataset:
         raise OperatorError(
             f"{data.place}: none of the {counts.rows} rows of its train split has an answer within {rules.max_length}"

@@ -122,7 +122,11 @@ def data_files(place: Path) -> DataFiles:
 def _walk(place: Path) -> Iterator[str]:
     """Paths of data files inside a folder, with `/`; hidden names and links to folders are not followed."""
     count = 0
-    for at, folders, names in os.walk(place):
+
+    def refuse(error: OSError) -> None:
+        raise OperatorError(f"{error.filename} cannot be read: {error.strerror}", "make the folder readable")
+
+    for at, folders, names in os.walk(place, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(at).relative_to(place)
         for name in names:

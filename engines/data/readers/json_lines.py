@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.data.readers.bad_row import BadRowError
-from engines.data.readers.json_file import array_values
+from engines.data.readers.json_stream import array_values
 from engines.data.readers.json_values import parse_row
 from engines.data.readers.lines import FileNote, TextLines, opened
 

@@ -39,7 +39,7 @@ def turns_of(value: Any, name: str, ignored: Collection[str]) -> list[Message]:
         BadRowError: it is not a list of turns, or a turn has a key or a value that is not understood.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_row(value)  # a list in a column of text
+        value = _parsed(value, name)  # a list in a column of text
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         value = _turns_of_columns(value, name)
     if not isinstance(value, list):

@@ -327,6 +327,17 @@ def test_bad_rows_are_left_out_and_counted_or_all_named(tmp_path: Path) -> None:
     assert "the key messages twice" in counts.examples[2]
 
 
+def test_one_odd_file_among_others_is_a_bad_row_and_an_odd_first_file_ends_the_reading(tmp_path: Path) -> None:
+    for number, row in enumerate([GOOD, {"error": "timeout"}, GOOD]):
+        put(tmp_path / f"{number}.json", row)
+    counts = ReadCounts()
+    assert len(list(read_rows(DataSource(tmp_path, on_bad_row="skip"), "train", counts))) == 2
+    assert counts.skipped == {"a row of no known format": 1}
+    put(tmp_path / "0.json", {"error": "timeout"})
+    with pytest.raises(OperatorError, match=r"0\.json:1: no format that Cockpit knows"):
+        rows_of(tmp_path, on_bad_row="skip")
+
+
 def test_the_kinds_of_mistakes_are_counted_without_their_values(tmp_path: Path) -> None:
     bad = [{"messages": [GOOD["messages"][0], {"role": "robot", "content": f"{n}"}], "id": str(n)} for n in range(30)]
     counts = ReadCounts()
@@ -410,6 +421,8 @@ def test_a_json_array_may_be_named_jsonl_and_an_object_may_fill_a_file(tmp_path:
     assert len(rows_of(tmp_path / "b.json")) == 1
     (tmp_path / "c.json").write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD))
     assert len(rows_of(tmp_path / "c.json")) == 2
+    (tmp_path / "e.json").write_text(json.dumps(GOOD) + "\n{oops\n" + json.dumps(GOOD))
+    assert len(rows_of(tmp_path / "e.json", on_bad_row="skip")) == 2
     (tmp_path / "d.json").write_text("[]")
     assert rows_of(tmp_path / "d.json") == []
 
@@ -537,6 +550,9 @@ def test_a_folder_of_splits_and_a_folder_of_rows(tmp_path: Path) -> None:
         put(tmp_path / "split" / name, GOOD)
     assert names(tmp_path / "split") == {"train": ["train.jsonl"], "val": ["valid.jsonl"]}
     assert [file.name for file in data_files(tmp_path / "split").left_out] == ["train.jsonl"]
+    counts = ReadCounts()
+    assert len(list(read_rows(DataSource(tmp_path / "split"), "train", counts))) == 1
+    assert "old/train.jsonl" in counts.notes()[0]
     for number in range(12):
         put(tmp_path / "rows" / f"{number:04d}.json", GOOD)
     assert names(tmp_path / "rows") == {"": [f"{number:04d}.json" for number in range(12)]}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.data.door import DataSource, problems_in, read_conversations
-from engines.data.readers import json_file, lines
+from engines.data.readers import json_stream, lines
 from recipes.problems import OperatorError
 
 ROW = '{"messages": [{"role": "user", "content": "f?"}, {"role": "assistant", "content": "größer"}]}'
@@ -117,7 +117,7 @@ def test_a_packed_file_that_unpacks_to_an_endless_line_is_refused_by_its_line(
 def test_a_json_file_with_an_endless_value_is_refused_by_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_file, "MAX_ROW_BYTES", 1 << 16)
+    monkeypatch.setattr(json_stream, "MAX_ROW_BYTES", 1 << 16)
     (tmp_path / "train.json").write_text('[\n{"text": "' + "x" * (5 << 20))
     with pytest.raises(OperatorError, match=r"train\.json:2: the row is longer than"):
         list(read_conversations(DataSource(tmp_path), "train"))

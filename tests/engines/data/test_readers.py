@@ -17,7 +17,7 @@ from recipes.stages.data_fields import DataFields
 from recipes.stages.finetune import FinetuneStage
 
 READERS = Path(__file__).resolve().parents[3] / "engines" / "data" / "readers"
-SHARED = {"__init__", "bad_row", "formats", "json_values", "lines", "reading", "row", "turns"}
+SHARED = {"__init__", "bad_row", "formats", "json_stream", "json_values", "lines", "reading", "row", "turns"}
 """Modules of the room that no format has for itself."""
 
 
