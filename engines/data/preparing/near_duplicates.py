@@ -54,8 +54,9 @@ def bands_of(similarity: float) -> tuple[int, int]:
 def shingles_of(row: Row) -> set[str]:
     """The runs of `WORDS` words of a row; all of its words as one run if it has fewer."""
     words = _WORD.findall("\n".join(_texts(row)).lower())
-    runs = len(words) - WORDS + 1
-    return {" ".join(words[at : at + WORDS]) for at in range(max(runs, 1))}
+    if len(words) < WORDS:
+        return {" ".join(words)}
+    return set(map(" ".join, zip(*(words[at:] for at in range(WORDS)), strict=False)))
 
 
 def join_similar(
