@@ -20,8 +20,10 @@ from engines.data.preparing.duplicates import Repeats, exact_repeats, kept_befor
 from engines.data.preparing.groups import Groups
 from engines.data.preparing.split_files import write_splits
 from engines.data.preparing.spool import UNSPLIT, Spool, SpoolWriter
+from engines.data.preparing.statistics_page import STATISTICS, statistics_page
 from engines.data.split import SPLITS
 from engines.data.text import Report
+from engines.files import write_text
 from recipes.problems import OperatorError
 
 FORMAT = 1
@@ -112,6 +114,7 @@ def prepare_rows(
         "splits": splits,
     }
     write_json(out / METADATA, metadata)
+    write_text(out / STATISTICS, statistics_page(metadata))
     return metadata
 
 

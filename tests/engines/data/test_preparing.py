@@ -131,7 +131,7 @@ def test_the_same_data_and_fields_give_the_same_bytes(tmp_path: Path) -> None:
         run(context)
         made.append({file.name: file.read_bytes() for file in sorted(context.out.iterdir())})
     assert made[0] == made[1]
-    assert sorted(made[0]) == ["metadata.json", "test.jsonl", "train.jsonl", "val.jsonl"]
+    assert sorted(made[0]) == ["metadata.json", "statistics.md", "test.jsonl", "train.jsonl", "val.jsonl"]
 
 
 def test_the_metadata_says_the_formats_and_where_rows_were_left_out(tmp_path: Path) -> None:
@@ -142,6 +142,16 @@ def test_the_metadata_says_the_formats_and_where_rows_were_left_out(tmp_path: Pa
     assert (metadata["files"], metadata["rows"], sum(metadata["skipped"].values())) == (2, 12, 1)
     assert metadata["skipped_examples"][0].startswith("d/a.jsonl:4: ")
     assert metrics_of(metadata)["dropped"] == metrics_of(metadata)["skipped_rows"] == 1
+
+
+def test_the_table_of_categories_has_every_row_once(tmp_path: Path) -> None:
+    rows = [talk(f"q{n}", category=["plain", "a|b\x1b[2J", ""][n % 3]) for n in range(60)]
+    made = prepared(write_lines(tmp_path / "d.jsonl", rows), tmp_path)
+    lines = (made.out / "statistics.md").read_text("utf-8").splitlines()
+    table = {line.split(" | ")[0]: line.split(" | ")[1:5] for line in lines[lines.index("") :] if "% |" in line}
+    assert list(table) == ["| (none)", "| a\\|b\\x1b[2J", "| plain"]
+    assert [sum(int(cells[part]) for cells in table.values()) for part in range(3)] == list(made.sizes)
+    assert {cells[3] for cells in table.values()} == {"33.3%"}
 
 
 def test_the_same_data_in_another_order_gives_the_same_splits(tmp_path: Path) -> None:
