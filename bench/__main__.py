@@ -8,7 +8,7 @@ import sys
 
 from bench.rows import Row
 
-PARTS = ("events", "preparing", "quantize", "readers", "screens", "shared_cores", "steps")
+PARTS = ("events", "preparing", "quantize", "readers", "screens", "shared_cores", "steps", "texts")
 
 
 def main(names: list[str]) -> int:

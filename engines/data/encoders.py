@@ -67,7 +67,8 @@ def load_encoder(folder: Path, eos_token: str | None = None) -> tuple[Encoder, l
     if not has_pieces and not has_whole:
         raise OperatorError(
             f"{folder} has no tokenizer: neither {WHOLE_FILE} nor {PIECES_FILE} exists",
-            "give a tokenizer stage, or a folder that save_pretrained wrote",
+            "give a tokenizer stage or a model's folder; for a tokenizer in another form, write tokenizer.json first:"
+            " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
         )
     if not has_whole:
         return SentencePieceEncoder(folder, eos_token), []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,36 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path) -> None:
     said = [event.message for event in context.events() if isinstance(event, Warned)]
     assert any("1 file(s) were left out: not utf8 (b.txt)" in sentence for sentence in said)
     assert any(".jpg 1" in sentence for sentence in said)
+
+
+def test_memory_is_flat_in_the_size_of_the_text(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    with (source / "long.txt").open("w") as file, (source / "rows.jsonl").open("w") as rows:
+        for number in range(24):
+            file.write("".join(f"{number} {line} of a long text\n" for line in range(40_000)))
+            rows.writelines(json.dumps({"text": f"{number} {row} " * 100}) + "\n" for row in range(600))
+    assert sum(file.stat().st_size for file in source.iterdir()) > 28 << 20
+    tracemalloc.start()
+    try:
+        prepare_text(str(source), fresh(tmp_path / "out"))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 16 << 20
+
+
+def test_a_file_that_changes_while_it_is_read_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_tree(tmp_path, {"book.txt": "a line\n" * 100}) / "book.txt"
+
+    def pieces_of_a_file_that_grows(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+        with file.open("a") as more:
+            more.write("more\n")
+        return pieces_of(chunks, limit)
+
+    monkeypatch.setattr("engines.data.sources.documents.pieces_of", pieces_of_a_file_that_grows)
+    with pytest.raises(OperatorError, match=r"book\.txt changed while it was read"):
+        documents(file, tmp_path / "out")
 
 
 # ---- pieces
