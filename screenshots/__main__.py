@@ -17,10 +17,12 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from cockpit.forms.rows_target import find_rows
 from cockpit.replay.playback import Playback
 from cockpit.runs.health import Clock, Health, health
 from cockpit.runs.state import RunState, fold
 from cockpit.tui.app import CockpitApp
+from cockpit.tui.screens.rows import RowsScreen
 from engines.artifacts.adapter_folder import BASE_JSON
 from engines.events import AnyEvent, Step
 from engines.journal import read_journal
@@ -31,6 +33,7 @@ from screenshots.raster import save_picture, screen_text
 
 HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "recorded"
+ROWS = HERE / "rows"
 SIZES = ((80, 24), (160, 48))
 SETTLE_TURNS = 40
 
@@ -157,6 +160,28 @@ async def _quantize(shot: Shot) -> None:
     await shot.pilot.press("g")
 
 
+async def _rows(shot: Shot) -> None:
+    sets = ["max_length=640", "truncation=answer"]
+    target = find_rows(str(ROWS / "data"), shot.runs, model=str(ROWS / "model"), sets=sets)
+    screen = RowsScreen(target)
+    await shot.app.push_screen(screen)
+    await _row(shot, screen, 1)
+    await shot.pilot.press("right")
+    await _row(shot, screen, 2)
+
+
+async def _row(shot: Shot, screen: RowsScreen, number: int) -> None:
+    """Wait for the row that the helper process gives."""
+    while screen.view is None or screen.view.number != number:
+        await shot.pilot.pause(0.05)
+
+
+async def _cut(shot: Shot) -> None:
+    await _rows(shot)
+    await shot.pilot.press("end")
+    await _settle(shot.pilot)
+
+
 async def _help(shot: Shot) -> None:
     await _live(shot)
     await _settle(shot.pilot)
@@ -172,6 +197,8 @@ PICTURES = (
     Picture("files", _files),
     Picture("checkpoints", _checkpoints),
     Picture("quantize", _quantize),
+    Picture("rows", _rows),
+    Picture("rows-cut", _cut),
     Picture("help", _help),
 )
 

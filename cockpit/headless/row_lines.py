@@ -78,12 +78,14 @@ def facts(view: RowView) -> list[str]:
         return ["no tokens: the model is not known"]
     if view.fate in ("refused", "unreadable"):
         return [f"refused: {safe_text(view.reason, 1000)}"]
-    share = f" ({view.scored / view.tokens:.0%})" if view.tokens and view.scored else ""
+    kept = view.tokens - view.lost
+    share = f" ({view.scored / kept:.0%})" if kept > 0 and view.scored else ""
     words = [fmt.counted(view.tokens, "token"), f"{view.scored:,} trained{share}"]
     if view.fate == "dropped":
         words.append(f"left out: {safe_text(view.reason, 300)}")
     if view.fate == "cut":
-        words.append("its beginning is cut off" if view.from_left else "its end is cut off")
+        side = "beginning" if view.from_left else "end"
+        words.append(f"{fmt.counted(view.lost, 'token')} at its {side} cut off")
     return words
 
 

@@ -23,6 +23,7 @@ class RowView(msgspec.Struct, omit_defaults=True):
         spans: parts of the text in order: the place after the last character, and the kind.
         tokens: of the whole row, before a cut.
         scored: tokens that the loss counts, after a cut.
+        lost: tokens that are cut off.
         cut_at: the place in the text where it is cut; -1 without a cut.
         from_left: what lies before `cut_at` is cut off; else what follows.
         reason: why the row is not kept, and what to do.
@@ -37,6 +38,7 @@ class RowView(msgspec.Struct, omit_defaults=True):
     spans: list[tuple[int, SpanKind]] = []
     tokens: int = 0
     scored: int = 0
+    lost: int = 0
     cut_at: int = -1
     from_left: bool = False
     reason: str = ""

@@ -162,7 +162,7 @@ class Rows:
             place = whole.ends[limit - 1] if long else -1
             ends = [place, len(whole.text)] if long else [len(whole.text)]
             spans: list[tuple[int, SpanKind]] = [(end, "cut") for end in ends]
-            return RowView(number, row.where, "dropped", whole.text, spans, found.tokens, 0, place, reason=reason)
+            return RowView(number, row.where, "dropped", whole.text, spans, found.tokens, 0, 0, place, reason=reason)
         if found.from_left:
             place = whole.ends[found.cut - 1]
             spans = spans_of(whole, place, from_left=True)
@@ -171,7 +171,16 @@ class Rows:
             spans = spans_of(whole, place)
         tokens = len(whole.ids)
         return RowView(
-            number, row.where, "cut", whole.text, spans, tokens, found.scored, place, from_left=found.from_left
+            number,
+            row.where,
+            "cut",
+            whole.text,
+            spans,
+            tokens,
+            found.scored,
+            found.cut,
+            place,
+            from_left=found.from_left,
         )
 
 

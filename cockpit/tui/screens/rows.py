@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -253,7 +255,8 @@ class RowsScreen(Screen[None]):
             number = f"row {view.number:,}" + (f" of {self._last:,}" if self._last else "")
             part = f", example {view.part} of {len(self._views)}" if view.part else ""
             title.append(f"  {number}{part}  ", style=colours["primary"])
-            title.append(safe_text(view.where, 200), style=colours["text-muted"])
+            inside = view.where.removeprefix(f"{Path(self._target.job.data).parent}{os.sep}")
+            title.append(safe_text(inside, 200), style=colours["text-muted"])
         self.query_one("#title", Static).update(title)
         self.query_one("#facts", Static).update(self._facts(view, colours))
         self.query_one("#legend", Static).update(self._legend(colours))
@@ -262,8 +265,8 @@ class RowsScreen(Screen[None]):
     def _facts(self, view: RowView | None, colours: dict[str, str]) -> Text:
         if view is None:
             return Text("reading…" if self._busy else "no row")
-        bad = view.fate not in ("kept", "raw")
-        return Text("  ".join(facts(view)), style=colours["error" if bad else "foreground"])
+        colour = {"kept": "foreground", "raw": "foreground", "cut": "warning"}.get(view.fate, "error")
+        return Text("  ".join(facts(view)), style=colours[colour])
 
     def _legend(self, colours: dict[str, str]) -> Text:
         legend = Text(no_wrap=True)
