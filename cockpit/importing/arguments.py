@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from cockpit.importing.arguments_data import put_data
 from cockpit.importing.draft import (
     TUNED,
     Draft,
     Outcome,
     Rule,
+    choice,
     different,
     each,
     flag,
@@ -20,7 +22,6 @@ from cockpit.importing.draft import (
     missing,
     names,
     number,
-    plain,
     text,
     to,
     unneeded,
@@ -37,7 +38,7 @@ from cockpit.importing.meanings import (
     NO_TOKENS,
     PACKING,
 )
-from cockpit.importing.sources import ONE_SOURCE, Source, place, put_source
+from cockpit.importing.sources import place
 from cockpit.importing.templates import template_file
 from cockpit.importing.training_arguments import (
     NO_UPLOAD,
@@ -90,10 +91,17 @@ OWN: dict[str, Rule] = {
     "init_lora_weights": different(ADAPTER, True),
     **each("modules_to_save lora_modules_to_save trainable_token_indices", different(EXTRA_LAYERS)),
     **each("task_type lora_task_type", different("a finetune stage trains a causal language model", "CAUSAL_LM")),
+    **each(
+        "eva_config corda_config lora_ga_config velora_config alora_invocation_tokens use_qalora "
+        "qalora_group_size monteclora_config lora_bias use_bdlora arrow_config kasa_config "
+        "megatron_config megatron_core",
+        different(ADAPTER),
+    ),
+    **each("runtime_config ensure_weight_tying", unneeded("found by the model's layers")),
     **each("fan_in_fan_out inference_mode peft_type", unneeded("found by the model's layers")),
     **each("packing eval_packing padding_free", different(PACKING)),
     **each("packing_strategy pad_to_multiple_of", unneeded("rows are not packed")),
-    "truncation_mode": different("truncation of the stage decides what a long row does", "keep_start"),
+    "truncation_mode": to("truncation", choice({"keep_start": "answer", "keep_end": "left"})),
     **each(
         "dataset_num_proc dataset_batch_size dataset_kwargs dataset_streaming shuffle_dataset num_proc",
         unneeded("rows are read in a stream"),
@@ -130,6 +138,7 @@ OWN: dict[str, Rule] = {
     ),
     **each("max_new_tokens temperature top_p", unneeded(GENERATION)),
     **each("fraction columns streaming data_dir ignore_bias_buffers", different("all rows are read")),
+    "do_predict": unneeded(GENERATION),
     "env": different("environment variables are set where the run is launched"),
     "add_tokens": different(NO_TOKENS),
     "eval_dataset": different("the val split is a file of its own beside the training rows (val.jsonl), or held out"),
@@ -138,7 +147,8 @@ OWN: dict[str, Rule] = {
 
 KNOWN = (
     *RULES, *OWN, *MODEL_KEYS, "use_peft", "dataset", "dataset_name", "dataset_config", "dataset_train_split",
-    "dataset_test_split", "dataset_text_field", "data_files", "train_dataset", "completion_only_loss",
+    "dataset_test_split", "dataset_text_field", "datasets", "test_split_size", "data_files", "train_dataset",
+    "completion_only_loss",
     "assistant_only_loss", "chat_template_path", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "save_steps", "save_strategy", "eval_steps", "eval_strategy", "evaluation_strategy", "bf16", "fp16",
     "seed", "random_state", "max_steps", "gradient_checkpointing", "use_gradient_checkpointing",
@@ -177,7 +187,7 @@ def convert(draft: Draft) -> None:
     _adapter(draft, unsloth=unsloth)
     _scored(draft)
     template_file(draft, "chat_template_path")
-    _data(draft)
+    put_data(draft)
     _defaults(draft, unsloth=unsloth, config=config)
     draft.finish(KNOWN)
 
@@ -238,52 +248,11 @@ _WHOLE = (
 )
 
 
-def _data(draft: Draft) -> None:
-    """The data: a hub id or a path, with its text column."""
-    given = [read for key in ("dataset_name", "dataset", "data_files") if (read := draft.read(key, text)) is not None]
-    script = draft.take("train_dataset")
-    if script is not None:
-        draft.note(
-            script, "different", says="code of a script is never executed: set data, format and columns yourself"
-        )
-    for key, normal in (("dataset_train_split", ("train",)), ("dataset_test_split", ("test", "validation"))):
-        entry = draft.take(key)
-        if entry is not None:
-            usual = entry.value in normal
-            says = "the reader finds train, val and test by their file names, and takes whole files"
-            draft.note(entry, "unneeded" if usual else "different", says=says)
-    draft.apply({"dataset_config": different("the reader takes the files that the cache has; check which")})
-    column = draft.read("dataset_text_field", text)
-    source = None
-    if given:
-        entry, value = given[-1] if given[0][1] in ("json", "csv", "parquet", "text") else given[0]
-        source = Source(place(draft, value))
-        for other, _ in given:
-            if other is not entry:
-                packaged = other.value in ("json", "csv", "parquet", "text")
-                says = "the format of a file is found by its content" if packaged else ONE_SOURCE
-                draft.note(other, "unneeded" if packaged else "different", says=says)
-        if column is not None and column[1] != "text":
-            source.columns = {"text": column[1]}
-        problem = put_source(draft, source)
-        fields = [f"{TUNED}.{name}" for name in source.fields()]
-        draft.note(entry, "different" if problem else "imported", fields, problem)
-    if column is not None:
-        if source is not None and source.columns:
-            draft.note(column[0], "imported", [f"{TUNED}.columns"])
-        else:
-            says = (
-                "the format of a row is found by its keys"
-                if column[1] == "text"
-                else f"name it in columns: {plain(column[1])}"
-            )
-            draft.note(column[0], "unneeded" if column[1] == "text" else "different", says=says)
-
-
 def _defaults(draft: Draft, *, unsloth: bool, config: bool) -> None:
     peft = "LoraConfig" in draft.config.calls
     for name, value, key in (
         ("max_length", 2048 if unsloth else 1024, "max_seq_length" if unsloth else "max_length"),
+        ("truncation", "answer", "truncation_mode"),
         ("lora_alpha", 16.0 if unsloth else (8.0 if peft else 32.0), ""),
         ("r", 16 if unsloth or not peft else 8, ""),
         ("lora_dropout", 0.0 if unsloth or peft else 0.05, ""),

@@ -295,6 +295,17 @@ def names(value: Any) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def choice(words: Mapping[str, str]) -> Callable[[Any], str]:
+    """A conversion of one of several words."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"got {shown(value)}; allowed: {', '.join(words)}")
+        return words[value]
+
+    return convert
+
+
 def plain(value: Any, limit: int = 60) -> str:
     """A value of a configuration on one line, for reports and comments."""
     if isinstance(value, Expression):

@@ -141,8 +141,8 @@ OWN: dict[str, Rule] = {
         "use_badam badam_mode badam_start_block badam_switch_mode badam_switch_interval "
         "badam_update_ratio badam_mask_mode badam_verbose use_galore galore_target galore_rank "
         "galore_update_interval galore_scale galore_proj_type galore_layerwise use_apollo apollo_target "
-        "apollo_rank apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_layerwise "
-        "apollo_scale_front use_adam_mini use_muon",
+        "apollo_rank apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_scale_type "
+        "apollo_layerwise apollo_scale_front use_adam_mini use_muon",
         different("the optimizer is AdamW"),
     ),
     **each("use_dft_loss use_eaft_loss eaft_alpha use_asft_loss asft_alpha", different("the loss is cross-entropy")),
@@ -165,9 +165,31 @@ OWN: dict[str, Rule] = {
         unneeded("nothing is sent elsewhere"),
     ),
     **each(
-        "tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size context_parallel_size"
-        " sequence_parallel use_distributed_optimizer overlap_param_gather overlap_grad_reduce moe_grouped_gemm"
-        " moe_token_dispatcher_type recompute_granularity bias_activation_fusion apply_rope_fusion",
+        "use_megatron_bridge megatron_bridge_args hyper_parallel_args hyper_parallel_cp_size "
+        "mixed_precision virtual_pipeline_model_parallel_size recompute_method recompute_num_layers "
+        "use_packed_sequences extra_config account_for_embedding_in_pipeline_split "
+        "account_for_loss_in_pipeline_split masked_softmax_fusion cross_entropy_loss_fusion "
+        "calculate_per_token_loss megatron_pretrained_checkpoint export_hf_on_finish",
+        different(ONE_DEVICE),
+    ),
+    **each(
+        "kt_config kt_cpu_activation kt_weight_path kt_non_expert_weight_path kt_expert_checkpoint_path "
+        "kt_use_lora_experts kt_lora_expert_num kt_lora_expert_intermediate_size",
+        different("experts are not moved to the CPU"),
+    ),
+    **each("sglang_lora_backend device_map compute_dtype block_diag_attn model_max_length", unneeded(SPEED)),
+    **each(
+        "enable_torch_profiler profiler_output_dir profiler_wait_steps profiler_warmup_steps "
+        "profiler_active_steps profiler_repeat profiler_record_shapes profiler_profile_memory "
+        "profiler_with_stack profile_modules",
+        unneeded("nothing is profiled"),
+    ),
+    **each("task task_dir batch_size lang n_shot save_dir download_mode", unneeded("belongs to a benchmark")),
+    **each(
+        "tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size "
+        "context_parallel_size sequence_parallel use_distributed_optimizer overlap_param_gather "
+        "overlap_grad_reduce moe_grouped_gemm moe_token_dispatcher_type recompute_granularity "
+        "bias_activation_fusion apply_rope_fusion",
         different(ONE_DEVICE),
     ),
     **each(
@@ -203,7 +225,8 @@ KNOWN = (
     *RULES, *OWN, *EXPORT, "model_name_or_path", "adapter_name_or_path", "template", "dataset", "dataset_dir",
     "train_on_prompt", "mask_history", "val_size", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "save_steps", "save_strategy", "eval_steps", "eval_strategy", "evaluation_strategy", "bf16", "fp16",
-    "pure_bf16", "seed", "max_steps", "gradient_checkpointing", "disable_gradient_checkpointing",
+    "pure_bf16", "seed", "max_steps", "gradient_checkpointing", "activation_checkpointing",
+    "disable_gradient_checkpointing",
 )  # fmt: skip
 """Every key that has a meaning here."""
 
@@ -253,6 +276,7 @@ def _train(draft: Draft) -> None:
     draft.apply(EXPORT | {"export_dir": unneeded("belongs to a merge")})
     for name, value, key in (
         ("max_length", 2048, "cutoff_len"),
+        ("truncation", "answer", ""),
         ("r", 8, "lora_rank"),
         ("target_modules", [ALL_LINEAR], "lora_target"),
         ("learning_rate", 5e-5, ""),
@@ -267,7 +291,7 @@ def _train(draft: Draft) -> None:
 def _checkpointing(draft: Draft) -> None:
     """LLaMA-Factory recomputes activations unless it is disabled."""
     name = f"{TUNED}.gradient_checkpointing"
-    draft.apply({"gradient_checkpointing": to("gradient_checkpointing", flag)})
+    draft.apply(each("gradient_checkpointing activation_checkpointing", to("gradient_checkpointing", flag)))
     entry = draft.take("disable_gradient_checkpointing")
     if entry is not None:
         draft.set(entry, name, is_off(entry.value))

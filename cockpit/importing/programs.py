@@ -104,6 +104,8 @@ def program_of(config: Config) -> str:
     counts = {program: len(signs & keys) for program, signs in _SIGNS.items()}
     if "base_model" in keys or ("datasets" in keys and "model_name_or_path" not in keys):
         return AXOLOTL
+    if "model_name_or_path" in keys:
+        counts[AXOLOTL] = 0
     if len(llama_factory_v1.SIGNS & keys) > 1:
         return LLAMA_FACTORY
     best = max(counts, key=lambda program: counts[program])

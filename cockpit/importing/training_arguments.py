@@ -72,7 +72,8 @@ RULES: dict[str, Rule] = {
         "logging_steps logging_strategy logging_first_step logging_dir logging_nan_inf_filter log_level "
         "log_level_replica log_on_each_node disable_tqdm report_to run_name project "
         "include_num_input_tokens_seen include_tokens_per_second include_for_metrics skip_memory_metrics"
-        " trackio_space_id eval_on_start eval_delay prediction_loss_only",
+        " trackio_space_id trackio_bucket_id trackio_static_space_id eval_on_start eval_delay "
+        "prediction_loss_only",
         unneeded(JOURNAL),
     ),
     **each("output_dir overwrite_output_dir", unneeded(FOLDERS)),
@@ -84,16 +85,16 @@ RULES: dict[str, Rule] = {
     **each(
         "tf32 torch_compile torch_compile_backend torch_compile_mode use_liger_kernel "
         "liger_kernel_config use_cache torch_empty_cache_steps dataloader_pin_memory "
-        "dataloader_persistent_workers dataloader_prefetch_factor gradient_checkpointing_kwargs "
-        "activation_checkpointing_kwargs eval_accumulation_steps low_cpu_mem_usage attn_implementation "
-        "bf16_full_eval fp16_full_eval eval_do_concat_batches batch_eval_metrics activation_offloading "
-        "use_cpu no_cuda",
+        "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context "
+        "dataloader_in_order gradient_checkpointing_kwargs activation_checkpointing_kwargs "
+        "eval_accumulation_steps low_cpu_mem_usage attn_implementation bf16_full_eval fp16_full_eval "
+        "eval_do_concat_batches batch_eval_metrics activation_offloading use_cpu no_cuda",
         unneeded(SPEED),
     ),
     **each(
         "ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_backend "
         "local_rank average_tokens_across_devices save_on_each_node accelerator_config dispatch_batches "
-        "split_batches ddp_static_graph",
+        "split_batches ddp_static_graph eval_use_gather_object",
         unneeded("a stage trains on one device"),
     ),
     **each("deepspeed fsdp fsdp_config parallelism_config", different(ONE_DEVICE)),

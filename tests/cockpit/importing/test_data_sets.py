@@ -137,3 +137,17 @@ def test_axolotls_datasets_alone_are_imported_as_data(tmp_path: Path) -> None:
     found = imported(tmp_path, "datasets:\n  - path: a/b\n    type: alpaca\n    field_human: x\n    odd: 1\n")
     assert found.stages["tuned"] == {"data": "a/b", "format": "alpaca"}
     assert outcome(found, "datasets[0].odd").line == 5
+
+
+def test_a_registry_becomes_one_prepare_stage_for_each_data_set(tmp_path: Path) -> None:
+    registry(
+        tmp_path, Pets_EN={"file_name": "pets.json"}, pets_en={"hf_hub_url": "a/b", "formatting": "sharegpt"},
+        ranked={"file_name": "r.json", "ranking": True},
+    )  # fmt: skip
+    text = (tmp_path / "data" / "dataset_info.json").read_text()
+    found = imported(tmp_path / "data", text, "dataset_info.json")
+    assert list(found.stages) == ["pets-en", "pets-en-2"]
+    assert outcome(found, "ranked").status == "different"
+    assert outcome(found, "pets_en").line > 1, "tabs in JSON hide no line"
+    recipe = load_recipe_text(recipe_text(found), tmp_path / "recipe.toml").recipe
+    assert [stage.kind for stage in recipe.stage] == ["prepare", "prepare"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,9 +41,11 @@ def test_llama_factory_keys_become_fields_with_the_same_values(tmp_path: Path) -
     assert tuned["model"] == "acme/tiny-llama"
     assert (tuned["r"], tuned["target_modules"], tuned["max_length"]) == (12, ["q_proj", "v_proj"], 640)
     assert (tuned["learning_rate"], tuned["warmup_steps"], tuned["save_steps"]) == (1e-4, 0.1, 250)
-    assert (tuned["lr_scheduler_type"], tuned["bf16"]) == ("cosine", True)
+    assert (tuned["lr_scheduler_type"], tuned["bf16"], tuned["chat_template"]) == ("cosine", True, "llama-3")
     assert tuned["data"] == "data"
-    assert found.stages["data"]["data"] == str(tmp_path / "data" / "pets.json")
+    assert found.stages["data"] == {
+        "val_fraction": 0.1, "test_fraction": 0.0, "format": "alpaca", "data": str(tmp_path / "data" / "pets.json")
+    }  # fmt: skip
     assert lacks(found, tmp_path) == set()
 
 
@@ -65,8 +68,9 @@ def test_axolotl_keys_become_fields_with_the_same_values(tmp_path: Path) -> None
     assert (tuned["r"], tuned["lora_alpha"], tuned["lora_dropout"]) == (8, 16.0, 0.05)
     assert (tuned["target_modules"], tuned["optim"], tuned["bf16"]) == (["all-linear"], "adamw_8bit", True)
     assert (tuned["per_device_train_batch_size"], tuned["gradient_accumulation_steps"]) == (2, 4)
+    assert found.stages["data"]["format"] == "sharegpt"
     assert found.stages["data"]["data"] == "acme/talks"
-    assert {one.key for one in found.outcomes if one.status == "different"} >= {
+    assert {one.key for one in found.outcomes if one.status == "different"} == {
         "load_in_8bit", "sample_packing", "saves_per_epoch"
     }  # fmt: skip
     assert outcome(found, "load_in_4bit").status == "unneeded"
@@ -82,6 +86,27 @@ def test_the_arguments_of_a_script_are_read_and_the_script_is_not_executed(tmp_p
     assert outcome(found, "bf16").status == "different"
     assert "good()" in outcome(found, "bf16").says
     assert outcome(found, "train_dataset").status == "different"
+
+
+@pytest.mark.parametrize(
+    ("text", "truncation"),
+    [
+        ("model_name_or_path: a/b\nfinetuning_type: lora\n", "answer"),
+        ("base_model: a/b\nadapter: lora\nexcess_length_strategy: truncate\n", "answer"),
+        ("base_model: a/b\nadapter: lora\nexcess_length_strategy: raise\n", "error"),
+        ("model_name_or_path: a/b\nuse_peft: true\nlora_r: 8\n", "answer"),
+        ("model_name_or_path: a/b\nuse_peft: true\ntruncation_mode: keep_end\n", "left"),
+    ],
+)
+def test_a_row_that_is_too_long_is_treated_as_the_program_treats_it(text: str, truncation: str, tmp_path: Path) -> None:
+    assert imported(tmp_path, text).stages["tuned"]["truncation"] == truncation
+
+
+def test_trls_list_of_data_sets_takes_the_first_and_names_its_keys(tmp_path: Path) -> None:
+    text = "model_name_or_path: a/b\nlora_r: 8\ntest_split_size: 0.2\ndatasets:\n- path: c/d\n  name: en\n"
+    found = imported(tmp_path, text)
+    assert found.stages["data"] == {"val_fraction": 0.2, "test_fraction": 0.0, "data": "c/d"}
+    assert outcome(found, "datasets[0].name").line == 6
 
 
 def test_a_notebook_is_read_as_the_script_in_its_code_cells(tmp_path: Path) -> None:
@@ -266,3 +291,14 @@ def test_rows_of_preferences_in_the_second_kind_make_no_recipe(tmp_path: Path) -
 def test_a_merge_of_the_second_kind_becomes_a_merge_stage(tmp_path: Path) -> None:
     text = "model: a/b\npeft_config:\n  name: lora\n  adapter_name_or_path: c/d\n  export_dir: out\n  export_size: 5\n"
     assert imported(tmp_path, text).stages == {"merged": {"model": "a/b", "adapter": "c/d", "output_dir": "out"}}
+
+
+def test_every_field_that_an_import_names_exists() -> None:
+    """Names that no table has, because their values need a look at other keys."""
+    folder = Path(llama_factory.__file__).parent
+    source = "".join(path.read_text() for path in folder.glob("*.py"))
+    named = re.findall(r"\{(TUNED|DATA|MERGED)\}\.([a-z_0-9]+)", source)
+    assert len(named) > 30
+    for stage, name in set(named):
+        tag = {"TUNED": "finetune", "DATA": "prepare-messages", "MERGED": "merge"}[stage]
+        assert name in {spec.path for spec in fields_of(tag)}, f"{stage}.{name}"
