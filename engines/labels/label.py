@@ -56,6 +56,7 @@ def label_rows(
     rules: LabelRules,
     counts: LabelCounts,
     *,
+    places: bool = True,
     waiting: Waiting | None = None,
 ) -> Iterator[Outcome]:
     """Each row as ids and labels, or why it has none, in the order of the rows; the memory used does not grow.
@@ -65,6 +66,7 @@ def label_rows(
         view: the model's tokenizer.
         rules: how they are labelled.
         counts: takes the counts.
+        places: find out where the text of each token ends; without it `ends` of conversations is empty.
         waiting: called now and then while a chat template computes; what it raises ends the labelling.
 
     Raises:
@@ -75,17 +77,22 @@ def label_rows(
     first = True
     for chunk in _chunks(rows):
         counts.rows += len(chunk)
-        yield from _labelled(chunk[:1], talks, view, rules, counts) if first else ()
-        yield from _labelled(chunk[1:] if first else chunk, talks, view, rules, counts)
+        for part in (chunk[:1], chunk[1:]) if first else (chunk,):
+            yield from _labelled(part, talks, view, rules, counts, places)
         first = False
 
 
 def _labelled(
-    chunk: Sequence[Located], talks: Conversations, view: TokenizerView, rules: LabelRules, counts: LabelCounts
+    chunk: Sequence[Located],
+    talks: Conversations,
+    view: TokenizerView,
+    rules: LabelRules,
+    counts: LabelCounts,
+    places: bool,
 ) -> Iterator[Outcome]:
     drafts = _drafts(chunk, talks, view, rules, counts)
     ready = [one for group in drafts if isinstance(group, list) for one in group if isinstance(one, _Draft)]
-    tokens = iter(encoded([draft.parts for draft in ready], view))
+    tokens = iter(encoded([draft.parts for draft in ready], view, places=places))
     for group in drafts:
         for one in [group] if isinstance(group, RefusedRow) else group:
             row = _tokenized(one, next(tokens)) if isinstance(one, _Draft) else one

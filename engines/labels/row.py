@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,7 +57,7 @@ class LabelledRow:
         text: the whole conversation as the chat template renders it.
         ids: token ids, at most `max_length` of them.
         labels: the ids at positions that the loss counts, `IGNORED` elsewhere; as long as `ids`.
-        ends: for each id, where its text ends in `text`, in characters.
+        ends: for each id, where its text ends in `text`, in characters; empty if not requested.
         pieces: the parts of `text`, in order and without gaps.
         cut: tokens that were cut off.
         from_left: they were cut off at the beginning.
@@ -127,8 +126,6 @@ class LabelCounts:
         return {name: getattr(self, name) for name in LABEL_METRICS}
 
 
-def scored_tokens(labels: Iterable[int]) -> int:
+def scored_tokens(labels: array[int]) -> int:
     """Number of labels that the loss counts; the first token has no context."""
-    counted = iter(labels)
-    next(counted, None)
-    return sum(label != IGNORED for label in counted)
+    return len(labels) - labels.count(IGNORED) - (len(labels) > 0 and labels[0] != IGNORED)

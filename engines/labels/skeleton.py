@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engines.labels.slots import Marked, Slot
@@ -271,7 +271,8 @@ def _length(text: str, at: int, core: str, following: str) -> int | None:
     return None
 
 
-def _forms(core: str) -> list[str]:
-    plain = json.dumps(core, ensure_ascii=False)[1:-1]
-    quoted = core.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
-    return list(dict.fromkeys([core, plain, json.dumps(core)[1:-1], quoted]))
+def _forms(core: str) -> Iterator[str]:
+    yield core
+    yield json.dumps(core, ensure_ascii=False)[1:-1]
+    yield json.dumps(core)[1:-1]
+    yield core.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")

@@ -108,6 +108,16 @@ def marked(
     return _Marker(turns, tools, fine, dangerous).run()
 
 
+def _parts(text: str, pattern: re.Pattern[str], calls: bool) -> list[str]:
+    """A text divided at its marks. Marks behind its last words belong to them, so that they end with a placeholder;
+    before calls they do not."""
+    parts = pattern.split(text)
+    words = [number for number, part in enumerate(parts) if part.strip() and not pattern.fullmatch(part)]
+    if calls:
+        return parts
+    return [*parts[: words[-1]], "".join(parts[words[-1] :])] if words else []
+
+
 class _Marker:
     def __init__(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], fine: bool, dangerous: re.Pattern[str]
@@ -132,7 +142,7 @@ class _Marker:
         if found.get("reasoning_content"):
             found["reasoning_content"] = self._plain(found["reasoning_content"], "reasoning")
         if found.get("content"):
-            found["content"] = self._content(found["content"], found["role"] == "assistant")
+            found["content"] = self._content(found["content"], found["role"] == "assistant", "tool_calls" in found)
         if found.get("tool_calls"):
             found["tool_calls"] = [self._call(call) for call in found["tool_calls"]]
         for key in ("name", "tool_call_id"):
@@ -140,14 +150,15 @@ class _Marker:
                 found[key] = self._schema(found[key])
         return found
 
-    def _content(self, text: str, answer: bool) -> str:
+    def _content(self, text: str, answer: bool, calls: bool) -> str:
         pattern = _TAG if self._fine else _THINK if answer else None
-        if pattern is None or not pattern.search(text):
+        parts = _parts(text, pattern, calls) if pattern is not None and pattern.search(text) else []
+        if pattern is None or not parts:
             return self._plain(text, "content")
         kind: SlotKind = "content"
         thinking = answer and "</think>" in text and "<think>" not in text.partition("</think>")[0]
         found = []
-        for part in pattern.split(text):
+        for part in parts:
             kept = answer and _THINK.fullmatch(part)  # reasoning of the model itself, whatever kind of token marks it
             if kept or (pattern.fullmatch(part) and not self._dangerous.search(part)):
                 thinking = part == "<think>" or (thinking and part != "</think>")

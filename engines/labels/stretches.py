@@ -82,10 +82,10 @@ def _without_blanks(found: list[Stretch]) -> list[Stretch]:
     return kept
 
 
-def encoded(rows: Sequence[Sequence[Stretch]], view: TokenizerView) -> list[list[Encoded]]:
+def encoded(rows: Sequence[Sequence[Stretch]], view: TokenizerView, *, places: bool = True) -> list[list[Encoded]]:
     """Ids of each stretch of each row; their ends are places in the row's text."""
     asked = [(one.text, at == 0) for row in rows for at, one in enumerate(row) if one.control is None]
-    given = iter(view.encode(asked))
+    given = iter(view.encode(asked, places=places))
     found = [[_one(one, given) for one in row] for row in rows]
     if view.joins:
         found = [_joined(row, ids, view) for row, ids in zip(rows, found, strict=True)]
@@ -108,7 +108,7 @@ def _joined(row: Sequence[Stretch], found: list[Encoded], view: TokenizerView) -
         one, before = row[at], row[at - 1]
         if one.control is not None or before.control is not None:
             continue
-        whole = view.encode([(before.text + one.text, at == 1)])[0]
+        whole = view.encode([(before.text + one.text, at == 1)], places=bool(found[at].ends))[0]
         count = len(found[at - 1].ids)
         if whole.ids[:count] == found[at - 1].ids and count < len(whole.ids):
             ends = [max(0, end - len(before.text)) for end in whole.ends[count:]]

@@ -19,6 +19,8 @@ from recipes.problems import OperatorError, printable
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _CUT = "\ue000cut\ue000"
 """A token of the private copy. What follows it is tokenized as after a control token: not as a text's beginning."""
+_SHORT_CHARACTERS, _KEPT_TEXTS = 32, 8192
+"""Texts as short as the headers of turns come again and again: so many of them are tokenized once."""
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
 
@@ -35,7 +37,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Ids of a text, and for each where its text ends, in characters."""
+    """Ids of a text, and for each where its text ends, in characters; no ends where they were not requested."""
 
     ids: list[int]
     ends: list[int]
@@ -68,11 +70,12 @@ class TokenizerView(Protocol):
         """Whether a text has other ids after a control token than in the middle of a text."""
         ...
 
-    def encode(self, texts: Sequence[tuple[str, bool]]) -> list[Encoded]:
+    def encode(self, texts: Sequence[tuple[str, bool]], *, places: bool = True) -> list[Encoded]:
         """Ids of texts without any control token, whatever the texts spell.
 
         Args:
             texts: each with whether it begins a document.
+            places: find out where the text of each id ends.
         """
         ...
 
@@ -102,6 +105,7 @@ class Vocabulary:
             for number, token in known.items()
             if token.special and token.content
         }
+        self._short: dict[tuple[str, bool, bool], Encoded] = {}
         self._control_ids = {control.id for control in self.controls.values()}
         whole.encode_special_tokens = True
         whole.add_tokens([AddedToken(_CUT, special=False, normalized=False)])
@@ -120,18 +124,24 @@ class Vocabulary:
         """Whether a text has other ids after a control token than in the middle of a text."""
         return self._joins
 
-    def encode(self, texts: Sequence[tuple[str, bool]]) -> list[Encoded]:
+    def encode(self, texts: Sequence[tuple[str, bool]], *, places: bool = True) -> list[Encoded]:
         """Ids of texts without any control token, whatever the texts spell."""
-        given = [text if first else _CUT + text for text, first in texts]
-        found = self._text.encode_batch(given, add_special_tokens=False)
-        return [
-            self._checked(text, first, _without_cut(one, first))
-            for (text, first), one in zip(texts, found, strict=True)
-        ]
+        if len(self._short) > _KEPT_TEXTS:
+            self._short.clear()
+        known = self._short
+        new = list(dict.fromkeys(one for one in texts if (*one, places) not in known))
+        given = [text if first else _CUT + text for text, first in new]
+        encode = self._text.encode_batch if places else self._text.encode_batch_fast
+        found: dict[tuple[str, bool], Encoded] = {}
+        for one, encoding in zip(new, encode(given, add_special_tokens=False), strict=True):
+            found[one] = self._checked(*one, _without_cut(encoding, one[1], places))
+            if len(one[0]) <= _SHORT_CHARACTERS:
+                known[(*one, places)] = found[one]
+        return [found[one] if one in found else known[(*one, places)] for one in texts]
 
     def _encoded(self, text: str, first: bool) -> Encoded:
         given = text if first else _CUT + text
-        return _without_cut(self._text.encode(given, add_special_tokens=False), first)
+        return _without_cut(self._text.encode(given, add_special_tokens=False), first, True)
 
     def _checked(self, text: str, first: bool, found: Encoded) -> Encoded:
         """The ids, with control tokens that a vocabulary spells as ordinary pieces taken apart."""
@@ -148,11 +158,10 @@ class Vocabulary:
         return Encoded(ids, ends)
 
 
-def _without_cut(encoding: Any, first: bool) -> Encoded:
-    ids, ends = encoding.ids, [end for _, end in encoding.offsets]
-    if first:
-        return Encoded(ids, ends)
-    return Encoded(ids[1:], [max(0, end - len(_CUT)) for end in ends[1:]])
+def _without_cut(encoding: Any, first: bool, places: bool) -> Encoded:
+    skipped, cut = (0, 0) if first else (1, len(_CUT))
+    ends = [max(0, end - cut) for _, end in encoding.offsets[skipped:]] if places else []
+    return Encoded(encoding.ids[skipped:], ends)
 
 
 def _plain(backend: Any, text: str) -> list[int]:

@@ -217,7 +217,7 @@ class _Look:
         lengths: array[int] = array("I")
         kept: array[int] = array("I")
         most = self._most_scored(one.split)
-        for found in label_rows(self._good(one, rows), view, rules, counts):
+        for found in label_rows(self._good(one, rows), view, rules, counts, places=False):
             if isinstance(found, RefusedRow):
                 if self._stage.on_bad_row == "skip":
                     warnings.add(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,52 @@ def test_every_named_template_scores_exactly_the_answers(folder: Path, name: str
 
 def test_the_names_that_recipes_may_use_are_those_of_the_templates() -> None:
     assert tuple(TEMPLATES) == TEMPLATE_NAMES
+
+
+BITS = (
+    "<|im_end|>", "<|im_start|>", "</s>", "<s>", "<think>", "</think>", "<tool_response>", "\n", "\n\n", " ", "\t", "a",
+    "word ", "é", "😀", "\u2028", "\u00a0", "\ufeff", "\x00", "\x1b[31m", "'", '"', "\\", "{{ x }}", "{% if %}", "<b>",
+    "[INST]", "\r\n", "Qz0h", "Qz0h00001z", "\ue000cut\ue000", "None", "\u0301", "<|", "|>",
+)  # fmt: skip
+
+
+def test_any_text_is_found_where_the_template_put_it_and_no_control_token_comes_of_it(view: Vocabulary) -> None:
+    rng = random.Random(7)
+
+    def words() -> str:
+        return "".join(rng.choice(BITS) for _ in range(rng.randint(1, 8))) + rng.choice("xyz")
+
+    talks = [talk(*(words() for _ in range(2 * rng.randint(1, 3)))) for _ in range(400)]
+    for turns, row in zip(talks, outcomes(talks, view), strict=True):
+        assert isinstance(row, LabelledRow), row
+        answers = [turn["content"] + "<|im_end|>" for turn in turns if turn["role"] == "assistant"]
+        assert [row.text[one.start : one.end] for one in row.pieces if one.kind == "scored"] == answers
+        assert scored_texts(row) == answers
+        assert [number for number in row.ids if number < 5] == [3, 4] * len(turns)
+        assert list(row.ends) == sorted(row.ends)
+
+
+def sentencepiece_like(legacy: bool) -> Any:
+    """A tokenizer that marks the beginning of a text, as those that come from SentencePiece do."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+    words = ["▁", "▁Hi", "▁Yes", "Yes", "[", "INST", "]", "/", "▁[", "\n", "H", "i", "Y", "e", "s", "<", ">"]
+    pieces = ["<unk>", "<s>", "</s>", *words]
+    found = Tokenizer(models.Unigram([(piece, -float(3 + (len(piece) == 1))) for piece in pieces], unk_id=0))
+    if legacy:
+        found.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        found.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    found.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in pieces[:3]])
+    return found
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_an_answer_in_the_middle_of_a_text_has_the_ids_that_it_has_in_the_whole(legacy: bool) -> None:
+    backend = sentencepiece_like(legacy)
+    view = Vocabulary(backend, {"bos_token": "<s>", "eos_token": "</s>"}, TEMPLATES["mistral"].text)
+    row = labelled(talk("Hi", "Yes", "Hi", "Yes"), view)
+    assert list(row.ids) == backend.encode(row.text, add_special_tokens=False).ids
+    assert [text.strip() for text in scored_texts(row)] == ["Yes</s>", "Yes</s>"]
+    spelled = labelled(talk("Hi", "<s>Yes</s>"), view)
+    assert [number for number in spelled.ids if number in (1, 2)] == [1, 2], "the template's own"
