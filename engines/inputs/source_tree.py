@@ -94,7 +94,8 @@ def walk_sources(
 ) -> Iterator[tuple[str, Path]]:
     """Regular files that match, as (path inside the folder with `/`, absolute path), ordered by name.
 
-    Symbolic links are not followed, so loops end and nothing outside the folder is read.
+    Symbolic links are not followed, so loops end and nothing outside the folder is read. In a snapshot of a hub's
+    cache, whose files are links, those into the cache's own blobs are files.
 
     Args:
         folder: the folder to walk.
@@ -104,6 +105,7 @@ def walk_sources(
         dropped: counts what is left out, by reason.
         passed_over: called with the path inside the folder of each file that `include` does not name.
     """
+    blobs = blobs_of(folder)
     waiting = [(folder, "")]
     while waiting:
         at, prefix = waiting.pop()
@@ -121,7 +123,7 @@ def walk_sources(
             elif not _included(entry.name, inside, include):
                 passed_over(inside)
             else:
-                reason = _reason_to_skip(entry, inside, exclude)
+                reason = _reason_to_skip(entry, inside, exclude, blobs)
                 if reason:
                     dropped[reason] += 1
                 else:
@@ -140,12 +142,22 @@ def _included(name: str, inside: str, include: Sequence[str]) -> bool:
     return any(fnmatchcase(inside if "/" in pattern else name, pattern) for pattern in include)
 
 
-def _reason_to_skip(entry: os.DirEntry[str], inside: str, exclude: Sequence[str]) -> str:
+def blobs_of(folder: Path) -> Path | None:
+    """The folder to which links in a snapshot of a Hugging Face cache lead; None for any other folder."""
+    for place in (folder, *folder.parents):
+        blobs = place.parent.parent / "blobs"
+        if place.parent.name == "snapshots" and blobs.is_dir():
+            return blobs.resolve()
+    return None
+
+
+def _reason_to_skip(entry: os.DirEntry[str], inside: str, exclude: Sequence[str], blobs: Path | None) -> str:
     if any(fnmatchcase(inside, pattern) for pattern in exclude):
         return "excluded"
-    if entry.is_symlink():
+    cached = blobs is not None and entry.is_symlink() and Path(entry.path).resolve().parent == blobs
+    if entry.is_symlink() and not cached:
         return "symbolic_link"
-    if not entry.is_file(follow_symlinks=False):
+    if not entry.is_file(follow_symlinks=cached):
         return "not_a_file"
     try:
         inside.encode("utf-8")

@@ -12,7 +12,15 @@ from engines.data.sources.pieces import MAX_DOCUMENT_BYTES, pieces_of
 from engines.data.sources.plain import text_chunks
 from engines.data.sources.rows import RowTexts, has_rows
 from engines.data.sources.spool import DocumentSpool
-from engines.inputs.source_tree import PROGRAMS, LeftOutError, kind_of_file, patterns_of, source_place, walk_sources
+from engines.inputs.source_tree import (
+    PROGRAMS,
+    LeftOutError,
+    blobs_of,
+    kind_of_file,
+    patterns_of,
+    source_place,
+    walk_sources,
+)
 from recipes.problems import OperatorError
 
 Report = Callable[[float, float | None, str], None]
@@ -95,6 +103,7 @@ class TextSource:
             self.files = sorted(walk)
         self.left_out = self._found
         self.longest = 0
+        self._in_cache = blobs_of(self.place) is not None
 
     def _pass_over(self, inside: str) -> None:
         self._found.other_kinds[PurePosixPath(inside).suffix.lower() or "no suffix"] += 1
@@ -151,7 +160,7 @@ class TextSource:
         spool.begin()
         try:
             largest, encoding = self._fields.max_file_bytes, self._fields.encoding
-            chunks = text_chunks(file, largest, encoding, raw=self._fields.format == "raw")
+            chunks = text_chunks(file, largest, encoding, raw=self._fields.format == "raw", follow=self._in_cache)
             if not self._add_pieces(inside, chunks, spool, limit):
                 raise LeftOutError("empty")
         except LeftOutError as reason:

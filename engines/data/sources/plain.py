@@ -31,7 +31,7 @@ time that grows with the square of the length."""
 
 
 def text_chunks(
-    file: Path, max_bytes: int | None, encoding: str | None = None, *, raw: bool = False
+    file: Path, max_bytes: int | None, encoding: str | None = None, *, raw: bool = False, follow: bool = False
 ) -> Iterator[bytes]:
     """The text of a file in UTF-8, in parts, with unchanged line ends; of an HTML page, the text without its markup.
 
@@ -40,6 +40,7 @@ def text_chunks(
         max_bytes: a longer file is left out, measured unpacked.
         encoding: of the file, unless a byte-order mark says another; None for UTF-8, or what the file declares.
         raw: keep the markup of HTML pages.
+        follow: the file may be a link.
 
     Raises:
         LeftOutError: with the reason: unreadable, damaged_gzip, too_large, binary or not_utf8. It may come after some
@@ -49,14 +50,14 @@ def text_chunks(
     html = kind in _HTML and not raw
     if html or kind in _PYTHON:
         limit = WHOLE_BYTES if max_bytes is None else min(max_bytes, WHOLE_BYTES)
-        data = b"".join(_bytes_of(file, limit))
+        data = b"".join(_bytes_of(file, limit, follow))
         text = html_text(_decode_html(data, encoding)) if html else _decode(data, encoding, python=True)
         yield text.encode()
         return
-    yield from _as_utf8(_bytes_of(file, max_bytes), encoding)
+    yield from _as_utf8(_bytes_of(file, max_bytes, follow), encoding)
 
 
-def _bytes_of(file: Path, max_bytes: int | None) -> Iterator[bytes]:
+def _bytes_of(file: Path, max_bytes: int | None, follow: bool) -> Iterator[bytes]:
     """The bytes of a file in parts, unpacked.
 
     Raises:
@@ -64,7 +65,7 @@ def _bytes_of(file: Path, max_bytes: int | None) -> Iterator[bytes]:
     """
     done = 0
     try:
-        with open_regular(file, follow=False) as content:  # since the walk it may have become a link or a pipe
+        with open_regular(file, follow=follow) as content:  # since the walk it may have become a link or a pipe
             packed = file.name.lower().endswith(".gz")
             source: gzip.GzipFile | BufferedReader = gzip.GzipFile(fileobj=content) if packed else content
             while chunk := source.read(CHUNK_BYTES):

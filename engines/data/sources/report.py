@@ -17,6 +17,7 @@ _SAID = (
     "unreadable",
     "unreadable_folder",
     "path_not_utf8",
+    "symbolic_link",
     "bad_row",
 )
 """Reasons that the recipe did not ask for; what it excludes itself is only counted."""
@@ -32,7 +33,8 @@ def what_to_know(metadata: Mapping[str, Any]) -> list[str]:
             f"{sum(kinds.values())} file(s) are no text by their suffix and were not read ({shown}{rest}); set include"
             " to choose the files"
         )
-    for reason in _SAID:
+    said = [reason for reason in _SAID if reason != "symbolic_link" or not metadata["python"]]  # Python's own are known
+    for reason in said:
         if count := metadata["dropped"].get(reason):
             named = metadata["dropped_examples"].get("rows" if reason == "bad_row" else reason, [])
             shown = f" ({', '.join(printable(name, 200) for name in named)})" if named else ""

@@ -208,6 +208,20 @@ def test_the_stage_says_what_it_left_out(tmp_path: Path) -> None:
     assert any(".jpg 1" in sentence for sentence in said)
 
 
+def test_a_snapshot_of_a_hubs_cache_is_read_through_its_links_and_no_other(tmp_path: Path) -> None:
+    cache = write_tree(tmp_path / "datasets--org--name", {"blobs/abc": "one\n", "blobs/def": '{"text": "two"}\n'})
+    write_tree(tmp_path / "outside", {"secret.txt": "secret\n"})
+    snapshot = fresh(cache / "snapshots" / "0123" / "data").parent
+    (snapshot / "data" / "a.txt").symlink_to(cache / "blobs" / "abc")
+    (snapshot / "data" / "b.jsonl").symlink_to(Path("../../../blobs/def"))
+    (snapshot / "c.txt").symlink_to(tmp_path / "outside" / "secret.txt")
+    for number, place in enumerate((snapshot, snapshot / "data")):
+        taken, _ = documents(place, tmp_path / f"out{number}")
+        assert list(taken.values()) == ["one\n", "two"]
+    _, metadata = documents(snapshot, tmp_path / "again")
+    assert "1 file(s) were left out: symbolic link" in " ".join(what_to_know(metadata))
+
+
 def test_memory_is_flat_in_the_size_of_the_text(tmp_path: Path) -> None:
     source = tmp_path / "src"
     source.mkdir()
