@@ -215,7 +215,7 @@ class Draft:
             return  # a value that the field refused, which is reported
         if self.get(name) is None and not self.put(name, value):
             says = f"{self.program}'s default; Cockpit's differs"
-            self.outcomes.append(Outcome(key or name.partition(".")[2], value, 0, "default", (name,), says))
+            self.outcomes.append(Outcome(name.partition(".")[2], value, 0, "default", (name,), says))
 
     def finish(self, known: Sequence[str]) -> None:
         """Report the keys that nothing understood, and those that stand in the file twice."""

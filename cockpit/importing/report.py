@@ -65,7 +65,7 @@ def report_lines(imported: Imported) -> Iterator[str]:
     if defaults:
         yield ""
         yield f"Defaults of {imported.program} that the recipe sets, because Cockpit's differ:"
-        yield from (f"       {one.key} = {plain(one.value)}" for one in defaults)
+        yield from (f"       {one.fields[0]} = {plain(one.value)}" for one in defaults)
 
 
 def _named(imported: Imported, status: Status, heading: str) -> Iterator[str]:

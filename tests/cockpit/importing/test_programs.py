@@ -57,7 +57,7 @@ def test_what_llama_factory_assumes_is_written_where_cockpit_assumes_something_e
     assert tuned["gradient_checkpointing"] is True
     assert {one.key for one in found.outcomes if one.status == "default"} >= {
         "lora_alpha",
-        "cutoff_len",
+        "max_length",
         "learning_rate",
     }
 
