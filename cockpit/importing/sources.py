@@ -41,14 +41,24 @@ def find_path(draft: Draft, given: str, *folders: str) -> Path | None:
         given: the path in the configuration.
         folders: parts that come before the path.
     """
-    wanted = Path(*folders, given).expanduser()
+    try:
+        wanted = Path(*folders, given).expanduser()
+    except RuntimeError:  # the home of a user who does not exist
+        return None
     if wanted.is_absolute():
-        return wanted if wanted.exists() else None
+        return wanted if _exists(wanted) else None
     beside = draft.config.path.absolute().parent
     for folder in dict.fromkeys((Path.cwd(), beside, *list(beside.parents)[:_UP])):
-        if (folder / wanted).exists():
+        if _exists(folder / wanted):
             return folder / wanted
     return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def place(draft: Draft, given: str, *folders: str) -> str:

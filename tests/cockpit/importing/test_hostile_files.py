@@ -99,6 +99,20 @@ def test_values_of_a_configuration_stay_on_their_line_in_the_recipe(tmp_path: Pa
     assert all(character == "\n" or character.isprintable() for character in text)
 
 
+@pytest.mark.parametrize(
+    "path", ['"~no_such_user/x"', "x/" * 3000, '"a\\0b"', '"a\\nb"', "../" * 200 + "etc/passwd", "/dev/zero"]
+)
+def test_a_strange_path_is_a_path_that_does_not_exist_or_is_only_named(path: str, tmp_path: Path) -> None:
+    for key in ("model_name_or_path", "dataset_dir"):
+        lines = [line for line in LLAMA_FACTORY.splitlines() if not line.startswith(key)]
+        found = imported(tmp_path, "\n".join([*lines, f"{key}: {path}"]) + "\n")
+        assert outcome(found, key).status in ("imported", "unneeded")
+    axolotl = (
+        f"base_model: a/b\nadapter: lora\nchat_template_jinja: {path}\ndatasets: [{{path: {path}, type: alpaca}}]\n"
+    )
+    assert outcome(imported(tmp_path, axolotl), "chat_template_jinja").line == 3
+
+
 def test_a_secret_is_in_no_report(tmp_path: Path) -> None:
     from cockpit.importing.recipe_text import recipe_text
     from cockpit.importing.report import report_lines, to_json
