@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from recipes.problems import printable
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _KEPT_STRUCTURES = 4096
+_REQUEST_TURNS = 20_000
+"""Turns of placeholders in one request: a few megabytes."""
 _FOLD = "\n\n"
 _OTHER_TEMPLATE = 'set chat_template to another template, such as "chatml"'
 _SKIP = 'on_bad_row = "skip" leaves such rows out'
@@ -206,12 +208,18 @@ class Conversations:
         return placed
 
     def _learn(self, asked: Sequence[_Asked]) -> None:
-        """Render the structures that are not known yet, all in one request."""
+        """Render the structures that are not known yet, in as few requests as their size allows."""
         if len(self._known) > _KEPT_STRUCTURES:
             self._known.clear()
         new = list({one.key: one for one in asked if one.key not in self._known}.values())
         chats = [_probes(one.marked) for one in new]
-        texts = iter(self._render([chat for group in chats for chat in group], marked_too=True))
+        texts = iter(
+            [
+                text
+                for group in _bounded([chat for group in chats for chat in group])
+                for text in self._render(group, marked_too=True)
+            ]
+        )
         for one, group in zip(new, chats, strict=True):
             self._known[one.key] = self._skeleton(one, [next(texts) for _ in group])
 
@@ -253,6 +261,20 @@ def _probes(marked: Marked) -> list[Chat]:
             upto = [*upto, {"role": "user", "content": following}]
         chats += [Chat(turns[:turn], True, tools=tools), Chat(upto, tools=tools)]
     return chats
+
+
+def _bounded(chats: Sequence[Chat]) -> Iterator[list[Chat]]:
+    """The chats in groups of a bounded number of turns: the probes of a long conversation have its turns squared."""
+    group: list[Chat] = []
+    turns = 0
+    for chat in chats:
+        if group and turns + len(chat.messages) > _REQUEST_TURNS:
+            yield group
+            group, turns = [], 0
+        group.append(chat)
+        turns += len(chat.messages)
+    if group:
+        yield group
 
 
 def _opened_skeleton(text: Rendered, marked: Marked) -> Skeleton:

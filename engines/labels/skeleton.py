@@ -13,6 +13,8 @@ from recipes.problems import printable
 
 Span = tuple[int, int]
 _THOUGHT = "</think>"
+_LONGEST_CONTROL = 256
+"""Characters on each side of a place in which a control token around it lies."""
 
 
 @dataclass(frozen=True)
@@ -203,15 +205,26 @@ def _ending(
 
 def common_beginning(one: str, other: str, controls: re.Pattern[str]) -> int:
     """Length of the common beginning of two texts, which ends between two tokens: never inside a control token."""
-    least = min(len(one), len(other))
-    same = next((at for at in range(least) if one[at] != other[at]), least)
+    same, least = _equal(one, other), min(len(one), len(other))
     if same == least:
         return same
     for text in (one, other):
-        for found in controls.finditer(text):
+        for found in controls.finditer(text, max(0, same - _LONGEST_CONTROL), same + _LONGEST_CONTROL):
             if found.start() < same < found.end():
                 return min(same, found.start())
     return same
+
+
+def _equal(one: str, other: str) -> int:
+    """Length of the common beginning of two texts: by halves, because texts of long conversations are long."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class Placed:
