@@ -116,7 +116,7 @@ def _questions(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
     if secrets := metadata["secrets"]:
         ctx.warn(f"the sources contain secrets ({', '.join(secrets)}); examples with one are left out")
     for name in ("val", "test"):
-        if not splits[name]["examples"]:
+        if not splits[name]["examples"] and metadata[f"{name}_fraction"] != 0:
             ctx.warn(f"the {name} split has no examples")
     metrics = {
         "examples": float(sum(split["examples"] for split in splits.values())),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from engines.data.code.definition import INHERITS, Definition
+from engines.data.code.definition import IMPLEMENTS, INHERITS, Definition
 from engines.data.code.secrets import secrets_in
 
 PHRASINGS: Mapping[str, tuple[str, ...]] = {
@@ -55,6 +55,12 @@ METHODS_OF_FILE = (
     "What methods does `{path}` give to the {noun} {name}?",
 )
 """For languages in which other files may add methods."""
+TRAITS_OF_FILE = (
+    "Which traits does `{path}` implement for the {noun} {name}?",
+    "What does `{path}` implement for {name}?",
+    "List the traits that `{path}` implements for the {noun} {name}.",
+)
+"""For languages in which other files may implement more."""
 
 CONTROL_STRING = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<unk>|<pad>")
 """Text that tokenizers read as a control token; an example must not contain it."""
@@ -144,7 +150,7 @@ def _fact(kind: str, one: Definition) -> Iterator[Fact]:
         return
     phrasings = PHRASINGS[kind]
     if kind == "bases" and any(relation != INHERITS for relation, _ in one.bases):
-        phrasings = OTHER_BASES
+        phrasings = TRAITS_OF_FILE if _of_file(one) else OTHER_BASES
     if kind == "methods" and not one.all_methods:
         phrasings = METHODS_OF_FILE
     name = f"`{one.name}`" if kind == "location" else one.title
@@ -165,7 +171,14 @@ def _signature(one: Definition) -> str:
     return f"`{one.signature}`" if one.signature else ""
 
 
+def _of_file(one: Definition) -> bool:
+    """Whether what a type implements is only what its file implements for it."""
+    return not one.all_methods and any(relation == IMPLEMENTS for relation, _ in one.bases)
+
+
 def _bases(one: Definition) -> str:
+    if _of_file(one):
+        return f"`{one.path}` implements {listed([name for _, name in one.bases])} for `{_short(one)}`."
     return f"`{_short(one)}` {_relations(one)}." if one.bases else ""
 
 
@@ -196,11 +209,14 @@ def _overview(one: Definition) -> str:
     if not one.is_type:
         return ""
     article = "an" if one.noun[0] in "aeiou" else "a"
-    sentences = [
-        f"`{_short(one)}` is {article} {one.noun} in `{one.path}`" + (f" that {_relations(one)}." if one.bases else ".")
-    ]
-    if one.methods:
-        sentences.append(_methods(one) if len(one.methods) <= MOST_LISTED else f"It has {len(one.methods)} methods.")
+    inherits = f" that {_relations(one)}" if one.bases and not _of_file(one) else ""
+    sentences = [f"`{_short(one)}` is {article} {one.noun} in `{one.path}`{inherits}."]
+    sentences += [_bases(one)] if _of_file(one) else []
+    if len(one.methods) > MOST_LISTED:
+        count = f"{len(one.methods)} methods"
+        sentences.append(f"It has {count}." if one.all_methods else f"`{one.path}` defines {count} of it.")
+    elif one.methods:
+        sentences.append(_methods(one))
     if one.doc:
         sentences.append(one.doc if one.doc[-1] in ".!?" else f"{one.doc}.")
     return " ".join(sentences)

@@ -8,6 +8,7 @@ import pytest
 
 from engines.data.code.definition import Definition
 from engines.data.code.extract import ParseCounts, definitions_of, language_of
+from engines.data.code.questions import facts_of
 
 CPP = """\
 // Copyright: not documentation
@@ -358,6 +359,23 @@ def test_definitions_of_rust() -> None:
         f"{at}::inner::helper": ("function", "pub fn helper()", ""),
         f"{at}::twice": ("function", "pub const fn twice(x: u32) -> u32", ""),
     }
+
+
+def test_answers_about_a_type_that_other_files_may_extend_name_the_file() -> None:
+    many = "".join(f"pub fn m{n}(&self) {{}} " for n in range(13))
+    text = f"pub struct A {{}} impl Source for A {{}} impl A {{ {many} }}"
+    text += " pub struct B {} impl B { pub fn one(&self) {} }"
+    found = facts_of(definitions(text, "src/a.rs"), ("bases", "methods", "overview"), 400, Counter())
+    at = "`src/a.rs`"
+    names = [f"`m{n}`" for n in range(13)]
+    assert [fact.answer for fact in found] == [
+        f"{at} implements `Source` for `A`.",
+        f"{at} defines 13 methods of `A`: {', '.join(names[:-1])} and {names[-1]}.",
+        f"`A` is a struct in {at}. {at} implements `Source` for `A`. {at} defines 13 methods of it.",
+        f"{at} defines the method of `B`: `one`.",
+        f"`B` is a struct in {at}. {at} defines the method of `B`: `one`.",
+    ]
+    assert all(at in fact.question for fact in found if fact.kind != "overview")
 
 
 @pytest.mark.parametrize(
