@@ -15,20 +15,9 @@ from typing import Literal
 from engines.files import open_regular
 from engines.inputs.ignored import Mark, Rule, has_mark, ignore_rules, is_ignored, marks_of
 from engines.inputs.source_tree import SKIPPED_FOLDERS
-from recipes.stages.code_fields import LANGUAGES, CodeFields
+from recipes.stages.code_fields import LANGUAGES, SUFFIXES, CodeFields
 
 Role = Literal["source", "build", "license", "rules"]
-
-SUFFIXES = {
-    ".py": "python", ".pyi": "python",
-    ".c": "c", ".h": "c",
-    ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".c++": "cpp", ".hh": "cpp", ".hpp": "cpp", ".hxx": "cpp",
-    ".ipp": "cpp", ".inl": "cpp", ".cu": "cpp", ".cuh": "cpp",
-    ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
-    ".ts": "typescript", ".mts": "typescript", ".cts": "typescript", ".tsx": "typescript",
-    ".go": "go", ".rs": "rust", ".java": "java",
-}  # fmt: skip
-"""The language of a source file by its suffix in lower case. A `.h` file may be C++ too: its text decides."""
 
 BUILD_FILES = frozenset({
     "CMakeLists.txt", "CMakePresets.json", "Makefile", "GNUmakefile", "makefile", "configure.ac", "configure",

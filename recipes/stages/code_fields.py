@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
 from recipes.setting import setting
@@ -13,6 +14,27 @@ Question: TypeAlias = Literal[
 ]  # fmt: skip
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 QUESTIONS: tuple[Question, ...] = get_args(Question)
+TITLES: Mapping[str, str] = {
+    "python": "Python",
+    "c": "C",
+    "cpp": "C++",
+    "javascript": "JavaScript",
+    "typescript": "TypeScript",
+    "go": "Go",
+    "rust": "Rust",
+    "java": "Java",
+}
+"""The name of each language in answers."""
+SUFFIXES: Mapping[str, Language] = {
+    ".py": "python", ".pyi": "python",
+    ".c": "c", ".h": "c",
+    ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".c++": "cpp", ".hh": "cpp", ".hpp": "cpp", ".hxx": "cpp",
+    ".ipp": "cpp", ".inl": "cpp", ".cu": "cpp", ".cuh": "cpp",
+    ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
+    ".ts": "typescript", ".mts": "typescript", ".cts": "typescript", ".tsx": "typescript",
+    ".go": "go", ".rs": "rust", ".java": "java",
+}  # fmt: skip
+"""The language of a source file by its suffix in lower case. A `.h` file may be C++ too: its text decides."""
 
 
 class CodeFields(StageFields):

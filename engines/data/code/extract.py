@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -15,8 +15,8 @@ from engines.data.code.javascript import script_definitions
 from engines.data.code.python_source import module_name, python_definitions
 from engines.data.code.rust import rust_definitions
 from engines.data.code.syntax import GRAMMARS, is_installed
-from engines.inputs.code_tree import SUFFIXES
 from recipes.problems import OperatorError
+from recipes.stages.code_fields import SUFFIXES
 
 
 @dataclass
@@ -62,7 +62,7 @@ def definitions_of(path: str, text: str, language: str, dropped: Counter[str], c
         dropped["no_module_name"] += 1
         return []
     try:
-        found, has_errors = _parsed(path, text, language)
+        found, has_errors = _READERS[language](path, text, language)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         dropped["not_parsed"] += 1
         return []
@@ -72,18 +72,22 @@ def definitions_of(path: str, text: str, language: str, dropped: Counter[str], c
     return found
 
 
-def _parsed(path: str, text: str, language: str) -> tuple[list[Definition], bool]:
-    if language == "python":
-        return python_definitions(path, text), False
-    if language in ("c", "cpp"):
-        return c_definitions(path, text, language)
-    if language == "java":
-        return java_definitions(path, text)
-    if language == "go":
-        return go_definitions(path, text)
-    if language == "rust":
-        return rust_definitions(path, text)
+def _script(path: str, text: str, language: str) -> tuple[list[Definition], bool]:
     return script_definitions(path, text, "tsx" if path.lower().endswith(".tsx") else language)
+
+
+_READERS: Mapping[str, Callable[[str, str, str], tuple[list[Definition], bool]]] = {
+    "python": lambda path, text, _language: (python_definitions(path, text), False),
+    "c": c_definitions,
+    "cpp": c_definitions,
+    "javascript": _script,
+    "typescript": _script,
+    "go": lambda path, text, _language: go_definitions(path, text),
+    "rust": lambda path, text, _language: rust_definitions(path, text),
+    "java": lambda path, text, _language: java_definitions(path, text),
+}
+"""Of each language: the definitions of a file, from its path, its text and the language, and whether parts were
+unreadable."""
 
 
 def require_parsers(languages: Iterable[str], chosen: Sequence[str]) -> None:

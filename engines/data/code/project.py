@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from engines.data.code.build_systems import BUILD, INSTALL, PREPARE, RUN, TEST, BuildSystem
 from engines.data.code.questions import Fact, listed
+from recipes.stages.code_fields import TITLES
 
-TITLES = {"python": "Python", "c": "C", "cpp": "C++", "javascript": "JavaScript", "typescript": "TypeScript",
-          "go": "Go", "rust": "Rust", "java": "Java"}  # fmt: skip
 _HOW_TO_BUILD = (
     "How do I build this project?",
     "What are the build steps?",

@@ -13,8 +13,6 @@ _START = (
     "What are the first {count} lines of `{path}`?",
     "Print the first {count} lines of `{path}`.",
 )
-_FENCES = {"cpp": "cpp", "c": "c", "python": "python", "javascript": "javascript", "typescript": "typescript",
-           "go": "go", "rust": "rust", "java": "java"}  # fmt: skip
 
 
 def has_keyword(path: str, keywords: Sequence[str]) -> bool:
@@ -35,7 +33,7 @@ def file_fact(path: str, text: str, language: str, max_chars: int) -> Fact | Non
     fence = "```"
     while fence in text:
         fence += "`"
-    opening = f"{fence}{_FENCES.get(language, '')}\n"
+    opening = f"{fence}{language}\n"
     left = max_chars - len(opening) - len(fence) - 1
     count = 0
     for line in lines:
