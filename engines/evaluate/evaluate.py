@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.chat.rendering import Waiting
@@ -129,7 +130,13 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
 def score(loaded: LoadedModel, batches: Batches, on_progress: Callable[[int], None] | None = None) -> Score:
     """Token-weighted loss and perplexity over all batches."""
     loss, tokens = token_weighted_loss(loaded.model, batches, on_progress)
-    return Score(loss, perplexity(loss), tokens, batches.protocol, batches.counts)
+    return Score(loss, perplexity(loss), tokens, batches.protocol + _precision(loaded.model), batches.counts)
+
+
+def _precision(model: Any) -> str:
+    """What a protocol says about weights that are narrower than those of an evaluation during training."""
+    kind = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return "" if kind == "float32" else f", {kind} weights"
 
 
 def perplexity(loss: float) -> float:

@@ -21,8 +21,9 @@ from engines.artifacts.generation_config import write_generation_config
 from engines.chat.ends import trained_ends
 from engines.context import Artifact, Input, StageContext, StageResult
 from engines.data.door import source_of_stage
-from engines.data.tokenizer_files import NAMED_TEMPLATES, copy_tokenizer
+from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, copy_tokenizer
 from engines.events import SampledText
+from engines.files import read_regular_text
 from engines.finetune.added_tokens import use_template
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
@@ -30,13 +31,14 @@ from engines.json_text import read_object
 from engines.labels.label import prompt_ids
 from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of
-from engines.labels.templates import chosen_template
+from engines.labels.templates import NamedTemplate, chosen_template
 from engines.labels.vocabulary import TokenizerView, view_of
 from engines.training.inputs import input_folder
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
+from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
 
 SAMPLE_TOKENS = 128
@@ -56,6 +58,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     model, tokenizer = load_base(base, bf16=ctx.stage.bf16, warn=ctx.warn)
     ctx.phase("tokenizing")
     template = chosen_template(ctx.stage.chat_template)
+    _refuse_changed_template(ctx, template)
     added = [] if template is None else use_template(model, tokenizer, template)
     rules = rules_of(ctx.stage, ctx.stage.max_length)
     view = view_of(tokenizer)
@@ -83,6 +86,19 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
     return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
+
+
+def _refuse_changed_template(ctx: StageContext[FinetuneStage], template: NamedTemplate | None) -> None:
+    """Refuse to resume with another text of the chosen chat template than the checkpoint has."""
+    if ctx.resume is None or template is None:
+        return
+    file = ctx.resume.path / CHAT_TEMPLATE_FILE
+    if file.is_file() and read_regular_text(file) != template.text:
+        raise OperatorError(
+            f"chat_template — {ctx.stage.chat_template} is not the template that step"
+            f" {ctx.resume.step} was trained with",
+            f"restore its text from {file}, or run the stage again from its start",
+        )
 
 
 def _sample(

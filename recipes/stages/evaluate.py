@@ -30,7 +30,7 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         section="Evaluation",
         ge=8,
         unit="tokens",
-        help="Sequence length; longer examples are truncated and counted.",
+        help="Longest sequence; longer rows are left out, cut or refused, and counted.",
     )
     max_tokens: int = setting(
         200_000, section="Evaluation", ge=1, unit="tokens", help="Stop after this many scored tokens."

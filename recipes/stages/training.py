@@ -17,7 +17,7 @@ class TrainingFields(DeviceFields):
         at_resume="order",
         ge=8,
         unit="tokens",
-        help="Sequence length; longer examples are truncated and counted.",
+        help="Longest sequence; longer rows are left out, cut or refused, and counted.",
     )
     per_device_train_batch_size: int = setting(
         8, section="Batch", at_resume="order", ge=1, help="Sequences per forward pass on each device."

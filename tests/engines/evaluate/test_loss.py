@@ -175,3 +175,20 @@ def test_a_mean_of_batch_means_would_be_another_number(model: Any, tokenizer: An
     loss, tokens = token_weighted_loss(model, batches_of(rows, tokenizer, 256, 1))
     assert loss == pytest.approx(sum(part * count for part, count in alone) / tokens, abs=1e-9)
     assert loss != pytest.approx((alone[0][0] + alone[1][0]) / 2, abs=1e-3)
+
+
+def test_narrower_weights_have_a_protocol_of_their_own(model: Any, tokenizer: Any) -> None:
+    """Validation during training has float32 weights: its loss is not compared with that of a bfloat16 folder."""
+    import copy
+
+    import torch
+
+    from engines.evaluate.evaluate import score
+    from engines.evaluate.model import LoadedModel
+
+    batches = batches_of(ROWS[:2], tokenizer, 128, 2)
+    wide, narrow = (
+        score(LoadedModel(one, tokenizer, None), batches) for one in (model, copy.deepcopy(model).to(torch.bfloat16))
+    )
+    assert wide.protocol == "answers(max_length=128, truncation=drop)"
+    assert narrow.protocol == "answers(max_length=128, truncation=drop), bfloat16 weights"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engines.labels.templates import TEMPLATES
-from tests.engines.training.attempts import context, run_stage
+from recipes.problems import OperatorError
+from tests.engines.training.attempts import context, resume_point, run_stage
 from tests.engines.training.tiny import FINETUNE, SHAPE, write_messages, write_model
 from tests.exporters.exporting import export, merge
 
@@ -100,3 +101,21 @@ def test_a_tokenizer_that_has_the_marks_keeps_its_vocabulary(tmp_path: Path) -> 
     assert run_stage(ctx) is not None
     assert json.loads((ctx.out / "adapter_config.json").read_text())["trainable_token_indices"] is None
     assert (ctx.out / "chat_template.jinja").read_text() == TEMPLATES["chatml"].text
+
+
+def test_a_template_file_that_changed_since_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text(TEMPLATES["chatml"].text)
+    inputs: dict[str, Path | str] = {
+        "model": write_model(tmp_path / "model"),
+        "data": write_messages(tmp_path / "data", val=0),
+    }
+    stage = {**FINETUNE, "max_steps": 2, "save_steps": 1, "chat_template": str(file)}
+    ctx = context(tmp_path / "run", stage, inputs)
+    assert run_stage(ctx) is not None
+    point = resume_point(ctx, 1)
+    file.write_text(TEMPLATES["chatml"].text + "{# changed #}")
+    with pytest.raises(OperatorError, match="step 1 was trained with"):
+        run_stage(context(tmp_path / "run", stage, inputs, attempt=2, resume=point))
+    file.write_text(TEMPLATES["chatml"].text)
+    assert run_stage(context(tmp_path / "run", stage, inputs, attempt=2, resume=point)) is not None

@@ -110,6 +110,18 @@ def test_an_answer_of_weight_zero_is_never_scored(view: Vocabulary) -> None:
     assert scored_texts(labelled(turns, view)) == ["Because<|im_end|>"]
 
 
+def test_a_template_can_mark_which_answers_are_the_assistants_own(view: Vocabulary) -> None:
+    only_last = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' and loop.last %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    assert scored_texts(labelled(talk("Hi", "Yes", "Why?", "Because"), view, template=only_last)) == [
+        "Because<|im_end|>"
+    ]
+
+
 def test_reasoning_is_scored_where_the_template_keeps_it_and_its_loss_is_said(view: Vocabulary) -> None:
     turns = talk("Hi", "Yes", "Why?", "Because")
     turns[1]["reasoning_content"], turns[3]["reasoning_content"] = "early", "late"
