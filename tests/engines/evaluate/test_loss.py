@@ -188,7 +188,7 @@ def test_narrower_weights_have_a_protocol_of_their_own(model: Any, tokenizer: An
 
     batches = batches_of(ROWS[:2], tokenizer, 128, 2)
     wide, narrow = (
-        score(LoadedModel(one, tokenizer, None), batches) for one in (model, copy.deepcopy(model).to(torch.bfloat16))
+        score(LoadedModel(one, tokenizer, ()), batches) for one in (model, copy.deepcopy(model).to(torch.bfloat16))
     )
     assert wide.protocol == "answers(max_length=128, truncation=drop)"
     assert narrow.protocol == "answers(max_length=128, truncation=drop), bfloat16 weights"
