@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.data.preparing.divide import SplitWish, divide, wanted_rows
-from engines.data.preparing.groups import Groups
+from engines.data.preparing.groups import CHUNK, Groups
 from engines.data.preparing.spool import UNSPLIT, Spool
 from engines.data.split import SPLITS
 from recipes.problems import OperatorError
@@ -17,6 +17,7 @@ from recipes.problems import OperatorError
 LEFT_OUT = UNSPLIT
 """The number of a row that is in no split."""
 Numbers = npt.NDArray[np.int64]
+Heads = npt.NDArray[np.int32]
 Splits = npt.NDArray[np.uint8]
 
 
@@ -84,7 +85,7 @@ def assign_rows(
 
 def _heads(
     spool: Spool, kept: npt.NDArray[np.bool_], similar: Iterable[tuple[int, int]], group_by: Sequence[str]
-) -> Numbers:
+) -> Heads:
     groups = Groups(len(spool))
     for name in ("content", *group_by):
         column = _keys(spool, name)
@@ -106,16 +107,19 @@ def _keys(spool: Spool, name: str) -> npt.NDArray[np.uint64]:
     return keys
 
 
-def _divide(spool: Spool, rows: Numbers, heads: Numbers, wish: SplitWish) -> tuple[Splits, dict[str, int]]:
+def _divide(spool: Spool, rows: Numbers, heads: Heads, wish: SplitWish) -> tuple[Splits, dict[str, int]]:
     """The splits of some rows, and the wanted sizes."""
     wanted = wanted_rows(len(rows), wish)
-    counts = np.bincount(heads[rows], minlength=len(spool))
-    group_of = np.cumsum(counts > 0) - 1  # the number of each head's group
-    group = group_of[heads[rows]]
-    order = np.zeros(group_of[-1] + 1, dtype=np.uint64)
-    digests = np.frombuffer(spool.contents, dtype=np.uint64)[::2][rows]
-    np.add.at(order, group, digests)  # a sum of keyed hashes is as equally distributed as one of them, for any size
-    return divide(counts[counts > 0], order, wanted)[group], wanted
+    sizes = np.bincount(heads[rows], minlength=len(spool))
+    group = (np.cumsum(sizes > 0, dtype=np.int32) - np.int32(1))[heads[rows]]  # the number of each row's group
+    sizes = sizes[sizes > 0]
+    order = np.zeros(len(sizes), dtype=np.uint64)
+    digests = np.frombuffer(spool.contents, dtype=np.uint64)[::2]
+    for begin in range(0, len(rows), CHUNK):
+        some = slice(begin, begin + CHUNK)
+        # a sum of keyed hashes is as equally distributed as one of them, for any size of the group
+        np.add.at(order, group[some], digests[rows[some]])
+    return divide(sizes, order, wanted)[group], wanted
 
 
 def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
@@ -129,7 +133,7 @@ def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
     return SplitWish(0.0, 0.0, wish.val_rows, wish.test_rows)
 
 
-def _sizes(heads: Numbers, kept: npt.NDArray[np.bool_]) -> dict[str, int]:
+def _sizes(heads: Heads, kept: npt.NDArray[np.bool_]) -> dict[str, int]:
     sizes = np.bincount(heads[kept])
     return {
         "groups": int(np.count_nonzero(sizes)),
@@ -138,6 +142,6 @@ def _sizes(heads: Numbers, kept: npt.NDArray[np.bool_]) -> dict[str, int]:
     }
 
 
-def _shared_rows(split: Splits, heads: Numbers) -> int:
+def _shared_rows(split: Splits, heads: Heads) -> int:
     held_out = np.unique(heads[(split == SPLITS.index("val")) | (split == SPLITS.index("test"))])
     return int(np.count_nonzero(np.isin(heads[split == SPLITS.index("train")], held_out)))

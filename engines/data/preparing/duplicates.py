@@ -20,7 +20,7 @@ comparable. By the index of the split; the last is for rows without one."""
 class Repeats:
     """`first[i]` is the row that row i repeats, i itself if it repeats none."""
 
-    first: Numbers
+    first: npt.NDArray[np.int32]
     given: npt.NDArray[np.uint8]
 
     @property
@@ -31,7 +31,7 @@ class Repeats:
     @property
     def repeated(self) -> npt.NDArray[np.bool_]:
         """Whether each row repeats another."""
-        return self.first != np.arange(len(self.first))
+        return self.first != np.arange(len(self.first), dtype=np.int32)
 
     @property
     def across_splits(self) -> int:
@@ -43,7 +43,7 @@ def exact_repeats(spool: Spool) -> Repeats:
     """The rows whose turns and tools equal those of another row, character for character."""
     given = np.frombuffer(spool.given, dtype=np.uint8)
     digests = np.frombuffer(spool.contents, dtype=np.uint64).reshape(-1, 2)
-    first = np.arange(len(given))
+    first = np.arange(len(given), dtype=np.int32)
     rows = rows_of_equal(digests[:, 0])  # half of the digest finds the few rows of which all of it is compared
     rows = rows[np.argsort(PRECEDENCE[given[rows]], kind="stable")]
     rows = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]

@@ -18,16 +18,20 @@ def rows_of_equal(keys: npt.NDArray[np.uint64]) -> Numbers:
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(twice):
         return np.empty(0, dtype=np.int64)
-    place = np.searchsorted(twice, keys)
-    place[place == len(twice)] = 0
-    return np.flatnonzero(twice[place] == keys)
+    found = []
+    for begin in range(0, len(keys), CHUNK):  # the places of all rows at once would be the largest array of all
+        some = keys[begin : begin + CHUNK]
+        place = np.searchsorted(twice, some)
+        place[place == len(twice)] = 0
+        found.append(np.flatnonzero(twice[place] == some) + begin)
+    return np.concatenate(found)
 
 
 class Groups:
     """Rows that are joined with one another (union-find)."""
 
     def __init__(self, count: int) -> None:
-        self._above = array("q", range(count))
+        self._above = array("i", range(count))
 
     def join(self, one: int, other: int) -> None:
         """Put two rows, and all that are joined with them, into one group."""
@@ -58,6 +62,6 @@ class Groups:
             row = above[row]
         return row
 
-    def heads(self) -> Numbers:
+    def heads(self) -> npt.NDArray[np.int32]:
         """The first row of each row's group."""
-        return np.fromiter((self.head(row) for row in range(len(self._above))), np.int64, len(self._above))
+        return np.fromiter((self.head(row) for row in range(len(self._above))), np.int32, len(self._above))
