@@ -38,6 +38,7 @@ from cockpit.importing.meanings import (
     NO_TOKENS,
     PACKING,
 )
+from cockpit.importing.script import is_other_method
 from cockpit.importing.sources import place
 from cockpit.importing.templates import template_file
 from cockpit.importing.training_arguments import (
@@ -55,11 +56,6 @@ from cockpit.importing.training_arguments import (
 from recipes.stages.finetune import ALL_LINEAR
 
 TRL, UNSLOTH = "TRL", "Unsloth"
-OTHER_METHODS = frozenset(
-    {"DPOConfig", "DPOTrainer", "KTOConfig", "KTOTrainer", "ORPOConfig", "ORPOTrainer", "GRPOConfig", "GRPOTrainer",
-     "RewardConfig", "RewardTrainer"}
-)  # fmt: skip
-"""Classes whose training no stage kind does."""
 MODEL_KEYS = ("model_name_or_path", "model_name", "pretrained_model_name_or_path")
 
 
@@ -168,7 +164,7 @@ def is_unsloth(draft: Draft) -> bool:
 def convert(draft: Draft) -> None:
     """Give every key its outcome, and fill the stages."""
     unsloth = is_unsloth(draft)
-    for name in sorted(OTHER_METHODS & draft.config.calls):
+    for name in sorted(filter(is_other_method, draft.config.calls)):
         draft.outcomes.append(Outcome(name, ..., 0, "missing", (), METHOD_PART))
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
     steps(draft)

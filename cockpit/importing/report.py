@@ -27,7 +27,8 @@ def headings(imported: Imported) -> Iterator[tuple[str, list[Outcome]]]:
     for status, heading in HEADINGS.items():
         found = [outcome for outcome in imported.outcomes if outcome.status == status]
         if found:
-            yield heading, found
+            # without a recipe, nothing trains differently
+            yield "Not imported" if imported.missing and status == "different" else heading, found
 
 
 def words(outcome: Outcome) -> str:
@@ -62,7 +63,7 @@ def report_lines(imported: Imported) -> Iterator[str]:
     yield from _named(imported, "unneeded", "Without effect on what is trained")
     yield from _named(imported, "unset", "Without a value")
     defaults = [one for one in imported.outcomes if one.status == "default"]
-    if defaults:
+    if defaults and not imported.missing:
         yield ""
         yield f"Defaults of {imported.program} that the recipe sets, because Cockpit's differ:"
         yield from (f"       {one.fields[0]} = {plain(one.value)}" for one in defaults)

@@ -17,13 +17,17 @@ from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
 CONFIGS = frozenset(
-    {
-        "SFTConfig", "TrainingArguments", "UnslothTrainingArguments", "SFTTrainer", "UnslothTrainer", "LoraConfig",
-        "BitsAndBytesConfig", "DPOConfig", "DPOTrainer", "KTOConfig", "KTOTrainer", "ORPOConfig", "ORPOTrainer",
-        "GRPOConfig", "GRPOTrainer", "RewardConfig", "RewardTrainer", "ModelConfig", "ScriptArguments",
-    }
+    {"SFTConfig", "TrainingArguments", "UnslothTrainingArguments", "LoraConfig", "BitsAndBytesConfig", "ModelConfig",
+     "ScriptArguments"}
 )  # fmt: skip
-"""Classes whose keyword arguments are entries."""
+"""Classes whose keyword arguments are entries, besides trainers."""
+TRAINERS = frozenset({"SFTTrainer", "UnslothTrainer"})
+"""Trainers of what a finetune stage does."""
+OTHER_CONFIGS = frozenset(
+    {"DPOConfig", "KTOConfig", "ORPOConfig", "CPOConfig", "BCOConfig", "GRPOConfig", "RLOOConfig", "PPOConfig",
+     "RewardConfig", "PRMConfig", "GKDConfig", "OnlineDPOConfig", "NashMDConfig", "XPOConfig", "DistillationConfig"}
+)  # fmt: skip
+"""Classes of methods that no stage kind has; so is every trainer that is not one of `TRAINERS`."""
 MODELS = frozenset({"FastLanguageModel", "FastModel", "FastVisionModel", "AutoModelForCausalLM"})
 """Classes whose `from_pretrained` and `get_peft_model` give entries."""
 OBJECTS = frozenset({"args", "model", "tokenizer", "processing_class", "data_collator", "peft_config", "callbacks"})
@@ -115,7 +119,7 @@ def arguments_of(text: str, path: Path) -> Arguments:
     if not found.values:
         raise OperatorError(
             f"{shown}: no arguments that are read here",
-            f"a script gives keyword arguments to {', '.join(sorted(CONFIGS)[:6])}, …, or has a dictionary of them",
+            f"a script gives keyword arguments to {', '.join(sorted(CONFIGS))}, or has a dictionary of them",
         )
     found.calls = frozenset(calls)
     return found
@@ -143,12 +147,17 @@ def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         name = _name(call.func)
         of, _, method = name.rpartition(".")
-        if method in CONFIGS:
+        if method in CONFIGS or method in TRAINERS or is_other_method(method):
             yield method, call
         elif method in ("from_pretrained", "get_peft_model") and of.rpartition(".")[2] in MODELS:
             yield f"{of.rpartition('.')[2]}.{method}", call
         elif method == "load_dataset":
             yield method, call
+
+
+def is_other_method(name: str) -> bool:
+    """Whether a class belongs to a method that no stage kind has; transformers' own `Trainer` says nothing."""
+    return name in OTHER_CONFIGS or (name.endswith("Trainer") and name not in TRAINERS and name != "Trainer")
 
 
 def _take(found: Arguments, name: str, call: ast.Call, constants: dict[str, ast.expr]) -> None:

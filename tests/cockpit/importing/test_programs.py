@@ -109,6 +109,12 @@ def test_trls_list_of_data_sets_takes_the_first_and_names_its_keys(tmp_path: Pat
     assert outcome(found, "datasets[0].name").line == 6
 
 
+@pytest.mark.parametrize("trainer", ["DPOTrainer", "RLOOTrainer", "trl.experimental.gkd.GKDTrainer", "MyTrainer"])
+def test_a_script_with_another_trainer_makes_no_recipe(trainer: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, SCRIPT.replace("SFTTrainer(", f"{trainer}("), "train.py")
+    assert trainer.rpartition(".")[2] in {one.key for one in found.missing}
+
+
 def test_a_notebook_is_read_as_the_script_in_its_code_cells(tmp_path: Path) -> None:
     first, second = SCRIPT[: SCRIPT.index("trainer =")], SCRIPT[SCRIPT.index("trainer =") :]
     cells = [
