@@ -167,7 +167,8 @@ class _Look:
             val = ["val"] if "val" in have else []
             return [UNSPLIT if UNSPLIT in have else "train", *val]
         if isinstance(stage, EvaluateStage):
-            return [UNSPLIT if UNSPLIT in have and stage.split == "train" else stage.split]
+            whole = self._source.place.is_file() or (UNSPLIT in have and stage.split == "train")
+            return [UNSPLIT if whole else stage.split]
         return list(have)
 
     def _read_split(self, split: str) -> None:

@@ -1,0 +1,89 @@
+"""`check` and a launch look at data in a helper process, and refuse what the engine would refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cockpit.headless.look_lines import look_lines
+from cockpit.launching.launch import launch
+from cockpit.planning.data_look import data_problems, look_at_data
+from cockpit.planning.stages import plan
+from engines.look.answer import StageLook
+from recipes.load import load_recipe
+from recipes.problems import RecipeError
+from tests.cockpit.command_line import CommandLine
+from tests.engines.look.looked_at import row, write_data, write_model
+
+RECIPE = """schema = 1
+name = "x"
+[[stage]]
+name = "rows"
+kind = "prepare"
+output = "messages"
+data = "./data/train.jsonl"
+val_fraction = 0.2
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "./model"
+data = "rows"
+max_length = 96
+per_device_train_batch_size = 4
+eval_steps = 2
+[[stage]]
+name = "score"
+kind = "evaluate"
+model = "./model"
+data = "./held-out.jsonl"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_model(tmp_path / "model")
+    write_data(tmp_path / "data", [row(f"q{n}", f"a{n}") for n in range(20)])
+    (tmp_path / "held-out.jsonl").write_text(row("q", "a") + "\n")
+    (tmp_path / "r.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_check_shows_what_each_stage_will_read(place: Path) -> None:
+    answer = CommandLine(place).json("check", "r.toml", "--json")
+    (tuned,) = [stage for stage in answer["plan"]["stages"] if stage["name"] == "tuned"]
+    assert (tuned["examples"], tuned["steps"], tuned["evaluations"], tuned["checkpoints"]) == (15, 4, 2, 1)
+    looks = {name: msgspec.convert(look, StageLook) for name, look in answer["data"].items()}
+    assert looks["tuned"].tokens == tuned["tokens"]
+    stages = {stage.name: stage for stage in load_recipe(place / "r.toml").recipe.stage}
+    lines = [line for name in ("rows", "tuned", "score") for line in look_lines(looks[name], stages[name])]
+    assert "4 steps; evaluations at: 2, 4; checkpoints at: 4" in lines
+    for words in ("data of rows:", "data of tuned:", "data of score:"):
+        assert words in lines
+    assert sum("messages in JSON Lines" in line for line in lines) == 4
+
+
+def test_defects_of_all_stages_are_located_and_no_run_is_made(place: Path) -> None:
+    write_data(place / "data", [row("q", "a"), "{"])
+    (place / "held-out.jsonl").write_text('{"messages": []}\n')
+    loaded = load_recipe(place / "r.toml")
+    found = data_problems(loaded, look_at_data(loaded))
+    assert [(problem.line, problem.key) for problem in found] == [(7, "rows.data"), (21, "score.data")]
+    assert "train.jsonl:2" in found[0].message
+    with pytest.raises(RecipeError, match=r"held-out\.jsonl:1"):
+        launch(place / "r.toml", runs_root=place / "runs")
+    assert not (place / "runs").exists()
+
+
+def test_a_helper_that_cannot_run_is_a_warning_and_no_defect(place: Path) -> None:
+    broken = place / "python"
+    broken.write_text("#!/bin/sh\necho 'no such module' >&2\nexit 3\n")
+    broken.chmod(0o700)
+    (place / "r.toml").write_text(RECIPE.replace("[[stage]]\n", f"[[stage]]\npython = {json.dumps(str(broken))}\n"))
+    loaded = load_recipe(place / "r.toml")
+    looks = look_at_data(loaded)
+    assert data_problems(loaded, looks) == []
+    assert all("could not be examined before the start: no such module" in look.warnings[0] for look in looks.values())
+    assert plan(loaded.recipe, loaded.graph, looks).stages[1].steps is None
