@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.data.hard_strings import HARD_STRINGS, ORDINARY
+from engines.files import file_sha256
 from engines.json_text import read_json, read_object
 from recipes.problems import OperatorError, printable
 
@@ -195,9 +196,14 @@ class WholeEncoder:
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """Whether two tokenizer.json are one tokenizer in two spellings: transformers writes the file in its own way."""
+    """Whether two files of a tokenizer are one tokenizer: the same bytes, or tokenizer.json in two spellings, because
+    transformers writes the file in its own way."""
     from tokenizers import Tokenizer
 
+    if file_sha256(one) == file_sha256(other):
+        return True
+    if one.name != WHOLE_FILE or other.name != WHOLE_FILE:
+        return False
     spellings = []
     for path in (one, other):
         try:

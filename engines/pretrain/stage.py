@@ -16,7 +16,9 @@ from engines.data.tokenizer_files import copy_tokenizer
 from engines.events import SampledText
 from engines.files import refuse_special_files
 from engines.pretrain.model import build_model
+from engines.pretrain.vocabulary import vocabulary_of
 from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
+from engines.training.beginning import start_folder
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.sampling import greedy_text
@@ -44,7 +46,8 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
         for warning in check_tokenizer_class(shard.tokenizer, tokenizer):
             ctx.warn(warning)
     set_seed(ctx.stage.seed)
-    model = build_model(ctx.stage, vocab_size=shard.vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
+    vocab_size = vocabulary_of(shard, start_folder(ctx), ctx.warn)
+    model = build_model(ctx.stage, vocab_size=vocab_size, bos_id=tokenizer.bos_token_id, eos_id=shard.eos_id)
     task = Task(
         model=model,
         dataset=dataset,

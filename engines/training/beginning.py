@@ -35,7 +35,7 @@ def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | Non
     Raises:
         OperatorError: its training read other inputs than this stage reads.
     """
-    folder = _folder(ctx)
+    folder = start_folder(ctx)
     if folder is None or not (folder / _TRAINER_STATE).is_file():
         return None
     try:
@@ -53,7 +53,7 @@ def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:
     Raises:
         OperatorError: the folder's weights are meant for another base model.
     """
-    folder = _folder(ctx)
+    folder = start_folder(ctx)
     if folder is None or (folder / _TRAINER_STATE).is_file():
         return None
     base = ctx.inputs.get("model")
@@ -93,7 +93,8 @@ def require_fitting_weights(folder: Path, model: Any) -> None:
         )
 
 
-def _folder(ctx: StageContext[TrainingFields]) -> Path | None:
+def start_folder(ctx: StageContext[TrainingFields]) -> Path | None:
+    """The folder that `start_from` names, of weights or of a checkpoint; None without one."""
     given = ctx.inputs.get(START_FROM)
     return None if given is None else input_folder(given)
 
