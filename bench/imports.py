@@ -21,7 +21,7 @@ import yaml
 from cockpit.importing.config import read_config
 from cockpit.importing.programs import import_config
 from cockpit.importing.recipe_text import recipe_text
-from engines.data.door import DataSource, problems_in
+from engines.data.door import DataSource, ReadCounts, Refused, each_row
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError, RecipeError
 
@@ -90,8 +90,9 @@ def data_rows(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
         if place.is_absolute() and place.exists():
             shape = {key: fields[key] for key in ("format", "columns") if key in fields}
             source = DataSource(place, ignore_keys=tuple(fields.get("ignore_keys", ())), **shape)
-            problems = problems_in(source, "train")
-            yield f"{name}: {problems.counts.rows} rows, {problems.total} bad"
+            counts = ReadCounts()
+            bad = sum(isinstance(one, Refused) for one in each_row(source, "train", counts))
+            yield f"{name}: {counts.rows} rows, {bad} bad"
     yield f"{len(stages)} data sets in all"
 
 

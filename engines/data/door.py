@@ -133,15 +133,6 @@ class ReadCounts:
         return found
 
 
-@dataclass(frozen=True)
-class Problems:
-    """The bad rows of a split: the first of them, their number, and what was read."""
-
-    found: list[Refused]
-    total: int
-    counts: ReadCounts
-
-
 def source_of_stage(stage: ReadFields, path: Path | None, name: str) -> DataSource:
     """The source of a stage's field `data`.
 
@@ -244,27 +235,6 @@ _OTHER_ROWS: Mapping[type, tuple[str, str]] = {
     ),
     TextRow: ("a text without turns, where a conversation is needed", "give conversations, or set columns"),
 }
-
-
-def problems_in(source: DataSource, split: str, limit: int = 100) -> Problems:
-    """Every bad row of a split, whatever `on_bad_row` says; a file that cannot be read is one of them, and the last.
-
-    Args:
-        source: where the data is.
-        split: as for `read_rows`.
-        limit: most rows that are named; all are counted.
-    """
-    counts, found, total = ReadCounts(), [], 0
-    try:
-        for one in each_row(source, split, counts):
-            if isinstance(one, Refused):
-                total += 1
-                if total <= limit:
-                    found.append(one)
-    except OperatorError as error:
-        total += 1
-        found.append(Refused("", error.message, "the file cannot be read further", error.hint))
-    return Problems(found, total, counts)
 
 
 def each_row(source: DataSource, split: str, counts: ReadCounts) -> Iterator[Located | Refused]:

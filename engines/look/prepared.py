@@ -36,7 +36,7 @@ def prepared_rows(table: Mapping[str, Any], data: str, scratch: Path) -> Path:
     size = sum(file.stat().st_size for files in splits_in(source).values() for file in files)
     if size > MAX_BYTES:
         raise OperatorError(f"the data of {stage.name} has {quantities.size(size)}, which is not divided in advance")
-    draft = work / "out"
+    draft = work / "divided"
     draft.mkdir(parents=True)
     prepare_rows(source, ReadCounts(), draft, work, options_of(stage))
     draft.rename(out)

@@ -17,7 +17,6 @@ from engines.data.door import (
     DataSource,
     Located,
     ReadCounts,
-    problems_in,
     read_conversations,
     read_rows,
     source_of_stage,
@@ -30,6 +29,7 @@ from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow
 from engines.inputs.data_place import data_files, split_of
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
+from tests.engines.data.bad_rows import problems_in
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "größer"}]}
 CALL = {"type": "function", "function": {"name": "tide", "arguments": {"port": "Sande"}}}
@@ -322,8 +322,8 @@ def test_bad_rows_are_left_out_and_counted_or_all_named(tmp_path: Path) -> None:
     assert (counts.rows, counts.refused) == (5, 3)
     assert counts.examples[0].startswith(f"{file}:2: not JSON")
     assert counts.formats == {str(file): "messages in JSON Lines"}
-    problems = problems_in(DataSource(file), "", limit=2)
-    assert (problems.total, [bad.where for bad in problems.found]) == (3, [f"{file}:2", f"{file}:4"])
+    problems = problems_in(DataSource(file))
+    assert [bad.where for bad in problems.found] == [f"{file}:2", f"{file}:4", f"{file}:5"]
     assert "the key messages twice" in counts.examples[2]
 
 

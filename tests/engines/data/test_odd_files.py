@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.data.door import DataSource, problems_in, read_conversations
+from engines.data.door import DataSource, read_conversations
 from engines.data.readers import json_stream, lines
 from recipes.problems import OperatorError
+from tests.engines.data.bad_rows import problems_in
 
 ROW = '{"messages": [{"role": "user", "content": "f?"}, {"role": "assistant", "content": "größer"}]}'
 
@@ -90,7 +91,6 @@ def test_any_bytes_in_a_data_file_give_rows_or_a_reason_and_nothing_else(
     file = tmp_path_factory.mktemp("odd") / f"rows.{ending}"
     file.write_bytes(content)
     problems = problems_in(DataSource(file), "")
-    assert problems.total == len(problems.found)
     assert all(len(bad.line) < 2000 for bad in problems.found)
 
 
