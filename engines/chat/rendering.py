@@ -65,14 +65,6 @@ class Rendered:
     refused: str | None = None
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A rendered conversation with the spans, in characters, that its template marks as the assistant's."""
-
-    text: str
-    spans: list[tuple[int, int]]
-
-
 def render(
     tokenizer: Any, chats: Sequence[Chat], *, tools: list[Any] | None = None, waiting: Waiting | None = None
 ) -> list[str]:
@@ -110,23 +102,6 @@ def render_template(
     return texts
 
 
-def render_marked(
-    tokenizer: Any, talks: Sequence[Sequence[Message]], *, waiting: Waiting | None = None
-) -> list[Marked]:
-    """Conversations with the spans of their `generation` blocks.
-
-    Raises:
-        TemplateError: as `render`.
-    """
-    chats = [Chat(messages) for messages in talks]
-    request = _request(template_of(tokenizer), tokenizer.special_tokens_map, chats, None, marked=True)
-    answer = _RENDERER.ask(request, waiting)
-    return [
-        Marked(text, [(start, end) for start, end in spans])
-        for text, spans in zip(answer["texts"], answer["spans"], strict=True)
-    ]
-
-
 def render_each(
     template: str, special: Mapping[str, Any], chats: Sequence[Chat], *, marked: bool, waiting: Waiting | None = None
 ) -> list[Rendered]:
@@ -150,16 +125,6 @@ def render_each(
         Rendered(text, [(start, end) for start, end in spans], refused)
         for text, spans, refused in zip(answer["texts"], answer["spans"], answer["errors"], strict=True)
     ]
-
-
-def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, waiting: Waiting | None = None) -> list[int]:
-    """Token ids of a conversation up to the beginning of the assistant's answer.
-
-    Raises:
-        TemplateError: as `render`.
-    """
-    text = render(tokenizer, [Chat(messages, opened=True)], waiting=waiting)[0]
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class _Renderer:

@@ -11,9 +11,9 @@ import torch
 from engines.chat.rendering import Waiting
 from engines.data.readers.row import MessageRow
 from engines.data.special_pieces import TURN_END
+from engines.evaluate.model import LoadedModel
 from engines.labels.label import prompt_ids
 from engines.labels.row import LabelRules
-from engines.labels.vocabulary import view_of
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def choose_questions(rows: Iterable[MessageRow], count: int) -> list[MessageRow]
 
 @torch.no_grad()
 def answer(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     row: MessageRow,
     max_new_tokens: int,
     rules: LabelRules,
@@ -55,7 +54,8 @@ def answer(
     waiting: Waiting | None = None,
 ) -> Answer:
     """Encode a question as training does and decode greedily until an end token or `max_new_tokens`."""
-    prompt = prompt_ids(row.as_dicts()[:-1], row.tools, view_of(tokenizer), rules, waiting=waiting)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    prompt = prompt_ids(row.as_dicts()[:-1], row.tools, loaded.view, rules, waiting=waiting)
     ids = torch.tensor([prompt], device=model.device)
     ends = end_ids(model, tokenizer)
     written = model.generate(

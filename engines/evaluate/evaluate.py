@@ -17,7 +17,6 @@ from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.labels.row import LabelCounts, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of
-from engines.labels.vocabulary import view_of
 from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
 
@@ -78,7 +77,7 @@ def make_batches(
         labels, warnings = LabelCounts(), Warnings(rules)
         rows = examples_of(
             read_rows(data, split, counts or ReadCounts()),
-            view_of(loaded.tokenizer),
+            loaded.view,
             rules,
             labels,
             skip_refused=skip_refused,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engines.artifacts.manifest import MANIFEST, manifest_sha256
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
 from engines.json_text import read_object
+from engines.labels.vocabulary import Vocabulary, view_of
 from engines.run_dir import place_now
 from engines.training.inputs import cached_folder
 from recipes.problems import OperatorError
@@ -34,6 +36,11 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     tokenizer_folders: tuple[Path, ...]
+
+    @cached_property
+    def view(self) -> Vocabulary:
+        """The tokenizer as labels need it."""
+        return view_of(self.tokenizer)
 
 
 def load_model(path: Path | None, name: str, warn: Warn = lambda _text: None) -> LoadedModel:

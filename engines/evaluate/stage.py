@@ -101,7 +101,7 @@ def _answers(
     rows = choose_questions(read_conversations(data, split), stage.answers)
     given = []
     for done, row in zip(count(1), rows, strict=False):
-        one = answer(loaded.model, loaded.tokenizer, row, stage.max_new_tokens, rules, waiting=ctx.check_stop)
+        one = answer(loaded, row, stage.max_new_tokens, rules, waiting=ctx.check_stop)
         given.append(one)
         ctx.emit(
             SampledText(

@@ -150,7 +150,9 @@ class Conversations:
 
     def _otherwise(self, talk: Talk, first: UnfitError) -> Proven | UnfitError:
         """The row in the other forms that templates take; if none fits, the reason of the one that came furthest."""
-        for way in self._others(talk, self._way):
+        if self._dated:
+            self._known.clear()  # the date may have changed since the placeholders were rendered
+        for way in [*([self._way] if self._dated else ()), *self._others(talk, self._way)]:
             found = self._tried([talk], way)[0]
             if isinstance(found, Proven):
                 self._way = way

@@ -83,19 +83,20 @@ class TokenizerView(Protocol):
 class Vocabulary:
     """A `TokenizerView` over a tokenizer of the `tokenizers` library."""
 
-    def __init__(self, backend: Any, special: Mapping[str, Any], template: str) -> None:
-        """A view; the given tokenizer is copied, not changed.
+    def __init__(self, backend: Any, special: Mapping[str, Any], template: str, *, copied: bool = True) -> None:
+        """A view.
 
         Args:
             backend: a `tokenizers.Tokenizer`.
             special: the special tokens by name.
             template: the chat template.
+            copied: work on a copy; otherwise the given tokenizer is changed.
         """
         from tokenizers import AddedToken, Tokenizer
 
         self.template = template
         self.special: Mapping[str, Any] = dict(special)
-        whole = Tokenizer.from_str(backend.to_str())
+        whole = Tokenizer.from_str(backend.to_str()) if copied else backend
         whole.no_truncation()
         whole.no_padding()
         self.begin = _begin(whole)
@@ -233,7 +234,7 @@ def view_of_folder(folder: Path, template: str = "", marks: Sequence[str] = (), 
     known = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     backend.add_special_tokens(_added([text for text in (*special.values(), *listed, *marks) if text not in known]))
     special |= {"eos_token": end} if end else {}
-    return Vocabulary(backend, special, template or template_in(folder))
+    return Vocabulary(backend, special, template or template_in(folder), copied=False)
 
 
 def template_in(folder: Path) -> str:

@@ -14,9 +14,8 @@ from engines.chat.rendering import (
     Chat,
     TemplateLimitError,
     TemplateRefusedError,
-    prompt_ids,
     render,
-    render_marked,
+    render_each,
 )
 from tests.engines.training.tiny import CHATML, write_tokenizer
 
@@ -49,16 +48,18 @@ def test_the_text_is_the_one_of_transformers(tokenizer: Any, template: str, open
     assert render(tokenizer, [Chat(TALK[:1]), Chat(TALK, opened)], tools=tools)[1] == wanted
 
 
-def test_prompts_have_the_ids_of_transformers(tokenizer: Any) -> None:
-    tokenizer.chat_template = CHATML
-    wanted = tokenizer.apply_chat_template(TALK[1:2], add_generation_prompt=True)["input_ids"]
-    assert prompt_ids(tokenizer, TALK[1:2]) == list(wanted)
-
-
 def test_the_spans_of_answers_are_those_that_the_template_marks(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
-    _, marked = render_marked(tokenizer, [TALK[:1], TALK])
+    _, marked = render_each(CHATML, {}, [Chat(TALK[:1]), Chat(TALK)], marked=True)
     assert [marked.text[start:end] for start, end in marked.spans] == ["b<|im_end|>"]
+
+
+def test_a_conversation_that_is_refused_does_not_stop_the_others() -> None:
+    picky = "{% if messages | length == 1 %}{{ raise_exception('too short') }}{% endif %}" + CHATML
+    refused, whole = render_each(picky, {}, [Chat(TALK[:1]), Chat(TALK)], marked=False)
+    assert "too short" in (refused.refused or "")
+    assert whole.refused is None
+    assert "b<|im_end|>" in whole.text
 
 
 def test_named_templates_are_chosen_as_transformers_chooses(tokenizer: Any) -> None:
