@@ -16,6 +16,8 @@ import msgspec
 from engines.words import EndReason, GateResult, RunStatus, StartReason, WriterRole
 
 MAX_RECORD_BYTES = 65_536
+MAX_TIME_S = 253_402_300_799.0
+"""The end of the year 9999. Seconds above it are damage, and so large ones have no room for a second more."""
 _NONFINITE = {"NaN", "Infinity", "-Infinity"}
 
 
@@ -544,6 +546,8 @@ def decode_record(line: bytes) -> AnyEvent:
         event = _decode_slowly(line)
     if event.seq < 0 or not event.w:
         raise UnreadableRecordError("the record has no writer or no sequence number")
+    if not (abs(event.t) <= MAX_TIME_S and abs(event.m) <= MAX_TIME_S):
+        raise UnreadableRecordError("the record has a time that no clock shows")
     return event
 
 

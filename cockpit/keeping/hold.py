@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cockpit.runs.reader import RunReader
-from engines.run_dir import RunDir
+from engines.run_dir import FORMAT, RunDir, RunDirError
 from recipes.problems import OperatorError
 
 TRASH = ".trash-"
@@ -49,6 +49,23 @@ def held(run: RunDir) -> Iterator[int]:
         for fd in (lock, folder):
             if fd >= 0:
                 os.close(fd)
+
+
+def require_known_format(run: RunDir) -> None:
+    """Refuse to change a run that a newer Cockpit made: what its files need is not known here.
+
+    Raises:
+        OperatorError: its format is newer.
+    """
+    try:
+        found = run.read_run_json().get("format")
+    except RunDirError:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise OperatorError(
+            f"{run.id} is of a newer Cockpit (format {found}, here up to {FORMAT}): it is shown, and not changed",
+            "change it with that Cockpit",
+        )
 
 
 def _locked(run: RunDir, folder: int) -> int:

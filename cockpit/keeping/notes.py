@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from cockpit.keeping.hold import require_known_format
 from engines.files import fsync_folder, write_durably
 from engines.run_dir import RunDir
 from recipes.problems import OperatorError, printable
@@ -16,8 +17,9 @@ def write_note(run: RunDir, text: str) -> str:
     """Store a note; an empty text removes it. Returns it as stored: one line, without control characters.
 
     Raises:
-        OperatorError: it is too long, the run belongs to another user, or its folder cannot be written.
+        OperatorError: it is too long, or the run is another user's, of a newer format, or cannot be written.
     """
+    require_known_format(run)
     words = printable(" ".join(text.split()), len(text) + 1)
     if len(words) > MAX_CHARACTERS:
         raise OperatorError(f"the note has {len(words)} characters; allowed: at most {MAX_CHARACTERS}")

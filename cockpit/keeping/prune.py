@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cockpit.keeping.hold import held, remove_below
+from cockpit.keeping.hold import held, remove_below, require_known_format
 from cockpit.keeping.sizes import folder_bytes
 from cockpit.keeping.uses import Uses
 from cockpit.schedule.facts import RunFacts, StageFacts, read_facts
@@ -38,7 +38,11 @@ def removals(run: RunDir, uses: Uses) -> list[Removal]:
     Args:
         run: a run that is not live.
         uses: of the whole folder of runs, this run included.
+
+    Raises:
+        OperatorError: the run is of a newer format.
     """
+    require_known_format(run)
     facts = read_facts(run)
     found: list[Removal] = []
     for stage_dir in sorted(run.stages.glob("*")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cockpit.keeping.hold import held
+from cockpit.keeping.hold import held, require_known_format
 from engines.run_dir import RUN_ID, RunDir, RunDirError, rename_run
 from recipes.problems import OperatorError, printable
 
@@ -16,12 +16,13 @@ def rename(run: RunDir, name: str) -> RunDir:
     """Give a run another name; the date at the start of its id is kept, so that lists keep their order.
 
     Raises:
-        OperatorError: the name is not allowed or taken, or the run is live or belongs to another user.
+        OperatorError: the name is not allowed or taken, or the run is live, of a newer format or another user's.
     """
     check_name(run, name)
     new_id = _new_id(run, name)
     if new_id == run.id:
         raise OperatorError(f"NAME — {run.id} already has this name")
+    require_known_format(run)
     with held(run):
         try:
             return rename_run(run, new_id)

@@ -45,10 +45,12 @@ def fitted(lo: float, hi: float, *, log: bool = False) -> Domain:
     if log:
         hi = hi if hi > 0 else 1.0
         lo = lo if lo > 0 else hi / 1e4
-        ratio = max(1.05, (hi / lo) ** HEADROOM)
+        lo = min(max(lo, 1e-270), 1e300)  # room for the ratio, which is at most 1e31
+        hi = max(lo, hi)
+        ratio = max(1.05, hi**HEADROOM / lo**HEADROOM)
         return Domain(lo / ratio, min(hi * ratio, 1e308), log=True)
     span = hi - lo
-    if not math.isfinite(span):
+    if not math.isfinite(span) or max(-lo, hi) > 1e307:  # no room for headroom
         return Domain(-1e308, 1e308)
     if span <= abs(hi) * 1e-9:
         span = abs(hi) * 0.2 or 1.0

@@ -168,6 +168,8 @@ def test_the_known_fields_of_a_later_version_s_record_are_read() -> None:
         b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":["gap"],"lost":1}',
         b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":{},"lost":1}',
         b'{"v":1,"w":"e","seq":0,"t":1e999,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":1e300,"m":0,"k":"gap","lost":1}',
+        b'{"v":1,"w":"e","seq":0,"t":0,"m":-1e300,"k":"gap","lost":1}',
         b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"warned","message":"\\ud800"}',
         b'{"v":1,"w":"e","seq":0,"t":0,"m":0,"k":"warned","message":"\xff\xfe"}',
         b"[" * 100_000,

@@ -221,7 +221,8 @@ def draw_chart(data: ChartData, y: Domain | None, width: int, height: int, *, ch
         return [title, *rows]
     has_lane = height >= (LANE_HEIGHT if data.marks else ALWAYS_LANE_HEIGHT)
     plot_height = height - (3 if has_lane else 2)
-    labels = _y_labels(data, y, plot_height)
+    # Values that nothing measured (a damaged record) have labels without end: the plot keeps half of the width.
+    labels = {row: text for row, text in _y_labels(data, y, plot_height).items() if len(text) < width // 2}
     gutter = max((len(text) for text in labels.values()), default=0) + 1
     plot_width = width - gutter
     rows = _plot(data, y, plot_width, plot_height)

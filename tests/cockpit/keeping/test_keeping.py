@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,21 @@ def test_a_run_with_a_read_only_folder_is_refused_whole_and_keeps_its_name(root:
     refuse_live([run])
     remove_run(run)
     assert run_ids(root) == [other.id]
+
+
+def test_a_run_of_a_newer_format_is_shown_and_not_changed(root: Path) -> None:
+    run = made_run(root, "later", steps=[10, 20, 30])
+    run.run_json.write_text(json.dumps(json.loads(run.run_json.read_text()) | {"format": 99}))
+    before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
+    acts: list[Callable[[], object]] = [
+        lambda: write_note(run, "mine"),
+        lambda: rename(run, "other"),
+        lambda: removals(run, uses_in(root)),
+    ]
+    for act in acts:
+        with pytest.raises(OperatorError, match="of a newer Cockpit"):
+            act()
+    assert {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before
 
 
 def test_an_ancestor_of_another_run_is_refused_with_the_name_of_what_was_made_from_it(root: Path) -> None:

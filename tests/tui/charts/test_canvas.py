@@ -70,6 +70,19 @@ def test_nan_marks_are_on_the_top_row_in_red() -> None:
     assert rows[1].styles[at] == BAD
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
+    st.integers(20, 60),
+    st.booleans(),
+)
+def test_values_of_any_size_are_drawn_within_the_chart(values: list[float], width: int, log: bool) -> None:
+    """A damaged record of the machine has a load of 1e300 percent, whose label is longer than the screen."""
+    data = ChartData("cpu load", series_of([*values]), (0.0, 5.0), label=lambda value, _step: f"{value:.0f}%", log=log)
+    rows = draw_chart(data, fitted(min(values), max(values), log=log), width, 10)
+    assert {(len(row.text), len(row.styles)) for row in rows} == {(width, width)}
+
+
 def test_a_million_nans_cost_one_mark_per_column() -> None:
     series = series_of([math.nan] * 50_000)
     assert bad_columns(series, 0, 49_999, 30) == list(range(30))
