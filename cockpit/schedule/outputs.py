@@ -17,7 +17,7 @@ from engines.artifacts.manifest import problems_against
 from engines.events import StageSucceeded
 from engines.inputs.record import OUTSIDE, SOURCE, read_record, stage_fingerprint
 from engines.run_dir import RunDir
-from engines.stage_file import StageFile, read_stage_file
+from engines.stage_file import StageFile, StageInput, read_stage_file
 from recipes.fingerprint import fingerprint
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
@@ -60,10 +60,7 @@ class Outputs:
         given = self._stage_file(name, last.attempt)
         recorded = self._recorded(name, last.attempt, given)
         present = self._plan.stage_inputs(self._run, name)
-        identities = {
-            field: recorded.get(field, "") if item.origin in OUTSIDE else item.manifest_sha256 or item.name
-            for field, item in present.items()
-        }
+        identities = {field: _identity(item, recorded.get(field, "")) for field, item in present.items()}
         if SOURCE in recorded:
             identities[SOURCE] = recorded[SOURCE]
         if stage_fingerprint(stage, identities) == last.fingerprint:
@@ -91,6 +88,14 @@ class Outputs:
         if found:
             return {item.field: item.identity for item in found}
         return {field: item.manifest_sha256 or item.name for field, item in given.inputs.items()} if given else {}
+
+
+def _identity(item: StageInput, recorded: str) -> str:
+    """What identifies an input now. What lies outside the run is identified by its record; so is a dataset of a hub,
+    whose files are in the record, while the record of a model of a hub is its name."""
+    if item.origin in OUTSIDE:
+        return recorded
+    return item.manifest_sha256 or (recorded if item.origin == "hub" and recorded else item.name)
 
 
 def _same_fields(stage: StageFields, given: StageFile) -> bool:

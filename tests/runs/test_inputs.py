@@ -215,3 +215,43 @@ def as_an_older_version_wrote_it(run: RunDir) -> None:
         lines.append(json.dumps(record, separators=(",", ":")))
     run.journal.write_text("\n".join(lines) + "\n")
     run.inputs_json("part-1", success.attempt).unlink()
+
+
+ROWS = """
+schema = 1
+name = "rows"
+[[stage]]
+name = "cached"
+kind = "prepare"
+output = "messages"
+data = "me/talks"
+[[stage]]
+name = "made"
+kind = "prepare"
+output = "messages"
+command = ["python", "make.py"]
+"""
+
+
+def test_a_stage_is_done_whose_rows_come_from_a_cached_dataset_or_from_a_command(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = home / "hub" / "datasets--me--talks"
+    (dataset / "refs").mkdir(parents=True)
+    (dataset / "refs" / "main").write_text("abc")
+    (dataset / "snapshots" / "abc").mkdir(parents=True)
+    rows = "".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(20))
+    (dataset / "snapshots" / "abc" / "rows.jsonl").write_text(rows)
+    (home / "make.py").write_text(f"print({rows!r})")
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / "hub"))
+    run = launch_text(ROWS, home)
+    assert wait_for_end(run) == "succeeded"
+    recorded = {event.stage: event.inputs for event in of_kind(run, InputsRecorded)}
+    assert {stage: [(item.field, item.files) for item in inputs] for stage, inputs in recorded.items()} == {
+        "cached": [("data", 1)],
+        "made": [("source", 1)],
+    }
+    assert [event.attempt for event in of_kind(run, StageStarted)] == [1, 1]
+    (home / "make.py").write_text("print()")
+    with pytest.raises(OperatorError, match="nothing to resume"):
+        resume(run)
