@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ LABEL_S, READ_S = 15.0, 30.0
 _STARTS_S = 30.0
 """Seconds that a helper may take for all else."""
 _LOOK_S = 0.1
+_SHOWN = 3
+"""Rows that are shown for each reason."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 Stopped = Callable[[], bool]
@@ -72,11 +74,26 @@ def data_problems(loaded: LoadedRecipe, looks: Mapping[str, StageLook]) -> list[
     problems = []
     for look in looks.values():
         more = [Defect("data", f"and {look.more_defects} more rows")] if look.more_defects else []
-        for defect in [*look.defects, *more]:
+        for defect in [*_few_of_a_kind(look.defects), *more]:
             line = loaded.line_of(look.stage, defect.field)
             words, hint = printable(defect.message, 1000), printable(defect.hint, 600)
             problems.append(Problem(loaded.path, line, f"{look.stage}.{defect.field}", words, hint=hint))
     return problems
+
+
+def _few_of_a_kind(defects: Sequence[Defect]) -> list[Defect]:
+    """The first rows of each reason, and the places of the others in one line."""
+    by_reason: dict[tuple[str, str, str], list[Defect]] = {}
+    for defect in defects:
+        _, _, reason = defect.message.partition(": ")
+        by_reason.setdefault((defect.field, reason or defect.message, defect.hint), []).append(defect)
+    found: list[Defect] = []
+    for (field, _, _), same in by_reason.items():
+        found += same[:_SHOWN]
+        if len(same) > _SHOWN:
+            places = ", ".join(Path(one.message.partition(": ")[0]).name for one in same[_SHOWN:])
+            found.append(Defect(field, f"{len(same) - _SHOWN} more rows for the same reason: {printable(places, 300)}"))
+    return found
 
 
 def helper_environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cockpit.planning.models import tensor_shapes
 from cockpit.planning.stages import OUTPUT_HEAD, base_of, linear_layers, model_folder
+from engines.artifacts.adapter_folder import is_adapter
 from recipes.graph import Graph
 from recipes.problems import closest, printable
 from recipes.stages.fields import StageFields
@@ -42,7 +43,7 @@ def unknown_targets(
 
 
 def _of_folder(folder: Path | None) -> list[str]:
-    shapes = {} if folder is None else tensor_shapes(folder)
+    shapes = {} if folder is None or is_adapter(folder) else tensor_shapes(folder)  # an adapter is refused as a whole
     found = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]

@@ -12,8 +12,8 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.launch import launch
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.stages import plan
-from engines.look.answer import StageLook
-from recipes.load import load_recipe
+from engines.look.answer import Defect, StageLook
+from recipes.load import load_recipe, load_recipe_text
 from recipes.problems import RecipeError
 from tests.cockpit.command_line import CommandLine
 from tests.engines.look.looked_at import row, write_data, write_model
@@ -87,3 +87,21 @@ def test_a_helper_that_cannot_run_is_a_warning_and_no_defect(place: Path) -> Non
     assert data_problems(loaded, looks) == []
     assert all("could not be examined before the start: no such module" in look.warnings[0] for look in looks.values())
     assert plan(loaded.recipe, loaded.graph, looks).stages[1].steps is None
+
+
+ONE_STAGE = 'schema = 1\nname = "x"\n[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "./m"\ndata = "./d"\n'
+
+
+def test_rows_with_the_same_defect_are_shown_three_times_and_then_listed(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "d").mkdir()
+    loaded = load_recipe_text(ONE_STAGE, tmp_path / "recipe.toml")
+    same = [Defect("data", f"/d/train.jsonl:{number}: a turn has no content", "see") for number in range(1, 9)]
+    other = Defect("data", "/d/train.jsonl:5: not JSON", "see")
+    found = data_problems(loaded, {"tuned": StageLook("tuned", defects=[*same[:4], other, *same[4:]], more_defects=7)})
+    assert [problem.message for problem in found] == [
+        *(f"/d/train.jsonl:{number}: a turn has no content" for number in (1, 2, 3)),
+        "5 more rows for the same reason: train.jsonl:4, train.jsonl:5, train.jsonl:6, train.jsonl:7, train.jsonl:8",
+        "/d/train.jsonl:5: not JSON",
+        "and 7 more rows",
+    ]
