@@ -62,7 +62,7 @@ def source_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str
         )
     formatting = entry.get("formatting") or "alpaca"
     if formatting == "alpaca":
-        _alpaca(draft, path, source, columns)
+        _alpaca(source, columns)
     elif formatting in ("sharegpt", "openai"):
         _conversations(draft, path, source, columns, _table(entry, "tags"), str(formatting))
     else:
@@ -94,7 +94,7 @@ def _place_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str
     raise EntryError(f"{key}: {reasons.get(key, 'only the local cache of Hugging Face is read')}")
 
 
-def _alpaca(draft: Draft, path: KeyPath, source: Source, columns: dict[str, Any]) -> None:
+def _alpaca(source: Source, columns: dict[str, Any]) -> None:
     """Rows with named parts. Where an entry has `columns`, parts that it does not name are not read."""
     here = {name: column for name, column in columns.items() if isinstance(column, str) and column}
     if set(here) <= {"prompt"} and here:
@@ -105,14 +105,20 @@ def _alpaca(draft: Draft, path: KeyPath, source: Source, columns: dict[str, Any]
         source.format = "alpaca"
         return
     if "query" in here or "history" in here:
-        for name in ("query", "history"):
-            if name in here:
-                says = "two columns cannot be joined into one turn by columns; rename them as in Alpaca's format"
-                draft.note_nested((*path, "columns", name), here[name], "different", says)
+        source.format, source.columns = "alpaca", _renamed(_alpaca_parts(here))
+        if "query" not in here:
+            source.ignore_keys = ["input"]
+        return
     parts = {"user": here.get("prompt", ALPACA["prompt"]), "assistant": here.get("response", ALPACA["response"])}
     source.columns = parts | {name: here[name] for name in ("system", "tools") if name in here}
-    if "query" not in here and parts["user"] == ALPACA["prompt"]:
+    if parts["user"] == ALPACA["prompt"]:
         source.ignore_keys = ["input"]
+
+
+def _alpaca_parts(here: Mapping[str, str]) -> dict[str, str]:
+    """The columns of the parts of an Alpaca row, by the names that the reader has for them."""
+    found = {ALPACA[name]: here.get(name, ALPACA[name]) for name in ALPACA if name != "query" or name in here}
+    return found | {name: here[name] for name in ("history", "system", "tools") if name in here}
 
 
 def _conversations(
@@ -135,11 +141,7 @@ def _conversations(
         source.columns = _renamed({"messages": column})
     for name in ("system", "tools"):
         if columns.get(name) not in (None, "", name):
-            if name == "tools":
-                source.columns["tools"] = columns[name]
-            else:
-                says = "the system turn is read from the column system, or from the turns"
-                draft.note_nested((*path, "columns", name), columns[name], "different", says)
+            source.columns[name] = columns[name]
 
 
 def _renamed(columns: dict[str, str]) -> dict[str, str]:

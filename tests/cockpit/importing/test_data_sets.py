@@ -26,6 +26,10 @@ def with_data(folder: Path, entry: dict[str, Any]) -> Imported:
     [
         ({}, {"format": "alpaca"}),
         ({"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {"format": "alpaca"}),
+        (
+            {"columns": {"prompt": "ask", "query": "more", "response": "output", "history": "before"}},
+            {"format": "alpaca", "columns": {"instruction": "ask", "input": "more", "history": "before"}},
+        ),
         ({"columns": {"prompt": "text"}}, {"format": "text"}),
         ({"columns": {"prompt": "content"}}, {"format": "text", "columns": {"text": "content"}}),
         (
@@ -40,6 +44,10 @@ def with_data(folder: Path, entry: dict[str, Any]) -> Imported:
         (
             {"formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}},
             {"format": "sharegpt"},
+        ),
+        (
+            {"formatting": "sharegpt", "columns": {"system": "rules"}},
+            {"format": "sharegpt", "columns": {"system": "rules"}},
         ),
         ({"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": OPENAI}, {"format": "messages"}),
         (
