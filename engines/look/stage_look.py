@@ -189,7 +189,15 @@ class _Look:
             one.files = [Path(name).name for name in counts.formats]
         self._look.warnings += counts.notes()
         if not one.rows:
-            self.defect("data", f"{self._source.place}: the {one.split} split has no rows", "give data with rows")
+            self._report_empty(one)
+
+    def _report_empty(self, one: SplitLook) -> None:
+        """A split without rows; only one that is held out may be empty, as a prepare stage without one leaves it."""
+        message = f"{self._source.place}: the {one.split} split has no rows"
+        if one.split in ("val", "test") and not isinstance(self._stage, EvaluateStage):
+            self._look.warnings.append(message)
+        else:
+            self.defect("data", message, "give data with rows")
 
     def _count(self, one: SplitLook, found: Located | Refused) -> Located | None:
         """Count a row; the row if it can be used."""

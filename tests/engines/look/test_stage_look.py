@@ -112,6 +112,15 @@ def test_a_bad_row_of_the_val_split_is_found_too(place: Path) -> None:
     assert "val.jsonl:2" in defect.message
 
 
+def test_a_held_out_split_may_be_empty_as_a_prepare_stage_without_one_leaves_it(place: Path) -> None:
+    write_data(place / "data", [], "val")
+    found = look(place)
+    assert found.defects == []
+    assert any("the val split has no rows" in warning for warning in found.warnings)
+    write_data(place / "data", [], "train")
+    assert any("the train split has no rows" in defect.message for defect in look(place).defects)
+
+
 def test_evaluations_that_will_not_take_place_are_reported(place: Path) -> None:
     found = look(place, eval_steps=2)
     assert found.evaluations == 0
