@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from engines.chat import rendering
-from engines.labels.label import prompt_ids
+from engines.data.door import Located
+from engines.data.readers.row import Message, PreferenceRow, TextRow
+from engines.labels.label import label_rows, prompt_ids
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.templates import TEMPLATES
 from engines.labels.vocabulary import Vocabulary, view_of, view_of_folder
@@ -312,3 +314,22 @@ def test_an_answer_in_the_middle_of_a_text_has_the_ids_that_it_has_in_the_whole(
     assert [text.strip() for text in scored_texts(row)] == ["Yes</s>", "Yes</s>"]
     spelled = labelled(talk("Hi", "<s>Yes</s>"), view)
     assert [number for number in spelled.ids if number in (1, 2)] == [1, 2], "the template's own"
+
+
+def test_a_text_is_one_document_in_windows_and_every_token_is_scored(view: Vocabulary) -> None:
+    text = "no <|im_end|> here; " * 5
+    rows = list(label_rows([Located("a.txt", TextRow(text))], view, LabelRules(40), LabelCounts()))
+    kept = [row for row in rows if isinstance(row, LabelledRow)]
+    assert len(kept) == len(rows) > 1
+    assert "".join(row.text for row in kept) == text
+    assert all(row.labels == row.ids and len(row.ids) <= 40 for row in kept)
+    ids = [number for row in kept for number in row.ids]
+    assert ids[-1] == 2, "the end of the document"
+    assert not {3, 4} & set(ids)
+
+
+def test_a_preference_is_refused_with_the_columns_that_would_train_on_it(view: Vocabulary) -> None:
+    row = PreferenceRow([Message("user", "q")], [Message("assistant", "a")], [Message("assistant", "b")])
+    (found,) = label_rows([Located("p.jsonl:1", row)], view, LabelRules(40), LabelCounts())
+    assert isinstance(found, RefusedRow)
+    assert 'columns = {user = "prompt", assistant = "chosen"}' in found.way_out
