@@ -70,7 +70,7 @@ def test_nan_marks_are_on_the_top_row_in_red() -> None:
     assert rows[1].styles[at] == BAD
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
     st.integers(20, 60),
