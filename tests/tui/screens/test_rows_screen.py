@@ -98,3 +98,29 @@ async def test_data_that_cannot_be_read_is_a_notice(tmp_path: Path) -> None:
     async with opened(tmp_path) as (screen, pilot):
         assert str(tmp_path / "data") in notices(pilot.app)
         assert screen.view is None
+
+
+class FormApp(CockpitApp):
+    """Opens at one recipe's form."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent / "runs")
+        self._path = path
+
+    def open_first(self) -> None:
+        self.open_recipe(self._path)
+
+
+async def test_a_form_shows_what_its_data_gives_and_opens_its_rows(place: Path) -> None:
+    recipe = place / "r.toml"
+    recipe.write_text(
+        'schema = 1\nname = "x"\n[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "./model"\ndata = "./data"\n'
+        "max_length = 96\neval_steps = 1\nper_device_train_batch_size = 2\n"
+    )
+    app = FormApp(recipe)
+    async with app.run_test(size=SIZES[1], notifications=True) as pilot:
+        await until_seen(pilot, "train 6 rows")
+        await until_seen(pilot, "val 1 row")
+        assert "left out" in picture(app)
+        await pilot.press("ctrl+t")
+        await until_seen(pilot, "Answer 0.<|im_end|>")
