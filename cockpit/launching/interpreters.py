@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from importlib import metadata
 
 from cockpit.launching.installing import install_command
+from cockpit.text import formatting
 from engines.json_text import parse_json
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 from recipes.schema import Recipe
 from recipes.stages.registry import row_of
 
@@ -98,6 +99,21 @@ def _versions_here(packages: set[str]) -> dict[str, str | None]:
     return found
 
 
+def _why(error: Exception) -> str:
+    """What went wrong with the question, without the program that asks it."""
+    match error:
+        case subprocess.TimeoutExpired():
+            return f"no answer within {formatting.duration(error.timeout)}"
+        case subprocess.CalledProcessError():
+            said = str(error.stderr or "").strip().splitlines()[-1:]
+            end = f"signal {-error.returncode}" if error.returncode < 0 else f"status {error.returncode}"
+            return ": ".join([f"it ended with {end}", *(printable(line, 200) for line in said)])
+        case OSError():
+            return error.strerror or str(error)
+        case _:
+            return "its answer is not the one of a Python interpreter"
+
+
 def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
     try:
         answer = subprocess.run(
@@ -114,7 +130,7 @@ def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
             f"python — no such file; got {python!r}; allowed: the path of a Python 3.11 or newer"
         ) from None
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
-        raise _UnusableError(f"python — could not query {python!r}: {error}") from error
+        raise _UnusableError(f"python — could not query {python!r}: {_why(error)}") from error
     if version < (3, 11):
         raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed: 3.11 or newer")
     return found
