@@ -290,8 +290,11 @@ class JournalReader:
 def journal_files(run_root: Path) -> list[Path]:
     """The journal and its parts from other ranks and hosts."""
     run = RunDir(run_root)
-    parts = run.journal_parts
-    return [run.journal, *(sorted(parts.glob("*.jsonl")) if parts.is_dir() else [])]
+    try:
+        parts = sorted(run.journal_parts.glob("*.jsonl")) if run.journal_parts.is_dir() else []
+    except PermissionError:  # the whole folder is another user's
+        parts = []
+    return [run.journal, *parts]
 
 
 def size_of(path: Path) -> int:

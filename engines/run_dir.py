@@ -136,8 +136,12 @@ class RunDir:
         return sorted(self.stage_dir(stage).glob("out.*"))
 
     def all_outs(self, *, replaced: bool = False) -> list[Path]:
-        """The `out` of every stage that has one, by the stage's name; on request also those that a rerun replaced."""
-        return sorted(self.stages.glob("*/out*" if replaced else "*/out"))
+        """The `out` of every stage that has one, by the stage's name; on request also those that a rerun replaced. None
+        if the folder may not be opened."""
+        try:
+            return sorted(self.stages.glob("*/out*" if replaced else "*/out"))
+        except PermissionError:
+            return []
 
     def draft_out(self, stage: str, attempt: int) -> Path:
         """Where the attempt's engine writes what becomes `out`."""

@@ -45,8 +45,8 @@ def removals(run: RunDir, uses: Uses) -> list[Removal]:
     require_known_format(run)
     facts = read_facts(run)
     found: list[Removal] = []
-    for stage_dir in sorted(run.stages.glob("*")):
-        if stage_dir.is_dir() and not stage_dir.is_symlink():
+    for stage_dir in map(run.stage_dir, run.stage_names()):
+        if not stage_dir.is_symlink():
             found += _checkpoints(run, stage_dir, facts, uses)
             found += _replaced(run, stage_dir.name, uses)
     return found

@@ -75,9 +75,9 @@ def _folders(run: RunDir) -> Iterator[tuple[str, Path]]:
     for out in run.all_outs(replaced=True):
         if out.is_dir() and not out.is_symlink():
             yield out.parent.name, out
-    for stage_dir in sorted(run.stages.glob("*")):
-        for checkpoint in scan(stage_dir)[0]:
-            yield stage_dir.name, checkpoint.path
+    for stage in run.stage_names():
+        for checkpoint in scan(run.stage_dir(stage))[0]:
+            yield stage, checkpoint.path
 
 
 def _inputs(run: RunDir) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engines.run_dir import RunDir, former_ids, is_run_dir
+from engines.run_dir import RUN_ID, RunDir, former_ids, is_run_dir
 from recipes.problems import OperatorError
 
 MINUTE = len("20261120-2130")
@@ -35,7 +35,7 @@ def listed_runs(root: Path) -> tuple[list[str], str]:
             for entry in entries:
                 if not entry.name.startswith("."):
                     with suppress(OSError):  # a link without an end, for example: only this entry is no run
-                        made[entry.name] = RunDir(root / entry.name).run_json.lstat().st_mtime_ns
+                        made[entry.name] = _made_ns(root, entry)
     except FileNotFoundError:
         return [], ""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -61,12 +61,13 @@ def find_run(root: Path, wanted: str) -> RunDir:
     if trouble:
         raise OperatorError(trouble, "choose another folder of runs: --runs-dir DIR")
     if wanted == "last":
-        if ids:
-            return RunDir(root / ids[0])
+        for name in ids:  # not one that only another user can open
+            if os.access(root / name, os.X_OK, effective_ids=True):
+                return RunDir(root / name)
         raise OperatorError(f"no runs in {root} yet", "start one: cockpit run demo")
     matches = [name for name in ids if name == wanted] or [name for name in ids if name.startswith(wanted)]
     if len(matches) == 1:
-        return RunDir(root / matches[0])
+        return _openable(RunDir(root / matches[0]))
     if matches:
         raise OperatorError(
             f"RUN — {wanted!r} matches {len(matches)} runs: {', '.join(matches[:6])}", "give more of the id"
@@ -80,6 +81,35 @@ def find_run(root: Path, wanted: str) -> RunDir:
         + (f"; similar: {', '.join(near)}" if near else ""),
         "list all runs: cockpit ls",
     )
+
+
+def _openable(run: RunDir) -> RunDir:
+    """The run, if its folder may be opened.
+
+    Raises:
+        OperatorError: it may not; only its owner can look at it.
+    """
+    try:
+        run.run_json.lstat()
+    except PermissionError as error:
+        raise OperatorError(f"{run.id} — {run.root} cannot be opened: {error.strerror}", "ask its owner") from error
+    except OSError:
+        return run
+    return run
+
+
+def _made_ns(root: Path, entry: os.DirEntry[str]) -> int:
+    """When a run was made, in nanoseconds; of a folder with a run's name that may not be opened, when it changed.
+
+    Raises:
+        OSError: it is no run.
+    """
+    try:
+        return RunDir(root / entry.name).run_json.lstat().st_mtime_ns
+    except PermissionError:
+        if RUN_ID.match(entry.name) is None:
+            raise
+        return entry.stat(follow_symlinks=False).st_mtime_ns
 
 
 def _id_order(name: str) -> tuple[str, int, str]:

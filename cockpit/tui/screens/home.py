@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,7 +343,7 @@ class HomeScreen(Screen[None]):
             return True
         run = None if self.on_recipes else self.run_under_cursor
         if action in {"actions", "replay", "note_run"}:
-            return run is not None
+            return run is not None and os.access(run.path, os.X_OK, effective_ids=True)
         if action in {"rename_run", "prune_run", "remove_run"}:
             return run is not None and not run.state.is_live
         if action == "stop":
@@ -355,8 +356,11 @@ class HomeScreen(Screen[None]):
     def action_open(self) -> None:
         if self.on_recipes:
             self.action_edit_recipe()
-        elif self.run_under_cursor is not None:
-            app_of(self).open_run(Path(self.run_under_cursor.path))
+        elif (run := self.run_under_cursor) is not None:
+            if os.access(run.path, os.X_OK, effective_ids=True):
+                app_of(self).open_run(Path(run.path))
+            else:
+                say(self, f"{run.id} cannot be opened: permission denied", "error")
 
     def action_edit_recipe(self) -> None:
         if self.entry is not None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cockpit.keeping.uses import uses_in
 from cockpit.runs.find import find_run, run_ids, runs_root
+from cockpit.runs.watch import RunWatch
 from recipes.problems import OperatorError
 from tests.cockpit.runs.journaled_runs import a_run
+from tests.permissions import modes_count
 
 
 def make(root: Path, *ids: str) -> None:
@@ -121,3 +124,21 @@ def test_a_run_launched_after_the_clock_was_set_back_is_still_the_last(tmp_path:
 def test_a_folder_that_claims_to_be_from_the_far_future_does_not_date_the_next_runs(tmp_path: Path) -> None:
     make(tmp_path, "29991231-2359-odd", "20269999-9999-odd")
     assert a_run(tmp_path).id.startswith(f"{datetime.now().astimezone():%Y%m%d}")
+
+
+def test_a_run_that_may_not_be_opened_is_listed_as_such_and_keeps_nothing_else_from_working(tmp_path: Path) -> None:
+    """In a folder that several users share, the runs of the others are private."""
+    mine, other = a_run(tmp_path, "mine"), a_run(tmp_path, "other")
+    other.root.chmod(0o000)
+    try:
+        with modes_count():
+            rows = {row.id: row for row in RunWatch(tmp_path).poll()}
+            assert str(rows[other.id].state) == "unreadable"
+            assert "Permission denied" in rows[other.id].reason
+            assert find_run(tmp_path, "last").id == mine.id
+            with pytest.raises(OperatorError, match="cannot be opened: Permission denied"):
+                find_run(tmp_path, other.id)
+            uses_in(tmp_path)
+            assert other.all_outs() == []
+    finally:
+        other.root.chmod(0o700)
