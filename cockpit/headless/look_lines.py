@@ -80,13 +80,13 @@ def _row(one: SplitLook) -> list[str]:
     known = one.labelled > 0
     return [
         one.split,
-        f"{one.rows:,}" + ("" if one.read_all else "+"),
-        f"{one.examples:,}" if known else "-",
+        fmt.whole(one.rows) + ("" if one.read_all else "+"),
+        fmt.whole(one.examples) if known else "-",
         fmt.count(one.tokens) if known else "-",
-        "-" if share is None else f"{share:.1%}",
-        f"{one.truncated_rows:,}" if known else "-",
-        f"{one.skipped_rows + one.dropped_rows + one.refused_rows:,}",
-        f"{one.longest:,}" if known else "-",
+        "-" if share is None else fmt.percent(share, 1),
+        fmt.whole(one.truncated_rows) if known else "-",
+        fmt.whole(one.skipped_rows + one.dropped_rows + one.refused_rows),
+        fmt.whole(one.longest) if known else "-",
         safe_text(", ".join(one.formats[:3]), 80),
     ]
 
@@ -94,6 +94,6 @@ def _row(one: SplitLook) -> list[str]:
 def _in_part(one: SplitLook) -> Iterator[str]:
     """What of a split was not examined."""
     if not one.read_all:
-        yield f"{one.split}: the first {one.rows:,} rows were read"
+        yield f"{one.split}: the first {fmt.whole(one.rows)} rows were read"
     if not one.labelled_all:
-        yield f"{one.split}: tokens are those of the first {one.labelled:,} rows"
+        yield f"{one.split}: tokens are those of the first {fmt.whole(one.labelled)} rows"

@@ -61,13 +61,13 @@ def row_lines(view: RowView, width: int, *, marks: bool = False) -> list[RowLine
     lines = [short for line in lines for short in _wrapped(line, max(2, width))]
     left = len(view.text) - LONGEST_TEXT
     if left > 0:
-        lines.append(RowLine(rule=f"… {left:,} more characters"))
+        lines.append(RowLine(rule=f"… {fmt.whole(left)} more characters"))
     return [line for line in lines if line.parts or line.rule]
 
 
 def facts_line(view: RowView, last: int = 0) -> str:
     """Where a row is, its tokens, and what becomes of it, on one line."""
-    number = f"row {view.number:,}" + (f" of {last:,}" if last else "")
+    number = f"row {fmt.whole(view.number)}" + (f" of {fmt.whole(last)}" if last else "")
     part = f", example {view.part}" if view.part else ""
     return "  ".join([f"{number}{part}", safe_text(view.where, 300), *facts(view)])
 
@@ -79,8 +79,8 @@ def facts(view: RowView) -> list[str]:
     if view.fate in ("refused", "unreadable"):
         return [f"refused: {safe_text(view.reason, 1000)}"]
     kept = view.tokens - view.lost
-    share = f" ({view.scored / kept:.0%})" if kept > 0 and view.scored else ""
-    words = [fmt.counted(view.tokens, "token"), f"{view.scored:,} trained{share}"]
+    share = f" ({fmt.percent(view.scored / kept)})" if kept > 0 and view.scored else ""
+    words = [fmt.counted(view.tokens, "token"), f"{fmt.whole(view.scored)} trained{share}"]
     if view.fate == "dropped":
         words.append(f"left out: {safe_text(view.reason, 300)}")
     if view.fate == "cut":

@@ -23,6 +23,7 @@ from engines.inputs.data_place import place_of
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
 from engines.look.answer import Defect, Job, Request, StageLook
+from recipes import quantities
 from recipes.graph import Reference
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable
@@ -222,7 +223,7 @@ def _run(python: str, request: bytes, patience_s: float, stopped: Stopped) -> tu
         except subprocess.TimeoutExpired:
             waited_s, given = waited_s + _LOOK_S, None
             if stopped() or waited_s >= patience_s:
-                why = "it was ended" if stopped() else f"it took longer than {patience_s:.0f} s"
+                why = "it was ended" if stopped() else f"it took longer than {quantities.duration(patience_s)}"
                 process.kill()
             continue
         last = errors.decode(errors="replace").strip().splitlines()[-1:] if process.returncode else []

@@ -20,6 +20,7 @@ from engines.look.answer import DEFECTS, Defect, Job, SplitLook, StageLook
 from engines.look.lengths import histogram, tokens_read
 from engines.look.prepared import prepared_rows
 from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rules
+from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
@@ -302,6 +303,6 @@ class _Look:
             warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
         if stage.warmup_steps >= steps and stage.warmup_steps >= 1:
             warn(
-                f"warmup_steps is {stage.warmup_steps:g} and the training has {steps} steps: the learning rate does not"
+                f"warmup_steps is {quantities.exact(stage.warmup_steps)} and the training has {steps} steps: the learning rate does not"
                 " reach its peak"
             )

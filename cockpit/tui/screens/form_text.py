@@ -13,6 +13,7 @@ from cockpit.forms.values import show_value
 from cockpit.headless.look_lines import trained_share
 from cockpit.planning.stages import Plan
 from cockpit.text import formatting
+from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.widgets.preview import Pen
 from engines.look.answer import StageLook
@@ -113,7 +114,7 @@ def _write_look(pen: Pen, look: StageLook) -> None:
         share = trained_share(one)
         words = [
             f"{one.split} {formatting.counted(one.rows, 'row')}" + ("" if one.read_all else "+"),
-            f"{share:.0%} trained" if share is not None else "",
+            f"{fmt.percent(share)} trained" if share is not None else "",
             f"{one.truncated_rows} cut" if one.truncated_rows else "",
             f"{left} left out" if (left := one.dropped_rows + one.refused_rows + one.skipped_rows) else "",
         ]

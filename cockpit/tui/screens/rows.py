@@ -20,6 +20,7 @@ from textual.widgets import Static
 from cockpit.forms.rows_target import RowsTarget
 from cockpit.headless.row_lines import LINE_END, RowLine, facts, row_lines
 from cockpit.planning.row_reader import RowReader
+from cockpit.text import formatting as fmt
 from cockpit.text.safe_text import safe_text
 from cockpit.tui.dialogs.ask import AskScreen
 from cockpit.tui.dialogs.goto import GotoScreen
@@ -252,7 +253,7 @@ class RowsScreen(Screen[None]):
         if self._target.job.split:
             title.append(f"  {self._target.job.split}")
         if view is not None:
-            number = f"row {view.number:,}" + (f" of {self._last:,}" if self._last else "")
+            number = f"row {fmt.whole(view.number)}" + (f" of {fmt.whole(self._last)}" if self._last else "")
             part = f", example {view.part} of {len(self._views)}" if view.part else ""
             title.append(f"  {number}{part}  ", style=colours["primary"])
             inside = view.where.removeprefix(f"{Path(self._target.job.data).parent}{os.sep}")
