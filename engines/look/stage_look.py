@@ -303,6 +303,6 @@ class _Look:
             warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
         if stage.warmup_steps >= steps and stage.warmup_steps >= 1:
             warn(
-                f"warmup_steps is {quantities.exact(stage.warmup_steps)} and the training has {steps} steps: the learning rate does not"
-                " reach its peak"
+                f"warmup_steps is {quantities.exact(stage.warmup_steps)} and the training has {steps} steps: the"
+                " learning rate does not reach its peak"
             )
