@@ -12,6 +12,7 @@ from recipes.explain import check_values
 from recipes.fields import fields_of
 from recipes.problems import closest, printable, shown
 from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.finetune import FINETUNE
 from recipes.toml_scan import KeyPath
 
 Status = Literal["imported", "default", "unneeded", "unset", "different", "missing", "unknown"]
@@ -23,7 +24,7 @@ here."""
 TUNED = "tuned"
 DATA = "data"
 MERGED = "merged"
-TAGS = {TUNED: "finetune", DATA: "prepare-messages", MERGED: "merge"}
+TAGS = {TUNED: FINETUNE.kind, DATA: "prepare-messages", MERGED: "merge"}
 """The stages that an import makes, and their types."""
 
 

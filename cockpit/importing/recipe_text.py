@@ -15,9 +15,9 @@ from recipes.problems import printable
 from recipes.spelling import spell
 
 HEADS = {
-    "finetune": ('kind = "finetune"',),
-    "prepare-messages": ('kind = "prepare"', 'output = "messages"'),
-    "merge": ('kind = "merge"',),
+    TAGS[TUNED]: ('kind = "finetune"',),
+    TAGS[DATA]: ('kind = "prepare"', 'output = "messages"'),
+    TAGS[MERGED]: ('kind = "merge"',),
 }
 REQUIRED = {TUNED: ("model", "data"), MERGED: ("model",), DATA: ("data",)}
 FIRST = ("model", "adapter", "adapters", "data", "format", "columns", "ignore_keys", "start_from")

@@ -15,25 +15,27 @@ from engines.chat.worker import limit_memory
 from engines.look.answer import Request
 from engines.look.rows import serve_rows
 from engines.look.stage_look import look_at
+from engines.words import ExitCode
 
 MEMORY_BYTES = 4 * 1024**3
 """Memory that an examination may take beyond the interpreter's own."""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> ExitCode:
     """Answer on the standard streams."""
     limit_memory(MEMORY_BYTES)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     if arguments == ["rows"]:
         serve_rows(sys.stdin.buffer, answers)
-        return
+        return ExitCode.DONE
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     for job in request.jobs:
         look = look_at(job, label_s=request.label_s, read_s=request.read_s, scratch=Path(request.scratch))
         answers.write(msgspec.json.encode(look) + b"\n")
         answers.flush()
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -140,6 +140,10 @@ SPELLED = {
 }
 KINDS = frozenset({"prepare", "pretrain", "finetune"})
 """Stage kinds whose names are neither a command nor a product."""
+OTHERS_WORDS = {
+    "cockpit/importing/axolotl_data.py: pretrain",  # a type of Axolotl's data sets
+    "engines/data/code/build_systems.py: prepare",  # a script of npm
+}
 
 
 def modules() -> list[Path]:
@@ -163,7 +167,7 @@ def test_words_are_spelled_in_one_module() -> None:
         for word in spelled_words(ast.parse(path.read_text()))
         if path.name != "words.py" and not (word in KINDS and path.parent == ROOT / "recipes" / "stages")
     ]
-    assert found == []
+    assert set(found) == OTHERS_WORDS
 
 
 @pytest.mark.parametrize("line", ['state == "running"', "emit(verb='pause')", 'kind in {"pretrain"}', 'f(x="engine")'])

@@ -191,7 +191,8 @@ async def test_charts_that_are_not_shown_do_no_work(drawn: list[str]) -> None:
         assert "gpu load" in text(app)
 
 
-async def test_a_repaint_touches_only_what_changed() -> None:
+async def test_a_repaint_touches_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cockpit.tui.screens.run.PAINT_S", 0.0)
     journal = journals.live(400)
     source = EventSource(journal.events)
     app = live_app(source)
@@ -307,7 +308,10 @@ async def test_two_checkpoints_and_a_request_are_marks_on_every_chart(size: tupl
             assert sum(row.count("▾") for row in rows) == 1, rows
 
 
-async def test_a_mark_of_a_live_run_appears_when_its_fact_does() -> None:
+async def test_a_mark_of_a_live_run_appears_with_the_next_picture_after_its_fact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cockpit.tui.screens.run.PAINT_S", 0.0)
     journal = journals.live(220)
     source = EventSource(journal.events)
     app = live_app(source)
