@@ -11,8 +11,8 @@ from cockpit.importing.script import Expression
 from recipes.explain import check_values
 from recipes.fields import fields_of
 from recipes.problems import closest, printable, shown
-from recipes.stages.registry import STAGE_TYPES
 from recipes.stages.finetune import FINETUNE
+from recipes.stages.registry import STAGE_TYPES
 from recipes.toml_scan import KeyPath
 
 Status = Literal["imported", "default", "unneeded", "unset", "different", "missing", "unknown"]
