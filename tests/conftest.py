@@ -4,11 +4,12 @@ coverage of its first example is measured."""
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Generator
 
 import pytest
-from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 # A deadline, or the check that examples are made fast enough, would fail on a busy machine without a fault in the code.
@@ -46,14 +47,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Measure the lines that the first example of a test reaches: the others take the same ways, and measuring makes
     plain Python three times as slow. What is not measured counts as not reached."""
     test = item.nodeid.partition("[")[0]
-    running = Coverage.current() if test in _MEASURED else None
+    tracer = sys.gettrace() if test in _MEASURED else None
     _MEASURED.add(test)
-    if running is None:
+    if tracer is None:
         return (yield)
+    of_threads = threading.gettrace()
     inherited = {name: os.environ.pop(name) for name in _PROCESSES if name in os.environ}
-    running.stop()
+    # Not by Coverage.stop and start: each start would prepare forks once more, and a fork after many takes minutes.
+    sys.settrace(None)
+    threading.settrace(None)
     try:
         return (yield)
     finally:
-        running.start()
+        threading.settrace(of_threads)
+        sys.settrace(tracer)
         os.environ.update(inherited)

@@ -191,8 +191,7 @@ async def test_charts_that_are_not_shown_do_no_work(drawn: list[str]) -> None:
         assert "gpu load" in text(app)
 
 
-async def test_a_repaint_touches_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cockpit.tui.screens.run.PAINT_S", 0.0)
+async def test_a_repaint_touches_only_what_changed() -> None:
     journal = journals.live(400)
     source = EventSource(journal.events)
     app = live_app(source)
@@ -209,6 +208,27 @@ async def test_a_repaint_touches_only_what_changed(monkeypatch: pytest.MonkeyPat
         assert painted
         area = sum(region.area for region in painted)  # type: ignore[attr-defined]
         assert area < chart.size.area / 4
+
+
+async def test_new_steps_wait_for_the_next_picture_and_a_key_or_the_end_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = journals.live(400)
+    source = EventSource(journal.events)
+    app = live_app(source)
+    async with app.run_test(size=(160, 48)) as pilot:
+        await settled(pilot)
+        monkeypatch.setattr("cockpit.tui.screens.run.PAINT_S", 3600.0)
+        known = len(journal.events)
+        journals_more(journal, 401, 402)
+        source.add(journal.events[known:])
+        await settled(pilot)
+        before = app.run_screen.charts[0].data
+        await settled(pilot)
+        assert app.run_screen.charts[0].data is before, "nothing is painted before its time"
+        await pilot.press("m")
+        await settled(pilot)
+        assert app.run_screen.charts[0].data is not before
 
 
 async def test_y_switches_the_chosen_chart_and_m_the_smoothing() -> None:
@@ -308,10 +328,7 @@ async def test_two_checkpoints_and_a_request_are_marks_on_every_chart(size: tupl
             assert sum(row.count("▾") for row in rows) == 1, rows
 
 
-async def test_a_mark_of_a_live_run_appears_with_the_next_picture_after_its_fact(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("cockpit.tui.screens.run.PAINT_S", 0.0)
+async def test_a_mark_of_a_live_run_appears_when_its_fact_does() -> None:
     journal = journals.live(220)
     source = EventSource(journal.events)
     app = live_app(source)
