@@ -111,7 +111,7 @@ class LiveSource:
         if self._polls % LOOK_EVERY_POLLS == 0 and not self._reader.behind:
             self._seen = self._reader.look()
             self._reader.health(self._seen)
-            self._reader.forget_pages()
+        self._reader.forget_pages()  # what the last picture used of a long run's index
         self._polls += 1
         return self.state is not state or self._stamp() != before
 
