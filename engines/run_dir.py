@@ -143,6 +143,16 @@ class RunDir:
         except PermissionError:
             return []
 
+    def closed_to_us(self) -> Path | None:
+        """The folder or the journal, if it is there and this user may not read it; else None.
+
+        A journal that cannot be opened has the same content for a reader as none, and says nothing about the run.
+        """
+        if not os.access(self.root, os.X_OK, effective_ids=True):
+            return self.root
+        there = os.path.lexists(self.journal)
+        return self.journal if there and not os.access(self.journal, os.R_OK, effective_ids=True) else None
+
     def draft_out(self, stage: str, attempt: int) -> Path:
         """Where the attempt's engine writes what becomes `out`."""
         return self.attempt_dir(stage, attempt) / "out.tmp"

@@ -16,7 +16,7 @@ from cockpit.one_stage.from_run import export_of, origin_of
 from cockpit.one_stage.origins import base_of, base_of_folder
 from cockpit.one_stage.recipe import Export, Input, Merge, OneStageRecipe, one_stage_recipe
 from cockpit.one_stage.sources import Source, sources
-from cockpit.runs.find import find_run
+from cockpit.runs.find import find_run, listed_runs
 from cockpit.runs.reader import read_now
 from engines.artifacts.adapter_folder import is_adapter
 from engines.run_dir import RunDir
@@ -215,15 +215,25 @@ def _model_or_adapter(root: Path, wanted: str) -> tuple[Given, Input | None]:
 
 
 def _run_named(root: Path, wanted: str) -> RunDir | None:
-    try:
-        return find_run(root, wanted)
-    except OperatorError:
+    """The run of an id, of a prefix or of `last`; None if no run has such a name.
+
+    Raises:
+        OperatorError: several runs do, or the run cannot be opened.
+    """
+    ids, _ = listed_runs(root)
+    if not ids or (wanted != "last" and not any(name.startswith(wanted) for name in ids)):
         return None
+    return find_run(root, wanted)
+
+
+def _results(run: RunDir, kind: Kind) -> list[Source]:
+    """The finished results of this kind in a run."""
+    return [item for item in sources(run, read_now(run).state.stages) if item.kind == kind and item.step is None]
 
 
 def _of_run(run: RunDir, kind: Kind, option: str) -> Given:
     """The only finished result of this kind in a run."""
-    found = [item for item in sources(run, read_now(run).state.stages) if item.kind == kind and item.step is None]
+    found = _results(run, kind)
     if len(found) == 1:
         return Given(found[0].input, run, found[0])
     names = ", ".join(f"{run.id}:{item.stage}" for item in found)
@@ -234,9 +244,7 @@ def _of_run(run: RunDir, kind: Kind, option: str) -> Given:
 
 
 def _of_stage(run: RunDir, stage: str, kind: Kind, option: str) -> Given:
-    found = [
-        source for source in sources(run, read_now(run).state.stages) if source.kind == kind and source.step is None
-    ]
+    found = _results(run, kind)
     source = next((source for source in found if source.stage == stage), None)
     if source is None:
         names = ", ".join(source.stage for source in found) or "none"

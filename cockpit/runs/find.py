@@ -53,7 +53,7 @@ def find_run(root: Path, wanted: str) -> RunDir:
         path = Path(wanted).expanduser().absolute()
         with suppress(OSError):  # a name that is too long, for example
             if is_run_dir(path):
-                return RunDir(path)
+                return _openable(RunDir(path))
         raise OperatorError(
             f"{path} is not a run directory (no run.json)", "give a run's id, a prefix of it, its path, or: last"
         )
@@ -63,7 +63,7 @@ def find_run(root: Path, wanted: str) -> RunDir:
     if wanted == "last":
         for name in ids:  # not one that only another user can open
             if os.access(root / name, os.X_OK, effective_ids=True):
-                return RunDir(root / name)
+                return _openable(RunDir(root / name))
         raise OperatorError(f"no runs in {root} yet", "start one: cockpit run demo")
     matches = [name for name in ids if name == wanted] or [name for name in ids if name.startswith(wanted)]
     if len(matches) == 1:
@@ -74,7 +74,7 @@ def find_run(root: Path, wanted: str) -> RunDir:
         )
     renamed = [name for name in ids if wanted in former_ids(root / name)]
     if len(renamed) == 1:
-        return RunDir(root / renamed[0])
+        return _openable(RunDir(root / renamed[0]))
     near = [name for name in ids if wanted in name][:6]
     raise OperatorError(
         f"RUN — no run {wanted!r} among the {len(ids)} runs in {root}"
@@ -84,17 +84,16 @@ def find_run(root: Path, wanted: str) -> RunDir:
 
 
 def _openable(run: RunDir) -> RunDir:
-    """The run, if its folder may be opened.
+    """The run, if its folder and its journal may be opened.
 
     Raises:
-        OperatorError: it may not; only its owner can look at it.
+        OperatorError: one of them may not; only its owner can look at it.
     """
-    try:
-        run.run_json.lstat()
-    except PermissionError as error:
-        raise OperatorError(f"{run.id} — {run.root} cannot be opened: {error.strerror}", "ask its owner") from error
-    except OSError:
-        return run
+    closed = run.closed_to_us()
+    if closed is not None:
+        raise OperatorError(
+            f"{run.id} — {closed} cannot be opened: Permission denied", "ask its owner; if you are, chmod u+rwX it"
+        )
     return run
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +124,9 @@ class RunWatch:
     def _summary(self, run_id: str, known: tuple[JournalSize, RunSummary] | None) -> tuple[JournalSize, RunSummary]:
         """A run's summary; cheap if the run has ended and its journal has not changed since the last one."""
         run = RunDir(self.root / run_id)
+        closed = run.closed_to_us()
+        if closed is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(closed))
         size = JournalSize.of(run)
         if known is not None and known[0] == size and self._is_settled(run, known[1]):
             return size, replace(known[1], note=run.read_note())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -343,7 +342,7 @@ class HomeScreen(Screen[None]):
             return True
         run = None if self.on_recipes else self.run_under_cursor
         if action in {"actions", "replay", "note_run"}:
-            return run is not None and os.access(run.path, os.X_OK, effective_ids=True)
+            return run is not None and RunDir(Path(run.path)).closed_to_us() is None
         if action in {"rename_run", "prune_run", "remove_run"}:
             return run is not None and not run.state.is_live
         if action == "stop":
@@ -357,7 +356,7 @@ class HomeScreen(Screen[None]):
         if self.on_recipes:
             self.action_edit_recipe()
         elif (run := self.run_under_cursor) is not None:
-            if os.access(run.path, os.X_OK, effective_ids=True):
+            if RunDir(Path(run.path)).closed_to_us() is None:
                 app_of(self).open_run(Path(run.path))
             else:
                 say(self, f"{run.id} cannot be opened: permission denied", "error")

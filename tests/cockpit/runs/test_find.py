@@ -11,7 +11,7 @@ from cockpit.keeping.uses import uses_in
 from cockpit.runs.find import find_run, run_ids, runs_root
 from cockpit.runs.watch import RunWatch
 from recipes.problems import OperatorError
-from tests.cockpit.runs.journaled_runs import a_run
+from tests.cockpit.runs.journaled_runs import a_run, write_journal
 from tests.permissions import modes_count
 
 
@@ -142,3 +142,20 @@ def test_a_run_that_may_not_be_opened_is_listed_as_such_and_keeps_nothing_else_f
             assert other.all_outs() == []
     finally:
         other.root.chmod(0o700)
+
+
+def test_a_run_whose_journal_may_not_be_read_is_unreadable_and_in_no_other_state(tmp_path: Path) -> None:
+    """Read as an empty journal, it would say that the run is lost and that no stage has started."""
+    run = a_run(tmp_path, "mine")
+    write_journal(run, "failed")
+    assert [str(row.state) for row in RunWatch(tmp_path).poll()] == ["failed"]
+    run.journal.chmod(0o000)
+    with modes_count():
+        (row,) = RunWatch(tmp_path).poll()
+        assert str(row.state) == "unreadable"
+        assert f"Permission denied: '{run.journal}'" in row.reason
+        for wanted in (run.id, "last", str(run.root)):
+            with pytest.raises(OperatorError, match=r"journal.jsonl cannot be opened: Permission denied"):
+                find_run(tmp_path, wanted)
+    run.journal.chmod(0o600)
+    assert find_run(tmp_path, "last").id == run.id
