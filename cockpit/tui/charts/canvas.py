@@ -81,7 +81,7 @@ def spans_of(series: Series, x0: float, x1: float, columns: int, y: Domain, long
     was measured.
     """
     x = series.x
-    n = len(x)
+    n = len(series)  # its positions may be another series' too, and ahead of its values
     first, last = bisect_left(x, x0, 0, n), bisect_right(x, x1, 0, n)
     if last - first > 2 * columns:
         return _dense(series, x0, x1, columns, y, n, longest)

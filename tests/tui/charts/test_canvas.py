@@ -60,6 +60,19 @@ def test_every_value_lies_within_what_its_column_covers(values: list[float], col
             assert span[0] - 1e-9 <= value <= span[1] + 1e-9
 
 
+def test_an_average_is_drawn_as_far_as_it_was_computed_while_its_positions_go_on() -> None:
+    """A chart that gets another size between two pictures draws what it has."""
+    series = series_of([float(number) for number in range(20)])
+    average = series.ema(0.9)
+    for number in range(20, 40):
+        series.append(float(number), float(number))
+    y = Domain(0, 40)
+    for columns in (8, 200):
+        spans = spans_of(average, 0, 39, columns, y)
+        assert any(span is not None for span in spans[: columns // 3])
+        assert all(span is None for span in spans[columns // 2 + 1 :])
+
+
 def test_nan_marks_are_on_the_top_row_in_red() -> None:
     values: list[float | None] = [1.0] * 100
     values[50] = math.nan

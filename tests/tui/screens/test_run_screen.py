@@ -229,6 +229,13 @@ async def test_new_steps_wait_for_the_next_picture_and_a_key_or_the_end_does_not
         await pilot.press("m")
         await settled(pilot)
         assert app.run_screen.charts[0].data is not before
+        known = len(journal.events)
+        journals_more(journal, 403, 404)
+        source.add(journal.events[known:])
+        await settled(pilot)
+        await pilot.press("z")  # drawn again in another size, with steps that no average has yet
+        await settled(pilot)
+        assert sum(chart.display for chart in app.run_screen.charts) == 1
 
 
 async def test_y_switches_the_chosen_chart_and_m_the_smoothing() -> None:
