@@ -272,6 +272,8 @@ class Step(Event, frozen=True, kw_only=True, tag="step"):
         loss_tokens: tokens that the loss counts, cumulative.
         step_s: duration of the step.
         data_wait_s: the part of `step_s` spent waiting for data.
+        metrics: what the training's method measured besides, by the names of the method's own library: for preferences
+            `rewards/margins`, `logps/chosen`, `kl` and others. Each name is a series of the stage.
     """
 
     stage: str
@@ -289,7 +291,10 @@ class Step(Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """Loss and perplexity on held-out data, weighted by tokens. `protocol` names the method."""
+    """Loss and perplexity on held-out data, weighted by tokens. `protocol` names the method.
+
+    `metrics` are what the method measured besides; during a training, with the names that its steps have.
+    """
 
     stage: str
     attempt: int

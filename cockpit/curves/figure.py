@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cockpit.runs.series import Series
 from cockpit.runs.stage_view import StageView
-from cockpit.runs.state import RunState
+from cockpit.runs.state import EVAL, RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.axes import Domain, fitted, ticks
 from cockpit.text.safe_text import safe_text
@@ -103,7 +103,7 @@ def _names(state: RunState, stage: StageView) -> list[str]:
 
 def _draw(figure: Figure, top: float, state: RunState, stage: StageView, name: str, *, log: bool) -> None:
     series = state.series(stage.name, name)
-    dots = state.series(stage.name, "eval_loss") if name == "loss" else Series()
+    dots = state.series(stage.name, EVAL + name)
     plot = _Plot(LEFT, top + TOP, WIDTH - LEFT - RIGHT, PANEL - TOP - BOTTOM, series, dots, log=log)
     unit = UNITS.get(name, "")
     scale = ", logarithmic" if log else ""

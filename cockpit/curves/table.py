@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from cockpit.runs.state import RunState
+from cockpit.runs.state import EVAL, RunState
 from cockpit.text.safe_text import safe_text
 from engines.events import AnyEvent, Evaluated, Step
 
@@ -19,6 +19,8 @@ _FIRST = ("stage", "attempt", "step", "t")
 def csv_lines(state: RunState, events: Iterable[AnyEvent], stages: Sequence[str] = ()) -> Iterator[str]:
     """The header and one line for each step and each evaluation, in the order of the journal.
 
+    The last columns are what methods measured, at steps and at evaluations (rewards, for example).
+
     `t` is in Unix seconds, losses are in nats per token. A number that is not finite is NaN, Infinity or -Infinity; an
     empty cell was not measured. Steps that a later attempt replaced are left out, as on the charts.
 
@@ -28,7 +30,8 @@ def csv_lines(state: RunState, events: Iterable[AnyEvent], stages: Sequence[str]
         stages: only these; empty for all.
     """
     known = {*STEP_COLUMNS, "tokens_per_second"}
-    more = dict.fromkeys(name for stage in state.stages for name in state.series_names(stage.name) if name not in known)
+    names = (name.removeprefix(EVAL) for stage in state.stages for name in state.series_names(stage.name))
+    more = dict.fromkeys(name for name in names if name not in known)
     yield _line([*_FIRST, *STEP_COLUMNS, *EVALUATION_COLUMNS, *(safe_text(name, 200) for name in more)])
     cuts = {
         (stage.name, attempt.attempt): cut

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from cockpit.headless.follow import Display, write_json_lines, write_out
 from cockpit.runs.eta import time_left
-from cockpit.runs.log_lines import line_of
+from cockpit.runs.log_lines import headlines, line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -211,7 +211,7 @@ def stage_line(stage: StageView, state: RunState, event: Step | Progress | None)
 
 def _of_step(stage: StageView, state: RunState, step: Step) -> list[str]:
     total = f"/{stage.total_steps}" if stage.total_steps else ""
-    parts = [f"step {step.step}{total}", f"loss {fmt.loss(step.loss)}"]
+    parts = [f"step {step.step}{total}", f"loss {fmt.loss(step.loss)}{headlines(step.metrics, '  ')}"]
     if step.learning_rate is not None:
         parts.append(f"lr {fmt.learning_rate(step.learning_rate)}")
     recent = [y for y in state.series(stage.name, "tokens_per_second").y[-8:] if y == y]

@@ -12,7 +12,7 @@ from cockpit.headless.hyperparameters import field_values
 from cockpit.runs.health import Health
 from cockpit.runs.stage_view import AttemptView, StageView
 from cockpit.runs.state import RunState
-from engines.events import CheckpointCommitted
+from engines.events import CheckpointCommitted, Evaluated
 from engines.run_dir import RunDir
 
 
@@ -79,9 +79,16 @@ def _stage_json(run: RunDir, stage: StageView, fields: Mapping[str, Any]) -> dic
         "step": stage.at_step,
         "total_steps": stage.total_steps,
         "loss": None if step is None else step.loss,
+        "step_metrics": {} if step is None else dict(step.metrics),
+        "evaluation": _evaluation_json(stage.evaluations[-1]) if stage.evaluations else None,
         "started_t": stage.started_t,
         "ended_t": stage.ended_t,
     }
+
+
+def _evaluation_json(evaluation: Evaluated) -> dict[str, Any]:
+    names = ("step", "loss", "perplexity", "tokens", "protocol")
+    return {**{name: getattr(evaluation, name) for name in names}, "metrics": dict(evaluation.metrics)}
 
 
 def _attempt_json(attempt: AttemptView) -> dict[str, Any]:

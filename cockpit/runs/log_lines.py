@@ -5,6 +5,7 @@ The text quotes data; it is not safe to print before `safe_text`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from cockpit.text import formatting as fmt
@@ -44,6 +45,10 @@ from engines.events import (
 from engines.words import IGNORED, EndReason, GateResult, RunStatus, StageStatus, StartReason
 
 Level: TypeAlias = Literal["quiet", "info", "good", "warn", "error"]
+
+
+HEADLINES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "kl": "KL"}
+"""Metrics of methods that lines show, and the words for them."""
 
 
 class LogLine(NamedTuple):
@@ -243,16 +248,24 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
             return level, f"gate {event.metric} {event.op} {fmt.exact(event.limit)}: {event.result} ({seen})"
 
 
+def headlines(metrics: Mapping[str, float | None], between: str = ", ") -> str:
+    """What a method is judged by, behind the loss; empty for a method without it."""
+    return "".join(
+        f"{between}{word} {fmt.number(metrics[name])}" for name, word in HEADLINES.items() if name in metrics
+    )
+
+
 def _at(step: int | None) -> str:
     return f" at step {step}" if step is not None else ""
 
 
-__all__ = ["Level", "LogLine", "accepted_words", "devices_words", "line_of"]
+__all__ = ["Level", "LogLine", "accepted_words", "devices_words", "headlines", "line_of"]
 
 
 def _evaluation(event: Evaluated) -> str:
     """The line of an evaluation; for a file that was compared with its model, its distance from the model."""
-    figures = f"loss {fmt.loss(event.loss)}, perplexity {fmt.number(event.perplexity)}"
+    perplexity = "" if event.perplexity is None else f", perplexity {fmt.number(event.perplexity)}"
+    figures = f"loss {fmt.loss(event.loss)}{perplexity}{headlines(event.metrics)}"
     of, _, file_type = event.protocol.partition(":")
     if of != "parity":
         return f"evaluated{_at(event.step)}: {figures}"

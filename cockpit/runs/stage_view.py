@@ -239,6 +239,11 @@ class StageView:
         return self._once("evaluations", self._list_evaluations)
 
     @property
+    def evaluated_metrics(self) -> list[str]:
+        """Names of what the evaluations measured besides loss and perplexity."""
+        return self._once("evaluated metrics", lambda: sorted({n for e in self.evaluations for n in e.metrics}))
+
+    @property
     def guards(self) -> list[GuardTripped]:
         """Every guard that tripped, by attempt."""
         return [guard for attempt in self.attempts for guard in attempt.guards]

@@ -30,7 +30,10 @@ from engines.events import (
 )
 from engines.words import RunStatus, StageStatus, WriterRole
 
-__all__ = ["AttemptView", "LogLine", "RunState", "StageView", "fold"]
+__all__ = ["EVAL", "AttemptView", "LogLine", "RunState", "StageView", "fold"]
+
+EVAL = "eval_"
+"""Before the name of a metric: as evaluations measured it, not steps."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class RunState:
         self._joined: dict[tuple[str, ...], _Joined] = {}
         self._left_out: dict[tuple[str, str, int], tuple[object, Series]] = {}
         self._log_cache: tuple[object, list[LogLine]] | None = None
-        self._evaluated: dict[str, tuple[list[Evaluated], Series]] = {}
+        self._evaluated: dict[tuple[str, str], tuple[list[Evaluated], Series]] = {}
 
     # ---- folding
 
@@ -254,12 +257,15 @@ class RunState:
     # ---- numbers
 
     def series(self, stage: str, name: str) -> Series:
-        """A metric of the stage over steps, across attempts, without steps that a later attempt replaced."""
+        """A metric of the stage over steps, across attempts, without steps that a later attempt replaced.
+
+        A name with `EVAL` before it is the same metric as evaluations measured it.
+        """
         view = self.view.stages.get(stage)
         if view is None:
             return Series()
-        if name == "eval_loss":
-            return self._evaluations(view)
+        if name.startswith(EVAL):
+            return self._evaluations(view, name.removeprefix(EVAL))
         parts = [(s, cut) for attempt, cut in view.lineage for t in attempt.tracks if (s := t.series(name)) is not None]
         if not parts:
             return Series()
@@ -290,10 +296,13 @@ class RunState:
         return known[1]
 
     def series_names(self, stage: str) -> list[str]:
-        """Names of the stage's metrics, standard metrics first."""
+        """Names of the stage's metrics, standard metrics first; at the end, those that only evaluations measured."""
         view = self.view.stages.get(stage)
-        names = [n for a, _ in (view.lineage if view else []) for t in a.tracks for n in t.names()]
-        return list(dict.fromkeys(names))
+        if view is None:
+            return []
+        names = dict.fromkeys(n for a, _ in view.lineage for t in a.tracks for n in t.names())
+        measured = view.evaluated_metrics if names else []
+        return [*names, *(EVAL + name for name in measured if name not in names)]
 
     def machine_series(self, name: str, host: str | None = None) -> Series:
         """A reading over Unix seconds, of one host (by default the supervisor's)."""
@@ -429,14 +438,15 @@ class RunState:
     def _sorted(self) -> list[WriterFacts]:
         return [self._writers[name] for name in sorted(self._writers)]
 
-    def _evaluations(self, view: StageView) -> Series:
-        known = self._evaluated.get(view.name)
+    def _evaluations(self, view: StageView, metric: str) -> Series:
+        known = self._evaluated.get((view.name, metric))
         if known is None or known[0] is not view.evaluations:
             series = Series()
             for evaluation in sorted(view.evaluations, key=lambda e: e.step or 0):
-                if evaluation.step is not None:
-                    series.append(evaluation.step, evaluation.loss)
-            known = self._evaluated[view.name] = (view.evaluations, series)
+                if evaluation.step is not None and (metric == "loss" or metric in evaluation.metrics):
+                    value = evaluation.loss if metric == "loss" else evaluation.metrics[metric]
+                    series.append(evaluation.step, value)
+            known = self._evaluated[view.name, metric] = (view.evaluations, series)
         return known[1]
 
     def _join(self, key: tuple[str, ...], parts: list[tuple[Series, float]]) -> Series:

@@ -18,23 +18,33 @@ class Counters:
     tokens: int = 0
     loss_tokens: int = 0
     recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    recent_metrics: dict[str, deque[float]] = field(default_factory=dict)
     attempt_tokens: int = 0
     attempt_step_s: float = 0.0
     all_finite: bool = True
     """every step since the last committed checkpoint was finite"""
 
-    def add_step(self, loss: float, tokens: int, loss_tokens: int, step_s: float) -> None:
-        """Count a step that the optimizer applied."""
+    def add_step(
+        self, loss: float, tokens: int, loss_tokens: int, step_s: float, metrics: Mapping[str, float] = {}
+    ) -> None:
+        """Count a step that the optimizer applied; `metrics` are those of its method."""
         self.tokens += tokens
         self.loss_tokens += loss_tokens
         self.attempt_tokens += tokens
         self.attempt_step_s += step_s
         self.recent_losses.append(loss)
+        for name, value in metrics.items():
+            self.recent_metrics.setdefault(name, deque(maxlen=RECENT_STEPS)).append(value)
 
     @property
     def mean_recent_loss(self) -> float | None:
         """Mean loss of the last steps, in nats per loss token."""
         return sum(self.recent_losses) / len(self.recent_losses) if self.recent_losses else None
+
+    @property
+    def mean_recent_metrics(self) -> dict[str, float]:
+        """Means of what the method measured in the last steps."""
+        return {name: sum(values) / len(values) for name, values in self.recent_metrics.items()}
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -43,7 +53,10 @@ class Counters:
 
     def saved(self) -> dict[str, Any]:
         """The counters that a checkpoint's `position` keeps."""
-        return {"loss_tokens": self.loss_tokens, "recent_losses": list(self.recent_losses)}
+        saved: dict[str, Any] = {"loss_tokens": self.loss_tokens, "recent_losses": list(self.recent_losses)}
+        if self.recent_metrics:
+            saved["recent_metrics"] = {name: list(values) for name, values in self.recent_metrics.items()}
+        return saved
 
     def restore(self, manifest: Mapping[str, Any]) -> None:
         """Set the counters from a checkpoint's manifest."""
@@ -51,3 +64,5 @@ class Counters:
         self.tokens = int(manifest.get("tokens", 0))
         self.loss_tokens = int(position.get("loss_tokens", 0))
         self.recent_losses.extend(float(loss) for loss in position.get("recent_losses", []))
+        for name, values in (position.get("recent_metrics") or {}).items():
+            self.recent_metrics[name] = deque(map(float, values), maxlen=RECENT_STEPS)

@@ -154,9 +154,11 @@ class Session:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
+        metrics |= self.counters.mean_recent_metrics
         if self.last_eval is not None:
             metrics["eval_loss"] = self.last_eval.loss
             metrics["eval_perplexity"] = self.last_eval.perplexity
+            metrics |= {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
         return {name: float(value) for name, value in metrics.items() if value is not None}
 
     # Called by the Trainer, in the order of a step.
@@ -198,7 +200,7 @@ class Session:
         assert measured is not None
         window = measured.window
         step_s = time.monotonic() - window.began_s
-        self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s)
+        self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics)
         self.ctx.emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
@@ -304,6 +306,7 @@ class Session:
             loss_tokens=self.counters.loss_tokens,
             step_s=step_s,
             data_wait_s=measured.window.data_wait_s,
+            metrics=dict(measured.metrics),
         )
 
     def _refuse(self, trip: Trip, measured: Measured) -> None:

@@ -43,16 +43,37 @@ class Window:
     tokens: int = 0
     loss_tokens: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
+    sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    weights: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def measure(self, name: str, values: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Add what the method measured in a micro-batch; the step's event has its mean over the window.
+
+        Args:
+            name: the series, as the method's own library names it (`rewards/margins`).
+            values: the measured values, of any shape; they stay on the device.
+            weight: how many things `values`, a sum, was measured of; None: each of `values` counts once.
+        """
+        values = values.detach()
+        count = torch.tensor(float(values.numel()), device=values.device) if weight is None else weight.detach()
+        self.sums.setdefault(name, []).append(values.double().sum())
+        self.weights.setdefault(name, []).append(count.double().sum())
+
+    def means(self) -> dict[str, torch.Tensor]:
+        """What the method measured, as means over the window, on the device."""
+        return {n: torch.stack(sums).sum() / torch.stack(self.weights[n]).sum() for n, sums in self.sums.items()}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use."""
+    """The measurements of a step before the optimizer applies it. `learning_rate` is the one it would use, `metrics`
+    what the training's method measured."""
 
     loss: float
     grad_norm: float
     learning_rate: float
     window: Window
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class StepListener(Protocol):
@@ -125,10 +146,14 @@ class EngineMixin:
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
-        parts = [loss.double() for loss in self.window.losses]
-        both = torch.stack([torch.stack(parts).sum(), torch.as_tensor(norm, device=parts[0].device).double()]).tolist()
+        window = self.window
+        device = window.losses[0].device
+        parts = [loss.double() for loss in window.losses]
+        figures = [torch.stack(parts).sum(), torch.as_tensor(norm, device=device).double()]
+        means = window.means()
+        first, second, *rest = torch.stack([*figures, *means.values()]).tolist()  # one wait for the device
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self.session.before_optimizer_step(Measured(both[0], both[1], rate, self.window))
+        self.session.before_optimizer_step(Measured(first, second, rate, window, dict(zip(means, rest, strict=True))))
         return norm
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 - Trainer's name

@@ -322,3 +322,27 @@ def finished() -> Journal:
     short_stage(journal, "gguf", "export", "tensors", 291)
     journal.say("sup", RunEnded(state=RunStatus.SUCCEEDED))
     return journal
+
+
+def preferring(last: int = 120) -> Journal:
+    """A live training on preferences: its steps and evaluations have the rewards that its method measures."""
+    journal = Journal()
+    for event in live(last).events:
+        more = {"metrics": rewards_at(event.step or 0)} if isinstance(event, Step | Evaluated) else {}
+        less = {"perplexity": None} if isinstance(event, Evaluated) else {}
+        journal.say(event.w, msgspec.structs.replace(event, **more, **less), max(0.0, event.t - journal.t))
+    return journal
+
+
+def rewards_at(step: int) -> dict[str, float | None]:
+    """What a training on preferences measures at a step: the margin rises by 1/100 in each."""
+    chosen, rejected = step / 250, -step * 3 / 500
+    noise = random.Random(step)
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": min(1.0, 0.5 + step / 300 + noise.random() / 8),
+        "logps/chosen": -80.0 + chosen,
+        "logps/rejected": -90.0 + rejected,
+    }

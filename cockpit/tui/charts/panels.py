@@ -9,7 +9,7 @@ from typing import Any
 
 from cockpit.runs.series import Series
 from cockpit.runs.stage_view import RunView
-from cockpit.runs.state import OwnDevices, RunState, StageView
+from cockpit.runs.state import EVAL, OwnDevices, RunState, StageView
 from cockpit.text import formatting as fmt
 from cockpit.text.axes import step_domain, time_domain
 from cockpit.tui.charts.canvas import usual_distance
@@ -20,7 +20,11 @@ from engines.events import Device
 from engines.words import IGNORED, StageStatus
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97, 0.99)
-SMOOTHED = ("loss", "grad_norm", "tokens_per_second", "step_s")
+STANDARD = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "step_s", "data_wait_s")
+"""What every training measures; all other names are what a method measures."""
+UNSMOOTHED = ("learning_rate", "data_wait_s")
+FIRST_OF_METHOD = ("rewards/margins", "rewards/accuracies")
+"""What a method is judged by: beside the loss, on the first page."""
 GIB = 1 << 30
 STEPS, TIME = "steps", "time"
 GAP_TIMES = 4
@@ -71,10 +75,18 @@ def panels(state: RunState, stage: StageView, options: ViewOptions, facts: Mappi
     def of_steps(*wanted: str) -> list[Panel]:
         return [Panel(name, _steps(state, stage, name, options, facts)) for name in wanted if name in names]
 
-    found = of_steps("loss", "learning_rate", "grad_norm") + machine[:1]
-    found += of_steps("tokens_per_second") + machine[1:] + of_steps("step_s")
-    shown = {panel.name for panel in found}
-    return found + of_steps(*(name for name in names if name not in shown))
+    method = sorted((name for name in names if name not in STANDARD), key=_place_of_method)
+    first = [name for name in FIRST_OF_METHOD if name in method]
+    found = of_steps("loss", *first, "learning_rate", "grad_norm") + machine[:1]
+    rest = of_steps("tokens_per_second") + machine[1:] + of_steps("step_s", "data_wait_s")
+    others = of_steps(*(name for name in method if name not in first))
+    return found + others + rest if first else found + rest + others
+
+
+def _place_of_method(name: str) -> tuple[int, str]:
+    """Rewards first, then log probabilities, then the rest; each by name."""
+    bare = name.removeprefix(EVAL)
+    return next((n for n, prefix in enumerate(("rewards/", "logps/")) if bare.startswith(prefix)), 2), name
 
 
 def step_window(stage: StageView, options: ViewOptions) -> tuple[float, float]:
@@ -121,9 +133,10 @@ def _steps(
 ) -> Callable[[], ChartData]:
     def make() -> ChartData:
         raw = state.series(stage.name, name)
-        smooth = raw.ema(options.alpha) if options.alpha and name in SMOOTHED else None
-        points = state.series(stage.name, "eval_loss") if name == "loss" else None
-        points = points if points is not None and len(points) else None
+        smoothed = name not in UNSMOOTHED and not name.startswith(EVAL)
+        smooth = raw.ema(options.alpha) if options.alpha and smoothed else None
+        evaluated = state.series(stage.name, EVAL + name)
+        points = evaluated if len(evaluated) else None
         limit = _limit(name, facts)
         return ChartData(
             name="tok/s" if name == "tokens_per_second" else name,
