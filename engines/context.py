@@ -109,6 +109,8 @@ class StageContext(Generic[S_co]):
         work: a new scratch folder of this attempt.
         resume: the checkpoint to resume from.
         learning_rate_scale: factor on the learning rate, below 1 after a guard tripped.
+        declared: the fields of the recipe, where `stage` has others after memory ran out; None where it has not.
+        phase_name: the phase that the attempt is in.
         checkpoints: the attempt's folder of checkpoints.
         fingerprint: of the stage's fields and inputs, once the inputs are recorded.
     """
@@ -126,6 +128,8 @@ class StageContext(Generic[S_co]):
     run_root: Path
     writer: EventWriter
     fingerprint: str = ""
+    declared: StageFields | None = None
+    phase_name: str = ""
     test_faults: dict[str, Any] = field(default_factory=dict)
     _progress_due_s: float = 0.0
     _signal: int | None = None
@@ -137,6 +141,7 @@ class StageContext(Generic[S_co]):
 
     def phase(self, name: str) -> None:
         """Report the phase that begins now."""
+        self.phase_name = name
         self.emit(Phase(stage=self.stage_name, attempt=self.attempt, name=name))
 
     def warn(self, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from engines.words import EndReason, GateResult, RunStatus, StartReason, WriterRole
+from engines.words import EndReason, GateResult, MemoryEnd, RunStatus, StartReason, WriterRole
 
 MAX_RECORD_BYTES = 65_536
 MAX_TIME_S = 253_402_300_799.0
@@ -81,6 +81,24 @@ class AcceptedInput(msgspec.Struct, frozen=True, kw_only=True):
     more: int = 0
 
 
+class Adjusted(msgspec.Struct, frozen=True, kw_only=True):
+    """A field that an attempt has another value of than the recipe, because an earlier attempt ran out of memory.
+
+    `old` and `new` are TOML. `attempt` is the attempt that ran out of memory, `because` what it reported.
+    """
+
+    field: str
+    old: str
+    new: str
+    attempt: int = 0
+    because: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """`per_device_train_batch_size 8 → 4`; not safe to print before `safe_text`."""
+        return f"{self.field} {self.old} → {self.new}"
+
+
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """A supervisor started on the run: at launch, at an operator's resume, or to adopt it after a supervisor died."""
 
@@ -124,6 +142,8 @@ class StageStarted(Event, frozen=True, kw_only=True, tag="stage_started"):
     """optimizer steps planned, when known"""
     launch: int = 0
     """of the supervisor that started it; see `RunStarted`"""
+    adjusted: list[Adjusted] = []
+    """fields that this attempt has other values of than the recipe, oldest change first"""
 
 
 class StageSucceeded(Event, frozen=True, kw_only=True, tag="stage_succeeded"):
@@ -233,6 +253,10 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     step: int | None = None
     cpu_s: float | None = None
     """CPU seconds of the process and of those that it waited for; null when they are unknown"""
+    phase: str = ""
+    """the phase in which memory ran out; empty for any other end"""
+    memory: MemoryEnd = MemoryEnd.UNKNOWN
+    """whether the process was killed because memory ran out"""
 
 
 class Phase(Event, frozen=True, kw_only=True, tag="phase"):

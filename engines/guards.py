@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from engines.words import EndReason
+
 Guard = Literal["nonfinite_loss", "nonfinite_grad_norm", "grad_norm"]
 
 
 @dataclass(frozen=True)
 class Trip:
-    """A guard that refused a step. `limit` is None where any finite value is allowed."""
+    """A guard that ended an attempt. `limit` is None where any finite value is allowed, `value` where none is known."""
 
-    guard: Guard
-    value: float
+    guard: Guard | EndReason
+    value: float | None
     limit: float | None
 
 

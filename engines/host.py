@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +39,7 @@ from engines.context import (
 )
 from engines.emitter import EventWriter
 from engines.events import AttemptEnded, AttemptStarted, ResumedFrom
+from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
 from engines.run_dir import Lock, RunDir, engine_lock_of
@@ -57,7 +59,8 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
     Raises:
         OperatorError: the file names a stage that this version cannot run.
     """
-    stage = _stage(given, stage_json)
+    declared = _stage(given.stage, given.tag, stage_json)
+    stage = _stage({**given.stage, **given.adjusted}, given.tag, stage_json) if given.adjusted else declared
     run = RunDir(Path(given.run_root))
     out, work = run.draft_out(stage.name, given.attempt), run.work(stage.name, given.attempt)
     for scratch in (out, work):
@@ -86,18 +89,19 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
             attempt=given.attempt,
             launch=given.launch,
         ),
+        declared=None if stage is declared else declared,
         test_faults=_test_faults(),
     )
 
 
-def _stage(given: StageFile, stage_json: Path) -> StageFields:
+def _stage(values: Mapping[str, Any], tag: str, stage_json: Path) -> StageFields:
     hint = "install the same version of Cockpit in this stage's interpreter"
-    fields = STAGE_TYPES.get(given.tag)
+    fields = STAGE_TYPES.get(tag)
     if fields is None:
         known = ", ".join(STAGE_TYPES)
-        raise OperatorError(f"{stage_json}: tag — got {printable(given.tag, 80)}; allowed {known}", hint)
+        raise OperatorError(f"{stage_json}: tag — got {printable(tag, 80)}; allowed {known}", hint)
     try:
-        return fields.model_validate(given.stage)
+        return fields.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -170,24 +174,39 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
         lines = ["the inputs are not those that the last attempt read:", *error.lines]
         sys.stderr.write("\n".join(lines) + "\n")
         return _ended(ctx, EndReason.INPUTS_CHANGED, " ".join(lines[:1]) + " " + "; ".join(error.lines))
-    except (OperatorError, StageFailedError) as error:
+    except BaseException as error:  # noqa: BLE001 - the boundary: the journal records every exception
+        return _failed(ctx, error)
+
+
+def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
+    """Record an error with its reason; an unexpected one shows its traceback."""
+    if exhausted_memory(error):
+        return _out_of_memory(ctx, error)
+    if isinstance(error, OperatorError | StageFailedError):
         texts = [text for text in (str(error), getattr(error, "hint", "")) if text]
         sys.stderr.write("\n".join(texts) + "\n")
         return _ended(ctx, EndReason.ERROR, "; ".join(texts))
-    except MemoryError as error:
-        traceback.print_exc()
-        return _ended(ctx, EndReason.OUT_OF_MEMORY, str(error))
-    except OSError as error:
-        message = _of_the_disk(ctx, error)
-        if not message:
-            traceback.print_exc()
-            return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
+    message = _of_the_disk(ctx, error) if isinstance(error, OSError) else ""
+    if message:
         sys.stderr.write(message + "\n")
         return _ended(ctx, EndReason.ERROR, message)
-    except BaseException as error:  # noqa: BLE001 - the boundary: the journal records every exception
-        traceback.print_exc()
-        reason = EndReason.OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else EndReason.ERROR
-        return _ended(ctx, reason, f"{type(error).__name__}: {error}")
+    traceback.print_exception(error)
+    return _ended(ctx, EndReason.ERROR, f"{type(error).__name__}: {error}")
+
+
+def _out_of_memory(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:
+    """Record that memory ran out. The frames of the error hold what filled it, so they are released first."""
+    with suppress(MemoryError):
+        traceback.print_exception(error)
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    with suppress(MemoryError):
+        first = str(error).strip().partition("\n")[0]
+        detail = f"{type(error).__name__}: {first} ({exhausted_memory(error)})"
+        return _ended(ctx, EndReason.OUT_OF_MEMORY, detail, phase=ctx.phase_name)
+    return _ended(ctx, EndReason.OUT_OF_MEMORY)
 
 
 def _with_cost(result: StageResult, started_s: float) -> dict[str, float | None]:
@@ -229,10 +248,15 @@ _STATUS = {EndReason.SUCCEEDED: ExitCode.DONE, EndReason.STOPPED: ExitCode.DONE,
 """Exit status of an engine's process by reason; any other reason is a failure."""
 
 
-def _ended(ctx: StageContext[StageFields], reason: EndReason, detail: str = "") -> ExitCode:
+def _ended(ctx: StageContext[StageFields], reason: EndReason, detail: str = "", phase: str = "") -> ExitCode:
     ctx.emit(
         AttemptEnded(
-            stage=ctx.stage_name, attempt=ctx.attempt, reason=reason, detail=detail[:2000], cpu_s=round(_cpu_s(), 3)
+            stage=ctx.stage_name,
+            attempt=ctx.attempt,
+            reason=reason,
+            detail=detail[:2000],
+            cpu_s=round(_cpu_s(), 3),
+            phase=phase,
         )
     )
     return _STATUS.get(reason, ExitCode.FAILED)

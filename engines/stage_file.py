@@ -74,6 +74,8 @@ class StageFile(msgspec.Struct, frozen=True, kw_only=True):
     """number of the supervisor that started the attempt"""
     expected: ExpectedInputs | None = None
     """None for a stage without an earlier record"""
+    adjusted: dict[str, Any] = {}
+    """values of fields that replace those of `stage` in this attempt, because an earlier one ran out of memory"""
 
 
 class _Inputs(msgspec.Struct):

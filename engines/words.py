@@ -148,6 +148,17 @@ _FAILURE_FROM_ENGINE = frozenset({EndReason.GUARD, EndReason.ERROR, EndReason.RE
 _FROM_ENGINE = _UNSPECIFIC | _FAILURE_FROM_ENGINE | {EndReason.SUCCEEDED, EndReason.STOPPED}
 
 
+class MemoryEnd(_OpenWord):
+    """Whether a killed process ran out of memory, by what the kernel reports."""
+
+    UNKNOWN = ""
+    """nothing says so: any process can send SIGKILL"""
+    PROVEN = "proven"
+    """the kernel counted a kill in the process's own control group, or recorded one of this process"""
+    PROBABLE = "probable"
+    """the kernel killed a process of this machine for memory while it ran"""
+
+
 class StartReason(_OpenWord):
     """Why a supervisor started to work on a run."""
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "recipes/reference.py": "our own pages, which it also writes",
     "cockpit/headless/machine_line.py": "/proc",
     "cockpit/supervision/engine_watch.py": "/proc",
+    "cockpit/supervision/memory_kills.py": "/proc and /sys",
     "cockpit/supervision/shared_cores.py": "/proc",
     "cockpit/launching/installing.py": "our own checkout and package",
     "cockpit/provenance/mark.py": "/proc",

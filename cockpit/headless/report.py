@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
-from cockpit.runs.log_lines import accepted_words, devices_words, line_of
+from cockpit.runs.log_lines import accepted_words, adjusted_words, devices_words, line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
 from cockpit.text import formatting as fmt
@@ -105,14 +105,16 @@ def _notes(state: RunState, *, reasons: bool) -> list[str]:
             for attempt in stage.attempts
             if attempt.devices is not None
         ]
+        if stage.current is not None and stage.current.adjusted:
+            notes.append(f"{stage.name}: {adjusted_words(stage.current.adjusted)}")
         if stage.standing is not None and not stage.state.is_done:
             made_by = stage.standing.attempt
             notes.append(f"{stage.name}: the output is that of attempt {made_by}; the rerun has not finished")
         for guard in stage.guards:
             limit = f", limit {fmt.exact(guard.limit)}" if guard.limit is not None else ""
+            measured = "" if guard.value is None else f" ({fmt.number(guard.value)}{limit})"
             notes.append(
-                f"{stage.name}: guard {guard.guard} tripped at step {guard.step} "
-                f"({fmt.number(guard.value)}{limit}), attempt {guard.attempt}"
+                f"{stage.name}: guard {guard.guard} tripped at step {guard.step}{measured}, attempt {guard.attempt}"
             )
         if reasons and stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")

@@ -374,6 +374,7 @@ def _take_stage(
             attempt = run.attempt(stage.name, event.attempt, order)
             attempt.kind = stage.kind = event.kind
             attempt.announced, attempt.announced_by, attempt.announced_m = True, event.w, event.m
+            attempt.adjusted = event.adjusted
             if attempt.started_t is None:
                 attempt.started_t = event.t
             if event.steps is not None:

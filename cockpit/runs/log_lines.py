@@ -5,12 +5,13 @@ The text quotes data; it is not safe to print before `safe_text`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from cockpit.text import formatting as fmt
 from engines.events import (
     AcceptedInput,
+    Adjusted,
     AnyEvent,
     ArtifactCommitted,
     AttemptEnded,
@@ -163,7 +164,8 @@ def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped)
     match event:
         case StageStarted():
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            return "info", f"stage {event.stage} started ({event.kind}{attempt})"
+            changed = f": {adjusted_words(event.adjusted)}" if event.adjusted else ""
+            return ("warn" if changed else "info"), f"stage {event.stage} started ({event.kind}{attempt}){changed}"
         case StageSucceeded():
             formats = {"loss": fmt.number, "perplexity": fmt.number, "steps": fmt.whole}
             shown = [f"{name} {formats[name](value)}" for name, value in event.metrics.items() if name in formats]
@@ -241,7 +243,8 @@ def _of_numbers(event: Step | Evaluated | GuardTripped | GateChecked) -> tuple[L
             return "info", _evaluation(event)
         case GuardTripped():
             limit = f" > {fmt.exact(event.limit)}" if event.limit is not None else ""
-            return "error", f"guard {event.guard} tripped at step {event.step}: {fmt.number(event.value)}{limit}"
+            value = "" if event.value is None else f": {fmt.number(event.value)}{limit}"
+            return "error", f"guard {event.guard} tripped at step {event.step}{value}"
         case _:
             level: Level = "good" if event.result == GateResult.PASS else "error"
             seen = "not measured" if event.value is None else fmt.number(event.value)
@@ -255,11 +258,21 @@ def headlines(metrics: Mapping[str, float | None], between: str = ", ") -> str:
     )
 
 
+def adjusted_words(adjusted: Sequence[Adjusted]) -> str:
+    """`per_device_train_batch_size 8 → 4, gradient_accumulation_steps 1 → 2, as attempt 1 ran out of memory`."""
+    found: dict[int, list[str]] = {}
+    for change in adjusted:
+        found.setdefault(change.attempt, []).append(change.sentence)
+    return "; ".join(
+        f"{', '.join(changes)}, as attempt {number} ran out of memory" for number, changes in found.items()
+    )
+
+
 def _at(step: int | None) -> str:
     return f" at step {step}" if step is not None else ""
 
 
-__all__ = ["Level", "LogLine", "accepted_words", "devices_words", "headlines", "line_of"]
+__all__ = ["Level", "LogLine", "accepted_words", "adjusted_words", "devices_words", "headlines", "line_of"]
 
 
 def _evaluation(event: Evaluated) -> str:

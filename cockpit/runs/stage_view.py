@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from cockpit.runs.writer_facts import Track, WriterFacts
 from engines.events import (
     AcceptedInput,
+    Adjusted,
     ArtifactCommitted,
     AttemptEnded,
     AttemptStarted,
@@ -58,6 +59,8 @@ class AttemptView:
     resumed_from: ResumedFrom | None = None
     total_steps: int | None = None
     learning_rate_scale: float = 1.0
+    adjusted: list[Adjusted] = field(default_factory=list)
+    """fields that it has other values of than the recipe, because memory ran out"""
     pid: int = 0
     reason: EndReason = EndReason.NOT_GIVEN
     exit: int | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from cockpit.runs.reader import read_now
 from engines.events import (
+    Adjusted,
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
@@ -27,7 +28,7 @@ from engines.events import (
     WriterOpened,
 )
 from engines.run_dir import RunDir
-from engines.words import EndReason, WriterRole
+from engines.words import EndReason, MemoryEnd, WriterRole
 
 
 @dataclass
@@ -44,6 +45,10 @@ class AttemptFacts:
     engine_detail: str = ""
     supervisor_detail: str = ""
     guard: str = ""
+    phase: str = ""
+    """the phase in which memory ran out"""
+    memory: MemoryEnd = MemoryEnd.UNKNOWN
+    adjusted: list[Adjusted] = field(default_factory=list)
     saved_step: int | None = None
     inputs: InputsRecorded | None = None
     announced: bool = False
@@ -243,7 +248,7 @@ def _take_attempt(facts: RunFacts, event: StageStarted | AttemptStarted | GuardT
             attempt.launch = max(attempt.launch, event.launch)
             facts.highest_launch = max(facts.highest_launch, event.launch)
             if isinstance(event, StageStarted):
-                attempt.launched_t = event.t
+                attempt.launched_t, attempt.adjusted = event.t, event.adjusted
             else:
                 attempt.started = event
         case GuardTripped():
@@ -256,5 +261,6 @@ def _take_end(facts: RunFacts, event: AttemptEnded) -> None:
     attempt = facts.stage(event.stage).attempt(event.attempt)
     if facts.roles.get(event.w, WriterRole.UNKNOWN).is_supervisors_record(event.exit):
         attempt.supervisor_reason, attempt.supervisor_detail = event.reason, event.detail
+        attempt.memory = event.memory
     else:
-        attempt.engine_reason, attempt.engine_detail = event.reason, event.detail
+        attempt.engine_reason, attempt.engine_detail, attempt.phase = event.reason, event.detail, event.phase

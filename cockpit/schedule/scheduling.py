@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cockpit.schedule.facts import RunFacts
+from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
-from engines.events import RunStarted
+from engines.events import Adjusted, RunStarted
 from engines.words import EndReason, RunStatus
 from recipes.stages.fields import TrainingRetry
 from recipes.stages.registry import row_of
+from recipes.stages.training import TrainingFields
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class RunStage:
     at_step: int | None = None
     learning_rate_scale: float = 1.0
     why: str = ""
+    adjusted: tuple[Adjusted, ...] = ()
+    """fields that have other values than in the recipe, because memory ran out"""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     named = again is not None and again.checkpoint is not None and again.checkpoint_stage == name
     resume = trains and (not fresh or named)
     at_step = again.checkpoint if again and named and fresh else None
+    memory = memory_plan(stage, [attempt for _, attempt in sorted(facts.stage(name).attempts.items())])
     if not attempts:
-        return RunStage(name, resume=resume, at_step=at_step, why="first attempt")
+        return RunStage(name, resume=resume, at_step=at_step, why="first attempt", adjusted=memory.adjusted)
     last = attempts[-1]
     if last.reason == EndReason.STOPPED:
         return EndRun(RunStatus.STOPPED, f"{name} was stopped")
@@ -105,12 +110,13 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     what = last.detail or last.reason
     if last.reason == EndReason.INPUTS_CHANGED:
         return EndRun(RunStatus.FAILED, f"{name}: {what}", failed_stage=name)
-    if len(attempts) >= stage.retry.max_attempts:
-        return EndRun(
-            RunStatus.FAILED,
-            f"{name}: {what} (attempt {len(attempts)} of {stage.retry.max_attempts})",
-            failed_stage=name,
-        )
+    if memory.exhausted:
+        return EndRun(RunStatus.FAILED, f"{name}: {what}; {memory.exhausted}", failed_stage=name)
+    most = stage.retry.max_attempts
+    # What a retry changed after memory ran out is bounded on its own, so those attempts do not count.
+    counted = [attempt for attempt in attempts if not (isinstance(stage, TrainingFields) and ran_out(attempt))]
+    if most == 1 or len(counted) >= most:
+        return EndRun(RunStatus.FAILED, f"{name}: {what} (attempt {len(attempts)} of {most})", failed_stage=name)
     trips = sum(1 for attempt in attempts if attempt.reason == EndReason.GUARD)
     factor = stage.retry.learning_rate_factor if isinstance(stage.retry, TrainingRetry) else 1.0
     return RunStage(
@@ -120,4 +126,5 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
         at_step=at_step,
         learning_rate_scale=factor**trips,
         why=f"retry after: {what}",
+        adjusted=memory.adjusted,
     )

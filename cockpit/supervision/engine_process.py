@@ -7,15 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from cockpit import CODE_ROOT
 from cockpit.provenance.mark import RunMark, lives
 from cockpit.schedule.resolved_recipe import RunRecipe
+from cockpit.supervision.memory_kills import MemoryKills
 from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_card, first_card
 from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.stop_ladder import Rung
@@ -40,6 +43,8 @@ class EngineProcess:
     identity: Identity
     child: subprocess.Popen[bytes] | None
     pidfd: int
+    kills: MemoryKills = field(default_factory=MemoryKills)
+    """the kernel's counts of kills for memory, at its start or when it was adopted"""
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -55,6 +60,7 @@ def write_stage_json(
     learning_rate_scale: float,
     launch: int,
     expected: ExpectedInputs | None,
+    adjusted: Mapping[str, Any],
 ) -> Path:
     """Write `stage.json`: everything that an engine reads, resolved."""
     stage = plan.stage(name)
@@ -70,6 +76,7 @@ def write_stage_json(
         learning_rate_scale=learning_rate_scale,
         launch=launch,
         expected=expected,
+        adjusted=dict(adjusted),
     )
     write_stage_file(path, content)
     return path
@@ -139,7 +146,7 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
     with suppress(OSError):  # on a full disk, the engine is found by its command line instead
         write_durably(run.engine_json(stage.name, attempt), json.dumps(vars(identity)).encode())
-    return EngineProcess(stage.name, attempt, identity, child, pidfd)
+    return EngineProcess(stage.name, attempt, identity, child, pidfd, MemoryKills.read(child.pid))
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
@@ -161,7 +168,7 @@ def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
     if not (identity.is_alive() and mark.is_carried_by(identity.pid) and identity.is_alive()):
         os.close(pidfd)
         return None
-    return EngineProcess(stage, attempt, identity, None, pidfd)
+    return EngineProcess(stage, attempt, identity, None, pidfd, MemoryKills.read(identity.pid))
 
 
 def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:

@@ -24,6 +24,7 @@ from cockpit.runs.state import RunState
 from cockpit.runs.summaries import exit_facts
 from cockpit.schedule.checkpoint_choice import CheckpointChoice, choose_checkpoint
 from cockpit.schedule.facts import RunFacts, add_facts
+from cockpit.schedule.memory_plan import new_values
 from cockpit.schedule.outputs import Outputs
 from cockpit.schedule.recipe_changes import unjournaled, write_changes
 from cockpit.schedule.recorded_inputs import expected_inputs
@@ -37,6 +38,7 @@ from cockpit.supervision.engine_process import (
     what_it_shares,
     write_stage_json,
 )
+from cockpit.supervision.memory_kills import MemoryKills, memory_end
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
@@ -57,7 +59,7 @@ from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.journal import JournalReader
 from engines.run_dir import Lock, RunDir, RunDirError
-from engines.words import IGNORED, EndReason, ExitCode, RunStatus, StartReason, Verb, WriterRole
+from engines.words import IGNORED, EndReason, ExitCode, MemoryEnd, RunStatus, StartReason, Verb, WriterRole
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 
@@ -193,7 +195,16 @@ class Supervisor:
         stage = self.plan.stage(name)
         expected = expected_inputs(self.run, self.facts, name)
         steps = getattr(stage, "max_steps", None)
-        self.record(StageStarted(stage=name, kind=stage.kind, attempt=attempt, steps=steps, launch=self.launch))
+        self.record(
+            StageStarted(
+                stage=name,
+                kind=stage.kind,
+                attempt=attempt,
+                steps=steps,
+                launch=self.launch,
+                adjusted=list(action.adjusted),
+            )
+        )
         try:
             require_outputs_of_runs(self.plan, self.run, name)
             path = write_stage_json(
@@ -205,6 +216,7 @@ class Supervisor:
                 learning_rate_scale=action.learning_rate_scale,
                 launch=self.launch,
                 expected=expected,
+                adjusted=new_values(action.adjusted),
             )
             self._warn_of_sharing(stage)
             engine = start_engine(self.run, stage, attempt, path)
@@ -227,7 +239,7 @@ class Supervisor:
         status = self.watch.until_end(engine)
         used_s = round(_children_cpu_s() - before_s, 3) if engine.child is not None else None
         self._kill_rest(engine.stage)
-        self._record_end(engine.stage, engine.attempt, status, used_s)
+        self._record_end(engine.stage, engine.attempt, status, used_s, engine.kills)
         engine.close()
 
     def _kill_rest(self, stage: str) -> None:
@@ -236,13 +248,30 @@ class Supervisor:
         if left:
             self.writer.emit(Warned(message=f"could not kill processes of {stage}: {left}", stage=stage))
 
-    def _record_end(self, stage: str, attempt: int, status: int | None, cpu_s: float | None = None) -> None:
+    def _record_end(
+        self,
+        stage: str,
+        attempt: int,
+        status: int | None,
+        cpu_s: float | None = None,
+        kills: MemoryKills | None = None,
+    ) -> None:
         self.read_facts()
         known = self.facts.stage(stage).attempt(attempt).engine_reason
         reason, detail = (known, "") if known else exit_reason(status, self.watch.ladder.sent)
+        memory = MemoryEnd.UNKNOWN
+        if not known and kills is not None:
+            ours = self.watch.ladder.sent == "kill"
+            memory, evidence = memory_end(kills, status, self.run.console_log(stage, attempt), killed_by_us=ours)
+            detail = f"{detail.partition(', sender unknown')[0]}; {evidence}" if evidence else detail
+            reason = EndReason.OUT_OF_MEMORY if memory == MemoryEnd.PROVEN else reason
         if not known and self.watch.ladder.requested is not None:
             reason, detail = EndReason.STOPPED, f"did not stop on request: {detail}"
-        self.record(AttemptEnded(stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail, cpu_s=cpu_s))
+        self.record(
+            AttemptEnded(
+                stage=stage, attempt=attempt, reason=reason, exit=status, detail=detail, cpu_s=cpu_s, memory=memory
+            )
+        )
         self._answer_requests("no engine was running")
 
     def _answer_requests(self, effect: str) -> None:

@@ -51,7 +51,8 @@ def record_inputs(ctx: StageContext[StageFields], given: StageFile) -> None:
         changes = _not_accepted(ctx, given, records)
     if changes:
         raise InputsChangedError([line for change in changes for line in change.lines()])
-    ctx.fingerprint = stage_fingerprint(ctx.stage, {record.field: record.identity for record in records})
+    identities = {record.field: record.identity for record in records}
+    ctx.fingerprint = stage_fingerprint(ctx.declared or ctx.stage, identities)
     by_field = {record.field: record for record in records}
     ctx.inputs = {field: _identified(item, by_field[field]) for field, item in ctx.inputs.items()}
     if external:

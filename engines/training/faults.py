@@ -4,6 +4,8 @@ Each is an object with "step" and, where it matters, "stage" (any by default) an
 
 - `nan_loss {step, micro_batch}`: multiply the loss of that micro-batch (counted from 1) by NaN, before backward.
 - `large_gradient {step, factor}`: multiply the step's loss for backward, and so its gradient.
+- `memory_limit {rows, step}`: a micro-batch of more rows does not fit, from that step on (1 by default), in every
+  attempt; with `checkpointing`, it fits once gradient checkpointing is on.
 - `disk_full {step}`: fail the save at that step as on a full disk.
 - `kill_during_save {step}`: SIGKILL to the engine after the checkpoint's files and before its manifest.
 - `exit_at_step {step}`: SIGKILL to the engine right after that step, before any save.
@@ -35,6 +37,18 @@ class Faults:
             return math.nan
         fault = self._of("large_gradient", step)
         return None if fault is None else float(fault.get("factor", 1e6))
+
+    def allocate(self, step: int, rows: int, *, checkpointing: bool) -> None:
+        """Called before the forward pass of a micro-batch with this many rows."""
+        fault = self.requested.get("memory_limit") if self.requested else None
+        if not isinstance(fault, Mapping) or step < fault.get("step", 1) or rows <= fault["rows"]:
+            return
+        if fault.get("stage", self.stage) == self.stage and not (checkpointing and fault.get("checkpointing")):
+            # torch's own words on a CPU; its class is RuntimeError there.
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:137] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+                " allocate 4294967296 bytes. Error code 12 (Cannot allocate memory)"
+            )
 
     def save(self, step: int) -> None:
         """Called during a save, before the manifest is written."""

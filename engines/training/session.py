@@ -15,6 +15,7 @@ from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, StageContext
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
+from engines.exhausted_memory import exhausted_memory
 from engines.guards import Trip, check_step
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
@@ -32,7 +33,7 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
-from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING
+from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.steps import is_due, planned_steps
@@ -125,7 +126,12 @@ class Session:
                 self.evaluate()
             return
         self.ctx.phase("first step")
-        self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
+        try:
+            self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
+        except Exception as error:
+            if exhausted_memory(error):
+                self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
+            raise
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""
@@ -210,6 +216,7 @@ class Session:
         if self.step >= state.max_steps and state.max_steps < self.total_steps:
             self._do_due_work()  # an operator has just set the last step to this step
         self.total_steps = state.max_steps
+        self.ctx.phase_name = PHASE_TRAINING
 
     def _do_due_work(self) -> None:
         stage, step, last = self.stage, self.step, int(self.trainer.state.max_steps)
@@ -314,6 +321,13 @@ class Session:
         self.counters.all_finite = False
         epoch = float(self.trainer.state.epoch or 0.0)
         self.ctx.emit(self._step_event(measured, step, epoch, time.monotonic() - measured.window.began_s))
+        self._note_trip(trip, step)
+        limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
+        raise GuardTrippedError(
+            f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
+        )
+
+    def _note_trip(self, trip: Trip, step: int) -> None:
         self.ctx.emit(
             GuardTripped(
                 stage=self.ctx.stage_name,
@@ -323,10 +337,6 @@ class Session:
                 value=trip.value,
                 limit=trip.limit,
             )
-        )
-        limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
-        raise GuardTrippedError(
-            f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
         )
 
 

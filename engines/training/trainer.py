@@ -131,6 +131,10 @@ class EngineMixin:
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss; a test fault can change it."""
+        if self.session.ctx.test_faults:
+            rows = int(next(value for value in args[1].values() if torch.is_tensor(value)).shape[0])
+            checkpointing = self.session.ctx.stage.gradient_checkpointing
+            self.session.faults.allocate(self.state.global_step + 1, rows, checkpointing=checkpointing)
         loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
         if self.session.ctx.test_faults and torch.is_tensor(loss):
             factor = self.session.faults.loss_factor(self.state.global_step + 1, len(self.window.losses) + 1)

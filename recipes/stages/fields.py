@@ -50,6 +50,21 @@ class TrainingRetry(Retry):
     )
 
 
+class MemoryRetry(TrainingRetry):
+    """Retries of a stage that trains a model."""
+
+    out_of_memory_halvings: int = setting(
+        3,
+        section="Retry",
+        at_resume="change",
+        ge=0,
+        le=3,
+        help="How often a retry after exhausted memory may halve per_device_train_batch_size and double"
+        " gradient_accumulation_steps; then it turns gradient_checkpointing on. These retries do not count toward"
+        " max_attempts, and max_attempts = 1 turns them off.",
+    )
+
+
 class Guards(Strict):
     """Checks before each optimizer step that stop the attempt (`[stage.guards]`)."""
 

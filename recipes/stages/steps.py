@@ -20,6 +20,17 @@ def planned_steps(stage: TrainingFields, examples: int) -> int:
     return math.ceil(stage.num_train_epochs * steps_per_epoch(stage, examples))
 
 
+def smaller_batch(rows: int, accumulation: int) -> tuple[int, int] | None:
+    """Rows per forward pass and accumulation steps with at most half the rows, and exactly the same rows in each step.
+
+    Half the rows and twice the steps where the number is even; else the largest number of rows up to the half that
+    divides the effective batch. None for a single row.
+    """
+    effective = rows * accumulation
+    found = next((smaller for smaller in range(rows // 2, 0, -1) if effective % smaller == 0), None)
+    return None if found is None else (found, effective // found)
+
+
 def is_due(step: int, every: int | None, last: int) -> bool:
     """Whether work that is due every `every` steps, and at the last step, is due after this step; None: never."""
     return every is not None and (step >= last or step % every == 0)

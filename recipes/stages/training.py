@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import DeviceFields, Guards, TrainingRetry
+from recipes.stages.fields import DeviceFields, Guards, MemoryRetry
 
 
 class TrainingFields(DeviceFields):
@@ -129,8 +129,8 @@ class TrainingFields(DeviceFields):
     guards: Guards = setting(
         default_factory=Guards, section="Guards", at_resume="change", help="Checks that stop the attempt."
     )
-    retry: TrainingRetry = setting(
-        default_factory=TrainingRetry, section="Retry", at_resume="change", help="Automatic retries."
+    retry: MemoryRetry = setting(
+        default_factory=MemoryRetry, section="Retry", at_resume="change", help="Automatic retries."
     )
 
 

@@ -114,6 +114,8 @@ def _attempts(pen: _Pen, state: RunState, stage: StageView, facts: Mapping[str, 
         pen.pair("resumed from", f"step {attempt.resumed_from.step} (attempt {attempt.resumed_from.attempt})")
     if attempt.learning_rate_scale != 1:
         pen.pair("learning rate", f"scaled by {fmt.exact(attempt.learning_rate_scale)}", "warning")
+    for name, value in {change.field: change.new for change in attempt.adjusted}.items():
+        pen.pair(safe_text(name, 40), f"{safe_text(value, 20)}, as memory ran out", "warning")
     if attempt.ended:
         status = f", exit {attempt.exit}" if attempt.exit is not None else ""
         pen.pair("ended", f"{attempt.reason}{status}", "" if attempt.reason == EndReason.SUCCEEDED else "warning")

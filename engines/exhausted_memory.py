@@ -1,0 +1,64 @@
+"""Whether an error says that memory ran out: on a GPU, on the host, or in a library that reports it as text.
+
+Libraries have no common class for it. torch raises `OutOfMemoryError` only for its own GPU allocator; CUDA, cuBLAS, the
+CPU allocator and the C++ library give a `RuntimeError` with their own words.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+_NAMES = frozenset({"OutOfMemoryError"})
+_WORDS = (
+    ("CUDA error: out of memory", "CUDA: out of memory"),
+    ("CUDA out of memory", "CUDA: out of memory"),
+    ("HIP out of memory", "HIP: out of memory"),
+    ("MPS backend out of memory", "MPS: out of memory"),
+    ("CUBLAS_STATUS_ALLOC_FAILED", "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED"),
+    ("CUDNN_STATUS_ALLOC_FAILED", "cuDNN: CUDNN_STATUS_ALLOC_FAILED"),
+    ("DefaultCPUAllocator: can't allocate memory", "the host's memory"),
+    ("DefaultCPUAllocator: not enough memory", "the host's memory"),
+    ("std::bad_alloc", "the host's memory (std::bad_alloc)"),
+    ("Cannot allocate memory", "the host's memory"),
+)
+_TRIED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)? ?[A-Za-z]+)")
+_MAX_LINKS = 8
+_MAX_CHARACTERS = 100_000
+
+
+def exhausted_memory(error: BaseException) -> str:
+    """Which memory ran out, and what was requested, by an error or by one that it was raised from; else empty."""
+    link: BaseException | None = error
+    for _ in range(_MAX_LINKS):
+        if link is None:
+            break
+        found = _of(link)
+        if found:
+            return found
+        link = link.__cause__
+    return ""
+
+
+def in_output(text: str) -> str:
+    """Which memory ran out, by the last words of a process that the C++ library aborted; else empty."""
+    return "the host's memory (std::bad_alloc)" if "std::bad_alloc" in text else ""
+
+
+def _of(error: BaseException) -> str:
+    text = str(error)[:_MAX_CHARACTERS]
+    is_named = any(cls.__name__ in _NAMES for cls in type(error).__mro__)
+    if isinstance(error, RuntimeError) or is_named:
+        for words, which in _WORDS:
+            if words in text:
+                return which + _requested(text)
+    if isinstance(error, MemoryError):
+        return "the host's memory" + _requested(text)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "the host's memory"
+    return f"the device's memory{_requested(text)}" if is_named else ""
+
+
+def _requested(text: str) -> str:
+    found = _TRIED.search(text)
+    return f", {found[1]} were requested" if found else ""
