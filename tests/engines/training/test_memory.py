@@ -18,7 +18,7 @@ HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 FAULT = {"memory_limit": {"rows": 2, "step": 5}}
 
 
-def _values(ctx: Any, attempt: int, after: int = 0) -> list[tuple[float, ...]]:
+def _values(ctx: Any, attempt: int, after: int = 0) -> list[tuple[Any, ...]]:
     return [
         (e.step, e.tokens, e.loss_tokens, e.learning_rate, e.loss, e.grad_norm)
         for e in of_kind(ctx, Step, attempt)
