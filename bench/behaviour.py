@@ -6,6 +6,9 @@ runtime: llama.cpp gets a file with one setting changed, as a program that ignor
 compared with the right file's own weights. Without models, small random ones of every shape of `bench.shapes` are used.
 Prints two tables; `--write FILE` also writes them as Markdown (`bench/behaviour.md` has the last ones). The exit code
 is 1 if a correct file exceeds its limit or a fault does not.
+
+`--families` judges correct files of every family in nearly every type instead, and prints one row for each family
+(`bench/behaviour_families.md` has the last table).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.proofs import SLOW, importance_of
 from bench.shapes import MODELS
 from engines.files import atomic_file
 from engines.llama.gguf_file import GgufFile, Value, read_gguf
@@ -27,10 +31,13 @@ from engines.llama.process import LlamaProcess
 from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.file_writer import ready, write_file
 from exporters.gguf.write import Model, read_model, write_gguf
-from exporters.proof.behaviour import Expected, expect, limits_of
+from exporters.hf_model.architectures import exact_context
+from exporters.proof.behaviour import Expected, check_behaviour, expect, limits_of
 from exporters.proof.parity import Comparison, Reference, compare
 from exporters.proof.parity_data import read_parity_data
 from exporters.reference.streamed_model import StreamedModel
+from recipes.file_types import FILE_TYPES
+from tests.exporters.family_models import FAMILIES
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, build_tokenizer
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0", "Q2_K")
@@ -122,15 +129,19 @@ class Bench:
         self.model: Model = read_model(folder)
         self.work, self.threads = work, threads
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.length = min(LENGTH, int(self.model.config["max_position_embeddings"]))
+        self.length = min(LENGTH, exact_context(self.model.config))
         data = read_parity_data(None, tokenizer, positions=positions, max_length=self.length)
         self.trained = Reference(work / "trained.f32", data.windows, int(self.model.config["vocab_size"]))
         self.trained.compute(StreamedModel(folder, self.model.weights, threads), lambda _positions: None)
 
     def write(self, file_type: str) -> Path:
         path = self.work / f"model-{file_type}.gguf"
+        weighted = bool(self.model.plan(file_type).needs_importance)
+        importance = importance_of(self.model) if weighted else None
         with KernelQuantizer(self.threads) as kernels:
-            write_gguf(self.model, self.model.plan(file_type), path, kernels)
+            write_gguf(
+                self.model, self.model.plan(file_type, importance=weighted), path, kernels, importance=importance
+            )
         return path
 
     def expected(self, path: Path) -> Expected:
@@ -173,6 +184,45 @@ def measure(name: str, bench: Bench) -> tuple[list[str], list[str], bool]:
     return correct, wrong, sound
 
 
+def families(root: Path, positions: int, threads: int) -> tuple[list[str], bool]:
+    """Judge correct files of every family; returns a table, and whether all passed."""
+    words, rows, refused, files = build_tokenizer(_made(root / "spm")), [], 0, 0
+    for number, (name, build) in enumerate(FAMILIES.items()):
+        bench = Bench(build(root / name, words), _made(root / f"work-{number}"), positions, threads)
+        problems, least, top1 = [], [], []
+        for file_type in _types(bench.model):
+            path = bench.write(file_type)
+            expected = bench.expected(path)
+            limits = limits_of(file_type, expected)
+            found = bench.compare(path, expected)
+            problems += [f"{file_type}: {text}" for text in check_behaviour(found, limits)]
+            assert limits.mean_kl is not None
+            least.append((limits.mean_kl / max(found.mean_kl, 1e-12), file_type))
+            top1.append((found.top1, file_type))
+            path.unlink()
+        files, refused = files + len(least), refused + len(problems)
+        (margin, nearest), (worst, changed) = min(least), min(top1)
+        rows.append(
+            f"| {name} | {len(least)} | {'; '.join(problems) or '0'} | {margin:.1f} ({nearest}) | "
+            f"{worst:.3f} ({changed}) |"
+        )
+        sys.stderr.write(rows[-1] + "\n")
+    head = [
+        f"{refused} of {files} correct files are refused by their behaviour.",
+        "",
+        "| family | files | refused | least times below the limit | lowest top-1 |",
+        "|---|---|---|---|---|",
+    ]
+    return [*head, *rows], not refused
+
+
+def _types(model: Model) -> list[str]:
+    """Types whose kernels are quick; MXFP4 for models with experts, which alone it stores."""
+    stacked = any(shape.dimensions > 2 for shape in model.shapes)
+    kinds = [row.name for row in FILE_TYPES.values() if not row.ternary and row.name not in SLOW]
+    return [name for name in kinds if name != "MXFP4_MOE" or stacked]
+
+
 def _small_models(root: Path) -> Iterator[tuple[str, Path]]:
     words = {"spm": build_tokenizer(_made(root / "spm")), "bpe": build_byte_level_tokenizer(_made(root / "bpe"))}
     for number, (name, given) in enumerate(MODELS.items()):
@@ -191,8 +241,13 @@ def main() -> int:
     parser.add_argument("models", nargs="*", type=Path, help="model folders")
     parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--families", action="store_true", help="judge correct files of every family instead")
     parser.add_argument("--write", type=Path, help="also write the tables here, as Markdown")
     args = parser.parse_args()
+    if args.families:
+        with tempfile.TemporaryDirectory() as folder:
+            lines, passed = families(Path(folder), args.positions, args.threads)
+        return _end("\n".join(lines) + "\n", args.write, passed)
     correct = [
         "| model | file | arithmetic, mean KL | cost of rounding | limit | times below | top-1 | weights, mean KL |",
         "|---|---|---|---|---|---|---|---|",
@@ -207,10 +262,14 @@ def main() -> int:
                 name, Bench(path, _made(root / f"work-{number}"), args.positions, args.threads)
             )
             correct, wrong, passed = correct + rows, wrong + faults, passed and sound
-    table = "\n".join([*correct, "", *wrong]) + "\n"
+    return _end("\n".join([*correct, "", *wrong]) + "\n", args.write, passed)
+
+
+def _end(table: str, place: Path | None, passed: bool) -> int:
+    """Print the table, keep it, and return the exit code."""
     sys.stdout.write(table)
-    if args.write:
-        args.write.write_text(table)
+    if place:
+        place.write_text(table)
     return 0 if passed else 1
 
 

@@ -28,7 +28,7 @@ from exporters.proof.parity_data import read_parity_data
 from exporters.reference.reference_model import TorchLogits, load_reference
 from exporters.stages.importance_step import ImportanceRequest, calibration_data, measure_importance
 
-BITS = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
+BITS = (3.5, 4.0, 4.6, 5.25, 6.0)
 HEAD = (
     "| model | file | bits per weight | size, KiB | expected KL | mean KL, nats | of Q4_K_M's | top-1 |\n"
     "|---|---|---|---|---|---|---|---|\n"

@@ -243,6 +243,11 @@ def model_shapes(architecture: Architecture, settings: Settings) -> list[Shape]:
 
 def shape_of(tensor: Tensor) -> Shape:
     """A tensor's shape in the file, whose experts' matrices or vectors are stacked."""
+    if tensor.packed is not None:
+        experts, places = tensor.shape[0], tensor.shape[-1] // tensor.packed.step
+        if len(tensor.shape) == 2:
+            return Shape(tensor.name, experts, places, 2)
+        return Shape(tensor.name, experts * places, tensor.shape[1], 3, experts)
     count = len(tensor.sources)
     rows, columns = (1, *tensor.shape)[-2:]
     return Shape(tensor.name, rows * count, columns, len(tensor.shape) + tensor.stacked, count)

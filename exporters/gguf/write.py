@@ -21,7 +21,7 @@ from exporters.gguf.metadata import model_keys
 from exporters.gguf.quant_types import Choice, FilePlan, Shape, plan_file, shape_of
 from exporters.gguf.vocab import Vocabulary, read_vocabulary, vocabulary_keys
 from exporters.hf_model.architectures import architecture_of, language_settings, window_warning
-from exporters.hf_model.family import Architecture, Tensor, kv_heads
+from exporters.hf_model.family import Architecture, Packed, Tensor, kv_heads
 from exporters.hf_model.model_folder import open_weights, read_config
 from exporters.hf_model.tensor_files import Weights
 from exporters.hf_model.tied_head import with_own_head
@@ -43,17 +43,19 @@ class Source:
         heads: how many heads have their rows in rotary order; 0 for the folder's order.
         offset: is added to every value.
         values: the fixed values, float32 [columns].
+        packed: how the only tensor has the values of all experts; None for other tensors.
     """
 
     names: tuple[str, ...] = ()
     heads: int = 0
     offset: float = 0.0
     values: NDArray[np.float32] | None = None
+    packed: Packed | None = None
 
     @property
     def name(self) -> str:
         """The folder's tensor, if it is one alone that is stored without a change of its values; else empty."""
-        return self.names[0] if len(self.names) == 1 and not self.offset else ""
+        return self.names[0] if len(self.names) == 1 and not self.offset and self.packed is None else ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def read_rows(model: Model, shape: Shape, start: int, stop: int) -> NDArray[np.f
     source = model.sources[shape.name]
     if source.values is not None:
         return source.values.reshape(1, -1)
+    if source.packed is not None:
+        return _unpacked(model.weights, source.names[0], source.packed, start, stop)
     each = shape.rows // len(source.names)
     found = []
     for number, name in enumerate(source.names):
@@ -207,6 +211,21 @@ def _rows_of(weights: Weights, name: str, heads: int, start: int, stop: int) -> 
     order = _interleaved(heads, info.rows, start, stop)
     low, high = int(order.min()), int(order.max()) + 1
     return weights.read_rows(name, low, high)[order - low]
+
+
+def _unpacked(weights: Weights, name: str, packed: Packed, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows of a tensor of experts that the folder has column by column, float32 [stop - start, columns].
+
+    One expert's values are in memory at a time.
+    """
+    shape = weights.tensors[name].shape
+    if len(shape) == 2:
+        return np.ascontiguousarray(weights.read_rows(name, start, stop)[:, packed.first :: packed.step])
+    each, found = shape[2] // packed.step, []
+    for expert in range(start // each, -(-stop // each)):
+        values = weights.read_rows(name, expert, expert + 1).reshape(shape[1:])[:, packed.first :: packed.step]
+        found.append(values[:, max(0, start - expert * each) : stop - expert * each].T)
+    return np.ascontiguousarray(np.concatenate(found))
 
 
 def row_order(model: Model, name: str, rows: int) -> NDArray[np.int64]:
@@ -288,7 +307,8 @@ def _map_tensors(
             continue
         _check_shapes(folder, place, stored, weights)
         names = tuple(stored[source] for source in place.sources)
-        sources[place.name], shapes[place.name] = Source(names, place.heads, place.offset), shape_of(place)
+        sources[place.name] = Source(names, place.heads, place.offset, packed=place.packed)
+        shapes[place.name] = shape_of(place)
     for name, factors in architecture.rope_factors(settings).items():
         values = np.asarray(factors, np.float32)
         sources[name], shapes[name] = Source(values=values), Shape(name, 1, len(values), 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.hf_model.families.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_VISION
+from exporters.hf_model.families.gpt_oss import GPT_OSS
 from exporters.hf_model.families.granite import GRANITE
 from exporters.hf_model.families.llama import LLAMA, MISTRAL
 from exporters.hf_model.families.mistral3 import MINISTRAL3, MISTRAL3_WITH_VISION
@@ -33,6 +34,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_WITH_VISION,
+    "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
     "LlamaForCausalLM": LLAMA,
     "Ministral3ForCausalLM": MINISTRAL3,

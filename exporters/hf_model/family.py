@@ -19,6 +19,22 @@ KeyKind = Literal["uint32", "float32", "text", "bool_list"]
 
 
 @dataclass(frozen=True)
+class Packed:
+    """How one of transformers' tensors has the matrices or vectors of all experts, column by column.
+
+    Value [expert, row, column] of the file is [expert, column, first + step * row] there; value [expert, place] of a
+    vector is [expert, first + step * place].
+    """
+
+    first: int = 0
+    step: int = 1
+
+    def shape(self, experts: int, one: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in transformers, from the number of experts and the shape of one in the file."""
+        return (experts, *one[1:], one[0] * self.step)
+
+
+@dataclass(frozen=True)
 class Part:
     """A tensor of a model, or of each of its layers.
 
@@ -31,6 +47,7 @@ class Part:
         biased: whether it may have a bias, one value per row.
         offset: is added to every value, for norms that multiply by 1 + weight.
         experts: the number of experts; the file has their matrices stacked in one tensor. Empty for all others.
+        packed: how the module's parameter has all experts; None if each expert has a module.
         kinds: the kinds of layers that have it; empty for all layers.
         leaf: the end of the name in transformers; empty for a parameter without any.
         suffix: the end of the name in GGUF; empty for a tensor without any.
@@ -44,6 +61,7 @@ class Part:
     biased: bool = False
     offset: float = 0.0
     experts: Size = ""
+    packed: Packed | None = None
     kinds: tuple[str, ...] = ()
     leaf: str = "weight"
     suffix: str = "weight"
@@ -74,6 +92,7 @@ class Tensor:
         offset: is added to every value.
         stacked: whether the file has one more dimension, for the experts.
         optional: whether a model may lack it.
+        packed: how its only source has the values of all experts; None for other tensors.
     """
 
     name: str
@@ -83,6 +102,7 @@ class Tensor:
     offset: float = 0.0
     stacked: bool = False
     optional: bool = False
+    packed: Packed | None = None
 
 
 def no_problems(_settings: Settings) -> Iterable[str]:
@@ -119,6 +139,8 @@ class Architecture:
         rope_kinds: the kinds of rotary positions that llama.cpp computes for the family.
         partly_rotary: whether only a part of each head's values may be rotated.
         yarn_boundaries: whether llama.cpp reads YaRN's boundaries for the family.
+        rounded_yarn: whether models whose range between YaRN's boundaries is not rounded, as it always is in llama.cpp,
+            are written; they are compared with the rounded range.
         windowed: whether llama.cpp applies the family's sliding windows; the others' files use full attention.
         problems: what a GGUF file cannot express in these settings, one line each.
         warnings: what an operator should know about the file, one line each.
@@ -143,6 +165,7 @@ class Architecture:
     rope_kinds: tuple[str, ...] = ("default", "linear", "yarn")
     partly_rotary: bool = False
     yarn_boundaries: bool = False
+    rounded_yarn: bool = False
     windowed: bool = False
     problems: Callable[[Settings], Iterable[str]] = no_problems
     warnings: Callable[[Settings], Iterable[str]] = no_problems
@@ -165,6 +188,7 @@ class Architecture:
             self.rope_kinds,
             partly=self.partly_rotary,
             boundaries=self.yarn_boundaries,
+            rounded=self.rounded_yarn,
         )
 
     def rope_factors(self, settings: Settings) -> dict[str, list[float]]:
@@ -212,6 +236,10 @@ class Architecture:
     def _tensors(self, part: Part, settings: Settings, module: str, block: str) -> list[Tensor]:
         shape = _sizes(part.shape, settings)
         heads = size_of(settings, part.rotary) if part.rotary and self.permuted else 0
+        if part.packed is not None:
+            source = _joined(f"{module}{part.module}", part.leaf)
+            every = part.packed.shape(size_of(settings, part.experts), shape)
+            return [Tensor(_joined(f"{block}{part.name}", part.suffix), (source,), every, packed=part.packed)]
         experts = range(size_of(settings, part.experts)) if part.experts else None
         modules = [f"{module}{part.module}"] if experts is None else _numbered(f"{module}{part.module}", experts)
         names = tuple(_joined(name, part.leaf) for name in modules)

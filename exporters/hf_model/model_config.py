@@ -21,6 +21,10 @@ _LARGEST = {
 }
 _OPTIONAL = {"num_key_value_heads": 2**16, "head_dim": 2**16}
 _ACTIVATIONS = ("hidden_act", "hidden_activation")
+_OUT_OF_MXFP4 = (
+    "load it in transformers with quantization_config=Mxfp4Config(dequantize=True), dtype=torch.bfloat16, and save it: "
+    "BF16 has its values exactly, and the file type MXFP4_MOE stores the same values in 4 bits again"
+)
 _SAID_ONCE = (*_LARGEST, *_OPTIONAL, "rms_norm_eps")
 """Settings whose value must be the same wherever a config.json has them."""
 
@@ -37,7 +41,9 @@ def complete_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise OperatorError(
             f"{folder} contains quantized weights ({printable(str(method))}), which cannot be merged or written "
             "to GGUF",
-            "use the original 16- or 32-bit model; merge an adapter that was trained over a 4-bit copy into the "
+            _OUT_OF_MXFP4
+            if method == "mxfp4"
+            else "use the original 16- or 32-bit model; merge an adapter that was trained over a 4-bit copy into the "
             "original",
         )
     check_counts(folder, config)

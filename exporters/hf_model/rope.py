@@ -110,6 +110,7 @@ def read_rope(
     *,
     partly: bool = False,
     boundaries: bool = False,
+    rounded: bool = False,
 ) -> Rope:
     """The rotary settings, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
 
@@ -119,6 +120,7 @@ def read_rope(
         kinds: the allowed kinds of rotary positions.
         partly: whether only a part of each head's values may be rotated.
         boundaries: whether llama.cpp reads YaRN's boundaries for the family.
+        rounded: whether a range between the boundaries that is not rounded is allowed; llama.cpp rounds it.
 
     Raises:
         OperatorError: a setting is not allowed, or a GGUF file cannot express it; one line for each.
@@ -140,7 +142,7 @@ def read_rope(
     if kind == "linear":
         rope = Rope("linear", rope.theta, fields.number("factor"))
     elif kind in ("yarn", "llama3"):
-        rope = _extended(fields, str(kind), rope.theta, config, boundaries=boundaries)
+        rope = _extended(fields, str(kind), rope.theta, config, boundaries=boundaries, rounded=rounded)
     elif kind == "longrope" and allowed:
         rope = _longrope(fields, rope.theta, config)
     if fields.problems:
@@ -191,7 +193,9 @@ def _is_positive(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < float("inf")
 
 
-def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any], *, boundaries: bool) -> Rope:
+def _extended(
+    fields: _Fields, kind: str, theta: float, config: dict[str, Any], *, boundaries: bool, rounded: bool
+) -> Rope:
     outside = config.get("original_max_position_embeddings")  # transformers reads this place first
     if outside is not None:
         fields.values["original_max_position_embeddings"] = outside
@@ -208,7 +212,7 @@ def _extended(fields: _Fields, kind: str, theta: float, config: dict[str, Any], 
     for beta, (key, only) in zip(betas, _BETAS.items(), strict=True):
         if beta != only and not boundaries:
             fields.wrong(key, f"{quantities.exact(only)}, the only value that llama.cpp supports for this family")
-    if fields.values.get("truncate", True) is not True:
+    if fields.values.get("truncate", True) not in ((True, False) if rounded else (True,)):
         fields.wrong("truncate", "true: llama.cpp always rounds the range between the boundaries")
     usual, shared = _magnitude(factor), Rope("yarn", theta, factor, original, beta_fast=betas[0], beta_slow=betas[1])
     if fields.values.get("attention_factor") is not None:

@@ -39,6 +39,10 @@ class AuditFamily:
         heads: the names that the output head may have.
         meanings: what the family's own keys must mean.
         defaults: what llama.cpp takes for the family's absent keys, where it differs from other families.
+        leafless: the source's parameter by the tensor's GGUF name, both without their layer, where the parameter's name
+            has no end of its own.
+        packed: the source's parameter of all experts by the tensor's GGUF name, both without their layer, and which of
+            its columns are the rows of each expert's matrix.
         log_multiplier: whether llama.cpp reads rope.scaling.yarn_log_multiplier for the family.
     """
 
@@ -50,6 +54,8 @@ class AuditFamily:
     heads: tuple[str, ...] = ("lm_head.weight",)
     meanings: Callable[[Mapping[str, Any]], Meanings] = meanings.none
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    leafless: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, tuple[str, slice]] = field(default_factory=dict)
     log_multiplier: bool = False
 
     def prefix(self, names: Container[str]) -> str:
@@ -98,6 +104,20 @@ _MIXTURE = {
     "ffn_up_exps": "mlp.experts.{expert}.up_proj",
     "ffn_down_exps": "mlp.experts.{expert}.down_proj",
 }
+_GPT_OSS = {
+    **{part: module for part, module in LAYER.items() if not module.startswith("mlp.") and part != "ffn_norm"},
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.router",
+}
+_EVEN, _ODD, _ALL = slice(0, None, 2), slice(1, None, 2), slice(None)
+_GPT_OSS_EXPERTS = {
+    "ffn_gate_exps.weight": ("mlp.experts.gate_up_proj", _EVEN),
+    "ffn_up_exps.weight": ("mlp.experts.gate_up_proj", _ODD),
+    "ffn_down_exps.weight": ("mlp.experts.down_proj", _ALL),
+    "ffn_gate_exps.bias": ("mlp.experts.gate_up_proj_bias", _EVEN),
+    "ffn_up_exps.bias": ("mlp.experts.gate_up_proj_bias", _ODD),
+    "ffn_down_exps.bias": ("mlp.experts.down_proj_bias", _ALL),
+}
 _MINISTRAL3 = AuditFamily("mistral3", LAYER, permuted=True, meanings=meanings.mistral3, log_multiplier=True)
 _GEMMA3 = AuditFamily(
     "gemma3",
@@ -125,6 +145,14 @@ FAMILIES: Mapping[str, AuditFamily] = {
         _GEMMA3,
         prefixes=("language_model.model.", "model.language_model."),
         heads=("language_model.lm_head.weight", "lm_head.weight"),
+    ),
+    "GptOssForCausalLM": AuditFamily(
+        "gpt-oss",
+        _GPT_OSS,
+        meanings=meanings.gpt_oss,
+        defaults={"attention.sliding_window_pattern": 2},
+        leafless={"attn_sinks.weight": "self_attn.sinks"},
+        packed=_GPT_OSS_EXPERTS,
     ),
     "GraniteForCausalLM": AuditFamily("granite", LAYER, permuted=True, meanings=meanings.granite),
     "LlamaForCausalLM": AuditFamily("llama", LAYER, permuted=True),

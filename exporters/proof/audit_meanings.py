@@ -62,6 +62,16 @@ def qwen3_moe(config: Config) -> Meanings:
     }
 
 
+def gpt_oss(config: Config) -> Meanings:
+    """Experts in every layer, and windows in every second one."""
+    return {
+        **_windows(config, 2),
+        "expert_count": (experts(config), "num_local_experts"),
+        "expert_used_count": (config["num_experts_per_tok"], "num_experts_per_tok"),
+        "expert_feed_forward_length": (config["intermediate_size"], "intermediate_size"),
+    }
+
+
 def experts(config: Config) -> int:
     """Number of experts of a layer; transformers 5 saves it as num_local_experts."""
     return int(config["num_experts"] if "num_experts" in config else config["num_local_experts"])

@@ -39,6 +39,8 @@ class Source:
         plus_one: the file's values are the folder's plus one.
         experts: the names of all experts' matrices, in their order, the first of which is `name`; empty for a tensor
             that is not stacked.
+        slots: which columns of the folder's tensor, which has all experts one after another, are the rows of each
+            expert's matrix; None for all others.
     """
 
     name: str
@@ -46,24 +48,49 @@ class Source:
     heads: int = 0
     plus_one: bool = False
     experts: tuple[str, ...] = ()
+    slots: slice | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name, and which columns where it is not the whole tensor."""
+        part = self._picked if self.slots is not None else range(0)
+        return f"{self.name}, every {part.step}nd column from {part.start}" if part.step > 1 else self.name
+
+    @property
+    def _picked(self) -> range:
+        return range(self.weights.tensors[self.name].shape[-1])[self.slots or slice(None)]
+
+    @property
+    def stacked(self) -> int:
+        """Number of experts whose matrices are stacked; 1 for any other tensor."""
+        shape = self.weights.tensors[self.name].shape
+        return shape[0] if self.slots is not None and len(shape) == 3 else max(1, len(self.experts))
 
     @property
     def rows(self) -> int:
         """A vector is one row."""
+        if self.slots is not None:
+            shape = self.weights.tensors[self.name].shape
+            return shape[0] * len(self._picked) if len(shape) == 3 else shape[0]
         return self.weights.tensors[self.name].rows * max(1, len(self.experts))
 
     def name_at(self, row: int) -> str:
         """The folder's tensor that a row comes from."""
-        return self.experts[row // self.weights.tensors[self.name].rows] if self.experts else self.name
+        return self.experts[row // self.weights.tensors[self.name].rows] if self.experts else self.label
 
     @property
     def columns(self) -> int:
         """Values of one row."""
+        if self.slots is not None:
+            shape = self.weights.tensors[self.name].shape
+            return shape[1] if len(shape) == 3 else len(self._picked)
         return self.weights.tensors[self.name].columns
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows in the file's order, float32 [stop - start, columns]."""
         info = self.weights.tensors[self.name]
+        if self.slots is not None:
+            return self._of_slots(start, stop)
         if self.experts:
             places = [(number * info.rows, name) for number, name in enumerate(self.experts)]
             return np.concatenate(
@@ -83,6 +110,21 @@ class Source:
         low, high = start // width * width, -(-stop // width) * width
         whole = self._rotary(self.weights.read_rows(self.name, low, high), (high - low) // width)
         return whole[start - low : stop - low]
+
+    def _of_slots(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows that are columns in the folder: column `place` of each expert, one expert after the other."""
+        shape, picked = self.weights.tensors[self.name].shape, self._picked
+        if len(shape) == 2:
+            return np.take(self.weights.read_rows(self.name, start, stop), picked, axis=1)
+        rows = np.empty((stop - start, shape[1]), np.float32)
+        row = start
+        while row < stop:
+            expert, place = divmod(row, len(picked))
+            end = min(stop, (expert + 1) * len(picked))
+            matrix = self.weights.read_rows(self.name, expert, expert + 1).reshape(shape[1], shape[2])
+            rows[row - start : end - start] = matrix.T[list(picked[place : place + end - row])]
+            row = end
+        return rows
 
     def _rotary(self, rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
         """Whole heads from transformers' order to llama.cpp's, [rows, columns] → the same."""
@@ -206,6 +248,14 @@ def expected_sources(config: Mapping[str, Any], weights: Weights) -> dict[str, S
                 if source in weights.tensors:
                     name = f"blk.{layer}.{part}.{leaf}"
                     found[name] = Source(source, weights, _heads(part, config), plus_one=family.adds_one(name))
+        found |= {
+            f"blk.{layer}.{part}": Source(f"{prefix}layers.{layer}.{parameter}", weights, slots=slots)
+            for part, (parameter, slots) in [
+                *family.packed.items(),
+                *((p, (m, None)) for p, m in family.leafless.items()),
+            ]
+            if f"{prefix}layers.{layer}.{parameter}" in weights.tensors
+        }
     return found
 
 
@@ -249,8 +299,8 @@ def _shape(tensor: Tensor, source: Source) -> str | None:
     if tensor.kind is None:
         return f"tensor {tensor.name} has the unknown type {tensor.type_id}"
     stacked = tuple(size for size in tensor.dimensions[2:] if size != 1)
-    if stacked != ((len(source.experts),) if len(source.experts) > 1 else ()):
-        return f"tensor {tensor.name} has dimensions {tensor.dimensions}; the model has {len(source.experts)} experts"
+    if stacked != ((source.stacked,) if source.stacked > 1 else ()):
+        return f"tensor {tensor.name} has dimensions {tensor.dimensions}; the model has {source.stacked} experts"
     if (tensor.rows, tensor.columns) != (source.rows, source.columns):
         return (
             f"tensor {tensor.name} is {tensor.rows} x {tensor.columns}; {source.name} is {source.rows} x "
@@ -314,10 +364,10 @@ class _Comparison:
             embedding = self.sources.get("token_embd.weight")
             if name == "output.weight" and embedding is not None and self.contains(tensor, embedding):
                 return f"{where} and equals the embedding's: the file's head is tied, the model's is not {count}"
-            others = (item for item in self.sources.values() if item.name != source.name)
+            others = (item for item in self.sources.values() if (item.name, item.slots) != (source.name, source.slots))
             other = next((item for item in others if self.contains(tensor, item)), None)
             if other is not None:
-                return f"{where}: the tensor contains {other.name} {count}"
+                return f"{where}: the tensor contains {other.label} {count}"
         if result.first is not None and not result.by_value:
             row, byte, got, expected = result.first
             return f"{where} {count}: byte {byte} of row {row} is 0x{got:02x}, not 0x{expected:02x}"

@@ -20,12 +20,18 @@ LAYER_LISTS = ("layers", "h", "blocks")
 
 def build_empty(folder: Path) -> Any:
     """The causal language model of a folder's config in evaluation mode; its parameters are on the meta device and take
-    no memory. Buffers, such as rotary frequencies, are real."""
+    no memory. Buffers, such as rotary frequencies, are real.
+
+    Families whose range between YaRN's boundaries may be unrounded get the rounded one, which llama.cpp computes.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config(decoder=True)
+    row = known_architecture(read_object(folder / "config.json"))
+    if row is not None and row.rounded_yarn and isinstance(config.rope_parameters, dict):
+        config.rope_parameters = {name: value for name, value in config.rope_parameters.items() if name != "truncate"}
     with no_init_weights(), _parameters_on_meta():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     model.eval()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.llama.gguf_file import Tensor, read_gguf
 from exporters.gguf.write import Model, row_order
+from exporters.hf_model.family import Packed
 from exporters.hf_model.tensor_files import TensorInfo, Weights, row_chunks
 
 
@@ -53,6 +54,10 @@ class FileWeights:
             for name, found in model.sources.items()
             for number, source in enumerate(found.names)
         }
+        self._packed: dict[str, list[tuple[str, Packed]]] = {}
+        for name, found in model.sources.items():
+            if found.packed is not None:
+                self._packed.setdefault(found.names[0], []).append((name, found.packed))
         self.folder = model.folder
         self.files = [path]
         self.tensors: dict[str, TensorInfo] = {
@@ -60,6 +65,9 @@ class FileWeights:
         }
         self._inverse: tuple[str, NDArray[np.int64]] = ("", np.empty(0, np.int64))
         for name, info in self.tensors.items():
+            if name in self._packed:
+                self._check_packed(name)
+                continue
             place = self._places[name]
             tensor = self._file.tensors[place.name]
             if tensor.kind is None or (tensor.rows, tensor.columns) != (info.rows * place.parts, info.columns):
@@ -73,6 +81,8 @@ class FileWeights:
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows, float32 [stop - start, columns]."""
+        if name in self._packed:
+            return self._packed_rows(name, start, stop)
         place, info = self._places[name], self.tensors[name]
         tensor, first = self._tensor(name), place.number * info.rows
         if not place.heads:
@@ -89,6 +99,27 @@ class FileWeights:
         values = self._decoded(self._tensor(name), place.number, place.number + 1).reshape(-1)
         values = values - np.float32(place.offset)
         return values[self._order(name, info.values)] if place.heads else values
+
+    def _check_packed(self, name: str) -> None:
+        shapes = {shape.name: shape for shape in self._model.shapes}
+        for part, _ in self._packed[name]:
+            tensor, shape = self._file.tensors[part], shapes[part]
+            if tensor.kind is None or (tensor.rows, tensor.columns) != (shape.rows, shape.columns):
+                raise KeyError(tensor.name)
+
+    def _packed_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of a tensor that has all experts column by column, float32 [stop - start, columns]."""
+        shape = self.tensors[name].shape
+        rows = np.empty((stop - start, *shape[1:]), np.float32)
+        for part, packed in self._packed[name]:
+            tensor = self._file.tensors[part]
+            each = tensor.rows // shape[0]
+            values = self._decoded(tensor, start * each, stop * each).reshape(stop - start, each, -1)
+            if len(shape) == 2:
+                rows[:, packed.first :: packed.step] = values.reshape(stop - start, -1)
+            else:
+                rows[:, :, packed.first :: packed.step] = values.swapaxes(1, 2)
+        return rows.reshape(stop - start, -1)
 
     def _tensor(self, name: str) -> Tensor:
         return self._file.tensors[self._places[name].name]

@@ -45,6 +45,14 @@ PHI3: dict[str, Any] = {
 QWEN3_MOE: dict[str, Any] = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True, "head_dim": 32,
 }  # fmt: skip
+GPT_OSS: dict[str, Any] = {
+    "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 256, "head_dim": 32, "sliding_window": 40,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 150_000.0, "factor": 8.0, "original_max_position_embeddings": 48,
+        "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    },
+}  # fmt: skip
 NETWORK: dict[str, Any] = {
     "vocab_size": 640,
     "hidden_size": 256,
@@ -89,6 +97,23 @@ def _mistral3_with_vision(folder: Path, tokenizer: Path) -> Path:
     return save_sharpened(Mistral3ForConditionalGeneration, config, folder, tokenizer)
 
 
+def _gpt_oss(folder: Path, tokenizer: Path) -> Path:
+    """Its sinks, router and experts are parameters without names that the usual sharpening knows."""
+    import torch
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(**{**NETWORK, **GPT_OSS})
+    made = GptOssForCausalLM(config)
+    torch.manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.endswith(("sinks", "router.weight", "router.bias", "_proj_bias")):
+                parameter.normal_(0, 0.5)
+            elif ".experts." in name:
+                parameter.mul_(2)
+    return save_sharpened(lambda _config: made, config, folder, tokenizer)
+
+
 def _qwen2(folder: Path, _tokenizer: Path) -> Path:
     """transformers gives a Qwen2 model its own class of tokenizer, which is byte-level."""
     words = build_byte_level_tokenizer(folder.with_name(f"{folder.name}-words"))
@@ -103,6 +128,7 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "Gemma2ForCausalLM": _plain("Gemma2", **GEMMA, final_logit_softcapping=20.0, attn_logit_softcapping=12.0),
     "Gemma3ForCausalLM": _plain("Gemma3", "Gemma3Text", **GEMMA3),
     "Gemma3ForConditionalGeneration": _gemma3_with_vision,
+    "GptOssForCausalLM": _gpt_oss,
     "GraniteForCausalLM": _plain(
         "Granite",
         attention_bias=True,
@@ -124,6 +150,7 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
 }
 """By the class name in `architectures`; each writes a model to a folder, with the given tokenizer's files."""
 TARGETS = {
+    "GptOssForCausalLM": ("q_proj", "v_proj", "o_proj"),
     "Phi3ForCausalLM": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "Qwen3MoeForCausalLM": ("q_proj", "v_proj", "o_proj"),
 }

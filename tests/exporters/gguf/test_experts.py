@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
 from engines.llama.gguf_file import read_gguf
+from engines.llama.quantizer import KernelQuantizer
 from exporters.gguf.importance import compute_importance
-from exporters.gguf.write import read_model, write_gguf
+from exporters.gguf.write import _bfloat16, read_model, write_gguf
 from exporters.hf_model.architectures import architecture_of
+from exporters.hf_model.families.gpt_oss import GPT_OSS
+from exporters.hf_model.families.llama import LLAMA
+from exporters.hf_model.model_config import complete_config
 from exporters.proof.audit import audit
+from exporters.reference.empty_model import build_empty
 from exporters.reference.reference_model import load_reference
 from exporters.stages.importance_step import own_names
 from recipes.problems import OperatorError
@@ -20,6 +26,12 @@ from tests.exporters.family_models import FAMILIES
 from tests.exporters.small_models import copy_folder, edit_json
 
 pytestmark = pytest.mark.torch
+OSS = {
+    "architectures": ["GptOssForCausalLM"], "vocab_size": 640, "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}  # fmt: skip
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 
 
@@ -102,3 +114,48 @@ def test_each_expert_has_the_importances_of_its_own_tokens(mixture: Path) -> Non
             inner = (torch.nn.functional.silu(gate) * up).square().mean(0).numpy()
         np.testing.assert_allclose(found.values["blk.0.ffn_down_exps.weight"][0], inner, rtol=1e-3)
     assert {name for name in found.values if "exps" in name} == set(names.experts)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"swiglu_limit": 5.0}, "swiglu_limit — got 5.0; allowed 7.0"),
+        ({"attention_bias": False}, "attention_bias — got false; allowed true"),
+        ({"tie_word_embeddings": True}, "no tied output head"),
+        ({"sliding_window": None}, "sliding_window — got None; allowed a whole number"),
+        ({"num_experts_per_tok": 5}, "allowed a whole number from 1 to num_local_experts, 4"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "quantized weights .mxfp4."),
+    ],
+)
+def test_a_gpt_oss_that_llama_cpp_does_not_compute_is_refused(
+    fields: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OperatorError, match=message):
+        architecture_of(tmp_path, complete_config(tmp_path, OSS | fields))
+
+
+def test_a_range_of_yarn_that_llama_cpp_rounds_is_said_and_the_reference_rounds_it(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 150_000.0, "factor": 32.0, "original_max_position_embeddings": 16}
+    found = []
+    for truncate in (True, False):
+        config = OSS | {"model_type": "gpt_oss", "rope_parameters": {**rope, "truncate": truncate}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        found.append((list(GPT_OSS.warnings(config)), build_empty(tmp_path).base_model.rotary_emb.inv_freq.tolist()))
+    assert found[0][0] == []
+    assert "always rounds the range" in found[1][0][0]
+    assert found[0][1] == found[1][1]
+    with pytest.raises(OperatorError, match="truncate — got false; allowed true"):
+        LLAMA.rope(config)
+
+
+def test_values_that_come_from_mxfp4_are_stored_in_mxfp4_without_a_change() -> None:
+    """Also where a block's largest value is not the largest of the type, so that its scale could be another."""
+    blocks = np.random.default_rng(1).integers(0, 256, (512, 17), dtype=np.uint8)
+    blocks[:, 0] = 110 + blocks[:, 0] % 25
+    blocks[:128, 1:] &= 0x33
+    blocks[128:192, 1:] &= 0x99
+    values = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.MXFP4)
+    assert (_bfloat16(values).astype("<u4") << np.uint32(16) == values.view("<u4")).all(), "BF16 has them exactly"
+    with KernelQuantizer(1) as quantizer:
+        again = np.asarray(quantizer.quantize("MXFP4", values, None)).reshape(-1, 17)
+    assert (gguf.quants.dequantize(again, gguf.GGMLQuantizationType.MXFP4) == values).all()

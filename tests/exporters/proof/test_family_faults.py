@@ -19,6 +19,7 @@ from tests.exporters.proof.planted import (
     Rows,
     flipped,
     fraction,
+    no_tensor,
     number,
     read_content,
     reordered,
@@ -41,6 +42,12 @@ def minus_one(data: Rows) -> Rows:
 
 def halves_swapped(data: Rows) -> Rows:
     return np.concatenate([data[len(data) // 2 :], data[: len(data) // 2]])
+
+
+def experts_swapped(data: Rows) -> Rows:
+    """The second and the third of 4 experts."""
+    experts = data.reshape(4, -1, data.shape[1])
+    return experts[[0, 2, 1, 3]].reshape(data.shape)
 
 
 def keys_before_queries(data: Rows) -> Rows:
@@ -73,6 +80,28 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "norm of queries without 1": Fault(
             "blk.0.attn_q_norm.weight: row 0", rows("blk.0.attn_q_norm.weight", minus_one)
         ),
+    },
+    "GptOssForCausalLM": {
+        "gate and up swapped": Fault(
+            "gate_up_proj, every 2nd column from 0: the tensor contains "
+            "model.layers.0.mlp.experts.gate_up_proj, every 2nd column from 1",
+            swapped("blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight"),
+        ),
+        "biases swapped": Fault(
+            "tensor blk.1.ffn_up_exps.bias: row 0", swapped("blk.1.ffn_gate_exps.bias", "blk.1.ffn_up_exps.bias")
+        ),
+        "order of experts": Fault(
+            "blk.1.ffn_down_exps.weight: row 256", rows("blk.1.ffn_down_exps.weight", experts_swapped)
+        ),
+        "sinks missing": Fault("tensor blk.0.attn_sinks.weight is missing", no_tensor("blk.0.attn_sinks.weight")),
+        "sink": Fault("tensor blk.1.attn_sinks.weight: row 0", flipped("blk.1.attn_sinks.weight", 0.4)),
+        "bias of the router": Fault("blk.0.ffn_gate_inp.bias: row 0", flipped("blk.0.ffn_gate_inp.bias", 0.4)),
+        "chosen experts": Fault("expert_used_count is 4", number("gpt-oss.expert_used_count", 4)),
+        "window": Fault("attention.sliding_window is 41", number("gpt-oss.attention.sliding_window", 41)),
+        "layers with a window": Fault(
+            "sliding_window_pattern is", number("gpt-oss.attention.sliding_window_pattern", 3)
+        ),
+        "yarn": Fault("rope.scaling.factor is 4.0", fraction("gpt-oss.rope.scaling.factor", 4.0)),
     },
     "GraniteForCausalLM": {
         "scale of attention": Fault("attention.scale is missing", without("granite.attention.scale")),
@@ -113,6 +142,21 @@ FAULTS: dict[str, dict[str, Fault]] = {
             "blk.0.attn_qkv.weight: row", rows("blk.0.attn_qkv.weight", keys_before_queries)
         ),
         "gate and up swapped": Fault("blk.1.ffn_up.weight: row 0", rows("blk.1.ffn_up.weight", halves_swapped)),
+    },
+    "Qwen3MoeForCausalLM": {
+        "order of experts": Fault(
+            "blk.0.ffn_up_exps.weight: row 64", rows("blk.0.ffn_up_exps.weight", experts_swapped)
+        ),
+        "router": Fault("blk.1.ffn_gate_inp.weight: row 0", rows("blk.1.ffn_gate_inp.weight", lambda data: data[::-1])),
+        "gate and up swapped": Fault(
+            "the tensor contains model.layers.1.mlp.experts.0.up_proj",
+            swapped("blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight"),
+        ),
+        "chosen experts": Fault("expert_used_count is 1", number("qwen3moe.expert_used_count", 1)),
+        "number of experts": Fault("expert_count is 3", number("qwen3moe.expert_count", 3)),
+        "byte of the last expert": Fault(
+            "blk.1.ffn_down_exps.weight: row 1023", flipped("blk.1.ffn_down_exps.weight", 1.0)
+        ),
     },
     "SmolLM3ForCausalLM": {
         "keys not permuted": Fault("Q/K permute", rows("blk.3.attn_k.weight", reordered(2, back=True))),
