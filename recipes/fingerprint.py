@@ -44,6 +44,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "near_duplicates": "ignore",
     "on_bad_row": "error",
     "output_dir": None,
+    "padding_free": True,
     "repeat_build": 1,
     "repeat_stack": 1,
     "start_from": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -13,7 +14,7 @@ from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits
 from engines.labels.row import LabelCounts, LabelledRow, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused
 from engines.labels.vocabulary import TokenizerView
-from engines.training.loss import Batches, Example, answer_batches, pad_batch
+from engines.training.loss import Batches, Example, answer_batches, one_sequence, pad_batch
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneStage
 
@@ -39,6 +40,11 @@ class ExampleDataset(Dataset[Example]):
     def pairs(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         """Ids and labels of each example."""
         return ((example.input_ids, example.labels) for example in self._examples)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max((len(example.input_ids) for example in self._examples), default=0)
 
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]
@@ -112,9 +118,9 @@ def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Te
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 
 
-def collator(pad_id: int) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
-    """A collate function that data-loading processes can pickle."""
-    return partial(collate_examples, pad_id=pad_id)
+def collator(pad_id: int, *, padded: bool) -> Callable[[list[Example]], dict[str, Any]]:
+    """A collate function that data-loading processes can pickle: a padded batch, or one sequence without padding."""
+    return partial(collate_examples, pad_id=pad_id) if padded else one_sequence
 
 
 def _reported(ctx: StageContext[FinetuneStage], data: DataSource, read: ReadCounts) -> Iterator[Located]:

@@ -27,6 +27,7 @@ from engines.files import read_regular_text
 from engines.finetune.added_tokens import use_template
 from engines.finetune.model import add_adapter, load_base
 from engines.finetune.rows import collator, load_train, load_val
+from engines.forward.arrangement import PADDED, arrange
 from engines.json_text import read_object
 from engines.labels.label import prompt_ids
 from engines.labels.row import LabelRules
@@ -66,17 +67,19 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     val = load_val(ctx, data, view, rules)
     set_seed(ctx.stage.seed)
     adapted = add_adapter(model, ctx.stage, added)
+    way = arrange(adapted, longest=dataset.longest) if ctx.stage.padding_free else PADDED
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
     save_extras = partial(_save_extras, base, ctx.inputs["model"], ends, None if template is None else tokenizer)
     task = Task(
         model=adapted,
         dataset=dataset,
-        collate=collator(pad_id or 0),
+        collate=collator(pad_id or 0, padded=way.way == "padded"),
         examples=len(dataset),
         save_tokenizer=save_extras,
         val=val,
         sample=partial(_sample, ctx, adapted, tokenizer, view, rules),
+        arrangement=way,
     )
     session = Session(ctx, task)
     session.run()

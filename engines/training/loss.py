@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import cross_entropy
 
-IGNORED = -100
-"""Label of a position that the loss does not count (torch's own convention)."""
+from engines.forward.arrangement import PADDED, Arrangement
+from engines.forward.label_loss import IGNORED, LabelLoss, rows_of
+from engines.forward.rows_attention import rows_in_sequence
 
 ANSWERS_PROTOCOL = "answers"
 WINDOWS_PROTOCOL = "windows"
@@ -62,6 +62,12 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+
+    def examples(self) -> list[Example]:
+        """The rows without their padding."""
+        lengths = self.attention_mask.sum(dim=1).tolist()
+        rows = zip(self.input_ids, self.labels, lengths, strict=True)
+        return [Example(ids[:length].tolist(), labels[:length].tolist()) for ids, labels, length in rows]
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,28 @@ def window_batches(shard: Shard, max_length: int, batch_size: int, *, max_tokens
     return Batches(walk, scored, f"{WINDOWS_PROTOCOL}(max_length={max_length})")
 
 
+def one_sequence(examples: Sequence[Example]) -> dict[str, Any]:
+    """Examples one after the other in one sequence, without padding.
+
+    Returns:
+        `input_ids`, `labels` and `position_ids`, int64 [1, tokens], and the `lengths` of the examples. Positions begin
+        at 0 in each example; its first token has no context, so no label.
+    """
+    lengths = tuple(len(example.input_ids) for example in examples)
+    ids = [torch.tensor(example.input_ids, dtype=torch.long) for example in examples]
+    labels = [torch.tensor(example.labels, dtype=torch.long) for example in examples]
+    for row in labels:
+        row[0] = IGNORED
+    positions = [torch.arange(length) for length in lengths]
+    tensors = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    return {name: torch.cat(rows)[None] for name, rows in tensors.items()} | {"lengths": lengths}
+
+
 def token_weighted_loss(
-    model: Any, batches: Iterable[Batch], on_progress: Callable[[int], None] | None = None
+    model: Any,
+    batches: Iterable[Batch],
+    on_progress: Callable[[int], None] | None = None,
+    arrangement: Arrangement = PADDED,
 ) -> tuple[float, int]:
     """Mean negative log likelihood per scored token, in nats, and the number of scored tokens.
 
@@ -150,16 +176,18 @@ def token_weighted_loss(
             as [batch, length, vocab_size] of any floating type.
         batches: the batches to score.
         on_progress: called after each batch with the tokens scored so far; an exception from it ends the evaluation.
+        arrangement: how the rows of a batch go through the model; it does not change the loss.
     """
     was_training = bool(model.training)
     device = next(model.parameters()).device
+    loss = LabelLoss(model)
     model.eval()
     total, tokens = 0.0, 0
     try:
         for batch in batches:
-            nll, scored = _batch_nll(model, batch, device)
-            total += nll
-            tokens += scored
+            for nll in _losses(model, loss, batch, arrangement, device):
+                total += float(nll.double().sum())
+                tokens += int(nll.numel())
             if on_progress is not None:
                 on_progress(tokens)
     finally:
@@ -167,15 +195,19 @@ def token_weighted_loss(
     return (total / tokens if tokens else float("nan")), tokens
 
 
-@torch.no_grad()
-def _batch_nll(model: Any, batch: Batch, device: torch.device) -> tuple[float, int]:
-    """Sum of the negative log likelihoods of the scored tokens, in nats, and the number of tokens."""
-    # The logits after a token predict the next one: [batch, length - 1, vocab_size] and int64 [batch, length - 1].
-    logits = model(
-        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-    ).logits[:, :-1]
-    targets = batch.labels[:, 1:].to(device)
-    scored = targets != IGNORED
-    # float32 [scored, vocab_size] and int64 [scored] → float32 [scored]
-    nll = cross_entropy(logits[scored].float(), targets[scored], reduction="none")
-    return float(nll.double().sum()), int(scored.sum())
+def _losses(
+    model: Any, loss: LabelLoss, batch: Batch, arrangement: Arrangement, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """The losses of a batch's scored tokens, in one piece or row by row, each float32 [scored]."""
+    if arrangement.way == "padded":
+        padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        yield loss.each(model, {name: values.to(device) for name, values in padded.items()})
+        return
+    flat = one_sequence(batch.examples())
+    moved: dict[str, Any] = {key: value.to(device) if torch.is_tensor(value) else value for key, value in flat.items()}
+    if arrangement.way == "row by row":
+        for row in rows_of(moved):
+            yield loss.each(model, row)
+        return
+    with rows_in_sequence(moved["lengths"]):
+        yield loss.each(model, moved)

@@ -16,6 +16,7 @@ from engines.context import GuardTrippedError, StageContext
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
+from engines.forward.arrangement import PADDED, Arrangement
 from engines.guards import Trip, check_step
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
@@ -55,6 +56,7 @@ class Task:
         sample: generates text at a step, from a prompt or, if that is empty, from the recipe's prompts; False
             without a prompt. None where the stage cannot sample.
         sample_steps: steps between two automatic samples; None for samples on request only.
+        arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
     """
 
     model: torch.nn.Module
@@ -65,6 +67,7 @@ class Task:
     val: Batches | None = None
     sample: Callable[[int, str], bool] | None = None
     sample_steps: int | None = None
+    arrangement: Arrangement = PADDED
 
 
 class Session:
@@ -87,7 +90,7 @@ class Session:
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
         self.trainer: EngineTrainer = build_trainer(
-            self, task.model, training_arguments(self.stage, ctx.work), task.dataset, task.collate
+            self, task.model, training_arguments(self.stage, ctx.work), task.dataset, task.collate, task.arrangement
         )
         self._measured: Measured | None = None
         report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
@@ -246,7 +249,7 @@ class Session:
             return self.last_eval
         self.ctx.phase(PHASE_EVALUATING)
         with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.stage.bf16):
-            loss, tokens = token_weighted_loss(self.task.model, self.task.val)
+            loss, tokens = token_weighted_loss(self.task.model, self.task.val, arrangement=self.task.arrangement)
         self.last_eval = Evaluated(
             stage=self.ctx.stage_name,
             attempt=self.ctx.attempt,

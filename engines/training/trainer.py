@@ -22,6 +22,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from engines.context import StageContext
 from engines.data_wait import DataWait
+from engines.forward.arrangement import PADDED, Arrangement
+from engines.forward.label_loss import LabelLoss, has_standard_loss, rows_of
+from engines.forward.rows_attention import rows_in_sequence
 from engines.training.faults import Faults
 from engines.training.schedule import Schedule, schedule_of, warmup_steps
 from recipes.stages.training import TrainingFields
@@ -132,7 +135,7 @@ class EngineMixin:
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss; a test fault can change it."""
         if self.session.ctx.test_faults:
-            rows = int(next(value for value in args[1].values() if torch.is_tensor(value)).shape[0])
+            rows = _rows_in(args[1])
             checkpointing = self.session.ctx.stage.gradient_checkpointing
             self.session.faults.allocate(self.state.global_step + 1, rows, checkpointing=checkpointing)
         loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
@@ -195,7 +198,51 @@ class EngineMixin:
         return 0
 
 
-class EngineTrainer(EngineMixin, Trainer):
+def _rows_in(batch: dict[str, Any]) -> int:
+    """The rows of a micro-batch, which may be one sequence of several."""
+    if "lengths" in batch:
+        return len(batch["lengths"])
+    return int(next(value for value in batch.values() if torch.is_tensor(value)).shape[0])
+
+
+class RowsMixin:
+    """The loss of rows without padding, with logits where a label is; set `arrangement` and `label_loss` before
+    `train`.
+
+    A batch that is one sequence of several rows has their `lengths`. The loss of each micro-batch is divided by the
+    labels of the accumulation window, so it does not depend on the arrangement.
+    """
+
+    args: TrainingArguments
+    arrangement: Arrangement = PADDED
+    label_loss: LabelLoss | None = None
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch, or of each of its rows where the model cannot take them at once."""
+        step = super().training_step  # type: ignore[misc]
+        if "lengths" not in inputs:
+            whole: torch.Tensor = step(model, inputs, num_items_in_batch)
+            return whole
+        if self.arrangement.way == "row by row":
+            return torch.stack([step(model, row, num_items_in_batch) for row in rows_of(inputs)]).sum()
+        with rows_in_sequence(inputs["lengths"]):  # until the backward pass has ended: it may compute forward again
+            packed: torch.Tensor = step(model, inputs, num_items_in_batch)
+        return packed
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Sum over the labels, divided by those of the window; the model's own loss where it has another one."""
+        items = kwargs.get("num_items_in_batch")
+        if self.label_loss is None or items is None or kwargs.get("return_outputs"):
+            given = {name: value for name, value in inputs.items() if name != "lengths"}
+            return super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
+        smoothing = float(self.args.label_smoothing_factor)
+        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16)):
+            return self.label_loss.total(model, inputs, smoothing) / items
+
+
+class EngineTrainer(EngineMixin, RowsMixin, Trainer):
     """The Trainer of both engines."""
 
 
@@ -218,10 +265,19 @@ class StepCallback(TrainerCallback):
 
 
 def build_trainer(
-    session: StepListener, model: torch.nn.Module, arguments: TrainingArguments, dataset: Any, collate: Any
+    session: StepListener,
+    model: torch.nn.Module,
+    arguments: TrainingArguments,
+    dataset: Any,
+    collate: Any,
+    arrangement: Arrangement = PADDED,
 ) -> EngineTrainer:
     """A Trainer that reports to the session and prints nothing."""
     trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
+    trainer.arrangement = arrangement
+    if has_standard_loss(model):
+        trainer.label_loss = LabelLoss(model)
+        trainer.model_accepts_loss_kwargs = True  # Trainer counts the window's labels, and `compute_loss` divides
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepCallback(session))
     trainer.session = session

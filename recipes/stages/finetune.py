@@ -71,6 +71,15 @@ class FinetuneStage(TrainingFields, DataFields, LabelFields):
         " every one except the output head.",
     )
 
+    padding_free: bool = setting(
+        True,
+        section="Batch",
+        at_resume="change",
+        advanced=True,
+        help="Compute the rows of a batch without padding: in one sequence whose rows do not see each other, or one by"
+        " one where the model's attention cannot keep them apart. The loss is the same.",
+    )
+
     @field_validator("target_modules", mode="before")
     @classmethod
     def _one_word(cls, value: Any) -> Any:

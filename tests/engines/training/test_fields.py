@@ -79,6 +79,7 @@ FINETUNE: dict[str, Any] = {
     "lora_dropout": 0.2,
     "use_rslora": True,
     "target_modules": ["q_proj", "up_proj"],
+    "padding_free": False,
 }
 ELSEWHERE = {
     "python": "the supervisor starts that interpreter",
@@ -203,6 +204,7 @@ FINETUNE_ROWS: dict[str, Row] = {
     "lora_dropout": (_lora("lora_dropout"), 0.2),
     "use_rslora": (_lora("use_rslora"), True),
     "target_modules": (_lora("target_modules"), {"q_proj", "up_proj"}),
+    "padding_free": (lambda seen: seen.session.trainer.arrangement.way, "padded"),
 }
 
 

@@ -42,8 +42,8 @@ def test_loss_is_the_mean_over_the_windows_tokens_with_ragged_answers(
 
     seen: list[list[Any]] = []
 
-    def recording(pad_id: int) -> Any:
-        collate = collator(pad_id)
+    def recording(pad_id: int, **options: Any) -> Any:
+        collate = collator(pad_id, **options)
 
         def record(examples: list[Any]) -> Any:
             seen.append(examples)

@@ -1,0 +1,101 @@
+"""How the rows of a batch go through a model: in one sequence, one after the other, or padded.
+
+All three give the same loss and the same gradients. A model takes rows in one sequence if its attention can keep them
+apart, which is tried with the model itself: other tokens in one row must change no logit of another row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from engines.forward.rows_attention import NAME, OWN, rows_in_sequence
+
+Way = Literal["one sequence", "row by row", "padded"]
+
+_LIMITS = ("sliding_window", "attention_chunk_size")
+"""Settings that bound how far a token attends; a row within the bound is attended whole."""
+_ROWS = (5, 7)
+"""Lengths of the two rows with which a model is tried."""
+_SINGLE, _HALF = 1e-3, 0.1
+"""Largest difference of logits, relative to their spread, that rounding in 32 and in 16 bits explains."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The way of rows through a model, and why it is not the fastest one."""
+
+    way: Way
+    reason: str = ""
+
+    def words(self) -> str:
+        """The way and the reason, for the operator."""
+        shown = {"one sequence": "rows in one sequence", "row by row": "rows one by one", "padded": "padded rows"}
+        return shown[self.way] + (f" ({self.reason})" if self.reason else "")
+
+
+PADDED = Arrangement("padded")
+
+
+def causal_model(model: Any) -> Any:
+    """The language model itself, without PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def arrange(model: Any, *, longest: int) -> Arrangement:
+    """Prepare a model for rows without padding; changes its attention, no weight and no random state.
+
+    Args:
+        model: a causal language model of transformers, with or without an adapter.
+        longest: tokens of the longest row.
+    """
+    core = causal_model(model)
+    own = getattr(core.config, "_attn_implementation", None)
+    if own not in (OWN, NAME):
+        return Arrangement("row by row", f"the model's attention is {own}")
+    bounds = [bound for bound in _bounds(core.config) if bound < longest]
+    if bounds:
+        return Arrangement("row by row", f"the model attends to {min(bounds)} tokens, rows have up to {longest}")
+    try:
+        core.set_attn_implementation(NAME)
+        apart = keeps_rows_apart(model)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+        apart = False
+    if not apart:
+        core.set_attn_implementation(OWN)
+        return Arrangement("row by row", "the model mixes the rows of a sequence")
+    return Arrangement("one sequence")
+
+
+@torch.no_grad()
+def keeps_rows_apart(model: Any) -> bool:
+    """Whether a row's logits in one sequence with another are those of the row alone, whatever the other one is."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    device = next(model.parameters()).device
+    first = torch.arange(1, _ROWS[0] + 1, device=device) % rows
+    second = torch.arange(3, 3 + 2 * _ROWS[1], 2, device=device) % rows
+    was_training = bool(model.training)
+    model.eval()
+    try:
+        here, there = (_second_of(model, other, second) for other in (first, (first + 11) % rows))
+        alone = model(input_ids=second[None], use_cache=False).logits[0].float()
+    finally:
+        model.train(was_training)
+    allowed = _SINGLE if next(model.parameters()).dtype is torch.float32 else _HALF
+    return torch.equal(here, there) and float((here - alone).abs().max()) <= allowed * float(alone.std())
+
+
+def _second_of(model: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Logits of a row that follows another one: float32 [length, vocabulary]."""
+    positions = torch.cat([torch.arange(len(row), device=row.device) for row in (first, second)])
+    with rows_in_sequence([len(first), len(second)]):
+        logits = model(input_ids=torch.cat([first, second])[None], position_ids=positions[None], use_cache=False).logits
+    found: torch.Tensor = logits[0, len(first) :].float()
+    return found
+
+
+def _bounds(config: Any) -> list[int]:
+    text = config.get_text_config()
+    return [value for name in _LIMITS if isinstance(value := getattr(text, name, None), int) and value > 0]

@@ -1,0 +1,239 @@
+"""Negative log likelihood of the labelled tokens of a batch, with logits at their positions only.
+
+The logits are most of a batch's memory: 4 bytes for each token and each entry of the vocabulary, several times over.
+The output head runs where a label is, and in chunks where even these are many. Logits are compared in float32.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from engines.forward.arrangement import causal_model
+
+IGNORED = -100
+"""Label of a position that the loss does not count (torch's own convention)."""
+MOST_LOGITS = 1 << 26
+"""Largest number of logits at once: 256 MiB as float32."""
+_STANDARD = "ForCausalLMLoss"
+_PROBED = 6
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The part of a model after its last hidden state.
+
+    Attributes:
+        backbone: gives `last_hidden_state`, [batch, length, width].
+        logits: of hidden states of any leading shape.
+        trained: parameters of the head that have gradients.
+    """
+
+    backbone: Any
+    logits: Logits
+    trained: tuple[torch.nn.Parameter, ...]
+
+
+def has_standard_loss(model: Any) -> bool:
+    """Whether a model's loss is the mean negative log likelihood of the labels alone."""
+    core = causal_model(model)
+    if getattr(core.config.get_text_config(), "output_router_logits", False):
+        return False  # its loss has a second term for the balance of experts
+    return getattr(getattr(core, "loss_function", None), "__name__", "") == _STANDARD
+
+
+def rows_of(batch: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """The rows of a batch that is one sequence, each as a batch of its own."""
+    bounds = pairwise(accumulate(batch["lengths"], initial=0))
+    return [
+        {"input_ids": batch["input_ids"][:, start:end], "labels": batch["labels"][:, start:end]}
+        for start, end in bounds
+    ]
+
+
+class LabelLoss:
+    """The loss of one model. It finds out once what the model offers, at the first batch that needs it."""
+
+    def __init__(self, model: Any, most_logits: int = MOST_LOGITS) -> None:
+        self._core = causal_model(model)
+        self._most = most_logits
+        self._selects = "logits_to_keep" in inspect.signature(self._core.forward).parameters
+        self._head: Head | None = None
+        self._probed = False
+
+    def total(self, model: Any, batch: Mapping[str, Any], label_smoothing: float = 0.0) -> torch.Tensor:
+        """Sum over the labelled tokens, in nats; a float32 scalar with gradients.
+
+        Args:
+            model: the model, as the Trainer wraps it.
+            batch: `input_ids` and `labels`, int64 [batch, length]; `attention_mask` where it is padded, and
+                `position_ids` where it is several rows in one sequence.
+            label_smoothing: as in torch's `cross_entropy`.
+        """
+        at, targets = _scored(batch["labels"])
+        head = self._head_for(model, targets)
+        if head is None:
+            return _nll(self._logits(model, batch, at), targets, label_smoothing, "sum")
+        hidden = self._hidden(head, batch)[:, at].flatten(0, 1)
+        rows, wanted = _labelled(hidden, targets)
+        result: torch.Tensor = _ChunkedTotal.apply(
+            rows, wanted, head, max(1, self._most // self._vocabulary()), label_smoothing, *head.trained
+        )
+        return result
+
+    @torch.no_grad()
+    def each(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The labelled tokens' losses, float32 [labelled]."""
+        at, targets = _scored(batch["labels"])
+        head = self._head_for(model, targets)
+        if head is None:
+            logits = self._logits(model, batch, at).flatten(0, 1)
+            return _nll(*_labelled(logits, targets), 0.0, "none")
+        hidden = self._hidden(head, batch)[:, at].flatten(0, 1)
+        rows, wanted = _labelled(hidden, targets)
+        size = max(1, self._most // self._vocabulary())
+        chunks = zip(rows.split(size), wanted.split(size), strict=True)
+        return torch.cat([_nll(head.logits(some), labels, 0.0, "none") for some, labels in chunks])
+
+    def _logits(self, model: Any, batch: Mapping[str, Any], at: torch.Tensor) -> torch.Tensor:
+        """Logits at these positions of each row, [batch, positions, vocabulary]."""
+        given = _model_inputs(batch)
+        if self._selects:
+            kept: torch.Tensor = model(**given, logits_to_keep=at).logits
+            return kept
+        every: torch.Tensor = model(**given).logits
+        return every[:, at]
+
+    def _hidden(self, head: Head, batch: Mapping[str, Any]) -> torch.Tensor:
+        found: torch.Tensor = head.backbone(**_model_inputs(batch)).last_hidden_state
+        return found
+
+    def _head_for(self, model: Any, targets: torch.Tensor) -> Head | None:
+        """The head, if the logits are too many for one piece and the head can be called alone."""
+        if targets.numel() * self._vocabulary() <= self._most:
+            return None
+        if not self._probed:
+            self._head, self._probed = _head_of(self._core, model), True
+        return self._head
+
+    def _vocabulary(self) -> int:
+        head = self._core.get_output_embeddings()
+        return 1 if head is None else int(head.weight.shape[0])
+
+
+class _ChunkedTotal(torch.autograd.Function):
+    """Sum of the losses, chunk by chunk. Gradients are computed with the chunk's logits, so none are kept: the loss is
+    a scalar, and what comes from above is a factor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        head: Head,
+        size: int,
+        label_smoothing: float,
+        *trained: torch.nn.Parameter,
+    ) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradients = [torch.zeros_like(parameter) for parameter in trained]
+        parts = []
+        for some, labels in zip(hidden.detach().split(size), targets.split(size), strict=True):
+            with torch.enable_grad():
+                leaf = some.requires_grad_()
+                loss = _nll(head.logits(leaf), labels, label_smoothing, "sum")
+            first, *others = torch.autograd.grad(loss, [leaf, *trained], allow_unused=True)
+            parts.append(first)
+            for so_far, one in zip(gradients, others, strict=True):
+                if one is not None:
+                    so_far.add_(one)
+            total += loss.detach()
+        ctx.save_for_backward(torch.cat(parts) if parts else hidden, *gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, above: torch.Tensor) -> Any:
+        hidden, *trained = ctx.saved_tensors
+        return (above.to(hidden.dtype) * hidden, None, None, None, None, *(above * one for one in trained))
+
+
+def _scored(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions whose logits predict a label of any row, int64 [positions], and the labels, int64 [batch, positions].
+
+    The logits at a token predict the next one.
+    """
+    following = labels[:, 1:]
+    at = (following != IGNORED).any(dim=0).nonzero()[:, 0]
+    return at, following[:, at]
+
+
+def _labelled(values: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of [batch * positions, …] that have a label, and their labels."""
+    flat = targets.flatten()
+    if targets.shape[0] == 1:
+        return values, flat
+    kept = (flat != IGNORED).nonzero()[:, 0]
+    return values[kept], flat[kept]
+
+
+def _nll(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, reduction: str) -> torch.Tensor:
+    return cross_entropy(
+        logits.flatten(0, -2).float(),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    names: Sequence[str] = ("input_ids", "attention_mask", "position_ids")
+    return {"use_cache": False} | {name: batch[name] for name in names if batch.get(name) is not None}
+
+
+def _head_of(core: Any, model: Any) -> Head | None:
+    """The head of a model, if calling it alone gives the model's own logits; tried with a few tokens."""
+    backbone, projection = getattr(core, "base_model", core), core.get_output_embeddings()
+    if backbone is core or projection is None:
+        return None
+    settings = core.config.get_text_config()
+    divisor, factor = (
+        getattr(settings, "logits_scaling", None),
+        getattr(settings, "logit_scale", None),
+    )  # Granite, Cohere
+    cap = getattr(settings, "final_logit_softcapping", None)  # Gemma 2 and 3
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = projection(hidden)
+        if divisor:
+            found = found / divisor
+        if factor:
+            found = found * factor
+        return torch.tanh(found / cap) * cap if cap else found
+
+    trained = tuple(parameter for parameter in projection.parameters() if parameter.requires_grad)
+    head = Head(backbone, logits, trained)
+    return head if _gives_the_same(head, model, int(projection.weight.shape[0])) else None
+
+
+@torch.no_grad()
+def _gives_the_same(head: Head, model: Any, vocabulary: int) -> bool:
+    ids = (torch.arange(1, _PROBED + 1, device=next(model.parameters()).device) % vocabulary)[None]
+    was_training = bool(model.training)
+    model.eval()
+    try:
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        here = head.logits(head.backbone(input_ids=ids, use_cache=False).last_hidden_state).float()
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return False
+    finally:
+        model.train(was_training)
+    return torch.allclose(own, here, rtol=1e-5, atol=1e-6 * float(own.std()))

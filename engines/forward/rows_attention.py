@@ -1,0 +1,69 @@
+"""Attention over several rows in one sequence: each row attends to itself only.
+
+It is torch's scaled dot product attention as transformers calls it, once for each row, so there is neither a mask nor
+work that a mask would discard. Outside of `rows_in_sequence` it is transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "cockpit_rows"
+"""The implementation's name in a model's configuration."""
+OWN = "sdpa"
+"""The implementation that it replaces."""
+
+
+class _Present:
+    """Where the rows of the present sequence begin and end. One process trains one model; recomputation of activations
+    happens in a thread of autograd, so this is no variable of a thread."""
+
+    bounds: list[tuple[int, int]] | None = None
+
+
+@contextmanager
+def rows_in_sequence(lengths: Sequence[int]) -> Iterator[None]:
+    """The sequences of forward and backward passes meanwhile consist of rows of these lengths, in tokens."""
+    before = _Present.bounds
+    _Present.bounds = list(pairwise(accumulate(lengths, initial=0)))
+    try:
+        yield
+    finally:
+        _Present.bounds = before
+
+
+def rows_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers' interface has it: [1, heads, length, width] to [1, length, heads, width]."""
+    if _Present.bounds is None:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return result
+    rows = [
+        sdpa_attention_forward(
+            module, query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], None, **kwargs
+        )[0]
+        for start, end in _Present.bounds
+    ]
+    return torch.cat(rows, dim=1), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    return sdpa_mask(*args, **kwargs) if _Present.bounds is None else None
+
+
+AttentionInterface.register(NAME, rows_attention)
+AttentionMaskInterface.register(NAME, _mask)
