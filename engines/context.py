@@ -109,6 +109,7 @@ class StageContext(Generic[S_co]):
         work: a new scratch folder of this attempt.
         resume: the checkpoint to resume from.
         learning_rate_scale: factor on the learning rate, below 1 after a guard tripped.
+        guard_trips: attempts that a guard ended, since the operator's last start.
         declared: the fields of the recipe, where `stage` has others after memory ran out; None where it has not.
         phase_name: the phase that the attempt is in.
         checkpoints: the attempt's folder of checkpoints.
@@ -129,6 +130,7 @@ class StageContext(Generic[S_co]):
     writer: EventWriter
     fingerprint: str = ""
     declared: StageFields | None = None
+    guard_trips: int = 0
     phase_name: str = ""
     test_faults: dict[str, Any] = field(default_factory=dict)
     _progress_due_s: float = 0.0

@@ -89,6 +89,7 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
             attempt=given.attempt,
             launch=given.launch,
         ),
+        guard_trips=given.guard_trips,
         declared=None if stage is declared else declared,
         test_faults=_test_faults(),
     )
@@ -166,8 +167,8 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
         if refused:
             return _ended(ctx, EndReason.REFUSED, "gate failed: " + refused)
         return _ended(ctx, EndReason.SUCCEEDED)
-    except StopRequested:
-        return _ended(ctx, EndReason.STOPPED)
+    except StopRequested as stop:
+        return _ended(ctx, EndReason.STOPPED, str(stop))
     except GuardTrippedError as error:
         return _ended(ctx, EndReason.GUARD, str(error))
     except InputsChangedError as error:

@@ -68,6 +68,8 @@ class StageFile(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, StageInput] = {}
     resume: StageResume | None = None
     learning_rate_scale: float = 1.0
+    guard_trips: int = 0
+    """attempts that a guard ended, since the operator's last start"""
     fingerprint: str = ""
     """only in files of format 1"""
     launch: int = 0

@@ -63,6 +63,11 @@ ADDED_LATER: Mapping[str, Any] = {
 }
 """Fields that runs of older versions do not have, with the value that means the same: it is left out too."""
 
+ADDED_TO_TABLES: Mapping[str, Mapping[str, Any]] = {
+    "guards": {"loss_spike": 10.0, "no_improvement": None, "no_improvement_on": "loss", "wall_clock_s": None},
+}
+"""The same for keys of tables. A guard of a stage that succeeded has not changed its result."""
+
 
 def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
     """SHA-256 (hex) of a stage's kind, its resolved fields and its inputs.
@@ -71,7 +76,11 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
         stage: every field with its value, as JSON data.
         parent_hashes: the SHA-256 of the manifest of each input, in the order of the fields' names.
     """
-    fields = {key: value for key, value in stage.items() if key not in LEFT_OUT and not _is_as_before(key, value)}
+    fields = {
+        key: _as_before(key, value)
+        for key, value in stage.items()
+        if key not in LEFT_OUT and not _is_as_before(key, value)
+    }
     content = {"format": FORMAT, "stage": fields, "inputs": list(parent_hashes)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
@@ -79,3 +88,10 @@ def fingerprint(stage: Mapping[str, Any], parent_hashes: Iterable[str]) -> str:
 
 def _is_as_before(key: str, value: Any) -> bool:
     return key in ADDED_LATER and value == ADDED_LATER[key]
+
+
+def _as_before(key: str, value: Any) -> Any:
+    added = ADDED_TO_TABLES.get(key)
+    if added is None or not isinstance(value, Mapping):
+        return value
+    return {name: item for name, item in value.items() if name not in added or item != added[name]}

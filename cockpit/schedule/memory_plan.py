@@ -15,7 +15,7 @@ from typing import Any
 from cockpit.schedule.facts import AttemptFacts
 from engines.events import Adjusted
 from engines.words import PHASE_EVALUATING, EndReason
-from recipes.stages.fields import MemoryRetry, StageFields
+from recipes.stages.fields import ModelRetry, StageFields
 from recipes.stages.steps import smaller_batch
 from recipes.stages.training import TrainingFields
 
@@ -87,7 +87,7 @@ def _standing(stage: TrainingFields, adjusted: Iterable[Adjusted]) -> tuple[Adju
     return tuple(found)
 
 
-def _next(retry: MemoryRetry, fields: Mapping[str, Any], phase: str, halvings: int) -> dict[str, Any] | str:
+def _next(retry: ModelRetry, fields: Mapping[str, Any], phase: str, halvings: int) -> dict[str, Any] | str:
     if phase == PHASE_EVALUATING:
         rows = int(fields[EVALUATED_ROWS])
         if rows > 1:

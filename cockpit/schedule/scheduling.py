@@ -13,6 +13,7 @@ from cockpit.schedule.facts import RunFacts
 from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import Adjusted, RunStarted
+from engines.guards import NO_IMPROVEMENT
 from engines.words import EndReason, RunStatus
 from recipes.stages.fields import TrainingRetry
 from recipes.stages.registry import row_of
@@ -28,6 +29,7 @@ class RunStage:
     healthy_only: bool = False
     at_step: int | None = None
     learning_rate_scale: float = 1.0
+    guard_trips: int = 0
     why: str = ""
     adjusted: tuple[Adjusted, ...] = ()
     """fields that have other values than in the recipe, because memory ran out"""
@@ -104,11 +106,11 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
         return RunStage(name, resume=resume, at_step=at_step, why="first attempt", adjusted=memory.adjusted)
     last = attempts[-1]
     if last.reason == EndReason.STOPPED:
-        return EndRun(RunStatus.STOPPED, f"{name} was stopped")
+        return EndRun(RunStatus.STOPPED, f"{name} was stopped{': ' if last.detail else ''}{last.detail}")
     if last.reason == EndReason.REFUSED:
         return EndRun(RunStatus.REFUSED, last.detail, failed_stage=name)
     what = last.detail or last.reason
-    if last.reason == EndReason.INPUTS_CHANGED:
+    if last.reason == EndReason.INPUTS_CHANGED or (last.reason == EndReason.GUARD and last.guard == NO_IMPROVEMENT):
         return EndRun(RunStatus.FAILED, f"{name}: {what}", failed_stage=name)
     if memory.exhausted:
         return EndRun(RunStatus.FAILED, f"{name}: {what}; {memory.exhausted}", failed_stage=name)
@@ -125,6 +127,7 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
         healthy_only=trips > 0,
         at_step=at_step,
         learning_rate_scale=factor**trips,
+        guard_trips=trips,
         why=f"retry after: {what}",
         adjusted=memory.adjusted,
     )

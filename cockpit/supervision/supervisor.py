@@ -214,6 +214,7 @@ class Supervisor:
                 attempt,
                 resume=choice.as_resume(),
                 learning_rate_scale=action.learning_rate_scale,
+                guard_trips=action.guard_trips,
                 launch=self.launch,
                 expected=expected,
                 adjusted=new_values(action.adjusted),

@@ -23,6 +23,8 @@ class Counters:
     attempt_step_s: float = 0.0
     all_finite: bool = True
     """every step since the last committed checkpoint was finite"""
+    suspect: bool = False
+    """the newest loss may be the begin of a spike, so a checkpoint of it is not healthy"""
 
     def add_step(
         self, loss: float, tokens: int, loss_tokens: int, step_s: float, metrics: Mapping[str, float] = {}

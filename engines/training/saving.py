@@ -70,7 +70,7 @@ class CheckpointWriter:
         trainer: Trainer,
         counters: Counters,
         eval_loss: float | None,
-        plan: Mapping[str, int | None] | None = None,
+        plan: Mapping[str, Any] | None = None,
     ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
 
@@ -78,7 +78,8 @@ class CheckpointWriter:
             trainer: the Trainer, right after an optimizer step.
             counters: the progress so far.
             eval_loss: loss on the val split at this step; None when it was not measured.
-            plan: `planned_steps` by the recipe, and `requested_steps`: the last step that a request set, or None.
+            plan: `planned_steps` by the recipe, `requested_steps`: the last step that a request set, or None; and the
+                state of the guards.
         """
         step = int(trainer.state.global_step)
         if self.last_step == step:
@@ -116,7 +117,7 @@ class CheckpointWriter:
         ctx, step = self._ctx, int(trainer.state.global_step)
         write_training_state(draft, trainer)
         self._save_tokenizer(draft)
-        healthy = counters.all_finite and all_finite(trainer.model, trainer.optimizer)
+        healthy = counters.all_finite and not counters.suspect and all_finite(trainer.model, trainer.optimizer)
         best = eval_loss is not None and healthy and self._is_best(eval_loss)
         self._faults.save(step)
         sha256 = write_manifest(

@@ -27,6 +27,9 @@ class Schedule:
         min_rate: the end of `cosine_with_min_lr`, as a share of the peak.
         scale: factor on the peak from retries and live changes.
         retry_scale: the part of `scale` from retries.
+        ramp_from: the step from which a retry raises the learning rate again.
+        ramp_steps: steps of that second warm-up; 0 without one.
+        ramp_trips: number of tripped guards for which it was set.
     """
 
     def __init__(self, shape: str, *, warmup: int, total: int, min_rate: float, retry_scale: float = 1.0) -> None:
@@ -38,9 +41,23 @@ class Schedule:
         self.min_rate = min_rate
         self.scale = retry_scale
         self.retry_scale = retry_scale
+        self.ramp_from = self.ramp_steps = self.ramp_trips = 0
 
     def __call__(self, done: int) -> float:
-        return self.scale * self.shape_at(done)
+        return self.scale * self.shape_at(done) * self._ramp_at(done)
+
+    def warm_up_again(self, step: int, steps: int, trips: int) -> bool:
+        """Raise the learning rate from zero over `steps` again, once for this number of tripped guards; False if that
+        was done before."""
+        if trips <= self.ramp_trips:
+            return False
+        self.ramp_from, self.ramp_steps, self.ramp_trips = step, steps, trips
+        return True
+
+    def _ramp_at(self, done: int) -> float:
+        if not self.ramp_from <= done < self.ramp_from + self.ramp_steps:
+            return 1.0
+        return (done - self.ramp_from) / self.ramp_steps
 
     def shape_at(self, done: int) -> float:
         """The multiplier before `scale`, between 0 and 1."""

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from engines.artifacts.manifest import read_manifest
-from engines.context import GuardTrippedError, StageContext
+from engines.context import GuardTrippedError, StageContext, StopRequested
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
 from engines.forward.arrangement import PADDED, Arrangement
-from engines.guards import Trip, check_step
+from engines.guards import NO_IMPROVEMENT, Trip
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
     START_FROM,
@@ -32,8 +32,9 @@ from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
-from engines.training.schedule import Schedule, apply_now, schedule_of
+from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
+from engines.training.watch import Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
@@ -79,6 +80,7 @@ class Session:
         self.task = task
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
+        self.watch = Watch(self.stage.guards)
         self.data_wait = DataWait(ctx.phase)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
@@ -190,7 +192,18 @@ class Session:
         if self.trainer.lr_scheduler.base_lrs[0] != self.stage.learning_rate:
             schedule.scale = schedule.retry_scale
         self.trainer.lr_scheduler.base_lrs = [self.stage.learning_rate] * len(self.trainer.lr_scheduler.base_lrs)
+        self._warm_up_again()
         apply_now(self.trainer.lr_scheduler)
+
+    def _warm_up_again(self) -> None:
+        """After a second tripped guard, a lower rate alone has not helped: raise it slowly once more."""
+        trips, first = self.ctx.guard_trips, self.resumed_step
+        steps = warmup_steps(self.stage.retry.warmup_steps, self.total_steps)
+        if trips >= 2 and steps and self.schedule.warm_up_again(first, steps, trips):
+            self.ctx.warn(
+                f"{trips} guards have tripped: the learning rate rises from zero again over {steps} steps, after step"
+                f" {first}"
+            )
 
     def before_optimizer_step(self, measured: Measured) -> None:
         """Check a step with the guards while the weights are still those of the step before.
@@ -199,7 +212,7 @@ class Session:
             GuardTrippedError: a guard refused the step; the events of both are in the journal.
         """
         self._measured = measured
-        trip = check_step(measured.loss, measured.grad_norm, self.stage.guards.grad_norm)
+        trip = self.watch.before_step(measured.loss, measured.grad_norm)
         if trip is not None:
             self._refuse(trip, measured)
 
@@ -211,6 +224,7 @@ class Session:
         step_s = time.monotonic() - window.began_s
         self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics)
         self.ctx.emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
+        self.watch.note_step(self.step, measured.loss, self.last_step)
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
         self.faults.after_step(state.global_step)
@@ -220,6 +234,7 @@ class Session:
             self._do_due_work()  # an operator has just set the last step to this step
         self.total_steps = state.max_steps
         self.ctx.phase_name = PHASE_TRAINING
+        self._end_by_guard()
 
     def _do_due_work(self) -> None:
         stage, step, last = self.stage, self.step, int(self.trainer.state.max_steps)
@@ -230,6 +245,23 @@ class Session:
         if is_due(step, stage.save_steps, last):
             self.save()
 
+    def _end_by_guard(self) -> None:
+        """Save and end the attempt if a guard asks for it after this step.
+
+        Raises:
+            GuardTrippedError: the loss has not improved for too long.
+            StopRequested: the attempt's time is over.
+        """
+        trip = self.watch.after_step(self.step, self.last_step)
+        if trip is None:
+            return
+        saved = f"checkpoint step-{self.step} is saved" if self.save() else "the checkpoint could not be written"
+        self._note_trip(trip, self.step)
+        if trip.guard != NO_IMPROVEMENT:
+            limit = quantities.duration(trip.limit or 0.0)
+            raise StopRequested(f"{trip.guard}: the attempt has trained for its {limit}; {saved}")
+        raise GuardTrippedError(self.watch.no_improvement_words(self.step, self.last_step) + f"; {saved}")
+
     # Operations at a step boundary.
 
     def save(self) -> bool:
@@ -238,7 +270,8 @@ class Session:
             self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
-        plan = {"planned_steps": self.planned_steps, "requested_steps": self.requested_steps}
+        plan = {"planned_steps": self.planned_steps, "requested_steps": self.requested_steps, **self.watch.saved()}
+        self.counters.suspect = self.watch.suspect
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
     def evaluate(self) -> Evaluated | None:
@@ -260,6 +293,7 @@ class Session:
             protocol=self.task.val.protocol + (", bf16" if self.stage.bf16 else ""),
         )
         self.ctx.emit(self.last_eval)
+        self.watch.note_evaluation(self.step, loss)
         return self.last_eval
 
     def sample(self, prompt: str = "") -> bool:
@@ -292,6 +326,7 @@ class Session:
         self.counters.restore(manifest)
         self.resumed_step = step
         position = manifest.get("position") or {}
+        self.watch.restore(position)
         if position.get("planned_steps", self.planned_steps) == self.planned_steps:
             # Otherwise a resume has changed the number of steps since. Older checkpoints could only lower it.
             self.requested_steps = position.get("requested_steps", position.get("lowered_to"))

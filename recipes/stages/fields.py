@@ -50,7 +50,7 @@ class TrainingRetry(Retry):
     )
 
 
-class MemoryRetry(TrainingRetry):
+class ModelRetry(TrainingRetry):
     """Retries of a stage that trains a model."""
 
     out_of_memory_halvings: int = setting(
@@ -63,6 +63,14 @@ class MemoryRetry(TrainingRetry):
         " gradient_accumulation_steps; then it turns gradient_checkpointing on. These retries do not count toward"
         " max_attempts, and max_attempts = 1 turns them off.",
     )
+    warmup_steps: float = setting(
+        0.02,
+        section="Retry",
+        at_resume="change",
+        ge=0,
+        help="Steps over which the second retry after a guard raises the learning rate from zero again; a value below 1"
+        " is a share of all steps.",
+    )
 
 
 class Guards(Strict):
@@ -74,6 +82,43 @@ class Guards(Strict):
         at_resume="change",
         gt=0,
         help="Stop the attempt when the gradient norm before clipping exceeds this value.",
+    )
+
+
+class ModelGuards(Guards):
+    """Checks of a stage that trains a model."""
+
+    loss_spike: float = setting(
+        10.0,
+        section="Guards",
+        at_resume="change",
+        ge=0,
+        help="Stop the attempt when the median loss of the last 5 steps exceeds the median of the 64 steps before by"
+        " this many robust standard deviations (1.4826 * MAD, at least 0.05 nats); 0 turns the guard off.",
+    )
+    no_improvement: float | None = setting(
+        None,
+        section="Guards",
+        at_resume="change",
+        gt=0,
+        help="Save a checkpoint and end the stage as failed after this many steps without an improvement of"
+        " no_improvement_on by 0.001; a value below 1 is a share of all steps.",
+    )
+    no_improvement_on: Literal["loss", "eval_loss"] = setting(
+        "loss",
+        section="Guards",
+        at_resume="change",
+        help="Loss that must improve: that of training, as the mean over a tenth of the window, or that of the val"
+        " split.",
+    )
+    wall_clock_s: float | None = setting(
+        None,
+        section="Guards",
+        at_resume="change",
+        gt=0,
+        unit="seconds",
+        help="Save a checkpoint and stop the run after this time of an attempt; a resume continues with the same"
+        " time again.",
     )
 
 

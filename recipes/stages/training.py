@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recipes.setting import setting
-from recipes.stages.fields import DeviceFields, Guards, MemoryRetry
+from recipes.stages.fields import DeviceFields, ModelGuards, ModelRetry
 
 
 class TrainingFields(DeviceFields):
@@ -126,11 +126,11 @@ class TrainingFields(DeviceFields):
     per_device_eval_batch_size: int = setting(
         8, section="Evaluation", at_resume="change", ge=1, help="Sequences per forward pass of an evaluation."
     )
-    guards: Guards = setting(
-        default_factory=Guards, section="Guards", at_resume="change", help="Checks that stop the attempt."
+    guards: ModelGuards = setting(
+        default_factory=ModelGuards, section="Guards", at_resume="change", help="Checks that stop the attempt."
     )
-    retry: MemoryRetry = setting(
-        default_factory=MemoryRetry, section="Retry", at_resume="change", help="Automatic retries."
+    retry: ModelRetry = setting(
+        default_factory=ModelRetry, section="Retry", at_resume="change", help="Automatic retries."
     )
 
 

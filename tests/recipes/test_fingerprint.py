@@ -44,3 +44,10 @@ def test_a_default_does_not_change_the_fingerprint_and_a_value_does() -> None:
     old = {"kind": "finetune", "r": 8}
     assert fingerprint({**old, "start_from": None}, ["a"]) == fingerprint(old, ["a"])
     assert fingerprint({**old, "start_from": "base"}, ["a"]) != fingerprint(old, ["a"])
+
+
+def test_a_guard_that_an_older_version_did_not_have_is_left_out_at_its_default() -> None:
+    fields = STAGE_TYPES["pretrain"].model_fields["guards"].get_default(call_default_factory=True).model_dump()
+    old = {"kind": "pretrain", "guards": {"grad_norm": 1000.0}}
+    assert fingerprint({**old, "guards": fields}, []) == fingerprint(old, [])
+    assert fingerprint({**old, "guards": {**fields, "loss_spike": 3.0}}, []) != fingerprint(old, [])

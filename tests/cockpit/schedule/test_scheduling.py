@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from cockpit.schedule.facts import RunFacts, StageFacts, add_facts
@@ -395,3 +396,23 @@ def test_the_order_between_writers_does_not_matter(seed: int) -> None:
         add_facts(facts, mixed[cut:])
         assert shown(facts) == shown(expected)
         assert decide(facts) == decide(expected)
+
+
+def test_a_training_that_does_not_improve_is_not_retried_and_says_so() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard", detail="loss has not improved")
+    trip = next(event for event in journal.events if isinstance(event, GuardTripped))
+    place = journal.events.index(trip)
+    journal.events[place] = msgspec.structs.replace(trip, guard="no_improvement")
+    assert journal.next() == EndRun(RunStatus.FAILED, "base: loss has not improved", failed_stage="base")
+
+
+def test_a_second_tripped_guard_is_counted_for_the_second_warm_up() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "guard").attempt("base", 2, "guard")
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert action.guard_trips == 2
+
+
+def test_an_attempt_that_stops_by_itself_gives_the_run_its_reason() -> None:
+    journal = Journal().start().done("data").attempt("base", 1, "stopped", detail="wall_clock: 2h are over")
+    assert journal.next() == EndRun(RunStatus.STOPPED, "base was stopped: wall_clock: 2h are over")
