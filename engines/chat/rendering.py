@@ -65,6 +65,14 @@ class Rendered:
     refused: str | None = None
 
 
+def start_renderer() -> None:
+    """Start the process that renders, so that it is ready when the first conversation comes.
+
+    Call it in a thread that lives as long as conversations are rendered: the process ends with it.
+    """
+    _RENDERER.start()
+
+
 def render(
     tokenizer: Any, chats: Sequence[Chat], *, tools: list[Any] | None = None, waiting: Waiting | None = None
 ) -> list[str]:
@@ -135,6 +143,10 @@ class _Renderer:
         self._worker: WorkerProcess | None = None
         self._owner = 0
         self._failed: dict[str, str] = {}
+
+    def start(self) -> None:
+        with self._lock:
+            self._running()
 
     def ask(self, request: dict[str, Any], waiting: Waiting | None) -> dict[str, Any]:
         with self._lock:

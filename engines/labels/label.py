@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +49,11 @@ class _Draft:
     parts: list[Stretch]
     scored: list[Span]
     pieces: tuple[Piece, ...]
+    notes: tuple[str, ...]
+
+
+_Group = list[_Draft | LabelledRow] | RefusedRow
+"""What becomes of one row before it is tokenized."""
 
 
 def label_rows(
@@ -57,6 +63,7 @@ def label_rows(
     counts: LabelCounts,
     *,
     places: bool = True,
+    ahead: bool = False,
     waiting: Waiting | None = None,
 ) -> Iterator[Outcome]:
     """Each row as ids and labels, or why it has none, in the order of the rows; the memory used does not grow.
@@ -67,52 +74,84 @@ def label_rows(
         rules: how they are labelled.
         counts: takes the counts.
         places: find out where the text of each token ends; without it `ends` of conversations is empty.
+        ahead: the caller wants every row, so a thread tokenizes rows while the template renders those behind them.
         waiting: called now and then while a chat template computes; what it raises ends the labelling.
 
     Raises:
         OperatorError: the rows are conversations and there is no chat template, or it exceeds its limits.
     """
-    template = rules.template or view.template
-    talks = Conversations(view, template, waiting)
-    first = True
-    for chunk in _chunks(rows):
-        counts.rows += len(chunk)
-        for part in (chunk[:1], chunk[1:]) if first else (chunk,):
-            yield from _labelled(part, talks, view, rules, counts, places)
-        first = False
+    labeller = _Labeller(view, rules, counts, places, waiting)
+    if ahead:
+        with ThreadPoolExecutor(1) as thread:
+            yield from labeller.ahead(_chunks(rows), thread)
+    else:
+        for chunk in _chunks(rows):
+            yield from labeller.outcomes(*labeller.begun(chunk))
 
 
-def _labelled(
-    chunk: Sequence[Located],
-    talks: Conversations,
-    view: TokenizerView,
-    rules: LabelRules,
-    counts: LabelCounts,
-    places: bool,
-) -> Iterator[Outcome]:
-    drafts = _drafts(chunk, talks, view, rules, counts)
-    ready = [one for group in drafts if isinstance(group, list) for one in group if isinstance(one, _Draft)]
-    tokens = iter(encoded([draft.parts for draft in ready], view, places=places))
-    for group in drafts:
-        for one in [group] if isinstance(group, RefusedRow) else group:
-            row = _tokenized(one, next(tokens)) if isinstance(one, _Draft) else one
-            found = _fitted(row, rules) if isinstance(row, LabelledRow) else row
-            _count(found, counts)
-            yield found
+class _Labeller:
+    """Labels chunks of rows in two steps: the template renders them, and the vocabulary tokenizes them."""
 
+    def __init__(
+        self, view: TokenizerView, rules: LabelRules, counts: LabelCounts, places: bool, waiting: Waiting | None
+    ) -> None:
+        self._view, self._rules, self._counts, self._places = view, rules, counts, places
+        self._talks = Conversations(view, rules.template or view.template, waiting)
 
-def _drafts(
-    chunk: Sequence[Located], talks: Conversations, view: TokenizerView, rules: LabelRules, counts: LabelCounts
-) -> list[list[_Draft | LabelledRow] | RefusedRow]:
-    asked = {at: _talk(one.row, rules) for at, one in enumerate(chunk) if isinstance(one.row, MessageRow)}
-    if asked and not (rules.template or view.template):
-        raise OperatorError(*NO_TEMPLATE)
-    try:
-        proven = dict(zip(asked, talks.proven(list(asked.values())), strict=True))
-    except TemplateLimitError as error:
-        places = f"{chunk[0].where}" + (f" to {chunk[-1].where}" if len(chunk) > 1 else "")
-        raise OperatorError(f"{places}: {error.message}", error.hint) from error
-    return [_draft_of(one, proven.get(at), asked.get(at), view, rules, counts) for at, one in enumerate(chunk)]
+    def ahead(self, chunks: Iterator[list[Located]], thread: Executor) -> Iterator[Outcome]:
+        """The outcomes of all chunks; an error of a later chunk comes after the outcomes of the earlier ones."""
+        begun: tuple[list[_Group], Future[list[list[Encoded]]]] | None = None
+        error: OperatorError | None = None
+        while error is None:
+            following = None
+            try:
+                chunk = next(chunks, None)
+                if chunk is not None:
+                    groups = self._groups(chunk)
+                    following = (groups, thread.submit(self._tokens, groups))
+            except OperatorError as found:
+                error = found
+            if begun is not None:
+                yield from self.outcomes(begun[0], begun[1].result())
+            begun = following
+            if begun is None:
+                break
+        if error is not None:
+            raise error
+
+    def begun(self, chunk: Sequence[Located]) -> tuple[list[_Group], list[list[Encoded]]]:
+        """A chunk's rows, rendered, and their tokens."""
+        groups = self._groups(chunk)
+        return groups, self._tokens(groups)
+
+    def outcomes(self, groups: Sequence[_Group], tokens: Sequence[list[Encoded]]) -> Iterator[Outcome]:
+        """What becomes of each row, counted."""
+        given = iter(tokens)
+        self._counts.rows += len(groups)
+        for group in groups:
+            for one in [group] if isinstance(group, RefusedRow) else group:
+                if isinstance(one, _Draft):
+                    self._counts.notes.update(one.notes)
+                row = _tokenized(one, next(given)) if isinstance(one, _Draft) else one
+                found = _fitted(row, self._rules) if isinstance(row, LabelledRow) else row
+                _count(found, self._counts)
+                yield found
+
+    def _tokens(self, groups: Sequence[_Group]) -> list[list[Encoded]]:
+        ready = [one for group in groups if isinstance(group, list) for one in group if isinstance(one, _Draft)]
+        return encoded([draft.parts for draft in ready], self._view, places=self._places)
+
+    def _groups(self, chunk: Sequence[Located]) -> list[_Group]:
+        view, rules = self._view, self._rules
+        asked = {at: _talk(one.row, rules) for at, one in enumerate(chunk) if isinstance(one.row, MessageRow)}
+        if asked and not (rules.template or view.template):
+            raise OperatorError(*NO_TEMPLATE)
+        try:
+            proven = dict(zip(asked, self._talks.proven(list(asked.values())), strict=True))
+        except TemplateLimitError as error:
+            places = f"{chunk[0].where}" + (f" to {chunk[-1].where}" if len(chunk) > 1 else "")
+            raise OperatorError(f"{places}: {error.message}", error.hint) from error
+        return [_draft_of(one, proven.get(at), asked.get(at), view, rules) for at, one in enumerate(chunk)]
 
 
 def _draft_of(
@@ -121,15 +160,12 @@ def _draft_of(
     talk: Talk | None,
     view: TokenizerView,
     rules: LabelRules,
-    counts: LabelCounts,
-) -> list[_Draft | LabelledRow] | RefusedRow:
+) -> _Group:
     try:
         if isinstance(proven, UnfitError):
             raise proven
         if proven is not None and talk is not None:
-            draft = _conversation(one.where, proven, _chosen(proven, talk, rules), view, rules)
-            counts.notes.update(proven.notes)
-            return [draft]
+            return [_conversation(one.where, proven, _chosen(proven, talk, rules), view, rules)]
         if isinstance(one.row, TextRow):
             return [*_windows(one.where, one.row.text, view, rules)]
         raise UnfitError(
@@ -174,7 +210,7 @@ def _conversation(
         scored = [(one.start if rules.train_on_template else one.own, one.end) for one in answers]
     cuts = [place for span in scored for place in span]
     parts = stretches(proven.text, proven.contents, cuts, view)
-    return _Draft(where, proven.text, parts, scored, _pieces(len(proven.text), proven.contents, scored))
+    return _Draft(where, proven.text, parts, scored, _pieces(len(proven.text), proven.contents, scored), proven.notes)
 
 
 def _pieces(length: int, contents: Sequence[Span], scored: Sequence[Span]) -> tuple[Piece, ...]:
@@ -213,16 +249,18 @@ def _windows(where: str, text: str, view: TokenizerView, rules: LabelRules) -> l
 
 
 def _tokenized(draft: _Draft, tokens: Sequence[Encoded]) -> LabelledRow:
-    ids, labels, ends = array("i"), array("i"), array("i")
+    ids: list[int] = []
+    labels: list[int] = []
+    ends: list[int] = []
     scored = iter([*draft.scored, (len(draft.text) + 1, len(draft.text) + 2)])
     start, end = next(scored)
     for part, one in zip(draft.parts, tokens, strict=True):
         while part.start >= end:
             start, end = next(scored)
-        ids.extend(one.ids)
-        ends.extend(one.ends)
-        labels.extend(one.ids if start <= part.start else [IGNORED] * len(one.ids))
-    return LabelledRow(draft.where, draft.text, ids, labels, ends, draft.pieces)
+        ids += one.ids
+        ends += one.ends
+        labels += one.ids if start <= part.start else [IGNORED] * len(one.ids)
+    return LabelledRow(draft.where, draft.text, array("i", ids), array("i", labels), array("i", ends), draft.pieces)
 
 
 def _fitted(row: LabelledRow, rules: LabelRules) -> Outcome:
@@ -297,17 +335,20 @@ def prompt_ids(
 
 
 def _chunks(rows: Iterable[Located]) -> Iterator[list[Located]]:
-    """Rows that are rendered in one request: `CHUNK_ROWS` of them, or `CHUNK_CHARACTERS` of their text."""
+    """Rows that are rendered in one request: `CHUNK_ROWS` of them, or `CHUNK_CHARACTERS` of their text.
+
+    The first row comes alone: what is wrong with every row is then found before many are rendered.
+    """
     chunk: list[Located] = []
-    size = 0
+    size, most = 0, 1
     for one in rows:
         chunk.append(one)
         if isinstance(one.row, MessageRow):
             size += sum(len(turn.content) for turn in one.row.messages)
         elif isinstance(one.row, TextRow):
             size += len(one.row.text)
-        if len(chunk) == CHUNK_ROWS or size > CHUNK_CHARACTERS:
+        if len(chunk) == most or size > CHUNK_CHARACTERS:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, most = [], 0, CHUNK_ROWS
     if chunk:
         yield chunk

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from recipes.stages.label_fields import LABEL_METRICS
 
 IGNORED = -100
@@ -39,8 +41,7 @@ class LabelRules:
     train_on_template: bool = False
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A part of a row's text: characters from `start` up to `end`."""
 
     start: int

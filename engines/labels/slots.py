@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
 
+import msgspec
+
 Turn = Mapping[str, Any]
 SlotKind = Literal["content", "inner", "reasoning", "call", "name", "schema"]
 
@@ -21,8 +23,7 @@ _THINK = re.compile(r"(</?think>)")
 _TAG = re.compile(r"(</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\])")
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """One text of a conversation and its placeholder.
 
     Attributes:
@@ -59,7 +60,7 @@ class Marked:
     @property
     def key(self) -> str:
         """Equal for conversations of the same structure."""
-        return json.dumps([self.turns, self.tools])
+        return repr((self.turns, self.tools))
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,22 @@ def _parts(text: str, pattern: re.Pattern[str], calls: bool) -> list[str]:
     return [*parts[: words[-1]], "".join(parts[words[-1] :])] if words else []
 
 
+def _unused_stem(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> str:
+    """A beginning of placeholders that no text of the conversation contains."""
+    values = [value for turn in turns for value in turn.values()]
+    if not tools and not any("Qz" in value if isinstance(value, str) else True for value in values):
+        return "Qz0h"
+    everything = repr((list(turns), list(tools)))  # no escape of it divides or makes letters
+    return next(stem for stem in (f"Qz{number}h" for number in count()) if stem not in everything)
+
+
 class _Marker:
     def __init__(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], fine: bool, dangerous: re.Pattern[str]
     ) -> None:
         self._turns, self._tools = turns, tools
         self._fine, self._dangerous = fine, dangerous
-        everything = json.dumps([list(turns), list(tools)], ensure_ascii=False)
-        self._stem = next(stem for stem in (f"Qz{number}h" for number in count()) if stem not in everything)
+        self._stem = _unused_stem(turns, tools)
         self._slots: dict[str, Slot] = {}
         self._turn = -1
 
@@ -201,5 +210,7 @@ class _Marker:
             return text
         name = f"{self._stem}{len(self._slots):0{_DIGITS}}z"
         self._slots[name] = Slot(name, core, self._turn, kind)
+        if len(core) == len(text):
+            return name
         start = text.index(core)
         return f"{text[:start]}{name}{text[start + len(core) :]}"

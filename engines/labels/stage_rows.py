@@ -70,7 +70,8 @@ def examples_of(
         OperatorError: a row is refused; the message begins with its place.
     """
     scored = 0
-    for one in label_rows(rows, view, rules, counts, places=False, waiting=waiting):
+    ahead = max_tokens is None
+    for one in label_rows(rows, view, rules, counts, places=False, ahead=ahead, waiting=waiting):
         if isinstance(one, RefusedRow):
             if not skip_refused:
                 raise OperatorError(f"{one.where}: {one.reason}", one.way_out)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+
+import msgspec
 
 from engines.labels.skeleton import Span
 from engines.labels.vocabulary import Control, Encoded, TokenizerView
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """A part of a row: a control token, or a text without any. `end` is where it ends in the row's text."""
 
     start: int
@@ -35,14 +34,15 @@ def stretches(text: str, contents: Sequence[Span], cuts: Iterable[int], view: To
         view: the tokenizer.
     """
     marks = _marks(text, contents, view)
+    places = sorted(set(cuts))
     found: list[Stretch] = []
-    at = 0
+    at, number, taking = 0, 0, False
     for start, end, control in marks:
-        found += _texts(text, at, start, cuts)
+        number = _add_texts(found, text, at, start, places, number)
         found.append(Stretch(start, end, control))
-        at = end
-    found += _texts(text, at, len(text), cuts)
-    return _without_blanks(found)
+        at, taking = end, taking or control.lstrip or control.rstrip
+    _add_texts(found, text, at, len(text), places, number)
+    return _without_blanks(found) if taking else found
 
 
 def _marks(text: str, contents: Sequence[Span], view: TokenizerView) -> list[tuple[int, int, Control]]:
@@ -60,9 +60,17 @@ def _marks(text: str, contents: Sequence[Span], view: TokenizerView) -> list[tup
     return found
 
 
-def _texts(text: str, start: int, end: int, cuts: Iterable[int]) -> list[Stretch]:
-    places = [start, *sorted({cut for cut in cuts if start < cut < end}), end]
-    return [Stretch(one, two, text=text[one:two]) for one, two in pairwise(places) if one < two]
+def _add_texts(found: list[Stretch], text: str, start: int, end: int, places: Sequence[int], number: int) -> int:
+    """Add the text from `start` up to `end`, divided at the places, which are sorted; the first that may lie in it has
+    the number `number`. Returns the number of the first place behind it."""
+    while number < len(places) and places[number] < end:
+        if places[number] > start:
+            found.append(Stretch(start, places[number], None, text[start : places[number]]))
+            start = places[number]
+        number += 1
+    if start < end:
+        found.append(Stretch(start, end, None, text[start:end]))
+    return number
 
 
 def _without_blanks(found: list[Stretch]) -> list[Stretch]:
@@ -86,7 +94,10 @@ def encoded(rows: Sequence[Sequence[Stretch]], view: TokenizerView, *, places: b
     """Ids of each stretch of each row; their ends are places in the row's text."""
     asked = [(one.text, at == 0) for row in rows for at, one in enumerate(row) if one.control is None]
     given = iter(view.encode(asked, places=places))
-    found = [[_one(one, given) for one in row] for row in rows]
+    if places:
+        found = [[_one(one, given) for one in row] for row in rows]
+    else:
+        found = [[next(given) if one.control is None else Encoded([one.control.id], []) for one in row] for row in rows]
     if view.joins:
         found = [_joined(row, ids, view) for row, ids in zip(rows, found, strict=True)]
     return found

@@ -7,10 +7,13 @@ the ids are the same.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from engines.files import read_regular_text
 from engines.json_text import read_object
@@ -35,8 +38,7 @@ class Control:
     rstrip: bool = False
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True):
     """Ids of a text, and for each where its text ends, in characters; no ends where they were not requested."""
 
     ids: list[int]
@@ -107,6 +109,7 @@ class Vocabulary:
             if token.special and token.content
         }
         self._short: dict[tuple[str, bool, bool], Encoded] = {}
+        self._lock = threading.Lock()
         self._control_ids = {control.id for control in self.controls.values()}
         whole.encode_special_tokens = True
         whole.add_tokens([AddedToken(_CUT, special=False, normalized=False)])
@@ -126,7 +129,11 @@ class Vocabulary:
         return self._joins
 
     def encode(self, texts: Sequence[tuple[str, bool]], *, places: bool = True) -> list[Encoded]:
-        """Ids of texts without any control token, whatever the texts spell."""
+        """Ids of texts without any control token, whatever the texts spell; from any thread."""
+        with self._lock:
+            return self._encode_new(texts, places)
+
+    def _encode_new(self, texts: Sequence[tuple[str, bool]], places: bool) -> list[Encoded]:
         if len(self._short) > _KEPT_TEXTS:
             self._short.clear()
         known = self._short

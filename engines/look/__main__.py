@@ -11,10 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from engines.chat.rendering import start_renderer
 from engines.chat.worker import limit_memory
 from engines.look.answer import Request
-from engines.look.rows import serve_rows
-from engines.look.stage_look import look_at
 from engines.words import ExitCode
 
 MEMORY_BYTES = 4 * 1024**3
@@ -27,9 +26,16 @@ def main(arguments: list[str]) -> ExitCode:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     if arguments == ["rows"]:
+        from engines.look.rows import serve_rows
+
+        start_renderer()
         serve_rows(sys.stdin.buffer, answers)
         return ExitCode.DONE
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    if any(job.model is not None for job in request.jobs):
+        start_renderer()  # it imports its modules while this process imports its own
+    from engines.look.stage_look import look_at
+
     for job in request.jobs:
         look = look_at(job, label_s=request.label_s, read_s=request.read_s, scratch=Path(request.scratch))
         answers.write(msgspec.json.encode(look) + b"\n")

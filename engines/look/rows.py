@@ -15,7 +15,6 @@ from engines.data.readers.row import MessageRow, PreferenceRow, Row
 from engines.labels.label import label_rows
 from engines.labels.row import IGNORED, DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.vocabulary import Vocabulary
-from engines.look.prepared import prepared_rows
 from engines.look.row_view import RowsAnswer, RowsJob, RowsRequest, RowView, SpanKind
 from engines.look.stage_look import stage_of
 from engines.look.tokenizer import view_and_rules
@@ -57,6 +56,8 @@ class Rows:
         assert isinstance(stage, ReadFields), "the caller names a stage that reads rows"
         place = Path(job.data)
         if job.prepare is not None:
+            from engines.look.prepared import prepared_rows
+
             place = prepared_rows(job.prepare, job.data, Path(job.scratch))
         self._source = source_of_stage(stage, place, str(place))
         have = splits_in(self._source)

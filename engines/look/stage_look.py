@@ -18,7 +18,6 @@ from engines.labels.stage_rows import Warnings
 from engines.labels.vocabulary import Vocabulary
 from engines.look.answer import DEFECTS, Defect, Job, SplitLook, StageLook
 from engines.look.lengths import histogram, tokens_read
-from engines.look.prepared import prepared_rows
 from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rules
 from recipes import quantities
 from recipes.problems import OperatorError
@@ -57,6 +56,8 @@ def look_at(
         return look
     place = Path(job.data)
     if job.prepare is not None:
+        from engines.look.prepared import prepared_rows  # with numpy: most looks need neither
+
         assert scratch is not None, "the sender of the job gives a folder"
         try:
             place = prepared_rows(job.prepare, job.data, scratch)
@@ -227,7 +228,8 @@ class _Look:
         lengths: array[int] = array("I")
         kept: array[int] = array("I")
         most = self._most_scored(one.split)
-        for found in label_rows(self._good(one, rows), view, rules, counts, places=False):
+        good = self._good(one, rows)
+        for found in label_rows(good, view, rules, counts, places=False, ahead=most is None):
             if isinstance(found, RefusedRow):
                 if self._stage.on_bad_row == "skip":
                     warnings.add(found)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.data.door import Located
+from engines.data.readers.row import TextRow
+from engines.labels.label import label_rows
 from engines.labels.row import LabelCounts, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of, rules_of
 from engines.labels.templates import TEMPLATES
@@ -70,3 +74,33 @@ def test_a_template_is_a_name_or_a_file(tmp_path: Path) -> None:
         chosen_template("chatmi")
     with pytest.raises(OperatorError, match=r"none\.jinja"):
         chosen_template(str(tmp_path / "none.jinja"))
+
+
+def test_rows_that_are_tokenized_ahead_have_the_same_labels_and_counts(view: Vocabulary) -> None:
+    talks = [
+        [{"role": "user", "content": f"Hi {at}"}, {"role": "assistant", "content": "Yes" * at}] for at in range(150)
+    ]
+    talks[70] = BAD
+    rows: list[Located] = placed(talks)
+    rows.insert(100, Located("train.jsonl:text", TextRow("one document " * 9)))
+    found, counted = [], []
+    for ahead in (False, True):
+        counts = LabelCounts()
+        found.append(list(label_rows(rows, view, LabelRules(40), counts, ahead=ahead)))
+        counted.append(counts)
+    assert found[0] == found[1]
+    assert counted[0] == counted[1]
+    assert counted[0].refused_rows == 1
+    assert counted[0].dropped_rows > 0
+
+
+def test_an_error_of_a_later_row_comes_after_the_rows_before_it(view: Vocabulary) -> None:
+    def rows() -> Iterator[Located]:
+        yield from placed([GOOD] * 100)
+        raise OperatorError("train.jsonl:101: not JSON")
+
+    found = label_rows(rows(), view, LabelRules(40), LabelCounts(), ahead=True)
+    before = [next(found).where for _ in range(65)]  # the first row alone, and a chunk of 64; the next is not whole
+    assert before[-1] == "train.jsonl:65"
+    with pytest.raises(OperatorError, match="101"):
+        next(found)
