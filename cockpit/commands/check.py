@@ -69,6 +69,9 @@ def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> 
     print_out(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
     print_out("\n".join(_table(made, loaded.graph.order)))
     say("-: unknown until its input exists")
+    for planned in made.stages:
+        if planned.precision is not None:
+            say(f"{planned.name} computes in {planned.precision}")
     stages = {stage.name: stage for stage in loaded.recipe.stage}
     for name in loaded.graph.order:
         if name in looks:

@@ -12,6 +12,7 @@ from engines.artifacts.data_folder import TOKENS_JSON
 from engines.json_text import read_json
 from engines.look.answer import StageLook
 from engines.look.lengths import tokens_read
+from engines.native_bfloat16 import native_bfloat16
 from recipes.graph import Graph
 from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
@@ -50,6 +51,7 @@ class StagePlan:
         evaluations: number of evaluations on the val split during training.
         checkpoints: number of checkpoints that are written.
         checkpoint_bytes: weights and optimizer state of one checkpoint.
+        precision: in which number format an adapter is trained on this machine's processor, and why.
     """
 
     name: str
@@ -63,6 +65,7 @@ class StagePlan:
     evaluations: int | None = None
     checkpoints: int | None = None
     checkpoint_bytes: int | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,17 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         evaluations=0 if stage.eval_steps is None else None,
         checkpoints=None if steps is None else times_due(stage.save_steps, steps),
         checkpoint_bytes=None if trainable is None else trainable * per_parameter,
+        precision=precision_words(stage.bf16) if isinstance(stage, FinetuneStage) else None,
     )
+
+
+def precision_words(bf16: bool | None) -> str:
+    """In which number format an adapter is trained by this machine's processor: the field's, or what it computes
+    natively."""
+    if bf16 is not None:
+        return f"{'bfloat16' if bf16 else 'float32'}, by bf16"
+    instructions = native_bfloat16()
+    return f"bfloat16, by {instructions}" if instructions else "float32: the processor has no instructions for bfloat16"
 
 
 def _with_look(made: StagePlan, look: StageLook) -> StagePlan:

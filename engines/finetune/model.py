@@ -8,20 +8,31 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
 from engines.finetune.added_tokens import ends_of
+from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 
 
-def load_base(path: Path, *, bf16: bool, warn: Callable[[str], None] = lambda _text: None) -> tuple[Any, Any]:
+def stored_in_bfloat16(path: Path) -> bool:
+    """Whether a model folder says that its weights are bfloat16."""
+    if not (path / "config.json").is_file():
+        return False
+    config = read_object(path / "config.json")
+    return "bfloat16" in (config.get("dtype"), config.get("torch_dtype"))
+
+
+def load_base(path: Path, *, narrow: bool = False, warn: Callable[[str], None] = lambda _text: None) -> tuple[Any, Any]:
     """The model and its tokenizer from a folder, without the hub and without code from the folder.
 
-    Weights are float32. Those of a bfloat16 file stay bfloat16 when the stage computes in bfloat16: frozen weights gain
-    nothing from a wider type.
+    Args:
+        path: the folder.
+        narrow: the weights are bfloat16, else float32, whatever the files have.
+        warn: takes what the operator should know.
 
     Raises:
         OperatorError: transformers cannot load a model from the folder, or gives text other ids than
@@ -32,8 +43,6 @@ def load_base(path: Path, *, bf16: bool, warn: Callable[[str], None] = lambda _t
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         for warning in check_tokenizer_class(path, tokenizer):
             warn(warning)
-        config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        narrow = bf16 and getattr(config, "dtype", None) in {torch.bfloat16, "bfloat16"}
         model = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=torch.bfloat16 if narrow else torch.float32, local_files_only=True
         )

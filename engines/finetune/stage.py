@@ -25,7 +25,7 @@ from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, co
 from engines.events import SampledText
 from engines.files import read_regular_text
 from engines.finetune.added_tokens import use_template
-from engines.finetune.model import add_adapter, load_base
+from engines.finetune.model import add_adapter, load_base, stored_in_bfloat16
 from engines.finetune.rows import collator, load_train, load_val
 from engines.forward.arrangement import PADDED, arrange
 from engines.json_text import read_object
@@ -35,6 +35,7 @@ from engines.labels.stage_rows import rules_of
 from engines.labels.templates import NamedTemplate, chosen_template
 from engines.labels.vocabulary import TokenizerView, view_of
 from engines.training.inputs import input_folder
+from engines.training.precision import precision_of_adapter
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
@@ -56,7 +57,8 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
     data = source_of_stage(ctx.stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
-    model, tokenizer = load_base(base, bf16=ctx.stage.bf16, warn=ctx.warn)
+    precision = precision_of_adapter(ctx, stored_narrow=stored_in_bfloat16(base))
+    model, tokenizer = load_base(base, narrow=precision.narrow, warn=ctx.warn)
     ctx.phase("tokenizing")
     template = chosen_template(ctx.stage.chat_template)
     _refuse_changed_template(ctx, template)
@@ -79,6 +81,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
         save_tokenizer=save_extras,
         val=val,
         sample=partial(_sample, ctx, adapted, tokenizer, view, rules),
+        bf16=precision.bf16,
         arrangement=way,
     )
     session = Session(ctx, task)

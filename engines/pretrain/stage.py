@@ -57,6 +57,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
         val=_val_batches(ctx, data),
         sample=partial(_sample, ctx, model, tokenizer),
         sample_steps=ctx.stage.sample_steps,
+        bf16=bool(ctx.stage.bf16),
     )
     session = Session(ctx, task)
     session.run()

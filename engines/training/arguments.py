@@ -15,7 +15,7 @@ UNBOUNDED_STEPS = 1 << 40
 _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
-def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
+def training_arguments(stage: TrainingFields, work: Path, *, bf16: bool) -> TrainingArguments:
     """The arguments of a stage's Trainer.
 
     Its number of steps is without bound: the session ends the training, because a request may add steps while it runs.
@@ -39,7 +39,7 @@ def training_arguments(stage: TrainingFields, work: Path) -> TrainingArguments:
         "adam_beta2": stage.adam_beta2,
         "adam_epsilon": stage.adam_epsilon,
         "max_grad_norm": stage.max_grad_norm,
-        "bf16": stage.bf16,
+        "bf16": bf16,
         checkpointing: stage.gradient_checkpointing,
         f"{checkpointing}_kwargs": {"use_reentrant": False},
         "seed": stage.seed,

@@ -37,6 +37,7 @@ from engines.json_text import read_object
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
+from engines.training.precision import RECORD, as_record
 from engines.training.progress import Counters
 from recipes import quantities
 from recipes.stages.training import TrainingFields
@@ -134,6 +135,7 @@ class CheckpointWriter:
             threads=torch.get_num_threads(),
             device=trainer.args.device.type,
             **place(),
+            **{RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16))},
             versions=versions(),
             position=position,
             metrics={} if eval_loss is None else {"eval_loss": eval_loss},

@@ -57,6 +57,7 @@ class Task:
         sample: generates text at a step, from a prompt or, if that is empty, from the recipe's prompts; False
             without a prompt. None where the stage cannot sample.
         sample_steps: steps between two automatic samples; None for samples on request only.
+        bf16: matrix products are computed in bfloat16.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
     """
 
@@ -68,6 +69,7 @@ class Task:
     val: Batches | None = None
     sample: Callable[[int, str], bool] | None = None
     sample_steps: int | None = None
+    bf16: bool = False
     arrangement: Arrangement = PADDED
 
 
@@ -92,7 +94,12 @@ class Session:
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
         self.trainer: EngineTrainer = build_trainer(
-            self, task.model, training_arguments(self.stage, ctx.work), task.dataset, task.collate, task.arrangement
+            self,
+            task.model,
+            training_arguments(self.stage, ctx.work, bf16=task.bf16),
+            task.dataset,
+            task.collate,
+            task.arrangement,
         )
         self._measured: Measured | None = None
         report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
@@ -281,7 +288,7 @@ class Session:
         if self.last_eval is not None and self.last_eval.step == self.step:
             return self.last_eval
         self.ctx.phase(PHASE_EVALUATING)
-        with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.stage.bf16):
+        with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16):
             loss, tokens = token_weighted_loss(self.task.model, self.task.val, arrangement=self.task.arrangement)
         self.last_eval = Evaluated(
             stage=self.ctx.stage_name,
@@ -290,7 +297,7 @@ class Session:
             loss=loss,
             perplexity=perplexity(loss),
             tokens=tokens,
-            protocol=self.task.val.protocol + (", bf16" if self.stage.bf16 else ""),
+            protocol=self.task.val.protocol + (", bf16" if self.task.bf16 else ""),
         )
         self.ctx.emit(self.last_eval)
         self.watch.note_evaluation(self.step, loss)

@@ -74,11 +74,12 @@ class TrainingFields(DeviceFields):
         gt=0,
         help="Maximum L2 norm of the gradients; larger gradients are clipped.",
     )
-    bf16: bool = setting(
-        False,
+    bf16: bool | None = setting(
+        None,
         section="Precision",
         at_resume="arithmetic",
-        help="Compute in bfloat16 under autocast; weights stay float32.",
+        help="Compute in bfloat16 under autocast. Trained weights stay float32; frozen ones are bfloat16. By default,"
+        " true for an adapter where the machine computes in bfloat16 natively, else false.",
     )
     gradient_checkpointing: bool = setting(
         False,

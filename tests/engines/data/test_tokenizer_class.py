@@ -28,7 +28,7 @@ def mislabelled(folder: Path) -> Path:
 def test_every_stage_that_tokenizes_refuses_a_class_that_changes_ids(tmp_path: Path) -> None:
     model = mislabelled(tmp_path)
     for stage in (
-        lambda: load_base(model, bf16=False),
+        lambda: load_base(model),
         lambda: load_model(model, "model"),
         lambda: export(tmp_path, model, "F16"),
     ):

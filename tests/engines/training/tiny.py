@@ -52,6 +52,7 @@ FINETUNE: dict[str, Any] = {
     "r": 4,
     "lora_alpha": 8.0,
     "lora_dropout": 0.1,
+    "bf16": False,
     "save_steps": 3,
     "save_total_limit": 10,
 }
