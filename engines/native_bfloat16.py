@@ -20,7 +20,7 @@ def bfloat16_instructions(cpuinfo: str) -> str:
 
 @cache
 def native_bfloat16() -> str:
-    """The instructions for bfloat16 of this machine's processor; "" where there are none, or none are known."""
+    """The instructions for bfloat16 of this machine's processor; "" if it has no such ones, or does not list them."""
     try:
         return bfloat16_instructions(_CPUINFO.read_text(errors="replace"))
     except OSError:
