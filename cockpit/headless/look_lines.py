@@ -9,6 +9,7 @@ from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.look.answer import SplitLook, StageLook
 from recipes.stages.fields import StageFields
+from recipes.stages.steps import eval_every, save_every
 from recipes.stages.training import TrainingFields
 
 _BAR_CELLS = 40
@@ -31,10 +32,10 @@ def look_lines(look: StageLook, stage: StageFields) -> list[str]:
     for one in look.splits:
         lines += _in_part(one)
     if look.steps is not None and isinstance(stage, TrainingFields):
-        evaluates = stage.eval_steps if look.evaluations else None
+        evaluates = eval_every(stage, look.examples or 1) if look.evaluations else None
         lines.append(
             f"{fmt.counted(look.steps, 'step')}; evaluations at: {due_words(evaluates, look.steps)};"
-            f" checkpoints at: {due_words(stage.save_steps, look.steps)}"
+            f" checkpoints at: {due_words(save_every(stage, look.examples or 1), look.steps)}"
         )
     shown = next((one for one in look.splits if one.histogram), None)
     if shown is not None:

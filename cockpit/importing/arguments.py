@@ -46,6 +46,7 @@ from cockpit.importing.training_arguments import (
     PRECISION,
     RULES,
     SPEED,
+    best_at_end,
     evaluating,
     precision,
     saving,
@@ -146,7 +147,8 @@ KNOWN = (
     "dataset_test_split", "dataset_text_field", "datasets", "test_split_size", "data_files", "train_dataset",
     "completion_only_loss",
     "assistant_only_loss", "chat_template_path", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
-    "warmup_ratio", "save_steps", "save_strategy", "eval_steps", "eval_strategy", "evaluation_strategy", "bf16", "fp16",
+    "warmup_ratio", "save_steps", "save_strategy",
+    "load_best_model_at_end", "eval_steps", "eval_strategy", "evaluation_strategy", "bf16", "fp16",
     "seed", "random_state", "max_steps", "gradient_checkpointing", "use_gradient_checkpointing",
     "activation_checkpointing",
 )  # fmt: skip
@@ -171,6 +173,7 @@ def convert(draft: Draft) -> None:
     schedule(draft)
     saving(draft, 500)
     evaluating(draft, "eval_strategy", "evaluation_strategy")
+    best_at_end(draft)
     config = "SFTConfig" in draft.config.calls or not (draft.config.calls - {"dict"} or unsloth)
     precision(draft, default=config)
     seeds(draft)

@@ -32,6 +32,7 @@ from cockpit.importing.training_arguments import (
     EPOCHS,
     RULES,
     SPEED,
+    best_at_end,
     evaluating,
     held_out,
     precision,
@@ -56,7 +57,8 @@ KNOWN = (
     *RULES, *OWN, "base_model", "adapter", "lora_model_dir", "lora_target_modules", "lora_target_linear", "datasets",
     "pretraining_dataset", "val_set_size", "dataset_exact_deduplication", "chat_template", "chat_template_jinja",
     "special_tokens", "train_on_inputs", "batch_size", "lr_scheduler", "lr_scheduler_kwargs", "cosine_min_lr_ratio",
-    "warmup_steps", "warmup_ratio", "save_steps", "save_strategy", "saves_per_epoch", "eval_steps", "eval_strategy",
+    "warmup_steps", "warmup_ratio", "save_steps", "save_strategy",
+    "early_stopping_patience", "load_best_model_at_end", "saves_per_epoch", "eval_steps", "eval_strategy",
     "evaluation_strategy", "evals_per_epoch", "bf16", "fp16", "bfloat16", "seed", "max_steps",
     "gradient_checkpointing", "plugins",
 )  # fmt: skip
@@ -110,6 +112,7 @@ def _when(draft: Draft) -> None:
         draft.apply({key: different(f"{says} is not set: {EPOCHS}")})
     saving(draft, None)
     evaluating(draft, "eval_strategy", "evaluation_strategy")
+    best_at_end(draft)
 
 
 def _checkpointing(draft: Draft) -> None:

@@ -143,7 +143,7 @@ OWN: dict[str, Rule] = {
         unneeded("belongs to how Axolotl is started"),
     ),
     **each(
-        "early_stopping_patience loss_watchdog_threshold loss_watchdog_patience",
+        "loss_watchdog_threshold loss_watchdog_patience",
         different("a stage ends after its steps; a guard or a stop ends it earlier"),
     ),
     **each(

@@ -48,6 +48,7 @@ from cockpit.importing.training_arguments import (
     ONE_DEVICE,
     RULES,
     SPEED,
+    best_at_end,
     evaluating,
     held_out,
     precision,
@@ -157,7 +158,6 @@ OWN: dict[str, Rule] = {
         different(METHOD_PART),
     ),
     "compute_accuracy": unneeded("loss and perplexity are measured"),
-    "early_stopping_steps": different("a stage ends after its steps; a guard or a stop ends it earlier"),
     **each("plot_loss include_effective_tokens_per_second include_mfu", unneeded("cockpit metrics draws the curves")),
     **each(
         "use_swanlab swanlab_project swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key "
@@ -224,7 +224,9 @@ EXPORT: dict[str, Rule] = {
 KNOWN = (
     *RULES, *OWN, *EXPORT, "model_name_or_path", "adapter_name_or_path", "template", "dataset", "dataset_dir",
     "train_on_prompt", "mask_history", "val_size", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
-    "warmup_ratio", "save_steps", "save_strategy", "eval_steps", "eval_strategy", "evaluation_strategy", "bf16", "fp16",
+    "warmup_ratio", "save_steps", "save_strategy",
+    "early_stopping_steps", "load_best_model_at_end", "eval_steps", "eval_strategy", "evaluation_strategy",
+    "bf16", "fp16",
     "pure_bf16", "seed", "max_steps", "gradient_checkpointing", "activation_checkpointing",
     "disable_gradient_checkpointing",
 )  # fmt: skip
@@ -264,6 +266,7 @@ def _train(draft: Draft) -> None:
     schedule(draft)
     saving(draft, 500)
     evaluating(draft, "eval_strategy", "evaluation_strategy")
+    best_at_end(draft)
     precision(draft, default=False, pure="pure_bf16")
     seeds(draft)
     _checkpointing(draft)

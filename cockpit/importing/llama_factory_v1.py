@@ -37,6 +37,7 @@ from cockpit.importing.training_arguments import (
     RULES,
     SCHEDULES,
     SPEED,
+    best_at_end,
     evaluating,
     precision,
     saving,
@@ -94,7 +95,7 @@ NESTED: dict[str, dict[str, Rule]] = {
 
 KNOWN = (
     *RULES, *OWN, *NESTED, "peft_config", "lr_scheduler_config", "model", "template", "custom_chat_template",
-    "train_dataset", "global_batch_size", "bf16", "seed", "max_steps", "save_steps",
+    "train_dataset", "global_batch_size", "bf16", "seed", "max_steps", "save_steps", "load_best_model_at_end",
     "enable_activation_checkpointing",
 )  # fmt: skip
 """Every top-level key that has a meaning here."""
@@ -126,6 +127,7 @@ def _train(draft: Draft) -> None:
     steps(draft)
     saving(draft, None)
     evaluating(draft)
+    best_at_end(draft)
     precision(draft, default=True)
     seeds(draft)
     draft.apply({"enable_activation_checkpointing": to("gradient_checkpointing", flag)})

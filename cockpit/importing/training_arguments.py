@@ -108,7 +108,8 @@ RULES: dict[str, Rule] = {
     ),
     **each("remove_unused_columns label_names debug past_index", unneeded("rows are read by their format")),
     **each("do_train do_eval", unneeded("a finetune stage trains, and evaluates if eval_steps is set")),
-    **each("load_best_model_at_end metric_for_best_model greater_is_better", different(BEST)),
+    "metric_for_best_model": different("the best checkpoint is the one with the lowest eval_loss", "eval_loss", "loss"),
+    "greater_is_better": different("the best checkpoint is the one with the lowest eval_loss"),
     "group_by_length": different("rows are taken in random order, not grouped by length"),
     "train_sampling_strategy": different("rows are taken in random order", "random"),
     "length_column_name": unneeded("rows are taken in random order"),
@@ -255,8 +256,10 @@ def saving(draft: Draft, default: int | None) -> None:
         draft.note(strategy, "unneeded", says="as here")
     elif is_off(strategy.value):
         draft.note(strategy, "unneeded", says="checkpoints are written, and the newest are kept")
+    elif kind == "epoch":
+        draft.set(strategy, f"{TUNED}.save_strategy", kind)
     else:
-        draft.note(strategy, "different", says=f"save_steps is left at its default: {EPOCHS}")
+        draft.note(strategy, "different", says="save_steps is left at its default: not a strategy that is known here")
 
 
 def evaluating(draft: Draft, *strategies: str) -> None:
@@ -275,11 +278,42 @@ def evaluating(draft: Draft, *strategies: str) -> None:
             draft.apply({"eval_steps": to("eval_steps", whole)})
     for chosen in kinds:
         if kind == "epoch":
-            draft.note(chosen, "different", says=f"eval_steps is not set: {EPOCHS}")
+            draft.set(chosen, f"{TUNED}.eval_strategy", kind)
         elif kind == "steps" and not draft.get(f"{TUNED}.eval_steps"):
             draft.note(chosen, "different", says="eval_steps is not set; without it nothing is evaluated")
         else:
             draft.note(chosen, "unneeded", says="as here")
+
+
+def best_at_end(draft: Draft) -> None:
+    """`load_best_model_at_end`, where each checkpoint has an evaluation, and early stopping, where evaluations exist;
+    after `saving` and `evaluating`."""
+    _early_stopping(draft)
+    entry = draft.take("load_best_model_at_end")
+    if entry is None:
+        return
+    if is_off(entry.value):
+        draft.note(entry, "unneeded", says="asks for what a recipe does anyway")
+        return
+    strategies = [draft.get(f"{TUNED}.{name}_strategy") or "steps" for name in ("save", "eval")]
+    every, between = draft.get(f"{TUNED}.save_steps") or 100, draft.get(f"{TUNED}.eval_steps")
+    fits = strategies == ["epoch", "epoch"] or (
+        strategies == ["steps", "steps"] and between is not None and every % between == 0
+    )
+    if fits:
+        draft.apply({"load_best_model_at_end": to("load_best_model_at_end", flag)})
+    else:
+        draft.note(entry, "different", says=f"{BEST}; set it where each checkpoint has an evaluation")
+
+
+def _early_stopping(draft: Draft) -> None:
+    evaluates = draft.get(f"{TUNED}.eval_strategy") == "epoch" or draft.get(f"{TUNED}.eval_steps") is not None
+    for key in ("early_stopping_patience", "early_stopping_steps"):
+        entry = draft.take(key)
+        if entry is not None and not is_off(entry.value) and not evaluates:
+            draft.note(entry, "different", says="nothing is evaluated, so the stage ends after its steps")
+        elif entry is not None:
+            draft.apply({key: to("early_stopping_patience", whole)})
 
 
 def precision(draft: Draft, *, default: bool, pure: str = "") -> None:

@@ -22,7 +22,7 @@ from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
 from recipes.stages.prepare import PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import row_of
-from recipes.stages.steps import planned_steps, times_due
+from recipes.stages.steps import eval_every, planned_steps, save_every, times_due
 from recipes.stages.tokenizer import TokenizerStage
 from recipes.stages.training import TrainingFields
 
@@ -185,8 +185,8 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         steps=steps,
         tokens_per_step=per_step,
         tokens=None if steps is None or per_step is None else steps * per_step,
-        evaluations=0 if stage.eval_steps is None else None,
-        checkpoints=None if steps is None else times_due(stage.save_steps, steps),
+        evaluations=None if stage.evaluates else 0,
+        checkpoints=None if steps is None or stage.save_strategy == "epoch" else times_due(save_every(stage, 1), steps),
         checkpoint_bytes=None if trainable is None else trainable * per_parameter,
         precision=precision_words(stage.bf16) if isinstance(stage, FinetuneStage) else None,
     )
@@ -220,8 +220,8 @@ def _with_windows(made: StagePlan, stage: PretrainStage, tokens: Path | None) ->
         examples=examples,
         steps=steps,
         tokens=tokens_read(stage, [stage.max_length] * examples, steps),
-        evaluations=times_due(stage.eval_steps, steps) if evaluates else 0,
-        checkpoints=times_due(stage.save_steps, steps),
+        evaluations=times_due(eval_every(stage, examples), steps) if evaluates else 0,
+        checkpoints=times_due(save_every(stage, examples), steps),
     )
 
 

@@ -106,7 +106,7 @@ def load_val(
             ctx.warn(f"of the val split, {read.notes()[0]}")
         if batches.scored_tokens:
             return batches
-    if stage.eval_steps is not None:
+    if stage.evaluates:
         ctx.warn("the data has no val split; evaluation during training is skipped")
     return None
 

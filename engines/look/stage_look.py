@@ -27,7 +27,7 @@ from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.prepare import PrepareMessages
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
-from recipes.stages.steps import planned_steps, times_due
+from recipes.stages.steps import eval_every, planned_steps, save_every, times_due
 
 Clock = Callable[[], float]
 _ENDS = ("bos_token", "eos_token", "pad_token")
@@ -290,21 +290,29 @@ class _Look:
                 )
         if look.examples or stage.max_steps is not None:
             look.steps = planned_steps(stage, look.examples or 1)
-            look.checkpoints = times_due(stage.save_steps, look.steps)
+            known = bool(look.examples)
+            look.checkpoints = _due(save_every(stage, look.examples or 1), look.steps, stage.save_strategy, known)
             evaluates = val is not None and (val.scored_tokens > 0 or bool(look.unlabelled))
-            look.evaluations = times_due(stage.eval_steps, look.steps) if evaluates else 0
+            every = eval_every(stage, look.examples or 1) if evaluates else None
+            look.evaluations = _due(every, look.steps, stage.eval_strategy, known or not evaluates)
             self._warn_of_steps(stage, look.steps, evaluates)
         if look.examples and look.steps is not None:
             look.tokens = tokens_read(stage, self._lengths[train.split], look.steps)
 
     def _warn_of_steps(self, stage: FinetuneStage, steps: int, evaluates: bool) -> None:
         warn = self._look.warnings.append
-        if stage.eval_steps is not None and not evaluates:
-            warn("eval_steps is set and the data has no val split: no evaluation will take place")
-        elif stage.eval_steps is not None and stage.eval_steps > steps:
+        if stage.evaluates and not evaluates:
+            which = "eval_steps" if stage.eval_strategy == "steps" else "eval_strategy"
+            warn(f"{which} is set and the data has no val split: no evaluation will take place")
+        elif stage.eval_strategy == "steps" and stage.eval_steps is not None and stage.eval_steps > steps:
             warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
         if stage.warmup_steps >= steps and stage.warmup_steps >= 1:
             warn(
                 f"warmup_steps is {quantities.exact(stage.warmup_steps)} and the training has {steps} steps: the"
                 " learning rate does not reach its peak"
             )
+
+
+def _due(every: int | None, steps: int, strategy: str, known: bool) -> int | None:
+    """How often work is due; None for once an epoch while the number of examples is not known."""
+    return times_due(every, steps) if known or strategy != "epoch" else None

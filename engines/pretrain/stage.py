@@ -86,7 +86,7 @@ def _val_batches(ctx: StageContext[PretrainStage], data: Path) -> Batches | None
         )
         if batches.scored_tokens:
             return batches
-    if stage.eval_steps is not None:
+    if stage.evaluates:
         ctx.warn("the tokens have no val split; evaluation during training is skipped")
     return None
 

@@ -156,6 +156,14 @@ class CheckpointWriter:
             loss=eval_loss,
         )
 
+    def best(self) -> Checkpoint | None:
+        """The healthy checkpoint of the lineage with the lowest evaluation loss."""
+        return current_best(
+            checkpoint
+            for checkpoint in self._lineage_checkpoints()
+            if checkpoint.healthy and checkpoint.eval_loss is not None
+        )
+
     def _is_best(self, eval_loss: float) -> bool:
         best = current_best(self._lineage_checkpoints())
         return best is None or best.eval_loss is None or eval_loss <= best.eval_loss

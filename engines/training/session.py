@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from engines.artifacts.checkpoints import Checkpoint
 from engines.artifacts.manifest import read_manifest
 from engines.context import GuardTrippedError, StageContext, StopRequested
 from engines.data_wait import DataWait
@@ -34,11 +35,11 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
-from engines.training.watch import Watch
+from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
-from recipes.stages.steps import is_due, planned_steps
+from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
 
 
@@ -83,6 +84,10 @@ class Session:
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
         self.watch = Watch(self.stage.guards)
+        self.early_stopping = EarlyStopping(self.stage.early_stopping_patience, self.stage.early_stopping_threshold)
+        self.eval_every = eval_every(self.stage, task.examples) if task.val is not None else None
+        self.save_every = save_every(self.stage, task.examples)
+        self.output: Checkpoint | None = None
         self.data_wait = DataWait(ctx.phase)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
@@ -134,8 +139,9 @@ class Session:
             self.trainer.state.global_step = resume.step
             self.trainer.state.max_steps = resume.step
             self._plan(resume.step)
-            if self.stage.eval_steps is not None:
+            if self.stage.evaluates:
                 self.evaluate()
+            self._load_best()
             return
         self.ctx.phase("first step")
         try:
@@ -144,6 +150,16 @@ class Session:
             if exhausted_memory(error):
                 self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
             raise
+        self._load_best()
+
+    def _load_best(self) -> None:
+        """Load the weights of the best checkpoint of this training, if the stage asks for it and the last is not it."""
+        best = self.writer.best() if self.stage.load_best_model_at_end else None
+        if best is None or best.step == self.step:
+            return
+        self.ctx.phase(f"loading the checkpoint of step {best.step}, the best by eval_loss")
+        self.trainer._load_from_checkpoint(str(best.path))
+        self.output = best
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""
@@ -177,6 +193,11 @@ class Session:
             metrics["eval_loss"] = self.last_eval.loss
             metrics["eval_perplexity"] = self.last_eval.perplexity
             metrics |= {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
+        metrics["output_step"] = self.step
+        if self.output is not None and self.output.eval_loss is not None:
+            metrics |= self.output.position.get("evaluated") or {}
+            metrics["output_step"] = self.output.step
+            metrics["eval_loss"], metrics["eval_perplexity"] = self.output.eval_loss, perplexity(self.output.eval_loss)
         return {name: float(value) for name, value in metrics.items() if value is not None}
 
     # Called by the Trainer, in the order of a step.
@@ -244,13 +265,28 @@ class Session:
         self._end_by_guard()
 
     def _do_due_work(self) -> None:
-        stage, step, last = self.stage, self.step, int(self.trainer.state.max_steps)
-        if is_due(step, stage.eval_steps, last):
-            self.evaluate()
+        step, last = self.step, self.last_step
+        if is_due(step, self.eval_every, last) and self._evaluation_ends_it():
+            last = self.set_max_steps(step)
         if is_due(step, self.task.sample_steps, last):
             self.sample()
-        if is_due(step, stage.save_steps, last):
+        if is_due(step, self.save_every, last):
             self.save()
+
+    def _evaluation_ends_it(self) -> bool:
+        """Evaluate; whether early stopping ends the training at this step."""
+        known = self.last_eval is not None and self.last_eval.step == self.step
+        found = self.evaluate()
+        if found is None or found.loss is None or known or not self.early_stopping.note(self.step, found.loss):
+            return False
+        if self.step >= self.last_step:
+            return False
+        best = quantities.loss(self.early_stopping.best)
+        self.ctx.warn(
+            f"early stopping at step {self.step}: eval_loss has not improved on {best}, of step"
+            f" {self.early_stopping.best_step}, in {self.early_stopping.failures} evaluations; the stage ends here"
+        )
+        return True
 
     def _end_by_guard(self) -> None:
         """Save and end the attempt if a guard asks for it after this step.
@@ -277,7 +313,14 @@ class Session:
             self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
-        plan = {"planned_steps": self.planned_steps, "requested_steps": self.requested_steps, **self.watch.saved()}
+        plan: dict[str, Any] = {
+            "planned_steps": self.planned_steps,
+            "requested_steps": self.requested_steps,
+            **self.watch.saved(),
+        }
+        plan |= self.early_stopping.saved()
+        if self.last_eval is not None and measured_here:
+            plan["evaluated"] = {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
         self.counters.suspect = self.watch.suspect
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
@@ -334,6 +377,7 @@ class Session:
         self.resumed_step = step
         position = manifest.get("position") or {}
         self.watch.restore(position)
+        self.early_stopping.restore(position)
         if position.get("planned_steps", self.planned_steps) == self.planned_steps:
             # Otherwise a resume has changed the number of steps since. Older checkpoints could only lower it.
             self.requested_steps = position.get("requested_steps", position.get("lowered_to"))

@@ -92,3 +92,41 @@ class Watch:
         if best:
             recent = [float(loss) for loss in best["recent"]]
             self.improvement = Improvement(best["best"], int(best["best_step"]), recent)
+
+
+class EarlyStopping:
+    """Counts evaluations in a row without an improvement, as transformers' EarlyStoppingCallback does.
+
+    Args:
+        patience: evaluations without an improvement after which the training ends; None: it does not end early.
+        threshold: fall of the loss in nats that must be exceeded.
+
+    Attributes:
+        best: the lowest loss so far.
+        best_step: its step.
+        failures: evaluations in a row that did not improve on it.
+    """
+
+    def __init__(self, patience: int | None, threshold: float) -> None:
+        self._patience, self._threshold = patience, threshold
+        self.best: float | None = None
+        self.best_step = 0
+        self.failures = 0
+
+    def note(self, step: int, loss: float) -> bool:
+        """Take an evaluation into account; True if the training ends here."""
+        improved = self.best is None or self.best - loss > self._threshold
+        self.failures = 0 if improved else self.failures + 1
+        if self.best is None or loss < self.best:
+            self.best, self.best_step = loss, step
+        return self._patience is not None and self.failures >= self._patience
+
+    def saved(self) -> dict[str, Any]:
+        """The state for a checkpoint's `position`."""
+        return {"early_stopping": {"best": self.best, "best_step": self.best_step, "failures": self.failures}}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Continue with the state of a checkpoint; one of an older version has none."""
+        state = position.get("early_stopping")
+        if state:
+            self.best, self.best_step, self.failures = state["best"], int(state["best_step"]), int(state["failures"])

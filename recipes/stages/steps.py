@@ -20,6 +20,24 @@ def planned_steps(stage: TrainingFields, examples: int) -> int:
     return math.ceil(stage.num_train_epochs * steps_per_epoch(stage, examples))
 
 
+AT_THE_END = 1 << 62
+"""An interval that no training reaches: work that is due at the last step only."""
+
+
+def eval_every(stage: TrainingFields, examples: int) -> int | None:
+    """Steps between two evaluations; None where the stage does not evaluate."""
+    if stage.eval_strategy == "epoch":
+        return steps_per_epoch(stage, examples)
+    return stage.eval_steps if stage.eval_strategy == "steps" else None
+
+
+def save_every(stage: TrainingFields, examples: int) -> int:
+    """Steps between two checkpoints."""
+    if stage.save_strategy == "epoch":
+        return steps_per_epoch(stage, examples)
+    return stage.save_steps if stage.save_strategy == "steps" else AT_THE_END
+
+
 def smaller_batch(rows: int, accumulation: int) -> tuple[int, int] | None:
     """Rows per forward pass and accumulation steps with at most half the rows, and exactly the same rows in each step.
 

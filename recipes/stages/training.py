@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from recipes.setting import setting
 from recipes.stages.fields import DeviceFields, ModelGuards, ModelRetry
 
@@ -93,13 +95,19 @@ class TrainingFields(DeviceFields):
     dataloader_num_workers: int = setting(
         0, section="Data", at_resume="change", ge=0, le=64, advanced=True, help="Number of processes that load data."
     )
+    save_strategy: Literal["no", "steps", "epoch"] = setting(
+        "steps",
+        section="Checkpoints",
+        at_resume="change",
+        help="When checkpoints are written: each save_steps, at the end of each epoch, or at the end only.",
+    )
     save_steps: int = setting(
         100,
         section="Checkpoints",
         at_resume="change",
         ge=1,
         unit="steps",
-        help="Steps between two checkpoints; another one is written at the end.",
+        help="Steps between two checkpoints with save_strategy steps; another one is written at the end.",
     )
     save_total_limit: int = setting(
         3,
@@ -108,13 +116,40 @@ class TrainingFields(DeviceFields):
         ge=1,
         help="Number of newest checkpoints to keep, besides the best one and the newest healthy one.",
     )
+    load_best_model_at_end: bool = setting(
+        False,
+        section="Checkpoints",
+        at_resume="change",
+        help="The output has the weights of the checkpoint with the lowest eval_loss, not those of the last step.",
+    )
+    eval_strategy: Literal["no", "steps", "epoch"] = setting(
+        "steps",
+        section="Evaluation",
+        at_resume="change",
+        help="When the val split is evaluated: each eval_steps if that is set, at the end of each epoch, or never.",
+    )
     eval_steps: int | None = setting(
         None,
         section="Evaluation",
         at_resume="change",
         ge=1,
         unit="steps",
-        help="Steps between two evaluations on the val split.",
+        help="Steps between two evaluations on the val split with eval_strategy steps; another one is at the end.",
+    )
+    early_stopping_patience: int | None = setting(
+        None,
+        section="Evaluation",
+        at_resume="change",
+        ge=1,
+        help="End the training after this many evaluations in a row whose eval_loss does not improve on the best one.",
+    )
+    early_stopping_threshold: float = setting(
+        0.0,
+        section="Evaluation",
+        at_resume="change",
+        ge=0,
+        unit="nats",
+        help="Fall of eval_loss that an evaluation must exceed to count as an improvement for early stopping.",
     )
     eval_max_tokens: int = setting(
         20_000,
@@ -134,6 +169,43 @@ class TrainingFields(DeviceFields):
         default_factory=ModelRetry, section="Retry", at_resume="change", help="Automatic retries."
     )
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the val split is evaluated during the training."""
+        return self.eval_strategy == "epoch" or (self.eval_strategy == "steps" and self.eval_steps is not None)
+
+    @model_validator(mode="after")
+    def _evaluations_that_others_need(self) -> TrainingFields:
+        needs = {
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+            "guards.no_improvement_on": self.guards.no_improvement is not None
+            and self.guards.no_improvement_on == "eval_loss",
+        }
+        found = [name for name, is_set in needs.items() if is_set]
+        if found and not self.evaluates:
+            raise ValueError(
+                f"{found[0]} — needs evaluations; got eval_strategy {self.eval_strategy} without eval_steps; allowed:"
+                ' eval_steps with a number of steps, or eval_strategy = "epoch"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_where_it_evaluates(self) -> TrainingFields:
+        if not self.load_best_model_at_end or not self.evaluates:
+            return self
+        fits = self.save_strategy == self.eval_strategy
+        if self.save_strategy == "steps" and self.eval_steps is not None:
+            fits = fits and self.save_steps % self.eval_steps == 0
+        if not fits:
+            every = self.save_steps if self.save_strategy == "steps" else self.save_strategy
+            raise ValueError(
+                f"load_best_model_at_end — each checkpoint needs an evaluation; got checkpoints at {every}, evaluations"
+                f" at {self.eval_steps if self.eval_strategy == 'steps' else self.eval_strategy}; allowed: the same"
+                " strategy for both, and save_steps as a multiple of eval_steps"
+            )
+        return self
+
 
 EVALUATES = (("eval_steps", 1, "eval_steps to the number of steps between two evaluations"),)
 """The field that adds the metrics of the val split."""
@@ -150,5 +222,6 @@ def training_metrics(stage: TrainingFields) -> tuple[str, ...]:
         "examples",
         "parameters",
         "trainable_parameters",
+        "output_step",
     )
-    return (*measured, "eval_loss", "eval_perplexity") if stage.eval_steps is not None else measured
+    return (*measured, "eval_loss", "eval_perplexity") if stage.evaluates else measured

@@ -35,7 +35,12 @@ def test_overrides_reach_stages_defaults_nested_tables_and_the_recipe() -> None:
     )
     assert found["second-tuned"]["learning_rate"] == 3e-4
     assert found["tuned"]["learning_rate"] == 5e-5
-    assert found["tuned"]["retry"] == {"max_attempts": 1, "learning_rate_factor": 0.25}
+    assert found["tuned"]["retry"] == {
+        "max_attempts": 1,
+        "learning_rate_factor": 0.25,
+        "out_of_memory_halvings": 3,
+        "warmup_steps": 0.02,
+    }
     assert found["tuned"]["guards"]["grad_norm"] == 5
     assert found[""]["name"] == "other"
     assert found["corpus"]["source"] == "/"
