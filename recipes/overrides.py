@@ -11,7 +11,7 @@ from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields
 from recipes.problems import OperatorError, Problem, closest, printable
 from recipes.source import Source
 from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tag_of_table, tags_of
-from recipes.toml_scan import MAX_KEY_PARTS, KeyPath, ScanError, scan
+from recipes.toml_scan import MAX_BARE_CHARACTERS, MAX_KEY_PARTS, KeyPath, ScanError, scan
 
 MAX_CHARACTERS = 64 * 1024
 FIXED = ("name", "kind", "output")
@@ -45,6 +45,8 @@ def parse_value(text: str) -> Any:
         raise OperatorError("no value", "write KEY=VALUE")
     if len(text) > MAX_CHARACTERS:
         raise OperatorError("the value is too long", f"at most {MAX_CHARACTERS} characters")
+    if len(text) > MAX_BARE_CHARACTERS and text[0] not in "[{\"'":
+        return text  # no number, date or word of TOML is as long: a path, or a sentence
     try:
         if "\n" not in text and "\r" not in text:
             scan(f"value = {text}")

@@ -27,6 +27,7 @@ from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
+from recipes.stages.label_fields import LabelFields
 from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
 from recipes.stages.registry import tag_of_stage
 
@@ -95,6 +96,13 @@ def source_of(stage: StageFields) -> Path | None:
     if not isinstance(stage, PrepareText) or stage.source == STANDARD_LIBRARY:
         return None
     return Path(stage.source).expanduser().absolute()
+
+
+def template_of(stage: StageFields) -> Path | None:
+    """The file of a chat template that a stage names; None for a template by its name, or the model's own."""
+    if not isinstance(stage, LabelFields) or "/" not in stage.chat_template:
+        return None
+    return Path(stage.chat_template).expanduser().absolute()
 
 
 def accepted_by(stage: StageFields, field: str) -> set[str]:

@@ -17,7 +17,7 @@ import msgspec
 from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
 from engines.events import RecordedInput
 from engines.files import read_regular_bytes, write_durably
-from engines.inputs.files_read import accepted_by, files_read, source_of
+from engines.inputs.files_read import accepted_by, files_read, source_of, template_of
 from engines.inputs.hashing import FileHash, hashes_of
 from engines.inputs.hub_cache import cached_dataset
 from engines.stage_file import StageInput
@@ -30,8 +30,8 @@ FORMAT = 1
 MAX_RECORD_BYTES = 256 * 1024 * 1024
 OUTSIDE = frozenset({"path", "run"})
 """Origins of inputs that lie outside the run: a path, and a finished stage of another run."""
-SOURCE = "source"
-"""The field of `prepare` that names a folder outside the recipe's graph."""
+SOURCE, TEMPLATE = "source", "chat_template"
+"""Fields that name something outside the recipe's graph: a folder of `prepare`, and the file of a chat template."""
 
 Method: TypeAlias = Literal["content", "manifest", "name"]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -86,14 +86,14 @@ class _File(msgspec.Struct):
 
 
 def external_inputs(stage: StageFields, inputs: Mapping[str, StageInput]) -> dict[str, Path]:
-    """The inputs of a stage that other programs may change, by field: paths that the recipe names, and datasets in the
-    local hub cache."""
+    """The inputs of a stage that other programs may change, by field: paths that the recipe names, the file of its chat
+    template, and datasets in the local hub cache."""
     found = {field: Path(given.path) for field, given in inputs.items() if given.origin in OUTSIDE and given.path}
     for field, given in inputs.items():
         if given.origin == "hub" and DATASET in accepted_by(stage, field) and (folder := cached_dataset(given.name)):
             found[field] = folder
-    source = source_of(stage)
-    return found if source is None else {**found, SOURCE: source}
+    others = {SOURCE: source_of(stage), TEMPLATE: template_of(stage)}
+    return {**found, **{field: path for field, path in others.items() if path is not None}}
 
 
 def identify_inputs(

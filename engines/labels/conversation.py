@@ -10,11 +10,12 @@ from typing import Any
 
 from engines.chat.rendering import Chat, Rendered, Waiting, render_each
 from engines.labels.skeleton import Answer, Placed, Rendering, Skeleton, skeleton_of
-from engines.labels.slots import FORMS, Form, Marked, in_form, marked
+from engines.labels.slots import FORMS, Form, Marked, Slot, in_form, marked
 from engines.labels.vocabulary import TokenizerView
 from recipes.problems import printable
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_REASONING = re.compile(r"\s*(?:<think>)?((?:(?!</?think>).)*)</think>", re.DOTALL)
 _KEPT_STRUCTURES = 4096
 _REQUEST_TURNS = 20_000
 """Turns of placeholders in one request: a few megabytes."""
@@ -88,6 +89,27 @@ def folded(talk: Talk) -> Talk:
     return Talk(turns, talk.tools, talk.weights[1:])
 
 
+def separated(talk: Talk) -> Talk:
+    """The conversation with reasoning between think marks, at the beginning of an answer, as `reasoning_content`."""
+    turns = [_separated(turn) for turn in talk.turns]
+    return talk if turns == talk.turns else replace(talk, turns=turns)
+
+
+def _separated(turn: dict[str, Any]) -> dict[str, Any]:
+    content = turn.get("content")
+    if turn["role"] != "assistant" or turn.get("reasoning_content") or not isinstance(content, str):
+        return turn
+    found = _REASONING.match(content)
+    if found is None or not found.group(1).strip() or not (content[found.end() :].strip() or "tool_calls" in turn):
+        return turn
+    return {**turn, "reasoning_content": found.group(1).strip(), "content": content[found.end() :].lstrip()}
+
+
+_THINKING = Talk(
+    [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "<think>\nTwo\n</think>\n\nThree"}]
+)
+
+
 @dataclass
 class _Asked:
     """One row in one form: the row and its structure."""
@@ -106,6 +128,7 @@ class Conversations:
         self._template = template
         self._waiting = waiting
         self._marks = bool(_GENERATION.search(template))
+        self._separates: bool | None = None
         self._known: dict[str, Skeleton | UnfitError] = {}
         self._way: tuple[Form, bool] = (FORMS[0], False)
         self._dated = ("the template writes the present date into each row",) if "strftime_now" in template else ()
@@ -116,6 +139,7 @@ class Conversations:
         Raises:
             TemplateLimitError: the template computed for too long, or needed too much memory.
         """
+        talks = [self._suited(talk) for talk in talks]
         found = self._tried(talks, self._way)
         for number, one in enumerate(found):
             if isinstance(one, UnfitError):
@@ -129,6 +153,7 @@ class Conversations:
             UnfitError: the template does not render it as it is.
             TemplateLimitError: the template computed for too long, or needed too much memory.
         """
+        talk = self._suited(talk)
         error: UnfitError | None = None
         for form, fine in [self._way, *self._others(talk, self._way)]:
             asked = self._asked(talk, form, fine)
@@ -147,6 +172,28 @@ class Conversations:
             return placed.text, placed.contents
         assert error is not None
         raise error
+
+    def _suited(self, talk: Talk) -> Talk:
+        """The conversation with its reasoning where the template has a place of its own for it."""
+        apart = separated(talk)
+        if apart is talk:
+            return talk
+        if self._separates is None:
+            self._separates = self._has_a_place_for_reasoning()
+        return apart if self._separates else talk
+
+    def _has_a_place_for_reasoning(self) -> bool:
+        """Whether the template takes reasoning apart from the content, and does not know think marks in the content:
+        it writes an empty block before them, or marks reasoning in another way."""
+        way = self._way
+        texts = []
+        for talk in (separated(_THINKING), _THINKING):
+            found = self._tried([talk], way)[0]
+            found = self._otherwise(talk, found) if isinstance(found, UnfitError) else found
+            texts.append(found.text.count("</think>") if isinstance(found, Proven) else None)
+        self._way = way
+        apart, inside = texts
+        return apart is not None and (inside is None or apart < inside)
 
     def _otherwise(self, talk: Talk, first: UnfitError) -> Proven | UnfitError:
         """The row in the other forms that templates take; if none fits, the reason of the one that came furthest."""
@@ -190,6 +237,7 @@ class Conversations:
         placed = self._placed(asked, skeleton, text)
         notes = _refuse_missing(asked, skeleton)
         _refuse_twice(skeleton, asked.marked)
+        _refuse_moved(skeleton, asked)
         _refuse_dropped_tools(asked, skeleton)
         answers = [_in_row(answer, placed) for answer in skeleton.answers]
         about = dict.fromkeys([*notes, *self._dated, *(note for answer in answers for note in answer.notes)])
@@ -343,6 +391,36 @@ def _refuse_twice(skeleton: Skeleton, marked: Marked) -> None:
                 f"the chat template writes the text of turn {answer.turn + 1} twice, so its place is not certain",
                 f"{_OTHER_TEMPLATE}; {_SKIP}",
             )
+
+
+def _refuse_moved(skeleton: Skeleton, asked: _Asked) -> None:
+    """Refuse turns in another order than the row's, and an answer that would be scored with a text of another turn.
+
+    A system turn may stand anywhere: some families write it before the last question.
+    """
+    slots, turns = asked.marked.slots, asked.talk.turns
+    first: dict[int, int] = {}
+    for start, _, name in skeleton.places:
+        if slots[name].kind in ("content", "inner") and turns[slots[name].turn]["role"] != "system":
+            first.setdefault(slots[name].turn, start)
+    order = list(first)
+    moved = next((one for one, other in zip(order, sorted(order), strict=True) if one != other), None)
+    if moved is None:
+        moved = next((answer.turn for answer in skeleton.answers if _foreign(skeleton, slots, answer)), None)
+    if moved is not None:
+        raise UnfitError(
+            f"the chat template writes turn {moved + 1} ({turns[moved]['role']}) in another place than the row has it",
+            f"{_OTHER_TEMPLATE}; {_SKIP}",
+        )
+
+
+def _foreign(skeleton: Skeleton, slots: Mapping[str, Slot], answer: Answer) -> bool:
+    """Whether a text of another turn stands between the beginning and the end of an answer."""
+    return any(
+        answer.own < end and start < answer.end and slots[name].turn != answer.turn
+        for start, end, name in skeleton.places
+        if slots[name].kind in ("content", "inner", "reasoning")
+    )
 
 
 def _refuse_dropped_tools(asked: _Asked, skeleton: Skeleton) -> None:

@@ -122,6 +122,9 @@ def chosen_template(given: str) -> NamedTemplate | None:
         )
     path = Path(given)
     try:
-        return NamedTemplate(read_regular_text(path))
+        text = read_regular_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise OperatorError(f"{path}: cannot be read as a template: {error}", "give a file of Jinja text") from error
+    if not text.strip():
+        raise OperatorError(f"{path}: the template is empty", "give a file of Jinja text")
+    return NamedTemplate(text)

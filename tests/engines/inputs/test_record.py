@@ -8,7 +8,7 @@ import pytest
 
 from engines.artifacts.manifest import manifest_sha256, write_manifest
 from engines.inputs.compare import changes_of
-from engines.inputs.record import InputRecord, identify_inputs, read_record, write_record
+from engines.inputs.record import InputRecord, identify_inputs, read_record, stage_fingerprint, write_record
 from engines.stage_file import StageInput
 from recipes.stages.finetune import FinetuneStage
 
@@ -61,6 +61,23 @@ def test_one_changed_byte_a_missing_and_an_added_file_are_named(data: Path) -> N
         "tuned.data ./data: missing val.jsonl",
         "tuned.data ./data: added metadata.json (2 B)",
     ]
+
+
+def test_the_text_of_a_chat_template_in_a_file_is_an_input_and_a_named_one_is_not(data: Path) -> None:
+    file = data.with_name("mine.jinja")
+    file.write_text("one")
+    given = {"data": StageInput(origin="path", name="./data", path=str(data))}
+    stage = STAGE.model_copy(update={"chat_template": str(file)})
+    before = identify_inputs(stage, given)
+    file.write_text("two")
+    after = identify_inputs(stage, given)
+    assert [record.field for record in before] == ["chat_template", "data"]
+    assert lines(before, after) == [f"tuned.chat_template {file}: changed mine.jinja (3 bytes, other content)"]
+    assert stage_fingerprint(stage, {one.field: one.identity for one in before}) != stage_fingerprint(
+        stage, {one.field: one.identity for one in after}
+    )
+    named = STAGE.model_copy(update={"chat_template": "chatml"})
+    assert [record.field for record in identify_inputs(named, given)] == ["data"]
 
 
 def test_the_cause_is_named_even_if_the_list_of_files_was_lost(data: Path) -> None:

@@ -151,6 +151,27 @@ def test_reasoning_between_think_marks_in_the_content_is_handled_as_reasoning(vi
     assert "drops the reasoning of turn 2" in refusal(turns, view, template=splits).reason
 
 
+def test_reasoning_between_think_marks_goes_where_the_template_has_a_place_for_it(view: Vocabulary) -> None:
+    """A template that knows no marks in the content would write an empty block before them, or leave them as text."""
+    turns = talk("Hi", "<think>\nhm\n</think>\n\nYes")
+    row = labelled(turns, view, template=KEEPS_LAST_REASONING)
+    assert row.text.count("<think>") == 1
+    assert scored_texts(row) == ["<think>\nhm\n</think>\n\nYes<|im_end|>"]
+    channels = KEEPS_LAST_REASONING.replace("<think>", "(think:").replace("</think>", ")")
+    row = labelled(talk("Hi", "hm</think>Yes"), view, template=channels)
+    assert scored_texts(row) == ["(think:\nhm\n)\n\nYes<|im_end|>"]
+    apart = [turns[0], {"role": "assistant", "reasoning_content": "hm", "content": "Yes"}, *talk("Why?")]
+    rules = LabelRules(4096, template=KEEPS_LAST_REASONING)
+    assert prompt_ids([*turns, *talk("Why?")], [], view, rules) == prompt_ids(apart, [], view, rules)
+
+
+@pytest.mark.parametrize("order", ["messages | reverse", "messages[1:] + messages[:1]"])
+def test_a_template_that_writes_turns_in_another_order_is_refused(view: Vocabulary, order: str) -> None:
+    moved = CHATML.replace("in messages", f"in {order}")
+    assert moved != CHATML
+    assert "in another place" in refusal(talk("Hi", "Yes", "Why?", "Because"), view, template=moved).reason
+
+
 DROPPING = {
     "the text of turn 1 (system)": "{% for m in messages if m.role != 'system' %}",
     "the text of turn 2 (user)": "{% for m in messages if m.role != 'user' %}",

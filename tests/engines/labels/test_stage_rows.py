@@ -74,6 +74,9 @@ def test_a_template_is_a_name_or_a_file(tmp_path: Path) -> None:
         chosen_template("chatmi")
     with pytest.raises(OperatorError, match=r"none\.jinja"):
         chosen_template(str(tmp_path / "none.jinja"))
+    file.write_text(" \n")
+    with pytest.raises(OperatorError, match="the template is empty"):
+        chosen_template(str(file))
 
 
 def test_rows_that_are_tokenized_ahead_have_the_same_labels_and_counts(view: Vocabulary) -> None:
