@@ -66,24 +66,32 @@ class LoadedRecipe:
         return found
 
 
-def load_recipe(path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None) -> LoadedRecipe:
+def load_recipe(
+    path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None, *, paths_here: bool = True
+) -> LoadedRecipe:
     """Read, check and complete a recipe file.
 
     Args:
         path: the file.
         sets: overrides, each `STAGE.FIELD=VALUE`.
         find_output: finds the outputs of other runs (RUN:STAGE); None leaves them unresolved.
+        paths_here: whether the recipe's files and folders must exist here; no for a run on another machine.
 
     Raises:
         OperatorError: the file cannot be read.
         RecipeError: every problem of the recipe, each with its line.
     """
     path = Path(path)
-    return load_recipe_text(read_text(path), path, sets, find_output)
+    return load_recipe_text(read_text(path), path, sets, find_output, paths_here=paths_here)
 
 
 def load_recipe_text(
-    text: str, path: Path | str, sets: Sequence[str] = (), find_output: FindOutput | None = None
+    text: str,
+    path: Path | str,
+    sets: Sequence[str] = (),
+    find_output: FindOutput | None = None,
+    *,
+    paths_here: bool = True,
 ) -> LoadedRecipe:
     """Check and complete a recipe given as text; `path` is the file's, for relative paths and messages.
 
@@ -92,7 +100,7 @@ def load_recipe_text(
     """
     path = Path(path)
     data, index = parse(text, path)
-    check = _Check(Source(path, index, data), path.parent, find_output)
+    check = _Check(Source(path, index, data), path.parent, find_output, paths_here)
     check.problems |= dict.fromkeys(apply_overrides(check.source, sets))
     graph = check.everything()
     if check.problems:
@@ -105,10 +113,11 @@ def load_recipe_text(
 class _Check:
     """One pass over a parsed recipe. Each stage is completed with its defaults, then checked."""
 
-    def __init__(self, source: Source, folder: Path, find_output: FindOutput | None) -> None:
+    def __init__(self, source: Source, folder: Path, find_output: FindOutput | None, paths_here: bool) -> None:
         self.source = source
         self.folder = folder
         self.find_output = find_output
+        self.paths_here = paths_here
         self.problems: dict[Problem, None] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         self.stages: list[dict[str, Any]] = []
@@ -137,7 +146,7 @@ class _Check:
             path = ("stage", number, field, int(item)) if item else ("stage", number, key)
             self.add(path, message, got, allowed, hint, tag_of_table(self.stages[number]))
 
-        return build_graph(nodes, self.folder, report, find_output=self.find_output)
+        return build_graph(nodes, self.folder, report, self.paths_here, self.find_output)
 
     def completed(self) -> dict[str, Any]:
         """The recipe's data with defaults applied to its stages and absolute paths."""
@@ -270,7 +279,7 @@ class _Check:
             value = stage.get(spec.path)
             if spec.file and isinstance(value, str):
                 self._check_file(value, spec, report)
-            if value == "" or spec.new_folder or not _names_folder(value, spec):
+            if value == "" or spec.new_folder or not self.paths_here or not _names_folder(value, spec):
                 continue
             place = absolute(value, self.folder)
             if not is_folder(place) and not (spec.or_file and is_file(place)):
@@ -286,7 +295,7 @@ class _Check:
         if not is_path(value):
             if value not in ("", *spec.suggests):
                 report((spec.path,), "no such name", shown(value), spec.allowed, closest(value, spec.suggests))
-        elif not is_file(absolute(value, self.folder)):
+        elif self.paths_here and not is_file(absolute(value, self.folder)):
             report((spec.path,), "there is no such file", shown(value), spec.allowed, "")
 
     def _check_unknown(self, here: KeyPath, stage: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from cockpit.forms.find import load_wanted
 from cockpit.headless.look_lines import look_lines
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
+from cockpit.planning.machine import Machine, machine_problems, not_looked_at, read_machine
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
@@ -31,6 +33,12 @@ def declare(parser: CommandParser) -> None:
     add_recipe(parser)
     add_json(parser)
     parser.add_argument("--no-data", action="store_true", help="do not read the rows of data files")
+    parser.add_argument(
+        "--machine",
+        metavar="FILE",
+        type=Path,
+        help="check for the machine that FILE describes; its models and files are not looked at",
+    )
     parser.exit_codes = {
         ExitCode.DONE: "the recipe has no problems",
         ExitCode.MISTAKE: "the recipe has problems; each is listed with its line",
@@ -38,17 +46,17 @@ def declare(parser: CommandParser) -> None:
     parser.examples = (
         ("cockpit check mine.toml", "List the problems of a recipe, or its stages and the files they will write."),
         ("cockpit check demo --set base.hidden_size=512", "Show the parameter count with a changed field."),
+        ("cockpit check mine.toml --machine spark.toml", "Check for another machine, before anything is downloaded."),
     )
 
 
 def run(args: argparse.Namespace) -> ExitCode:
     """Check; exit code 2 if the recipe has problems."""
     try:
-        loaded = load_wanted(args.recipe, args.sets, runs_root(args.runs_dir))
-        check_models(loaded)
-        check_folders(loaded)
-        looks = {} if args.no_data else look_at_data(loaded)
-        refuse(loaded, data_problems(loaded, looks))
+        machine = None if args.machine is None else read_machine(args.machine)
+        loaded = load_wanted(args.recipe, args.sets, runs_root(args.runs_dir), paths_here=machine is None)
+        looks = _look(loaded, with_data=not args.no_data) if machine is None else {}
+        refuse(loaded, [] if machine is None else machine_problems(loaded, machine))
     except OperatorError as error:
         if not args.json:
             raise
@@ -62,7 +70,28 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_json(answer)
         return ExitCode.DONE
     _print(loaded, made, looks)
+    if machine is not None:
+        _print_elsewhere(loaded, machine)
     return ExitCode.DONE
+
+
+def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
+    """Check the models and the data of a recipe for this machine.
+
+    Raises:
+        RecipeError, OperatorError: the problems.
+    """
+    check_models(loaded)
+    check_folders(loaded)
+    looks = look_at_data(loaded) if with_data else {}
+    refuse(loaded, data_problems(loaded, looks))
+    return looks
+
+
+def _print_elsewhere(loaded: LoadedRecipe, machine: Machine) -> None:
+    print_out(f"\nchecked for {machine.name}")
+    for name in not_looked_at(loaded):
+        say(f"not looked at, must be on {machine.name}: {name}")
 
 
 def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> None:

@@ -37,16 +37,20 @@ def find_recipe(wanted: str) -> Path:
     )
 
 
-def load_wanted(wanted: str, sets: Sequence[str] = (), runs: Path | None = None) -> LoadedRecipe:
+def load_wanted(
+    wanted: str, sets: Sequence[str] = (), runs: Path | None = None, *, paths_here: bool = True
+) -> LoadedRecipe:
     """Load the recipe that RECIPE names; problems show the path as given, the result has the absolute path.
 
     Args:
         wanted: RECIPE, as typed.
         sets: overrides.
         runs: the folder of runs, for inputs that are RUN:STAGE.
+        paths_here: whether the recipe's files and folders must exist here; no for a run on another machine.
 
     Raises:
         OperatorError: there is no such file, or the recipe has problems.
     """
-    loaded = load_recipe(find_recipe(wanted), sets, None if runs is None else outputs_in(runs))
+    outputs = None if runs is None else outputs_in(runs)
+    loaded = load_recipe(find_recipe(wanted), sets, outputs, paths_here=paths_here)
     return replace(loaded, path=loaded.path.absolute())

@@ -1,0 +1,218 @@
+"""A described machine: what a recipe needs, held against a machine that is not this one.
+
+A description is a TOML file with the machine's memory, its GPUs, and what is on it. `cockpit check --machine` finds
+what a stage could not do there, before anything is downloaded or copied. Paths and models of the recipe are not looked
+at: they are the other machine's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from recipes.load import LoadedRecipe
+from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
+from recipes.source import Source
+from recipes.stages.fields import DeviceFields, StageFields, Strict
+from recipes.stages.registry import row_of
+from recipes.toml_read import parse, read_text
+
+GIB = 1 << 30
+NATIVE_BF16 = (8, 0)
+"""The first compute capability with bfloat16 in hardware (Ampere), as in NVIDIA's CUDA C++ Programming Guide."""
+BYTES_16_BIT = 2.0
+BYTES_32_BIT = 4.0
+BYTES_4_BIT = 0.5
+"""Bytes for each weight at least: without the scales of its blocks, and as if every weight were quantized."""
+
+
+class Gpu(Strict):
+    """One GPU of a described machine."""
+
+    name: str = ""
+    memory_gib: float = Field(gt=0)
+    compute_capability: str = Field(pattern=r"^[0-9]{1,2}\.[0-9]$")
+
+
+class Machine(Strict):
+    """A described machine.
+
+    Attributes:
+        name: what the messages call it.
+        memory_gib: memory of the CPU, in GiB.
+        unified_memory: the GPU uses the CPU's memory.
+        gpu: its GPUs; the first is used.
+        packages: distributions in the environment of its engines; None if unknown.
+        parameters: models in its hub cache, with their numbers of parameters.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    memory_gib: float = Field(gt=0)
+    unified_memory: bool = False
+    gpu: list[Gpu] = Field(default_factory=list)
+    packages: list[str] | None = None
+    parameters: dict[str, int] = Field(default_factory=dict)
+
+    @field_validator("parameters")
+    @classmethod
+    def _counts(cls, value: dict[str, int]) -> dict[str, int]:
+        wrong = [name for name, count in value.items() if count < 1]
+        if wrong:
+            raise ValueError(f"parameters — a number of parameters above 0 is required for {', '.join(wrong)}")
+        return value
+
+    @property
+    def device_gib(self) -> float:
+        """The memory in which the first GPU, or else the CPU, holds a model, in GiB."""
+        return self.gpu[0].memory_gib if self.gpu and not self.unified_memory else self.memory_gib
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem of one field on the described machine."""
+
+    field: str
+    message: str
+    hint: str = ""
+
+
+def read_machine(path: Path) -> Machine:
+    """Read the description of a machine.
+
+    Raises:
+        OperatorError: the file cannot be read.
+        RecipeError: every problem of its values, each with its line.
+    """
+    if not path.is_file():
+        raise OperatorError(f"--machine — no file {printable(str(path), 400)}", "docs/machines.md shows a description")
+    data, index = parse(read_text(path), path)
+    try:
+        return Machine.model_validate(data)
+    except ValidationError as error:
+        source = Source(path, index, data)
+        raise RecipeError([_mistake(source, one) for one in error.errors(include_url=False)]) from None
+
+
+def _mistake(source: Source, error: ErrorDetails) -> Problem:
+    """One mistake of a description, at its line."""
+    place = tuple(error["loc"])
+    if error["type"] == "missing":
+        return source.problem(place, "required")
+    if error["type"] == "extra_forbidden":
+        keys = Gpu.model_fields if place[0] == "gpu" else Machine.model_fields
+        return source.problem(
+            place, "a description has no such key", "", ", ".join(keys), closest(str(place[-1]), keys)
+        )
+    return source.problem(place, error["msg"].removeprefix("Value error, "), shown(error["input"]))
+
+
+def machine_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
+    """What the stages of a recipe could not do on the machine, each at the line of its field."""
+    return [
+        Problem(
+            loaded.path,
+            loaded.line_of(stage.name, found.field),
+            f"{stage.name}.{found.field}",
+            found.message,
+            hint=found.hint,
+        )
+        for stage in loaded.recipe.stage
+        for found in _of_stage(loaded, stage, machine)
+    ]
+
+
+def not_looked_at(loaded: LoadedRecipe) -> list[str]:
+    """The models, files and folders that a recipe names, each once: they must be on the machine."""
+    named = {
+        reference.name: None
+        for inputs in loaded.graph.inputs.values()
+        for reference in inputs.values()
+        if reference.origin != "stage"
+    }
+    return list(named)
+
+
+def _of_stage(loaded: LoadedRecipe, stage: StageFields, machine: Machine) -> Iterator[Finding]:
+    yield from _packages(stage, machine)
+    if isinstance(stage, DeviceFields):
+        yield from _devices(stage, machine)
+        yield from _precision(stage, machine)
+        yield from _weights(loaded, stage, machine)
+
+
+def _packages(stage: StageFields, machine: Machine) -> Iterator[Finding]:
+    if machine.packages is None:
+        return
+    have = {_normal(name) for name in machine.packages}
+    missing = [name for name in row_of(stage).needs(stage) if _normal(name) not in have]
+    if missing:
+        them = "it" if len(missing) == 1 else "them"
+        yield Finding("kind", f"{machine.name} lacks {', '.join(missing)}", f"install {them} there")
+
+
+def _devices(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
+    beyond = [device for device in stage.devices if device.isdigit() and int(device) >= len(machine.gpu)]
+    if beyond:
+        yield Finding("devices", f"{machine.name} has {len(machine.gpu)} GPUs; got {', '.join(beyond)}")
+
+
+def _precision(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
+    if getattr(stage, "bf16", False) is not True or not machine.gpu:
+        return
+    gpu = machine.gpu[0]
+    major, minor = (int(part) for part in gpu.compute_capability.split("."))
+    if (major, minor) < NATIVE_BF16:
+        what = (
+            f"{gpu.name or 'the GPU'} of {machine.name} has compute capability {gpu.compute_capability}, and bfloat16"
+        )
+        yield Finding("bf16", f"{what} needs 8.0", "set bf16 = false")
+
+
+def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
+    """The weights alone exceed the memory. What else a training needs depends on shapes that only the model has."""
+    count = _parameters(loaded, stage.name, machine)
+    if count is None:
+        return
+    bytes_each = _bytes_each(stage)
+    needed_gib = count * bytes_each / GIB
+    if needed_gib > machine.device_gib:
+        yield Finding(
+            "model",
+            f"the weights alone are {needed_gib:.1f} GiB; {machine.name} has {machine.device_gib:g} GiB",
+            "load_in_4bit = true needs an eighth to a quarter of it" if _can_be_4_bit(stage) else "",
+        )
+
+
+def _bytes_each(stage: DeviceFields) -> float:
+    """Bytes of a weight in memory: at most what the fields say, so that a fitting stage is never refused."""
+    if getattr(stage, "load_in_4bit", False):
+        return BYTES_4_BIT
+    return BYTES_16_BIT if getattr(stage, "bf16", False) else BYTES_32_BIT
+
+
+def _can_be_4_bit(stage: DeviceFields) -> bool:
+    return getattr(stage, "load_in_4bit", None) is False
+
+
+def _parameters(loaded: LoadedRecipe, stage: str, machine: Machine) -> int | None:
+    """The parameters of a stage's model: of the hub's model that it names, or that the stages before it began with."""
+    seen: set[str] = set()
+    while stage not in seen:
+        seen.add(stage)
+        named = loaded.graph.inputs[stage].get("model")
+        if named is None:
+            return None
+        if named.origin != "stage":
+            return machine.parameters.get(named.name)
+        stage = named.name
+    return None
+
+
+def _normal(name: str) -> str:
+    """A distribution's normalized name, as PyPA's name normalization defines it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

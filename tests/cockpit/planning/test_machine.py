@@ -1,0 +1,99 @@
+"""A described machine: what its file may say, and what a recipe could not do there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cockpit.planning.machine import machine_problems, not_looked_at, read_machine
+from recipes.load import LoadedRecipe, load_recipe
+from recipes.problems import OperatorError, RecipeError
+
+SPARK = """
+name = "a Spark"
+memory_gib = 128
+unified_memory = true
+[parameters]
+"org/big" = 14_770_033_664
+[[gpu]]
+name = "GB10"
+memory_gib = 1
+compute_capability = "12.1"
+"""
+RECIPE = """
+schema = 1
+name = "there"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "org/big"
+data = "~/no/such/rows.jsonl"
+bf16 = true
+[[stage]]
+name = "merged"
+kind = "merge"
+model = "org/big"
+adapter = "tuned"
+[[stage]]
+name = "after"
+kind = "evaluate"
+model = "merged"
+data = "~/no/such/rows.jsonl"
+"""
+
+
+def _described(folder: Path, text: str) -> Path:
+    file = folder / "machine.toml"
+    file.write_text(text)
+    return file
+
+
+def _recipe(folder: Path, *sets: str) -> LoadedRecipe:
+    file = folder / "recipe.toml"
+    file.write_text(RECIPE)
+    return load_recipe(file, sets, paths_here=False)
+
+
+def test_a_recipe_of_another_machine_needs_none_of_its_files_here(tmp_path: Path) -> None:
+    machine = read_machine(_described(tmp_path, SPARK))
+    loaded = _recipe(tmp_path)
+    assert machine_problems(loaded, machine) == []
+    assert not_looked_at(loaded) == ["org/big", "~/no/such/rows.jsonl"]
+
+
+def test_weights_that_exceed_the_memory_are_a_problem_of_the_stage_that_loads_them(tmp_path: Path) -> None:
+    machine = read_machine(_described(tmp_path, SPARK.replace("unified_memory = true", "")))
+    found = machine_problems(_recipe(tmp_path), machine)
+    assert [(problem.key, problem.line) for problem in found] == [("tuned.model", 7), ("after.model", 18)]
+    assert found[0].message == "the weights alone are 27.5 GiB; a Spark has 1 GiB"
+    assert "55.0 GiB" in found[1].message, "an evaluation computes in float32"
+
+
+def test_bfloat16_before_ampere_is_a_problem(tmp_path: Path) -> None:
+    machine = read_machine(_described(tmp_path, SPARK.replace("12.1", "7.5")))
+    assert [problem.key for problem in machine_problems(_recipe(tmp_path), machine)] == ["tuned.bf16"]
+    assert machine_problems(_recipe(tmp_path, "tuned.bf16=false"), machine) == []
+
+
+def test_packages_and_devices_that_the_machine_lacks_are_named(tmp_path: Path) -> None:
+    listed = 'packages = ["msgspec", "Pydantic", "torch", "transformers", "peft", "accelerate", "safetensors"]\n'
+    machine = read_machine(_described(tmp_path, SPARK.replace("[parameters]", listed + "[parameters]", 1)))
+    found = machine_problems(_recipe(tmp_path, "tuned.devices=['0', '3']"), machine)
+    said = [problem.words for problem in found if problem.key.startswith("tuned.")]
+    assert "a Spark lacks trl" in said[0]
+    assert "a Spark has 1 GPUs; got 3" in said[1]
+
+
+def test_all_mistakes_of_a_description_are_reported_with_their_lines(tmp_path: Path) -> None:
+    file = _described(tmp_path, 'name = "x"\nmemory_gib = "x"\nmemory = 1\n[[gpu]]\nmemory_gib = -1\n')
+    with pytest.raises(RecipeError) as caught:
+        read_machine(file)
+    assert [(problem.line, problem.key) for problem in caught.value.problems] == [
+        (2, "memory_gib"),
+        (3, "memory"),
+        (4, "gpu[0].compute_capability"),
+        (5, "gpu[0].memory_gib"),
+    ]
+    with pytest.raises(OperatorError, match="no file"):
+        read_machine(tmp_path / "none.toml")
