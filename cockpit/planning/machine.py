@@ -1,4 +1,4 @@
-"""A described machine: what a recipe needs, held against a machine that is not this one.
+"""A described machine: what the stages of a recipe could not do on a machine that is not this one.
 
 A description is a TOML file with the machine's memory, its GPUs, and what is on it. `cockpit check --machine` finds
 what a stage could not do there, before anything is downloaded or copied. Paths and models of the recipe are not looked
@@ -89,7 +89,7 @@ def read_machine(path: Path) -> Machine:
         RecipeError: every problem of its values, each with its line.
     """
     if not path.is_file():
-        raise OperatorError(f"--machine — no file {printable(str(path), 400)}", "docs/machines.md shows a description")
+        raise OperatorError(f"--machine — no file {printable(str(path), 400)}", "docs/other-machines.md shows a description")
     data, index = parse(read_text(path), path)
     try:
         return Machine.model_validate(data)
