@@ -89,7 +89,9 @@ def read_machine(path: Path) -> Machine:
         RecipeError: every problem of its values, each with its line.
     """
     if not path.is_file():
-        raise OperatorError(f"--machine — no file {printable(str(path), 400)}", "docs/other-machines.md shows a description")
+        raise OperatorError(
+            f"--machine — no file {printable(str(path), 400)}", "docs/other-machines.md shows a description"
+        )
     data, index = parse(read_text(path), path)
     try:
         return Machine.model_validate(data)
