@@ -22,6 +22,20 @@ pytestmark = pytest.mark.torch
     [
         {"max_steps": None, "num_train_epochs": 1.5, "eval_steps": 2},
         {"max_steps": 7, "save_steps": 5, "seed": 9, "max_length": 27},
+        {"max_steps": None, "gradient_accumulation_steps": 1, "save_steps": 2, "eval_steps": 3, "max_length": 26},
+        {"max_steps": None, "per_device_train_batch_size": 5, "num_train_epochs": 2, "seed": 3},
+        {"max_steps": None, "num_train_epochs": 0.3, "save_steps": 1, "eval_steps": 1},
+        {"max_steps": 2, "train_on": "all", "truncation": "left", "max_length": 20, "eval_steps": 5},
+        {"max_steps": 3, "truncation": "answer", "max_length": 24, "save_steps": 50},
+        {"max_steps": 2, "chat_template": "zephyr", "train_on": "last-answer", "save_steps": 2, "eval_steps": 2},
+        {"max_steps": 5, "per_device_train_batch_size": 13, "gradient_accumulation_steps": 1, "save_steps": 4},
+        {
+            "max_steps": 2,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 9,
+            "eval_max_tokens": 3,
+            "eval_steps": 1,
+        },
     ],
 )
 def test_steps_tokens_saves_and_evaluations_are_those_of_the_look(
