@@ -229,6 +229,16 @@ def all_finite(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool
     return _finite(parameter for parameter in model.parameters() if parameter.requires_grad) and _finite(state)
 
 
+def damage(model: torch.nn.Module) -> str:
+    """Words about the first weight that is not finite before any step, by its name in the model's file; empty if all
+    are: no learning rate helps such a model."""
+    for name, weight in model.named_parameters():
+        if not _finite([weight]):
+            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            return f"; the model from which it starts is damaged: {plain} is not finite"
+    return ""
+
+
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether tensors of any shape and type contain only finite values."""
     # A finite sum proves all parts finite in one pass without a mask; only a non-finite sum needs the slower check.

@@ -32,7 +32,7 @@ from engines.training.loss import Batches, token_weighted_loss
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
-from engines.training.saving import CheckpointWriter
+from engines.training.saving import CheckpointWriter, damage
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
 from engines.training.watch import EarlyStopping, Watch
@@ -414,6 +414,7 @@ class Session:
         limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
         raise GuardTrippedError(
             f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
+            + ("" if self.step > self.resumed_step else damage(self.trainer.model))
         )
 
     def _note_trip(self, trip: Trip, step: int) -> None:

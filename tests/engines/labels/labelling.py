@@ -10,6 +10,7 @@ from engines.data.readers.row import Message, MessageRow
 from engines.labels.label import Outcome, label_rows
 from engines.labels.row import IGNORED, LabelCounts, LabelledRow, LabelRules
 from engines.labels.vocabulary import TokenizerView, view_of
+from engines.look.rows import spans_of
 
 Turns = list[dict[str, Any]]
 
@@ -40,6 +41,20 @@ def labelled(talk: Turns, tokenizer: Any, max_length: int = 4096, **rules: Any) 
     view = view_of(tokenizer) if hasattr(tokenizer, "backend_tokenizer") else tokenizer
     found = outcomes([talk], view, max_length, **rules)[0]
     assert isinstance(found, LabelledRow), found
+    return found
+
+
+def drawn_wrong(row: LabelledRow) -> list[int]:
+    """The tokens of a row that a screen draws otherwise than their labels say, by their number."""
+    kinds: list[str] = []
+    for end, kind in spans_of(row):
+        kinds += [kind] * (end - len(kinds))
+    assert len(kinds) == len(row.text)
+    found, start = [], 0
+    for number, (label, end) in enumerate(zip(row.labels, row.ends, strict=True)):
+        if any((kind == "scored") != (label != IGNORED) for kind in kinds[start:end]):
+            found.append(number)
+        start = max(start, end)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from engines.labels.row import LabelledRow
 from engines.labels.vocabulary import Vocabulary
-from tests.engines.labels.labelling import outcomes, scored_texts
+from tests.engines.labels.labelling import drawn_wrong, outcomes, scored_texts
 from tests.engines.labels.test_stock_templates import answer, stock_templates, user
 
 pytestmark = pytest.mark.torch
@@ -133,6 +133,7 @@ def test_a_family_is_labelled_as_it_was_marked_by_hand(name: str, templates: dic
     assert [text.strip() for text in scored_texts(row)] == [
         text.strip() for text in re.findall("「(.*?)」", marked, re.DOTALL)
     ]
+    assert drawn_wrong(row) == []
     assert [row.text[one.start : one.end] for one in row.pieces if one.kind == "scored"] == re.findall(
         "「(.*?)」", marked, re.DOTALL
     )

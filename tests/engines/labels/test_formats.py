@@ -6,6 +6,7 @@ import csv
 import json
 from array import array
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,16 @@ def csv_file(folder: Path) -> Path:
 
 
 def table(folder: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.table({"messages": [turns(*pair) for pair in PAIRS]})
+    return import_module("pyarrow").table({"messages": [turns(*pair) for pair in PAIRS]})
 
 
 def parquet_file(folder: Path) -> Path:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table(folder), folder / "rows.parquet")
+    import_module("pyarrow.parquet").write_table(table(folder), folder / "rows.parquet")
     return folder / "rows.parquet"
 
 
 def arrow_file(folder: Path) -> Path:
-    import pyarrow as pa
-
-    found = table(folder)
+    pa, found = import_module("pyarrow"), table(folder)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as opened, pa.ipc.new_stream(opened, found.schema) as writer:
         writer.write_table(found)
     return folder / "rows.arrow"

@@ -18,6 +18,7 @@ from engines.labels.vocabulary import Vocabulary, view_of, view_of_folder
 from recipes.problems import OperatorError
 from recipes.stages.label_fields import TEMPLATE_NAMES
 from tests.engines.labels.labelling import Turns, labelled, outcomes, scored_texts
+from tests.engines.look import looked_at
 from tests.engines.training.tiny import CHATML, write_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -224,6 +225,47 @@ def test_a_template_that_refuses_a_row_is_quoted_with_the_rows_place(view: Vocab
     assert "fold_system = true" in rows[1].way_out
     folded = labelled(talk("Hi", "Yes", system="s"), view, template=picky, fold_system=True)
     assert "user\ns\n\nHi<|im_end|>" in folded.text
+
+
+def test_turns_that_a_template_wants_in_alternation_are_refused_in_its_words(view: Vocabulary) -> None:
+    strict = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}{% endfor %}"
+    )
+    turns: Turns = [{"role": "user", "content": "and"}, *talk("Hi", "Yes")]
+    found = refusal(turns, view, template=strict + CHATML)
+    assert "roles must alternate user/assistant" in found.reason
+    assert scored_texts(labelled(turns, view)) == ["Yes<|im_end|>"]
+
+
+def test_a_call_of_a_tool_as_the_last_turn_is_scored(view: Vocabulary) -> None:
+    call = {"type": "function", "function": {"name": "tide", "arguments": {"port": "Sande"}}}
+    for said in ("", " ", "I look."):
+        turns: Turns = [*talk("Hi"), {"role": "assistant", "content": said, "tool_calls": [call]}]
+        (scored,) = scored_texts(labelled(turns, view, template=TEMPLATES["chatml"].text))
+        assert all(words in scored for words in (said.strip(), '"tide"', '"Sande"'))
+        assert scored.endswith("<|im_end|>")
+        assert "drops the tool call" in refusal(turns, view).reason
+
+
+def test_html_with_the_names_of_control_tokens_stays_text(view: Vocabulary) -> None:
+    row = labelled(talk("A price?", "<p><s>12</s> 9</p>"), view, template=TEMPLATES["mistral"].text)
+    assert [number for number in row.ids if number < 5] == [1, 2], "the template's own beginning and end"
+    assert scored_texts(row)[0].strip() == "<p><s>12</s> 9</p></s>"
+
+
+def test_the_end_is_scored_also_where_the_end_token_pads(tmp_path: Path) -> None:
+    import torch
+
+    from engines.training.loss import Example, pad_batch
+
+    view = view_of_folder(looked_at.write_model(tmp_path, pad_token="<|im_end|>"))
+    rows = [labelled(turns, view) for turns in (talk("Hi", "Yes"), talk("Hi", "a longer answer"))]
+    assert [scored_texts(row) for row in rows] == [["Yes<|im_end|>"], ["a longer answer<|im_end|>"]]
+    end = view.controls["<|im_end|>"].id
+    batch = pad_batch([Example(row.ids, row.labels) for row in rows], end)
+    assert (batch.labels == end).sum(dim=1).tolist() == [1, 1], "the row's own end, and no padding"
+    assert torch.equal(batch.attention_mask.sum(dim=1), torch.tensor([len(row.ids) for row in rows]))
 
 
 LONG = talk("Hi", "0123456789" * 5)

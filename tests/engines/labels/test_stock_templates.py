@@ -16,7 +16,7 @@ from engines.labels.row import LabelledRow, RefusedRow
 from engines.labels.vocabulary import Vocabulary
 from recipes.stages.data_fields import DataFields
 from recipes.stages.label_fields import LabelFields
-from tests.engines.labels.labelling import Turns, outcomes, scored_texts
+from tests.engines.labels.labelling import Turns, drawn_wrong, outcomes, scored_texts
 
 pytestmark = pytest.mark.torch
 
@@ -217,6 +217,7 @@ def test_a_stock_template_has_exact_labels_or_a_way_out(name: str, templates: di
         else:
             assert isinstance(found, LabelledRow), (kind, found)
             assert scored_texts(found) == wanted, kind
+            assert drawn_wrong(found) == [], kind
 
 
 def test_control_tokens_of_any_family_in_a_text_stay_text(templates: dict[str, str], backend: Any) -> None:

@@ -17,6 +17,7 @@ from engines.labels.vocabulary import view_of_folder
 from engines.look.row_view import RowsAnswer, RowsJob, RowsRequest
 from engines.look.rows import KEPT_ROWS, Rows, serve_rows, spans_of
 from recipes.problems import OperatorError
+from tests.engines.labels.labelling import drawn_wrong
 from tests.engines.look.looked_at import TABLE, row, write_data, write_model
 
 QUESTIONS = ["What?", "Why, then?\nBecause <|im_end|>.", "日本語の質問 🙂 é", "x" * 300]
@@ -49,13 +50,9 @@ def test_every_character_of_a_scored_token_and_no_other_is_drawn_as_trained(plac
     given = label_rows(read_rows(source, "train", ReadCounts()), view, LabelRules(4096), LabelCounts())
     for found in given:
         assert isinstance(found, LabelledRow)
-        drawn, start = kinds(spans_of(found), len(found.text)), 0
-        for label, end in zip(found.labels, found.ends, strict=True):
-            expected = label != IGNORED
-            assert all((kind == "scored") == expected for kind in drawn[start:end])
-            start = max(start, end)
-        assert "scored" in drawn
-        assert {kind for kind in drawn if kind != "scored"} == {"template", "content"}
+        assert drawn_wrong(found) == []
+        drawn = kinds(spans_of(found), len(found.text))
+        assert set(drawn) == {"scored", "template", "content"}
 
 
 def test_ids_and_labels_of_a_row_are_those_that_are_trained_on(place: Path) -> None:

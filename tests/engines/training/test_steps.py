@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from engines.artifacts.checkpoints import scan_attempt
 from engines.artifacts.manifest import verify_manifest
+from engines.context import GuardTrippedError
 from engines.events import Evaluated, GuardTripped, Phase, Step, Warned
 from recipes.problems import OperatorError
 from tests.engines.labels.labelling import labelled
@@ -165,6 +167,25 @@ def test_a_nan_loss_leaves_the_weights_of_the_step_before(
     saved = load_file(last.path / "model.safetensors")
     live = built[0].state_dict()
     assert all(torch.equal(live[name], tensor) for name, tensor in saved.items())
+
+
+def test_a_base_model_with_a_weight_that_is_not_a_number_stops_and_saves_nothing_healthy(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from engines.finetune.stage import run as finetune
+
+    broken = shutil.copytree(model, tmp_path / "model")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    ctx = context(tmp_path / "run", {**FINETUNE, "max_steps": 2}, {"model": broken, "data": messages})
+    with pytest.raises(GuardTrippedError, match=r"damaged: model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
+        finetune(ctx)
+    [trip] = of_kind(ctx, GuardTripped)
+    assert (trip.guard, trip.step) == ("nonfinite_loss", 1)
+    assert committed_steps(ctx, 1) == []
 
 
 def test_a_large_gradient_is_refused_with_its_value(tmp_path: Path, tokens: Path) -> None:
