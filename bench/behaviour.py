@@ -184,11 +184,11 @@ def measure(name: str, bench: Bench) -> tuple[list[str], list[str], bool]:
     return correct, wrong, sound
 
 
-def families(root: Path, positions: int, threads: int) -> tuple[list[str], bool]:
-    """Judge correct files of every family; returns a table, and whether all passed."""
+def families(names: list[str], root: Path, positions: int, threads: int) -> tuple[list[str], bool]:
+    """Judge correct files of these families; returns a table, and whether all passed."""
     words, rows, refused, files = build_tokenizer(_made(root / "spm")), [], 0, 0
-    for number, (name, build) in enumerate(FAMILIES.items()):
-        bench = Bench(build(root / name, words), _made(root / f"work-{number}"), positions, threads)
+    for number, name in enumerate(names):
+        bench = Bench(FAMILIES[name](root / name, words), _made(root / f"work-{number}"), positions, threads)
         problems, least, top1 = [], [], []
         for file_type in _types(bench.model):
             path = bench.write(file_type)
@@ -241,12 +241,14 @@ def main() -> int:
     parser.add_argument("models", nargs="*", type=Path, help="model folders")
     parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--families", action="store_true", help="judge correct files of every family instead")
+    parser.add_argument(
+        "--families", nargs="*", metavar="NAME", help="judge correct files of these families of FAMILIES, or of all"
+    )
     parser.add_argument("--write", type=Path, help="also write the tables here, as Markdown")
     args = parser.parse_args()
-    if args.families:
+    if args.families is not None:
         with tempfile.TemporaryDirectory() as folder:
-            lines, passed = families(Path(folder), args.positions, args.threads)
+            lines, passed = families(args.families or list(FAMILIES), Path(folder), args.positions, args.threads)
         return _end("\n".join(lines) + "\n", args.write, passed)
     correct = [
         "| model | file | arithmetic, mean KL | cost of rounding | limit | times below | top-1 | weights, mean KL |",

@@ -1,9 +1,11 @@
 """`python -m bench.streaming`: time and memory of merge and conversion on synthetic models of 0.3 and 1 billion
 parameters.
 
-Memory is the peak of anonymous resident memory (RssAnon) of a separate process, minus its value after importing torch.
-The merge is compared with PEFT's `merge_and_unload` and `save_pretrained`, in turns, in one run. With `--llama-cpp DIR`
-(and `--llama-python`, for its dependencies) the F16 conversion is compared with llama.cpp's own converter.
+Memory is the peak of anonymous resident memory (RssAnon) of a separate process, minus its value before the work. The
+merge is compared with PEFT's `merge_and_unload` and `save_pretrained`, in turns, in one run; ratios are of CPU seconds,
+which other work on the machine changes least. The proof of F16 is that of its bytes and its meaning; the reference is
+transformers on 128 tokens, its weights read layer by layer. With `--llama-cpp DIR` (and `--llama-python`, for its
+dependencies) the F16 conversion is compared with llama.cpp's own converter.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -41,16 +44,16 @@ def watch():
 """
 _DONE = """
 ended = True
-print(json.dumps({"seconds": seconds, "anonymous_bytes": max(peak, anon()) - base}))
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "anonymous_bytes": max(peak, anon()) - base}))
 """
 MERGE = (
     _WATCH
     + """
 from exporters.lora.merge import merge
 threading.Thread(target=watch, daemon=True).start()
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 merge(Path(sys.argv[1]), [(Path(sys.argv[2]), 1.0)], Path(sys.argv[3]))
-seconds = time.perf_counter() - started
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
 """
     + _DONE
 )
@@ -59,10 +62,43 @@ CONVERT = (
     + """
 from exporters.gguf.write import read_model, write_gguf
 threading.Thread(target=watch, daemon=True).start()
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 model = read_model(Path(sys.argv[1]))
 write_gguf(model, model.plan("F16"), Path(sys.argv[3]) / "m.gguf", None)
-seconds = time.perf_counter() - started
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
+"""
+    + _DONE
+)
+PROOF = (
+    _WATCH
+    + """
+from exporters.gguf.write import read_model, write_gguf
+from exporters.proof.audit import prove
+from exporters.proof.byte_proof import ByteProver
+folder, path = Path(sys.argv[1]), Path(sys.argv[3]) / "m.gguf"
+model = read_model(folder)
+write_gguf(model, model.plan("F16"), path, None)
+base = peak = anon()
+threading.Thread(target=watch, daemon=True).start()
+started, used = time.perf_counter(), time.process_time()
+with ByteProver(2, same_kernels=True) as prover:
+    found = prove(path, folder, prover, file_type="F16")
+assert found.bytes.equal == found.bytes.tensors, found.bytes.findings
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
+"""
+    + _DONE
+)
+REFERENCE = (
+    _WATCH
+    + """
+import numpy as np
+from exporters.hf_model.model_folder import open_weights
+from exporters.reference.streamed_model import StreamedModel
+threading.Thread(target=watch, daemon=True).start()
+started, used = time.perf_counter(), time.process_time()
+model = StreamedModel(Path(sys.argv[1]), open_weights(Path(sys.argv[1])), 2)
+model.logits_into([list(range(3, 131))], np.memmap(Path(sys.argv[3]) / "l.f32", np.float32, "w+", shape=(128, 32000)))
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
 """
     + _DONE
 )
@@ -72,11 +108,11 @@ PEFT = (
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 threading.Thread(target=watch, daemon=True).start()
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
 os.sync()
-seconds = time.perf_counter() - started
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
 """
     + _DONE
 )
@@ -97,7 +133,8 @@ def main() -> int:
         for name, (hidden, inner, layers) in SIZES.items():
             model, adapter = _model(_made(root / name), words, hidden, inner, layers), _made(root / f"{name}-adapter")
             _adapter(adapter, hidden, inner, layers)
-            runs = {"merge": MERGE, "F16": CONVERT} | ({"PEFT": PEFT} if name == "0.3B" else {})
+            runs = {"merge": MERGE, "F16": CONVERT, "proof of F16": PROOF, "reference": REFERENCE}
+            runs |= {"PEFT": PEFT} if name == "0.3B" else {}
             found[name] = _measure(runs, model, adapter, root / "exported", args.rounds)
             if args.llama_cpp and name == "0.3B":
                 found[name]["upstream"] = _upstream(
@@ -105,7 +142,10 @@ def main() -> int:
                 )
             shutil.rmtree(model)
         for name, works in found.items():
-            rows += [(f"{work}, {name}", f"{w['seconds']:.2f} s", _memory(w)) for work, w in works.items()]
+            rows += [
+                (f"{work}, {name}", f"{w['seconds']:.2f} s, CPU {w['cpu_seconds']:.2f} s", _memory(w))
+                for work, w in works.items()
+            ]
         rows += _ratios(found)
     width = max(len(row[0]) for row in rows)
     sys.stdout.write("".join(f"{what:<{width}}  {time:>10}  {memory:>10}\n" for what, time, memory in rows))
@@ -118,17 +158,19 @@ def _memory(work: dict[str, float]) -> str:
 
 def _ratios(found: dict[str, dict[str, dict[str, float]]]) -> list[tuple[str, str, str]]:
     small, large = found["0.3B"], found["1B"]
-    speed = small["PEFT"]["seconds"] / small["merge"]["seconds"]
+    speed = small["PEFT"]["cpu_seconds"] / small["merge"]["cpu_seconds"]
     memory = small["merge"]["anonymous_bytes"] / small["PEFT"]["anonymous_bytes"]
     rows = [("merge compared with PEFT", f"{speed:.1f}x fast", f"{memory:.3f}x")]
-    for work in ("merge", "F16"):
+    proof = large["proof of F16"]["cpu_seconds"] / large["F16"]["cpu_seconds"]
+    rows.append(("proof of F16 compared with its writing, 1B", f"{proof:.2f}x long", ""))
+    for work in ("merge", "F16", "proof of F16", "reference"):
         growth = large[work]["anonymous_bytes"] / small[work]["anonymous_bytes"]
         rows.append((f"{work}, 1B compared with 0.3B", "", f"{growth:.2f}x"))
     if "upstream" in small:
         rows.append(
             (
-                "F16 compared with llama.cpp's converter",
-                f"{small['upstream']['seconds'] / small['F16']['seconds']:.1f}x fast",
+                "F16 compared with llama.cpp's converter, whole processes",
+                f"{small['upstream']['whole_seconds'] / small['F16']['whole_seconds']:.1f}x fast",
                 "",
             )
         )
@@ -144,13 +186,16 @@ def _measure(runs: dict[str, str], model: Path, adapter: Path, out: Path, rounds
             out.mkdir()
             os.sync()
             command = [sys.executable, "-c", code, str(model), str(adapter), str(out)]
+            used = _children_s()
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
-            taken[work].append(json.loads(done.stdout.splitlines()[-1]))
+            taken[work].append({**json.loads(done.stdout.splitlines()[-1]), "whole_seconds": _children_s() - used})
     return {
         work: {
             "seconds": min(run["seconds"] for run in found),
+            "cpu_seconds": min(run["cpu_seconds"] for run in found),
+            "whole_seconds": min(run["whole_seconds"] for run in found),
             "anonymous_bytes": max(run["anonymous_bytes"] for run in found),
         }
         for work, found in taken.items()
@@ -169,16 +214,23 @@ def _upstream(checkout: Path, python: str, model: Path, out: Path, rounds: int) 
         "--outfile",
         str(out / "u.gguf"),
     ]
-    seconds = []
+    seconds, cpu = [], []
     for _ in range(rounds):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _children_s()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         seconds.append(time.perf_counter() - started)
-    return {"seconds": min(seconds), "anonymous_bytes": 0.0}
+        cpu.append(_children_s() - used)
+    return {"seconds": min(seconds), "cpu_seconds": min(cpu), "whole_seconds": min(cpu), "anonymous_bytes": 0.0}
+
+
+def _children_s() -> float:
+    """CPU seconds of all ended processes that this one started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _model(folder: Path, words: Path, hidden: int, inner: int, layers: int) -> Path:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from engines.llama.ggml_types import TYPES
 from engines.llama.quantizer import Quantizer
 from exporters.budget.choose import Option
+from exporters.budget.places import in_folder_order, parameter_of, places_of
 from exporters.gguf.importance import Importance
 from exporters.gguf.own_types import WITHOUT_IMPORTANCE, own_type
 from exporters.gguf.quant_types import Shape, fitting, is_quantized_matrix
 from exporters.gguf.tensor_kinds import EMBEDDINGS
-from exporters.gguf.write import Model, read_rows, row_order
+from exporters.gguf.write import Model, read_rows
 from recipes.file_types import TENSOR_TYPES
 from recipes.problems import OperatorError
 
@@ -100,10 +101,10 @@ def matrices(model: Model) -> list[Shape]:
         OperatorError: a matrix of the model is not stored as one matrix in transformers.
     """
     found = [shape for shape in model.shapes if is_quantized_matrix(shape)]
-    stacked = [shape.name for shape in found if shape.dimensions > 2 or not model.sources[shape.name].name]
-    if stacked:
+    unknown = [shape.name for shape in found if shape.dimensions < 3 and not model.sources[shape.name].name]
+    if unknown:
         raise OperatorError(
-            f"target_bits — {stacked[0]} is not one matrix of the model in transformers; its types cannot be measured",
+            f"target_bits — {unknown[0]} is not one matrix of the model in transformers; its types cannot be measured",
             "name tensor types yourself: tensor_types",
         )
     return found
@@ -153,13 +154,19 @@ class Meter:
             names = candidates(shape, target_bits, tensor_types or {}, weighted=weighted)
             probes[shape.name] = probe = probe_type(names, target_bits)
             rows = read_rows(self._model, shape, 0, shape.rows)
-            made = self._decoded(probe, rows, importance.of(shape))
+            made = self._decoded(shape, probe, rows, importance)
             kls[shape.name], inputs = self._kl_with(shape, made)
             picked = sampled_rows(shape)
             some = np.ascontiguousarray(rows[picked])
-            others = {name: self._decoded(name, some, importance.of(shape)) for name in names if name != probe}
+            others = {name: self._decoded(shape, name, some, importance, picked) for name in names if name != probe}
             sampled = {probe: made[picked], **others}
-            errors = {name: self._error(some - values, picked, inputs) for name, values in sampled.items()}
+            stacked = shape.dimensions > 2
+            errors = {
+                name: _error_of_experts(shape, some - values, picked, importance)
+                if stacked
+                else self._error(some - values, picked, inputs)
+                for name, values in sampled.items()
+            }
             options[shape.name] = [
                 Option(
                     name,
@@ -180,21 +187,48 @@ class Meter:
             for shape in matrices(self._model):
                 if shape.name in types:
                     rows = read_rows(self._model, shape, 0, shape.rows)
-                    parameter = self._parameter(shape)
-                    kept.append((parameter, parameter.detach().clone()))
-                    with torch.no_grad():
-                        made = self._decoded(types[shape.name], rows, importance.of(shape))
-                        parameter.copy_(torch.from_numpy(self._in_folder_order(shape, made)))
+                    made = self._decoded(shape, types[shape.name], rows, importance)
+                    kept += self._replace(shape, made)
             return self._kl()
         finally:
             with torch.no_grad():
                 for parameter, values in kept:
                     parameter.copy_(values)
 
+    def _replace(self, shape: Shape, values: NDArray[np.float32]) -> list[tuple[Any, Any]]:
+        """Give a matrix other values, float32 [rows, columns] in the file's order; returns its places and their own."""
+        import torch
+
+        places = places_of(self._model, self._network, shape)
+        parts = np.split(in_folder_order(self._model, shape, values), len(places))
+        kept = [(place, place.detach().clone()) for place in places]
+        with torch.no_grad():
+            for place, part in zip(places, parts, strict=True):
+                place.copy_(torch.from_numpy(part))
+        return kept
+
     def _decoded(
+        self,
+        shape: Shape,
+        type_name: str,
+        rows: NDArray[np.float32],
+        importance: Importance,
+        picked: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
+        """Rows of a matrix, float32 [rows, columns], quantized and decoded; `picked` are their numbers, or all."""
+        columns = importance.of(shape)
+        if columns is None or len(columns) == 1:
+            return self._quantized(type_name, rows, columns)
+        expert = (np.arange(shape.rows) if picked is None else picked) * shape.experts // shape.rows
+        bounds = np.searchsorted(expert, np.arange(shape.experts + 1))
+        parts = [
+            (low, high, row) for low, high, row in zip(bounds[:-1], bounds[1:], columns, strict=True) if high > low
+        ]
+        return np.concatenate([self._quantized(type_name, rows[low:high], row) for low, high, row in parts])
+
+    def _quantized(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Rows, float32 [rows, columns], quantized and decoded."""
         if TYPES[type_name].plain:
             kind = gguf.GGMLQuantizationType[type_name]
             plain: NDArray[np.float32] = gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind)
@@ -205,11 +239,11 @@ class Meter:
         return decoded
 
     def _kl_with(self, shape: Shape, values: NDArray[np.float32]) -> tuple[float, Any]:
-        """Mean KL with other values of one matrix, and a sample of its inputs: token ids of an embedding that is not
-        the head, else float32 [tokens, columns]."""
+        """Mean KL with other values of one matrix, and a sample of its inputs, float32 [tokens, columns]; None for
+        experts, and for an embedding that is not the head."""
         import torch
 
-        parameter, taken = self._parameter(shape), []
+        taken: list[Any] = []
         step = max(1, -(-self.positions // INPUTS))
 
         def take(_module: Any, inputs: tuple[Any, ...]) -> None:
@@ -217,14 +251,13 @@ class Meter:
 
         module = self._reader(shape)
         hook = module.register_forward_pre_hook(take) if module is not None else None
-        kept = parameter.detach().clone()
+        kept = self._replace(shape, values)
         try:
-            with torch.no_grad():
-                parameter.copy_(torch.from_numpy(self._in_folder_order(shape, values)))
             kl = self._kl()
         finally:
             with torch.no_grad():
-                parameter.copy_(kept)
+                for place, own in kept:
+                    place.copy_(own)
             if hook is not None:
                 hook.remove()
         return kl, torch.cat(taken) if taken else None
@@ -247,26 +280,16 @@ class Meter:
         with torch.inference_mode():
             return float((inputs @ torch.from_numpy(np.ascontiguousarray(difference)).T).double().square().sum())
 
-    def _parameter(self, shape: Shape) -> Any:
-        return self._network.get_parameter(self._name(shape))
-
-    def _name(self, shape: Shape) -> str:
-        return self._model.architecture.own_name(self._model.sources[shape.name].name)
-
     def _reader(self, shape: Shape) -> Any:
-        """The module that multiplies by the matrix: the head, for a tied embedding; None for another embedding."""
+        """The module that multiplies by the matrix: the head, for a tied embedding; None for another embedding, and for
+        experts."""
+        if shape.dimensions > 2:
+            return None
+        name = parameter_of(self._model, shape)
         if shape.name not in EMBEDDINGS:
-            return self._network.get_submodule(self._name(shape).removesuffix(".weight"))
+            return self._network.get_submodule(name.removesuffix(".weight"))
         head = self._network.get_output_embeddings()
-        return head if head is not None and head.weight is self._parameter(shape) else None
-
-    def _in_folder_order(self, shape: Shape, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [rows, columns] from the file's order to the folder's."""
-        if not self._model.sources[shape.name].heads:
-            return rows
-        found = np.empty_like(rows)
-        found[row_order(self._model, shape.name, shape.rows)] = rows
-        return found
+        return head if head is not None and head.weight is self._network.get_parameter(name) else None
 
     def _logits(self, window: Sequence[int]) -> Any:
         import torch
@@ -287,6 +310,26 @@ class Meter:
                     q = torch.log_softmax(actual[start : start + 64].double(), -1)
                     total += float((p.exp() * (p - q)).sum())
         return total / self.positions
+
+
+def _error_of_experts(
+    shape: Shape, difference: NDArray[np.float32], picked: NDArray[np.int64], importance: Importance
+) -> float:
+    """Squared error of the experts' outputs over the text, as far as inputs of different columns are independent.
+
+    Args:
+        shape: the experts' matrices.
+        difference: float32 [picked rows, columns].
+        picked: the rows.
+        importance: mean squared input of each expert's columns, and how many tokens it got.
+    """
+    expert = picked * shape.experts // shape.rows
+    squares = np.square(difference, dtype=np.float64)
+    columns, counts = importance.of(shape), importance.counts.get(shape.name)
+    if columns is not None:
+        squares = squares * columns[expert]
+    tokens = np.ones(shape.experts) if counts is None else counts.reshape(-1) + 1e-3  # an unused expert counts too
+    return float((squares.sum(1) * tokens[expert]).sum())
 
 
 def sampled_rows(shape: Shape) -> NDArray[np.int64]:

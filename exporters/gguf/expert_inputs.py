@@ -26,13 +26,13 @@ class ExpertInputs:
     inner: Any = None
     counts: Any = field(default=None)
 
-    def add(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Add the inputs of one call of the module: a forward pre-hook."""
+    def add(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inside: Any) -> None:
+        """Add the inputs of one call of the module: a forward pre-hook. `inside`: torch bool [tokens], not padding."""
         import torch
 
         given = [*args, *kwargs.values()]
-        hidden = given[0].detach().reshape(-1, given[0].shape[-1])
-        chosen = given[1].detach().reshape(len(hidden), -1)
+        every = given[0].detach().reshape(-1, given[0].shape[-1])
+        hidden, chosen = every[inside], given[1].detach().reshape(len(every), -1)[inside]
         for expert in chosen.unique().tolist():
             if not 0 <= expert < len(module.down_proj):  # a token that no expert gets
                 continue
@@ -40,9 +40,9 @@ class ExpertInputs:
             middle = _middle(module, expert, rows)
             if self.outer is None:
                 experts = len(module.down_proj)
-                self.outer = torch.zeros(experts, rows.shape[-1], dtype=torch.float64)
-                self.inner = torch.zeros(experts, middle.shape[-1], dtype=torch.float64)
-                self.counts = torch.zeros(experts, dtype=torch.float64)
+                self.outer = torch.zeros(experts, rows.shape[-1], dtype=torch.float64, device=rows.device)
+                self.inner = torch.zeros(experts, middle.shape[-1], dtype=torch.float64, device=rows.device)
+                self.counts = torch.zeros(experts, dtype=torch.float64, device=rows.device)
             self.outer[expert] += rows.double().square().sum(0)
             self.inner[expert] += middle.double().square().sum(0)
             self.counts[expert] += len(rows)

@@ -1,7 +1,7 @@
 """The importance matrix: weights of the input columns of each matrix, which some file types need.
 
 For a linear layer y = W x it is the mean of x squared over the tokens of a text, one number per column, as llama.cpp's
-llama-imatrix computes it. This module computes it with transformers' forward pass, one window of tokens at a time.
+llama-imatrix computes it. This module computes it with transformers' forward pass, which reads weights layer by layer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import numpy as np
@@ -27,6 +27,16 @@ from recipes.problems import OperatorError, printable
 
 IMPORTANCE_FILE = "imatrix.gguf"
 """The name of an export's importance matrix, beside its files."""
+
+
+class Network(Protocol):
+    """A model whose modules can be watched while it runs: `exporters.reference.streamed_model.StreamedModel`."""
+
+    modules: dict[str, Any]
+    inside: Any
+
+    def run(self, windows: Sequence[Sequence[int]], progress: Progress) -> None:
+        """Compute the hidden states of windows."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ def weighted_chunks(
 
 
 def compute_importance(
-    model: Any,
+    model: Network,
     modules: Mapping[str, str],
     windows: Sequence[Sequence[int]],
     source: str,
@@ -93,15 +103,13 @@ def compute_importance(
     """Run the model over the windows and collect the inputs of its linear layers.
 
     Args:
-        model: a transformers model in evaluation mode.
+        model: the model.
         modules: the layer's name in transformers by the GGUF tensor's name.
         windows: token ids.
         source: name of the text.
         progress: called with the number of tokens processed since the last call.
         experts: the name of the module with a layer's experts, by the GGUF tensor's name.
     """
-    import torch
-
     sums: dict[str, Any] = {}
     inputs = {module: ExpertInputs() for module in (experts or {}).values()}
     hooks = []
@@ -109,27 +117,26 @@ def compute_importance(
     def collect(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
             # float32 [batch, tokens, columns] → float64 [columns]
-            squares = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double().square().sum(0)
+            rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[model.inside]
+            squares = rows.double().square().sum(0)
             sums[name] = squares if name not in sums else sums[name] + squares
 
         return hook
 
-    layers = dict(model.named_modules())
+    def gather(found: ExpertInputs) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda module, args, kwargs: found.add(module, args, kwargs, model.inside)
+
     for name, module in modules.items():
-        hooks.append(layers[module].register_forward_pre_hook(collect(name)))
+        hooks.append(model.modules[module].register_forward_pre_hook(collect(name)))
     for module, found in inputs.items():
-        hooks.append(layers[module].register_forward_pre_hook(found.add, with_kwargs=True))
-    tokens = 0
+        hooks.append(model.modules[module].register_forward_pre_hook(gather(found), with_kwargs=True))
     try:
-        with torch.inference_mode():
-            for window in windows:
-                model(torch.tensor([list(window)]), use_cache=False)
-                tokens += len(window)
-                progress(len(window))
+        model.run(windows, progress)
     finally:
         for hook in hooks:
             hook.remove()
-    values = {name: (total / max(1, tokens)).float().numpy() for name, total in sums.items()}
+    tokens = sum(map(len, windows))
+    values = {name: (total / max(1, tokens)).float().cpu().numpy() for name, total in sums.items()}
     counts: dict[str, NDArray[np.float32]] = {}
     for name, module in (experts or {}).items():
         if inputs[module].counts is not None:
@@ -143,7 +150,7 @@ def compute_importance(
 def _of_experts(name: str, inputs: ExpertInputs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean squared inputs, float32 [experts, columns], and tokens, float32 [experts]. An expert without tokens prefers
     no column."""
-    sums, counts = inputs.inner if "ffn_down" in name else inputs.outer, inputs.counts
+    sums, counts = (inputs.inner if "ffn_down" in name else inputs.outer).cpu(), inputs.counts.cpu()
     means = (sums / counts.clamp(min=1)[:, None]).float().numpy()
     means[counts.numpy() == 0] = 1
     return means, counts.float().numpy()

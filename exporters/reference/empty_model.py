@@ -137,6 +137,14 @@ class ParameterSources:
         """The tensor that a parameter equals; None for a parameter that is computed from several, or is missing."""
         return self._plain.get(parameter)
 
+    def parameter_of(self, tensor: str) -> str | None:
+        """The parameter that a tensor of the checkpoint, or the first whose name begins so, is or is a part of."""
+        plain = (target for target, name in self._plain.items() if name.startswith(tensor))
+        fused = (
+            target for target, found in self._fused.items() for name, _ in found.tensors if name.startswith(tensor)
+        )
+        return next(plain, None) or next(fused, None)
+
     def has(self, parameter: str) -> bool:
         """Whether a parameter is the model's own, not an adapter's."""
         return parameter in self._places

@@ -62,6 +62,8 @@ class StreamedModel:
 
     Attributes:
         layers: number of layers.
+        modules: the modules between the token ids and the hidden states before the head, by transformers' names.
+        inside: which positions of the running batch are tokens and not padding, torch bool [rows * longest row].
     """
 
     def __init__(
@@ -101,6 +103,9 @@ class StreamedModel:
         self._round: Rounding | None = None
         self._exact = 0
         self._advance: Callable[[], None] = lambda: None
+        prefix = self._model.base_model_prefix
+        self.modules: dict[str, Any] = {f"{prefix}.{name}": module for name, module in self._base.named_modules()}
+        self.inside: Any = None
         self._add_hooks()
         self._given_hidden, self._given_logits = _stubs()
         setattr(self._model, self._model.base_model_prefix, self._given_hidden)
@@ -147,6 +152,23 @@ class StreamedModel:
                 start += positions
         self._round = None
 
+    def run(self, windows: Sequence[Sequence[int]], progress: Progress = lambda _positions: None) -> None:
+        """Compute the hidden states of windows for the sake of hooks on modules, without the output head.
+
+        Args:
+            windows: token ids, each window a sequence of its own.
+            progress: called with numbers of positions; their sum is the number of all positions.
+        """
+        import torch
+
+        with torch.no_grad():
+            for batch in _batches(windows, 0):
+                self._hidden(batch, (), _shared(progress, sum(map(len, batch)), self.layers + 1))
+
+    def parameter_of(self, tensor: str) -> str | None:
+        """The parameter that a tensor of the checkpoint, or the first whose name begins so, is or is a part of."""
+        return self._sources.parameter_of(tensor)
+
     def _hidden(
         self, batch: Sequence[Sequence[int]], again: Sequence[Sequence[int]], advance: Callable[[], None]
     ) -> tuple[Any, Any]:
@@ -157,6 +179,8 @@ class StreamedModel:
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, window in enumerate(rows):
             ids[row, : len(window)] = torch.tensor(list(window))
+        lengths = torch.tensor([len(window) for window in rows])
+        self.inside = (torch.arange(ids.shape[1]) < lengths[:, None]).reshape(-1).to(self._device)
         self._exact, self._advance = len(batch), advance
         hidden = self._base(input_ids=ids.to(self._device), use_cache=False).last_hidden_state
         advance()

@@ -122,9 +122,9 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     own = own_program(export)
     scratch = 2 * logits + export.split_bytes() + (own.source_plan.bytes if own else 0)
     check_disk(ctx.out, files=files, scratch=scratch)
-    if weighted or target is not None:
+    if target is not None:
         check_memory(model.parameters * 4)
-    elif positions:
+    elif positions or weighted:
         _check_reference_memory(ctx, model)
     if weighted or target is not None:
         export.importance = measure_for(export)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from engines.files import file_sha256
 from exporters.gguf.importance import IMPORTANCE_FILE, Importance, compute_importance, load_importance, save_importance
@@ -13,7 +12,7 @@ from exporters.gguf.own_types import with_tensor_types
 from exporters.gguf.write import Model
 from exporters.hf_model.model_folder import local_folder
 from exporters.proof.parity_data import ParityData, read_calibration_data, read_parity_data
-from exporters.reference.reference_model import load_reference
+from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.export_job import Export
 from recipes.file_types import FILE_TYPES
 from recipes.problems import OperatorError
@@ -61,20 +60,20 @@ def types_to_weigh(
 def measure_importance(
     model: Model, request: ImportanceRequest, progress: Callable[[float, float], None], names: Names | None = None
 ) -> Importance:
-    """Run the model in float32 over held-out text.
+    """Run the model in float32 over held-out text; its weights are read layer by layer.
 
     Args:
         model: the model.
         request: what to run it on.
         progress: called with the tokens done and their number.
-        names: of transformers' modules by GGUF tensor; the model's own table by default.
+        names: of the folder's modules by GGUF tensor; the model's own table by default.
 
     Raises:
         OperatorError: there is no held-out text besides the comparison's.
     """
     data = calibration_data(model, request)
-    network = load_reference(model.folder, request.threads, weights=model.weights)
-    found = own_names(model) if names is None else _in_network(network, names)
+    network = StreamedModel(model.folder, model.weights, request.threads)
+    found = _in_network(network, own_names(model) if names is None else names)
     done = 0
 
     def advance(tokens: int) -> None:
@@ -107,7 +106,7 @@ def calibration_data(model: Model, request: ImportanceRequest) -> ParityData:
 
 @dataclass(frozen=True)
 class Names:
-    """Modules of transformers by the name of the GGUF tensor: linear layers, and the modules with a layer's experts."""
+    """Modules of the folder by the name of the GGUF tensor: linear layers, and the modules with a layer's experts."""
 
     layers: Mapping[str, str]
     experts: Mapping[str, str]
@@ -115,32 +114,26 @@ class Names:
 
 def own_names(model: Model) -> Names:
     """The modules of a family that Cockpit has a table of."""
-    own_name = model.architecture.own_name
     inside = {shape.name: shape.dimensions for shape in model.shapes if shape.layer is not None}
-    first = {name: own_name(model.sources[name].names[0]) for name in inside if model.sources[name].names}
+    first = {name: model.sources[name].names[0] for name in inside if model.sources[name].names}
     layers = {name: first[name].removesuffix(".weight") for name, dimensions in inside.items() if dimensions == 2}
     experts = {name: experts_of(first[name]) for name, dimensions in inside.items() if dimensions == 3}
     return Names({name: module for name, module in layers.items() if EXPERTS not in f"{module}."}, experts)
 
 
-def _in_network(network: Any, names: Names) -> Names:
+def _in_network(network: StreamedModel, names: Names) -> Names:
     """The modules as the loaded model has them: transformers renames some when it loads a folder. Unknown names are
     left out."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-    known = {name for name, _ in network.named_modules()}
-    changes = get_model_conversion_mapping(network)
-    renamings = [change for change in changes if isinstance(change, WeightRenaming)]
-    converters = [change for change in changes if isinstance(change, WeightConverter)]
+    def found(beginning: str) -> str:
+        return (network.parameter_of(beginning) or "").rpartition(".")[0]
 
-    def present(module: str) -> str | None:
-        renamed, _ = rename_source_key(f"{module}.weight", renamings, converters)
-        return next((name for name in (module, renamed.removesuffix(".weight")) if name in known), None)
-
-    layers = {name: found for name, module in names.layers.items() if (found := present(module)) is not None}
-    experts = {name: found for name, module in names.experts.items() if (found := present(module)) is not None}
-    return Names(layers, experts)
+    layers = {name: found(f"{module}.weight") for name, module in names.layers.items()}
+    experts = {name: found(f"{module}.") for name, module in names.experts.items()}
+    return Names(
+        {name: module for name, module in layers.items() if module in network.modules},
+        {name: module for name, module in experts.items() if module in network.modules},
+    )
 
 
 EXPERTS = ".experts."

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from engines.events import Progress
 from exporters.budget.measure import candidates
+from exporters.budget.places import in_folder_order, places_of
 from exporters.gguf.own_types import check_tensor_types
 from exporters.gguf.quant_types import Shape
-from exporters.gguf.write import read_model
+from exporters.gguf.write import read_model, read_rows
+from exporters.reference.reference_model import load_reference
 from recipes.load import load_recipe_text
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export, parity
+from tests.exporters.family_models import FAMILIES
 
 pytestmark = pytest.mark.torch
 SMALL: dict[str, Any] = {"imatrix_tokens": 512, "target_tokens": 256, "parity_positions": 150, "max_length": 128}
@@ -68,3 +72,27 @@ def test_narrow_widths_have_the_types_of_32_values_and_own_types_are_kept() -> N
         == [name for name in usual if name != "IQ3_XXS"]
     )
     assert "IQ2_XS" in candidates(wide, 3.0, {})
+
+
+@pytest.mark.parametrize("family", ["Qwen3MoeForCausalLM", "GptOssForCausalLM"])
+def test_every_matrix_and_expert_has_its_place_in_transformers(family: str, tokenizer: Path, tmp_path: Path) -> None:
+    model = read_model(FAMILIES[family](tmp_path / "model", tokenizer))
+    network = load_reference(model.folder, 1)
+    for shape in model.shapes:
+        if shape.name.endswith(("exps.weight", "attn_q.weight", "token_embd.weight")):
+            found = np.concatenate([place.detach().numpy() for place in places_of(model, network, shape)])
+            assert (found == in_folder_order(model, shape, read_rows(model, shape, 0, shape.rows))).all(), shape.name
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", ["Qwen3MoeForCausalLM", "GptOssForCausalLM"])
+def test_types_of_experts_are_measured_too(family: str, tokenizer: Path, tmp_path: Path) -> None:
+    base = FAMILIES[family](tmp_path / "model", tokenizer)
+    bits = round(read_model(base).plan("Q4_K_M", importance=True).bits_per_weight, 3)
+    ctx, _ = export(tmp_path / "target", base, "Q4_K_M", imatrix="always", target_bits=bits, **SMALL)
+    record = parity(ctx)
+    plain, chosen = record["files"]
+    assert chosen["bits_per_weight"] <= bits
+    assert chosen["quality"]["weights_mean_kl"] < 0.85 * plain["quality"]["weights_mean_kl"]
+    assert record["target"]["mean_kl"] == pytest.approx(record["target"]["expected_mean_kl"], rel=0.5)
+    assert record["passed"]

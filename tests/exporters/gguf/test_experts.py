@@ -20,6 +20,7 @@ from exporters.hf_model.model_config import complete_config
 from exporters.proof.audit import audit
 from exporters.reference.empty_model import build_empty
 from exporters.reference.reference_model import load_reference
+from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.importance_step import own_names
 from recipes.problems import OperatorError
 from tests.exporters.family_models import FAMILIES
@@ -93,12 +94,15 @@ def test_each_expert_has_the_importances_of_its_own_tokens(mixture: Path) -> Non
     import torch
 
     model, network = read_model(mixture), load_reference(mixture, 1)
+    streamed = StreamedModel(mixture, model.weights, 1)
     names = own_names(model)
     inputs = []
     module = network.get_submodule(names.experts["blk.0.ffn_up_exps.weight"])
     module.register_forward_pre_hook(lambda _module, given: inputs.append(given))
     ids = list(range(3, 40))
-    found = compute_importance(network, names.layers, [ids], "text", lambda _tokens: None, names.experts)
+    found = compute_importance(streamed, names.layers, [ids], "text", lambda _tokens: None, names.experts)
+    with torch.no_grad():
+        network(torch.tensor([ids]))
     hidden, chosen, _weights = inputs[0]
     rows, count = hidden.reshape(-1, hidden.shape[-1]), found.counts["blk.0.ffn_up_exps.weight"]
     assert count.sum() == 2 * len(ids), "two experts for each token"
