@@ -27,7 +27,7 @@ $(STAMP):
 	@echo "setup: installing into $(VENV) (about 2 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
-	@$(PIP) -e ".[train,export,code,dev]"
+	@$(PIP) -e ".[train,export,code,report,dev]"
 	@$(BIN)/python -m compileall -q cockpit engines exporters recipes
 	@rm -f $(VENV)/.installed-*
 	@touch $@

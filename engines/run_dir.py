@@ -165,6 +165,10 @@ class RunDir:
         """The attempt's scratch folder."""
         return self.attempt_dir(stage, attempt) / "work"
 
+    def tensorboard(self, stage: str) -> Path:
+        """The folder of the event files of all attempts of a stage."""
+        return self.stage_dir(stage) / "tensorboard"
+
     def stage_json(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "stage.json"
 

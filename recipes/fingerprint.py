@@ -51,6 +51,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "padding_free": True,
     "repeat_build": 1,
     "repeat_stack": 1,
+    "report_to": [],
     "save_strategy": "steps",
     "start_from": None,
     "target_bits": None,

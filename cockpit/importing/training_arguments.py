@@ -46,6 +46,19 @@ OPTIMIZERS = {
 """AdamW under the names of transformers. Paging moves the state between memories and changes no number."""
 
 
+def reporters(value: Any) -> list[str]:
+    """The programs of `report_to` that a stage can write for."""
+    given = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    if all(is_off(one) for one in given):
+        return []
+    unknown = [one for one in given if one not in {"tensorboard", "all"}]
+    if unknown:
+        raise ValueError(
+            f"nothing is written for {plain(', '.join(unknown))}; tensorboard is possible, and the journal has all"
+        )
+    return ["tensorboard"]
+
+
 def optimizer(value: Any) -> str:
     """The optimizer's name here."""
     name = text(value)
@@ -70,7 +83,7 @@ RULES: dict[str, Rule] = {
     "save_total_limit": to("save_total_limit", whole),
     **each(
         "logging_steps logging_strategy logging_first_step logging_dir logging_nan_inf_filter log_level "
-        "log_level_replica log_on_each_node disable_tqdm report_to run_name project "
+        "log_level_replica log_on_each_node disable_tqdm run_name project "
         "include_num_input_tokens_seen include_tokens_per_second include_for_metrics skip_memory_metrics"
         " trackio_space_id trackio_bucket_id trackio_static_space_id eval_on_start eval_delay "
         "prediction_loss_only",
@@ -107,6 +120,7 @@ RULES: dict[str, Rule] = {
         unneeded("cockpit resume continues a run"),
     ),
     **each("remove_unused_columns label_names debug past_index", unneeded("rows are read by their format")),
+    "report_to": to("report_to", reporters, "the journal has every number too"),
     **each("do_train do_eval", unneeded("a finetune stage trains, and evaluates if eval_steps is set")),
     "metric_for_best_model": different("the best checkpoint is the one with the lowest eval_loss", "eval_loss", "loss"),
     "greater_is_better": different("the best checkpoint is the one with the lowest eval_loss"),

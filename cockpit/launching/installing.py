@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from engines.json_text import parse_json
 
 PROJECT = "training-cockpit"
-EXTRAS = "train,export"
+EXTRAS = "train,export,report"
 _HERE = Path(__file__).resolve().parents[2]
 
 

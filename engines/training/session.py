@@ -33,6 +33,7 @@ from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter, damage
+from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.trainer import EngineTrainer, Measured, build_trainer
 from engines.training.watch import EarlyStopping, Watch
@@ -98,6 +99,7 @@ class Session:
             self._restore(read_manifest(self.point.path), self.point.step)
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
+        self.scalars = Scalars(ctx, self.resumed_step)
         self.trainer: EngineTrainer = build_trainer(
             self,
             task.model,
@@ -150,6 +152,8 @@ class Session:
             if exhausted_memory(error):
                 self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
             raise
+        finally:
+            self.scalars.close()
         self._load_best()
 
     def _load_best(self) -> None:
@@ -251,7 +255,7 @@ class Session:
         window = measured.window
         step_s = time.monotonic() - window.began_s
         self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics)
-        self.ctx.emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
+        self._emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
         self.watch.note_step(self.step, measured.loss, self.last_step)
         if state.global_step == self.resumed_step + 1:
             self.ctx.phase("training")
@@ -322,6 +326,7 @@ class Session:
         if self.last_eval is not None and measured_here:
             plan["evaluated"] = {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
         self.counters.suspect = self.watch.suspect
+        self.scalars.flush()
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
     def evaluate(self) -> Evaluated | None:
@@ -342,7 +347,7 @@ class Session:
             tokens=tokens,
             protocol=self.task.val.protocol + (", bf16" if self.task.bf16 else ""),
         )
-        self.ctx.emit(self.last_eval)
+        self._emit(self.last_eval)
         self.watch.note_evaluation(self.step, loss)
         return self.last_eval
 
@@ -409,13 +414,17 @@ class Session:
         step = self.step + 1
         self.counters.all_finite = False
         epoch = float(self.trainer.state.epoch or 0.0)
-        self.ctx.emit(self._step_event(measured, step, epoch, time.monotonic() - measured.window.began_s))
+        self._emit(self._step_event(measured, step, epoch, time.monotonic() - measured.window.began_s))
         self._note_trip(trip, step)
         limit = "" if trip.limit is None else f", over the limit {quantities.exact(trip.limit)}"
         raise GuardTrippedError(
             f"{trip.guard} at step {step}: {quantities.number(trip.value, 6)}{limit}; the step was not applied"
             + ("" if self.step > self.resumed_step else damage(self.trainer.model))
         )
+
+    def _emit(self, event: Step | Evaluated) -> None:
+        self.ctx.emit(event)
+        self.scalars.take(event)
 
     def _note_trip(self, trip: Trip, step: int) -> None:
         self.ctx.emit(

@@ -162,6 +162,14 @@ class TrainingFields(DeviceFields):
     per_device_eval_batch_size: int = setting(
         8, section="Evaluation", at_resume="change", ge=1, help="Sequences per forward pass of an evaluation."
     )
+    report_to: list[Literal["tensorboard"]] = setting(
+        default_factory=list,
+        section="Reports",
+        at_resume="change",
+        max_length=1,
+        help="Also write the numbers of each step and evaluation for these programs; tensorboard reads them from"
+        " RUN/stages/STAGE/tensorboard.",
+    )
     guards: ModelGuards = setting(
         default_factory=ModelGuards, section="Guards", at_resume="change", help="Checks that stop the attempt."
     )

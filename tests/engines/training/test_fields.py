@@ -85,6 +85,7 @@ ELSEWHERE = {
     "python": "the supervisor starts that interpreter",
     "devices": "the supervisor sets CUDA_VISIBLE_DEVICES: test_engine_environment.py",
     "gate": "the host checks gates",
+    "report_to": "runs of its own: test_scalars.py",
     "save_strategy": "runs of its own: test_best.py",
     "eval_strategy": "runs of its own: test_best.py",
     "load_best_model_at_end": "runs of its own: test_best.py",

@@ -1,0 +1,86 @@
+"""TensorBoard's own reader gets every number of the journal, once for each step, and never ends a training."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.events import Evaluated, Event, Step, Warned
+from engines.run_dir import RunDir
+from engines.training.scalars import scalars_of
+from tests.engines.training.attempts import context, of_kind, resume_point, run_stage
+from tests.engines.training.tiny import PRETRAIN
+
+pytestmark = pytest.mark.torch
+STAGE = {**PRETRAIN, "eval_steps": 2, "report_to": ["tensorboard"]}
+
+
+def _single(value: float) -> float:
+    """The nearest number that an event file has room for: IEEE 754 binary32."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _read(ctx: Any) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(RunDir(ctx.run_root).tensorboard(ctx.stage_name)), size_guidance={"scalars": 0})
+    reader.Reload()
+    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def _expected(events: list[Any]) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        for tag, value in scalars_of(event).items():
+            found.setdefault(tag, []).append((event.step, _single(value)))
+    return found
+
+
+def _journal(ctx: Any, attempt: int) -> list[Any]:
+    return [event for kind in (Step, Evaluated) for event in of_kind(ctx, kind, attempt)]
+
+
+def test_every_scalar_is_that_of_the_journal_and_a_resume_leaves_each_step_once(tmp_path: Path, tokens: Path) -> None:
+    first = context(tmp_path, STAGE, {"data": tokens})
+    run_stage(first)
+    assert _read(first) == _expected(_journal(first, 1))
+    assert {"train/loss", "train/learning_rate", "train/grad_norm", "eval/loss", "eval/perplexity"} <= _read(
+        first
+    ).keys()
+    second = context(tmp_path, {**STAGE, "learning_rate": 1e-3}, {"data": tokens}, attempt=2,
+                     resume=resume_point(first, 3))  # fmt: skip
+    run_stage(second)
+    kept = [event for event in _journal(first, 1) if event.step <= 3]
+    expected = _expected(
+        sorted([*kept, *_journal(second, 2)], key=lambda event: (isinstance(event, Evaluated), event.step))
+    )
+    assert _read(second) == expected
+    assert [step for step, _ in expected["train/loss"]] == list(range(1, 9))
+
+
+def test_a_reporter_that_fails_is_said_once_and_the_training_reaches_its_end(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, STAGE, {"data": tokens})
+    folder = RunDir(ctx.run_root).tensorboard(ctx.stage_name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file where the folder should be")
+    assert run_stage(ctx) is not None
+    said = [event.message for event in of_kind(ctx, Warned) if "tensorboard failed" in event.message]
+    assert len(said) == 1
+    assert [event.step for event in of_kind(ctx, Step)] == list(range(1, 9))
+
+
+def test_without_report_to_no_file_is_written(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, {**STAGE, "report_to": [], "max_steps": 1}, {"data": tokens})
+    run_stage(ctx)
+    assert not RunDir(ctx.run_root).tensorboard(ctx.stage_name).exists()
+
+
+def test_a_number_that_was_not_measured_is_left_out() -> None:
+    event: Event = Evaluated(
+        stage="a", attempt=1, step=1, loss=None, perplexity=2.0, tokens=1, protocol="p", metrics={"m": 3.0}
+    )
+    assert isinstance(event, Evaluated)
+    assert scalars_of(event) == {"eval/perplexity": 2.0, "eval/m": 3.0}
