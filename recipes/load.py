@@ -319,7 +319,7 @@ class _Check:
             return
         outputs = list(row.types)
         output = stage.get("output")
-        message = "required: what the stage prepares" if "output" not in stage else "not one of the choices"
+        message = "required: what the stage makes" if "output" not in stage else "not one of the choices"
         got = "" if "output" not in stage else shown(output)
         hint = closest(output, outputs) if isinstance(output, str) else ""
         self.add((*here, "output"), message, got, either(outputs), hint)

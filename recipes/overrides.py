@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recipes.fields import FieldSpec, fields_of, keys_of, recipe_fields
-from recipes.problems import OperatorError, Problem, closest, printable
+from recipes.problems import OperatorError, Problem, closest, either, printable
 from recipes.source import Source
-from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, tag_of_table, tags_of
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of, output_word, tag_of_table, tags_of
 from recipes.toml_scan import MAX_BARE_CHARACTERS, MAX_KEY_PARTS, KeyPath, ScanError, scan
 
 MAX_CHARACTERS = 64 * 1024
@@ -152,9 +152,16 @@ def near_field(key: str, specs: Sequence[FieldSpec]) -> str:
 
 
 def belongs(field_path: str) -> str:
-    """A hint with the kinds that have a field with this path; empty if no kind has one."""
-    kinds = dict.fromkeys(kind_of(tag) for tag in STAGE_TYPES for spec in fields_of(tag) if spec.path == field_path)
-    return f"it is a field of {' and '.join(kinds)}" if kinds else ""
+    """A hint with the kinds that have a field with this path, and the output that has it where a kind has several;
+    empty if no kind has one."""
+    tags = [tag for tag in STAGE_TYPES if any(spec.path == field_path for spec in fields_of(tag))]
+    kinds = dict.fromkeys(kind_of(tag) for tag in tags)
+    words = []
+    for kind in kinds:
+        having = [tag for tag in tags_of(kind) if tag in tags]
+        outputs = either([f'"{output_word(tag)}"' for tag in having])
+        words.append(kind if having == tags_of(kind) else f"{kind} with output = {outputs}")
+    return f"it is a field of {' and '.join(words)}" if words else ""
 
 
 def _write(data: dict[str, Any], path: KeyPath, value: Any) -> None:

@@ -60,7 +60,7 @@ def reference_text() -> str:
     parts = [_INTRODUCTION, "## The recipe\n\n" + _table(recipe_fields())]
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
-        title = f'kind = "{kind}"' + (f', output = "{output}"' if len(tags_of(kind)) > 1 else "")
+        title = f'kind = "{kind}"' + (f', output = "{output}"' if tag != kind else "")
         parts.append(f"## `{title}`\n\n{_summary(model)}\n\nOutput: {output}.")
         parts.extend(f"### {tag}: {section}\n\n{_table(specs)}" for section, specs in sections_of(tag).items())
     parts.append(f"## GGUF file types\n\n{_FILE_TYPES_INTRODUCTION}\n\n{_file_types()}")
@@ -72,7 +72,7 @@ def stages_table() -> str:
     lines = ["| kind | inputs | output | |", "|---|---|---|---|"]
     for tag, model in STAGE_TYPES.items():
         kind, output = kind_of(tag), output_word(tag)
-        name = f'`{kind}`, `output = "{output}"`' if len(tags_of(kind)) > 1 else f"`{kind}`"
+        name = f'`{kind}`, `output = "{output}"`' if tag != kind else f"`{kind}`"
         lines.append(f"| {name} | {_input_words(tag)} | {output} | {_summary(model)} |")
     return "\n".join(lines) + "\n"
 
@@ -144,8 +144,9 @@ def _stage(tag: str) -> dict[str, Any]:
     kind = kind_of(tag)
     identity: dict[str, Any] = {"kind": {"const": kind, "description": _summary(STAGE_TYPES[tag])}}
     if len(tags_of(kind)) > 1:
-        identity["output"] = {"const": output_word(tag), "description": "What the stage prepares."}
-    return _object({**identity, **_properties(fields_of(tag))}, ["name", *identity])
+        identity["output"] = {"const": output_word(tag), "description": "What the stage makes."}
+    required = [key for key in identity if key != "output" or tag != kind]  # a default output need not be named
+    return _object({**identity, **_properties(fields_of(tag))}, ["name", *required])
 
 
 def _defaults(kind: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from recipes.fields import FieldSpec, sections_of
+from recipes.fields import FieldSpec, keys_of, sections_of
 from recipes.problems import Problem
-from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.registry import STAGE_TYPES, kind_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
     with some kinds, fields of all kinds."""
     sections = sections_of(tag)
     everywhere = set.intersection(*(set(sections_of(other)) for other in STAGE_TYPES))
-    own = set(STAGE_TYPES[tag].__annotations__)
+    others = {key for other in STAGE_TYPES if kind_of(other) != kind_of(tag) for key in keys_of(other)}
+    own = set(keys_of(tag)) - others
 
     def rank(name: str) -> int:
         specs = sections[name]

@@ -96,7 +96,7 @@ def _values(run: RunDir, plan: RunRecipe, name: str, kept: set[str]) -> dict[str
     stage = plan.stage(name)
     dumped = stage.model_dump(mode="json")
     values: dict[str, Any] = {"name": name, "kind": stage.kind}
-    if "output" in dumped:
+    if dumped.get("output", "") not in ("", row_of(stage).default_output):
         values["output"] = dumped["output"]
     for spec in fields_of(tag_of_stage(stage)):
         if spec.path == "name":

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cockpit.one_stage.recipe import Input
 from cockpit.runs.stage_view import StageView
+from engines.artifacts.adapter_folder import is_adapter
 from engines.events import CheckpointCommitted
 from engines.run_dir import RunDir
 from recipes.stages.registry import trains, weights
@@ -95,17 +96,26 @@ def sources(run: RunDir, stages: Sequence[StageView]) -> list[Source]:
     """Finished results and checkpoints that exist, the last stage first, its finished result first."""
     found = []
     for stage in reversed(stages):
-        kind = weights(stage.kind)
-        if kind is None:
+        kinds = weights(stage.kind)
+        if not kinds:
             continue
         if stage.state.is_done and run.out(stage.name).is_dir():
+            kind = _weights_in(run.out(stage.name), kinds)
             found.append(Source(kind, stage.name, run.out(stage.name), stage.manifest_sha256))
         for row in checkpoint_rows([stage], run):
             checkpoint = row.checkpoint
             path = run.root / checkpoint.path
             if not row.removed and path.is_dir():
+                kind = _weights_in(path, kinds)
                 found.append(Source(kind, stage.name, path, checkpoint.sha256, checkpoint.step, checkpoint.attempt))
     return found
+
+
+def _weights_in(folder: Path, kinds: Sequence[Literal["model", "adapter"]]) -> Literal["model", "adapter"]:
+    """The weights in a folder of a stage, of those that its kind can have."""
+    if len(kinds) == 1:
+        return kinds[0]
+    return "model" if (folder / "config.json").is_file() and not is_adapter(folder) else "adapter"
 
 
 def source_of(found: Sequence[Source], row: CheckpointRow | None, kind: str) -> Source | None:
@@ -131,11 +141,9 @@ def items(run: RunDir, stages: Sequence[StageView]) -> list[Item]:
     for stage in reversed(stages):
         listed += [Item(stage.name, s.kind, None, s) for s in found if s.stage == stage.name and s.step is None]
         newest_seen = False
-        kind = weights(stage.kind)
+        by_checkpoint = {(s.step, s.attempt): s for s in found if s.stage == stage.name and s.step is not None}
         for row in checkpoint_rows([stage], run):
-            source = source_of(found, row, kind) if kind is not None else None
-            if source is not None and source.step is None:
-                source = None
+            source = by_checkpoint.get((row.checkpoint.step, row.checkpoint.attempt))
             newest = not newest_seen and not row.removed and not row.superseded
             newest_seen = newest_seen or newest
             listed.append(Item(stage.name, stage.kind, row, source, newest))

@@ -10,7 +10,7 @@ from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
@@ -18,7 +18,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 
 def loads_in_transformers(stage: StageFields) -> bool:
     """Whether the stage's engine loads its `model` in transformers, with the tokenizer beside it."""
-    return isinstance(stage, FinetuneStage | EvaluateStage)
+    return isinstance(stage, FinetuneFields | EvaluateStage)
 
 
 def check_base(folder: Path, stage: StageFields) -> None:
@@ -39,7 +39,7 @@ def check_base(folder: Path, stage: StageFields) -> None:
         )
     config = read_object(folder / "config.json")
     method = quantization_of(config)
-    if method and isinstance(stage, FinetuneStage):
+    if method and isinstance(stage, FinetuneFields):
         raise OperatorError(
             f"{printable(str(folder), 400)} contains quantized weights ({method}), which cannot be trained",
             "use the 16-bit base model that they were made from",
@@ -64,7 +64,7 @@ def quantization_of(config: dict[str, Any]) -> str:
 
 
 def _check_adapter(folder: Path, stage: StageFields) -> None:
-    if not isinstance(stage, FinetuneStage):
+    if not isinstance(stage, FinetuneFields):
         return
     named = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     base = f" ({printable(str(named), 200)})" if isinstance(named, str) and named else ""

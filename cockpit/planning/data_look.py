@@ -29,7 +29,7 @@ from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, printable
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 from recipes.stages.merge import MergeStage
 from recipes.stages.prepare import PrepareMessages
 
@@ -148,7 +148,7 @@ def through_stages(loaded: LoadedRecipe, reference: Reference | None) -> Referen
     by_name = {stage.name: stage for stage in loaded.recipe.stage}
     while reference is not None and reference.origin == "stage":
         stage = by_name[reference.name]
-        keeps = isinstance(stage, MergeStage) or (isinstance(stage, FinetuneStage) and not stage.chat_template)
+        keeps = isinstance(stage, MergeStage) or (isinstance(stage, FinetuneFields) and not stage.chat_template)
         reference = loaded.graph.inputs[stage.name].get("model") if keeps else None
     return reference
 

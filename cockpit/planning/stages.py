@@ -31,7 +31,7 @@ WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
 MAX_TOKENS_JSON_BYTES = 1024 * 1024
 OUTPUT_HEAD = "lm_head"
-OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2}
+OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
 """Bytes of optimizer state per trained parameter, for two moments."""
 
 

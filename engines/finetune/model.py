@@ -1,4 +1,4 @@
-"""A base model and its LoRA adapter."""
+"""A base model, its LoRA adapter, and a base model in 4 bits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import refuse_special_files
 from engines.finetune.added_tokens import ends_of
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
-from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
+
+OUTPUT_HEAD = "lm_head"
+_COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def stored_in_bfloat16(path: Path) -> bool:
@@ -26,17 +29,26 @@ def stored_in_bfloat16(path: Path) -> bool:
     return "bfloat16" in (config.get("dtype"), config.get("torch_dtype"))
 
 
-def load_base(path: Path, *, narrow: bool = False, warn: Callable[[str], None] = lambda _text: None) -> tuple[Any, Any]:
+def load_base(
+    path: Path,
+    *,
+    narrow: bool = False,
+    warn: Callable[[str], None] = lambda _text: None,
+    quantization: BitsAndBytesConfig | None = None,
+    weights: Path | None = None,
+) -> tuple[Any, Any]:
     """The model and its tokenizer from a folder, without the hub and without code from the folder.
 
     Args:
         path: the folder.
         narrow: the weights are bfloat16, else float32, whatever the files have.
         warn: takes what the operator should know.
+        quantization: the linear layers are in 4 bits; the other weights are as `narrow` says.
+        weights: model and settings are those of this folder, a checkpoint of a training of this model.
 
     Raises:
         OperatorError: transformers cannot load a model from the folder, or gives text other ids than
-            its tokenizer.json.
+            its tokenizer.json; or bitsandbytes cannot quantize here.
     """
     refuse_special_files(path)
     try:
@@ -44,15 +56,47 @@ def load_base(path: Path, *, narrow: bool = False, warn: Callable[[str], None] =
         for warning in check_tokenizer_class(path, tokenizer):
             warn(warning)
         model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=torch.bfloat16 if narrow else torch.float32, local_files_only=True
+            str(weights or path),
+            dtype=torch.bfloat16 if narrow else torch.float32,
+            local_files_only=True,
+            **({} if quantization is None else {"quantization_config": quantization}),
         )
     except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OperatorError(
-            f"cannot load a model from {path}: {first_line}",
+            f"cannot load a model from {path}: {_first_line(error)}",
             "a model folder has config.json, model.safetensors and the tokenizer's files",
         ) from error
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        if quantization is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise OperatorError(
+            f"load_in_4bit — bitsandbytes cannot quantize {path} here: {_first_line(error)}",
+            "install a bitsandbytes that supports this machine (pip install bitsandbytes), or set load_in_4bit = false",
+        ) from error
     return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 300)
+
+
+def quantization_of(stage: FinetuneFields, *, bf16: bool) -> BitsAndBytesConfig | None:
+    """How bitsandbytes quantizes the base model of a stage; None for a stage that does not ask for it."""
+    if not isinstance(stage, FinetuneStage) or not stage.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=stage.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=stage.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=_COMPUTE[compute_dtype(stage, bf16=bf16)],
+        llm_int8_skip_modules=list(dict.fromkeys([*stage.llm_int8_skip_modules, OUTPUT_HEAD])),
+    )
+
+
+def compute_dtype(stage: FinetuneStage, *, bf16: bool) -> str:
+    """The type in which the 4-bit layers of a stage compute; `bf16`: products are computed in bfloat16."""
+    automatic = "bfloat16" if bf16 else "float32"
+    return automatic if stage.bnb_4bit_compute_dtype == "auto" else stage.bnb_4bit_compute_dtype
 
 
 def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = ()) -> Any:
@@ -64,7 +108,8 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
         added_tokens: tokens whose rows of the embedding and of the head are trained too.
 
     Raises:
-        OperatorError: the model has no layer of a name in `target_modules`.
+        OperatorError: the model has no layer of a name in `target_modules` or `modules_to_save`, or an initialization
+            needs a smaller rank.
     """
     alpha = int(stage.lora_alpha) if stage.lora_alpha.is_integer() else stage.lora_alpha
     config = LoraConfig(
@@ -73,16 +118,16 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
         lora_alpha=alpha,
         lora_dropout=stage.lora_dropout,
         use_rslora=stage.use_rslora,
+        use_dora=stage.use_dora,
+        init_lora_weights=True if stage.init_lora_weights == "true" else stage.init_lora_weights,
         target_modules=ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
-        bias="none",
+        modules_to_save=list(stage.modules_to_save) or None,
+        bias=stage.bias,
         trainable_token_indices=_token_indices(model, added_tokens),
     )
-    missing = missing_modules(model, stage.target_modules)
-    if missing:
-        raise OperatorError(
-            f"target_modules — the model has no linear layer named {printable(', '.join(missing), 200)}",
-            f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
-        )
+    _check_names(model, stage)
+    if stage.takes_from_base:
+        _check_rank(model, stage)
     adapted = get_peft_model(model, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -90,6 +135,39 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
     if stage.gradient_checkpointing:
         adapted.enable_input_require_grads()  # the base is frozen: without it no gradient reaches the adapters
     return adapted
+
+
+def _check_names(model: Any, stage: FinetuneStage) -> None:
+    missing = missing_modules(model, stage.target_modules)
+    if missing:
+        raise OperatorError(
+            f"target_modules — the model has no linear layer named {printable(', '.join(missing), 200)}",
+            f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
+        )
+    names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    unknown = [name for name in stage.modules_to_save if not _is_end_of(name, names)]
+    if unknown:
+        raise OperatorError(
+            f"modules_to_save — the model has no layer named {printable(', '.join(unknown), 200)}",
+            f"its layers are {printable(', '.join(sorted({name.rpartition('.')[2] for name in names})), 400)}",
+        )
+
+
+def _check_rank(model: Any, stage: FinetuneStage) -> None:
+    """A part of a matrix has at most the rank of the matrix.
+
+    Raises:
+        OperatorError: r is larger than a side of an adapted layer.
+    """
+    everything = stage.target_modules == [ALL_LINEAR]
+    for name, module in model.named_modules():
+        chosen = name != OUTPUT_HEAD if everything else any(_is_end_of(one, [name]) for one in stage.target_modules)
+        if isinstance(module, torch.nn.Linear) and chosen and min(module.weight.shape) < stage.r:
+            raise OperatorError(
+                f"r — {stage.init_lora_weights} takes r directions out of each layer, and {printable(name, 200)} has"
+                f" {min(module.weight.shape)}; got {stage.r}",
+                f"set r to at most {min(module.weight.shape)}, or init_lora_weights to true",
+            )
 
 
 def _token_indices(model: Any, tokens: Sequence[int]) -> list[int] | dict[str, list[int]] | None:
@@ -103,9 +181,12 @@ def _token_indices(model: Any, tokens: Sequence[int]) -> list[int] | dict[str, l
 def missing_modules(model: Any, wanted: list[str]) -> list[str]:
     """The requested names that no linear layer of the model has; as in PEFT, a name is the end of a dotted name."""
     have = _linear_layers(model)
-    return [
-        name for name in wanted if name != ALL_LINEAR and not any(f".{layer}".endswith(f".{name}") for layer in have)
-    ]
+    return [name for name in wanted if name != ALL_LINEAR and not _is_end_of(name, have)]
+
+
+def _is_end_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether a name is the end of a dotted name of one of the layers."""
+    return any(f".{layer}".endswith(f".{name}") for layer in layers)
 
 
 def _linear_layers(model: Any) -> list[str]:

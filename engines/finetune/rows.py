@@ -16,7 +16,7 @@ from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_
 from engines.labels.vocabulary import TokenizerView
 from engines.training.loss import Batches, Example, answer_batches, one_sequence, pad_batch
 from recipes.problems import OperatorError
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 
 
 class ExampleDataset(Dataset[Example]):
@@ -51,7 +51,7 @@ class ExampleDataset(Dataset[Example]):
 
 
 def load_train(
-    ctx: StageContext[FinetuneStage], data: DataSource, view: TokenizerView, rules: LabelRules
+    ctx: StageContext[FinetuneFields], data: DataSource, view: TokenizerView, rules: LabelRules
 ) -> ExampleDataset:
     """Label the train split and warn about rows that were cut or left out.
 
@@ -86,7 +86,7 @@ def load_train(
 
 
 def load_val(
-    ctx: StageContext[FinetuneStage], data: DataSource, view: TokenizerView, rules: LabelRules
+    ctx: StageContext[FinetuneFields], data: DataSource, view: TokenizerView, rules: LabelRules
 ) -> Batches | None:
     """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
@@ -123,7 +123,7 @@ def collator(pad_id: int, *, padded: bool) -> Callable[[list[Example]], dict[str
     return partial(collate_examples, pad_id=pad_id) if padded else one_sequence
 
 
-def _reported(ctx: StageContext[FinetuneStage], data: DataSource, read: ReadCounts) -> Iterator[Located]:
+def _reported(ctx: StageContext[FinetuneFields], data: DataSource, read: ReadCounts) -> Iterator[Located]:
     for row in read_rows(data, "train", read):
         yield row
         ctx.progress(read.rows, None, "rows")

@@ -1,4 +1,4 @@
-"""Fine-tuning: a model and conversations in, a LoRA adapter folder out.
+"""Fine-tuning: a model and conversations in, a LoRA adapter folder or a model folder out.
 
 It uses `transformers.Trainer` with PEFT, not TRL's SFTTrainer: Cockpit tokenizes the rows itself, with labels on
 answers only, so it needs nothing of TRL's data preparation. SFTTrainer's loss always uses a fused head that is slower
@@ -25,7 +25,8 @@ from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, co
 from engines.events import SampledText
 from engines.files import read_regular_text
 from engines.finetune.added_tokens import use_template
-from engines.finetune.model import add_adapter, load_base, stored_in_bfloat16
+from engines.finetune.model import add_adapter, compute_dtype, load_base, quantization_of, stored_in_bfloat16
+from engines.finetune.plain_adapter import first_matrices, make_plain
 from engines.finetune.rows import collator, load_train, load_val
 from engines.forward.arrangement import PADDED, arrange
 from engines.json_text import read_object
@@ -34,21 +35,22 @@ from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of
 from engines.labels.templates import NamedTemplate, chosen_template
 from engines.labels.vocabulary import TokenizerView, view_of
+from engines.training.beginning import continued_checkpoint
 from engines.training.inputs import input_folder
-from engines.training.precision import precision_of_adapter
+from engines.training.precision import Precision, precision_of_adapter
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
 from recipes.problems import OperatorError
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields, FinetuneStage
 
 SAMPLE_TOKENS = 128
 """Longest answer to a requested sample."""
 
 
-def run(ctx: StageContext[FinetuneStage]) -> StageResult:
-    """Train an adapter.
+def run(ctx: StageContext[FinetuneFields]) -> StageResult:
+    """Train an adapter, or all weights of the model.
 
     Raises:
         OperatorError: the model or the messages cannot be used.
@@ -58,7 +60,7 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     base = input_folder(ctx.inputs["model"])
     data = source_of_stage(ctx.stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
     precision = precision_of_adapter(ctx, stored_narrow=stored_in_bfloat16(base))
-    model, tokenizer = load_base(base, narrow=precision.narrow, warn=ctx.warn)
+    model, tokenizer = _load(ctx, base, precision)
     ctx.phase("tokenizing")
     template = chosen_template(ctx.stage.chat_template)
     _refuse_changed_template(ctx, template)
@@ -68,33 +70,62 @@ def run(ctx: StageContext[FinetuneStage]) -> StageResult:
     dataset = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)
     set_seed(ctx.stage.seed)
-    adapted = add_adapter(model, ctx.stage, added)
-    way = arrange(adapted, longest=dataset.longest) if ctx.stage.padding_free else PADDED
+    stage = ctx.stage
+    adapts = isinstance(stage, FinetuneStage)
+    trained = add_adapter(model, stage, added) if isinstance(stage, FinetuneStage) else model
+    first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
+    way = arrange(trained, longest=dataset.longest) if ctx.stage.padding_free else PADDED
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
-    save_extras = partial(_save_extras, base, ctx.inputs["model"], ends, None if template is None else tokenizer)
+    changed = None if template is None else tokenizer
+    save_extras = partial(
+        _save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
+    )
     task = Task(
-        model=adapted,
+        model=trained,
         dataset=dataset,
         collate=collator(pad_id or 0, padded=way.way == "padded"),
         examples=len(dataset),
         save_tokenizer=save_extras,
         val=val,
-        sample=partial(_sample, ctx, adapted, tokenizer, view, rules),
+        sample=partial(_sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
         arrangement=way,
     )
     session = Session(ctx, task)
     session.run()
     ctx.phase("saving")
-    save_model(adapted, ctx.out)
+    save_model(trained, ctx.out)
+    if first is not None:
+        make_plain(ctx.out, first)
     save_extras(ctx.out)
     counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
-    return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind="adapter", path=".")])
+    made = "adapter" if adapts else "model"
+    return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind=made, path=".")])
 
 
-def _refuse_changed_template(ctx: StageContext[FinetuneStage], template: NamedTemplate | None) -> None:
+def _load(ctx: StageContext[FinetuneFields], base: Path, precision: Precision) -> tuple[Any, Any]:
+    """The model and the tokenizer that the training begins with.
+
+    Weights that are trained are float32, because an update is smaller than bfloat16's steps. So are those that an
+    initialization takes a part out of: rounding what is left would change the model that a merge gives.
+
+    A full model continues from the folder of its checkpoint: what transformers loads from it is what it saved, also
+    where it stores a model's tensors under other names than in memory.
+    """
+    adapts = isinstance(ctx.stage, FinetuneStage) and not ctx.stage.takes_from_base
+    point = None if isinstance(ctx.stage, FinetuneStage) else ctx.resume or continued_checkpoint(ctx)
+    return load_base(
+        base,
+        narrow=precision.narrow and adapts,
+        warn=ctx.warn,
+        quantization=quantization_of(ctx.stage, bf16=precision.bf16),
+        weights=None if point is None else point.path,
+    )
+
+
+def _refuse_changed_template(ctx: StageContext[FinetuneFields], template: NamedTemplate | None) -> None:
     """Refuse to resume with another text of the chosen chat template than the checkpoint has."""
     if ctx.resume is None or template is None:
         return
@@ -108,7 +139,7 @@ def _refuse_changed_template(ctx: StageContext[FinetuneStage], template: NamedTe
 
 
 def _sample(
-    ctx: StageContext[FinetuneStage],
+    ctx: StageContext[FinetuneFields],
     model: Any,
     tokenizer: Any,
     view: TokenizerView,
@@ -126,8 +157,29 @@ def _sample(
     return True
 
 
-def _save_extras(base: Path, given: Input, ends: list[int], changed: Any | None, target: Path) -> None:
-    """Complete an adapter folder: add the tokenizer, `base.json`, and the tokens that end an answer.
+def base_record(stage: FinetuneFields, base: Path, given: Input, *, bf16: bool) -> dict[str, Any] | None:
+    """The content of an adapter's `base.json`; None for a model, which needs no base."""
+    if not isinstance(stage, FinetuneStage):
+        return None
+    record: dict[str, Any] = {
+        "path": str(base.resolve()),
+        "manifest_sha256": given.manifest_sha256,
+        "method": given.method,
+    }
+    if stage.load_in_4bit:
+        record["quantization"] = {
+            "method": "bitsandbytes",
+            "bnb_4bit_quant_type": stage.bnb_4bit_quant_type,
+            "bnb_4bit_use_double_quant": stage.bnb_4bit_use_double_quant,
+            "bnb_4bit_compute_dtype": compute_dtype(stage, bf16=bf16),
+            "llm_int8_skip_modules": list(stage.llm_int8_skip_modules),
+        }
+    return record
+
+
+def _save_extras(base: Path, ends: list[int], changed: Any | None, record: dict[str, Any] | None, target: Path) -> None:
+    """Complete an adapter folder or a model folder: add the tokenizer, the tokens that end an answer, and for an
+    adapter `base.json`.
 
     The tokenizer is the base model's, or `changed` where another chat template was chosen.
 
@@ -139,5 +191,5 @@ def _save_extras(base: Path, given: Input, ends: list[int], changed: Any | None,
         shutil.rmtree(target / NAMED_TEMPLATES, ignore_errors=True)
         changed.save_pretrained(str(target))
     write_generation_config(target, base, read_object(base / "config.json"), ends)
-    body = {"path": str(base.resolve()), "manifest_sha256": given.manifest_sha256, "method": given.method}
-    (target / BASE_JSON).write_text(json.dumps(body, indent=1) + "\n")
+    if record is not None:
+        (target / BASE_JSON).write_text(json.dumps(record, indent=1) + "\n")

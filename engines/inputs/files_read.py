@@ -26,7 +26,7 @@ from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 from recipes.stages.label_fields import LabelFields
 from recipes.stages.prepare import PrepareMessages, PrepareText, PrepareTokens
 from recipes.stages.registry import tag_of_stage
@@ -112,7 +112,7 @@ def accepted_by(stage: StageFields, field: str) -> set[str]:
 
 
 def _splits_of(stage: StageFields) -> tuple[str, ...]:
-    if isinstance(stage, FinetuneStage):
+    if isinstance(stage, FinetuneFields):
         return ("train", "val")
     if isinstance(stage, EvaluateStage):
         return (stage.split,)

@@ -21,7 +21,7 @@ from engines.look.tokenizer import view_and_rules
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 
 KEPT_ROWS = 400
 """Rows that are remembered, so that a step back does not read the file again."""
@@ -64,7 +64,7 @@ class Rows:
         self._split = job.split if job.split in have or job.split else next(iter(have))
         self._view: Vocabulary | None = None
         self._rules: LabelRules | None = None
-        if job.model is not None and isinstance(stage, FinetuneStage | EvaluateStage):
+        if job.model is not None and isinstance(stage, FinetuneFields | EvaluateStage):
             self._view, self._rules = view_and_rules(stage, Path(job.model))
         self._begin()
 

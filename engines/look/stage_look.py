@@ -24,7 +24,7 @@ from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 from recipes.stages.prepare import PrepareMessages
 from recipes.stages.registry import STAGE_TYPES, tag_of_table
 from recipes.stages.steps import eval_every, planned_steps, save_every, times_due
@@ -120,12 +120,12 @@ class _Look:
     def run(self) -> None:
         for split in self._splits():
             self._read_split(split)
-        if isinstance(self._stage, FinetuneStage):
+        if isinstance(self._stage, FinetuneFields):
             self._count_training(self._stage)
 
     def _set_up_labels(self, model: str | None) -> None:
         stage, look = self._stage, self._look
-        if not isinstance(stage, FinetuneStage | EvaluateStage):
+        if not isinstance(stage, FinetuneFields | EvaluateStage):
             return
         look.max_length = stage.max_length
         if model is None:
@@ -144,7 +144,7 @@ class _Look:
             self.defect(field, error.message.removeprefix("chat_template — "), error.hint)
         if self._view is None:
             return
-        if isinstance(stage, FinetuneStage) and stage.chat_template and self._embedding:
+        if isinstance(stage, FinetuneFields) and stage.chat_template and self._embedding:
             # A training adds the template's control tokens, and rows for them.
             self._embedding = max(self._embedding, *(one.id + 1 for one in self._view.controls.values()), 0)
         self._check_named_tokens(self._view)
@@ -165,7 +165,7 @@ class _Look:
         """The splits that the stage reads, as the files give them."""
         have = splits_in(self._source)
         stage = self._stage
-        if isinstance(stage, FinetuneStage):
+        if isinstance(stage, FinetuneFields):
             val = ["val"] if "val" in have else []
             return [UNSPLIT if UNSPLIT in have else "train", *val]
         if isinstance(stage, EvaluateStage):
@@ -264,7 +264,7 @@ class _Look:
         stage = self._stage
         if isinstance(stage, EvaluateStage):
             return stage.max_tokens
-        return stage.eval_max_tokens if isinstance(stage, FinetuneStage) and split == "val" else None
+        return stage.eval_max_tokens if isinstance(stage, FinetuneFields) and split == "val" else None
 
     def _check_ids(self, row: LabelledRow) -> None:
         largest = max(row.ids, default=0)
@@ -276,7 +276,7 @@ class _Look:
                 "use the tokenizer that belongs to the model",
             )
 
-    def _count_training(self, stage: FinetuneStage) -> None:
+    def _count_training(self, stage: FinetuneFields) -> None:
         look, train = self._look, self._look.splits[0]
         val = next((one for one in look.splits if one.split == "val"), None)
         if train.labelled_all and train.labelled and not look.unlabelled and self._view is not None:
@@ -299,7 +299,7 @@ class _Look:
         if look.examples and look.steps is not None:
             look.tokens = tokens_read(stage, self._lengths[train.split], look.steps)
 
-    def _warn_of_steps(self, stage: FinetuneStage, steps: int, evaluates: bool) -> None:
+    def _warn_of_steps(self, stage: FinetuneFields, steps: int, evaluates: bool) -> None:
         warn = self._look.warnings.append
         if stage.evaluates and not evaluates:
             which = "eval_steps" if stage.eval_strategy == "steps" else "eval_strategy"

@@ -10,12 +10,12 @@ from engines.labels.stage_rows import rules_of
 from engines.labels.templates import chosen_template
 from engines.labels.vocabulary import Vocabulary, view_of_folder
 from recipes.stages.evaluate import EvaluateStage
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneFields
 
 TOKENIZER_JSON = "tokenizer.json"
 
 
-def view_and_rules(stage: FinetuneStage | EvaluateStage, folder: Path) -> tuple[Vocabulary, LabelRules]:
+def view_and_rules(stage: FinetuneFields | EvaluateStage, folder: Path) -> tuple[Vocabulary, LabelRules]:
     """What the stage's engine labels rows with; control tokens that a training adds are in the view too.
 
     Raises:

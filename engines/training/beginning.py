@@ -14,19 +14,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.custody import Parent, ancestors, custody_of, parent_ids
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
 from engines.context import ResumePoint, StageContext
 from engines.json_text import read_object
 from engines.training.inputs import input_folder
 from recipes.problems import OperatorError
+from recipes.stages.finetune import AdapterFields
 from recipes.stages.training import TrainingFields
 
 START_FROM = "start_from"
 _TRAINER_STATE = "trainer_state.json"
 _ARITHMETIC = {"rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "use_rslora", "r"}
 """Keys of config.json and adapter_config.json that decide what the same weights compute."""
+
+
+_STATE_OF = {"adamw_torch_fused": "adamw_torch", "paged_adamw_8bit": "adamw_8bit"}
+"""Optimizers whose states have the form of another one's."""
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | None:
@@ -43,6 +49,7 @@ def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | Non
         sha256 = manifest_sha256(folder)
     except ManifestError as error:
         raise OperatorError(f"{START_FROM} — {folder}: {error}", "name another checkpoint") from error
+    _require_same_method(ctx, folder, manifest)
     _require_same_inputs(ctx, folder, manifest)
     return ResumePoint(int(manifest.get("attempt", 0)), int(manifest["step"]), folder, sha256)
 
@@ -56,6 +63,12 @@ def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:
     folder = start_folder(ctx)
     if folder is None or (folder / _TRAINER_STATE).is_file():
         return None
+    if getattr(ctx.stage, "takes_from_base", False):
+        raise OperatorError(
+            f"{START_FROM} — the adapter in {folder} is one over the whole base model, and"
+            f" init_lora_weights = {getattr(ctx.stage, 'init_lora_weights', '')} takes a part out of it",
+            'set init_lora_weights = "true", or leave start_from out',
+        )
     base = ctx.inputs.get("model")
     if base is not None and (folder / BASE_JSON).is_file():
         recorded = read_object(folder / BASE_JSON).get("manifest_sha256")
@@ -97,6 +110,24 @@ def start_folder(ctx: StageContext[TrainingFields]) -> Path | None:
     """The folder that `start_from` names, of weights or of a checkpoint; None without one."""
     given = ctx.inputs.get(START_FROM)
     return None if given is None else input_folder(given)
+
+
+def _require_same_method(ctx: StageContext[TrainingFields], folder: Path, manifest: dict[str, Any]) -> None:
+    """A checkpoint's optimizer has a state for each trained weight, in the form of that optimizer."""
+    adapter, adapts = is_adapter(folder), isinstance(ctx.stage, AdapterFields)
+    if adapter != adapts:
+        kinds = ("all weights of a model", "an adapter")
+        raise OperatorError(
+            f"{START_FROM} — the checkpoint {folder} is of a training of {kinds[adapter]}, and this stage trains"
+            f" {kinds[adapts]}; its optimizer's state does not fit",
+            "name a checkpoint of the same method, or start from finished weights: RUN:STAGE without @STEP",
+        )
+    optim = manifest.get("optim")
+    if isinstance(optim, str) and _STATE_OF.get(optim, optim) != _STATE_OF.get(ctx.stage.optim, ctx.stage.optim):
+        raise OperatorError(
+            f"{START_FROM} — the checkpoint {folder} has the state of {optim}; got optim = {ctx.stage.optim}",
+            f"set optim = {optim}, or start from finished weights: RUN:STAGE without @STEP",
+        )
 
 
 def _require_same_inputs(ctx: StageContext[TrainingFields], folder: Path, manifest: dict[str, Any]) -> None:
@@ -153,8 +184,16 @@ def _settings(folder: Path, config: dict[str, Any]) -> list[str]:
         return []
     stored = read_object(file)
     plain = json.loads(json.dumps({key: config[key] for key in _ARITHMETIC & config.keys()}, default=str))
-    return [
+    found = [
         f"{key} is {stored[key]!r}, not {value!r}"
         for key, value in sorted(plain.items())
         if key in stored and stored[key] != value
     ]
+    there, here = _taken_out(stored), _taken_out(config)
+    return found if there == here else [*found, f"init_lora_weights is {there or True!r}, not {here or True!r}"]
+
+
+def _taken_out(config: dict[str, Any]) -> str:
+    """The initialization that changed an adapter's base model; empty for an adapter over the whole base model."""
+    value = config.get("init_lora_weights")
+    return value if isinstance(value, str) and value.startswith(_CHANGES_BASE) else ""

@@ -133,6 +133,8 @@ class CheckpointWriter:
             custody=self._custody,
             world_size=int(trainer.args.world_size),
             threads=torch.get_num_threads(),
+            optim=ctx.stage.optim,
+            stage_kind=ctx.stage.kind,
             device=trainer.args.device.type,
             **place(),
             **{RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16))},

@@ -109,8 +109,8 @@ def _links(item: Input) -> list[dict[str, Any]]:
 
 
 def _kind(folder: Path | None, manifest: Mapping[str, Any]) -> str:
-    """The kind of a folder's stage; a checkpoint has none, and a full model is one of a pretraining."""
-    kind = manifest.get("kind")
+    """The kind of a folder's stage. A checkpoint of an older version has none: a full model is one of a pretraining."""
+    kind = manifest.get("kind", manifest.get("stage_kind"))
     if isinstance(kind, str):
         return kind
     return PRETRAIN.kind if folder is not None and (folder / "config.json").is_file() else FINETUNE.kind

@@ -1,47 +1,31 @@
-"""The finetune stage."""
+"""The finetune stage: an adapter, or all weights of the model, by its field `output`."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
-from recipes.stages.fields import MODEL_OUTPUTS
-from recipes.stages.kind import TRAIN, StageKind
+from recipes.stages.fields import MODEL_OUTPUTS, StageFields
+from recipes.stages.kind import StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
-from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
+from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
 ALL_LINEAR = "all-linear"
 """In place of the names in `target_modules`: every linear layer except the output head, as in PEFT."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama."""
+INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora")
+"""Usual values of `init_lora_weights`."""
+_INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora")
 
 
-class FinetuneStage(TrainingFields, DataFields, LabelFields):
-    """LoRA fine-tuning of a model, with its chat template and the loss on answers only."""
+class AdapterFields(StageFields):
+    """The fields of a LoRA adapter, as PEFT names them."""
 
-    kind: Literal["finetune"] = "finetune"
-    model: str = setting(
-        section="Inputs", at_resume="input", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id."
-    )
-    data: str = setting(
-        section="Inputs",
-        at_resume="input",
-        accepts=("messages", "text", DATASET),
-        help="The conversations, or texts in which every token counts: a messages or text stage, a file, a folder of"
-        " files, or the id of a dataset in the hub cache.",
-    )
-    start_from: str | None = setting(
-        None,
-        section="Inputs",
-        at_resume="input",
-        advanced=True,
-        accepts=("adapter",),
-        help="Adapter whose weights the training starts from: a stage, a folder, or RUN:STAGE."
-        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
-    )
     r: int = setting(16, section="LoRA", at_resume="shapes", ge=1, help="Rank of the adapter.")
     lora_alpha: float = setting(
         32.0,
@@ -60,6 +44,23 @@ class FinetuneStage(TrainingFields, DataFields, LabelFields):
         advanced=True,
         help="Scale by lora_alpha / sqrt(r) instead (rsLoRA).",
     )
+    use_dora: bool = setting(
+        False,
+        section="LoRA",
+        at_resume="shapes",
+        advanced=True,
+        help="Train the norms of the weights' rows apart from their directions (DoRA); slower, often better at low r.",
+    )
+    init_lora_weights: str = setting(
+        "true",
+        section="LoRA",
+        at_resume="arithmetic",
+        advanced=True,
+        suggests=INITIAL,
+        help="First weights: true (A random, B zero), gaussian, orthogonal, or a part of the base model (pissa,"
+        " pissa_niter_N, olora). With a part of the base model, the output is a plain LoRA adapter with 2 r over the"
+        " unchanged base.",
+    )
     target_modules: list[str] = setting(
         default_factory=lambda: list(PROJECTIONS),
         section="LoRA",
@@ -70,7 +71,112 @@ class FinetuneStage(TrainingFields, DataFields, LabelFields):
         help="Linear layers that get an adapter, by the last parts of their names in the model; all-linear selects"
         " every one except the output head.",
     )
+    modules_to_save: list[str] = setting(
+        default_factory=list,
+        section="LoRA",
+        at_resume="shapes",
+        advanced=True,
+        suggests=("embed_tokens", "lm_head"),
+        help="Layers that are trained as a whole and saved beside the adapter, by the last parts of their names.",
+    )
+    bias: Literal["none", "lora_only", "all"] = setting(
+        "none",
+        section="LoRA",
+        at_resume="shapes",
+        advanced=True,
+        help="Biases that are trained: none, those of the layers with an adapter, or all.",
+    )
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        return [value] if value == ALL_LINEAR else value
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _true_as_word(cls, value: Any) -> Any:
+        return "true" if value is True else value
+
+    @model_validator(mode="after")
+    def _all_or_names(self) -> AdapterFields:
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(
+                f"target_modules — {ALL_LINEAR} cannot be combined with names; got {len(self.target_modules)} entries;"
+                f' allowed: "{ALL_LINEAR}" alone, or names of linear layers'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _first_weights(self) -> AdapterFields:
+        value = self.init_lora_weights
+        if not _INITIAL.fullmatch(value):
+            raise ValueError(
+                f"init_lora_weights — not an initialization; got {value!r}; allowed: true, gaussian, orthogonal, pissa,"
+                " pissa_niter_1 to pissa_niter_99, or olora"
+            )
+        if self.use_dora and self.takes_from_base:
+            raise ValueError(
+                f"init_lora_weights — {value} cannot be combined with use_dora; got {value!r} and use_dora = true;"
+                " allowed: use_dora = false, or true, gaussian, orthogonal"
+            )
+        if value == "orthogonal" and self.r % 2:
+            raise ValueError(f"r — an orthogonal initialization needs an even rank; got {self.r}; allowed: an even r")
+        return self
+
+    @property
+    def takes_from_base(self) -> bool:
+        """Whether the first weights are a part of the base model, which is taken out of it."""
+        return self.init_lora_weights.startswith(("pissa", "olora"))
+
+
+class QuantizedFields(StageFields):
+    """The fields of a base model in 4 bits, as bitsandbytes and transformers name them."""
+
+    load_in_4bit: bool = setting(
+        False,
+        section="Quantization",
+        at_resume="arithmetic",
+        help="Load the base model's linear layers in 4 bits (QLoRA); the adapter stays float32. Needs bitsandbytes.",
+    )
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting(
+        "nf4", section="Quantization", at_resume="arithmetic", help="The 4-bit values: nf4 or fp4."
+    )
+    bnb_4bit_use_double_quant: bool = setting(
+        False,
+        section="Quantization",
+        at_resume="arithmetic",
+        help="Quantize the scales of the 4-bit blocks too; saves about 0.4 bits per weight.",
+    )
+    bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        section="Quantization",
+        at_resume="arithmetic",
+        advanced=True,
+        help="Type in which 4-bit layers compute; auto is bfloat16 with bf16, else float32.",
+    )
+    llm_int8_skip_modules: list[str] = setting(
+        default_factory=list,
+        section="Quantization",
+        at_resume="arithmetic",
+        advanced=True,
+        suggests=("lm_head",),
+        help="Linear layers that stay unquantized besides the output head, by the last parts of their names.",
+    )
+
+
+class FinetuneFields(TrainingFields, DataFields, LabelFields):
+    """The fields of fine-tuning, whatever its output."""
+
+    model: str = setting(
+        section="Inputs", at_resume="input", accepts=MODEL_OUTPUTS, help="The model: a stage, a folder, or a hub id."
+    )
+    data: str = setting(
+        section="Inputs",
+        at_resume="input",
+        accepts=("messages", "text", DATASET),
+        help="The conversations, or texts in which every token counts: a messages or text stage, a file, a folder of"
+        " files, or the id of a dataset in the hub cache.",
+    )
     padding_free: bool = setting(
         True,
         section="Batch",
@@ -80,27 +186,60 @@ class FinetuneStage(TrainingFields, DataFields, LabelFields):
         " one where the model's attention cannot keep them apart. The loss is the same.",
     )
 
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _one_word(cls, value: Any) -> Any:
-        return [value] if value == ALL_LINEAR else value
+
+class FinetuneStage(FinetuneFields, AdapterFields, QuantizedFields):
+    """LoRA or QLoRA fine-tuning of a model, with its chat template and the loss on answers only."""
+
+    kind: Literal["finetune"] = "finetune"
+    output: Literal["adapter"] = "adapter"
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("adapter",),
+        help="Adapter whose weights the training starts from: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
 
     @model_validator(mode="after")
-    def _all_or_names(self) -> FinetuneStage:
-        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+    def _four_bits_are_not_taken_apart(self) -> FinetuneStage:
+        if self.load_in_4bit and self.takes_from_base:
             raise ValueError(
-                f"target_modules — {ALL_LINEAR} cannot be combined with names; got {len(self.target_modules)} entries;"
-                f' allowed: "{ALL_LINEAR}" alone, or names of linear layers'
+                f"init_lora_weights — {self.init_lora_weights} needs a base model that is not quantized; got"
+                " load_in_4bit = true; allowed: load_in_4bit = false, or true, gaussian, orthogonal"
             )
         return self
 
 
-FINETUNE = StageKind(
+class FinetuneModelStage(FinetuneFields):
+    """Fine-tuning of all weights of a model, with its chat template and the loss on answers only."""
+
+    kind: Literal["finetune"] = "finetune"
+    output: Literal["model"]
+    start_from: str | None = setting(
+        None,
+        section="Inputs",
+        at_resume="input",
+        advanced=True,
+        accepts=("model",),
+        help="Model of the same shapes whose weights the training starts from: a stage, a folder, or RUN:STAGE."
+        " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
+    )
+
+
+def _needs(stage: FinetuneFields) -> tuple[str, ...]:
+    quantized = isinstance(stage, FinetuneStage) and stage.load_in_4bit
+    return tuple(dict.fromkeys((*training_needs(stage), *(("bitsandbytes",) if quantized else ()))))
+
+
+FINETUNE = StageKind[FinetuneFields](
     kind="finetune",
-    types={"adapter": FinetuneStage},
+    types={"adapter": FinetuneStage, "model": FinetuneModelStage},
     module="engines.finetune.stage",
-    needs=lambda stage: (*TRAIN, *stage.report_to),
+    needs=_needs,
     metrics=lambda stage: tuple(dict.fromkeys((*training_metrics(stage), *LABEL_METRICS, *READ_METRICS))),
+    default_output="adapter",
     metrics_if=EVALUATES,
     trains=True,
     samples=True,

@@ -29,6 +29,7 @@ class StageKind(Generic[S]):
         kind: its name in recipes, journals and manifests.
         types: the class of the stage's fields, by the stage's output (a word of the `accepts` lists). A kind of several
             types has a field `output` that selects one.
+        default_output: the output of a stage of several types that names none; empty where it must name one.
         module: the module with `run(ctx)`. It is imported only in the process of an attempt.
         needs: distributions that the module imports for a stage with the given fields.
         metrics: names of the metrics that a stage with the given fields reports when it succeeds; a gate may name
@@ -48,6 +49,7 @@ class StageKind(Generic[S]):
     module: str
     needs: Callable[[S], tuple[str, ...]]
     metrics: Callable[[S], tuple[str, ...]]
+    default_output: str = ""
     trains: bool = False
     samples: bool = False
     scores: bool = False
@@ -62,14 +64,17 @@ class StageKind(Generic[S]):
 
     @property
     def tags(self) -> dict[str, type[S]]:
-        """The types by tag: the kind, and the output too for a kind of several types."""
-        if len(self.types) == 1:
-            return dict.fromkeys([self.kind], next(iter(self.types.values())))
-        return {f"{self.kind}-{makes}": fields for makes, fields in self.types.items()}
+        """The types by tag: the kind, and the output too for a kind of several types, except its default output."""
+        return {self.tag_of(makes): fields for makes, fields in self.types.items()}
+
+    def tag_of(self, output: str) -> str:
+        """The tag of the type with an output; empty means the default one."""
+        alone = len(self.types) == 1 or output in ("", self.default_output)
+        return self.kind if alone else f"{self.kind}-{output}"
 
     @property
-    def weights(self) -> Literal["model", "adapter"] | None:
-        """The weights in a finished stage and in its checkpoints; a model can be exported, an adapter also merged."""
-        if "model" in self.types:
-            return "model"
-        return "adapter" if "adapter" in self.types else None
+    def weights(self) -> tuple[Literal["model", "adapter"], ...]:
+        """The weights that finished stages of this kind, and their checkpoints, can have: a model can be exported, an
+        adapter also merged."""
+        kinds: tuple[Literal["model", "adapter"], ...] = ("model", "adapter")
+        return tuple(word for word in kinds if word in self.types)

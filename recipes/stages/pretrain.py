@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from recipes.setting import setting
-from recipes.stages.kind import TRAIN, StageKind
-from recipes.stages.training import EVALUATES, TrainingFields, training_metrics
+from recipes.stages.kind import StageKind
+from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
 
 class PretrainStage(TrainingFields):
@@ -120,7 +120,7 @@ PRETRAIN = StageKind(
     kind="pretrain",
     types={"model": PretrainStage},
     module="engines.pretrain.stage",
-    needs=lambda stage: (*TRAIN, *stage.report_to),
+    needs=training_needs,
     metrics=lambda stage: (*training_metrics(stage), "documents"),
     metrics_if=EVALUATES,
     trains=True,

@@ -51,7 +51,7 @@ def kind_of(tag: str) -> str:
 
 
 def tags_of(kind: str) -> list[str]:
-    """The tags of a kind: one, or three for `prepare`."""
+    """The tags of a kind: one for each of its outputs."""
     return list(STAGE_KINDS[kind].tags)
 
 
@@ -66,7 +66,7 @@ def tag_of_table(table: Any) -> str | None:
     row = STAGE_KINDS.get(kind) if isinstance(kind, str) else None
     if row is None:
         return None
-    tag = f"{kind}-{table.get('output')}" if len(row.types) > 1 else kind
+    tag = row.tag_of(str(table.get("output", row.default_output)))
     return tag if tag in STAGE_TYPES else None
 
 
@@ -103,7 +103,7 @@ def scores(kind: str) -> bool:
     return row is not None and row.scores
 
 
-def weights(kind: str) -> Literal["model", "adapter"] | None:
-    """The weights in finished stages of this kind; None for a kind without weights."""
+def weights(kind: str) -> tuple[Literal["model", "adapter"], ...]:
+    """The weights that finished stages of this kind can have; empty for a kind without weights."""
     row = STAGE_KINDS.get(kind)
-    return None if row is None else row.weights
+    return () if row is None else row.weights

@@ -8,6 +8,10 @@ from pydantic import model_validator
 
 from recipes.setting import setting
 from recipes.stages.fields import DeviceFields, ModelGuards, ModelRetry
+from recipes.stages.kind import TRAIN
+
+QUANTIZED_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
+"""Optimizers of bitsandbytes."""
 
 
 class TrainingFields(DeviceFields):
@@ -56,8 +60,11 @@ class TrainingFields(DeviceFields):
         ge=0,
         help="Number of warm-up steps; a value below 1 is a share of all steps.",
     )
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit"] = setting(
-        "adamw_torch_fused", section="Optim", at_resume="optimizer", help="Optimizer, as transformers names it."
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = setting(
+        "adamw_torch_fused",
+        section="Optim",
+        at_resume="optimizer",
+        help="Optimizer, as transformers names it; those of 8 bits need bitsandbytes.",
     )
     weight_decay: float = setting(0.0, section="Optim", at_resume="change", ge=0, le=1, help="Decoupled weight decay.")
     adam_beta1: float = setting(
@@ -217,6 +224,11 @@ class TrainingFields(DeviceFields):
 
 EVALUATES = (("eval_steps", 1, "eval_steps to the number of steps between two evaluations"),)
 """The field that adds the metrics of the val split."""
+
+
+def training_needs(stage: TrainingFields) -> tuple[str, ...]:
+    """The distributions that a stage that trains imports."""
+    return (*TRAIN, *stage.report_to, *(("bitsandbytes",) if stage.optim in QUANTIZED_OPTIMIZERS else ()))
 
 
 def training_metrics(stage: TrainingFields) -> tuple[str, ...]:

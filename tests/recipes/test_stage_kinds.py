@@ -168,4 +168,4 @@ def test_a_kind_of_a_newer_version_has_no_known_properties() -> None:
     assert not registry.trains("distill")
     assert not registry.scores("distill")
     assert not registry.makes("distill", "model")
-    assert registry.weights("distill") is None
+    assert registry.weights("distill") == ()

@@ -11,7 +11,7 @@ import pytest
 
 from engines.events import CheckpointCommitted, Evaluated, Event, GuardTripped, SampledText, Step
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneStage
+from recipes.stages.finetune import FinetuneModelStage, FinetuneStage
 from recipes.stages.label_fields import LabelFields
 from recipes.stages.pretrain import PretrainStage
 from tests.engines.training.attempts import context, run_stage
@@ -78,8 +78,21 @@ FINETUNE: dict[str, Any] = {
     "lora_alpha": 9.0,
     "lora_dropout": 0.2,
     "use_rslora": True,
+    "use_dora": True,
+    "init_lora_weights": "gaussian",
     "target_modules": ["q_proj", "up_proj"],
     "padding_free": False,
+    "modules_to_save": ["lm_head"],
+    "bias": "lora_only",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "fp4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "float32",
+    "llm_int8_skip_modules": ["down_proj"],
+}
+MODEL: dict[str, Any] = {
+    **{key: value for key, value in FINETUNE.items() if key in FinetuneModelStage.model_fields},
+    "output": "model",
 }
 ELSEWHERE = {
     "python": "the supervisor starts that interpreter",
@@ -95,6 +108,7 @@ ELSEWHERE = {
     "start_from": "a run of its own: test_beginning.py",
     **dict.fromkeys(LabelFields.model_fields.keys() - StageFields.model_fields.keys(), "labels/test_stage_rows.py"),
     "kind": "names the engine",
+    "output": "selects the type: test_methods.py",
     "format": "the door for data: tests/engines/data/test_door.py",
     "columns": "the door for data: tests/engines/data/test_door.py",
     "ignore_keys": "the door for data: tests/engines/data/test_door.py",
@@ -209,9 +223,31 @@ FINETUNE_ROWS: dict[str, Row] = {
     "lora_alpha": (_lora("lora_alpha"), 9),
     "lora_dropout": (_lora("lora_dropout"), 0.2),
     "use_rslora": (_lora("use_rslora"), True),
+    "use_dora": (_lora("use_dora"), True),
+    "init_lora_weights": (_lora("init_lora_weights"), "gaussian"),
+    "modules_to_save": (_lora("modules_to_save"), ["lm_head"]),
+    "bias": (_lora("bias"), "lora_only"),
+    "load_in_4bit": (lambda seen: type(_base_layer(seen, "q_proj")).__name__, "Linear4bit"),
+    "bnb_4bit_quant_type": (lambda seen: _base_layer(seen, "q_proj").weight.quant_type, "fp4"),
+    "bnb_4bit_use_double_quant": (lambda seen: _base_layer(seen, "q_proj").weight.quant_state.nested, True),
+    "bnb_4bit_compute_dtype": (lambda seen: str(_base_layer(seen, "q_proj").compute_dtype), "torch.float32"),
+    "llm_int8_skip_modules": (lambda seen: type(_base_layer(seen, "down_proj")).__name__, "Linear"),
     "target_modules": (_lora("target_modules"), {"q_proj", "up_proj"}),
     "padding_free": (lambda seen: seen.session.trainer.arrangement.way, "padded"),
 }
+
+
+MODEL_ROWS: dict[str, Row] = {
+    **{name: row for name, row in FINETUNE_ROWS.items() if name in FinetuneModelStage.model_fields},
+    "model": (lambda seen: seen.session.task.model.num_parameters() > 10_000, True),
+}
+
+
+def _base_layer(seen: Seen, name: str) -> Any:
+    """A linear layer of the trained model, without its adapter."""
+    model = seen.session.task.model
+    found = next(module for path, module in model.named_modules() if path.endswith(f".{name}"))
+    return getattr(found, "base_layer", found)
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: dict[str, Any], inputs: dict[str, Path | str]) -> Seen:
@@ -256,6 +292,13 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory, model: Path, messages: P
         return _run(monkeypatch, folder, FINETUNE, {"model": model, "data": messages})
 
 
+@pytest.fixture(scope="module")
+def finetuned_model(tmp_path_factory: pytest.TempPathFactory, model: Path, messages: Path) -> Seen:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("finetuned-model")
+        return _run(monkeypatch, folder, MODEL, {"model": model, "data": messages})
+
+
 @pytest.mark.parametrize("name", sorted(PretrainStage.model_fields))
 def test_a_pretrain_field_reaches_the_engine(name: str, pretrained: Seen) -> None:
     if name not in ELSEWHERE:
@@ -270,8 +313,15 @@ def test_a_finetune_field_reaches_the_engine(name: str, finetuned: Seen) -> None
         assert found(finetuned) == expected
 
 
+@pytest.mark.parametrize("name", sorted(FinetuneModelStage.model_fields))
+def test_a_field_of_a_full_fine_tuning_reaches_the_engine(name: str, finetuned_model: Seen) -> None:
+    if name not in ELSEWHERE:
+        found, expected = MODEL_ROWS[name]
+        assert found(finetuned_model) == expected
+
+
 def test_no_field_is_left_at_its_default_in_these_runs() -> None:
-    for stage, fields in ((PRETRAIN, PretrainStage), (FINETUNE, FinetuneStage)):
+    for stage, fields in ((PRETRAIN, PretrainStage), (FINETUNE, FinetuneStage), (MODEL, FinetuneModelStage)):
         for name, field in fields.model_fields.items():
             if name not in ELSEWHERE and name != "kind" and not field.is_required():
                 assert stage[name] != field.default, name
