@@ -73,7 +73,20 @@ def load_base(
             f"load_in_4bit — bitsandbytes cannot quantize {path} here: {_first_line(error)}",
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or set load_in_4bit = false",
         ) from error
+    if quantization is not None:
+        _keep_layout(model)
     return model, tokenizer
+
+
+def _keep_layout(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU with AVX512-BF16.
+
+    The packed layout rounds the scales to bfloat16, and its kernel has no gradient: the steps after an evaluation would
+    train with other weights and miss the gradient through the base.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _first_line(error: Exception) -> str:
