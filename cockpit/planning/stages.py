@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
 from recipes.stages.fake import FakeStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.prepare import PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import row_of
@@ -107,9 +108,25 @@ def llama_parameters(stage: PretrainStage, vocab_size: int) -> int:
 
 
 def adapter_parameters(stage: FinetuneStage, base: PretrainStage, vocab_size: int | None) -> int | None:
-    """Parameters of a LoRA adapter: r * (inputs + outputs) for each adapted module; None if a size is unknown."""
-    adapted = [shape for name, shape in linear_layers(base, vocab_size).items() if is_target(stage, name)]
-    return None if any(shape is None for shape in adapted) else sum(stage.r * sum(shape or ()) for shape in adapted)
+    """Parameters that the training of an adapter changes; None if a size is unknown.
+
+    They are r * (inputs + outputs) for each adapted layer, with DoRA also a norm for each output, and every weight of
+    the layers in `modules_to_save`.
+    """
+    layers = linear_layers(base, vocab_size)
+    adapted = [shape for name, shape in layers.items() if is_target(stage, name)]
+    embedding = None if vocab_size is None else (vocab_size, base.hidden_size)
+    whole = [_shapes_of(name, {**layers, "model.embed_tokens": embedding}) for name in stage.modules_to_save]
+    if not all(whole) or None in adapted or any(None in shapes for shapes in whole):
+        return None
+    norms = sum(shape[1] for shape in adapted if shape is not None) if stage.use_dora else 0
+    low_rank = sum(stage.r * sum(shape) for shape in adapted if shape is not None)
+    return low_rank + norms + sum(math.prod(shape) for shapes in whole for shape in shapes if shape is not None)
+
+
+def _shapes_of(name: str, layers: Mapping[str, tuple[int, int] | None]) -> list[tuple[int, int] | None]:
+    """The sizes of the layers that a name in `modules_to_save` means."""
+    return [shape for layer, shape in layers.items() if f".{layer}".endswith(f".{name}")]
 
 
 def is_target(stage: FinetuneStage, layer: str) -> bool:
@@ -188,7 +205,7 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         evaluations=None if stage.evaluates else 0,
         checkpoints=None if steps is None or stage.save_strategy == "epoch" else times_due(save_every(stage, 1), steps),
         checkpoint_bytes=None if trainable is None else trainable * per_parameter,
-        precision=precision_words(stage.bf16) if isinstance(stage, FinetuneStage) else None,
+        precision=precision_words(stage.bf16) if isinstance(stage, FinetuneFields) else None,
     )
 
 
@@ -242,7 +259,7 @@ def _tokens_by_split(folder: Path) -> dict[str, int]:
 def _training_sizes(stage: TrainingFields, by_name: Mapping[str, StageFields]) -> tuple[int | None, int | None]:
     """Parameters of the model, and parameters that the optimizer changes."""
     parameters, base = _parameters(stage, by_name), base_of(stage, by_name)
-    if isinstance(stage, PretrainStage):
+    if isinstance(stage, PretrainStage | FinetuneModelStage):
         return parameters, parameters
     if isinstance(stage, FinetuneStage) and base is not None:
         return parameters, adapter_parameters(stage, base, _vocab_size(base, by_name))
