@@ -64,4 +64,9 @@ class Groups:
 
     def heads(self) -> npt.NDArray[np.int32]:
         """The first row of each row's group."""
-        return np.fromiter((self.head(row) for row in range(len(self._above))), np.int32, len(self._above))
+        above = np.array(self._above, dtype=np.int32)
+        while True:  # each pass halves the way to the head
+            following = above[above]
+            if np.array_equal(following, above):
+                return above
+            above = following

@@ -170,17 +170,19 @@ class SpoolWriter:
         rest = self._encode(_Rest(row.tools, row.group, row.category, row.id))
         if row.tools:
             content = turns + self._encode(row.tools)
-        line = b'{"messages":' + turns + (b"," + rest[1:] if len(rest) > _EMPTY else b"}") + b"\n"
+        line = b"".join((b'{"messages":', turns, b"," if len(rest) > _EMPTY else b"", rest[1:], b"\n"))
         asked: list[str] = []
         before, prompt, answers = 0, 0, 0
         for turn in row.messages:
-            if turn.role == "assistant":
-                answers += len(turn.content)
+            role, text = turn.role, turn.content
+            if role == "assistant":
+                answers += len(text)
                 before = len(asked)
             else:
-                prompt += len(turn.content)
-            if turn.role != "system":
-                asked.append(turn.content)
+                prompt += len(text)
+                if role == "system":
+                    continue
+            asked.append(text)
         return line, content, "\0".join(asked[:before]).encode(), (len(row.messages), prompt, answers)
 
     def _category(self, name: str) -> int:

@@ -43,7 +43,7 @@ def quick_row(line: bytes) -> MessageRow | None:
         row = _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    strings = 1 + 2 * sum(1 for mark in (row.group, row.category, row.id) if mark)
+    strings = 1 + 2 * (bool(row.group) + bool(row.category) + bool(row.id))
     for turn in row.messages:
         if turn.role not in _PLAIN_ROLES or not turn.content:
             return None

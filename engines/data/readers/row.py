@@ -111,18 +111,21 @@ def problem_of(row: Row) -> str:
 
 
 def _problem_of_turns(turns: list[Message]) -> str:
-    roles = [turn.role for turn in turns]
+    role, asked, learnt = "", False, False
     for place, turn in enumerate(turns):
-        if turn.role not in ROLES:
-            return f"role — got {turn.role[:40]!r}; allowed {', '.join(ROLES)}"
-        if turn.role == "system" and place:
+        role = turn.role
+        if role == "assistant":
+            learnt = learnt or turn.weight != 0
+        elif role == "user":
+            asked = True
+        elif role not in ROLES:
+            return f"role — got {role[:40]!r}; allowed {', '.join(ROLES)}"
+        elif role == "system" and place:
             return "a system turn must come first"
-        if (not turn.content or turn.content.isspace()) and not turn.tool_calls and turn.role != "tool":
-            return f"the {turn.role}'s turn {place + 1} has no content"
-    if not roles or roles[-1] != "assistant":
+        if (not turn.content or turn.content.isspace()) and not turn.tool_calls and role != "tool":
+            return f"the {role}'s turn {place + 1} has no content"
+    if role != "assistant":
         return "the last turn must be the assistant's"
-    if "user" not in roles:
+    if not asked:
         return "the row has no user turn"
-    if all(turn.weight == 0 for turn in turns if turn.role == "assistant"):
-        return "every answer has weight 0, so nothing is left to train on"
-    return ""
+    return "" if learnt else "every answer has weight 0, so nothing is left to train on"
