@@ -150,6 +150,13 @@ class StageContext(Generic[S_co]):
         """Warn the operator; the work continues."""
         self.emit(Warned(message=message, stage=self.stage_name, attempt=self.attempt))
 
+    def warn_of(self, field: str) -> Callable[[str], None]:
+        """`warn` for what an input brings along, such as its tokenizer.
+
+        What a stage of this run made has it from that stage's own input, where the stage warns of it.
+        """
+        return self.warn if self.inputs[field].origin != "stage" else lambda _message: None
+
     def progress(self, done: float, total: float | None, unit: str) -> None:
         """Report work done, at most five times a second; the last call is always reported.
 

@@ -37,7 +37,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         )
     ctx.phase("loading")
     given = ctx.inputs["model"]
-    loaded = load_model(given.path, given.name, ctx.warn)
+    loaded = load_model(given.path, given.name, ctx.warn_of("model"))
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     counts = ReadCounts()

@@ -85,7 +85,7 @@ def _write_upstream(ctx: StageContext[ExportStage]) -> tuple[Export, dict[str, P
     folder = local_folder(ctx.inputs["model"])
     if ctx.stage.parity_positions:
         _check_reference_memory(ctx, upstream_model(folder))
-    check_tokenizer(folder, ctx.warn)
+    check_tokenizer(folder, ctx.warn_of("model"))
     export, proofs = export_upstream(ctx, folder)
     export.record["model"] = _describe(export)
     return export, proofs
@@ -96,7 +96,7 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
     one_pass = open_one_pass(ctx)
     model = read_model(one_pass.folder, one_pass.weights) if one_pass else read_model(local_folder(ctx.inputs["model"]))
     model = replace(model, title=title_of(ctx, local_folder(ctx.inputs["model"]), model.parameters))
-    check_tokenizer(model.folder, ctx.warn)
+    check_tokenizer(model.folder, ctx.warn_of("model"))
     types = list(dict.fromkeys(ctx.stage.file_types))
     for name in types:
         if FILE_TYPES[name].ternary:

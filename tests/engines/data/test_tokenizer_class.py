@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.evaluate.model import load_model
+from engines.events import Warned
 from engines.finetune.model import load_base
 from recipes.problems import OperatorError
 from tests.exporters.exporting import export
 from tests.exporters.small_models import build_byte_level_tokenizer, build_model, edit_json
+from tests.stage_context import make_context
 
 pytestmark = pytest.mark.torch
 
@@ -84,3 +87,13 @@ def test_a_class_that_only_normalizes_is_a_warning_for_an_export_too(tmp_path: P
 
     (found,) = check_tokenizer_class(words, Normalized(), exact=True)
     assert "unusual texts other token ids" in found
+
+
+def test_a_run_warns_of_a_tokenizer_where_it_comes_in_and_not_again_of_what_it_made(tmp_path: Path) -> None:
+    fields = {"name": "e", "kind": "export", "model": "m", "file_types": ["F16"]}
+    ctx = make_context(tmp_path, fields, inputs={"model": tmp_path})
+    given = ctx.inputs["model"]
+    for origin in ("path", "stage"):
+        ctx.inputs = {"model": replace(given, origin=origin)}
+        ctx.warn_of("model")(f"from a {origin}")
+    assert [event.message for event in ctx.events() if isinstance(event, Warned)] == ["from a path"]
