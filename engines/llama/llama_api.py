@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,29 @@ from engines.llama.library import NativeError, find_library, open_library
 
 _N_CTX, _N_BATCH, _N_UBATCH, _THREADS, _FLASH, _TYPE_K = 0, 4, 8, 28, 52, 104
 _F32 = 0
+
+
+_ERROR_LEVEL = 4
+"""GGML_LOG_LEVEL_ERROR."""
+_Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_errors: list[str] = []
+"""The first error that the library reported, for the message about the call that failed; later ones only repeat it."""
+
+
+@_Log
+def _keep_errors(level: int, text: bytes | None, _user: object) -> None:
+    """The library's log: to stderr as by default, where the other side finds it after a crash."""
+    line = (text or b"").decode(errors="replace")
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    if level == _ERROR_LEVEL and line.strip() and not _errors:
+        shown = "".join(char if char.isprintable() else "?" for char in " ".join(line.split()))
+        _errors.append(shown[:500])
+
+
+def _because() -> str:
+    """`: ` and what the library said about the call that failed; empty if it said nothing."""
+    return f": {_errors[0]}" if _errors else ""
 
 
 class _Opaque(ctypes.Structure):
@@ -91,10 +115,12 @@ class LlamaModel:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._native, name)
             function.restype, function.argtypes = result, arguments
+        if hasattr(self._native, "llama_log_set"):
+            self._native.llama_log_set(_keep_errors, None)
         self._native.llama_backend_init()
         self._model = self._native.llama_model_load_from_file(path.encode(), self._native.llama_model_default_params())
         if not self._model:
-            raise NativeError(f"llama.cpp cannot load {path}")
+            raise NativeError(f"llama.cpp cannot load {path}{_because()}")
         self._vocab = self._native.llama_model_get_vocab(self._model)
         self.vocab_size = int(self._native.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = n_ctx
@@ -102,7 +128,7 @@ class LlamaModel:
         self.cache_type = _set_context(parameters, n_ctx, threads)
         self._context = self._native.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise NativeError(f"llama.cpp cannot create a context of {n_ctx} tokens for {path}")
+            raise NativeError(f"llama.cpp cannot create a context of {n_ctx} tokens for {path}{_because()}")
         self._native.llama_set_n_threads(self._context, threads, threads)
         if adapter is not None:
             self._apply(adapter)
@@ -119,7 +145,7 @@ class LlamaModel:
         apply.restype, apply.argtypes = ctypes.c_int32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, floats]
         found = load(self._model, adapter.encode())
         if not found:
-            raise NativeError(f"llama.cpp cannot load adapter {adapter} for this model")
+            raise NativeError(f"llama.cpp cannot load adapter {adapter} for this model{_because()}")
         status = apply(self._context, (pointer * 1)(found), 1, (ctypes.c_float * 1)(1.0))
         if status:
             raise NativeError(f"llama_set_adapters_lora returned {status}")

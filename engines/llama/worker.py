@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engines.llama.frames import read_frame, write_frame
-from engines.llama.library import die_with_parent
+from engines.llama.library import NativeError, die_with_parent
 
 Handler = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes | memoryview]]
 
@@ -31,5 +31,6 @@ def serve(handler: Handler) -> None:
         try:
             answer, data = handler(header, payload)
         except Exception as error:  # noqa: BLE001 - the boundary: the other side raises it again
-            answer, data = {"error": f"{type(error).__name__}: {error}"}, b""
+            known = isinstance(error, NativeError)
+            answer, data = {"error": str(error) if known else f"{type(error).__name__}: {error}", "known": known}, b""
         write_frame(answers, answer, data)

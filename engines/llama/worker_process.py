@@ -79,7 +79,7 @@ class WorkerProcess:
         except (EOFError, BrokenPipeError) as error:
             raise NativeError(self._exit_message()) from error
         if "error" in answer:
-            raise NativeError(f"{self.module}: {answer['error']}")
+            raise NativeError(answer["error"] if answer.get("known") else f"{self.module}: {answer['error']}")
         return answer, data
 
     def errors(self) -> str:

@@ -6,6 +6,7 @@ rope base or rope scaling loads without an error and changes every answer; the p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,19 @@ _WRITE: dict[str, Callable[[Any], Value]] = {
     "text": text_value,
     "bool_list": bool_list,
 }
+_PHI3 = re.compile(r"(phi)-?3", re.IGNORECASE)
 QUANTIZATION_VERSION = 2
 """`general.quantization_version`: the version of ggml's block layouts (GGML_QNT_VERSION)."""
 
 
 def model_keys(
-    architecture: Architecture, config: dict[str, Any], *, title: ModelName, file_type_id: int, parameters: int
+    architecture: Architecture,
+    config: dict[str, Any],
+    *,
+    title: ModelName,
+    file_type_id: int,
+    parameters: int,
+    takes_blanks: bool = False,
 ) -> dict[str, Value]:
     """Every key of `general.` and of the architecture, in file order.
 
@@ -36,9 +44,10 @@ def model_keys(
         title: the model's name in parts, and its licence, for `general.`.
         file_type_id: `general.file_type`.
         parameters: number of weights, for the size label.
+        takes_blanks: whether control tokens take the blanks after them, as in Phi-3.
     """
     named = {
-        "general.name": title.stem,
+        "general.name": runtime_name(title.stem, takes_blanks=takes_blanks),
         "general.basename": title.base,
         "general.finetune": title.finetune,
         "general.version": title.version,
@@ -59,6 +68,17 @@ def model_keys(
         **general,
         **{f"{architecture.name}.{key}": value for key, value in network.items()},
     }
+
+
+def runtime_name(name: str, *, takes_blanks: bool) -> str:
+    """A model's name from which llama.cpp reads the right rule.
+
+    A name with phi-3 or phi3 in it means that control tokens take the blanks after them, and the file is not loaded if
+    the vocabulary lacks one of Phi-3's tokens; no other key says either (llama-vocab.cpp, `llama_vocab::impl::load`).
+    """
+    if takes_blanks:
+        return name if _PHI3.search(name) else f"{name} (tokens of Phi-3)"
+    return _PHI3.sub(r"\1 3", name)
 
 
 def _rope_keys(rope: Rope, *, boundaries: bool) -> dict[str, Value]:

@@ -31,6 +31,9 @@ from recipes.problems import OperatorError, printable
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Token types of GGUF; SentencePiece's piece types have the same numbers."""
 
+_PHI3_TOKENS = (b"<unk>", b"<s>", b"</s>", b"<|endoftext|>")
+"""The tokens without which llama.cpp loads no file whose name says that it is a Phi-3."""
+
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
@@ -38,7 +41,8 @@ _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 class Vocabulary:
     """Everything that the file stores about the tokenizer.
 
-    `scores` is empty for BPE, `merges` for SentencePiece. `ends` are all tokens that end an answer, and
+    `scores` is empty for BPE, `merges` for SentencePiece. With `takes_blanks`, control tokens take the blanks after
+    them, as in Phi-3. `ends` are all tokens that end an answer, and
     `unplaced_ends` those of them that the file cannot name; `templates` are the chat templates by name.
     """
 
@@ -52,6 +56,7 @@ class Vocabulary:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    takes_blanks: bool = False
     remove_extra_whitespaces: bool | None = None
     charsmap: bytes = b""
     templates: dict[str, str] = field(default_factory=dict)
@@ -85,6 +90,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
             "copy the tokenizer's files into the model folder",
         )
     _pad(vocabulary, rows, folder)
+    vocabulary.takes_blanks = _takes_blanks(vocabulary, tokenizer.get("added_tokens") or [])
     templates = read_chat_templates(folder, settings)
     vocabulary.templates = {name: without_generation(text) for name, text in templates.items()}
     controls = [index for index, kind in enumerate(vocabulary.types) if kind == CONTROL]
@@ -98,6 +104,14 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
             f"no chat template is named default: the file keeps {', '.join(map(printable, templates))} by name only"
         )
     return vocabulary
+
+
+def _takes_blanks(vocabulary: Vocabulary, added: list[dict[str, Any]]) -> bool:
+    """Whether llama.cpp's rule for Phi-3 is the tokenizer's: control tokens but these take the blanks after them."""
+    if not set(_PHI3_TOKENS) <= set(vocabulary.tokens):
+        return False
+    names = {name.decode() for name in _PHI3_TOKENS}
+    return any(item.get("special") and item.get("rstrip") and item.get("content") not in names for item in added)
 
 
 def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, Value]:

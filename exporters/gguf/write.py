@@ -147,6 +147,7 @@ def write_gguf(
         title=model.title or ModelName(path.stem),
         file_type_id=FILE_TYPES[plan.file_type].id,
         parameters=model.parameters,
+        takes_blanks=model.vocabulary.takes_blanks,
     )
     if importance is not None:
         keys |= importance_keys(importance, IMPORTANCE_FILE)

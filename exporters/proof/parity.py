@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHOWN_DIFFERENCES = 200
+TIPPED = 0.01
+"""The share of the positions that `Comparison.settled_kl` leaves out."""
 _ROWS = 64
 
 Progress = Callable[[int], None]
@@ -33,10 +35,12 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """The comparison of one file with the reference. `loss` values are nats per next token inside the windows."""
+    """The comparison of one file with the reference. `loss` values are nats per next token inside the windows;
+    `settled_kl` is the mean KL without the `TIPPED` share of positions that differ most."""
 
     positions: int = 0
     mean_kl: float = 0.0
+    settled_kl: float = 0.0
     max_kl: float = 0.0
     top1: float = 0.0
     loss: float = 0.0
@@ -125,7 +129,8 @@ class _Total:
     """Sums over windows."""
 
     def __init__(self) -> None:
-        self._kl_sum, self._equal, self._sums = 0.0, 0, Comparison()
+        self._kls: list[NDArray[np.float64]] = []
+        self._equal, self._sums = 0, Comparison()
 
     def add(
         self, number: int, expected: NDArray[np.float32], actual: NDArray[np.float32], window: Sequence[int]
@@ -133,7 +138,7 @@ class _Total:
         """Add a window; both logits are float32 [tokens, vocab_size]."""
         sums = self._sums
         kl, losses = _distances(expected, actual, window)
-        self._kl_sum += float(kl.sum())
+        self._kls.append(kl)
         sums.max_kl = max(sums.max_kl, float(kl.max()))
         sums.reference_loss += losses[0]
         sums.loss += losses[1]
@@ -144,10 +149,11 @@ class _Total:
         sums.loss_tokens += len(window) - 1
 
     def mean(self) -> Comparison:
-        sums = self._sums
+        sums, kls = self._sums, np.sort(np.concatenate(self._kls))
         return replace(
             sums,
-            mean_kl=self._kl_sum / sums.positions,
+            mean_kl=float(kls.mean()),
+            settled_kl=float(kls[: len(kls) - int(len(kls) * TIPPED)].mean()),
             top1=self._equal / sums.positions,
             loss=sums.loss / sums.loss_tokens,
             reference_loss=sums.reference_loss / sums.loss_tokens,

@@ -22,6 +22,9 @@ from recipes.problems import printable
 
 UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 _UNICODE_FORMS: tuple[UnicodeForm, ...] = get_args(UnicodeForm)
+_ASCII_BLANKS = " \t\n\v\f\r"
+_FAR_BLANK = "[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+"""Unicode's white space outside ASCII."""
 _LETTERS_AND_MARKS = r"\p{Lo}\p{M}]"
 """End of a class that takes marks for letters. llama.cpp has no such class, and splits words at the marks."""
 
@@ -39,9 +42,13 @@ class TokenCheck:
         spaced: texts in which llama.cpp puts a space that transformers does not; they do not fail the check.
         chats: number of conversations.
         prompts: how many of them the Modelfile's template gives too.
+        blanks: texts with a blank outside ASCII after a control token that takes the blanks after it: llama.cpp leaves
+            out ASCII's only; they do not fail the check.
         unwritten_begin: the token that llama.cpp puts before a conversation and that the chat template does not write;
             empty without one.
         missing_ends: tokens that end an answer in transformers, but not in llama.cpp.
+        further_ends: text tokens that end an answer in llama.cpp, for their names, and not in transformers; they do not
+            fail the check.
     """
 
     texts: int
@@ -50,10 +57,12 @@ class TokenCheck:
     normalized: int
     marked: int = 0
     spaced: int = 0
+    blanks: int = 0
     chats: int = 0
     prompts: int = 0
     unwritten_begin: str = ""
     missing_ends: list[str] = field(default_factory=list)
+    further_ends: list[str] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """One sentence about the ids, and one about the ends of answers, if they differ."""
@@ -75,6 +84,16 @@ class TokenCheck:
                 f"llama.cpp puts a space before every text and after every control token, but transformers does not: "
                 f"{self.spaced} of {self.texts + self.chats} texts and conversations have one more space in llama.cpp"
             )
+        if self.blanks:
+            found.append(
+                f"llama.cpp leaves out only ASCII blanks after a control token, but transformers all: the ids of "
+                f"{self.blanks} of {self.texts + self.chats} texts and conversations differ in such blanks"
+            )
+        if self.further_ends:
+            found.append(
+                f"llama.cpp takes {', '.join(self.further_ends[:5])} for the end of an answer, whatever a file says, "
+                "and for the model it is ordinary text: an answer with it ends early"
+            )
         if not self.unwritten_begin:
             return found
         return [
@@ -88,13 +107,14 @@ class TokenCheck:
 def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: Iterable[int] = ()) -> TokenCheck:
     """Compare ids on the held-out texts, on hard strings and on conversations of them.
 
-    Four known differences are counted, but do not fail the check. A plain text that spells a control token's name
+    Five known differences are counted, but do not fail the check. A plain text that spells a control token's name
     (`literals`): llama.cpp merges pieces into any token of that name, but the tokenizer keeps control tokens out of
-    ordinary text. A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not
+    ordinary text; and llama.cpp makes control tokens of all whose names end an answer somewhere, such as Gemma's
+    `</s>` of HTML. A text that the tokenizer's Unicode normalization changes (`normalized`): llama.cpp does not
     normalize. A text where llama.cpp puts a space that belongs to SentencePiece's dummy prefix (`spaced`): transformers
     puts it only before a text that does not begin with one, and often not after a control token. The ids are those of
     the text with these spaces. A word with combining marks (`marked`), where the tokenizer's pattern takes marks for
-    letters.
+    letters. A blank outside ASCII after a control token that takes the blanks after it (`blanks`).
 
     Args:
         tokenizer: the model's.
@@ -105,13 +125,15 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
     samples = list(data.samples)
     for text in HARD_STRINGS:
         samples += [Sample(text, encode(tokenizer, text, special=flag), flag) for flag in (True, False)]
-    names = _control_names(tokenizer)
+    names, stops = _control_names(tokenizer), llama.ends()
     check = _Check(tokenizer, names)
+    texts = [str(tokenizer.convert_ids_to_tokens(token)) for token in stops]
+    further = [name for name in texts if name and name not in names]
     literals = 0
     for sample in samples:
         ids = llama.tokenize(sample.text, parse_special=sample.special)
         expected = encode(tokenizer, sample.text, special=sample.special)
-        if ids != expected and not sample.special and any(name in sample.text for name in names):
+        if ids != expected and not sample.special and any(name in sample.text for name in names + further):
             literals += 1
         else:
             check.compare(sample.text, ids, expected, "chat" if sample.special else "plain", special=sample.special)
@@ -119,7 +141,7 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
         ids = llama.tokenize(text, parse_special=True, add_special=True)
         check.compare(text, ids, list(tokenizer(text)["input_ids"]), "with added tokens")
     chats = _check_chats(tokenizer, llama, check)
-    missing = sorted(set(ends) - set(llama.ends()))
+    missing = sorted(set(ends) - set(stops))
     return TokenCheck(
         len(samples) + len(HARD_STRINGS),
         check.different,
@@ -127,10 +149,12 @@ def check_tokens(tokenizer: Any, llama: LlamaProcess, data: ParityData, ends: It
         check.normalized,
         marked=check.marked,
         spaced=check.spaced,
+        blanks=check.blanks,
         chats=chats.count,
         prompts=chats.prompts,
         unwritten_begin=chats.unwritten_begin,
         missing_ends=[printable(str(tokenizer.convert_ids_to_tokens(token)), 40) for token in missing],
+        further_ends=[repr(printable(name, 40)) for name in further],
     )
 
 
@@ -146,11 +170,15 @@ class _Check:
         self._prefixes = "Metaspace" in steps or "Prepend" in steps
         names = "|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)"
         self._control = re.compile(names)
+        self._taking = _taking_blanks(tokenizer)
+        taking = "|".join(map(re.escape, self._taking)) or r"(?!)"
+        self._blank = re.compile(f"({taking})[{_ASCII_BLANKS}]*{_FAR_BLANK}")
         self._after_control = re.compile(f"({names})(?!{names}|\\Z)", re.DOTALL)
         self.different: list[str] = []
         self.normalized = 0
         self.marked = 0
         self.spaced = 0
+        self.blanks = 0
 
     def compare(
         self, text: str, ids: Sequence[int], expected: Sequence[int], kind: str, *, special: bool = True
@@ -162,8 +190,10 @@ class _Check:
             self.normalized += 1
         elif self._splits_marks and any(unicodedata.category(char).startswith("M") for char in text):
             self.marked += 1
-        elif self._prefixes and self._ends_with(ids, self._with_spaces(text, special=special), special=special):
+        elif self._prefixes and self._ends_with(ids, self._spaced_ids(text, special=special)):
             self.spaced += 1
+        elif special and self._blank.search(text):
+            self.blanks += 1
         else:
             self.different.append(f"{printable(text, 60)!r} ({kind})")
 
@@ -174,10 +204,26 @@ class _Check:
         first = "" if self._control.match(text) else " "
         return first + self._after_control.sub(r"\1 ", text)
 
-    def _ends_with(self, ids: Sequence[int], text: str, *, special: bool) -> bool:
-        """Whether the ids are those of a text, after a begin token that may have been added to it."""
-        expected = encode(self._tokenizer, text, special=special)
-        return list(ids[len(ids) - len(expected) :]) == expected and len(ids) - len(expected) <= 1
+    def _spaced_ids(self, text: str, *, special: bool) -> list[int]:
+        """The ids of the text with these spaces. Where control tokens take the blanks after them, and so the space
+        too, what follows one is a text of its own."""
+        if not special or not self._taking:
+            return encode(self._tokenizer, self._with_spaces(text, special=special), special=special)
+        ids: list[int] = []
+        before = ""
+        for part in filter(None, re.split(f"({self._control.pattern})", text)):
+            rest = part.lstrip(_ASCII_BLANKS) if before in self._taking else part
+            if self._control.fullmatch(part):
+                ids.append(self._tokenizer.convert_tokens_to_ids(part))
+            elif rest:
+                ids += encode(self._tokenizer, " " + rest, special=True)
+            before = part
+        return ids
+
+    @staticmethod
+    def _ends_with(ids: Sequence[int], expected: Sequence[int]) -> bool:
+        """Whether the ids are the expected ones, after a begin token that may have been added to them."""
+        return list(ids[len(ids) - len(expected) :]) == list(expected) and len(ids) - len(expected) <= 1
 
 
 def _steps(tokenizer: Any) -> tuple[set[str], list[str]]:
@@ -195,6 +241,12 @@ def _control_names(tokenizer: Any) -> list[str]:
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
     return [name for name in dict.fromkeys(map(str, found)) if name]
+
+
+def _taking_blanks(tokenizer: Any) -> list[str]:
+    """The names of the added tokens that take the blanks after them."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return sorted((token.content for token in added if token.rstrip and token.content), key=len, reverse=True)
 
 
 @dataclass

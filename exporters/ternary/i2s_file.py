@@ -78,6 +78,7 @@ def write_i2s(
         title=model.title or ModelName(path.stem),
         file_type_id=i2s.FILE_TYPE_ID,
         parameters=model.parameters,
+        takes_blanks=model.vocabulary.takes_blanks,
     )
     keys |= {i2s.LAYOUT_KEY: text_value(layout), **vocabulary_keys(model.vocabulary)}
     tensors = [

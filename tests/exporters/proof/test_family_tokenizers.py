@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class Family:
         begins: whether the post-processor puts the begin token before a text.
         ends: more end tokens, of generation_config.json.
         nfc: whether its normalizer composes letters.
+        texts: added tokens that are ordinary text.
+        taking: those of the added tokens that take the blanks after them.
     """
 
     pre: str
@@ -111,6 +113,8 @@ class Family:
     begins: bool = False
     ends: tuple[str, ...] = ()
     nfc: bool = False
+    texts: tuple[str, ...] = ()
+    taking: tuple[str, ...] = ()
 
 
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -158,7 +162,10 @@ def build(folder: Path, family: Family) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=steps.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(texts(), trainer)
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in family.special])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False, rstrip=name in family.taking) for name in family.special]
+    )
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in family.texts])
     if family.begins:
         assert family.bos is not None
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -201,6 +208,31 @@ def test_ids_are_equal_in_transformers_llama_cpp_and_the_modelfile(tmp_path: Pat
     assert check.prompts >= 60
 
 
+def test_a_text_token_that_llama_cpp_takes_for_an_end_refuses_no_file_and_is_named(tmp_path: Path) -> None:
+    """As Gemma's `</s>`, which ends struck-out text in HTML."""
+    _, check = checked(build(tmp_path, replace(FAMILIES["Qwen3"], texts=("</s>",))), tmp_path / "m.gguf")
+    assert check.different == []
+    assert check.further_ends == ["'</s>'"]
+    assert any("an answer with it ends early" in text for text in check.warnings())
+
+
+@pytest.mark.parametrize("name", ["phi3-like", "Phi-3.5-assistant"])
+def test_the_name_of_a_model_does_not_change_its_tokens(tmp_path: Path, name: str) -> None:
+    """llama.cpp reads from the name that control tokens take blanks, and may then not load the file at all."""
+    _, check = checked(build(tmp_path, FAMILIES["Qwen3"]), tmp_path / f"{name}.gguf")
+    assert check.different == []
+
+
+def test_control_tokens_that_take_blanks_do_so_in_llama_cpp_whatever_the_model_is_called(tmp_path: Path) -> None:
+    taking = ("</s>", "<|user|>", "<|assistant|>", "<|end|>")
+    family = replace(FAMILIES["Qwen3"], special=("<unk>", "<s>", "<|endoftext|>", *taking), eos="<|endoftext|>")
+    folder = build(tmp_path, replace(family, template=PHI3, ends=(), nfc=False, taking=taking))
+    _, check = checked(folder, tmp_path / "assistant.gguf")
+    assert check.different == []
+    assert check.blanks > 0
+    assert any("only ASCII blanks" in text for text in check.warnings())
+
+
 @dataclass(frozen=True)
 class Pieces:
     """A SentencePiece tokenizer in the shape of a family's.
@@ -212,6 +244,7 @@ class Pieces:
         template: the chat template.
         begins: whether a text begins with <s>.
         fields: more of tokenizer_config.json.
+        taking: whether the added tokens take the blanks after them.
     """
 
     tokenizer_class: str
@@ -220,12 +253,15 @@ class Pieces:
     template: str
     begins: bool = True
     legacy: bool | None = None
+    taking: bool = False
 
 
 PIECES = {
     "Llama 2": Pieces("LlamaTokenizer", True, (), MISTRAL, legacy=False),
     "Mistral 7B": Pieces("LlamaTokenizer", True, ("[INST]", "[/INST]"), MISTRAL, legacy=True),
-    "Phi-3": Pieces("LlamaTokenizer", True, ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), PHI3, False, False),
+    "Phi-3": Pieces(
+        "LlamaTokenizer", True, ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), PHI3, False, False, taking=True
+    ),
     "Gemma": Pieces("GemmaTokenizer", False, ("<start_of_turn>", "<end_of_turn>"), GEMMA),
 }
 
@@ -234,6 +270,7 @@ def build_pieces(folder: Path, family: Pieces) -> Path:
     """A model folder with tokenizer.model and the tokenizer.json that transformers makes of it."""
     import sentencepiece
     import transformers
+    from tokenizers import AddedToken
 
     text, model = "".join(texts()), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -252,7 +289,12 @@ def build_pieces(folder: Path, family: Pieces) -> Path:
     (words / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = getattr(transformers, family.tokenizer_class).from_pretrained(words)
     if family.special:
-        tokenizer.add_special_tokens({"extra_special_tokens": list(family.special)})
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [AddedToken(name, rstrip=family.taking, special=True) for name in family.special]}
+        )
+    if family.taking:
+        tokenizer.add_special_tokens({"pad_token": "<|endoftext|>"})
+        tokenizer.add_tokens([AddedToken("</s>", rstrip=True, special=True)], special_tokens=True)
     tokenizer.chat_template = family.template
     tokenizer.save_pretrained(words)
     return build_model(folder / "model", words, **SHAPE, vocab_size=len(tokenizer) + 3)

@@ -198,7 +198,7 @@ def test_a_crash_of_the_native_side_is_an_exception(tmp_path: Path, base: Path) 
         with pytest.raises(NativeError, match=r"killed by SIGSEGV; its last lines: .*\w"):
             llama.logits([1, 2, 3])
     (tmp_path / "bad.gguf").write_bytes((ctx.out / "run-F16.gguf").read_bytes()[:50_000])
-    with pytest.raises(NativeError, match="cannot load"):
+    with pytest.raises(NativeError, match=r"^llama\.cpp cannot load .*bad\.gguf: .*error loading model: "):
         LlamaProcess(tmp_path / "bad.gguf", 64, 1)
 
 
@@ -213,6 +213,23 @@ def test_limits_judge_what_they_should() -> None:
     assert len(check_behaviour(Comparison(10, mean_kl=1e-5), limits_of("BF16", exact))) == 1
     assert len(check_behaviour(Comparison(10, mean_kl=0.5), limits_of("Q4_K_M", exact))) == 1
     assert len(check_behaviour(Comparison(10, mean_kl=float(np.nan)), Limits(None, None))) == 1
+
+
+def test_experts_that_a_last_bit_exchanges_do_not_refuse_a_correct_file_and_a_fault_does(tmp_path: Path) -> None:
+    logits = np.random.default_rng(1).normal(size=(400, 16)).astype(np.float32)
+    windows = [list(range(16)) * 25]
+
+    def found(changed: int) -> Comparison:
+        reference, other = (Reference(tmp_path / name, windows, 16) for name in ("reference", "other"))
+        reference.logits[:], other.logits[:] = logits, logits
+        other.logits[:changed] = logits[:changed, ::-1]
+        return reference.compare(other)
+
+    dense, routed = (limits_of("F16", Expected(None, "file", 0.0, routed)) for routed in (False, True))  # type: ignore[arg-type]
+    assert found(3).mean_kl > 1e-3
+    assert len(check_behaviour(found(3), dense)) == 2
+    assert check_behaviour(found(3), routed) == []
+    assert len(check_behaviour(found(40), routed)) == 2
 
 
 def test_a_model_that_amplifies_rounding_has_wider_limits_in_proportion() -> None:
