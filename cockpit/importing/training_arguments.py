@@ -146,7 +146,8 @@ SCHEDULES = {
     "cosine": "cosine",
     "linear": "linear",
     "constant": "constant",
-    "constant_with_warmup": "constant",
+    "constant_with_warmup": "constant_with_warmup",
+    "inverse_sqrt": "inverse_sqrt",
     "cosine_with_min_lr": "cosine_with_min_lr",
 }
 

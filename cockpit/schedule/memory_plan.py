@@ -51,8 +51,13 @@ def memory_plan(stage: StageFields, attempts: Iterable[AttemptFacts]) -> MemoryP
     known = [attempt for attempt in attempts if not attempt.never_began]
     last = known[-1] if known else None
     standing = _standing(stage, last.adjusted if last is not None else [])
-    if last is None or not ran_out(last) or stage.retry.max_attempts == 1:
+    if last is None or not ran_out(last):
         return MemoryPlan(standing)
+    if stage.retry.max_attempts == 1:
+        way = f"--set {stage.name}.retry.max_attempts=3"
+        return MemoryPlan(
+            standing, f"a resume with {way} trains on with half the micro-batch, and the same rows in a step"
+        )
     fields = adjusted_fields(stage, standing)
     changes = _next(stage.retry, fields, last.phase, sum(change.field == ROWS for change in standing))
     if isinstance(changes, str):
@@ -98,4 +103,7 @@ def _next(retry: ModelRetry, fields: Mapping[str, Any], phase: str, halvings: in
         return dict(zip((ROWS, ACCUMULATION), smaller, strict=True))
     if not fields[CHECKPOINTING]:
         return {CHECKPOINTING: True}
-    return f"{ROWS} is {fields[ROWS]} after {halvings} halvings, and {CHECKPOINTING} is on"
+    return (
+        f"{ROWS} is {fields[ROWS]} after {halvings} halvings, and {CHECKPOINTING} is on; a shorter max_length, a"
+        " smaller model or a device with more memory needs a new run"
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cockpit.schedule.facts import RunFacts
+from cockpit.schedule.facts import AttemptFacts, RunFacts
 from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import Adjusted, RunStarted
 from engines.guards import NO_IMPROVEMENT
 from engines.words import EndReason, RunStatus
-from recipes.stages.fields import TrainingRetry
+from recipes import quantities
+from recipes.stages.fields import StageFields, TrainingRetry
 from recipes.stages.registry import row_of
 from recipes.stages.training import TrainingFields
 
@@ -118,7 +119,10 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     # What a retry changed after memory ran out is bounded on its own, so those attempts do not count.
     counted = [attempt for attempt in attempts if not (isinstance(stage, TrainingFields) and ran_out(attempt))]
     if most == 1 or len(counted) >= most:
-        return EndRun(RunStatus.FAILED, f"{name}: {what} (attempt {len(attempts)} of {most})", failed_stage=name)
+        advice = _advice(stage, last)
+        return EndRun(
+            RunStatus.FAILED, f"{name}: {what} (attempt {len(attempts)} of {most}){advice}", failed_stage=name
+        )
     trips = sum(1 for attempt in attempts if attempt.reason == EndReason.GUARD)
     factor = stage.retry.learning_rate_factor if isinstance(stage.retry, TrainingRetry) else 1.0
     return RunStage(
@@ -130,4 +134,14 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
         guard_trips=trips,
         why=f"retry after: {what}",
         adjusted=memory.adjusted,
+    )
+
+
+def _advice(stage: StageFields, last: AttemptFacts) -> str:
+    """What a resume can change after a guard has ended the last attempt, and what that costs; else empty."""
+    if last.reason != EndReason.GUARD or not isinstance(stage, TrainingFields):
+        return ""
+    rate = quantities.exact(stage.learning_rate / 2)
+    return (
+        f"; a resume with --set {stage.name}.learning_rate={rate} is steadier, and needs more steps for the same loss"
     )

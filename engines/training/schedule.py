@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-SHAPES = ("cosine", "cosine_with_min_lr", "linear", "constant")
+SHAPES = ("cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup", "inverse_sqrt")
+TIMESCALE = 10_000
+"""Steps after which `inverse_sqrt` without a warm-up has fallen to 1/sqrt(2), as in transformers."""
 
 
 def warmup_steps(value: float, total_steps: int) -> int:
@@ -63,8 +65,11 @@ class Schedule:
         """The multiplier before `scale`, between 0 and 1."""
         if done < self.warmup:
             return done / max(1, self.warmup)
-        if self.shape == "constant":
+        if self.shape in {"constant", "constant_with_warmup"}:
             return 1.0
+        if self.shape == "inverse_sqrt":
+            timescale = self.warmup or TIMESCALE
+            return 1.0 / math.sqrt((done + timescale - self.warmup) / timescale)
         if self.shape == "linear":
             return max(0.0, (self.total - done) / max(1, self.total - self.warmup))
         progress = min(1.0, (done - self.warmup) / max(1, self.total - self.warmup))

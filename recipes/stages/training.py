@@ -42,7 +42,9 @@ class TrainingFields(DeviceFields):
         1.0, section="Schedule", at_resume="change", gt=0, help="Passes over the training data."
     )
     learning_rate: float = setting(2e-4, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate.")
-    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant"] = setting(
+    lr_scheduler_type: Literal[
+        "cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup", "inverse_sqrt"
+    ] = setting(
         "cosine", section="Schedule", at_resume="change", help="Shape of the learning rate schedule after warm-up."
     )
     min_lr_rate: float = setting(

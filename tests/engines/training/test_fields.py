@@ -331,3 +331,29 @@ def test_the_gradient_limit_is_the_guards(tmp_path: Path, tokens: Path) -> None:
     ctx = context(tmp_path, {**PRETRAIN, "guards": {"grad_norm": 1e-6}}, {"data": tokens})
     assert run_stage(ctx) is None
     assert [event.limit for event in ctx.events() if isinstance(event, GuardTripped)] == [1e-6]
+
+
+NESTED = {
+    "guards.grad_norm": "engines/training/test_fields.py::test_the_gradient_limit_is_the_guards",
+    "guards.loss_spike": "engines/training/test_watch.py::test_a_spike_is_refused_before_the_weights_have_it",
+    "guards.no_improvement": "engines/training/test_watch.py::test_a_training_without_improvement_saves_and_ends",
+    "guards.no_improvement_on": "engines/training/test_watch.py::test_no_improvement_of_evaluations_counts_from",
+    "guards.wall_clock_s": "engines/training/test_watch.py::test_a_training_whose_time_is_over_saves_and_stops",
+    "retry.max_attempts": "cockpit/schedule/test_scheduling.py::test_a_failed_attempt_is_retried_from_its_checkpoint",
+    "retry.learning_rate_factor": "cockpit/schedule/test_scheduling.py::test_after_a_guard_the_retry_has_a_lower_rate",
+    "retry.out_of_memory_halvings": "cockpit/schedule/test_memory_plan.py::test_halvings_are_those_that_the_recipe",
+    "retry.warmup_steps": "engines/training/test_watch.py::test_after_two_tripped_guards_the_rate_rises_again",
+}
+"""The keys of tables, and the begin of the name of the test in which a value of each changes what happens."""
+
+
+def test_every_key_of_guards_and_retries_has_a_test_in_which_it_takes_effect() -> None:
+    from recipes.stages.fields import ModelGuards, ModelRetry
+
+    keys = {f"guards.{name}" for name in ModelGuards.model_fields} | {
+        f"retry.{name}" for name in ModelRetry.model_fields
+    }
+    assert NESTED.keys() == keys
+    for key, where in NESTED.items():
+        file, _, test = where.partition("::")
+        assert f"def {test}" in (Path(__file__).resolve().parents[2] / file).read_text(encoding="utf-8"), key

@@ -87,7 +87,9 @@ def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
 
 
 @pytest.mark.parametrize("warmup", [0.0, 3.0, 0.25])
-@pytest.mark.parametrize("shape", ["cosine", "cosine_with_min_lr", "linear", "constant"])
+@pytest.mark.parametrize(
+    "shape", ["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup", "inverse_sqrt"]
+)
 def test_schedule_is_that_of_transformers(shape: str, warmup: float) -> None:
     import torch
     from transformers import get_scheduler
