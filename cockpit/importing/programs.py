@@ -9,9 +9,10 @@ from typing import Any
 
 from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import Config
-from cockpit.importing.draft import Draft, Outcome
+from cockpit.importing.draft import TUNED, Draft, Outcome
 from cockpit.importing.llama_factory_data import PLACES
 from cockpit.importing.registry import convert_registry
+from cockpit.importing.sources import join_stages
 from recipes.problems import OperatorError, printable
 
 LLAMA_FACTORY, AXOLOTL, TRL, UNSLOTH, REGISTRY = "llama-factory", "axolotl", "trl", "unsloth", "dataset-info"
@@ -84,6 +85,8 @@ def import_config(config: Config, program: str | None, only: Sequence[str] = ())
         if program == TRL and arguments.is_unsloth(draft):
             draft.program = arguments.UNSLOTH
         arguments.convert(draft)
+    if program != REGISTRY and TUNED in draft.stages:
+        join_stages(draft)
     order = {key: number for number, key in enumerate(config.entries)}
     outcomes = sorted(draft.outcomes, key=lambda one: (one.line == 0, one.line, order.get(one.key, len(order))))
     return Imported(config.path, draft.program, draft.stages, tuple(outcomes), registry=program == REGISTRY)

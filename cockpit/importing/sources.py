@@ -74,12 +74,18 @@ def place(draft: Draft, given: str, *folders: str) -> str:
 
 def put_source(draft: Draft, source: Source) -> str:
     """Give the source to the prepare stage, or to the finetune stage without one; returns what a field refused."""
-    prepared = DATA in draft.stages
-    stage = DATA if prepared else TUNED
+    stage = DATA if DATA in draft.stages else TUNED
     problems = [problem for name, value in source.fields().items() if (problem := draft.put(f"{stage}.{name}", value))]
-    if prepared:
-        draft.put(f"{DATA}.test_fraction", 0.0)
-        if not {"val_fraction", "val_rows"} & draft.stages[DATA].keys():
-            draft.put(f"{DATA}.val_fraction", 0.0)
-        draft.put(f"{TUNED}.data", DATA)
+    join_stages(draft)
     return "; ".join(problems)
+
+
+def join_stages(draft: Draft) -> None:
+    """Let the finetune stage read what the prepare stage writes, which holds out no more than the configuration says:
+    also where the data of the configuration was not found."""
+    if DATA not in draft.stages:
+        return
+    draft.put(f"{DATA}.test_fraction", 0.0)
+    if not {"val_fraction", "val_rows"} & draft.stages[DATA].keys():
+        draft.put(f"{DATA}.val_fraction", 0.0)
+    draft.put(f"{TUNED}.data", DATA)

@@ -133,6 +133,7 @@ class _Reading:
             if key.tag == _TAG + "merge":
                 merges += item.value if item.id == "sequence" else [item]
             else:
+                self._scalar(key, key.start_mark.line + 1)  # refuses the tag of an object
                 yield key.value, key, item, False
         if merges and depth > MAX_DEPTH:
             raise _not_yaml(self.path, node.start_mark.line + 1, f"more than {MAX_DEPTH} levels deep")

@@ -349,6 +349,7 @@ class _FileReader:
 
 
 _QUESTIONS = ("question", "query", "user", "input", "prompt", "instruction", "problem", "human")
+_CONTEXTS = ("context", "input", "passage", "document")
 _ANSWERS = ("answer", "response", "assistant", "output", "completion", "solution", "gpt", "target")
 
 
@@ -357,7 +358,7 @@ def _way_out(value: Mapping[str, Any]) -> str:
     wrapped = next((key for key, item in value.items() if isinstance(item, list) and item and _is_object(item[0])), "")
     if wrapped:
         return f"if its rows are in {printable(wrapped, 60)}, save that list as the file"
-    return "say where the texts are, such as columns = {user = " + _guess(value) + "}"
+    return "say where the texts are, such as columns = " + _guess(value)
 
 
 def _is_object(value: Any) -> bool:
@@ -368,7 +369,10 @@ def _guess(value: Mapping[str, Any]) -> str:
     """The columns that a row may mean, for a hint."""
     user = next((name for name in _QUESTIONS if name in value), "PATH")
     assistant = next((name for name in _ANSWERS if name in value and name != user), "PATH")
-    return f'"{user}", assistant = "{assistant}"'
+    more = next((name for name in _CONTEXTS if name in value and name not in (user, assistant)), "")
+    if more and "PATH" not in (user, assistant):
+        return f'{{instruction = "{user}", input = "{more}", output = "{assistant}"}}'
+    return f'{{user = "{user}", assistant = "{assistant}"}}'
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -12,7 +12,7 @@ from engines.data.sources.documents import SourceFields
 from engines.data.sources.report import what_to_know
 from engines.data.text import prepare_text
 from engines.data.tokens import prepare_tokens
-from engines.inputs.code_or_rows import asks_about_code
+from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.training.inputs import input_folder as local_folder
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
@@ -113,6 +113,8 @@ def _questions(ctx: StageContext[Any], stage: PrepareMessages) -> StageResult:
         phase=ctx.phase,
     )
     splits = metadata["splits"]
+    if unused := unused_warning(stage, about_code=True):
+        ctx.warn(unused)
     if secrets := metadata["secrets"]:
         ctx.warn(f"the sources contain secrets ({', '.join(secrets)}); examples with one are left out")
     for name in ("val", "test"):

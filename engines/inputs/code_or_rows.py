@@ -10,7 +10,10 @@ from engines.inputs.code_tree import BUILD_FILES, CodeRules, code_files
 from engines.inputs.data_place import data_files, suffix_of
 from engines.json_text import read_json
 from recipes.problems import OperatorError
+from recipes.stages.code_fields import CodeFields
+from recipes.stages.data_fields import ReadFields
 from recipes.stages.prepare import PrepareMessages
+from recipes.stages.row_fields import RowFields
 
 
 def asks_about_code(stage: PrepareMessages, place: Path | None) -> bool:
@@ -49,3 +52,24 @@ def has_documents(folder: Path) -> bool:
 
 def _has_sources(stage: PrepareMessages, folder: Path) -> bool:
     return any(file.role == "source" for file in code_files(folder, CodeRules.of(stage), Counter()))
+
+
+def unused_fields(stage: PrepareMessages, *, about_code: bool) -> list[str]:
+    """The fields that the recipe sets and that this kind of data does not use."""
+    of_code = [name for name in CodeFields.__annotations__ if name != "max_examples"]
+    of_rows = [*RowFields.__annotations__, *ReadFields.__annotations__]
+    fields = PrepareMessages.model_fields
+    return [
+        name
+        for name in (of_rows if about_code else of_code)
+        if name in fields and getattr(stage, name) != fields[name].get_default(call_default_factory=True)
+    ]
+
+
+def unused_warning(stage: PrepareMessages, *, about_code: bool) -> str:
+    """What an operator should know about such fields; empty if there are none."""
+    unused = unused_fields(stage, about_code=about_code)
+    if not unused:
+        return ""
+    kinds = ("a code base", "of rows") if about_code else ("rows", "of a code base")
+    return f"the data is {kinds[0]}: {', '.join(unused)} {'are' if len(unused) > 1 else 'is'} {kinds[1]}, and not used"

@@ -10,7 +10,7 @@ from typing import Any
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
-from engines.inputs.code_or_rows import asks_about_code
+from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.label import label_rows
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
@@ -118,6 +118,8 @@ class _Look:
             self._look.more_defects += 1
 
     def run(self) -> None:
+        if isinstance(self._stage, PrepareMessages) and (unused := unused_warning(self._stage, about_code=False)):
+            self._look.warnings.append(unused)
         for split in self._splits():
             self._read_split(split)
         if isinstance(self._stage, FinetuneFields):

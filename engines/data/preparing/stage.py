@@ -11,6 +11,7 @@ from engines.data.preparing.command import run_command
 from engines.data.preparing.divide import SplitWish
 from engines.data.preparing.rows import RowOptions, prepare_rows
 from engines.data.split import SPLITS
+from engines.inputs.code_or_rows import unused_warning
 from recipes.stages.prepare import PrepareMessages
 
 
@@ -33,7 +34,8 @@ def run_rows(ctx: StageContext[PrepareMessages]) -> StageResult:
     metadata = prepare_rows(
         source, counts, ctx.out, ctx.work, options_of(stage), made_by=made_by, report=ctx.progress, phase=ctx.phase
     )
-    for warning in [*counts.notes(), *warnings_of(metadata)]:
+    unused = unused_warning(stage, about_code=False)
+    for warning in [*counts.notes(), *([unused] if unused else []), *warnings_of(metadata)]:
         ctx.warn(warning)
     return StageResult(metrics_of(metadata), [Artifact(ctx.stage_name, "messages", ".")])
 

@@ -79,10 +79,12 @@ def _separator(file: Path, header: str) -> str:
 
 def _header(file: Path, names: list[str]) -> list[str]:
     names = [name.strip() for name in names]
-    if not any(names):
+    if any(names):
+        names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]  # as pandas, which writes such
+    else:
         raise OperatorError(f"{file}:1: the file has no header", "the first line names the columns")
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice or "" in names:
-        what = f"the column {printable(twice[0], 80)!r} is there twice" if twice else "a column has no name"
+    if twice:
+        what = f"the column {printable(twice[0], 80)!r} is there twice"
         raise OperatorError(f"{file}:1: {what}", "give each column a name of its own")
     return names

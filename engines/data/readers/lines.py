@@ -32,6 +32,17 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _HEAD_BYTES = 4096
+_OTHER = {
+    b"version https://git-lfs.github.com/spec/": (
+        "is a pointer of Git LFS, not the data",
+        "fetch the data: git lfs pull, in the checkout",
+    ),
+    b"\x1f\x8b": ("is packed with gzip", "end its name with .gz, once for each time that it is packed"),
+    b"PK\x03\x04": ("is a zip archive", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("is packed with zstd", "unpack it"),
+    b"BZh91AY&SY": ("is packed with bzip2", "unpack it"),
+}
+"""First bytes of files that are no data under any name."""
 
 
 @contextmanager
@@ -44,13 +55,22 @@ def opened(file: Path) -> Iterator[BinaryIO]:
     try:
         with open_regular(file) as raw:
             before = _identity(raw)
-            yield cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if file.name.endswith(GZ) else raw
+            content = gzip.GzipFile(fileobj=raw) if file.name.endswith(GZ) else raw
+            _refuse_other(file, content.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+            yield cast("BinaryIO", content)
             if _identity(raw) != before:
                 raise OperatorError(f"{file} changed while it was read", "wait until it is written, then start again")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise OperatorError(f"{file}: its packed bytes are damaged: {error}", "write the file again") from error
     except OSError as error:
         raise OperatorError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_other(file: Path, head: bytes) -> None:
+    """Refuse a file that another program has packed, or that only points to the data."""
+    found = next((words for mark, words in _OTHER.items() if head.startswith(mark)), None)
+    if found is not None:
+        raise OperatorError(f"{file} {found[0]}", found[1])
 
 
 def _identity(raw: io.BufferedReader) -> tuple[int, int]:

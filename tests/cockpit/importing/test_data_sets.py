@@ -159,3 +159,9 @@ def test_a_registry_becomes_one_prepare_stage_for_each_data_set(tmp_path: Path) 
     assert outcome(found, "pets_en").line > 1, "tabs in JSON hide no line"
     recipe = load_recipe_text(recipe_text(found), tmp_path / "recipe.toml").recipe
     assert [stage.kind for stage in recipe.stage] == ["prepare", "prepare"]
+
+
+def test_data_that_is_not_found_is_held_out_as_the_configuration_says(tmp_path: Path) -> None:
+    found = imported(tmp_path, LLAMA_FACTORY)
+    assert found.stages["data"] == {"val_fraction": 0.1, "test_fraction": 0.0}
+    assert found.stages["tuned"]["data"] == "data"

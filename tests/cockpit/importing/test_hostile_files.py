@@ -22,6 +22,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("c.yaml", "a: 1\nb: [1\nc: 2\n", r"c\.yaml:3"),
         ("c.yaml", "a: 1\nb: !!python/object/apply:os.system ['touch ran']\n", r"c\.yaml:2.*python/object"),
         ("c.yaml", "a: !mine 1\n", r"c\.yaml:1.*!mine"),
+        ("c.yaml", "a: 1\n!!python/name:os.system : 1\n", r"c\.yaml:2.*python/name"),
         ("c.yaml", "a: &x [*x]\n", "levels deep"),
         ("c.yaml", BOMB, "aliases counted"),
         ("c.yaml", "- " * 1000, "deep"),

@@ -444,6 +444,36 @@ def test_a_mistake_in_a_json_array_is_named_by_its_line(tmp_path: Path, text: st
     assert says in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "packed with gzip"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "a"}')), "packed with gzip"),
+        ("a.json", b"PK\x03\x04", "a zip archive"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+    ],
+)
+def test_a_file_that_is_no_data_under_any_name_is_called_what_it_is(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OperatorError, match=says):
+        rows_of(tmp_path / name)
+
+
+def test_a_column_without_a_name_as_pandas_writes_its_index_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",text\n0,one\n1,two\n")
+    assert [row.text for row in rows_of(tmp_path / "a.csv") if isinstance(row, TextRow)] == ["one", "two"]
+
+
+def test_the_columns_in_a_hint_leave_out_no_context(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"instruction": "i", "context": "c", "response": "r"}')
+    with pytest.raises(OperatorError) as raised:
+        rows_of(tmp_path / "a.jsonl")
+    assert '{instruction = "instruction", input = "context", output = "response"}' in raised.value.hint
+
+
 def test_an_array_that_is_larger_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
     rows = [{"text": f"{number} " + 'ä\n"' * 40_000} for number in range(30)]
     (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1))

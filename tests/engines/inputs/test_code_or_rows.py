@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.inputs.code_or_rows import asks_about_code
+from engines.inputs.code_or_rows import asks_about_code, unused_fields, unused_warning
 from engines.inputs.files_read import files_read
 from recipes.stages.prepare import PrepareMessages
 from tests.engines.small_corpora import write_tree
@@ -52,3 +52,11 @@ def test_the_recipe_decides_before_the_folder(tmp_path: Path) -> None:
 def test_a_file_and_a_dataset_of_a_hub_are_rows(tmp_path: Path) -> None:
     assert not asks_about_code(stage(), write_tree(tmp_path, {"rows.jsonl": CONVERSATION}) / "rows.jsonl")
     assert not asks_about_code(stage(), None)
+
+
+def test_fields_that_the_kind_of_data_does_not_use_are_named() -> None:
+    table = {"name": "a", "kind": "prepare", "output": "messages", "data": "./d", "max_examples": 9, "seed": 3}
+    stage = PrepareMessages.model_validate({**table, "keywords": ["main"], "repeat_build": 50, "duplicates": "drop"})
+    assert unused_fields(stage, about_code=False) == ["keywords", "repeat_build"]
+    assert unused_fields(stage, about_code=True) == ["duplicates"]
+    assert unused_warning(PrepareMessages.model_validate(table), about_code=False) == ""
