@@ -67,7 +67,7 @@ def unused_fields(stage: PrepareMessages, *, about_code: bool) -> list[str]:
 
 
 def unused_warning(stage: PrepareMessages, *, about_code: bool) -> str:
-    """What an operator should know about such fields; empty if there are none."""
+    """What an operator should know about such fields; empty if the stage sets no such field."""
     unused = unused_fields(stage, about_code=about_code)
     if not unused:
         return ""
