@@ -26,7 +26,10 @@ NOT_OURS = {
     "_save_optimizer_and_scheduler": "transformers.Trainer",
     "_save_rng_state": "transformers.Trainer",
     "_load_from_checkpoint": "transformers.Trainer",
+    "_is_mkldnn_bf16_supported": "torch.ops.mkldnn",
     "_last_lr": "torch schedulers",
+    "_metrics": "trl.DPOTrainer",
+    "_prepare_inputs": "transformers.Trainer",
 }
 """Names of libraries that have no public one for the same thing."""
 

@@ -77,7 +77,7 @@ def rows_of_run(run: RunDir, stage: str, split: str = "") -> RowsTarget:
     if output_of(fields) == "messages":
         return _of_messages(run, stage, split)
     if not isinstance(fields, ReadFields):
-        raise OperatorError(f"stage {stage} reads no rows", "name a finetune, evaluate or prepare stage")
+        raise OperatorError(f"stage {stage} reads no rows", "name a finetune, dpo, evaluate or prepare stage")
     places = {name: _place_in_run(run, ref) for name, ref in plan.inputs.get(stage, {}).items()}
     data = places.get("data")
     if data is None or not data.exists():
@@ -108,6 +108,7 @@ def rows_of_data(data: str, model: str | None, sets: Sequence[str], split: str =
     )
     loaded = load_recipe_text(text, Path.cwd() / "rows.toml", [f"{_ONE}.{one}" for one in sets])
     found = rows_of_recipe(loaded, _ONE, split)
+    found.job.any_kind = True
     return (
         found
         if model is not None

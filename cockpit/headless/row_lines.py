@@ -68,7 +68,7 @@ def row_lines(view: RowView, width: int, *, marks: bool = False) -> list[RowLine
 def facts_line(view: RowView, last: int = 0) -> str:
     """Where a row is, its tokens, and what becomes of it, on one line."""
     number = f"row {fmt.whole(view.number)}" + (f" of {fmt.whole(last)}" if last else "")
-    part = f", example {view.part}" if view.part else ""
+    part = f", example {view.part}" if view.part else f", {view.answer}" if view.answer else ""
     return "  ".join([f"{number}{part}", safe_text(view.where, 300), *facts(view)])
 
 

@@ -230,8 +230,8 @@ def conversation(located: Located) -> MessageRow:
 
 _OTHER_ROWS: Mapping[type, tuple[str, str]] = {
     PreferenceRow: (
-        "a row with chosen and rejected; no stage trains on preferences",
-        'to train on the chosen answers: columns = {user = "prompt", assistant = "chosen"}',
+        "a row with chosen and rejected, where a conversation is needed",
+        'train on the pairs with kind = "dpo", or name one answer: columns = {user = "prompt", assistant = "chosen"}',
     ),
     TextRow: ("a text without turns, where a conversation is needed", "give conversations, or set columns"),
 }

@@ -60,10 +60,10 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     base = input_folder(ctx.inputs["model"])
     data = source_of_stage(ctx.stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
     precision = precision_of_adapter(ctx, stored_narrow=stored_in_bfloat16(base))
-    model, tokenizer = _load(ctx, base, precision)
+    model, tokenizer = load_model(ctx, base, precision)
     ctx.phase("tokenizing")
     template = chosen_template(ctx.stage.chat_template)
-    _refuse_changed_template(ctx, template)
+    refuse_changed_template(ctx, template)
     added = [] if template is None else use_template(model, tokenizer, template)
     rules = rules_of(ctx.stage, ctx.stage.max_length)
     view = view_of(tokenizer)
@@ -78,17 +78,17 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
     changed = None if template is None else tokenizer
-    save_extras = partial(
-        _save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
+    extras = partial(
+        save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
     )
     task = Task(
         model=trained,
         dataset=dataset,
         collate=collator(pad_id or 0, padded=way.way == "padded"),
         examples=len(dataset),
-        save_tokenizer=save_extras,
+        save_tokenizer=extras,
         val=val,
-        sample=partial(_sample, ctx, trained, tokenizer, view, rules),
+        sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
         arrangement=way,
     )
@@ -98,14 +98,14 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     save_model(trained, ctx.out)
     if first is not None:
         make_plain(ctx.out, first)
-    save_extras(ctx.out)
+    extras(ctx.out)
     counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
     made = "adapter" if adapts else "model"
     return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind=made, path=".")])
 
 
-def _load(ctx: StageContext[FinetuneFields], base: Path, precision: Precision) -> tuple[Any, Any]:
+def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precision) -> tuple[Any, Any]:
     """The model and the tokenizer that the training begins with.
 
     Weights that are trained are float32, because an update is smaller than bfloat16's steps. So are those that an
@@ -125,7 +125,7 @@ def _load(ctx: StageContext[FinetuneFields], base: Path, precision: Precision) -
     )
 
 
-def _refuse_changed_template(ctx: StageContext[FinetuneFields], template: NamedTemplate | None) -> None:
+def refuse_changed_template(ctx: StageContext[FinetuneFields], template: NamedTemplate | None) -> None:
     """Refuse to resume with another text of the chosen chat template than the checkpoint has."""
     if ctx.resume is None or template is None:
         return
@@ -138,7 +138,7 @@ def _refuse_changed_template(ctx: StageContext[FinetuneFields], template: NamedT
         )
 
 
-def _sample(
+def sample(
     ctx: StageContext[FinetuneFields],
     model: Any,
     tokenizer: Any,
@@ -177,7 +177,7 @@ def base_record(stage: FinetuneFields, base: Path, given: Input, *, bf16: bool) 
     return record
 
 
-def _save_extras(base: Path, ends: list[int], changed: Any | None, record: dict[str, Any] | None, target: Path) -> None:
+def save_extras(base: Path, ends: list[int], changed: Any | None, record: dict[str, Any] | None, target: Path) -> None:
     """Complete an adapter folder or a model folder: add the tokenizer, the tokens that end an answer, and for an
     adapter `base.json`.
 

@@ -37,6 +37,11 @@ NO_TEMPLATE = (
     'set chat_template = "chatml", or the template that the model was trained with',
 )
 
+ONE_OF_PAIR = (
+    'train on the pairs with kind = "dpo"; or name one answer: columns = {user = "prompt", assistant = "chosen"}'
+)
+"""What to do about a row of preferences in a stage that takes one answer."""
+
 Outcome = LabelledRow | RefusedRow | DroppedRow
 
 
@@ -169,8 +174,8 @@ def _draft_of(
         if isinstance(one.row, TextRow):
             return [*_windows(one.where, one.row.text, view, rules)]
         raise UnfitError(
-            "a row of preferences (prompt, chosen, rejected) cannot be trained on by this method",
-            'name its answer: columns = {user = "prompt", assistant = "chosen"}',
+            "a row of preferences (prompt, chosen, rejected) is a pair of answers, and this stage takes one",
+            ONE_OF_PAIR,
         )
     except UnfitError as error:
         return RefusedRow(one.where, error.reason, error.way_out)

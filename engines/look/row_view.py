@@ -28,6 +28,7 @@ class RowView(msgspec.Struct, omit_defaults=True):
         from_left: what lies before `cut_at` is cut off; else what follows.
         reason: why the row is not kept, and what to do.
         part: of a long text that becomes several examples, from 1; 0 for others.
+        answer: of a pair, which answer this is: chosen or rejected; empty for others.
         ids, labels: of the example that the engine trains on, where a request has `tokens`.
     """
 
@@ -43,6 +44,7 @@ class RowView(msgspec.Struct, omit_defaults=True):
     from_left: bool = False
     reason: str = ""
     part: int = 0
+    answer: str = ""
     ids: list[int] = []
     labels: list[int] = []
 
@@ -88,6 +90,7 @@ class RowsJob(msgspec.Struct, omit_defaults=True):
         split: the split to show; empty for the first.
         prepare: the fields of the prepare stage whose output the stage will read; None if the data exists.
         scratch: an empty folder for that output; the sender removes it.
+        any_kind: the data is shown without a recipe, so a row with two answers is shown as a pair.
     """
 
     stage: dict[str, object]
@@ -96,3 +99,4 @@ class RowsJob(msgspec.Struct, omit_defaults=True):
     split: str = ""
     prepare: dict[str, object] | None = None
     scratch: str = ""
+    any_kind: bool = False

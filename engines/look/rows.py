@@ -13,6 +13,7 @@ import msgspec
 from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
 from engines.data.readers.row import MessageRow, PreferenceRow, Row
 from engines.labels.label import label_rows
+from engines.labels.pairs import NAMES, answered, label_pairs
 from engines.labels.row import IGNORED, DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.vocabulary import Vocabulary
 from engines.look.row_view import RowsAnswer, RowsJob, RowsRequest, RowView, SpanKind
@@ -20,6 +21,7 @@ from engines.look.stage_look import stage_of
 from engines.look.tokenizer import view_and_rules
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
+from recipes.stages.dpo import DpoStage
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.finetune import FinetuneFields
 
@@ -66,6 +68,8 @@ class Rows:
         self._rules: LabelRules | None = None
         if job.model is not None and isinstance(stage, FinetuneFields | EvaluateStage):
             self._view, self._rules = view_and_rules(stage, Path(job.model))
+        self._pairs = isinstance(stage, DpoStage) or job.any_kind
+        self._is_dpo = isinstance(stage, DpoStage)
         self._begin()
 
     def _begin(self) -> None:
@@ -127,10 +131,29 @@ class Rows:
             return [RowView(number, row.where, "unreadable", reason=_reason(row.what, row.hint))]
         if self._view is None or self._rules is None:
             return [RowView(number, row.where, "raw", text=texts_of(row))]
+        if self._is_dpo or (self._pairs and isinstance(row.row, PreferenceRow)):
+            return self._pair(number, row, self._view, self._rules, tokens=tokens)
         found = list(label_rows([row], self._view, self._rules, LabelCounts()))
         views = [self._of_outcome(number, row, one, tokens=tokens) for one in found]
         for part, view in enumerate(views, start=1):
             view.part = part if len(views) > 1 else 0
+        return views
+
+    def _pair(self, number: int, row: Located, view: Vocabulary, rules: LabelRules, *, tokens: bool) -> list[RowView]:
+        """Both answers of a preference, each with its prompt."""
+        pair = next(label_pairs([row], view, rules, LabelCounts()))
+        if isinstance(pair, RefusedRow) or not isinstance(row.row, PreferenceRow):
+            assert isinstance(pair, RefusedRow)
+            reason = _reason(pair.reason, pair.way_out)
+            return [RowView(number, row.where, "refused", text=texts_of(row), reason=reason)]
+        views = []
+        for name in NAMES:
+            half = Located(row.where, answered(row.row, getattr(row.row, name)))
+            one = self._of_outcome(number, half, next(label_rows([half], view, rules, LabelCounts())), tokens=tokens)
+            one.answer = name
+            if isinstance(pair, DroppedRow) and one.fate != "dropped":
+                one.fate, one.reason = "dropped", "the other answer is left out, and so is the pair"
+            views.append(one)
         return views
 
     def _of_outcome(

@@ -13,6 +13,7 @@ from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.label import label_rows
+from engines.labels.pairs import LabelledPair, label_pairs
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
 from engines.labels.stage_rows import Warnings
 from engines.labels.vocabulary import Vocabulary
@@ -22,6 +23,7 @@ from engines.look.tokenizer import TOKENIZER_JSON, embedding_rows, view_and_rule
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.data_fields import ReadFields
+from recipes.stages.dpo import DpoStage
 from recipes.stages.evaluate import EvaluateStage
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneFields
@@ -230,8 +232,9 @@ class _Look:
         lengths: array[int] = array("I")
         kept: array[int] = array("I")
         most = self._most_scored(one.split)
+        label = label_pairs if isinstance(self._stage, DpoStage) else label_rows
         good = self._good(one, rows)
-        for found in label_rows(good, view, rules, counts, places=False, ahead=most is None):
+        for found in label(good, view, rules, counts, places=False, ahead=most is None):
             if isinstance(found, RefusedRow):
                 if self._stage.on_bad_row == "skip":
                     warnings.add(found)
@@ -240,9 +243,11 @@ class _Look:
             elif isinstance(found, DroppedRow):
                 lengths.append(found.tokens)
             else:
-                lengths.append(len(found.ids) + found.cut)
-                kept.append(len(found.ids))
-                self._check_ids(found)
+                halves = found.both if isinstance(found, LabelledPair) else (found,)
+                lengths.append(max(len(half.ids) + half.cut for half in halves))
+                kept.append(sum(len(half.ids) for half in halves))
+                for half in halves:
+                    self._check_ids(half)
             if most is not None and counts.scored_tokens >= most:
                 one.read_all = one.labelled_all = False
                 rows.close() if hasattr(rows, "close") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from transformers import TrainingArguments
 from recipes.stages.training import TrainingFields
 
 UNBOUNDED_STEPS = 1 << 40
-_KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
-def training_arguments(stage: TrainingFields, work: Path, *, bf16: bool) -> TrainingArguments:
+def training_arguments(
+    stage: TrainingFields,
+    work: Path,
+    *,
+    bf16: bool,
+    kind: type[TrainingArguments] = TrainingArguments,
+    more: Mapping[str, Any] = {},
+) -> TrainingArguments:
     """The arguments of a stage's Trainer.
+
+    `kind` is the class that the Trainer of the stage's method takes, and `more` are the method's own arguments.
 
     Its number of steps is without bound: the session ends the training, because a request may add steps while it runs.
 
@@ -24,7 +33,8 @@ def training_arguments(stage: TrainingFields, work: Path, *, bf16: bool) -> Trai
     where a loss is not a number. Arguments that the installed version of transformers lacks are left out.
     """
     cuda = torch.cuda.is_available()
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
+    known = {field.name for field in dataclasses.fields(kind)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     wanted: dict[str, Any] = {
         "output_dir": str(work / "trainer"),
         "max_steps": UNBOUNDED_STEPS,
@@ -56,8 +66,9 @@ def training_arguments(stage: TrainingFields, work: Path, *, bf16: bool) -> Trai
         "remove_unused_columns": False,
         "report_to": "none",
         "disable_tqdm": True,
+        **more,
     }
-    arguments = TrainingArguments(**{name: value for name, value in wanted.items() if name in _KNOWN})
+    arguments = kind(**{name: value for name, value in wanted.items() if name in known})
     # On a machine with several GPUs one process would split each batch over them (DataParallel). That is mostly slower
     # than one GPU, and its loss is not the mean over the window's tokens.
     if arguments.n_gpu > 1:

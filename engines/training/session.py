@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,40 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
-from engines.training.trainer import EngineTrainer, Measured, build_trainer
+from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation measured: loss, scored tokens, how, and what else the method measures."""
+
+    loss: float
+    tokens: int
+    protocol: str
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training with a Trainer and a loss of its own.
+
+    Attributes:
+        trainer: makes the Trainer, which has the mixin, from the arguments.
+        arguments: the class of the arguments.
+        more: arguments of the method.
+        evaluate: measures on the val split; None without one.
+    """
+
+    trainer: Callable[[Any], Any]
+    arguments: type[Any]
+    more: Mapping[str, Any]
+    evaluate: Callable[[Any], Scored] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +89,7 @@ class Task:
         sample_steps: steps between two automatic samples; None for samples on request only.
         bf16: matrix products are computed in bfloat16.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
+        method: a Trainer and a loss other than those of the next token; None for those.
     """
 
     model: torch.nn.Module
@@ -73,6 +102,12 @@ class Task:
     sample_steps: int | None = None
     bf16: bool = False
     arrangement: Arrangement = PADDED
+    method: Method | None = None
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is a val split to evaluate on."""
+        return self.val is not None or (self.method is not None and self.method.evaluate is not None)
 
 
 class Session:
@@ -86,7 +121,7 @@ class Session:
         self.counters = Counters()
         self.watch = Watch(self.stage.guards)
         self.early_stopping = EarlyStopping(self.stage.early_stopping_patience, self.stage.early_stopping_threshold)
-        self.eval_every = eval_every(self.stage, task.examples) if task.val is not None else None
+        self.eval_every = eval_every(self.stage, task.examples) if task.evaluates else None
         self.save_every = save_every(self.stage, task.examples)
         self.output: Checkpoint | None = None
         self.data_wait = DataWait(ctx.phase)
@@ -100,14 +135,7 @@ class Session:
         self.writer = CheckpointWriter(ctx, self.faults, task.save_tokenizer)
         self.last_eval: Evaluated | None = None
         self.scalars = Scalars(ctx, self.resumed_step)
-        self.trainer: EngineTrainer = build_trainer(
-            self,
-            task.model,
-            training_arguments(self.stage, ctx.work, bf16=task.bf16),
-            task.dataset,
-            task.collate,
-            task.arrangement,
-        )
+        self.trainer: Any = self._trainer(task.method)
         self._measured: Measured | None = None
         report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
 
@@ -165,6 +193,17 @@ class Session:
         self.trainer._load_from_checkpoint(str(best.path))
         self.output = best
 
+    def _trainer(self, method: Method | None) -> Any:
+        task, stage, work = self.task, self.stage, self.ctx.work
+        if method is None:
+            arguments = training_arguments(stage, work, bf16=task.bf16)
+            return build_trainer(self, task.model, arguments, task.dataset, task.collate, task.arrangement)
+        trainer = method.trainer(
+            training_arguments(stage, work, bf16=task.bf16, kind=method.arguments, more=method.more)
+        )
+        connect(trainer, self)
+        return trainer
+
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""
         if self.ctx.resume is not None:
@@ -201,7 +240,8 @@ class Session:
         if self.output is not None and self.output.eval_loss is not None:
             metrics |= self.output.position.get("evaluated") or {}
             metrics["output_step"] = self.output.step
-            metrics["eval_loss"], metrics["eval_perplexity"] = self.output.eval_loss, perplexity(self.output.eval_loss)
+            metrics["eval_loss"] = self.output.eval_loss
+            metrics["eval_perplexity"] = perplexity(self.output.eval_loss) if self.task.method is None else None
         return {name: float(value) for name, value in metrics.items() if value is not None}
 
     # Called by the Trainer, in the order of a step.
@@ -330,26 +370,38 @@ class Session:
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
 
     def evaluate(self) -> Evaluated | None:
-        """Token-weighted loss on the val split now; None without a val split. Draws no random numbers."""
-        if self.task.val is None:
+        """The loss on the val split now; None without a val split. Draws no random numbers."""
+        score = self._score
+        if score is None:
             return None
         if self.last_eval is not None and self.last_eval.step == self.step:
             return self.last_eval
         self.ctx.phase(PHASE_EVALUATING)
         with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16):
-            loss, tokens = token_weighted_loss(self.task.model, self.task.val, arrangement=self.task.arrangement)
+            scored = score()
         self.last_eval = Evaluated(
             stage=self.ctx.stage_name,
             attempt=self.ctx.attempt,
             step=self.step,
-            loss=loss,
-            perplexity=perplexity(loss),
-            tokens=tokens,
-            protocol=self.task.val.protocol + (", bf16" if self.task.bf16 else ""),
+            loss=scored.loss,
+            perplexity=perplexity(scored.loss) if self.task.method is None else None,
+            tokens=scored.tokens,
+            protocol=scored.protocol + (", bf16" if self.task.bf16 else ""),
+            metrics=scored.metrics,
         )
         self._emit(self.last_eval)
-        self.watch.note_evaluation(self.step, loss)
+        self.watch.note_evaluation(self.step, scored.loss)
         return self.last_eval
+
+    @property
+    def _score(self) -> Callable[[], Scored] | None:
+        """Measures on the val split; None without one."""
+        method, val, model, way = self.task.method, self.task.val, self.task.model, self.task.arrangement
+        if method is not None:
+            return None if method.evaluate is None else partial(method.evaluate, self.trainer)
+        return (
+            None if val is None else lambda: Scored(*token_weighted_loss(model, val, arrangement=way), val.protocol, {})
+        )
 
     def sample(self, prompt: str = "") -> bool:
         """Generate text now, from this prompt or from the recipe's; False where the stage cannot."""

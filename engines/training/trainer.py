@@ -278,7 +278,12 @@ def build_trainer(
     if has_standard_loss(model):
         trainer.label_loss = LabelLoss(model)
         trainer.model_accepts_loss_kwargs = True  # Trainer counts the window's labels, and `compute_loss` divides
+    connect(trainer, session)
+    return trainer
+
+
+def connect(trainer: Any, session: StepListener) -> None:
+    """Let a Trainer with the mixin report to the session, and print nothing."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepCallback(session))
     trainer.session = session
-    return trainer

@@ -23,6 +23,7 @@ from exporters.stages.lineage import Lineage, folder_name, lineage_of
 from recipes import quantities
 from recipes.problems import printable
 from recipes.spelling import spell
+from recipes.stages.dpo import DPO
 from recipes.stages.finetune import FINETUNE
 from recipes.stages.pretrain import PRETRAIN
 
@@ -30,7 +31,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]
 _MAX_LICENSE_BYTES = 1024 * 1024
 _PLACES = {"name", "python", "threads", "devices", "model", "data", "adapter", "adapters", "tokenizer", "start_from"}
 """Fields of a stage that say where something is on this machine, not how the model was trained."""
-_TRAINS = (PRETRAIN.kind, FINETUNE.kind)
+_TRAINS = (PRETRAIN.kind, FINETUNE.kind, DPO.kind)
 _FINE_TUNED = FINETUNE.kind
 """The relation to the base model, as model hubs spell it."""
 _FIGURES = (("mean KL (nats)", "mean_kl"), ("top-1", "top1"), ("perplexity", "loss"))

@@ -14,6 +14,7 @@ from engines.artifacts.manifest import ManifestError, read_manifest
 from engines.context import Input, StageContext
 from exporters.gguf.file_names import ModelName, file_part, name_of
 from exporters.hf_model.model_card import read_card
+from recipes.stages.dpo import DPO
 from recipes.stages.export import ExportStage
 from recipes.stages.finetune import FINETUNE
 from recipes.stages.pretrain import PRETRAIN
@@ -25,7 +26,7 @@ _NAMELESS = re.compile(
     r"out|output|models?|adapters?|merged|final|latest|last|hf|(?:checkpoint|step)-\d+", re.IGNORECASE
 )
 """Folder names that do not name a model; the folder above may."""
-_TRAINS = (PRETRAIN.kind, FINETUNE.kind)
+_TRAINS = (PRETRAIN.kind, FINETUNE.kind, DPO.kind)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from recipes.stages.dpo import DPO
 from recipes.stages.evaluate import EVALUATE
 from recipes.stages.export import EXPORT
 from recipes.stages.fake import FAKE
@@ -17,7 +18,7 @@ from recipes.stages.pretrain import PRETRAIN
 from recipes.stages.tokenizer import TOKENIZER
 
 STAGE_KINDS: Mapping[str, StageKind[Any]] = {
-    row.kind: row for row in (PREPARE, TOKENIZER, PRETRAIN, FINETUNE, EVALUATE, MERGE, EXPORT, FAKE)
+    row.kind: row for row in (PREPARE, TOKENIZER, PRETRAIN, FINETUNE, DPO, EVALUATE, MERGE, EXPORT, FAKE)
 }
 """The rows by kind, in the order in which documents and messages list them."""
 

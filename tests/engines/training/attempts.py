@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +30,12 @@ def run_stage(ctx: TriedContext) -> StageResult | None:
 
     torch.set_num_threads(1)
     from engines.finetune.stage import run as finetune
+    from engines.preference.stage import run as prefer
     from engines.pretrain.stage import run as pretrain
 
+    kinds: dict[str, Callable[[Any], StageResult]] = {"pretrain": pretrain, "finetune": finetune, "dpo": prefer}
     with suppress(StopRequested, GuardTrippedError):
-        return pretrain(ctx) if ctx.stage.kind == "pretrain" else finetune(ctx)
+        return kinds[ctx.stage.kind](ctx)
     return None
 
 

@@ -1,0 +1,1 @@
+"""Training on preferences: pairs of answers, with TRL's DPOTrainer."""

@@ -1,0 +1,82 @@
+"""The reference of a training on preferences: the model as it was before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.func import functional_call
+
+from engines.context import StageContext
+from engines.json_text import read_object
+from engines.training.beginning import first_weights, require_fitting_weights, start_folder
+from recipes.problems import OperatorError
+from recipes.stages.dpo import DpoStage
+
+PREFERENCE_JSON = "preference.json"
+"""In a checkpoint and an output: what the training compared the model with."""
+BASE, START = "model", "start_from"
+
+Reference = Callable[..., Any]
+"""Called as the model, gives what the model gave before the first step."""
+
+
+def reference_of(model: Any, *, is_base: bool) -> Reference:
+    """The reference of an adapted model that has its first weights.
+
+    It draws no random numbers: dropout is off in it.
+
+    Args:
+        model: the adapted model, before its first step.
+        is_base: its adapter changes nothing yet, so the reference is the base model; else it is a copy of every weight
+            that is trained.
+    """
+    first = {} if is_base else {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def forward(**inputs: Any) -> Any:
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                if first:
+                    return functional_call(model, first, (), inputs)
+                with model.disable_adapter():
+                    return model(**inputs)
+        finally:
+            model.train(training)
+
+    return forward
+
+
+def load_start(ctx: StageContext[DpoStage], model: Any) -> str:
+    """Load the weights of `start_from` into the adapter, also at a resume: they are the reference.
+
+    Returns:
+        The name of the field that the reference is of.
+
+    Raises:
+        OperatorError: the weights do not fit, or `start_from` is a checkpoint of a training with another reference.
+    """
+    folder = start_folder(ctx)
+    if folder is None:
+        return BASE
+    weights = first_weights(ctx)
+    if weights is None:
+        _require_base(folder)
+        return BASE
+    require_fitting_weights(weights, model)
+    model.load_adapter(str(weights), "default", is_trainable=True)
+    return START
+
+
+def _require_base(checkpoint: Path) -> None:
+    """A checkpoint that is continued must be of a training whose reference is known here: its base model."""
+    file = checkpoint / PREFERENCE_JSON
+    found = read_object(file).get("reference") if file.is_file() else None
+    if found != BASE:
+        raise OperatorError(
+            f"start_from — {checkpoint} is not a checkpoint of a training on preferences whose reference is its model",
+            "start from its weights instead: RUN:STAGE without @STEP",
+        )

@@ -1,0 +1,195 @@
+"""TRL's DPOTrainer with the engine's measurements, and with Cockpit's own rows and reference.
+
+TRL tokenizes texts itself, renders prompts apart from answers, and copies an adapter by the names of its parameters.
+None of that is used: the pairs are labelled and proven before, and the reference is that of
+`engines.preference.reference`. What remains of TRL is the loss of a batch and what it measures.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from engines.forward.arrangement import Arrangement
+from engines.preference.flat import FlatModel, rows_of_batch
+from engines.preference.reference import Reference
+from engines.preference.rows import HeldOut, Pair, PairDataset
+from engines.training.session import Scored
+from engines.training.trainer import EngineMixin
+from recipes.stages.dpo import DpoStage
+
+_BY_TOKENS = {"entropy": (0, 1), "logits/chosen": (0,), "logits/rejected": (1,), "mean_token_accuracy": (0,)}
+"""What TRL measures per token, and of which answers: chosen (0), rejected (1). The rest it measures per pair."""
+
+for _name in ("_prepare_dataset", "_compute_loss", "compute_ref_log_probs", "_send_telemetry"):
+    assert hasattr(DPOTrainer, _name), f"trl.DPOTrainer has no {_name}: this version of TRL is unsupported"
+
+
+class PreferenceTrainer(EngineMixin, DPOTrainer):
+    """The loss of a window is the mean over its pairs, however they are divided into micro-batches.
+
+    Args:
+        model: the adapted model.
+        arguments: with the fields of the stage.
+        pairs: the training data.
+        collate: makes a batch of pairs.
+        tokenizer: of the model; TRL asks for one, and sets its padding.
+        reference: called instead of a reference model.
+        arrangement: how the rows of a batch go through the model; it does not change the loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: DPOConfig,
+        pairs: PairDataset,
+        collate: Any,
+        tokenizer: Any,
+        reference: Reference,
+        arrangement: Arrangement,
+    ) -> None:
+        self._pairs_given = pairs
+        self.held_out: HeldOut | None = None
+        self._pairs_in_window = 0
+        self._micro_batches = 1
+        kept = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+        super().__init__(
+            model=model,
+            ref_model=_Placeholder(model.config),
+            args=arguments,
+            data_collator=collate,
+            train_dataset=Dataset.from_list([{"prompt": "", "chosen": "", "rejected": ""}]),
+            processing_class=copy.deepcopy(tokenizer),
+        )
+        for parameter, data in kept:  # TRL makes the adapter of a 4-bit model bfloat16, which loses small updates
+            parameter.data = data
+        self._arrangement = arrangement
+        self.ref_model = self._unpadded(reference)
+
+    def _unpadded(self, model: Any) -> Any:
+        return model if self._arrangement.way == "padded" else FlatModel(model, self._arrangement)
+
+    def _prepare_dataset(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._pairs_given
+
+    def _send_telemetry(self) -> None:
+        """Nothing leaves the machine."""
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
+        """A window, with its pairs and the tokens that its loss counts."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._micro_batches = max(1, len(batches))
+        self._pairs_in_window = sum(_pairs_of(batch) for batch in batches)
+        self.window.loss_tokens = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in batches)
+        return batches, items
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *more: Any, **named: Any) -> torch.Tensor:
+        """Forward and backward of one micro-batch, which keep its rows apart."""
+        with rows_of_batch(self._arrangement, inputs["attention_mask"]):
+            return super().training_step(model, inputs, *more, **named)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> Any:
+        loss = super()._compute_loss(self._unpadded(model), inputs, return_outputs)
+        measured = self.take_measured(inputs)
+        for name, (value, weight) in measured.items():
+            count = torch.tensor(weight, dtype=torch.float64, device=loss.device)
+            self.window.measure(name, count * value, count)
+        share = _pairs_of(inputs) * self._micro_batches / self._pairs_in_window
+        return loss if share == 1.0 else loss * share  # Trainer divides by the number of micro-batches
+
+    def take_measured(self, inputs: dict[str, torch.Tensor]) -> dict[str, tuple[float, float]]:
+        """What TRL measured of the last batch, each with the number of pairs or tokens that it is a mean of."""
+        lists = self._metrics["train" if self.model.training else "eval"]
+        tokens = [float(half.sum()) for half in inputs["completion_mask"][:, 1:].chunk(2)]
+        weights = {name: sum(tokens[half] for half in halves) for name, halves in _BY_TOKENS.items()}
+        pairs = float(_pairs_of(inputs))
+        found = {name: (float(values[-1]), weights.get(name, pairs)) for name, values in lists.items()}
+        lists.clear()
+        return {name: one for name, one in found.items() if name != "num_tokens"}  # TRL's own count of all steps
+
+    @torch.no_grad()
+    def score(self, held_out: HeldOut, collate: Any, stage: DpoStage) -> Scored:
+        """Loss and measurements on held-out pairs, as means over the pairs (over tokens, what TRL measures so)."""
+        training = self.model.training
+        self.model.eval()
+        total, pairs, tokens = 0.0, 0, 0
+        sums: dict[str, list[float]] = {}
+        try:
+            for batch in held_out.batches:
+                inputs = self._prepare_inputs(collate(batch))
+                with rows_of_batch(self._arrangement, inputs["attention_mask"]):
+                    loss = DPOTrainer._compute_loss(self, self._unpadded(self.model), inputs, False)
+                total += float(loss) * len(batch)
+                pairs += len(batch)
+                tokens += int(inputs["completion_mask"][:, 1:].sum())
+                for name, (value, weight) in self.take_measured(inputs).items():
+                    both = sums.setdefault(name, [0.0, 0.0])
+                    both[0] += value * weight
+                    both[1] += weight
+        finally:
+            self.model.train(training)
+        means: dict[str, float | None] = {name: whole / weight for name, (whole, weight) in sums.items()}
+        return Scored(total / pairs, tokens, protocol(stage, held_out.protocol), means)
+
+    @torch.no_grad()
+    def with_references(self, pairs: list[Pair], collate: Any, size: int) -> list[Pair]:
+        """The pairs with the log probabilities of the reference, in batches of `size`."""
+        found = []
+        for at in range(0, len(pairs), size):
+            part = pairs[at : at + size]
+            inputs = self._prepare_inputs(collate(part))
+            with rows_of_batch(self._arrangement, inputs["attention_mask"]):
+                both = self.compute_ref_log_probs(self.ref_model, inputs)
+            known = zip(part, *(half.tolist() for half in both), strict=True)
+            found += [Pair(pair.chosen, pair.rejected, (chosen, rejected)) for pair, chosen, rejected in known]
+        return found
+
+
+class _Placeholder(torch.nn.Module):
+    """What TRL patches and prepares in place of a reference model that it would otherwise make itself."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self) -> None:
+        """Never called: the trainer's `reference` is."""
+        raise AssertionError("the placeholder of the reference was called")
+
+
+def settings_of(stage: DpoStage) -> dict[str, Any]:
+    """The arguments of TRL's DPOConfig that the stage's fields are."""
+    return {
+        "beta": stage.beta,
+        "loss_type": list(stage.loss_type),
+        "loss_weights": list(stage.loss_weights) or None,
+        "label_smoothing": stage.label_smoothing,
+        "ld_alpha": stage.ld_alpha,
+        "f_divergence_type": stage.f_divergence_type,
+        "use_weighting": stage.use_weighting,
+        "disable_dropout": stage.disable_dropout,
+        "max_length": None,
+        "router_aux_loss_coef": None,
+    }
+
+
+def protocol(stage: DpoStage, labelled: str) -> str:
+    """How preferences are scored: only losses of the same protocol are comparable."""
+    losses = "+".join(stage.loss_type)
+    weights = f", loss_weights={stage.loss_weights}" if stage.loss_weights else ""
+    more = [f"label_smoothing={stage.label_smoothing}"] if stage.label_smoothing else []
+    more += [f"ld_alpha={stage.ld_alpha}"] if stage.ld_alpha is not None else []
+    more += [f"f_divergence_type={stage.f_divergence_type}"] if stage.f_divergence_type != "reverse_kl" else []
+    more += ["use_weighting"] if stage.use_weighting else []
+    return f"preferences({', '.join([labelled, f'beta={stage.beta}', f'loss_type={losses}{weights}', *more])})"
+
+
+def _pairs_of(batch: dict[str, torch.Tensor]) -> int:
+    return int(batch["input_ids"].shape[0]) // 2

@@ -1,0 +1,68 @@
+"""A training on preferences computes what the papers say: each step compared with a loop that is written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.events import Step
+from recipes.stages.dpo import LOSS_TYPES
+from tests.engines.preference import by_hand
+from tests.engines.preference.pairs import DPO, write_pairs
+from tests.engines.training import tiny
+from tests.engines.training.attempts import context, of_kind, run_stage
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+def compared(tmp_path: Path, model: Path, pairs: Path, stage: dict[str, Any], steps: int) -> list[tuple[Step, Any]]:
+    stage = {**stage, "max_steps": steps}
+    ctx = context(tmp_path, stage, {"model": model, "data": pairs})
+    assert run_stage(ctx) is not None
+    found = of_kind(ctx, Step)
+    assert len(found) == steps
+    return list(zip(found, by_hand.steps(model, pairs, stage, steps), strict=True))
+
+
+def test_losses_rates_norms_and_rewards_of_20_steps_are_those_of_a_loop_by_hand(
+    tmp_path: Path, model: Path, pairs: Path
+) -> None:
+    for step, hand in compared(tmp_path, model, pairs, {**DPO, "learning_rate": 1e-3}, 20):
+        assert step.loss == pytest.approx(hand.loss, rel=1e-6), step.step
+        assert step.learning_rate == pytest.approx(hand.learning_rate, rel=1e-12)
+        assert step.grad_norm == pytest.approx(hand.grad_norm, rel=1e-5), step.step
+        scale = 0.1 * abs(step.metrics["logps/chosen"] or 0)  # a reward is a small difference of log probabilities
+        assert step.metrics["rewards/chosen"] == pytest.approx(hand.chosen, rel=1e-6, abs=1e-6 * scale), step.step
+        assert step.metrics["rewards/rejected"] == pytest.approx(hand.rejected, rel=1e-6, abs=1e-6 * scale), step.step
+
+
+QUICK = ("ipo",)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.thorough) for kind in LOSS_TYPES]
+)
+def test_each_loss_is_the_one_of_its_paper(tmp_path: Path, model: Path, pairs: Path, kind: str) -> None:
+    smooth = {"label_smoothing": 0.1} if kind in ("robust", "exo_pair", "aot", "aot_unpaired") else {}
+    alone = {"per_device_train_batch_size": 1} if kind.startswith("aot") or kind == "sft" else {}
+    for step, hand in compared(
+        tmp_path,
+        model,
+        pairs,
+        {**DPO, "beta": 0.3, "loss_type": kind, "padding_free": kind != "ipo", **smooth, **alone},
+        3,
+    ):
+        assert step.loss == pytest.approx(hand.loss, rel=3e-6), step.step
+        assert step.grad_norm == pytest.approx(hand.grad_norm, rel=1e-4), step.step
