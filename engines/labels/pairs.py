@@ -64,7 +64,7 @@ def label_pairs(
     ahead: bool = False,
     waiting: Waiting | None = None,
 ) -> Iterator[PairOutcome]:
-    """Each row as a pair, or why it is none, in the order of the rows; the memory used does not grow.
+    """Each row as a pair, or why it is refused, in the order of the rows; the memory used does not grow.
 
     A pair counts as one row and one example, with the tokens of both answers; it is left out if either answer is too
     long, or has no token that the loss counts.
