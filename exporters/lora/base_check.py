@@ -41,6 +41,13 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> lis
     ]
 
 
+def quantization_of_base(adapter_folder: Path) -> dict[str, Any] | None:
+    """How the training of an adapter loaded its base model in 4 bits, by its base.json; None if it did not."""
+    record = adapter_folder / BASE_JSON
+    found = read_object(record).get("quantization") if record.is_file() else None
+    return found if isinstance(found, dict) else None
+
+
 def refuse_quantized_name(name: str, adapter_folder: Path) -> None:
     """Refuse the hub id of a quantized base model before it is downloaded, if the adapter alone names it.
 
@@ -107,6 +114,15 @@ def _check_revision(base: Path, adapter_folder: Path) -> None:
 
 def _trained_over(base: Path, adapter_folder: Path) -> list[str]:
     """What the adapter's settings say of a quantized copy that it was trained over."""
+    quantization = quantization_of_base(adapter_folder)
+    if quantization is not None:
+        rounding = "nf4-double" if quantization.get("bnb_4bit_use_double_quant") is True else "nf4"
+        kind = printable(str(quantization.get("bnb_4bit_quant_type")), 20)
+        way = f"; base_rounding = {rounding} rounds the base as in training" if kind == "nf4" else ""
+        return [
+            f"the adapter was trained over {base} in 4 bits ({kind}) and is added to its 16- or 32-bit weights, which"
+            f" differ by that rounding: kl_to_trained says how much that changes{way}"
+        ]
     named = _settings(adapter_folder).get("base_model_name_or_path")
     if not isinstance(named, str) or not _FOUR_BIT.search(named):
         return []

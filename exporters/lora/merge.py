@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,27 @@ def open_merged(
         _check_rounding(weighted, base_rounding)
     rounded = None if base_rounding == "none" else RoundedBase(weights, double=base_rounding == "nf4-double")
     return MergedWeights(weights, config, weighted, dtype=dtype, untie=untie, rounded=rounded)
+
+
+def open_trained(base: Path, adapter: Path, quantization: Mapping[str, Any], *, untie: bool) -> MergedWeights:
+    """The tensors, float32, of the model that a training over a 4-bit base has trained: the values that the 4-bit
+    weights stand for, plus the adapter.
+
+    Args:
+        base: folder of the 16- or 32-bit model that the training quantized.
+        adapter: its adapter.
+        quantization: how the base was loaded, as the adapter's base.json says.
+        untie: see `MergedWeights`.
+    """
+    weights, config = open_weights(base), read_config(base)
+    rounded = RoundedBase(
+        weights,
+        double=quantization.get("bnb_4bit_use_double_quant") is True,
+        quant_type="fp4" if quantization.get("bnb_4bit_quant_type") == "fp4" else "nf4",
+        skipped=tuple(name for name in quantization.get("llm_int8_skip_modules") or () if isinstance(name, str)),
+    )
+    adapted = [Weighted(read_adapter(adapter), 1.0)]
+    return MergedWeights(weights, config, adapted, dtype="float32", untie=untie, rounded=rounded)
 
 
 def _check_rounding(adapters: Sequence[Weighted], base_rounding: BaseRounding) -> None:

@@ -20,16 +20,30 @@ BLOCK = 64
 class RoundedBase:
     """Rows of a base model's linear layers after NF4. Rounds one whole tensor at a time and keeps it in memory."""
 
-    def __init__(self, base: SafetensorsFolder, *, double: bool) -> None:
-        """`double`: the blocks' scales are rounded to 8 bits as well, as `bnb_4bit_use_double_quant` does."""
+    def __init__(
+        self, base: SafetensorsFolder, *, double: bool, quant_type: str = "nf4", skipped: tuple[str, ...] = ()
+    ) -> None:
+        """Open the base model.
+
+        Args:
+            base: its tensors.
+            double: the blocks' scales are rounded to 8 bits as well, as `bnb_4bit_use_double_quant` does.
+            quant_type: nf4 or fp4.
+            skipped: ends of the names of layers that are not rounded.
+        """
         self._base = base
         self._double = double
+        self._type = quant_type
+        self._skipped = skipped
         self._cached: tuple[str, torch.Tensor] = ("", torch.empty(0))
 
     def rounds(self, name: str) -> bool:
         """Whether a 4-bit copy rounds this tensor: the layers' linear weights; not embeddings, head, norms or
         biases."""
         info = self._base.tensors.get(name)
+        layer = name.removesuffix(".weight")
+        if any(f".{layer}".endswith(f".{skipped}") for skipped in self._skipped):
+            return False
         return info is not None and len(info.shape) == 2 and ".layers." in name and name.endswith("_proj.weight")
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -43,5 +57,5 @@ class RoundedBase:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         weight = torch.from_numpy(self._base.read(name).copy())
-        packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=self._double, quant_type="nf4")
+        packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=self._double, quant_type=self._type)
         return dequantize_4bit(packed, state).float().reshape(weight.shape)

@@ -8,7 +8,8 @@ from typing import Any
 
 from engines.context import StageContext, StageFailedError
 from exporters.hf_model.model_folder import open_weights, read_settings
-from exporters.lora.merge import Merged, open_merged
+from exporters.lora.base_check import quantization_of_base
+from exporters.lora.merge import Merged, open_merged, open_trained
 from exporters.lora.peft_folder import folder_for_peft
 from exporters.process.room import available_bytes, default_threads
 from exporters.proof.merge_proof import compare_rounded, compare_tensors, prove_sums
@@ -88,6 +89,7 @@ def _compare(
     quality = compare_rounded(trained, StreamedModel(ctx.out, open_weights(ctx.out), threads), scratch, advance)
     ctx.phase("comparing tensors")
     tensors = compare_tensors(open_weights(ctx.out), sums)
+    distance = _distance_to_trained(ctx, base, adapter, trained, scratch, threads)
     for path in (ctx.work / "reference.f32", ctx.work / "own.f32"):
         path.unlink()
     problems = [*tensors, *(proof.problems if strict else [])]
@@ -95,4 +97,39 @@ def _compare(
         raise StageFailedError(f"{DIFFERS}: {'; '.join(problems)}")
     source = {"source": data.source, "positions": data.positions, "sha256": data.sha256}
     record = proof.record(quality)
-    return {"format": 1, "reference": "the adapter over its base, float32", "data": source, "merged": record}
+    found = {"format": 1, "reference": "the adapter over its base, float32", "data": source, "merged": record}
+    if distance is None:  # the adapter over its base is what was trained
+        return {**found, "kl_to_trained": record["mean_kl"], "top1_to_trained": record["top1"]}
+    return {**found, **distance}
+
+
+def _distance_to_trained(
+    ctx: StageContext[MergeStage], base: Path, adapter: Path, served: Reference, merged: Reference, threads: int
+) -> dict[str, Any] | None:
+    """How far the merged model, and the adapter over its 16-bit base, are from a model that was trained over a 4-bit
+    base; None for an adapter whose base was not quantized.
+
+    Args:
+        ctx: the stage.
+        base: the 16- or 32-bit base model.
+        adapter: the adapter.
+        served: the distributions of the adapter over that base.
+        merged: the distributions of the merged model.
+        threads: CPU threads.
+    """
+    quantization = quantization_of_base(adapter)
+    if quantization is None:
+        return None
+    ctx.phase("comparing with the 4-bit base that was trained on")
+    scratch = ctx.work / "trained.f32"
+    trained = Reference(scratch, served.windows, served.logits.shape[1])
+    weights = open_trained(base, adapter, quantization, untie=ctx.stage.untie_word_embeddings)
+    trained.compute(StreamedModel(ctx.out, weights, threads), lambda _count: None)
+    close, over = trained.compare(merged).record(), trained.compare(served).record()
+    scratch.unlink()
+    return {
+        "trained_over": dict(quantization),
+        "kl_to_trained": close["mean_kl"],
+        "top1_to_trained": close["top1"],
+        "adapter_over_base_to_trained": over,
+    }

@@ -48,6 +48,7 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
         if record is not None:
             write_json(ctx.out / MERGE_FILE, record)
             metrics |= {name: record["merged"][name] for name in ("mean_kl", "max_kl", "top1")}
+            metrics |= {name: record[name] for name in ("kl_to_trained", "top1_to_trained")}
             artifacts.append(Artifact("parity", "report", MERGE_FILE))
     write_merge_card(ctx, base, metrics)
     return StageResult(metrics, artifacts)

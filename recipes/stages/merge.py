@@ -82,7 +82,7 @@ def _metrics(stage: MergeStage) -> tuple[str, ...]:
     """A comparison is made of one adapter with weight 1."""
     sizes = ("parameters", "bytes", "tensors")
     compared = stage.parity_positions and len(stage.adapters) <= 1 and (stage.weights or [1.0]) == [1.0]
-    return (*sizes, "mean_kl", "max_kl", "top1") if compared else sizes
+    return (*sizes, "mean_kl", "max_kl", "top1", "kl_to_trained", "top1_to_trained") if compared else sizes
 
 
 MERGE = StageKind(

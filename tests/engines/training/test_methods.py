@@ -260,3 +260,31 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path, model: Path, 
         other = context(tmp_path / words[:8].strip(), {**stage, "start_from": "x"}, {**inputs, "start_from": point})
         with pytest.raises(OperatorError, match=words):
             run_stage(other)
+
+
+def test_a_merge_says_how_far_it_is_from_the_model_that_was_trained_over_four_bits(
+    tmp_path: Path, model: Path, messages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from engines.events import Warned
+    from exporters.lora.merge import merge
+    from exporters.stages.merge_stage import run as merge_stage
+
+    kept = Kept(monkeypatch)
+    ctx = context(tmp_path / "run", {**METHODS["qlora"], "max_steps": 3}, {"model": model, "data": messages})
+    run_stage(ctx)
+    trained = logits_of(kept.model)
+    (tmp_path / "exact").mkdir()
+    merge(model, [(ctx.out, 1.0)], tmp_path / "exact", dtype="float32", base_rounding="nf4")
+    assert torch.allclose(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "exact")), trained, atol=2e-5)
+    found = {}
+    for rounding in ("none", "nf4"):
+        stage = {"name": "merged", "kind": "merge", "model": "base", "adapter": "tune", "parity_positions": 64}
+        given = {**stage, "dtype": "float32", "base_rounding": rounding}
+        merged = context(tmp_path / rounding, given, {"model": model, "adapter": ctx.out})
+        found[rounding] = merge_stage(merged).metrics
+        assert any("in 4 bits (nf4)" in event.message for event in of_kind(merged, Warned))
+    assert found["none"]["mean_kl"] < 1e-6 < found["none"]["kl_to_trained"]
+    assert found["nf4"]["kl_to_trained"] < 1e-6 < found["nf4"]["mean_kl"]
