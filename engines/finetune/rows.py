@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from engines.context import StageContext
 from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits_in
+from engines.forward.packing import longer_than_a_sequence, packs_of
 from engines.labels.row import LabelCounts, LabelledRow, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused
 from engines.labels.vocabulary import TokenizerView
@@ -46,8 +47,39 @@ class ExampleDataset(Dataset[Example]):
         """Tokens of the longest example."""
         return max((len(example.input_ids) for example in self._examples), default=0)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+        return [len(example.input_ids) for example in self._examples]
+
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]
+
+
+class PackedDataset(Dataset[list[Example]]):
+    """Sequences of several examples each, by a plan that depends on their lengths only."""
+
+    def __init__(self, examples: ExampleDataset, max_length: int) -> None:
+        self._examples = examples
+        self.packs = packs_of(examples.lengths, max_length)
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> list[Example]:
+        return [self._examples[row] for row in self.packs[index]]
+
+
+def refuse_left_out_rows(ctx: StageContext[FinetuneFields], dataset: ExampleDataset) -> None:
+    """Refuse to pack where rows are longer than a sequence and `truncation` does not cut them.
+
+    Raises:
+        OperatorError: there are such rows.
+    """
+    counts, length = dataset.counts, ctx.stage.max_length
+    if ctx.stage.truncation == "drop" and counts.longest > length:
+        reason, way_out = longer_than_a_sequence(counts.longest, length)
+        raise OperatorError(f"packing — {reason}", way_out)
 
 
 def load_train(
@@ -116,6 +148,11 @@ def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Te
     numbers."""
     batch = pad_batch(examples, pad_id)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+
+
+def one_sequence_of_packs(packs: list[list[Example]]) -> dict[str, Any]:
+    """The examples of all packs in one sequence, as `one_sequence` gives them."""
+    return one_sequence([example for pack in packs for example in pack])
 
 
 def collator(pad_id: int, *, padded: bool) -> Callable[[list[Example]], dict[str, Any]]:

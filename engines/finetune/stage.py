@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,17 @@ from engines.files import read_regular_text
 from engines.finetune.added_tokens import use_template
 from engines.finetune.model import add_adapter, compute_dtype, load_base, quantization_of, stored_in_bfloat16
 from engines.finetune.plain_adapter import first_matrices, make_plain
-from engines.finetune.rows import collator, load_train, load_val
+from engines.finetune.rows import (
+    ExampleDataset,
+    PackedDataset,
+    collator,
+    load_train,
+    load_val,
+    one_sequence_of_packs,
+    refuse_left_out_rows,
+)
 from engines.forward.arrangement import PADDED, arrange
+from engines.forward.order import grouped_by_length
 from engines.json_text import read_object
 from engines.labels.label import prompt_ids
 from engines.labels.row import LabelRules
@@ -81,11 +91,13 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     extras = partial(
         save_extras, base, ends, changed, base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
     )
+    packed = _packed(ctx, dataset)
     task = Task(
         model=trained,
-        dataset=dataset,
-        collate=collator(pad_id or 0, padded=way.way == "padded"),
-        examples=len(dataset),
+        dataset=packed or dataset,
+        collate=one_sequence_of_packs if packed else collator(pad_id or 0, padded=way.way == "padded"),
+        examples=len(packed or dataset),
+        order=_order(stage, dataset),
         save_tokenizer=extras,
         val=val,
         sample=partial(sample, ctx, trained, tokenizer, view, rules),
@@ -101,6 +113,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     extras(ctx.out)
     counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
+    metrics["examples"] = float(len(dataset))
     made = "adapter" if adapts else "model"
     return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind=made, path=".")])
 
@@ -123,6 +136,25 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
         quantization=quantization_of(ctx.stage, bf16=precision.bf16),
         weights=None if point is None else point.path,
     )
+
+
+def _packed(ctx: StageContext[FinetuneFields], dataset: ExampleDataset) -> PackedDataset | None:
+    """The sequences of a packed training; None where each row is an example of its own."""
+    if not ctx.stage.packing:
+        return None
+    refuse_left_out_rows(ctx, dataset)
+    packed = PackedDataset(dataset, ctx.stage.max_length)
+    fill = sum(dataset.lengths) / (len(packed) * ctx.stage.max_length)
+    ctx.phase(f"packed {len(dataset)} rows into {len(packed)} sequences, {fill:.0%} full")
+    return packed
+
+
+def _order(stage: FinetuneFields, dataset: ExampleDataset) -> Callable[[int], list[int]] | None:
+    """The order of an epoch's rows; None for the Trainer's own, which is random."""
+    if stage.train_sampling_strategy == "random":
+        return None
+    window = stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+    return partial(grouped_by_length, dataset.lengths, window, stage.seed)
 
 
 def refuse_changed_template(ctx: StageContext[FinetuneFields], template: NamedTemplate | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from engines.forward.order import grouped_by_length
 from engines.look.order import first_examples
+from recipes.stages.finetune import FinetuneFields
 from recipes.stages.steps import steps_per_epoch
 from recipes.stages.training import TrainingFields
 
@@ -56,5 +58,8 @@ def tokens_read(stage: TrainingFields, lengths: Sequence[int], steps: int) -> in
     """The tokens of all steps of a training, each example's as often as it is read; lengths are those after the cut."""
     epochs, rest = divmod(steps, steps_per_epoch(stage, len(lengths)))
     window = stage.per_device_train_batch_size * stage.gradient_accumulation_steps
-    order = first_examples(stage.seed, epochs, len(lengths), rest * window)
+    if isinstance(stage, FinetuneFields) and stage.train_sampling_strategy == "group_by_length":
+        order = grouped_by_length(lengths, window, stage.seed, epochs)[: rest * window]
+    else:
+        order = first_examples(stage.seed, epochs, len(lengths), rest * window)
     return epochs * sum(lengths) + sum(lengths[index] for index in order)

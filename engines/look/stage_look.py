@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.door import Located, ReadCounts, Refused, each_row, source_of_stage, splits_in
+from engines.forward.packing import longer_than_a_sequence, packs_of
 from engines.inputs.code_or_rows import asks_about_code, unused_warning
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.label import label_rows
@@ -295,16 +296,27 @@ class _Look:
                     f" the longest has {train.longest}",
                     "raise max_length, or prepare other messages",
                 )
+        lengths = self._sequences(stage, train) if look.examples else []
         if look.examples or stage.max_steps is not None:
-            look.steps = planned_steps(stage, look.examples or 1)
+            units = len(lengths) or 1
+            look.steps = planned_steps(stage, units)
             known = bool(look.examples)
-            look.checkpoints = _due(save_every(stage, look.examples or 1), look.steps, stage.save_strategy, known)
+            look.checkpoints = _due(save_every(stage, units), look.steps, stage.save_strategy, known)
             evaluates = val is not None and (val.scored_tokens > 0 or bool(look.unlabelled))
-            every = eval_every(stage, look.examples or 1) if evaluates else None
+            every = eval_every(stage, units) if evaluates else None
             look.evaluations = _due(every, look.steps, stage.eval_strategy, known or not evaluates)
             self._warn_of_steps(stage, look.steps, evaluates)
         if look.examples and look.steps is not None:
-            look.tokens = tokens_read(stage, self._lengths[train.split], look.steps)
+            look.tokens = tokens_read(stage, lengths, look.steps)
+
+    def _sequences(self, stage: FinetuneFields, train: SplitLook) -> list[int]:
+        """Tokens of each sequence that the stage trains on: of a row, or of several that are packed."""
+        lengths = list(self._lengths[train.split])
+        if not stage.packing:
+            return lengths
+        if stage.truncation == "drop" and train.longest > stage.max_length:
+            self.defect("packing", *longer_than_a_sequence(train.longest, stage.max_length))
+        return [sum(lengths[row] for row in pack) for pack in packs_of(lengths, stage.max_length)]
 
     def _warn_of_steps(self, stage: FinetuneFields, steps: int, evaluates: bool) -> None:
         warn = self._look.warnings.append

@@ -88,6 +88,7 @@ class Task:
             without a prompt. None where the stage cannot sample.
         sample_steps: steps between two automatic samples; None for samples on request only.
         bf16: matrix products are computed in bfloat16.
+        order: the indices of an epoch's examples, from the number of the epoch; None for a random order by the seed.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
         method: a Trainer and a loss other than those of the next token; None for those.
     """
@@ -101,6 +102,7 @@ class Task:
     sample: Callable[[int, str], bool] | None = None
     sample_steps: int | None = None
     bf16: bool = False
+    order: Callable[[int], list[int]] | None = None
     arrangement: Arrangement = PADDED
     method: Method | None = None
 
@@ -136,6 +138,7 @@ class Session:
         self.last_eval: Evaluated | None = None
         self.scalars = Scalars(ctx, self.resumed_step)
         self.trainer: Any = self._trainer(task.method)
+        self.trainer.order = task.order
         self._measured: Measured | None = None
         report_devices(ctx, [self.trainer.args.device, *(p.device for p in task.model.parameters())])
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from engines.context import StageContext
@@ -242,8 +243,33 @@ class RowsMixin:
             return self.label_loss.total(model, inputs, smoothing) / items
 
 
+class EpochOrder(Sampler[int]):
+    """Indices in an order that depends on the epoch only; a resume takes the same one. The data loader sets the
+    epoch."""
+
+    def __init__(self, order: Callable[[int], list[int]], examples: int) -> None:
+        self._order, self._examples, self._epoch = order, examples, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch that is iterated next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order(self._epoch))
+
+
 class EngineTrainer(EngineMixin, RowsMixin, Trainer):
     """The Trainer of both engines."""
+
+    order: Callable[[int], list[int]] | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.order is None:
+            return super()._get_train_sampler(train_dataset)
+        return EpochOrder(self.order, len(train_dataset or self.train_dataset))
 
 
 class StepCallback(TrainerCallback):

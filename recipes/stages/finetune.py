@@ -186,6 +186,32 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields):
         " one where the model's attention cannot keep them apart. The loss is the same.",
     )
 
+    packing: bool = setting(
+        False,
+        section="Batch",
+        at_resume="order",
+        help="Fill sequences of max_length with several rows that do not see each other; per_device_train_batch_size"
+        " then counts sequences.",
+    )
+    train_sampling_strategy: Literal["random", "group_by_length"] = setting(
+        "random",
+        section="Batch",
+        at_resume="order",
+        advanced=True,
+        help="Order of the rows: random, or rows of similar lengths together.",
+    )
+
+    @model_validator(mode="after")
+    def _packs_fit_the_batch(self) -> FinetuneFields:
+        if self.packing and not self.padding_free:
+            raise ValueError("packing — needs padding_free; got padding_free = false; allowed: true")
+        if self.packing and self.train_sampling_strategy != "random":
+            raise ValueError(
+                "train_sampling_strategy — packed sequences have similar lengths anyway; got group_by_length with"
+                " packing; allowed: random"
+            )
+        return self
+
 
 class FinetuneStage(FinetuneFields, AdapterFields, QuantizedFields):
     """LoRA or QLoRA fine-tuning of a model, with its chat template and the loss on answers only."""

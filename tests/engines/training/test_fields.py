@@ -82,6 +82,7 @@ FINETUNE: dict[str, Any] = {
     "init_lora_weights": "gaussian",
     "target_modules": ["q_proj", "up_proj"],
     "padding_free": False,
+    "train_sampling_strategy": "group_by_length",
     "modules_to_save": ["lm_head"],
     "bias": "lora_only",
     "load_in_4bit": True,
@@ -108,6 +109,7 @@ ELSEWHERE = {
     "start_from": "a run of its own: test_beginning.py",
     **dict.fromkeys(LabelFields.model_fields.keys() - StageFields.model_fields.keys(), "labels/test_stage_rows.py"),
     "kind": "names the engine",
+    "packing": "needs padding_free: test_packing.py",
     "output": "selects the type: test_methods.py",
     "format": "the door for data: tests/engines/data/test_door.py",
     "columns": "the door for data: tests/engines/data/test_door.py",
@@ -233,6 +235,7 @@ FINETUNE_ROWS: dict[str, Row] = {
     "bnb_4bit_compute_dtype": (lambda seen: str(_base_layer(seen, "q_proj").compute_dtype), "torch.float32"),
     "llm_int8_skip_modules": (lambda seen: type(_base_layer(seen, "down_proj")).__name__, "Linear"),
     "target_modules": (_lora("target_modules"), {"q_proj", "up_proj"}),
+    "train_sampling_strategy": (lambda seen: type(seen.session.trainer._get_train_sampler()).__name__, "EpochOrder"),
     "padding_free": (lambda seen: seen.session.trainer.arrangement.way, "padded"),
 }
 
