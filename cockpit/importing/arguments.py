@@ -36,7 +36,7 @@ from cockpit.importing.meanings import (
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
-    PACKING,
+    PADDING,
 )
 from cockpit.importing.script import is_other_method
 from cockpit.importing.sources import place
@@ -96,8 +96,9 @@ OWN: dict[str, Rule] = {
     ),
     **each("runtime_config ensure_weight_tying", unneeded("found by the model's layers")),
     **each("fan_in_fan_out inference_mode peft_type", unneeded("found by the model's layers")),
-    **each("packing eval_packing padding_free", different(PACKING)),
-    **each("packing_strategy pad_to_multiple_of", unneeded("rows are not packed")),
+    "packing": to("packing", flag),
+    **each("eval_packing padding_free pad_to_multiple_of", unneeded(PADDING)),
+    "packing_strategy": different("rows are never cut to fill a sequence", "bfd"),
     "truncation_mode": to("truncation", choice({"keep_start": "answer", "keep_end": "left"})),
     **each(
         "dataset_num_proc dataset_batch_size dataset_kwargs dataset_streaming shuffle_dataset num_proc",

@@ -12,7 +12,7 @@ from cockpit.importing.meanings import (
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
-    PACKING,
+    PADDING,
     ROPE,
 )
 from cockpit.importing.sources import NO_IMAGES
@@ -52,13 +52,15 @@ OWN: dict[str, Rule] = {
     **each("lora_fan_in_fan_out lora_on_cpu lora_out_dir", unneeded("found by the model's layers")),
     "loraplus_lr_ratio": different("both matrices of the adapter have the same learning rate"),
     "loraplus_lr_embedding": unneeded("belongs to loraplus_lr_ratio"),
-    **each("sample_packing max_packed_sequence_len batch_flattening", different(PACKING)),
+    "sample_packing": to("packing", flag),
+    "max_packed_sequence_len": different("a packed sequence has max_length tokens"),
+    "batch_flattening": unneeded(PADDING),
     **each(
         "eval_sample_packing pad_to_sequence_len sample_packing_eff_est sample_packing_group_size "
         "sample_packing_bin_size sample_packing_sequentially multipack_real_batches "
         "pretrain_multipack_buffer_size pretrain_multipack_attn total_num_tokens total_supervised_tokens"
         " pretraining_sample_concatenation",
-        unneeded("rows are not packed, and padding is not scored"),
+        unneeded(PADDING),
     ),
     **each(
         "dataset_prepared_path push_dataset_to_hub dataset_processes dataset_keep_in_memory "

@@ -38,7 +38,6 @@ from cockpit.importing.meanings import (
     METHOD_PART,
     NO_TOKENS,
     NO_TRAINING,
-    PACKING,
     ROPE,
 )
 from cockpit.importing.sources import NO_IMAGES, ONE_SOURCE, find_path, place, put_source
@@ -95,7 +94,8 @@ OWN: dict[str, Rule] = {
     "additional_target": different(EXTRA_LAYERS),
     "create_new_adapter": different("start_from continues the adapter that it names"),
     "adapter_folder": different("give the path of the adapter itself"),
-    **each("packing neat_packing", different(PACKING)),
+    "neat_packing": to("packing", flag),
+    "packing": to("packing", flag),
     **each(
         "streaming buffer_size preprocessing_batch_size preprocessing_num_workers overwrite_cache "
         "tokenized_path ignore_pad_token_for_loss data_shared_file_system cache_dir offload_folder",

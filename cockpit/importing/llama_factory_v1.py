@@ -29,7 +29,7 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.llama_factory import targets
 from cockpit.importing.llama_factory_data import EntryError
-from cockpit.importing.meanings import ADAPTER, EXTRA_LAYERS, FOUR_BITS, FULL, GENERATION, METHOD_PART, PACKING
+from cockpit.importing.meanings import ADAPTER, EXTRA_LAYERS, FOUR_BITS, FULL, GENERATION, METHOD_PART
 from cockpit.importing.sources import ONE_SOURCE, Source, find_path, place, put_source
 from cockpit.importing.templates import LLAMA_FACTORY_TEMPLATES, chat_template, template_file
 from cockpit.importing.training_arguments import (
@@ -50,7 +50,7 @@ OWN: dict[str, Rule] = {
     "cutoff_len": to("max_length", whole),
     "micro_batch_size": to("per_device_train_batch_size", whole),
     "model_class": missing("a finetune stage trains a causal language model", "llm"),
-    "batching_strategy": different(PACKING, "normal"),
+    "batching_strategy": different("a batch is that many rows", "normal", "padding_free"),
     "batching_workers": unneeded("rows are read in a stream"),
     **each("dp_size mp_replicate_size mp_shard_size", different(ONE_DEVICE, 1)),
     "cp_size": different(ONE_DEVICE, 1),

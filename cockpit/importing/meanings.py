@@ -13,7 +13,7 @@ EIGHT_BITS = (
 )
 ADAPTER = "the adapter is plain LoRA"
 EXTRA_LAYERS = "no whole layers are trained beside the adapter"
-PACKING = "rows are not packed: a batch is that many rows, so an epoch has more steps; padding costs time, not truth"
+PADDING = "rows are not padded in any case, and the loss is the same"
 NO_TOKENS = "no tokens are added to the tokenizer"
 ROPE = "the model keeps its own positions; longer texts than it was trained on are not scaled"
 NO_TRAINING = "the file describes generating text or a comparison, not a training"

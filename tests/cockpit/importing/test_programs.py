@@ -68,10 +68,11 @@ def test_axolotl_keys_become_fields_with_the_same_values(tmp_path: Path) -> None
     assert (tuned["r"], tuned["lora_alpha"], tuned["lora_dropout"]) == (8, 16.0, 0.05)
     assert (tuned["target_modules"], tuned["optim"], tuned["bf16"]) == (["all-linear"], "adamw_8bit", True)
     assert (tuned["per_device_train_batch_size"], tuned["gradient_accumulation_steps"]) == (2, 4)
+    assert tuned["packing"] is True
     assert found.stages["data"]["format"] == "sharegpt"
     assert found.stages["data"]["data"] == "acme/talks"
     assert {one.key for one in found.outcomes if one.status == "different"} == {
-        "load_in_8bit", "sample_packing", "saves_per_epoch"
+        "load_in_8bit", "saves_per_epoch"
     }  # fmt: skip
     assert outcome(found, "load_in_4bit").status == "unneeded"
     assert outcome(found, "wandb_project").status == "unset"
