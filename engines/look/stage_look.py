@@ -71,8 +71,10 @@ def look_at(
     looker = _Look(look, stage, place, job.model, lambda: clock() - began_s, label_s, read_s)
     try:
         looker.run()
+        if isinstance(stage, PrepareMessages) and scratch is not None:
+            looker.divide(job, scratch)
     except OperatorError as error:
-        looker.defect("data", error.message, error.hint)
+        looker.refusal(error)
     except MemoryError:
         looker.defect("data", f"{job.data}: a row needs more memory than an examination may take", "shorten the row")
     return look
@@ -120,6 +122,33 @@ class _Look:
         else:
             self._look.more_defects += 1
 
+    def refusal(self, error: OperatorError, field: str = "data") -> None:
+        """Add what the stage would refuse, at the field that the message begins with, or at `field`."""
+        named, dash, what = error.message.partition(" — ")
+        if dash and named in type(self._stage).model_fields:
+            self.defect(named, what, error.hint)
+        else:
+            self.defect(field, error.message, error.hint)
+
+    def divide(self, job: Job, scratch: Path) -> None:
+        """Divide the rows of a prepare stage, if all of them were read and none was refused.
+
+        Raises:
+            OperatorError: the stage would refuse to divide them.
+            MemoryError: a row needs more memory than an examination may take.
+        """
+        look = self._look
+        if look.defects or not all(one.read_all for one in look.splits):
+            return
+        try:
+            from engines.look.prepared import TooLargeError, preparation_warnings, prepared_rows  # with numpy
+        except ImportError:
+            return  # the check of packages reports it
+        try:
+            look.warnings += preparation_warnings(prepared_rows(job.stage, job.data, scratch))
+        except (TooLargeError, ImportError):
+            return
+
     def run(self) -> None:
         if isinstance(self._stage, PrepareMessages) and (unused := unused_warning(self._stage, about_code=False)):
             self._look.warnings.append(unused)
@@ -145,8 +174,7 @@ class _Look:
         except ImportError as error:
             look.unlabelled = f"the stage's interpreter lacks {error.name or 'a package'}"
         except OperatorError as error:
-            field = "chat_template" if error.message.startswith("chat_template") else "model"
-            self.defect(field, error.message.removeprefix("chat_template — "), error.hint)
+            self.refusal(error, "model")
         if self._view is None:
             return
         if isinstance(stage, FinetuneFields) and stage.chat_template and self._embedding:

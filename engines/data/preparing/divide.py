@@ -66,7 +66,8 @@ def wanted_rows(total: int, wish: SplitWish) -> dict[str, int]:
     if total < len(requested) or (counted and wanted["train"] < 1):
         held_out = ", ".join(f"{wanted[split]} for {split}" for split in HELD_OUT if split in requested)
         raise OperatorError(
-            f"cannot divide {total} row(s) into {', '.join(requested)}" + (f" with {held_out}" if counted else ""),
+            f"{_field_of(wish)} — cannot divide {total} row(s) into {', '.join(requested)}"
+            + (f" with {held_out}" if counted else ""),
             "lower val_rows and test_rows, set val_fraction = 0 and test_fraction = 0, or give more data",
         )
     for split in (split for split in requested if not wanted[split]):
@@ -74,6 +75,15 @@ def wanted_rows(total: int, wish: SplitWish) -> dict[str, int]:
         wanted[giver] -= 1
         wanted[split] = 1
     return {split: wanted[split] for split in SPLITS}
+
+
+def _field_of(wish: SplitWish) -> str:
+    """The field of the recipe that requests the most of the held-out rows."""
+    given = {name: getattr(wish, name) for name in ("val_rows", "test_rows")}
+    counts = {name: rows for name, rows in given.items() if rows}
+    if counts:
+        return max(counts, key=lambda name: counts[name])
+    return "val_fraction" if wish.val_fraction else "test_fraction"
 
 
 def divide(sizes: Numbers, order: npt.NDArray[np.uint64], wanted: dict[str, int]) -> npt.NDArray[np.uint8]:
@@ -94,7 +104,8 @@ def divide(sizes: Numbers, order: npt.NDArray[np.uint64], wanted: dict[str, int]
     requested = [split for split in SPLITS if wanted[split]]
     if len(sizes) < len(requested):
         raise OperatorError(
-            f"cannot divide {len(sizes)} group(s) of rows into {', '.join(requested)}: rows of one group stay together",
+            f"group_by — cannot divide {len(sizes)} group(s) of rows into {', '.join(requested)}: rows of one group"
+            " stay together",
             "set group_by to fewer keys, set val_fraction = 0 and test_fraction = 0, or give more data",
         )
     split_of = np.zeros(len(sizes), dtype=np.uint8)

@@ -108,7 +108,7 @@ def prepare_rows(
         "row_kind": spool.kind,
         "duplicates": _duplicates(options, repeats, near),
         "groups": {"by": list(options.group_by), **assigned.groups},
-        "split": _division(options, assigned),
+        "split": _division(options, assigned, own),
         "max_examples": options.max_examples,
         "found": quotas,
         "splits": splits,
@@ -233,9 +233,11 @@ def _duplicates(options: RowOptions, repeats: Repeats, near: _Near | None) -> di
     return found
 
 
-def _division(options: RowOptions, assigned: Assigned) -> dict[str, Any]:
+def _division(options: RowOptions, assigned: Assigned, given: list[str]) -> dict[str, Any]:
     divided = bool(assigned.wanted)
     wish = options.wish
+    held_out = (("val", wish.val_fraction, wish.val_rows), ("test", wish.test_fraction, wish.test_rows))
+    missing = {name: share for name, share, rows in held_out if share and rows is None and name not in given}
     return {
         "method": assigned.method,
         "rule": "train and val rounded down, test gets the rest" if divided else None,
@@ -247,6 +249,8 @@ def _division(options: RowOptions, assigned: Assigned) -> dict[str, Any]:
         "wanted": assigned.wanted,
         "deviation": assigned.deviation,
         "train_rows_of_held_out_groups": assigned.shared_rows,
+        "given": [] if divided else given,
+        "unused_shares": {} if divided else missing,
     }
 
 

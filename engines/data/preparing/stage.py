@@ -12,6 +12,7 @@ from engines.data.preparing.divide import SplitWish
 from engines.data.preparing.rows import RowOptions, prepare_rows
 from engines.data.split import SPLITS
 from engines.inputs.code_or_rows import unused_warning
+from recipes import quantities
 from recipes.stages.prepare import PrepareMessages
 
 
@@ -87,10 +88,21 @@ def warnings_of(metadata: dict[str, Any]) -> list[str]:
             f"the {split} split has {abs(rows)} row(s) {'more' if rows > 0 else 'fewer'} than requested:"
             " rows of one group stay together"
         )
+    unused = division["unused_shares"]
+    found += [_unused_share(name, share, division["given"]) for name, share in unused.items()]
     found += [
-        f"the {name} split has no examples" for name in ("val", "test") if not metadata["splits"][name]["examples"]
+        f"the {name} split has no examples"
+        for name in ("val", "test")
+        if name not in unused and not metadata["splits"][name]["examples"]
     ]
     return found
+
+
+def _unused_share(name: str, share: float, given: list[str]) -> str:
+    return (
+        f"the {name} split has no examples: the data gives {' and '.join(given)} itself, and {name}_fraction ="
+        f" {quantities.exact(share)} is of data without splits; set {name}_rows to take rows of train for {name}"
+    )
 
 
 def _duplicates(counts: dict[str, Any], what: str) -> str:
