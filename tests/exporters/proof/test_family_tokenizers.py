@@ -216,6 +216,20 @@ def test_a_text_token_that_llama_cpp_takes_for_an_end_refuses_no_file_and_is_nam
     assert any("an answer with it ends early" in text for text in check.warnings())
 
 
+def test_a_piece_that_llama_cpp_takes_for_an_end_refuses_no_file(tmp_path: Path) -> None:
+    """As Qwen2.5's `</s>`, which its tokenizer never makes of that text, and llama.cpp always."""
+    folder = build(tmp_path, FAMILIES["SmolLM2"])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    pieces = content["model"]["vocab"]
+    longest = max((piece for piece in pieces if piece.isascii()), key=len)
+    content["model"]["merges"] = [pair for pair in content["model"]["merges"] if longest not in ("".join(pair), *pair)]
+    pieces["</s>"] = pieces.pop(longest)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    _, check = checked(folder, tmp_path / "m.gguf")
+    assert check.different == []
+    assert check.further_ends == ["'</s>'"]
+
+
 @pytest.mark.parametrize("name", ["phi3-like", "Phi-3.5-assistant"])
 def test_the_name_of_a_model_does_not_change_its_tokens(tmp_path: Path, name: str) -> None:
     """llama.cpp reads from the name that control tokens take blanks, and may then not load the file at all."""
