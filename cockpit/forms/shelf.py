@@ -98,7 +98,8 @@ def read_entry(path: Path, group: str) -> RecipeEntry | None:
     )  # loading the schema takes a tenth of a second: imported after the first paint
 
     try:
-        recipe = load_recipe_text(text, path).recipe
+        # A shipped recipe may be for data that its reader has yet to put in place.
+        recipe = load_recipe_text(text, path, paths_here=group != SHIPPED).recipe
     except RecipeError as error:
         return RecipeEntry(path, group, path.stem, problems=tuple(error.problems))
     stages = tuple((stage.name, str(stage.kind)) for stage in recipe.stage)

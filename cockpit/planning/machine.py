@@ -15,11 +15,14 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from cockpit.planning.stages import OPTIMIZER_BYTES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
 from recipes.source import Source
 from recipes.stages.fields import DeviceFields, StageFields, Strict
+from recipes.stages.finetune import FinetuneModelStage
 from recipes.stages.registry import row_of
+from recipes.stages.training import TrainingFields
 from recipes.toml_read import parse, read_text
 
 GIB = 1 << 30
@@ -185,16 +188,22 @@ def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Ite
     if needed_gib > machine.device_gib:
         yield Finding(
             "model",
-            f"the weights alone are {needed_gib:.1f} GiB; {machine.name} has {machine.device_gib:g} GiB",
-            "load_in_4bit = true needs an eighth to a quarter of it" if _can_be_4_bit(stage) else "",
+            f"{_what(stage)} {needed_gib:.1f} GiB; {machine.name} has {machine.device_gib:g} GiB",
+            "with load_in_4bit they need a quarter of 16 bits" if _can_be_4_bit(stage) else "",
         )
 
 
+def _what(stage: DeviceFields) -> str:
+    return "weights, gradients and optimizer need" if isinstance(stage, FinetuneModelStage) else "the weights alone are"
+
+
 def _bytes_each(stage: DeviceFields) -> float:
-    """Bytes of a weight in memory: at most what the fields say, so that a fitting stage is never refused."""
+    """Bytes in memory for each parameter: at most what the fields say, so that a fitting stage is never refused."""
+    if isinstance(stage, FinetuneModelStage):
+        return BYTES_32_BIT + BYTES_32_BIT + OPTIMIZER_BYTES[stage.optim]
     if getattr(stage, "load_in_4bit", False):
         return BYTES_4_BIT
-    return BYTES_16_BIT if getattr(stage, "bf16", False) else BYTES_32_BIT
+    return BYTES_16_BIT if isinstance(stage, TrainingFields) and stage.bf16 is not False else BYTES_32_BIT
 
 
 def _can_be_4_bit(stage: DeviceFields) -> bool:

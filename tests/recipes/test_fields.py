@@ -118,7 +118,11 @@ def allows(schema: dict[str, Any], value: Any, definitions: dict[str, Any]) -> b
         "anyOf": lambda word: any(allows(one, value, definitions) for one in word),
         "$ref": lambda word: allows(definitions[word.rpartition("/")[2]], value, definitions),
         "properties": lambda word: all(allows(word[key], value[key], definitions) for key in value if key in word),
-        "additionalProperties": lambda word: set(value) <= set(schema["properties"]),
+        "additionalProperties": lambda word: (
+            set(value) <= set(schema["properties"])
+            if word is False
+            else all(allows(word, item, definitions) for item in value.values())
+        ),
     }
     ignored = {"description", "default", "title", "$schema", "definitions", "pattern"}
     return all(checks[word](argument) for word, argument in schema.items() if word not in ignored)

@@ -239,9 +239,15 @@ def test_text_from_a_recipe_is_never_printed_raw() -> None:
 def test_every_shipped_recipe_loads() -> None:
     assert shipped_recipes()[0].stem == "demo"
     for path in shipped_recipes():
-        load_recipe(path)
+        load_recipe(path, paths_here=False)
     assert shipped_recipe("fake") in shipped_recipes()
     assert shipped_recipe("nothing") is None
+
+
+def test_a_recipe_of_data_that_is_not_here_names_its_path_only() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(shipped_recipe("qwen2.5-coder-7b-cpu") or "")
+    assert [problem.key for problem in caught.value.problems] == ["interactions.data"]
 
 
 def test_the_fake_recipe_shows_a_guard_a_retry_checkpoints_and_evaluations() -> None:

@@ -70,6 +70,14 @@ def test_weights_that_exceed_the_memory_are_a_problem_of_the_stage_that_loads_th
     assert "55.0 GiB" in found[1].message, "an evaluation computes in float32"
 
 
+def test_a_training_of_all_weights_needs_their_gradients_and_the_optimizer_too(tmp_path: Path) -> None:
+    machine = read_machine(_described(tmp_path, SPARK))
+    file = tmp_path / "full.toml"
+    file.write_text(RECIPE.split('[[stage]]\nname = "merged"')[0].replace("bf16 = true", 'output = "model"'))
+    found = machine_problems(load_recipe(file, paths_here=False), machine)
+    assert found[0].message == "weights, gradients and optimizer need 220.1 GiB; a Spark has 128 GiB"
+
+
 def test_bfloat16_before_ampere_is_a_problem(tmp_path: Path) -> None:
     machine = read_machine(_described(tmp_path, SPARK.replace("12.1", "7.5")))
     assert [problem.key for problem in machine_problems(_recipe(tmp_path), machine)] == ["tuned.bf16"]
