@@ -90,7 +90,7 @@ class TrainingFields(DeviceFields):
         section="Precision",
         at_resume="arithmetic",
         help="Compute in bfloat16 under autocast. Trained weights stay float32; frozen ones are bfloat16. By default,"
-        " true for an adapter where the machine computes in bfloat16 natively, else false.",
+        " true for a training of an existing model where the machine computes in bfloat16 natively, else false.",
     )
     gradient_checkpointing: bool = setting(
         False,

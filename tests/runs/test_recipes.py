@@ -12,6 +12,7 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.verify import check_descent
 from engines.run_dir import RunDir
+from tests.exporters.small_models import build_model, build_tokenizer
 from tests.runs.harness import ROOT, run_to_success
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -99,3 +100,57 @@ def test_interactions_are_learned_and_exported(tmp_path: Path) -> None:
     shrunk += ["tuned.max_length=96", "tuned.num_train_epochs=1", "interactions.max_examples=60"]
     run, _ = run_recipe("interactions", tmp_path, *shrunk)
     assert parity(run)["files"]
+
+
+def _rows(file: Path, count: int) -> Path:
+    rows = (
+        {"category": f"kind {number % 3}", "messages": _turns(f"Turn on lamp {number}.", f'{{"lamp": {number}}}')}
+        for number in range(count)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def _turns(asked: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.thorough
+def test_four_phases_of_a_14b_model_run_with_another_model_and_other_data(tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
+    rows = _rows(tmp_path / "rows.jsonl", 120)
+    data = [f"{phase}-rows.data={rows}" for phase in ("base", "atlas", "marketing", "nexus")]
+    run, _ = run_recipe("csdl-14b", tmp_path / "runs", f"base.model={model}", f"base-merged.model={model}", *data)
+    assert [item["name"] for item in parity(run)["adapters"]] == ["atlas", "marketing", "nexus"]
+
+
+@pytest.mark.thorough
+def test_a_7b_model_on_interactions_runs_with_another_model_and_other_data(tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
+    folder = tmp_path / "interactions"
+    folder.mkdir()
+    for number in range(40):
+        row = {
+            "id": number,
+            "task": {"description": f"Count to {number}.", "category": "counting"},
+            "execution": {"output": f"{number} it is."},
+        }
+        (folder / f"{number}.json").write_text(json.dumps(row))
+    models = [f"{stage}.model={model}" for stage in ("tuned", "merged", "before")]
+    run, state = run_recipe("qwen2.5-coder-7b-cpu", tmp_path / "runs", f"interactions.data={folder}", *models)
+    assert parity(run)
+    assert [state.stage(name).metrics["loss"] for name in ("before", "after")]
+    assert any((run.path / "stages" / "tuned" / "tensorboard").iterdir())
+
+
+@pytest.mark.thorough
+def test_a_coder_in_4_bits_on_a_code_base_runs_with_another_model_and_other_data(tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for number in range(24):
+        (sources / f"part{number}.py").write_text(f'class Part{number}:\n    """Keeps part {number}."""\n')
+    models = [f"{stage}.model={model}" for stage in ("tuned", "merged", "halfway")]
+    run, state = run_recipe("codeanvil-6.7b-qlora", tmp_path / "runs", f"questions.data={sources}", *models)
+    assert parity(run)
+    assert state.stage("half-after").metrics["loss"] is not None

@@ -9,6 +9,7 @@ import pytest
 from cockpit.planning.machine import machine_problems, not_looked_at, read_machine
 from recipes.load import LoadedRecipe, load_recipe
 from recipes.problems import OperatorError, RecipeError
+from recipes.shipped import shipped_recipe
 
 SPARK = """
 name = "a Spark"
@@ -105,3 +106,11 @@ def test_all_mistakes_of_a_description_are_reported_with_their_lines(tmp_path: P
     ]
     with pytest.raises(OperatorError, match="no file"):
         read_machine(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["csdl-14b", "qwen2.5-coder-7b-cpu", "codeanvil-6.7b-qlora"])
+def test_the_recipes_of_large_models_have_no_problem_on_their_machines(tmp_path: Path, name: str) -> None:
+    path = shipped_recipe(name)
+    assert path is not None
+    machine = read_machine(_described(tmp_path, SPARK))
+    assert machine_problems(load_recipe(path, paths_here=False), machine) == []
