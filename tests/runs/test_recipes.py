@@ -140,7 +140,7 @@ def test_a_7b_model_on_interactions_runs_with_another_model_and_other_data(tmp_p
     run, state = run_recipe("qwen2.5-coder-7b-cpu", tmp_path / "runs", f"interactions.data={folder}", *models)
     assert parity(run)
     assert [state.stage(name).metrics["loss"] for name in ("before", "after")]
-    assert any((run.path / "stages" / "tuned" / "tensorboard").iterdir())
+    assert any((run.root / "stages" / "tuned" / "tensorboard").iterdir())
 
 
 @pytest.mark.thorough
