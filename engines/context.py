@@ -109,6 +109,8 @@ class StageContext(Generic[S_co]):
         work: a new scratch folder of this attempt.
         resume: the checkpoint to resume from.
         learning_rate_scale: factor on the learning rate, below 1 after a guard tripped.
+        first_start: local time at which the stage's first attempt started, in ISO form: the date that a chat template
+            sees in every attempt; empty outside a run.
         guard_trips: attempts that a guard ended, since the operator's last start.
         declared: the fields of the recipe, where `stage` has others after memory ran out; None where it has not.
         phase_name: the phase that the attempt is in.
@@ -130,6 +132,7 @@ class StageContext(Generic[S_co]):
     writer: EventWriter
     fingerprint: str = ""
     declared: StageFields | None = None
+    first_start: str = ""
     guard_trips: int = 0
     phase_name: str = ""
     test_faults: dict[str, Any] = field(default_factory=dict)

@@ -43,7 +43,7 @@ from engines.exhausted_memory import exhausted_memory
 from engines.gates import check_gates
 from engines.inputs.at_start import record_inputs
 from engines.run_dir import Lock, RunDir, engine_lock_of
-from engines.stage_file import StageFile, StageInput, read_stage_file
+from engines.stage_file import StageFile, StageInput, moment, present_moment, read_stage_file
 from engines.words import EndReason, ExitCode, WriterRole
 from recipes import quantities
 from recipes.problems import OperatorError, printable
@@ -89,6 +89,7 @@ def load_context(given: StageFile, stage_json: Path) -> StageContext[StageFields
             attempt=given.attempt,
             launch=given.launch,
         ),
+        first_start=moment(given.first_start) or present_moment(),
         guard_trips=given.guard_trips,
         declared=None if stage is declared else declared,
         test_faults=_test_faults(),

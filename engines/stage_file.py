@@ -7,6 +7,8 @@ Files of older versions stay readable, so a new field needs a default.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import msgspec
 
 from engines.files import write_durably
 from engines.json_text import read_json
+from engines.run_dir import RunDir, attempt_folders
 from recipes.graph import Origin
 from recipes.problems import OperatorError
 
@@ -78,10 +81,34 @@ class StageFile(msgspec.Struct, frozen=True, kw_only=True):
     """None for a stage without an earlier record"""
     adjusted: dict[str, Any] = {}
     """values of fields that replace those of `stage` in this attempt, because an earlier one ran out of memory"""
+    first_start: str = ""
+    """local time at which the stage's first attempt started, as `moment` gives it; empty in older files"""
 
 
 class _Inputs(msgspec.Struct):
     inputs: dict[str, StageInput]
+
+
+def moment(text: object) -> str:
+    """A local time in ISO 8601 form, if the text is one; else empty."""
+    if isinstance(text, str):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text).replace(tzinfo=None).isoformat(timespec="seconds")
+    return ""
+
+
+def present_moment() -> str:
+    """The local time, which is the one that a chat template sees."""
+    return datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 - a template writes the local date
+
+
+def first_start_of(run: RunDir, stage: str) -> str:
+    """When the first attempt of a stage started, by the files of its attempts; empty if none of them says it."""
+    for folder in attempt_folders(run.stage_dir(stage)):
+        with suppress(OperatorError):
+            if found := moment(read_stage_file(run.stage_json(stage, int(folder.name))).first_start):
+                return found
+    return ""
 
 
 def write_stage_file(path: Path, content: StageFile) -> None:

@@ -15,6 +15,7 @@ from cockpit.runs.find import find_run
 from cockpit.schedule.resolved_recipe import InputRef, RunRecipe
 from engines.look.row_view import RowsJob
 from engines.run_dir import RunDir
+from engines.stage_file import first_start_of
 from recipes.graph import RUN_STAGE, Reference, is_path
 from recipes.load import LoadedRecipe, load_recipe_text
 from recipes.problems import OperatorError, printable
@@ -85,7 +86,9 @@ def rows_of_run(run: RunDir, stage: str, split: str = "") -> RowsTarget:
             f"the data of {stage} in {run.id} does not exist", "the run has not made it, or it was removed"
         )
     model = tokenizer_of(Reference("path", "", places["model"])) if places.get("model") else None
-    return _target(table, fields, data, model, split)
+    found = _target(table, fields, data, model, split)
+    found.job.first_start = first_start_of(run, stage)
+    return found
 
 
 def rows_of_data(data: str, model: str | None, sets: Sequence[str], split: str = "") -> RowsTarget:

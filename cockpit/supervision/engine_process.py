@@ -26,7 +26,7 @@ from engines.files import open_append, write_durably
 from engines.identity import Identity
 from engines.json_text import read_json
 from engines.run_dir import RunDir, lock_is_held
-from engines.stage_file import ExpectedInputs, StageFile, StageResume, write_stage_file
+from engines.stage_file import ExpectedInputs, StageFile, StageResume, first_start_of, present_moment, write_stage_file
 from engines.words import EndReason
 from recipes.stages.fields import DeviceFields, StageFields
 from recipes.stages.registry import row_of, tag_of_stage
@@ -79,6 +79,7 @@ def write_stage_json(
         launch=launch,
         expected=expected,
         adjusted=dict(adjusted),
+        first_start=first_start_of(run, name) or present_moment(),
     )
     write_stage_file(path, content)
     return path

@@ -111,7 +111,13 @@ def render_template(
 
 
 def render_each(
-    template: str, special: Mapping[str, Any], chats: Sequence[Chat], *, marked: bool, waiting: Waiting | None = None
+    template: str,
+    special: Mapping[str, Any],
+    chats: Sequence[Chat],
+    *,
+    marked: bool,
+    moment: str = "",
+    waiting: Waiting | None = None,
 ) -> list[Rendered]:
     """Each conversation as text; one that the template refuses does not stop the others.
 
@@ -120,6 +126,7 @@ def render_each(
         special: the special tokens that it sees, by name.
         chats: the conversations.
         marked: the template has `generation` marks, and their spans are wanted.
+        moment: the local time that the template sees, in ISO form; empty for the present one.
         waiting: as for `render`.
 
     Raises:
@@ -127,7 +134,7 @@ def render_each(
     """
     if not chats:
         return []
-    request = {**_request(template, special, chats, None, marked=marked), "each": True}
+    request = {**_request(template, special, chats, None, marked=marked), "each": True, "moment": moment}
     answer = _RENDERER.ask(request, waiting)
     return [
         Rendered(text, [(start, end) for start, end in spans], refused)

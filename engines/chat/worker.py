@@ -8,6 +8,8 @@ have a third entry, its own tools. The answer:
   entry for each chat: a text, or null for a chat that was rendered;
 - `{"too_large": "memory"}`: it needed more than `MEMORY_BYTES`; `"text"`: it rendered more than `TEXT_CHARACTERS`.
 
+With `"moment"` in the request, a local time in ISO form, a template that asks for the present time gets that one.
+
 A template that computes for longer than `cpu_seconds` ends the process with SIGPROF.
 """
 
@@ -20,6 +22,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +76,25 @@ def processor_time(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+class _FixedTime:
+    """Stands for the class `datetime` where only its `now` is used."""
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def now(self) -> datetime:
+        return self._moment
+
+
+def set_clock(render: Renderer, moment: str) -> None:
+    """Let `strftime_now` of transformers' templates see a local time in ISO form; with an empty text, the present one.
+
+    Its environment of jinja is made inside a function, so the clock is replaced where its module looks it up.
+    """
+    clock = _FixedTime(datetime.fromisoformat(moment)) if moment else datetime
+    sys.modules[render.__module__].datetime = clock  # type: ignore[attr-defined]
+
+
 class Worker:
     """Answers requests; transformers keeps compiled templates."""
 
@@ -81,6 +103,7 @@ class Worker:
 
     def __call__(self, request: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Render every conversation of a request."""
+        set_clock(self._render, request.get("moment", ""))
         texts: list[str] = []
         spans: list[list[tuple[int, int]]] = []
         errors: list[str | None] = []

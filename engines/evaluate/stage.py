@@ -41,7 +41,7 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
     report_devices(ctx, (parameter.device for parameter in loaded.model.parameters()))
     ctx.phase("tokenizing")
     counts = ReadCounts()
-    rules = rules_of(stage, stage.max_length)
+    rules = rules_of(stage, stage.max_length, ctx.first_start)
     batches = make_batches(
         loaded,
         data,

@@ -45,7 +45,7 @@ from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of
 from engines.labels.templates import NamedTemplate, chosen_template
 from engines.labels.vocabulary import TokenizerView, view_of
-from engines.training.beginning import continued_checkpoint
+from engines.training.beginning import continued_checkpoint, use_first_start
 from engines.training.inputs import input_folder
 from engines.training.precision import Precision, precision_of_adapter
 from engines.training.sampling import greedy_text
@@ -66,6 +66,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
         OperatorError: the model or the messages cannot be used.
     """
     set_up_process(ctx.stage)
+    use_first_start(ctx)
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
     data = source_of_stage(ctx.stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
@@ -75,7 +76,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     template = chosen_template(ctx.stage.chat_template)
     refuse_changed_template(ctx, template)
     added = [] if template is None else use_template(model, tokenizer, template)
-    rules = rules_of(ctx.stage, ctx.stage.max_length)
+    rules = rules_of(ctx.stage, ctx.stage.max_length, ctx.first_start)
     view = view_of(tokenizer)
     dataset = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from engines.chat.rendering import Chat, Rendered, Waiting, render_each
@@ -121,9 +122,13 @@ class _Asked:
 
 
 class Conversations:
-    """The conversations of one model through one template."""
+    """The conversations of one model through one template.
 
-    def __init__(self, view: TokenizerView, template: str, waiting: Waiting | None = None) -> None:
+    A template that asks for the present date gets that of `moment`, a local time in ISO form, in every row; without one
+    that of now.
+    """
+
+    def __init__(self, view: TokenizerView, template: str, waiting: Waiting | None = None, moment: str = "") -> None:
         self._view = view
         self._template = template
         self._waiting = waiting
@@ -131,7 +136,12 @@ class Conversations:
         self._separates: bool | None = None
         self._known: dict[str, Skeleton | UnfitError] = {}
         self._way: tuple[Form, bool] = (FORMS[0], False)
-        self._dated = ("the template writes the present date into each row",) if "strftime_now" in template else ()
+        self._moment = moment or datetime.now().isoformat()  # noqa: DTZ005 - a template writes the local date
+        day = self._moment[:10]
+        whose = (
+            f"{day}, when the stage first started" if moment else f"{day}, and a run that of its stage's first start"
+        )
+        self._dated = (f"the template writes a date into each row: {whose}",) if "strftime_now" in template else ()
 
     def proven(self, talks: Sequence[Talk]) -> list[Proven | UnfitError]:
         """Each conversation as text with its answers, or the reason why its labels would be wrong.
@@ -197,9 +207,7 @@ class Conversations:
 
     def _otherwise(self, talk: Talk, first: UnfitError) -> Proven | UnfitError:
         """The row in the other forms that templates take; if none fits, the reason of the one that came furthest."""
-        if self._dated:
-            self._known.clear()  # the date may have changed since the placeholders were rendered
-        for way in [*([self._way] if self._dated else ()), *self._others(talk, self._way)]:
+        for way in self._others(talk, self._way):
             found = self._tried([talk], way)[0]
             if isinstance(found, Proven):
                 self._way = way
@@ -289,7 +297,12 @@ class Conversations:
 
     def _render(self, chats: Sequence[Chat], *, marked_too: bool = False) -> list[Rendered]:
         return render_each(
-            self._template, self._view.special, chats, marked=marked_too and self._marks, waiting=self._waiting
+            self._template,
+            self._view.special,
+            chats,
+            marked=marked_too and self._marks,
+            moment=self._moment,
+            waiting=self._waiting,
         )
 
 

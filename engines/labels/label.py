@@ -101,7 +101,7 @@ class _Labeller:
         self, view: TokenizerView, rules: LabelRules, counts: LabelCounts, places: bool, waiting: Waiting | None
     ) -> None:
         self._view, self._rules, self._counts, self._places = view, rules, counts, places
-        self._talks = Conversations(view, rules.template or view.template, waiting)
+        self._talks = Conversations(view, rules.template or view.template, waiting, rules.moment)
 
     def ahead(self, chunks: Iterator[list[Located]], thread: Executor) -> Iterator[Outcome]:
         """The outcomes of all chunks; an error of a later chunk comes after the outcomes of the earlier ones."""
@@ -332,7 +332,8 @@ def prompt_ids(
         raise OperatorError(*NO_TEMPLATE)
     talk = Talk(list(turns), list(tools))
     try:
-        text, contents = Conversations(view, template, waiting).prompt(folded(talk) if rules.fold_system else talk)
+        talks = Conversations(view, template, waiting, rules.moment)
+        text, contents = talks.prompt(folded(talk) if rules.fold_system else talk)
     except UnfitError as error:
         raise OperatorError(error.reason, error.way_out) from error
     parts = encoded([stretches(text, contents, (), view)], view)[0]

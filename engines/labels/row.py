@@ -31,6 +31,8 @@ class LabelRules:
         template: the text of the chat template; empty for the one of the tokenizer.
         fold_system: put the text of a system turn before the first user turn.
         train_on_template: count what the template adds inside an answer too, such as an empty think block.
+        moment: the local time whose date a template writes that asks for the present one, in ISO form: the stage's
+            first start; empty for the time at which the labelling begins.
     """
 
     max_length: int
@@ -39,6 +41,7 @@ class LabelRules:
     template: str = ""
     fold_system: bool = False
     train_on_template: bool = False
+    moment: str = ""
 
 
 class Piece(msgspec.Struct, frozen=True):

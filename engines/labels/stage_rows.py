@@ -18,8 +18,8 @@ from recipes.stages.label_fields import LabelFields
 _SHOWN_ROWS = 3
 
 
-def rules_of(stage: LabelFields, max_length: int) -> LabelRules:
-    """The rules that a stage's fields state.
+def rules_of(stage: LabelFields, max_length: int, moment: str = "") -> LabelRules:
+    """The rules that a stage's fields state; `moment` as in `LabelRules`.
 
     Raises:
         OperatorError: there is no such chat template.
@@ -32,6 +32,7 @@ def rules_of(stage: LabelFields, max_length: int) -> LabelRules:
         template="" if chosen is None else chosen.text,
         fold_system=stage.fold_system,
         train_on_template=stage.train_on_template,
+        moment=moment,
     )
 
 

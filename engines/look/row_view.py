@@ -90,6 +90,7 @@ class RowsJob(msgspec.Struct, omit_defaults=True):
         split: the split to show; empty for the first.
         prepare: the fields of the prepare stage whose output the stage will read; None if the data exists.
         scratch: an empty folder for that output; the sender removes it.
+        first_start: when the stage first started, for rows of a run; empty for a stage that has not.
         any_kind: the data is shown without a recipe, so a row with two answers is shown as a pair.
     """
 
@@ -99,4 +100,5 @@ class RowsJob(msgspec.Struct, omit_defaults=True):
     split: str = ""
     prepare: dict[str, object] | None = None
     scratch: str = ""
+    first_start: str = ""
     any_kind: bool = False

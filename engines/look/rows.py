@@ -67,7 +67,7 @@ class Rows:
         self._view: Vocabulary | None = None
         self._rules: LabelRules | None = None
         if job.model is not None and isinstance(stage, FinetuneFields | EvaluateStage):
-            self._view, self._rules = view_and_rules(stage, Path(job.model))
+            self._view, self._rules = view_and_rules(stage, Path(job.model), job.first_start)
         self._pairs = isinstance(stage, DpoStage) or job.any_kind
         self._is_dpo = isinstance(stage, DpoStage)
         self._begin()

@@ -15,13 +15,17 @@ from recipes.stages.finetune import FinetuneFields
 TOKENIZER_JSON = "tokenizer.json"
 
 
-def view_and_rules(stage: FinetuneFields | EvaluateStage, folder: Path) -> tuple[Vocabulary, LabelRules]:
+def view_and_rules(
+    stage: FinetuneFields | EvaluateStage, folder: Path, moment: str = ""
+) -> tuple[Vocabulary, LabelRules]:
     """What the stage's engine labels rows with; control tokens that a training adds are in the view too.
+
+    `moment` is as in `LabelRules`.
 
     Raises:
         OperatorError: a file of the tokenizer is missing or damaged, or there is no such chat template.
     """
-    rules = rules_of(stage, stage.max_length)
+    rules = rules_of(stage, stage.max_length, moment)
     chosen = chosen_template(stage.chat_template)
     if chosen is None or isinstance(stage, EvaluateStage):
         return view_of_folder(folder), rules

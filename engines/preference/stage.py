@@ -24,6 +24,7 @@ from engines.labels.vocabulary import view_of
 from engines.preference.reference import BASE, PREFERENCE_JSON, load_start, reference_of
 from engines.preference.rows import HeldOut, PairDataset, collator, load_train, load_val
 from engines.preference.trainer import PreferenceTrainer, settings_of
+from engines.training.beginning import use_first_start
 from engines.training.inputs import input_folder
 from engines.training.precision import precision_of_adapter
 from engines.training.saving import save_model
@@ -40,6 +41,7 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     """
     stage = ctx.stage
     set_up_process(stage)
+    use_first_start(ctx)
     ctx.phase("loading")
     base = input_folder(ctx.inputs["model"])
     data = source_of_stage(stage, ctx.inputs["data"].path, ctx.inputs["data"].name)
@@ -49,7 +51,7 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     template = chosen_template(stage.chat_template)
     refuse_changed_template(ctx, template)
     added = [] if template is None else use_template(model, tokenizer, template)
-    rules = rules_of(stage, stage.max_length)
+    rules = rules_of(stage, stage.max_length, ctx.first_start)
     view = view_of(tokenizer)
     pairs = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engines.artifacts.custody import Parent, ancestors, custody_of, parent_ids
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
 from engines.context import ResumePoint, StageContext
 from engines.json_text import read_object
+from engines.stage_file import moment
 from engines.training.inputs import input_folder
 from recipes.problems import OperatorError
 from recipes.stages.finetune import AdapterFields
@@ -52,6 +54,15 @@ def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | Non
     _require_same_method(ctx, folder, manifest)
     _require_same_inputs(ctx, folder, manifest)
     return ResumePoint(int(manifest.get("attempt", 0)), int(manifest["step"]), folder, sha256)
+
+
+def use_first_start(ctx: StageContext[TrainingFields]) -> None:
+    """Take over when the training began whose checkpoint this attempt continues: its rows have the date of then."""
+    point = ctx.resume or continued_checkpoint(ctx)
+    if point is None:
+        return
+    with suppress(ManifestError):
+        ctx.first_start = moment(read_manifest(point.path).get("first_start")) or ctx.first_start
 
 
 def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:

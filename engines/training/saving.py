@@ -131,6 +131,7 @@ class CheckpointWriter:
             fingerprint=ctx.fingerprint,
             lineage=self._ancestors,
             custody=self._custody,
+            first_start=ctx.first_start,
             world_size=int(trainer.args.world_size),
             threads=torch.get_num_threads(),
             optim=ctx.stage.optim,

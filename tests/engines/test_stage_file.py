@@ -15,6 +15,9 @@ from engines.stage_file import (
     StageFile,
     StageInput,
     StageResume,
+    first_start_of,
+    moment,
+    present_moment,
     read_stage_file,
     read_stage_inputs,
     write_stage_file,
@@ -146,3 +149,16 @@ def merge(ctx: StageContext[MergeStage]) -> None:
     assert len(errors) == 2, checked.stdout
     assert 'has no attribute "rope_tetha"' in errors[0]
     assert 'expected "StageContext[PretrainStage]"' in errors[1]
+
+
+def test_the_first_start_of_a_stage_is_that_of_its_first_attempt_that_says_it(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert first_start_of(run, "s") == ""
+    for attempt, said in enumerate(("", "not a time", "2020-02-29T23:59:30", "2021-01-01T00:00:00"), start=1):
+        run.attempt_dir("s", attempt).mkdir(parents=True)
+        write_stage_file(run.stage_json("s", attempt), content(attempt=attempt, first_start=said))
+    run.stage_json("s", 1).write_text("{")
+    assert first_start_of(run, "s") == "2020-02-29T23:59:30"
+    assert moment(present_moment()) == present_moment()[:19]
+    for text in ("", "2020", None, 5, "2020-13-01T00:00:00", "x" * 1000):
+        assert moment(text) == "", text

@@ -62,6 +62,14 @@ def test_a_conversation_that_is_refused_does_not_stop_the_others() -> None:
     assert "b<|im_end|>" in whole.text
 
 
+def test_a_template_sees_the_moment_that_is_given_and_else_the_present_one(tokenizer: Any) -> None:
+    dated = "{{ strftime_now('%d %b %Y %H:%M') }}"
+    (found,) = render_each(dated, {}, [Chat(TALK)], marked=False, moment="2020-02-29T23:59:30")
+    assert found.text == "29 Feb 2020 23:59"
+    tokenizer.chat_template = dated
+    assert int(render(tokenizer, [Chat(TALK)])[0].split()[2]) > 2020
+
+
 def test_named_templates_are_chosen_as_transformers_chooses(tokenizer: Any) -> None:
     tokenizer.chat_template = {"default": "d", "tool_use": "t"}
     assert render(tokenizer, [Chat(TALK)]) == ["d"]

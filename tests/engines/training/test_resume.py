@@ -20,7 +20,7 @@ from tests.engines.training.attempts import (
     run_stage,
     trajectory,
 )
-from tests.engines.training.tiny import FINETUNE, PRETRAIN, weights_sha256
+from tests.engines.training.tiny import CHATML, FINETUNE, PRETRAIN, weights_sha256
 
 pytestmark = pytest.mark.torch
 
@@ -246,3 +246,23 @@ def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path: Path, tokens: Pa
     stage = {**PRETRAIN, "max_steps": 5}
     with pytest.raises(OperatorError, match="checkpoint of step 6 lies beyond the last step"):
         run_stage(context(tmp_path, stage, {"data": tokens}, attempt=2, resume=resume_point(whole, 6)))
+
+
+def test_a_template_that_writes_the_date_writes_that_of_the_first_start_also_after_a_resume(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    template = tmp_path / "dated.jinja"
+    template.write_text("{{ '<|im_start|>system\\n' + strftime_now('%A %d %B %Y') + '<|im_end|>\\n' }}" + CHATML)
+    stage = {**FINETUNE, "chat_template": str(template), "max_length": 128, "max_steps": 2, "save_steps": 1}
+    inputs = {"model": model, "data": messages}
+    whole = context(tmp_path, stage, inputs)
+    whole.first_start = "2020-02-29T23:59:00"
+    assert run_stage(whole) is not None
+    again = context(tmp_path, stage, inputs, attempt=2, resume=resume_point(whole, 1))
+    again.first_start = "2024-05-01T00:00:00"
+    assert run_stage(again) is not None
+    assert trajectory(again, 2) == trajectory(whole, 1, after=1)
+    assert weights_sha256(again.out) == weights_sha256(whole.out)
+    said = [event.message for event in of_kind(again, Warned) if "writes a date" in event.message]
+    assert len(said) == 2
+    assert all("2020-02-29, when the stage first started" in text for text in said)
