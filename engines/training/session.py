@@ -36,11 +36,13 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
+from engines.training.start import setup_in_words
 from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
+from recipes.stages.pretrain import PretrainStage
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
 
@@ -176,6 +178,7 @@ class Session:
                 self.evaluate()
             self._load_best()
             return
+        self.ctx.phase(self._setup())
         self.ctx.phase("first step")
         try:
             self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
@@ -206,6 +209,11 @@ class Session:
         )
         connect(trainer, self)
         return trainer
+
+    def _setup(self) -> str:
+        # The windows of a pretraining are all full.
+        words = "" if isinstance(self.stage, PretrainStage) else self.task.arrangement.words()
+        return setup_in_words(self.task.model, self.trainer.args.device, bf16=self.task.bf16, arrangement=words)
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""

@@ -1,4 +1,4 @@
-"""Process-wide settings of an engine, made before it loads a model."""
+"""Process-wide settings of an engine, made before it loads a model, and the line that says what it computes with."""
 
 from __future__ import annotations
 
@@ -13,3 +13,24 @@ def set_up_process(stage: TrainingFields) -> None:
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
     logging.disable_progress_bar()
+
+
+def setup_in_words(model: torch.nn.Module, device: torch.device, *, bf16: bool, arrangement: str) -> str:
+    """What a training computes with: device, number formats, arrangement of its rows, and threads on the CPU.
+
+    Args:
+        model: the model as it is trained.
+        device: the device of its first step.
+        bf16: matrix products are computed in bfloat16.
+        arrangement: how the rows of a batch are computed, in words; empty where every row is full.
+    """
+    frozen = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters() if not weight.requires_grad}
+    parts = [f"on {device.type}", f"products in {'bfloat16' if bf16 else 'float32'}"]
+    if frozen:
+        parts.append(f"frozen weights in {' and '.join(sorted(frozen))}")
+    if arrangement:
+        parts.append(arrangement)
+    if device.type == "cpu":
+        count = torch.get_num_threads()
+        parts.append(f"{count} thread{'' if count == 1 else 's'}")
+    return ", ".join(parts)

@@ -291,6 +291,7 @@ def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> N
     assert [event.name for event in of_kind(ctx, Phase)] == [
         "loading",
         "tokenizing",
+        "on cpu, products in float32, frozen weights in float32, rows in one sequence, 1 thread",
         "first step",
         "training",
         "saving",  # the checkpoint
