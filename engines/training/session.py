@@ -36,7 +36,7 @@ from engines.training.resume import check_resume
 from engines.training.saving import CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
-from engines.training.start import setup_in_words
+from engines.training.start import setup_text
 from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
@@ -213,7 +213,7 @@ class Session:
     def _setup(self) -> str:
         # The windows of a pretraining are all full.
         words = "" if isinstance(self.stage, PretrainStage) else self.task.arrangement.words()
-        return setup_in_words(self.task.model, self.trainer.args.device, bf16=self.task.bf16, arrangement=words)
+        return setup_text(self.task.model, self.trainer.args.device, bf16=self.task.bf16, arrangement=words)
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""

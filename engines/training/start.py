@@ -15,14 +15,14 @@ def set_up_process(stage: TrainingFields) -> None:
     logging.disable_progress_bar()
 
 
-def setup_in_words(model: torch.nn.Module, device: torch.device, *, bf16: bool, arrangement: str) -> str:
+def setup_text(model: torch.nn.Module, device: torch.device, *, bf16: bool, arrangement: str) -> str:
     """What a training computes with: device, number formats, arrangement of its rows, and threads on the CPU.
 
     Args:
         model: the model as it is trained.
         device: the device of its first step.
         bf16: matrix products are computed in bfloat16.
-        arrangement: how the rows of a batch are computed, in words; empty where every row is full.
+        arrangement: how the rows of a batch are computed, as text; empty where every row is full.
     """
     frozen = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters() if not weight.requires_grad}
     parts = [f"on {device.type}", f"products in {'bfloat16' if bf16 else 'float32'}"]
