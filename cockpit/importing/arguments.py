@@ -1,7 +1,7 @@
 """What the arguments of TRL, PEFT, transformers and Unsloth mean in a recipe: from YAML, JSON, or a Python script.
 
-Facts: `SFTConfig`, `ModelConfig` and `ScriptArguments` of TRL, `LoraConfig` of PEFT, `TrainingArguments`, and the
-`from_pretrained` and `get_peft_model` of Unsloth.
+Facts: `SFTConfig`, `DPOConfig`, `ModelConfig` and `ScriptArguments` of TRL, `LoraConfig` of PEFT, `TrainingArguments`,
+and the `from_pretrained` and `get_peft_model` of Unsloth.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 from cockpit.importing.arguments_data import put_data
 from cockpit.importing.draft import (
+    ALL_WEIGHTS,
+    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -22,6 +24,7 @@ from cockpit.importing.draft import (
     missing,
     names,
     number,
+    switch,
     text,
     to,
     unneeded,
@@ -30,14 +33,20 @@ from cockpit.importing.draft import (
 from cockpit.importing.meanings import (
     ADAPTER,
     EIGHT_BITS,
-    EXTRA_LAYERS,
-    FOUR_BITS,
-    FULL,
+    FULL_PAIRS,
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
     PADDING,
+    QUANTIZED,
+    REFERENCE,
+    WHOLE_PAIR,
+    chosen_too,
+    initial,
+    losses,
+    weights_of_losses,
 )
+from cockpit.importing.script import PAIRS as CLASSES_OF_PAIRS
 from cockpit.importing.script import is_other_method
 from cockpit.importing.sources import place
 from cockpit.importing.templates import template_file
@@ -54,6 +63,7 @@ from cockpit.importing.training_arguments import (
     seeds,
     steps,
 )
+from recipes.stages.dpo import LOSS_TYPES
 from recipes.stages.finetune import ALL_LINEAR
 
 TRL, UNSLOTH = "TRL", "Unsloth"
@@ -73,20 +83,18 @@ OWN: dict[str, Rule] = {
     **each("target_modules lora_target_modules", to("target_modules", targets)),
     "use_rslora": to("use_rslora", flag),
     **each("max_length max_seq_length", to("max_length", whole)),
-    "load_in_4bit": different(FOUR_BITS),
+    "load_in_4bit": switch("load_in_4bit", flag),
     "load_in_8bit": different(EIGHT_BITS),
-    "load_in_16bit": unneeded("the weights are in 32 bits"),
-    **each(
-        "bnb_4bit_quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant use_bnb_nested_quant "
-        "quantization_config bnb_4bit_quant_storage bnb_4bit_use_double_quantization llm_int8_threshold",
-        unneeded("belongs to load_in_4bit"),
-    ),
-    **each("full_finetuning", missing(FULL)),
-    "bias": different(ADAPTER, "none"),
-    **each("use_dora loftq_config rank_pattern alpha_pattern layers_to_transform layers_pattern", different(ADAPTER)),
+    "load_in_16bit": unneeded("the base is not quantized"),
+    **QUANTIZED,
+    "quantization_config": unneeded("its own arguments decide"),
+    "bias": switch("bias", text),
+    "use_dora": switch("use_dora", flag),
+    **each("loftq_config rank_pattern alpha_pattern layers_to_transform layers_pattern", different(ADAPTER)),
     **each("layer_replication lora_target_parameters target_parameters exclude_modules", different(ADAPTER)),
-    "init_lora_weights": different(ADAPTER, True),
-    **each("modules_to_save lora_modules_to_save trainable_token_indices", different(EXTRA_LAYERS)),
+    "init_lora_weights": to("init_lora_weights", initial),
+    **each("modules_to_save lora_modules_to_save", switch("modules_to_save", names)),
+    "trainable_token_indices": different("embeddings are trained as a whole, by modules_to_save, or not at all"),
     **each("task_type lora_task_type", different("a finetune stage trains a causal language model", "CAUSAL_LM")),
     **each(
         "eva_config corda_config lora_ga_config velora_config alora_invocation_tokens use_qalora "
@@ -97,7 +105,8 @@ OWN: dict[str, Rule] = {
     **each("runtime_config ensure_weight_tying", unneeded("found by the model's layers")),
     **each("fan_in_fan_out inference_mode peft_type", unneeded("found by the model's layers")),
     "packing": to("packing", flag),
-    **each("eval_packing padding_free pad_to_multiple_of", unneeded(PADDING)),
+    "padding_free": to("padding_free", flag),
+    **each("eval_packing pad_to_multiple_of", unneeded(PADDING)),
     "packing_strategy": different("rows are never cut to fill a sequence", "bfd"),
     "truncation_mode": to("truncation", choice({"keep_start": "answer", "keep_end": "left"})),
     **each(
@@ -107,7 +116,6 @@ OWN: dict[str, Rule] = {
     "formatting_func": different("code of a script is never executed: describe its rows with format and columns"),
     "eos_token": different("the chat template's own token ends a turn"),
     "pad_token": unneeded("padding is not scored, so its token does not matter"),
-    "loss_type": different("the loss is cross-entropy", "nll", "chunked_nll"),
     **each("dtype torch_dtype", unneeded(PRECISION)),
     **each(
         "device_map max_lora_rank fast_inference gpu_memory_utilization rope_scaling_factor "
@@ -128,11 +136,20 @@ OWN: dict[str, Rule] = {
         unneeded("cockpit merge and cockpit export write merged models and GGUF files"),
     ),
     **each("push_model push_gguf hub_path", unneeded(NO_UPLOAD)),
+    "beta": to("beta", number),
+    "label_smoothing": switch("label_smoothing", number),
+    "ld_alpha": to("ld_alpha", number),
+    "f_divergence_type": to("f_divergence_type", text),
+    **{key: switch(key, flag) for key in ("use_weighting", "precompute_ref_log_probs")},
+    "disable_dropout": to("disable_dropout", flag),
+    "precompute_ref_batch_size": unneeded(SPEED),
+    "reference_free": different("TRL 1.16 has no reference_free"),
+    "sync_ref_model": different("the reference is never changed"),
+    **each("ref_model_mixup_alpha ref_model_sync_steps", unneeded("belongs to sync_ref_model")),
+    **each("f_alpha_divergence_coef discopop_tau", unneeded("belongs to values that no stage has")),
+    **each("max_prompt_length max_completion_length", different(WHOLE_PAIR)),
     **each(
-        "beta loss_weights reference_free label_smoothing ref_model max_prompt_length "
-        "max_completion_length num_generations reward_funcs desirable_weight undesirable_weight "
-        "precompute_ref_log_probs",
-        different(METHOD_PART),
+        "num_generations reward_funcs desirable_weight undesirable_weight cpo_alpha simpo_gamma", missing(METHOD_PART)
     ),
     **each("max_new_tokens temperature top_p", unneeded(GENERATION)),
     **each("fraction columns streaming data_dir ignore_bias_buffers", different("all rows are read")),
@@ -144,7 +161,8 @@ OWN: dict[str, Rule] = {
 """Keys that need no look at other keys."""
 
 KNOWN = (
-    *RULES, *OWN, *MODEL_KEYS, "use_peft", "dataset", "dataset_name", "dataset_config", "dataset_train_split",
+    *RULES, *OWN, *MODEL_KEYS, "full_finetuning", "loss_type", "loss_weights", "rpo_alpha", "ref_model", "use_peft",
+    "dataset", "dataset_name", "dataset_config", "dataset_train_split",
     "dataset_test_split", "dataset_text_field", "datasets", "test_split_size", "data_files", "train_dataset",
     "completion_only_loss",
     "assistant_only_loss", "chat_template_path", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -167,6 +185,7 @@ def is_unsloth(draft: Draft) -> bool:
 def convert(draft: Draft) -> None:
     """Give every key its outcome, and fill the stages."""
     unsloth = is_unsloth(draft)
+    _method(draft, unsloth=unsloth)
     for name in sorted(filter(is_other_method, draft.config.calls)):
         draft.outcomes.append(Outcome(name, ..., 0, "missing", (), METHOD_PART))
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
@@ -175,7 +194,9 @@ def convert(draft: Draft) -> None:
     saving(draft, 500)
     evaluating(draft, "eval_strategy", "evaluation_strategy")
     best_at_end(draft)
-    config = "SFTConfig" in draft.config.calls or not (draft.config.calls - {"dict"} or unsloth)
+    config = not {"SFTConfig", "DPOConfig"}.isdisjoint(draft.config.calls) or not (
+        draft.config.calls - {"dict"} or unsloth
+    )
     precision(draft, default=config)
     seeds(draft)
     _checkpointing(draft, default=config and not unsloth)
@@ -184,7 +205,7 @@ def convert(draft: Draft) -> None:
             draft.apply({key: to("model", lambda value: place(draft, text(value)))})
         else:
             draft.apply({key: different("a stage has one model")})
-    _adapter(draft, unsloth=unsloth)
+    _losses(draft)
     _scored(draft)
     template_file(draft, "chat_template_path")
     put_data(draft)
@@ -192,18 +213,51 @@ def convert(draft: Draft) -> None:
     draft.finish(KNOWN)
 
 
-def _adapter(draft: Draft, *, unsloth: bool) -> None:
-    """Whether an adapter is trained: PEFT's arguments, or TRL's `use_peft`."""
-    entry = draft.take("use_peft")
-    chosen = entry is not None and not is_off(entry.value)
+def _method(draft: Draft, *, unsloth: bool) -> None:
+    """Whether answers or pairs are trained, and an adapter (PEFT's arguments, or TRL's `use_peft`) or all weights."""
+    pairs = _is_about_pairs(draft)
+    entry, whole_model = draft.take("use_peft"), draft.take("full_finetuning")
     keys = {"r", "lora_r", "lora_alpha", "target_modules", "lora_target_modules"} & draft.config.entries.keys()
-    if entry is not None and chosen:
-        draft.note(entry, "imported", says="a finetune stage trains LoRA")
+    adapter = unsloth or bool(keys) or "LoraConfig" in draft.config.calls
+    if entry is not None:
+        adapter = not is_off(entry.value)
+    if whole_model is not None:
+        adapter = is_off(whole_model.value)
+    draft.method = PAIRS if pairs else draft.method if adapter else ALL_WEIGHTS
+    missing = pairs and not adapter
+    says = 'a finetune stage with output = "model" trains all weights'
+    says = "the stage trains LoRA" if adapter else FULL_PAIRS if pairs else says
+    for one in (entry, whole_model):
+        if one is not None:
+            draft.note(one, "missing" if missing else "imported", says=says)
+    if entry is None and whole_model is None and not adapter:
+        says = f"without use_peft or a LoraConfig, TRL trains all weights: {says}"
+        draft.outcomes.append(Outcome("use_peft", None, 0, "missing" if missing else "imported", (), says))
+
+
+def _is_about_pairs(draft: Draft) -> bool:
+    """Whether a script has DPO's classes, or a file without classes has keys that are DPO's and of no other method."""
+    if draft.config.calls - {"dict"}:
+        return not CLASSES_OF_PAIRS.isdisjoint(draft.config.calls)
+    given = draft.value("loss_type")
+    return "beta" in draft.config.entries or not set(LOSS_TYPES).isdisjoint(
+        map(str, given if isinstance(given, list) else [given])
+    )
+
+
+def _losses(draft: Draft) -> None:
+    """The loss, and what it is compared with."""
+    if draft.method == PAIRS:
+        losses(draft, "loss_type")
+    else:
+        draft.apply({"loss_type": different("the loss is cross-entropy", "nll", "chunked_nll")})
+    weights_of_losses(draft, "loss_weights")
+    chosen_too(draft, "rpo_alpha")
+    entry = draft.waiting.get("ref_model")
+    if entry is not None and entry.value is None:
+        draft.note(entry, "unset")
     elif entry is not None:
-        draft.note(entry, "missing", says=FULL)
-    elif not (unsloth or keys or "LoraConfig" in draft.config.calls):
-        says = f"without use_peft or a LoraConfig, TRL trains all weights: {FULL}"
-        draft.outcomes.append(Outcome("use_peft", None, 0, "missing", (), says))
+        draft.note(entry, "different", says=REFERENCE)
 
 
 def _checkpointing(draft: Draft, *, default: bool) -> None:
@@ -238,7 +292,11 @@ def _scored(draft: Draft) -> None:
             else:
                 draft.note(entry, "different", says=_WHOLE)
             chosen = True
-    if not chosen and draft.config.entries.keys() & {"dataset_name", "dataset", "train_dataset"}:
+    if (
+        draft.method != PAIRS
+        and not chosen
+        and draft.config.entries.keys() & {"dataset_name", "dataset", "train_dataset"}
+    ):
         draft.outcomes.append(Outcome("assistant_only_loss", None, 0, "different", (), _WHOLE))
 
 
@@ -250,16 +308,28 @@ _WHOLE = (
 
 def _defaults(draft: Draft, *, unsloth: bool, config: bool) -> None:
     peft = "LoraConfig" in draft.config.calls
+    rate = 1e-6 if draft.method == PAIRS else 2e-5
     for name, value, key in (
         ("max_length", 2048 if unsloth else 1024, "max_seq_length" if unsloth else "max_length"),
         ("truncation", "answer", "truncation_mode"),
         ("lora_alpha", 16.0 if unsloth else (8.0 if peft else 32.0), ""),
         ("r", 16 if unsloth or not peft else 8, ""),
         ("lora_dropout", 0.0 if unsloth or peft else 0.05, ""),
-        ("learning_rate", 2e-5 if config else 5e-5, ""),
+        ("learning_rate", rate if config else 5e-5, ""),
         ("num_train_epochs", 3.0, ""),
         ("lr_scheduler_type", "linear", ""),
     ):
         draft.default(f"{TUNED}.{name}", value, key)
     if unsloth and "load_in_4bit" not in draft.config.entries:
-        draft.outcomes.append(Outcome("load_in_4bit", True, 0, "different", (), f"{UNSLOTH}'s default: {FOUR_BITS}"))
+        draft.default(f"{TUNED}.load_in_4bit", True)
+    if draft.get(f"{TUNED}.load_in_4bit"):
+        _four_bits(draft, unsloth=unsloth)
+
+
+def _four_bits(draft: Draft, *, unsloth: bool) -> None:
+    """The values that Unsloth, or transformers' BitsAndBytesConfig, has for what the file leaves out."""
+    if unsloth:
+        draft.default(f"{TUNED}.bnb_4bit_use_double_quant", True)
+    elif "BitsAndBytesConfig" in draft.config.calls:
+        draft.default(f"{TUNED}.bnb_4bit_quant_type", "fp4")
+        draft.default(f"{TUNED}.bnb_4bit_compute_dtype", "float32")

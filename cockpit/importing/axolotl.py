@@ -11,13 +11,16 @@ from cockpit.importing.axolotl_data import EntryError, source_of
 from cockpit.importing.axolotl_keys import OWN
 from cockpit.importing.config import Entry
 from cockpit.importing.draft import (
+    ALL_WEIGHTS,
     DATA,
+    PAIRS,
     TUNED,
     Draft,
     different,
     flag,
     is_off,
     names,
+    number,
     plain,
     text,
     to,
@@ -25,6 +28,12 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.meanings import (
     FULL,
+    FULL_PAIRS,
+    METHOD_PART,
+    QUANTIZED,
+    chosen_too,
+    losses,
+    weights_of_losses,
 )
 from cockpit.importing.sources import ONE_SOURCE, place, put_source
 from cockpit.importing.templates import AXOLOTL_TEMPLATES, chat_template, template_file
@@ -54,7 +63,8 @@ SPEEDS = frozenset(
 
 
 KNOWN = (
-    *RULES, *OWN, "base_model", "adapter", "lora_model_dir", "lora_target_modules", "lora_target_linear", "datasets",
+    *RULES, *OWN, "base_model", "adapter", "rl", "trl", "bnb_config_kwargs", "float32", "dpo_loss_type",
+    "dpo_loss_weights", "rpo_alpha", "lora_model_dir", "lora_target_modules", "lora_target_linear", "datasets",
     "pretraining_dataset", "val_set_size", "dataset_exact_deduplication", "chat_template", "chat_template_jinja",
     "special_tokens", "train_on_inputs", "batch_size", "lr_scheduler", "lr_scheduler_kwargs", "cosine_min_lr_ratio",
     "warmup_steps", "warmup_ratio", "save_steps", "save_strategy",
@@ -72,11 +82,17 @@ def convert(draft: Draft) -> None:
     steps(draft)
     schedule(draft, "lr_scheduler", "cosine_min_lr_ratio")
     _when(draft)
+    _quantized(draft)
+    _pairs(draft)
     precision(draft, default="base_model" in draft.config.entries, pure="bfloat16")
     seeds(draft)
     _checkpointing(draft)
     draft.apply({"base_model": to("model", lambda value: place(draft, text(value)))})
-    draft.apply({"lora_model_dir": to("start_from", lambda value: place(draft, text(value)))})
+    draft.apply(
+        {"lora_model_dir": to("start_from", lambda value: place(draft, text(value)))}
+        if draft.method != ALL_WEIGHTS
+        else {"lora_model_dir": different("merge the adapter first, and name the merged model")}
+    )
     _layers(draft)
     _batch(draft)
     _scored(draft)
@@ -95,23 +111,71 @@ def convert(draft: Draft) -> None:
 
 
 def _method(draft: Draft) -> None:
-    """`adapter`: without one, Axolotl trains all weights."""
-    entry = draft.take("adapter")
-    if entry is None:
-        if "base_model" in draft.config.entries:
-            unset = draft.config.entries.get("adapter", Entry("adapter", None, 0))
-            draft.note(unset, "missing", says=f"without an adapter, Axolotl trains all weights: {FULL}")
+    """`rl`, and `adapter`: without one, Axolotl trains all weights."""
+    kind = draft.take("rl")
+    pairs = kind is not None and kind.value in ("dpo", "ipo")
+    if kind is not None and pairs:
+        draft.method = PAIRS
+        draft.note(kind, "imported", says="a dpo stage trains on pairs of answers")
+        if kind.value == "ipo":
+            draft.put(f"{TUNED}.loss_type", ["ipo"])
+    elif kind is not None:
+        off = is_off(kind.value)
+        draft.note(kind, "unneeded" if off else "missing", says="answers are trained, as here" if off else METHOD_PART)
+    entry = draft.waiting.get("adapter")
+    if entry is None or is_off(entry.value):
+        _all_weights(draft, entry, pairs=pairs)
     elif entry.value in ("lora", "qlora"):
-        draft.note(entry, "imported", says="a finetune stage trains LoRA")
-    else:
+        draft.note(entry, "imported", says="the stage trains LoRA")
+        if entry.value == "qlora" and draft.config.entries.get("load_in_4bit") is None:
+            draft.put(f"{TUNED}.load_in_4bit", True)
+    elif draft.take("adapter") is not None:
         draft.note(entry, "missing", says=FULL)
 
 
+def _all_weights(draft: Draft, entry: Entry | None, *, pairs: bool) -> None:
+    if "base_model" not in draft.config.entries:
+        if entry is not None:
+            draft.note(entry, "unset")
+        return
+    if not pairs:
+        draft.method = ALL_WEIGHTS
+    says = FULL_PAIRS if pairs else 'a finetune stage does with output = "model"'
+    says = f"without an adapter, Axolotl trains all weights{': ' if pairs else ', as '}{says}"
+    draft.note(entry or Entry("adapter", None, 0), "missing" if pairs else "imported", says=says)
+
+
+def _quantized(draft: Draft) -> None:
+    """The arguments of a base model in 4 bits; Axolotl quantizes the scales too."""
+    draft.apply_nested("bnb_config_kwargs", QUANTIZED)
+    if draft.get(f"{TUNED}.load_in_4bit"):
+        draft.default(f"{TUNED}.bnb_4bit_use_double_quant", True)
+    wide = draft.take("float32")
+    if wide is not None and is_off(wide.value):
+        draft.note(wide, "unneeded", says="asks for what a recipe does anyway")
+    elif wide is not None:
+        draft.set(wide, f"{TUNED}.bf16", False)
+
+
+def _pairs(draft: Draft) -> None:
+    """What `rl: dpo` reads besides its plain keys."""
+    losses(draft, "dpo_loss_type")
+    weights_of_losses(draft, "dpo_loss_weights")
+    chosen_too(draft, "rpo_alpha")
+    draft.apply_nested("trl", {"beta": to("beta", number)})
+
+
 def _when(draft: Draft) -> None:
-    for key, says in (("saves_per_epoch", "save_steps"), ("evals_per_epoch", "eval_steps")):
-        draft.apply({key: different(f"{says} is not set: {EPOCHS}")})
     saving(draft, None)
     evaluating(draft, "eval_strategy", "evaluation_strategy")
+    for key, name in (("saves_per_epoch", "save"), ("evals_per_epoch", "eval")):
+        if draft.value(key) == 1:
+            draft.apply({key: to(f"{name}_strategy", lambda _: "epoch")})
+        else:
+            draft.apply({key: different(f"{name}_steps is not set: {EPOCHS}")})
+    chosen = draft.value("saves_per_epoch") or draft.value("save_strategy") or draft.get(f"{TUNED}.save_steps")
+    if chosen is None and "base_model" in draft.config.entries:
+        draft.default(f"{TUNED}.save_strategy", "epoch")
     best_at_end(draft)
 
 

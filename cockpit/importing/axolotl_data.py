@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cockpit.importing.draft import TUNED, Draft, is_off, plain
-from cockpit.importing.meanings import METHOD_PART
+from cockpit.importing.draft import PAIRS, TUNED, Draft, is_off, plain
+from cockpit.importing.meanings import METHOD_PART, WHOLE_PAIR
 from cockpit.importing.sources import Source, find_path, place
 from recipes.toml_scan import KeyPath
 
@@ -36,22 +36,24 @@ _LEFT_OUT = {
     "input_transform": "code from a configuration is never executed",
     "input_format": "the chat template writes the turns",
     "logprobs_field": "no stage kind trains on another model's probabilities",
-    **dict.fromkeys(
-        (
-            "field_chosen",
-            "field_rejected",
-            "field_prompt",
-            "step_separator",
-            "max_completion_length",
-            "train_on_last_step_only",
-        ),
-        METHOD_PART,
-    ),
+    "max_completion_length": WHOLE_PAIR,
+    **dict.fromkeys(("step_separator", "train_on_last_step_only"), METHOD_PART),
     "temperature": "no stage kind trains on another model's probabilities",
 }
 _SPREAD = ("field", "field_human", "field_model", "field_messages", "field_tools", "message_field_role",
            "message_field_content", "message_property_mappings", "roles_to_train", "split", "path", "type")  # fmt: skip
 KEYS = (*_IGNORED, *_LEFT_OUT, *_SPREAD)
+_PARTS = {"field_prompt": "prompt", "field_chosen": "chosen", "field_rejected": "rejected", "field_system": "system"}
+"""Keys that name the columns of a pair of answers."""
+_PAIR_FORMS = {
+    "intel": {"prompt": "question"},
+    "icr": {"prompt": "input"},
+    "argilla_chat": {},
+    "ultra": {},
+    "prompt_pairs": {},
+    "default": {},
+}
+"""Forms of pairs by what stands after the dot of a type, with the columns that have other names."""
 _ROLE_KEYS = {"role": ("role", "from"), "content": ("content", "value")}
 
 
@@ -69,7 +71,9 @@ def source_of(draft: Draft, path: KeyPath, entry: Any) -> Source:
         raise EntryError("an entry needs a path")
     source = Source(_place_of(draft, path, entry))
     kind = entry.get("type")
-    if isinstance(kind, dict):
+    if draft.method == PAIRS:
+        _pairs(draft, path, entry, source)
+    elif isinstance(kind, dict):
         _own_prompt(draft, (*path, "type"), kind, source)
     elif kind is None or isinstance(kind, str):
         _named(draft, path, str(kind or ""), entry, source)
@@ -77,6 +81,29 @@ def source_of(draft: Draft, path: KeyPath, entry: Any) -> Source:
         raise EntryError(f"type: got {plain(kind)}; allowed: a name or a table")
     _rest(draft, path, entry)
     return source
+
+
+def _pairs(draft: Draft, path: KeyPath, entry: Mapping[str, Any], source: Source) -> None:
+    """Rows with a better and a worse answer, by a type's name, or by the columns that an entry or its type names."""
+    kind = entry.get("type")
+    own = kind if isinstance(kind, dict) else {}
+    name = kind if isinstance(kind, str) else ""
+    template, _, form = name.partition(".")
+    source.format, source.columns = "preference", dict(_PAIR_FORMS.get(form, {}))
+    if template == "chat_template" and form in ("", "default"):
+        source.columns["prompt"] = str(entry.get("field_messages") or "messages")
+    for key, part in _PARTS.items():
+        if isinstance(column := own.get(key, entry.get(key)), str):
+            source.columns[part] = column
+    source.columns = {part: column for part, column in source.columns.items() if part != column}
+    for key, value in own.items():
+        if key not in _PARTS and not is_off(value):
+            draft.note_nested((*path, "type", key), value, "different", "the chat template writes the turns")
+    if form and form not in _PAIR_FORMS:
+        says = "pairs are read by the names prompt, chosen and rejected; name other ones in columns"
+        draft.note_nested((*path, "type"), kind, "different", says)
+    elif template not in ("", "chat_template", "user_defined", "passthrough"):
+        draft.note_nested((*path, "type"), kind, "different", "the stage's chat template writes the turns")
 
 
 def _place_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any]) -> str:
@@ -184,7 +211,11 @@ def _rest(draft: Draft, path: KeyPath, entry: Mapping[str, Any]) -> None:
     for key, value in entry.items():
         if is_off(value):
             continue
-        if key in _LEFT_OUT and key != "data_files":
+        if key in _PARTS and (draft.method == PAIRS or isinstance(entry.get("type"), dict)):
+            continue
+        if key in _PARTS:
+            draft.note_nested((*path, key), value, "unneeded", "belongs to rl: dpo")
+        elif key in _LEFT_OUT and key != "data_files":
             draft.note_nested((*path, key), value, "different", _LEFT_OUT[key])
         elif key not in KEYS:
             draft.note_nested((*path, key), value, "unknown", "not a key of Axolotl's data sets that is known here")

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from cockpit.importing.draft import Rule, choice, different, each, flag, missing, number, to, unneeded, whole
+from cockpit.importing.draft import (
+    Rule,
+    choice,
+    different,
+    each,
+    flag,
+    missing,
+    names,
+    number,
+    switch,
+    to,
+    unneeded,
+    whole,
+)
 from cockpit.importing.meanings import (
     ADAPTER,
+    BITSANDBYTES,
     EIGHT_BITS,
-    EXTRA_LAYERS,
-    FOUR_BITS,
     FULL,
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
+    OTHER_METHOD,
     PADDING,
     ROPE,
+    WHOLE_PAIR,
+    initial,
 )
 from cockpit.importing.sources import NO_IMAGES
 from cockpit.importing.training_arguments import JOURNAL, NO_UPLOAD, ONE_DEVICE, SPEED, optimizer
 
 METHODS = {
-    "rl": METHOD_PART,
     "reward_model": METHOD_PART,
     "process_reward_model": METHOD_PART,
     "unfrozen_parameters": FULL,
@@ -41,13 +55,16 @@ OWN: dict[str, Rule] = {
     "lora_dropout": to("lora_dropout", number),
     "peft_use_rslora": to("use_rslora", flag),
     **{key: missing(says) for key, says in METHODS.items()},
-    "load_in_4bit": different(FOUR_BITS),
+    "load_in_4bit": switch("load_in_4bit", flag),
     "load_in_8bit": different(EIGHT_BITS),
-    **each("gptq gptq_groupsize gptq_model_v1 qat quantization fp8 nvfp4", different("the base is not quantized")),
-    **each("bnb_config_kwargs loftq peft qlora_sharded_model_loading", different(ADAPTER)),
-    **each("peft_use_dora peft_layers_to_transform peft_layers_pattern peft_layer_replication", different(ADAPTER)),
-    "peft_init_lora_weights": different(ADAPTER, True),
-    **each("peft_trainable_token_indices lora_modules_to_save", different(EXTRA_LAYERS)),
+    **each("gptq gptq_groupsize gptq_model_v1 qat quantization fp8 nvfp4", different(BITSANDBYTES)),
+    **each("loftq peft", different(ADAPTER)),
+    "qlora_sharded_model_loading": different(ONE_DEVICE),
+    "peft_use_dora": switch("use_dora", flag),
+    **each("peft_layers_to_transform peft_layers_pattern peft_layer_replication", different(ADAPTER)),
+    "peft_init_lora_weights": to("init_lora_weights", initial),
+    "lora_modules_to_save": switch("modules_to_save", names),
+    "peft_trainable_token_indices": different("embeddings are trained as a whole, by modules_to_save, or not at all"),
     **each("peft_ensure_weight_tying peft_autocast_adapter_dtype", unneeded("the adapter is in 32 bits")),
     **each("lora_fan_in_fan_out lora_on_cpu lora_out_dir", unneeded("found by the model's layers")),
     "loraplus_lr_ratio": different("both matrices of the adapter have the same learning rate"),
@@ -166,12 +183,18 @@ OWN: dict[str, Rule] = {
         different("the schedule has no such part"),
     ),
     **each("adam_beta3 adam_epsilon2", different("AdamW has no such value")),
+    **each("rl_beta dpo_beta", to("beta", number)),
+    "dpo_use_weighting": switch("use_weighting", flag),
+    "dpo_label_smoothing": switch("label_smoothing", number),
+    "dpo_padding_free": to("padding_free", flag),
+    "precompute_ref_log_probs": switch("precompute_ref_log_probs", flag),
+    "dpo_norm_loss": different("the loss is not divided by lengths; loss_type sigmoid_norm is"),
+    "max_prompt_len": different(WHOLE_PAIR),
+    "dpo_use_logits_to_keep": unneeded(SPEED),
+    "dpo_generate_during_eval": unneeded(GENERATION),
     **each(
-        "rl_beta dpo_beta orpo_alpha rpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
-        "kto_undesirable_weight trl dpo_use_weighting dpo_label_smoothing dpo_norm_loss dpo_padding_free"
-        " max_prompt_len num_labels dpo_use_logits_to_keep dpo_generate_during_eval "
-        "precompute_ref_log_probs dpo_loss_type dpo_loss_weights",
-        different(METHOD_PART),
+        "orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight kto_undesirable_weight num_labels",
+        unneeded(OTHER_METHOD),
     ),
     **each(
         "kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_online_server_base_url kd_zscore_base_temp "
@@ -180,7 +203,6 @@ OWN: dict[str, Rule] = {
         different("no stage kind trains on another model's probabilities"),
     ),
     **each("image_size image_resize_algorithm vision_tower mm_vision_tower", unneeded(NO_IMAGES)),
-    "float32": unneeded("all weights are in 32 bits"),
     **each(
         "use_eaft eaft_alpha eaft_k scaling_softmax_factor scaling_softmax_bias center_rewards_coefficient",
         different("the loss is cross-entropy"),
@@ -233,6 +255,6 @@ OWN: dict[str, Rule] = {
     ),
     **each("processor_kwargs env_capabilities capabilities", unneeded("the model's folder says what it is")),
     "float16": different("float16 is not supported: computes in float32; set bf16 = true for bfloat16"),
-    "bf32": unneeded("all weights are in 32 bits"),
+    "bf32": unneeded("trained weights are in 32 bits"),
 }
 """Keys that need no look at other keys."""

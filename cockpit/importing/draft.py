@@ -11,7 +11,8 @@ from cockpit.importing.script import Expression
 from recipes.explain import check_values
 from recipes.fields import fields_of
 from recipes.problems import closest, printable, shown
-from recipes.stages.finetune import FINETUNE
+from recipes.stages.dpo import DPO, DpoStage
+from recipes.stages.finetune import FINETUNE, FinetuneStage, QuantizedFields
 from recipes.stages.registry import STAGE_TYPES
 from recipes.toml_scan import KeyPath
 
@@ -26,6 +27,11 @@ DATA = "data"
 MERGED = "merged"
 TAGS = {TUNED: FINETUNE.kind, DATA: "prepare-messages", MERGED: "merge"}
 """The stages that an import makes, and their types."""
+ADAPTER, ALL_WEIGHTS, PAIRS = FINETUNE.tag_of("adapter"), FINETUNE.tag_of("model"), DPO.kind
+"""The types that the stage that trains can have."""
+_NO_PAIRS = "belongs to training on pairs of answers"
+_NO_ADAPTER = "belongs to an adapter, and all weights are trained"
+_NOT_QUANTIZED = "a model of which all weights are trained is not quantized"
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,15 @@ class Rule:
     """What one key means here.
 
     Attributes:
-        kind: what to do with a value that is not off: set `field`, or report.
+        kind: what to do with a value that is not off: set `field`, or report. A `switch` is a field that is set only
+            by a value that is not off.
         field: `stage.field`, for a value that a recipe can have.
         convert: the recipe's value; raises a ValueError that says what is wrong.
         says: what it means that the key is left out.
         off: values, besides false, 0 and none, that ask for what a recipe does anyway.
     """
 
-    kind: Literal["field", "unneeded", "different", "missing"]
+    kind: Literal["field", "switch", "unneeded", "different", "missing"]
     field: str = ""
     convert: Callable[[Any], Any] = lambda value: value
     says: str = ""
@@ -62,6 +69,11 @@ class Rule:
 def to(name: str, convert: Callable[[Any], Any], says: str = "") -> Rule:
     """The key sets a field of the finetune stage, or `stage.field`."""
     return Rule("field", name if "." in name else f"{TUNED}.{name}", convert, says)
+
+
+def switch(name: str, convert: Callable[[Any], Any], says: str = "") -> Rule:
+    """The key sets a field of the stage that trains, unless it is off."""
+    return Rule("switch", f"{TUNED}.{name}", convert, says)
 
 
 def unneeded(says: str) -> Rule:
@@ -90,6 +102,8 @@ class Draft:
 
     config: Config
     program: str
+    method: str = ADAPTER
+    """The type of the stage that trains."""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     waiting: dict[str, Entry] = field(init=False)
@@ -134,6 +148,13 @@ class Draft:
         self.waiting.pop(entry.key, None)
         self.outcomes.append(Outcome(entry.key, entry.value, entry.line, status, tuple(fields), says))
 
+    def again(self, key: str, status: Status, says: str) -> None:
+        """Give a key that has an outcome another one, with the same fields."""
+        self.outcomes = [
+            one if one.key != key else Outcome(one.key, one.value, one.line, status, one.fields, says)
+            for one in self.outcomes
+        ]
+
     def note_nested(self, path: KeyPath, value: Any, status: Status, says: str, fields: Sequence[str] = ()) -> None:
         """An outcome of a key inside a table or a list, whose own key has an outcome too."""
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
@@ -174,11 +195,11 @@ class Draft:
                 self._apply(rule, inner)
 
     def _apply(self, rule: Rule, entry: Entry) -> None:
-        if rule.kind != "field":
-            if is_off(entry.value) or entry.value in rule.off:
-                self.note(entry, "unneeded", says="asks for what a recipe does anyway")
-            else:
-                self.note(entry, rule.kind, says=rule.says)
+        if rule.kind != "field" and (is_off(entry.value) or entry.value in rule.off):
+            self.note(entry, "unneeded", says="asks for what a recipe does anyway")
+            return
+        if rule.kind != "field" and rule.kind != "switch":
+            self.note(entry, rule.kind, says=rule.says)
             return
         try:
             value = rule.convert(entry.value)
@@ -189,6 +210,11 @@ class Draft:
 
     def set(self, entry: Entry, name: str, value: Any, says: str = "") -> bool:
         """Set `stage.field` from a key; False if the field does not accept the value, which is then reported."""
+        other = self._of_another_method(name)
+        if other:
+            quantized = other == _NOT_QUANTIZED and not is_off(value)
+            self.note(entry, "different" if quantized else "unneeded", says=other)
+            return False
         problem = self.put(name, value)
         if problem:
             self.note(entry, "different", says=problem)
@@ -199,10 +225,50 @@ class Draft:
     def put(self, name: str, value: Any) -> str:
         """Set `stage.field`; returns why it cannot be set, empty if it was."""
         stage, _, key = name.partition(".")
-        problem = problem_with(TAGS[stage], key, value)
+        problem = problem_with(self.tag(stage), key, value)
         if not problem:
             self.stages.setdefault(stage, {})[key] = value
         return f"{name} — {problem}" if problem else ""
+
+    def tag(self, stage: str) -> str:
+        """The type of a stage."""
+        return self.method if stage == TUNED else TAGS[stage]
+
+    def _of_another_method(self, name: str) -> str:
+        """Why a field does not belong to the method of the stage that trains; empty if it does."""
+        stage, _, key = name.partition(".")
+        if stage != TUNED or key in {spec.path for spec in fields_of(self.method)}:
+            return ""
+        if key in FinetuneStage.model_fields:
+            return _NOT_QUANTIZED if key in QuantizedFields.model_fields else _NO_ADAPTER
+        return _NO_PAIRS if key in DpoStage.model_fields else ""
+
+    def drop(self, name: str, status: Status, says: str) -> bool:
+        """Take a field out of its stage again, and give the keys that set it another outcome; False if it is not
+        set."""
+        stage, _, key = name.partition(".")
+        if key not in self.stages.get(stage, {}):
+            return False
+        del self.stages[stage][key]
+        self.outcomes = [
+            one if name not in one.fields else Outcome(one.key, one.value, one.line, status, (), says)
+            for one in self.outcomes
+            if name not in one.fields or one.status != "default"
+        ]
+        return True
+
+    def settle(self) -> None:
+        """Drop the fields that the other fields of the stage that trains exclude, each with its reason."""
+        if self.method == PAIRS and self.get(f"{TUNED}.disable_dropout") is not False:
+            self.drop(f"{TUNED}.lora_dropout", "unneeded", "training on pairs turns all dropout off, as here")
+        if self.method == PAIRS:
+            self.drop(f"{TUNED}.packing", "unneeded", "pairs are never packed")
+            self.drop(f"{TUNED}.train_sampling_strategy", "different", "pairs are taken in random order")
+        for _ in range(len(self.stages.get(TUNED, {}))):
+            needed = {"name": "x", "model": "m", "data": "d"}
+            found = problems_with(self.method, needed | self.stages[TUNED])
+            if not any(self.drop(f"{TUNED}.{key}", "different", f"{key} — {problem}") for key, problem in found):
+                return
 
     def get(self, name: str) -> Any:
         """The value of `stage.field`; None if it is not set."""
@@ -239,14 +305,19 @@ def problem_with(tag: str, key: str, value: Any) -> str:
     """Why a field cannot have a value; empty if it can."""
     if key not in {spec.path for spec in fields_of(tag)}:
         return "recipes have no such field"
-    found: list[str] = []
+    return next((problem for _, problem in problems_with(tag, {key: value})), "")
 
-    def report(_loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
+
+def problems_with(tag: str, table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with the fields of a stage, each with its key; fields that are missing are not reported."""
+    found: list[tuple[str, str]] = []
+
+    def report(loc: KeyPath, message: str, got: str, allowed: str, hint: str) -> None:
         parts = [message, f"got {got}" if got else "", f"allowed {allowed}" if allowed else "", hint]
-        found.append("; ".join(part for part in parts if part))
+        found.append((str(loc[0]) if loc else "", "; ".join(part for part in parts if part)))
 
-    check_values(STAGE_TYPES[tag], {key: value}, tag, report)
-    return found[0] if found else ""
+    check_values(STAGE_TYPES[tag], table, tag, report)
+    return found
 
 
 # ---- values
@@ -294,6 +365,11 @@ def names(value: Any) -> list[str]:
     if not isinstance(parts, list) or not parts or not all(isinstance(part, str) and part.strip() for part in parts):
         raise ValueError(f"got {shown(value)}; allowed: names")
     return [part.strip() for part in parts]
+
+
+def numbers(value: Any) -> list[float]:
+    """A list of numbers, also a single one."""
+    return [number(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def choice(words: Mapping[str, str]) -> Callable[[Any], str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.importing.draft import (
+    ALL_WEIGHTS,
     MERGED,
+    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -23,6 +25,7 @@ from cockpit.importing.draft import (
     names,
     number,
     plain,
+    switch,
     text,
     to,
     unneeded,
@@ -30,15 +33,19 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.llama_factory_data import REGISTRY, EntryError, source_of
 from cockpit.importing.meanings import (
-    ADAPTER,
-    EXTRA_LAYERS,
-    FOUR_BITS,
+    BITSANDBYTES,
     FULL,
+    FULL_PAIRS,
     GENERATION,
     METHOD_PART,
     NO_TOKENS,
     NO_TRAINING,
+    OTHER_METHOD,
+    REFERENCE,
     ROPE,
+    bits,
+    chosen_too,
+    losses,
 )
 from cockpit.importing.sources import NO_IMAGES, ONE_SOURCE, find_path, place, put_source
 from cockpit.importing.templates import LLAMA_FACTORY_TEMPLATES, chat_template
@@ -79,19 +86,18 @@ OWN: dict[str, Rule] = {
     "lora_target": to("target_modules", targets),
     "use_rslora": to("use_rslora", flag),
     "max_samples": to("data.max_examples", whole),
-    "stage": missing(METHOD_PART, "sft", "pt"),
-    "finetuning_type": missing(FULL, "lora"),
-    "quantization_bit": different(FOUR_BITS),
-    **each(
-        "quantization_method quantization_type double_quantization quantization_device_map",
-        unneeded("belongs to quantization_bit"),
-    ),
-    "use_dora": different(ADAPTER),
-    "pissa_init": different(ADAPTER),
-    **each("pissa_iter pissa_convert", unneeded("belongs to pissa_init")),
+    "stage": missing(METHOD_PART, "sft", "pt", "dpo"),
+    "finetuning_type": missing(FULL, "lora", "full"),
+    "quantization_bit": switch("load_in_4bit", bits),
+    "quantization_type": to("bnb_4bit_quant_type", text),
+    "double_quantization": to("bnb_4bit_use_double_quant", flag),
+    "quantization_method": different(BITSANDBYTES, "bnb", "bitsandbytes"),
+    "quantization_device_map": unneeded(SPEED),
+    "use_dora": switch("use_dora", flag),
+    "pissa_convert": unneeded("the output is a plain LoRA adapter anyway"),
     "loraplus_lr_ratio": different("both matrices of the adapter have the same learning rate"),
     "loraplus_lr_embedding": unneeded("belongs to loraplus_lr_ratio"),
-    "additional_target": different(EXTRA_LAYERS),
+    "additional_target": switch("modules_to_save", names),
     "create_new_adapter": different("start_from continues the adapter that it names"),
     "adapter_folder": different("give the path of the adapter itself"),
     "neat_packing": to("packing", flag),
@@ -135,7 +141,7 @@ OWN: dict[str, Rule] = {
         "use_swift use_ktransformers",
         unneeded(SPEED),
     ),
-    **each("upcast_layernorm upcast_lmhead_output", unneeded("all weights are in 32 bits")),
+    **each("upcast_layernorm upcast_lmhead_output", unneeded("norms and the loss are computed in 32 bits")),
     **each("fp8 fp8_backend fp8_enable_fsdp_float8_all_gather", different("computes in float32 or bfloat16", "auto")),
     **each("hf_hub_token ms_hub_token om_hub_token", unneeded("nothing is downloaded")),
     **each(
@@ -150,12 +156,15 @@ OWN: dict[str, Rule] = {
     "use_llama_pro": missing("no stage kind adds layers to a model"),
     **each("freeze_trainable_layers freeze_trainable_modules freeze_extra_modules", different("belongs to freeze")),
     **each("oft_rank oft_block_size oft_target module_dropout", different("belongs to OFT, which no stage kind has")),
+    "pref_beta": to("beta", number),
+    "ld_alpha": to("ld_alpha", number),
+    "dpo_label_smoothing": different("the loss sigmoid is not smoothed; robust is, by label_smoothing"),
+    "pref_bco_weight": different("no loss with a moving baseline is added"),
+    **each("ref_model ref_model_adapters ref_model_quantization_bit", different(REFERENCE)),
     **each(
-        "pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing kto_chosen_weight "
-        "kto_rejected_weight simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target "
-        "ppo_whiten_rewards ref_model ref_model_adapters ref_model_quantization_bit reward_model "
-        "reward_model_adapters ld_alpha reward_model_quantization_bit reward_model_type",
-        different(METHOD_PART),
+        "kto_chosen_weight kto_rejected_weight simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target "
+        "ppo_whiten_rewards reward_model reward_model_adapters reward_model_quantization_bit reward_model_type",
+        unneeded(OTHER_METHOD),
     ),
     "compute_accuracy": unneeded("loss and perplexity are measured"),
     **each("plot_loss include_effective_tokens_per_second include_mfu", unneeded("cockpit metrics draws the curves")),
@@ -222,7 +231,8 @@ EXPORT: dict[str, Rule] = {
 }
 
 KNOWN = (
-    *RULES, *OWN, *EXPORT, "model_name_or_path", "adapter_name_or_path", "template", "dataset", "dataset_dir",
+    *RULES, *OWN, *EXPORT, "pissa_init", "pissa_iter", "pref_loss", "pref_ftx", "model_name_or_path",
+    "adapter_name_or_path", "template", "dataset", "dataset_dir",
     "train_on_prompt", "mask_history", "val_size", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "save_steps", "save_strategy",
     "early_stopping_steps", "load_best_model_at_end", "eval_steps", "eval_strategy", "evaluation_strategy",
@@ -260,7 +270,11 @@ def _merge(draft: Draft) -> None:
 
 
 def _train(draft: Draft) -> None:
+    _method(draft)
     draft.apply(OWN)
+    _initial(draft)
+    losses(draft, "pref_loss")
+    chosen_too(draft, "pref_ftx", "its mean counts tokens alike; LLaMA-Factory's counts answers alike")
     draft.apply(RULES)
     steps(draft)
     schedule(draft)
@@ -287,8 +301,33 @@ def _train(draft: Draft) -> None:
         ("lr_scheduler_type", "linear", ""),
     ):
         draft.default(f"{TUNED}.{name}", value, key)
+    if draft.get(f"{TUNED}.load_in_4bit"):
+        draft.default(f"{TUNED}.bnb_4bit_use_double_quant", True, "double_quantization")
     if (rank := draft.get(f"{TUNED}.r")) is not None:
         draft.default(f"{TUNED}.lora_alpha", 2.0 * rank, "lora_alpha")
+
+
+def _method(draft: Draft) -> None:
+    """`stage` and `finetuning_type` choose the type of the stage that trains."""
+    pairs, full = draft.value("stage") == "dpo", draft.value("finetuning_type") == "full"
+    draft.method = PAIRS if pairs else ALL_WEIGHTS if full else draft.method
+    if pairs and (entry := draft.take("stage")) is not None:
+        draft.note(entry, "imported", says="a dpo stage trains on pairs of answers")
+    if full and (entry := draft.take("finetuning_type")) is not None:
+        says = FULL_PAIRS if pairs else 'a finetune stage with output = "model" trains all weights'
+        draft.note(entry, "missing" if pairs else "imported", says=says)
+
+
+def _initial(draft: Draft) -> None:
+    """`pissa_init` with `pissa_iter`, the steps of a fast decomposition, of which -1 means an exact one."""
+    count = draft.read("pissa_iter", whole)
+    steps = 16 if count is None else count[1]
+    name = "pissa" if steps == -1 else f"pissa_niter_{steps}"
+    draft.apply({"pissa_init": switch("init_lora_weights", lambda value: name if flag(value) else "true")})
+    if count is not None and draft.get(f"{TUNED}.init_lora_weights") == name:
+        draft.note(count[0], "imported", [f"{TUNED}.init_lora_weights"])
+    elif count is not None:
+        draft.note(count[0], "unneeded", says="belongs to pissa_init")
 
 
 def _checkpointing(draft: Draft) -> None:
@@ -308,8 +347,15 @@ def _adapter(draft: Draft) -> None:
     entry, found = read
     if len(found) > 1:
         draft.note(entry, "different", says="start_from takes one adapter; merge them first")
-    else:
-        draft.set(entry, f"{TUNED}.start_from", place(draft, found[0]))
+    elif draft.method == ALL_WEIGHTS:
+        draft.note(entry, "different", says="merge the adapter first, and name the merged model")
+    elif draft.set(entry, f"{TUNED}.start_from", place(draft, found[0])) and draft.method == PAIRS:
+        draft.again(
+            entry.key,
+            "different",
+            "start_from is set, and its adapter is the reference too; LLaMA-Factory's"
+            " reference is the model without it",
+        )
 
 
 def _scored(draft: Draft) -> None:
@@ -344,7 +390,9 @@ def _data(draft: Draft) -> None:
         draft.note(entry, "different", says=f"{found} has no data set of this name; set data yourself{says}")
         return
     try:
-        source = source_of(draft, ("dataset", wanted[0]), described, str(Path(str(found)).parent))
+        source = source_of(
+            draft, ("dataset", wanted[0]), described, str(Path(str(found)).parent), pairs=draft.method == PAIRS
+        )
     except EntryError as error:
         draft.note(entry, "missing", says=f"{plain(wanted[0])}: {error}")
         return

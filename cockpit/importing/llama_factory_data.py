@@ -37,7 +37,9 @@ class EntryError(ValueError):
     """A data set that no stage reads."""
 
 
-def source_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str) -> Source:
+def source_of(
+    draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str, *, pairs: bool | None = None
+) -> Source:
     """The source of an entry; keys that it cannot follow are reported under `path`.
 
     Args:
@@ -45,6 +47,7 @@ def source_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str
         path: the keys that lead to the entry, for reports.
         entry: the entry.
         folder: the registry's folder.
+        pairs: whether rows with two answers are needed; None takes both kinds.
 
     Raises:
         EntryError: no stage reads such data.
@@ -56,12 +59,15 @@ def source_of(draft: Draft, path: KeyPath, entry: Mapping[str, Any], folder: str
             raise EntryError(f"{name}: {NO_IMAGES}")
     if not is_off(columns.get("kto_tag")):
         raise EntryError("kto_tag: rows that are judged good or bad need KTO, which no stage kind has")
-    if not is_off(entry.get("ranking")):
-        raise EntryError(
-            "ranking: rows with a better and a worse answer need preference training, which no stage kind has"
-        )
+    ranked = not is_off(entry.get("ranking"))
+    if ranked and pairs is False:
+        raise EntryError("ranking: rows with a better and a worse answer are for stage: dpo")
+    if pairs and not ranked:
+        raise EntryError("ranking: stage: dpo needs rows with a better and a worse answer")
     formatting = entry.get("formatting") or "alpaca"
-    if formatting == "alpaca":
+    if ranked and formatting in ("alpaca", "sharegpt", "openai"):
+        _ranked(draft, path, source, columns, _table(entry, "tags"), str(formatting))
+    elif formatting == "alpaca":
         _alpaca(source, columns)
     elif formatting in ("sharegpt", "openai"):
         _conversations(draft, path, source, columns, _table(entry, "tags"), str(formatting))
@@ -119,6 +125,27 @@ def _alpaca_parts(here: Mapping[str, str]) -> dict[str, str]:
     """The columns of the parts of an Alpaca row, by the names that the reader has for them."""
     found = {ALPACA[name]: here.get(name, ALPACA[name]) for name in ALPACA if name != "query" or name in here}
     return found | {name: here[name] for name in ("history", "system", "tools") if name in here}
+
+
+def _ranked(
+    draft: Draft, path: KeyPath, source: Source, columns: dict[str, Any], tags: dict[str, Any], formatting: str
+) -> None:
+    """Rows with a better and a worse answer to one prompt."""
+    here = {name: column for name, column in columns.items() if isinstance(column, str) and column}
+    if not {"chosen", "rejected"} <= set(here):
+        raise EntryError("columns: ranking needs the names of chosen and rejected")
+    parts: dict[str, str] = {name: here[name] for name in ("chosen", "rejected", "system", "tools") if name in here}
+    if formatting != "alpaca":
+        turns = Source("")
+        _conversations(draft, path, turns, columns, tags, formatting)
+        parts["conversations"] = here.get("messages") or ("messages" if formatting == "openai" else "conversations")
+    elif "query" in here or "history" in here:
+        parts |= {name: column for name, column in _alpaca_parts(here).items() if name != "output"}
+    else:
+        parts["prompt"] = here.get("prompt", ALPACA["prompt"])
+    source.format, source.columns = "preference", _renamed(parts)
+    if formatting == "alpaca" and "query" not in here:
+        source.ignore_keys = [ALPACA["query"]]
 
 
 def _conversations(

@@ -10,7 +10,9 @@ from typing import Any
 
 from cockpit.importing.config import read_config
 from cockpit.importing.draft import (
+    ALL_WEIGHTS,
     MERGED,
+    PAIRS,
     TUNED,
     Draft,
     Outcome,
@@ -20,8 +22,10 @@ from cockpit.importing.draft import (
     flag,
     is_off,
     missing,
+    names,
     number,
     plain,
+    switch,
     text,
     to,
     unneeded,
@@ -29,10 +33,21 @@ from cockpit.importing.draft import (
 )
 from cockpit.importing.llama_factory import targets
 from cockpit.importing.llama_factory_data import EntryError
-from cockpit.importing.meanings import ADAPTER, EXTRA_LAYERS, FOUR_BITS, FULL, GENERATION, METHOD_PART
+from cockpit.importing.meanings import (
+    BITSANDBYTES,
+    FULL,
+    FULL_PAIRS,
+    GENERATION,
+    OTHER_METHOD,
+    REFERENCE,
+    bits,
+    chosen_too,
+    losses,
+)
 from cockpit.importing.sources import ONE_SOURCE, Source, find_path, place, put_source
 from cockpit.importing.templates import LLAMA_FACTORY_TEMPLATES, chat_template, template_file
 from cockpit.importing.training_arguments import (
+    EPOCHS,
     ONE_DEVICE,
     RULES,
     SCHEDULES,
@@ -56,23 +71,26 @@ OWN: dict[str, Rule] = {
     "cp_size": different(ONE_DEVICE, 1),
     **each("cp_mode dist_timeout", unneeded("a stage trains on one device")),
     **each("flash_attn init_config", unneeded(SPEED)),
-    "save_epochs": different("steps are counted here; cockpit check shows how many an epoch has"),
     "save_ckpt_as_hf": unneeded("a checkpoint has all that an exact resume needs"),
-    **each("pref_loss pref_beta pref_ftx simpo_gamma dpo_label_smoothing ld_alpha ref_model", different(METHOD_PART)),
+    "pref_beta": to("beta", number),
+    "ld_alpha": to("ld_alpha", number),
+    "dpo_label_smoothing": different("the loss sigmoid is not smoothed; robust is, by label_smoothing"),
+    "simpo_gamma": unneeded(OTHER_METHOD),
+    "ref_model": different(REFERENCE),
     **each("sample_backend max_new_tokens temperature top_p top_k", unneeded(GENERATION)),
     "eval_dataset": different("the val split is a file of its own beside the training rows (val.jsonl), or held out"),
 }
 """Keys that need no look at other keys."""
 
 LORA: dict[str, Rule] = {
-    "name": missing(FULL, "lora"),
+    "name": missing(FULL, "lora", "full"),
     "r": to("r", whole),
     "lora_alpha": to("lora_alpha", number),
     "lora_dropout": to("lora_dropout", number),
     "target_modules": to("target_modules", targets),
     "use_rslora": to("use_rslora", flag),
-    "use_dora": different(ADAPTER),
-    "modules_to_save": different(EXTRA_LAYERS),
+    "use_dora": switch("use_dora", flag),
+    "modules_to_save": switch("modules_to_save", names),
     **each("freeze_trainable_layers freeze_trainable_modules freeze_extra_modules", different("belongs to freeze")),
 }
 """Keys inside `peft_config`."""
@@ -85,7 +103,12 @@ EXPORT: dict[str, Rule] = {
 """Keys inside the `peft_config` of a merge."""
 
 NESTED: dict[str, dict[str, Rule]] = {
-    "quant_config": each("name quantization_bit", different(FOUR_BITS)),
+    "quant_config": {
+        "name": different(BITSANDBYTES, "bnb", "auto"),
+        "quantization_bit": switch("load_in_4bit", bits),
+        "quantization_type": to("bnb_4bit_quant_type", text),
+        "double_quantization": to("bnb_4bit_use_double_quant", flag),
+    },
     "kernel_config": each("name include_kernels chunk_size", unneeded(SPEED)),
     "dist_config": each("name dcp_path ep_size ep_dispatcher", different(ONE_DEVICE)),
     "optim_config": each(
@@ -94,7 +117,8 @@ NESTED: dict[str, dict[str, Rule]] = {
 }
 
 KNOWN = (
-    *RULES, *OWN, *NESTED, "peft_config", "lr_scheduler_config", "model", "template", "custom_chat_template",
+    *RULES, *OWN, *NESTED, "pref_loss", "pref_ftx", "save_epochs", "peft_config", "lr_scheduler_config",
+    "model", "template", "custom_chat_template",
     "train_dataset", "global_batch_size", "bf16", "seed", "max_steps", "save_steps", "load_best_model_at_end",
     "enable_activation_checkpointing",
 )  # fmt: skip
@@ -123,9 +147,15 @@ def _merge(draft: Draft) -> None:
 
 
 def _train(draft: Draft) -> None:
+    peft = draft.value("peft_config")
+    full = not isinstance(peft, dict) or peft.get("name") == "full"
+    pairs = not {"pref_loss", "pref_beta"}.isdisjoint(draft.config.entries)
+    draft.method = PAIRS if pairs else ALL_WEIGHTS if full else draft.method
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
     steps(draft)
     saving(draft, None)
+    once = draft.value("save_epochs") == 1
+    draft.apply({"save_epochs": to("save_strategy", lambda _: "epoch") if once else different(EPOCHS)})
     evaluating(draft)
     best_at_end(draft)
     precision(draft, default=True)
@@ -134,9 +164,13 @@ def _train(draft: Draft) -> None:
     draft.apply({"model": to("model", lambda value: place(draft, text(value)))})
     start = {"adapter_name_or_path": to("start_from", lambda value: place(draft, text(value)))}
     draft.apply_nested("peft_config", LORA | start)
-    if not isinstance(draft.value("peft_config"), dict):
-        says = f"without peft_config, LLaMA-Factory trains all weights: {FULL}"
-        draft.outcomes.append(Outcome("peft_config", None, 0, "missing", (), says))
+    if full and pairs:
+        draft.outcomes.append(Outcome("peft_config.name", "full", 0, "missing", (), FULL_PAIRS))
+    elif not isinstance(peft, dict):
+        says = 'without it, LLaMA-Factory trains all weights, as a finetune stage does with output = "model"'
+        draft.outcomes.append(Outcome("peft_config", None, 0, "imported", (), says))
+    losses(draft, "pref_loss")
+    chosen_too(draft, "pref_ftx", "its mean counts tokens alike; LLaMA-Factory's counts answers alike")
     for key, rules in NESTED.items():
         draft.apply_nested(key, rules)
     _schedule(draft)
@@ -144,6 +178,8 @@ def _train(draft: Draft) -> None:
     chat_template(draft, "template", LLAMA_FACTORY_TEMPLATES)
     template_file(draft, "custom_chat_template")
     _data(draft)
+    if draft.get(f"{TUNED}.load_in_4bit"):
+        draft.default(f"{TUNED}.bnb_4bit_use_double_quant", True)
     for name, value, key in (
         ("max_length", 2048, "cutoff_len"),
         ("r", 8, ""),
@@ -234,10 +270,12 @@ def _put(draft: Draft, path: tuple[str, ...], entry: Any) -> str:
             continue
         if key not in ("path", "source", "converter"):
             draft.note_nested((*path, key), value, "different", "all rows of all files are read")
-    formats = {"alpaca": "alpaca", "sharegpt": "sharegpt", None: "messages"}
+    formats = {"alpaca": "alpaca", "sharegpt": "sharegpt", None: "messages", "pair": "preference"}
     converter = entry.get("converter")
     if converter not in formats:
-        raise EntryError(METHOD_PART)
+        raise EntryError(f"converter: got {plain(converter)}; allowed: alpaca, sharegpt, pair")
+    if (converter == "pair") != (draft.method == PAIRS):
+        raise EntryError("converter: pair, of rows with two answers, and pref_beta or pref_loss belong together")
     folder = "" if Path(entry["path"]).is_absolute() or entry.get("source") != "local" else "."
     source = Source(place(draft, entry["path"], *([folder] if folder else [])), formats[converter])
     return put_source(draft, source)

@@ -1,21 +1,118 @@
-"""What it means that a key is left out, where several programs have a key for the same thing."""
+"""Where several programs have a key for the same thing: its rule, or what it means that it is left out."""
 
-FULL = (
-    "a finetune stage trains an adapter (LoRA); it does not train all weights, frozen parts of them, or other adapters"
+from __future__ import annotations
+
+from typing import Any
+
+from cockpit.importing.draft import (
+    PAIRS,
+    TUNED,
+    Draft,
+    Rule,
+    each,
+    flag,
+    names,
+    number,
+    numbers,
+    switch,
+    text,
+    to,
+    unneeded,
 )
-METHOD_PART = "no stage kind trains from preferences or rewards"
-FOUR_BITS = (
-    "the base is not quantized: the same adapter over 32-bit weights, with about eight times the memory for them;"
-    " a base that is already quantized is refused"
+from recipes.problems import shown
+from recipes.stages.dpo import LOSS_TYPES
+
+FULL = "a stage trains all weights, or LoRA; it does not train single layers of a model (freeze) or other adapters"
+FULL_PAIRS = "a dpo stage trains an adapter, not all weights"
+METHOD_PART = (
+    "no stage kind trains a reward model, with rewards (PPO, GRPO), from single judgements (KTO), or from preferences"
+    " without a reference (ORPO, CPO, SimPO)"
 )
-EIGHT_BITS = (
-    "the base is not quantized: the same adapter over 32-bit weights, with about four times the memory for them"
-)
-ADAPTER = "the adapter is plain LoRA"
-EXTRA_LAYERS = "no whole layers are trained beside the adapter"
-PADDING = "rows are not padded in any case, and the loss is the same"
+OTHER_METHOD = "belongs to another method than this one"
+REFERENCE = "the reference is the model as it was before the first step"
+WHOLE_PAIR = "max_length counts the prompt and an answer together"
+EIGHT_BITS = "8 bits are not supported: the base is not quantized, with at least twice the memory for its weights"
+BITSANDBYTES = "4 bits are those of bitsandbytes"
+ADAPTER = "LoRA has no such part here: the adapter is trained without it"
+PADDING = "rows are not padded unless padding_free is false, and the loss is the same"
 NO_TOKENS = "no tokens are added to the tokenizer"
 ROPE = "the model keeps its own positions; longer texts than it was trained on are not scaled"
 NO_TRAINING = "the file describes generating text or a comparison, not a training"
 GENERATION = "belongs to generating text, not to training"
 OTHER_TEMPLATE = "the model's own chat template is used; cockpit rows shows what it writes"
+
+
+def bits(value: Any) -> bool:
+    """Whether a number of bits is the one that a base model can be loaded in."""
+    found = number(value)
+    if found == 8:
+        raise ValueError(EIGHT_BITS)
+    if found != 4:
+        raise ValueError(f"got {shown(value)}; allowed: 4, and {BITSANDBYTES}")
+    return True
+
+
+def initial(value: Any) -> str:
+    """The first weights of an adapter, as PEFT names them; true is Microsoft's own."""
+    if value is False:
+        raise ValueError("got false; allowed: true or a name, because an adapter without first weights is random")
+    return "true" if value is True else text(value)
+
+
+def type_name(value: Any) -> str:
+    """A type of numbers without the library's name."""
+    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(
+        found := text(value).removeprefix("torch."), found
+    )
+
+
+QUANTIZED: dict[str, Rule] = {
+    "bnb_4bit_quant_type": to("bnb_4bit_quant_type", text),
+    **each(
+        "bnb_4bit_use_double_quant bnb_4bit_use_double_quantization use_bnb_nested_quant",
+        switch("bnb_4bit_use_double_quant", flag),
+    ),
+    "bnb_4bit_compute_dtype": to("bnb_4bit_compute_dtype", type_name),
+    "llm_int8_skip_modules": switch("llm_int8_skip_modules", names),
+    "bnb_4bit_quant_storage": unneeded("how 4-bit values are stored changes none of them"),
+    **each(
+        "llm_int8_threshold llm_int8_has_fp16_weight llm_int8_enable_fp32_cpu_offload", unneeded("belongs to 8 bits")
+    ),
+}
+"""Arguments of transformers' BitsAndBytesConfig, besides the bits."""
+
+
+def losses(draft: Draft, key: str) -> None:
+    """The losses of pairs; one that no stage computes makes no recipe, because another one is another method."""
+    read = draft.read(key, names)
+    if read is None:
+        return
+    entry, found = read
+    if draft.method != PAIRS:
+        draft.note(entry, "unneeded", says="belongs to training on pairs of answers")
+        return
+    unknown = [name for name in found if name not in LOSS_TYPES]
+    if unknown:
+        draft.note(entry, "missing", says=f"got {shown(unknown[0])}; allowed: {', '.join(LOSS_TYPES)}")
+    else:
+        draft.set(entry, f"{TUNED}.loss_type", found)
+
+
+def weights_of_losses(draft: Draft, key: str) -> None:
+    """The weight of each loss; after `losses`."""
+    draft.apply({key: switch("loss_weights", numbers)})
+
+
+def chosen_too(draft: Draft, key: str, says: str = "") -> None:
+    """A weight of the likelihood of the chosen answers beside the other losses; after `losses`."""
+    read = draft.read(key, number)
+    if read is None:
+        return
+    entry, weight = read
+    if not weight:
+        draft.note(entry, "unneeded", says="asks for what a recipe does anyway")
+        return
+    before = draft.get(f"{TUNED}.loss_type") or ["sigmoid"]
+    weights = draft.get(f"{TUNED}.loss_weights") or [1.0] * len(before)
+    if draft.set(entry, f"{TUNED}.loss_weights", [*weights, weight], says):
+        draft.put(f"{TUNED}.loss_type", [*before, "sft"])

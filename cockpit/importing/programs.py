@@ -9,7 +9,7 @@ from typing import Any
 
 from cockpit.importing import arguments, axolotl, llama_factory, llama_factory_v1
 from cockpit.importing.config import Config
-from cockpit.importing.draft import TUNED, Draft, Outcome
+from cockpit.importing.draft import ADAPTER, TUNED, Draft, Outcome
 from cockpit.importing.llama_factory_data import PLACES
 from cockpit.importing.registry import convert_registry
 from cockpit.importing.sources import join_stages
@@ -30,7 +30,7 @@ _SIGNS = {
         "val_size", "infer_backend", "do_predict", "dataset", "model_name_or_path", "stage", "adapter_name_or_path",
     },
     AXOLOTL: {"base_model", "micro_batch_size", "num_epochs", "sequence_len", "datasets", "val_set_size", "adapter",
-              "lora_r", "lora_target_linear", "wandb_project", "pretraining_dataset", "sample_packing"},
+              "lora_r", "lora_target_linear", "wandb_project", "pretraining_dataset", "sample_packing", "rl"},
     TRL: {"model_name_or_path", "dataset_name", "lora_r", "use_peft", "per_device_train_batch_size", "learning_rate",
           "max_length", "num_train_epochs", "max_seq_length", "model_name", "dataset_text_field", "packing", "r",
           "target_modules", "lora_alpha", "gradient_accumulation_steps", "assistant_only_loss"},
@@ -52,6 +52,8 @@ class Imported:
     program: str
     stages: dict[str, dict[str, Any]]
     outcomes: tuple[Outcome, ...]
+    method: str = ADAPTER
+    """The type of the stage that trains."""
     registry: bool = False
     """Every stage prepares a data set of a registry."""
 
@@ -87,9 +89,12 @@ def import_config(config: Config, program: str | None, only: Sequence[str] = ())
         arguments.convert(draft)
     if program != REGISTRY and TUNED in draft.stages:
         join_stages(draft)
+        draft.settle()
     order = {key: number for number, key in enumerate(config.entries)}
     outcomes = sorted(draft.outcomes, key=lambda one: (one.line == 0, one.line, order.get(one.key, len(order))))
-    return Imported(config.path, draft.program, draft.stages, tuple(outcomes), registry=program == REGISTRY)
+    return Imported(
+        config.path, draft.program, draft.stages, tuple(outcomes), draft.method, registry=program == REGISTRY
+    )
 
 
 def program_of(config: Config) -> str:

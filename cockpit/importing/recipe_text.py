@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from cockpit.importing.draft import DATA, MERGED, TAGS, TUNED
+from cockpit.importing.draft import ADAPTER, ALL_WEIGHTS, DATA, MERGED, PAIRS, TAGS, TUNED
 from cockpit.importing.programs import Imported
 from cockpit.importing.report import headings, words
 from recipes.fields import fields_of
@@ -15,7 +15,9 @@ from recipes.problems import printable
 from recipes.spelling import spell
 
 HEADS = {
-    TAGS[TUNED]: ('kind = "finetune"',),
+    ADAPTER: ('kind = "finetune"',),
+    ALL_WEIGHTS: ('kind = "finetune"', 'output = "model"'),
+    PAIRS: ('kind = "dpo"',),
     TAGS[DATA]: ('kind = "prepare"', 'output = "messages"'),
     TAGS[MERGED]: ('kind = "merge"',),
 }
@@ -36,7 +38,7 @@ def recipe_text(imported: Imported) -> str:
     lines += ["", "schema = 1", f"name = {spell(recipe_name(imported.path.stem))}"]
     defaults = {name for one in imported.outcomes if one.status == "default" for name in one.fields}
     for stage in sorted(imported.stages, key=lambda name: (name != DATA, name == MERGED)):
-        tag = TAGS.get(stage, "prepare-messages") if not imported.registry else "prepare-messages"
+        tag = TAGS[DATA] if imported.registry else imported.method if stage == TUNED else TAGS[stage]
         lines += ["", "[[stage]]", f"name = {spell(stage)}", *HEADS[tag]]
         lines += _fields(imported, stage, tag, defaults)
     return "\n".join(lines) + "\n"

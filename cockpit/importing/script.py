@@ -17,14 +17,20 @@ from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 
 CONFIGS = frozenset(
-    {"SFTConfig", "TrainingArguments", "UnslothTrainingArguments", "LoraConfig", "BitsAndBytesConfig", "ModelConfig",
-     "ScriptArguments"}
+    {"SFTConfig", "DPOConfig", "TrainingArguments", "UnslothTrainingArguments", "LoraConfig", "BitsAndBytesConfig",
+     "ModelConfig", "ScriptArguments"}
 )  # fmt: skip
 """Classes whose keyword arguments are entries, besides trainers."""
-TRAINERS = frozenset({"SFTTrainer", "UnslothTrainer"})
-"""Trainers of what a finetune stage does."""
+PAIRS = frozenset({"DPOConfig", "DPOTrainer"})
+"""Classes of what a dpo stage does."""
+TRAINERS = frozenset({"SFTTrainer", "UnslothTrainer", "DPOTrainer"})
+"""Trainers of what a finetune or a dpo stage does."""
+PATCHES = frozenset({"PatchDPOTrainer"})
+"""Functions that are called like trainers."""
+TYPES = frozenset({"float32", "bfloat16", "float16"})
+"""Types of PyTorch, which stand for themselves."""
 OTHER_CONFIGS = frozenset(
-    {"DPOConfig", "KTOConfig", "ORPOConfig", "CPOConfig", "BCOConfig", "GRPOConfig", "RLOOConfig", "PPOConfig",
+    {"KTOConfig", "ORPOConfig", "CPOConfig", "BCOConfig", "GRPOConfig", "RLOOConfig", "PPOConfig",
      "RewardConfig", "PRMConfig", "GKDConfig", "OnlineDPOConfig", "NashMDConfig", "XPOConfig", "DistillationConfig"}
 )  # fmt: skip
 """Classes of methods that no stage kind has; so is every trainer that is not one of `TRAINERS`."""
@@ -157,7 +163,8 @@ def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
 
 def is_other_method(name: str) -> bool:
     """Whether a class belongs to a method that no stage kind has; transformers' own `Trainer` says nothing."""
-    return name in OTHER_CONFIGS or (name.endswith("Trainer") and name not in TRAINERS and name != "Trainer")
+    neutral = TRAINERS | PATCHES | {"Trainer"}
+    return name in OTHER_CONFIGS or (name.endswith("Trainer") and name not in neutral)
 
 
 def _take(found: Arguments, name: str, call: ast.Call, constants: dict[str, ast.expr]) -> None:
@@ -193,6 +200,8 @@ def _literal(node: ast.expr, constants: dict[str, ast.expr], depth: int = 0) -> 
     """The value of a literal, of a name of one, or of `-literal`; else the expression."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
         return node.value
+    if isinstance(node, ast.Attribute) and _name(node) == f"torch.{node.attr}" and node.attr in TYPES:
+        return node.attr
     if isinstance(node, ast.Name) and node.id in constants and depth < 10:
         return _literal(constants[node.id], constants, depth + 1)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):

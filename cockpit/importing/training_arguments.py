@@ -30,7 +30,7 @@ ONE_DEVICE = (
     " devices"
 )
 NO_UPLOAD = "nothing is uploaded"
-PRECISION = "the weights stay in 32 bits; bf16 computes in bfloat16"
+PRECISION = "trained weights stay in 32 bits; with bf16, frozen ones are in bfloat16, and so is the computation"
 BEST = "the last step is the result; the best checkpoint is kept, and can be exported"
 EPOCHS = "steps are counted here; cockpit check shows how many an epoch has"
 OPTIMIZERS = {
@@ -39,7 +39,7 @@ OPTIMIZERS = {
     "adamw_hf": "adamw_torch",
     "adamw_8bit": "adamw_8bit",
     "adamw_bnb_8bit": "adamw_8bit",
-    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
     "paged_adamw_32bit": "adamw_torch_fused",
     "paged_adamw": "adamw_torch_fused",
 }
@@ -337,7 +337,7 @@ def precision(draft: Draft, *, default: bool, pure: str = "") -> None:
     entry = draft.take("bf16")
     if entry is not None:
         if str(entry.value).lower() in ("auto", "full"):
-            says = "computes in bfloat16 over 32-bit weights; set false where the device has none"
+            says = "trained weights stay in 32 bits; set false where the device does not compute in bfloat16"
             draft.set(entry, name, True, says)
         else:
             draft.apply({"bf16": to("bf16", flag)})
@@ -357,7 +357,7 @@ def precision(draft: Draft, *, default: bool, pure: str = "") -> None:
             draft.note(wide, "unneeded", says="asks for what a recipe does anyway")
         elif draft.put(name, True) == "":
             draft.note(wide, "different", says=PRECISION)
-    if default and "bf16" not in draft.config.entries and is_off(draft.value("fp16")):
+    if default and draft.get(name) is None and "bf16" not in draft.config.entries and is_off(draft.value("fp16")):
         draft.default(name, True)
 
 

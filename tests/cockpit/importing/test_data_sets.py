@@ -12,6 +12,7 @@ from cockpit.importing.recipe_text import recipe_text
 from recipes.load import load_recipe_text
 from tests.cockpit.importing.configurations import AXOLOTL, LLAMA_FACTORY, imported, outcome, registry
 
+RANKED = {"ranking": True, "columns": {"prompt": "q", "query": "more", "chosen": "yes", "rejected": "no"}}
 OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 AXOLOTL_DATA = AXOLOTL[AXOLOTL.index("datasets:") : AXOLOTL.index("dataset_prepared_path")]
 
@@ -70,7 +71,7 @@ def test_an_entry_of_dataset_info_becomes_format_and_columns(
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"ranking": True}, "preference"),
+        ({"ranking": True}, "stage: dpo"),
         ({"columns": {"kto_tag": "label"}}, "KTO"),
         ({"columns": {"messages": "messages", "images": "images"}, "formatting": "sharegpt"}, "pictures"),
         ({"script_url": "mine", "file_name": None}, "never executed"),
@@ -150,15 +151,16 @@ def test_axolotls_datasets_alone_are_imported_as_data(tmp_path: Path) -> None:
 def test_a_registry_becomes_one_prepare_stage_for_each_data_set(tmp_path: Path) -> None:
     registry(
         tmp_path, Pets_EN={"file_name": "pets.json"}, pets_en={"hf_hub_url": "a/b", "formatting": "sharegpt"},
-        ranked={"file_name": "r.json", "ranking": True},
+        odd={"file_name": "r.json", "ranking": True}, ranked={"file_name": "r.json", **RANKED},
     )  # fmt: skip
     text = (tmp_path / "data" / "dataset_info.json").read_text()
     found = imported(tmp_path / "data", text, "dataset_info.json")
-    assert list(found.stages) == ["pets-en", "pets-en-2"]
-    assert outcome(found, "ranked").status == "different"
+    assert list(found.stages) == ["pets-en", "pets-en-2", "ranked"]
+    assert found.stages["ranked"]["format"] == "preference"
+    assert outcome(found, "odd").status == "different"
     assert outcome(found, "pets_en").line > 1, "tabs in JSON hide no line"
     recipe = load_recipe_text(recipe_text(found), tmp_path / "recipe.toml").recipe
-    assert [stage.kind for stage in recipe.stage] == ["prepare", "prepare"]
+    assert [stage.kind for stage in recipe.stage] == ["prepare", "prepare", "prepare"]
 
 
 def test_data_that_is_not_found_is_held_out_as_the_configuration_says(tmp_path: Path) -> None:
