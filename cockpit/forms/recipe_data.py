@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cockpit.forms.rows import ordered_sections
+from cockpit.forms.rows import ordered_sections, output_row
 from cockpit.forms.values import NO_VALUE, NoValue
 from recipes.fields import IDENTITY, FieldSpec, recipe_fields
 from recipes.problems import RecipeError
@@ -47,11 +47,16 @@ class RecipeData:
         return tag_of_table(self.stages[place]) if 0 <= place < len(self.stages) else None
 
     def sections(self, place: int) -> dict[str, list[FieldSpec]]:
-        """The fields at a position, by section; empty for a stage of unknown type."""
+        """The fields at a position, by section; of a stage of unknown type, only its output, empty for an unknown
+        kind."""
         if place == RECIPE:
             return {"Recipe": recipe_fields()}
         tag = self.tag(place)
-        return ordered_sections(tag) if tag else {}
+        if tag:
+            return ordered_sections(tag)
+        kind = self.stages[place].get("kind") if 0 <= place < len(self.stages) else None
+        output = output_row(kind) if isinstance(kind, str) else None
+        return {} if output is None else {output.section: [output]}
 
     def specs(self, place: int) -> list[FieldSpec]:
         """The fields at a position, in the order of its sections."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from recipes.fields import FieldSpec, keys_of, sections_of
+from recipes.fields import Bounds, FieldSpec, keys_of, sections_of
 from recipes.problems import Problem
-from recipes.stages.registry import STAGE_TYPES, kind_of
+from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, kind_of
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,34 @@ def ordered_sections(tag: str) -> dict[str, list[FieldSpec]]:
             return 4
         return 2 if any(spec.path.partition(".")[0] in own for spec in specs) else 3
 
-    return {name: sections[name] for name in sorted(sections, key=rank)}
+    output = output_row(kind_of(tag))
+    found = {name: list(sections[name]) for name in sorted(sections, key=rank)}
+    if output is not None:
+        found[output.section].append(output)
+    return found
+
+
+@cache
+def output_row(kind: str) -> FieldSpec | None:
+    """The row of the key `output`, which selects the type of a stage; None for a kind of one type, or an unknown one.
+
+    It is no field of a type, because the fields depend on it.
+    """
+    row = STAGE_KINDS.get(kind)
+    if row is None or len(row.types) == 1:
+        return None
+    return FieldSpec(
+        path="output",
+        kind="choice",
+        default=row.default_output or None,
+        required=not row.default_output,
+        nullable=False,
+        choices=tuple(row.types),
+        bounds=Bounds(),
+        unit=None,
+        help="What the stage makes. It decides which fields the stage has.",
+        section="Stage",
+        advanced=False,
+        accepts=(),
+        folder=False,
+    )

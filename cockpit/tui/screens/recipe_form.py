@@ -154,10 +154,11 @@ class RecipeScreen(Screen[None]):
     async def _mount_rows(self, place: int, section: str, key: str) -> None:
         """Show the rows of one section; with only a dozen widgets, every key stays fast."""
         rows = self.query_one("#rows", VerticalScroll)
-        if (place, section) != (self._here.place, self._here.section) or not self._rows:
+        found = self.model.rows(place, section)
+        if (place, section) != (self._here.place, self._here.section) or [row.key for row in found] != [*self._rows]:
             self.model.close_edit()
             self._here = Spot(place, section, "")
-            self._rows = {row.key: FieldRow(row) for row in self.model.rows(place, section)}
+            self._rows = {row.key: FieldRow(row) for row in found}
             head = next((h for h in self.model.heads() if h.place == place), None)
             where = safe_text(head.name, 40) if head else ""
             rows.border_title = Text(f"{where} · {section}" if section else where)
@@ -233,8 +234,17 @@ class RecipeScreen(Screen[None]):
             self.query_one(SectionList).set_items(self.model.sections(self._here.place))
         for key in self._rows:
             self._show_row(key, keep_text=keep_text)
+        self._follow_type()
         self._show_hint()
         self._show_facts()
+
+    def _follow_type(self) -> None:
+        """Show the section again if its rows changed: another output has other sections and rows."""
+        place, section, key = self._here.place, self._here.section, self._here.key
+        if section and section not in [one.name for one in self.model.sections(place)]:
+            self._show_stage(place)
+        elif [row.key for row in self.model.rows(place, section)] != [*self._rows]:
+            self.call_later(self._mount_rows, place, section, key)
 
     def _show_row(self, key: str, *, keep_text: bool) -> None:
         row = self.model.row(self._here.place, key)

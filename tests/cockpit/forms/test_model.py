@@ -15,7 +15,7 @@ from cockpit.forms.rows import Spot, ordered_sections
 from cockpit.forms.values import NO_VALUE, read_value, show_value
 from recipes.fields import fields_of
 from recipes.shipped import shipped_recipe, shipped_recipes
-from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.registry import STAGE_TYPES, kind_of, tags_of
 
 TEXT = """# what this is for
 schema = 1
@@ -47,7 +47,9 @@ def model(tmp_path: Path) -> FormModel:
 def test_every_stage_type_has_rows_for_all_its_fields_in_sections_that_fit_a_screen() -> None:
     for tag in STAGE_TYPES:
         sections = ordered_sections(tag)
-        assert sorted(s.path for specs in sections.values() for s in specs) == sorted(s.path for s in fields_of(tag))
+        output = ["output"] if len(tags_of(kind_of(tag))) > 1 else []
+        rows = [s.path for specs in sections.values() for s in specs]
+        assert sorted(rows) == sorted([*(s.path for s in fields_of(tag)), *output])
         assert max(len(specs) for specs in sections.values()) <= 12
 
 
@@ -279,3 +281,47 @@ def test_an_output_of_another_run_that_does_not_exist_is_a_problem_of_its_row(tm
     assert (problem.line, problem.key) == (6, "a.data")
     assert "no run 'nobody'" in problem.message
     assert FormModel(text, tmp_path / "r.toml").problems == [], "without a folder of runs nothing is looked up"
+
+
+TUNE = """schema = 1
+name = "tune"
+
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "./model"
+data = "./text"
+r = 8   # small
+"""
+
+
+def test_another_output_gives_a_stage_other_fields_and_undo_restores_them(tmp_path: Path) -> None:
+    model = FormModel(TUNE, tmp_path / "tune.toml")
+    row = model.row(0, "output")
+    assert row is not None
+    assert (row.text, row.origin, row.spec.choices) == ("adapter", "default", ("adapter", "model"))
+    assert "LoRA" in [section.name for section in model.sections(0)]
+    model.set(0, "output", "model")
+    model.check()
+    assert 'output = "model"\n' in model.text
+    assert "LoRA" not in [section.name for section in model.sections(0)]
+    assert [row.key for row in model.rows(0, "Stage")] == ["name", "output"]
+    assert model.unknown_keys(0) == ["r"]
+    assert model.undo() == (0, "output")
+    assert model.text == TUNE
+    assert model.row(0, "r") is not None
+
+
+@pytest.mark.parametrize("line", ["", 'output = "modle"\n'])
+def test_a_stage_without_its_output_has_the_row_that_sets_it(tmp_path: Path, line: str) -> None:
+    model = FormModel(f'schema = 1\nname = "x"\n[[stage]]\nname = "a"\nkind = "prepare"\n{line}', tmp_path / "x.toml")
+    [row] = model.rows(0, "Stage")
+    assert (row.key, row.spec.required, len(row.problems)) == ("output", True, 1)
+    model.set(0, "output", "messages")
+    assert model.row(0, "data") is not None
+
+
+def test_a_kind_of_one_type_has_no_row_for_its_output(tmp_path: Path) -> None:
+    model = FormModel(TUNE.replace('"finetune"', '"dpo"'), tmp_path / "tune.toml")
+    assert [row.key for row in model.rows(0, "Stage")] == ["name"]
+    assert {"beta", "loss_type"} <= {row.key for row in model.rows(0, "Preference")}

@@ -19,6 +19,7 @@ from cockpit.tui.dialogs.read import TextScreen
 from cockpit.tui.look.keys import SCOPES
 from cockpit.tui.screens.recipe_form import RecipeScreen
 from cockpit.tui.widgets.field_row import ChoiceBox, FieldRow
+from cockpit.tui.widgets.form_lists import SectionList
 from recipes.shipped import shipped_recipe
 from recipes.spelling import spell
 from tests.tui.looking import HOSTILE, SIZES, no_control_characters, until, until_seen
@@ -236,6 +237,35 @@ async def test_choices_cycle_with_the_arrows_and_backspace_takes_the_default(rec
         await until(pilot, lambda: "split_digits = true" in form.model.text, "back")
         await pilot.press("backspace")
         await until(pilot, lambda: form.model.text == TEXT, "the default")
+
+
+async def test_another_output_changes_the_sections_and_rows_and_undo_restores_them(tmp_path: Path) -> None:
+    text = 'schema = 1\nname = "x"\n\n[[stage]]\nname = "tuned"\nkind = "finetune"\nmodel = "./m"\ndata = "./d"\n'
+    put(tmp_path / "x.toml", text)
+    async with opened(tmp_path / "x.toml") as (form, pilot):
+
+        def sections() -> list[str]:
+            return [section.name for section in form.query_one(SectionList)._items]
+
+        await go_to(form, pilot, "output")
+        assert "LoRA" in sections()
+        await pilot.press("right")
+        await until(pilot, lambda: "LoRA" not in sections(), "the sections of all weights")
+        assert 'output = "model"' in form.model.text
+        await until_seen(pilot, "was adapter")
+        await pilot.press("ctrl+z")
+        await until(pilot, lambda: "LoRA" in sections(), "the sections of an adapter")
+        assert form.model.text == text
+
+
+async def test_a_stage_that_gets_its_output_gets_its_rows(tmp_path: Path) -> None:
+    put(tmp_path / "x.toml", 'schema = 1\nname = "x"\n\n[[stage]]\nname = "rows"\nkind = "prepare"\n')
+    async with opened(tmp_path / "x.toml") as (form, pilot):
+        await go_to(form, pilot, "output")
+        await pilot.press("left")
+        await until(pilot, lambda: "name" in [row.row.key for row in form.query(FieldRow)], "the other rows")
+        row = next(row for row in form.query(FieldRow) if row.row.key == "output")
+        await until(pilot, lambda: row.is_mounted and row.editor.has_focus, "the focus on the same field")
 
 
 async def test_values_that_fit_can_be_picked(tmp_path: Path) -> None:
