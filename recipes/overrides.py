@@ -159,7 +159,7 @@ def belongs(field_path: str) -> str:
     words = []
     for kind in kinds:
         having = [tag for tag in tags_of(kind) if tag in tags]
-        outputs = either([f'"{output_word(tag)}"' for tag in having])
+        outputs = either([output_word(tag) for tag in having])
         words.append(kind if having == tags_of(kind) else f"{kind} with output = {outputs}")
     return f"it is a field of {' and '.join(words)}" if words else ""
 

@@ -16,6 +16,7 @@ from cockpit.runs.state import EVAL, RunState
 from cockpit.text import formatting as fmt
 from cockpit.text.axes import Domain, fitted, ticks
 from cockpit.text.safe_text import safe_text
+from recipes.stages.registry import loss_unit
 
 WIDTH = 960
 PANEL = 240
@@ -24,7 +25,6 @@ LEFT, RIGHT, TOP, BOTTOM = 84, 24, 34, 42
 """Margins of the plot in its panel, in pixels."""
 FIRST = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "step_s")
 UNITS = {
-    "loss": "nats per token",
     "grad_norm": "L2 norm before clipping",
     "tokens_per_second": "tokens per second",
     "step_s": "seconds per step",
@@ -105,7 +105,7 @@ def _draw(figure: Figure, top: float, state: RunState, stage: StageView, name: s
     series = state.series(stage.name, name)
     dots = state.series(stage.name, EVAL + name)
     plot = _Plot(LEFT, top + TOP, WIDTH - LEFT - RIGHT, PANEL - TOP - BOTTOM, series, dots, log=log)
-    unit = UNITS.get(name, "")
+    unit = loss_unit(stage.kind) if name == "loss" else UNITS.get(name, "")
     scale = ", logarithmic" if log else ""
     heading = f"{stage.name}: {name}" + (f" ({unit}{scale})" if unit or log else "")
     last = next((value for value in reversed(series.y) if math.isfinite(value)), None)

@@ -21,8 +21,9 @@ def csv_lines(state: RunState, events: Iterable[AnyEvent], stages: Sequence[str]
 
     The last columns are what methods measured, at steps and at evaluations (rewards, for example).
 
-    `t` is in Unix seconds, losses are in nats per token. A number that is not finite is NaN, Infinity or -Infinity; an
-    empty cell was not measured. Steps that a later attempt replaced are left out, as on the charts.
+    `t` is in Unix seconds, losses are in nats per token (of a dpo stage: means over pairs). A number that is not
+    finite is NaN, Infinity or -Infinity; an empty cell was not measured. Steps that a later attempt replaced are left
+    out, as on the charts.
 
     Args:
         state: the fold of the same events.

@@ -14,7 +14,7 @@ from cockpit.planning.base_check import check_base, loads_in_transformers
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
-from cockpit.planning.target_modules import unknown_targets
+from cockpit.planning.target_modules import unknown_layers
 from engines.files import read_regular_text
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
@@ -44,7 +44,7 @@ def check_models(loaded: LoadedRecipe) -> None:
     by_name: dict[str, StageFields] = {stage.name: stage for stage in loaded.recipe.stage}
     for stage in loaded.recipe.stage:
         if isinstance(stage, FinetuneStage):
-            problems += _targets(loaded, stage, by_name, in_file=in_file)
+            problems += _layers(loaded, stage, by_name, in_file=in_file)
         named = loaded.graph.inputs[stage.name].get("model")
         if named is None or (named.path is None and named.origin != "hub"):
             continue
@@ -87,25 +87,28 @@ def refuse(loaded: LoadedRecipe, problems: Sequence[Problem]) -> None:
         raise RecipeError(list(problems))
 
 
-def _targets(
+def _layers(
     loaded: LoadedRecipe, stage: FinetuneStage, by_name: Mapping[str, StageFields], *, in_file: bool
 ) -> list[Problem]:
-    """The names in `target_modules` that the model does not have.
+    """The names of layers in the stage's fields that the model does not have.
 
     Raises:
         OperatorError: there are some, and the recipe is not in a file.
     """
-    found = unknown_targets(stage, by_name, loaded.graph)
+    found = unknown_layers(stage, by_name, loaded.graph)
     if found and not in_file:
-        names = ", ".join(name for _, name, _ in found)
+        first = found[0]
+        names = ", ".join(one.name for one in found if one.field == first.field)
         raise OperatorError(
-            f"target_modules — no linear layer of the model has the name {printable(names, 200)}", found[0][2]
+            f"{first.field} — no {first.what} of the model has the name {printable(names, 200)}", first.hint
         )
     place = next(number for number, item in enumerate(loaded.recipe.stage) if item.name == stage.name)
-    tag, what = tag_of_stage(stage), "no linear layer of the model has this name"
+    tag, what = tag_of_stage(stage), "no {} of the model has this name"
     return [
-        loaded.source.problem(("stage", place, "target_modules", number), what, shown(name), "", hint, tag)
-        for number, name, hint in found
+        loaded.source.problem(
+            ("stage", place, one.field, one.number), what.format(one.what), shown(one.name), "", one.hint, tag
+        )
+        for one in found
     ]
 
 

@@ -1,4 +1,4 @@
-"""Check the names in `target_modules` against the model, before a run is created.
+"""Check the names of layers in a stage's fields against the model, before a run is created.
 
 The names of a model folder's layers are those of its matrices in the headers of its safetensors files. Matrices of
 experts are not suggested: transformers joins them when it loads a model. For a model of a hub, the engine checks the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cockpit.planning.models import tensor_shapes
@@ -18,40 +19,83 @@ from recipes.graph import Graph
 from recipes.problems import closest, printable
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
+from recipes.stages.pretrain import PretrainStage
 
 _LISTED = 20
 _EMBEDDINGS = re.compile(r"(^|[._])(embed_tokens|embed_positions|word_embeddings|embed_in|wte|wpe)$")
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
-def unknown_targets(
-    stage: FinetuneStage, by_name: Mapping[str, StageFields], graph: Graph
-) -> list[tuple[int, str, str]]:
-    """The entries of `target_modules` that no layer of the model has: position, name, and a hint.
+@dataclass(frozen=True)
+class UnknownLayer:
+    """An entry of a field that no layer of the model has: its position, and what to do."""
+
+    field: str
+    number: int
+    name: str
+    hint: str
+
+    @property
+    def what(self) -> str:
+        """The kind of layer that the field names."""
+        return "layer" if self.field == "modules_to_save" else "linear layer"
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Dotted names of a model's linear layers, and of all its layers that have weights of their own."""
+
+    linear: list[str]
+    every: list[str]
+
+
+def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], graph: Graph) -> list[UnknownLayer]:
+    """The entries of `target_modules`, `modules_to_save` and `llm_int8_skip_modules` that no layer of the model has.
 
     Empty also for a model whose layers are not known yet.
     """
     base = base_of(stage, by_name)
-    layers = list(linear_layers(base, None)) if base is not None else _of_folder(model_folder(stage, by_name, graph))
-    if not layers:
+    layers = _of_llama(base) if base is not None else _of_folder(model_folder(stage, by_name, graph))
+    if not layers.linear:
         return []
+    targets = [name for name in layers.linear if not _EXPERT.search(name)]
+    found = _unknown("target_modules", stage.target_modules, layers.linear, targets, f", or use {ALL_LINEAR}")
+    found += _unknown("modules_to_save", stage.modules_to_save, layers.every, layers.every)
+    if stage.load_in_4bit:
+        found += _unknown("llm_int8_skip_modules", stage.llm_int8_skip_modules, layers.linear, targets)
+    return found
+
+
+def _unknown(
+    field: str, wanted: list[str], layers: list[str], offered: list[str], otherwise: str = ""
+) -> list[UnknownLayer]:
     return [
-        (number, name, _hint(name, layers))
-        for number, name in enumerate(stage.target_modules)
+        UnknownLayer(field, number, name, _hint(name, offered, otherwise))
+        for number, name in enumerate(wanted)
         if name != ALL_LINEAR and not any(f".{layer}".endswith(f".{name}") for layer in layers)
     ]
 
 
-def _of_folder(folder: Path | None) -> list[str]:
+def _of_llama(base: PretrainStage) -> _Layers:
+    linear = list(linear_layers(base, None))
+    norms = [f"model.layers.{n}.{name}" for n in range(base.num_hidden_layers) for name in _NORMS]
+    return _Layers(linear, [*linear, *norms, "model.norm", "model.embed_tokens"])
+
+
+def _of_folder(folder: Path | None) -> _Layers:
     shapes = {} if folder is None or is_adapter(folder) else tensor_shapes(folder)  # an adapter is refused as a whole
-    found = [
+    matrices = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]
-    return [*(name for name in found if not _EMBEDDINGS.search(name)), OUTPUT_HEAD] if found else []
+    if not matrices:
+        return _Layers([], [])
+    linear = [*(name for name in matrices if not _EMBEDDINGS.search(name)), OUTPUT_HEAD]
+    return _Layers(linear, list(dict.fromkeys([*(name.rpartition(".")[0] for name in shapes), OUTPUT_HEAD])))
 
 
-def _hint(name: str, layers: list[str]) -> str:
-    known = sorted({layer.rpartition(".")[2] for layer in layers if not _EXPERT.search(layer)})
+def _hint(name: str, layers: list[str], otherwise: str) -> str:
+    known = sorted({layer.rpartition(".")[2] for layer in layers})
     near = closest(name, known)
     listed = ", ".join(known[:_LISTED]) + (", …" if len(known) > _LISTED else "")
-    return near or f"the model has {printable(listed, 400)}, or use {ALL_LINEAR}"
+    return near or f"the model has {printable(listed, 400)}{otherwise}"

@@ -121,8 +121,8 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
         added_tokens: tokens whose rows of the embedding and of the head are trained too.
 
     Raises:
-        OperatorError: the model has no layer of a name in `target_modules` or `modules_to_save`, or an initialization
-            needs a smaller rank.
+        OperatorError: the model has no layer of a name in `target_modules`, `modules_to_save` or
+            `llm_int8_skip_modules`, or an initialization needs a smaller rank.
     """
     alpha = int(stage.lora_alpha) if stage.lora_alpha.is_integer() else stage.lora_alpha
     config = LoraConfig(
@@ -155,6 +155,12 @@ def _check_names(model: Any, stage: FinetuneStage) -> None:
     if missing:
         raise OperatorError(
             f"target_modules — the model has no linear layer named {printable(', '.join(missing), 200)}",
+            f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
+        )
+    unused = missing_modules(model, stage.llm_int8_skip_modules) if stage.load_in_4bit else []
+    if unused:
+        raise OperatorError(
+            f"llm_int8_skip_modules — the model has no linear layer named {printable(', '.join(unused), 200)}",
             f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}",
         )
     names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]

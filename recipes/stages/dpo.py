@@ -212,4 +212,5 @@ DPO = StageKind(
     trains=True,
     samples=True,
     same_shape_as="model",
+    loss_unit="mean over pairs",
 )

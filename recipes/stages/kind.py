@@ -40,6 +40,7 @@ class StageKind(Generic[S]):
         scores: the stage measures loss and perplexity on held-out data, so the report compares such stages.
         same_shape_as: the field that names a model with as many parameters as the one that this stage makes, adapts or
             reads.
+        loss_unit: the unit of the loss of a step.
         reads_model_config: the stage's own code reads config.json of the folder in its field `model`, so a check before
             the launch verifies that the code supports every key.
     """
@@ -55,6 +56,7 @@ class StageKind(Generic[S]):
     scores: bool = False
     metrics_if: tuple[tuple[str, Any, str], ...] = ()
     same_shape_as: str | None = None
+    loss_unit: str = "nats per token"
     reads_model_config: bool = False
 
     @property

@@ -98,6 +98,12 @@ def makes(kind: str, output: str) -> bool:
     return row is not None and output in row.types
 
 
+def loss_unit(kind: str) -> str:
+    """The unit of the loss of a step; empty for a kind that this version does not know."""
+    row = STAGE_KINDS.get(kind)
+    return "" if row is None else row.loss_unit
+
+
 def scores(kind: str) -> bool:
     """Whether stages of this kind measure loss and perplexity on held-out data."""
     row = STAGE_KINDS.get(kind)

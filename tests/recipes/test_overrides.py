@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recipes.load import load_recipe_text
-from recipes.overrides import parse_value
+from recipes.overrides import belongs, parse_value
 from recipes.problems import OperatorError
 from tests.recipes.recipe_texts import SOUND, problems_of
 
@@ -59,6 +59,10 @@ def test_the_last_override_of_a_field_wins_and_a_whole_table_can_be_set() -> Non
 def test_a_text_field_takes_text_that_looks_like_something_else() -> None:
     assert stages("name=2026-11-20")[""]["name"] == "2026-11-20"
     assert stages("name=42")[""]["name"] == "42"
+
+
+def test_a_field_of_one_output_is_named_with_its_output() -> None:
+    assert belongs("load_in_4bit") == 'it is a field of finetune with output = "adapter" and dpo'
 
 
 @pytest.mark.parametrize(

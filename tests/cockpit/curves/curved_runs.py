@@ -39,18 +39,18 @@ def step_event(attempt: int, step: int, loss: float | None, **metrics: float | N
     )
 
 
-def curved_run(root: Path, steps: int = 2000) -> RunDir:
+def curved_run(root: Path, steps: int = 2000, kind: str = "fake") -> RunDir:
     """One stage; its second attempt repeats the steps after 1000 of the first, which reached 1005."""
     run = create_run_dir(root, name="atlas", recipe="atlas", recipe_toml="", recipe_json={}, plan_json={}, version="0")
     first: list[Event] = [
         WriterOpened(role=WriterRole.ENGINE, host="vm", boot_id="x", pid=1, start_time=1, stage="base", attempt=1),
-        AttemptStarted(stage="base", kind="fake", attempt=1, total_steps=steps),
+        AttemptStarted(stage="base", kind=kind, attempt=1, total_steps=steps),
     ]
     first += [step_event(1, step, 99.0 if step > 1000 else _loss(step), extra=float(step)) for step in range(1, 1006)]
     second: list[Event] = [
         WriterOpened(role=WriterRole.ENGINE, host="vm", boot_id="x", pid=2, start_time=1, stage="base", attempt=2),
         AttemptStarted(
-            stage="base", kind="fake", attempt=2, resumed_from=ResumedFrom(attempt=1, step=1000, sha256="a" * 64)
+            stage="base", kind=kind, attempt=2, resumed_from=ResumedFrom(attempt=1, step=1000, sha256="a" * 64)
         ),
     ]
     for step in range(1001, steps + 1):
@@ -70,7 +70,7 @@ def curved_run(root: Path, steps: int = 2000) -> RunDir:
             )
     supervisor: list[Event] = [
         WriterOpened(role=WriterRole.SUPERVISOR, host="vm", boot_id="x", pid=1, start_time=1),
-        RunStarted(run=run.id, recipe="atlas", reason=StartReason.LAUNCH, stages=["base"], kinds=["fake"]),
+        RunStarted(run=run.id, recipe="atlas", reason=StartReason.LAUNCH, stages=["base"], kinds=[kind]),
         RunEnded(state=RunStatus.SUCCEEDED),
     ]
     with run.journal.open("ab") as journal:

@@ -65,6 +65,11 @@ def test_a_chart_has_its_stage_units_axes_evaluations_and_scale(run: RunDir) -> 
     assert len([shape for shape in figure.shapes if isinstance(shape, Dot)]) == 5
 
 
+def test_the_loss_of_pairs_has_its_own_unit(tmp_path: Path) -> None:
+    state = read_now(curved_run(tmp_path, 1001, kind="dpo")).state
+    assert "base: loss (mean over pairs)" in labels(figure_of(state))
+
+
 def test_a_spike_is_drawn_and_a_missing_value_interrupts_the_line(run: RunDir) -> None:
     figure = figure_of(read_now(run).state)
     curves = [shape for shape in figure.shapes if isinstance(shape, Line) and shape.colour == "#1f77b4"]

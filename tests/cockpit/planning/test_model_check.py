@@ -189,6 +189,30 @@ def test_a_folder_that_training_could_not_use_is_refused_at_its_line(
     assert [(problem.line, problem.key) for problem in caught.value.problems] == [(7, "tuned.model")]
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            'modules_to_save = ["embed_token"]',
+            r'modules_to_save\[0\] — no layer .*"embed_token".*did you mean embed_tokens',
+        ),
+        ('load_in_4bit = true\nllm_int8_skip_modules = ["o_proj", "norm"]', r"skip_modules\[1\] — no linear layer"),
+    ],
+)
+def test_layers_to_save_or_to_keep_unquantized_that_the_model_lacks_are_located(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    path = fused(tmp_path, '"all-linear"')
+    kept = '\nmodules_to_save = ["norm", "lm_head"]\nllm_int8_skip_modules = ["self_attn.qkv_proj", "o_proj"]\n'
+    text = path.read_text()
+    path.write_text(f"{text}{kept}load_in_4bit = true\n")
+    check_models(load_recipe(path))
+    path.write_text(f"{text}{line}\n")
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_models(load_recipe(path))
+    assert [problem.line for problem in caught.value.problems] == [9 + line.count("\n") + 1]
+
+
 def test_an_adapter_may_be_evaluated(tmp_path: Path) -> None:
     path = recipe(tmp_path, TUNE.replace("finetune", "evaluate").replace("./model", "./tuned"))
     check_models(load_recipe(path))
@@ -200,6 +224,11 @@ def test_targets_in_a_model_that_the_recipe_trains_are_those_of_a_llama() -> Non
         check_models(load_recipe(demo, [f"tuned.target_modules={targets}"]))
     with pytest.raises(RecipeError, match=r'--set .*target_modules\[0\] — .*got "qkv_proj"'):
         check_models(load_recipe(demo, ['tuned.target_modules=["qkv_proj"]']))
+    check_models(
+        load_recipe(demo, ['tuned.modules_to_save=["embed_tokens", "model.norm", "layers.0.input_layernorm"]'])
+    )
+    with pytest.raises(RecipeError, match=r"modules_to_save\[0\] — no layer of the model"):
+        check_models(load_recipe(demo, ['tuned.modules_to_save=["wte"]']))
 
 
 def test_other_families_need_llama_cpps_script(tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def compared(tmp_path: Path, model: Path, pairs: Path, stage: dict[str, Any], st
     return list(zip(found, by_hand.steps(model, pairs, stage, steps), strict=True))
 
 
-def test_losses_rates_norms_and_rewards_of_20_steps_are_those_of_a_loop_by_hand(
-    tmp_path: Path, model: Path, pairs: Path
+@pytest.mark.parametrize("steps", [5, pytest.param(20, marks=pytest.mark.thorough)])
+def test_losses_rates_norms_and_rewards_are_those_of_a_loop_by_hand(
+    tmp_path: Path, model: Path, pairs: Path, steps: int
 ) -> None:
-    for step, hand in compared(tmp_path, model, pairs, {**DPO, "learning_rate": 1e-3}, 20):
+    for step, hand in compared(tmp_path, model, pairs, {**DPO, "learning_rate": 1e-3}, steps):
         assert step.loss == pytest.approx(hand.loss, rel=1e-6), step.step
         assert step.learning_rate == pytest.approx(hand.learning_rate, rel=1e-12)
         assert step.grad_norm == pytest.approx(hand.grad_norm, rel=1e-5), step.step

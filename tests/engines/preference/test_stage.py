@@ -28,20 +28,25 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
-DROPOUT = {**DPO, "lora_dropout": 0.1, "disable_dropout": False}
-
-
 @pytest.mark.parametrize(
-    "stage", [DROPOUT, {**DPO, "precompute_ref_log_probs": True, "padding_free": False}], ids=["dropout", "precomputed"]
+    "stage",
+    [
+        pytest.param({**DPO, "lora_dropout": 0.1, "disable_dropout": False}, id="dropout"),
+        pytest.param(
+            {**DPO, "precompute_ref_log_probs": True, "padding_free": False},
+            id="precomputed",
+            marks=pytest.mark.thorough,
+        ),
+    ],
 )
 def test_a_resume_continues_bit_for_bit_with_every_measured_value(
     tmp_path: Path, model: Path, pairs: Path, stage: dict[str, Any]
 ) -> None:
-    inputs = {"model": model, "data": pairs}
+    inputs, stage = {"model": model, "data": pairs}, {**stage, "max_steps": 5}
     whole = context(tmp_path / "whole", stage, inputs)
     result = run_stage(whole)
     broken = context(tmp_path / "broken", stage, inputs)
-    ask(broken, Verb.STOP, at_step=5)
+    ask(broken, Verb.STOP, at_step=4)
     assert run_stage(broken) is None
     again = context(tmp_path / "broken", stage, inputs, attempt=2, resume=resume_point(broken, 3))
     resumed = run_stage(again)
@@ -70,7 +75,11 @@ def test_tokens_are_those_of_both_answers_without_padding_and_the_loss_counts_th
 
 
 def test_evaluations_have_the_method_s_figures_and_no_perplexity(tmp_path: Path, model: Path, pairs: Path) -> None:
-    ctx = context(tmp_path, {**DPO, "eval_steps": 8, "per_device_eval_batch_size": 3}, {"model": model, "data": pairs})
+    ctx = context(
+        tmp_path,
+        {**DPO, "max_steps": 4, "eval_steps": 4, "per_device_eval_batch_size": 3},
+        {"model": model, "data": pairs},
+    )
     ask(ctx, Verb.EVALUATE, at_step=1)
     result = run_stage(ctx)
     early, late = of_kind(ctx, Evaluated)
@@ -83,7 +92,7 @@ def test_evaluations_have_the_method_s_figures_and_no_perplexity(tmp_path: Path,
 
 
 def test_it_samples_and_changes_its_rate_on_request(tmp_path: Path, model: Path, pairs: Path) -> None:
-    ctx = context(tmp_path, DPO, {"model": model, "data": pairs})
+    ctx = context(tmp_path, {**DPO, "max_steps": 3}, {"model": model, "data": pairs})
     ask(ctx, Verb.SAMPLE, at_step=2, text="q1?")
     ask(ctx, Verb.LEARNING_RATE, 1e-3, at_step=3)
     run_stage(ctx)
@@ -93,9 +102,10 @@ def test_it_samples_and_changes_its_rate_on_request(tmp_path: Path, model: Path,
 
 def test_from_an_adapter_the_reference_is_that_adapter(tmp_path: Path, model: Path, pairs: Path) -> None:
     inputs = {"model": model, "data": pairs}
-    first = context(tmp_path / "first", DPO, inputs)
+    few = {**DPO, "max_steps": 4}
+    first = context(tmp_path / "first", few, inputs)
     run_stage(first)
-    second = context(tmp_path / "second", {**DPO, "start_from": "first"}, {**inputs, "start_from": first.out})
+    second = context(tmp_path / "second", {**few, "start_from": "first"}, {**inputs, "start_from": first.out})
     run_stage(second)
     [before, *_, after] = of_kind(second, Step)
     assert before.loss == pytest.approx(0.6931471805, rel=1e-6), "no reward before the first step"
@@ -103,11 +113,11 @@ def test_from_an_adapter_the_reference_is_that_adapter(tmp_path: Path, model: Pa
     assert (after.metrics["rewards/margins"] or 0) > 0.01
     assert before.metrics["logps/chosen"] != of_kind(first, Step)[0].metrics["logps/chosen"]
     third = context(
-        tmp_path / "second", {**DPO, "start_from": "first"}, {**inputs, "start_from": first.out}, attempt=2,
-        resume=resume_point(second, 6),
+        tmp_path / "second", {**few, "start_from": "first"}, {**inputs, "start_from": first.out}, attempt=2,
+        resume=resume_point(second, 3),
     )  # fmt: skip
     run_stage(third)
-    assert trajectory(third, 2) == trajectory(second, 1, after=6), "a resume has the same reference"
+    assert trajectory(third, 2) == trajectory(second, 1, after=3), "a resume has the same reference"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_one_by_one_in_one_sequence_and_padded_the_loss_and_its_gradients_are_th
     for number, (free, way) in enumerate([(False, None), (True, None), (True, Arrangement("row by row"))]):
         if way is not None:
             monkeypatch.setattr(preference, "arrange", lambda *_args, way=way, **_named: way)
-        ctx = context(tmp_path / str(number), {**DPO, "max_steps": 3, "padding_free": free, "learning_rate": 1e-3},
+        ctx = context(tmp_path / str(number), {**DPO, "max_steps": 2, "padding_free": free, "learning_rate": 1e-3},
                       {"model": model, "data": pairs})  # fmt: skip
         run_stage(ctx)
         found.append([(step.loss, step.grad_norm, *step.metrics.values()) for step in of_kind(ctx, Step)])
