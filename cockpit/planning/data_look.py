@@ -19,6 +19,7 @@ import msgspec
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.inputs.code_or_rows import asks_about_code
+from engines.inputs.command import missing_of_command
 from engines.inputs.data_place import place_of
 from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_object
@@ -57,6 +58,9 @@ def look_at_data(loaded: LoadedRecipe, stopped: Stopped = lambda: False) -> dict
     for number, stage in enumerate(loaded.recipe.stage):
         if not isinstance(stage, ReadFields):
             continue
+        if isinstance(stage, PrepareMessages) and stage.command:
+            found.update(_look_at_command(stage))
+            continue
         try:
             job = _job(loaded, number, stage)
         except OperatorError as error:
@@ -68,6 +72,18 @@ def look_at_data(loaded: LoadedRecipe, stopped: Stopped = lambda: False) -> dict
         for look in _answers(python, some, stopped):
             found[look.stage] = look
     return found
+
+
+def _look_at_command(stage: PrepareMessages) -> dict[str, StageLook]:
+    """The defect of a command that cannot run here; its data is not known before it ran."""
+    folder = Path(stage.command_folder or ".")
+    if not folder.is_dir():
+        defect = Defect("command_folder", f"{folder} is not a folder", "name the folder that the command runs in")
+    elif missing := missing_of_command(stage.command, folder):
+        defect = Defect("command", missing, "relative paths begin at command_folder, by default the recipe's folder")
+    else:
+        return {}
+    return {stage.name: StageLook(stage.name, defects=[defect])}
 
 
 def data_problems(loaded: LoadedRecipe, looks: Mapping[str, StageLook]) -> list[Problem]:

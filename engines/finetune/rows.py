@@ -13,7 +13,7 @@ from engines.context import StageContext
 from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits_in
 from engines.forward.packing import longer_than_a_sequence, packs_of
 from engines.labels.row import LabelCounts, LabelledRow, LabelRules
-from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused
+from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused, why_no_evaluation
 from engines.labels.vocabulary import TokenizerView
 from engines.training.loss import Batches, Example, answer_batches, one_sequence, pad_batch
 from recipes.problems import OperatorError
@@ -122,6 +122,7 @@ def load_val(
 ) -> Batches | None:
     """Batches of the val split for evaluations during training; None without rows."""
     stage = ctx.stage
+    found, longest = None, 0
     if "val" in splits_in(data):
         counts, read = LabelCounts(), ReadCounts()
         rows = examples_of(
@@ -138,8 +139,10 @@ def load_val(
             ctx.warn(f"of the val split, {read.notes()[0]}")
         if batches.scored_tokens:
             return batches
+        found, longest = read.rows, counts.longest
     if stage.evaluates:
-        ctx.warn("the data has no val split; evaluation during training is skipped")
+        why = why_no_evaluation(found, longest, rules.max_length)
+        ctx.warn(f"{why}; evaluation during training is skipped")
     return None
 
 

@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.problems import printable
+
 OUT_WORD = "{out}"
 """In an argument, it becomes the folder that the command writes its files into."""
+PYTHON = ("python", "python3")
+"""First words of a command that mean the interpreter of the stage."""
+_ANY_PYTHON = re.compile(r"python[0-9.]*")
+_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+"""Options of Python whose value may be the next word."""
+
+
+def missing_of_command(command: Sequence[str], folder: Path) -> str:
+    """What a command needs that is not there: its program, or the script that Python would read; empty if nothing is.
+
+    Args:
+        command: the program and its arguments.
+        folder: the working directory.
+    """
+    first = command[0]
+    if first not in PYTHON and program_of(first, folder) is None:
+        return f"{printable(first, 200)!r} is not a program on this machine"
+    script = _python_script(command) if _ANY_PYTHON.fullmatch(Path(first).name) else None
+    if script is not None and "\0" not in script and not (folder / script).exists():
+        return f"{printable(script, 200)!r} does not exist in {printable(str(folder), 300)}"
+    return ""
+
+
+def program_of(word: str, folder: Path) -> str | None:
+    """The path of a command's first word: inside the folder if it has a slash, else in PATH; None if there is none."""
+    return shutil.which(str(folder / word) if "/" in word else word)
+
+
+def _python_script(command: Sequence[str]) -> str | None:
+    """The script among the arguments of Python; None for a module, code or input, and where it is not certain."""
+    words = iter(command[1:])
+    for word in words:
+        if word in _WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return None if OUT_WORD in word else word
+        elif not word.startswith(("--", *_WITH_VALUE)) and (word == "-" or {"c", "m"} & set(word)):
+            return None
+    return None
 
 
 def files_of_command(command: Sequence[str], folder: Path) -> list[tuple[str, Path]]:

@@ -121,6 +121,22 @@ class Warnings:
         return found + [f"{note} ({number} of {counts.rows} rows)" for note, number in counts.notes.items()]
 
 
+def why_no_evaluation(rows: int | None, longest: int, max_length: int) -> str:
+    """Why a training has nothing to evaluate on.
+
+    Args:
+        rows: rows of the val split; None without the split.
+        longest: tokens of its longest row.
+        max_length: tokens after which a row is cut or left out.
+    """
+    if rows is None:
+        return "the data has no val split"
+    if not rows:
+        return "the val split of the data has no rows"
+    limit = f" within {max_length} tokens; the longest has {longest}" if longest > max_length else ""
+    return f"none of the {rows} rows of the val split has an answer{limit}"
+
+
 def skips_refused(stage: DataFields) -> bool:
     """Whether a stage leaves out a row that is refused."""
     return stage.on_bad_row == "skip"

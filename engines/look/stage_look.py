@@ -16,7 +16,7 @@ from engines.inputs.data_place import UNSPLIT
 from engines.labels.label import label_rows
 from engines.labels.pairs import LabelledPair, label_pairs
 from engines.labels.row import DroppedRow, LabelCounts, LabelledRow, LabelRules, RefusedRow
-from engines.labels.stage_rows import Warnings
+from engines.labels.stage_rows import Warnings, why_no_evaluation
 from engines.labels.vocabulary import Vocabulary
 from engines.look.answer import DEFECTS, Defect, Job, SplitLook, StageLook
 from engines.look.lengths import histogram, tokens_read
@@ -333,7 +333,7 @@ class _Look:
             evaluates = val is not None and (val.scored_tokens > 0 or bool(look.unlabelled))
             every = eval_every(stage, units) if evaluates else None
             look.evaluations = _due(every, look.steps, stage.eval_strategy, known or not evaluates)
-            self._warn_of_steps(stage, look.steps, evaluates)
+            self._warn_of_steps(stage, look.steps, evaluates, val)
         if look.examples and look.steps is not None:
             look.tokens = tokens_read(stage, lengths, look.steps)
 
@@ -346,11 +346,13 @@ class _Look:
             self.defect("packing", *longer_than_a_sequence(train.longest, stage.max_length))
         return [sum(lengths[row] for row in pack) for pack in packs_of(lengths, stage.max_length)]
 
-    def _warn_of_steps(self, stage: FinetuneFields, steps: int, evaluates: bool) -> None:
+    def _warn_of_steps(self, stage: FinetuneFields, steps: int, evaluates: bool, val: SplitLook | None) -> None:
         warn = self._look.warnings.append
         if stage.evaluates and not evaluates:
             which = "eval_steps" if stage.eval_strategy == "steps" else "eval_strategy"
-            warn(f"{which} is set and the data has no val split: no evaluation will take place")
+            rows, longest = (None, 0) if val is None else (val.rows, val.longest)
+            why = why_no_evaluation(rows, longest, stage.max_length)
+            warn(f"{which} is set, but no evaluation will take place: {why}")
         elif stage.eval_strategy == "steps" and stage.eval_steps is not None and stage.eval_steps > steps:
             warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
         if stage.warmup_steps >= steps and stage.warmup_steps >= 1:

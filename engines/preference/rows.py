@@ -14,7 +14,7 @@ from engines.context import StageContext
 from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits_in
 from engines.labels.pairs import LabelledPair, label_pairs
 from engines.labels.row import IGNORED, DroppedRow, LabelCounts, LabelRules, RefusedRow
-from engines.labels.stage_rows import Warnings, protocol_of, skips_refused
+from engines.labels.stage_rows import Warnings, protocol_of, skips_refused, why_no_evaluation
 from engines.labels.vocabulary import TokenizerView
 from engines.training.loss import Example, pad_batch
 from recipes.problems import OperatorError
@@ -99,6 +99,7 @@ def load_train(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerVie
 def load_val(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerView, rules: LabelRules) -> HeldOut | None:
     """The val split for evaluations during training; None without pairs."""
     stage = ctx.stage
+    found, longest = None, 0
     if "val" in splits_in(data):
         counts, read, pairs = LabelCounts(), ReadCounts(), []
         for pair in _pairs(ctx, read_rows(data, "val", read), view, rules, counts, Warnings(rules)):
@@ -111,8 +112,10 @@ def load_val(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerView,
             pairs.sort(key=lambda pair: pair.length)  # similar lengths together: little padding
             size = stage.per_device_eval_batch_size
             return HeldOut([pairs[at : at + size] for at in range(0, len(pairs), size)], protocol_of(rules))
+        found, longest = read.rows, counts.longest
     if stage.evaluates:
-        ctx.warn("the data has no val split; evaluation during training is skipped")
+        why = why_no_evaluation(found, longest, rules.max_length)
+        ctx.warn(f"{why}; evaluation during training is skipped")
     return None
 
 

@@ -89,7 +89,7 @@ def _handle(session: Controllable, request: Request) -> None:
             result = session.evaluate()
             loss = None if result is None else result.loss
             effect = (
-                f"{IGNORED}: the data have no val split to evaluate on"
+                f"{IGNORED}: the data has no val rows to evaluate on"
                 if loss is None
                 else f"val loss {quantities.loss(loss)}"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, open_regular
-from engines.inputs.command import OUT_WORD, files_of_command
+from engines.inputs.command import OUT_WORD, PYTHON, files_of_command, missing_of_command, program_of
 from recipes.problems import OperatorError, printable
 
 ERROR_LINES = 8
@@ -23,7 +22,6 @@ LISTED_FILES = 200
 _ERROR_BYTES = 64 * 1024
 _LOOK_S = 0.1
 _GRACE_S = 5.0
-_PYTHON = ("python", "python3")
 Waiting = Callable[[int], None]
 
 
@@ -52,7 +50,7 @@ def run_command(command: Sequence[str], folder: Path, scratch: Path, waiting: Wa
     Raises:
         OperatorError: the program cannot be started, exits with a status other than 0, or gives no output.
     """
-    program = _program(command[0], folder)
+    program = _program(command, folder)
     target = scratch / "command-output"
     target.mkdir()
     into_folder = any(OUT_WORD in word for word in command)
@@ -68,12 +66,11 @@ def run_command(command: Sequence[str], folder: Path, scratch: Path, waiting: Wa
     return CommandOutput(place, _record(command, folder, program, before, place))
 
 
-def _program(word: str, folder: Path) -> str:
-    if word in _PYTHON:
-        return sys.executable
-    found = shutil.which(str(folder / word) if "/" in word else word)
-    if found is None:
-        raise OperatorError(f"command — {printable(word, 200)!r} is not a program on this machine", _hint(folder))
+def _program(command: Sequence[str], folder: Path) -> str:
+    if missing := missing_of_command(command, folder):
+        raise OperatorError(f"command — {missing}", _hint(folder))
+    found = sys.executable if command[0] in PYTHON else program_of(command[0], folder)
+    assert found is not None, "a missing program is refused above"
     return found
 
 

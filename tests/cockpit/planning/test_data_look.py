@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -12,9 +13,10 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.launch import launch
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.stages import plan
+from engines.data.preparing.command import run_command
 from engines.look.answer import Defect, StageLook
 from recipes.load import load_recipe, load_recipe_text
-from recipes.problems import RecipeError
+from recipes.problems import OperatorError, RecipeError
 from tests.cockpit.command_line import CommandLine
 from tests.engines.look.looked_at import row, write_data, write_model
 
@@ -105,3 +107,30 @@ def test_rows_with_the_same_defect_are_shown_three_times_and_then_listed(tmp_pat
         "/d/train.jsonl:5: not JSON",
         "and 7 more rows",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["python", "nofile.py"], "'nofile.py' does not exist in"),
+        (["python3", "-u", "-W", "ignore", "no/file.py", "-c"], "'no/file.py' does not exist in"),
+        (["no-such-program-here"], "'no-such-program-here' is not a program on this machine"),
+        (["./make.py"], "'./make.py' is not a program on this machine"),
+        (["python", "-m", "nofile"], ""),
+        (["python", "-Ic", "print(1)"], ""),
+        (["python", "make.py", "nofile.txt"], ""),
+        (["ls", "nofile"], ""),
+    ],
+)
+def test_a_command_whose_program_or_script_is_missing_is_a_problem_before_the_start(
+    tmp_path: Path, command: list[str], words: str
+) -> None:
+    (tmp_path / "make.py").write_text("")  # not executable
+    stage = '[[stage]]\nname = "rows"\nkind = "prepare"\noutput = "messages"\n'
+    text = f'schema = 1\nname = "x"\n{stage}command = {command}\n'
+    loaded = load_recipe_text(text, tmp_path / "recipe.toml")
+    found = data_problems(loaded, look_at_data(loaded))
+    assert [(one.line, one.key, words in one.message) for one in found] == [(7, "rows.command", True)] * bool(words)
+    if words:
+        with pytest.raises(OperatorError, match=re.escape(words)):
+            run_command(command, tmp_path, tmp_path, lambda _bytes: None)

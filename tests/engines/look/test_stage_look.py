@@ -125,6 +125,13 @@ def test_evaluations_that_will_not_take_place_are_reported(place: Path) -> None:
     found = look(place, eval_steps=2)
     assert found.evaluations == 0
     assert any("no val split" in warning for warning in found.warnings)
+    write_data(place / "data", [row("q", "long " * 100)], "val")
+    too_long = look(place, eval_steps=2)
+    assert too_long.evaluations == 0
+    words = "none of the 1 rows of the val split has an answer within 96 tokens; the longest has"
+    assert any(words in warning for warning in too_long.warnings)
+    write_data(place / "data", [], "val")
+    assert any("val split of the data has no rows" in warning for warning in look(place, eval_steps=2).warnings)
     write_data(place / "data", GOOD[:2], "val")
     assert look(place, eval_steps=2).evaluations == 2, "at step 2, and at the last of three"
 

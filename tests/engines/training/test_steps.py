@@ -287,7 +287,7 @@ def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> N
     run_stage(ctx)
     warnings = [event.message for event in of_kind(ctx, Warned)]
     assert any("rows were left out: longer than 29 tokens" in text for text in warnings)
-    assert any("no val split" in text for text in warnings)
+    assert any("the val split of the data has no rows" in text for text in warnings)
     assert [event.name for event in of_kind(ctx, Phase)] == [
         "loading",
         "tokenizing",
