@@ -35,7 +35,7 @@ def missing_of_command(command: Sequence[str], folder: Path) -> str:
 
 
 def program_of(word: str, folder: Path) -> str | None:
-    """The path of a command's first word: inside the folder if it has a slash, else in PATH; None if there is none."""
+    """The path of a command's first word: inside the folder if it has a slash, else in PATH. None without one."""
     return shutil.which(str(folder / word) if "/" in word else word)
 
 

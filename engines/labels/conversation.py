@@ -173,6 +173,8 @@ class Conversations:
             try:
                 if skeleton.refused is not None:
                     raise _refused(skeleton.refused, talk)
+                if _is_written_as_list(skeleton.text, asked.marked):
+                    raise _writes_list()
                 shape = _opened_skeleton(skeleton, asked.marked)
                 placed = self._placed(asked, shape, whole)
                 _refuse_missing(asked, shape)
@@ -285,6 +287,8 @@ class Conversations:
         whole = texts[0]
         if whole.refused is not None:
             return _refused(whole.refused, asked.talk)
+        if _is_written_as_list(whole.text, asked.marked):
+            return _writes_list()
         parts = [None if one.refused is not None else one.text for one in texts[1:]]
         turns = _answers(asked.marked.turns)
         rendering = Rendering(
@@ -363,6 +367,22 @@ def _refused(words: str, talk: Talk) -> UnfitError:
         f"{first}{_OTHER_TEMPLATE}; {_SKIP}",
         depth=0,
     )
+
+
+_LIST_BEFORE = re.compile(r"""['"]text['"]: ?['"]\s*$""")
+_LONGEST_LIST = 64
+
+
+def _writes_list() -> UnfitError:
+    return UnfitError("the chat template writes a list of parts as it is in the program", _OTHER_TEMPLATE, depth=0)
+
+
+def _is_written_as_list(text: str, marked: Marked) -> bool:
+    """Whether a template that takes text wrote the list of parts that it got instead, with brackets and quotes."""
+    if not any(isinstance(turn.get("content"), list) for turn in marked.turns):
+        return False
+    found = (place for place in marked.pattern.finditer(text) if marked.slots[place.group()].kind == "content")
+    return any(_LIST_BEFORE.search(text[max(0, place.start() - _LONGEST_LIST) : place.start()]) for place in found)
 
 
 def _refuse_missing(asked: _Asked, skeleton: Skeleton) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from engines.labels.row import (
 from engines.labels.skeleton import Answer, Span
 from engines.labels.stretches import Stretch, encoded, stretches
 from engines.labels.vocabulary import Encoded, TokenizerView
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 64, 200_000
 """Rows that one request to the chat template's process has: a request costs as much as several short rows."""
@@ -197,6 +197,12 @@ def _chosen(proven: Proven, talk: Talk, rules: LabelRules) -> list[Answer]:
     answers = proven.answers[-1:] if rules.train_on == "last-answer" else proven.answers
     chosen = [answer for answer in answers if answer.marked and talk.weight(answer.turn) > 0]
     endless = next((answer for answer in chosen if not answer.ended), None)
+    if endless is not None and endless.behind:
+        raise UnfitError(
+            f"the chat template changes the text of turn {endless.turn + 1}: it writes"
+            f" '{printable(endless.behind, 40)}' between the answer and its end token",
+            'set chat_template to another template, such as "chatml"',
+        )
     if endless is not None:
         raise UnfitError(
             f"the chat template writes no end token after the answer of turn {endless.turn + 1}, so the model would not"

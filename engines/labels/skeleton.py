@@ -30,6 +30,8 @@ class Answer:
         ended: a control token ends it.
         marked: the template marks it as the assistant's; True for a template without marks.
         notes: what the template adds to it, or does not write for a generation.
+        behind: what the template writes between its text and its end token, if that is not white space; it is then not
+            `ended`.
     """
 
     turn: int
@@ -40,6 +42,7 @@ class Answer:
     ended: bool
     marked: bool
     notes: tuple[str, ...] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,12 @@ def _answer(
     start = _beginning(text, rendering.opened[turn], controls, before, first[0])
     own = _own_beginning(text, marked, start, first)
     text_end = last[1]
-    end, ended = _ending(text, rendering.closed[turn], controls, last, marked)
+    end, ended, behind = _ending(text, rendering.closed[turn], controls, last, marked)
     spans = rendering.spans
     inside = spans is None or any(begin < text_end and own < stop for begin, stop in spans)
     begins = own if start is None else start
     notes = _notes(text[begins:own], rendering.opened[turn], begins)
-    return Answer(turn, begins, own, end, text_end, ended, inside, notes)
+    return Answer(turn, begins, own, end, text_end, ended, inside, notes, behind)
 
 
 def _notes(added: str, opened: str | None, start: int) -> tuple[str, ...]:
@@ -183,8 +186,8 @@ def _lead(marked: Marked, name: str) -> str:
 
 def _ending(
     text: str, closed: str | None, controls: re.Pattern[str], last: tuple[int, int, str], marked: Marked
-) -> tuple[int, bool]:
-    """Where the token that ends an answer ends, and whether there is one.
+) -> tuple[int, bool, str]:
+    """Where the token that ends an answer ends, whether there is one, and what stands before one that does not count.
 
     The conversation with another continuation has the same text up to the end of the answer's turn.
     """
@@ -196,11 +199,11 @@ def _ending(
         tail = rest[: common_beginning(rest, other, controls)]
     found = list(controls.finditer(tail))
     if found and (not tail[: found[0].start()].strip() or marked.slots[name].kind in ("call", "name")):
-        return at + found[-1].end(), True
+        return at + found[-1].end(), True, ""
     following = controls.search(rest)
     if following and not rest[: following.start()].strip():
-        return at + following.end(), True
-    return at, False
+        return at + following.end(), True, ""
+    return at, False, tail[: found[0].start()].strip() if found else ""
 
 
 def common_beginning(one: str, other: str, controls: re.Pattern[str]) -> int:

@@ -396,3 +396,24 @@ def test_a_preference_is_refused_with_the_columns_that_would_train_on_it(view: V
     (found,) = label_rows([Located("p.jsonl:1", row)], view, LabelRules(40), LabelCounts())
     assert isinstance(found, RefusedRow)
     assert 'columns = {user = "prompt", assistant = "chosen"}' in found.way_out
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("m.content | tojson", "it writes '\"' between the answer and its end token"),
+        ("m.content + '!'", "it writes '!' between the answer and its end token"),
+        ("m.content[:4]", "changes a text of this conversation"),
+        ("m.content | replace('\\n', ' ')", "changes a text of this conversation"),
+        ("m.content | upper", "changes a text of this conversation"),
+        ("m.content + '###'", ""),
+    ],
+)
+def test_a_template_that_changes_a_text_is_refused_in_these_words(tmp_path: Path, written: str, words: str) -> None:
+    end = "" if not words else "<|im_end|>"
+    template = f"{{% for m in messages %}}{{{{ m.role + ': ' + ({written}) + '{end}\\n' }}}}{{% endfor %}}"
+    view = view_of_folder(looked_at.write_model(tmp_path / "model", template))
+    talk = [{"role": "user", "content": "What is\nit?"}, {"role": "assistant", "content": "It is\na thing."}]
+    (found,) = outcomes([talk], view)
+    assert isinstance(found, RefusedRow)
+    assert (words or "no end token after the answer of turn 2") in found.reason
