@@ -16,7 +16,7 @@ from engines.labels.vocabulary import TokenizerView
 from recipes.problems import printable
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_REASONING = re.compile(r"\s*(?:<think>)?((?:(?!</?think>).)*)</think>", re.DOTALL)
+_REASONING = re.compile(r"\s*+(?:<think>)?((?:(?!</?think>).)*+)</think>", re.DOTALL)
 _KEPT_STRUCTURES = 4096
 _REQUEST_TURNS = 20_000
 """Turns of placeholders in one request: a few megabytes."""
