@@ -143,7 +143,7 @@ def json_schema() -> dict[str, Any]:
 def _stage(tag: str) -> dict[str, Any]:
     kind = kind_of(tag)
     identity: dict[str, Any] = {"kind": {"const": kind, "description": _summary(STAGE_TYPES[tag])}}
-    if len(tags_of(kind)) > 1:
+    if "output" in STAGE_TYPES[tag].model_fields:
         identity["output"] = {"const": output_word(tag), "description": "What the stage makes."}
     required = [key for key in identity if key != "output" or tag != kind]  # a default output need not be named
     return _object({**identity, **_properties(fields_of(tag))}, ["name", *required])

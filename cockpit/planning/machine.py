@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from cockpit.planning.stages import OPTIMIZER_BYTES
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
+from recipes.quantities import size
 from recipes.source import Source
 from recipes.stages.fields import DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneModelStage
@@ -188,7 +189,7 @@ def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Ite
     if needed_gib > machine.device_gib:
         yield Finding(
             "model",
-            f"{_what(stage)} {needed_gib:.1f} GiB; {machine.name} has {machine.device_gib:g} GiB",
+            f"{_what(stage)} {size(needed_gib * GIB)}; {machine.name} has {size(machine.device_gib * GIB)}",
             "with load_in_4bit they need a quarter of 16 bits" if _can_be_4_bit(stage) else "",
         )
 

@@ -52,6 +52,7 @@ from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
 from engines.training.start import set_up_process
+from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneFields, FinetuneStage
 
@@ -146,7 +147,7 @@ def _packed(ctx: StageContext[FinetuneFields], dataset: ExampleDataset) -> Packe
     refuse_left_out_rows(ctx, dataset)
     packed = PackedDataset(dataset, ctx.stage.max_length)
     fill = sum(dataset.lengths) / (len(packed) * ctx.stage.max_length)
-    ctx.phase(f"packed {len(dataset)} rows into {len(packed)} sequences, {fill:.0%} full")
+    ctx.phase(f"packed {len(dataset)} rows into {len(packed)} sequences, {quantities.percent(fill)} full")
     return packed
 
 
