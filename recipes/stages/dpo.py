@@ -180,6 +180,16 @@ class DpoStage(FinetuneStage):
             )
 
     @model_validator(mode="after")
+    def _pairs_in_their_own_order(self) -> DpoStage:
+        if self.packing:
+            raise ValueError("packing — pairs of answers are not packed; got true; allowed: false")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy — pairs are not grouped; got {self.train_sampling_strategy}; allowed: random"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _smoothing(self) -> DpoStage:
         if self.label_smoothing and not set(self.loss_type) & set(SMOOTHED):
             raise ValueError(
