@@ -1,15 +1,18 @@
-"""Compares a GGUF file's vocabulary with the tokenizer's files, and its special tokens and chat templates by effect.
+"""Compares a GGUF file's vocabulary with the tokenizer's files, and its special tokens and chat templates by effect;
+and the sampling settings that llama.cpp would take from the file with generation_config.json.
 
 What a file leaves out has llama.cpp's default. What the model means by its files is what transformers does with them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.artifacts.generation_config import read_generation_config
 from engines.chat.rendering import TemplateLimitError
 from engines.llama.gguf_file import GgufFile
 from engines.llama.vocab_rules import adds_begin, default_id, ends_by_name
@@ -19,6 +22,9 @@ from exporters.proof.audit_vocab import audit_vocabulary, texts_of
 from recipes.problems import printable
 
 _MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+_NAMED_TEMPLATES, _SAMPLING = "tokenizer.chat_template.", "general.sampling."
+_SAMPLING_NAMES = {"temp": ("temperature",), "penalty_repeat": ("penalty_repeat", "repetition_penalty")}
+"""Names in generation_config.json of the settings that GGUF names otherwise, as gguf-py's metadata.py maps them."""
 _END_PLACES = 3
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
@@ -34,6 +40,7 @@ def audit_tokens(file: GgufFile, folder: Path, config: Mapping[str, Any], tokeni
     """
     tokens = texts_of(file.keys.get("tokenizer.ggml.tokens"))
     findings = audit_vocabulary(file, folder, int(config["vocab_size"]))
+    findings += _sampling(file, folder)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder)
     if tokenizer is None:
         return [*findings, "the model's tokenizer cannot be loaded: special tokens and templates were not compared"]
@@ -115,10 +122,11 @@ def _templates(file: GgufFile, tokenizer: Any) -> list[str]:
     """The chat templates, as transformers reads them: the default one, and those with names."""
     given = getattr(tokenizer, "chat_template", None)
     wanted = given if isinstance(given, dict) else {"default": given} if given else {}
-    findings = []
+    findings, known = [], set()
     for name, template in wanted.items():
         shown = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
         key = "tokenizer.chat_template" + ("" if name == "default" else f".{shown}")
+        known.add(key)
         written = file.scalar(key)
         if written not in _same_templates(template):
             findings.append(
@@ -126,7 +134,33 @@ def _templates(file: GgufFile, tokenizer: Any) -> list[str]:
             )
     if not wanted and file.scalar("tokenizer.chat_template"):
         findings.append("tokenizer.chat_template is set, but the model has none")
+    others = [key for key in file.keys if key.startswith(_NAMED_TEMPLATES) and key not in known]
+    return findings + [f"{printable(key, 80)} is set, but the model has no template of this name" for key in others]
+
+
+def _sampling(file: GgufFile, folder: Path) -> list[str]:
+    """The sampling settings of the file: llama.cpp's programs take them as their defaults."""
+    settings, findings = read_generation_config(folder), []
+    for key in (key for key in file.keys if key.startswith(_SAMPLING)):
+        name = key.removeprefix(_SAMPLING)
+        wanted = next(
+            (settings[own] for own in _SAMPLING_NAMES.get(name, (name,)) if settings.get(own) is not None), None
+        )
+        written = file.scalar(key)
+        if wanted is None:
+            findings.append(f"{printable(key, 80)} is set, but generation_config.json does not set it")
+        elif not _same_setting(written, wanted):
+            findings.append(
+                f"{printable(key, 80)} is {printable(str(written), 40)}; generation_config.json has"
+                f" {printable(str(wanted), 40)}"
+            )
     return findings
+
+
+def _same_setting(written: Any, wanted: Any) -> bool:
+    """Equal, or equal as GGUF's 32-bit numbers."""
+    numbers = isinstance(written, int | float) and isinstance(wanted, int | float)
+    return math.isclose(written, wanted, rel_tol=1e-6) if numbers else bool(written == wanted)
 
 
 def _same_templates(template: str) -> set[str]:

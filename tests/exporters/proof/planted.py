@@ -367,6 +367,10 @@ FAULTS: dict[str, Fault] = {
         "tokenizer.chat_template differs", lambda content: _edit(content, "tokenizer.chat_template", " ")
     ),
     "chat template missing": Fault("tokenizer.chat_template", without("tokenizer.chat_template")),
+    "another template": Fault(
+        "tokenizer.chat_template.tool_use is set", text("tokenizer.chat_template.tool_use", "{{ messages }}")
+    ),
+    "sampling": Fault("general.sampling.temp is set", fraction("general.sampling.temp", 5.0)),
     # byte-level BPE, YaRN
     "merges swapped": Fault("tokenizer.ggml.merges differ", merges(lambda listed: _swap(listed, 10, 11)), model="qwen"),
     "merge missing": Fault("tokenizer.ggml.merges differ", merges(lambda listed: listed.pop(20)), model="qwen"),
