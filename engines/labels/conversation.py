@@ -16,7 +16,7 @@ from engines.labels.vocabulary import TokenizerView
 from recipes.problems import printable
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_REASONING = re.compile(r"\s*+(?:<think>)?((?:(?!</?think>).)*+)</think>", re.DOTALL)
+_THINK, _THOUGHT = "<think>", "</think>"
 _KEPT_STRUCTURES = 4096
 _REQUEST_TURNS = 20_000
 """Turns of placeholders in one request: a few megabytes."""
@@ -100,10 +100,10 @@ def _separated(turn: dict[str, Any]) -> dict[str, Any]:
     content = turn.get("content")
     if turn["role"] != "assistant" or turn.get("reasoning_content") or not isinstance(content, str):
         return turn
-    found = _REASONING.match(content)
-    if found is None or not found.group(1).strip() or not (content[found.end() :].strip() or "tool_calls" in turn):
+    reasoning, closed, answer = content.lstrip().removeprefix(_THINK).partition(_THOUGHT)
+    if not closed or _THINK in reasoning or not reasoning.strip() or not (answer.strip() or "tool_calls" in turn):
         return turn
-    return {**turn, "reasoning_content": found.group(1).strip(), "content": content[found.end() :].lstrip()}
+    return {**turn, "reasoning_content": reasoning.strip(), "content": answer.lstrip()}
 
 
 _THINKING = Talk(
