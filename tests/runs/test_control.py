@@ -135,7 +135,7 @@ def test_what_the_stage_does_not_support_is_refused_before_it_is_sent(
     code, _, err = cockpit(capsys, run, "ctl", "sample", "a prompt")
     assert code == 2
     assert "part-1 is running, and a fake stage does not support sample" in err
-    assert "works in stages of these kinds: finetune, pretrain" in err
+    assert "works in stages of these kinds: dpo, finetune, pretrain" in err
     assert pending(run.control) == []
 
 
