@@ -1,343 +1,192 @@
-"""Every field of a training stage takes effect: one row per field, and a new field needs one."""
+"""Every field of a stage that trains takes effect: changed alone, it changes what the engine builds or does.
+
+And the other direction: with the passage of the field removed, so that whoever reads it gets the value of the unchanged
+stage, the engine builds the same as without the change. A field that nothing reads fails the first, and an observation
+that looks at the field itself, or differs anyway, fails the second.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.events import CheckpointCommitted, Evaluated, Event, GuardTripped, SampledText, Step
-from recipes.stages.fields import StageFields
-from recipes.stages.finetune import FinetuneModelStage, FinetuneStage
-from recipes.stages.label_fields import LabelFields
+from recipes.problems import OperatorError
+from recipes.stages.dpo import DpoStage
+from recipes.stages.fields import ModelGuards, ModelRetry
+from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.pretrain import PretrainStage
+from recipes.stages.training import TrainingFields
+from tests.engines.preference.pairs import write_pairs
+from tests.engines.training import tiny
 from tests.engines.training.attempts import context, run_stage
-from tests.stage_context import TriedContext
+from tests.engines.training.observed import built, read_as
 
 pytestmark = pytest.mark.torch
 
-SHARED: dict[str, Any] = {
-    "max_length": 24,
-    "per_device_train_batch_size": 3,
-    "gradient_accumulation_steps": 2,
+SMALL: dict[str, Any] = {
+    "max_length": 40,
+    "per_device_train_batch_size": 2,
     "max_steps": 4,
-    "num_train_epochs": 7.0,
-    "learning_rate": 1.5e-3,
-    "lr_scheduler_type": "cosine_with_min_lr",
-    "min_lr_rate": 0.25,
-    "warmup_steps": 1.0,
-    "optim": "adamw_torch",
-    "weight_decay": 0.07,
-    "adam_beta1": 0.85,
-    "adam_beta2": 0.93,
-    "adam_epsilon": 3e-7,
-    "max_grad_norm": 0.6,
-    "bf16": True,
-    "gradient_checkpointing": True,
-    "seed": 5,
-    "dataloader_num_workers": 1,
-    "save_steps": 3,
-    "save_total_limit": 1,
-    "eval_steps": 2,
-    "eval_max_tokens": 20,
-    "per_device_eval_batch_size": 1,
-    "guards": {"grad_norm": 123.0},
+    "learning_rate": 1e-3,
+    "bf16": False,
     "threads": 1,
+    "seed": 1,
 }
-PRETRAIN: dict[str, Any] = {
-    "name": "base",
-    "kind": "pretrain",
-    "data": "tokens",
-    **SHARED,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rope_theta": 5000.0,
-    "rms_norm_eps": 2e-5,
-    "tie_word_embeddings": False,
-    "attention_dropout": 0.15,
-    "initializer_range": 0.03,
-    "sample_steps": 3,
-    "sample_prompts": ["abc"],
-    "sample_max_new_tokens": 5,
+STAGES: dict[str, tuple[type[TrainingFields], dict[str, Any]]] = {
+    "pretrain": (
+        PretrainStage,
+        {
+            **SMALL, "name": "base", "kind": "pretrain", "data": "tokens", "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "sample_max_new_tokens": 1,
+        },
+    ),
+    "adapter": (FinetuneStage, {**SMALL, "name": "tune", "kind": "finetune", "model": "base", "data": "rows", "r": 2}),
+    "model": (
+        FinetuneModelStage,
+        {**SMALL, "name": "tune", "kind": "finetune", "model": "base", "data": "rows", "output": "model"},
+    ),
+    "dpo": (DpoStage, {**SMALL, "name": "prefer", "kind": "dpo", "model": "base", "data": "pairs", "r": 2}),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another value of a field; `given` are fields that both stages have, `data` the input of both."""
+
+    value: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+
+BATCHES = {"eval_steps": 2}
+LONG = {"max_length": 120}
+TRAINING: dict[str, Change] = {
+    "max_length": Change(30),
+    "per_device_train_batch_size": Change(1),
+    "gradient_accumulation_steps": Change(2),
+    "max_steps": Change(5),
+    "num_train_epochs": Change(2.0, {"max_steps": None}),
+    "learning_rate": Change(2e-3),
+    "lr_scheduler_type": Change("linear"),
+    "min_lr_rate": Change(0.3, {"lr_scheduler_type": "cosine_with_min_lr"}),
+    "warmup_steps": Change(2.0),
+    "optim": Change("adamw_torch"),
+    "weight_decay": Change(0.1),
+    "adam_beta1": Change(0.8),
+    "adam_beta2": Change(0.9),
+    "adam_epsilon": Change(1e-6),
+    "max_grad_norm": Change(0.5),
+    "bf16": Change(True),
+    "gradient_checkpointing": Change(True),
+    "seed": Change(2),
+    "dataloader_num_workers": Change(1),
+    "save_strategy": Change("epoch"),
+    "save_steps": Change(3),
+    "eval_strategy": Change("epoch"),
+    "eval_steps": Change(3),
+    "early_stopping_patience": Change(1, BATCHES),
+    "early_stopping_threshold": Change(0.05, {**BATCHES, "early_stopping_patience": 1}),
+    "eval_max_tokens": Change(3, BATCHES),
+    "per_device_eval_batch_size": Change(1, BATCHES),
+    "threads": Change(2),
+    "guards": Change({"grad_norm": 200.0}),
 }
-FINETUNE: dict[str, Any] = {
-    "name": "tune",
-    "kind": "finetune",
-    "model": "base",
-    "data": "questions",
-    **SHARED,
-    "max_length": 30,
-    "eval_max_tokens": 5,
-    "r": 3,
-    "lora_alpha": 9.0,
-    "lora_dropout": 0.2,
-    "use_rslora": True,
-    "use_dora": True,
-    "init_lora_weights": "gaussian",
-    "target_modules": ["q_proj", "up_proj"],
-    "padding_free": False,
-    "train_sampling_strategy": "group_by_length",
-    "modules_to_save": ["lm_head"],
-    "bias": "lora_only",
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "fp4",
-    "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "float32",
-    "llm_int8_skip_modules": ["down_proj"],
+PRETRAIN: dict[str, Change] = {
+    "data": Change("more", data="more"),
+    "hidden_size": Change(24),
+    "intermediate_size": Change(32),
+    "num_hidden_layers": Change(2),
+    "num_attention_heads": Change(4, {"num_key_value_heads": 1}),
+    "num_key_value_heads": Change(1),
+    "rope_theta": Change(5000.0),
+    "rms_norm_eps": Change(2e-5),
+    "tie_word_embeddings": Change(False),
+    "attention_dropout": Change(0.15),
+    "initializer_range": Change(0.03),
+    "sample_steps": Change(3),
+    "sample_prompts": Change(["abc"]),
+    "sample_max_new_tokens": Change(2),
 }
-MODEL: dict[str, Any] = {
-    **{key: value for key, value in FINETUNE.items() if key in FinetuneModelStage.model_fields},
-    "output": "model",
+ROWS: dict[str, Change] = {
+    "model": Change("other", data="other model"),
+    "data": Change("more", data="more"),
+    "format": Change("alpaca"),
+    "columns": Change({"user": "task", "assistant": "result"}, data="objects"),
+    "ignore_keys": Change(["audio"], data="odd key"),
+    "on_bad_row": Change("skip", data="bad row"),
+    "encoding": Change("latin-1", data="latin"),
+    "chat_template": Change("zephyr"),
+    "train_on": Change("last-answer", LONG, data="turns"),
+    "truncation": Change("answer", {"max_length": 25}),
+    "fold_system": Change(True, LONG, data="system"),
+    "padding_free": Change(False),
 }
+ORDER: dict[str, Change] = {"packing": Change(True, LONG), "train_sampling_strategy": Change("group_by_length")}
+FOUR_BITS = {"load_in_4bit": True}
+ADAPTER: dict[str, Change] = {
+    "r": Change(3),
+    "lora_alpha": Change(9.0),
+    "lora_dropout": Change(0.2),
+    "use_rslora": Change(True),
+    "use_dora": Change(True),
+    "init_lora_weights": Change("gaussian"),
+    "target_modules": Change(["q_proj"]),
+    "modules_to_save": Change(["lm_head"]),
+    "bias": Change("all"),
+    "load_in_4bit": Change(True),
+    "bnb_4bit_quant_type": Change("fp4", FOUR_BITS),
+    "bnb_4bit_use_double_quant": Change(True, FOUR_BITS),
+    "bnb_4bit_compute_dtype": Change("bfloat16", FOUR_BITS),
+    "llm_int8_skip_modules": Change(["down_proj"], FOUR_BITS),
+}
+DPO: dict[str, Change] = {
+    "beta": Change(0.2),
+    "loss_type": Change(["ipo"]),
+    "loss_weights": Change([0.5]),
+    "label_smoothing": Change(0.1, {"loss_type": ["robust"]}),
+    "ld_alpha": Change(0.5),
+    "f_divergence_type": Change("js_divergence"),
+    "use_weighting": Change(True),
+    "disable_dropout": Change(False),
+    "precompute_ref_log_probs": Change(True),
+}
+CHANGES: dict[str, dict[str, Change]] = {
+    "pretrain": {**TRAINING, **PRETRAIN},
+    "adapter": {**TRAINING, **ROWS, **ORDER, **ADAPTER},
+    "model": {**TRAINING, **ROWS, **ORDER},
+    "dpo": {
+        **TRAINING, **ROWS, **ADAPTER, **DPO, "eval_max_tokens": Change(1, BATCHES),
+        "columns": Change({"chosen": "good"}, data="objects"),
+        "lora_dropout": Change(0.2, {"disable_dropout": False}),
+    },
+}  # fmt: skip
+WHOLE: dict[str, Change] = {
+    "save_total_limit": Change(1, {"save_steps": 1, "max_steps": 2}),
+    "load_best_model_at_end": Change(True, {"eval_steps": 1, "save_steps": 1, "max_steps": 2}, data="unseen"),
+    "report_to": Change(["tensorboard"], {"max_steps": 1}),
+}
+"""Fields that take effect in the course of a training."""
 ELSEWHERE = {
-    "python": "the supervisor starts that interpreter",
-    "devices": "the supervisor sets CUDA_VISIBLE_DEVICES: test_engine_environment.py",
-    "gate": "the host checks gates",
-    "report_to": "runs of its own: test_scalars.py",
-    "save_strategy": "runs of its own: test_best.py",
-    "eval_strategy": "runs of its own: test_best.py",
-    "load_best_model_at_end": "runs of its own: test_best.py",
-    "early_stopping_patience": "runs of its own: test_best.py",
-    "early_stopping_threshold": "runs of its own: test_best.py",
-    "retry": "the supervisor retries",
-    "start_from": "a run of its own: test_beginning.py",
-    **dict.fromkeys(LabelFields.model_fields.keys() - StageFields.model_fields.keys(), "labels/test_stage_rows.py"),
-    "kind": "names the engine",
-    "packing": "needs padding_free: test_packing.py",
-    "output": "selects the type: test_methods.py",
-    "format": "the door for data: tests/engines/data/test_door.py",
-    "columns": "the door for data: tests/engines/data/test_door.py",
-    "ignore_keys": "the door for data: tests/engines/data/test_door.py",
-    "on_bad_row": "the door for data: tests/engines/data/test_door.py",
-    "encoding": "the door for data: tests/engines/data/test_door.py",
+    "name": "engines/test_host.py::test_",
+    "kind": "engines/training/test_fields.py::test_a_field_changed_alone",
+    "output": "engines/training/test_methods.py::test_",
+    "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
+    "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
+    "gate": "engines/test_host.py::test_a_failed_gate_refuses_the_output",
+    "retry": "engines/training/test_fields.py::test_every_key_of_guards_and_retries",
+    "start_from": "engines/training/test_beginning.py::test_finished_weights_start_a_new_training",
+    "train_on_template": "engines/labels/test_stage_rows.py::test_each_field_reaches_the_rules",
+    "train_sampling_strategy": "engines/training/test_fields.py::test_pairs_are_neither_packed_nor_grouped",
+    "packing": "engines/training/test_fields.py::test_pairs_are_neither_packed_nor_grouped",
 }
-"""Fields that the training engines do not read, and their readers."""
-
-
-@dataclass
-class Seen:
-    """The result of one run in which no field has its default."""
-
-    session: Any
-    batches: list[dict[str, Any]]
-    ctx: TriedContext
-    threads: int
-
-    @property
-    def args(self) -> Any:
-        return self.session.trainer.args
-
-    @property
-    def model_config(self) -> Any:
-        return self.session.task.model.config
-
-    @property
-    def lora(self) -> Any:
-        return self.session.task.model.peft_config["default"]
-
-    def events(self, kind: type[Event]) -> list[Any]:
-        return [event for event in self.ctx.events() if isinstance(event, kind)]
-
-
-def _argument(name: str) -> Callable[[Seen], Any]:
-    return lambda seen: getattr(seen.args, name)
-
-
-def _config(name: str) -> Callable[[Seen], Any]:
-    return lambda seen: getattr(seen.model_config, name)
-
-
-def _lora(name: str) -> Callable[[Seen], Any]:
-    return lambda seen: getattr(seen.lora, name)
-
-
-def _optimizer(name: str) -> Callable[[Seen], Any]:
-    return lambda seen: seen.session.trainer.optimizer.param_groups[0][name]
-
-
-Row = tuple[Callable[[Seen], Any], Any]
-SHARED_ROWS: dict[str, Row] = {
-    "name": (lambda seen: {event.stage for event in seen.events(Step)}, None),
-    "data": (lambda seen: seen.session.task.examples > 0, True),
-    "per_device_train_batch_size": (lambda seen: seen.batches[0]["input_ids"].shape[0], 3),
-    "gradient_accumulation_steps": (_argument("gradient_accumulation_steps"), 2),
-    "max_steps": (lambda seen: [event.step for event in seen.events(Step)], [1, 2, 3, 4]),
-    "num_train_epochs": (_argument("num_train_epochs"), 7.0),
-    "learning_rate": (lambda seen: max(event.learning_rate for event in seen.events(Step)), 1.5e-3),
-    "lr_scheduler_type": (lambda seen: seen.session.schedule.shape, "cosine_with_min_lr"),
-    "min_lr_rate": (lambda seen: seen.session.schedule(4), 0.25),
-    "warmup_steps": (lambda seen: [event.learning_rate for event in seen.events(Step)][:2], [0.0, 1.5e-3]),
-    "optim": (lambda seen: (str(seen.args.optim.value), _optimizer("fused")(seen)), ("adamw_torch", None)),
-    "weight_decay": (_optimizer("weight_decay"), 0.07),
-    "adam_beta1": (lambda seen: _optimizer("betas")(seen)[0], 0.85),
-    "adam_beta2": (lambda seen: _optimizer("betas")(seen)[1], 0.93),
-    "adam_epsilon": (_optimizer("eps"), 3e-7),
-    "max_grad_norm": (_argument("max_grad_norm"), 0.6),
-    "bf16": (lambda seen: seen.session.trainer.accelerator.mixed_precision, "bf16"),
-    "gradient_checkpointing": (lambda seen: seen.session.task.model.is_gradient_checkpointing, True),
-    "seed": (lambda seen: (seen.args.seed, seen.args.data_seed), (5, 5)),
-    "dataloader_num_workers": (lambda seen: seen.session.trainer.get_train_dataloader().num_workers, 1),
-    "save_steps": (lambda seen: [event.step for event in seen.events(CheckpointCommitted)], [3, 4]),
-    "save_total_limit": (lambda seen: [path.name for path in seen.ctx.checkpoints.iterdir()], ["step-4"]),
-    "eval_steps": (lambda seen: [event.step for event in seen.events(Evaluated)], [2, 4]),
-    "per_device_eval_batch_size": (lambda seen: {b.input_ids.shape[0] for b in seen.session.task.val}, {1}),
-    "guards": (lambda seen: seen.session.stage.guards.grad_norm, 123.0),
-    "threads": (lambda seen: seen.threads, 1),
-}
-PRETRAIN_ROWS: dict[str, Row] = {
-    **SHARED_ROWS,
-    "name": (SHARED_ROWS["name"][0], {"base"}),
-    "max_length": (
-        lambda seen: (seen.batches[0]["input_ids"].shape[1], _config("max_position_embeddings")(seen)),
-        (24, 24),
-    ),
-    "eval_max_tokens": (lambda seen: seen.session.task.val.scored_tokens, 23),
-    "hidden_size": (_config("hidden_size"), 48),
-    "intermediate_size": (_config("intermediate_size"), 80),
-    "num_hidden_layers": (lambda seen: len(seen.session.task.model.model.layers), 3),
-    "num_attention_heads": (_config("num_attention_heads"), 4),
-    "num_key_value_heads": (_config("num_key_value_heads"), 2),
-    "rope_theta": (lambda seen: _config("rope_parameters")(seen)["rope_theta"], 5000.0),
-    "rms_norm_eps": (lambda seen: seen.session.task.model.model.norm.variance_epsilon, 2e-5),
-    "tie_word_embeddings": (
-        lambda seen: seen.session.task.model.lm_head.weight is seen.session.task.model.model.embed_tokens.weight,
-        False,
-    ),
-    "attention_dropout": (lambda seen: seen.session.task.model.model.layers[0].self_attn.attention_dropout, 0.15),
-    "initializer_range": (_config("initializer_range"), 0.03),
-    "sample_steps": (lambda seen: [event.step for event in seen.events(SampledText)], [3, 4]),
-    "sample_prompts": (lambda seen: {event.prompt for event in seen.events(SampledText)}, {"abc"}),
-    "sample_max_new_tokens": (lambda seen: max(len(event.text) for event in seen.events(SampledText)) <= 5, True),
-}
-FINETUNE_ROWS: dict[str, Row] = {
-    **SHARED_ROWS,
-    "name": (SHARED_ROWS["name"][0], {"tune"}),
-    "model": (lambda seen: Path(seen.lora.base_model_name_or_path).is_dir(), True),
-    "max_length": (lambda seen: max(batch["input_ids"].shape[1] for batch in seen.batches), 30),
-    "eval_max_tokens": (lambda seen: seen.session.task.val.scored_tokens < 12, True),
-    "r": (_lora("r"), 3),
-    "lora_alpha": (_lora("lora_alpha"), 9),
-    "lora_dropout": (_lora("lora_dropout"), 0.2),
-    "use_rslora": (_lora("use_rslora"), True),
-    "use_dora": (_lora("use_dora"), True),
-    "init_lora_weights": (_lora("init_lora_weights"), "gaussian"),
-    "modules_to_save": (_lora("modules_to_save"), ["lm_head"]),
-    "bias": (_lora("bias"), "lora_only"),
-    "load_in_4bit": (lambda seen: type(_base_layer(seen, "q_proj")).__name__, "Linear4bit"),
-    "bnb_4bit_quant_type": (lambda seen: _base_layer(seen, "q_proj").weight.quant_type, "fp4"),
-    "bnb_4bit_use_double_quant": (lambda seen: _base_layer(seen, "q_proj").weight.quant_state.nested, True),
-    "bnb_4bit_compute_dtype": (lambda seen: str(_base_layer(seen, "q_proj").compute_dtype), "torch.float32"),
-    "llm_int8_skip_modules": (lambda seen: type(_base_layer(seen, "down_proj")).__name__, "Linear"),
-    "target_modules": (_lora("target_modules"), {"q_proj", "up_proj"}),
-    "train_sampling_strategy": (lambda seen: type(seen.session.trainer._get_train_sampler()).__name__, "EpochOrder"),
-    "padding_free": (lambda seen: seen.session.trainer.arrangement.way, "padded"),
-}
-
-
-MODEL_ROWS: dict[str, Row] = {
-    **{name: row for name, row in FINETUNE_ROWS.items() if name in FinetuneModelStage.model_fields},
-    "model": (lambda seen: seen.session.task.model.num_parameters() > 10_000, True),
-}
-
-
-def _base_layer(seen: Seen, name: str) -> Any:
-    """A linear layer of the trained model, without its adapter."""
-    model = seen.session.task.model
-    found = next(module for path, module in model.named_modules() if path.endswith(f".{name}"))
-    return getattr(found, "base_layer", found)
-
-
-def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: dict[str, Any], inputs: dict[str, Path | str]) -> Seen:
-    import torch
-
-    from engines.finetune import stage as finetune
-    from engines.pretrain import stage as pretrain
-    from engines.training import trainer
-    from engines.training.session import Session
-
-    sessions: list[Session] = []
-    batches: list[dict[str, Any]] = []
-    prepare = trainer.EngineTrainer.training_step
-
-    class Recorded(Session):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            sessions.append(self)
-
-    def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        batches.append(dict(inputs))
-        return prepare(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(trainer.EngineTrainer, "training_step", training_step)
-    monkeypatch.setattr(finetune, "Session", Recorded)
-    monkeypatch.setattr(pretrain, "Session", Recorded)
-    ctx = context(tmp_path, stage, inputs)
-    assert run_stage(ctx) is not None
-    return Seen(sessions[0], batches, ctx, torch.get_num_threads())
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, tokens: Path) -> Seen:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return _run(monkeypatch, tmp_path_factory.mktemp("pretrained"), PRETRAIN, {"data": tokens})
-
-
-@pytest.fixture(scope="module")
-def finetuned(tmp_path_factory: pytest.TempPathFactory, model: Path, messages: Path) -> Seen:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = tmp_path_factory.mktemp("finetuned")
-        return _run(monkeypatch, folder, FINETUNE, {"model": model, "data": messages})
-
-
-@pytest.fixture(scope="module")
-def finetuned_model(tmp_path_factory: pytest.TempPathFactory, model: Path, messages: Path) -> Seen:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = tmp_path_factory.mktemp("finetuned-model")
-        return _run(monkeypatch, folder, MODEL, {"model": model, "data": messages})
-
-
-@pytest.mark.parametrize("name", sorted(PretrainStage.model_fields))
-def test_a_pretrain_field_reaches_the_engine(name: str, pretrained: Seen) -> None:
-    if name not in ELSEWHERE:
-        found, expected = PRETRAIN_ROWS[name]
-        assert found(pretrained) == expected
-
-
-@pytest.mark.parametrize("name", sorted(FinetuneStage.model_fields))
-def test_a_finetune_field_reaches_the_engine(name: str, finetuned: Seen) -> None:
-    if name not in ELSEWHERE:
-        found, expected = FINETUNE_ROWS[name]
-        assert found(finetuned) == expected
-
-
-@pytest.mark.parametrize("name", sorted(FinetuneModelStage.model_fields))
-def test_a_field_of_a_full_fine_tuning_reaches_the_engine(name: str, finetuned_model: Seen) -> None:
-    if name not in ELSEWHERE:
-        found, expected = MODEL_ROWS[name]
-        assert found(finetuned_model) == expected
-
-
-def test_no_field_is_left_at_its_default_in_these_runs() -> None:
-    for stage, fields in ((PRETRAIN, PretrainStage), (FINETUNE, FinetuneStage), (MODEL, FinetuneModelStage)):
-        for name, field in fields.model_fields.items():
-            if name not in ELSEWHERE and name != "kind" and not field.is_required():
-                assert stage[name] != field.default, name
-
-
-def test_the_gradient_limit_is_the_guards(tmp_path: Path, tokens: Path) -> None:
-    ctx = context(tmp_path, {**PRETRAIN, "guards": {"grad_norm": 1e-6}}, {"data": tokens})
-    assert run_stage(ctx) is None
-    assert [event.limit for event in ctx.events() if isinstance(event, GuardTripped)] == [1e-6]
-
-
+"""Fields whose effect is not in what these engines build, and the begin of the name of the test that has it."""
 NESTED = {
-    "guards.grad_norm": "engines/training/test_fields.py::test_the_gradient_limit_is_the_guards",
+    "guards.grad_norm": "engines/training/test_fields.py::test_a_field_changed_alone",
     "guards.loss_spike": "engines/training/test_watch.py::test_a_spike_is_refused_before_the_weights_have_it",
     "guards.no_improvement": "engines/training/test_watch.py::test_a_training_without_improvement_saves_and_ends",
     "guards.no_improvement_on": "engines/training/test_watch.py::test_no_improvement_of_evaluations_counts_from",
@@ -348,15 +197,199 @@ NESTED = {
     "retry.warmup_steps": "engines/training/test_watch.py::test_after_two_tripped_guards_the_rate_rises_again",
 }
 """The keys of tables, and the begin of the name of the test in which a value of each changes what happens."""
+ALWAYS_REMOVED = {"learning_rate", "weight_decay", "target_modules", "beta", "truncation", "sample_prompts"}
+"""Fields whose passage the short run removes too."""
+SHARED = set(TrainingFields.model_fields) | set(FinetuneFields.model_fields)
+
+
+def _cases() -> list[Any]:
+    """Each field of each kind; a field that another kind has in the same class is there once in the short run."""
+    seen: set[tuple[str, bool]] = set()
+    cases = []
+    for kind, changes in CHANGES.items():
+        for name in changes:
+            again = name in SHARED and (name, kind == "dpo" and name in ROWS) in seen
+            again = again or (kind == "dpo" and name in ADAPTER)
+            seen |= {(name, kind == "dpo" and name in ROWS)}
+            cases.append(pytest.param(kind, name, id=f"{kind}-{name}", marks=[pytest.mark.thorough] if again else []))
+    return cases
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    """The inputs, by the names that a change gives."""
+    folder = tmp_path_factory.mktemp("fields")
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(tiny, "SHAPE", {**shape, "num_hidden_layers": 1})
+        models = {"": tiny.write_model(folder / "model"), "other model": tiny.write_model(folder / "other", seed=2)}
+    rows = {
+        "": tiny.write_messages(folder / "rows", rows=5, val=2),
+        "more": tiny.write_messages(folder / "more", rows=6, val=2),
+        "objects": _lines(folder / "objects", [{"task": "a?", "result": "b"}]),
+        "odd key": _lines(folder / "odd", [{"prompt": "a?", "completion": "b", "audio": "x.wav"}]),
+        "bad row": _lines(folder / "bad", [{"prompt": "a?", "completion": "b"}, {"prompt": 3, "completion": "b"}]),
+        "latin": _lines(folder / "latin", [{"prompt": "caf\u00e9?", "completion": "b"}], "latin-1"),
+        "turns": _lines(folder / "turns", [_talk("user", "assistant", "user", "assistant")]),
+        "system": _lines(folder / "system", [_talk("system", "user", "assistant")]),
+    }
+    talk = [_turn("sure"), {"role": "user", "content": "b?"}, _turn("yes")]
+    pairs = {
+        "": write_pairs(folder / "pairs", rows=5, val=2),
+        "more": write_pairs(folder / "more-pairs", rows=6, val=2),
+        "objects": _lines(folder / "p-objects", [{"prompt": "a?", "good": "b", "rejected": "c"}]),
+        "odd key": _lines(folder / "p-odd", [{"prompt": "a?", "chosen": "b", "rejected": "c", "audio": "x.wav"}]),
+        "bad row": _lines(folder / "p-bad", [_pair("a?"), {"prompt": 3, "chosen": "b", "rejected": "c"}]),
+        "latin": _lines(folder / "p-latin", [_pair("caf\u00e9?")], "latin-1"),
+        "turns": _lines(folder / "p-turns", [{"prompt": "a?", "chosen": talk, "rejected": [*talk[:2], _turn("no")]}]),
+        "system": _lines(folder / "p-system", [{**_pair(""), "prompt": _talk("system", "user")["messages"]}]),
+    }
+    counts = {"train": 40 * 5 + 3, "val": 100}
+    tokens = {
+        "": tiny.write_tokens(folder / "tokens", counts),
+        "more": tiny.write_tokens(folder / "more-tokens", {**counts, "train": 250}, seed=1),
+    }
+    tokens["unseen"] = tiny.write_tokens(folder / "unseen", counts)
+    (tokens["unseen"] / "val.bin").write_bytes(b"\x04\x01" * 100)  # no training text has it, so its loss rises
+    return {"model": models, "rows": rows, "pairs": pairs, "tokens": tokens}
+
+
+def _lines(folder: Path, rows: list[Any], encoding: str = "utf-8") -> Path:
+    folder.mkdir()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows * 2)
+    (folder / "train.jsonl").write_text(text, encoding=encoding)
+    return folder
+
+
+def _talk(*roles: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": f"{role} {n}"[-6:]} for n, role in enumerate(roles)]}
+
+
+def _turn(answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer}
+
+
+def _pair(prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": "b", "rejected": "c"}
+
+
+def _inputs(kind: str, places: Mapping[str, Mapping[str, Path]], data: str) -> dict[str, Path | str]:
+    names = {"pretrain": "tokens", "dpo": "pairs"}
+    found: dict[str, Path | str] = {}
+    if kind != "pretrain":
+        found["model"] = places["model"].get(data, places["model"][""])
+    of_kind = places[names.get(kind, "rows")]
+    return {**found, "data": of_kind.get(data, of_kind[""])}
+
+
+_known: dict[tuple[str, str], Any] = {}
+
+
+def _unchanged(tmp_path: Path, kind: str, values: Mapping[str, Any], inputs: Mapping[str, Path | str]) -> Any:
+    """What the engine builds of an unchanged stage: once for all fields that have the same."""
+    key = (kind, repr((sorted(values.items()), inputs)))
+    if key not in _known:
+        _known[key] = _observed(tmp_path, kind, values, inputs)
+    return _known[key]
+
+
+def _observed(tmp_path: Path, kind: str, values: Mapping[str, Any], inputs: Mapping[str, Path | str]) -> Any:
+    """What the engine builds, or why it refuses the stage."""
+    try:
+        return built(tmp_path, {key: v for key, v in values.items() if v is not None}, inputs)
+    except OperatorError as error:
+        return {"refused": error.message.replace(str(tmp_path), "")}
+
+
+def _unchanged_value(kind: str, name: str, change: Change) -> Any:
+    """The value of the field where it is not changed."""
+    fields, base = STAGES[kind]
+    given = {key: value for key, value in {**base, **change.given}.items() if value is not None}
+    return getattr(fields.model_validate(given), name)
+
+
+def _both(
+    tmp_path: Path, places: Mapping[str, Mapping[str, Path]], kind: str, name: str, *, removed: bool = False
+) -> tuple[Any, Any]:
+    """What is built without and with the change; `removed`: with the passage of the field removed."""
+    fields, base = STAGES[kind]
+    change = CHANGES[kind][name]
+    first = {**base, **change.given}
+    as_input = name in ("data", "model")
+    before = _inputs(kind, places, "" if as_input else change.data)
+    after = before if removed and as_input else _inputs(kind, places, change.data)
+    one = _unchanged(tmp_path / "one", kind, first, before)
+    if not removed:
+        return one, _observed(tmp_path / "two", kind, {**first, name: change.value}, after)
+    with read_as(fields, name, _unchanged_value(kind, name, change)):
+        return one, _observed(tmp_path / "two", kind, {**first, name: change.value}, after)
+
+
+@pytest.mark.parametrize(("kind", "name"), _cases())
+def test_a_field_changed_alone_changes_what_the_engine_builds(
+    kind: str, name: str, tmp_path: Path, places: dict[str, dict[str, Path]]
+) -> None:
+    one, two = _both(tmp_path, places, kind, name)
+    assert one != two
+    assert "refused" not in two or name == "format", "the changed stage is one that can be trained"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, id=f"{kind}-{name}", marks=[] if name in ALWAYS_REMOVED else [pytest.mark.thorough])
+        for kind, changes in CHANGES.items()
+        for name in changes
+    ],
+)
+def test_without_the_passage_of_the_field_the_engine_builds_the_same_as_without_the_change(
+    kind: str, name: str, tmp_path: Path, places: dict[str, dict[str, Path]]
+) -> None:
+    one, two = _both(tmp_path, places, kind, name, removed=True)
+    assert [part for part in one if one[part] != two.get(part)] == []
+
+
+def _done(tmp_path: Path, values: Mapping[str, Any], inputs: Mapping[str, Path | str]) -> Any:
+    """What a whole training leaves: its checkpoints, its weights and the files of the reporters."""
+    ctx = context(tmp_path, values, inputs)
+    assert run_stage(ctx) is not None
+    kept = sorted(path.name for path in ctx.checkpoints.iterdir())
+    return kept, tiny.weights_sha256(ctx.out), sorted(path.name[:6] for path in ctx.run_root.rglob("events.*"))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_field_changed_alone_changes_what_a_training_leaves(
+    name: str, tmp_path: Path, places: dict[str, dict[str, Path]]
+) -> None:
+    fields, base = STAGES["pretrain"]
+    first = {**base, **WHOLE[name].given}
+    changed = {**first, name: WHOLE[name].value}
+    inputs = _inputs("pretrain", places, WHOLE[name].data)
+    one = _done(tmp_path / "one", first, inputs)
+    assert _done(tmp_path / "two", changed, inputs) != one
+    with read_as(fields, name, _unchanged_value("pretrain", name, WHOLE[name])):
+        assert _done(tmp_path / "three", changed, inputs) == one
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_every_field_of_a_stage_that_trains_has_its_proof(kind: str) -> None:
+    fields, _ = STAGES[kind]
+    proven = CHANGES[kind].keys() | WHOLE.keys()
+    assert fields.model_fields.keys() - proven - ELSEWHERE.keys() == set()
+    assert proven - fields.model_fields.keys() == set(), "no proof of a field that does not exist"
+
+
+def test_pairs_are_neither_packed_nor_grouped() -> None:
+    for name, change in ORDER.items():
+        with pytest.raises(ValueError, match=name):
+            DpoStage.model_validate({**STAGES["dpo"][1], name: change.value})
 
 
 def test_every_key_of_guards_and_retries_has_a_test_in_which_it_takes_effect() -> None:
-    from recipes.stages.fields import ModelGuards, ModelRetry
-
     keys = {f"guards.{name}" for name in ModelGuards.model_fields} | {
         f"retry.{name}" for name in ModelRetry.model_fields
     }
     assert NESTED.keys() == keys
-    for key, where in NESTED.items():
+    for key, where in {**NESTED, **ELSEWHERE}.items():
         file, _, test = where.partition("::")
         assert f"def {test}" in (Path(__file__).resolve().parents[2] / file).read_text(encoding="utf-8"), key
