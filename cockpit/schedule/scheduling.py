@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cockpit.schedule.facts import AttemptFacts, RunFacts
+from cockpit.schedule.lowered_rate import UNCHANGED, lowered_before
 from cockpit.schedule.memory_plan import memory_plan, ran_out
 from cockpit.schedule.resolved_recipe import RunRecipe
 from engines.events import Adjusted, RunStarted
@@ -34,6 +35,8 @@ class RunStage:
     why: str = ""
     adjusted: tuple[Adjusted, ...] = ()
     """fields that have other values than in the recipe, because memory ran out"""
+    note: str = ""
+    """what an operator's resume keeps of earlier retries, or replaces; empty where that is nothing"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,18 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     resume = trains and (not fresh or named)
     at_step = again.checkpoint if again and named and fresh else None
     memory = memory_plan(stage, [attempt for _, attempt in sorted(facts.stage(name).attempts.items())])
+    before = lowered_before(facts, name, _last_rerun(plan, facts, name)) if resume else UNCHANGED
     if not attempts:
-        return RunStage(name, resume=resume, at_step=at_step, why="first attempt", adjusted=memory.adjusted)
+        return RunStage(
+            name,
+            resume=resume,
+            at_step=at_step,
+            learning_rate_scale=before.scale,
+            guard_trips=before.trips,
+            why="first attempt",
+            adjusted=memory.adjusted,
+            note=before.note,
+        )
     last = attempts[-1]
     if last.reason == EndReason.STOPPED:
         return EndRun(RunStatus.STOPPED, f"{name} was stopped{': ' if last.detail else ''}{last.detail}")
@@ -130,18 +143,24 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
         resume=resume,
         healthy_only=trips > 0,
         at_step=at_step,
-        learning_rate_scale=factor**trips,
-        guard_trips=trips,
+        learning_rate_scale=before.scale * factor**trips,
+        guard_trips=before.trips + trips,
         why=f"retry after: {what}",
         adjusted=memory.adjusted,
     )
+
+
+def _last_rerun(plan: RunRecipe, facts: RunFacts, name: str) -> RunStarted | None:
+    """The last request to rerun this stage: what happened before it belongs to another training."""
+    return next((start for start in reversed(facts.operator_starts()) if name in _redone(plan, start)), None)
 
 
 def _advice(stage: StageFields, last: AttemptFacts) -> str:
     """What a resume can change after a guard has ended the last attempt, and what that costs; else empty."""
     if last.reason != EndReason.GUARD or not isinstance(stage, TrainingFields):
         return ""
-    rate = quantities.exact(stage.learning_rate / 2)
+    scale = last.started.learning_rate_scale if last.started is not None else 1.0
+    rate = quantities.exact(stage.learning_rate * scale / 2)
     return (
         f"; a resume with --set {stage.name}.learning_rate={rate} is steadier, and needs more steps for the same loss"
     )

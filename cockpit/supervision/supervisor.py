@@ -187,6 +187,8 @@ class Supervisor:
             )
         for reason in choice.refused:
             self.writer.emit(Warned(message=reason, stage=name))
+        if action.note:
+            self.writer.emit(Warned(message=action.note, stage=name))
         saved_step = self.facts.stage(name).saved_step
         if action.resume and choice.chosen is None and saved_step is not None:
             message = f"restarting {name} from step 0: no usable checkpoint up to step {saved_step}"

@@ -65,7 +65,9 @@ class Attempts:
         self._add(engine, WriterOpened(
             role=WriterRole.ENGINE, host="h", boot_id="b", pid=1, start_time=1, stage="base", attempt=self.number
         ))  # fmt: skip
-        self._add(engine, AttemptStarted(stage="base", kind="pretrain", attempt=self.number))
+        self._add(engine, AttemptStarted(
+            stage="base", kind="pretrain", attempt=self.number, learning_rate_scale=action.learning_rate_scale
+        ))  # fmt: skip
         if reason == EndReason.KILLED:
             self._add(self.supervisor, AttemptEnded(
                 stage="base", attempt=self.number, reason=reason, exit=-9, memory=memory

@@ -16,6 +16,7 @@ from engines.events import (
     AttemptEnded,
     AttemptStarted,
     Event,
+    FieldChanged,
     GuardTripped,
     ResumedFrom,
     RunEnded,
@@ -26,6 +27,8 @@ from engines.events import (
 )
 from engines.words import EndReason, RunStatus, StartReason, WriterRole
 from recipes.schema import Recipe
+from tests.cockpit.schedule.test_memory_plan import Attempts
+from tests.cockpit.schedule.test_memory_plan import plan as memory_test_plan
 
 ORDER = ["data", "base", "atlas", "report"]
 
@@ -74,7 +77,7 @@ class Journal:
 
     def attempt(
         self, stage: str, number: int, end: str = "", *, engine: bool = True, resumed: tuple[int, int] | None = None,
-        supervisor_end: str | None = None, detail: str = "",
+        supervisor_end: str | None = None, detail: str = "", scale: float = 1.0,
     ) -> Journal:  # fmt: skip
         """One attempt from its announcement to its end (`end` is the engine's reason, "" without one)."""
         writer = f"e-{stage}-{number}"
@@ -92,7 +95,15 @@ class Journal:
                 attempt=number,
             )
             point = None if resumed is None else ResumedFrom(attempt=resumed[0], step=resumed[1], sha256="f")
-            self._add(writer, AttemptStarted, stage=stage, kind="fake", attempt=number, resumed_from=point)
+            self._add(
+                writer,
+                AttemptStarted,
+                stage=stage,
+                kind="fake",
+                attempt=number,
+                resumed_from=point,
+                learning_rate_scale=scale,
+            )
             if end == "guard":
                 self._add(
                     writer, GuardTripped, stage=stage, attempt=number, guard="grad_norm", step=5, value=2e3, limit=1e3
@@ -411,6 +422,78 @@ def test_a_second_tripped_guard_is_counted_for_the_second_warm_up() -> None:
     action = journal.next()
     assert isinstance(action, RunStage)
     assert action.guard_trips == 2
+
+
+def _lowered_twice() -> Journal:
+    """A launch whose third attempt trains with a quarter of the rate, then an operator's stop."""
+    journal = Journal().start().done("data").attempt("base", 1, "guard").attempt("base", 2, "guard", scale=0.5)
+    return journal.attempt("base", 3, "stopped", scale=0.25).end("stopped")
+
+
+def _change(number: int, field: str, stage: str = "base") -> FieldChanged:
+    return FieldChanged(number=number, stage=stage, field=field, old="2e-4", new="1e-4")
+
+
+def test_a_resume_keeps_the_rate_that_guards_lowered_and_says_so() -> None:
+    journal = _lowered_twice().start("resume", "s2", launch=2, attempts={"base": 3})
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert (action.learning_rate_scale, action.guard_trips) == (0.25, 2)
+    assert "stays scaled by 0.25" in action.note
+    journal.attempt("base", 4, "guard", scale=0.25)
+    retry = journal.next()
+    assert isinstance(retry, RunStage)
+    assert (retry.learning_rate_scale, retry.guard_trips, retry.note) == (0.125, 3, "")
+    journal.attempt("base", 5, "stopped", scale=0.125).start("resume", "s3", launch=3, attempts={"base": 5})
+    again = journal.next()
+    assert isinstance(again, RunStage)
+    assert again.learning_rate_scale == 0.125
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "retry.learning_rate_factor"])
+def test_a_resume_that_sets_the_rate_has_the_operator_s_rate_and_later_resumes_too(field: str) -> None:
+    journal = _lowered_twice().start("resume", "s2", launch=2, attempts={"base": 3}, changes=[_change(1, field)])
+    for supervisor in ("s3", "s4"):
+        action = journal.next()
+        assert isinstance(action, RunStage)
+        assert (action.learning_rate_scale, action.guard_trips) == (1.0, 0)
+        assert "that of the recipe again" in action.note
+        journal.start("resume", supervisor, launch=int(supervisor[1:]), attempts={"base": 3})
+    journal.attempt("base", 4, "stopped").start("resume", "s5", launch=5, attempts={"base": 4})
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert (action.learning_rate_scale, action.note) == (1.0, "")
+
+
+@pytest.mark.parametrize("change", [_change(1, "max_steps"), _change(1, "learning_rate", "atlas")])
+def test_a_resume_that_changes_something_else_keeps_the_lowered_rate(change: FieldChanged) -> None:
+    journal = _lowered_twice().start("resume", "s2", launch=2, attempts={"base": 3}, changes=[change])
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert action.learning_rate_scale == 0.25
+
+
+def test_a_rerun_from_step_0_has_the_recipe_s_rate_also_after_a_stop() -> None:
+    journal = _lowered_twice().start("resume", "s2", launch=2, attempts={"base": 3}, redo=["base"])
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert (action.resume, action.learning_rate_scale, action.guard_trips) == (False, 1.0, 0)
+    journal.attempt("base", 4, "stopped").start("resume", "s3", launch=3, attempts={"base": 4})
+    action = journal.next()
+    assert isinstance(action, RunStage)
+    assert (action.resume, action.learning_rate_scale) == (True, 1.0)
+
+
+def test_the_advice_after_the_last_guard_is_below_the_rate_that_tripped_it() -> None:
+    attempts = Attempts(memory_test_plan(learning_rate=1e-3))
+    for scale in (1.0, 0.5):
+        action = attempts.next()
+        assert isinstance(action, RunStage)
+        assert action.learning_rate_scale == scale
+        attempts.attempt(EndReason.GUARD)
+    end = attempts.next()
+    assert isinstance(end, EndRun)
+    assert "--set base.learning_rate=2.5e-4 " in end.reason
 
 
 def test_an_attempt_that_stops_by_itself_gives_the_run_its_reason() -> None:
