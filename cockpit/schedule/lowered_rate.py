@@ -7,6 +7,7 @@ the operator sets the rate: a fact of the attempts, like a micro-batch that was 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cockpit.schedule.facts import AttemptFacts, RunFacts
 from engines.events import RunStarted
@@ -47,10 +48,12 @@ def lowered_before(facts: RunFacts, name: str, began: RunStarted | None) -> Lowe
         return UNCHANGED
     shown = quantities.exact(scale)
     if _is_set_after(facts, name, last):
-        return Lowered(note=f"the learning rate is that of the recipe again, as changed; retries had scaled it by {shown}")
+        return Lowered(
+            note=f"the learning rate is that of the recipe again, as changed; retries had scaled it by {shown}"
+        )
     return Lowered(
         scale,
-        sum(_lowers(attempt, after) for attempt, after in zip(before, before[1:], strict=False)),
+        sum(_lowers(attempt, after) for attempt, after in pairwise(before)),
         f"the learning rate stays scaled by {shown}, because guards tripped in earlier attempts; a resume with --set"
         f" {name}.learning_rate=… sets another one",
     )

@@ -24,6 +24,8 @@ ACCUMULATION = "gradient_accumulation_steps"
 EVALUATED_ROWS = "per_device_eval_batch_size"
 CHECKPOINTING = "gradient_checkpointing"
 MAX_REASON = 300
+BEFORE_ROWS = frozenset({"importing", "loading"})
+"""Phases of an engine in which no batch is in memory yet."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def _next(retry: ModelRetry, fields: Mapping[str, Any], phase: str, halvings: in
         if rows > 1:
             return {EVALUATED_ROWS: rows // 2}
         return f"an evaluation of one row ({EVALUATED_ROWS} = 1) is too large"
+    if phase in BEFORE_ROWS:
+        return (
+            f"memory ran out while {phase}, before the first row: a smaller micro-batch does not help; a smaller model,"
+            " load_in_4bit for an adapter, or a machine with more memory does"
+        )
     smaller = smaller_batch(fields[ROWS], fields[ACCUMULATION]) if halvings < retry.out_of_memory_halvings else None
     if smaller is not None:
         return dict(zip((ROWS, ACCUMULATION), smaller, strict=True))

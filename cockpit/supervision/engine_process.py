@@ -23,7 +23,7 @@ from cockpit.supervision.shared_cards import CARD_ENV, card_words, engines_on_ca
 from cockpit.supervision.shared_cores import other_engines, sharing_words
 from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
-from engines.identity import Identity
+from engines.identity import Identity, boot_id
 from engines.json_text import read_json
 from engines.run_dir import RunDir, lock_is_held
 from engines.stage_file import ExpectedInputs, StageFile, StageResume, first_start_of, present_moment, write_stage_file
@@ -147,9 +147,11 @@ def start_engine(run: RunDir, stage: StageFields, attempt: int, stage_json: Path
         os.close(console)
     pidfd = os.pidfd_open(child.pid)
     identity = Identity.of(child.pid) or Identity(child.pid, 0, "")
+    kills = MemoryKills.read(child.pid)
     with suppress(OSError):  # on a full disk, the engine is found by its command line instead
-        write_durably(run.engine_json(stage.name, attempt), json.dumps(vars(identity)).encode())
-    return EngineProcess(stage.name, attempt, identity, child, pidfd, MemoryKills.read(child.pid))
+        known = {**vars(identity), "memory_kills": dict(kills.groups)}
+        write_durably(run.engine_json(stage.name, attempt), json.dumps(known).encode())
+    return EngineProcess(stage.name, attempt, identity, child, pidfd, kills)
 
 
 def find_engine(run: RunDir, stage: str, attempt: int) -> EngineProcess | None:
@@ -185,6 +187,17 @@ def engine_lives(run: RunDir, stage: str, attempt: int) -> bool:
 def recorded_engine(run: RunDir, stage: str, attempt: int) -> Identity | None:
     """The engine that the attempt's folder names; None without one."""
     return _recorded(run.engine_json(stage, attempt))
+
+
+def recorded_kills(run: RunDir, stage: str, attempt: int) -> MemoryKills:
+    """The kernel's counts when the attempt's engine was started; empty where they are unknown, or of another boot."""
+    path = run.engine_json(stage, attempt)
+    identity = _recorded(path)
+    if identity is None or identity.boot_id != boot_id():
+        return MemoryKills()
+    with suppress(OSError, ValueError):
+        return MemoryKills.of_groups(read_json(path, MAX_IDENTITY_BYTES).get("memory_kills"))
+    return MemoryKills()
 
 
 def _recorded(path: Path) -> Identity | None:

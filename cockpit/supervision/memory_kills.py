@@ -22,6 +22,7 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 MAX_BYTES = 1 << 16
 LAST_BYTES = 1 << 13
+_COUNT_FILES = frozenset({"memory.events", "memory.oom_control"})
 _COUNT = re.compile(r"^oom_kill (\d{1,18})$", re.MULTILINE)
 
 
@@ -42,6 +43,15 @@ class MemoryKills:
         innermost = next(counted, None)  # an outer group counts the kills of other processes too
         return MemoryKills(dict([innermost] if innermost else []), _count(proc / "vmstat"))
 
+    @staticmethod
+    def of_groups(value: object, cgroups: Path = CGROUPS) -> MemoryKills:
+        """The counts of groups as the engine's file has them, for a supervisor that finds the engine dead; else empty.
+
+        The machine's count is not among them: since then, the kernel may have killed a process of another user.
+        """
+        known = value.items() if isinstance(value, dict) else ()
+        return MemoryKills({file: n for file, n in known if type(n) is int and _is_count_file(file, cgroups)})
+
     def again(self, proc: Path = PROC) -> MemoryKills:
         """The present counts of the same groups; the process may have ended."""
         groups = {file: count for file in self.groups if (count := _count(Path(file))) is not None}
@@ -57,8 +67,9 @@ def memory_end(before: MemoryKills, status: int | None, console: Path, *, killed
         console: its output, whose end has the words of a C++ abort.
         killed_by_us: the supervisor itself sent SIGKILL.
     """
-    if status == -signal.SIGABRT and (which := in_output(_end_of(console))):
-        return MemoryEnd.PROVEN, f"out of memory: {which}; see console.log"
+    if status in {None, -signal.SIGABRT} and (which := in_output(_end_of(console))):
+        found = MemoryEnd.PROBABLE if status is None else MemoryEnd.PROVEN
+        return found, f"out of memory: {which}; see console.log"
     if killed_by_us or status not in {None, -signal.SIGKILL}:
         return MemoryEnd.UNKNOWN, ""
     found, evidence = judge(before, before.again())
@@ -95,6 +106,11 @@ def _files(pid: int, proc: Path, cgroups: Path) -> list[Path]:
             own = cgroups / "memory"
             found += [own / group.strip("/") / "memory.oom_control", own / "memory.oom_control"]
     return list(dict.fromkeys(found))
+
+
+def _is_count_file(file: str, cgroups: Path) -> bool:
+    path = Path(file)
+    return path.is_relative_to(cgroups) and ".." not in path.parts and path.name in _COUNT_FILES
 
 
 def _end_of(file: Path) -> str:

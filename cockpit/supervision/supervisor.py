@@ -34,6 +34,7 @@ from cockpit.supervision.engine_process import (
     EngineProcess,
     exit_reason,
     find_engine,
+    recorded_kills,
     start_engine,
     what_it_shares,
     write_stage_json,
@@ -173,7 +174,8 @@ class Supervisor:
                         AttemptEnded(stage=name, attempt=attempt.number, reason=EndReason.NOT_STARTED, detail=detail)
                     )
                 else:
-                    self._record_end(name, attempt.number, None)
+                    kills = recorded_kills(self.run, name, attempt.number)
+                    self._record_end(name, attempt.number, None, kills=kills)
                     unreaped = name
         if unreaped:  # only now: an engine of a later attempt may have been alive above
             self._kill_rest(unreaped)

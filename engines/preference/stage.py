@@ -80,7 +80,9 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
             trainer=make,
             arguments=DPOConfig,
             more=settings_of(stage),
-            evaluate=None if val is None else lambda trainer: trainer.score(trainer.held_out, collate, stage),
+            evaluate=None
+            if val is None
+            else lambda trainer, fitting: trainer.score(trainer.held_out, collate, stage, fitting),
         ),
     )
     session = Session(ctx, task)

@@ -8,7 +8,7 @@ None of that is used: the pairs are labelled and proven before, and the referenc
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from engines.forward.arrangement import Arrangement
 from engines.preference.flat import FlatModel, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
+from engines.training.fitting import Fitting
 from engines.training.session import Scored
 from engines.training.trainer import EngineMixin
 from recipes.stages.dpo import DpoStage
@@ -115,24 +116,31 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         return {name: one for name, one in found.items() if name != "num_tokens"}  # TRL's own count of all steps
 
     @torch.no_grad()
-    def score(self, held_out: HeldOut, collate: Any, stage: DpoStage) -> Scored:
+    def score(self, held_out: HeldOut, collate: Any, stage: DpoStage, fitting: Fitting) -> Scored:
         """Loss and measurements on held-out pairs, as means over the pairs (over tokens, what TRL measures so)."""
         training = self.model.training
         self.model.eval()
         total, pairs, tokens = 0.0, 0, 0
         sums: dict[str, list[float]] = {}
+
+        def score(part: Sequence[Pair]) -> tuple[float, int, int, dict[str, tuple[float, float]]]:
+            inputs = self._prepare_inputs(collate(part))
+            self.take_measured(inputs)  # what a part that memory did not hold left
+            with rows_of_batch(self._arrangement, inputs["attention_mask"]):
+                loss = DPOTrainer._compute_loss(self, self._unpadded(self.model), inputs, False)
+            scored = int(inputs["completion_mask"][:, 1:].sum())
+            return float(loss) * len(part), len(part), scored, self.take_measured(inputs)
+
         try:
             for batch in held_out.batches:
-                inputs = self._prepare_inputs(collate(batch))
-                with rows_of_batch(self._arrangement, inputs["attention_mask"]):
-                    loss = DPOTrainer._compute_loss(self, self._unpadded(self.model), inputs, False)
-                total += float(loss) * len(batch)
-                pairs += len(batch)
-                tokens += int(inputs["completion_mask"][:, 1:].sum())
-                for name, (value, weight) in self.take_measured(inputs).items():
-                    both = sums.setdefault(name, [0.0, 0.0])
-                    both[0] += value * weight
-                    both[1] += weight
+                for loss, count, scored, measured in fitting.each(batch, score):
+                    total += loss
+                    pairs += count
+                    tokens += scored
+                    for name, (value, weight) in measured.items():
+                        both = sums.setdefault(name, [0.0, 0.0])
+                        both[0] += value * weight
+                        both[1] += weight
         finally:
             self.model.train(training)
         means: dict[str, float | None] = {name: whole / weight for name, (whole, weight) in sums.items()}

@@ -15,6 +15,7 @@ import torch
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.forward.label_loss import IGNORED, LabelLoss, rows_of
 from engines.forward.rows_attention import rows_in_sequence
+from engines.training.fitting import Fitting
 
 ANSWERS_PROTOCOL = "answers"
 WINDOWS_PROTOCOL = "windows"
@@ -165,6 +166,7 @@ def token_weighted_loss(
     batches: Iterable[Batch],
     on_progress: Callable[[int], None] | None = None,
     arrangement: Arrangement = PADDED,
+    fitting: Fitting | None = None,
 ) -> tuple[float, int]:
     """Mean negative log likelihood per scored token, in nats, and the number of scored tokens.
 
@@ -177,17 +179,26 @@ def token_weighted_loss(
         batches: the batches to score.
         on_progress: called after each batch with the tokens scored so far; an exception from it ends the evaluation.
         arrangement: how the rows of a batch go through the model; it does not change the loss.
+        fitting: divides batches that memory does not hold, and says so.
     """
     was_training = bool(model.training)
     device = next(model.parameters()).device
     loss = LabelLoss(model)
     model.eval()
+    fitting = fitting or Fitting()
     total, tokens = 0.0, 0
+
+    def sums(rows: Sequence[Example]) -> tuple[float, int]:
+        found = [
+            (float(nll.double().sum()), int(nll.numel())) for nll in _losses(model, loss, rows, arrangement, device)
+        ]
+        return sum(nll for nll, _ in found), sum(count for _, count in found)
+
     try:
         for batch in batches:
-            for nll in _losses(model, loss, batch, arrangement, device):
-                total += float(nll.double().sum())
-                tokens += int(nll.numel())
+            for nll, count in fitting.each(batch.examples(), sums):
+                total += nll
+                tokens += count
             if on_progress is not None:
                 on_progress(tokens)
     finally:
@@ -196,14 +207,15 @@ def token_weighted_loss(
 
 
 def _losses(
-    model: Any, loss: LabelLoss, batch: Batch, arrangement: Arrangement, device: torch.device
+    model: Any, loss: LabelLoss, rows: Sequence[Example], arrangement: Arrangement, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """The losses of a batch's scored tokens, in one piece or row by row, each float32 [scored]."""
+    """The losses of the rows' scored tokens, in one piece or row by row, each float32 [scored]."""
     if arrangement.way == "padded":
+        batch = pad_batch(rows)
         padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
         yield loss.each(model, {name: values.to(device) for name, values in padded.items()})
         return
-    flat = one_sequence(batch.examples())
+    flat = one_sequence(rows)
     moved: dict[str, Any] = {key: value.to(device) if torch.is_tensor(value) else value for key, value in flat.items()}
     if arrangement.way == "row by row":
         for row in rows_of(moved):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from engines.training.beginning import (
 )
 from engines.training.devices import report_devices
 from engines.training.faults import Faults
+from engines.training.fitting import Fitting
 from engines.training.loss import Batches, token_weighted_loss
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
@@ -65,13 +68,13 @@ class Method:
         trainer: makes the Trainer, which has the mixin, from the arguments.
         arguments: the class of the arguments.
         more: arguments of the method.
-        evaluate: measures on the val split; None without one.
+        evaluate: measures on the val split, with parts of batches that fit into memory; None without one.
     """
 
     trainer: Callable[[Any], Any]
     arguments: type[Any]
     more: Mapping[str, Any]
-    evaluate: Callable[[Any], Scored] | None = None
+    evaluate: Callable[[Any, Fitting], Scored] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Session:
         self.save_every = save_every(self.stage, task.examples)
         self.output: Checkpoint | None = None
         self.data_wait = DataWait(ctx.phase)
+        self.fitting = Fitting(ctx.warn)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
         self.requested_steps: int | None = None
@@ -388,8 +392,7 @@ class Session:
         if self.last_eval is not None and self.last_eval.step == self.step:
             return self.last_eval
         self.ctx.phase(PHASE_EVALUATING)
-        with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16):
-            scored = score()
+        scored = self._scored(score)
         self.last_eval = Evaluated(
             stage=self.ctx.stage_name,
             attempt=self.ctx.attempt,
@@ -404,15 +407,28 @@ class Session:
         self.watch.note_evaluation(self.step, scored.loss)
         return self.last_eval
 
+    def _scored(self, score: Callable[[], Scored]) -> Scored:
+        """The result of an evaluation; before one that memory cannot hold ends the attempt, the steps are saved."""
+        try:
+            with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16):
+                return score()
+        except Exception as error:
+            if exhausted_memory(error):
+                traceback.clear_frames(error.__traceback__)
+                with suppress(Exception):
+                    self.save()
+                self.ctx.phase_name = PHASE_EVALUATING
+            raise
+
     @property
     def _score(self) -> Callable[[], Scored] | None:
         """Measures on the val split; None without one."""
         method, val, model, way = self.task.method, self.task.val, self.task.model, self.task.arrangement
         if method is not None:
-            return None if method.evaluate is None else partial(method.evaluate, self.trainer)
-        return (
-            None if val is None else lambda: Scored(*token_weighted_loss(model, val, arrangement=way), val.protocol, {})
-        )
+            return None if method.evaluate is None else partial(method.evaluate, self.trainer, self.fitting)
+        if val is None:
+            return None
+        return lambda: Scored(*token_weighted_loss(model, val, arrangement=way, fitting=self.fitting), val.protocol, {})
 
     def sample(self, prompt: str = "") -> bool:
         """Generate text now, from this prompt or from the recipe's; False where the stage cannot."""

@@ -159,6 +159,15 @@ def test_memory_that_an_evaluation_exhausts_halves_the_rows_of_the_evaluation_on
     assert isinstance(attempts.next(), EndRun)
 
 
+@pytest.mark.parametrize("phase", ["importing", "loading"])
+def test_memory_that_loading_exhausts_is_not_retried_with_smaller_micro_batches(phase: str) -> None:
+    attempts = Attempts(plan())
+    attempts.attempt(EndReason.OUT_OF_MEMORY, phase=phase)
+    end = attempts.next()
+    assert isinstance(end, EndRun)
+    assert f"while {phase}, before the first row" in end.reason
+
+
 @pytest.mark.parametrize("memory", [MemoryEnd.PROVEN, MemoryEnd.PROBABLE])
 def test_a_kill_for_memory_counts_and_another_kill_does_not(memory: MemoryEnd) -> None:
     attempts = Attempts(plan())

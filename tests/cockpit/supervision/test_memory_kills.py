@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -108,3 +109,27 @@ def test_an_abort_of_the_c_library_for_memory_is_proven_by_the_console(tmp_path:
     assert memory_end(MemoryKills(), -signal.SIGABRT, console, killed_by_us=False)[0] is MemoryEnd.PROVEN
     console.write_text("Fatal Python error: Aborted\n")
     assert memory_end(MemoryKills(), -signal.SIGABRT, console, killed_by_us=False)[0] is MemoryEnd.UNKNOWN
+
+
+def test_counts_that_an_engine_s_file_kept_prove_a_kill_to_a_later_supervisor(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, "0::/a\n", "a/memory.events")
+    kept = json.loads(json.dumps(dict(kernel.read().groups)))
+    kernel.count(1, 5)
+    before = MemoryKills.of_groups(kept, kernel.cgroups)
+    assert kernel.judge(before)[0] is MemoryEnd.PROVEN
+    found, evidence = memory_end(before, None, tmp_path / "console.log", killed_by_us=False)
+    assert found is MemoryEnd.PROBABLE, "its exit status is unknown"
+    assert "oom_kill 0 → 1" in evidence
+    assert kernel.judge(MemoryKills.of_groups(None, kernel.cgroups))[0] is MemoryEnd.UNKNOWN
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "{}/../memory.events", "{}/a/other"])
+def test_a_file_that_names_other_files_than_counts_is_not_believed(tmp_path: Path, file: str) -> None:
+    assert MemoryKills.of_groups({file.format(tmp_path): 0}, tmp_path) == MemoryKills()
+
+
+def test_an_abort_for_memory_while_no_supervisor_ran_is_probable(tmp_path: Path) -> None:
+    console = tmp_path / "console.log"
+    console.write_text("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    found, evidence = memory_end(MemoryKills(), None, console, killed_by_us=False)
+    assert (found, "std::bad_alloc" in evidence) == (MemoryEnd.PROBABLE, True)

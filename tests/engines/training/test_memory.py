@@ -54,6 +54,51 @@ def test_losses_after_a_halved_micro_batch_equal_those_without_up_to_the_order_o
         assert got[4:] == pytest.approx(wanted[4:], rel=2e-5)
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_evaluation_that_memory_does_not_hold_is_divided_and_gives_the_same_loss(
+    model: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from engines.training import loss as module
+    from engines.training.fitting import Fitting
+
+    network = AutoModelForCausalLM.from_pretrained(model)
+    rows = [module.Example(list(range(3, 3 + length)), list(range(3, 3 + length))) for length in range(4, 12)]
+    batches = [module.pad_batch(rows[:5]), module.pad_batch(rows[5:])]
+    whole = module.token_weighted_loss(network, batches)
+    losses, tried = module._losses, []
+
+    def limited(model: Any, loss: Any, part: Any, *more: Any) -> Any:
+        tried.append(len(part))
+        if len(part) > most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes.")
+        return losses(model, loss, part, *more)
+
+    monkeypatch.setattr(module, "_losses", limited)
+    said: list[str] = []
+    divided = module.token_weighted_loss(network, batches, fitting=Fitting(said.append))
+    assert divided == (pytest.approx(whole[0], rel=1e-6), whole[1])
+    assert tried == {1: [5, 2, *[1] * 8], 3: [5, 2, 2, 1, 2, 1]}[most]
+    assert ["with 5 rows" in said[0], len(said)] == [True, 2 if most == 1 else 1]
+
+
+def test_before_an_evaluation_that_no_memory_holds_ends_the_attempt_the_steps_are_saved(
+    tmp_path: Path, model: Path, messages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.training import session
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(session, "token_weighted_loss", never)
+    stage = {**FINETUNE, "eval_steps": 2, "save_steps": 100, "max_steps": 5}
+    ctx = context(tmp_path, stage, {"model": model, "data": messages})
+    with pytest.raises(MemoryError):
+        run_stage(ctx)
+    assert (ctx.phase_name, [path.name for path in ctx.checkpoints.iterdir()]) == ("evaluating", ["step-2"])
+
+
 def test_memory_that_gradient_checkpointing_saves_does_not_run_out_with_it(tmp_path: Path, tokens: Path) -> None:
     fault = {"memory_limit": {"rows": 1, "checkpointing": True}}
     stage = {**PRETRAIN, "max_steps": 2, "gradient_checkpointing": True}
