@@ -20,6 +20,7 @@ from recipes.problems import OperatorError
 PARTIAL = ".partial"
 """Suffix of the temporary name of a large file; the next process that writes the file reuses the name."""
 CHUNK_BYTES = 8 * 1024 * 1024
+READ_STEP_BYTES = 1 << 16
 MAX_READ_BYTES = 256 * 1024 * 1024
 """The largest file that is read at once: several times the size of the largest published tokenizer.json."""
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".bin", ".pt", ".pth"})
@@ -237,10 +238,21 @@ def open_regular(path: Path, max_bytes: int | None = None, *, follow: bool = Tru
 def read_regular_bytes(path: Path, max_bytes: int = MAX_READ_BYTES, *, follow: bool = True) -> bytes:
     """All bytes of a file from elsewhere; arguments and errors of `open_regular`."""
     with open_regular(path, max_bytes, follow=follow) as file:
-        data = file.read(max_bytes + 1)
+        data = _at_most(file, max_bytes + 1)
     if len(data) > max_bytes:  # it has grown since it was opened
         raise _too_large(path, max_bytes)
     return data
+
+
+def _at_most(file: BinaryIO, most: int) -> bytes:
+    """The bytes of a file, at most this many. Python allocates all that a `read` allows before it reads, so no read
+    allows much more than the file has."""
+    pieces, total, step = [], 0, os.fstat(file.fileno()).st_size + 1
+    while total < most and (piece := file.read(min(step, most - total))):
+        pieces.append(piece)
+        total += len(piece)
+        step = READ_STEP_BYTES  # it grows, or does not have its size: a file of /proc
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def read_regular_text(path: Path, max_bytes: int = MAX_READ_BYTES, *, errors: str = "strict") -> str:

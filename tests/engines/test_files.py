@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,18 @@ def test_a_large_file_is_refused_and_one_of_the_allowed_size_is_not(tmp_path: Pa
         read_regular_bytes(path, 99)
     with open_regular(path) as file:
         assert file.read() == b"x" * 100
+
+
+def test_a_small_file_takes_no_more_memory_than_it_has_whatever_it_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert len(read_regular_bytes(path)) == 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert read_regular_bytes(Path("/proc/self/status")).startswith(b"Name:"), "a file that says it has no bytes"
 
 
 def test_a_file_that_reports_no_size_is_bounded_too() -> None:

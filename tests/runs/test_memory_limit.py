@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +90,111 @@ def test_a_supervisor_that_adopts_the_run_after_memory_ran_out_continues_the_pla
         "per_device_train_batch_size 64 → 32",
         "gradient_accumulation_steps 1 → 2",
     ]
+
+
+WIDE = {**tiny.SHAPE, "intermediate_size": 4096}
+TUNED = {
+    "model": '"{model}"', "data": '"{data}"', "max_length": "256", "max_steps": "2", "threads": "1", "bf16": "false",
+    "per_device_train_batch_size": "32", "save_steps": "1",
+}  # fmt: skip
+"""Fields of a training whose step keeps about a gigabyte, as TOML."""
+METHODS: dict[str, dict[str, str]] = {
+    "adapter": {"kind": '"finetune"', "r": "4"},
+    "model": {"kind": '"finetune"', "output": '"model"'},
+    "packed": {"kind": '"finetune"', "packing": "true", "r": "4"},
+    "pairs": {"kind": '"dpo"', "r": "4", "per_device_train_batch_size": "16"},
+}
+METHOD_LIMIT_BYTES = 1500 << 20
+
+
+def _data(folder: Path, method: str) -> Path:
+    """Rows of which 32 (16 pairs) fill 8,192 tokens; packed ones are half as long."""
+    folder.mkdir()
+    length = 100 if method == "packed" else 230
+    rows = []
+    for number in range(160):
+        asked = {"role": "user", "content": f"f{number}?"}
+        answers = [{"role": "assistant", "content": letter * length} for letter in "xy"]
+        pair = {"prompt": [asked], "chosen": answers[:1], "rejected": answers[1:]}
+        rows.append(json.dumps(pair if method == "pairs" else {"messages": [asked, answers[0]]}))
+    (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def _wide_model(folder: Path) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    set_seed(1)
+    config = LlamaConfig(
+        vocab_size=261, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, **WIDE
+    )
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return tiny.write_tokenizer(folder)
+
+
+def _free_then_limited(tmp_path: Path, method: str) -> RunDir:
+    """A run of two equal trainings: the first with the machine's memory, the second with too little for its batch."""
+    places = {"model": _wide_model(tmp_path / "model"), "data": _data(tmp_path / "data", method)}
+    lines = ["schema = 1", 'name = "both"']
+    for name in ("free", "limited"):
+        fields = {"name": f'"{name}"', **TUNED, **METHODS[method]}
+        lines += ["[[stage]]", *(f"{key} = {value.format(**places)}" for key, value in fields.items())]
+        lines += ["[stage.retry]", "max_attempts = 2"]
+    run = launch_text("\n".join(lines) + "\n", tmp_path)
+    wait_for(lambda: engine_pid(run, "free", 1), "the engine of the first stage")
+    resource.prlimit(_supervisor(run), resource.RLIMIT_DATA, (METHOD_LIMIT_BYTES, METHOD_LIMIT_BYTES))
+    return run
+
+
+def _supervisor(run: RunDir) -> int:
+    holder = lock_holder(run.supervisor_lock)
+    assert holder is not None
+    return int(holder["pid"])
+
+
+def _steps(run: RunDir, stage: str) -> dict[int, tuple[Any, ...]]:
+    """What each applied step of a stage measured, by its number; of the last attempt that made it."""
+    found = [e for e in events(run) if isinstance(e, Step) and e.stage == stage]
+    return {e.step: (e.tokens, e.loss_tokens, e.learning_rate, e.loss, e.grad_norm) for e in found}
+
+
+def _assert_same_training(run: RunDir) -> None:
+    free, limited = _steps(run, "free"), _steps(run, "limited")
+    assert sorted(free) == sorted(limited) == [1, 2]
+    for step, expected in free.items():
+        assert limited[step][:3] == expected[:3], "the same rows, scored tokens and rate"
+        assert limited[step][3:] == pytest.approx(expected[3:], rel=5e-5), "equal up to the order of sums"
+
+
+def _assert_halved(run: RunDir, rows: int) -> None:
+    starts = [e for e in events(run) if isinstance(e, StageStarted) and e.stage == "limited"]
+    ends = [e for e in events(run) if isinstance(e, AttemptEnded) and e.stage == "limited" and e.detail]
+    assert {e.reason for e in ends} == {EndReason.OUT_OF_MEMORY}
+    assert 2 <= len(starts) <= 5
+    for start in starts[1:]:
+        changed = {change.field: json.loads(change.new) for change in start.adjusted}
+        assert changed["per_device_train_batch_size"] * changed["gradient_accumulation_steps"] == rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_trains_the_same_after_memory_ran_out(tmp_path: Path, method: str) -> None:
+    run = _free_then_limited(tmp_path, method)
+    assert wait_for_end(run) == "succeeded", [e for e in events(run) if isinstance(e, AttemptEnded)]
+    _assert_halved(run, int(METHODS[method].get("per_device_train_batch_size", "32")))
+    _assert_same_training(run)
+
+
+def test_a_supervisor_that_is_stopped_and_killed_before_it_plans_the_retry_changes_nothing(tmp_path: Path) -> None:
+    run = _free_then_limited(tmp_path, "adapter")
+    wait_for(lambda: engine_pid(run, "limited", 1), "the engine of the second stage")
+    os.kill(_supervisor(run), signal.SIGSTOP)  # it cannot take notice of the end
+    wait_for(lambda: any(isinstance(e, AttemptEnded) and e.stage == "limited" for e in events(run)), "the end")
+    kill_supervisor(run)
+    start_supervisor(run, StartReason.ADOPT)  # has no limit: only the journal says that memory ran out
+    assert wait_for_end(run) == "succeeded"
+    starts = [e for e in events(run) if isinstance(e, StageStarted) and e.stage == "limited"]
+    assert [change.sentence for change in starts[1].adjusted] == [
+        "per_device_train_batch_size 32 → 16",
+        "gradient_accumulation_steps 1 → 2",
+    ]
+    _assert_same_training(run)
