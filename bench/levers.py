@@ -8,6 +8,7 @@ engine are whole Trainer steps with guards and events; the others are bare loops
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LENGTH, ROWS, BATCH = 512, 16, 2
+LENGTH, ROWS, BATCH = 2048, 8, 2
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 11}
 VOCABULARY = 16_384
 MODEL: dict[str, Any] = {**SHAPE, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": VOCABULARY}
@@ -43,8 +44,12 @@ def main() -> int:
     """Measure and print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m bench.levers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="times that each arm trains on the window")
+    parser.add_argument("--length", type=int, default=LENGTH, help="max_length, in tokens; rows fill about a third of it")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of an optimizer step")
     parser.add_argument("--threads", type=int, default=0, help="0: the number that torch chooses")
     options = parser.parse_args()
+    global LENGTH, ROWS  # noqa: PLW0603 - the size of this process's one measurement
+    LENGTH, ROWS = options.length, options.rows
     import torch
 
     if options.threads:
@@ -93,7 +98,7 @@ def _rows(seed: int) -> list[Any]:
     draw = random.Random(seed)
     rows = []
     for _ in range(ROWS):
-        length = max(24, min(LENGTH, int(draw.lognormvariate(4.97, 0.5))))
+        length = max(24, min(LENGTH, int(draw.lognormvariate(math.log(0.28 * LENGTH), 0.5))))
         start = draw.randrange(VOCABULARY)
         ids = [(start + 17 * at + draw.randrange(3)) % VOCABULARY for at in range(length)]
         rows.append(Example(ids, [IGNORED] * (length // 2) + ids[length // 2 :]))
@@ -129,7 +134,6 @@ def _arms(folder: Path) -> list[Arm]:
         ("engine, defaults of before: FP32, padded to the longest of 2", {"padding_free": False, "bf16": False}),
         ("engine, FP32 without padding", {"bf16": False}),
         ("**engine, defaults**", {}),
-        ("engine, defaults, 8 rows per forward pass", {"per_device_train_batch_size": 8}),
     )
     return arms + [_engine(name, fields, folder / str(number)) for number, (name, fields) in enumerate(engines)]
 
@@ -181,6 +185,7 @@ def _engine(name: str, fields: dict[str, Any], folder: Path) -> Arm:
     """Steps of the fine-tuning engine: its own precision, collator, Trainer, guards and events."""
     from engines.finetune.rows import collator
     from engines.forward.arrangement import PADDED, arrange
+    from engines.forward.joining import most_tokens
     from engines.training.precision import precision_of_adapter
     from engines.training.session import Session, Task
     from tests.stage_context import make_context
@@ -204,6 +209,7 @@ def _engine(name: str, fields: dict[str, Any], folder: Path) -> Arm:
             save_tokenizer=lambda _: None,
             bf16=precision.bf16,
             arrangement=way,
+            most_tokens=most_tokens([len(row.input_ids) for row in rows], BATCH) if way.way == "one sequence" else None,
         )
         marks: list[tuple[float, float]] = []
 

@@ -63,6 +63,12 @@ class PackedDataset(Dataset[list[Example]]):
         self._examples = examples
         self.packs = packs_of(examples.lengths, max_length)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        rows = self._examples.lengths
+        return [sum(rows[row] for row in pack) for pack in self.packs]
+
     def __len__(self) -> int:
         return len(self.packs)
 

@@ -38,6 +38,7 @@ from engines.finetune.rows import (
     refuse_left_out_rows,
 )
 from engines.forward.arrangement import PADDED, arrange
+from engines.forward.joining import most_tokens
 from engines.forward.order import grouped_by_length
 from engines.json_text import read_object
 from engines.labels.label import prompt_ids
@@ -105,6 +106,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
         sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
         arrangement=way,
+        most_tokens=_most_tokens(stage, packed or dataset) if way.way == "one sequence" else None,
     )
     session = Session(ctx, task)
     session.run()
@@ -149,6 +151,10 @@ def _packed(ctx: StageContext[FinetuneFields], dataset: ExampleDataset) -> Packe
     fill = sum(dataset.lengths) / (len(packed) * ctx.stage.max_length)
     ctx.phase(f"packed {len(dataset)} rows into {len(packed)} sequences, {quantities.percent(fill)} full")
     return packed
+
+
+def _most_tokens(stage: FinetuneFields, dataset: ExampleDataset | PackedDataset) -> int:
+    return most_tokens(dataset.lengths, stage.per_device_train_batch_size)
 
 
 def _order(stage: FinetuneFields, dataset: ExampleDataset) -> Callable[[int], list[int]] | None:

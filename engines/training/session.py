@@ -96,6 +96,7 @@ class Task:
         order: the indices of an epoch's examples, from the number of the epoch; None for a random order by the seed.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
         method: a Trainer and a loss other than those of the next token; None for those.
+        most_tokens: tokens of a sequence into which micro-batches may be joined; None joins none.
     """
 
     model: torch.nn.Module
@@ -110,6 +111,7 @@ class Task:
     order: Callable[[int], list[int]] | None = None
     arrangement: Arrangement = PADDED
     method: Method | None = None
+    most_tokens: int | None = None
 
     @property
     def evaluates(self) -> bool:
@@ -207,12 +209,18 @@ class Session:
         task, stage, work = self.task, self.stage, self.ctx.work
         if method is None:
             arguments = training_arguments(stage, work, bf16=task.bf16)
-            return build_trainer(self, task.model, arguments, task.dataset, task.collate, task.arrangement)
+            return build_trainer(
+                self, task.model, arguments, task.dataset, task.collate, task.arrangement, self._joined_tokens()
+            )
         trainer = method.trainer(
             training_arguments(stage, work, bf16=task.bf16, kind=method.arguments, more=method.more)
         )
         connect(trainer, self)
         return trainer
+
+    def _joined_tokens(self) -> int | None:
+        """Tokens of the longest sequence of joined micro-batches; None where memory has run out before."""
+        return self.task.most_tokens if self.ctx.declared is None else None
 
     def _setup(self) -> str:
         # The windows of a pretraining are all full.

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from engines.context import StageContext
 from engines.data_wait import DataWait
 from engines.forward.arrangement import PADDED, Arrangement
+from engines.forward.joining import has_rows, join
 from engines.forward.label_loss import LabelLoss, has_standard_loss, rows_of
 from engines.forward.rows_attention import rows_in_sequence
 from engines.training.faults import Faults
@@ -217,6 +218,16 @@ class RowsMixin:
     args: TrainingArguments
     arrangement: Arrangement = PADDED
     label_loss: LabelLoss | None = None
+    most_tokens: int | None = None
+    """Tokens of the longest sequence of joined micro-batches; None joins none."""
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
+        """Fetch a window; micro-batches with short rows share a pass through the model."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        joins = self.most_tokens is not None and self.label_loss is not None and items is not None
+        return (join(batches, self.most_tokens) if joins else batches), items
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -226,6 +237,8 @@ class RowsMixin:
         if "lengths" not in inputs:
             whole: torch.Tensor = step(model, inputs, num_items_in_batch)
             return whole
+        if not has_rows(inputs):  # its rows are in another micro-batch
+            return torch.zeros((), device=self.args.device)
         if self.arrangement.way == "row by row":
             return torch.stack([step(model, row, num_items_in_batch) for row in rows_of(inputs)]).sum()
         with rows_in_sequence(inputs["lengths"]):  # until the backward pass has ended: it may compute forward again
@@ -297,10 +310,12 @@ def build_trainer(
     dataset: Any,
     collate: Any,
     arrangement: Arrangement = PADDED,
+    most_tokens: int | None = None,
 ) -> EngineTrainer:
     """A Trainer that reports to the session and prints nothing."""
     trainer = EngineTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
     trainer.arrangement = arrangement
+    trainer.most_tokens = most_tokens
     if has_standard_loss(model):
         trainer.label_loss = LabelLoss(model)
         trainer.model_accepts_loss_kwargs = True  # Trainer counts the window's labels, and `compute_loss` divides

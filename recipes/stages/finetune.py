@@ -183,7 +183,8 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields):
         at_resume="change",
         advanced=True,
         help="Compute the rows of a batch without padding: in one sequence whose rows do not see each other, or one by"
-        " one where the model's attention cannot keep them apart. The loss is the same.",
+        " one where the model's attention cannot keep them apart. Micro-batches of short rows are joined, up to the"
+        " tokens of the longest micro-batch. The loss is the same.",
     )
 
     packing: bool = setting(
