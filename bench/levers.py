@@ -44,14 +44,8 @@ def main() -> int:
     """Measure and print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m bench.levers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="times that each arm trains on the window")
-    parser.add_argument(
-        "--length", type=int, default=LENGTH, help="max_length, in tokens; rows fill about a third of it"
-    )
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows of an optimizer step")
     parser.add_argument("--threads", type=int, default=0, help="0: the number that torch chooses")
     options = parser.parse_args()
-    global LENGTH, ROWS  # noqa: PLW0603 - the size of this process's one measurement
-    LENGTH, ROWS = options.length, options.rows
     import torch
 
     if options.threads:
