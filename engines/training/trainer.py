@@ -226,8 +226,9 @@ class RowsMixin:
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """Fetch a window; micro-batches with short rows share a pass through the model."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        joins = self.most_tokens is not None and self.label_loss is not None and items is not None
-        return (join(batches, self.most_tokens) if joins else batches), items
+        if self.most_tokens is None or self.label_loss is None or items is None:
+            return batches, items
+        return join(batches, self.most_tokens), items
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
