@@ -32,7 +32,7 @@ def join(batches: Sequence[Mapping[str, Any]], longest: int) -> list[dict[str, A
 
     Args:
         batches: micro-batches, each one sequence of rows: int64 [1, tokens] and the rows' `lengths`.
-        longest: tokens of the longest joined sequence; a longer micro-batch stays as it is.
+        longest: tokens of the longest joined sequence; a longer micro-batch is not joined.
 
     Returns:
         As many batches as given, because the Trainer counts them. Those that are over are without rows, and come first:
