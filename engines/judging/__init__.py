@@ -1,0 +1,1 @@
+"""Tasks with checks, kept answers, verdicts and their statistics; knows no model."""

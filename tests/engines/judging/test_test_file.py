@@ -1,0 +1,104 @@
+"""A test file becomes tasks, or every row that cannot be used is named with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.judging.checks import Judges
+from engines.judging.task import Task
+from engines.judging.test_file import read_tests
+from recipes.problems import OperatorError
+
+
+def tasks(tmp_path: Path, rows: list[Any], *checks: str) -> list[Task]:
+    file = tmp_path / "tests.jsonl"
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return read(file, *checks)
+
+
+def read(file: Path, *checks: str) -> list[Task]:
+    judges = Judges()
+    try:
+        return read_tests(file, checks, judges)
+    finally:
+        judges.close()
+
+
+def test_rows_of_known_forms_become_tasks(tmp_path: Path) -> None:
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2+2?"}]
+    rows: list[dict[str, Any]] = [
+        {"question": "1+1?", "answer": "1+1=2\n#### 2"},
+        {"messages": [*talk, {"role": "assistant", "content": "4"}], "id": "sum"},
+        {"instruction": "Add", "input": "3 and 4", "output": "7"},
+        {"prompt": "Give JSON", "schema": {"type": "object"}},
+        {"prompt": "Which?", "choices": ["a", "b"], "answer": "b"},
+        {"prompt": "Say 5", "answer": 5, "checks": ["exact", {"kind": "regex", "pattern": "^5$"}]},
+    ]
+    found = tasks(tmp_path, rows, "number")
+    assert [one.expected for one in found] == ["1+1=2\n#### 2", "4", "7", "", "b", "5"]
+    kinds = [[check.kind for check in one.checks] for one in found]
+    assert kinds == [["number"], ["number"], ["number"], ["json_schema"], ["choice"], ["exact", "regex"]]
+    assert (found[1].messages, found[1].name) == (tuple(talk), "sum")
+    assert found[2].prompt == "Add\n3 and 4"
+    assert found[0].where.endswith("tests.jsonl:1")
+
+
+def test_a_json_array_and_lines_give_the_same_tasks(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": "c"}]
+    lines = tasks(tmp_path, rows, "exact")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    array = read(tmp_path / "rows.json", "exact")
+    assert [one.key for one in array] == [one.key for one in lines]
+    assert len({one.key for one in lines}) == 2  # equal prompts are two tasks
+
+
+def test_a_prompt_keeps_its_key_when_its_checks_change(tmp_path: Path) -> None:
+    before = tasks(tmp_path, [{"prompt": "a", "answer": "b"}], "exact")[0]
+    after = tasks(tmp_path, [{"prompt": "a", "answer": "bb"}], "contains")[0]
+    other = tasks(tmp_path, [{"prompt": "a", "answer": "b", "system": "x"}], "exact")[0]
+    assert before.key == after.key != other.key
+
+
+def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "fine", "answer": "x"},
+        "{not json",
+        [1],
+        {"answer": "x"},
+        {"prompt": "no answer"},
+        {"messages": [{"role": "judge", "content": "x"}]},
+        {"messages": [{"role": "user", "content": ["x"]}]},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"prompt": "x", "answer": "y", "checks": [3]},
+        {"prompt": "x", "answer": "y", "checks": "exakt"},
+        {"prompt": "x", "tools": [3], "answer": "y"},
+        "[" * 10_000,
+        {"prompt": "x", "tests": "assert True"},
+    ]
+    with pytest.raises(OperatorError) as refused:
+        tasks(tmp_path, rows, "exact")
+    lines = refused.value.message.splitlines()
+    assert lines[0] == "12 rows of the test file cannot be used:"
+    assert [line.partition("tests.jsonl:")[2].partition(" ")[0] for line in lines[1:]] == [str(n) for n in range(2, 14)]
+    assert "not allowed by default" in lines[-1]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "[]", "[1, 2", "\x1f\x8b"])
+def test_a_file_without_rows_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(OperatorError):
+        read(tmp_path / "t.jsonl", "exact")
+
+
+def test_rows_without_a_check_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="names no check"):
+        tasks(tmp_path, [{"prompt": "a", "answer": "b"}])
+
+
+def test_a_missing_file_is_an_operators_mistake(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="cannot be read"):
+        read(tmp_path / "none.jsonl", "exact")
