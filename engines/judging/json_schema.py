@@ -93,7 +93,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _resolve(root: Any, reference: str) -> Any:
-    """The schema that a local reference (`#`, `#/$defs/x`) names; KeyError if there is none."""
+    """The schema that a local reference (`#`, `#/$defs/x`) names; KeyError if the document has no such schema."""
     if reference != "#" and not reference.startswith("#/"):
         raise KeyError(reference)
     found = root
@@ -154,7 +154,7 @@ class _Reader:
         if key == "type":
             names = value if isinstance(value, list) else [value]
             good = all(isinstance(name, str) and name in _TYPES for name in names) and names
-            return "" if good else f"is none of {', '.join(_TYPES)}"
+            return "" if good else f"is not one of {', '.join(_TYPES)}"
         if key == "$ref":
             return self._of_reference(value)
         shapes: dict[str, Callable[[Any], bool]] = {
@@ -218,7 +218,7 @@ class _Comparison:
             if not any(_TYPES[name](value) for name in names):
                 raise _Mismatch(f"{where} is {_type(value)}; expected {' or '.join(names)}")
         if "enum" in schema and not any(same(value, one) for one in schema["enum"]):
-            raise _Mismatch(f"{where} is none of {json.dumps(schema['enum'])[:80]}")
+            raise _Mismatch(f"{where} is not one of {json.dumps(schema['enum'])[:80]}")
         if "const" in schema and not same(value, schema["const"]):
             raise _Mismatch(f"{where} is not {json.dumps(schema['const'])[:80]}")
 

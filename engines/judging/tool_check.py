@@ -34,7 +34,7 @@ def tool_call(answer: str, expected: str, settings: Mapping[str, Any]) -> str:
 
 
 def calls_in(given: Any) -> list[dict[str, Any]] | None:
-    """The calls of an answer's text or of a JSON value, each with name and arguments; None if there are none."""
+    """The calls of an answer's text or of a JSON value, each with name and arguments; None without a call."""
     values = _values(given) if isinstance(given, str) else given if isinstance(given, list) else [given]
     if not values or len(values) > MOST_CALLS:
         return None
