@@ -48,7 +48,7 @@ from engines.words import EndReason, ExitCode, WriterRole
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.fields import StageFields
-from recipes.stages.registry import STAGE_TYPES
+from recipes.stages.registry import STAGE_TYPES, row_of
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -160,6 +160,9 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
     try:
         record_inputs(ctx, given)
         ctx.phase("importing")
+        first = row_of(ctx.stage).starts_with(ctx.stage)
+        if first:
+            importlib.import_module(first).start(ctx)
         run: StageFunction = importlib.import_module(stage_modules[ctx.stage.kind]).run
         result = run(ctx)
         metrics = _with_cost(result, started_s)

@@ -17,6 +17,7 @@ are checked again without a rerun of the stage.
 """
 
 ADDED_LATER: Mapping[str, Any] = {
+    "backend": "hf",
     "bias": "none",
     "bnb_4bit_compute_dtype": "auto",
     "bnb_4bit_quant_type": "nf4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cockpit.command_line.arguments import add_json, add_recipe
 from cockpit.command_line.parser import CommandParser
 from cockpit.forms.find import load_wanted
 from cockpit.headless.look_lines import look_lines
+from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
 from cockpit.planning.machine import Machine, machine_problems, not_looked_at, read_machine
@@ -85,6 +87,9 @@ def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
     check_folders(loaded)
     looks = look_at_data(loaded) if with_data else {}
     refuse(loaded, data_problems(loaded, looks))
+    for stage in stages_with_unsloth(loaded)[:1]:
+        say(f"asking {stage.python or sys.executable} whether Unsloth starts there; its import takes a while")
+    refuse(loaded, unsloth_problems(loaded))
     return looks
 
 

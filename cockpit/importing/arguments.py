@@ -40,6 +40,7 @@ from cockpit.importing.meanings import (
     PADDING,
     QUANTIZED,
     REFERENCE,
+    UNSLOTH_ENVIRONMENT,
     WHOLE_PAIR,
     chosen_too,
     initial,
@@ -210,6 +211,8 @@ def convert(draft: Draft) -> None:
     template_file(draft, "chat_template_path")
     put_data(draft)
     _defaults(draft, unsloth=unsloth, config=config)
+    if unsloth and draft.method != PAIRS and not draft.put(f"{TUNED}.backend", "unsloth"):
+        draft.outcomes.append(Outcome("backend", "unsloth", 0, "default", (f"{TUNED}.backend",), UNSLOTH_ENVIRONMENT))
     draft.finish(KNOWN)
 
 

@@ -264,11 +264,25 @@ class Draft:
         if self.method == PAIRS:
             self.drop(f"{TUNED}.packing", "unneeded", "pairs are never packed")
             self.drop(f"{TUNED}.train_sampling_strategy", "different", "pairs are taken in random order")
+            self.drop(
+                f"{TUNED}.backend", "unneeded", "pairs are trained with TRL's own trainer, which computes the same"
+            )
+        if self.get(f"{TUNED}.backend") == "unsloth" and self.get(f"{TUNED}.load_in_4bit"):
+            self._double_quantization()
         for _ in range(len(self.stages.get(TUNED, {}))):
             needed = {"name": "x", "model": "m", "data": "d"}
             found = problems_with(self.method, needed | self.stages[TUNED])
             if not any(self.drop(f"{TUNED}.{key}", "different", f"{key} — {problem}") for key, problem in found):
                 return
+
+    def _double_quantization(self) -> None:
+        """Unsloth quantizes the scales of 4-bit blocks too, whatever it is asked for."""
+        name = f"{TUNED}.bnb_4bit_use_double_quant"
+        if self.get(name) is not True:
+            says = "Unsloth always quantizes the scales too"
+            self.drop(name, "different", says)
+            self.put(name, True)
+            self.outcomes.append(Outcome("bnb_4bit_use_double_quant", True, 0, "default", (name,), says))
 
     def get(self, name: str) -> Any:
         """The value of `stage.field`; None if it is not set."""

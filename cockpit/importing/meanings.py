@@ -33,6 +33,9 @@ REFERENCE = "the reference is the model as it was before the first step"
 WHOLE_PAIR = "max_length counts the prompt and an answer together"
 EIGHT_BITS = "8 bits are not supported: the base is not quantized, with at least twice the memory for its weights"
 BITSANDBYTES = "4 bits are those of bitsandbytes"
+UNSLOTH_ENVIRONMENT = (
+    "name the interpreter of Unsloth's environment in python; without backend, transformers and PEFT train the same"
+)
 ADAPTER = "LoRA has no such part here: the adapter is trained without it"
 PADDING = "rows are not padded unless padding_free is false, and the loss is the same"
 NO_TOKENS = "no tokens are added to the tokenizer"

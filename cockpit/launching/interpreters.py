@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 
 from cockpit.launching.installing import install_command
@@ -12,10 +12,8 @@ from cockpit.text import formatting
 from engines.json_text import parse_json
 from recipes.problems import OperatorError, printable
 from recipes.schema import Recipe
+from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.registry import row_of
-
-TESTED = {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"}
-"""Minor versions on whose private interfaces the engines rely. Another interpreter must have the same versions."""
 
 CHOOSE_ANOTHER = "set the stage's python to an interpreter that has the engines' packages"
 ASK_TIMEOUT_S = 60.0
@@ -55,22 +53,23 @@ def check_interpreters(recipe: Recipe, names: list[str]) -> None:
         OperatorError: an interpreter is missing or too old, lacks a package, or has an untested version of a package.
     """
     problems: list[str] = []
-    wanted: dict[str | None, set[str]] = {}
+    wanted: dict[tuple[str | None, str], set[str]] = {}
     for stage in recipe.stage:
         if stage.name in names:
-            wanted.setdefault(stage.python, set()).update(row_of(stage).needs(stage))
+            wanted.setdefault((stage.python, backend_of(stage)), set()).update(row_of(stage).needs(stage))
     hints: dict[str, None] = {}
-    for python, packages in wanted.items():
+    for (python, backend), packages in wanted.items():
         try:
             found = _versions_here(packages) if python is None else _versions_there(python, packages)
         except _UnusableError as error:
             problems.append(str(error))
             hints[CHOOSE_ANOTHER] = None
             continue
-        mismatches = _mismatches(python or sys.executable, found, strict=python is not None)
+        strict = python is not None or backend != "hf"
+        mismatches = _mismatches(python or sys.executable, found, TESTED[backend] if strict else {})
         if mismatches:
             problems += mismatches
-            hints[f"install the engines' packages: {install_command(python or sys.executable)}"] = None
+            hints[_way_out(python or sys.executable, backend, packages)] = None
     if problems:
         raise OperatorError("\n".join(problems), "\n".join(hints))
 
@@ -79,12 +78,24 @@ class _UnusableError(Exception):
     """An interpreter that installing packages would not make usable."""
 
 
-def _mismatches(python: str, found: dict[str, str | None], *, strict: bool) -> list[str]:
+def _way_out(python: str, backend: str, packages: Iterable[str]) -> str:
+    if backend == "hf":
+        return f"install the engines' packages: {install_command(python)}"
+    tested = TESTED[backend]
+    wanted = " ".join(f"'{name}=={tested[name]}.*'" if name in tested else name for name in sorted(packages))
+    return (
+        f'backend = "{backend}" needs an environment of its own: make one (python3 -m venv ENVIRONMENT), install into'
+        f" it (ENVIRONMENT/bin/python -m pip install {wanted}), and set the stage's python to"
+        f' ENVIRONMENT/bin/python; or set backend = "hf"'
+    )
+
+
+def _mismatches(python: str, found: dict[str, str | None], contract: Mapping[str, str]) -> list[str]:
     missing = sorted(name for name, version in found.items() if version is None)
     problems = [f"{python} lacks {', '.join(missing)}"] if missing else []
-    for name, tested in TESTED.items():
+    for name, tested in contract.items():
         version = found.get(name)
-        if strict and version and not version.startswith(tested + "."):
+        if version and not version.startswith(tested + "."):
             problems.append(f"{python} has {name} {version}; the engines are tested with {tested}.*")
     return problems
 
@@ -99,7 +110,7 @@ def _versions_here(packages: set[str]) -> dict[str, str | None]:
     return found
 
 
-def _why(error: Exception) -> str:
+def why_no_answer(error: Exception) -> str:
     """What went wrong with the question, without the program that asks it."""
     match error:
         case subprocess.TimeoutExpired():
@@ -130,7 +141,7 @@ def _versions_there(python: str, packages: set[str]) -> dict[str, str | None]:
             f"python — no such file; got {python!r}; allowed: the path of a Python 3.11 or newer"
         ) from None
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
-        raise _UnusableError(f"python — could not query {python!r}: {_why(error)}") from error
+        raise _UnusableError(f"python — could not query {python!r}: {why_no_answer(error)}") from error
     if version < (3, 11):
         raise _UnusableError(f"python — {python!r} is Python {'.'.join(map(str, version))}; allowed: 3.11 or newer")
     return found

@@ -21,14 +21,17 @@ from recipes.problems import OperatorError, Problem, RecipeError, closest, print
 from recipes.quantities import size
 from recipes.source import Source
 from recipes.stages.fields import DeviceFields, StageFields, Strict
-from recipes.stages.finetune import FinetuneModelStage
+from recipes.stages.finetune import FinetuneFields, FinetuneModelStage
+from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.registry import row_of
-from recipes.stages.training import TrainingFields
+from recipes.stages.training import QUANTIZED_OPTIMIZERS, TrainingFields
 from recipes.toml_read import parse, read_text
 
 GIB = 1 << 30
 NATIVE_BF16 = (8, 0)
 """The first compute capability with bfloat16 in hardware (Ampere), as in NVIDIA's CUDA C++ Programming Guide."""
+UNSLOTH_CAPABILITY = (7, 0)
+"""The lowest compute capability that Unsloth's requirements name (Volta)."""
 BYTES_16_BIT = 2.0
 BYTES_32_BIT = 4.0
 BYTES_4_BIT = 0.5
@@ -51,7 +54,8 @@ class Machine(Strict):
         memory_gib: memory of the CPU, in GiB.
         unified_memory: the GPU uses the CPU's memory.
         gpu: its GPUs; the first is used.
-        packages: distributions in the environment of its engines; None if unknown.
+        packages: distributions in the environment of its engines, as `name` or `name==version`; None if unknown.
+        environments: the same for other interpreters, by the path in a stage's `python`.
         parameters: models in its hub cache, with their numbers of parameters.
     """
 
@@ -60,7 +64,17 @@ class Machine(Strict):
     unified_memory: bool = False
     gpu: list[Gpu] = Field(default_factory=list)
     packages: list[str] | None = None
+    environments: dict[str, list[str]] = Field(default_factory=dict)
     parameters: dict[str, int] = Field(default_factory=dict)
+
+    def packages_of(self, python: str | None) -> dict[str, str] | None:
+        """Normalized names of an interpreter's distributions with their versions (empty if unknown); None if none are
+        described."""
+        found = self.packages if python is None else self.environments.get(python, self.packages)
+        if found is None:
+            return None
+        parts = (item.partition("==") for item in found)
+        return {_normal(name.strip()): version.strip() for name, _, version in parts}
 
     @field_validator("parameters")
     @classmethod
@@ -145,6 +159,8 @@ def not_looked_at(loaded: LoadedRecipe) -> list[str]:
 
 def _of_stage(loaded: LoadedRecipe, stage: StageFields, machine: Machine) -> Iterator[Finding]:
     yield from _packages(stage, machine)
+    if isinstance(stage, FinetuneFields) and stage.backend == "unsloth":
+        yield from _unsloth(stage, machine)
     if isinstance(stage, DeviceFields):
         yield from _devices(stage, machine)
         yield from _precision(stage, machine)
@@ -152,13 +168,46 @@ def _of_stage(loaded: LoadedRecipe, stage: StageFields, machine: Machine) -> Ite
 
 
 def _packages(stage: StageFields, machine: Machine) -> Iterator[Finding]:
-    if machine.packages is None:
+    have = machine.packages_of(stage.python)
+    if have is None:
         return
-    have = {_normal(name) for name in machine.packages}
     missing = [name for name in row_of(stage).needs(stage) if _normal(name) not in have]
     if missing:
         them = "it" if len(missing) == 1 else "them"
         yield Finding("kind", f"{machine.name} lacks {', '.join(missing)}", f"install {them} there")
+    backend = backend_of(stage)
+    for name in row_of(stage).needs(stage):
+        version, tested = have.get(_normal(name), ""), TESTED[backend].get(name, "")
+        if version and tested and not version.startswith(tested + "."):
+            yield Finding(
+                "backend" if backend != "hf" else "kind",
+                f"{machine.name} has {name} {version}; backend = {backend} is tested with {tested}.*",
+                "describe the environment of the stage's python in [environments], or install this version there",
+            )
+
+
+def _unsloth(stage: FinetuneFields, machine: Machine) -> Iterator[Finding]:
+    if not machine.gpu:
+        if stage.optim in QUANTIZED_OPTIMIZERS:
+            yield Finding(
+                "optim",
+                f"Unsloth has no {stage.optim} on a machine without an accelerator, as {machine.name}",
+                'set optim = "adamw_torch_fused", or backend = "hf"',
+            )
+        return
+    gpu = machine.gpu[0]
+    if _capability(gpu) < UNSLOTH_CAPABILITY:
+        yield Finding(
+            "backend",
+            f"{gpu.name or 'the GPU'} of {machine.name} has compute capability {gpu.compute_capability}, and Unsloth"
+            " requires 7.0",
+            'set backend = "hf"',
+        )
+
+
+def _capability(gpu: Gpu) -> tuple[int, int]:
+    major, minor = (int(part) for part in gpu.compute_capability.split("."))
+    return major, minor
 
 
 def _devices(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
@@ -171,8 +220,7 @@ def _precision(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     if getattr(stage, "bf16", False) is not True or not machine.gpu:
         return
     gpu = machine.gpu[0]
-    major, minor = (int(part) for part in gpu.compute_capability.split("."))
-    if (major, minor) < NATIVE_BF16:
+    if _capability(gpu) < NATIVE_BF16:
         what = (
             f"{gpu.name or 'the GPU'} of {machine.name} has compute capability {gpu.compute_capability}, and bfloat16"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from engines.data.tokenizer_class import check_tokenizer_class
+from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
+from engines.finetune import unsloth_model
 from engines.finetune.added_tokens import ends_of
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
@@ -36,6 +39,7 @@ def load_base(
     warn: Callable[[str], None] = lambda _text: None,
     quantization: BitsAndBytesConfig | None = None,
     weights: Path | None = None,
+    load: Callable[[Path], Any] | None = None,
 ) -> tuple[Any, Any]:
     """The model and its tokenizer from a folder, without the hub and without code from the folder.
 
@@ -45,6 +49,7 @@ def load_base(
         warn: takes what the operator should know.
         quantization: the linear layers are in 4 bits; the other weights are as `narrow` says.
         weights: model and settings are those of this folder, a checkpoint of a training of this model.
+        load: loads a model folder in place of transformers, as `narrow` and `quantization` say.
 
     Raises:
         OperatorError: transformers cannot load a model from the folder, or gives text other ids than
@@ -55,20 +60,19 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         for warning in check_tokenizer_class(path, tokenizer):
             warn(warning)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(weights or path),
-            dtype=torch.bfloat16 if narrow else torch.float32,
-            local_files_only=True,
-            **({} if quantization is None else {"quantization_config": quantization}),
-        )
+        model = (load or partial(_load, narrow=narrow, quantization=quantization))(weights or path)
     except (OSError, ValueError, KeyError) as error:
         raise OperatorError(
             f"cannot load a model from {path}: {_first_line(error)}",
             "a model folder has config.json, model.safetensors and the tokenizer's files",
         ) from error
     except (ImportError, RuntimeError, NotImplementedError) as error:
-        if quantization is None or isinstance(error, torch.OutOfMemoryError):
+        if (quantization is None and load is None) or exhausted_memory(error):
             raise
+        if quantization is None:
+            raise OperatorError(
+                f"backend — Unsloth cannot load {path}: {_first_line(error)}", 'set backend = "hf"'
+            ) from error
         raise OperatorError(
             f"load_in_4bit — bitsandbytes cannot quantize {path} here: {_first_line(error)}",
             "install a bitsandbytes that supports this machine (pip install bitsandbytes), or set load_in_4bit = false",
@@ -76,6 +80,15 @@ def load_base(
     if quantization is not None:
         _keep_layout(model)
     return model, tokenizer
+
+
+def _load(folder: Path, *, narrow: bool, quantization: BitsAndBytesConfig | None) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=torch.bfloat16 if narrow else torch.float32,
+        local_files_only=True,
+        **({} if quantization is None else {"quantization_config": quantization}),
+    )
 
 
 def _keep_layout(model: Any) -> None:
@@ -91,6 +104,19 @@ def _keep_layout(model: Any) -> None:
 
 def _first_line(error: Exception) -> str:
     return printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 300)
+
+
+def require_four_bits(model: Any, folder: Path) -> None:
+    """Refuse a model that should be in 4 bits and is not: Unsloth loads 16 bits where bitsandbytes fails.
+
+    Raises:
+        OperatorError: no layer is in 4 bits.
+    """
+    if not any(type(module).__name__ == "Linear4bit" for module in model.modules()):
+        raise OperatorError(
+            f"load_in_4bit — bitsandbytes cannot quantize {folder} here",
+            "install a bitsandbytes that supports this machine (pip install bitsandbytes), or set load_in_4bit = false",
+        )
 
 
 def quantization_of(stage: FinetuneFields, *, bf16: bool) -> BitsAndBytesConfig | None:
@@ -125,27 +151,29 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
             `llm_int8_skip_modules`, or an initialization needs a smaller rank.
     """
     alpha = int(stage.lora_alpha) if stage.lora_alpha.is_integer() else stage.lora_alpha
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=stage.r,
-        lora_alpha=alpha,
-        lora_dropout=stage.lora_dropout,
-        use_rslora=stage.use_rslora,
-        use_dora=stage.use_dora,
-        init_lora_weights=True if stage.init_lora_weights == "true" else stage.init_lora_weights,
-        target_modules=ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
-        modules_to_save=list(stage.modules_to_save) or None,
-        bias=stage.bias,
-        trainable_token_indices=_token_indices(model, added_tokens),
-    )
+    settings: dict[str, Any] = {
+        "r": stage.r,
+        "lora_alpha": alpha,
+        "lora_dropout": stage.lora_dropout,
+        "use_rslora": stage.use_rslora,
+        "use_dora": stage.use_dora,
+        "init_lora_weights": True if stage.init_lora_weights == "true" else stage.init_lora_weights,
+        "target_modules": ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
+        "modules_to_save": list(stage.modules_to_save) or None,
+        "bias": stage.bias,
+        "trainable_token_indices": _token_indices(model, added_tokens),
+    }
     _check_names(model, stage)
     if stage.takes_from_base:
         _check_rank(model, stage)
-    adapted = get_peft_model(model, config)
+    if stage.backend == "unsloth":
+        adapted = unsloth_model.adapt(model, stage, settings)
+    else:
+        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if stage.gradient_checkpointing:
+    if stage.gradient_checkpointing and stage.backend == "hf":
         adapted.enable_input_require_grads()  # the base is frozen: without it no gradient reaches the adapters
     return adapted
 

@@ -25,8 +25,16 @@ from engines.data.door import source_of_stage
 from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, copy_tokenizer
 from engines.events import SampledText
 from engines.files import read_regular_text
+from engines.finetune import unsloth_model
 from engines.finetune.added_tokens import use_template
-from engines.finetune.model import add_adapter, compute_dtype, load_base, quantization_of, stored_in_bfloat16
+from engines.finetune.model import (
+    add_adapter,
+    compute_dtype,
+    load_base,
+    quantization_of,
+    require_four_bits,
+    stored_in_bfloat16,
+)
 from engines.finetune.plain_adapter import first_matrices, make_plain
 from engines.finetune.rows import (
     ExampleDataset,
@@ -87,7 +95,8 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     adapts = isinstance(stage, FinetuneStage)
     trained = add_adapter(model, stage, added) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
-    way = arrange(trained, longest=dataset.longest) if ctx.stage.padding_free else PADDED
+    own_loss = stage.backend == "unsloth" and unsloth_model.on_accelerator()
+    way = arrange(trained, longest=dataset.longest, as_it_is=own_loss) if ctx.stage.padding_free else PADDED
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
     changed = None if template is None else tokenizer
@@ -106,7 +115,8 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
         sample=partial(sample, ctx, trained, tokenizer, view, rules),
         bf16=precision.bf16,
         arrangement=way,
-        most_tokens=_most_tokens(stage, packed or dataset) if way.way == "one sequence" else None,
+        most_tokens=_most_tokens(stage, packed or dataset) if way.way == "one sequence" and not own_loss else None,
+        own_loss=own_loss,
     )
     session = Session(ctx, task)
     session.run()
@@ -131,15 +141,21 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
     A full model continues from the folder of its checkpoint: what transformers loads from it is what it saved, also
     where it stores a model's tensors under other names than in memory.
     """
-    adapts = isinstance(ctx.stage, FinetuneStage) and not ctx.stage.takes_from_base
-    point = None if isinstance(ctx.stage, FinetuneStage) else ctx.resume or continued_checkpoint(ctx)
-    return load_base(
+    stage = ctx.stage
+    narrow = precision.narrow and isinstance(stage, FinetuneStage) and not stage.takes_from_base
+    point = None if isinstance(stage, FinetuneStage) else ctx.resume or continued_checkpoint(ctx)
+    quantization = quantization_of(stage, bf16=precision.bf16)
+    model, tokenizer = load_base(
         base,
-        narrow=precision.narrow and adapts,
+        narrow=narrow,
         warn=ctx.warn,
-        quantization=quantization_of(ctx.stage, bf16=precision.bf16),
+        quantization=quantization,
         weights=None if point is None else point.path,
+        load=partial(unsloth_model.load, stage=stage, narrow=narrow) if stage.backend == "unsloth" else None,
     )
+    if quantization is not None:
+        require_four_bits(model, base)
+    return model, tokenizer
 
 
 def _packed(ctx: StageContext[FinetuneFields], dataset: ExampleDataset) -> PackedDataset | None:

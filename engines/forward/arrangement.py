@@ -15,6 +15,7 @@ from engines.forward.rows_attention import NAME, OWN, rows_in_sequence
 
 Way = Literal["one sequence", "row by row", "padded"]
 
+MIXES = "the model mixes the rows of a sequence"
 _LIMITS = ("sliding_window", "attention_chunk_size")
 """Settings that bound how far a token attends; a row within the bound is attended whole."""
 _ROWS = (5, 7)
@@ -44,29 +45,37 @@ def causal_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def arrange(model: Any, *, longest: int) -> Arrangement:
+def arrange(model: Any, *, longest: int, as_it_is: bool = False) -> Arrangement:
     """Prepare a model for rows without padding; changes its attention, no weight and no random state.
 
     Args:
         model: a causal language model of transformers, with or without an adapter.
         longest: tokens of the longest row.
+        as_it_is: keep the model's own attention, which may keep rows apart by their positions alone.
     """
     core = causal_model(model)
+    if as_it_is:
+        return Arrangement("one sequence") if _apart(model) else Arrangement("row by row", MIXES)
     own = getattr(core.config, "_attn_implementation", None)
     if own not in (OWN, NAME):
         return Arrangement("row by row", f"the model's attention is {own}")
     bounds = [bound for bound in _bounds(core.config) if bound < longest]
     if bounds:
         return Arrangement("row by row", f"the model attends to {min(bounds)} tokens, rows have up to {longest}")
-    try:
-        core.set_attn_implementation(NAME)
-        apart = keeps_rows_apart(model)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
-        apart = False
-    if not apart:
+    if not _apart(model, NAME):
         core.set_attn_implementation(OWN)
-        return Arrangement("row by row", "the model mixes the rows of a sequence")
+        return Arrangement("row by row", MIXES)
     return Arrangement("one sequence")
+
+
+def _apart(model: Any, attention: str = "") -> bool:
+    """Whether the model, with this attention if one is named, keeps rows apart; False where it cannot be tried."""
+    try:
+        if attention:
+            causal_model(model).set_attn_implementation(attention)
+        return keeps_rows_apart(model)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+        return False
 
 
 @torch.no_grad()

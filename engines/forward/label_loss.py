@@ -108,7 +108,8 @@ class LabelLoss:
         given = _model_inputs(batch)
         if self._selects:
             kept: torch.Tensor = model(**given, logits_to_keep=at).logits
-            return kept
+            # A model may take the argument and ignore positions; the last token is never scored, so this shows.
+            return kept if kept.shape[1] == at.numel() else kept[:, at]
         every: torch.Tensor = model(**given).logits
         return every[:, at]
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from recipes.problems import OperatorError
+from recipes.stages.kind import backend_of
 from recipes.stages.training import TrainingFields
 
 UNBOUNDED_STEPS = 1 << 40
@@ -50,7 +52,7 @@ def training_arguments(
         "adam_epsilon": stage.adam_epsilon,
         "max_grad_norm": stage.max_grad_norm,
         "bf16": bf16,
-        checkpointing: stage.gradient_checkpointing,
+        checkpointing: stage.gradient_checkpointing and backend_of(stage) == "hf",  # Unsloth has its own
         f"{checkpointing}_kwargs": {"use_reentrant": False},
         "seed": stage.seed,
         "data_seed": stage.seed,
@@ -69,8 +71,29 @@ def training_arguments(
         **more,
     }
     arguments = kind(**{name: value for name, value in wanted.items() if name in known})
+    _require_kept(arguments, stage, bf16=bf16)
     # On a machine with several GPUs one process would split each batch over them (DataParallel). That is mostly slower
     # than one GPU, and its loss is not the mean over the window's tokens.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+def _require_kept(arguments: TrainingArguments, stage: TrainingFields, *, bf16: bool) -> None:
+    """Refuse to train with other settings than the stage's: Unsloth replaces what it does not support.
+
+    Raises:
+        OperatorError: the optimizer or the number format is another one.
+    """
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
+    if optim != stage.optim:
+        raise OperatorError(
+            f"optim — backend = {backend_of(stage)} replaces {stage.optim} by {optim} on this machine",
+            f'set optim = "{optim}", or backend = "hf"',
+        )
+    if bool(arguments.bf16) != bf16:
+        wanted = "bfloat16" if bf16 else "float32"
+        raise OperatorError(
+            f"bf16 — backend = {backend_of(stage)} does not compute in {wanted} on this machine",
+            f'set bf16 = {"false" if bf16 else "true"}, or backend = "hf"',
+        )

@@ -40,9 +40,10 @@ from engines.training.faults import Faults
 from engines.training.precision import RECORD, as_record
 from engines.training.progress import Counters
 from recipes import quantities
+from recipes.stages.kind import UNSLOTH
 from recipes.stages.training import TrainingFields
 
-VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
+VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy", *UNSLOTH)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

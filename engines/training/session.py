@@ -45,6 +45,7 @@ from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
 from recipes.problems import OperatorError
+from recipes.stages.kind import backend_of
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
@@ -97,6 +98,7 @@ class Task:
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
         method: a Trainer and a loss other than those of the next token; None for those.
         most_tokens: tokens of a sequence into which micro-batches may be joined; None joins none.
+        own_loss: the model computes the loss of a training step itself.
     """
 
     model: torch.nn.Module
@@ -112,6 +114,7 @@ class Task:
     arrangement: Arrangement = PADDED
     method: Method | None = None
     most_tokens: int | None = None
+    own_loss: bool = False
 
     @property
     def evaluates(self) -> bool:
@@ -209,9 +212,12 @@ class Session:
         task, stage, work = self.task, self.stage, self.ctx.work
         if method is None:
             arguments = training_arguments(stage, work, bf16=task.bf16)
-            return build_trainer(
+            trained = build_trainer(
                 self, task.model, arguments, task.dataset, task.collate, task.arrangement, self._joined_tokens()
             )
+            if task.own_loss:
+                trained.label_loss = None
+            return trained
         trainer = method.trainer(
             training_arguments(stage, work, bf16=task.bf16, kind=method.arguments, more=method.more)
         )
@@ -225,7 +231,13 @@ class Session:
     def _setup(self) -> str:
         # The windows of a pretraining are all full.
         words = "" if isinstance(self.stage, PretrainStage) else self.task.arrangement.words()
-        return setup_text(self.task.model, self.trainer.args.device, bf16=self.task.bf16, arrangement=words)
+        return setup_text(
+            self.task.model,
+            self.trainer.args.device,
+            bf16=self.task.bf16,
+            arrangement=words,
+            backend=backend_of(self.stage),
+        )
 
     def _begin(self) -> None:
         """Report where a training without a checkpoint of its own begins, and load its first weights."""

@@ -180,6 +180,12 @@ class DpoStage(FinetuneStage):
             )
 
     @model_validator(mode="after")
+    def _pairs_with_trl(self) -> DpoStage:
+        if self.backend != "hf":
+            raise ValueError(f"backend — pairs are trained with TRL's own DPOTrainer; got {self.backend}; allowed: hf")
+        return self
+
+    @model_validator(mode="after")
     def _pairs_in_their_own_order(self) -> DpoStage:
         if self.packing:
             raise ValueError("packing — pairs of answers are not packed; got true; allowed: false")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -10,7 +11,7 @@ from pydantic import field_validator, model_validator
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
-from recipes.stages.kind import StageKind
+from recipes.stages.kind import UNSLOTH, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
 from recipes.stages.training import EVALUATES, TrainingFields, training_metrics, training_needs
 
@@ -20,7 +21,22 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 """The linear layers of a Llama."""
 INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora")
 """Usual values of `init_lora_weights`."""
+UNSLOTH_SAVES = ("embed_tokens", "lm_head")
+"""Layers that Unsloth trains as a whole beside an adapter on every device."""
 _INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora")
+
+
+class BackendFields(StageFields):
+    """The field that selects who loads the model and adds the adapter."""
+
+    backend: Literal["hf", "unsloth"] = setting(
+        "hf",
+        section="Launch",
+        at_resume="arithmetic",
+        advanced=True,
+        help="Libraries that load and adapt the model: hf is transformers and PEFT; unsloth is Unsloth, which needs an"
+        " environment of its own: name its interpreter in python.",
+    )
 
 
 class AdapterFields(StageFields):
@@ -164,7 +180,7 @@ class QuantizedFields(StageFields):
     )
 
 
-class FinetuneFields(TrainingFields, DataFields, LabelFields):
+class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):
     """The fields of fine-tuning, whatever its output."""
 
     model: str = setting(
@@ -238,6 +254,29 @@ class FinetuneStage(FinetuneFields, AdapterFields, QuantizedFields):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_unsloth_can(self) -> FinetuneStage:
+        if self.backend == "unsloth":
+            for field, got, allowed in _not_of_unsloth(self):
+                raise ValueError(f"{field} — backend = unsloth has its own; got {got}; allowed: {allowed}")
+        return self
+
+
+def _not_of_unsloth(stage: FinetuneStage) -> Iterator[tuple[str, str, str]]:
+    """The fields whose values Unsloth replaces by its own, or refuses: the field, the value, the allowed ones."""
+    if stage.load_in_4bit:
+        if stage.bnb_4bit_quant_type != "nf4":
+            yield "bnb_4bit_quant_type", stage.bnb_4bit_quant_type, "nf4"
+        if not stage.bnb_4bit_use_double_quant:
+            yield "bnb_4bit_use_double_quant", "false", "true"
+        if stage.bnb_4bit_compute_dtype != "auto":
+            yield "bnb_4bit_compute_dtype", stage.bnb_4bit_compute_dtype, "auto"
+        if stage.llm_int8_skip_modules:
+            yield "llm_int8_skip_modules", ", ".join(stage.llm_int8_skip_modules), "an empty list"
+    others = [name for name in stage.modules_to_save if name not in UNSLOTH_SAVES]
+    if others:
+        yield "modules_to_save", ", ".join(others), ", ".join(UNSLOTH_SAVES)
+
 
 class FinetuneModelStage(FinetuneFields):
     """Fine-tuning of all weights of a model, with its chat template and the loss on answers only."""
@@ -257,7 +296,8 @@ class FinetuneModelStage(FinetuneFields):
 
 def _needs(stage: FinetuneFields) -> tuple[str, ...]:
     quantized = isinstance(stage, FinetuneStage) and stage.load_in_4bit
-    return tuple(dict.fromkeys((*training_needs(stage), *(("bitsandbytes",) if quantized else ()))))
+    more = (*(("bitsandbytes",) if quantized else ()), *(UNSLOTH if stage.backend == "unsloth" else ()))
+    return tuple(dict.fromkeys((*training_needs(stage), *more)))
 
 
 FINETUNE = StageKind[FinetuneFields](
@@ -265,6 +305,7 @@ FINETUNE = StageKind[FinetuneFields](
     types={"adapter": FinetuneStage, "model": FinetuneModelStage},
     module="engines.finetune.stage",
     needs=_needs,
+    starts_with=lambda stage: "engines.finetune.unsloth_start" if stage.backend == "unsloth" else "",
     metrics=lambda stage: tuple(dict.fromkeys((*training_metrics(stage), *LABEL_METRICS, *READ_METRICS))),
     default_output="adapter",
     metrics_if=EVALUATES,

@@ -17,8 +17,27 @@ LIGHT = ("msgspec", "pydantic")
 """Distributions that every engine process imports."""
 TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
 """Distributions of the stages that train or run a model."""
+UNSLOTH = ("unsloth", "unsloth_zoo")
+"""Distributions that a stage with `backend = "unsloth"` imports besides those of training."""
+TESTED: Mapping[str, Mapping[str, str]] = {
+    "hf": {"transformers": "5.23", "trl": "1.16", "peft": "0.21", "accelerate": "1.15"},
+    "unsloth": {
+        "unsloth": "2026.10",
+        "unsloth_zoo": "2026.10",
+        "transformers": "5.17",
+        "trl": "1.15",
+        "peft": "0.21",
+        "accelerate": "1.15",
+    },
+}
+"""Versions on whose private interfaces the engines rely, by backend: another interpreter must have the same ones."""
 
 S = TypeVar("S", bound=StageFields)
+
+
+def backend_of(stage: StageFields) -> str:
+    """The libraries that load and adapt the stage's model."""
+    return str(getattr(stage, "backend", "hf"))
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,8 @@ class StageKind(Generic[S]):
         default_output: the output of a stage of several types that names none; empty where it must name one.
         module: the module with `run(ctx)`. It is imported only in the process of an attempt.
         needs: distributions that the module imports for a stage with the given fields.
+        starts_with: a module whose `start(ctx)` runs before `module` is imported, for a stage with the given fields;
+            empty for none.
         metrics: names of the metrics that a stage with the given fields reports when it succeeds; a gate may name
             these. A `*` in a name stands for any text.
         metrics_if: fields that add metrics: the name, a value that adds them, and both as a recipe spells them.
@@ -50,6 +71,7 @@ class StageKind(Generic[S]):
     module: str
     needs: Callable[[S], tuple[str, ...]]
     metrics: Callable[[S], tuple[str, ...]]
+    starts_with: Callable[[S], str] = lambda _stage: ""
     default_output: str = ""
     trains: bool = False
     samples: bool = False

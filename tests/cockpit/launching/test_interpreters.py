@@ -10,11 +10,11 @@ import pytest
 
 from cockpit.launching import interpreters as preflight
 from cockpit.launching.installing import install_command
-from cockpit.launching.interpreters import CHOOSE_ANOTHER, TESTED, check_here, check_interpreters
+from cockpit.launching.interpreters import CHOOSE_ANOTHER, check_here, check_interpreters
 from recipes.problems import OperatorError
 from recipes.schema import Recipe
 from recipes.stages.fields import StageFields
-from recipes.stages.kind import TRAIN
+from recipes.stages.kind import TESTED, TRAIN, UNSLOTH
 from recipes.stages.registry import STAGE_KINDS, STAGE_TYPES, row_of
 
 
@@ -43,7 +43,8 @@ def needs_of(stage: StageFields) -> tuple[str, ...]:
 
 
 def test_every_tested_version_is_of_a_package_that_training_needs() -> None:
-    assert set(TESTED) <= set(TRAIN)
+    assert set(TESTED["hf"]) <= set(TRAIN)
+    assert set(TESTED["unsloth"]) <= {*TRAIN, *UNSLOTH}
 
 
 def test_splitting_text_needs_no_tokenizer_library() -> None:
@@ -138,7 +139,7 @@ def test_a_file_that_cannot_be_executed_is_not_an_interpreter(tmp_path: Path, ki
 
 def test_the_versions_that_are_tested_are_those_installed_here() -> None:
     """A stage with another interpreter must have the versions that the tests ran with."""
-    for name, tested in TESTED.items():
+    for name, tested in TESTED["hf"].items():
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -114,3 +114,48 @@ def test_the_recipes_of_large_models_have_no_problem_on_their_machines(tmp_path:
     assert path is not None
     machine = read_machine(_described(tmp_path, SPARK))
     assert machine_problems(load_recipe(path, paths_here=False), machine) == []
+
+
+UNSLOTH = ("tuned.backend=unsloth", "tuned.python=/opt/unsloth/bin/python")
+SERVER = """
+name = "a server"
+memory_gib = 512
+packages = ["torch==2.13.0", "transformers==5.23.0", "trl==1.16.0", "peft==0.21.2", "accelerate==1.15.0", "safetensors",
+    "msgspec", "pydantic"]
+[environments]
+"/opt/unsloth/bin/python" = ["torch", "transformers==%s", "trl==1.15.0", "peft==0.21.2", "accelerate", "safetensors",
+    "msgspec", "pydantic", "unsloth==2026.10.9", "unsloth_zoo==2026.10.9"]
+"""
+
+
+def _found(folder: Path, machine: str, *sets: str) -> list[str]:
+    found = machine_problems(_recipe(folder, *sets), read_machine(_described(folder, machine)))
+    return [f"{one.key} {one.message}" for one in found if one.key.startswith("tuned.")]
+
+
+def test_a_described_environment_is_asked_for_the_versions_of_its_backend(tmp_path: Path) -> None:
+    assert _found(tmp_path, SERVER % "5.17.0", *UNSLOTH) == []
+    assert _found(tmp_path, SERVER % "5.23.0", *UNSLOTH) == [
+        "tuned.backend a server has transformers 5.23.0; backend = unsloth is tested with 5.17.*"
+    ]
+    without = [one for one in UNSLOTH if "python" not in one]
+    assert _found(tmp_path, SERVER % "5.17.0", *without)[0] == "tuned.kind a server lacks unsloth, unsloth_zoo"
+    assert _found(tmp_path, SERVER % "5.17.0") == []
+    assert _found(tmp_path, (SERVER % "5.17.0").replace("trl==1.16.0", "trl==1.15.0")) == [
+        "tuned.kind a server has trl 1.15.0; backend = hf is tested with 1.16.*"
+    ]
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("7.0", False), ("6.1", True)])
+def test_a_described_card_below_the_lowest_of_unsloth_is_refused(
+    tmp_path: Path, capability: str, refused: bool
+) -> None:
+    card = f'{SERVER % "5.17.0"}[[gpu]]\nname = "a card"\nmemory_gib = 16\ncompute_capability = "{capability}"\n'
+    found = _found(tmp_path, card, *UNSLOTH, "tuned.bf16=false")
+    wanted = "tuned.backend a card of a server has compute capability 6.1, and Unsloth requires 7.0"
+    assert found == ([wanted] if refused else [])
+
+
+def test_unsloth_has_no_8_bit_optimizer_where_a_described_machine_has_no_card(tmp_path: Path) -> None:
+    found = _found(tmp_path, SERVER % "5.17.0", *UNSLOTH, "tuned.optim=adamw_8bit")
+    assert any(one.startswith("tuned.optim Unsloth has no adamw_8bit") for one in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -288,10 +289,11 @@ def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> N
     warnings = [event.message for event in of_kind(ctx, Warned)]
     assert any("rows were left out: longer than 29 tokens" in text for text in warnings)
     assert any("the val split of the data has no rows" in text for text in warnings)
+    used = f"hf: transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
     assert [event.name for event in of_kind(ctx, Phase)] == [
         "loading",
         "tokenizing",
-        "on cpu, products in float32, frozen weights in float32, rows in one sequence, 1 thread",
+        f"{used}, on cpu, products in float32, frozen weights in float32, attention sdpa, rows in one sequence, 1 thread",
         "first step",
         "training",
         "saving",  # the checkpoint
