@@ -33,7 +33,8 @@ def load(folder: Path, stage: FinetuneFields, *, narrow: bool) -> Any:
     """
     from unsloth import FastLanguageModel
 
-    _require_positions(folder, stage.max_length)
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    _require_positions(config, stage.max_length)
     adapts = isinstance(stage, FinetuneStage)
     model, _ = FastLanguageModel.from_pretrained(
         model_name=f"{folder}/" if folder.name.lower().endswith(QUANTIZED_NAME) else str(folder),
@@ -46,6 +47,7 @@ def load(folder: Path, stage: FinetuneFields, *, narrow: bool) -> Any:
         fix_tokenizer=False,
         local_files_only=True,
     )
+    model.config.pad_token_id = config.get("pad_token_id")  # Unsloth sets one, and the output's config would have it
     model.name_or_path = model.config._name_or_path = str(folder)  # what PEFT writes into the adapter
     return model
 
@@ -81,8 +83,7 @@ def on_accelerator() -> bool:
     return bool(unsloth.DEVICE_TYPE != "cpu")
 
 
-def _require_positions(folder: Path, max_length: int) -> None:
-    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+def _require_positions(config: dict[str, Any], max_length: int) -> None:
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and 0 < positions < max_length:
         raise OperatorError(

@@ -181,6 +181,32 @@ def test_what_unsloth_does_without_being_asked_is_written(tmp_path: Path) -> Non
     assert loads(found, tmp_path) == "finetune model"
 
 
+def test_a_configuration_for_unsloth_trains_with_it_in_its_own_four_bits(tmp_path: Path) -> None:
+    text = 'model, _ = FastLanguageModel.from_pretrained("a/b")\nFastLanguageModel.get_peft_model(model, r=8)\n'
+    found = imported(tmp_path, text, "a.py")
+    assert tuned(found)["backend"] == "unsloth"
+    assert "name the interpreter of Unsloth's environment in python" in outcome(found, "backend").says
+    assert loads(found, tmp_path) == "finetune adapter"
+    other = imported(
+        tmp_path, f"{text}BitsAndBytesConfig(bnb_4bit_quant_type='fp4', bnb_4bit_use_double_quant=False)", "b.py"
+    )
+    assert tuned(other)["bnb_4bit_use_double_quant"] is True
+    assert "bnb_4bit_quant_type" not in tuned(other)
+    assert outcome(other, "bnb_4bit_quant_type").status == "different"
+    assert loads(other, tmp_path) == "finetune adapter"
+    pairs = imported(tmp_path, f"{text}DPOConfig(beta=0.2)\n", "c.py")
+    assert "backend" not in tuned(pairs)
+
+
+@pytest.mark.parametrize(("stage", "backend"), [("", "unsloth"), (DPO, None)])
+def test_use_unsloth_of_llama_factory_is_the_backend_except_for_pairs(
+    tmp_path: Path, stage: str, backend: str | None
+) -> None:
+    found = imported(tmp_path, f"{LF}{stage}use_unsloth: true\nquantization_bit: 4\ndouble_quantization: false\n")
+    assert tuned(found).get("backend") == backend
+    assert loads(found, tmp_path) == ("dpo adapter" if stage else "finetune adapter")
+
+
 ROWS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {"columns": {"prompt": "q", "query": "more", "chosen": "yes", "rejected": "no"}},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -162,3 +163,31 @@ def test_a_command_names_the_packages_that_its_interpreter_lacks() -> None:
     with pytest.raises(OperatorError, match=r"cockpit parity needs no-such-package; .* lacks it") as caught:
         check_here(["msgspec", "no-such-package"], "cockpit parity")
     assert caught.value.hint == f"install them: {install_command(sys.executable)}"
+
+
+TUNED = {"kind": "finetune", "model": "/m", "data": "/d", "backend": "unsloth"}
+MINOR = {name: f"{version}.9" for name, version in TESTED["unsloth"].items()}
+
+
+def with_versions(folder: Path, **versions: str | None) -> str:
+    """An interpreter that has what Unsloth needs, in these versions."""
+    names = row_of(recipe(TUNED).stage[0]).needs(recipe(TUNED).stage[0])
+    found = {**dict.fromkeys(names, "1.0"), **MINOR, **versions}
+    return interpreter(folder, json.dumps({"python": [3, 11], "found": found}))
+
+
+def test_each_backend_has_versions_of_its_own(tmp_path: Path) -> None:
+    check_interpreters(recipe({**TUNED, "python": with_versions(tmp_path)}), ["s0"])
+    problem = problem_of(recipe({**TUNED, "backend": "hf", "python": with_versions(tmp_path)}))
+    assert "has transformers 5.17.9; the engines are tested with 5.23.*" in str(problem)
+    problem = problem_of(recipe({**TUNED, "python": with_versions(tmp_path, transformers="5.23.0", unsloth_zoo=None)}))
+    assert "lacks unsloth_zoo" in str(problem)
+    assert "has transformers 5.23.0; the engines are tested with 5.17.*" in str(problem)
+    assert "-m pip install" in problem.hint
+    assert "'transformers==5.17.*'" in problem.hint
+    assert 'set backend = "hf"' in problem.hint
+
+
+def test_cockpits_own_interpreter_is_not_one_for_unsloth() -> None:
+    """It has another transformers, whether or not somebody installed Unsloth into it."""
+    assert "the engines are tested with 5.17.*" in str(problem_of(recipe(TUNED)))

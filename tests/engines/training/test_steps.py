@@ -289,11 +289,12 @@ def test_phases_and_rows_left_out_are_reported(tmp_path: Path, model: Path) -> N
     warnings = [event.message for event in of_kind(ctx, Warned)]
     assert any("rows were left out: longer than 29 tokens" in text for text in warnings)
     assert any("the val split of the data has no rows" in text for text in warnings)
-    used = f"hf: transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
+    versions = f"transformers {metadata.version('transformers')}, peft {metadata.version('peft')}"
+    computes = "on cpu, products in float32, frozen weights in float32, attention sdpa, rows in one sequence, 1 thread"
     assert [event.name for event in of_kind(ctx, Phase)] == [
         "loading",
         "tokenizing",
-        f"{used}, on cpu, products in float32, frozen weights in float32, attention sdpa, rows in one sequence, 1 thread",
+        f"hf: {versions}, {computes}",
         "first step",
         "training",
         "saving",  # the checkpoint
