@@ -390,3 +390,14 @@ def test_a_warning_names_its_stage_and_attempt(tmp_path: Path) -> None:
     last = ctx.events()[-1]
     assert isinstance(last, Warned)
     assert (last.stage, last.attempt, last.message) == ("s", 3, "careful")
+
+
+def test_libraries_that_must_be_imported_first_refuse_an_attempt_before_its_stage_is_imported(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "    raise AssertionError")
+    tuned = {"name": "s", "kind": "finetune", "model": "m", "data": "d", "backend": "unsloth"}
+    attempt.write_spec(tag="finetune", stage=tuned)
+    status, errors = attempt.finish()
+    assert status == 1
+    assert attempt.end().detail.startswith(f"backend — {sys.executable} ")
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) == 2

@@ -205,3 +205,35 @@ def test_a_head_that_does_more_than_a_projection_is_not_taken_apart(monkeypatch:
     one = one_sequence(examples()[:1])
     whole, chunked = (float(LabelLoss(model, most).total(model, one).detach()) for most in (1 << 26, 97))
     assert chunked == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_model_that_ignores_the_positions_of_its_logits_has_the_same_loss() -> None:
+    """Unsloth's own forward takes `logits_to_keep` and, for positions, gives all logits."""
+    from engines.forward.label_loss import LabelLoss
+    from engines.training.loss import one_sequence
+
+    model, one = made("Llama"), one_sequence(examples()[:1])
+    expected = float(LabelLoss(model).total(model, one).detach())
+    whole = model.forward
+
+    def forward(*given: Any, logits_to_keep: Any = 0, **named: Any) -> Any:
+        return whole(*given, **named)
+
+    model.forward = forward
+    assert float(LabelLoss(model).total(model, one).detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(LabelLoss(model).each(model, one).sum()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_models_own_attention_may_keep_rows_apart_by_their_positions() -> None:
+    from engines.forward.arrangement import arrange
+
+    model = made("Llama")
+    assert arrange(model, longest=9, as_it_is=True).way == "one sequence"
+    assert model.config._attn_implementation == "sdpa"
+    whole = model.forward
+
+    def forward(*given: Any, position_ids: Any = None, **named: Any) -> Any:
+        return whole(*given, **named)
+
+    model.forward = forward
+    assert arrange(model, longest=9, as_it_is=True).way == "row by row"

@@ -172,6 +172,7 @@ WHOLE: dict[str, Change] = {
 }
 """Fields that take effect in the course of a training."""
 ELSEWHERE = {
+    "backend": "engines/training/test_unsloth.py::test_what_a_stage_says_reaches_unsloth",
     "name": "engines/test_host.py::test_",
     "kind": "engines/training/test_fields.py::test_a_field_changed_alone",
     "output": "engines/training/test_methods.py::test_",
