@@ -48,7 +48,7 @@ def load(folder: Path, stage: FinetuneFields, *, narrow: bool) -> Any:
         local_files_only=True,
     )
     model.config.pad_token_id = config.get("pad_token_id")  # Unsloth sets one, and the output's config would have it
-    model.name_or_path = model.config._name_or_path = str(folder)  # what PEFT writes into the adapter
+    model.name_or_path = model.config.name_or_path = str(folder)  # what PEFT writes into the adapter
     return model
 
 
