@@ -95,17 +95,24 @@ lora_dropout = 0.1
 
 @dataclass(frozen=True)
 class Whole:
-    """One uninterrupted run of each kind, and its data."""
+    """The data of both kinds, and one uninterrupted run of each that is asked for."""
 
+    folder: Path
     places: dict[str, str]
-    pretrain: RunDir
-    finetune: RunDir
+    runs: dict[str, RunDir]
 
-    def recipe(self, kind: str) -> tuple[str, str, RunDir]:
-        """The kind's recipe, stage name and uninterrupted run."""
+    def recipe(self, kind: str) -> tuple[str, str]:
+        """The kind's recipe and stage name."""
         if kind == "pretrain":
-            return PRETRAIN.format(**self.places), "base", self.pretrain
-        return FINETUNE.format(**self.places), "tuned", self.finetune
+            return PRETRAIN.format(**self.places), "base"
+        return FINETUNE.format(**self.places), "tuned"
+
+    def run(self, kind: str) -> RunDir:
+        """The kind's uninterrupted run."""
+        if kind not in self.runs:
+            self.runs[kind] = launch_text(self.recipe(kind)[0], self.folder)
+            assert wait_for_end(self.runs[kind]) == "succeeded"
+        return self.runs[kind]
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +120,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     data = launch_text(DATA, folder)
     assert wait_for_end(data) == "succeeded"
-    places = {name: str(data.out(name)) for name in ("shards", "questions")}
-    pretrain = launch_text(PRETRAIN.format(**places), folder)
-    assert wait_for_end(pretrain) == "succeeded"
-    places["base"] = str(pretrain.out("base"))
-    finetune = launch_text(FINETUNE.format(**places), folder)
-    assert wait_for_end(finetune) == "succeeded"
-    return Whole(places, pretrain, finetune)
+    found = Whole(folder, {name: str(data.out(name)) for name in ("shards", "questions")}, {})
+    found.places["base"] = str(found.run("pretrain").out("base"))
+    return found
 
 
 def _losses(run: RunDir, stage: str) -> list[tuple[int, str]]:
@@ -148,7 +151,7 @@ def _kill_at(run: RunDir, stage: str, attempt: int, step: int) -> None:
 def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not(
     kind: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, stage, reference = whole.recipe(kind)
+    (text, stage), reference = whole.recipe(kind), whole.run(kind)
     monkeypatch.setenv("COCKPIT_TEST_FAULTS", json.dumps({"kill_during_save": {"step": 30, "attempt": 2}}))
     run = launch_text(text, tmp_path)
     _kill_at(run, stage, 1, 13)
@@ -174,7 +177,7 @@ def test_a_run_killed_three_times_has_the_losses_and_weights_of_one_that_was_not
 def test_a_nan_loss_is_refused_before_the_optimizer_and_the_retry_starts_from_the_last_healthy_checkpoint(
     kind: str, save_total_limit: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, _, _ = whole.recipe(kind)
+    text, _ = whole.recipe(kind)
     text = text.replace("max_steps = 60", "max_steps = 14").replace(
         "save_steps = 10", f"save_steps = 5\nsave_total_limit = {save_total_limit}"
     )

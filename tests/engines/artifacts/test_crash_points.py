@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
 from engines.artifacts.checkpoints import Checkpoint, clean_leftovers, scan
 from engines.artifacts.manifest import verify_manifest
 from engines.context import ResumePoint
@@ -89,11 +91,14 @@ def _usable(run: RunDir) -> list[Checkpoint]:
     return complete
 
 
-def test_a_process_that_dies_at_any_file_operation_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.thorough)])
+def test_a_process_that_dies_at_any_file_operation_leaves_a_checkpoint_to_resume_from(
+    every: int, tmp_path: Path
+) -> None:
     status, operations = _train(tmp_path / "whole", 0)
     assert status == 0
     assert operations >= 60, "the points at which a save, a rotation and a record can be cut short"
-    for number in range(1, operations + 1):
+    for number in range(1, operations + 1, every):
         folder = tmp_path / str(number)
         assert _train(folder, number)[0] == DEAD
         run = RunDir(folder / "run")

@@ -84,7 +84,9 @@ def files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kills", KILLS)
-@pytest.mark.parametrize("work", ["merge", pytest.param("convert", marks=pytest.mark.thorough), "quantize"])
+@pytest.mark.parametrize(
+    "work", [*(pytest.param(one, marks=pytest.mark.thorough) for one in ("merge", "convert")), "quantize"]
+)
 def test_a_kill_leaves_no_partial_file_under_a_final_name_and_a_retry_makes_the_same_files(
     work: str, kills: int, zygote: Zygote, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
