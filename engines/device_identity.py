@@ -6,9 +6,14 @@ part of a device (MIG) has a UUID of its own and the address of the whole.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from engines.events import Device, UsedDevice
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_NODES = Path("/dev")
 
 
 def is_same(device: Device, used: UsedDevice) -> bool:
@@ -40,4 +45,17 @@ def of_properties(number: int, properties: Any) -> UsedDevice:
     parts = [getattr(properties, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
     pci = ":".join(f"{part:x}" for part in parts if isinstance(part, int)) if None not in parts else ""
     uuid_of_nvml = text if not text or text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
-    return UsedDevice(number=number, name=str(properties.name), uuid=uuid_of_nvml, pci=pci)
+    major, minor = (getattr(properties, name, None) for name in ("major", "minor"))
+    capability = f"{major}.{minor}" if isinstance(major, int) and isinstance(minor, int) else ""
+    return UsedDevice(number=number, name=str(properties.name), uuid=uuid_of_nvml, pci=pci, capability=capability)
+
+
+def nvidia_gpus() -> int:
+    """The number of NVIDIA GPUs that the driver of this machine lists, without a library of it; 0 without a driver."""
+    with suppress(OSError):
+        found = len(list(_DRIVER.iterdir()))
+        if found:
+            return found
+    with suppress(OSError):  # integrated ones, and containers that have the devices only
+        return sum(1 for path in _NODES.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit())
+    return 0

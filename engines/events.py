@@ -219,13 +219,14 @@ class UsedDevice(msgspec.Struct, frozen=True, kw_only=True):
     """An accelerator as its engine knows it: torch's number and name, and what identifies it on the machine.
 
     `uuid` has NVML's form (`GPU-…`); `pci` is the bus address as `domain:bus:device`, in hexadecimal digits. Either is
-    empty where torch does not know it.
+    empty where torch does not know it. `capability` is the compute capability (`9.0`).
     """
 
     number: int
     name: str
     uuid: str = ""
     pci: str = ""
+    capability: str = ""
 
 
 class DevicesUsed(Event, frozen=True, kw_only=True, tag="devices_used"):
@@ -343,7 +344,8 @@ class SampledText(Event, frozen=True, kw_only=True, tag="sampled_text"):
 
 class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_committed"):
     """The engine renamed a checkpoint into place. `path` is relative to the run directory; `sha256` is that of its
-    manifest."""
+    manifest. With `evaluated`, it is the attempt's checkpoint of this step that was committed before its evaluation:
+    the same files, with the loss in a new manifest."""
 
     stage: str
     attempt: int
@@ -354,6 +356,7 @@ class CheckpointCommitted(Event, frozen=True, kw_only=True, tag="checkpoint_comm
     best: bool = False
     bytes: int = 0
     loss: float | None = None
+    evaluated: bool = False
 
 
 class CheckpointRemoved(Event, frozen=True, kw_only=True, tag="checkpoint_removed"):

@@ -17,7 +17,7 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.machine import Machine, machine_problems, not_looked_at, read_machine
+from cockpit.planning.machine import Machine, machine_problems, not_looked_at, planned_there, read_machine
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_json({"ok": False, "message": error.message, "problems": [_problem(problem) for problem in problems]})
         return ExitCode.MISTAKE
     made = plan(loaded.recipe, loaded.graph, looks)
+    if machine is not None:
+        made = planned_there(made, loaded, machine)
     if args.json:
         data = {name: msgspec.to_builtins(look) for name, look in looks.items()}
         answer = {"ok": True, "recipe": loaded.recipe.name, "problems": [], "plan": made.to_json(), "data": data}

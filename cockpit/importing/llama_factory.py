@@ -135,10 +135,13 @@ OWN: dict[str, Rule] = {
     "shift_attn": different("attention is not shifted"),
     "mixture_of_depths": missing("no stage kind changes a model's layers"),
     "train_from_scratch": missing("a pretrain stage trains a new model on tokens; a fine-tuning needs a trained one"),
+    "enable_liger_kernel": switch(
+        "use_liger_kernel", flag, "its loss is not used: logits are computed where labels are"
+    ),
     "moe_aux_loss_coef": different("no loss is added for the balance of experts"),
     "use_unsloth": switch("backend", lambda _value: "unsloth", UNSLOTH_ENVIRONMENT),
     **each(
-        "flash_attn use_unsloth_gc enable_liger_kernel use_kv_cache use_v1_kernels "
+        "flash_attn use_unsloth_gc use_kv_cache use_v1_kernels "
         "use_kernels use_kt use_reentrant_gc infer_dtype low_cpu_mem_usage print_param_status use_sdpa "
         "use_swift use_ktransformers",
         unneeded(SPEED),

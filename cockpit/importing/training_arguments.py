@@ -16,6 +16,7 @@ from cockpit.importing.draft import (
     is_off,
     number,
     plain,
+    switch,
     text,
     to,
     unneeded,
@@ -96,8 +97,8 @@ RULES: dict[str, Rule] = {
         unneeded(NO_UPLOAD),
     ),
     **each(
-        "tf32 torch_compile torch_compile_backend torch_compile_mode use_liger_kernel "
-        "liger_kernel_config use_cache torch_empty_cache_steps dataloader_pin_memory "
+        "torch_compile_backend torch_compile_mode liger_kernel_config use_cache torch_empty_cache_steps "
+        "dataloader_pin_memory "
         "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context "
         "dataloader_in_order gradient_checkpointing_kwargs activation_checkpointing_kwargs "
         "eval_accumulation_steps low_cpu_mem_usage attn_implementation bf16_full_eval fp16_full_eval "
@@ -133,7 +134,10 @@ RULES: dict[str, Rule] = {
     "optim_args": different("the optimizer has no such arguments"),
     "optim_target_modules": different("the optimizer treats all layers alike"),
     "auto_find_batch_size": different("the batch size stays as given"),
-    "full_determinism": unneeded("a resume is exact on the CPU without it"),
+    "full_determinism": switch("deterministic", flag),
+    "tf32": to("float32_matmul_precision", lambda value: "high" if flag(value) else "highest"),
+    "torch_compile": switch("torch_compile", flag),
+    "use_liger_kernel": switch("use_liger_kernel", flag, "its loss is not used: logits are computed where labels are"),
     "trust_remote_code": unneeded(
         "code from a model's folder is never executed; a model that needs it cannot be loaded"
     ),

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from cockpit.planning.stages import OPTIMIZER_BYTES
+from cockpit.planning.stages import OPTIMIZER_BYTES, Plan
+from engines.processor import NO_GPU_FOR_LIGER
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
 from recipes.quantities import size
 from recipes.source import Source
-from recipes.stages.fields import DeviceFields, StageFields, Strict
+from recipes.stages.fields import ComputeFields, DeviceFields, StageFields, Strict
 from recipes.stages.finetune import FinetuneFields, FinetuneModelStage
 from recipes.stages.kind import TESTED, backend_of
 from recipes.stages.registry import row_of
@@ -146,6 +147,12 @@ def machine_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     ]
 
 
+def planned_there(made: Plan, loaded: LoadedRecipe, machine: Machine) -> Plan:
+    """A plan with the number formats in which the machine trains its stages."""
+    words = {stage.name: computes_in(stage, machine) for stage in loaded.recipe.stage}
+    return replace(made, stages=[replace(stage, precision=words[stage.name]) for stage in made.stages])
+
+
 def not_looked_at(loaded: LoadedRecipe) -> list[str]:
     """The models, files and folders that a recipe names, each once: they must be on the machine."""
     named = {
@@ -164,6 +171,7 @@ def _of_stage(loaded: LoadedRecipe, stage: StageFields, machine: Machine) -> Ite
     if isinstance(stage, DeviceFields):
         yield from _devices(stage, machine)
         yield from _precision(stage, machine)
+        yield from _kernels(stage, machine)
         yield from _weights(loaded, stage, machine)
 
 
@@ -227,6 +235,50 @@ def _precision(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
         yield Finding("bf16", f"{what} needs 8.0", "set bf16 = false")
 
 
+def _kernels(stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
+    if isinstance(stage, ComputeFields) and stage.use_liger_kernel and not machine.gpu:
+        yield Finding(
+            "use_liger_kernel", f"Liger's kernels run on an NVIDIA GPU; {machine.name} has none", NO_GPU_FOR_LIGER[1]
+        )
+
+
+def computes_in(stage: StageFields, machine: Machine) -> str | None:
+    """The number format in which a stage is trained there, and why; None for a stage that does not train.
+
+    A description has no instructions of a processor, so without a GPU it may depend on them.
+    """
+    if not isinstance(stage, TrainingFields):
+        return None
+    adapts = isinstance(stage, FinetuneFields)
+    gpu = machine.gpu[0] if machine.gpu else None
+    has_bf16 = gpu is not None and _capability(gpu) >= NATIVE_BF16
+    where = "" if gpu is None else f"{gpu.name or 'the GPU'} (compute capability {gpu.compute_capability})"
+    if stage.bf16 is not None:
+        return f"bfloat16, by bf16{_of_base(stage)}" if stage.bf16 else f"{_float32_there(stage, gpu)}, by bf16"
+    if adapts and has_bf16:
+        return f"bfloat16, by {where}{_of_base(stage)}"
+    if adapts and gpu is None:
+        return f"bfloat16 if its processor computes in it natively, else float32{_of_base(stage)}"
+    reason = f": {where} does not compute in bfloat16" if adapts else ""
+    return _float32_there(stage, gpu) + reason
+
+
+def _of_base(stage: TrainingFields) -> str:
+    base = getattr(stage, "base_dtype", "auto")
+    return "" if base == "auto" else f", over a {base} base"
+
+
+def _float32_there(stage: TrainingFields, gpu: Gpu | None) -> str:
+    wanted = stage.float32_matmul_precision
+    has_tf32 = gpu is not None and _capability(gpu) >= NATIVE_BF16  # both came with Ampere
+    return "TF32" if has_tf32 and wanted != "highest" else "float32"
+
+
+def _capability(gpu: Gpu) -> tuple[int, int]:
+    major, _, minor = gpu.compute_capability.partition(".")
+    return int(major), int(minor)
+
+
 def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     """The weights alone exceed the memory. What else a training needs depends on shapes that only the model has."""
     count = _parameters(loaded, stage.name, machine)
@@ -252,7 +304,8 @@ def _bytes_each(stage: DeviceFields) -> float:
         return BYTES_32_BIT + BYTES_32_BIT + OPTIMIZER_BYTES[stage.optim]
     if getattr(stage, "load_in_4bit", False):
         return BYTES_4_BIT
-    return BYTES_16_BIT if isinstance(stage, TrainingFields) and stage.bf16 is not False else BYTES_32_BIT
+    narrow = isinstance(stage, TrainingFields) and stage.bf16 is not False
+    return BYTES_16_BIT if narrow and getattr(stage, "base_dtype", "auto") != "float32" else BYTES_32_BIT
 
 
 def _can_be_4_bit(stage: DeviceFields) -> bool:

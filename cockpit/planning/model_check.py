@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cockpit.planning.base_check import check_base, loads_in_transformers
+from cockpit.planning.compute_check import compute_problems
 from cockpit.planning.folder_check import folder_problems
 from cockpit.planning.output_check import output_problems
 from cockpit.planning.source_check import source_problems
@@ -60,7 +61,7 @@ def check_models(loaded: LoadedRecipe) -> None:
                 Problem(loaded.path, line, f"{stage.name}.model", message, hint=error.hint)
                 for message in error.message.splitlines()
             ]
-    refuse(loaded, [*problems, *output_problems(loaded), *source_problems(loaded)])
+    refuse(loaded, [*problems, *output_problems(loaded), *source_problems(loaded), *compute_problems(loaded)])
 
 
 def check_folders(loaded: LoadedRecipe) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
 from engines.artifacts.data_folder import TOKENS_JSON
+from engines.device_identity import nvidia_gpus
 from engines.json_text import read_json
 from engines.look.answer import StageLook
 from engines.look.lengths import tokens_read
-from engines.native_bfloat16 import native_bfloat16
+from engines.processor import native_bfloat16
 from recipes.graph import Graph
 from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
@@ -210,10 +211,11 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
 
 
 def precision_words(bf16: bool | None) -> str:
-    """In which number format an adapter is trained by this machine's processor: the field's, or what it computes
-    natively."""
+    """In which number format an adapter is trained on this machine: the field's, or what it computes natively."""
     if bf16 is not None:
         return f"{'bfloat16' if bf16 else 'float32'}, by bf16"
+    if nvidia_gpus():
+        return "bfloat16 if the GPU computes in it natively, else float32"
     instructions = native_bfloat16()
     return f"bfloat16, by {instructions}" if instructions else "float32: the processor has no instructions for bfloat16"
 

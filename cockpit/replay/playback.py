@@ -257,6 +257,8 @@ def _is_failure(event: AttemptEnded) -> bool:
 def _moment(index: int, event: AnyEvent) -> Moment | None:
     match event:
         case CheckpointCommitted():
+            if event.evaluated and not event.best:
+                return None  # its save was a moment before
             return Moment(
                 index, "◆", f"checkpoint {event.step} of {event.stage}{' ★' if event.best else ''}", event.step
             )

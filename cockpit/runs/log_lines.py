@@ -222,7 +222,7 @@ def _of_product(event: CheckpointCommitted | CheckpointRemoved | ArtifactCommitt
             notes = [f"loss {fmt.loss(event.loss)}"] if event.loss is not None else []
             notes += ["★ best"] if event.best else []
             notes += [] if event.healthy else ["NOT healthy"]
-            text = f"checkpoint {event.step} of {event.stage} saved"
+            text = f"checkpoint {event.step} of {event.stage} {'evaluated' if event.evaluated else 'saved'}"
             return ("good" if event.healthy else "warn"), text + (f" ({', '.join(notes)})" if notes else "")
         case CheckpointRemoved():
             return "quiet", f"checkpoint {event.step} of {event.stage} removed by rotation"

@@ -337,6 +337,9 @@ class StageView:
             case Evaluated():
                 self.all_evaluations.append(event)
             case CheckpointCommitted():
+                if event.evaluated:  # by the one writer that committed it before
+                    for key in [key for key in self._checkpoints if key[:2] == (event.attempt, event.step)]:
+                        del self._checkpoints[key]
                 self._checkpoints[event.attempt, event.step, event.sha256] = event
                 self.last_saved = event
             case CheckpointRemoved():

@@ -25,6 +25,7 @@ from cockpit.supervision.stop_ladder import Rung
 from engines.files import open_append, write_durably
 from engines.identity import Identity, boot_id
 from engines.json_text import read_json
+from engines.processor import usable_cores
 from engines.run_dir import RunDir, lock_is_held
 from engines.stage_file import ExpectedInputs, StageFile, StageResume, first_start_of, present_moment, write_stage_file
 from engines.words import EndReason
@@ -107,13 +108,13 @@ def engine_environment(run: RunDir, stage: StageFields) -> dict[str, str]:
 
 
 def engine_threads(stage: StageFields) -> int:
-    """The number of CPU threads of a stage's engine: its field, else OMP_NUM_THREADS, else the physical cores.
+    """The number of CPU threads of a stage's engine: its field, else OMP_NUM_THREADS, else the physical cores that this
+    process may use, which the engine inherits.
 
     It does not depend on what else runs: a resume with another number would not be bit-exact.
     """
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    default = int(given) if given.isdecimal() and int(given) > 0 else psutil.cpu_count(logical=False)
-    return stage.threads or default or os.cpu_count() or 1
+    return stage.threads or (int(given) if given.isdecimal() and int(given) > 0 else usable_cores())
 
 
 def what_it_shares(run: RunDir, stage: StageFields) -> list[str]:

@@ -61,6 +61,26 @@ def write_manifest(folder: Path, **fields: Any) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def amend_manifest(folder: Path, **fields: Any) -> str:
+    """Replace fields of a committed folder's manifest; its files and their list stay. A kill leaves the old or the new
+    manifest.
+
+    Returns:
+        The new manifest's SHA-256, as hex: the folder has a new identity.
+
+    Raises:
+        ManifestError: the folder has no readable manifest, or a field has a reserved name.
+        OSError: the disk is full or fails; the old manifest is kept.
+    """
+    if taken := _RESERVED & fields.keys():
+        raise ManifestError(f"manifest field {min(taken)!r} is reserved")
+    manifest = read_manifest(folder)
+    files = manifest.pop("files")
+    data = json.dumps(_finite({**manifest, **fields, "files": files}), indent=1, allow_nan=False).encode() + b"\n"
+    write_durably(folder / MANIFEST, data)
+    return hashlib.sha256(data).hexdigest()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder; its form is checked, its files are not.
 

@@ -35,7 +35,7 @@ def stored_in_bfloat16(path: Path) -> bool:
 def load_base(
     path: Path,
     *,
-    narrow: bool = False,
+    dtype: torch.dtype = torch.float32,
     warn: Callable[[str], None] = lambda _text: None,
     quantization: BitsAndBytesConfig | None = None,
     weights: Path | None = None,
@@ -45,11 +45,11 @@ def load_base(
 
     Args:
         path: the folder.
-        narrow: the weights are bfloat16, else float32, whatever the files have.
+        dtype: type of the weights, whatever the files have.
         warn: takes what the operator should know.
-        quantization: the linear layers are in 4 bits; the other weights are as `narrow` says.
+        quantization: the linear layers are in 4 bits; the other weights are as `dtype` says.
         weights: model and settings are those of this folder, a checkpoint of a training of this model.
-        load: loads a model folder in place of transformers, as `narrow` and `quantization` say.
+        load: loads a model folder in place of transformers, as `dtype` and `quantization` say.
 
     Raises:
         OperatorError: transformers cannot load a model from the folder, or gives text other ids than
@@ -60,7 +60,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         for warning in check_tokenizer_class(path, tokenizer):
             warn(warning)
-        model = (load or partial(_load, narrow=narrow, quantization=quantization))(weights or path)
+        model = (load or partial(_load, dtype=dtype, quantization=quantization))(weights or path)
     except (OSError, ValueError, KeyError) as error:
         raise OperatorError(
             f"cannot load a model from {path}: {_first_line(error)}",
@@ -82,10 +82,10 @@ def load_base(
     return model, tokenizer
 
 
-def _load(folder: Path, *, narrow: bool, quantization: BitsAndBytesConfig | None) -> Any:
+def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig | None) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         str(folder),
-        dtype=torch.bfloat16 if narrow else torch.float32,
+        dtype=dtype,
         local_files_only=True,
         **({} if quantization is None else {"quantization_config": quantization}),
     )

@@ -56,7 +56,7 @@ from engines.labels.templates import NamedTemplate, chosen_template
 from engines.labels.vocabulary import TokenizerView, view_of
 from engines.training.beginning import continued_checkpoint, use_first_start
 from engines.training.inputs import input_folder
-from engines.training.precision import Precision, precision_of_adapter
+from engines.training.precision import TYPES, Precision, precision_of_adapter
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
 from engines.training.session import Session, Task
@@ -142,16 +142,17 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
     where it stores a model's tensors under other names than in memory.
     """
     stage = ctx.stage
-    narrow = precision.narrow and isinstance(stage, FinetuneStage) and not stage.takes_from_base
+    frozen = isinstance(stage, FinetuneStage) and not stage.takes_from_base
+    dtype = TYPES[precision.base] if frozen else torch.float32
     point = None if isinstance(stage, FinetuneStage) else ctx.resume or continued_checkpoint(ctx)
     quantization = quantization_of(stage, bf16=precision.bf16)
     model, tokenizer = load_base(
         base,
-        narrow=narrow,
+        dtype=dtype,
         warn=ctx.warn,
         quantization=quantization,
         weights=None if point is None else point.path,
-        load=partial(unsloth_model.load, stage=stage, narrow=narrow) if stage.backend == "unsloth" else None,
+        load=partial(unsloth_model.load, stage=stage, dtype=dtype) if stage.backend == "unsloth" else None,
     )
     if quantization is not None:
         require_four_bits(model, base)

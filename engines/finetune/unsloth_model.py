@@ -20,13 +20,13 @@ QUANTIZED_NAME = "-bnb-4bit"
 """The end of a name that Unsloth takes for a quantized model and, where it loads 16 bits, leaves off."""
 
 
-def load(folder: Path, stage: FinetuneFields, *, narrow: bool) -> Any:
+def load(folder: Path, stage: FinetuneFields, *, dtype: torch.dtype) -> Any:
     """The model of a folder, ready for an adapter or for the training of all weights.
 
     Args:
         folder: a model folder.
         stage: the stage.
-        narrow: the weights are bfloat16, else float32.
+        dtype: type of the weights.
 
     Raises:
         OperatorError: rows may be longer than the model's positions.
@@ -39,7 +39,7 @@ def load(folder: Path, stage: FinetuneFields, *, narrow: bool) -> Any:
     model, _ = FastLanguageModel.from_pretrained(
         model_name=f"{folder}/" if folder.name.lower().endswith(QUANTIZED_NAME) else str(folder),
         max_seq_length=stage.max_length,
-        dtype=torch.bfloat16 if narrow else torch.float32,
+        dtype=dtype,
         load_in_4bit=isinstance(stage, FinetuneStage) and stage.load_in_4bit,
         full_finetuning=not adapts,
         use_gradient_checkpointing=checkpointing(stage),

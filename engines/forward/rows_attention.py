@@ -6,7 +6,7 @@ work that a mask would discard. Outside of `rows_in_sequence` it is transformers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
@@ -26,18 +26,21 @@ class _Present:
     """Where the rows of the present sequence begin and end. One process trains one model; recomputation of activations
     happens in a thread of autograd, so this is no variable of a thread."""
 
-    bounds: list[tuple[int, int]] | None = None
+    bounds: Sequence[tuple[int, int]] = ()
+    several = False
+    """there are bounds; compiled code asks this only, so it does not depend on the lengths"""
+    attention: Callable[..., torch.Tensor]
 
 
 @contextmanager
 def rows_in_sequence(lengths: Sequence[int]) -> Iterator[None]:
     """The sequences of forward and backward passes meanwhile consist of rows of these lengths, in tokens."""
-    before = _Present.bounds
-    _Present.bounds = list(pairwise(accumulate(lengths, initial=0)))
+    before = _Present.bounds, _Present.several
+    _Present.bounds, _Present.several = list(pairwise(accumulate(lengths, initial=0))), True
     try:
         yield
     finally:
-        _Present.bounds = before
+        _Present.bounds, _Present.several = before
 
 
 def rows_attention(
@@ -49,20 +52,34 @@ def rows_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers' interface has it: [1, heads, length, width] to [1, length, heads, width]."""
-    if _Present.bounds is None:
+    if not _Present.several:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
+    return _Present.attention(module, query, key, value, **kwargs), None
+
+
+def keep_out_of_compiled_code() -> None:
+    """Compiled layers call the attention of several rows as it is written: its loop is another one in each batch."""
+    _Present.attention = staticmethod(torch.compiler.disable(_each_row))
+
+
+def _each_row(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+) -> torch.Tensor:
     rows = [
         sdpa_attention_forward(
             module, query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], None, **kwargs
         )[0]
         for start, end in _Present.bounds
     ]
-    return torch.cat(rows, dim=1), None
+    return torch.cat(rows, dim=1)
+
+
+_Present.attention = staticmethod(_each_row)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
-    return sdpa_mask(*args, **kwargs) if _Present.bounds is None else None
+    return sdpa_mask(*args, **kwargs) if not _Present.several else None
 
 
 AttentionInterface.register(NAME, rows_attention)

@@ -58,6 +58,10 @@ def training_arguments(
         "data_seed": stage.seed,
         "dataloader_num_workers": stage.dataloader_num_workers,
         "dataloader_pin_memory": cuda,
+        "accelerator_config": {"non_blocking": cuda},
+        "use_liger_kernel": stage.use_liger_kernel,
+        # Its loss is not used: logits are computed where labels are.
+        "liger_kernel_config": {"cross_entropy": False, "fused_linear_cross_entropy": False},
         "use_cpu": not cuda,
         "save_strategy": "no",
         "eval_strategy": "no",

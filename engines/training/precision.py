@@ -9,13 +9,20 @@ import torch
 
 from engines.artifacts.manifest import read_manifest
 from engines.context import StageContext
-from engines.native_bfloat16 import native_bfloat16
+from engines.processor import native_bfloat16
 from engines.training.beginning import continued_checkpoint
+from recipes.problems import OperatorError
 from recipes.stages.training import TrainingFields
 
-FLOAT32, BFLOAT16 = "float32", "bfloat16"
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
+TYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
+FIRST_TF32 = (8, 0)
+"""The first compute capability with TF32 (Ampere), as in NVIDIA's CUDA C++ Programming Guide."""
 RECORD = "precision"
 """The key of a checkpoint's manifest with `as_record`."""
+
+KERNELS = "kernels"
+"""The key of a checkpoint's manifest with what `kernels` returns."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,16 @@ class Precision:
 
     Attributes:
         bf16: matrix products are computed in bfloat16 (autocast).
-        narrow: weights that are not trained are bfloat16.
+        base: type of the weights that are not trained, a key of `TYPES`.
     """
 
     bf16: bool
-    narrow: bool = False
+    base: str = FLOAT32
+
+    @property
+    def narrow(self) -> bool:
+        """Whether weights that are not trained have 16 bits."""
+        return self.base != FLOAT32
 
 
 def precision_of_adapter(ctx: StageContext[TrainingFields], *, stored_narrow: bool) -> Precision:
@@ -38,14 +50,39 @@ def precision_of_adapter(ctx: StageContext[TrainingFields], *, stored_narrow: bo
     checkpoint, on any machine: another one would change what the same weights compute.
 
     Args:
-        ctx: the stage; its field `bf16` decides if it is set.
+        ctx: the stage; its fields `bf16` and `base_dtype` decide if they are set.
         stored_narrow: the base model's files are bfloat16.
     """
     point = ctx.resume or continued_checkpoint(ctx)
     if point is not None:
         return _of_checkpoint(ctx, read_manifest(point.path), stored_narrow=stored_narrow)
-    wanted = native() if ctx.stage.bf16 is None else ctx.stage.bf16
-    return Precision(wanted, narrow=wanted)
+    asked = getattr(ctx.stage, "base_dtype", "auto")
+    automatic = native() or asked in {BFLOAT16, FLOAT16}  # products cannot be wider than both of their factors
+    wanted = automatic if ctx.stage.bf16 is None else ctx.stage.bf16
+    return Precision(wanted, (BFLOAT16 if wanted else FLOAT32) if asked == "auto" else asked)
+
+
+def require_bf16(bf16: bool | None) -> None:
+    """Refuse to compute in bfloat16 on a GPU that only emulates it: torch would, many times slower.
+
+    Raises:
+        OperatorError: the GPU has no bfloat16.
+    """
+    if bf16 and torch.cuda.is_available() and not native():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        raise OperatorError(
+            f"bf16 — {properties.name} (compute capability {properties.major}.{properties.minor}) does not compute in"
+            " bfloat16, which needs 8.0",
+            "set bf16 = false",
+        )
+
+
+def matmul_precision(wanted: str) -> str:
+    """The precision of products of float32 matrices, as torch names it, by the field `float32_matmul_precision`."""
+    if wanted != "auto":
+        return wanted
+    has_tf32 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= FIRST_TF32
+    return "high" if has_tf32 else "highest"
 
 
 def native() -> bool:
@@ -60,7 +97,17 @@ def as_record(model: torch.nn.Module, *, bf16: bool) -> dict[str, str]:
     frozen = {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad}
     return {
         "compute": BFLOAT16 if bf16 else FLOAT32,
-        "frozen_weights": BFLOAT16 if torch.bfloat16 in frozen else FLOAT32,
+        "frozen_weights": next((name for name in (BFLOAT16, FLOAT16) if TYPES[name] in frozen), FLOAT32),
+    }
+
+
+def kernels(stage: TrainingFields) -> dict[str, Any]:
+    """What a checkpoint records of the kernels of its training: they decide how sums are rounded."""
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch_compile": stage.torch_compile,
+        "use_liger_kernel": stage.use_liger_kernel,
     }
 
 
@@ -68,8 +115,9 @@ def _of_checkpoint(ctx: StageContext[TrainingFields], manifest: dict[str, Any], 
     recorded = manifest.get(RECORD)
     if not isinstance(recorded, dict):  # of a version that computed in float32 unless the recipe set bf16
         bf16 = bool(ctx.stage.bf16)
-        return Precision(bf16, narrow=bf16 and stored_narrow)
-    found = Precision(recorded.get("compute") == BFLOAT16, recorded.get("frozen_weights") == BFLOAT16)
+        return Precision(bf16, BFLOAT16 if bf16 and stored_narrow else FLOAT32)
+    base = recorded.get("frozen_weights")
+    found = Precision(recorded.get("compute") == BFLOAT16, base if base in TYPES else FLOAT32)
     if found.bf16 and not native():
         ctx.warn(
             "the checkpoint's training computes in bfloat16, which this machine emulates: steps take longer; a new"

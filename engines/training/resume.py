@@ -7,12 +7,13 @@ import torch
 from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest, verify_manifest
 from engines.context import ResumePoint, StageContext
 from engines.training.devices import place
+from engines.training.precision import KERNELS, kernels
 from engines.training.saving import versions
 from recipes.problems import OperatorError
-from recipes.stages.fields import StageFields
+from recipes.stages.training import TrainingFields
 
 
-def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
+def check_resume(ctx: StageContext[TrainingFields], resume: ResumePoint) -> None:
     """Refuse a checkpoint that has changed; warn where the arithmetic may differ from an uninterrupted run.
 
     Raises:
@@ -30,7 +31,7 @@ def check_resume(ctx: StageContext[StageFields], resume: ResumePoint) -> None:
     elsewhere = _elsewhere(manifest)
     if elsewhere:
         ctx.warn(f"resumed from step {resume.step} elsewhere: {'; '.join(elsewhere)}")
-    differences = _differences(manifest)
+    differences = _differences(manifest, ctx.stage)
     if differences:
         ctx.warn(
             f"resumed from step {resume.step}; results may differ from an uninterrupted run: " + "; ".join(differences)
@@ -46,7 +47,7 @@ def _elsewhere(manifest: dict[str, object]) -> list[str]:
     found = []
     if isinstance(manifest.get("host"), str) and manifest["host"] != now["host"]:
         found.append(f"host was {manifest['host']}, now {now['host']}")
-    if isinstance(manifest.get("cards"), list) and manifest["cards"] != now["cards"]:
+    if isinstance(manifest.get("cards"), list) and _identities(manifest["cards"]) != _identities(now["cards"]):
         found.append(f"GPU was {_cards_words(manifest['cards'])}, now {_cards_words(now['cards'])}")
     return found
 
@@ -58,11 +59,16 @@ def _cards_words(cards: object) -> str:
     return ", ".join(f"{card.get('name')} ({card.get('id')})" for card in known) or "none"
 
 
+def _identities(cards: object) -> list[object]:
+    assert isinstance(cards, list)
+    return [(card.get("name"), card.get("id")) for card in cards if isinstance(card, dict)]
+
+
 def _names(cards: object) -> list[object]:
     return [card.get("name") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
 
 
-def _differences(manifest: dict[str, object]) -> list[str]:
+def _differences(manifest: dict[str, object], stage: TrainingFields) -> list[str]:
     now = {
         "world_size": 1,
         "threads": torch.get_num_threads(),
@@ -74,6 +80,13 @@ def _differences(manifest: dict[str, object]) -> list[str]:
     before, after = _names(manifest.get("cards")), _names(place()["cards"])
     if before and after and before != after:
         found.append(f"the kind of GPU was {before[0]}, now {after[0]}")
+    used = manifest.get(KERNELS)
+    if isinstance(used, dict):
+        found += [
+            f"{name} was {used[name]}, now {value}"
+            for name, value in kernels(stage).items()
+            if name in used and used[name] != value
+        ]
     then = manifest.get("versions")
     if isinstance(then, dict):
         here = versions()

@@ -29,7 +29,7 @@ from engines.artifacts.checkpoints import (
     which_to_remove,
 )
 from engines.artifacts.custody import custody_of
-from engines.artifacts.manifest import commit_folder, read_manifest, write_manifest
+from engines.artifacts.manifest import ManifestError, amend_manifest, commit_folder, read_manifest, write_manifest
 from engines.commit import parents_of
 from engines.context import StageContext
 from engines.events import CheckpointCommitted, CheckpointRemoved
@@ -37,13 +37,15 @@ from engines.json_text import read_object
 from engines.run_dir import RunDir, checkpoint_name, lock_is_held
 from engines.training.devices import place
 from engines.training.faults import Faults
-from engines.training.precision import RECORD, as_record
+from engines.training.precision import KERNELS, RECORD, as_record, kernels
 from engines.training.progress import Counters
 from recipes import quantities
 from recipes.stages.kind import UNSLOTH
 from recipes.stages.training import TrainingFields
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy", *UNSLOTH)
+EVALUATION_DUE = "evaluation_due"
+"""In a checkpoint's `position`: its step is evaluated after the checkpoint, and was not yet."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -60,6 +62,7 @@ class CheckpointWriter:
         self._ancestors: list[tuple[int, int]] = _ancestors(ctx)
         self._custody = custody_of(parents_of(ctx), ctx.resume.path if ctx.resume is not None else None)
         self.last_step: int | None = None
+        self._unevaluated: CheckpointCommitted | None = None
         self._clean()
 
     @property
@@ -73,8 +76,13 @@ class CheckpointWriter:
         counters: Counters,
         eval_loss: float | None,
         plan: Mapping[str, Any] | None = None,
+        *,
+        evaluation_follows: bool = False,
     ) -> bool:
         """Write a checkpoint of the present step; False, after a warning, when the write failed.
+
+        A checkpoint before an evaluation says so: a resume evaluates first. The call after the evaluation adds the loss
+        to its manifest.
 
         Args:
             trainer: the Trainer, right after an optimizer step.
@@ -82,15 +90,18 @@ class CheckpointWriter:
             eval_loss: loss on the val split at this step; None when it was not measured.
             plan: `planned_steps` by the recipe, `requested_steps`: the last step that a request set, or None; and the
                 state of the guards.
+            evaluation_follows: this step is evaluated next.
         """
         step = int(trainer.state.global_step)
+        position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
         if self.last_step == step:
-            return True
+            return self._add_evaluation(eval_loss, position)
+        if evaluation_follows:
+            position[EVALUATION_DUE] = True
         final = self._ctx.checkpoints / checkpoint_name(step)
         draft = draft_of(final)
         try:
             draft.mkdir()  # not its parents: a run directory that was moved away must not be made again
-            position = {"epoch": trainer.state.epoch, **(plan or {}), **counters.saved()}
             event = self._write(draft, final, trainer, counters, eval_loss, position)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -102,8 +113,39 @@ class CheckpointWriter:
             )
             return False
         self.last_step = step
+        self._unevaluated = event if evaluation_follows else None
         counters.all_finite = True
         self._ctx.emit(event)
+        self._rotate()
+        return True
+
+    def _add_evaluation(self, eval_loss: float | None, position: dict[str, Any]) -> bool:
+        """Complete the checkpoint that was committed before the evaluation of its step; True: there is a checkpoint."""
+        event = self._unevaluated
+        if event is None or eval_loss is None:
+            return True
+        self._unevaluated = None
+        best = event.healthy and self._is_best(eval_loss)
+        folder = self._ctx.checkpoints / checkpoint_name(event.step)
+        try:
+            sha256 = amend_manifest(folder, position=position, metrics={"eval_loss": eval_loss}, best=best)
+        except (OSError, ManifestError) as error:
+            self._ctx.warn(f"the evaluation of step {event.step} could not be added to its checkpoint ({error})")
+            return True
+        self._ctx.emit(
+            CheckpointCommitted(
+                stage=event.stage,
+                attempt=event.attempt,
+                step=event.step,
+                path=event.path,
+                sha256=sha256,
+                healthy=event.healthy,
+                best=best,
+                bytes=event.bytes,
+                loss=eval_loss,
+                evaluated=True,
+            )
+        )
         self._rotate()
         return True
 
@@ -139,7 +181,7 @@ class CheckpointWriter:
             stage_kind=ctx.stage.kind,
             device=trainer.args.device.type,
             **place(),
-            **{RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16))},
+            **{RECORD: as_record(trainer.model, bf16=bool(trainer.args.bf16)), KERNELS: kernels(ctx.stage)},
             versions=versions(),
             position=position,
             metrics={} if eval_loss is None else {"eval_loss": eval_loss},
@@ -256,11 +298,13 @@ def _finite(tensors: Iterable[torch.Tensor]) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that affect the arithmetic."""
+    """Versions of the packages that affect the arithmetic, and of the GPU's libraries where one is used."""
     found = {}
     for name in VERSIONED:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
 
 

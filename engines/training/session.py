@@ -16,7 +16,7 @@ import torch
 
 from engines.artifacts.checkpoints import Checkpoint
 from engines.artifacts.manifest import read_manifest
-from engines.context import GuardTrippedError, StageContext, StopRequested
+from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRequested
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
@@ -29,6 +29,7 @@ from engines.training.beginning import (
     first_weights,
     require_fitting_weights,
 )
+from engines.training.compiling import compile_layers, uncompiled
 from engines.training.devices import report_devices
 from engines.training.faults import Faults
 from engines.training.fitting import Fitting
@@ -36,15 +37,15 @@ from engines.training.loss import Batches, token_weighted_loss
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
-from engines.training.saving import CheckpointWriter, damage
+from engines.training.saving import EVALUATION_DUE, CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
-from engines.training.start import setup_text
+from engines.training.start import NOT_DETERMINISTIC, setup_text
 from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
 from recipes import quantities
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 from recipes.stages.kind import backend_of
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
@@ -140,6 +141,7 @@ class Session:
         self.fitting = Fitting(ctx.warn)
         self.planned_steps = self.total_steps = planned_steps(self.stage, task.examples)
         self.resumed_step = 0
+        self._owes_evaluation = False
         self.requested_steps: int | None = None
         self.point = ctx.resume or continued_checkpoint(ctx)
         if self.point is not None:
@@ -187,23 +189,51 @@ class Session:
                 self.evaluate()
             self._load_best()
             return
+        if resume is not None and self._owes_evaluation and self._evaluate_before(resume):
+            self._load_best()
+            return
         self.ctx.phase(self._setup())
+        if self.stage.torch_compile:
+            compile_layers(self.task.model, same_lengths=isinstance(self.stage, PretrainStage))
         self.ctx.phase("first step")
         try:
             self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
         except Exception as error:
             if exhausted_memory(error):
                 self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
+            if self.stage.deterministic and NOT_DETERMINISTIC in str(error):
+                raise OperatorError(
+                    f"deterministic — this model needs {printable(str(error).partition(NOT_DETERMINISTIC)[0], 200)},"
+                    " which has no deterministic kernel in this torch",
+                    f"set {self.ctx.stage_name}.deterministic = false",
+                ) from error
             raise
         finally:
             self.scalars.close()
         self._load_best()
+
+    def _evaluate_before(self, resume: ResumePoint) -> bool:
+        """Evaluate the step of a checkpoint whose training ended during that evaluation; whether the stage ends there.
+
+        The step counts as evaluated when the training continues, so the next checkpoint is as if it had not ended.
+        """
+        self.trainer._load_from_checkpoint(str(resume.path))
+        self.trainer.state.global_step = resume.step
+        self.trainer.state.max_steps = self.total_steps
+        if not self._evaluation_ends_it():
+            return False
+        self.trainer.state.max_steps = self.total_steps = self.requested_steps = resume.step
+        self._plan(resume.step)
+        return True
 
     def _load_best(self) -> None:
         """Load the weights of the best checkpoint of this training, if the stage asks for it and the last is not it."""
         best = self.writer.best() if self.stage.load_best_model_at_end else None
         if best is None or best.step == self.step:
             return
+        here = self.last_eval.loss if self.last_eval is not None and self.last_eval.step == self.step else None
+        if here is not None and best.eval_loss is not None and here <= best.eval_loss:
+            return  # measured at the start of this attempt, so no checkpoint has it
         self.ctx.phase(f"loading the checkpoint of step {best.step}, the best by eval_loss")
         self.trainer._load_from_checkpoint(str(best.path))
         self.output = best
@@ -234,6 +264,7 @@ class Session:
         return setup_text(
             self.task.model,
             self.trainer.args.device,
+            self.stage,
             bf16=self.task.bf16,
             arrangement=words,
             backend=backend_of(self.stage),
@@ -286,6 +317,11 @@ class Session:
         self.trainer.state.max_steps = self.total_steps
         self.trainer.state.num_train_epochs = math.ceil(self.stage.num_train_epochs)
         self._plan(self.total_steps)
+        if self._owes_evaluation and self.point is not None:
+            # The evaluation is known now. Trainer has not loaded the random states of the checkpoint yet.
+            self.trainer._load_rng_state(str(self.point.path))
+            self.save()
+            self._end_by_guard()
 
     def after_scheduler_load(self, recipe: Schedule) -> None:
         """Apply this attempt's schedule and rates over those that were loaded from the checkpoint.
@@ -345,11 +381,14 @@ class Session:
 
     def _do_due_work(self) -> None:
         step, last = self.step, self.last_step
-        if is_due(step, self.eval_every, last) and self._evaluation_ends_it():
+        evaluates = is_due(step, self.eval_every, last)
+        tried = is_due(step, self.save_every, last)
+        saved = tried and self.save(evaluation_follows=evaluates)  # what an evaluation fails on costs no step
+        if evaluates and self._evaluation_ends_it():
             last = self.set_max_steps(step)
         if is_due(step, self.task.sample_steps, last):
             self.sample()
-        if is_due(step, self.save_every, last):
+        if saved or (not tried and is_due(step, self.save_every, last)):
             self.save()
 
     def _evaluation_ends_it(self) -> bool:
@@ -386,11 +425,12 @@ class Session:
 
     # Operations at a step boundary.
 
-    def save(self) -> bool:
-        """Write a checkpoint of the present step; False when the write failed."""
+    def save(self, *, evaluation_follows: bool = False) -> bool:
+        """Write a checkpoint of the present step, or complete it after its evaluation; False when the write failed."""
         if self.writer.last_step != self.step:
             self.ctx.phase(PHASE_SAVING)
         measured_here = self.last_eval is not None and self.last_eval.step == self.step
+        evaluation_follows = evaluation_follows and not measured_here
         eval_loss = self.last_eval.loss if self.last_eval and measured_here else None
         plan: dict[str, Any] = {
             "planned_steps": self.planned_steps,
@@ -402,7 +442,7 @@ class Session:
             plan["evaluated"] = {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
         self.counters.suspect = self.watch.suspect
         self.scalars.flush()
-        return self.writer.commit(self.trainer, self.counters, eval_loss, plan)
+        return self.writer.commit(self.trainer, self.counters, eval_loss, plan, evaluation_follows=evaluation_follows)
 
     def evaluate(self) -> Evaluated | None:
         """The loss on the val split now; None without a val split. Draws no random numbers."""
@@ -430,13 +470,14 @@ class Session:
     def _scored(self, score: Callable[[], Scored]) -> Scored:
         """The result of an evaluation; before one that memory cannot hold ends the attempt, the steps are saved."""
         try:
-            with torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16):
+            with uncompiled(), self._autocast():
                 return score()
         except Exception as error:
             if exhausted_memory(error):
                 traceback.clear_frames(error.__traceback__)
-                with suppress(Exception):
-                    self.save()
+                if self.trainer.optimizer is not None:  # else the training has not begun
+                    with suppress(Exception):
+                        self.save(evaluation_follows=True)
                 self.ctx.phase_name = PHASE_EVALUATING
             raise
 
@@ -455,7 +496,11 @@ class Session:
         if self.task.sample is None:
             return False
         self.ctx.phase(PHASE_SAMPLING)
-        return self.task.sample(self.step, prompt)
+        with uncompiled(), self._autocast():
+            return self.task.sample(self.step, prompt)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.trainer.args.device.type, dtype=torch.bfloat16, enabled=self.task.bf16)
 
     def set_learning_rate(self, peak: float) -> float:
         """Set the peak of the schedule, from the next step on; returns the learning rate of the next step."""
@@ -480,6 +525,7 @@ class Session:
         self.counters.restore(manifest)
         self.resumed_step = step
         position = manifest.get("position") or {}
+        self._owes_evaluation = bool(position.get(EVALUATION_DUE)) and self.eval_every is not None
         self.watch.restore(position)
         self.early_stopping.restore(position)
         if position.get("planned_steps", self.planned_steps) == self.planned_steps:

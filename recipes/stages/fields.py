@@ -158,7 +158,7 @@ class StageFields(Strict):
         at_resume="change",
         ge=1,
         advanced=True,
-        help="CPU threads of the engine; by default, one per physical core.",
+        help="CPU threads of the engine; by default, one per physical core that the run may use (affinity, quota).",
     )
     gate: list[Gate] = setting(
         default_factory=list, section="Gates", at_resume="change", help="Conditions that the stage's metrics must meet."
@@ -214,3 +214,40 @@ class DeviceFields(StageFields):
                 " of UUIDs (GPU-…, MIG-…)"
             )
         return self
+
+
+class ComputeFields(DeviceFields):
+    """How a training computes: kernels and rounding, not what is computed."""
+
+    float32_matmul_precision: Literal["auto", "highest", "high", "medium"] = setting(
+        "auto",
+        section="Precision",
+        at_resume="arithmetic",
+        advanced=True,
+        help="How products of float32 matrices are computed, as torch names it: highest is float32, high allows TF32 on"
+        " a GPU. auto is high on a GPU that has TF32, else highest.",
+    )
+    deterministic: bool = setting(
+        False,
+        section="Precision",
+        at_resume="change",
+        advanced=True,
+        help="Use only kernels that give the same bits each time, where torch has them; slower on a GPU. On the CPU a"
+        " training is exact without it.",
+    )
+    torch_compile: bool = setting(
+        False,
+        section="Precision",
+        at_resume="change",
+        advanced=True,
+        help="Compile the model's layers with torch.compile at the first step; needs a C++ compiler. Worth it in"
+        " long trainings.",
+    )
+    use_liger_kernel: bool = setting(
+        False,
+        section="Precision",
+        at_resume="change",
+        advanced=True,
+        help="Use Liger's kernels for norms, rotary embedding and activations; needs an NVIDIA GPU and the package"
+        " liger-kernel.",
+    )

@@ -145,6 +145,19 @@ class AdapterFields(StageFields):
         return self.init_lora_weights.startswith(("pissa", "olora"))
 
 
+class BaseFields(StageFields):
+    """The fields of a base model whose weights are not trained."""
+
+    base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        section="Precision",
+        at_resume="arithmetic",
+        advanced=True,
+        help="Type in which the base model's frozen weights are kept: auto is bfloat16 where products are computed in"
+        " it, else float32. Weights of 16 bits need half the memory and are computed with in bfloat16.",
+    )
+
+
 class QuantizedFields(StageFields):
     """The fields of a base model in 4 bits, as bitsandbytes and transformers name them."""
 
@@ -230,7 +243,7 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):
         return self
 
 
-class FinetuneStage(FinetuneFields, AdapterFields, QuantizedFields):
+class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
     """LoRA or QLoRA fine-tuning of a model, with its chat template and the loss on answers only."""
 
     kind: Literal["finetune"] = "finetune"
@@ -244,6 +257,20 @@ class FinetuneStage(FinetuneFields, AdapterFields, QuantizedFields):
         help="Adapter whose weights the training starts from: a stage, a folder, or RUN:STAGE."
         " A checkpoint (RUN:STAGE@STEP) is continued instead, with its optimizer and its steps.",
     )
+
+    @model_validator(mode="after")
+    def _sixteen_bits_compute_in_bfloat16(self) -> FinetuneStage:
+        if self.base_dtype in {"bfloat16", "float16"} and self.bf16 is False:
+            raise ValueError(
+                f"base_dtype — weights of 16 bits are computed with in bfloat16; got {self.base_dtype} with bf16 ="
+                " false; allowed: auto or float32, or leave bf16 out"
+            )
+        if self.base_dtype in {"bfloat16", "float16"} and self.takes_from_base:
+            raise ValueError(
+                f"base_dtype — {self.init_lora_weights} takes a part out of float32 weights; got {self.base_dtype};"
+                " allowed: auto or float32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _four_bits_are_not_taken_apart(self) -> FinetuneStage:

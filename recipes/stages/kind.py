@@ -15,7 +15,7 @@ from recipes.stages.fields import StageFields
 
 LIGHT = ("msgspec", "pydantic")
 """Distributions that every engine process imports."""
-TRAIN = (*LIGHT, "torch", "transformers", "peft", "trl", "accelerate", "safetensors")
+TRAIN = (*LIGHT, "torch", "transformers", "peft", "accelerate", "safetensors")
 """Distributions of the stages that train or run a model."""
 UNSLOTH = ("unsloth", "unsloth_zoo")
 """Distributions that a stage with `backend = "unsloth"` imports besides those of training."""

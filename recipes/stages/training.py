@@ -7,14 +7,14 @@ from typing import Literal
 from pydantic import model_validator
 
 from recipes.setting import setting
-from recipes.stages.fields import DeviceFields, ModelGuards, ModelRetry
+from recipes.stages.fields import ComputeFields, ModelGuards, ModelRetry
 from recipes.stages.kind import TRAIN
 
 QUANTIZED_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
 """Optimizers of bitsandbytes."""
 
 
-class TrainingFields(DeviceFields):
+class TrainingFields(ComputeFields):
     """The fields that pretraining and fine-tuning share."""
 
     max_length: int = setting(
@@ -230,7 +230,8 @@ EVALUATES = (("eval_steps", 1, "eval_steps to the number of steps between two ev
 
 def training_needs(stage: TrainingFields) -> tuple[str, ...]:
     """The distributions that a stage that trains imports."""
-    return (*TRAIN, *stage.report_to, *(("bitsandbytes",) if stage.optim in QUANTIZED_OPTIMIZERS else ()))
+    more = {"bitsandbytes": stage.optim in QUANTIZED_OPTIMIZERS, "liger-kernel": stage.use_liger_kernel}
+    return (*TRAIN, *stage.report_to, *(name for name, is_needed in more.items() if is_needed))
 
 
 def training_metrics(stage: TrainingFields) -> tuple[str, ...]:

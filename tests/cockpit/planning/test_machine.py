@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.planning.machine import machine_problems, not_looked_at, read_machine
+from cockpit.planning.machine import machine_problems, not_looked_at, planned_there, read_machine
+from cockpit.planning.stages import plan
 from recipes.load import LoadedRecipe, load_recipe
 from recipes.problems import OperatorError, RecipeError
 from recipes.shipped import shipped_recipe
@@ -50,9 +51,9 @@ def _described(folder: Path, text: str) -> Path:
     return file
 
 
-def _recipe(folder: Path, *sets: str) -> LoadedRecipe:
+def _recipe(folder: Path, *sets: str, text: str = RECIPE) -> LoadedRecipe:
     file = folder / "recipe.toml"
-    file.write_text(RECIPE)
+    file.write_text(text)
     return load_recipe(file, sets, paths_here=False)
 
 
@@ -86,11 +87,11 @@ def test_bfloat16_before_ampere_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_packages_and_devices_that_the_machine_lacks_are_named(tmp_path: Path) -> None:
-    listed = 'packages = ["msgspec", "Pydantic", "torch", "transformers", "peft", "accelerate", "safetensors"]\n'
+    listed = 'packages = ["msgspec", "Pydantic", "torch", "transformers", "peft", "safetensors"]\n'
     machine = read_machine(_described(tmp_path, SPARK.replace("[parameters]", listed + "[parameters]", 1)))
     found = machine_problems(_recipe(tmp_path, "tuned.devices=['0', '3']"), machine)
     said = [problem.words for problem in found if problem.key.startswith("tuned.")]
-    assert "a Spark lacks trl" in said[0]
+    assert "a Spark lacks accelerate" in said[0]
     assert "a Spark has 1 GPUs; got 3" in said[1]
 
 
@@ -159,3 +160,46 @@ def test_a_described_card_below_the_lowest_of_unsloth_is_refused(
 def test_unsloth_has_no_8_bit_optimizer_where_a_described_machine_has_no_card(tmp_path: Path) -> None:
     found = _found(tmp_path, SERVER % "5.17.0", *UNSLOTH, "tuned.optim=adamw_8bit")
     assert any(one.startswith("tuned.optim Unsloth has no adamw_8bit") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("capability", "sets", "words"),
+    [
+        ("12.1", (), "bfloat16, by GB10 (compute capability 12.1)"),
+        ("12.1", ('tuned.base_dtype="float16"',), "capability 12.1), over a float16 base"),
+        ("7.5", (), "float32: GB10 (compute capability 7.5) does not compute in bfloat16"),
+        ("9.0", ("tuned.bf16=false",), "TF32, by bf16"),
+        ("9.0", ("tuned.bf16=false", 'tuned.float32_matmul_precision="highest"'), "float32, by bf16"),
+    ],
+)
+def test_the_number_format_of_a_training_there_is_that_of_its_gpu(
+    tmp_path: Path, capability: str, sets: tuple[str, ...], words: str
+) -> None:
+    machine = read_machine(_described(tmp_path, SPARK.replace("12.1", capability)))
+    loaded = _recipe(tmp_path, *sets, text=RECIPE.replace("bf16 = true\n", ""))
+    made = planned_there(plan(loaded.recipe, loaded.graph), loaded, machine)
+    said = {stage.name: stage.precision for stage in made.stages}
+    assert words in (said["tuned"] or "")
+    assert said["after"] is None
+
+
+def test_liger_needs_a_gpu_there(tmp_path: Path) -> None:
+    machine = read_machine(_described(tmp_path, SPARK.partition("[[gpu]]")[0]))
+    [problem] = machine_problems(_recipe(tmp_path, "tuned.use_liger_kernel=true", "tuned.bf16=false"), machine)
+    assert (problem.key, problem.hint) == ("tuned.use_liger_kernel", "set use_liger_kernel = false")
+
+
+def test_what_this_machine_lacks_for_a_training_is_said_at_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cockpit.planning import compute_check
+
+    monkeypatch.setattr(compute_check, "nvidia_gpus", lambda: 0)
+    monkeypatch.setattr(compute_check, "cpp_compiler", lambda: "")
+    loaded = _recipe(tmp_path, "tuned.use_liger_kernel=true", "tuned.torch_compile=true")
+    found = {problem.key: problem for problem in compute_check.compute_problems(loaded)}
+    assert found.keys() == {"tuned.use_liger_kernel", "tuned.torch_compile"}
+    assert "install g++" in found["tuned.torch_compile"].hint
+    monkeypatch.setattr(compute_check, "nvidia_gpus", lambda: 1)
+    monkeypatch.setattr(compute_check, "cpp_compiler", lambda: "/usr/bin/c++")
+    assert compute_check.compute_problems(loaded) == []

@@ -85,4 +85,4 @@ def trajectory(ctx: TriedContext, attempt: int, after: int = 0) -> list[tuple[An
 
 
 def committed_steps(ctx: TriedContext, attempt: int) -> list[int]:
-    return [event.step for event in of_kind(ctx, CheckpointCommitted, attempt)]
+    return [event.step for event in of_kind(ctx, CheckpointCommitted, attempt) if not event.evaluated]

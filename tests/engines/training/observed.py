@@ -40,6 +40,8 @@ def built(tmp_path: Path, stage: Mapping[str, Any], inputs: Mapping[str, Path | 
             run_of(ctx)(ctx)
     assert found, "the stage has made no session"
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
     return found
 
 
@@ -80,6 +82,7 @@ def _parts(session: Any) -> dict[str, Any]:
     trainer.create_scheduler(session.planned_steps, trainer.optimizer)
     found = {
         "threads": torch.get_num_threads(),
+        "kernels": (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()),
         "arguments": {k: v for k, v in trainer.args.to_dict().items() if k not in _PLACES},
         "rates": [trainer.lr_scheduler.base_lrs[0] * session.schedule(step) for step in range(9)],
         "optimizer": _optimizer(trainer.optimizer, model),

@@ -19,7 +19,8 @@ EPOCHS = {"max_steps": None, "num_train_epochs": 2.5, "eval_strategy": "epoch", 
 
 
 def _steps(ctx: Any, kind: type[Any]) -> list[int]:
-    return [event.step for event in of_kind(ctx, kind)]
+    """Each once: a checkpoint is committed, and again with the loss of its evaluation."""
+    return list(dict.fromkeys(event.step for event in of_kind(ctx, kind)))
 
 
 @pytest.mark.torch

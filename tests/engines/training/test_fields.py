@@ -94,6 +94,9 @@ TRAINING: dict[str, Change] = {
     "eval_max_tokens": Change(3, BATCHES),
     "per_device_eval_batch_size": Change(1, BATCHES),
     "threads": Change(2),
+    "float32_matmul_precision": Change("high"),
+    "deterministic": Change(True),
+    "use_liger_kernel": Change(True),
     "guards": Change({"grad_norm": 200.0}),
 }
 PRETRAIN: dict[str, Change] = {
@@ -138,6 +141,7 @@ ADAPTER: dict[str, Change] = {
     "target_modules": Change(["q_proj"]),
     "modules_to_save": Change(["lm_head"]),
     "bias": Change("all"),
+    "base_dtype": Change("float32", {"bf16": True}),
     "load_in_4bit": Change(True),
     "bnb_4bit_quant_type": Change("fp4", FOUR_BITS),
     "bnb_4bit_use_double_quant": Change(True, FOUR_BITS),
@@ -178,6 +182,7 @@ ELSEWHERE = {
     "output": "engines/training/test_methods.py::test_",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
     "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
+    "torch_compile": "engines/training/test_kernels.py::test_compiled_layers_have_the_same_losses",
     "gate": "engines/test_host.py::test_a_failed_gate_refuses_the_output",
     "retry": "engines/training/test_fields.py::test_every_key_of_guards_and_retries",
     "start_from": "engines/training/test_beginning.py::test_finished_weights_start_a_new_training",

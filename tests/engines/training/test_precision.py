@@ -11,7 +11,7 @@ import pytest
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
 from engines.events import Evaluated, Warned
-from engines.native_bfloat16 import bfloat16_instructions
+from engines.processor import bfloat16_instructions
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, weights_sha256
 
@@ -123,5 +123,5 @@ def test_a_checkpoint_of_an_older_version_continues_as_it_was_trained(
     (path / "manifest.json").write_text(json.dumps(manifest))
     point = ResumePoint(1, 3, path, manifest_sha256(path))
     again = context(tmp_path, stage, {"model": model, "data": messages}, attempt=2, resume=point)
-    assert precision_of_adapter(again, stored_narrow=False) == Precision(bf16=True, narrow=False)
-    assert precision_of_adapter(again, stored_narrow=True) == Precision(bf16=True, narrow=True)
+    assert precision_of_adapter(again, stored_narrow=False) == Precision(bf16=True, base="float32")
+    assert precision_of_adapter(again, stored_narrow=True) == Precision(bf16=True, base="bfloat16")
