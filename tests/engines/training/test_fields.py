@@ -96,7 +96,6 @@ TRAINING: dict[str, Change] = {
     "threads": Change(2),
     "float32_matmul_precision": Change("high"),
     "deterministic": Change(True),
-    "use_liger_kernel": Change(True),
     "guards": Change({"grad_norm": 200.0}),
 }
 PRETRAIN: dict[str, Change] = {
@@ -182,6 +181,7 @@ ELSEWHERE = {
     "output": "engines/training/test_methods.py::test_",
     "python": "cockpit/launching/test_interpreters.py::test_an_unusable_interpreter_is_refused",
     "devices": "cockpit/supervision/test_engine_environment.py::test_the_engine_sees_the_stage_s_devices",
+    "use_liger_kernel": "engines/training/test_kernels.py::test_liger_needs_a_gpu",
     "torch_compile": "engines/training/test_kernels.py::test_compiled_layers_have_the_same_losses",
     "gate": "engines/test_host.py::test_a_failed_gate_refuses_the_output",
     "retry": "engines/training/test_fields.py::test_every_key_of_guards_and_retries",
