@@ -274,11 +274,6 @@ def _float32_there(stage: TrainingFields, gpu: Gpu | None) -> str:
     return "TF32" if has_tf32 and wanted != "highest" else "float32"
 
 
-def _capability(gpu: Gpu) -> tuple[int, int]:
-    major, _, minor = gpu.compute_capability.partition(".")
-    return int(major), int(minor)
-
-
 def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     """The weights alone exceed the memory. What else a training needs depends on shapes that only the model has."""
     count = _parameters(loaded, stage.name, machine)

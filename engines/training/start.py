@@ -73,8 +73,8 @@ def setup_text(
     arrangement: str,
     backend: str = "hf",
 ) -> str:
-    """What a training computes with: libraries, device, number formats, attention, arrangement of its rows, kernels, and
-    threads on the CPU.
+    """What a training computes with: libraries, device, number formats, attention, arrangement of its rows, kernels,
+    and threads on the CPU.
 
     Args:
         model: the model as it is trained.

@@ -142,9 +142,9 @@ def test_a_described_environment_is_asked_for_the_versions_of_its_backend(tmp_pa
     without = [one for one in UNSLOTH if "python" not in one]
     assert _found(tmp_path, SERVER % "5.17.0", *without)[0] == "tuned.kind a server lacks unsloth, unsloth_zoo"
     assert _found(tmp_path, SERVER % "5.17.0") == []
-    assert _found(tmp_path, (SERVER % "5.17.0").replace("trl==1.16.0", "trl==1.15.0")) == [
-        "tuned.kind a server has trl 1.15.0; backend = hf is tested with 1.16.*"
-    ]
+    assert _found(tmp_path, (SERVER % "5.17.0").replace("peft==0.21.2", "peft==0.20.0"))[0] == (
+        "tuned.kind a server has peft 0.20.0; backend = hf is tested with 0.21.*"
+    )
 
 
 @pytest.mark.parametrize(("capability", "refused"), [("7.0", False), ("6.1", True)])
