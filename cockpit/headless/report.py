@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cockpit.headless.file_rows import FILE_TITLES, file_rows, shown
+from cockpit.headless.file_rows import files_table, shown
 from cockpit.runs.log_lines import accepted_words, adjusted_words, devices_words, line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
@@ -39,9 +39,9 @@ def report_lines(state: RunState, *, reasons: bool = True) -> list[str]:
         return ["no stage has started yet"]
     rows = [_stage_row(stage) for stage in state.stages]
     lines = text_table(TITLES, [*rows, _total_row(state)], range(2, len(TITLES)))
-    files = [row for stage in state.stages for row in file_rows(stage)]
+    files = files_table(state.stages)
     if files:
-        lines += ["", *text_table(FILE_TITLES, files, range(1, len(FILE_TITLES)))]
+        lines += ["", *files]
     lines += _notes(state, reasons=reasons)
     for before, after in comparisons(state):
         lines += ["", *_comparison(before, after), *_answers(state, before, after)]

@@ -19,6 +19,7 @@ from engines.run_dir import FIXTURE_FILE
 from exporters.gguf.quant_types import FilePlan
 from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.model_folder import local_folder
+from exporters.lora.base_check import quantization_of_base
 from exporters.lora.merge import open_merged
 from exporters.lora.peft_folder import folder_for_peft
 from exporters.prompts.effective_tokens import answer_ends
@@ -33,7 +34,7 @@ from exporters.proof.token_check import check_tokens
 from exporters.reference.adapted_model import adapted_model
 from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.export_adapters import compare_adapters
-from exporters.stages.export_job import Export, report_comparison
+from exporters.stages.export_job import Export, report_comparison, to_trained
 from exporters.stages.merge_parity import DIFFERS
 
 Progress = Callable[[int], None]
@@ -47,6 +48,8 @@ class _Given:
     data: ParityData
     length: int
     trained: Reference
+    four_bit: Reference | None = None
+    """The model that was trained over a 4-bit base, of which `trained` is the 16-bit merge."""
 
 
 def compare_files(export: Export) -> None:
@@ -67,7 +70,9 @@ def compare_files(export: Export) -> None:
     export.prompts = prompts_of(data.windows, length, cut_after=opening_ids(tokenizer))
     total, done = data.positions * (1 + 2 * len(export.plans)), 0
     total += data.positions * len(export.adapters) * (1 + len(export.accepted))
+    total += data.positions * sum(quantization_of_base(item.folder) is not None for item in export.adapters)
     total += 2 * data.positions * (export.one_pass is not None)
+    total += data.positions * (export.four_bit is not None)
 
     def advance(positions: int) -> None:
         nonlocal done
@@ -79,6 +84,7 @@ def compare_files(export: Export) -> None:
     given = _Given(tokenizer, data, length, trained)
     try:
         _compute_reference(export, given, advance)
+        given = replace(given, four_bit=_four_bit_reference(export, trained, advance))
         problems = _compare_unmerged(export, trained, advance)
         for plan in export.plans:
             _prove_file(export, plan, given, advance)
@@ -109,6 +115,20 @@ def _compute_reference(export: Export, given: _Given, advance: Progress) -> None
     known = {key: export.record["model"][key] for key in ("name", "architecture", "manifest_sha256", "config_sha256")}
     model_facts = {**known, "vocab_size": vocabulary}
     export.fixture = Fixture(model_facts, protocol, prompts, strings_of(given.tokenizer), [])
+
+
+def _four_bit_reference(export: Export, model: Reference, advance: Progress) -> Reference | None:
+    """The distributions of the model that was trained over a 4-bit base, and how far the exported model is from it;
+    None where the exported model is the trained one."""
+    if export.four_bit is None:
+        return None
+    export.ctx.phase("reference of the 4-bit base that was trained on")
+    found = Reference(export.ctx.work / "four-bit.f32", model.windows, model.logits.shape[1])
+    found.compute(StreamedModel(export.model.folder, export.four_bit.weights(), export.threads), advance)
+    distance = found.compare(model)
+    export.record["trained_over"] = {**export.four_bit.quantization, "model": distance.record()}
+    export.metrics |= to_trained("model", distance)
+    return found
 
 
 class _Drafts:
@@ -190,7 +210,8 @@ def _compare_file(export: Export, plan: FilePlan, path: Path, given: _Given, adv
                 [f"llama.cpp reads {llama.vocab_size} tokens, but the model has {export.model.config['vocab_size']}"],
             )
             return
-        own, total = compare_each([expected.reference, given.trained], llama, advance)
+        references = [expected.reference, given.trained, *([given.four_bit] if given.four_bit else [])]
+        own, total, *from_trained = compare_each(references, llama, advance)
         inference = measure(llama, export.prompts, export.stops)
         export.record["llama"] = {**llama.library, "cache": llama.cache_type}
     limits = limits_of(plan.file_type, expected)
@@ -203,6 +224,10 @@ def _compare_file(export: Export, plan: FilePlan, path: Path, given: _Given, adv
         "inference": inference.record() if inference is not None else None,
     }
     more = {} if weights_kl is None else {"arithmetic_mean_kl": own.mean_kl, "weights_mean_kl": weights_kl}
+    if from_trained:
+        record["to_trained"] = from_trained[0].record()
+    if not export.trained_is_gone:
+        more |= to_trained("", from_trained[0] if from_trained else total)
     _report(export, plan, total, inference, more)
 
 

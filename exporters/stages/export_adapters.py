@@ -13,11 +13,13 @@ from exporters.hf_model.model_folder import local_folder
 from exporters.lora.adapter import read_adapter
 from exporters.lora.base_check import check_base
 from exporters.lora.peft_folder import folder_for_peft
+from exporters.lora.trained_model import trained_with
 from exporters.proof.behaviour import adapter_limits, check_behaviour
-from exporters.proof.parity import Reference, compare
+from exporters.proof.parity import Reference, compare_each
 from exporters.reference.adapted_model import adapted_model
+from exporters.reference.streamed_model import StreamedModel
 from exporters.stages.adapter_names import adapter_names, metric_key
-from exporters.stages.export_job import AdapterFile, Export, report_comparison
+from exporters.stages.export_job import AdapterFile, Export, report_comparison, to_trained
 
 
 def plan_adapters(export: Export) -> list[AdapterFile]:
@@ -51,7 +53,7 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
     """Compare base model and adapter in llama.cpp with both in transformers, for every accepted file of the base model.
 
     An adapter over a file with exact weights must give the adapted model; over the other files the distance is
-    reported.
+    reported. So is the distance from what was trained, which is another model if the base was in 4 bits.
     """
     records = export.record["adapters"] = []
     for item in export.adapters:
@@ -59,20 +61,36 @@ def compare_adapters(export: Export, reference: Reference, length: int, progress
         vocabulary = reference.logits.shape[1]
         adapter = folder_for_peft(item.folder, export.ctx.work / item.name)
         reference.compute(adapted_model(export.model.folder, export.threads, adapter, vocabulary), progress)
+        references = [reference, *_four_bit_reference(export, item, reference, progress)]
         comparisons: list[dict[str, Any]] = []
         for plan in export.accepted:
             export.ctx.phase(f"comparing {plan.title} with {item.name}")
             with LlamaProcess(export.path(plan), length, export.threads, item.path) as llama:
-                comparison = compare(reference, llama, progress)
+                comparison, *from_trained = compare_each(references, llama, progress)
             alone = export.files[export.path(plan).name]
             limits = adapter_limits(alone["behaviour"], alone["quality"]["weights_mean_kl"])
             found = [f"over {plan.title}: {text}" for text in check_behaviour(comparison, limits)]
             export.refuse(item.path, "behaviour", found)
             record = {"file_type": plan.title, **comparison.record(), "limits": asdict(limits)}
-            comparisons.append({**record, "passed": not found, "problems": found})
+            more = {"to_trained": from_trained[0].record()} if from_trained else {}
+            comparisons.append({**record, "passed": not found, "problems": found, **more})
             kind = plan.title.lower()
-            report_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, {})
+            distance = to_trained("", from_trained[0] if from_trained else comparison)
+            report_comparison(export, f"{_key(item)}_{kind}", f"{kind}+{item.name}", comparison, distance)
         records.append({**_describe(export, item), "over": comparisons})
+
+
+def _four_bit_reference(
+    export: Export, item: AdapterFile, reference: Reference, progress: Callable[[int], None]
+) -> list[Reference]:
+    """The distributions of the model that the training of an adapter has trained, if its base was in 4 bits."""
+    trained = trained_with(export.model.folder, item.folder)
+    if trained is None:
+        return []
+    export.ctx.phase(f"reference of the 4-bit base that {item.name} was trained on")
+    found = Reference(export.ctx.work / "adapter-four-bit.f32", reference.windows, reference.logits.shape[1])
+    found.compute(StreamedModel(export.model.folder, trained.weights(), export.threads), progress)
+    return [found]
 
 
 def _describe(export: Export, item: AdapterFile) -> dict[str, Any]:

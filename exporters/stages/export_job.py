@@ -15,6 +15,7 @@ from exporters.gguf.importance import Importance
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.split import split_larger, written_parts
 from exporters.gguf.write import Model
+from exporters.lora.trained_model import TrainedModel
 from exporters.proof.fixture import Fixture
 from exporters.proof.parity import Comparison
 from exporters.stages.one_pass import OnePass
@@ -38,6 +39,8 @@ class Export:
     """The state of an export stage.
 
     Attributes:
+        four_bit: the model that was trained over a 4-bit base, of which the exported model is the 16-bit merge.
+        trained_is_gone: there is such a model, and the files cannot be compared with it.
         files: the record of each written file, by its name.
         reasons: why a file is refused, by its name.
     """
@@ -51,6 +54,8 @@ class Export:
     i2s_scales: dict[str, float] = field(default_factory=dict)
     prompts: list[list[int]] = field(default_factory=list)
     one_pass: OnePass | None = None
+    four_bit: TrainedModel | None = None
+    trained_is_gone: bool = False
     fixture: Fixture | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +116,12 @@ class Export:
         """The model's name, with which every file's name begins."""
         assert self.model.title is not None, "an export names its model"
         return self.model.title
+
+
+def to_trained(prefix: str, comparison: Comparison) -> dict[str, float]:
+    """The metrics of a comparison with the trained model."""
+    start = f"{prefix}_" if prefix else ""
+    return {f"{start}kl_to_trained": comparison.mean_kl, f"{start}top1_to_trained": comparison.top1}
 
 
 def report_comparison(

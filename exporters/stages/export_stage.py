@@ -17,6 +17,8 @@ from exporters.gguf.own_types import check_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.write import Model, read_model
 from exporters.hf_model.model_folder import local_folder
+from exporters.lora.base_check import quantization_of_base
+from exporters.lora.trained_model import TrainedModel, trained_before_merge, trained_with
 from exporters.process.room import check_disk, check_memory, default_threads
 from exporters.proof.audit import Proofs
 from exporters.reference.needed_memory import reference_bytes
@@ -37,7 +39,7 @@ from exporters.stages.tokenizer_step import check_tokenizer
 from exporters.stages.upstream import export_upstream, upstream_model
 from exporters.ternary.check import check_ternary
 from recipes.file_types import FILE_TYPES
-from recipes.problems import printable
+from recipes.problems import OperatorError, printable
 from recipes.stages.export import ExportStage
 
 PARITY_FILE = "parity.json"
@@ -88,6 +90,7 @@ def _write_upstream(ctx: StageContext[ExportStage]) -> tuple[Export, dict[str, P
     check_tokenizer(folder, ctx.warn_of("model"))
     export, proofs = export_upstream(ctx, folder)
     export.record["model"] = _describe(export)
+    export.four_bit = _four_bit(export)
     return export, proofs
 
 
@@ -115,12 +118,13 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
         if warning:
             ctx.warn(warning)
     export.adapters = plan_adapters(export)
+    export.four_bit = _four_bit(export)
     positions = ctx.stage.parity_positions
     logits = (positions + ctx.stage.max_length) * int(model.config["vocab_size"]) * 4 if positions else 0
     files = sum(plan.bytes for plan in export.plans) + sum(item.bytes for item in export.adapters)
     files += plan_i2s(export) + (int(target * model.parameters / 8) if target is not None else 0)
     own = own_program(export)
-    scratch = 2 * logits + export.split_bytes() + (own.source_plan.bytes if own else 0)
+    scratch = _references(export) * logits + export.split_bytes() + (own.source_plan.bytes if own else 0)
     check_disk(ctx.out, files=files, scratch=scratch)
     if target is not None:
         check_memory(model.parameters * 4)
@@ -137,6 +141,31 @@ def _write_own(ctx: StageContext[ExportStage]) -> tuple[Export, list[Artifact]]:
 
 def _check_reference_memory(ctx: StageContext[ExportStage], model: Model) -> None:
     check_memory(reference_bytes(model.weights, model.config, ctx.stage.parity_positions, ctx.stage.max_length))
+
+
+def _references(export: Export) -> int:
+    """The most distributions of the compared positions that are on the disk together: of the model, of a file's own
+    weights, and of what was trained over a 4-bit base."""
+    over_four_bits = any(quantization_of_base(item.folder) for item in export.adapters)
+    return 2 + (export.four_bit is not None) + over_four_bits
+
+
+def _four_bit(export: Export) -> TrainedModel | None:
+    """The model that was trained over a 4-bit base, if the exported one is its merge into 16 bits."""
+    given = export.one_pass
+    if not export.ctx.stage.parity_positions:
+        return None
+    if given is not None:
+        return trained_with(given.base, given.adapter)
+    try:
+        return trained_before_merge(export.model.folder)
+    except OperatorError as error:
+        export.ctx.warn(
+            "the model was merged from an adapter that was trained over a 4-bit base, and the files are not compared"
+            f" with what was trained: {error}"
+        )
+        export.trained_is_gone = True
+        return None
 
 
 def _describe_files(export: Export) -> None:

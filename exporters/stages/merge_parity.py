@@ -3,14 +3,15 @@ transformers and float32."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines.context import StageContext, StageFailedError
 from exporters.hf_model.model_folder import open_weights, read_settings
-from exporters.lora.base_check import quantization_of_base
-from exporters.lora.merge import Merged, open_merged, open_trained
+from exporters.lora.merge import Merged, open_merged
 from exporters.lora.peft_folder import folder_for_peft
+from exporters.lora.trained_model import TRAINED_OVER, trained_with
 from exporters.process.room import available_bytes, default_threads
 from exporters.proof.merge_proof import compare_rounded, compare_tensors, prove_sums
 from exporters.proof.parity import Reference
@@ -21,7 +22,6 @@ from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.merge import MergeStage
 
-MERGE_FILE = "parity.json"
 _MAX_LENGTH = 256
 DIFFERS = "the merged model differs from the adapter over its base model"
 
@@ -99,8 +99,13 @@ def _compare(
     record = proof.record(quality)
     found = {"format": 1, "reference": "the adapter over its base, float32", "data": source, "merged": record}
     if distance is None:  # the adapter over its base is what was trained
-        return {**found, "kl_to_trained": record["mean_kl"], "top1_to_trained": record["top1"]}
+        distance = {"kl_to_trained": record["mean_kl"], "top1_to_trained": record["top1"]}
+        distance |= {"adapter_kl_to_trained": 0.0, "adapter_top1_to_trained": 1.0}
     return {**found, **distance}
+
+
+TO_TRAINED = ("kl_to_trained", "top1_to_trained", "adapter_kl_to_trained", "adapter_top1_to_trained")
+"""Of the merged model, and of the adapter over its 16-bit base."""
 
 
 def _distance_to_trained(
@@ -117,19 +122,21 @@ def _distance_to_trained(
         merged: the distributions of the merged model.
         threads: CPU threads.
     """
-    quantization = quantization_of_base(adapter)
-    if quantization is None:
+    quantized = trained_with(base, adapter)
+    if quantized is None:
         return None
     ctx.phase("comparing with the 4-bit base that was trained on")
     scratch = ctx.work / "trained.f32"
     trained = Reference(scratch, served.windows, served.logits.shape[1])
-    weights = open_trained(base, adapter, quantization, untie=ctx.stage.untie_word_embeddings)
+    weights = replace(quantized, untie=ctx.stage.untie_word_embeddings).weights()
     trained.compute(StreamedModel(ctx.out, weights, threads), lambda _count: None)
     close, over = trained.compare(merged).record(), trained.compare(served).record()
     scratch.unlink()
     return {
-        "trained_over": dict(quantization),
+        TRAINED_OVER: dict(quantized.quantization),
         "kl_to_trained": close["mean_kl"],
         "top1_to_trained": close["top1"],
+        "adapter_kl_to_trained": over["mean_kl"],
+        "adapter_top1_to_trained": over["top1"],
         "adapter_over_base_to_trained": over,
     }

@@ -7,8 +7,9 @@ from engines.files import write_json
 from exporters.hf_model.model_folder import local_folder
 from exporters.lora.base_check import check_base, refuse_quantized_name
 from exporters.lora.merge import merge
+from exporters.lora.trained_model import MERGE_FILE
 from exporters.stages.card import write_merge_card
-from exporters.stages.merge_parity import MERGE_FILE, compare_merge
+from exporters.stages.merge_parity import TO_TRAINED, compare_merge
 from recipes.stages.merge import MergeStage
 
 
@@ -48,7 +49,7 @@ def run(ctx: StageContext[MergeStage]) -> StageResult:
         if record is not None:
             write_json(ctx.out / MERGE_FILE, record)
             metrics |= {name: record["merged"][name] for name in ("mean_kl", "max_kl", "top1")}
-            metrics |= {name: record[name] for name in ("kl_to_trained", "top1_to_trained")}
+            metrics |= {name: record[name] for name in TO_TRAINED}
             artifacts.append(Artifact("parity", "report", MERGE_FILE))
     write_merge_card(ctx, base, metrics)
     return StageResult(metrics, artifacts)

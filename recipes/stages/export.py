@@ -224,6 +224,8 @@ class ExportStage(FilesFields):
         return self
 
 
+_TO_TRAINED = ("kl_to_trained", "top1_to_trained")
+"""Distance from the model that was trained. Over a 4-bit base that is another one than the exported model."""
 _OF_FILES = ("bytes", "bits_per_weight", "bytes_proof_s")
 _OF_COMPARISONS = (
     "mean_kl",
@@ -236,10 +238,11 @@ _OF_COMPARISONS = (
     "tokens_per_second",
     "rss_bytes",
     "answers_ended",
+    *_TO_TRAINED,
 )
 
 
-_OF_ADAPTERS = ("mean_kl", "max_kl", "top1")
+_OF_ADAPTERS = ("mean_kl", "max_kl", "top1", *_TO_TRAINED)
 """Of each GGUF adapter over each file; their names begin with the adapter's, which depends on its manifest."""
 
 
@@ -249,6 +252,7 @@ def _metrics(stage: ExportStage) -> tuple[str, ...]:
     types = [*stage.file_types, *([] if stage.target_bits is None else [label_of(stage.target_bits)])]
     found = [f"{file_type.lower()}_{name}" for file_type in types for name in names]
     found += ["files_refused", "imatrix_tokens", *(("positions",) if compared else ())]
+    found += [f"model_{name}" for name in _TO_TRAINED] if compared else []
     found += ["merge_mean_kl", "merge_top1"] if stage.adapter and compared else []
     found += ["i2s_bytes"] if stage.i2s != "none" else []
     if stage.adapters:

@@ -78,11 +78,16 @@ def _needs(stage: MergeStage) -> tuple[str, ...]:
     return (*LIGHT, "torch", "safetensors", *compared, *rounded)
 
 
+_TO_TRAINED = ("kl_to_trained", "top1_to_trained", "adapter_kl_to_trained", "adapter_top1_to_trained")
+"""Distances from the model that was trained, which a 4-bit base makes another one: of the merged model, and of the
+adapter over its 16-bit base."""
+
+
 def _metrics(stage: MergeStage) -> tuple[str, ...]:
     """A comparison is made of one adapter with weight 1."""
     sizes = ("parameters", "bytes", "tensors")
     compared = stage.parity_positions and len(stage.adapters) <= 1 and (stage.weights or [1.0]) == [1.0]
-    return (*sizes, "mean_kl", "max_kl", "top1", "kl_to_trained", "top1_to_trained") if compared else sizes
+    return (*sizes, "mean_kl", "max_kl", "top1", *_TO_TRAINED) if compared else sizes
 
 
 MERGE = StageKind(

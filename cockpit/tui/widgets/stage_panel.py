@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cockpit.headless.file_rows import file_table
+from cockpit.headless.file_rows import files_table
 from cockpit.runs.eta import stage_time_left
 from cockpit.runs.state import StageView
 from cockpit.text import formatting as fmt
@@ -38,7 +38,7 @@ def stage_panel(
                 colours.get("error" if stage.state == StageStatus.FAILED else "text-muted", ""),
             )
         )
-    table = file_table(stage, width - 2)
+    table = files_table([stage], width - 2)
     if table:
         head = (
             lines if stage.state == StageStatus.RUNNING else [lines[1], *lines[3:]]

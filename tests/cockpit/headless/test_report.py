@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cockpit.headless.file_rows import file_table
+from cockpit.headless.file_rows import files_table
 from cockpit.headless.lines import PlainLines
 from cockpit.headless.report import comparisons, report_lines
 from cockpit.headless.run_json import run_json
@@ -218,13 +218,13 @@ def exported(*types: str, over: int = 0) -> StageView:
 
 
 def test_a_running_export_shows_what_it_has_measured() -> None:
-    lines = file_table(exported("f16", "q8_0", "q4_k_m", over=2), 100)
+    lines = files_table([exported("f16", "q8_0", "q4_k_m", over=2)], 100)
     assert [line.split()[0] for line in lines[2:]] == ["F16", "Q8_0"]
     assert lines[3].endswith("green")
 
 
 def test_a_narrow_table_of_files_keeps_the_columns_that_judge_quality() -> None:
-    wide, narrow = (file_table(exported("q8_0"), width) for width in (100, 34))
+    wide, narrow = (files_table([exported("q8_0")], width) for width in (100, 34))
     assert "memory" in wide[0]
     assert narrow[0].split() == ["file", "mean", "KL", "top-1", "light"]
     assert max(map(cells, narrow)) <= 34
