@@ -16,8 +16,6 @@ FILE_TITLES = (
 )
 _LEAST = ("GB", "memory", "ppl", "tok/s", "bits", "top-1 to trained", "size")
 """Columns that a narrow table drops, in this order."""
-_OF_TRAINED = ("KL to trained", "top-1 to trained")
-"""Columns of a model that was trained over a 4-bit base; tables of other models have none of them."""
 _BYTES = "_bytes"
 
 
@@ -32,11 +30,7 @@ def files_table(stages: Sequence[StageView], width: int | None = None) -> list[s
     if not rows:
         return []
     lines: list[str] = []
-    columns = [
-        column
-        for column, title in enumerate(FILE_TITLES)
-        if title not in _OF_TRAINED or any(row[column] for row in rows)
-    ]
+    columns = list(range(len(FILE_TITLES)))
     for name in ("", *_LEAST):
         columns = [column for column in columns if FILE_TITLES[column] != name]
         chosen = [[row[column] for column in columns] for row in rows]

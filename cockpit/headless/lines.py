@@ -185,11 +185,20 @@ def event_line(event: AnyEvent, given: Collection[str] = ()) -> str:
     line = line_of(event)
     text = line.text
     for reason in given:
-        text = text.replace(f": {reason}", "")
+        stage, by = _stage_of(event)
+        text = text.replace(f": {stage}: {reason}", by).replace(f": {reason}", "")
     mark = {"good": "✓", "warn": "!", "error": "✗"}.get(line.level, "·")
     if isinstance(event, RunStarted | RunEnded):
         mark = "■" if isinstance(event, RunEnded) else "▶"
     return f"{fmt.clock(line.t)} {mark} {safe_text(text, 400)}"
+
+
+def _stage_of(event: AnyEvent) -> tuple[str, str]:
+    """The stage that the reason of an end begins with, and what stands for both where the reason was given before."""
+    if isinstance(event, StageFailed):
+        return event.stage, ""
+    stage = event.reason.partition(":")[0] if isinstance(event, RunEnded) else ""
+    return stage, f": stage {stage} failed"
 
 
 def stage_line(stage: StageView, state: RunState, event: Step | Progress | None) -> str:

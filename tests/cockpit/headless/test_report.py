@@ -223,6 +223,25 @@ def test_a_running_export_shows_what_it_has_measured() -> None:
     assert lines[3].endswith("green")
 
 
+def test_a_table_of_files_has_columns_for_what_was_trained_over_four_bits_only_if_it_was() -> None:
+    plain = exported("f16", "q8_0")
+    assert "trained" not in files_table([plain])[0]
+    plain.metrics |= {"model_kl_to_trained": 0.05, "f16_kl_to_trained": 0.0514, "f16_top1_to_trained": 0.871}
+    lines = files_table([plain])
+    assert "KL to trained  top-1 to trained" in lines[0]
+    assert "0.0514" in lines[2]
+    assert "87.10%" in lines[2]
+    assert max(map(cells, files_table([plain], 78))) <= 78
+
+
+def test_a_merge_has_a_row_for_the_adapter_that_is_not_merged() -> None:
+    merged = StageView("merged", "merge")
+    merged.metrics = {"bytes": 4e6, "mean_kl": 0.05, "top1": 0.9, "kl_to_trained": 0.06, "top1_to_trained": 0.8}
+    assert [line.split()[0] for line in files_table([merged])[2:]] == ["merged"]
+    merged.metrics |= {"adapter_kl_to_trained": 0.0599, "adapter_top1_to_trained": 0.81}
+    assert [line[:24] for line in files_table([merged])[2:]] == ["adapter over 16-bit base", f"{'merged':<24}"]
+
+
 def test_a_narrow_table_of_files_keeps_the_columns_that_judge_quality() -> None:
     wide, narrow = (files_table([exported("q8_0")], width) for width in (100, 34))
     assert "memory" in wide[0]
@@ -276,6 +295,7 @@ def test_the_reason_of_a_failure_stands_once_in_lines_and_in_the_report_without_
     PlainLines().show([Record(event, b"") for event in journal.events], state)
     lines = capsys.readouterr().out
     assert lines.count(reason) == 1
-    assert "stage gguf failed: gguf (attempt 1 of 1)" in lines
+    assert "stage gguf failed (attempt 1 of 1)" in lines
+    assert "run failed: stage gguf failed (attempt 1 of 1)" in lines
     assert reason not in "\n".join(report_lines(state, reasons=False))
     assert reason in "\n".join(report_lines(state))
