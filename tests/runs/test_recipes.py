@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from cockpit.runs.reader import read_now
 from cockpit.runs.state import RunState
 from cockpit.runs.verify import check_descent
 from engines.run_dir import RunDir
+from engines.words import ExitCode
 from tests.exporters.small_models import build_model, build_tokenizer
 from tests.runs.harness import ROOT, run_to_success
 
@@ -120,8 +123,70 @@ def test_four_phases_of_a_14b_model_run_with_another_model_and_other_data(tmp_pa
     model = build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
     rows = _rows(tmp_path / "rows.jsonl", 120)
     data = [f"{phase}-rows.data={rows}" for phase in ("base", "atlas", "marketing", "nexus")]
-    run, _ = run_recipe("csdl-14b", tmp_path / "runs", f"base.model={model}", f"base-merged.model={model}", *data)
+    run, ended = run_recipe("csdl-14b", tmp_path / "runs", f"base.model={model}", f"base-merged.model={model}", *data)
     assert [item["name"] for item in parity(run)["adapters"]] == ["atlas", "marketing", "nexus"]
+    metrics = ended.stage("gguf").metrics
+    found = {name: metrics[f"{name}_kl_to_trained"] for name in ("model", "f16", "q8_0", "atlas_f16", "nexus_q4_k_s")}
+    assert all(value is not None and value > 1e-7 for value in found.values()), found
+
+
+_GATED = """
+schema = 1
+name = "gated"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+model = "./model"
+data = "./rows.jsonl"
+load_in_4bit = true
+max_steps = 2
+max_length = 96
+[[stage]]
+name = "merged"
+kind = "merge"
+model = "./model"
+adapter = "tuned"
+[[stage.gate]]
+metric = "kl_to_trained"
+op = "<"
+value = 10
+[[stage]]
+name = "gguf"
+kind = "export"
+model = "merged"
+file_types = ["Q8_0"]
+parity_positions = 64
+max_length = 32
+[[stage.gate]]
+metric = "q8_0_mean_kl"
+op = "<"
+value = 10
+[[stage.gate]]
+metric = "q8_0_kl_to_trained"
+op = "<"
+value = 1e-9
+"""
+
+
+@pytest.mark.thorough
+def test_a_gate_refuses_files_that_are_too_far_from_what_was_trained_over_four_bits(tmp_path: Path) -> None:
+    build_model(tmp_path / "model", build_tokenizer(tmp_path / "tokenizer"))
+    _rows(tmp_path / "rows.jsonl", 24)
+    (tmp_path / "gated.toml").write_text(_GATED)
+    command = [
+        sys.executable,
+        "-m",
+        "cockpit",
+        "run",
+        str(tmp_path / "gated.toml"),
+        "--runs-dir",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == ExitCode.REFUSED, done.stdout[-2000:] + done.stderr[-2000:]
+    run = RunDir(next(path.parent for path in (tmp_path / "runs").glob("*/run.json")))
+    gates = {gate.metric: gate.result for stage in read_now(run).state.stages for gate in stage.gates}
+    assert gates == {"kl_to_trained": "pass", "q8_0_mean_kl": "pass", "q8_0_kl_to_trained": "fail"}
 
 
 @pytest.mark.thorough
