@@ -73,7 +73,7 @@ def _why(run: RunDir, state: RunState) -> list[str]:
     if ending is None:
         return []
     lines = [f"  {safe_text(sentence, None)}" for sentence in ending.sentences]
-    console = last_lines(run, ending.stage, ending.attempt, CONSOLE_LINES)
+    console = last_lines(run, ending, CONSOLE_LINES)
     if console and ending.stage is not None and ending.attempt is not None:
         lines.append(f"  the end of {safe_text(run.console_log(ending.stage, ending.attempt), None)}:")
         lines += [f"    {safe_text(line)}" for line in console]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 from cockpit.headless.file_rows import files_table, shown
+from cockpit.headless.speed import speed_lines
+from cockpit.runs.ending import ending_of
 from cockpit.runs.log_lines import accepted_words, adjusted_words, devices_words, line_of
 from cockpit.runs.stage_view import StageView
 from cockpit.runs.state import RunState
@@ -42,7 +44,11 @@ def report_lines(state: RunState, *, reasons: bool = True) -> list[str]:
     files = files_table(state.stages)
     if files:
         lines += ["", *files]
+    speed = speed_lines(state)
+    if speed:
+        lines += ["", *speed]
     lines += _notes(state, reasons=reasons)
+    lines += _way_on(state)
     for before, after in comparisons(state):
         lines += ["", *_comparison(before, after), *_answers(state, before, after)]
     return lines
@@ -132,6 +138,28 @@ def _notes(state: RunState, *, reasons: bool) -> list[str]:
     if lost:
         notes.append(f"{fmt.counted(lost, 'record')} could not be written during the run")
     return ["", *(safe_text(note, None) for note in notes)] if notes else []
+
+
+def _way_on(state: RunState) -> list[str]:
+    """The command that continues a run that did not succeed, and where it continues; nothing for any other run."""
+    ending = ending_of(state)
+    stage = state.stage(ending.stage) if ending is not None and ending.stage is not None else None
+    if stage is None:
+        return []
+    command = f"cockpit resume {safe_text(state.view.id, 100)}"
+    name = safe_text(stage.name, 40)
+    if not trains(stage.kind):
+        return ["", f"to continue: {command} ({name} runs again)"]
+    if not stage.checkpoints:
+        return ["", f"to continue: {command} ({name} has no checkpoint and restarts from step 0)"]
+    newest = stage.checkpoints[-1].step
+    repeated = (stage.last_step.step if stage.last_step else newest) - newest
+    again = (
+        f"; {fmt.counted(repeated, 'step')} after it {'is' if repeated == 1 else 'are'} repeated"
+        if repeated > 0
+        else ""
+    )
+    return ["", f"to continue: {command} (the newest checkpoint of {name} is of step {newest}{again})"]
 
 
 def _comparison(before: StageView, after: StageView) -> list[str]:

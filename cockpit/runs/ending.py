@@ -34,6 +34,8 @@ class Ending:
     sentences: tuple[str, ...]
     stage: str | None = None
     attempt: int | None = None
+    stopped: bool = False
+    """at an operator's request, so that console.log explains nothing"""
 
 
 def ending_of(state: RunState) -> Ending | None:
@@ -46,7 +48,8 @@ def ending_of(state: RunState) -> Ending | None:
     attempt = stage.current
     detail = attempt.detail if attempt is not None else ""
     sentences = _without_repeats([state.reason, _of_stage(stage, stage.reason), _of_stage(stage, detail)])
-    return Ending(sentences, stage.name, attempt.attempt if attempt is not None else None)
+    number = attempt.attempt if attempt is not None else None
+    return Ending(sentences, stage.name, number, stopped=state.state == RunStatus.STOPPED)
 
 
 def _ended_stage(state: RunState) -> StageView | None:
@@ -94,12 +97,12 @@ def console_tail(run: RunDir, stage: str, attempt: int, max_bytes: int = TAIL_BY
     return shown
 
 
-def last_lines(run: RunDir, stage: str | None, attempt: int | None, count: int) -> list[str]:
-    """The last `count` lines that are not empty; none when there is no console.log."""
-    if stage is None or attempt is None:
+def last_lines(run: RunDir, ending: Ending, count: int) -> list[str]:
+    """The last `count` lines that are not empty; none when there is no console.log, and after a stop."""
+    if ending.stage is None or ending.attempt is None or ending.stopped:
         return []
     try:
-        lines = console_tail(run, stage, attempt, TAIL_BYTES)
+        lines = console_tail(run, ending.stage, ending.attempt, TAIL_BYTES)
     except OSError:
         return []
     return [line for line in lines if line.strip()][-count:]

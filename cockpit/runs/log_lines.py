@@ -84,7 +84,7 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
             return "info", f"sample {event.prompt!r} → {event.text!r}"
         case ControlApplied():
             level: Level = "warn" if event.effect.startswith(IGNORED) else "info"
-            return level, f"{event.request} by {event.by}: {event.effect}{_at(event.step)}"
+            return level, f"{event.request} by {event.by}{_at(event.step)}: {event.effect}"
         case Warned() | Gap() | EngineStalled() | EngineRecovered():
             return _of_trouble(event)
         case MachineSampled():
@@ -157,7 +157,11 @@ def _inputs(event: InputsRecorded) -> str:
 
 _RUN_LEVELS: dict[RunStatus, Level] = {RunStatus.SUCCEEDED: "good", RunStatus.STOPPED: "warn"}
 _ATTEMPT_LEVELS: dict[EndReason, Level] = {EndReason.SUCCEEDED: "quiet", EndReason.STOPPED: "warn"}
-_PAST = {StartReason.LAUNCH: "launched", StartReason.RESUME: "resumed", StartReason.ADOPT: "adopted"}
+_PAST = {
+    StartReason.LAUNCH: "launched",
+    StartReason.RESUME: "resumed",
+    StartReason.ADOPT: "adopted, as its supervisor had ended",
+}
 
 
 def _of_stage(event: StageStarted | StageSucceeded | StageFailed | StageSkipped) -> tuple[Level, str]:

@@ -87,7 +87,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         """A window, with its pairs and the tokens that its loss counts."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._micro_batches = max(1, len(batches))
-        self._pairs_in_window = sum(_pairs_of(batch) for batch in batches)
+        self._pairs_in_window = self.window.rows = sum(_pairs_of(batch) for batch in batches)
         self.window.loss_tokens = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in batches)
         return batches, items
 

@@ -21,19 +21,27 @@ class Counters:
     recent_metrics: dict[str, deque[float]] = field(default_factory=dict)
     attempt_tokens: int = 0
     attempt_step_s: float = 0.0
+    attempt_rows: int = 0
     all_finite: bool = True
     """every step since the last committed checkpoint was finite"""
     suspect: bool = False
     """the newest loss may be the begin of a spike, so a checkpoint of it is not healthy"""
 
     def add_step(
-        self, loss: float, tokens: int, loss_tokens: int, step_s: float, metrics: Mapping[str, float] = {}
+        self,
+        loss: float,
+        tokens: int,
+        loss_tokens: int,
+        step_s: float,
+        metrics: Mapping[str, float] = {},
+        rows: int = 0,
     ) -> None:
-        """Count a step that the optimizer applied; `metrics` are those of its method."""
+        """Count a step that the optimizer applied to so many rows; `metrics` are those of its method."""
         self.tokens += tokens
         self.loss_tokens += loss_tokens
         self.attempt_tokens += tokens
         self.attempt_step_s += step_s
+        self.attempt_rows += rows
         self.recent_losses.append(loss)
         for name, value in metrics.items():
             self.recent_metrics.setdefault(name, deque(maxlen=RECENT_STEPS)).append(value)
@@ -52,6 +60,11 @@ class Counters:
     def tokens_per_second(self) -> float | None:
         """Real tokens per second of this attempt's steps, without evaluations and saves."""
         return self.attempt_tokens / self.attempt_step_s if self.attempt_step_s > 0 else None
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Rows per second of this attempt's steps, without evaluations and saves."""
+        return self.attempt_rows / self.attempt_step_s if self.attempt_step_s > 0 and self.attempt_rows else None
 
     def saved(self) -> dict[str, Any]:
         """The counters that a checkpoint's `position` keeps."""

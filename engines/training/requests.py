@@ -33,6 +33,11 @@ class Controllable(Protocol):
         """The step at which the stage ends by the present plan."""
         ...
 
+    @property
+    def newest_checkpoint(self) -> int | None:
+        """The step of the newest checkpoint of the training; None before the first."""
+        ...
+
     def save(self) -> bool: ...
 
     def evaluate(self) -> Evaluated | None: ...
@@ -107,7 +112,13 @@ def _handle(session: Controllable, request: Request) -> None:
 def _stop(session: Controllable, request: Request) -> None:
     """Stop here. A stop after a checkpoint is refused when the checkpoint fails, except for a termination signal."""
     if request.verb is Verb.STOP:
-        session.ctx.applied(request, "stopping now; a resume continues from the newest checkpoint", session.step)
+        point = session.newest_checkpoint
+        back = (
+            f"continues from the checkpoint of step {point}"
+            if point
+            else "restarts from step 0: there is no checkpoint"
+        )
+        session.ctx.applied(request, f"stopping now; a resume {back}", session.step)
         raise StopRequested
     saved = session.save()
     if saved:

@@ -293,6 +293,7 @@ class Session:
             "tokens": self.counters.tokens,
             "loss_tokens": self.counters.loss_tokens,
             "tokens_per_second": self.counters.tokens_per_second,
+            "samples_per_second": self.counters.samples_per_second,
             "examples": self.task.examples,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -365,7 +366,7 @@ class Session:
         assert measured is not None
         window = measured.window
         step_s = time.monotonic() - window.began_s
-        self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics)
+        self.counters.add_step(measured.loss, window.tokens, window.loss_tokens, step_s, measured.metrics, window.rows)
         self._emit(self._step_event(measured, state.global_step, float(state.epoch or 0.0), step_s))
         self.watch.note_step(self.step, measured.loss, self.last_step)
         if state.global_step == self.resumed_step + 1:
@@ -424,6 +425,11 @@ class Session:
         raise GuardTrippedError(self.watch.no_improvement_words(self.step, self.last_step) + f"; {saved}")
 
     # Operations at a step boundary.
+
+    @property
+    def newest_checkpoint(self) -> int | None:
+        """The step of the newest checkpoint of this attempt, else of the one that it began with."""
+        return self.writer.last_step or self.resumed_step or None
 
     def save(self, *, evaluation_follows: bool = False) -> bool:
         """Write a checkpoint of the present step, or complete it after its evaluation; False when the write failed."""

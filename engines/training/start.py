@@ -64,6 +64,12 @@ class _Present:
     node: int | None = None
 
 
+def _format_of(weight: torch.nn.Parameter) -> str:
+    """The name of its type; bitsandbytes keeps two 4-bit weights in a byte."""
+    name = str(weight.dtype).removeprefix("torch.")
+    return "4 bits" if type(weight).__name__ == "Params4bit" else name
+
+
 def setup_text(
     model: torch.nn.Module,
     device: torch.device,
@@ -84,7 +90,7 @@ def setup_text(
         arrangement: how the rows of a batch are computed, as text; empty where every row is full.
         backend: the libraries that loaded and adapted the model.
     """
-    frozen = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters() if not weight.requires_grad}
+    frozen = {_format_of(weight) for weight in model.parameters() if not weight.requires_grad}
     products = "bfloat16" if bf16 else _float32_words(device)
     parts = [libraries(backend), f"on {_device_words(device)}", f"products in {products}"]
     if frozen:

@@ -47,6 +47,7 @@ class Window:
     data_wait_s: float = 0.0
     tokens: int = 0
     loss_tokens: int = 0
+    rows: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
     sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     weights: dict[str, list[torch.Tensor]] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class EngineMixin:
         for batch in batches:
             mask = batch.get("attention_mask")
             self.window.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
+            self.window.rows += _rows_in(batch)
         self.window.loss_tokens = int(items) if items is not None else 0
         return batches, items
 

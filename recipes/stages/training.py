@@ -242,6 +242,7 @@ def training_metrics(stage: TrainingFields) -> tuple[str, ...]:
         "tokens",
         "loss_tokens",
         "tokens_per_second",
+        "samples_per_second",
         "examples",
         "parameters",
         "trainable_parameters",

@@ -353,7 +353,7 @@ class RunScreen(Screen[None]):
         """The last lines of its console.log, read once for each state of the journal."""
         key = (ending.stage, ending.attempt, self.state.version)
         if self._console_lines is None or self._console_lines[0] != key:
-            found = last_lines(RunDir(self.run_dir), ending.stage, ending.attempt, CONSOLE_LINES)
+            found = last_lines(RunDir(self.run_dir), ending, CONSOLE_LINES)
             self._console_lines = (key, found)
         return self._console_lines[1]
 

@@ -92,7 +92,7 @@ class PreviewPane(Vertical):
         console: list[str] = []
         if ending is not None:
             wide = self.app.size.width >= WIDE
-            console = last_lines(RunDir(Path(run.path)), ending.stage, ending.attempt, 8 if wide else 3)
+            console = last_lines(RunDir(Path(run.path)), ending, 8 if wide else 3)
         self.set_class(ending is not None, "-ended")
         colours = palette(self.app.theme_variables)
         self._write(run_heading(run, state, now, colours, self.size.width - 2, console))

@@ -274,8 +274,8 @@ def test_the_report_has_what_requests_changed_while_it_ran() -> None:
         journal.say("e", ControlApplied(request=request, by="ann@vm", effect=effect, step=209, stage="base"))
     changed = [line for line in report_lines(fold(journal.events)) if line.startswith("changed while it ran")]
     assert changed == [
-        "changed while it ran: base: learning-rate 1e-4 by ann@vm: peak learning rate is now 1e-4 at step 209",
-        "changed while it ran: base: max-steps 900 by ann@vm: the stage ends at step 900 at step 209",
+        "changed while it ran: base: learning-rate 1e-4 by ann@vm at step 209: peak learning rate is now 1e-4",
+        "changed while it ran: base: max-steps 900 by ann@vm at step 209: the stage ends at step 900",
     ]
 
 

@@ -41,7 +41,14 @@ def test_stop_ends_immediately_without_a_checkpoint(tmp_path: Path, tokens: Path
     assert committed_steps(ctx, 1) == []
     [(request, effect)] = _effects(ctx)
     assert request == "stop"
-    assert effect.startswith("stopping now")
+    assert effect == "stopping now; a resume restarts from step 0: there is no checkpoint"
+
+
+def test_a_stop_names_the_checkpoint_from_which_a_resume_continues(tmp_path: Path, tokens: Path) -> None:
+    ctx = context(tmp_path, PRETRAIN, {"data": tokens})
+    ask(ctx, Verb.STOP, at_step=4)
+    assert run_stage(ctx) is None
+    assert _effects(ctx) == [("stop", "stopping now; a resume continues from the checkpoint of step 3")]
 
 
 def test_a_termination_signal_stops_after_a_checkpoint(tmp_path: Path, tokens: Path) -> None:
