@@ -25,7 +25,12 @@ from tests.stage_context import TriedContext, make_context
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M")
 LENGTH = 256
-SMALL: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @dataclass(frozen=True)
