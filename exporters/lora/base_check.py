@@ -19,13 +19,14 @@ _ITS_BASE = "merge it into the base model that it was trained on"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> list[str]:
+def check_base(base: Path, base_sha256: str | None, adapter_folder: Path, *, beside: str = "") -> list[str]:
     """Refuse a base model that the adapter was not trained on.
 
     Args:
         base: the base model's folder.
         base_sha256: its identity, when known: the SHA-256 of its manifest or of its contents.
         adapter_folder: the adapter, whose base.json has the identity of its base model.
+        beside: the name of an adapter that stays a file of its own, and is not merged.
 
     Returns:
         Warnings: what could not be checked, and what an operator should know about the pair.
@@ -37,7 +38,7 @@ def check_base(base: Path, base_sha256: str | None, adapter_folder: Path) -> lis
     return [
         *_check_content(base, base_sha256, adapter_folder),
         *_check_tokenizers(base, adapter_folder),
-        *_trained_over(base, adapter_folder),
+        *_trained_over(base, adapter_folder, beside),
     ]
 
 
@@ -112,12 +113,17 @@ def _check_revision(base: Path, adapter_folder: Path) -> None:
         )
 
 
-def _trained_over(base: Path, adapter_folder: Path) -> list[str]:
+def _trained_over(base: Path, adapter_folder: Path, beside: str = "") -> list[str]:
     """What the adapter's settings say of a quantized copy that it was trained over."""
     quantization = quantization_of_base(adapter_folder)
     if quantization is not None:
         rounding = "nf4-double" if quantization.get("bnb_4bit_use_double_quant") is True else "nf4"
         kind = printable(str(quantization.get("bnb_4bit_quant_type")), 20)
+        if beside:
+            return [
+                f"{printable(beside, 60)} was trained over {base} in 4 bits ({kind}), and a runtime applies it to"
+                " weights that differ by that rounding: its metrics kl_to_trained say how much that changes"
+            ]
         way = f"; base_rounding = {rounding} rounds the base as in training" if kind == "nf4" else ""
         return [
             f"the adapter was trained over {base} in 4 bits ({kind}) and is added to its 16- or 32-bit weights, which"

@@ -33,7 +33,7 @@ def plan_adapters(export: Export) -> list[AdapterFile]:
     inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     found = [(given, local_folder(given)) for given in inputs]
     for (given, folder), name in zip(found, adapter_names(found), strict=True):
-        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder):
+        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder, beside=name):
             ctx.warn(warning)
         plan = plan_adapter(export.model, read_adapter(folder))
         path = export.adapter_path(name, ctx.stage.adapter_type)

@@ -270,7 +270,7 @@ def _convert_adapters(export: Export, converter: Converter) -> None:
     inputs = [ctx.inputs[name] for name in ctx.inputs if name.startswith("adapters[")]
     found = [(given, local_folder(given)) for given in inputs]
     for (given, folder), name in zip(found, adapter_names(found), strict=True):
-        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder):
+        for warning in check_base(export.model.folder, ctx.inputs["model"].manifest_sha256, folder, beside=name):
             ctx.warn(warning)
         adapter = read_adapter(folder)
         _check_adapter(adapter)
