@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.data.preparing.divide import SplitWish, divide, wanted_rows
-from engines.data.preparing.groups import CHUNK, Groups
-from engines.data.preparing.spool import UNSPLIT, Spool
+from engines.data.preparing.duplicates import row_of
+from engines.data.preparing.groups import Edges
+from engines.data.preparing.segments import ByPosition, joined, totals
+from engines.data.preparing.sorted_rows import Column, ScratchFile, Sorter, Table
+from engines.data.preparing.spool import CHUNK_ROWS, UNSPLIT, Facts, Spool
 from engines.data.split import SPLITS
 from recipes.problems import OperatorError
 
 LEFT_OUT = UNSPLIT
 """The number of a row that is in no split."""
-Numbers = npt.NDArray[np.int64]
-Heads = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 Splits = npt.NDArray[np.uint8]
+Chosen = Callable[[Facts, Mask], Mask]
+
+
+class SplitColumn:
+    """The split of each row on disk, by position: an index of `SPLITS`, or `LEFT_OUT`."""
+
+    def __init__(self, spool: Spool, chunks: Iterator[Splits]) -> None:
+        """Write the splits of all rows, in the chunks of `Spool.facts`."""
+        self.rows = [0] * (len(SPLITS) + 1)
+        self._length = len(spool)
+        self._file = ScratchFile(spool.folder)
+        for chunk in chunks:
+            self._file.append(chunk)
+            for index, count in enumerate(np.bincount(chunk, minlength=len(self.rows)).tolist()):
+                self.rows[index] += count
+
+    def __iter__(self) -> Iterator[Splits]:
+        """The splits, in the chunks of `Spool.facts`."""
+        for begin in range(0, self._length, CHUNK_ROWS):
+            found = np.empty(min(CHUNK_ROWS, self._length - begin), dtype=np.uint8)
+            self._file.read(found, begin)
+            yield found
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """The split of each row as an index of `SPLITS`, or `LEFT_OUT`, and what is known about the division.
+    """The split of each row, and what is known about the division.
 
     Attributes:
         split: of each row.
@@ -33,7 +57,7 @@ class Assigned:
         shared_rows: rows of train whose group is in val or test too; 0 unless the data gives its splits.
     """
 
-    split: Splits
+    split: SplitColumn
     method: str
     wanted: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
@@ -42,24 +66,73 @@ class Assigned:
     @property
     def deviation(self) -> dict[str, int]:
         """How many rows a split has more than requested; only splits that differ."""
-        got = {split: int(np.count_nonzero(self.split == index)) for index, split in enumerate(SPLITS)}
+        got = dict(zip(SPLITS, self.split.rows, strict=False))
         return {split: got[split] - rows for split, rows in self.wanted.items() if got[split] != rows}
+
+
+class _Rows:
+    """The rows that are divided: which of them are not left out, and the first row of each one's group."""
+
+    def __init__(
+        self, spool: Spool, left_out: Sequence[Table], similar: Sequence[Table], group_by: Sequence[str]
+    ) -> None:
+        self.spool = spool
+        self._left_out = left_out
+        self.heads = self._heads(similar, group_by)
+
+    def chunks(self) -> Iterator[tuple[int, Facts, Mask]]:
+        """The records in chunks, with the position of the first, and whether each row is kept."""
+        left_out = [ByPosition(table) for table in self._left_out]
+        for begin, facts in self.spool.facts():
+            kept = np.ones(len(facts), dtype=bool)
+            for rows in left_out:
+                kept &= ~rows.mask(begin, begin + len(facts))
+            yield begin, facts, kept
+
+    def with_heads(self) -> Iterator[tuple[Facts, Mask, Column]]:
+        """The records in chunks, with whether each row is kept, and the first row of its group."""
+        heads = ByPosition(self.heads)
+        for begin, facts, kept in self.chunks():
+            end = begin + len(facts)
+            yield facts, kept, heads.values(begin, end, np.arange(begin, end, dtype=np.uint64))
+
+    def _heads(self, similar: Sequence[Table], group_by: Sequence[str]) -> Table:
+        """The first row of each row's group, as (row, first), for the rows that are not first themselves."""
+        edges = Edges(self.spool.folder)
+        for name in group_by:
+            keys = Sorter(self.spool.folder, 2)
+            for begin, facts, kept in self.chunks():
+                key = _key(facts, name)
+                rows = np.flatnonzero(kept & (key != 0))
+                keys.add(key[rows], rows.astype(np.uint64) + np.uint64(begin))
+            edges.join_equal(keys.stream())
+        for table in similar:
+            for row, rank in table:
+                edges.join(row, row_of(rank))
+        return edges.heads()
+
+
+def _key(facts: Facts, name: str) -> Column:
+    """The numbers by which rows are joined; 0 for a row that is joined with none."""
+    if name == "category":
+        return facts["category"].astype(np.uint64) + np.uint64(1)
+    return facts[name].astype(np.uint64)
 
 
 def assign_rows(
     spool: Spool,
-    kept: npt.NDArray[np.bool_],
-    similar: Iterable[tuple[int, int]],
+    left_out: Sequence[Table],
+    similar: Sequence[Table],
     given: Sequence[str],
     wish: SplitWish,
     group_by: Sequence[str],
 ) -> Assigned:
-    """Give every kept row a split.
+    """Give every row that is not left out a split.
 
     Args:
         spool: the rows.
-        kept: the rows that are not left out.
-        similar: pairs of rows that must be in one split.
+        left_out: rows that are left out, in the first column.
+        similar: pairs of rows that must be in one split, as (row, rank of the other): rows that repeat another, too.
         given: the splits that the data itself has, or fewer than two of them.
         wish: the sizes that the recipe requests.
         group_by: keys of rows that must be in one split: "group", "prompt" and "category".
@@ -67,59 +140,71 @@ def assign_rows(
     Raises:
         OperatorError: the rows cannot be divided as requested.
     """
-    heads = _heads(spool, kept, similar, group_by)
-    split = np.where(kept, np.frombuffer(spool.given, dtype=np.uint8), np.uint8(LEFT_OUT)).astype(np.uint8)
+    rows = _Rows(spool, left_out, similar, group_by)
+    every = _groups(rows, _all)
     if len(given) < 2:
-        divided, wanted = _divide(spool, np.flatnonzero(kept), heads, wish)
-        split[kept] = divided
-        return Assigned(split, "divided by groups of rows", wanted, _sizes(heads, kept))
+        wanted = wanted_rows(every.rows, wish)
+        split = SplitColumn(spool, _divided(rows, _all, divide(every.table, wanted, spool.folder)))
+        return Assigned(split, "divided by groups of rows", wanted, every.sizes)
     wish = _only_missing(wish, given)
-    method = "given by the data's files"
+    method, held_out = "given by the data's files", Table(2)
     if len(wish.requested) > 1:
-        train = np.flatnonzero(split == 0)
-        divided, _ = _divide(spool, train, heads, wish)
-        split[train] = divided
+        train = _groups(rows, _of_train)
+        held_out = divide(train.table, wanted_rows(train.rows, wish), spool.folder)
         method += f"; {' and '.join(wish.requested[1:])} taken from train"
-    return Assigned(split, method, {}, _sizes(heads, kept), _shared_rows(split, heads))
+    split = SplitColumn(spool, _divided(rows, _of_train, held_out))
+    return Assigned(split, method, {}, every.sizes, _shared_rows(rows, split))
 
 
-def _heads(
-    spool: Spool, kept: npt.NDArray[np.bool_], similar: Iterable[tuple[int, int]], group_by: Sequence[str]
-) -> Heads:
-    groups = Groups(len(spool))
-    for name in ("content", *group_by):
-        column = _keys(spool, name)
-        column[~kept] = 0
-        groups.join_equal(column)
-    groups.join_all(similar)
-    return groups.heads()
+def _all(_facts: Facts, kept: Mask) -> Mask:
+    return kept
 
 
-def _keys(spool: Spool, name: str) -> npt.NDArray[np.uint64]:
-    """A copy of the keys by which rows are joined; 0 for a row without one."""
-    if name == "content":
-        return np.frombuffer(spool.contents, dtype=np.uint64)[::2].copy()
-    if name == "category":
-        return np.frombuffer(spool.categories, dtype=np.uint16).astype(np.uint64) + np.uint64(1)
-    known = np.frombuffer({"group": spool.groups, "prompt": spool.prompts}[name], dtype=np.uint64)
-    keys = np.zeros(len(spool), dtype=np.uint64)
-    keys[: len(known)] = known
-    return keys
+def _of_train(facts: Facts, kept: Mask) -> Mask:
+    return kept & (facts["given"] == SPLITS.index("train"))
 
 
-def _divide(spool: Spool, rows: Numbers, heads: Heads, wish: SplitWish) -> tuple[Splits, dict[str, int]]:
-    """The splits of some rows, and the wanted sizes."""
-    wanted = wanted_rows(len(rows), wish)
-    sizes = np.bincount(heads[rows], minlength=len(spool))
-    group = (np.cumsum(sizes > 0, dtype=np.int32) - np.int32(1))[heads[rows]]  # the number of each row's group
-    sizes = sizes[sizes > 0]
-    order = np.zeros(len(sizes), dtype=np.uint64)
-    digests = np.frombuffer(spool.contents, dtype=np.uint64)[::2]
-    for begin in range(0, len(rows), CHUNK):
-        some = slice(begin, begin + CHUNK)
+@dataclass(frozen=True)
+class _Groups:
+    """The groups of some rows: (order, first row, rows), their sizes for the metadata, and the number of rows."""
+
+    table: Table
+    sizes: dict[str, int]
+    rows: int
+
+
+def _groups(rows: _Rows, chosen: Chosen) -> _Groups:
+    scratch = rows.spool.folder
+    by_head, found = Sorter(scratch, 2), Sorter(scratch, 3)
+    for facts, kept, heads in rows.with_heads():
+        some = chosen(facts, kept)
+        by_head.add(heads[some], facts["content"][some])
+    groups = several = largest = total = 0
+    for head, count, order in totals(by_head.stream()):
         # a sum of keyed hashes is as equally distributed as one of them, for any size of the group
-        np.add.at(order, group[some], digests[rows[some]])
-    return divide(sizes, order, wanted)[group], wanted
+        found.add(order, head, count)
+        groups, several = groups + len(head), several + int(np.count_nonzero(count > 1))
+        largest, total = max(largest, int(count.max(initial=0))), total + int(count.sum())
+    sizes = {"groups": groups, "of_several_rows": several, "largest_rows": largest}
+    return _Groups(found.table(), sizes, total)
+
+
+def _divided(rows: _Rows, chosen: Chosen, held_out: Table) -> Iterator[Splits]:
+    """The split of each row, in chunks: that of its group for the chosen ones, the given one for the others."""
+    of_row = Sorter(rows.spool.folder, 2)
+    for head, split in held_out:
+        of_row.add(head, split)
+    others = Sorter(rows.spool.folder, 2)
+    for row, head in rows.heads:
+        others.add(head, row)
+    for split, row in joined(others.stream(), held_out):
+        of_row.add(row, split)
+    splits = ByPosition(of_row.stream())
+    for begin, facts, kept in rows.chunks():
+        some = chosen(facts, kept)
+        found = splits.values(begin, begin + len(facts), np.zeros(len(facts), dtype=np.uint64))
+        given = np.where(kept, facts["given"], np.uint8(LEFT_OUT))
+        yield np.where(some, found, given).astype(np.uint8)
 
 
 def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
@@ -133,15 +218,12 @@ def _only_missing(wish: SplitWish, given: Sequence[str]) -> SplitWish:
     return SplitWish(0.0, 0.0, wish.val_rows, wish.test_rows)
 
 
-def _sizes(heads: Heads, kept: npt.NDArray[np.bool_]) -> dict[str, int]:
-    sizes = np.bincount(heads[kept])
-    return {
-        "groups": int(np.count_nonzero(sizes)),
-        "of_several_rows": int(np.count_nonzero(sizes > 1)),
-        "largest_rows": int(sizes.max(initial=0)),
-    }
-
-
-def _shared_rows(split: Splits, heads: Heads) -> int:
-    held_out = np.unique(heads[(split == SPLITS.index("val")) | (split == SPLITS.index("test"))])
-    return int(np.count_nonzero(np.isin(heads[split == SPLITS.index("train")], held_out)))
+def _shared_rows(rows: _Rows, split: SplitColumn) -> int:
+    """Rows of train whose group has a row in val or test."""
+    by_head, held_out, shared = Sorter(rows.spool.folder, 2), np.uint64(2**32), 0
+    for (_, _, heads), splits in zip(rows.with_heads(), split, strict=True):
+        some = splits != LEFT_OUT
+        by_head.add(heads[some], np.where(splits[some] == SPLITS.index("train"), np.uint64(1), held_out))
+    for _, _, counts in totals(by_head.stream()):
+        shared += int((counts[counts >= held_out] % held_out).sum())
+    return shared

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.artifacts.data_folder import METADATA
 from engines.data.documents import write_json
 from engines.data.door import DataSource, ReadCounts, read_rows, splits_in
 from engines.data.messages import shared_out
-from engines.data.preparing.assign import LEFT_OUT, Assigned, assign_rows
+from engines.data.preparing.assign import LEFT_OUT, Assigned, SplitColumn, Splits, assign_rows
+from engines.data.preparing.bands import bands_of
 from engines.data.preparing.divide import SplitWish
-from engines.data.preparing.duplicates import Repeats, exact_repeats, kept_before
-from engines.data.preparing.groups import Groups
+from engines.data.preparing.duplicates import NearRepeats, Repeats, exact_repeats
+from engines.data.preparing.room import refuse_without_room_to_divide, refuse_without_room_to_read
+from engines.data.preparing.segments import ByPosition
+from engines.data.preparing.sorted_rows import Sorter
 from engines.data.preparing.split_files import write_splits
 from engines.data.preparing.spool import UNSPLIT, Spool, SpoolWriter
 from engines.data.preparing.statistics_page import STATISTICS, statistics_page
@@ -42,15 +44,6 @@ class RowOptions:
     near_duplicate_similarity: float = 0.8
     max_examples: int | None = None
     seed: int = 42
-
-
-@dataclass(frozen=True)
-class _Near:
-    """Similar rows: for each row the first of its cluster, which is also that of the rows that repeat it exactly; and
-    the number of rows that were not compared with all candidates."""
-
-    first: npt.NDArray[np.int64]
-    not_compared: int = 0
 
 
 def prepare_rows(
@@ -83,24 +76,27 @@ def prepare_rows(
     reported = report or (lambda _done, _total, _unit: None)
     enter_phase("reading rows")
     given = splits_in(source)
-    spool = _spool(source, given, counts, work / "rows.spool", options.seed, reported)
+    refuse_without_room_to_read(work, sum(file.stat().st_size for files in given.values() for file in files))
+    spool = _spool(source, given, counts, work, options.seed, reported)
     if not len(spool):
         raise OperatorError(
             f"{source.place}: no rows ({_skipped_text(counts)})", "check format, columns and on_bad_row"
         )
+    bands = bands_of(options.near_duplicate_similarity)[0] if options.near_duplicates != "ignore" else 0
+    refuse_without_room_to_divide(out, spool, bands)
     enter_phase(f"dividing {len(spool)} rows of {_formats_text(counts)}")
     repeats = exact_repeats(spool)
-    kept = ~repeats.repeated if options.duplicates == "drop" else np.ones(len(spool), dtype=bool)
-    near = _near(spool, repeats, options, work, reported)
+    near = _near(spool, repeats, options, reported)
+    left_out = [repeats.rows] if options.duplicates == "drop" else []
     if near is not None and options.near_duplicates == "drop":
-        kept &= near.first == repeats.first
-    similar = [] if near is None else _pairs(near.first)
+        left_out.append(near.similar)
     own = [split for split in SPLITS if given.get(split)]
-    assigned = assign_rows(spool, kept, similar, own, options.wish, options.group_by)
+    similar = [repeats.rows] if near is None else [repeats.rows, near.first]
+    assigned = assign_rows(spool, left_out, similar, own, options.wish, options.group_by)
     split, quotas = _limited(spool, assigned.split, options.max_examples)
     enter_phase("writing rows")
     splits = write_splits(spool, split, out, reported)
-    spool.file.unlink()
+    spool.close()
     if not splits["train"]["examples"]:
         raise OperatorError(f"{source.place}: the train split has no rows", "give more data, or other splits")
     metadata = {
@@ -119,67 +115,61 @@ def prepare_rows(
 
 
 def _spool(
-    source: DataSource, given: dict[str, Any], counts: ReadCounts, file: Path, seed: int, report: Report
+    source: DataSource, given: dict[str, Any], counts: ReadCounts, folder: Path, seed: int, report: Report
 ) -> Spool:
     """Read the rows of every split, one at a time."""
-    writer = SpoolWriter(file, seed)
-    try:
-        for name in ("", *SPLITS):
-            if name not in given:
-                continue
-            index = SPLITS.index(name) if name else UNSPLIT
-            for located in read_rows(source, name, counts):
-                writer.append(located.where, located.row, index)
-                if not len(writer.spool) % REPORT_ROWS:
-                    report(len(writer.spool), None, "rows")
-    finally:
-        spool = writer.close()
+    writer = SpoolWriter(folder, seed)
+    for name in ("", *SPLITS):
+        if name not in given:
+            continue
+        index = SPLITS.index(name) if name else UNSPLIT
+        for located in read_rows(source, name, counts):
+            writer.append(located.where, located.row, index)
+            if not len(writer) % REPORT_ROWS:
+                report(len(writer), None, "rows")
+    spool = writer.close()
     report(len(spool), len(spool), "rows")
     return spool
 
 
-def _near(spool: Spool, repeats: Repeats, options: RowOptions, work: Path, report: Report) -> _Near | None:
+def _near(spool: Spool, repeats: Repeats, options: RowOptions, report: Report) -> NearRepeats | None:
     if options.near_duplicates == "ignore":
         return None
-    from engines.data.preparing.near_duplicates import join_similar  # needs rensa, which other preparations do not
+    from engines.data.preparing.near_duplicates import near_repeats  # needs rensa, which other preparations do not
 
-    order = kept_before(repeats.given)
-    candidates = order[~repeats.repeated[order]]
-    rank = np.empty(len(spool), dtype=np.int64)
-    rank[order] = np.arange(len(spool))
-    clusters = Groups(len(spool))
-
-    def join(one: int, other: int) -> None:
-        clusters.join(int(rank[one]), int(rank[other]))
-
-    not_compared = join_similar(
+    return near_repeats(
         spool,
-        candidates,
+        repeats,
         options.near_duplicate_similarity,
-        work,
-        join,
         lambda done, total: report(done, total, "rows compared"),
     )
-    return _Near(order[clusters.heads()][rank][repeats.first], not_compared)
 
 
-def _pairs(first: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    later = np.flatnonzero(first != np.arange(len(first)))
-    return list(zip(first[later].tolist(), later.tolist(), strict=True))
-
-
-def _limited(
-    spool: Spool, split: npt.NDArray[np.uint8], limit: int | None
-) -> tuple[npt.NDArray[np.uint8], dict[str, int]]:
+def _limited(spool: Spool, split: SplitColumn, limit: int | None) -> tuple[SplitColumn, dict[str, int]]:
     """At most `limit` rows, those with the lowest keyed hashes of each split; and the rows found in each."""
-    found = {name: int(np.count_nonzero(split == index)) for index, name in enumerate(SPLITS)}
-    limited = split.copy()
-    order = np.frombuffer(spool.contents, dtype=np.uint64)[1::2]
-    for index, (name, quota) in enumerate(shared_out(limit, found).items()):
-        if quota < found[name]:
-            rows = np.flatnonzero(split == index)
-            limited[rows[np.argsort(order[rows], kind="stable")[quota:]]] = LEFT_OUT
-    return limited, found
+    found = dict(zip(SPLITS, split.rows, strict=False))
+    quotas = shared_out(limit, found)
+    if quotas == found:
+        return split, found
+    return SplitColumn(spool, _lowest(spool, split, list(quotas.values()))), found
+
+
+def _lowest(spool: Spool, split: SplitColumn, quotas: list[int]) -> Iterator[Splits]:
+    """The splits in chunks, where only a number of rows of each stay, those of the lowest order."""
+    ordered, lowest = Sorter(spool.folder, 3), Sorter(spool.folder, 2)
+    for (begin, facts), splits in zip(spool.facts(), split, strict=True):
+        rows = np.flatnonzero(splits != LEFT_OUT)
+        ordered.add(splits[rows], facts["order"][rows], rows + begin)
+    left = np.array(quotas, dtype=np.int64)
+    for index, _, row in ordered.stream():
+        for number in range(len(SPLITS)):
+            some = row[index == number][: left[number]]
+            left[number] -= len(some)
+            lowest.add(some, np.full(len(some), number))
+    chosen, begin = ByPosition(lowest.stream()), 0
+    for splits in split:
+        yield np.where(chosen.mask(begin, begin + len(splits)), splits, np.uint8(LEFT_OUT)).astype(np.uint8)
+        begin += len(splits)
 
 
 def _origin(source: DataSource, counts: ReadCounts, made_by: dict[str, Any] | None) -> dict[str, Any]:
@@ -213,19 +203,18 @@ def _formats_text(counts: ReadCounts) -> str:
     return " and ".join(dict.fromkeys(counts.formats.values()))
 
 
-def _duplicates(options: RowOptions, repeats: Repeats, near: _Near | None) -> dict[str, Any]:
+def _duplicates(options: RowOptions, repeats: Repeats, near: NearRepeats | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "exact": {
-            "rows": repeats.count,
+            "rows": len(repeats.rows),
             "across_given_splits": repeats.across_splits,
             "policy": options.duplicates,
         }
     }
     if near is not None:
-        similar = near.first != repeats.first
         found["near"] = {
-            "rows": int(np.count_nonzero(similar)),
-            "across_given_splits": int(np.count_nonzero(similar & (repeats.given != repeats.given[near.first]))),
+            "rows": len(near.similar),
+            "across_given_splits": near.across_splits,
             "policy": options.near_duplicates,
             "similarity": options.near_duplicate_similarity,
             "not_compared_with_all": near.not_compared,

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.data.documents import split_file
-from engines.data.preparing.spool import BUFFER_BYTES, Spool
+from engines.data.preparing.assign import SplitColumn
+from engines.data.preparing.spool import BUFFER_BYTES, Facts, Spool
 from engines.data.split import SPLITS
 from engines.data.text import Report
 
-Splits = npt.NDArray[np.uint8]
+_PARTS = ("prompt", "answer")
 
 
-def write_splits(spool: Spool, split: Splits, out: Path, report: Report) -> dict[str, dict[str, Any]]:
+def write_splits(spool: Spool, split: SplitColumn, out: Path, report: Report) -> dict[str, dict[str, Any]]:
     """Write train.jsonl, val.jsonl and test.jsonl; rows keep their order.
 
     Args:
@@ -34,48 +35,64 @@ def write_splits(spool: Spool, split: Splits, out: Path, report: Report) -> dict
     sizes = [0] * len(SPLITS)
     with ExitStack() as files:
         targets = [files.enter_context(split_file(out, name).open("wb", buffering=BUFFER_BYTES)) for name in SPLITS]
-        lines = files.enter_context(spool.lines())
-        for number, (line, index) in enumerate(zip(lines, split.tobytes(), strict=True)):
-            if index < len(SPLITS):
-                targets[index].write(line)
-                digests[index].update(line)
-                sizes[index] += len(line)
-            if not number & 1023:
-                report(number, len(spool), "rows")
+        splits = (index for chunk in split for index in chunk.tolist())
+        done = 0
+        for block in spool.blocks():
+            of_block = list(islice(splits, len(block)))
+            for index, (target, digest) in enumerate(zip(targets, digests, strict=True)):
+                lines = b"".join(line for line, its_split in zip(block, of_block, strict=True) if its_split == index)
+                target.write(lines)
+                digest.update(lines)
+                sizes[index] += len(lines)
+            done += len(block)
+            report(done, len(spool), "rows")
     report(len(spool), len(spool), "rows")
+    categories = _categories(spool, split)
     return {
         name: {
-            "examples": int(np.count_nonzero(split == index)),
+            "examples": split.rows[index],
             "bytes": sizes[index],
             "sha256": digests[index].hexdigest(),
-            "categories": _categories(spool, split == index),
+            "categories": categories[index],
         }
         for index, name in enumerate(SPLITS)
     }
 
 
-def _categories(spool: Spool, rows: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """Of each category: rows, turns, and the mean and the largest number of characters of prompt and answers."""
-    category = np.frombuffer(spool.categories, dtype=np.uint16)[rows]
-    count = len(spool.category_names)
-    examples = np.bincount(category, minlength=count)
-    turns = np.bincount(category, _column(spool.turns, np.uint32, rows), minlength=count)
-    found: dict[str, dict[str, float]] = {
-        name: {"examples": int(examples[index]), "turns": int(turns[index])}
-        for index, name in enumerate(spool.category_names)
-        if examples[index]
-    }
-    for part, numbers in (("prompt", spool.prompt_characters), ("answer", spool.answer_characters)):
-        characters = _column(numbers, np.uint32, rows)
-        total = np.bincount(category, characters, minlength=count)
-        largest = np.zeros(count, dtype=np.uint32)
-        np.maximum.at(largest, category, characters)
-        for index, name in enumerate(spool.category_names):
-            if examples[index]:
-                found[name][f"{part}_characters_mean"] = round(float(total[index] / examples[index]), 1)
-                found[name][f"{part}_characters_max"] = int(largest[index])
-    return dict(sorted(found.items()))
+def _categories(spool: Spool, split: SplitColumn) -> list[dict[str, dict[str, float]]]:
+    """Of each split and category: rows, turns, and the mean and the largest number of characters of prompt and
+    answers."""
+    counts = [_Counts(len(spool.category_names)) for _ in SPLITS]
+    for (_, facts), splits in zip(spool.facts(), split, strict=True):
+        for index, found in enumerate(counts):
+            found.add(facts[splits == index])
+    return [found.by_name(spool.category_names) for found in counts]
 
 
-def _column(numbers: Any, dtype: Any, rows: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    return np.frombuffer(numbers, dtype=dtype)[rows]
+class _Counts:
+    """What is counted of the rows of one split, by category."""
+
+    def __init__(self, categories: int) -> None:
+        self._examples, self._turns = (np.zeros(categories, dtype=np.int64) for _ in range(2))
+        self._total = {part: np.zeros(categories) for part in _PARTS}
+        self._largest = {part: np.zeros(categories, dtype=np.uint32) for part in _PARTS}
+
+    def add(self, facts: Facts) -> None:
+        category, count = facts["category"], len(self._examples)
+        self._examples += np.bincount(category, minlength=count)
+        self._turns += np.bincount(category, facts["turns"], minlength=count).astype(np.int64)
+        for part in _PARTS:
+            characters = facts[f"{part}_characters"]
+            self._total[part] += np.bincount(category, characters, minlength=count)
+            np.maximum.at(self._largest[part], category, characters)
+
+    def by_name(self, names: list[str]) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for index, name in enumerate(names):
+            if not (examples := int(self._examples[index])):
+                continue
+            found[name] = {"examples": examples, "turns": int(self._turns[index])}
+            for part in _PARTS:
+                found[name][f"{part}_characters_mean"] = round(float(self._total[part][index] / examples), 1)
+                found[name][f"{part}_characters_max"] = int(self._largest[part][index])
+        return dict(sorted(found.items()))

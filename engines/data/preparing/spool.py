@@ -1,24 +1,24 @@
-"""One pass over the rows: each becomes a line in a scratch file, and about sixty bytes of numbers in memory.
+"""One pass over the rows: each becomes a line in a scratch file, and a record of numbers in another.
 
-The data itself is never in memory: what decides about a row (its digests, its category, its length) is.
+Neither data nor records are in memory: what decides about a row (its digests, its category, its length) is on disk too.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import blake2b
-from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from engines.data.preparing.groups import MAX_ROWS
+from engines.data.preparing.sorted_rows import ScratchFile
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow
 from engines.data.split import SPLITS
-from engines.files import open_regular
 from recipes.problems import OperatorError
 
 KINDS: dict[type[Row], str] = {MessageRow: "messages", TextRow: "text", PreferenceRow: "preference"}
@@ -29,8 +29,34 @@ OTHERS = "(others)"
 UNSPLIT = len(SPLITS)
 """The number of a row without a given split."""
 BUFFER_BYTES = 1024 * 1024
+CHUNK_ROWS = 32768
+"""Records that are read at once."""
 _NOTED_AT_ONCE = 2048
 _NO_KEY = bytes(8)
+FACTS = np.dtype(
+    [
+        ("content", "<u8"),
+        ("order", "<u8"),
+        ("prompt", "<u8"),
+        ("group", "<u8"),
+        ("start", "<u8"),
+        ("turns", "<u4"),
+        ("prompt_characters", "<u4"),
+        ("answer_characters", "<u4"),
+        ("category", "<u2"),
+        ("given", "u1"),
+        ("reserved", "u1"),
+    ]
+)
+"""The record of a row.
+
+`content` and `order` are the digest of its content, keyed by the seed: equal for equal contents. `prompt` and `group`
+are digests, 0 without one. `start` is the first byte of its line. The lengths are in characters; a text counts as
+answer. `category` is an index into `category_names`. `given` is the index of the split that the row's file gives, or
+`UNSPLIT`.
+"""
+Facts = npt.NDArray[np.void]
+_NUMBERS = ("start", "turns", "prompt_characters", "answer_characters", "category", "given")
 
 
 class _Rest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,55 +71,97 @@ class _Rest(msgspec.Struct, frozen=True, omit_defaults=True):
 _EMPTY = len(b"{}")
 
 
-@dataclass
 class Spool:
-    """All rows on disk, and numbers of each row, by its position.
+    """All rows on disk, and a record of each, by its position.
 
     Attributes:
-        file: one row a line, as it is written into its split.
+        folder: where scratch files of the work on these rows belong.
         kind: the kind of the rows; empty without rows.
-        contents: 16 bytes a row, its content's digest, keyed by the seed. Equal for equal contents.
-        groups, prompts: 8 bytes a row, digests of the row's group and of its prompt; zeros without one. `groups` ends
-            with the last row that has a group.
-        categories: indices into `category_names`.
-        turns, prompt_characters, answer_characters: of each row; a text counts as answer.
-        given: the index of the split that the row's file gives, or `UNSPLIT`.
+        category_names: the categories, in the order in which they were found.
     """
 
-    file: Path
-    kind: str = ""
-    contents: bytearray = field(default_factory=bytearray)
-    groups: bytearray = field(default_factory=bytearray)
-    prompts: bytearray = field(default_factory=bytearray)
-    categories: array[int] = field(default_factory=lambda: array("H"))
-    category_names: list[str] = field(default_factory=list)
-    turns: array[int] = field(default_factory=lambda: array("I"))
-    prompt_characters: array[int] = field(default_factory=lambda: array("I"))
-    answer_characters: array[int] = field(default_factory=lambda: array("I"))
-    given: bytearray = field(default_factory=bytearray)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kind = ""
+        self.category_names: list[str] = []
+        self.bytes = 0
+        self._rows = 0
+        self._lines = ScratchFile(folder)
+        self._facts = ScratchFile(folder)
 
     def __len__(self) -> int:
-        return len(self.given)
+        return self._rows
 
-    @contextmanager
-    def lines(self) -> Iterator[BufferedReader]:
-        """The file of the rows' lines, open at its beginning."""
-        with open_regular(self.file) as lines:
-            yield lines
+    def close(self) -> None:
+        """Remove the files."""
+        self._lines.close()
+        self._facts.close()
+
+    def extend(self, lines: bytes, facts: Facts) -> None:
+        """Append rows: their lines, and their records."""
+        self._lines.append(np.frombuffer(lines, dtype=np.uint8))
+        self._facts.append(facts)
+        self.bytes += len(lines)
+        self._rows += len(facts)
+
+    def facts(self) -> Iterator[tuple[int, Facts]]:
+        """The records in chunks, each with the position of its first row."""
+        for begin in range(0, len(self), CHUNK_ROWS):
+            yield begin, self._facts_of(begin, min(begin + CHUNK_ROWS, len(self)))
+
+    def lines(self) -> Iterator[bytes]:
+        """The line of each row."""
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        """The lines in blocks of about `BUFFER_BYTES`; a longer line is a block of its own."""
+        for begin, facts in self.facts():
+            ends = np.append(facts["start"][1:], np.uint64(self._start_of(begin + len(facts))))
+            at = 0
+            while at < len(facts):
+                start = int(facts["start"][at])
+                upto = max(int(np.searchsorted(ends, np.uint64(start + BUFFER_BYTES), side="right")), at + 1)
+                block = self._bytes(start, int(ends[upto - 1]))
+                places = [0, *(ends[at:upto] - np.uint64(start)).tolist()]
+                yield [block[low:high] for low, high in pairwise(places)]
+                at = upto
+
+    def line(self, row: int) -> bytes:
+        """The line of one row."""
+        return self._bytes(self._start_of(row), self._start_of(row + 1))
+
+    def _start_of(self, row: int) -> int:
+        return self.bytes if row == len(self) else int(self._facts_of(row, row + 1)["start"][0])
+
+    def _facts_of(self, begin: int, end: int) -> Facts:
+        found = np.empty(end - begin, dtype=FACTS)
+        self._facts.read(found, begin * FACTS.itemsize)
+        return found
+
+    def _bytes(self, begin: int, end: int) -> bytes:
+        return self._lines.text(begin, end)
 
 
 class SpoolWriter:
     """Appends rows to a spool."""
 
-    def __init__(self, file: Path, seed: int) -> None:
-        self.spool = Spool(file)
-        self._file = file.open("wb", buffering=BUFFER_BYTES)
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.spool = Spool(folder)
         self._keyed = blake2b(digest_size=16, salt=(seed % 2**64).to_bytes(8, "little"))
         self._key = blake2b(digest_size=8)
         self._encode = msgspec.json.Encoder().encode
         self._category_index: dict[str, int] = {}
         self._first_where = ""
-        self._noted: list[tuple[int, int, int, int]] = []
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._digests: list[bytes] = []
+        self._keys: list[bytes] = []
+        self._noted: list[tuple[int, ...]] = []
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.spool) + len(self._noted)
 
     def append(self, where: str, row: Row, split: int) -> None:
         """Add a row.
@@ -106,9 +174,8 @@ class SpoolWriter:
         Raises:
             OperatorError: the row is of another kind than the ones before it, or a text in it cannot be encoded.
         """
-        spool = self.spool
         kind = KINDS[type(row)]
-        if kind != spool.kind:
+        if kind != self.spool.kind:
             self._set_kind(where, kind)
         try:
             line, content, prompt, lengths = self._parts(row)
@@ -116,28 +183,38 @@ class SpoolWriter:
             raise OperatorError(f"{where}: a text has half a surrogate pair, which no tokenizer reads") from error
         digest = self._keyed.copy()
         digest.update(content)
-        spool.contents += digest.digest()
-        spool.prompts += self._digest(prompt) if prompt else _NO_KEY
-        if row.group:
-            spool.groups += bytes(8 * len(spool) - len(spool.groups)) + self._digest(row.group.encode())
-        spool.given.append(split)
-        self._file.write(line)
-        self._noted.append((self._category(row.category), *lengths))
-        if len(self._noted) >= _NOTED_AT_ONCE:
-            self._note()
+        self._digests.append(digest.digest())
+        self._keys.append(self._digest(prompt) if prompt else _NO_KEY)
+        self._keys.append(self._digest(row.group.encode()) if row.group else _NO_KEY)
+        self._noted.append((self.spool.bytes + self._waiting_bytes, *lengths, self._category(row.category), split))
+        self._lines.append(line)
+        self._waiting_bytes += len(line)
+        if len(self._noted) >= _NOTED_AT_ONCE or self._waiting_bytes >= BUFFER_BYTES:
+            self._write(where)
 
     def close(self) -> Spool:
         """End the writing; returns the spool."""
-        self._file.close()
-        self._note()
+        self._write("")
         return self.spool
 
-    def _note(self) -> None:
-        spool = self.spool
-        columns = (spool.categories, spool.turns, spool.prompt_characters, spool.answer_characters)
-        for column, numbers in zip(columns, zip(*self._noted, strict=True), strict=False):
-            column.extend(numbers)
-        self._noted.clear()
+    def _write(self, where: str) -> None:
+        """Write the rows that wait."""
+        if not self._noted:
+            return
+        facts = np.zeros(len(self._noted), dtype=FACTS)
+        digests = np.frombuffer(b"".join(self._digests), dtype="<u8").reshape(-1, 2)
+        keys = np.frombuffer(b"".join(self._keys), dtype="<u8").reshape(-1, 2)
+        facts["content"], facts["order"] = digests.T
+        facts["prompt"], facts["group"] = keys.T
+        numbers = zip(*self._noted, strict=True)
+        for name, column in zip(_NUMBERS, numbers, strict=True):
+            facts[name] = column
+        self.spool.extend(b"".join(self._lines), facts)
+        for waiting in (self._lines, self._digests, self._keys, self._noted):
+            waiting.clear()
+        self._waiting_bytes = 0
+        if len(self.spool) > MAX_ROWS:
+            raise OperatorError(f"{where}: more than {MAX_ROWS} rows", "prepare the data in several stages")
 
     def _set_kind(self, where: str, kind: str) -> None:
         if self.spool.kind:

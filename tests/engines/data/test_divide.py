@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -12,14 +14,21 @@ from hypothesis import strategies as st
 
 from engines.data.preparing import divide as dividing
 from engines.data.preparing.divide import SplitWish, wanted_rows
+from engines.data.preparing.sorted_rows import Sorter
 from engines.data.split import SPLITS, keyed_fraction
 from recipes.problems import OperatorError
 
 
 def divide(sizes: list[int], order: list[int], wanted: dict[str, int]) -> list[str]:
     """The names of the splits of groups."""
-    found = dividing.divide(np.array(sizes, dtype=np.int64), np.array(order, dtype=np.uint64), wanted)
-    return [SPLITS[index] for index in found]
+    with TemporaryDirectory() as folder:
+        groups = Sorter(Path(folder), 3)
+        groups.add(*np.array([order, range(len(sizes)), sizes], dtype=np.uint64))
+        found = ["train"] * len(sizes)
+        for names, splits in dividing.divide(groups.table(), wanted, Path(folder)):
+            for name, split in zip(names.tolist(), splits.tolist(), strict=True):
+                found[name] = SPLITS[split]
+    return found
 
 
 def order_of(count: int, seed: int = 0) -> list[int]:

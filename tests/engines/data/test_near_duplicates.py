@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from engines.data.preparing.near_duplicates import PERMUTATIONS, RECALL, bands_of, shingles_of
+from engines.data.preparing.bands import PERMUTATIONS, RECALL, bands_of
+from engines.data.preparing.near_duplicates import shingles_of
 from engines.data.readers.row import Message, MessageRow, TextRow
 from engines.data.split import SPLITS
 from tests.engines.data.test_preparing import Made, given_splits, prepared, talk, write_lines
