@@ -114,7 +114,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, monkeypatc
         (spool, "BUFFER_BYTES", 5000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    peaks = []
+    peaks: list[int] = []
     for count in (400, 400, 2400):  # the first fills caches
         rows = [talk(f"question {n}", "a" * 40, group=f"{n // 2}") for n in range(count)]
         file = write_lines(tmp_path / "d.jsonl", rows)
