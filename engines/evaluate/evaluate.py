@@ -15,8 +15,10 @@ from engines.data.encoders import WHOLE_FILE, same_tokenizer
 from engines.data.shards import TokenShard
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
+from engines.forward.arrangement import PADDED, arrange
 from engines.labels.row import LabelCounts, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of
+from engines.training.fitting import Fitting
 from engines.training.loss import Batches, answer_batches, token_weighted_loss, window_batches
 from recipes.problems import OperatorError
 
@@ -126,9 +128,23 @@ def check_tokenizer(loaded: LoadedModel, shard: TokenShard) -> None:
         )
 
 
-def score(loaded: LoadedModel, batches: Batches, on_progress: Callable[[int], None] | None = None) -> Score:
-    """Token-weighted loss and perplexity over all batches."""
-    loss, tokens = token_weighted_loss(loaded.model, batches, on_progress)
+def score(
+    loaded: LoadedModel,
+    batches: Batches,
+    on_progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] = lambda _text: None,
+) -> Score:
+    """Token-weighted loss and perplexity over all batches. Rows go through the model as in a training: without padding.
+
+    Args:
+        loaded: the model.
+        batches: of one split.
+        on_progress: as for `token_weighted_loss`.
+        warn: takes what the operator should know.
+    """
+    # Windows have equal lengths, so nothing is padded.
+    way = arrange(loaded.model, longest=batches.longest) if batches.longest else PADDED
+    loss, tokens = token_weighted_loss(loaded.model, batches, on_progress, way, Fitting(warn))
     return Score(loss, perplexity(loss), tokens, batches.protocol + _precision(loaded.model), batches.counts)
 
 

@@ -17,7 +17,7 @@ from engines.events import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.row import LabelRules
 from engines.labels.stage_rows import rules_of, skips_refused
-from engines.training.devices import report_devices
+from engines.training.devices import report_devices, used_devices
 from recipes.problems import OperatorError
 from recipes.stages.evaluate import EvaluateStage
 
@@ -58,11 +58,11 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         ctx.warn(note)
     ctx.phase("scoring")
     began_s = time.monotonic()
-    scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"))
+    scored = score(loaded, batches, lambda tokens: ctx.progress(tokens, batches.scored_tokens, "tokens"), ctx.warn)
     seconds = time.monotonic() - began_s
     _emit(ctx, scored)
     answers = _answers(ctx, loaded, data, split, rules)
-    _write_report(ctx, scored, answers, split)
+    _write_report(ctx, scored, answers, split, computed_on(loaded.model))
     metrics = {
         "loss": scored.loss,
         "perplexity": scored.perplexity,
@@ -117,7 +117,17 @@ def _answers(
     return given
 
 
-def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer], split: str) -> None:
+def computed_on(model: Any) -> dict[str, str]:
+    """The device and the type of the weights with which a model was evaluated: both decide how its loss is rounded."""
+    weight = next(model.parameters())
+    cards = used_devices([weight.device])
+    name = f"{cards[0].name} (compute capability {cards[0].capability})" if cards else weight.device.type
+    return {"device": name, "dtype": str(weight.dtype).removeprefix("torch.")}
+
+
+def _write_report(
+    ctx: StageContext[EvaluateStage], scored: Score, answers: list[Answer], split: str, computed: dict[str, str]
+) -> None:
     given = ctx.inputs["model"]
     report: dict[str, Any] = {
         "format": 1,
@@ -126,6 +136,7 @@ def _write_report(ctx: StageContext[EvaluateStage], scored: Score, answers: list
         "tokens": scored.tokens,
         "split": split or "all",
         "protocol": scored.protocol,
+        **computed,
         "model": {"name": given.name, "manifest_sha256": given.manifest_sha256},
         "data": {"name": ctx.inputs["data"].name, "manifest_sha256": ctx.inputs["data"].manifest_sha256},
         "rows": dict(scored.counts),

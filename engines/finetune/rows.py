@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from engines.context import StageContext
 from engines.data.door import DataSource, Located, ReadCounts, read_rows, splits_in
+from engines.forward.label_loss import REAL_TOKENS, counted
 from engines.forward.packing import longer_than_a_sequence, packs_of
 from engines.labels.row import LabelCounts, LabelledRow, LabelRules
 from engines.labels.stage_rows import Warnings, examples_of, protocol_of, skips_refused, why_no_evaluation
@@ -152,11 +152,12 @@ def load_val(
     return None
 
 
-def collate_examples(examples: list[Example], pad_id: int) -> dict[str, torch.Tensor]:
+def collate_examples(examples: list[Example], pad_id: int) -> dict[str, Any]:
     """A batch padded on the right to its longest example, each tensor int64 [batch, longest]. Draws no random
     numbers."""
     batch = pad_batch(examples, pad_id)
-    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    tensors = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    return {**tensors, REAL_TOKENS: int(batch.attention_mask.sum()), **counted(batch.labels)}
 
 
 def one_sequence_of_packs(packs: list[list[Example]]) -> dict[str, Any]:

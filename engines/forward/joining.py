@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from heapq import nlargest
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
+
+from engines.forward.label_loss import LOSS_TOKENS, REAL_TOKENS, SCORED_AT
 
 _TENSORS = ("input_ids", "labels", "position_ids")
 
@@ -60,8 +62,13 @@ def _one(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(group) == 1:
         return dict(group[0])
     joined: dict[str, Any] = {name: torch.cat([batch[name] for batch in group], dim=1) for name in _TENSORS}
-    return joined | {"lengths": tuple(chain.from_iterable(batch["lengths"] for batch in group))}
+    joined["lengths"] = tuple(chain.from_iterable(batch["lengths"] for batch in group))
+    if all(SCORED_AT in batch for batch in group):
+        starts = accumulate((batch["input_ids"].shape[1] for batch in group[:-1]), initial=0)
+        joined[SCORED_AT] = torch.cat([batch[SCORED_AT] + start for batch, start in zip(group, starts, strict=True)])
+        joined |= {name: sum(batch[name] for batch in group) for name in (LOSS_TOKENS, REAL_TOKENS)}
+    return joined
 
 
 def _without_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: batch[name][:, :0] for name in _TENSORS} | {"lengths": ()}
+    return {name: batch[name][:, :0] for name in _TENSORS} | {"lengths": (), LOSS_TOKENS: 0, REAL_TOKENS: 0}

@@ -21,6 +21,16 @@ IGNORED = -100
 """Label of a position that the loss does not count (torch's own convention)."""
 MOST_LOGITS = 1 << 26
 """Largest number of logits at once: 256 MiB as float32."""
+SCORED_AT = "scored_at"
+"""Key of a batch: the positions whose logits predict a label of any row, int64 [positions]. A collate function knows
+them without waiting for the device."""
+LABELLED_AT = "labelled_at"
+"""Key of a padded batch: which of [batch * positions] have a label, int64 [labelled]."""
+LOSS_TOKENS = "loss_tokens"
+REAL_TOKENS = "real_tokens"
+"""Keys of a batch: its labels and its tokens without padding, as Python's numbers."""
+OWN_KEYS = frozenset({"lengths", SCORED_AT, LABELLED_AT, LOSS_TOKENS, REAL_TOKENS})
+"""Keys of a batch that no model takes."""
 _STANDARD = "ForCausalLMLoss"
 _PROBED = 6
 
@@ -74,16 +84,16 @@ class LabelLoss:
 
         Args:
             model: the model, as the Trainer wraps it.
-            batch: `input_ids` and `labels`, int64 [batch, length]; `attention_mask` where it is padded, and
-                `position_ids` where it is several rows in one sequence.
+            batch: `input_ids` and `labels`, int64 [batch, length], padded on the right; `position_ids` where it is
+                several rows in one sequence; and what `counted` says, if it is known.
             label_smoothing: as in torch's `cross_entropy`.
         """
-        at, targets = _scored(batch["labels"])
+        at, targets = _scored(batch)
         head = self._head_for(model, targets)
         if head is None:
             return _nll(self._logits(model, batch, at), targets, label_smoothing, "sum")
         hidden = self._hidden(head, batch)[:, at].flatten(0, 1)
-        rows, wanted = _labelled(hidden, targets)
+        rows, wanted = _labelled(hidden, targets, batch)
         result: torch.Tensor = _ChunkedTotal.apply(
             rows, wanted, head, max(1, self._most // self._vocabulary()), label_smoothing, *head.trained
         )
@@ -92,13 +102,13 @@ class LabelLoss:
     @torch.no_grad()
     def each(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         """The labelled tokens' losses, float32 [labelled]."""
-        at, targets = _scored(batch["labels"])
+        at, targets = _scored(batch)
         head = self._head_for(model, targets)
         if head is None:
             logits = self._logits(model, batch, at).flatten(0, 1)
-            return _nll(*_labelled(logits, targets), 0.0, "none")
+            return _nll(*_labelled(logits, targets, batch), 0.0, "none")
         hidden = self._hidden(head, batch)[:, at].flatten(0, 1)
-        rows, wanted = _labelled(hidden, targets)
+        rows, wanted = _labelled(hidden, targets, batch)
         size = max(1, self._most // self._vocabulary())
         chunks = zip(rows.split(size), wanted.split(size), strict=True)
         return torch.cat([_nll(head.logits(some), labels, 0.0, "none") for some, labels in chunks])
@@ -166,22 +176,37 @@ class _ChunkedTotal(torch.autograd.Function):
         return (above.to(hidden.dtype) * hidden, None, None, None, None, *(above * one for one in trained))
 
 
-def _scored(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def counted(labels: torch.Tensor) -> dict[str, Any]:
+    """What a batch says of its labels (int64 [batch, length]) on the processor, before it is moved to a GPU: to find it
+    out there, the processor would wait for the GPU several times in each pass."""
+    is_label = labels[:, 1:] != IGNORED
+    at = is_label.any(dim=0).nonzero()[:, 0]
+    known: dict[str, Any] = {SCORED_AT: at, LOSS_TOKENS: int(is_label.sum())}
+    if len(labels) > 1 and known[LOSS_TOKENS] < len(labels) * len(at):
+        known[LABELLED_AT] = is_label[:, at].flatten().nonzero()[:, 0]
+    return known
+
+
+def _scored(batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions whose logits predict a label of any row, int64 [positions], and the labels, int64 [batch, positions].
 
     The logits at a token predict the next one.
     """
-    following = labels[:, 1:]
+    following = batch["labels"][:, 1:]
+    if batch.get(SCORED_AT) is not None:
+        return batch[SCORED_AT], following[:, batch[SCORED_AT]]
     at = (following != IGNORED).any(dim=0).nonzero()[:, 0]
     return at, following[:, at]
 
 
-def _labelled(values: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _labelled(
+    values: torch.Tensor, targets: torch.Tensor, batch: Mapping[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of [batch * positions, …] that have a label, and their labels."""
     flat = targets.flatten()
-    if targets.shape[0] == 1:
+    if targets.shape[0] == 1 or batch.get(LOSS_TOKENS) == flat.numel():
         return values, flat
-    kept = (flat != IGNORED).nonzero()[:, 0]
+    kept = batch[LABELLED_AT] if batch.get(LABELLED_AT) is not None else (flat != IGNORED).nonzero()[:, 0]
     return values[kept], flat[kept]
 
 
@@ -196,7 +221,9 @@ def _nll(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, re
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    names: Sequence[str] = ("input_ids", "attention_mask", "position_ids")
+    """A batch for the model, without its mask: padding is on the right, so no token attends to it, and a mask would
+    keep attention from its fastest kernels."""
+    names: Sequence[str] = ("input_ids", "position_ids")
     return {"use_cache": False} | {name: batch[name] for name in names if batch.get(name) is not None}
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.data.shards import TokenShard
 from engines.files import file_sha256
+from engines.forward.label_loss import REAL_TOKENS, counted
 from recipes.problems import OperatorError
 
 
@@ -52,10 +53,10 @@ class WindowDataset(Dataset[torch.Tensor]):
         return {**self.__dict__, "_shard": None}
 
 
-def collate_windows(windows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def collate_windows(windows: list[torch.Tensor]) -> dict[str, Any]:
     """A batch without padding and without a mask: int64 [batch, max_length]. The model shifts the labels itself."""
     ids = torch.stack(windows)
-    return {"input_ids": ids, "labels": ids}
+    return {"input_ids": ids, "labels": ids, REAL_TOKENS: ids.numel(), **counted(ids)}
 
 
 def verify_shard(shard: TokenShard, on_progress: Callable[[float, float], None]) -> None:

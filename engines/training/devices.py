@@ -64,6 +64,17 @@ def used_devices(devices: Iterable[torch.device]) -> list[UsedDevice]:
     return [of_properties(number, torch.cuda.get_device_properties(number)) for number in sorted(numbers)]
 
 
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most that torch's allocator has held on a GPU since the start of this process, in tensors and in all, as
+    series of a step; nothing on the CPU. What the driver counts for the process is more: CUDA itself is not in it."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "cuda/peak_allocated_bytes": float(torch.cuda.max_memory_allocated(device)),
+        "cuda/peak_reserved_bytes": float(torch.cuda.max_memory_reserved(device)),
+    }
+
+
 def place() -> dict[str, Any]:
     """Where this process trains, for the manifest of a checkpoint: the host's name, and the name and UUID (or bus
     address) of its card; no card on the CPU."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from engines.forward.arrangement import PADDED, Arrangement
-from engines.forward.label_loss import IGNORED, LabelLoss, rows_of
+from engines.forward.label_loss import IGNORED, REAL_TOKENS, LabelLoss, counted, rows_of
 from engines.forward.rows_attention import rows_in_sequence
 from engines.training.fitting import Fitting
 
@@ -79,6 +79,8 @@ class Batches:
     scored_tokens: int
     protocol: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    longest: int = 0
+    """tokens of the longest row; 0 for windows, which have equal lengths"""
 
     def __iter__(self) -> Iterator[Batch]:
         return self.walk()
@@ -103,7 +105,8 @@ def answer_batches(
             yield pad_batch(ordered[start : start + batch_size])
 
     scored = sum(example.scored for example in ordered)
-    return Batches(walk, scored, f"{ANSWERS_PROTOCOL}({protocol})", dict(counts or {}))
+    longest = len(ordered[-1].input_ids) if ordered else 0
+    return Batches(walk, scored, f"{ANSWERS_PROTOCOL}({protocol})", dict(counts or {}), longest)
 
 
 def pad_batch(examples: Sequence[Example], pad_id: int = 0) -> Batch:
@@ -158,7 +161,8 @@ def one_sequence(examples: Sequence[Example]) -> dict[str, Any]:
         row[0] = IGNORED
     positions = [torch.arange(length) for length in lengths]
     tensors = {"input_ids": ids, "labels": labels, "position_ids": positions}
-    return {name: torch.cat(rows)[None] for name, rows in tensors.items()} | {"lengths": lengths}
+    whole = {name: torch.cat(rows)[None] for name, rows in tensors.items()}
+    return {**whole, "lengths": lengths, REAL_TOKENS: sum(lengths), **counted(whole["labels"])}
 
 
 def token_weighted_loss(
@@ -212,14 +216,18 @@ def _losses(
     """The losses of the rows' scored tokens, in one piece or row by row, each float32 [scored]."""
     if arrangement.way == "padded":
         batch = pad_batch(rows)
-        padded = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
-        yield loss.each(model, {name: values.to(device) for name, values in padded.items()})
+        padded = {"input_ids": batch.input_ids, "labels": batch.labels, **counted(batch.labels)}
+        yield loss.each(model, _moved(padded, device))
         return
     flat = one_sequence(rows)
-    moved: dict[str, Any] = {key: value.to(device) if torch.is_tensor(value) else value for key, value in flat.items()}
+    moved = _moved(flat, device)
     if arrangement.way == "row by row":
         for row in rows_of(moved):
             yield loss.each(model, row)
         return
     with rows_in_sequence(moved["lengths"]):
         yield loss.each(model, moved)
+
+
+def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -30,10 +30,11 @@ from engines.training.beginning import (
     require_fitting_weights,
 )
 from engines.training.compiling import compile_layers, uncompiled
-from engines.training.devices import report_devices
+from engines.training.devices import peak_memory, report_devices
 from engines.training.faults import Faults
 from engines.training.fitting import Fitting
 from engines.training.loss import Batches, token_weighted_loss
+from engines.training.precision import keep_input_types
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
 from engines.training.resume import check_resume
@@ -195,6 +196,8 @@ class Session:
         self.ctx.phase(self._setup())
         if self.stage.torch_compile:
             compile_layers(self.task.model, same_lengths=isinstance(self.stage, PretrainStage))
+        if self.task.bf16:
+            keep_input_types(self.task.model)
         self.ctx.phase("first step")
         try:
             self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
@@ -303,6 +306,7 @@ class Session:
             metrics["eval_loss"] = self.last_eval.loss
             metrics["eval_perplexity"] = self.last_eval.perplexity
             metrics |= {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
+        metrics |= {name.partition("/")[2]: value for name, value in peak_memory(self.trainer.args.device).items()}
         metrics["output_step"] = self.step
         if self.output is not None and self.output.eval_loss is not None:
             metrics |= self.output.position.get("evaluated") or {}
@@ -558,7 +562,7 @@ class Session:
             loss_tokens=self.counters.loss_tokens,
             step_s=step_s,
             data_wait_s=measured.window.data_wait_s,
-            metrics=dict(measured.metrics),
+            metrics={**measured.metrics, **peak_memory(self.trainer.args.device)},
         )
 
     def _refuse(self, trip: Trip, measured: Measured) -> None:

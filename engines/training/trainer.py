@@ -25,7 +25,14 @@ from engines.context import StageContext
 from engines.data_wait import DataWait
 from engines.forward.arrangement import PADDED, Arrangement
 from engines.forward.joining import has_rows, join
-from engines.forward.label_loss import LabelLoss, has_standard_loss, rows_of
+from engines.forward.label_loss import (
+    LOSS_TOKENS,
+    OWN_KEYS,
+    REAL_TOKENS,
+    LabelLoss,
+    has_standard_loss,
+    rows_of,
+)
 from engines.forward.rows_attention import rows_in_sequence
 from engines.training.faults import Faults
 from engines.training.schedule import Schedule, schedule_of, warmup_steps
@@ -130,10 +137,14 @@ class EngineMixin:
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         self.window = Window(began_s, time.monotonic() - began_s)
         for batch in batches:
-            mask = batch.get("attention_mask")
-            self.window.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
+            mask, known = batch.get("attention_mask"), batch.get(REAL_TOKENS)
+            padded = batch["input_ids"].numel() if mask is None or known is not None else int(mask.sum())
+            self.window.tokens += padded if known is None else known
             self.window.rows += _rows_in(batch)
-        self.window.loss_tokens = int(items) if items is not None else 0
+        # The collate function has counted them: to read `items`, the processor would wait for the device.
+        counts = [batch.get(LOSS_TOKENS) for batch in batches]
+        known_tokens = None if None in counts else sum(count for count in counts if count is not None)
+        self.window.loss_tokens = 0 if items is None else int(items) if known_tokens is None else known_tokens
         return batches, items
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -252,7 +263,7 @@ class RowsMixin:
         """Sum over the labels, divided by those of the window; the model's own loss where it has another one."""
         items = kwargs.get("num_items_in_batch")
         if self.label_loss is None or items is None or kwargs.get("return_outputs"):
-            given = {name: value for name, value in inputs.items() if name != "lengths"}
+            given = {name: value for name, value in inputs.items() if name not in OWN_KEYS}
             return super().compute_loss(model, given, *args, **kwargs)  # type: ignore[misc]
         smoothing = float(self.args.label_smoothing_factor)
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16)):

@@ -192,3 +192,27 @@ def test_narrower_weights_have_a_protocol_of_their_own(model: Any, tokenizer: An
     )
     assert wide.protocol == "answers(max_length=128, truncation=drop)"
     assert narrow.protocol == "answers(max_length=128, truncation=drop), bfloat16 weights"
+
+
+def test_the_evaluate_stage_pads_nothing_and_has_the_loss_of_padded_rows(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.evaluate import evaluate
+    from engines.evaluate.model import LoadedModel
+    from engines.training import loss as losses
+
+    batches = batches_of(ROWS, tokenizer, 128, 4)
+    padded, tokens = losses.token_weighted_loss(model, batches)
+    made = list_of(batches)
+    monkeypatch.setattr(losses, "pad_batch", lambda *_: pytest.fail("rows are padded for the model"))
+    found = evaluate.score(LoadedModel(model, tokenizer, ()), made)
+    assert found.tokens == tokens
+    assert found.loss == pytest.approx(padded, rel=1e-6)
+
+
+def list_of(batches: Any) -> Any:
+    """The same batches, made before."""
+    from dataclasses import replace
+
+    made = list(batches)
+    return replace(batches, walk=lambda: iter(made))
