@@ -108,7 +108,7 @@ def _hint(kind: str, value: Any, spec: FieldSpec | None) -> str:
         return f"did you mean {int(value)}?"
     if spec.kind == "bool" and value in (0, 1, "true", "false"):
         return f"did you mean {'true' if value in (1, 'true') else 'false'}?"
-    if spec.kind == "numbers" and isinstance(value, int | float) and not isinstance(value, bool):
+    if spec.kind in ("numbers", "integers") and isinstance(value, int | float) and not isinstance(value, bool):
         return f"did you mean [{shown(value)}]?"
     if spec.kind == "list" and isinstance(value, str):
         return f"did you mean [{shown(value)}]?"
@@ -123,14 +123,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
+_ONE = {"str": "a string", "int": "a whole number", "float": "a number"}
+
+
 def _allowed(tag: str | None, loc: KeyPath, spec: FieldSpec | None) -> str:
     if spec is None:
         keys = _keys_below(tag, loc)
         return f"a table with {', '.join(keys)}" if keys else ""
     if spec.kind == "map" and loc[-1] != spec.path:
-        return either(spec.choices) if spec.choices else "a string"
+        return either(spec.choices) if spec.choices else _ONE[spec.values]
     if isinstance(loc[-1], int):
-        words = {"tables": "a table", "numbers": "a number"}
+        words = {"tables": "a table", "numbers": "a number", "integers": "a whole number"}
         return either(spec.choices) if spec.choices else words.get(spec.kind, "a string")
     return spec.allowed
 
@@ -158,7 +161,10 @@ def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:
     keys = _keys_below(tag, loc[:-1])
     nested = [spec.path for spec in _specs(tag) if spec.path.endswith(f".{key}")] if len(loc) == 1 else []
     hint = f"did you mean {nested[0]}?" if nested else ""
-    near = closest(key, keys) or (near_field(key, _specs(tag)) if len(loc) == 1 else "")
+    # A name of one letter, such as r for a rank, resembles no word; its description does.
+    letters = [spec.path for spec in _specs(tag) if len(spec.path) == 1 and _first_word(spec.help) == key.lower()]
+    near = f"did you mean {letters[0]}?" if letters and len(loc) == 1 else closest(key, keys)
+    near = near or (near_field(key, _specs(tag)) if len(loc) == 1 else "")
     hint = hint or (belongs(key) if len(loc) == 1 else "") or near
     where = kind_of(tag) if tag else "the recipe"
     message = f"{where} has no such key" if len(loc) == 1 else f"{loc[-2]} has no such key"
@@ -166,6 +172,10 @@ def _unknown_key(loc: KeyPath, tag: str | None, report: Report) -> None:
         message = f"{loc[-3]} has no such key"
     allowed = ", ".join(keys) if len(keys) <= 8 else ""
     report(loc, message, "", allowed, hint or ("" if allowed else "recipes/REFERENCE.md lists the keys"))
+
+
+def _first_word(text: str) -> str:
+    return text.lower().partition(" ")[0]
 
 
 def _specs(tag: str | None) -> list[FieldSpec]:

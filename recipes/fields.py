@@ -20,7 +20,7 @@ from recipes.spelling import spell
 from recipes.stages.fields import ANY_OUTPUT
 from recipes.stages.registry import STAGE_TYPES, output_word
 
-FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "tables", "map"]
+FieldKind = Literal["int", "float", "bool", "choice", "str", "list", "numbers", "integers", "tables", "map"]
 
 IDENTITY = ("kind", "output")
 """Keys that decide the type of a stage; they are not fields."""
@@ -53,11 +53,11 @@ class FieldSpec:
     """One settable field.
 
     `path` is dotted for fields of nested tables (`retry.max_attempts`). `kind` is `list` for lists of words (with
-    `choices` when only some words are allowed), `numbers` for lists of numbers, `map` for a table of words by any
-    names, and `tables` for `[[stage.gate]]`, whose fields are in `items`. A `nullable` field may be left out, which
-    means "none". `default` is a TOML value, or None without a default. `instead` is a word that may replace a list,
-    and `suggests` are usual values that a form offers. `at_resume` says whether a resume may change the field of a
-    stage that trains.
+    `choices` when only some words are allowed), `numbers` and `integers` for lists of numbers, `map` for a table by any
+    names, whose values are `values`, and `tables` for `[[stage.gate]]`, whose fields are in `items`. A `nullable` field
+    may be left out, which means "none". `default` is a TOML value, or None without a default. `instead` is a word that
+    may replace a list, or with `or_pattern` a regular expression, and `suggests` are usual values that a form offers.
+    `at_resume` says whether a resume may change the field of a stage that trains.
     """
 
     path: str
@@ -80,6 +80,8 @@ class FieldSpec:
     items: tuple[FieldSpec, ...] = ()
     instead: str = ""
     suggests: tuple[str, ...] = ()
+    values: Literal["str", "int", "float"] = "str"
+    or_pattern: bool = False
 
     @property
     def allowed(self) -> str:
@@ -95,14 +97,16 @@ class FieldSpec:
             return either(self.choices)
         if self.kind == "tables":
             return "a list of tables with " + ", ".join(item.path for item in self.items)
-        if self.kind == "numbers":
-            return "a list of numbers"
+        if self.kind in ("numbers", "integers"):
+            return f"a list of {'whole numbers' if self.kind == 'integers' else 'numbers'}"
         if self.kind == "map":
-            return f"a table; each value is {either(self.choices)}" if self.choices else "a table of strings"
+            of = {"str": "strings", "int": "whole numbers", "float": "numbers"}[self.values]
+            return f"a table; each value is {either(self.choices)}" if self.choices else f"a table of {of}"
         if self.kind == "list":
             some = "one or more of" if self.bounds.min_length else "any of"
             listed = f"a list of {some} {either(self.choices)}" if self.choices else "a list of strings"
-            return f'"{self.instead}", or {listed}' if self.instead else listed
+            pattern = ", a regular expression" if self.or_pattern else ""
+            return f'"{self.instead}"{pattern}, or {listed}' if self.instead else listed
         if self.bounds.pattern == r"^[a-z0-9-]{1,40}$":
             return "1 to 40 characters of a-z, 0-9 and -"
         return self._allowed_text
@@ -191,13 +195,17 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
     items: tuple[FieldSpec, ...] = ()
     kind: FieldKind
     choices: tuple[str, ...] = ()
+    values: Literal["str", "int", "float"] = "str"
     if typing.get_origin(plain) is list:
         (inner,) = typing.get_args(plain)
         table = _table_of(inner)
-        kind, items = ("tables", _specs(table)) if table else ("numbers" if inner is float else "list", ())
+        lists: dict[Any, FieldKind] = {float: "numbers", int: "integers"}
+        kind, items = ("tables", _specs(table)) if table else (lists.get(inner, "list"), ())
         choices = _choices(inner)
     elif typing.get_origin(plain) is dict:
-        kind, choices = "map", _choices(typing.get_args(plain)[1])
+        inner = typing.get_args(plain)[1]
+        kind, choices = "map", _choices(inner)
+        values = "int" if inner is int else "float" if inner is float else "str"
     elif typing.get_origin(plain) is Literal:
         choices = _choices(plain)
         kind = "int" if all(isinstance(choice, int) for choice in choices) else "choice"
@@ -224,6 +232,8 @@ def _spec(path: str, info: FieldInfo) -> FieldSpec:
         items=items,
         instead=str(extra.get("instead", "")),
         suggests=tuple(typing.cast("list[str]", extra.get("suggests", []))),
+        values=values,
+        or_pattern=bool(extra.get("or_pattern", False)),
     )
 
 

@@ -74,7 +74,9 @@ def _apply(source: Source, text: str) -> None:
     field_path = ".".join(parts[len(parts) - _field_parts(parts) :])
     spec = _spec(specs, field_path, others)
     value = parse_value(value_text)
-    word = spec is not None and (spec.kind in ("str", "choice") or (spec.kind == "map" and field_path != spec.path))
+    word = spec is not None and (
+        spec.kind in ("str", "choice") or (spec.kind == "map" and spec.values == "str" and field_path != spec.path)
+    )
     if word and not isinstance(value, (str, bool, list, dict)):
         value = value_text.strip()  # a name such as 2026-11-20 is a string
     _write(source.data, path, value)

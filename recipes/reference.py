@@ -185,17 +185,18 @@ def _property(spec: FieldSpec) -> dict[str, Any]:
         result["enum"] = list(spec.choices)
     if spec.kind == "list":
         result["items"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
-    if spec.kind == "numbers":
-        result["items"] = {"type": "number"}
+    if spec.kind in ("numbers", "integers"):
+        result["items"] = {"type": "integer" if spec.kind == "integers" else "number"}
     if spec.kind == "map":
-        result["additionalProperties"] = {"enum": list(spec.choices)} if spec.choices else {"type": "string"}
+        of = {"type": {"str": "string", "int": "integer", "float": "number"}[spec.values]}
+        result["additionalProperties"] = {"enum": list(spec.choices)} if spec.choices else of
     if spec.kind == "tables":
         required = [item.path for item in spec.items if item.required]
         result["items"] = _object({item.path: _property(item) for item in spec.items}, required)
     result |= _limits(spec)
     if spec.instead:
         listed = {key: result.pop(key) for key in ("type", "items", "minItems", "maxItems") if key in result}
-        result["anyOf"] = [listed, {"const": spec.instead}]
+        result["anyOf"] = [listed, {"type": "string"} if spec.or_pattern else {"const": spec.instead}]
     if spec.default is not None:
         result["default"] = spec.default
     return result
@@ -209,6 +210,7 @@ _JSON_TYPES = {
     "str": "string",
     "list": "array",
     "numbers": "array",
+    "integers": "array",
     "tables": "array",
     "map": "object",
 }
@@ -223,7 +225,7 @@ _JSON_LIMITS = {
 
 def _limits(spec: FieldSpec) -> dict[str, Any]:
     limits = {word: getattr(spec.bounds, name) for name, word in _JSON_LIMITS.items()}
-    length = "Items" if spec.kind in ("list", "numbers", "tables") else "Length"
+    length = "Items" if spec.kind in ("list", "numbers", "integers", "tables") else "Length"
     limits |= {f"min{length}": spec.bounds.min_length, f"max{length}": spec.bounds.max_length}
     return {word: value for word, value in limits.items() if value is not None}
 

@@ -26,6 +26,7 @@ def setting(
     advanced: bool = False,
     at_resume: AtResume | None = None,
     instead: str | None = None,
+    or_pattern: bool = False,
     suggests: tuple[str, ...] = (),
     default_factory: Any = None,
     **bounds: Any,
@@ -47,6 +48,7 @@ def setting(
         at_resume: for a field of a stage that trains, whether a resume may change it, or why not. Stages that do not
             train run again from their start, so their fields need no such rule.
         instead: for a list, one word that a recipe may write in its place.
+        or_pattern: for such a list, one regular expression may stand in its place too.
         suggests: usual values that a form offers; others are allowed.
         default_factory: for mutable defaults.
         bounds: pydantic constraints (`gt`, `ge`, `lt`, `le`, `min_length`, …).
@@ -60,6 +62,8 @@ def setting(
     extra |= {name: True for name, is_set in flags.items() if is_set}
     if instead is not None:
         extra["instead"] = instead
+    if or_pattern:
+        extra["or_pattern"] = True
     if suggests:
         extra["suggests"] = list(suggests)
     if at_resume is not None:

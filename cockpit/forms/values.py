@@ -64,8 +64,9 @@ def read_value(text: str, kind: str) -> Any:
     if kind == "map":
         return _read_map(stripped)
     items = _read_list(stripped)
-    if kind == "numbers" and isinstance(items, list):
-        return [_read_number(item, "float") if isinstance(item, str) else item for item in items]
+    if kind in {"numbers", "integers"} and isinstance(items, list):
+        each = "int" if kind == "integers" else "float"
+        return [_read_number(item, each) if isinstance(item, str) else item for item in items]
     return items
 
 

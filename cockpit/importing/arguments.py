@@ -41,10 +41,13 @@ from cockpit.importing.meanings import (
     QUANTIZED,
     REFERENCE,
     UNSLOTH_ENVIRONMENT,
+    SELECTED,
     WHOLE_PAIR,
     chosen_too,
     initial,
+    loftq,
     losses,
+    pattern,
     weights_of_losses,
 )
 from cockpit.importing.script import PAIRS as CLASSES_OF_PAIRS
@@ -73,7 +76,7 @@ MODEL_KEYS = ("model_name_or_path", "model_name", "pretrained_model_name_or_path
 
 def targets(value: Any) -> list[str]:
     """The layers of an adapter."""
-    found = names(value)
+    found = pattern(value)
     return [ALL_LINEAR] if found in (["all-linear"], ["all"]) else found
 
 
@@ -91,7 +94,8 @@ OWN: dict[str, Rule] = {
     "quantization_config": unneeded("its own arguments decide"),
     "bias": switch("bias", text),
     "use_dora": switch("use_dora", flag),
-    **each("loftq_config rank_pattern alpha_pattern layers_to_transform layers_pattern", different(ADAPTER)),
+    **SELECTED,
+    **each("loftq_config layers_pattern", different(ADAPTER)),
     **each("layer_replication lora_target_parameters target_parameters exclude_modules", different(ADAPTER)),
     "init_lora_weights": to("init_lora_weights", initial),
     **each("modules_to_save lora_modules_to_save", switch("modules_to_save", names)),
@@ -189,6 +193,7 @@ def convert(draft: Draft) -> None:
     _method(draft, unsloth=unsloth)
     for name in sorted(filter(is_other_method, draft.config.calls)):
         draft.outcomes.append(Outcome(name, ..., 0, "missing", (), METHOD_PART))
+    loftq(draft, "init_lora_weights")
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
     steps(draft)
     schedule(draft)

@@ -32,7 +32,9 @@ from cockpit.importing.meanings import (
     METHOD_PART,
     QUANTIZED,
     chosen_too,
+    loftq,
     losses,
+    pattern,
     weights_of_losses,
 )
 from cockpit.importing.sources import ONE_SOURCE, place, put_source
@@ -78,6 +80,7 @@ KNOWN = (
 def convert(draft: Draft) -> None:
     """Give every key its outcome, and fill the stages."""
     _method(draft)
+    loftq(draft, "peft_init_lora_weights")
     draft.apply(OWN | {key: rule for key, rule in RULES.items() if key not in OWN})
     steps(draft)
     schedule(draft, "lr_scheduler", "cosine_min_lr_ratio")
@@ -202,11 +205,8 @@ def _layers(draft: Draft) -> None:
         return
     if draft.get(f"{TUNED}.target_modules"):
         draft.note(named, "unneeded", says="all linear layers are trained")
-    elif isinstance(named.value, str) and any(sign in named.value for sign in "()|*[\\"):
-        says = "layers are named, not selected by a pattern; target_modules is left at its default"
-        draft.note(named, "different", says=says)
     else:
-        draft.apply({"lora_target_modules": to("target_modules", names)})
+        draft.apply({"lora_target_modules": to("target_modules", pattern)})
 
 
 def _batch(draft: Draft) -> None:

@@ -27,6 +27,7 @@ from cockpit.importing.meanings import (
     OTHER_METHOD,
     PADDING,
     ROPE,
+    SELECTED,
     WHOLE_PAIR,
     initial,
 )
@@ -61,7 +62,8 @@ OWN: dict[str, Rule] = {
     **each("loftq peft", different(ADAPTER)),
     "qlora_sharded_model_loading": different(ONE_DEVICE),
     "peft_use_dora": switch("use_dora", flag),
-    **each("peft_layers_to_transform peft_layers_pattern peft_layer_replication", different(ADAPTER)),
+    **SELECTED,
+    **each("peft_layers_pattern peft_layer_replication", different(ADAPTER)),
     "peft_init_lora_weights": to("init_lora_weights", initial),
     "lora_modules_to_save": switch("modules_to_save", names),
     "peft_trainable_token_indices": different("embeddings are trained as a whole, by modules_to_save, or not at all"),
@@ -214,7 +216,7 @@ OWN: dict[str, Rule] = {
         "grokfast_alpha grokfast_lamb",
         different("the optimizer is AdamW"),
     ),
-    **each("lora_rank_pattern lora_alpha_pattern use_mora mora_type mora", different(ADAPTER)),
+    **each("use_mora mora_type mora", different(ADAPTER)),
     **each("spectrum_top_fraction spectrum_model_name reinit_weights freeze_mm_modules", different(FULL)),
     **each(
         "dense_mixer trainer_cls role_boundaries recipe llmcompressor", different("code of plugins is never executed")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cockpit.importing.draft import (
+    ALL_WEIGHTS,
     PAIRS,
     TUNED,
     Draft,
@@ -18,6 +20,7 @@ from cockpit.importing.draft import (
     text,
     to,
     unneeded,
+    whole,
 )
 from recipes.problems import shown
 from recipes.stages.dpo import LOSS_TYPES
@@ -60,6 +63,48 @@ def initial(value: Any) -> str:
     if value is False:
         raise ValueError("got false; allowed: true or a name, because an adapter without first weights is random")
     return "true" if value is True else text(value)
+
+
+def pattern(value: Any) -> list[str]:
+    """The layers of an adapter: names, or one regular expression."""
+    if isinstance(value, str) and any(sign in value for sign in "()|*[\\"):
+        return [value]
+    return names(value)
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """A list of whole numbers, also a single one."""
+    return [whole(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def table(each: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    """A conversion of a table whose values are converted by `each`."""
+
+    def convert(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"got {shown(value)}; allowed: a table")
+        return {str(name): each(item) for name, item in value.items()}
+
+    return convert
+
+
+SELECTED: dict[str, Rule] = {
+    **each("rank_pattern lora_rank_pattern", switch("rank_pattern", table(whole))),
+    **each("alpha_pattern lora_alpha_pattern", switch("alpha_pattern", table(number))),
+    **each("layers_to_transform peft_layers_to_transform", switch("layers_to_transform", whole_numbers)),
+}
+"""Which layers get an adapter, and their own ranks and scales."""
+
+
+def loftq(draft: Draft, key: str) -> None:
+    """LoftQ: the program rounds the base model to 4 bits by itself, and the recipe loads it in 4 bits."""
+    if draft.value(key) != "loftq" or draft.method == ALL_WEIGHTS or (entry := draft.take(key)) is None:
+        return
+    draft.put(f"{TUNED}.load_in_4bit", True)
+    draft.stages[TUNED]["init_lora_weights"] = "loftq"
+    says = "one iteration; the base model is loaded in 4 bits"
+    draft.note(entry, "imported", [f"{TUNED}.init_lora_weights", f"{TUNED}.load_in_4bit"], says)
+    draft.apply({"loftq_config": unneeded("the base is rounded to 4 bits, and one iteration is made")})
 
 
 def type_name(value: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cockpit.importing.config import Entry
 from cockpit.importing.draft import (
     DATA,
+    PAIRS,
     TUNED,
     Draft,
     Rule,
@@ -22,6 +24,8 @@ from cockpit.importing.draft import (
     unneeded,
     whole,
 )
+from recipes.stages.dpo import MEASURED
+from recipes.stages.training import EVALUATED
 
 JOURNAL = "every step is in the run's journal, and nothing is sent elsewhere"
 FOLDERS = "a run has a folder of its own"
@@ -41,10 +45,15 @@ OPTIMIZERS = {
     "adamw_8bit": "adamw_8bit",
     "adamw_bnb_8bit": "adamw_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",
-    "paged_adamw_32bit": "adamw_torch_fused",
-    "paged_adamw": "adamw_torch_fused",
+    "paged_adamw_32bit": "paged_adamw_32bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "adafactor": "adafactor",
+    "lion_32bit": "lion_32bit",
+    "lion_8bit": "lion_8bit",
+    "paged_lion_32bit": "paged_lion_32bit",
+    "paged_lion_8bit": "paged_lion_8bit",
 }
-"""AdamW under the names of transformers. Paging moves the state between memories and changes no number."""
+"""Optimizers under the names of transformers, older ones included."""
 
 
 def reporters(value: Any) -> list[str]:
@@ -64,8 +73,14 @@ def optimizer(value: Any) -> str:
     """The optimizer's name here."""
     name = text(value)
     if name not in OPTIMIZERS:
-        raise ValueError(f"got {plain(value)}; allowed: AdamW in 32 or 8 bits")
+        raise ValueError(f"got {plain(value)}; allowed: {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]
+
+
+def metric(value: Any) -> str:
+    """The metric of an evaluation, with the beginning that transformers adds."""
+    name = text(value)
+    return name if name.startswith("eval_") else f"eval_{name}"
 
 
 RULES: dict[str, Rule] = {
@@ -123,14 +138,14 @@ RULES: dict[str, Rule] = {
     **each("remove_unused_columns label_names debug past_index", unneeded("rows are read by their format")),
     "report_to": to("report_to", reporters, "the journal has every number too"),
     **each("do_train do_eval", unneeded("a finetune stage trains, and evaluates if eval_steps is set")),
-    "metric_for_best_model": different("the best checkpoint is the one with the lowest eval_loss", "eval_loss", "loss"),
-    "greater_is_better": different("the best checkpoint is the one with the lowest eval_loss"),
+    "metric_for_best_model": Rule("switch", f"{TUNED}.metric_for_best_model", metric, off=("eval_loss", "loss")),
+    "greater_is_better": to("greater_is_better", flag),
     "group_by_length": to("train_sampling_strategy", lambda value: "group_by_length" if flag(value) else "random"),
     "train_sampling_strategy": to("train_sampling_strategy", text),
     "length_column_name": unneeded("lengths are those of the rows' tokens"),
     "dataloader_drop_last": different("the last, smaller batch of an epoch is trained too"),
-    "label_smoothing_factor": different("the loss has no label smoothing"),
-    "neftune_noise_alpha": different("no noise is added to embeddings"),
+    "label_smoothing_factor": switch("label_smoothing_factor", number),
+    "neftune_noise_alpha": switch("neftune_noise_alpha", number),
     "optim_args": different("the optimizer has no such arguments"),
     "optim_target_modules": different("the optimizer treats all layers alike"),
     "auto_find_batch_size": different("the batch size stays as given"),
@@ -153,7 +168,21 @@ SCHEDULES = {
     "constant_with_warmup": "constant_with_warmup",
     "inverse_sqrt": "inverse_sqrt",
     "cosine_with_min_lr": "cosine_with_min_lr",
+    "cosine_with_restarts": "cosine_with_restarts",
+    "polynomial": "polynomial",
+    "warmup_stable_decay": "warmup_stable_decay",
 }
+SCHEDULE_ARGUMENTS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "cosine_with_min_lr": {"min_lr_rate": ("min_lr_rate", number)},
+    "cosine_with_restarts": {"num_cycles": ("num_cycles", whole)},
+    "polynomial": {"power": ("power", number), "lr_end": ("lr_end", number)},
+    "warmup_stable_decay": {
+        "num_decay_steps": ("num_decay_steps", number),
+        "decay_type": ("decay_type", text),
+        "min_lr_ratio": ("min_lr_rate", number),
+    },
+}
+"""The arguments of each schedule, and the fields that have the same effect."""
 
 
 def seeds(draft: Draft) -> None:
@@ -191,28 +220,35 @@ def schedule(draft: Draft, key: str = "lr_scheduler_type", ratio_key: str = "") 
 
 
 def _schedule_arguments(draft: Draft) -> None:
+    """`lr_scheduler_kwargs`, of which a lowest rate may also be an absolute one (`min_lr`)."""
+    shape = draft.get(f"{TUNED}.lr_scheduler_type")
+    if shape == "warmup_stable_decay":
+        draft.put(f"{TUNED}.min_lr_rate", 0.0)  # transformers' own
     entry = draft.take("lr_scheduler_kwargs")
     if entry is None:
         return
-    values = entry.value if isinstance(entry.value, dict) else {}
-    if draft.get(f"{TUNED}.lr_scheduler_type") != "cosine_with_min_lr" or not values:
+    values = dict(entry.value) if isinstance(entry.value, dict) else {}
+    known = SCHEDULE_ARGUMENTS.get(str(shape), {})
+    if not known or not values:
         if is_off(entry.value):
             draft.note(entry, "unneeded", says="asks for what a recipe does anyway")
         else:
             draft.note(entry, "different", says="the schedule takes no arguments here")
         return
     rate = draft.get(f"{TUNED}.learning_rate")
-    used, lowest = "", None
-    if "min_lr_rate" in values:
-        used, lowest = "min_lr_rate", values["min_lr_rate"]
-    elif "min_lr" in values and isinstance(rate, float) and isinstance(values["min_lr"], int | float) and rate:
-        used, lowest = "min_lr", values["min_lr"] / rate
-    rest = [name for name in values if name != used]
-    problem = draft.put(f"{TUNED}.min_lr_rate", float(lowest)) if isinstance(lowest, int | float) else "no min_lr_rate"
-    if problem or rest:
-        draft.note(entry, "different", says=problem or f"without {', '.join(map(plain, rest))}")
-    else:
-        draft.note(entry, "imported", [f"{TUNED}.min_lr_rate"])
+    lowest = values.get("min_lr")
+    if "min_lr_rate" in known and "min_lr_rate" not in values and isinstance(lowest, int | float) and rate:
+        values["min_lr_rate"] = values.pop("min_lr") / rate
+    problems, fields = [], []
+    for name, value in values.items():
+        field, convert = known.get(name, ("", text))
+        try:
+            problem = draft.put(f"{TUNED}.{field}", convert(value)) if field else f"without {plain(name)}"
+        except ValueError as error:
+            problem = str(error)
+        problems += [problem] if problem else []
+        fields += [] if problem else [f"{TUNED}.{field}"]
+    draft.note(entry, "different" if problems else "imported", fields, "; ".join(problems))
 
 
 def _warmup(draft: Draft, *, bare_constant: bool) -> None:
@@ -308,6 +344,12 @@ def best_at_end(draft: Draft) -> None:
     """`load_best_model_at_end`, where each checkpoint has an evaluation, and early stopping, where evaluations exist;
     after `saving` and `evaluating`."""
     _early_stopping(draft)
+    chosen = draft.get(f"{TUNED}.metric_for_best_model")
+    measured = ("eval_loss", *(f"eval_{name}" for name in MEASURED)) if draft.method == PAIRS else EVALUATED
+    if chosen is not None and chosen not in measured:
+        for field in ("metric_for_best_model", "greater_is_better"):
+            says = f"no evaluation measures {plain(chosen)}: the best checkpoint is the one with the lowest eval_loss"
+            draft.drop(f"{TUNED}.{field}", "different", says)
     entry = draft.take("load_best_model_at_end")
     if entry is None:
         return

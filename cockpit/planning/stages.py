@@ -20,7 +20,7 @@ from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
 from recipes.stages.fake import FakeStage
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneModelStage, FinetuneStage
+from recipes.stages.finetune import FinetuneFields, FinetuneModelStage, FinetuneStage
 from recipes.stages.prepare import PrepareTokens
 from recipes.stages.pretrain import PretrainStage
 from recipes.stages.registry import row_of
@@ -33,8 +33,12 @@ WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
 MAX_TOKENS_JSON_BYTES = 1024 * 1024
 OUTPUT_HEAD = "lm_head"
-OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
-"""Bytes of optimizer state per trained parameter, for two moments."""
+OPTIMIZER_BYTES = {
+    "adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8,
+    "adafactor": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_32bit": 4, "paged_lion_8bit": 1,
+}  # fmt: skip
+"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion. Adafactor has a number for each
+row and column of a matrix, which is next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +119,14 @@ def adapter_parameters(stage: FinetuneStage, base: PretrainStage, vocab_size: in
     the layers in `modules_to_save`.
     """
     layers = linear_layers(base, vocab_size)
-    adapted = [shape for name, shape in layers.items() if is_target(stage, name)]
+    adapted = {name: shape for name, shape in layers.items() if is_target(stage, name)}
     embedding = None if vocab_size is None else (vocab_size, base.hidden_size)
     whole = [_shapes_of(name, {**layers, "model.embed_tokens": embedding}) for name in stage.modules_to_save]
-    if not all(whole) or None in adapted or any(None in shapes for shapes in whole):
+    if not all(whole) or None in adapted.values() or any(None in shapes for shapes in whole):
         return None
-    norms = sum(shape[1] for shape in adapted if shape is not None) if stage.use_dora else 0
-    low_rank = sum(stage.r * sum(shape) for shape in adapted if shape is not None)
+    known = {name: shape for name, shape in adapted.items() if shape is not None}
+    norms = sum(shape[1] for shape in known.values()) if stage.use_dora else 0
+    low_rank = sum(stage.rank_of(name) * sum(shape) for name, shape in known.items())
     return low_rank + norms + sum(math.prod(shape) for shapes in whole for shape in shapes if shape is not None)
 
 
@@ -131,10 +136,8 @@ def _shapes_of(name: str, layers: Mapping[str, tuple[int, int] | None]) -> list[
 
 
 def is_target(stage: FinetuneStage, layer: str) -> bool:
-    """Whether a linear layer gets an adapter: a name in `target_modules` is the end of its dotted name, as in PEFT."""
-    if stage.target_modules == [ALL_LINEAR]:
-        return layer != OUTPUT_HEAD
-    return any(f".{layer}".endswith(f".{name}") for name in stage.target_modules)
+    """Whether a linear layer gets an adapter."""
+    return stage.adapts(layer, OUTPUT_HEAD)
 
 
 def linear_layers(stage: PretrainStage, vocab_size: int | None) -> dict[str, tuple[int, int] | None]:

@@ -18,7 +18,7 @@ from engines.artifacts.adapter_folder import is_adapter
 from recipes.graph import Graph
 from recipes.problems import closest, printable
 from recipes.stages.fields import StageFields
-from recipes.stages.finetune import ALL_LINEAR, FinetuneStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneStage, is_pattern
 from recipes.stages.pretrain import PretrainStage
 
 _LISTED = 20
@@ -29,10 +29,10 @@ _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 @dataclass(frozen=True)
 class UnknownLayer:
-    """An entry of a field that no layer of the model has: its position, and what to do."""
+    """An entry of a field that no layer of the model has: its position or its key, and what to do."""
 
     field: str
-    number: int
+    number: int | str
     name: str
     hint: str
 
@@ -61,6 +61,12 @@ def unknown_layers(stage: FinetuneStage, by_name: Mapping[str, StageFields], gra
         return []
     targets = [name for name in layers.linear if not _EXPERT.search(name)]
     found = _unknown("target_modules", stage.target_modules, layers.linear, targets, f", or use {ALL_LINEAR}")
+    selected = [name for name in layers.linear if stage.adapts(name, OUTPUT_HEAD)]
+    if stage.pattern and not selected:
+        found += [UnknownLayer("target_modules", 0, stage.pattern, _hint(stage.pattern, targets, ""))]
+    if selected:
+        found += _without_a_layer("rank_pattern", stage.rank_pattern, selected)
+        found += _without_a_layer("alpha_pattern", stage.alpha_pattern, selected)
     found += _unknown("modules_to_save", stage.modules_to_save, layers.every, layers.every)
     if stage.load_in_4bit:
         found += _unknown("llm_int8_skip_modules", stage.llm_int8_skip_modules, layers.linear, targets)
@@ -73,7 +79,16 @@ def _unknown(
     return [
         UnknownLayer(field, number, name, _hint(name, offered, otherwise))
         for number, name in enumerate(wanted)
-        if name != ALL_LINEAR and not any(f".{layer}".endswith(f".{name}") for layer in layers)
+        if name != ALL_LINEAR and not is_pattern(name) and not any(f".{layer}".endswith(f".{name}") for layer in layers)
+    ]
+
+
+def _without_a_layer(field: str, patterns: Mapping[str, float], adapted: list[str]) -> list[UnknownLayer]:
+    """The keys of a table that name no layer with an adapter."""
+    return [
+        UnknownLayer(field, key, key, _hint(key, adapted, ""))
+        for key in patterns
+        if not any(re.match(rf"(.*\.)?({key})$", layer) for layer in adapted)
     ]
 
 

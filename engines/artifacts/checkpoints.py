@@ -44,6 +44,18 @@ class Checkpoint:
         value = self.metrics.get("eval_loss")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
+    @property
+    def judged(self) -> float | None:
+        """The value of which the best checkpoint has the lowest: the evaluation loss, or what the training's
+        `metric_for_best_model` says, with its sign changed where greater is better. None when it was not measured."""
+        other = self.position.get("judged")
+        if not isinstance(other, Mapping):
+            return self.eval_loss
+        value = other.get("value")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return -value if other.get("greater_is_better") is True else value
+
 
 def scan(stage_dir: Path) -> tuple[list[Checkpoint], list[Refused]]:
     """Every checkpoint of a stage's attempts: the complete ones by attempt and step, and the refused ones with reasons.
@@ -85,7 +97,7 @@ def scan_attempt(checkpoints: Path) -> tuple[list[Checkpoint], list[Refused]]:
 def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) -> list[Checkpoint]:
     """Complete checkpoints of one lineage that may be removed, oldest first.
 
-    It keeps the newest `save_total_limit` (at least one), the best by evaluation loss, and the newest healthy one.
+    It keeps the newest `save_total_limit` (at least one), the best one, and the newest healthy one.
     """
     ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
     kept = set(ordered[-max(1, save_total_limit) :])
@@ -99,10 +111,10 @@ def which_to_remove(checkpoints: Iterable[Checkpoint], save_total_limit: int) ->
 
 
 def current_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint with the lowest evaluation loss (the newer of two equals); without any loss, the newest one marked
-    as best."""
+    """The best checkpoint by what its training judges by, usually the lowest evaluation loss (the newer of two equals);
+    without any evaluation, the newest one marked as best."""
     ordered = sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt))
-    measured = [(checkpoint.eval_loss, checkpoint) for checkpoint in ordered if checkpoint.eval_loss is not None]
+    measured = [(checkpoint.judged, checkpoint) for checkpoint in ordered if checkpoint.judged is not None]
     if measured:
         lowest = min(loss for loss, _ in measured)
         return next(checkpoint for loss, checkpoint in reversed(measured) if loss == lowest)

@@ -49,6 +49,11 @@ class TokensManifest(msgspec.Struct, frozen=True, kw_only=True):
     splits: dict[str, SplitEntry]
 
 
+def is_tokens_folder(data: Path) -> bool:
+    """Whether a data folder contains token shards; otherwise it contains rows."""
+    return (data / TOKENS_JSON).is_file()
+
+
 def read_tokens_manifest(path: Path) -> TokensManifest:
     """tokens.json of a tokens folder.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from engines.artifacts.data_folder import TOKENS_JSON
 from engines.chat.rendering import Waiting
 from engines.data.door import DataSource, ReadCounts, read_rows
 from engines.data.encoders import WHOLE_FILE, same_tokenizer
-from engines.data.shards import TokenShard
+from engines.data.shards import TokenShard, is_tokens_folder
 from engines.evaluate.model import LoadedModel
 from engines.files import file_sha256
 from engines.forward.arrangement import PADDED, arrange
@@ -33,11 +31,6 @@ class Score:
     protocol: str
     counts: Mapping[str, int]
     """counts of rows; empty for token windows"""
-
-
-def is_tokens_folder(data: Path) -> bool:
-    """Whether a data folder contains token shards; otherwise it contains messages."""
-    return (data / TOKENS_JSON).is_file()
 
 
 def make_batches(

@@ -10,8 +10,9 @@ from typing import Any
 
 from engines.context import Artifact, StageContext, StageResult
 from engines.data.door import DataSource, ReadCounts, read_conversations, source_of_stage
+from engines.data.shards import is_tokens_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
-from engines.evaluate.evaluate import Score, is_tokens_folder, make_batches, score
+from engines.evaluate.evaluate import Score, make_batches, score
 from engines.evaluate.model import LoadedModel, load_model
 from engines.events import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT

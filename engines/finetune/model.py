@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,10 @@ from engines.exhausted_memory import exhausted_memory
 from engines.files import refuse_special_files
 from engines.finetune import unsloth_model
 from engines.finetune.added_tokens import ends_of
+from engines.finetune.loftq import initialize
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable
-from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
 OUTPUT_HEAD = "lm_head"
 _COMPUTE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,31 +140,38 @@ def compute_dtype(stage: FinetuneStage, *, bf16: bool) -> str:
     return automatic if stage.bnb_4bit_compute_dtype == "auto" else stage.bnb_4bit_compute_dtype
 
 
-def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = ()) -> Any:
+def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequence[int] = ()) -> Any:
     """Freeze the model and add a float32 adapter, initialized from the global random state.
 
     Args:
         model: the base model.
         stage: the fields of the adapter.
+        base: the base model's folder.
         added_tokens: tokens whose rows of the embedding and of the head are trained too.
 
     Raises:
         OperatorError: the model has no layer of a name in `target_modules`, `modules_to_save` or
-            `llm_int8_skip_modules`, or an initialization needs a smaller rank.
+            `llm_int8_skip_modules`, nothing that `rank_pattern`, `alpha_pattern` or `layers_to_transform` name, or an
+            initialization needs a smaller rank.
     """
-    alpha = int(stage.lora_alpha) if stage.lora_alpha.is_integer() else stage.lora_alpha
+    loftq = stage.init_lora_weights == "loftq"
     settings: dict[str, Any] = {
         "r": stage.r,
-        "lora_alpha": alpha,
+        "lora_alpha": _whole(stage.lora_alpha),
         "lora_dropout": stage.lora_dropout,
         "use_rslora": stage.use_rslora,
         "use_dora": stage.use_dora,
-        "init_lora_weights": True if stage.init_lora_weights == "true" else stage.init_lora_weights,
-        "target_modules": ALL_LINEAR if stage.target_modules == [ALL_LINEAR] else list(stage.target_modules),
+        "init_lora_weights": True if loftq or stage.init_lora_weights == "true" else stage.init_lora_weights,
+        "target_modules": stage.pattern or _targets(model, stage),
         "modules_to_save": list(stage.modules_to_save) or None,
         "bias": stage.bias,
         "trainable_token_indices": _token_indices(model, added_tokens),
     }
+    if stage.layers_to_transform:
+        settings["layers_to_transform"] = list(stage.layers_to_transform)
+    if stage.rank_pattern or stage.alpha_pattern:
+        settings["rank_pattern"] = dict(stage.rank_pattern)
+        settings["alpha_pattern"] = {name: _whole(alpha) for name, alpha in stage.alpha_pattern.items()}
     _check_names(model, stage)
     if stage.takes_from_base:
         _check_rank(model, stage)
@@ -173,12 +182,45 @@ def add_adapter(model: Any, stage: FinetuneStage, added_tokens: Sequence[int] = 
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if loftq:
+        initialize(adapted, base)
     if stage.gradient_checkpointing and stage.backend == "hf":
         adapted.enable_input_require_grads()  # the base is frozen: without it no gradient reaches the adapters
     return adapted
 
 
+def _whole(number: float) -> float:
+    """A number as PEFT's own recipes have it: 32, not 32.0."""
+    return int(number) if float(number).is_integer() else number
+
+
+def _targets(model: Any, stage: FinetuneStage) -> str | list[str]:
+    """The names for PEFT, which does not take its word for all layers together with numbers of layers."""
+    if stage.target_modules != [ALL_LINEAR]:
+        return list(stage.target_modules)
+    return sorted(_last_parts(model) - {OUTPUT_HEAD}) if stage.layers_to_transform else ALL_LINEAR
+
+
+def _check_patterns(model: Any, stage: FinetuneStage) -> None:
+    """Every part of the fields that select layers must select one.
+
+    Raises:
+        OperatorError: one does not.
+    """
+    layers = [name for name in _linear_layers(model) if stage.adapts(name, OUTPUT_HEAD)]
+    listed = f"its linear layers are {printable(', '.join(sorted(_last_parts(model))), 400)}"
+    if not layers:
+        numbers = f", layers_to_transform {stage.layers_to_transform}" if stage.layers_to_transform else ""
+        what = printable(stage.pattern or ", ".join(stage.target_modules), 200)
+        raise OperatorError(f"target_modules — no linear layer of the model is selected by {what}{numbers}", listed)
+    for field, patterns in (("rank_pattern", stage.rank_pattern), ("alpha_pattern", stage.alpha_pattern)):
+        for key in patterns:
+            if not any(re.match(rf"(.*\.)?({key})$", layer) for layer in layers):
+                raise OperatorError(f"{field} — no layer with an adapter is named {printable(key, 200)}", listed)
+
+
 def _check_names(model: Any, stage: FinetuneStage) -> None:
+    _check_patterns(model, stage)
     missing = missing_modules(model, stage.target_modules)
     if missing:
         raise OperatorError(
@@ -206,13 +248,12 @@ def _check_rank(model: Any, stage: FinetuneStage) -> None:
     Raises:
         OperatorError: r is larger than a side of an adapted layer.
     """
-    everything = stage.target_modules == [ALL_LINEAR]
     for name, module in model.named_modules():
-        chosen = name != OUTPUT_HEAD if everything else any(_is_end_of(one, [name]) for one in stage.target_modules)
-        if isinstance(module, torch.nn.Linear) and chosen and min(module.weight.shape) < stage.r:
+        chosen = isinstance(module, torch.nn.Linear) and stage.adapts(name, OUTPUT_HEAD)
+        if chosen and min(module.weight.shape) < (rank := stage.rank_of(name)):
             raise OperatorError(
                 f"r — {stage.init_lora_weights} takes r directions out of each layer, and {printable(name, 200)} has"
-                f" {min(module.weight.shape)}; got {stage.r}",
+                f" {min(module.weight.shape)}; got {rank}",
                 f"set r to at most {min(module.weight.shape)}, or init_lora_weights to true",
             )
 
@@ -228,7 +269,7 @@ def _token_indices(model: Any, tokens: Sequence[int]) -> list[int] | dict[str, l
 def missing_modules(model: Any, wanted: list[str]) -> list[str]:
     """The requested names that no linear layer of the model has; as in PEFT, a name is the end of a dotted name."""
     have = _linear_layers(model)
-    return [name for name in wanted if name != ALL_LINEAR and not _is_end_of(name, have)]
+    return [name for name in wanted if name != ALL_LINEAR and not is_pattern(name) and not _is_end_of(name, have)]
 
 
 def _is_end_of(name: str, layers: Sequence[str]) -> bool:

@@ -39,6 +39,8 @@ def make_plain(folder: Path, first: Mapping[str, torch.Tensor]) -> None:
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = read_object(folder / ADAPTER_CONFIG)
     # The scale stays: alpha / r with both doubled, or alpha / sqrt(r).
-    alpha = config["lora_alpha"] * (math.sqrt(2.0) if config.get("use_rslora") else 2)
-    config |= {"r": 2 * config["r"], "lora_alpha": alpha, "init_lora_weights": True}
+    factor = math.sqrt(2.0) if config.get("use_rslora") else 2
+    config |= {"r": 2 * config["r"], "lora_alpha": config["lora_alpha"] * factor, "init_lora_weights": True}
+    config["rank_pattern"] = {name: 2 * rank for name, rank in (config.get("rank_pattern") or {}).items()}
+    config["alpha_pattern"] = {name: alpha * factor for name, alpha in (config.get("alpha_pattern") or {}).items()}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

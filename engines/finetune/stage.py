@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import set_seed
@@ -22,7 +22,9 @@ from engines.artifacts.generation_config import write_generation_config
 from engines.chat.ends import trained_ends
 from engines.context import Artifact, Input, StageContext, StageResult
 from engines.data.door import source_of_stage
+from engines.data.shards import is_tokens_folder
 from engines.data.tokenizer_files import CHAT_TEMPLATE_FILE, NAMED_TEMPLATES, copy_tokenizer
+from engines.data.windows import collate_windows
 from engines.events import SampledText
 from engines.files import read_regular_text
 from engines.finetune import unsloth_model
@@ -45,6 +47,7 @@ from engines.finetune.rows import (
     one_sequence_of_packs,
     refuse_left_out_rows,
 )
+from engines.finetune.token_windows import counts_of, load_windows, val_windows
 from engines.forward.arrangement import PADDED, arrange
 from engines.forward.joining import most_tokens
 from engines.forward.order import grouped_by_length
@@ -83,6 +86,8 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     precision = precision_of_adapter(ctx, stored_narrow=stored_in_bfloat16(base))
     model, tokenizer = load_model(ctx, base, precision)
     ctx.phase("tokenizing")
+    if is_tokens_folder(data.place):
+        return _on_tokens(ctx, data.place, base, model, tokenizer, precision)
     template = chosen_template(ctx.stage.chat_template)
     refuse_changed_template(ctx, template)
     added = [] if template is None else use_template(model, tokenizer, template)
@@ -92,8 +97,7 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     val = load_val(ctx, data, view, rules)
     set_seed(ctx.stage.seed)
     stage = ctx.stage
-    adapts = isinstance(stage, FinetuneStage)
-    trained = add_adapter(model, stage, added) if isinstance(stage, FinetuneStage) else model
+    trained = add_adapter(model, stage, base, added) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
     own_loss = stage.backend == "unsloth" and unsloth_model.on_accelerator()
     way = arrange(trained, longest=dataset.longest, as_it_is=own_loss) if ctx.stage.padding_free else PADDED
@@ -118,18 +122,55 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
         most_tokens=_most_tokens(stage, packed or dataset) if way.way == "one sequence" and not own_loss else None,
         own_loss=own_loss,
     )
+    counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused, "examples": len(dataset)}
+    return _train(ctx, task, first, extras, counted)
+
+
+def _train(
+    ctx: StageContext[FinetuneFields],
+    task: Task,
+    first: dict[str, torch.Tensor] | None,
+    extras: Callable[[Path], None],
+    counted: dict[str, int],
+) -> StageResult:
     session = Session(ctx, task)
     session.run()
     ctx.phase("saving")
-    save_model(trained, ctx.out)
+    save_model(task.model, ctx.out)
     if first is not None:
         make_plain(ctx.out, first)
     extras(ctx.out)
-    counted = {**dataset.counts.metrics(), "skipped_rows": dataset.read.refused}
     metrics = {**{name: float(value) for name, value in counted.items()}, **session.result()}
-    metrics["examples"] = float(len(dataset))
-    made = "adapter" if adapts else "model"
+    metrics["examples"] = float(counted["examples"])
+    made: Literal["adapter", "model"] = "adapter" if isinstance(ctx.stage, FinetuneStage) else "model"
     return StageResult(metrics=metrics, artifacts=[Artifact(name=ctx.stage_name, kind=made, path=".")])
+
+
+def _on_tokens(
+    ctx: StageContext[FinetuneFields], data: Path, base: Path, model: Any, tokenizer: Any, precision: Precision
+) -> StageResult:
+    """Continued pretraining: full windows of the token shards, without labels of turns."""
+    stage = ctx.stage
+    dataset = load_windows(ctx, data, base, model)
+    val = val_windows(ctx, data)
+    set_seed(stage.seed)
+    trained = add_adapter(model, stage, base) if isinstance(stage, FinetuneStage) else model
+    first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
+    record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)
+    extras = partial(save_extras, base, [], None, record)
+    task = Task(
+        model=trained,
+        dataset=dataset,
+        collate=collate_windows,
+        examples=len(dataset),
+        save_tokenizer=extras,
+        val=val,
+        sample=partial(_continue, ctx, trained, tokenizer),
+        bf16=precision.bf16,
+        full=True,
+        own_loss=stage.backend == "unsloth" and unsloth_model.on_accelerator(),
+    )
+    return _train(ctx, task, first, extras, counts_of(dataset, stage.max_length))
 
 
 def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precision) -> tuple[Any, Any]:
@@ -209,6 +250,16 @@ def sample(
         return False
     turns = [{"role": "user", "content": prompt}]
     ids = torch.tensor([prompt_ids(turns, [], view, rules)], device=model.device)
+    text = greedy_text(model, tokenizer, ids, SAMPLE_TOKENS)
+    ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text))
+    return True
+
+
+def _continue(ctx: StageContext[FinetuneFields], model: Any, tokenizer: Any, step: int, prompt: str) -> bool:
+    """Continue the prompt as text, greedily; False without one."""
+    if not prompt:
+        return False
+    ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).input_ids.to(model.device)
     text = greedy_text(model, tokenizer, ids, SAMPLE_TOKENS)
     ctx.emit(SampledText(stage=ctx.stage_name, attempt=ctx.attempt, step=step, prompt=prompt, text=text))
     return True

@@ -43,6 +43,11 @@ def rows_in_sequence(lengths: Sequence[int]) -> Iterator[None]:
         _Present.bounds, _Present.several = before
 
 
+def rows_now() -> list[tuple[int, int]] | None:
+    """Where the rows of the present sequence begin and end; None for a sequence that is one row."""
+    return _Present.bounds
+
+
 def rows_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

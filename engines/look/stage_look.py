@@ -55,8 +55,10 @@ def look_at(
     """
     stage = stage_of(job.stage)
     look = StageLook(stage.name)
-    if not isinstance(stage, ReadFields) or _has_no_rows(stage, Path(job.data)):
+    if not isinstance(stage, ReadFields):
         return look
+    if _has_no_rows(stage, Path(job.data)):
+        return _of_tokens(look, stage, Path(job.data))
     place = Path(job.data)
     if job.prepare is not None:
         from engines.look.prepared import prepared_rows  # with numpy: most looks need neither
@@ -85,6 +87,38 @@ def _has_no_rows(stage: ReadFields, place: Path) -> bool:
     if isinstance(stage, PrepareMessages):
         return bool(stage.command) or asks_about_code(stage, place)
     return (place / TOKENS_JSON).is_file()
+
+
+def _of_tokens(look: StageLook, stage: ReadFields, place: Path) -> StageLook:
+    """What a training on token shards will do: their windows are known without reading them."""
+    if not isinstance(stage, FinetuneFields):
+        return look
+    if isinstance(stage, DpoStage):
+        look.defects.append(Defect("data", f"{place}: tokens are not pairs of answers", "give preferences"))
+        return look
+    for problem, way_out in stage.unread_with_tokens():
+        field, _, what = problem.partition(" — ")
+        look.defects.append(Defect(field, what, way_out))
+    from engines.data.shards import read_tokens_manifest  # with numpy: most looks need none
+
+    try:
+        splits = read_tokens_manifest(place).splits
+    except OperatorError as error:
+        look.defects.append(Defect("data", error.message, error.hint))
+        return look
+    tokens = splits["train"].tokens if "train" in splits else 0
+    windows = tokens // stage.max_length
+    if not windows:
+        message = f"{place}: the train split has {tokens} tokens, fewer than one window of {stage.max_length}"
+        look.defects.append(Defect("data", message, "prepare more text, or lower max_length"))
+        return look
+    look.max_length, look.examples = stage.max_length, windows
+    look.steps = planned_steps(stage, windows)
+    look.checkpoints = times_due(save_every(stage, windows), look.steps)
+    evaluates = "val" in splits and splits["val"].tokens > 1
+    look.evaluations = times_due(eval_every(stage, windows) if evaluates else None, look.steps)
+    look.tokens = tokens_read(stage, [stage.max_length] * windows, look.steps)
+    return look
 
 
 class _Look:

@@ -56,7 +56,7 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     pairs = load_train(ctx, data, view, rules)
     val = load_val(ctx, data, view, rules)
     set_seed(stage.seed)
-    adapted = add_adapter(model, stage, added)
+    adapted = add_adapter(model, stage, base, added)
     first = first_matrices(adapted) if stage.takes_from_base else None
     start = load_start(ctx, adapted)
     way = arrange(adapted, longest=pairs.longest) if stage.padding_free else PADDED

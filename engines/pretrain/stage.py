@@ -13,11 +13,11 @@ from engines.data.encoders import WHOLE_FILE
 from engines.data.shards import TokenShard
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.data.tokenizer_files import copy_tokenizer
+from engines.data.windows import WindowDataset, collate_windows, verify_shard
 from engines.events import SampledText
 from engines.files import refuse_special_files
 from engines.pretrain.model import build_model
 from engines.pretrain.vocabulary import vocabulary_of
-from engines.pretrain.windows import WindowDataset, collate_windows, verify_shard
 from engines.training.beginning import start_folder
 from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
@@ -58,6 +58,7 @@ def run(ctx: StageContext[PretrainStage]) -> StageResult:
         sample=partial(_sample, ctx, model, tokenizer),
         sample_steps=ctx.stage.sample_steps,
         bf16=bool(ctx.stage.bf16),
+        full=True,
     )
     session = Session(ctx, task)
     session.run()

@@ -51,6 +51,7 @@ def training_arguments(
         "adam_beta2": stage.adam_beta2,
         "adam_epsilon": stage.adam_epsilon,
         "max_grad_norm": stage.max_grad_norm,
+        "label_smoothing_factor": stage.label_smoothing_factor,
         "bf16": bf16,
         checkpointing: stage.gradient_checkpointing and backend_of(stage) == "hf",  # Unsloth has its own
         f"{checkpointing}_kwargs": {"use_reentrant": False},

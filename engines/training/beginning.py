@@ -28,11 +28,16 @@ from recipes.stages.training import TrainingFields
 
 START_FROM = "start_from"
 _TRAINER_STATE = "trainer_state.json"
-_ARITHMETIC = {"rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "use_rslora", "r"}
+_ARITHMETIC = {"rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "use_rslora", "r", "alpha_pattern"}
 """Keys of config.json and adapter_config.json that decide what the same weights compute."""
 
 
-_STATE_OF = {"adamw_torch_fused": "adamw_torch", "paged_adamw_8bit": "adamw_8bit"}
+_STATE_OF = {
+    "adamw_torch_fused": "adamw_torch",
+    "paged_adamw_8bit": "adamw_8bit",
+    "paged_lion_8bit": "lion_8bit",
+    "paged_lion_32bit": "lion_32bit",
+}
 """Optimizers whose states have the form of another one's."""
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

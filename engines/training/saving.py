@@ -125,7 +125,7 @@ class CheckpointWriter:
         if event is None or eval_loss is None:
             return True
         self._unevaluated = None
-        best = event.healthy and self._is_best(eval_loss)
+        best = event.healthy and self._is_best(eval_loss, position.get("judged"))
         folder = self._ctx.checkpoints / checkpoint_name(event.step)
         try:
             sha256 = amend_manifest(folder, position=position, metrics={"eval_loss": eval_loss}, best=best)
@@ -162,7 +162,7 @@ class CheckpointWriter:
         write_training_state(draft, trainer)
         self._save_tokenizer(draft)
         healthy = counters.all_finite and not counters.suspect and all_finite(trainer.model, trainer.optimizer)
-        best = eval_loss is not None and healthy and self._is_best(eval_loss)
+        best = healthy and self._is_best(eval_loss, position.get("judged"))
         self._faults.save(step)
         sha256 = write_manifest(
             draft,
@@ -203,16 +203,18 @@ class CheckpointWriter:
         )
 
     def best(self) -> Checkpoint | None:
-        """The healthy checkpoint of the lineage with the lowest evaluation loss."""
+        """The best healthy checkpoint of the lineage."""
         return current_best(
             checkpoint
             for checkpoint in self._lineage_checkpoints()
-            if checkpoint.healthy and checkpoint.eval_loss is not None
+            if checkpoint.healthy and checkpoint.judged is not None
         )
 
-    def _is_best(self, eval_loss: float) -> bool:
+    def _is_best(self, eval_loss: float | None, judged: Any) -> bool:
+        metrics = {} if eval_loss is None else {"eval_loss": eval_loss}
+        new = Checkpoint(0, 0, self._ctx.work, "", healthy=True, metrics=metrics, position={"judged": judged}).judged
         best = current_best(self._lineage_checkpoints())
-        return best is None or best.eval_loss is None or eval_loss <= best.eval_loss
+        return new is not None and (best is None or best.judged is None or new <= best.judged)
 
     def _rotate(self) -> None:
         for old in which_to_remove(self._lineage_checkpoints(), self._ctx.stage.save_total_limit):

@@ -21,6 +21,7 @@ from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
 from engines.forward.arrangement import PADDED, Arrangement
+from engines.forward.noise import noisy_embeddings
 from engines.guards import NO_IMPROVEMENT, Trip
 from engines.training.arguments import training_arguments
 from engines.training.beginning import (
@@ -48,7 +49,6 @@ from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_
 from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.kind import backend_of
-from recipes.stages.pretrain import PretrainStage
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
 
@@ -98,6 +98,7 @@ class Task:
         bf16: matrix products are computed in bfloat16.
         order: the indices of an epoch's examples, from the number of the epoch; None for a random order by the seed.
         arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
+        full: every row of a batch is full, so there is no padding to speak of.
         method: a Trainer and a loss other than those of the next token; None for those.
         most_tokens: tokens of a sequence into which micro-batches may be joined; None joins none.
         own_loss: the model computes the loss of a training step itself.
@@ -114,6 +115,7 @@ class Task:
     bf16: bool = False
     order: Callable[[int], list[int]] | None = None
     arrangement: Arrangement = PADDED
+    full: bool = False
     method: Method | None = None
     most_tokens: int | None = None
     own_loss: bool = False
@@ -134,7 +136,9 @@ class Session:
         self.faults = Faults(ctx.test_faults, ctx.stage_name, ctx.attempt)
         self.counters = Counters()
         self.watch = Watch(self.stage.guards)
-        self.early_stopping = EarlyStopping(self.stage.early_stopping_patience, self.stage.early_stopping_threshold)
+        self.early_stopping = EarlyStopping(
+            self.stage.early_stopping_patience, self.stage.early_stopping_threshold, rises=self.stage.rises
+        )
         self.eval_every = eval_every(self.stage, task.examples) if task.evaluates else None
         self.save_every = save_every(self.stage, task.examples)
         self.output: Checkpoint | None = None
@@ -200,7 +204,8 @@ class Session:
             keep_input_types(self.task.model)
         self.ctx.phase("first step")
         try:
-            self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
+            with noisy_embeddings(self.task.model, self.stage.neftune_noise_alpha):
+                self.trainer.train(resume_from_checkpoint=str(resume.path) if resume is not None else None)
         except Exception as error:
             if exhausted_memory(error):
                 self._note_trip(Trip(EndReason.OUT_OF_MEMORY, None, None), self.step + 1)
@@ -234,10 +239,11 @@ class Session:
         best = self.writer.best() if self.stage.load_best_model_at_end else None
         if best is None or best.step == self.step:
             return
-        here = self.last_eval.loss if self.last_eval is not None and self.last_eval.step == self.step else None
-        if here is not None and best.eval_loss is not None and here <= best.eval_loss:
+        here = self.last_eval if self.last_eval is not None and self.last_eval.step == self.step else None
+        value = None if here is None else self._judged(here)
+        if value is not None and best.judged is not None and (-value if self.stage.rises else value) <= best.judged:
             return  # measured at the start of this attempt, so no checkpoint has it
-        self.ctx.phase(f"loading the checkpoint of step {best.step}, the best by eval_loss")
+        self.ctx.phase(f"loading the checkpoint of step {best.step}, the best by {self.stage.metric_for_best_model}")
         self.trainer._load_from_checkpoint(str(best.path))
         self.output = best
 
@@ -262,8 +268,7 @@ class Session:
         return self.task.most_tokens if self.ctx.declared is None else None
 
     def _setup(self) -> str:
-        # The windows of a pretraining are all full.
-        words = "" if isinstance(self.stage, PretrainStage) else self.task.arrangement.words()
+        words = "" if self.task.full else self.task.arrangement.words()
         return setup_text(
             self.task.model,
             self.trainer.args.device,
@@ -334,7 +339,7 @@ class Session:
         A peak that a request set stays in effect, unless a resume has changed the recipe's since.
         """
         schedule = self.schedule
-        schedule.shape, schedule.warmup, schedule.min_rate = recipe.shape, recipe.warmup, recipe.min_rate
+        schedule.take_shape(recipe)
         schedule.total = self.total_steps
         schedule.retry_with(self.ctx.learning_rate_scale)
         if self.trainer.lr_scheduler.base_lrs[0] != self.stage.learning_rate:
@@ -400,16 +405,30 @@ class Session:
         """Evaluate; whether early stopping ends the training at this step."""
         known = self.last_eval is not None and self.last_eval.step == self.step
         found = self.evaluate()
-        if found is None or found.loss is None or known or not self.early_stopping.note(self.step, found.loss):
+        value = None if found is None or known else self._judged(found)
+        if value is None or not self.early_stopping.note(self.step, value):
             return False
         if self.step >= self.last_step:
             return False
-        best = quantities.loss(self.early_stopping.best)
+        metric, best = self.stage.metric_for_best_model, quantities.loss(self.early_stopping.best)
         self.ctx.warn(
-            f"early stopping at step {self.step}: eval_loss has not improved on {best}, of step"
+            f"early stopping at step {self.step}: {metric} has not improved on {best}, of step"
             f" {self.early_stopping.best_step}, in {self.early_stopping.failures} evaluations; the stage ends here"
         )
         return True
+
+    def _judged(self, found: Evaluated) -> float | None:
+        """The value of `metric_for_best_model` in an evaluation; None where it was not measured."""
+        own = {"eval_loss": found.loss, "eval_perplexity": found.perplexity}
+        name = self.stage.metric_for_best_model
+        return own[name] if name in own else found.metrics.get(name.removeprefix("eval_"))
+
+    def _judged_for_the_best(self, found: Evaluated) -> dict[str, Any] | None:
+        """What decides which checkpoint is the best, if it is not the lowest eval_loss."""
+        name, rises = self.stage.metric_for_best_model, self.stage.rises
+        if (name, rises) == ("eval_loss", False):
+            return None
+        return {"metric": name, "greater_is_better": rises, "value": self._judged(found)}
 
     def _end_by_guard(self) -> None:
         """Save and end the attempt if a guard asks for it after this step.
@@ -450,6 +469,7 @@ class Session:
         plan |= self.early_stopping.saved()
         if self.last_eval is not None and measured_here:
             plan["evaluated"] = {f"eval_{name}": value for name, value in self.last_eval.metrics.items()}
+            plan["judged"] = self._judged_for_the_best(self.last_eval)
         self.counters.suspect = self.watch.suspect
         self.scalars.flush()
         return self.writer.commit(self.trainer, self.counters, eval_loss, plan, evaluation_follows=evaluation_follows)

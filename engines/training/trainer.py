@@ -35,7 +35,7 @@ from engines.forward.label_loss import (
 )
 from engines.forward.rows_attention import rows_in_sequence
 from engines.training.faults import Faults
-from engines.training.schedule import Schedule, schedule_of, warmup_steps
+from engines.training.schedule import Schedule, schedule_for, schedule_of
 from recipes.stages.training import TrainingFields
 
 for _name in ("_get_grad_norm", "get_batch_samples", "_save_optimizer_and_scheduler", "_save_rng_state"):
@@ -182,13 +182,7 @@ class EngineMixin:
         """A LambdaLR over the engine's own schedule object, for the steps that the session plans."""
         if self.lr_scheduler is None:
             stage, planned = self.session.ctx.stage, self.session.planned_steps
-            schedule = Schedule(
-                stage.lr_scheduler_type,
-                warmup=warmup_steps(stage.warmup_steps, planned),
-                total=planned,
-                min_rate=stage.min_lr_rate,
-                retry_scale=self.session.ctx.learning_rate_scale,
-            )
+            schedule = schedule_for(stage, planned, self.session.ctx.learning_rate_scale)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule)
             self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -99,26 +100,27 @@ class EarlyStopping:
 
     Args:
         patience: evaluations without an improvement after which the training ends; None: it does not end early.
-        threshold: fall of the loss in nats that must be exceeded.
+        threshold: change of the metric that must be exceeded.
+        rises: a greater value is better.
 
     Attributes:
-        best: the lowest loss so far.
+        best: the best value so far.
         best_step: its step.
         failures: evaluations in a row that did not improve on it.
     """
 
-    def __init__(self, patience: int | None, threshold: float) -> None:
-        self._patience, self._threshold = patience, threshold
+    def __init__(self, patience: int | None, threshold: float, *, rises: bool = False) -> None:
+        self._patience, self._threshold, self._sign = patience, threshold, -1.0 if rises else 1.0
         self.best: float | None = None
         self.best_step = 0
         self.failures = 0
 
-    def note(self, step: int, loss: float) -> bool:
+    def note(self, step: int, value: float) -> bool:
         """Take an evaluation into account; True if the training ends here."""
-        improved = self.best is None or self.best - loss > self._threshold
-        self.failures = 0 if improved else self.failures + 1
-        if self.best is None or loss < self.best:
-            self.best, self.best_step = loss, step
+        gained = math.inf if self.best is None else self._sign * (self.best - value)
+        self.failures = 0 if gained > self._threshold else self.failures + 1
+        if self.best is None or gained > 0:
+            self.best, self.best_step = value, step
         return self._patience is not None and self.failures >= self._patience
 
     def saved(self) -> dict[str, Any]:

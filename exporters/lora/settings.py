@@ -14,18 +14,12 @@ from typing import Any, Literal
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from engines.json_text import read_object
 from recipes.problems import OperatorError, printable, shown
+from recipes.stages.finetune import pattern_problem
 
 Initial = Literal["pissa", "olora"]
 """Initializations that take a part out of the base model and that the base model alone determines."""
 
 BY_PEFT = "merge it with PEFT (merge_and_unload, save_pretrained) and use the merged folder as the model"
-_CLASS = r"\[[A-Za-z0-9_^-]+\]"
-_SIMPLE = re.compile(
-    rf"(?:[A-Za-z0-9_^$|.-]|\\[.dwDW-]|{_CLASS}|[*+?]|\((?:\?:)?(?:[A-Za-z0-9_|]|\\\.|{_CLASS})+\)\??)*"
-)
-_MOST_REPEATS, _MOST_GROUPS = 2, 4
-"""In a pattern of an adapter's settings, which may come from any source: with few repeated characters, and groups of
-plain alternatives, matching takes at most about the cube of the name's length."""
 _PLAIN = (
     "turn it into a plain LoRA adapter: PEFT's save_pretrained does that with "
     "path_initial_model_for_weight_conversion = the adapter as it was before training; or save the base model as this "
@@ -232,19 +226,9 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
 def _pattern(patterns: Any, module: str, default: Any) -> Any:
     """PEFT's rule: the first key that, as a regular expression, matches the end of the module's name at a dot."""
     for key, value in (patterns or {}).items():
-        repeats = len(re.findall(r"[*+?]", key.replace("(?:", "(")))
-        if not _SIMPLE.fullmatch(key) or repeats > _MOST_REPEATS or key.count("(") > _MOST_GROUPS:
-            raise OperatorError(
-                f"rank_pattern or alpha_pattern — got {printable(str(key), 100)}; allowed names, at most "
-                f"{_MOST_GROUPS} groups of alternatives, and at most {_MOST_REPEATS} of *, + and ?; other regular "
-                "expressions can compute for hours",
-                "write the layers' names in full",
-            )
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except re.error as error:
-            raise OperatorError(
-                f"rank_pattern or alpha_pattern — got {printable(str(key))}; allowed a regular expression"
-            ) from error
+        problem = pattern_problem(str(key))
+        if problem:
+            raise OperatorError(f"rank_pattern or alpha_pattern — {problem}", "write the layers' names in full")
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
     return default

@@ -179,6 +179,11 @@ class DpoStage(FinetuneStage):
                 f" {', '.join(sorted(allowed))}"
             )
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What an evaluation of this training measures."""
+        return ("eval_loss", *(f"eval_{name}" for name in MEASURED))
+
     @model_validator(mode="after")
     def _pairs_with_trl(self) -> DpoStage:
         if self.backend != "hf":
@@ -189,6 +194,11 @@ class DpoStage(FinetuneStage):
     def _pairs_in_their_own_order(self) -> DpoStage:
         if self.packing:
             raise ValueError("packing — pairs of answers are not packed; got true; allowed: false")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor — pairs have no labels of tokens; got {self.label_smoothing_factor}; allowed:"
+                " 0, or label_smoothing with a loss_type that reads it"
+            )
         if self.train_sampling_strategy != "random":
             raise ValueError(
                 f"train_sampling_strategy — pairs are not grouped; got {self.train_sampling_strategy}; allowed: random"

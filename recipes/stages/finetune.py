@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import MODEL_OUTPUTS, StageFields
@@ -17,13 +18,25 @@ from recipes.stages.training import EVALUATES, TrainingFields, training_metrics,
 
 ALL_LINEAR = "all-linear"
 """In place of the names in `target_modules`: every linear layer except the output head, as in PEFT."""
+ROW_FIELDS = ("packing", "train_sampling_strategy", "padding_free")
+"""Fields that say how rows become batches."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama."""
-INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora")
+INITIAL = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "loftq")
 """Usual values of `init_lora_weights`."""
 UNSLOTH_SAVES = ("embed_tokens", "lm_head")
 """Layers that Unsloth trains as a whole beside an adapter on every device."""
-_INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora")
+_INITIAL = re.compile(r"true|gaussian|orthogonal|pissa|pissa_niter_[1-9][0-9]?|olora|loftq")
+_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+"""The characters of a layer's name; an entry of `target_modules` with others is a regular expression."""
+_CLASS = r"\[[A-Za-z0-9_^-]+\]"
+_SIMPLE = re.compile(
+    rf"(?:[A-Za-z0-9_^$|.-]|\\[.dwDW-]|{_CLASS}|[*+?]|\((?:\?:)?(?:[A-Za-z0-9_|]|\\\.|{_CLASS})+\)\??)*"
+)
+MOST_GROUPS = 4
+MOST_REPEATS, MOST_REPEATS_OF_TARGETS = 2, 3
+"""In a pattern of layers, which may come from any source: with few repeated characters, and groups of plain
+alternatives, matching takes at most about a low power of the name's length."""
 
 
 class BackendFields(StageFields):
@@ -75,7 +88,7 @@ class AdapterFields(StageFields):
         suggests=INITIAL,
         help="First weights: true (A random, B zero), gaussian, orthogonal, or a part of the base model (pissa,"
         " pissa_niter_N, olora). With a part of the base model, the output is a plain LoRA adapter with 2 r over the"
-        " unchanged base.",
+        " unchanged base. loftq, with load_in_4bit: what the 4 bits lose, as far as rank r can express it.",
     )
     target_modules: list[str] = setting(
         default_factory=lambda: list(PROJECTIONS),
@@ -83,9 +96,31 @@ class AdapterFields(StageFields):
         at_resume="shapes",
         min_length=1,
         instead=ALL_LINEAR,
+        or_pattern=True,
         suggests=(*PROJECTIONS, ALL_LINEAR),
         help="Linear layers that get an adapter, by the last parts of their names in the model; all-linear selects"
-        " every one except the output head.",
+        " every one except the output head, and a regular expression those whose whole names it matches.",
+    )
+    layers_to_transform: list[int] = setting(
+        default_factory=list,
+        section="LoRA",
+        at_resume="shapes",
+        advanced=True,
+        help="Numbers of the decoder layers that get an adapter, from 0; empty means all.",
+    )
+    rank_pattern: dict[str, int] = setting(
+        default_factory=dict,
+        section="LoRA",
+        at_resume="shapes",
+        advanced=True,
+        help="Layers with a rank of their own instead of r, by the last parts of their names or a regular expression.",
+    )
+    alpha_pattern: dict[str, float] = setting(
+        default_factory=dict,
+        section="LoRA",
+        at_resume="arithmetic",
+        advanced=True,
+        help="Layers with a scale of their own instead of lora_alpha, named as in rank_pattern.",
     )
     modules_to_save: list[str] = setting(
         default_factory=list,
@@ -106,7 +141,7 @@ class AdapterFields(StageFields):
     @field_validator("target_modules", mode="before")
     @classmethod
     def _one_word(cls, value: Any) -> Any:
-        return [value] if value == ALL_LINEAR else value
+        return [value] if isinstance(value, str) and (value == ALL_LINEAR or is_pattern(value)) else value
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod
@@ -115,10 +150,38 @@ class AdapterFields(StageFields):
 
     @model_validator(mode="after")
     def _all_or_names(self) -> AdapterFields:
-        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+        alone = [entry for entry in self.target_modules if entry == ALL_LINEAR or is_pattern(entry)]
+        if alone and len(self.target_modules) > 1:
+            what = ALL_LINEAR if alone[0] == ALL_LINEAR else "a regular expression"
             raise ValueError(
-                f"target_modules — {ALL_LINEAR} cannot be combined with names; got {len(self.target_modules)} entries;"
-                f' allowed: "{ALL_LINEAR}" alone, or names of linear layers'
+                f"target_modules — {what} cannot be combined with names; got {len(self.target_modules)} entries;"
+                f' allowed: "{ALL_LINEAR}" alone, one regular expression alone, or names of linear layers'
+            )
+        if self.pattern:
+            _require_pattern("target_modules", self.pattern, MOST_REPEATS_OF_TARGETS)
+        if self.layers_to_transform and self.pattern:
+            raise ValueError(
+                "layers_to_transform — a regular expression selects the layers already; got both; allowed: names in"
+                " target_modules, or no layers_to_transform"
+            )
+        if self.layers_to_transform and min(self.layers_to_transform) < 0:
+            raise ValueError(
+                f"layers_to_transform — layers are counted from 0; got {min(self.layers_to_transform)}; allowed:"
+                " numbers from 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patterns(self) -> AdapterFields:
+        for field, values in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            for key, value in values.items():
+                _require_pattern(field, key)
+                if value <= 0:
+                    raise ValueError(f"{field} — out of range; got {value} for {shown(key)}; allowed: a number > 0")
+        odd = [rank for rank in self.rank_pattern.values() if rank % 2]
+        if self.init_lora_weights == "orthogonal" and odd:
+            raise ValueError(
+                f"rank_pattern — an orthogonal initialization needs even ranks; got {odd[0]}; allowed: even ranks"
             )
         return self
 
@@ -128,7 +191,7 @@ class AdapterFields(StageFields):
         if not _INITIAL.fullmatch(value):
             raise ValueError(
                 f"init_lora_weights — not an initialization; got {value!r}; allowed: true, gaussian, orthogonal, pissa,"
-                " pissa_niter_1 to pissa_niter_99, or olora"
+                " pissa_niter_1 to pissa_niter_99, olora, or loftq"
             )
         if self.use_dora and self.takes_from_base:
             raise ValueError(
@@ -143,6 +206,64 @@ class AdapterFields(StageFields):
     def takes_from_base(self) -> bool:
         """Whether the first weights are a part of the base model, which is taken out of it."""
         return self.init_lora_weights.startswith(("pissa", "olora"))
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of `target_modules`; empty where it has names."""
+        return next((entry for entry in self.target_modules if is_pattern(entry)), "")
+
+    def adapts(self, layer: str, output_head: str) -> bool:
+        """Whether a linear layer gets an adapter, by its dotted name, as in PEFT.
+
+        A name is the end of a dotted name, and a regular expression matches all of it.
+        """
+        if self.pattern:
+            return re.fullmatch(self.pattern, layer) is not None
+        if self.target_modules == [ALL_LINEAR]:
+            named = layer != output_head
+        else:
+            named = any(f".{layer}".endswith(f".{name}") for name in self.target_modules)
+        return named and (not self.layers_to_transform or _number_of(layer) in self.layers_to_transform)
+
+    def rank_of(self, layer: str) -> int:
+        """The rank of a layer's adapter: that of the first key of `rank_pattern` that matches the end of its name."""
+        found = (rank for key, rank in self.rank_pattern.items() if re.match(rf"(.*\.)?({key})$", layer))
+        return next(found, self.r)
+
+
+def is_pattern(entry: str) -> bool:
+    """Whether an entry of `target_modules` is a regular expression and not a name."""
+    return _NAME.fullmatch(entry) is None
+
+
+def _number_of(layer: str) -> int | None:
+    """The number of the decoder layer in a dotted name, as PEFT finds it; None without one."""
+    found = re.match(r".*\.[^.]*\.(\d+)\.", layer)
+    return None if found is None else int(found.group(1))
+
+
+def pattern_problem(text: str, repeats: int = MOST_REPEATS) -> str:
+    """What is wrong with a pattern of layers; empty if nothing is."""
+    limits = f"names, at most {MOST_GROUPS} groups of alternatives, and at most {repeats} of *, + and ?"
+    found = len(re.findall(r"[*+?]", text.replace("(?:", "(")))
+    if not _SIMPLE.fullmatch(text) or found > repeats or text.count("(") > MOST_GROUPS:
+        return f"got {shown(text)}; allowed: {limits}; other regular expressions can compute for hours"
+    try:
+        re.compile(text)
+    except re.error as error:
+        return f"not a regular expression: {error}; got {shown(text)}; allowed: {limits}"
+    return ""
+
+
+def _require_pattern(field: str, text: str, repeats: int = MOST_REPEATS) -> None:
+    """Refuse a pattern that cannot be used.
+
+    Raises:
+        ValueError: with the field.
+    """
+    problem = pattern_problem(text, repeats)
+    if problem:
+        raise ValueError(f"{field} — {problem}")
 
 
 class BaseFields(StageFields):
@@ -202,9 +323,10 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):
     data: str = setting(
         section="Inputs",
         at_resume="input",
-        accepts=("messages", "text", DATASET),
+        accepts=("messages", "text", "tokens", DATASET),
         help="The conversations, or texts in which every token counts: a messages or text stage, a file, a folder of"
-        " files, or the id of a dataset in the hub cache.",
+        " files, or the id of a dataset in the hub cache. Or tokens of the model's own tokenizer, which fill windows of"
+        " max_length: continued pretraining.",
     )
     padding_free: bool = setting(
         True,
@@ -230,6 +352,26 @@ class FinetuneFields(TrainingFields, DataFields, LabelFields, BackendFields):
         advanced=True,
         help="Order of the rows: random, or rows of similar lengths together.",
     )
+
+    def unread_with_tokens(self) -> list[tuple[str, str]]:
+        """The fields of rows that have another value than their default, each as a problem and a way out.
+
+        Tokens have neither rows nor turns, and their windows are full.
+        """
+        fields = (
+            *ROW_FIELDS,
+            *(set(LabelFields.model_fields) | set(DataFields.model_fields)) - {*StageFields.model_fields},
+        )
+        known = type(self).model_fields
+        changed = [
+            name
+            for name in sorted(set(fields))
+            if getattr(self, name) != known[name].get_default(call_default_factory=True)
+        ]
+        return [
+            (f"{name} — the data is tokens, which have no rows; got {shown(getattr(self, name))}", f"leave {name} out")
+            for name in changed
+        ]
 
     @model_validator(mode="after")
     def _packs_fit_the_batch(self) -> FinetuneFields:
@@ -273,6 +415,15 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
         return self
 
     @model_validator(mode="after")
+    def _loftq_is_of_4_bits(self) -> FinetuneStage:
+        if self.init_lora_weights == "loftq" and not self.load_in_4bit:
+            raise ValueError(
+                "init_lora_weights — loftq makes up for what 4 bits lose; got loftq without load_in_4bit; allowed:"
+                " load_in_4bit = true, or another initialization"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _four_bits_are_not_taken_apart(self) -> FinetuneStage:
         if self.load_in_4bit and self.takes_from_base:
             raise ValueError(
@@ -300,6 +451,13 @@ def _not_of_unsloth(stage: FinetuneStage) -> Iterator[tuple[str, str, str]]:
             yield "bnb_4bit_compute_dtype", stage.bnb_4bit_compute_dtype, "auto"
         if stage.llm_int8_skip_modules:
             yield "llm_int8_skip_modules", ", ".join(stage.llm_int8_skip_modules), "an empty list"
+    if stage.init_lora_weights == "loftq":
+        yield "init_lora_weights", "loftq", "true, or backend = hf"
+    if stage.pattern:
+        yield "target_modules", "a regular expression", "names of layers, or backend = hf"
+    for name in ("layers_to_transform", "rank_pattern", "alpha_pattern", "label_smoothing_factor"):
+        if getattr(stage, name):
+            yield name, str(getattr(stage, name)), "none, or backend = hf"
     others = [name for name in stage.modules_to_save if name not in UNSLOTH_SAVES]
     if others:
         yield "modules_to_save", ", ".join(others), ", ".join(UNSLOTH_SAVES)

@@ -6,12 +6,20 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from recipes.problems import shown
 from recipes.setting import setting
 from recipes.stages.fields import ComputeFields, ModelGuards, ModelRetry
 from recipes.stages.kind import TRAIN
 
-QUANTIZED_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
+QUANTIZED_OPTIMIZERS = (
+    "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_32bit", "lion_8bit", "paged_lion_32bit",
+    "paged_lion_8bit",
+)  # fmt: skip
 """Optimizers of bitsandbytes."""
+UNREAD = {"adafactor": ("adam_beta1", "adam_beta2", "adam_epsilon"), "lion": ("adam_epsilon",)}
+"""Settings of Adam that other optimizers, by a part of their names, do not have."""
+EVALUATED = ("eval_loss", "eval_perplexity")
+"""What each evaluation measures."""
 
 
 class TrainingFields(ComputeFields):
@@ -43,7 +51,15 @@ class TrainingFields(ComputeFields):
     )
     learning_rate: float = setting(2e-4, section="Optim", at_resume="change", gt=0, le=1, help="Peak learning rate.")
     lr_scheduler_type: Literal[
-        "cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup", "inverse_sqrt"
+        "cosine",
+        "cosine_with_min_lr",
+        "cosine_with_restarts",
+        "linear",
+        "polynomial",
+        "warmup_stable_decay",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
     ] = setting(
         "cosine", section="Schedule", at_resume="change", help="Shape of the learning rate schedule after warm-up."
     )
@@ -53,7 +69,42 @@ class TrainingFields(ComputeFields):
         at_resume="change",
         ge=0,
         le=1,
-        help="Final learning rate as a share of the peak, for cosine_with_min_lr.",
+        help="Final learning rate as a share of the peak, for cosine_with_min_lr and warmup_stable_decay.",
+    )
+    num_cycles: int = setting(
+        1,
+        section="Schedule",
+        at_resume="change",
+        ge=1,
+        advanced=True,
+        help="Number of falls from the peak to zero, for cosine_with_restarts.",
+    )
+    power: float = setting(
+        1.0,
+        section="Schedule",
+        at_resume="change",
+        gt=0,
+        advanced=True,
+        help="Exponent of the remaining share of the steps, for polynomial.",
+    )
+    lr_end: float = setting(
+        1e-7, section="Schedule", at_resume="change", ge=0, advanced=True, help="Final learning rate, for polynomial."
+    )
+    num_decay_steps: float = setting(
+        0.1,
+        section="Schedule",
+        at_resume="change",
+        gt=0,
+        advanced=True,
+        help="Number of steps at the end over which warmup_stable_decay falls; a value below 1 is a share of all"
+        " steps.",
+    )
+    decay_type: Literal["cosine", "linear", "1-sqrt"] = setting(
+        "cosine",
+        section="Schedule",
+        at_resume="change",
+        advanced=True,
+        help="Shape of the fall of warmup_stable_decay.",
     )
     warmup_steps: float = setting(
         0.0,
@@ -62,11 +113,41 @@ class TrainingFields(ComputeFields):
         ge=0,
         help="Number of warm-up steps; a value below 1 is a share of all steps.",
     )
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = setting(
+    optim: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "adafactor",
+        "lion_32bit",
+        "lion_8bit",
+        "paged_lion_32bit",
+        "paged_lion_8bit",
+    ] = setting(
         "adamw_torch_fused",
         section="Optim",
         at_resume="optimizer",
-        help="Optimizer, as transformers names it; those of 8 bits need bitsandbytes.",
+        help="Optimizer, as transformers names it; those of 8 bits, lion and paged ones need bitsandbytes.",
+    )
+    label_smoothing_factor: float = setting(
+        0.0,
+        section="Optim",
+        at_resume="change",
+        ge=0,
+        lt=1,
+        advanced=True,
+        help="Share of each label that is spread over the whole vocabulary in the loss of training; evaluations have"
+        " none.",
+    )
+    neftune_noise_alpha: float | None = setting(
+        None,
+        section="Optim",
+        at_resume="change",
+        gt=0,
+        advanced=True,
+        help="Strength of random noise on the embeddings during training (NEFTune), often 5 to 15; none without a"
+        " value.",
     )
     weight_decay: float = setting(0.0, section="Optim", at_resume="change", ge=0, le=1, help="Decoupled weight decay.")
     adam_beta1: float = setting(
@@ -129,7 +210,25 @@ class TrainingFields(ComputeFields):
         False,
         section="Checkpoints",
         at_resume="change",
-        help="The output has the weights of the checkpoint with the lowest eval_loss, not those of the last step.",
+        help="The output has the weights of the checkpoint that is best by metric_for_best_model, not those of the last"
+        " step.",
+    )
+    metric_for_best_model: str = setting(
+        "eval_loss",
+        section="Checkpoints",
+        at_resume="comparison",
+        advanced=True,
+        suggests=EVALUATED,
+        help="Metric of evaluations that decides which checkpoint is the best, and when early stopping ends the"
+        " training.",
+    )
+    greater_is_better: bool | None = setting(
+        None,
+        section="Checkpoints",
+        at_resume="comparison",
+        advanced=True,
+        help="Whether a greater metric_for_best_model is better; by default, only for a metric that is neither a loss"
+        " nor a perplexity.",
     )
     eval_strategy: Literal["no", "steps", "epoch"] = setting(
         "steps",
@@ -150,15 +249,16 @@ class TrainingFields(ComputeFields):
         section="Evaluation",
         at_resume="change",
         ge=1,
-        help="End the training after this many evaluations in a row whose eval_loss does not improve on the best one.",
+        help="End the training after this many evaluations in a row whose metric_for_best_model does not improve on the"
+        " best one.",
     )
     early_stopping_threshold: float = setting(
         0.0,
         section="Evaluation",
         at_resume="change",
         ge=0,
-        unit="nats",
-        help="Fall of eval_loss that an evaluation must exceed to count as an improvement for early stopping.",
+        help="Change of metric_for_best_model that an evaluation must exceed to count as an improvement for early"
+        " stopping.",
     )
     eval_max_tokens: int = setting(
         20_000,
@@ -190,6 +290,47 @@ class TrainingFields(ComputeFields):
     def evaluates(self) -> bool:
         """Whether the val split is evaluated during the training."""
         return self.eval_strategy == "epoch" or (self.eval_strategy == "steps" and self.eval_steps is not None)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What an evaluation of this training measures."""
+        return EVALUATED
+
+    @property
+    def rises(self) -> bool:
+        """Whether a greater `metric_for_best_model` is better."""
+        if self.greater_is_better is not None:
+            return self.greater_is_better
+        return not self.metric_for_best_model.endswith(("loss", "perplexity"))
+
+    @model_validator(mode="after")
+    def _a_metric_that_is_measured(self) -> TrainingFields:
+        if self.metric_for_best_model not in self.measured:
+            raise ValueError(
+                f"metric_for_best_model — an evaluation does not measure it; got {shown(self.metric_for_best_model)};"
+                f" allowed: {', '.join(self.measured)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_that_the_optimizer_reads(self) -> TrainingFields:
+        for part, names in UNREAD.items():
+            changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+            if part in self.optim and changed:
+                raise ValueError(
+                    f"{changed[0]} — {self.optim} has no such setting; got {getattr(self, changed[0])}; allowed: leave"
+                    " it out, or another optim"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_end_below_the_peak(self) -> TrainingFields:
+        if self.lr_scheduler_type == "polynomial" and self.lr_end >= self.learning_rate:
+            raise ValueError(
+                f"lr_end — must be below learning_rate; got {self.lr_end} and {self.learning_rate}; allowed: a number"
+                " ≥ 0 and < learning_rate"
+            )
+        return self
 
     @model_validator(mode="after")
     def _evaluations_that_others_need(self) -> TrainingFields:
@@ -248,4 +389,4 @@ def training_metrics(stage: TrainingFields) -> tuple[str, ...]:
         "trainable_parameters",
         "output_step",
     )
-    return (*measured, "eval_loss", "eval_perplexity") if stage.evaluates else measured
+    return (*measured, *EVALUATED) if stage.evaluates else measured

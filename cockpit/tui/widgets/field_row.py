@@ -108,7 +108,7 @@ class FieldRow(Horizontal):
         if row.spec.kind in {"bool", "choice"} or (row.spec.kind == "int" and row.spec.choices):
             words = ("false", "true") if row.spec.kind == "bool" else tuple(str(c) for c in row.spec.choices)
             return ChoiceBox(row.key, words, row.text, own=row.origin == "stage")
-        long = row.spec.kind in {"list", "numbers", "tables", "map"} or (
+        long = row.spec.kind in {"list", "numbers", "integers", "tables", "map"} or (
             row.spec.kind == "str" and not row.spec.bounds.pattern
         )
         value = row.text if row.origin == "stage" else ""

@@ -68,6 +68,22 @@ def loads(found: Imported, folder: Path) -> str:
          {"use_dora": True, "modules_to_save": ["lm_head"]}),
         (AX + "peft_init_lora_weights: pissa_niter_4\n", {"init_lora_weights": "pissa_niter_4"}),
         (AX + "float32: true\n", {"bf16": False}),
+        (AX + "lora_target_modules: 'model.layers.[0-3].*.(q|v)_proj'\n",
+         {"target_modules": ["model.layers.[0-3].*.(q|v)_proj"]}),
+        (AX + "peft_layers_to_transform: [0, 1]\nlora_rank_pattern: {q_proj: 4}\n",
+         {"layers_to_transform": [0, 1], "rank_pattern": {"q_proj": 4}}),
+        (AX + "peft_init_lora_weights: loftq\n", {"init_lora_weights": "loftq", "load_in_4bit": True}),
+        (AX + "neftune_noise_alpha: 5\nlabel_smoothing_factor: 0.1\noptimizer: lion_8bit\n",
+         {"neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1, "optim": "lion_8bit"}),
+        (AX + "eval_steps: 5\nmetric_for_best_model: perplexity\ngreater_is_better: true\n",
+         {"metric_for_best_model": "eval_perplexity", "greater_is_better": True}),
+        (LF + "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2.0, lr_end: 1.0e-6}\n",
+         {"lr_scheduler_type": "polynomial", "power": 2.0, "lr_end": 1e-6}),
+        (LF + "lr_scheduler_type: warmup_stable_decay\n"
+         "lr_scheduler_kwargs: {num_decay_steps: 50, decay_type: linear}\n",
+         {"num_decay_steps": 50.0, "decay_type": "linear"}),
+        (TRL + "alpha_pattern: {q_proj: 8}\nlr_scheduler_type: cosine_with_restarts\n"
+         "lr_scheduler_kwargs: {num_cycles: 3}\n", {"alpha_pattern": {"q_proj": 8.0}, "num_cycles": 3}),
         (AX + "eval_steps: 5\nsave_steps: 10\nearly_stopping_patience: 3\n", {"early_stopping_patience": 3}),
         (AX + "evals_per_epoch: 1\nload_best_model_at_end: true\n",
          {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
@@ -117,7 +133,12 @@ def test_all_weights_of_a_quantized_model_are_a_difference(tmp_path: Path) -> No
         (LF + "quantization_bit: 8\n", "quantization_bit", "8 bits are not supported"),
         (LF + "quantization_bit: 4\nquantization_method: hqq\n", "quantization_method", "bitsandbytes"),
         (AX + "load_in_8bit: true\n", "load_in_8bit", "8 bits are not supported"),
-        (AX + "peft_init_lora_weights: loftq\n", "peft_init_lora_weights", "allowed true, gaussian"),
+        (AX + "peft_init_lora_weights: eva\n", "peft_init_lora_weights", "allowed true, gaussian"),
+        (
+            AX + "eval_steps: 5\nmetric_for_best_model: accuracy\ngreater_is_better: true\n",
+            "greater_is_better",
+            "no evaluation measures",
+        ),
         (AX + "peft_use_dora: true\npeft_init_lora_weights: olora\n", "peft_init_lora_weights", "use_dora"),
         (TRL + "loftq_config: {a: 1}\n", "loftq_config", "no such part"),
         (LF + DPO + "ref_model: c/d\n", "ref_model", "before the first step"),
@@ -129,6 +150,15 @@ def test_what_a_recipe_lacks_stays_listed(text: str, key: str, says: str, tmp_pa
     assert outcome(found, key).status == "different"
     assert says in outcome(found, key).says
     loads(found, tmp_path)
+
+
+def test_a_stable_rate_falls_to_the_lowest_that_transformers_has_where_the_file_names_none(tmp_path: Path) -> None:
+    found = imported(tmp_path, LF + "lr_scheduler_type: warmup_stable_decay\n")
+    assert tuned(found)["min_lr_rate"] == 0.0
+    found = imported(
+        tmp_path, LF + "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {min_lr_ratio: 0.2}\n"
+    )
+    assert tuned(found)["min_lr_rate"] == 0.2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def adapted(targets: Any) -> set[str]:
 
     from engines.finetune.model import add_adapter
 
-    model = add_adapter(Phi3ForCausalLM(Phi3Config(**SIZES)), stage(targets))
+    model = add_adapter(Phi3ForCausalLM(Phi3Config(**SIZES)), stage(targets), Path())
     return {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
 
 
@@ -48,3 +49,42 @@ def test_a_name_without_a_linear_layer_is_refused_with_those_that_there_are() ->
     with pytest.raises(OperatorError, match=r"no linear layer named q_proj, attn\.o_proj") as caught:
         adapted(["q_proj", "o_proj", "attn.o_proj"])
     assert caught.value.hint == "its linear layers are down_proj, gate_up_proj, lm_head, o_proj, qkv_proj"
+
+
+def test_a_regular_expression_selects_by_whole_names_and_a_name_in_its_place_is_refused() -> None:
+    assert adapted(r".*\.(qkv|down)_proj") == {"qkv_proj", "down_proj"}
+    with pytest.raises(OperatorError, match=r"no linear layer of the model is selected by .*\[qk\]_proj"):
+        adapted(r".*\.[qk]_proj")
+    with pytest.raises(ValueError, match="valid list"):
+        stage("qkv_proj")
+    with pytest.raises(ValueError, match="can compute for hours"):
+        stage("(a.*b.*)*.*c.*")
+    with pytest.raises(ValueError, match="cannot be combined with names"):
+        stage([r".*\.q_proj", "o_proj"])
+
+
+def test_ranks_scales_and_layers_are_those_of_the_patterns_as_in_peft() -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from engines.finetune.model import add_adapter
+
+    fields = {"rank_pattern": {"down_proj": 3}, "alpha_pattern": {r"layers\.1\.mlp\.down_proj": 6.0}, "r": 2}
+    chosen = stage("all-linear").model_copy(update={**fields, "lora_alpha": 4.0, "layers_to_transform": [1]})
+    model = add_adapter(Phi3ForCausalLM(Phi3Config(**{**SIZES, "num_hidden_layers": 2})), chosen, Path())
+    found = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    assert {name.split(".")[2] for name in found} == {"1"}
+    for name, layer in found.items():
+        assert chosen.adapts(name, "lm_head")
+        assert layer.r["default"] == chosen.rank_of(name) == (3 if "down" in name else 2)
+        assert layer.scaling["default"] == pytest.approx(2.0)
+    assert not chosen.adapts("model.layers.0.mlp.down_proj", "lm_head")
+
+
+def test_a_pattern_that_names_no_adapted_layer_is_refused() -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from engines.finetune.model import add_adapter
+
+    wrong = stage(["o_proj"]).model_copy(update={"rank_pattern": {"down_proj": 3}})
+    with pytest.raises(OperatorError, match="rank_pattern — no layer with an adapter is named down_proj"):
+        add_adapter(Phi3ForCausalLM(Phi3Config(**SIZES)), wrong, Path())

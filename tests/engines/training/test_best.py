@@ -119,6 +119,36 @@ def test_an_improvement_must_exceed_the_threshold_and_the_best_is_the_lowest() -
     assert (stopping.best, stopping.best_step) == (1.7, 5)
 
 
+def test_of_a_metric_that_should_rise_the_best_is_the_highest() -> None:
+    stopping = EarlyStopping(2, 0.5, rises=True)
+    assert [stopping.note(step, value) for step, value in enumerate((1.0, 2.0, 2.2, 2.1))] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert (stopping.best, stopping.best_step) == (2.2, 2)
+
+
+@pytest.mark.torch
+def test_the_best_checkpoint_is_the_one_by_the_metric_that_the_recipe_names(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Losses(monkeypatch, LOSSES)
+    fields = {"metric_for_best_model": "eval_perplexity", "greater_is_better": True}
+    ctx = context(tmp_path, {**PRETRAIN, **BEST, **fields}, {"data": tokens})
+    result = run_stage(ctx)
+    assert result is not None
+    assert (result.metrics["output_step"], result.metrics["eval_loss"]) == (2, 3.0)
+    assert sorted(path.name for path in ctx.checkpoints.iterdir()) == ["step-2", "step-8"]
+    assert [event.best for event in of_kind(ctx, CheckpointCommitted)] == [True, False, False, False]
+
+
+def test_a_metric_that_no_evaluation_measures_is_refused() -> None:
+    with pytest.raises(ValueError, match="an evaluation does not measure it"):
+        PretrainStage.model_validate({**PRETRAIN, "metric_for_best_model": "eval_accuracy"})
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from engines.artifacts.checkpoints import scan_attempt
 from recipes.problems import OperatorError
 from recipes.stages.dpo import DpoStage
 from recipes.stages.fields import ModelGuards, ModelRetry
@@ -74,6 +75,11 @@ TRAINING: dict[str, Change] = {
     "learning_rate": Change(2e-3),
     "lr_scheduler_type": Change("linear"),
     "min_lr_rate": Change(0.3, {"lr_scheduler_type": "cosine_with_min_lr"}),
+    "num_cycles": Change(2, {"lr_scheduler_type": "cosine_with_restarts"}),
+    "power": Change(2.0, {"lr_scheduler_type": "polynomial"}),
+    "lr_end": Change(1e-4, {"lr_scheduler_type": "polynomial"}),
+    "num_decay_steps": Change(2.0, {"lr_scheduler_type": "warmup_stable_decay"}),
+    "decay_type": Change("linear", {"lr_scheduler_type": "warmup_stable_decay", "num_decay_steps": 4.0}),
     "warmup_steps": Change(2.0),
     "optim": Change("adamw_torch"),
     "weight_decay": Change(0.1),
@@ -137,7 +143,10 @@ ADAPTER: dict[str, Change] = {
     "use_rslora": Change(True),
     "use_dora": Change(True),
     "init_lora_weights": Change("gaussian"),
-    "target_modules": Change(["q_proj"]),
+    "target_modules": Change(r".*\.(q|up)_proj"),
+    "layers_to_transform": Change([0]),
+    "rank_pattern": Change({"q_proj": 3}),
+    "alpha_pattern": Change({"q_proj": 3.0}),
     "modules_to_save": Change(["lm_head"]),
     "bias": Change("all"),
     "base_dtype": Change("float32", {"bf16": True}),
@@ -158,10 +167,11 @@ DPO: dict[str, Change] = {
     "disable_dropout": Change(False),
     "precompute_ref_log_probs": Change(True),
 }
+TOKENS: dict[str, Change] = {"label_smoothing_factor": Change(0.1)}
 CHANGES: dict[str, dict[str, Change]] = {
-    "pretrain": {**TRAINING, **PRETRAIN},
-    "adapter": {**TRAINING, **ROWS, **ORDER, **ADAPTER},
-    "model": {**TRAINING, **ROWS, **ORDER},
+    "pretrain": {**TRAINING, **TOKENS, **PRETRAIN},
+    "adapter": {**TRAINING, **TOKENS, **ROWS, **ORDER, **ADAPTER},
+    "model": {**TRAINING, **TOKENS, **ROWS, **ORDER},
     "dpo": {
         **TRAINING, **ROWS, **ADAPTER, **DPO, "eval_max_tokens": Change(1, BATCHES),
         "columns": Change({"chosen": "good"}, data="objects"),
@@ -172,6 +182,9 @@ WHOLE: dict[str, Change] = {
     "save_total_limit": Change(1, {"save_steps": 1, "max_steps": 2}),
     "load_best_model_at_end": Change(True, {"eval_steps": 1, "save_steps": 1, "max_steps": 2}, data="unseen"),
     "report_to": Change(["tensorboard"], {"max_steps": 1}),
+    "metric_for_best_model": Change("eval_perplexity", {"eval_steps": 1, "max_steps": 1}),
+    "greater_is_better": Change(True, {"eval_steps": 1, "max_steps": 1}),
+    "neftune_noise_alpha": Change(5.0, {"max_steps": 1}),
 }
 """Fields that take effect in the course of a training."""
 ELSEWHERE = {
@@ -188,6 +201,7 @@ ELSEWHERE = {
     "start_from": "engines/training/test_beginning.py::test_finished_weights_start_a_new_training",
     "train_on_template": "engines/labels/test_stage_rows.py::test_each_field_reaches_the_rules",
     "train_sampling_strategy": "engines/training/test_fields.py::test_pairs_are_neither_packed_nor_grouped",
+    "label_smoothing_factor": "engines/training/test_fields.py::test_pairs_are_neither_packed_nor_grouped",
     "packing": "engines/training/test_fields.py::test_pairs_are_neither_packed_nor_grouped",
 }
 """Fields whose effect is not in what these engines build, and the begin of the name of the test that has it."""
@@ -360,7 +374,8 @@ def _done(tmp_path: Path, values: Mapping[str, Any], inputs: Mapping[str, Path |
     ctx = context(tmp_path, values, inputs)
     assert run_stage(ctx) is not None
     kept = sorted(path.name for path in ctx.checkpoints.iterdir())
-    return kept, tiny.weights_sha256(ctx.out), sorted(path.name[:6] for path in ctx.run_root.rglob("events.*"))
+    judged = [checkpoint.judged for checkpoint in scan_attempt(ctx.checkpoints)[0]]
+    return kept, judged, tiny.weights_sha256(ctx.out), sorted(path.name[:6] for path in ctx.run_root.rglob("events.*"))
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -385,8 +400,8 @@ def test_every_field_of_a_stage_that_trains_has_its_proof(kind: str) -> None:
     assert proven - fields.model_fields.keys() == set(), "no proof of a field that does not exist"
 
 
-def test_pairs_are_neither_packed_nor_grouped() -> None:
-    for name, change in ORDER.items():
+def test_pairs_are_neither_packed_nor_grouped_and_have_no_labels_of_tokens() -> None:
+    for name, change in {**ORDER, **TOKENS}.items():
         with pytest.raises(ValueError, match=name):
             DpoStage.model_validate({**STAGES["dpo"][1], name: change.value})
 

@@ -87,24 +87,62 @@ def test_the_end_of_turn_is_learnt(model: Path, messages: Path) -> None:
     assert all([label for label in row.labels if label != -100][-1] == end for row in rows)
 
 
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "cosine": ({}, {}),
+    "cosine_with_min_lr": ({"min_lr_rate": 0.2}, {}),
+    "cosine_with_restarts": ({"num_cycles": 3}, {"num_cycles": 3}),
+    "linear": ({}, {}),
+    "polynomial": ({"power": 2.0, "lr_end": 1e-4}, {"power": 2.0, "lr_end": 1e-4}),
+    "warmup_stable_decay": (
+        {"num_decay_steps": 5, "decay_type": "1-sqrt", "min_lr_ratio": 0.2},
+        {"num_decay_steps": 0.25, "decay_type": "1-sqrt"},
+    ),
+    "constant": ({}, {}),
+    "constant_with_warmup": ({}, {}),
+    "inverse_sqrt": ({}, {}),
+}
+"""The shapes, each with what transformers' function takes and with the fields of a stage."""
+
+
+def test_every_shape_of_a_recipe_is_compared_with_that_of_transformers() -> None:
+    from engines.training.schedule import SHAPES as OURS
+
+    assert set(SHAPES) == set(OURS)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_each_fall_of_a_stable_rate_is_that_of_transformers(decay: str) -> None:
+    from transformers.optimization import _get_wsd_scheduler_lambda
+
+    from engines.training.schedule import Form, Schedule
+
+    ours = Schedule("warmup_stable_decay", warmup=3, total=20, min_rate=0.1, form=Form(decay_steps=7, decay=decay))
+    for step in range(23):
+        theirs = _get_wsd_scheduler_lambda(
+            step, num_warmup_steps=3, num_stable_steps=10, num_decay_steps=7, warmup_type="linear", decay_type=decay,
+            min_lr_ratio=0.1, num_cycles=0.5,
+        )  # fmt: skip
+        assert ours(step) == pytest.approx(theirs, abs=1e-12)
+
+
 @pytest.mark.parametrize("warmup", [0.0, 3.0, 0.25])
-@pytest.mark.parametrize(
-    "shape", ["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup", "inverse_sqrt"]
-)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_schedule_is_that_of_transformers(shape: str, warmup: float) -> None:
     import torch
     from transformers import get_scheduler
 
-    from engines.training.schedule import Schedule, warmup_steps
+    from engines.training.schedule import schedule_for, warmup_steps
+    from recipes.stages.pretrain import PretrainStage
 
     name = "constant_with_warmup" if shape == "constant" else shape
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-3)
     first = warmup_steps(warmup, 20)
-    extra = {"min_lr_rate": 0.2} if shape == "cosine_with_min_lr" else {}
+    extra, fields = SHAPES[shape]
     theirs = get_scheduler(
         name, optimizer, num_warmup_steps=first, num_training_steps=20, scheduler_specific_kwargs=extra
     )
-    ours = Schedule(shape, warmup=first, total=20, min_rate=0.2)
+    stage = {**PRETRAIN, "lr_scheduler_type": shape, "warmup_steps": warmup, "min_lr_rate": 0.2, **fields}
+    ours = schedule_for(PretrainStage.model_validate(stage), 20, 1.0)
     for step in range(21):
         assert ours(step) == pytest.approx(theirs.lr_lambdas[0](step), abs=1e-12)
 

@@ -1,0 +1,52 @@
+"""LoftQ: the adapter begins with the nearest matrix of its rank to what 4 bits lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.stages.finetune import FinetuneStage
+from tests.engines.training import tiny
+
+pytestmark = pytest.mark.torch
+
+
+def test_the_first_weights_are_the_best_of_their_rank_whatever_the_scale(tmp_path: Path) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from safetensors.torch import load_file
+
+    from engines.finetune.model import add_adapter, load_base, quantization_of
+
+    folder = tiny.write_model(tmp_path / "model")
+    fields = {
+        "init_lora_weights": "loftq",
+        "load_in_4bit": True,
+        "r": 4,
+        "lora_alpha": 12.0,
+        "rank_pattern": {"q_proj": 2},
+    }
+    stage = FinetuneStage.model_validate({"name": "x", "model": "m", "data": "d", **fields})
+    model, _ = load_base(folder, quantization=quantization_of(stage, bf16=False))
+    adapted = add_adapter(model, stage, folder)
+    exact = load_file(folder / "model.safetensors")
+    layers: dict[str, Any] = {
+        n: m for n, m in adapted.named_modules() if hasattr(m, "lora_A") and "default" in m.lora_A
+    }
+    assert len(layers) == 14
+    for name, layer in layers.items():
+        weight = exact[name.removeprefix("base_model.model.") + ".weight"].float()
+        base = layer.base_layer.weight
+        lost = weight - dequantize_4bit(base.data, base.quant_state).float().reshape(weight.shape)
+        left = lost - layer.get_delta_weight("default").detach().float()
+        rank = 2 if "q_proj" in name else 4
+        best = torch.linalg.svdvals(lost)[rank:].square().sum().sqrt()
+        assert float(left.norm()) == pytest.approx(float(best), rel=1e-3)
+        assert float(left.norm()) < float(lost.norm())
+
+
+def test_without_4_bits_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="loftq without load_in_4bit"):
+        FinetuneStage.model_validate({"name": "x", "model": "m", "data": "d", "init_lora_weights": "loftq"})
