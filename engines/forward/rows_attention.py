@@ -43,7 +43,7 @@ def rows_in_sequence(lengths: Sequence[int]) -> Iterator[None]:
         _Present.bounds, _Present.several = before
 
 
-def rows_now() -> list[tuple[int, int]] | None:
+def rows_now() -> Sequence[tuple[int, int]] | None:
     """Where the rows of the present sequence begin and end; None for a sequence that is one row."""
     return _Present.bounds
 

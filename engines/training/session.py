@@ -199,7 +199,7 @@ class Session:
             return
         self.ctx.phase(self._setup())
         if self.stage.torch_compile:
-            compile_layers(self.task.model, same_lengths=isinstance(self.stage, PretrainStage))
+            compile_layers(self.task.model, same_lengths=self.task.full)
         if self.task.bf16:
             keep_input_types(self.task.model)
         self.ctx.phase("first step")
