@@ -440,6 +440,9 @@ class FinetuneStage(FinetuneFields, AdapterFields, BaseFields, QuantizedFields):
         return self
 
 
+_ONLY_OF_PEFT = ("layers_to_transform", "rank_pattern", "alpha_pattern", "label_smoothing_factor")
+
+
 def _not_of_unsloth(stage: FinetuneStage) -> Iterator[tuple[str, str, str]]:
     """The fields whose values Unsloth replaces by its own, or refuses: the field, the value, the allowed ones."""
     if stage.load_in_4bit:
@@ -451,13 +454,12 @@ def _not_of_unsloth(stage: FinetuneStage) -> Iterator[tuple[str, str, str]]:
             yield "bnb_4bit_compute_dtype", stage.bnb_4bit_compute_dtype, "auto"
         if stage.llm_int8_skip_modules:
             yield "llm_int8_skip_modules", ", ".join(stage.llm_int8_skip_modules), "an empty list"
-    if stage.init_lora_weights == "loftq":
-        yield "init_lora_weights", "loftq", "true, or backend = hf"
-    if stage.pattern:
-        yield "target_modules", "a regular expression", "names of layers, or backend = hf"
-    for name in ("layers_to_transform", "rank_pattern", "alpha_pattern", "label_smoothing_factor"):
-        if getattr(stage, name):
-            yield name, str(getattr(stage, name)), "none, or backend = hf"
+    chosen = {
+        "init_lora_weights": stage.init_lora_weights if stage.init_lora_weights == "loftq" else "",
+        "target_modules": stage.pattern,
+        **{name: getattr(stage, name) for name in _ONLY_OF_PEFT},
+    }
+    yield from ((name, shown(value), "leave it out, or backend = hf") for name, value in chosen.items() if value)
     others = [name for name in stage.modules_to_save if name not in UNSLOTH_SAVES]
     if others:
         yield "modules_to_save", ", ".join(others), ", ".join(UNSLOTH_SAVES)
