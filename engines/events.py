@@ -500,6 +500,22 @@ class Gap(Event, frozen=True, kw_only=True, tag="gap"):
     reason: str = ""
 
 
+class CommandEnded(Event, frozen=True, kw_only=True, tag="command_ended"):
+    """A command of the recipe for the end of the run (`on_success`, `on_failure`) has ended, or was not started.
+
+    `number` is that of the operator's launch or resume whose end it was started for: it is started once for each.
+    `exit` is its status, negative for a signal; None if it is not known. `output` is the end of what it printed.
+    """
+
+    command: str
+    number: int
+    argv: list[str] = []
+    exit: int | None = None
+    detail: str = ""
+    took_s: float | None = None
+    output: str = ""
+
+
 AnyEvent: TypeAlias = (
     WriterOpened
     | RunStarted
@@ -528,6 +544,7 @@ AnyEvent: TypeAlias = (
     | EngineRecovered
     | MachineSampled
     | Warned
+    | CommandEnded
     | Gap
 )
 

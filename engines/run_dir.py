@@ -108,6 +108,10 @@ class RunDir:
     def supervisor_lock(self) -> Path:
         return self.root / "supervisor.lock"
 
+    def end_command(self, number: int, suffix: str) -> Path:
+        """A file of the command for the end of the operator's start of this number: what it reads, or prints."""
+        return self.root / "commands" / f"{number}.{suffix}"
+
     @property
     def exit_json(self) -> Path:
         return self.root / "exit.json"

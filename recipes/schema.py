@@ -61,4 +61,29 @@ class Recipe(Strict):
         unit="seconds",
         help="Time that a stopping engine has to write its last checkpoint.",
     )
+    on_success: list[str] = setting(
+        default_factory=list,
+        section="Recipe",
+        at_resume="change",
+        max_length=100,
+        help="Command (program and arguments, no shell) that is started once when the run has succeeded; it reads the"
+        " result as JSON from standard input, and works in the recipe's folder.",
+    )
+    on_failure: list[str] = setting(
+        default_factory=list,
+        section="Recipe",
+        at_resume="change",
+        max_length=100,
+        help="The same for a run that failed or that a gate refused; its JSON says the cause and all attempts. A stop"
+        " by an operator starts neither.",
+    )
+    command_timeout_s: float = setting(
+        60.0,
+        section="Recipe",
+        at_resume="change",
+        ge=1,
+        le=3600,
+        unit="seconds",
+        help="Time after which on_success or on_failure is ended, with the processes that it has started.",
+    )
     stage: list[Stage] = setting(section="Recipe", min_length=1, max_length=256, help="The stages.")

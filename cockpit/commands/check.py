@@ -17,7 +17,22 @@ from cockpit.headless.look_lines import look_lines
 from cockpit.launching.unsloth_check import stages_with_unsloth, unsloth_problems
 from cockpit.planning.data_look import data_problems, look_at_data
 from cockpit.planning.files import PlannedFile
-from cockpit.planning.machine import Machine, machine_problems, not_looked_at, planned_there, read_machine
+from cockpit.planning.machine import (
+    Machine,
+    machine_memory,
+    machine_problems,
+    not_looked_at,
+    planned_there,
+    read_machine,
+)
+from cockpit.planning.memory_check import (
+    Memory,
+    StageMemory,
+    memory_problems,
+    memory_warning,
+    memory_words,
+    recipe_memory,
+)
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import Plan, StagePlan, plan
 from cockpit.runs.find import runs_root
@@ -74,6 +89,10 @@ def run(args: argparse.Namespace) -> ExitCode:
         print_json(answer)
         return ExitCode.DONE
     _print(loaded, made, looks)
+    _print_memory(
+        recipe_memory(loaded, looks) if machine is None else machine_memory(loaded, machine),
+        Memory.here() if machine is None else machine.memory,
+    )
     if machine is not None:
         _print_elsewhere(loaded, machine)
     return ExitCode.DONE
@@ -88,11 +107,19 @@ def _look(loaded: LoadedRecipe, *, with_data: bool) -> dict[str, StageLook]:
     check_models(loaded)
     check_folders(loaded)
     looks = look_at_data(loaded) if with_data else {}
-    refuse(loaded, data_problems(loaded, looks))
+    refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
     for stage in stages_with_unsloth(loaded)[:1]:
         say(f"asking {stage.python or sys.executable} whether Unsloth starts there; its import takes a while")
     refuse(loaded, unsloth_problems(loaded))
     return looks
+
+
+def _print_memory(needs: Mapping[str, StageMemory], memory: Memory | None) -> None:
+    for name, one in needs.items():
+        say(f"{name} needs {memory_words(one)}")
+        warning = "" if memory is None else memory_warning(one, memory)
+        if warning:
+            say(f"warning: {name}: {warning}")
 
 
 def _print_elsewhere(loaded: LoadedRecipe, machine: Machine) -> None:

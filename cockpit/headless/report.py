@@ -6,6 +6,7 @@ import math
 
 from cockpit.headless.file_rows import files_table, shown
 from cockpit.headless.speed import speed_lines
+from cockpit.runs.diagnosis import diagnosis_of
 from cockpit.runs.ending import ending_of
 from cockpit.runs.log_lines import accepted_words, adjusted_words, devices_words, line_of
 from cockpit.runs.stage_view import StageView
@@ -122,6 +123,7 @@ def _notes(state: RunState, *, reasons: bool) -> list[str]:
             notes.append(
                 f"{stage.name}: guard {guard.guard} tripped at step {guard.step}{measured}, attempt {guard.attempt}"
             )
+        notes += [f"{stage.name}: {found.sentence}" for found in diagnosis_of(stage)]
         if reasons and stage.state.has_failed and stage.reason:
             notes.append(f"{stage.name} {stage.state}: {stage.reason}")
     notes += [f"changed at a resume: {change.sentence}" for change in state.changes]

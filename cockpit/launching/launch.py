@@ -14,6 +14,7 @@ from cockpit.launching.run_outputs import outputs_in
 from cockpit.launching.start import remove_unstarted, require_free, start_supervisor
 from cockpit.launching.trusting import require_trusted_to_start
 from cockpit.planning.data_look import data_problems, look_at_data
+from cockpit.planning.memory_check import memory_problems, recipe_memory
 from cockpit.planning.model_check import check_folders, check_models, refuse
 from cockpit.planning.stages import plan as make_plan
 from cockpit.provenance.trust import seal, why_untrusted
@@ -86,7 +87,7 @@ def launch(
     check_folders(loaded)
     check_interpreters(loaded.recipe, run_recipe.wanted())
     looks = look_at_data(loaded)
-    refuse(loaded, data_problems(loaded, looks))
+    refuse(loaded, [*data_problems(loaded, looks), *memory_problems(recipe_memory(loaded, looks), loaded)])
     if name is not None and not _is_name(name):
         raise OperatorError(f"--name — got {name!r}; allowed: 1 to 60 letters, digits, '.', '_' and '-'")
     try:

@@ -33,6 +33,9 @@ def what_would_start(run: RunDir) -> list[str]:
         read = [f"{field}: {ref.path}" for field, ref in plan.inputs.get(stage.name, {}).items() if ref.path]
         named = [f"{field}: {value}" for field, value in _paths(stage.model_dump(mode="json", exclude={"python"}))]
         lines += [f"    {safe_text(line, 400)}" for line in dict.fromkeys([*read, *named])]
+    for name in ("on_success", "on_failure"):
+        argv = getattr(plan.recipe, name)
+        lines += [safe_text(f"{name}: {shlex.join(argv)}", 400)] if argv else []
     left_out = len(lines) - MOST_LINES
     return [*lines[:MOST_LINES], f"… {left_out} more lines; see {run.recipe_json}"] if left_out > 0 else lines
 

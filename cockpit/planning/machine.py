@@ -15,7 +15,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from cockpit.planning.stages import OPTIMIZER_BYTES, Plan
+from cockpit.planning.memory import OPTIMIZER_BYTES, SHAPE_KEYS, computes_in_bfloat16, shape_of_config
+from cockpit.planning.memory_check import Memory, StageMemory, ways_to_fit
+from cockpit.planning.stages import Plan, shape_of
 from engines.processor import NO_GPU_FOR_LIGER
 from recipes.load import LoadedRecipe
 from recipes.problems import OperatorError, Problem, RecipeError, closest, printable, shown
@@ -58,6 +60,7 @@ class Machine(Strict):
         packages: distributions in the environment of its engines, as `name` or `name==version`; None if unknown.
         environments: the same for other interpreters, by the path in a stage's `python`.
         parameters: models in its hub cache, with their numbers of parameters.
+        shapes: sizes of models, as their config.json has them.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -67,6 +70,26 @@ class Machine(Strict):
     packages: list[str] | None = None
     environments: dict[str, list[str]] = Field(default_factory=dict)
     parameters: dict[str, int] = Field(default_factory=dict)
+    shapes: dict[str, dict[str, int | bool]] = Field(default_factory=dict)
+
+    @field_validator("shapes")
+    @classmethod
+    def _whole_shapes(cls, value: dict[str, dict[str, int | bool]]) -> dict[str, dict[str, int | bool]]:
+        wrong = [name for name, sizes in value.items() if shape_of_config(sizes) is None]
+        if wrong:
+            raise ValueError(f"shapes — {', '.join(wrong)} needs {', '.join(SHAPE_KEYS)}, as its config.json has them")
+        return value
+
+    @property
+    def computes_in_bfloat16(self) -> bool:
+        """Whether its first GPU does so in hardware; unknown, and so False, without a GPU."""
+        return bool(self.gpu) and _capability(self.gpu[0]) >= NATIVE_BF16
+
+    @property
+    def memory(self) -> Memory:
+        """The memory that a training may have."""
+        device = int(self.device_gib * GIB)
+        return Memory(device, device)
 
     def packages_of(self, python: str | None) -> dict[str, str] | None:
         """Normalized names of an interpreter's distributions with their versions (empty if unknown); None if none are
@@ -172,7 +195,8 @@ def _of_stage(loaded: LoadedRecipe, stage: StageFields, machine: Machine) -> Ite
         yield from _devices(stage, machine)
         yield from _precision(stage, machine)
         yield from _kernels(stage, machine)
-        yield from _weights(loaded, stage, machine)
+        known = list(_training(loaded, stage, machine))
+        yield from known or _weights(loaded, stage, machine)
 
 
 def _packages(stage: StageFields, machine: Machine) -> Iterator[Finding]:
@@ -274,6 +298,35 @@ def _float32_there(stage: TrainingFields, gpu: Gpu | None) -> str:
     return "TF32" if has_tf32 and wanted != "highest" else "float32"
 
 
+def machine_memory(loaded: LoadedRecipe, machine: Machine) -> dict[str, StageMemory]:
+    """The trainings of a recipe whose shapes are known, as they are on the machine."""
+    by_name: dict[str, StageFields] = {stage.name: stage for stage in loaded.recipe.stage}
+    found = {}
+    for stage in loaded.recipe.stage:
+        if not isinstance(stage, TrainingFields):
+            continue
+        sizes = machine.shapes.get(_model_name(loaded, stage.name) or "")
+        shape = shape_of(stage, by_name, loaded.graph) if sizes is None else shape_of_config(sizes)
+        if shape is not None:
+            bf16 = computes_in_bfloat16(stage, natively=machine.computes_in_bfloat16)
+            found[stage.name] = StageMemory(stage, shape, bf16, None)
+    return found
+
+
+def _training(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
+    """Weights, gradients and optimizer exceed the memory, whatever the rows are."""
+    one = machine_memory(loaded, machine).get(stage.name)
+    needed = 0 if one is None else one.need.certain
+    if one is None or needed <= machine.memory.total:
+        return
+    have = size(machine.memory.total)
+    yield Finding(
+        "model" if "model" in type(stage).model_fields else "name",
+        f"weights, gradients and optimizer need {size(needed)}; {machine.name} has {have}",
+        ways_to_fit(one, machine.memory.total),
+    )
+
+
 def _weights(loaded: LoadedRecipe, stage: DeviceFields, machine: Machine) -> Iterator[Finding]:
     """The weights alone exceed the memory. What else a training needs depends on shapes that only the model has."""
     count = _parameters(loaded, stage.name, machine)
@@ -308,7 +361,12 @@ def _can_be_4_bit(stage: DeviceFields) -> bool:
 
 
 def _parameters(loaded: LoadedRecipe, stage: str, machine: Machine) -> int | None:
-    """The parameters of a stage's model: of the hub's model that it names, or that the stages before it began with."""
+    """The parameters of a stage's model, if the description says them."""
+    return machine.parameters.get(_model_name(loaded, stage) or "")
+
+
+def _model_name(loaded: LoadedRecipe, stage: str) -> str | None:
+    """The model of a stage: the one that it names, or that the stages before it began with."""
     seen: set[str] = set()
     while stage not in seen:
         seen.add(stage)
@@ -316,7 +374,7 @@ def _parameters(loaded: LoadedRecipe, stage: str, machine: Machine) -> int | Non
         if named is None:
             return None
         if named.origin != "stage":
-            return machine.parameters.get(named.name)
+            return named.name
         stage = named.name
     return None
 

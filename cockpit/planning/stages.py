@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from cockpit.planning.files import PlannedFile, files_of_folder, planned_files
+from cockpit.planning.memory import (
+    OPTIMIZER_BYTES,
+    MemoryNeed,
+    Shape,
+    computes_in_bfloat16,
+    memory_need,
+    shape_of_config,
+    shape_of_stage,
+)
 from engines.artifacts.data_folder import TOKENS_JSON
 from engines.device_identity import nvidia_gpus
+from engines.inputs.hub_cache import cached_model
 from engines.json_text import read_json
 from engines.look.answer import StageLook
 from engines.look.lengths import tokens_read
 from engines.processor import native_bfloat16
+from exporters.hf_model.architectures import language_settings
 from recipes.graph import Graph
 from recipes.schema import Recipe
 from recipes.stages.export import ExportStage
@@ -32,13 +43,8 @@ FORMAT = 1
 WEIGHT_BYTES = 4
 """Weights are trained in float32, also with bf16 autocast."""
 MAX_TOKENS_JSON_BYTES = 1024 * 1024
+CONFIG_JSON, MAX_CONFIG_BYTES = "config.json", 1024 * 1024
 OUTPUT_HEAD = "lm_head"
-OPTIMIZER_BYTES = {
-    "adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8,
-    "adafactor": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_32bit": 4, "paged_lion_8bit": 1,
-}  # fmt: skip
-"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion. Adafactor has a number for each
-row and column of a matrix, which is next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class StagePlan:
         checkpoints: number of checkpoints that are written.
         checkpoint_bytes: weights and optimizer state of one checkpoint.
         precision: in which number format an adapter is trained on this machine's processor, and why.
+        memory: bytes that the training needs at its peak, beside the libraries; an estimate.
     """
 
     name: str
@@ -72,6 +79,7 @@ class StagePlan:
     checkpoints: int | None = None
     checkpoint_bytes: int | None = None
     precision: str | None = None
+    memory: MemoryNeed | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,47 @@ def _projections(stage: PretrainStage) -> dict[str, tuple[int, int]]:
 def _stage_plan(
     stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None, look: StageLook | None
 ) -> StagePlan:
+    made = _stage_numbers(stage, by_name, graph, look)
+    shape = shape_of(stage, by_name, graph) if isinstance(stage, TrainingFields) else None
+    if shape is None or not isinstance(stage, TrainingFields):
+        return made
+    bf16 = computes_in_bfloat16(stage, natively=bool(native_bfloat16()))
+    return replace(made, memory=memory_need(stage, shape, bf16=bf16, longest=longest_row(look)))
+
+
+def shape_of(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None) -> Shape | None:
+    """The shape of a stage's model, by the stage that creates it or by its folder's config.json; None if unknown."""
+    base = base_of(stage, by_name)
+    if base is not None:
+        vocab_size = _vocab_size(base, by_name) or _vocab_of_tokens(_tokens_folder(base, graph))
+        return None if vocab_size is None else shape_of_stage(base, vocab_size)
+    folder = None if graph is None else model_folder(stage, by_name, graph) or _cached_folder(stage, by_name, graph)
+    try:
+        config = None if folder is None else read_json(folder / CONFIG_JSON, MAX_CONFIG_BYTES)
+    except (OSError, ValueError):
+        return None
+    return shape_of_config(language_settings(config)) if isinstance(config, dict) else None
+
+
+def longest_row(look: StageLook | None) -> int | None:
+    """Tokens of the longest row of the data that was looked at; None if it was not read to its end."""
+    if look is None or not look.splits or not all(one.read_all for one in look.splits):
+        return None
+    return max(one.longest for one in look.splits) or None
+
+
+def _cached_folder(stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph) -> Path | None:
+    """The folder in the hub cache of the model that a stage's model comes from."""
+    for current in _back(stage, by_name):
+        reference = graph.inputs.get(current.name, {}).get(row_of(current).same_shape_as or "")
+        if reference is not None and reference.origin == "hub":
+            return cached_model(reference.name)
+    return None
+
+
+def _stage_numbers(
+    stage: StageFields, by_name: Mapping[str, StageFields], graph: Graph | None, look: StageLook | None
+) -> StagePlan:
     match stage:
         case PretrainStage():
             made = _training_plan(stage, *_training_sizes(stage, by_name))
@@ -197,7 +246,7 @@ def _training_plan(stage: TrainingFields, parameters: int | None, trainable: int
         if isinstance(stage, PretrainStage)
         else None
     )
-    per_parameter = WEIGHT_BYTES + OPTIMIZER_BYTES[stage.optim]
+    per_parameter = WEIGHT_BYTES + int(OPTIMIZER_BYTES[stage.optim])
     return StagePlan(
         stage.name,
         stage.kind,
@@ -250,6 +299,13 @@ def _with_windows(made: StagePlan, stage: PretrainStage, tokens: Path | None) ->
 def _tokens_folder(stage: PretrainStage, graph: Graph | None) -> Path | None:
     reference = graph.inputs.get(stage.name, {}).get("data") if graph is not None else None
     return None if reference is None else reference.path
+
+
+def _vocab_of_tokens(folder: Path | None) -> int | None:
+    try:
+        return None if folder is None else int(read_json(folder / TOKENS_JSON, MAX_TOKENS_JSON_BYTES)["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _tokens_by_split(folder: Path) -> dict[str, int]:

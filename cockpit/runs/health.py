@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from cockpit.runs.diagnosis import diagnosis_of
 from cockpit.runs.stage_view import AttemptView
 from cockpit.runs.state import RunState
 from cockpit.runs.writer_facts import Work, WriterFacts
@@ -184,6 +185,7 @@ def health(state: RunState, real: RunStatus, clock: Clock, processes: Processes 
     seen = processes or Processes()
     concerns, old = _concerns(state, clock, seen)
     stage = state.current_stage
+    concerns += tuple(found.short for found in diagnosis_of(stage)) if stage is not None else ()
     attempt = stage.current if stage is not None else None
     if stage is None or attempt is None or attempt.ended:
         # A supervisor that runs goes on within a second.

@@ -18,6 +18,7 @@ from engines.events import (
     AttemptStarted,
     CheckpointCommitted,
     CheckpointRemoved,
+    CommandEnded,
     ControlApplied,
     DevicesUsed,
     EngineRecovered,
@@ -85,14 +86,16 @@ def _words(event: AnyEvent) -> tuple[Level, str]:
         case ControlApplied():
             level: Level = "warn" if event.effect.startswith(IGNORED) else "info"
             return level, f"{event.request} by {event.by}{_at(event.step)}: {event.effect}"
-        case Warned() | Gap() | EngineStalled() | EngineRecovered():
+        case Warned() | Gap() | EngineStalled() | EngineRecovered() | CommandEnded():
             return _of_trouble(event)
         case MachineSampled():
             return "quiet", kind_of(event)
 
 
-def _of_trouble(event: Warned | Gap | EngineStalled | EngineRecovered) -> tuple[Level, str]:
+def _of_trouble(event: Warned | Gap | EngineStalled | EngineRecovered | CommandEnded) -> tuple[Level, str]:
     match event:
+        case CommandEnded():
+            return _of_command(event)
         case EngineStalled():
             return "error", f"{event.stage} attempt {event.attempt}: {_stall(event)}"
         case EngineRecovered():
@@ -107,6 +110,13 @@ def _of_trouble(event: Warned | Gap | EngineStalled | EngineRecovered) -> tuple[
                 "error",
                 f"{fmt.counted(event.lost, 'record')} could not be written: {event.reason or 'unknown reason'}",
             )
+
+
+def _of_command(event: CommandEnded) -> tuple[Level, str]:
+    took = "" if event.took_s is None else f" after {fmt.duration(event.took_s)}"
+    how = event.detail or f"exited with status {event.exit}"
+    output = f": {event.output}" if event.output else ""
+    return "info" if event.exit == 0 else "warn", f"{event.command}: {how}{took}{output}"
 
 
 def _stall(event: EngineStalled) -> str:

@@ -170,6 +170,8 @@ class StageView:
     last_saved: CheckpointCommitted | None = None
     _checkpoints: dict[tuple[int, int, str], CheckpointCommitted] = field(default_factory=dict)
     _removed: set[tuple[int, int, str]] = field(default_factory=set)
+    diagnosed: tuple[int, list[Any]] | None = field(default=None, repr=False, compare=False)
+    """what `diagnosis` found last, with the number of steps and evaluations that it had"""
     _lists: dict[str, list[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -17,6 +17,7 @@ from engines.events import (
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
+    CommandEnded,
     FieldChanged,
     GuardTripped,
     InputsRecorded,
@@ -127,6 +128,8 @@ class RunFacts:
     """role of each writer, by its id"""
     changes: dict[int, FieldChanged] = field(default_factory=dict)
     """fields that resumes changed, by number"""
+    commands: set[int] = field(default_factory=set)
+    """numbers of the operator's starts for whose end a command has been recorded"""
     hosts: dict[str, str] = field(default_factory=dict)
     """name of each writer's machine, by the writer's id"""
 
@@ -218,6 +221,8 @@ def add_facts(facts: RunFacts, events: Iterable[AnyEvent]) -> None:
                 _take_attempt(facts, event)
             case AttemptEnded():
                 _take_end(facts, event)
+            case CommandEnded():
+                facts.commands.add(event.number)
             case CheckpointCommitted():
                 attempt = facts.stage(event.stage).attempt(event.attempt)
                 attempt.saved_step = max(event.step, attempt.saved_step or 0)

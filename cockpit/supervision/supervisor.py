@@ -30,6 +30,7 @@ from cockpit.schedule.recipe_changes import unjournaled, write_changes
 from cockpit.schedule.recorded_inputs import expected_inputs
 from cockpit.schedule.resolved_recipe import RunRecipe, require_outputs_of_runs
 from cockpit.schedule.scheduling import EndRun, RunStage, next_action
+from cockpit.supervision.end_command import EndCommand
 from cockpit.supervision.engine_process import (
     EngineProcess,
     exit_reason,
@@ -41,6 +42,7 @@ from cockpit.supervision.engine_process import (
 )
 from cockpit.supervision.memory_kills import MemoryKills, memory_end
 from cockpit.supervision.process_tree import become_subreaper, kill_tree, reap_children
+from cockpit.supervision.run_result import run_result
 from cockpit.supervision.sampler_process import SamplerProcess
 from cockpit.supervision.wait import Watch
 from engines import control
@@ -295,6 +297,7 @@ class Supervisor:
             )
         self._answer_requests("the run has ended")
         self.sampler.stop()
+        self._carry_out_command(end)
         self.writer.emit(RunEnded(state=end.state, reason=end.reason, launch=self.launch))
         self._wait_for_space()
         self.writer.sync()
@@ -302,6 +305,23 @@ class Supervisor:
         if self.state.state.has_ended:  # else the end waits for space on the disk, or the run was moved
             with suppress(OSError, RunDirError):
                 write_durably(self.run.exit_json, json.dumps(exit_facts(self.run, self.state)).encode())
+
+    def _carry_out_command(self, end: EndRun) -> None:
+        """Start the recipe's command for this end, unless one was recorded for it before."""
+        self.read_facts()
+        number = self.facts.operator.launch if self.facts.operator is not None else 0
+        command = EndCommand.of(self.run, self.plan.recipe, end.state, number)
+        if command is None or number in self.facts.commands:
+            return
+        asked = self.watch.ladder.requested
+        result = run_result(self.run, self.state, end.state, end.reason, end.failed_stage)
+        self.writer.emit(
+            command.carry_out(
+                result,
+                self.watch.between_engines,
+                lambda: self.told_to_end or self.watch.ladder.requested is not asked,
+            )
+        )
 
     def close(self) -> None:
         self.sampler.stop()

@@ -16,6 +16,7 @@ from engines.events import AttemptEnded, GuardTripped, StageStarted, Step
 from engines.run_dir import RunDir, lock_holder
 from engines.words import EndReason, StartReason
 from tests.engines.training import tiny
+from tests.patience import PATIENCE_S
 from tests.runs.harness import engine_pid, events, kill_supervisor, launch_text, wait_for, wait_for_end
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
@@ -95,24 +96,26 @@ def test_a_supervisor_that_adopts_the_run_after_memory_ran_out_continues_the_pla
 WIDE = {**tiny.SHAPE, "intermediate_size": 4096}
 TUNED = {
     "model": '"{model}"', "data": '"{data}"', "max_length": "256", "max_steps": "2", "threads": "1", "bf16": "false",
-    "per_device_train_batch_size": "32", "save_steps": "1",
+    "per_device_train_batch_size": "16", "save_steps": "1",
 }  # fmt: skip
-"""Fields of a training whose step keeps about a gigabyte, as TOML."""
+"""Fields of a training whose step keeps about half a gigabyte, as TOML."""
 METHODS: dict[str, dict[str, str]] = {
     "adapter": {"kind": '"finetune"', "r": "4"},
     "model": {"kind": '"finetune"', "output": '"model"'},
     "packed": {"kind": '"finetune"', "packing": "true", "r": "4"},
-    "pairs": {"kind": '"dpo"', "r": "4", "per_device_train_batch_size": "16"},
+    "pairs": {"kind": '"dpo"', "r": "4", "per_device_train_batch_size": "8"},
 }
-METHOD_LIMIT_BYTES = 1500 << 20
+LONG_S = 4 * PATIENCE_S
+"""Five processes one after the other."""
+METHOD_LIMIT_BYTES = 2150 << 20
 
 
 def _data(folder: Path, method: str) -> Path:
-    """Rows of which 32 (16 pairs) fill 8,192 tokens; packed ones are half as long."""
+    """Rows of which 16 (8 pairs) fill 4,096 tokens; packed ones are half as long."""
     folder.mkdir()
     length = 100 if method == "packed" else 230
     rows = []
-    for number in range(160):
+    for number in range(80):
         asked = {"role": "user", "content": f"f{number}?"}
         answers = [{"role": "assistant", "content": letter * length} for letter in "xy"]
         pair = {"prompt": [asked], "chosen": answers[:1], "rejected": answers[1:]}
@@ -179,8 +182,8 @@ def _assert_halved(run: RunDir, rows: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_trains_the_same_after_memory_ran_out(tmp_path: Path, method: str) -> None:
     run = _free_then_limited(tmp_path, method)
-    assert wait_for_end(run) == "succeeded", [e for e in events(run) if isinstance(e, AttemptEnded)]
-    _assert_halved(run, int(METHODS[method].get("per_device_train_batch_size", "32")))
+    assert wait_for_end(run, LONG_S) == "succeeded", [e for e in events(run) if isinstance(e, AttemptEnded)]
+    _assert_halved(run, int(METHODS[method].get("per_device_train_batch_size", "16")))
     _assert_same_training(run)
 
 
@@ -191,10 +194,10 @@ def test_a_supervisor_that_is_stopped_and_killed_before_it_plans_the_retry_chang
     wait_for(lambda: any(isinstance(e, AttemptEnded) and e.stage == "limited" for e in events(run)), "the end")
     kill_supervisor(run)
     start_supervisor(run, StartReason.ADOPT)  # has no limit: only the journal says that memory ran out
-    assert wait_for_end(run) == "succeeded"
+    assert wait_for_end(run, LONG_S) == "succeeded"
     starts = [e for e in events(run) if isinstance(e, StageStarted) and e.stage == "limited"]
     assert [change.sentence for change in starts[1].adjusted] == [
-        "per_device_train_batch_size 32 → 16",
+        "per_device_train_batch_size 16 → 8",
         "gradient_accumulation_steps 1 → 2",
     ]
     _assert_same_training(run)

@@ -1,0 +1,284 @@
+"""The memory that a training needs, by its fields and the shapes of its model: an estimate, before anything is loaded.
+
+Counts of bytes follow from what the engines keep: weights, gradients and optimizer by their types; the tensors that a
+decoder layer saves for its backward pass, per token; the logits in pieces. `bench/training_memory.py` measures them in
+real trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.stages.dpo import DpoStage
+from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage
+from recipes.stages.pretrain import PretrainStage
+from recipes.stages.training import TrainingFields
+
+OPTIMIZER_BYTES = {
+    "adamw_torch": 8.0, "adamw_torch_fused": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03,
+    "paged_adamw_32bit": 8.0, "adafactor": 0.0, "lion_32bit": 4.0, "lion_8bit": 1.015, "paged_lion_32bit": 4.0,
+    "paged_lion_8bit": 1.015,
+}  # fmt: skip
+"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion; those of 8 bits with the scales of
+their blocks. Adafactor has a number for each row and column of a matrix, which is next to nothing."""
+LIBRARIES_BYTES = 460 << 20
+"""The process of an engine before it loads a model, measured: the interpreter, torch, transformers and PEFT."""
+FLOAT32, BFLOAT16 = 4, 2
+FOUR_BITS, FOUR_BITS_DOUBLE = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a 4-bit weight with the scales of its block of 64, and with quantized scales (bitsandbytes)."""
+MOST_LOGITS = 1 << 26
+"""Logits that an engine computes at once (`engines.forward.label_loss`)."""
+LOGIT_BYTES = 16
+"""A logit as the head gives it, in float32, its log-softmax and its gradient."""
+ACCURACY = 0.25
+"""Largest deviation from the measured peaks of the shapes in `bench/training_memory.py`, on a CPU."""
+GAPS = 1.25
+"""What the allocator takes for tensors that come and go, as a factor; measured."""
+PAIRS = 2
+"""Factor on what a row of a pair keeps: TRL measures more of it; measured."""
+SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""What a config.json must say; the other sizes have defaults."""
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a dense decoder with gated feed-forward layers, as its config.json names them."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tie_word_embeddings: bool = False
+
+    @property
+    def queries(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of all key heads together."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's matrices."""
+        width, inner = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (width, self.queries),
+            "k_proj": (width, self.keys),
+            "v_proj": (width, self.keys),
+            "o_proj": (self.queries, width),
+            "gate_proj": (width, inner),
+            "up_proj": (width, inner),
+            "down_proj": (inner, width),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters of the matrices of all layers."""
+        return self.num_hidden_layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
+
+    @property
+    def embeddings(self) -> int:
+        """Parameters of the embedding and of a head of its own."""
+        return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, norms included and biases not."""
+        return self.linear_parameters + self.embeddings + (2 * self.num_hidden_layers + 1) * self.hidden_size
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that a training needs at its peak, beside the libraries and the process.
+
+    Attributes:
+        weights: of the model, frozen or trained, and of the adapter.
+        gradients: of the trained weights.
+        optimizer: its state.
+        activations: what a micro-batch keeps for its backward pass, and the gradients within one layer.
+        logits: of the pieces in which the loss is computed.
+        accumulates: gradients stay from one micro-batch to the next; else they come as the activations go.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    accumulates: bool
+
+    @property
+    def certain(self) -> int:
+        """The part that no micro-batch is too small for."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """At the peak."""
+        of_rows = self.activations + self.logits
+        if self.accumulates:  # the gradients of the micro-batches before are there
+            return self.certain + of_rows
+        return self.weights + self.optimizer + max(self.gradients + self.activations // 2, of_rows)
+
+
+def shape_of_stage(stage: PretrainStage, vocab_size: int) -> Shape:
+    """The shape of a model that a pretrain stage makes."""
+    return Shape(
+        hidden_size=stage.hidden_size,
+        intermediate_size=stage.intermediate_size,
+        num_hidden_layers=stage.num_hidden_layers,
+        num_attention_heads=stage.num_attention_heads,
+        num_key_value_heads=stage.num_key_value_heads,
+        head_dim=stage.hidden_size // stage.num_attention_heads,
+        vocab_size=vocab_size,
+        tie_word_embeddings=stage.tie_word_embeddings,
+    )
+
+
+def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
+    """The shape that a model's settings say; None for other kinds of layers, or where a size is missing."""
+    if any(config.get(name) for name in _EXPERTS):
+        return None
+    try:
+        heads = int(config["num_attention_heads"])
+        found = Shape(
+            hidden_size=int(config["hidden_size"]),
+            intermediate_size=int(config["intermediate_size"]),
+            num_hidden_layers=int(config["num_hidden_layers"]),
+            num_attention_heads=heads,
+            num_key_value_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            vocab_size=int(config["vocab_size"]),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
+        return None
+    sizes = [value for value in vars(found).values() if not isinstance(value, bool)]
+    return found if all(0 < size < 1 << 40 for size in sizes) else None
+
+
+def memory_need(
+    stage: TrainingFields, shape: Shape, *, bf16: bool, longest: int | None = None, labelled: float = 1.0
+) -> MemoryNeed:
+    """What a training needs at its peak, if every row is as long as the longest.
+
+    Args:
+        stage: its fields.
+        shape: of its model.
+        bf16: it computes in bfloat16; the frozen weights of an adapter are bfloat16 too.
+        longest: tokens of the longest row, if it is known; else `max_length`.
+        labelled: share of the tokens that the loss counts.
+    """
+    changed, weights = _trained(stage, shape), float(FLOAT32 * shape.parameters)
+    if isinstance(stage, FinetuneStage):
+        weights = _frozen_bytes(stage, shape, bf16=bf16) + FLOAT32 * changed
+    rows = stage.per_device_train_batch_size * (2 if isinstance(stage, DpoStage) else 1)
+    tokens = rows * (stage.max_length if longest is None or _fills(stage) else min(longest, stage.max_length))
+    kept = tokens * _kept_per_token(stage, shape, bf16=bf16)
+    if bf16 and not isinstance(stage, FinetuneStage):
+        kept += BFLOAT16 * shape.linear_parameters  # autocast keeps the weights that it has rounded
+    if isinstance(stage, DpoStage):
+        kept *= PAIRS
+    transient = tokens * _layer_gradients(shape, bf16=bf16)
+    return MemoryNeed(
+        weights=int(weights),
+        gradients=FLOAT32 * changed,
+        optimizer=int(OPTIMIZER_BYTES[stage.optim] * changed),
+        activations=int(GAPS * kept + transient),
+        logits=int(_logits(stage, shape, tokens, labelled)),
+        accumulates=stage.gradient_accumulation_steps > 1,
+    )
+
+
+def _fills(stage: TrainingFields) -> bool:
+    """Whether sequences have `max_length` tokens whatever the rows have."""
+    return isinstance(stage, PretrainStage) or (isinstance(stage, FinetuneFields) and stage.packing)
+
+
+def _frozen_bytes(stage: FinetuneStage, shape: Shape, *, bf16: bool) -> float:
+    each = BFLOAT16 if bf16 else FLOAT32
+    if not stage.load_in_4bit:
+        return each * shape.parameters
+    narrow = FOUR_BITS_DOUBLE if stage.bnb_4bit_use_double_quant else FOUR_BITS
+    return each * (shape.parameters - shape.linear_parameters) + narrow * shape.linear_parameters
+
+
+def _targets(stage: FinetuneStage, shape: Shape) -> list[str]:
+    if stage.target_modules == [ALL_LINEAR]:
+        return list(shape.linear)
+    wanted = {name.rpartition(".")[2] for name in stage.target_modules}
+    return [name for name in shape.linear if name in wanted]
+
+
+def _trained(stage: TrainingFields, shape: Shape) -> int:
+    """Parameters that the optimizer changes."""
+    if not isinstance(stage, FinetuneStage):
+        return shape.parameters
+    per_layer = sum(stage.r * sum(shape.linear[name]) for name in _targets(stage, shape))
+    whole = sum(shape.vocab_size * shape.hidden_size for name in stage.modules_to_save if name in _ENDS)
+    return shape.num_hidden_layers * per_layer + whole
+
+
+_ENDS = ("embed_tokens", "lm_head")
+
+
+def _kept_per_token(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
+    """Bytes that a token keeps for the backward pass, in all layers."""
+    layer = _layer_bytes(stage, shape, bf16=bf16)
+    if not stage.gradient_checkpointing:
+        return shape.num_hidden_layers * layer
+    width = BFLOAT16 if bf16 and isinstance(stage, FinetuneStage) else FLOAT32
+    # The layer that is computed again, and what its backward pass needs at the same time.
+    return shape.num_hidden_layers * width * shape.hidden_size + 2 * layer
+
+
+def _layer_bytes(stage: TrainingFields, shape: Shape, *, bf16: bool) -> float:
+    """Bytes that a token keeps in one layer: coefficients of the widths, by what the backward pass of each needs."""
+    width, queries, keys, inner = shape.hidden_size, shape.queries, shape.keys, shape.intermediate_size
+    if not isinstance(stage, FinetuneStage):
+        row = (16, 4, 4, 8) if bf16 else (24, 8, 8, 16)
+        return row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
+    targets = _targets(stage, shape)
+    in_mlp = any(name in _MLP for name in targets)
+    row = ((18, 6, 4, 8) if in_mlp else (14, 6, 4, 6)) if bf16 else (16, 8, 8, 16) if in_mlp else (12, 8, 8, 12)
+    kept = row[0] * width + row[1] * queries + row[2] * keys + row[3] * inner + 4 * shape.num_attention_heads
+    kept += len(targets) * stage.r * (BFLOAT16 if bf16 else FLOAT32)
+    if stage.load_in_4bit:
+        kept += BFLOAT16 * sum(inputs for inputs, _ in shape.linear.values())  # each layer's own copy; measured
+    if stage.lora_dropout and not (isinstance(stage, DpoStage) and stage.disable_dropout):
+        kept += DROPOUT_BYTES * sum(shape.linear[name][0] for name in targets)
+    return kept
+
+
+DROPOUT_BYTES = 4
+"""Bytes per input of an adapted layer that dropout on it keeps in addition."""
+
+
+def _layer_gradients(shape: Shape, *, bf16: bool) -> float:
+    """Bytes of a token's gradients within one layer, which exist beside what all layers keep."""
+    each = BFLOAT16 if bf16 else FLOAT32
+    return each * (3 * shape.intermediate_size + 2 * shape.hidden_size)
+
+
+def _logits(stage: TrainingFields, shape: Shape, tokens: int, labelled: float) -> float:
+    if isinstance(stage, DpoStage):  # TRL computes all of them at once
+        return LOGIT_BYTES * tokens * shape.vocab_size
+    return LOGIT_BYTES * min(labelled * tokens * shape.vocab_size, MOST_LOGITS)
+
+
+def computes_in_bfloat16(stage: TrainingFields, *, natively: bool) -> bool:
+    """Whether a stage computes in bfloat16 on a machine that does so natively, or not."""
+    if stage.bf16 is not None:
+        return stage.bf16
+    return natively and isinstance(stage, FinetuneStage)

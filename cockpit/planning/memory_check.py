@@ -1,0 +1,179 @@
+"""Whether the trainings of a recipe fit into memory, and what would make them fit, at which cost."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cockpit.planning.memory import (
+    ACCURACY,
+    LIBRARIES_BYTES,
+    MemoryNeed,
+    Shape,
+    computes_in_bfloat16,
+    memory_need,
+)
+from cockpit.planning.stages import longest_row, shape_of
+from engines.look.answer import StageLook
+from engines.processor import native_bfloat16
+from recipes.load import LoadedRecipe
+from recipes.problems import Problem
+from recipes.quantities import percent, size
+from recipes.stages.finetune import FinetuneStage
+from recipes.stages.steps import smaller_batch
+from recipes.stages.training import QUANTIZED_OPTIMIZERS, TrainingFields
+
+_GROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_GPU = Path("/dev/nvidia0")
+_MOST_HALVINGS = 12
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a machine: all that a process may have, and what is free now; in bytes."""
+
+    total: int
+    free: int
+
+    @staticmethod
+    def here() -> Memory | None:
+        """This machine's, within the limits of this process; None with a GPU, whose memory the engine uses."""
+        if _GPU.exists():
+            return None
+        found = psutil.virtual_memory()
+        limits = [found.total + psutil.swap_memory().total, *_group_limits(), *_process_limits()]
+        return Memory(min(limits), min(found.available, *limits))
+
+
+def _group_limits() -> Iterator[int]:
+    for file in _GROUPS:
+        with suppress(OSError, ValueError):
+            yield int(file.read_text(encoding="ascii"))
+
+
+def _process_limits() -> Iterator[int]:
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What one training needs, and how to compute it again with other fields."""
+
+    stage: TrainingFields
+    shape: Shape
+    bf16: bool
+    longest: int | None
+
+    @property
+    def need(self) -> MemoryNeed:
+        """With the stage's own fields."""
+        return self.need_with()
+
+    def need_with(self, **fields: object) -> MemoryNeed:
+        """With other values of these fields."""
+        stage = self.stage.model_copy(update=fields) if fields else self.stage
+        return memory_need(stage, self.shape, bf16=self.bf16, longest=self.longest)
+
+    def whole(self, **fields: object) -> int:
+        """The estimate in bytes, with the libraries of the process."""
+        return LIBRARIES_BYTES + self.need_with(**fields).total
+
+
+def recipe_memory(
+    loaded: LoadedRecipe, looks: Mapping[str, StageLook], *, bf16: bool | None = None
+) -> dict[str, StageMemory]:
+    """The trainings of a recipe whose shapes are known, by name.
+
+    Args:
+        loaded: the recipe.
+        looks: what a look at the data found.
+        bf16: the machine computes in bfloat16; None: as this one does.
+    """
+    by_name = {stage.name: stage for stage in loaded.recipe.stage}
+    native = bool(native_bfloat16()) if bf16 is None else bf16
+    found = {}
+    for stage in loaded.recipe.stage:
+        shape = shape_of(stage, by_name, loaded.graph) if isinstance(stage, TrainingFields) else None
+        if shape is not None and isinstance(stage, TrainingFields):
+            computes = computes_in_bfloat16(stage, natively=native)
+            found[stage.name] = StageMemory(stage, shape, computes, longest_row(looks.get(stage.name)))
+    return found
+
+
+def memory_words(one: StageMemory) -> str:
+    """The estimate with its parts."""
+    need = one.need
+    tokens = one.stage.max_length if one.longest is None else min(one.longest, one.stage.max_length)
+    return (
+        f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if rows have {tokens}"
+        f" tokens: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer {size(need.optimizer)},"
+        f" activations {size(need.activations)}, logits {size(need.logits)}, libraries {size(LIBRARIES_BYTES)}"
+    )
+
+
+def memory_warning(one: StageMemory, memory: Memory) -> str:
+    """What is said of a training that may not fit; empty for one that does."""
+    if one.whole() <= memory.free:
+        return ""
+    what = "free" if one.whole() <= memory.total else "there"
+    have = memory.free if what == "free" else memory.total
+    return f"needs about {size(one.whole())}, and {size(have)} are {what}; {ways_to_fit(one, have)}"
+
+
+def ways_to_fit(one: StageMemory, limit: int) -> str:
+    """The changes with which a training fits, each with its need and its cost, the cheapest first."""
+    found = [words for words, needed in _changes(one, limit) if needed <= limit]
+    if found:
+        return "; ".join(found)
+    return "no smaller micro-batch fits: a smaller model, or a machine with more memory"
+
+
+def _changes(one: StageMemory, limit: int) -> Iterator[tuple[str, int]]:
+    stage = one.stage
+    batch: dict[str, object] = {}
+    smallest = smaller_batch(stage.per_device_train_batch_size, stage.gradient_accumulation_steps)
+    for _ in range(_MOST_HALVINGS):
+        if smallest is None or (batch and one.whole(**batch) <= limit):
+            break
+        batch = {"per_device_train_batch_size": smallest[0], "gradient_accumulation_steps": smallest[1]}
+        smallest = smaller_batch(*smallest)
+    if batch:
+        named = ", ".join(f"{name} = {value}" for name, value in batch.items())
+        yield f"{named}: about {size(one.whole(**batch))}, with the same rows in a step", one.whole(**batch)
+    if not stage.gradient_checkpointing:
+        for more in (dict[str, object](), batch):
+            needed = one.whole(gradient_checkpointing=True, **more)
+            if needed <= limit or more:
+                also = " with that batch" if more else ""
+                yield f"gradient_checkpointing = true{also}: about {size(needed)}, about 20% slower", needed
+                break
+    too = " with that batch" if batch else ""
+    if isinstance(stage, FinetuneStage) and not stage.load_in_4bit and not stage.takes_from_base:
+        needed = one.whole(load_in_4bit=True, **batch)
+        yield f"load_in_4bit = true{too}: about {size(needed)}, the base model is rounded", needed
+    if stage.optim not in QUANTIZED_OPTIMIZERS and not isinstance(stage, FinetuneStage):
+        needed = one.whole(optim="adamw_8bit", **batch)
+        yield f"optim = adamw_8bit{too}: about {size(needed)}, needs bitsandbytes", needed
+
+
+def memory_problems(found: Mapping[str, StageMemory], loaded: LoadedRecipe) -> list[Problem]:
+    """Trainings whose weights, gradients and optimizer alone exceed this machine's memory."""
+    problems = []
+    memory = Memory.here()
+    for name, one in found.items():
+        needed = one.need.certain
+        if memory is None or needed <= memory.total:
+            continue
+        field = "model" if "model" in type(one.stage).model_fields else "name"
+        message = f"weights, gradients and optimizer need {size(needed)}; this machine has {size(memory.total)}"
+        hint = ways_to_fit(one, memory.total)
+        problems.append(Problem(loaded.path, loaded.line_of(name, field), f"{name}.{field}", message, hint=hint))
+    return problems

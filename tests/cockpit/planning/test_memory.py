@@ -1,0 +1,163 @@
+"""The estimate of a training's memory is within its accuracy of real peaks, and says what fits where it does not.
+
+The peaks were measured by `python -m bench.training_memory --json` on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.training_memory import CASES, stage_of
+from cockpit.planning.machine import machine_problems, read_machine
+from cockpit.planning.memory import (
+    ACCURACY,
+    MemoryNeed,
+    Shape,
+    computes_in_bfloat16,
+    memory_need,
+    shape_of_config,
+    shape_of_stage,
+)
+from cockpit.planning.memory_check import Memory, StageMemory, memory_problems, memory_warning, recipe_memory
+from cockpit.planning.stages import llama_parameters
+from recipes.load import load_recipe_text
+from recipes.stages.pretrain import PretrainStage
+from recipes.stages.registry import STAGE_TYPES, tag_of_table
+from recipes.stages.training import TrainingFields
+from tests.engines.training.tiny import PRETRAIN
+
+GIB = 1 << 30
+LABELLED = {"pretrain": 1.0, "finetune": 0.75, "dpo": 0.75}
+"""Shares of the tokens in the measured rows that the loss counts."""
+QWEN_14B = {
+    "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "vocab_size": 152_064,
+}  # fmt: skip
+QLORA: dict[str, Any] = {
+    "name": "tuned", "kind": "finetune", "model": "m/m", "data": "d", "max_length": 2048, "load_in_4bit": True,
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "bf16": True,
+}  # fmt: skip
+
+
+def measured() -> dict[str, int]:
+    found: dict[str, int] = json.loads(Path(__file__).with_name("measured_memory.json").read_text())
+    return found
+
+
+def stage(fields: dict[str, Any]) -> TrainingFields:
+    tag = tag_of_table(fields)
+    assert tag is not None
+    made = STAGE_TYPES[tag].model_validate(fields)
+    assert isinstance(made, TrainingFields)
+    return made
+
+
+def shape(sizes: dict[str, Any]) -> Shape:
+    found = shape_of_config(sizes)
+    assert found is not None
+    return found
+
+
+def need(fields: dict[str, Any], sizes: dict[str, Any], **more: Any) -> MemoryNeed:
+    made = stage(fields)
+    return memory_need(made, shape(sizes), bf16=computes_in_bfloat16(made, natively=False), **more)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_estimate_is_within_its_accuracy_of_the_measured_peak(name: str) -> None:
+    sizes, fields = CASES[name]
+    found = need(stage_of(fields, sizes), sizes, labelled=LABELLED[fields["kind"]])
+    assert found.total == pytest.approx(measured()[name], rel=ACCURACY)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["pretrain", "adapter", "adapter, bfloat16"])
+def test_the_peaks_are_those_of_this_machine_too(name: str) -> None:
+    from bench.training_memory import measure
+
+    assert measure([name])[name] == pytest.approx(measured()[name], rel=ACCURACY)
+
+
+def test_the_counts_of_a_shape_are_those_of_the_plan() -> None:
+    for tied in (True, False):
+        made = PretrainStage.model_validate({**PRETRAIN, "tie_word_embeddings": tied})
+        assert shape_of_stage(made, 261).parameters == llama_parameters(made, 261)
+
+
+def test_a_4_bit_training_of_a_14b_model_has_the_parts_that_are_known_by_hand() -> None:
+    found = need({**QLORA, "optim": "adamw_8bit", "gradient_checkpointing": True}, QWEN_14B)
+    adapter = 68_812_800
+    narrow = 13_212_057_600 * 0.5625 + (14_769_033_216 - 13_212_057_600) * 2
+    assert found.weights == pytest.approx(narrow + 4 * adapter, rel=0.01)
+    assert (found.gradients, found.optimizer) == (4 * adapter, int(2.03 * adapter))
+    assert found.logits == 16 * (1 << 26), "computed in pieces"
+
+
+def test_more_rows_need_more_and_checkpointing_and_short_rows_need_less() -> None:
+    usual = need(QLORA, QWEN_14B).total
+    assert need({**QLORA, "per_device_train_batch_size": 4}, QWEN_14B).total > usual
+    assert need({**QLORA, "gradient_checkpointing": True}, QWEN_14B).total < usual
+    assert need(QLORA, QWEN_14B, longest=300).total < usual
+    assert need({**QLORA, "packing": True}, QWEN_14B, longest=300).total == usual, "packs are full whatever rows are"
+
+
+@pytest.mark.parametrize("config", [{}, {**QWEN_14B, "num_experts": 8}, {**QWEN_14B, "hidden_size": "wide"},
+                                    {**QWEN_14B, "vocab_size": 1 << 60}])  # fmt: skip
+def test_nothing_is_said_of_a_shape_that_is_not_known(config: dict[str, Any]) -> None:
+    assert shape_of_config(config) is None
+
+
+def test_a_training_that_does_not_fit_says_which_changes_fit_and_what_they_cost() -> None:
+    one = StageMemory(stage({**QLORA, "load_in_4bit": False}), shape(QWEN_14B), True, None)
+    assert memory_warning(one, Memory(200 * GIB, 200 * GIB)) == ""
+    said = memory_warning(one, Memory(60 * GIB, 60 * GIB))
+    assert "per_device_train_batch_size = 1, gradient_accumulation_steps = 8: about" in said
+    assert "with the same rows in a step" in said
+    assert "about 20% slower" in said
+    assert "the base model is rounded" in said
+    assert "no smaller micro-batch fits" in memory_warning(one, Memory(4 * GIB, 4 * GIB))
+
+
+RECIPE = """
+schema = 1
+name = "large"
+[[stage]]
+name = "tuned"
+kind = "finetune"
+output = "model"
+model = "./model"
+data = "./data"
+"""
+
+
+def test_weights_gradients_and_optimizer_beyond_the_memory_are_refused_at_the_model_s_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("model", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(QWEN_14B))
+    loaded = load_recipe_text(RECIPE, tmp_path / "recipe.toml")
+    found = recipe_memory(loaded, {})
+    monkeypatch.setattr(Memory, "here", staticmethod(lambda: Memory(64 * GIB, 60 * GIB)))
+    [problem] = memory_problems(found, loaded)
+    assert (problem.line, problem.key) == (8, "tuned.model")
+    assert problem.message == "weights, gradients and optimizer need 220 GiB; this machine has 64 GiB"
+    monkeypatch.setattr(Memory, "here", staticmethod(lambda: Memory(1024 * GIB, GIB)))
+    assert memory_problems(found, loaded) == [], "other processes may end: memory that is not free is a warning"
+
+
+def test_a_described_machine_with_the_model_s_shape_refuses_what_cannot_fit(tmp_path: Path) -> None:
+    sizes = "".join(f"{name} = {value}\n" for name, value in QWEN_14B.items())
+    described = tmp_path / "machine.toml"
+    described.write_text(f'name = "card"\nmemory_gib = 64\n[shapes."m/m"]\n{sizes}[[gpu]]\nmemory_gib = 16\n'
+                         'compute_capability = "8.9"\n')  # fmt: skip
+    recipe = RECIPE.replace('model = "./model"', 'model = "m/m"').replace("./data", "d/d")
+    loaded = load_recipe_text(recipe, tmp_path / "recipe.toml")
+    [problem] = machine_problems(loaded, read_machine(described))
+    assert problem.message == "weights, gradients and optimizer need 220 GiB; card has 16 GiB"
