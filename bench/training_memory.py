@@ -127,12 +127,13 @@ def _in_child(folder: Path, shape: dict[str, Any], fields: dict[str, Any]) -> in
 def _write(folder: Path, shape: dict[str, Any], fields: dict[str, Any]) -> int | None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from engines.artifacts.data_folder import TOKENS_JSON
     from tests.engines.training.tiny import write_tokenizer, write_tokens
 
     if fields["kind"] == "pretrain":
         tokens = write_tokens(folder / "data", {"train": LENGTH * 40, "val": 100})
-        known = json.loads((tokens / "tokens.json").read_text())
-        (tokens / "tokens.json").write_text(json.dumps({**known, "vocab_size": shape["vocab_size"]}))
+        known = json.loads((tokens / TOKENS_JSON).read_text())
+        (tokens / TOKENS_JSON).write_text(json.dumps({**known, "vocab_size": shape["vocab_size"]}))
         return None
     dtype = "bfloat16" if fields.get("bf16") else "float32"
     config = LlamaConfig(max_position_embeddings=LENGTH, bos_token_id=1, eos_token_id=2, dtype=dtype, **shape)

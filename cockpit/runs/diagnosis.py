@@ -89,7 +89,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Curves:
-    """The numbers of one training, oldest first; steps that a resume replaced are not among them.
+    """The numbers of a training, oldest first; steps that a resume replaced are not among them.
 
     Attributes:
         steps: the numbers of its optimizer steps.
@@ -256,6 +256,18 @@ class _View:
         """The part with the lowest mean."""
         return min(self.parts, key=lambda part: part.mean)
 
+    def never_below(self, loss: float) -> bool:
+        """Whether every step after the warm-up had a larger loss."""
+        return all(one > loss for step, one in zip(self.steps, self.losses, strict=True) if step >= self.parts[0].first)
+
+    def about(self, step: float) -> _Part:
+        """As many losses as a part has, about a step."""
+        width = max(3, len(self.losses) // PARTS)
+        at = min(range(len(self.steps)), key=lambda index: abs(self.steps[index] - step))
+        first = max(0, min(at - width // 2, len(self.losses) - width))
+        chosen = self.losses[first : first + width]
+        return _Part(self.steps[first], self.steps[first + len(chosen) - 1], fmean(chosen), len(chosen))
+
     def between(self, first: int, last: int) -> _Part:
         """Parts as one."""
         chosen = self.parts[first:last]
@@ -295,18 +307,18 @@ def _norm_words(curves: Curves) -> str:
 
 
 def _rate_too_high(_curves: Curves, view: _View) -> Diagnosis | None:
-    last, lowest = view.between(PARTS - 2, PARTS), view.lowest
-    rise = max(RISE, RISE_SHARE * abs(lowest.mean), SURE * view.error(last, lowest))
+    last, (at, lowest) = view.between(PARTS - 2, PARTS), view.floor
+    rise = max(RISE, RISE_SHARE * abs(lowest), SURE * view.error(last, view.lowest))
     rate = quantities.exact(float(f"{view.peak:.3g}"))
     remedies = (_rate(view.peak / 3, "is a third"), Remedy("max_grad_norm", "1.0", "clips large steps"))
-    if lowest.mean > view.start + rise:
+    if view.lowest.mean > view.start + rise or view.never_below(view.start + RISE):
         evidence = f"the loss rose from {quantities.loss(view.start)} at the start and has not come back below it"
         return Diagnosis(Trouble.RATE_TOO_HIGH, f"{evidence}, at {rate}", remedies)
-    if lowest in view.parts[-PARTS // 4 :] or min(p.mean for p in view.parts[-2:]) < lowest.mean + rise:
+    if at >= view.parts[-PARTS // 4].first or min(p.mean for p in view.parts[-2:]) < lowest + rise:
         return None
     evidence = (
-        f"the training loss rose from {quantities.loss(lowest.mean)} ({lowest.span}) to {quantities.loss(last.mean)}"
-        f" ({last.span}), at {rate}"
+        f"the training loss rose from {quantities.loss(lowest)} (about step {at:.0f}) to"
+        f" {quantities.loss(last.mean)} ({last.span}), at {rate}"
     )
     return Diagnosis(Trouble.RATE_TOO_HIGH, evidence, remedies)
 
@@ -320,8 +332,7 @@ def _overfitting(_curves: Curves, view: _View) -> Diagnosis | None:
     rise = max(HELD_OUT_RISE, HELD_OUT_SHARE * abs(best))
     if len(later) < 2 or min(later[-2:]) < best + rise / 2 or later[-1] < best + rise:
         return None
-    then = min(view.parts, key=lambda part: abs((part.first + part.last) / 2 - step))
-    now = view.between(PARTS - 2, PARTS)
+    then, now = view.about(step), view.between(PARTS - 2, PARTS)
     if then.mean - now.mean < max(2 * view.error(then, now), FLAT_SHARE * abs(then.mean)):
         return None
     evidence = (
@@ -392,6 +403,12 @@ def _plateau(curves: Curves, view: _View) -> Diagnosis | None:
     found = [loss for step, loss in curves.evaluations if step >= first.first and math.isfinite(loss)]
     if len(found) >= 2 and found[0] - found[-1] > FLAT_SHARE * abs(found[0]):
         return None
+    if view.start - last.mean < LITTLE_FALL * abs(view.start):
+        evidence = (
+            f"the loss has hardly changed in {last.last:.0f} steps: {quantities.loss(view.start)} at the start,"
+            f" {quantities.loss(last.mean)} in {last.span}"
+        )
+        return Diagnosis(Trouble.RATE_TOO_LOW, evidence, (_rate(view.peak * 5, "is five times that"),))
     evidence = (
         f"the training loss was {quantities.loss(first.mean)} in {first.span} and is {quantities.loss(last.mean)} in"
         f" {last.span}"

@@ -81,7 +81,7 @@ def test_waiting_for_data_is_a_finding_when_it_takes_a_quarter_of_the_time(
 
 def _journal(training: dict[str, Any]) -> list[AnyEvent]:
     start: dict[str, Any] = {"stage": "base", "kind": "pretrain", "attempt": 1, "launch": 1}
-    opened = {"host": "h", "boot_id": "b", "pid": 1, "start_time": 1}
+    opened: dict[str, Any] = {"host": "h", "boot_id": "b", "pid": 1, "start_time": 1}
     events: list[Any] = [
         ("s", WriterOpened(role=WriterRole.SUPERVISOR, **opened)),
         ("s", RunStarted(
