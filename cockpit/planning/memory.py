@@ -21,8 +21,8 @@ OPTIMIZER_BYTES = {
     "paged_adamw_32bit": 8.0, "adafactor": 0.0, "lion_32bit": 4.0, "lion_8bit": 1.015, "paged_lion_32bit": 4.0,
     "paged_lion_8bit": 1.015,
 }  # fmt: skip
-"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion; those of 8 bits with the scales of
-their blocks. Adafactor has a number for each row and column of a matrix, which is next to nothing."""
+"""Bytes of optimizer state per trained parameter: two moments for Adam, one for Lion; those of 8 bits with the scales
+of their blocks. Adafactor has a number for each row and column of a matrix, which is next to nothing."""
 LIBRARIES_BYTES = 460 << 20
 """The process of an engine before it loads a model, measured: the interpreter, torch, transformers and PEFT."""
 FLOAT32, BFLOAT16 = 4, 2

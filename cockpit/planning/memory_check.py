@@ -13,6 +13,7 @@ import psutil
 from cockpit.planning.memory import (
     ACCURACY,
     LIBRARIES_BYTES,
+    OPTIMIZER_BYTES,
     MemoryNeed,
     Shape,
     computes_in_bfloat16,
@@ -26,7 +27,7 @@ from recipes.problems import Problem
 from recipes.quantities import percent, size
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.steps import smaller_batch
-from recipes.stages.training import QUANTIZED_OPTIMIZERS, TrainingFields
+from recipes.stages.training import TrainingFields
 
 _GROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _GPU = Path("/dev/nvidia0")
@@ -159,7 +160,7 @@ def _changes(one: StageMemory, limit: int) -> Iterator[tuple[str, int]]:
     if isinstance(stage, FinetuneStage) and not stage.load_in_4bit and not stage.takes_from_base:
         needed = one.whole(load_in_4bit=True, **batch)
         yield f"load_in_4bit = true{too}: about {size(needed)}, the base model is rounded", needed
-    if stage.optim not in QUANTIZED_OPTIMIZERS and not isinstance(stage, FinetuneStage):
+    if OPTIMIZER_BYTES[stage.optim] == OPTIMIZER_BYTES["adamw_torch"] and not isinstance(stage, FinetuneStage):
         needed = one.whole(optim="adamw_8bit", **batch)
         yield f"optim = adamw_8bit{too}: about {size(needed)}, needs bitsandbytes", needed
 
