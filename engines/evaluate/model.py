@@ -20,7 +20,7 @@ from engines.files import refuse_special_files
 from engines.json_text import read_object
 from engines.labels.vocabulary import Vocabulary, view_of
 from engines.run_dir import place_now
-from engines.training.inputs import cached_folder
+from engines.training.inputs import cached_folder, refuse_missing_weights
 from recipes.problems import OperatorError
 
 Warn = Callable[[str], None]
@@ -132,9 +132,13 @@ def _pretrained(folder: Path) -> Any:
 
     refuse_special_files(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype="auto", output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         raise _not_loaded(folder, "model", error) from error
+    refuse_missing_weights(folder, found["missing_keys"])
+    return model
 
 
 def _tokenizer(folder: Path, warn: Warn) -> Any:

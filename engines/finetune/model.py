@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from engines.data.tokenizer_class import check_tokenizer_class
@@ -19,6 +20,7 @@ from engines.finetune import unsloth_model
 from engines.finetune.added_tokens import ends_of
 from engines.finetune.loftq import initialize
 from engines.json_text import read_object
+from engines.training.inputs import refuse_missing_weights
 from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import ALL_LINEAR, FinetuneFields, FinetuneStage, is_pattern
 
@@ -68,9 +70,13 @@ def load_base(
             f"cannot load a model from {path}: {_first_line(error)}",
             "a model folder has config.json, model.safetensors and the tokenizer's files",
         ) from error
-    except (ImportError, RuntimeError, NotImplementedError) as error:
-        if (quantization is None and load is None) or exhausted_memory(error):
+    except (ImportError, RuntimeError, NotImplementedError, SafetensorError) as error:
+        if exhausted_memory(error):
             raise
+        if isinstance(error, SafetensorError) or (quantization is None and load is None):
+            raise OperatorError(
+                f"cannot load a model from {path}: {_first_line(error)}", "copy the whole model folder again"
+            ) from error
         if quantization is None:
             raise OperatorError(
                 f"backend — Unsloth cannot load {path}: {_first_line(error)}", 'set backend = "hf"'
@@ -85,12 +91,15 @@ def load_base(
 
 
 def _load(folder: Path, *, dtype: torch.dtype, quantization: BitsAndBytesConfig | None) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
+    model, found = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=dtype,
         local_files_only=True,
+        output_loading_info=True,
         **({} if quantization is None else {"quantization_config": quantization}),
     )
+    refuse_missing_weights(folder, found["missing_keys"])
+    return model
 
 
 def _keep_layout(model: Any) -> None:
@@ -175,10 +184,8 @@ def add_adapter(model: Any, stage: FinetuneStage, base: Path, added_tokens: Sequ
     _check_names(model, stage)
     if stage.takes_from_base:
         _check_rank(model, stage)
-    if stage.backend == "unsloth":
-        adapted = unsloth_model.adapt(model, stage, settings)
-    else:
-        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    unsloth = stage.backend == "unsloth"
+    adapted = unsloth_model.adapt(model, stage, settings) if unsloth else _adapted(model, settings)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -217,6 +224,17 @@ def _check_patterns(model: Any, stage: FinetuneStage) -> None:
         for key in patterns:
             if not any(re.match(rf"(.*\.)?({key})$", layer) for layer in layers):
                 raise OperatorError(f"{field} — no layer with an adapter is named {printable(key, 200)}", listed)
+
+
+def _adapted(model: Any, settings: dict[str, Any]) -> Any:
+    layers = sorted(_last_parts(model))  # before PEFT changes some of them
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise OperatorError(
+            f"target_modules — PEFT cannot adapt these layers: {_first_line(error)}",
+            f"the model's linear layers are {printable(', '.join(layers), 400)}",
+        ) from error
 
 
 def _check_names(model: Any, stage: FinetuneStage) -> None:

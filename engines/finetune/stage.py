@@ -48,7 +48,7 @@ from engines.finetune.rows import (
     refuse_left_out_rows,
 )
 from engines.finetune.token_windows import counts_of, load_windows, val_windows
-from engines.forward.arrangement import PADDED, arrange
+from engines.forward.arrangement import PADDED, arrange, is_causal
 from engines.forward.joining import most_tokens
 from engines.forward.order import grouped_by_length
 from engines.json_text import read_object
@@ -197,6 +197,11 @@ def load_model(ctx: StageContext[FinetuneFields], base: Path, precision: Precisi
     )
     if quantization is not None:
         require_four_bits(model, base)
+    if not is_causal(model):
+        raise OperatorError(
+            f"model — {base} is not a causal language model: a later token changes the logits of earlier ones",
+            "name a model that generates text; an encoder such as BERT does not",
+        )
     return model, tokenizer
 
 

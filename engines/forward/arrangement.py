@@ -79,6 +79,24 @@ def _apart(model: Any, attention: str = "") -> bool:
 
 
 @torch.no_grad()
+def is_causal(model: Any) -> bool:
+    """Whether a later token leaves the logits of the earlier ones as they are; an encoder attends to both sides."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, _ROWS[1] + 1, device=next(model.parameters()).device) % rows
+    other = torch.cat([ids[:-1], (ids[-1:] + 11) % rows])
+    was_training = bool(model.training)
+    model.eval()
+    try:
+        one, two = (model(input_ids=given[None], use_cache=False).logits[0, :-1].float() for given in (ids, other))
+    except RuntimeError:  # such as a type that this device does not compute in; the training moves the model first
+        return True
+    finally:
+        model.train(was_training)
+    allowed = _SINGLE if next(model.parameters()).dtype is torch.float32 else _HALF
+    return not float((one - two).abs().max()) > allowed * float(one.std())
+
+
+@torch.no_grad()
 def keeps_rows_apart(model: Any) -> bool:
     """Whether a row's logits in one sequence with another are those of the row alone, whatever the other one is."""
     rows = model.get_input_embeddings().weight.shape[0]

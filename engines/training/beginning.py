@@ -17,18 +17,20 @@ from safetensors import SafetensorError, safe_open
 
 from engines.artifacts.adapter_folder import ADAPTER_CONFIG, BASE_JSON, is_adapter
 from engines.artifacts.custody import Parent, ancestors, custody_of, parent_ids
-from engines.artifacts.manifest import ManifestError, manifest_sha256, read_manifest
-from engines.context import ResumePoint, StageContext
+from engines.artifacts.manifest import MANIFEST, ManifestError, manifest_sha256, read_manifest
+from engines.context import Input, ResumePoint, StageContext
 from engines.json_text import read_object
 from engines.stage_file import moment
 from engines.training.inputs import input_folder
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 from recipes.stages.finetune import AdapterFields
 from recipes.stages.training import TrainingFields
 
 START_FROM = "start_from"
 _TRAINER_STATE = "trainer_state.json"
-_ARITHMETIC = {"rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "use_rslora", "r", "alpha_pattern"}
+_ARITHMETIC = {
+    "rope_theta", "rope_parameters", "rms_norm_eps", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora", "r",
+}  # fmt: skip
 """Keys of config.json and adapter_config.json that decide what the same weights compute."""
 
 
@@ -51,6 +53,11 @@ def continued_checkpoint(ctx: StageContext[TrainingFields]) -> ResumePoint | Non
     folder = start_folder(ctx)
     if folder is None or not (folder / _TRAINER_STATE).is_file():
         return None
+    if not (folder / MANIFEST).is_file():
+        raise OperatorError(
+            f"{START_FROM} — {folder} is a checkpoint of another program: it has {_TRAINER_STATE} and no {MANIFEST}",
+            f"to start from its weights, name a copy without {_TRAINER_STATE}; its optimizer cannot be continued",
+        )
     try:
         manifest = read_manifest(folder)
         sha256 = manifest_sha256(folder)
@@ -79,6 +86,7 @@ def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:
     folder = start_folder(ctx)
     if folder is None or (folder / _TRAINER_STATE).is_file():
         return None
+    _require_kind(ctx, folder)
     if getattr(ctx.stage, "takes_from_base", False):
         raise OperatorError(
             f"{START_FROM} — the adapter in {folder} is one over the whole base model, and"
@@ -93,7 +101,48 @@ def first_weights(ctx: StageContext[TrainingFields]) -> Path | None:
                 f"{START_FROM} — {folder} is an adapter of another base model",
                 "name the base model that it was trained on, or leave start_from out",
             )
+    elif base is not None and is_adapter(folder):
+        _warn_of_another_base(ctx, folder, base)
     return folder
+
+
+def _require_kind(ctx: StageContext[TrainingFields], folder: Path) -> None:
+    """A stage that trains an adapter starts from a LoRA adapter, every other one from a model.
+
+    Raises:
+        OperatorError: the folder has the other one, or an adapter of another kind.
+    """
+    stage: object = ctx.stage
+    adapts = isinstance(stage, AdapterFields)
+    if not is_adapter(folder):
+        if adapts:
+            raise OperatorError(
+                f"{START_FROM} — {folder} has no {ADAPTER_CONFIG}, and this stage trains an adapter",
+                "for a full model, set model to it and leave start_from out; else name the folder of an adapter",
+            )
+        return
+    if not adapts:
+        raise OperatorError(
+            f"{START_FROM} — {folder} is an adapter, and this stage trains all weights of a model",
+            f"merge it first (cockpit merge {folder}) and set model to the result",
+        )
+    kind = read_object(folder / ADAPTER_CONFIG).get("peft_type", "LORA")
+    if kind != "LORA":
+        raise OperatorError(
+            f"{START_FROM} — {folder} is an adapter of another kind; got {printable(str(kind))}; allowed: LORA",
+            "name a LoRA adapter, or leave start_from out",
+        )
+
+
+def _warn_of_another_base(ctx: StageContext[TrainingFields], folder: Path, base: Input) -> None:
+    """An adapter without Cockpit's record says only the name of its base, which a copy may not have."""
+    named = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    known = {Path(base.name).name, *(() if base.path is None else (base.path.name, base.path.resolve().name))}
+    if isinstance(named, str) and named and Path(named).name not in known:
+        ctx.warn(
+            f"{START_FROM}: {folder} names {printable(named, 200)} as its base model, and model is"
+            f" {printable(base.name, 200)}; over another base, an adapter is not what was trained"
+        )
 
 
 def require_fitting_weights(folder: Path, model: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from engines.context import Input
-from recipes.problems import OperatorError
+from recipes.problems import OperatorError, printable
 
 
 def input_folder(given: Input) -> Path:
@@ -19,6 +20,26 @@ def input_folder(given: Input) -> Path:
     if not given.path.is_dir():
         raise OperatorError(f"{given.field}: {given.path} is not a folder", "give a folder, or a stage's name")
     return given.path
+
+
+def refuse_missing_weights(folder: Path, missing: Iterable[str]) -> None:
+    """Refuse a model of whose weights transformers found some in no file: it makes random ones, and only logs it.
+
+    Args:
+        folder: the model's folder.
+        missing: `missing_keys` of transformers' loading information.
+
+    Raises:
+        OperatorError: there are such weights.
+    """
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise OperatorError(
+            f"model — {folder} is not a whole causal language model: no file has"
+            f" {printable(', '.join(names[:3]), 300)}{more}",
+            "name a model that generates text, with all its files; a classifier or a reward model has another head",
+        )
 
 
 def cached_folder(hub_id: str) -> Path:

@@ -186,6 +186,16 @@ class AdapterFields(StageFields):
         return self
 
     @model_validator(mode="after")
+    def _one_way_for_each_layer(self) -> AdapterFields:
+        both = [name for name in self.modules_to_save if name in self.target_modules]
+        if both:
+            raise ValueError(
+                f"modules_to_save — a layer is trained as a whole or gets an adapter; got {', '.join(both)}, which"
+                " target_modules names too; allowed: each name in one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _first_weights(self) -> AdapterFields:
         value = self.init_lora_weights
         if not _INITIAL.fullmatch(value):
