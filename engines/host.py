@@ -11,6 +11,7 @@ import errno
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +52,7 @@ from recipes.problems import OperatorError, printable
 from recipes.stages.fields import StageFields
 from recipes.stages.registry import STAGE_TYPES, row_of
 
+_MAX_CAUSES = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -160,10 +163,11 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
     try:
         record_inputs(ctx, given)
         ctx.phase("importing")
+        _quiet_libraries()
         first = row_of(ctx.stage).starts_with(ctx.stage)
         if first:
             importlib.import_module(first).start(ctx)
-        run: StageFunction = importlib.import_module(stage_modules[ctx.stage.kind]).run
+        run: StageFunction = _module_of(stage_modules[ctx.stage.kind]).run
         result = run(ctx)
         metrics = _with_cost(result, started_s)
         refused = check_gates(ctx, metrics)
@@ -181,6 +185,44 @@ def _attempt(ctx: StageContext[StageFields], given: StageFile, stage_modules: Ma
         return _ended(ctx, EndReason.INPUTS_CHANGED, " ".join(lines[:1]) + " " + "; ".join(error.lines))
     except BaseException as error:  # noqa: BLE001 - the boundary: the journal records every exception
         return _failed(ctx, error)
+
+
+def _module_of(name: str) -> Any:
+    """The module of a stage's kind, with the libraries that it needs.
+
+    A distribution may be there and not importable: one that it needs itself is missing, or is built for another one.
+    transformers names its own object then, not the cause, so the message has what the last error of the chain says.
+
+    Raises:
+        OperatorError: a library cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        causes: list[BaseException] = [error]
+        while (link := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < _MAX_CAUSES:
+            causes.append(link)
+        traceback.print_exception(error)
+        first = str(causes[-1]).strip().partition("\n")[0]
+        missing = getattr(causes[-1], "name", None)
+        way_out = f"install {printable(missing, 80)} there" if missing else "install the engines' packages there again"
+        raise OperatorError(
+            f"{sys.executable} cannot import what the stage needs: {printable(first, 300)}", way_out
+        ) from error
+
+
+def _quiet_libraries() -> None:
+    """Leave out two sentences that libraries say at each start and that no operator can act on.
+
+    bitsandbytes looks for a kernel of the hub, which engines do not download from. PEFT and TRL ask a model of
+    transformers for its `is_gradient_checkpointing` by the name that older versions have too.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_about_more_than_a_hub_kernel)
+    warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _is_about_more_than_a_hub_kernel(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward from kernels-community")
 
 
 def _failed(ctx: StageContext[StageFields], error: BaseException) -> ExitCode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from dataclasses import dataclass
 
 from cockpit.runs.stage_view import StageView
@@ -35,7 +36,8 @@ class Ending:
     stage: str | None = None
     attempt: int | None = None
     stopped: bool = False
-    """at an operator's request, so that console.log explains nothing"""
+    """at an operator's request, or by SIGKILL: the process had no time to write a reason, so the last line of
+    console.log explains nothing"""
 
 
 def ending_of(state: RunState) -> Ending | None:
@@ -49,7 +51,8 @@ def ending_of(state: RunState) -> Ending | None:
     detail = attempt.detail if attempt is not None else ""
     sentences = _without_repeats([state.reason, _of_stage(stage, stage.reason), _of_stage(stage, detail)])
     number = attempt.attempt if attempt is not None else None
-    return Ending(sentences, stage.name, number, stopped=state.state == RunStatus.STOPPED)
+    killed = attempt is not None and attempt.exit == -signal.SIGKILL
+    return Ending(sentences, stage.name, number, stopped=killed or state.state == RunStatus.STOPPED)
 
 
 def _ended_stage(state: RunState) -> StageView | None:

@@ -470,6 +470,11 @@ def _not_of_unsloth(stage: FinetuneStage) -> Iterator[tuple[str, str, str]]:
         **{name: getattr(stage, name) for name in _ONLY_OF_PEFT},
     }
     yield from ((name, shown(value), "leave it out, or backend = hf") for name, value in chosen.items() if value)
+    if stage.base_dtype != "auto":
+        yield "base_dtype", stage.base_dtype, "auto"
+    for field in ("torch_compile", "use_liger_kernel"):
+        if getattr(stage, field):
+            yield field, "true", "false"
     others = [name for name in stage.modules_to_save if name not in UNSLOTH_SAVES]
     if others:
         yield "modules_to_save", ", ".join(others), ", ".join(UNSLOTH_SAVES)
@@ -493,7 +498,7 @@ class FinetuneModelStage(FinetuneFields):
 
 def _needs(stage: FinetuneFields) -> tuple[str, ...]:
     quantized = isinstance(stage, FinetuneStage) and stage.load_in_4bit
-    more = (*(("bitsandbytes",) if quantized else ()), *(UNSLOTH if stage.backend == "unsloth" else ()))
+    more = (*(("bitsandbytes",) if quantized else ()), *((*UNSLOTH, "trl") if stage.backend == "unsloth" else ()))
     return tuple(dict.fromkeys((*training_needs(stage), *more)))
 
 

@@ -401,3 +401,37 @@ def test_libraries_that_must_be_imported_first_refuse_an_attempt_before_its_stag
     assert attempt.end().detail.startswith(f"backend — {sys.executable} ")
     assert "Traceback" not in errors
     assert len(errors.splitlines()) == 2
+
+
+def test_a_library_that_is_there_and_cannot_be_imported_is_named_by_its_cause(tmp_path: Path) -> None:
+    """transformers says "Could not import module 'Trainer'" where one of its own requirements is missing."""
+    attempt = Attempt(tmp_path, "    pass")
+    (tmp_path / "stage_under_test.py").write_text(
+        "try:\n    import no_such_xxhash\nexcept ModuleNotFoundError as error:\n"
+        "    raise ModuleNotFoundError(\"Could not import module 'Trainer'\") from error\n"
+    )
+    status, errors = attempt.finish()
+    assert status == 1
+    assert attempt.end().detail == (
+        f"{sys.executable} cannot import what the stage needs: No module named 'no_such_xxhash';"
+        " install no_such_xxhash there"
+    )
+    assert "Could not import module 'Trainer'" in errors, "console.log has the whole chain"
+
+
+def test_sentences_of_libraries_that_say_nothing_to_an_operator_are_left_out(tmp_path: Path) -> None:
+    body = """
+    import logging, warnings
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
+    log.warning("another sentence of the same module")
+    warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning)
+    warnings.warn("another sentence", FutureWarning)
+    return StageResult({}, [])
+"""
+    status, errors = Attempt(tmp_path, body).finish()
+    assert status == 0
+    assert "another sentence of the same module" in errors
+    assert "FutureWarning: another sentence" in errors
+    assert "kernels" not in errors
+    assert "is_gradient_checkpointing" not in errors.replace('warnings.warn("`is_gradient_checkpointing`', "")

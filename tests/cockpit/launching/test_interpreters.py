@@ -44,8 +44,21 @@ def needs_of(stage: StageFields) -> tuple[str, ...]:
 
 
 def test_every_tested_version_is_of_a_package_that_training_needs() -> None:
-    assert set(TESTED["hf"]) <= set(TRAIN)
-    assert set(TESTED["unsloth"]) <= {*TRAIN, *UNSLOTH}
+    assert set(TESTED["hf"]) <= {*TRAIN, "trl"}
+    assert set(TESTED["unsloth"]) <= {*TRAIN, *UNSLOTH, "trl"}
+
+
+def test_only_a_stage_that_imports_trl_needs_it() -> None:
+    inputs = {"model": "/m", "data": "/d"}
+    tuned, preferred, unsloth = (
+        recipe({"name": "s", **inputs, **more}).stage[0]
+        for more in (
+            {"kind": "finetune"},
+            {"kind": "dpo"},
+            {"kind": "finetune", "backend": "unsloth", "python": "/u/bin/python"},
+        )
+    )
+    assert ["trl" in needs_of(stage) for stage in (tuned, preferred, unsloth)] == [False, True, True]
 
 
 def test_splitting_text_needs_no_tokenizer_library() -> None:

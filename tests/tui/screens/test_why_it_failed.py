@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cockpit.cli import main
-from cockpit.runs.ending import TAIL_BYTES, console_tail, ending_of
+from cockpit.runs.ending import TAIL_BYTES, console_tail, ending_of, last_lines
 from cockpit.runs.state import fold
 from cockpit.tui.app import CockpitApp
 from cockpit.tui.dialogs.read import TextScreen
@@ -113,6 +113,23 @@ def test_show_prints_the_whole_reason_and_the_end_of_the_console(
     assert "RuntimeError: the very end" in shown
     assert "\x1b" not in shown
     assert shown.count(REASON) == 2, "once at the top, once below the table of stages"
+
+
+@pytest.mark.parametrize(("status", "shown"), [(-9, False), (-11, True), (1, True)])
+def test_after_sigkill_no_line_of_the_console_is_shown_as_a_reason(tmp_path: Path, status: int, shown: bool) -> None:
+    """The process had no time to write one; a crash or an exit may have."""
+    journal = journals.live(60)
+    ended = AttemptEnded(stage="atlas", attempt=1, reason=EndReason.KILLED, exit=status, detail="killed", step=60)
+    journal.say("sup", ended)
+    journal.say("sup", StageFailed(stage="atlas", reason="killed"))
+    journal.say("sup", RunEnded(state=RunStatus.FAILED, reason="atlas: killed"))
+    run = RunDir(journal.write(tmp_path / "runs" / "20261120-2130-atlas"))
+    place = run.console_log("atlas", 1)
+    place.parent.mkdir(parents=True)
+    place.write_text("FutureWarning: something of a library\n")
+    ending = ending_of(fold(journals_of(run)))
+    assert ending is not None
+    assert bool(last_lines(run, ending, 5)) is shown
 
 
 def test_no_sentence_of_an_ending_repeats_another(tmp_path: Path) -> None:
