@@ -77,7 +77,7 @@ def test_with_smoothed_labels_the_loss_is_that_of_the_formula_and_evaluations_st
         start = 0
         for length in batch["lengths"]:
             ids, labels = (batch[name][:, start : start + length] for name in ("input_ids", "labels"))
-            logs = fresh(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+            logs = fresh(input_ids=ids).logits[0, :-1].detach().float().log_softmax(-1)
             for position, label in enumerate(labels[0, 1:].tolist()):
                 if label != -100:
                     total -= float(0.8 * logs[position, label] + 0.2 * logs[position].mean())
