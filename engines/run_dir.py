@@ -173,6 +173,10 @@ class RunDir:
         """The folder of the event files of all attempts of a stage."""
         return self.stage_dir(stage) / "tensorboard"
 
+    def wandb(self, stage: str) -> Path:
+        """The folder in which W&B keeps the runs of all attempts of a stage."""
+        return self.stage_dir(stage) / "wandb"
+
     def stage_json(self, stage: str, attempt: int) -> Path:
         return self.attempt_dir(stage, attempt) / "stage.json"
 

@@ -61,12 +61,13 @@ def reporters(value: Any) -> list[str]:
     given = [str(one) for one in value] if isinstance(value, list) else [str(value)]
     if all(is_off(one) for one in given):
         return []
-    unknown = [one for one in given if one not in {"tensorboard", "all"}]
+    unknown = [one for one in given if one not in {"tensorboard", "wandb", "all"}]
     if unknown:
         raise ValueError(
-            f"nothing is written for {plain(', '.join(unknown))}; tensorboard is possible, and the journal has all"
+            f"nothing is written for {plain(', '.join(unknown))}; tensorboard and wandb are possible, and the journal"
+            " has all"
         )
-    return ["tensorboard"]
+    return ["tensorboard"] if "all" in given else list(dict.fromkeys(given))
 
 
 def optimizer(value: Any) -> str:

@@ -1,18 +1,88 @@
-"""TensorBoard event files of a training, from the same events as the journal.
+"""The numbers of a training for other programs, from the same events as the journal: `report_to`.
 
-One folder of the stage has the files of all its attempts. A resume purges what the files have after its checkpoint, so
-that TensorBoard shows each step once. A file that cannot be written ends no training: it is said once.
+TensorBoard: one folder of the stage has the files of all its attempts. A resume purges what the files have after its
+checkpoint, so that TensorBoard shows each step once. W&B: a run for each attempt, all of a stage in one group, because
+its steps only rise. Nothing leaves the machine unless the launch's environment says so (WANDB_MODE). A program that
+fails ends no training: it is said once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from engines.context import StageContext
 from engines.events import Evaluated, Step
 from engines.run_dir import RunDir
 from recipes.problems import printable
 from recipes.stages.training import TrainingFields
+
+
+class Reporter(Protocol):
+    """Takes the numbers of steps."""
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Take the numbers of a step, by their tags."""
+
+    def flush(self) -> None:
+        """Bring everything to the files."""
+
+    def close(self) -> None:
+        """Write the rest and end."""
+
+
+class _TensorBoard:
+    def __init__(self, ctx: StageContext[TrainingFields], resumed_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = RunDir(ctx.run_root).tensorboard(ctx.stage_name)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_step + 1)
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, ctx: StageContext[TrainingFields], _resumed_step: int) -> None:
+        import wandb
+
+        folder = RunDir(ctx.run_root).wandb(ctx.stage_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "cockpit"),
+            group=f"{ctx.run_id}-{ctx.stage_name}",
+            name=f"{ctx.run_id}-{ctx.stage_name}-{ctx.attempt}",
+            dir=str(folder),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=ctx.stage.model_dump(mode="json"),
+            settings=wandb.Settings(
+                console="off", silent=True, save_code=False, disable_git=True, x_disable_stats=True
+            ),
+        )
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        """W&B's own process writes its file."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+REPORTERS: Mapping[str, Callable[[StageContext[TrainingFields], int], Reporter]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+}
+"""The program of each word of `report_to`."""
 
 
 class Scalars:
@@ -25,43 +95,36 @@ class Scalars:
 
     def __init__(self, ctx: StageContext[TrainingFields], resumed_step: int) -> None:
         self._ctx = ctx
-        self._writer: Any = None
-        if "tensorboard" in ctx.stage.report_to:
-            self._try(lambda: self._open(resumed_step))
+        self._reporters: dict[str, Reporter] = {}
+        for name in ctx.stage.report_to:
+            self._try(name, lambda name=name: self._open(name, resumed_step))
 
     def take(self, event: Step | Evaluated) -> None:
         """Write the numbers of an event; one that the journal has as null is left out."""
-        if self._writer is not None:
-            self._try(lambda: self._write(event))
+        for name, reporter in list(self._reporters.items()):
+            self._try(name, lambda reporter=reporter: reporter.write(scalars_of(event), event.step or 0))
 
     def flush(self) -> None:
-        """Bring everything to the file."""
-        if self._writer is not None:
-            self._try(self._writer.flush)
+        """Bring everything to the files."""
+        for name, reporter in list(self._reporters.items()):
+            self._try(name, reporter.flush)
 
     def close(self) -> None:
-        """Write the rest and close the file."""
-        if self._writer is not None:
-            self._try(self._writer.close)
-            self._writer = None
+        """Write the rest and close the files."""
+        for name, reporter in list(self._reporters.items()):
+            self._try(name, reporter.close)
+        self._reporters.clear()
 
-    def _open(self, resumed_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def _open(self, name: str, resumed_step: int) -> None:
+        self._reporters[name] = REPORTERS[name](self._ctx, resumed_step)
 
-        folder = RunDir(self._ctx.run_root).tensorboard(self._ctx.stage_name)
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_step + 1)
-
-    def _write(self, event: Step | Evaluated) -> None:
-        for tag, value in scalars_of(event).items():
-            self._writer.add_scalar(tag, value, event.step)
-
-    def _try(self, work: Any) -> None:
+    def _try(self, name: str, work: Any) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - a library that only reports must not end a training
-            self._writer = None
+            self._reporters.pop(name, None)
             self._ctx.warn(
-                f"report_to — tensorboard failed, and nothing more is written to it: {type(error).__name__}:"
+                f"report_to — {name} failed, and nothing more is written to it: {type(error).__name__}:"
                 f" {printable(str(error), 300)}; the journal has every number"
             )
 

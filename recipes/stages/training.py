@@ -271,13 +271,14 @@ class TrainingFields(ComputeFields):
     per_device_eval_batch_size: int = setting(
         8, section="Evaluation", at_resume="change", ge=1, help="Sequences per forward pass of an evaluation."
     )
-    report_to: list[Literal["tensorboard"]] = setting(
+    report_to: list[Literal["tensorboard", "wandb"]] = setting(
         default_factory=list,
         section="Reports",
         at_resume="change",
-        max_length=1,
-        help="Also write the numbers of each step and evaluation for these programs; tensorboard reads them from"
-        " RUN/stages/STAGE/tensorboard.",
+        max_length=2,
+        help="Also write the numbers of each step and evaluation for these programs: tensorboard reads them from"
+        " RUN/stages/STAGE/tensorboard; wandb keeps them in RUN/stages/STAGE/wandb, and sends them only where the"
+        " environment has WANDB_MODE=online.",
     )
     guards: ModelGuards = setting(
         default_factory=ModelGuards, section="Guards", at_resume="change", help="Checks that stop the attempt."

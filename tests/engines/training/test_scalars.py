@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from engines.events import Evaluated, Event, Step, Warned
 from engines.run_dir import RunDir
 from engines.training.scalars import scalars_of
+from recipes.stages.training import training_needs
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage
 from tests.engines.training.tiny import PRETRAIN
 
@@ -84,3 +86,28 @@ def test_a_number_that_was_not_measured_is_left_out() -> None:
     )
     assert isinstance(event, Evaluated)
     assert scalars_of(event) == {"eval/perplexity": 2.0, "eval/m": 3.0}
+
+
+def test_wandb_that_is_not_installed_is_a_need_of_the_stage_and_ends_no_training(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    stage = {**STAGE, "report_to": ["wandb"], "max_steps": 1, "eval_steps": None}
+    ctx = context(tmp_path, {key: value for key, value in stage.items() if value is not None}, {"data": tokens})
+    assert "wandb" in training_needs(ctx.stage)
+    assert run_stage(ctx) is not None
+    assert [event.message for event in of_kind(ctx, Warned) if "report_to — wandb failed" in event.message]
+
+
+def test_wandb_keeps_a_run_of_each_attempt_on_this_machine(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="opt-in: W&B itself is not a part of the development environment")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    ctx = context(tmp_path, {**STAGE, "report_to": ["wandb"], "max_steps": 2}, {"data": tokens})
+    assert run_stage(ctx) is not None
+    assert not [event.message for event in of_kind(ctx, Warned) if "wandb" in event.message]
+    [file] = RunDir(ctx.run_root).wandb(ctx.stage_name).rglob("*.wandb")
+    content = file.read_bytes()
+    for tag in scalars_of(of_kind(ctx, Step)[0]):
+        assert tag.encode() in content
