@@ -102,7 +102,9 @@ def limit_words(speed: Speed) -> str:
     used = f"the engine used {fmt.exact(round(speed.cores, 1))} of {speed.all_cores} cores"
     if speed.others is not None and speed.others >= SHARED_CORES:
         return f"shared: {used}, other processes {fmt.exact(round(speed.others, 1))}"
-    return f"compute-bound: {used}" if speed.cores >= BUSY_CORES else f"unknown: {used}"
+    if speed.cores < BUSY_CORES:
+        return f"unknown: {used}"
+    return f"compute-bound: {used}; cockpit check RECIPE --machine FILE says whether it fits a machine with a GPU"
 
 
 def _row(stage: StageView, speed: Speed) -> list[str]:

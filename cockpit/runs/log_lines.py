@@ -297,7 +297,13 @@ def _evaluation(event: Evaluated) -> str:
     if of != "parity":
         return f"evaluated{_at(event.step)}: {figures}"
     top1 = event.metrics.get("top1")
-    return (
-        f"compared {file_type.upper()}: mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 "
-        f"{fmt.percent(top1, 2)}, {figures}"
-    )
+    name, plus, adapter = file_type.partition("+")
+    over = f"{name.upper()} + {adapter}" if plus else name.upper()
+    distance = f"mean KL {fmt.number(event.metrics.get('mean_kl'))}, top-1 {fmt.percent(top1, 2)}"
+    return f"compared {over}: {distance}{_to_trained(event.metrics)}, {figures}"
+
+
+def _to_trained(metrics: Mapping[str, float | None]) -> str:
+    """How far a file is from what was trained over a 4-bit base; empty where that is the exported model."""
+    kl = metrics.get("kl_to_trained")
+    return "" if kl is None or kl == metrics.get("mean_kl") else f", mean KL to what was trained {fmt.number(kl)}"

@@ -48,6 +48,6 @@ def sharing_words(others: int, cores: int, threads: int) -> str:
     runs = "1 other engine runs" if others == 1 else f"{others} other engines run"
     each = "core" if cores == 1 else "cores"
     return (
-        f"{runs} on this machine: they share its {cores} {each}, and steps take longer; "
+        f"{runs} on this machine: they share its {cores} {each}, and each takes longer; "
         f"the field threads of a stage limits the threads of its engine (now {threads})"
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cockpit.headless.report import report_lines
 from cockpit.headless.speed import Speed, limit_words, speed_of
+from cockpit.runs.ending import Ending, last_lines
+from cockpit.runs.log_lines import line_of
 from cockpit.runs.state import RunState, fold
 from engines.events import (
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
+    Evaluated,
     MachineSampled,
     RunEnded,
     RunStarted,
@@ -21,6 +25,7 @@ from engines.events import (
     StageSucceeded,
     Step,
 )
+from engines.run_dir import RunDir
 from engines.words import EndReason, RunStatus, StartReason
 from tests.tui.journals import Journal
 
@@ -111,3 +116,24 @@ def test_a_run_that_failed_says_how_it_continues_and_what_is_repeated() -> None:
     lines = report_lines(trained(end=EndReason.ERROR))
     assert "to continue: cockpit resume r (base has no checkpoint and restarts from step 0)" in lines
     assert not [line for line in report_lines(trained()) if line.startswith("to continue")]
+
+
+def test_the_line_of_a_file_says_how_far_it_is_from_what_was_trained_over_four_bits() -> None:
+    figures: dict[str, Any] = {"stage": "gguf", "attempt": 1, "step": None, "loss": 2.0, "perplexity": 7.4, "tokens": 9}
+    metrics: dict[str, float | None] = {"mean_kl": 1e-3, "top1": 0.98, "kl_to_trained": 0.363}
+    line = line_of(Evaluated(**figures, protocol="parity:q8_0", metrics=metrics)).text
+    assert "top-1 98.00%, mean KL to what was trained 0.3630, loss" in line
+    same = line_of(Evaluated(**figures, protocol="parity:q8_0", metrics={**metrics, "kl_to_trained": 1e-3})).text
+    assert "trained" not in same
+    over = line_of(Evaluated(**figures, protocol="parity:q8_0+atlas", metrics=metrics)).text
+    assert over.startswith("compared Q8_0 + atlas: mean KL 1e-3")
+
+
+def test_a_run_that_was_stopped_on_request_shows_no_console(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    place = run.console_log("base", 1)
+    place.parent.mkdir(parents=True)
+    place.write_text("a warning of a library\n")
+    failed = Ending(("base: why",), "base", 1)
+    assert last_lines(run, failed, 8) == ["a warning of a library"]
+    assert last_lines(run, Ending(("base was stopped",), "base", 1, stopped=True), 8) == []
