@@ -183,7 +183,8 @@ def _engine(name: str, fields: dict[str, Any], folder: Path) -> Arm:
     from engines.forward.arrangement import PADDED, arrange
     from engines.forward.joining import most_tokens
     from engines.training.precision import precision_of_adapter
-    from engines.training.session import Session, Task
+    from engines.training.session import Session
+    from engines.training.task import Task
     from tests.stage_context import make_context
 
     batch = {"per_device_train_batch_size": BATCH, **fields}

@@ -85,7 +85,8 @@ def _bare_step_s(batches: Any) -> float:
 
 
 def _engine_step_s(batches: Any) -> float:
-    from engines.training.session import Session, Task
+    from engines.training.session import Session
+    from engines.training.task import Task
     from tests.stage_context import make_context
 
     marks: list[float] = []

@@ -62,8 +62,9 @@ from engines.training.inputs import input_folder
 from engines.training.precision import TYPES, Precision, precision_of_adapter
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
-from engines.training.session import Session, Task
+from engines.training.session import Session
 from engines.training.start import set_up_process
+from engines.training.task import Task
 from recipes import quantities
 from recipes.problems import OperatorError
 from recipes.stages.finetune import FinetuneFields, FinetuneStage

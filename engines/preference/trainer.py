@@ -20,7 +20,7 @@ from engines.preference.flat import FlatModel, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
 from engines.training.fitting import Fitting
-from engines.training.session import Scored
+from engines.training.task import Scored
 from engines.training.trainer import EngineMixin
 from recipes.stages.dpo import DpoStage
 

@@ -23,8 +23,9 @@ from engines.training.inputs import input_folder
 from engines.training.loss import Batches, window_batches
 from engines.training.sampling import greedy_text
 from engines.training.saving import save_model
-from engines.training.session import Session, Task
+from engines.training.session import Session
 from engines.training.start import set_up_process
+from engines.training.task import Task
 from recipes.stages.pretrain import PretrainStage
 
 

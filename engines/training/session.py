@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from engines.context import GuardTrippedError, ResumePoint, StageContext, StopRe
 from engines.data_wait import DataWait
 from engines.events import Evaluated, GuardTripped, Step, StepsPlanned
 from engines.exhausted_memory import exhausted_memory
-from engines.forward.arrangement import PADDED, Arrangement
+from engines.forward.compiling import compile_layers, uncompiled
 from engines.forward.noise import noisy_embeddings
 from engines.guards import NO_IMPROVEMENT, Trip
 from engines.training.arguments import training_arguments
@@ -30,11 +28,10 @@ from engines.training.beginning import (
     first_weights,
     require_fitting_weights,
 )
-from engines.training.compiling import compile_layers, uncompiled
 from engines.training.devices import peak_memory, report_devices
 from engines.training.faults import Faults
 from engines.training.fitting import Fitting
-from engines.training.loss import Batches, token_weighted_loss
+from engines.training.loss import token_weighted_loss
 from engines.training.precision import keep_input_types
 from engines.training.progress import Counters
 from engines.training.requests import handle_requests
@@ -43,6 +40,7 @@ from engines.training.saving import EVALUATION_DUE, CheckpointWriter, damage
 from engines.training.scalars import Scalars
 from engines.training.schedule import Schedule, apply_now, schedule_of, warmup_steps
 from engines.training.start import NOT_DETERMINISTIC, setup_text
+from engines.training.task import Method, Scored, Task
 from engines.training.trainer import Measured, build_trainer, connect
 from engines.training.watch import EarlyStopping, Watch
 from engines.words import PHASE_EVALUATING, PHASE_SAMPLING, PHASE_SAVING, PHASE_TRAINING, EndReason
@@ -51,79 +49,6 @@ from recipes.problems import OperatorError, printable
 from recipes.stages.kind import backend_of
 from recipes.stages.steps import eval_every, is_due, planned_steps, save_every
 from recipes.stages.training import TrainingFields
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What an evaluation measured: loss, scored tokens, how, and what else the method measures."""
-
-    loss: float
-    tokens: int
-    protocol: str
-    metrics: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A training with a Trainer and a loss of its own.
-
-    Attributes:
-        trainer: makes the Trainer, which has the mixin, from the arguments.
-        arguments: the class of the arguments.
-        more: arguments of the method.
-        evaluate: measures on the val split, with parts of batches that fit into memory; None without one.
-    """
-
-    trainer: Callable[[Any], Any]
-    arguments: type[Any]
-    more: Mapping[str, Any]
-    evaluate: Callable[[Any, Fitting], Scored] | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """The parts in which pretraining and fine-tuning differ.
-
-    Attributes:
-        model: the model, on any device; Trainer moves it.
-        dataset: map-style; the stage's seed determines its order.
-        collate: converts examples to a batch of `input_ids`, `labels` and, when padded, `attention_mask`. Draws no
-            random numbers.
-        examples: length of the dataset.
-        save_tokenizer: writes the tokenizer's files into a folder.
-        val: batches of the val split; None without a val split.
-        sample: generates text at a step, from a prompt or, if that is empty, from the recipe's prompts; False
-            without a prompt. None where the stage cannot sample.
-        sample_steps: steps between two automatic samples; None for samples on request only.
-        bf16: matrix products are computed in bfloat16.
-        order: the indices of an epoch's examples, from the number of the epoch; None for a random order by the seed.
-        arrangement: how the rows of a batch go through the model; `collate` gives batches of that form.
-        full: every row of a batch is full, so there is no padding to speak of.
-        method: a Trainer and a loss other than those of the next token; None for those.
-        most_tokens: tokens of a sequence into which micro-batches may be joined; None joins none.
-        own_loss: the model computes the loss of a training step itself.
-    """
-
-    model: torch.nn.Module
-    dataset: Any
-    collate: Callable[[list[Any]], dict[str, torch.Tensor]]
-    examples: int
-    save_tokenizer: Callable[[Path], None]
-    val: Batches | None = None
-    sample: Callable[[int, str], bool] | None = None
-    sample_steps: int | None = None
-    bf16: bool = False
-    order: Callable[[int], list[int]] | None = None
-    arrangement: Arrangement = PADDED
-    full: bool = False
-    method: Method | None = None
-    most_tokens: int | None = None
-    own_loss: bool = False
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether there is a val split to evaluate on."""
-        return self.val is not None or (self.method is not None and self.method.evaluate is not None)
 
 
 class Session:

@@ -10,9 +10,9 @@ import torch
 from transformers.utils import logging
 
 from engines.forward.arrangement import causal_model
+from engines.forward.compiling import require_compiler
 from engines.forward.rows_attention import NAME, OWN
 from engines.processor import NO_GPU_FOR_LIGER, engine_affinities, node_for, nodes
-from engines.training.compiling import require_compiler
 from engines.training.precision import matmul_precision, require_bf16
 from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields

@@ -20,7 +20,7 @@ import torch
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
 from engines.events import Phase, Warned
-from engines.training import compiling, devices, precision
+from engines.forward import compiling, devices, precision
 from engines.training.arguments import training_arguments
 from engines.training.precision import matmul_precision, require_bf16
 from recipes.problems import OperatorError
@@ -200,7 +200,7 @@ COMPILED = """
 import json, sys
 from pathlib import Path
 from tests.engines.training.attempts import context, resume_point, run_stage, trajectory
-from engines.training import compiling
+from engines.forward import compiling
 stage, inputs, folder, step = json.loads(sys.argv[1])
 inputs = {name: Path(path) for name, path in inputs.items()}
 first = context(Path(folder), stage, inputs)
