@@ -20,7 +20,8 @@ import torch
 from engines.artifacts.manifest import manifest_sha256, read_manifest
 from engines.context import ResumePoint
 from engines.events import Phase, Warned
-from engines.forward import compiling, devices, precision
+from engines.forward import compiling
+from engines.training import devices, precision
 from engines.training.arguments import training_arguments
 from engines.training.precision import matmul_precision, require_bf16
 from recipes.problems import OperatorError
