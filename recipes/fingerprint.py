@@ -96,6 +96,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "vendored": "drop",
     "wait_at_step": None,
     "wait_s": 60.0,
+    "where": [],
 }
 """Fields that runs of older versions do not have, with the value that means the same: it is left out too."""
 

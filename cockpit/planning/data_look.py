@@ -79,7 +79,7 @@ def _look_at_command(stage: PrepareMessages) -> dict[str, StageLook]:
     folder = Path(stage.command_folder or ".")
     if not folder.is_dir():
         defect = Defect("command_folder", f"{folder} is not a folder", "name the folder that the command runs in")
-    elif missing := missing_of_command(stage.command, folder):
+    elif missing := missing_of_command(stage.command, folder, own_python=stage.python is None):
         defect = Defect("command", missing, "relative paths begin at command_folder, by default the recipe's folder")
     else:
         return {}

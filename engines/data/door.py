@@ -19,13 +19,13 @@ from engines.data.documents import is_text_folder
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.formats import MAPPED, Shape, container_of, shape_named, shape_of
 from engines.data.readers.lines import FileNote
-from engines.data.readers.mapped import Columns
+from engines.data.readers.mapped import Columns, value_at
 from engines.data.readers.messages import message_row, quick_row
 from engines.data.readers.reading import Reading, refuse_meaningful
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow, problem_of
 from engines.inputs.data_place import SUFFIXES, UNSPLIT, data_files, place_of
 from recipes.problems import OperatorError, printable
-from recipes.stages.data_fields import ReadFields
+from recipes.stages.data_fields import Condition, ReadFields, condition_of
 
 MOST_EXAMPLES = 20
 """Skipped rows that are named; all are counted."""
@@ -44,6 +44,7 @@ class DataSource:
         ignore_keys: keys that are left out on purpose.
         on_bad_row: whether a bad row ends the reading, or is left out and counted.
         encoding: of text files; None for UTF-8, or what the first bytes say.
+        where: conditions that rows satisfy; others are left out and counted.
     """
 
     place: Path
@@ -52,6 +53,7 @@ class DataSource:
     ignore_keys: tuple[str, ...] = ()
     on_bad_row: Literal["error", "skip"] = "error"
     encoding: str | None = None
+    where: tuple[Condition, ...] = ()
 
 
 class Located(msgspec.Struct, frozen=True):
@@ -81,7 +83,8 @@ class ReadCounts:
     """What was read, and what was not.
 
     Attributes:
-        rows: rows that were read, those that were left out included.
+        rows: rows that were read, those that were left out as bad included.
+        filtered: rows that do not satisfy the conditions of `where`; they are not among the others.
         skipped: rows that were left out, by the kind of mistake.
         examples: the first of them, each with place and mistake.
         unused_columns: keys of rows that nothing uses, with the number of rows that have them.
@@ -94,6 +97,7 @@ class ReadCounts:
     """
 
     rows: int = 0
+    filtered: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     unused_columns: Counter[str] = field(default_factory=Counter)
@@ -121,6 +125,8 @@ class ReadCounts:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self.skipped.most_common(5))
             first = f"; the first: {self.examples[0]}"
             found.append(f"{self.refused} of {self.rows} rows were left out: {reasons}{first}")
+        if self.filtered:
+            found.append(f"{self.filtered} rows do not satisfy where, and {self.rows} do")
         if self.unused_columns:
             found.append(f"nothing uses these columns: {_counted(self.unused_columns)}")
         if self.ignored_keys:
@@ -153,6 +159,7 @@ def source_of_stage(stage: ReadFields, path: Path | None, name: str) -> DataSour
         ignore_keys=tuple(stage.ignore_keys),
         on_bad_row=stage.on_bad_row,
         encoding=stage.encoding,
+        where=tuple(map(condition_of, stage.where)),
     )
 
 
@@ -274,6 +281,9 @@ class _FileReader:
             raise OperatorError(f"{self._file} is not a data file", f"data files end with {kinds}, or .gz behind it")
         note, counts, settled = FileNote(container.name), self._counts, False
         for where, value in container.values(self._file, self._source.encoding, note):
+            if self._source.where and type(value) is dict and not self._satisfies(value):
+                counts.filtered += 1
+                continue
             counts.rows += 1
             try:
                 if isinstance(value, BadRowError):
@@ -291,8 +301,11 @@ class _FileReader:
 
     def _quick(self) -> Callable[[bytes], MessageRow | None] | None:
         """The fast way to rows of the shape that the first row has, where nothing is renamed or ignored."""
-        plain = not self._source.columns and not self._ignored
+        plain = not self._source.columns and not self._ignored and not self._source.where
         return quick_row if plain and self._shape is not None and self._shape.row is message_row else None
+
+    def _satisfies(self, value: dict[str, Any]) -> bool:
+        return all(condition.holds(value_at(value, condition.path)) for condition in self._source.where)
 
     def _row(self, where: str, value: Any) -> Row:
         if type(value) is not dict:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from itertools import pairwise
 from pathlib import Path
 
 from recipes.problems import printable
@@ -18,12 +22,13 @@ _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 """Options of Python whose value may be the next word."""
 
 
-def missing_of_command(command: Sequence[str], folder: Path) -> str:
+def missing_of_command(command: Sequence[str], folder: Path, *, own_python: bool = True) -> str:
     """What a command needs that is not there: its program, or the script that Python would read; empty if nothing is.
 
     Args:
         command: the program and its arguments.
         folder: the working directory.
+        own_python: whether the interpreter of the stage is this process's own, which knows the modules that it has.
     """
     first = command[0]
     if first not in PYTHON and program_of(first, folder) is None:
@@ -31,6 +36,10 @@ def missing_of_command(command: Sequence[str], folder: Path) -> str:
     script = _python_script(command) if _ANY_PYTHON.fullmatch(Path(first).name) else None
     if script is not None and "\0" not in script and not (folder / script).exists():
         return f"{printable(script, 200)!r} does not exist in {printable(str(folder), 300)}"
+    module = _python_module(command) if first in PYTHON and own_python else None
+    if module is not None and not _is_there(module.partition(".")[0], folder):
+        where = printable(str(folder), 300)
+        return f"Python's -m finds no module {printable(module, 200)!r}, neither in {where} nor installed"
     return ""
 
 
@@ -50,6 +59,24 @@ def _python_script(command: Sequence[str]) -> str | None:
         elif not word.startswith(("--", *_WITH_VALUE)) and (word == "-" or {"c", "m"} & set(word)):
             return None
     return None
+
+
+def _python_module(command: Sequence[str]) -> str | None:
+    """The module that Python would run; None without one, and where it is not certain."""
+    for word, following in pairwise(command[1:]):
+        if word == "-m":
+            return following if OUT_WORD not in following and following.replace(".", "").isidentifier() else None
+        if not word.startswith("-") or word.startswith(("--", *_WITH_VALUE)) or {"c", "I", "P"} & set(word):
+            return None
+    return None
+
+
+def _is_there(name: str, folder: Path) -> bool:
+    """Whether Python finds a top-level module: in the working directory, in PYTHONPATH, or installed."""
+    places = [folder, *(Path(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place)]
+    if any((place / f"{name}.py").is_file() or (place / name).is_dir() for place in places):
+        return True
+    return name in sys.builtin_module_names or PathFinder.find_spec(name) is not None
 
 
 def files_of_command(command: Sequence[str], folder: Path) -> list[tuple[str, Path]]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -26,6 +31,54 @@ DATASET = "dataset"
 READ_METRICS = ("skipped_rows",)
 """The counts of reading that a stage reports as metrics."""
 
+_COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+_CONDITION = re.compile(r"\s*([^\s=!<>\"]+)\s*(=|!=|<=|>=|<|>)\s*(.+?)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on a row: the value at a path compared with a constant."""
+
+    path: str
+    comparison: str
+    value: str | float | bool | None
+
+    def holds(self, found: Any) -> bool:
+        """Whether a value satisfies the condition; values of two types are unequal and have no order."""
+        comparable = self._kind(found) is not None and self._kind(found) is self._kind(self.value)
+        if self.comparison in ("=", "!="):
+            return (comparable and found == self.value) is (self.comparison == "=")
+        return comparable and self._kind(found) in (str, float) and _COMPARED[self.comparison](found, self.value)
+
+    @staticmethod
+    def _kind(value: Any) -> type | None:
+        if isinstance(value, bool) or value is None:
+            return type(value)
+        if isinstance(value, int | float):
+            return float
+        return str if isinstance(value, str) else None
+
+
+def condition_of(text: str) -> Condition:
+    """The condition that a text spells: a path, one of = != < <= > >=, and a JSON value that is no list or object.
+
+    Raises:
+        ValueError: it spells none.
+    """
+    found = _CONDITION.fullmatch(text)
+    try:
+        value = json.loads(found[3]) if found else []
+    except (ValueError, RecursionError):
+        value = []
+    if found is None or isinstance(value, list | dict) or not all(found[1].split(".")):
+        raise ValueError(
+            f"where — not a condition; got {printable(text, 80)!r}; allowed: a path, one of {' '.join(_COMPARED)}, and"
+            ' a number, true, false, null or a text in quotes, such as task.score >= 3 or split = "train"'
+        )
+    return Condition(found[1], found[2], value)
+
 
 class ReadFields(StageFields):
     """How rows are read, whatever their shape."""
@@ -43,6 +96,14 @@ class ReadFields(StageFields):
         at_resume="input",
         advanced=True,
         help="Keys of rows and turns that are left out on purpose; other keys that carry meaning are refused.",
+    )
+    where: list[str] = setting(
+        default_factory=list,
+        section="Data",
+        at_resume="input",
+        advanced=True,
+        help="Conditions that a row satisfies to be used, such as execution.success = true: a path, one of"
+        " = != < <= > >=, and a JSON value; other rows are left out and counted.",
     )
     on_bad_row: Literal["error", "skip"] = setting(
         "error",
@@ -86,6 +147,13 @@ class ReadFields(StageFields):
                 f"columns — {' and '.join(wholes)} cannot be combined; got {', '.join(value)};"
                 f" allowed: the parts of one shape, which have one of {', '.join(_WHOLES)}"
             )
+        return value
+
+    @field_validator("where")
+    @classmethod
+    def _known_conditions(cls, value: list[str]) -> list[str]:
+        for text in value:
+            condition_of(text)
         return value
 
     @field_validator("encoding")

@@ -88,7 +88,7 @@ def test_a_stage_of_an_earlier_version_keeps_its_fingerprint_and_a_resume_may_no
     assert [problem.key for problem in problems] == ["tuned.columns", "tuned.on_bad_row"]
 
 
-_NEW = {"format", "columns", "ignore_keys", "on_bad_row", "encoding"}
+_NEW = {"format", "columns", "ignore_keys", "on_bad_row", "encoding", "where"}
 
 
 def test_a_dataset_of_a_hub_is_an_input_but_not_of_every_field() -> None:

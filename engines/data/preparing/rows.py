@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,8 @@ def _origin(source: DataSource, counts: ReadCounts, made_by: dict[str, Any] | No
         "files": counts.files,
         "columns": dict(source.columns),
         "ignore_keys": list(source.ignore_keys),
+        "where": [" ".join((one.path, one.comparison, json.dumps(one.value))) for one in source.where],
+        "filtered": counts.filtered,
         "on_bad_row": source.on_bad_row,
         "rows": counts.rows - counts.refused,
         "skipped": dict(sorted(counts.skipped.items())),

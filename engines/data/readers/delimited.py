@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.lines import MAX_ROW_BYTES, FileNote, TextLines, opened
 from recipes.problems import OperatorError, printable
+
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|:])"?\r?\n?', re.IGNORECASE)
+"""A first line that Excel writes and reads: it names the separator, and is neither header nor row."""
 
 
 def delimited_values(file: Path, encoding: str | None, note: FileNote) -> Iterator[tuple[str, Any]]:
@@ -24,7 +28,10 @@ def delimited_values(file: Path, encoding: str | None, note: FileNote) -> Iterat
     with opened(file) as content:
         lines = _Lines(file, TextLines(content, encoding, note))
         first = next(lines, "")
-        separator = _separator(file, first)
+        named = _SEPARATOR_LINE.fullmatch(first)
+        if named:
+            first = next(lines, "")
+        separator = named[1] if named else _separator(file, first)
         note.container = {",": "CSV", "\t": "TSV"}.get(separator, f"CSV with {separator!r} between cells")
         csv.field_size_limit(MAX_ROW_BYTES)
         header = _header(file, next(csv.reader([first], delimiter=separator), []))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engines.data.readers.bad_row import BadRowError
 from engines.data.readers.reading import COMMON, Reading, marks_of
 from engines.data.readers.row import Message, MessageRow
-from engines.data.readers.turns import checked, tools_of, wrong_type
+from engines.data.readers.turns import checked, tools_of, turns_of, wrong_type
 
+_POSITION = re.compile(r"-?[0-9]{1,6}")
 KEYS = ("user", "assistant", "system", "tools")
 
 
@@ -26,6 +28,9 @@ def mapped_row(value: dict[str, Any], reading: Reading) -> MessageRow:
             continue
         if text is None:
             raise BadRowError(f"{path} — the row has no such value", f"{path} is missing")
+        if type(text) is list and role != "system":  # turns, as in prompt and chosen of conversational pairs
+            turns += turns_of(text, path, reading.ignored)
+            continue
         if not isinstance(text, str):
             raise wrong_type(path, text, "text")
         if text or role != "system":
@@ -60,12 +65,21 @@ class Columns:
         return _unused(value, self._tree, "")
 
 
+def value_at(value: Mapping[str, Any], path: str) -> Any:
+    """The value at a path, or of a key that is written so; None if there is nothing."""
+    return value[path] if path in value else _at(value, path.split("."))
+
+
 def _at(value: Any, parts: list[str]) -> Any:
-    """The value at a path; None if there is nothing."""
+    """The value at a path; None if there is nothing. In a list, a part is a position: 0 is the first, -1 the last."""
     for part in parts:
-        if type(value) is not dict:
+        if type(value) is list and _POSITION.fullmatch(part):
+            place = int(part)
+            value = value[place] if -len(value) <= place < len(value) else None
+        elif type(value) is dict:
+            value = value.get(part)
+        else:
             return None
-        value = value.get(part)
     return value
 
 

@@ -28,6 +28,7 @@ from engines.data.readers.reading import Reading
 from engines.data.readers.row import MessageRow, PreferenceRow, Row, TextRow
 from engines.inputs.data_place import data_files, split_of
 from recipes.problems import OperatorError
+from recipes.stages.data_fields import condition_of
 from recipes.stages.finetune import FinetuneStage
 from tests.engines.data.bad_rows import problems_in
 
@@ -271,6 +272,86 @@ def test_a_key_that_the_recipe_ignores_is_counted(tmp_path: Path) -> None:
     assert counts.ignored_keys["images"] == 1
     assert counts.unused_columns == {"note": 1}
     assert any("note (1)" in note for note in counts.notes())
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("run.success = true", [0, 2]),
+        ("run.success != true", [1, 3]),
+        ("run.score >= 2", [1, 2]),
+        ('run.score < "z"', []),
+        ("run.score = 1", [0]),  # true is not the number 1
+        ("run.success = 1", []),
+        ("run = null", [3]),
+        ('messages.0.content = "q1"', [1]),
+        ('messages.-1.role != "user"', [0, 1, 2, 3]),
+        ('note = "a = b < c"', [2]),
+    ],
+)
+def test_only_rows_that_satisfy_the_conditions_are_read_and_the_others_are_counted(
+    tmp_path: Path, text: str, kept: list[int]
+) -> None:
+    runs: list[dict[str, Any]] = [
+        {"run": {"success": True, "score": 1}},
+        {"run": {"success": False, "score": 2.5}},
+        {"run": {"success": True, "score": 3}, "note": "a = b < c"},
+        {},
+    ]
+    rows = [
+        {"messages": [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": "a"}], **run}
+        for number, run in enumerate(runs)
+    ]
+    counts = ReadCounts()
+    source = DataSource(put(tmp_path / "a.jsonl", *rows), where=(condition_of(text),))
+    found = [turns(located.row)[0][1] for located in read_rows(source, "", counts)]
+    assert found == [f"q{number}" for number in kept]
+    assert (counts.rows, counts.filtered) == (len(kept), 4 - len(kept))
+    if counts.filtered:
+        assert f"{counts.filtered} rows do not satisfy where, and {len(kept)} do" in counts.notes()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "a = ", "a == 1", "a = [1]", "a = b", "__import__('os') = 1 or 1", "a..b = 1", "a = 1 and b = 2"]
+)
+def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"where — not a condition; .*task\.score >= 3"):
+        condition_of(text)
+
+
+def test_a_path_enters_lists_and_turns_may_stand_in_two_columns(tmp_path: Path) -> None:
+    row = row_of(tmp_path, GOOD, columns={"user": "messages.0.content", "assistant": "messages.-1.content"})
+    assert turns(row) == [(turn["role"], turn["content"]) for turn in GOOD["messages"]]
+    with pytest.raises(OperatorError, match=r"messages\.7\.content — the row has no such value"):
+        row_of(tmp_path, GOOD, columns={"user": "messages.7.content", "assistant": "messages.1.content"})
+    pair = {
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+        "chosen": [{"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "assistant", "content": "b"}],
+    }
+    row = row_of(tmp_path, pair, columns={"user": "prompt", "assistant": "chosen"})
+    assert turns(row) == [("system", "s"), ("user", "q"), ("assistant", "a")]
+
+
+def test_a_first_line_may_name_the_separator(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    for first, mark in (("sep=;\n", ";"), ('"sep=|"\r\n', "|"), ("SEP=,\n", ",")):
+        file.write_text(f"{first}prompt{mark}completion\nq{mark}a\n")
+        assert turns(rows_of(file)[0]) == [("user", "q"), ("assistant", "a")]
+
+
+def test_rows_of_a_giant_text_that_a_table_stores_once_are_not_all_in_memory(tmp_path: Path) -> None:
+    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    table = arrow.table({"prompt": ["q" * 1_000_000] * 300, "completion": ["a"] * 300})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    before = arrow.total_allocated_bytes()
+    most = 0
+    for number, _ in enumerate(read_rows(DataSource(tmp_path / "a.parquet"), "", ReadCounts())):
+        most = max(most, arrow.total_allocated_bytes() - before)
+        if number == 40:
+            break
+    assert most < 64 * 1024 * 1024
 
 
 def test_a_row_of_another_shape_than_its_files_is_refused(tmp_path: Path) -> None:
