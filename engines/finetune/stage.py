@@ -101,7 +101,11 @@ def run(ctx: StageContext[FinetuneFields]) -> StageResult:
     trained = add_adapter(model, stage, base, added) if isinstance(stage, FinetuneStage) else model
     first = first_matrices(trained) if isinstance(stage, FinetuneStage) and stage.takes_from_base else None
     own_loss = stage.backend == "unsloth" and unsloth_model.on_accelerator()
-    way = arrange(trained, longest=dataset.longest, as_it_is=own_loss) if ctx.stage.padding_free else PADDED
+    way = (
+        arrange(trained, longest=max(dataset.longest, val.longest if val else 0), as_it_is=own_loss)
+        if ctx.stage.padding_free
+        else PADDED
+    )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = trained_ends(dataset.pairs(), tokenizer, max_length=ctx.stage.max_length)
     changed = None if template is None else tokenizer

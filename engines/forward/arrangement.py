@@ -18,6 +18,8 @@ Way = Literal["one sequence", "row by row", "padded"]
 MIXES = "the model mixes the rows of a sequence"
 _LIMITS = ("sliding_window", "attention_chunk_size")
 """Settings that bound how far a token attends; a row within the bound is attended whole."""
+_BY_LENGTH = ("longrope", "dynamic")
+"""Rotary positions whose frequencies depend on the longest row of a forward pass, beyond the original context."""
 _ROWS = (5, 7)
 """Lengths of the two rows with which a model is tried."""
 _SINGLE, _HALF = 1e-3, 0.1
@@ -50,7 +52,7 @@ def arrange(model: Any, *, longest: int, as_it_is: bool = False) -> Arrangement:
 
     Args:
         model: a causal language model of transformers, with or without an adapter.
-        longest: tokens of the longest row.
+        longest: tokens of the longest row, of training and of evaluation.
         as_it_is: keep the model's own attention, which may keep rows apart by their positions alone.
     """
     core = causal_model(model)
@@ -62,6 +64,10 @@ def arrange(model: Any, *, longest: int, as_it_is: bool = False) -> Arrangement:
     bounds = [bound for bound in _bounds(core.config) if bound < longest]
     if bounds:
         return Arrangement("row by row", f"the model attends to {min(bounds)} tokens, rows have up to {longest}")
+    contexts = [context for context in _original_contexts(core.config) if context < longest]
+    if contexts:
+        reason = f"the model's positions change beyond {min(contexts)} tokens, rows have up to {longest}"
+        return Arrangement("row by row", reason)
     if not _apart(model, NAME):
         core.set_attn_implementation(OWN)
         return Arrangement("row by row", MIXES)
@@ -126,3 +132,17 @@ def _second_of(model: Any, first: torch.Tensor, second: torch.Tensor) -> torch.T
 def _bounds(config: Any) -> list[int]:
     text = config.get_text_config()
     return [value for name in _LIMITS if isinstance(value := getattr(text, name, None), int) and value > 0]
+
+
+def _original_contexts(config: Any) -> list[int]:
+    """Lengths from which on a row in a forward pass changes what other rows of it compute."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    tables = [table for table in (rope, *rope.values()) if isinstance(table, dict)]
+    names = ("original_max_position_embeddings", "max_position_embeddings")
+    known = [
+        [table.get(names[0]), *(getattr(text, name, None) for name in names)]
+        for table in tables
+        if table.get("rope_type") in _BY_LENGTH
+    ]
+    return [next(value for value in values if isinstance(value, int)) for values in known if any(values)]

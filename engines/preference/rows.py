@@ -73,6 +73,11 @@ class HeldOut:
     batches: list[list[Pair]]
     protocol: str
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer with its prompt."""
+        return max((pair.length for batch in self.batches for pair in batch), default=0)
+
 
 def load_train(ctx: StageContext[DpoStage], data: DataSource, view: TokenizerView, rules: LabelRules) -> PairDataset:
     """Label the train split and warn about rows that were cut or left out.

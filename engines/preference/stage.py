@@ -60,7 +60,8 @@ def run(ctx: StageContext[DpoStage]) -> StageResult:
     adapted = add_adapter(model, stage, base, added)
     first = first_matrices(adapted) if stage.takes_from_base else None
     start = load_start(ctx, adapted)
-    way = arrange(adapted, longest=pairs.longest) if stage.padding_free else PADDED
+    longest = max(pairs.longest, 0 if val is None else val.longest)
+    way = arrange(adapted, longest=longest) if stage.padding_free else PADDED
     ends = trained_ends(pairs.answers(), tokenizer, max_length=stage.max_length)
     changed = None if template is None else tokenizer
     record = base_record(stage, base, ctx.inputs["model"], bf16=precision.bf16)

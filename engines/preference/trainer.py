@@ -16,7 +16,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from engines.forward.arrangement import Arrangement
-from engines.preference.flat import FlatModel, rows_of_batch
+from engines.preference.flat import FlatModel, ScoredTokens, rows_of_batch
 from engines.preference.reference import Reference
 from engines.preference.rows import HeldOut, Pair, PairDataset
 from engines.training.fitting import Fitting
@@ -70,10 +70,12 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
         for parameter, data in kept:  # TRL makes the adapter of a 4-bit model bfloat16, which loses small updates
             parameter.data = data
         self._arrangement = arrangement
-        self.ref_model = self._unpadded(reference)
+        measured = ("entropy", "mean_logits", "is_top1", *(["log_sum_sq_probs"] if arguments.use_weighting else []))
+        self._scored = ScoredTokens(model, measured)
+        self.ref_model = self._unpadded(reference, ScoredTokens(model, ()))
 
-    def _unpadded(self, model: Any) -> Any:
-        return model if self._arrangement.way == "padded" else FlatModel(model, self._arrangement)
+    def _unpadded(self, model: Any, scored: ScoredTokens) -> Any:
+        return model if self._arrangement.way == "padded" else FlatModel(model, self._arrangement, scored)
 
     def _prepare_dataset(self, *_args: Any, **_kwargs: Any) -> Any:
         return self._pairs_given
@@ -97,7 +99,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
             return super().training_step(model, inputs, *more, **named)
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> Any:
-        loss = super()._compute_loss(self._unpadded(model), inputs, return_outputs)
+        loss = super()._compute_loss(self._unpadded(model, self._scored), inputs, return_outputs)
         measured = self.take_measured(inputs)
         for name, (value, weight) in measured.items():
             count = torch.tensor(weight, dtype=torch.float64, device=loss.device)
@@ -127,7 +129,7 @@ class PreferenceTrainer(EngineMixin, DPOTrainer):
             inputs = self._prepare_inputs(collate(part))
             self.take_measured(inputs)  # what a part that memory did not hold left
             with rows_of_batch(self._arrangement, inputs["attention_mask"]):
-                loss = DPOTrainer._compute_loss(self, self._unpadded(self.model), inputs, False)
+                loss = DPOTrainer._compute_loss(self, self._unpadded(self.model, self._scored), inputs, False)
             scored = int(inputs["completion_mask"][:, 1:].sum())
             return float(loss) * len(part), len(part), scored, self.take_measured(inputs)
 

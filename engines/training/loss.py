@@ -73,14 +73,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches that can be iterated more than once; their totals are known in advance."""
+    """Batches that can be iterated more than once; their totals, and the tokens of the longest row, are known in
+    advance."""
 
     walk: Callable[[], Iterator[Batch]]
     scored_tokens: int
     protocol: str
     counts: Mapping[str, int] = field(default_factory=dict)
     longest: int = 0
-    """tokens of the longest row; 0 for windows, which have equal lengths"""
+    """tokens of the longest row"""
 
     def __iter__(self) -> Iterator[Batch]:
         return self.walk()
@@ -144,7 +145,7 @@ def window_batches(shard: Shard, max_length: int, batch_size: int, *, max_tokens
             windows = [shard.tokens[start : start + max_length].tolist() for start in starts[at : at + batch_size]]
             yield pad_batch([Example(window, window) for window in windows])
 
-    return Batches(walk, scored, f"{WINDOWS_PROTOCOL}(max_length={max_length})")
+    return Batches(walk, scored, f"{WINDOWS_PROTOCOL}(max_length={max_length})", longest=min(max_length, len(shard)))
 
 
 def one_sequence(examples: Sequence[Example]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -121,6 +122,8 @@ class EngineMixin:
     window: Window
     args: TrainingArguments
     state: Any
+    _trains = False
+    """Whether all modules have been in training mode; from then on they change together."""
     optimizer: Any
     lr_scheduler: Any
 
@@ -162,7 +165,10 @@ class EngineMixin:
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its share of the window's loss, a scalar that stays on the
         device."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        model = args[0]
+        self._trains = self._trains or all(module.training for module in model.modules())
+        with _in_training_mode(model, every_module=self._trains):
+            loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.window.losses.append(loss)
         return loss
 
@@ -205,6 +211,28 @@ class EngineMixin:
     def floating_point_ops(self, _inputs: Any) -> int:
         """Zero: Cockpit does not use Trainer's count, and computing it walks the model at every micro-batch."""
         return 0
+
+
+@contextmanager
+def _in_training_mode(model: torch.nn.Module, *, every_module: bool) -> Iterator[None]:
+    """Within it, `model.train()` does nothing if the model is in training mode already.
+
+    Trainer calls it at each micro-batch, and it sets an attribute of every module: in a small model with adapters that
+    takes a twentieth of the step. `every_module`: all modules have the mode of the model.
+    """
+    if not every_module or not model.training:
+        yield
+        return
+
+    def train(mode: bool = True) -> torch.nn.Module:
+        """A reference model turns the mode off and on within a step."""
+        return model if mode and model.training else type(model).train(model, mode)
+
+    model.train = train  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.train
 
 
 def _rows_in(batch: dict[str, Any]) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from tests.engines.training.by_hand import SEED, Row, adapter_over, apply_step, logits_of, optimizer_of, windows
 
 
 @dataclass(frozen=True)
@@ -30,31 +31,21 @@ Pair = tuple[list[int], list[int], list[int]]
 """Ids of the prompt, of the preferred answer, and of the other."""
 
 
-def steps(model_folder: Path, data: Path, stage: Mapping[str, Any], number: int) -> Iterator[ByHand]:
-    """The first steps of a training, one by one."""
+def steps(
+    model_folder: Path, data: Path, stage: Mapping[str, Any], number: int, dtype: torch.dtype = torch.float32
+) -> Iterator[ByHand]:
+    """The first steps of a training, one by one; float64 shows what rounding in float32 does."""
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder))
     pairs = [_pair(tokenizer, json.loads(line)) for line in (data / "train.jsonl").read_text().splitlines()]
     base = AutoModelForCausalLM.from_pretrained(str(model_folder), dtype=torch.float32)
-    set_seed(42)
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    config = LoraConfig(task_type="CAUSAL_LM", r=stage["r"], lora_alpha=stage["lora_alpha"], target_modules=names)
-    model = get_peft_model(base, config)
-    model.train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=stage["learning_rate"], weight_decay=0.0)
-    size, windows = stage["per_device_train_batch_size"], stage["gradient_accumulation_steps"]
-    done = 0
-    for epoch in range(1000):
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(42 + epoch)).tolist()
-        for at in range(0, len(order), size * windows):
-            chosen = [pairs[index] for index in order[at : at + size * windows]]
-            rate = stage["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done / number))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            yield _step(model, trained, optimizer, chosen, stage, rate)
-            done += 1
-            if done == number:
-                return
+    set_seed(SEED)
+    model = adapter_over(base, stage).to(dtype).train()
+    set_seed(SEED)
+    optimizer = optimizer_of(model, stage)
+    stage = {**stage, "max_steps": number}
+    batches = windows(len(pairs), stage["per_device_train_batch_size"], stage["gradient_accumulation_steps"])
+    for done, window in zip(range(number), batches, strict=False):
+        yield _step(model, optimizer, [[pairs[index] for index in batch] for batch in window], stage, done)
 
 
 def _pair(tokenizer: Any, row: Mapping[str, str]) -> Pair:
@@ -64,27 +55,50 @@ def _pair(tokenizer: Any, row: Mapping[str, str]) -> Pair:
     return prompt, chosen, rejected
 
 
-def _step(
-    model: Any, trained: list[Any], optimizer: Any, pairs: list[Pair], stage: Mapping[str, Any], rate: float
-) -> ByHand:
-    optimizer.zero_grad()
+def _step(model: Any, optimizer: Any, window: list[list[Pair]], stage: Mapping[str, Any], done: int) -> ByHand:
     losses, rewards = [], []
-    for pair in pairs:
-        loss, reward = _loss(model, pair, stage)
-        (loss / len(pairs)).backward()
-        losses.append(float(loss.detach()))
-        rewards.append(reward)
-    norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-    optimizer.step()
-    chosen, rejected = (sum(side) / len(pairs) for side in zip(*rewards, strict=True))
-    return ByHand(sum(losses) / len(pairs), rate, float(norm), chosen, rejected)
+    count = sum(len(batch) for batch in window)
+    # Dropout draws for a whole micro-batch, all preferred answers first; without it, each answer is alone.
+    dropout = bool(stage.get("lora_dropout", 0.0)) and not stage.get("disable_dropout", True)
+    for batch in window if dropout else [[pair] for several in window for pair in several]:
+        after = _log_probabilities(model, batch, in_one=dropout)
+        model.eval()
+        with torch.no_grad(), model.disable_adapter():
+            before = _log_probabilities(model, batch, in_one=False)
+        model.train(dropout)  # off where it is disabled
+        of_pairs = [_loss(*three, stage) for three in zip(batch, after, before, strict=True)]
+        (torch.stack([loss for loss, _ in of_pairs]).sum() / count).backward()
+        losses += [float(loss.detach()) for loss, _ in of_pairs]
+        rewards += [reward for _, reward in of_pairs]
+    norm, rate = apply_step(model, optimizer, stage, done)
+    chosen, rejected = (sum(side) / count for side in zip(*rewards, strict=True))
+    return ByHand(sum(losses) / count, rate, norm, chosen, rejected)
 
 
-def _loss(model: Any, pair: Pair, stage: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[float, float]]:
-    prompt, chosen, rejected = pair
-    with torch.no_grad(), model.disable_adapter():
-        before = [log_probability(model, prompt, answer) for answer in (chosen, rejected)]
-    after = [log_probability(model, prompt, answer) for answer in (chosen, rejected)]
+Both = tuple[torch.Tensor, torch.Tensor]
+"""Log probabilities of the preferred and of the other answer, in nats."""
+
+
+def _log_probabilities(model: Any, pairs: Sequence[Pair], *, in_one: bool) -> list[Both]:
+    """Of both answers of each pair; `in_one`: all rows in one sequence, with the line end of the template."""
+    if not in_one:
+        return [
+            (log_probability(model, prompt, chosen), log_probability(model, prompt, rejected))
+            for prompt, chosen, rejected in pairs
+        ]
+    end = pairs[0][0][-1:]  # a prompt ends with a line end too
+    answers = [(pair[0], pair[side]) for side in (1, 2) for pair in pairs]
+    rows = [Row([*prompt, *answer, *end], []) for prompt, answer in answers]
+    logits = logits_of(rows, model).split([len(row.ids) for row in rows])
+    found = [
+        of_row[len(prompt) - 1 :][: len(answer)].log_softmax(dim=-1).gather(1, torch.tensor(answer)[:, None]).sum()
+        for of_row, (prompt, answer) in zip(logits, answers, strict=True)
+    ]
+    return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
+
+
+def _loss(pair: Pair, after: Both, before: Both, stage: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[float, float]]:
+    _, chosen, rejected = pair
     first, second = (now - then for now, then in zip(after, before, strict=True))
     beta = stage.get("beta", 0.1)
     loss = loss_of(stage.get("loss_type", "sigmoid"), first, second, beta, len(chosen), len(rejected), after[0], stage)

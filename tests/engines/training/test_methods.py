@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.events import Step
-from engines.training.schedule import Schedule
 from recipes.problems import OperatorError
 from tests.engines.training.attempts import context, of_kind, resume_point, run_stage, trajectory
 from tests.engines.training.tiny import FINETUNE, weights_sha256
@@ -30,111 +28,65 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+BY_HAND: dict[str, Any] = {
+    "gradient_accumulation_steps": 3,
+    "warmup_steps": 3.0,
+    "max_grad_norm": 0.7,
+    "weight_decay": 0.1,
+    "save_steps": 1000,
+}
+"""Ragged windows, a warm-up, norms on both sides of the limit, decay of weights."""
+DROPOUT: dict[str, Any] = {"lora_dropout": 0.1}
+COMPARED: dict[str, dict[str, Any]] = {
+    "full": {"max_grad_norm": 5.8, "learning_rate": 1e-3},
+    "lora": DROPOUT,
+    "dora": DROPOUT,
+    "qlora": {**DROPOUT, "bnb_4bit_use_double_quant": True, "eval_steps": 4},  # an evaluation changes nothing
+    "lora, no dropout": {},
+    "dora, no dropout": {},
+    "qlora, no dropout": {"bnb_4bit_use_double_quant": False},
+    "lora, padded": {"padding_free": False},
+}
+
+
 class Kept:
-    """A run's model and the examples of each of its micro-batches, in order."""
+    """A run's model."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         finetune: Any = importlib.import_module("engines.finetune.stage")
         self.model: Any = None
-        self.batches: list[list[Any]] = []
-        collator, session = finetune.collator, finetune.Session
-        kept = self
-
-        def recording(*given: Any, **more: Any) -> Any:
-            collate = collator(*given, **more)
-
-            def record(examples: list[Any]) -> Any:
-                kept.batches.append(examples)
-                return collate(examples)
-
-            return record
+        session, kept = finetune.Session, self
 
         class Recorded(session):  # type: ignore[misc, valid-type]
             def __init__(self, *args: Any) -> None:
                 super().__init__(*args)
                 kept.model = self.task.model
 
-        monkeypatch.setattr(finetune, "collator", recording)
         monkeypatch.setattr(finetune, "Session", Recorded)
 
 
-def by_hand(stage: dict[str, Any], model: Path, batches: list[list[Any]]) -> Iterator[tuple[float, float, float]]:
-    """Loss, gradient norm and learning rate of each step, with transformers, PEFT and torch alone.
-
-    4-bit weights are replaced by the float32 values that they stand for, so no kernel for 4 bits takes part.
-    """
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from torch.nn.functional import cross_entropy
-    from transformers import AutoModelForCausalLM, set_seed
-
-    trained: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
-    if stage.get("load_in_4bit"):
-        round_to_nf4(trained)
-    set_seed(42)
-    if "r" in stage:
-        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=stage["r"],
-            lora_alpha=int(stage["lora_alpha"]),
-            use_dora=stage.get("use_dora", False),
-            target_modules=targets,
-        )
-        trained = get_peft_model(trained, config)
-    trained.train()
-    weights = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    schedule = Schedule("cosine", warmup=0, total=stage["max_steps"], min_rate=0.1)
-    for step, window in enumerate(windows_of(batches)[: stage["max_steps"]]):
-        rows = [row for batch in window for row in batch]
-        count, total = sum(row.scored for row in rows), 0.0
-        for row in rows:
-            logits = trained(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
-            loss = cross_entropy(logits, torch.tensor(row.labels[1:]), ignore_index=-100, reduction="sum") / count
-            loss.backward()
-            total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, 1.0))
-        rate = stage["learning_rate"] * schedule(step)
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-        yield total, norm, rate
-
-
-def windows_of(batches: list[list[Any]]) -> list[list[list[Any]]]:
-    """The accumulation windows: two batches each; an epoch has 7 batches, so its last window has one."""
-    epochs = [batches[start : start + 7] for start in range(0, len(batches), 7)]
-    return [epoch[at : at + 2] for epoch in epochs for at in range(0, len(epoch), 2)]
-
-
-def round_to_nf4(model: Any) -> None:
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    for name, parameter in model.named_parameters():
-        if name.endswith("_proj.weight"):
-            packed, state = quantize_4bit(parameter.data, blocksize=64, quant_type="nf4")
-            parameter.data = dequantize_4bit(packed, state).float()
-
-
-@pytest.mark.parametrize("steps", [5, pytest.param(20, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [pytest.param(name, 5) for name in ("full", "lora", "dora", "qlora")]
+    + [pytest.param(name, 20, marks=pytest.mark.thorough) for name in COMPARED],
+)
 def test_losses_rates_and_norms_are_those_of_a_loop_written_by_hand(
-    name: str, steps: int, tmp_path: Path, model: Path, messages: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, steps: int, tmp_path: Path, model: Path, messages: Path
 ) -> None:
-    kept = Kept(monkeypatch)
-    stage = {**METHODS[name], "max_steps": steps, "save_steps": 1000}
-    if name == "qlora":
-        stage["eval_steps"] = 4  # an evaluation changes nothing that is trained
+    from tests.engines.training import by_hand
+
+    stage = {**METHODS[name.partition(",")[0]], **BY_HAND, **COMPARED[name], "max_steps": steps}
     ctx = context(tmp_path, stage, {"model": model, "data": messages})
     run_stage(ctx)
     events = of_kind(ctx, Step)
     assert len(events) == steps
-    expected = list(by_hand(stage, model, kept.batches))
-    for event, (loss, norm, rate) in zip(events, expected, strict=True):
-        assert event.loss == pytest.approx(loss, rel=1e-6), event.step
-        assert event.grad_norm == pytest.approx(norm, rel=1e-6), event.step
-        assert event.learning_rate == pytest.approx(rate, rel=1e-9), event.step
+    norms = [event.grad_norm or 0.0 for event in events]
+    assert min(norms) < stage["max_grad_norm"] < max(norms), "some steps are clipped, and some are not"
+    expected = by_hand.steps(model, by_hand.chatml_rows(model, messages), stage)
+    for event, hand in zip(events, expected, strict=True):
+        assert event.loss == pytest.approx(hand.loss, rel=1e-6), event.step
+        assert event.grad_norm == pytest.approx(hand.grad_norm, rel=1e-6), event.step
+        assert event.learning_rate == pytest.approx(hand.learning_rate, rel=1e-12), event.step
 
 
 @pytest.mark.parametrize("name", ["full", "qlora"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.events import Phase, Step
+from engines.events import Evaluated, Phase, Step
 from engines.forward.order import grouped_by_length
 from engines.forward.packing import packs_of
 from engines.look.lengths import tokens_read
@@ -82,6 +83,39 @@ def test_a_packed_epoch_has_the_tokens_and_the_loss_of_its_rows(tmp_path: Path, 
             assert any("packed 13 rows into" in phase.name for phase in of_kind(ctx, Phase))
     assert seen[0][:3] == seen[1][:3]
     assert seen[0][3] == pytest.approx(seen[1][3], rel=1e-6)
+
+
+def test_a_validation_row_beyond_the_models_window_is_not_attended_whole(tmp_path: Path, model: Path) -> None:
+    """Rows of the training fit into the window, so only the validation rows forbid one sequence."""
+    import json
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests.engines.training.by_hand import chatml_rows
+
+    windowed = tmp_path / "model"
+    shutil.copytree(model, windowed)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 33}
+    (windowed / "config.json").write_text(json.dumps(config))
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, letters in (("train", 2), ("val", 40)):
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "abcdefgh" * (letters // 2)}]
+        (data / f"{split}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    stage = {**FINETUNE, "max_length": 256, "max_steps": 1, "eval_steps": 1, "learning_rate": 1e-30}
+    ctx = context(tmp_path, stage, {"model": windowed, "data": data})
+    assert run_stage(ctx) is not None
+    (data / "train.jsonl").write_text((data / "val.jsonl").read_text())
+    [row] = chatml_rows(windowed, data)
+    assert len(row.ids) > 150
+    base: Any = AutoModelForCausalLM.from_pretrained(windowed, attn_implementation="eager")
+    with torch.no_grad():
+        logits = base(input_ids=torch.tensor([row.ids])).logits[0, :-1]
+    expected = float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:])))
+    [found] = of_kind(ctx, Evaluated)
+    assert found.loss == pytest.approx(expected, rel=1e-5)
 
 
 def _with_before(steps: list[Step]) -> list[tuple[Step, int]]:

@@ -1,0 +1,199 @@
+"""An engine that is killed with -9 anywhere, again and again, trains what an uninterrupted one trains, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.artifacts.checkpoints import scan
+from engines.artifacts.manifest import manifest_sha256, verify_manifest
+from engines.events import Evaluated, Event, StageSucceeded, Step
+from engines.journal import read_journal
+from engines.run_dir import RunDir
+from engines.stage_file import StageFile, StageInput, StageResume, write_stage_file
+from recipes.stages.registry import STAGE_TYPES, tag_of_table
+from tests.engines.preference.pairs import DPO, write_pairs
+from tests.engines.training.tiny import FINETUNE, weights_sha256
+
+pytestmark = pytest.mark.torch
+
+ROOT = Path(__file__).resolve().parents[3]
+STAGE: dict[str, Any] = {
+    **FINETUNE,
+    "gradient_accumulation_steps": 3,
+    "max_steps": 24,
+    "warmup_steps": 3.0,
+    "weight_decay": 0.1,
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "eval_steps": 3,
+    "per_device_eval_batch_size": 2,
+}
+LORA = ("r", "lora_alpha", "lora_dropout")
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {**{key: value for key, value in STAGE.items() if key not in LORA}, "output": "model"},
+    "lora": STAGE,
+    "packed": {**STAGE, "packing": True, "max_length": 100, "per_device_train_batch_size": 1},
+    "qlora": {**STAGE, "load_in_4bit": True, "optim": "adamw_8bit", "gradient_checkpointing": True},
+    "dpo": {**STAGE, **{key: DPO[key] for key in ("name", "kind", "data")}, "disable_dropout": False},
+}
+POINTS: list[tuple[str, int, int]] = [
+    ("loaded", 1, 1),
+    ("micro-batch", 1, 2),
+    ("applied", 1, 1),
+    ("reported", 2, 1),
+    ("save", 2, 1),
+    ("save", 2, 5),
+    ("save", 2, 12),
+    ("committed", 2, 1),
+    ("loaded", 3, 1),
+    ("evaluation", 3, 1),
+    ("evaluation", 3, 2),
+    ("micro-batch", 4, 1),
+    ("torn", 5, 1),
+    ("rotation", 6, 1),
+    ("applied", 8, 1),
+    ("micro-batch", 10, 2),
+    ("save", 14, 8),
+    ("evaluation", 18, 2),
+    ("reported", 23, 1),
+    ("output", 24, 2),
+]
+"""Place, step and count, as `killed_engine` has them: twenty deaths of one stage, one after the other."""
+
+
+class Engines:
+    """Attempts of stages in processes of their own; all read the same inputs."""
+
+    def __init__(self, process: subprocess.Popen[str], inputs: Mapping[str, Path]) -> None:
+        self._process = process
+        self._inputs = inputs
+
+    def run(self, run: RunDir, stage: Mapping[str, Any], kill: tuple[str, int, int] | None = None) -> int:
+        """Run one more attempt from the newest complete checkpoint; its exit code."""
+        tag = tag_of_table(dict(stage))
+        assert tag is not None
+        name = stage["name"]
+        attempts = [0, *run.attempts(name)]
+        complete, _ = scan(run.stage_dir(name)) if run.stage_dir(name).exists() else ([], [])
+        newest = max(complete, key=lambda one: (one.step, one.attempt), default=None)
+        resume = None
+        if newest is not None:
+            assert verify_manifest(newest.path) == []
+            resume = StageResume(attempt=newest.attempt, step=newest.step, path=str(newest.path), sha256=newest.sha256)
+        content = StageFile(
+            run_root=str(run.root),
+            tag=tag,
+            stage=STAGE_TYPES[tag].model_validate(dict(stage)).model_dump(mode="json"),
+            attempt=attempts[-1] + 1,
+            inputs={field: self._input(field) for field in ("model", "data")},
+            resume=resume,
+            first_start="2026-01-01T00:00:00",
+        )
+        path = run.stage_json(name, content.attempt)
+        path.parent.mkdir(parents=True)
+        run.control.mkdir(exist_ok=True)
+        write_stage_file(path, content)
+        wanted = None if kill is None else dict(zip(("at", "step", "count"), kill, strict=True))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"stage_json": str(path), "kill": wanted}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def _input(self, field: str) -> StageInput:
+        path = self._inputs[field]
+        known = manifest_sha256(path) if (path / "manifest.json").exists() else None
+        return StageInput(origin="path", name=path.name, path=str(path), manifest_sha256=known)
+
+
+@contextmanager
+def engines(folder: Path, inputs: Mapping[str, Path], *modules: str) -> Iterator[Engines]:
+    """A process that has loaded these modules, and forks an engine for each attempt."""
+    program = Path(__file__).with_name("killed_engine.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (folder / "engines.log").open("w") as log:
+        command = [sys.executable, str(program), *modules]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
+            yield Engines(process, inputs)  # it ends when its input does
+
+
+def new_run(folder: Path) -> RunDir:
+    run = RunDir(folder)
+    folder.mkdir()
+    run.run_json.write_text(json.dumps({"format": 1, "id": run.id, "recipe": "r", "parent": None, "version": "0"}))
+    return run
+
+
+def seen(run: RunDir) -> dict[tuple[str, int], set[str]]:
+    """What the attempts recorded of each step and evaluation, without times: one value each if all agree."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for event in read_journal(run.journal):
+        if isinstance(event, Step | Evaluated):
+            found.setdefault((type(event).__name__, event.step or 0), set()).add(_values(event))
+    return found
+
+
+def _values(event: Event) -> str:
+    import msgspec
+
+    of_record = ("v", "w", "seq", "t", "m", "attempt", "step_s", "data_wait_s")
+    values = {name: value for name, value in msgspec.structs.asdict(event).items() if name not in of_record}
+    return json.dumps(values, sort_keys=True, default=str)  # floats with all their digits
+
+
+def outcome(run: RunDir, stage: str) -> tuple[str, dict[str, float | None]]:
+    """The weights of the output, and the metrics that do not measure time or memory."""
+    [done] = [event for event in read_journal(run.journal) if isinstance(event, StageSucceeded)]
+    measured = ("wall_s", "cpu_s", "peak_rss_bytes", "tokens_per_second")
+    metrics = {name: value for name, value in done.metrics.items() if name not in measured}
+    assert verify_manifest(run.out(stage)) == []
+    return weights_sha256(run.out(stage)), metrics
+
+
+def check(
+    stage: Mapping[str, Any], points: list[tuple[str, int, int]], folder: Path, inputs: Mapping[str, Path]
+) -> None:
+    module = "engines.preference.stage" if stage["kind"] == "dpo" else "engines.finetune.stage"
+    with engines(folder, inputs, module) as starts:
+        whole, killed = new_run(folder / "whole"), new_run(folder / "killed")
+        assert starts.run(whole, stage) == 0, (folder / "engines.log").read_text()[-3000:]
+        for point in points:
+            assert starts.run(killed, stage, point) == -signal.SIGKILL, point
+        assert starts.run(killed, stage) == 0, (folder / "engines.log").read_text()[-3000:]
+    expected, found = seen(whole), seen(killed)
+    assert all(len(values) == 1 for values in expected.values())
+    assert found == expected, "every attempt computed each step and evaluation as the uninterrupted one"
+    assert outcome(killed, stage["name"]) == outcome(whole, stage["name"])
+
+
+def inputs_of(method: str, folder: Path, model: Path, messages: Path) -> dict[str, Path]:
+    data = write_pairs(folder / "pairs") if method == "dpo" else messages
+    return {"model": model, "data": data}
+
+
+def test_a_training_that_was_killed_in_a_window_in_a_save_and_in_an_evaluation_ends_in_the_same_weights(
+    tmp_path: Path, model: Path, messages: Path
+) -> None:
+    points = [("micro-batch", 2, 2), ("save", 4, 8), ("evaluation", 6, 2)]
+    short = {**METHODS["packed"], "max_steps": 7}
+    check(short, points, tmp_path, {"model": model, "data": messages})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_that_was_killed_at_twenty_points_ends_in_the_same_weights(
+    method: str, tmp_path: Path, model: Path, messages: Path
+) -> None:
+    assert len(POINTS) == 20
+    check(METHODS[method], POINTS, tmp_path, inputs_of(method, tmp_path, model, messages))
