@@ -171,7 +171,7 @@ def _by_engine(stage: Mapping[str, Any], inputs: Mapping[str, Path], folder: Pat
     marks: list[Mark] = []
     losses: list[float] = []
 
-    class Timed(module.Session):  # type: ignore[misc]
+    class Timed(module.Session):
         def after_optimizer_step(self) -> None:
             losses.append(self._measured.loss)
             marks.append(_now())  # its events are of the next interval; the save after the last step is of none
