@@ -28,7 +28,8 @@ BUSY_CORES = 0.9
 class Speed:
     """A training's pace over the steps that its output is of; None for what was not measured.
 
-    `waits` is the share of the steps' time that waited for data, `cores` those that the engine used in the mean,
+    `waits` is the share of the steps' time that waited for data, `cores` those that the engine used in the mean of the
+    readings of the machine (a training shorter than their interval has none: its CPU time is mostly that of importing),
     `others` those that other processes used meanwhile, `gpu_percent` the mean load of its GPUs.
     """
 
@@ -64,11 +65,11 @@ def speed_of(state: RunState, stage: StageView) -> Speed | None:
     waited = state.series(stage.name, "data_wait_s").y
     total = math.fsum(_finite(seconds))
     tokens = math.fsum(_finite(rate * step for rate, step in zip(rates, seconds, strict=True)))
-    cores = stage.cpu_s / stage.busy_s if stage.cpu_s is not None and stage.busy_s else None
     sample = state.machine()
     all_cores = (sample.cores or 0) if sample is not None else 0
-    load = _mean_in(state, stage, "cpu_percent")
-    others = None if load is None or cores is None or not all_cores else max(0.0, load / 100 * all_cores - cores)
+    load, own = (_mean_in(state, stage, name) for name in ("cpu_percent", "engine_cpu_percent"))
+    cores = None if own is None or not all_cores else own / 100 * all_cores
+    others = None if load is None or cores is None else max(0.0, load / 100 * all_cores - cores)
     cards = [_mean_in(state, stage, f"gpu{card.id}_util_percent") for card in state.own_devices(stage.name).devices]
     known = [percent for percent in cards if percent is not None]
     return Speed(

@@ -22,7 +22,7 @@ from cockpit.runs.writer_facts import COLUMNS, MachineTrack, Track, Work, Writer
 from engines.events import AnyEvent, MachineSampled, Phase, Progress, SampledText, Step
 from engines.journal import JournalMark
 
-FORMAT = 4
+FORMAT = 5
 MAGIC = b"cockpit side index\n"
 _CHECK_BYTES = 4
 

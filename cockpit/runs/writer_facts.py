@@ -198,6 +198,7 @@ class MachineTrack:
         self._add("ram_used_bytes", event.t, used)
         self._add("engine_rss_bytes", event.t, event.engine_rss_bytes)
         self._add("cpu_percent", event.t, event.cpu_percent)
+        self._add("engine_cpu_percent", event.t, event.engine_cpu_percent)
         for device in event.devices:
             for name in ("memory_used_bytes", "util_percent", "temperature_c", "power_w"):
                 self._add(f"gpu{device.id}_{name}", event.t, getattr(device, name))

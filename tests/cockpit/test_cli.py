@@ -52,13 +52,16 @@ def begun(line: CommandLine, steps: int = 3) -> None:
     wait_for(lambda: sum(isinstance(e, Step) for e in events(run)) >= steps, "the first steps")
 
 
-def test_run_follows_to_the_end_and_closes_with_the_table(line: CommandLine) -> None:
+def test_run_follows_to_the_end_and_closes_with_the_tables(line: CommandLine) -> None:
     done = line.run("run", line.recipe(QUICK))
     assert done.returncode == 0, done.stderr
     assert "run succeeded" in done.stdout
-    last = done.stdout.rstrip().splitlines()[-1]
-    assert last.startswith("total")
-    assert "succeeded" in last
+    total, blank, titles, _, pace = done.stdout.rstrip().splitlines()[-5:]
+    assert total.startswith("total")
+    assert "succeeded" in total
+    assert blank == ""
+    assert titles.split()[:2] == ["training", "steps"]
+    assert pace.split()[:2] == ["part-1", "6/6"]  # and no line after it: what limits six steps in no time is unknown
     assert line.the_run().id in done.stderr
 
 

@@ -55,7 +55,7 @@ def trained(*, wait_s: float = 0.1, saved: int = 0, end: EndReason = EndReason.S
     for step in range(1, 5):
         load = MachineSampled(
             host="spark-01", cpu_percent=62.5, ram_total_bytes=9, ram_available_bytes=8, engine_rss_bytes=1,
-            unified=False, devices=[], cores=4,
+            unified=False, devices=[], cores=4, engine_cpu_percent=50.0,
         )  # fmt: skip
         journal.say("m", load)
         figures: dict[str, Any] = {"epoch": 0.1, "loss": 3.0 - step / 4, "learning_rate": 1e-4, "grad_norm": 1.0}
