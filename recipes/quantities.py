@@ -48,6 +48,11 @@ def exact(value: float) -> str:
     return ("-" if sign else "") + (scientific if shorter else plain)
 
 
+def rounded(value: float, digits: int) -> float:
+    """The nearest number with that many significant digits, for what a program proposes: 0.00123 to 2 is 0.0012."""
+    return float(f"{value:.{digits}g}")
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A measured value with about `digits` significant digits: 0.4183, 12.35, 1.2e-7."""
     if value is None:

@@ -180,7 +180,7 @@ class _Part:
 
     @property
     def span(self) -> str:
-        return f"steps {self.first:.0f} to {self.last:.0f}"
+        return f"steps {round(self.first)} to {round(self.last)}"
 
 
 @dataclass(frozen=True)
@@ -281,10 +281,10 @@ def _exploding(curves: Curves, view: _View) -> Diagnosis | None:
     at, lowest = view.floor
     limit = lowest + max(EXPLODED, 2 * SURE * view.scatter)
     if view.broken is not None:
-        evidence = f"the loss of step {view.broken:.0f} is not a finite number"
+        evidence = f"the loss of step {round(view.broken)} is not a finite number"
     elif newest > limit:
         evidence = (
-            f"the loss rose from {quantities.loss(lowest)} (about step {at:.0f}) to"
+            f"the loss rose from {quantities.loss(lowest)} (about step {round(at)}) to"
             f" {quantities.loss(newest)}{_norm_words(curves)}"
         )
     else:
@@ -309,7 +309,7 @@ def _norm_words(curves: Curves) -> str:
 def _rate_too_high(_curves: Curves, view: _View) -> Diagnosis | None:
     last, (at, lowest) = view.between(PARTS - 2, PARTS), view.floor
     rise = max(RISE, RISE_SHARE * abs(lowest), SURE * view.error(last, view.lowest))
-    rate = quantities.exact(float(f"{view.peak:.3g}"))
+    rate = quantities.exact(quantities.rounded(view.peak, 3))
     remedies = (_rate(view.peak / 3, "is a third"), Remedy("max_grad_norm", "1.0", "clips large steps"))
     if view.lowest.mean > view.start + rise or view.never_below(view.start + RISE):
         evidence = f"the loss rose from {quantities.loss(view.start)} at the start and has not come back below it"
@@ -317,7 +317,7 @@ def _rate_too_high(_curves: Curves, view: _View) -> Diagnosis | None:
     if at >= view.parts[-PARTS // 4].first or min(p.mean for p in view.parts[-2:]) < lowest + rise:
         return None
     evidence = (
-        f"the training loss rose from {quantities.loss(lowest)} (about step {at:.0f}) to"
+        f"the training loss rose from {quantities.loss(lowest)} (about step {round(at)}) to"
         f" {quantities.loss(last.mean)} ({last.span}), at {rate}"
     )
     return Diagnosis(Trouble.RATE_TOO_HIGH, evidence, remedies)
@@ -336,16 +336,16 @@ def _overfitting(_curves: Curves, view: _View) -> Diagnosis | None:
     if then.mean - now.mean < max(2 * view.error(then, now), FLAT_SHARE * abs(then.mean)):
         return None
     evidence = (
-        f"the held-out loss rose from {quantities.loss(best)} (step {step:.0f}) to {quantities.loss(later[-1])} while"
-        f" the training loss fell from {quantities.loss(then.mean)} to {quantities.loss(now.mean)}"
+        f"the held-out loss rose from {quantities.loss(best)} (step {round(step)}) to {quantities.loss(later[-1])}"
+        f" while the training loss fell from {quantities.loss(then.mean)} to {quantities.loss(now.mean)}"
     )
     return Diagnosis(
         Trouble.OVERFITTING,
         evidence,
         (
-            Remedy("load_best_model_at_end", "true", f"delivers step {step:.0f} if its checkpoint exists"),
+            Remedy("load_best_model_at_end", "true", f"delivers step {round(step)} if its checkpoint exists"),
             Remedy("early_stopping_patience", "2", "ends such a training there"),
-            Remedy("max_steps", f"{step:.0f}", "ends it there"),
+            Remedy("max_steps", f"{round(step)}", "ends it there"),
         ),
     )
 
@@ -362,7 +362,7 @@ def _rate_too_low(_curves: Curves, view: _View) -> Diagnosis | None:
         return None
     evidence = (
         f"the loss fell only from {quantities.loss(view.start)} to {quantities.loss(view.start - fall)} in"
-        f" {last.last:.0f} steps, and at an even pace"
+        f" {round(last.last)} steps, and at an even pace"
     )
     return Diagnosis(
         Trouble.RATE_TOO_LOW,
@@ -405,7 +405,7 @@ def _plateau(curves: Curves, view: _View) -> Diagnosis | None:
         return None
     if view.start - last.mean < LITTLE_FALL * abs(view.start):
         evidence = (
-            f"the loss has hardly changed in {last.last:.0f} steps: {quantities.loss(view.start)} at the start,"
+            f"the loss has hardly changed in {round(last.last)} steps: {quantities.loss(view.start)} at the start,"
             f" {quantities.loss(last.mean)} in {last.span}"
         )
         return Diagnosis(Trouble.RATE_TOO_LOW, evidence, (_rate(view.peak * 5, "is five times that"),))
@@ -436,4 +436,4 @@ def _input_bound(curves: Curves) -> Diagnosis | None:
 
 
 def _rate(value: float, effect: str) -> Remedy:
-    return Remedy("learning_rate", quantities.exact(float(f"{value:.2g}")), effect)
+    return Remedy("learning_rate", quantities.exact(quantities.rounded(value, 2)), effect)

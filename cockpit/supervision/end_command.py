@@ -27,6 +27,7 @@ from engines.inputs.command import PYTHON, program_of
 from engines.json_text import read_json
 from engines.run_dir import RunDir
 from engines.words import RunStatus
+from recipes import quantities
 from recipes.schema import Recipe
 
 MAX_OUTPUT_BYTES = 16 << 20
@@ -134,7 +135,7 @@ class EndCommand:
         deadline_s = time.monotonic() + self.timeout_s
         while lives():
             if time.monotonic() > deadline_s:
-                return f"was ended after its {self.timeout_s:g} seconds (command_timeout_s)"
+                return f"was ended after its {quantities.exact(self.timeout_s)} seconds (command_timeout_s)"
             if self._output_bytes() > MAX_OUTPUT_BYTES:
                 return f"was ended because it printed more than {MAX_OUTPUT_BYTES >> 20} MiB"
             if is_unwanted():

@@ -6,6 +6,7 @@ from typing import Any
 
 from engines.llama.library import NativeError
 from engines.llama.worker_process import WorkerProcess
+from recipes import quantities
 
 CPU_SECONDS = 2.0
 """For one pattern on one answer, and for compiling one answer."""
@@ -60,6 +61,8 @@ class Helper:
         except NativeError as error:
             ended = self._worker.ended_by
             self.close()
-            reason = f"it took more than {self._cpu_seconds:g}s" if ended is not None else str(error)[:200]
+            reason = (
+                f"it took more than {quantities.exact(self._cpu_seconds)} s" if ended is not None else str(error)[:200]
+            )
             raise HelperError(reason) from error
         return answer

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from recipes import quantities
+
 TIMEOUT_S = 60.0
 _PASSED, _FAILED = 0, 1
 _REASON_BYTES = 2000
@@ -42,7 +44,7 @@ def ask_program(command: Sequence[str], given: dict[str, Any], timeout_s: float 
         said.seek(max(0, said.seek(0, os.SEEK_END) - _REASON_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
     if not in_time:
-        raise ProgramError(f"{command[0]} took more than {timeout_s:g}s")
+        raise ProgramError(f"{command[0]} took more than {quantities.exact(timeout_s)} s")
     if process.returncode not in (_PASSED, _FAILED):
         raise ProgramError(f"{command[0]} ended with status {process.returncode}; expected 0 or 1")
     return process.returncode == _PASSED, lines[-1][:200] if lines else ""

@@ -144,7 +144,7 @@ def test_a_pattern_that_backtracks_ends_its_helper_and_gives_no_verdict() -> Non
     try:
         verdict = judge("a" * 40 + "!", task("regex", settings={"pattern": r"^(a|a)*$"}), judges)[0]
         assert verdict.passed is None
-        assert verdict.reason == "could not be judged: it took more than 0.2s"
+        assert verdict.reason == "could not be judged: it took more than 0.2 s"
         assert judge("aaa", task("regex", settings={"pattern": r"^a*$"}), judges)[0].passed is True
     finally:
         judges.close()
