@@ -6,13 +6,14 @@ import json
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cockpit.launching.start import start_supervisor
-from engines.events import AttemptEnded, GuardTripped, StageStarted, Step
+from engines.events import AttemptEnded, GuardTripped, StageStarted, Step, StepsPlanned
 from engines.run_dir import RunDir, lock_holder
 from engines.words import EndReason, StartReason
 from tests.engines.training import tiny
@@ -107,7 +108,8 @@ METHODS: dict[str, dict[str, str]] = {
 }
 LONG_S = 4 * PATIENCE_S
 """Five processes one after the other."""
-METHOD_LIMIT_BYTES = 2150 << 20
+SHARE_ALLOWED = 0.7
+"""Of what a step adds to the process that has loaded everything: too little for the batch, enough for half of it."""
 
 
 def _data(folder: Path, method: str) -> Path:
@@ -136,17 +138,48 @@ def _wide_model(folder: Path) -> Path:
 
 
 def _free_then_limited(tmp_path: Path, method: str) -> RunDir:
-    """A run of two equal trainings: the first with the machine's memory, the second with too little for its batch."""
+    """A run of two equal trainings: the first with the machine's memory, the second with too little for its batch.
+
+    What is too little is measured in the first; the limit is set while a stage between them runs, on the supervisor,
+    whose engines have it too.
+    """
     places = {"model": _wide_model(tmp_path / "model"), "data": _data(tmp_path / "data", method)}
     lines = ["schema = 1", 'name = "both"']
     for name in ("free", "limited"):
         fields = {"name": f'"{name}"', **TUNED, **METHODS[method]}
         lines += ["[[stage]]", *(f"{key} = {value.format(**places)}" for key, value in fields.items())]
         lines += ["[stage.retry]", "max_attempts = 2"]
+        if name == "free":
+            lines += ["[[stage]]", 'name = "between"', 'kind = "fake"', "max_steps = 30"]
     run = launch_text("\n".join(lines) + "\n", tmp_path)
-    wait_for(lambda: engine_pid(run, "free", 1), "the engine of the first stage")
-    resource.prlimit(_supervisor(run), resource.RLIMIT_DATA, (METHOD_LIMIT_BYTES, METHOD_LIMIT_BYTES))
+    limit = _limit_by_measure(run, "free")
+    wait_for(lambda: any(isinstance(e, Step) and e.stage == "between" for e in events(run)), "the stage between")
+    resource.prlimit(_supervisor(run), resource.RLIMIT_DATA, (limit, limit))
+    assert not any(isinstance(e, StageStarted) and e.stage == "limited" for e in events(run))
     return run
+
+
+def _limit_by_measure(run: RunDir, stage: str) -> int:
+    """Bytes of data (what RLIMIT_DATA counts) between those of the loaded process and of its largest step."""
+    pid = wait_for(lambda: engine_pid(run, stage, 1), "the engine of the first stage")
+    sizes: list[tuple[float, int]] = []
+    while (size := _data_bytes(pid)) is not None:
+        sizes.append((time.time(), size))
+        time.sleep(0.005)
+    planned = next(e.t for e in events(run) if isinstance(e, StepsPlanned) and e.stage == stage)
+    loaded = max(size for at, size in sizes if at <= planned)
+    peak = max(size for _, size in sizes)
+    assert peak - loaded > 100 << 20, f"a step adds {peak - loaded} bytes, too few for a limit between"
+    return loaded + int(SHARE_ALLOWED * (peak - loaded))
+
+
+def _data_bytes(pid: int) -> int | None:
+    """The process's private writable memory; None once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), None)
 
 
 def _supervisor(run: RunDir) -> int:
