@@ -106,7 +106,7 @@ def _run_or_end(plan: RunRecipe, facts: RunFacts, name: str) -> RunStage | EndRu
     resume = trains and (not fresh or named)
     at_step = again.checkpoint if again and named and fresh else None
     memory = memory_plan(stage, [attempt for _, attempt in sorted(facts.stage(name).attempts.items())])
-    before = lowered_before(facts, name, _last_rerun(plan, facts, name)) if resume else UNCHANGED
+    before = lowered_before(facts, name, _last_rerun(plan, facts, name), stage.retry) if resume else UNCHANGED
     if not attempts:
         return RunStage(
             name,

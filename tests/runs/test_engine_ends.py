@@ -19,9 +19,10 @@ from cockpit.runs.reader import read_now
 from cockpit.supervision.engine_process import exit_reason
 from cockpit.supervision.process_tree import run_processes
 from cockpit.supervision.stop_ladder import Rung
-from engines.events import AttemptEnded, AttemptStarted, StageSucceeded
+from engines.control import put_request
+from engines.events import AttemptEnded, AttemptStarted, GuardTripped, StageSucceeded, Step
 from engines.run_dir import RunDir, lock_holder, lock_is_held
-from engines.words import EndReason
+from engines.words import EndReason, Verb
 from tests.runs.harness import (
     ROOT,
     assert_contiguous,
@@ -216,4 +217,30 @@ def test_an_engine_that_ends_while_no_supervisor_lives_ends_its_run_as_it_said_i
     assert step_of(run) == 40
     assert len(_attempts(run)) == 1, "nothing was trained twice"
     assert_contiguous(run)
+    assert_no_process_left(run)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("verb", [Verb.STOP, Verb.STOP_AFTER_CHECKPOINT])
+def test_a_stop_before_the_retry_after_a_guard_has_begun_stops_the_run_and_a_resume_keeps_the_lower_rate(
+    tmp_path: Path, verb: Verb
+) -> None:
+    stage = {"max_steps": 12, "save_steps": 2, "step_s": 0.05, "nan_at_step": 5, "retry": {"max_attempts": 3}}
+    run = launch_text(fake_recipe(stage), tmp_path)
+    wait_for_step(run, 1)
+    supervisor = int(lock_holder(run.supervisor_lock)["pid"])
+    os.kill(supervisor, signal.SIGSTOP)  # the engine ends, and nobody plans the next attempt
+    try:
+        wait_for(lambda: any(isinstance(e, AttemptEnded) for e in events(run)), "the engine's own end")
+        put_request(run.control, verb)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert wait_for_end(run) == "stopped"
+    trips = [(e.attempt, e.guard, e.step) for e in events(run) if isinstance(e, GuardTripped)]
+    assert trips == [(1, "nonfinite_loss", 5)]
+    assert not any(isinstance(e, Step) and e.attempt > 1 for e in events(run)), "the next attempt trained nothing"
+    resume(run)
+    assert wait_for_end(run) == "succeeded"
+    last = [e for e in events(run) if isinstance(e, AttemptStarted)][-1]
+    assert (last.resumed_from.step if last.resumed_from else 0, last.learning_rate_scale) == (4, 0.5)
     assert_no_process_left(run)
