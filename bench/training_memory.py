@@ -59,6 +59,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         MANY_WORDS, {"kind": "dpo", "r": 8, "bf16": False, "per_device_train_batch_size": 2}
     ),
 }  # fmt: skip
+MANY_HEADS: dict[str, Any] = {
+    **WIDE, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 12, "num_key_value_heads": 8,
+}  # fmt: skip
+BROAD: dict[str, Any] = {**WIDE, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 3}
+HELD_OUT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "adapter, many words": (MANY_WORDS, {**ADAPTER, "per_device_train_batch_size": 4}),
+    "adapter, many words, tied": (
+        {**MANY_WORDS, "tie_word_embeddings": True}, {**ADAPTER, "per_device_train_batch_size": 4}
+    ),
+    "all weights, many words, tied": (
+        {**MANY_WORDS, "tie_word_embeddings": True},
+        {"kind": "finetune", "output": "model", "per_device_train_batch_size": 4},
+    ),
+    "pretrain, broad": (BROAD, {"kind": "pretrain", "per_device_train_batch_size": 2}),
+    "adapter, many heads": (MANY_HEADS, {**ADAPTER, "r": 32, "per_device_train_batch_size": 6}),
+    "preferences, deep": (DEEP, {"kind": "dpo", "r": 8, "bf16": False, "per_device_train_batch_size": 1}),
+}  # fmt: skip
+"""Trainings to which no constant of the estimate was fitted."""
 LENGTH = 128
 
 
@@ -75,9 +93,10 @@ def main() -> int:
     """Measure the cases and print a table, or JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.training_memory", description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--held-out", action="store_true", help="only those to which no constant was fitted")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = measure([name for name in CASES if options.only in name])
+    found = measure([name for name in (HELD_OUT if options.held_out else [*CASES, *HELD_OUT]) if options.only in name])
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -99,7 +118,7 @@ def measure(names: list[str]) -> dict[str, int]:
     found = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = _in_child(Path(folder), *CASES[name])
+            found[name] = _in_child(Path(folder), *{**CASES, **HELD_OUT}[name])
         print(f"{name}: {found[name] >> 20} MiB", file=sys.stderr, flush=True)
     return found
 

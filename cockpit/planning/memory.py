@@ -32,8 +32,9 @@ MOST_LOGITS = 1 << 26
 """Logits that an engine computes at once (`engines.forward.label_loss`)."""
 LOGIT_BYTES = 16
 """A logit as the head gives it, in float32, its log-softmax and its gradient."""
-ACCURACY = 0.25
-"""Largest deviation from the measured peaks of the shapes in `bench/training_memory.py`, on a CPU."""
+ACCURACY = 0.35
+"""Bound of the deviations from all measured peaks in `bench/training_memory.py`, on a CPU: 25% for those to which the
+constants were fitted, and more for those that were held out."""
 GAPS = 1.25
 """What the allocator takes for tensors that come and go, as a factor; measured."""
 PAIRS = 2
