@@ -32,12 +32,14 @@ MOST_LOGITS = 1 << 26
 """Logits that an engine computes at once (`engines.forward.label_loss`)."""
 LOGIT_BYTES = 16
 """A logit as the head gives it, in float32, its log-softmax and its gradient."""
+PAIR_LOGIT_BYTES = 12
+"""A logit of an answer as the head gives it, its log-softmax and its gradient: on a CPU, where it is computed once."""
 ACCURACY = 0.35
 """Bound of the deviations from all measured peaks in `bench/training_memory.py`, on a CPU: 25% for those to which the
 constants were fitted, and more for those that were held out."""
 GAPS = 1.25
 """What the allocator takes for tensors that come and go, as a factor; measured."""
-PAIRS = 2
+PAIRS = 1.5
 """Factor on what a row of a pair keeps: TRL measures more of it; measured."""
 SHAPE_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """What a config.json must say; the other sizes have defaults."""
@@ -273,8 +275,8 @@ def _layer_gradients(shape: Shape, *, bf16: bool) -> float:
 
 
 def _logits(stage: TrainingFields, shape: Shape, tokens: int, labelled: float) -> float:
-    if isinstance(stage, DpoStage):  # TRL computes all of them at once
-        return LOGIT_BYTES * tokens * shape.vocab_size
+    if isinstance(stage, DpoStage):  # those of answers, all at once
+        return PAIR_LOGIT_BYTES * labelled * tokens * shape.vocab_size
     return LOGIT_BYTES * min(labelled * tokens * shape.vocab_size, MOST_LOGITS)
 
 
