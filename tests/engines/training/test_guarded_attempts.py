@@ -85,7 +85,10 @@ def _run(folder: Path, fields: dict[str, Any], inputs: dict[str, Path], faults: 
         resumed = None if point is None else ResumedFrom(attempt=point.attempt, step=point.step, sha256=point.sha256)
         ctx.emit(
             AttemptStarted(
-                stage=name, kind=stage["kind"], attempt=attempt, resumed_from=resumed,
+                stage=name,
+                kind=stage["kind"],
+                attempt=attempt,
+                resumed_from=resumed,
                 learning_rate_scale=action.learning_rate_scale,
             )  # fmt: skip
         )
@@ -184,9 +187,7 @@ def test_a_spike_is_retried_from_before_it_began(
 
 @more
 @pytest.mark.parametrize("kind", STAGES)
-def test_no_improvement_ends_the_run_without_a_retry(
-    tmp_path: Path, data: dict[str, Any], kind: str
-) -> None:
+def test_no_improvement_ends_the_run_without_a_retry(tmp_path: Path, data: dict[str, Any], kind: str) -> None:
     stage = {**STAGES[kind], "learning_rate": 1e-30, "max_steps": 400, "num_train_epochs": 400.0, "save_steps": 1000}
     stage |= {"guards": {"no_improvement": 12, "no_improvement_on": "eval_loss"}, "eval_steps": 2}
     run = _run(tmp_path, stage, data[kind], {})
