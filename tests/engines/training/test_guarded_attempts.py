@@ -70,8 +70,9 @@ def _run(folder: Path, fields: dict[str, Any], inputs: dict[str, Path], faults: 
     for attempt in range(1, MOST_ATTEMPTS + 2):
         run = RunDir(first.run_root)
         facts = read_facts(run)
-        ended = [e for e in first.events() if isinstance(e, AttemptEnded)]
-        action = next_action(plan, facts, lambda _: bool(ended) and ended[-1].reason == EndReason.SUCCEEDED).action
+        reasons = [e.reason for e in first.events() if isinstance(e, AttemptEnded)]
+        done = [name] if reasons[-1:] == [EndReason.SUCCEEDED] else []
+        action = next_action(plan, facts, done.__contains__).action
         if isinstance(action, EndRun):
             return Ended(first.events(), action)
         assert action.adjusted == (), "no guard changes the batch"
@@ -90,7 +91,7 @@ def _run(folder: Path, fields: dict[str, Any], inputs: dict[str, Path], faults: 
                 attempt=attempt,
                 resumed_from=resumed,
                 learning_rate_scale=action.learning_rate_scale,
-            )  # fmt: skip
+            )
         )
         reason, detail = EndReason.SUCCEEDED, ""
         try:
