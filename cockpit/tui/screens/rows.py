@@ -128,8 +128,8 @@ class RowsScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(RowBody).focus()
-        self._show()
         self._ask(RowsRequest(1))
+        self._show()
 
     def on_unmount(self) -> None:
         self._reader.close()
@@ -236,8 +236,8 @@ class RowsScreen(Screen[None]):
         job.split = following
         self._reader = RowReader(job, self._target.python)
         self._views, self._part, self._last, self._busy = [], 0, 0, False
-        self._show()
         self._ask(RowsRequest(1))
+        self._show()
 
     def action_scroll_rows(self, by: int) -> None:
         """Scroll the row."""

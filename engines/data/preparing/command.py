@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.data.preparing.room import refuse_a_full_disk
 from engines.files import file_sha256, open_regular
 from engines.inputs.command import OUT_WORD, PYTHON, files_of_command, missing_of_command, program_of
 from recipes.problems import OperatorError, printable
@@ -48,7 +50,8 @@ def run_command(command: Sequence[str], folder: Path, scratch: Path, waiting: Wa
             command.
 
     Raises:
-        OperatorError: the program cannot be started, exits with a status other than 0, or gives no output.
+        OperatorError: the program cannot be started, exits with a status other than 0, gives no output, or fills the
+            disk.
     """
     program = _program(command, folder)
     target = scratch / "command-output"
@@ -83,25 +86,32 @@ def _finished(argv: list[str], folder: Path, printed: Path, errors: Path, waitin
             )
         except (OSError, ValueError) as error:
             raise OperatorError(f"command — {printable(argv[0], 200)} cannot be started: {error}") from error
+        handle = os.pidfd_open(process.pid)
         try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(timeout=_LOOK_S)
+            while not _has_ended(handle, _LOOK_S):
+                refuse_a_full_disk(printed.parent)
                 waiting(printed.stat().st_size)
         finally:
-            _end_all(process)
+            _end_all(process, handle)
+            os.close(handle)
+        return process.returncode
 
 
-def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """End a command that is still running, and what it started in its session."""
-    if process.poll() is not None:
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_GRACE_S)
-            return
+def _has_ended(handle: int, timeout_s: float) -> bool:
+    return bool(select.select([handle], [], [], timeout_s)[0])
+
+
+def _end_all(process: subprocess.Popen[bytes], handle: int) -> None:
+    """End a command, and what it started in its group: that could still write the rows while they are read.
+
+    The command is not reaped before, so that its group's number belongs to no other group.
+    """
+    if not _has_ended(handle, 0):
+        with contextlib.suppress(PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+        _has_ended(handle, _GRACE_S)
+    with contextlib.suppress(PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

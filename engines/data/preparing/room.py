@@ -46,6 +46,15 @@ def refuse_without_room_to_divide(folder: Path, spool: Spool, bands: int) -> Non
     _refuse(folder, spool.bytes + sorted_bytes + SPARE_BYTES, what)
 
 
+def refuse_a_full_disk(folder: Path) -> None:
+    """Refuse to let a command write on when its output has almost filled the disk.
+
+    Raises:
+        OperatorError: there is too little space.
+    """
+    _refuse(folder, SPARE_BYTES, "what the command still writes, and the rows made of it,")
+
+
 def _refuse(folder: Path, need: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:

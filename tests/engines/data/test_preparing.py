@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,6 +27,7 @@ from engines.inputs.files_read import files_read, source_of
 from recipes.problems import OperatorError
 from recipes.stages.prepare import PrepareMessages
 from tests.engines.small_corpora import fresh, write_tree
+from tests.patience import PATIENCE_S
 from tests.stage_context import TriedContext, make_context
 
 TENTHS = SplitWish(0.1, 0.1)
@@ -356,6 +359,40 @@ def test_a_stop_ends_the_command(tmp_path: Path) -> None:
         run_command(["python", "-c", waits], tmp_path, fresh(tmp_path / "scratch"), waiting)
     with pytest.raises(ProcessLookupError):
         os.kill(int(noted.read_text()), 0)
+
+
+STAYS = """
+import os
+print('{"prompt": "a", "completion": "b"}', flush=True)
+child = os.fork()
+if not child:
+    import time
+    time.sleep(600)
+open('pid', 'w').write(str(child))
+"""
+
+
+def test_nothing_that_a_command_started_writes_while_its_rows_are_read(tmp_path: Path) -> None:
+    run_command(["python", "-c", STAYS], tmp_path, fresh(tmp_path / "scratch"), lambda _done: None)
+    child = int((tmp_path / "pid").read_text())
+    try:
+        handle = os.pidfd_open(child)
+    except ProcessLookupError:
+        return
+    with os.fdopen(handle):
+        assert select.select([handle], [], [], PATIENCE_S)[0], "the child is still there"
+
+
+def test_a_command_that_fills_the_disk_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)
+    with pytest.raises(OperatorError, match=r"1000 B free; what the command still writes"):
+        run_command(
+            ["python", "-c", "import time; time.sleep(600)"],
+            tmp_path,
+            fresh(tmp_path / "scratch"),
+            lambda _done: None,
+        )
 
 
 def test_the_files_of_a_command_are_its_inputs(tmp_path: Path) -> None:
