@@ -210,7 +210,7 @@ def test_candidates_are_the_stages_whose_output_fits() -> None:
     model = FormModel(path.read_text(), path)
     names = {head.name: head.place for head in model.heads()}
     assert model.candidates(names["tuned"], "model") == ["base", "merged"]
-    assert model.candidates(names["tuned"], "data") == ["corpus", "questions"]
+    assert model.candidates(names["tuned"], "data") == ["corpus", "shards", "questions"]
 
 
 @pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
