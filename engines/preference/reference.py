@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ PREFERENCE_JSON = "preference.json"
 """In a checkpoint and an output: what the training compared the model with."""
 BASE, START = "model", "start_from"
 
+_OFF = "_disable_adapters"
+"""PEFT's attribute of a layer that it adapts: the layer computes without its adapter."""
+
 Reference = Callable[..., Any]
 """Called as the model, gives what the model gave before the first step."""
 
@@ -34,20 +38,35 @@ def reference_of(model: Any, *, is_base: bool) -> Reference:
             that is trained.
     """
     first = {} if is_base else {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    modules = list(model.modules())
+    adapted = [module for module in modules if _OFF in module.__dict__]
+    assert adapted, "PEFT's layers cannot be turned off: this version of PEFT is unsupported"
 
     def forward(**inputs: Any) -> Any:
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                if first:
-                    return functional_call(model, first, (), inputs)
-                with model.disable_adapter():
-                    return model(**inputs)
-        finally:
-            model.train(training)
+        with torch.no_grad(), _set(modules, "training", to=False):
+            if first:
+                return functional_call(model, first, (), inputs)
+            with _set(adapted, _OFF, to=True):
+                return model(**inputs)
 
     return forward
+
+
+@contextmanager
+def _set(modules: Sequence[torch.nn.Module], name: str, *, to: bool) -> Iterator[None]:
+    """Within it, an attribute of modules has a value.
+
+    `eval` and PEFT's `disable_adapter` do this with several walks over all modules, and with the search of each
+    assignment for parameters: a tenth of a step of a small model.
+    """
+    changed = [module for module in modules if module.__dict__[name] is not to]
+    for module in changed:
+        module.__dict__[name] = to
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.__dict__[name] = not to
 
 
 def load_start(ctx: StageContext[DpoStage], model: Any) -> str:
