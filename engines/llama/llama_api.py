@@ -79,6 +79,20 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_memory_clear": (None, [ctypes.c_void_p, ctypes.c_bool]),
     "llama_batch_init": (_Batch, [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
     "llama_decode": (ctypes.c_int32, [ctypes.c_void_p, _Batch]),
+    "llama_vocab_bos": (ctypes.c_int32, [ctypes.c_void_p]),
+    "llama_vocab_eos": (ctypes.c_int32, [ctypes.c_void_p]),
+    "llama_detokenize": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int32),
+            ctypes.c_int32,
+            ctypes.c_char_p,
+            ctypes.c_int32,
+            ctypes.c_bool,
+            ctypes.c_bool,
+        ],
+    ),
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p, ctypes.c_int32]),
     "llama_tokenize": (
         ctypes.c_int32,
@@ -171,6 +185,23 @@ class LlamaModel:
                 return list(ids[:count])
             room = -count
 
+    def text(self, ids: Sequence[int], *, special: bool) -> str:
+        """Text of ids; `special`: with the names of control tokens. Bytes that are not UTF-8 become U+FFFD."""
+        given = (ctypes.c_int32 * len(ids))(*ids)
+        room = 16 * len(ids) + 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self._native.llama_detokenize(self._vocab, given, len(ids), buffer, room, False, special)
+            if count >= 0:
+                return buffer.raw[:count].decode("utf-8", errors="replace")
+            room = -count
+
+    def begin_and_end(self) -> tuple[str, str]:
+        """The names of the tokens that begin and end a text; empty for a token that the file does not have."""
+        tokens = (self._native.llama_vocab_bos(self._vocab), self._native.llama_vocab_eos(self._vocab))
+        begin, end = (self.text([token], special=True) if token >= 0 else "" for token in tokens)
+        return begin, end
+
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence, from an empty cache, float32 [tokens, vocab_size].
 
@@ -190,13 +221,16 @@ class LlamaModel:
             out[index] = self._logits_of(index)
         return out
 
-    def generate(self, ids: Sequence[int], limit: int, stops: Sequence[int]) -> tuple[list[int], float, float]:
+    def generate(
+        self, ids: Sequence[int], limit: int, stops: Sequence[int], *, last_only: bool = False
+    ) -> tuple[list[int], float, float]:
         """Greedy continuation of a sequence, token by token as in a server.
 
         Args:
             ids: the prompt.
             limit: most tokens to generate.
             stops: tokens that end the answer; the answer includes the one that ended it.
+            last_only: compute the prompt's logits after its last token only, as a server does: less time and memory.
 
         Returns:
             The new ids, seconds for the prompt, and seconds for the new tokens.
@@ -208,7 +242,7 @@ class LlamaModel:
             raise NativeError(f"{len(ids)} prompt tokens and {limit} new ones do not fit a context of {self.n_ctx}")
         self._native.llama_memory_clear(self._native.llama_get_memory(self._context), True)
         started_s = time.perf_counter()
-        self._decode(ids, 0)
+        self._decode(ids, 0, last_only=last_only)
         token = int(self._logits_of(len(ids) - 1).argmax())
         prompt_s = time.perf_counter() - started_s
         new = [token]
@@ -219,12 +253,13 @@ class LlamaModel:
             new.append(token)
         return new, prompt_s, time.perf_counter() - started_s
 
-    def _decode(self, ids: Sequence[int], start: int) -> None:
+    def _decode(self, ids: Sequence[int], start: int, *, last_only: bool = False) -> None:
         batch = self._batch
         batch.n_tokens = len(ids)
         for index, token in enumerate(ids):
             batch.token[index], batch.pos[index] = token, start + index
-            batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+            batch.logits[index] = not last_only or index == len(ids) - 1
         status = self._native.llama_decode(self._context, batch)
         if status:
             raise NativeError(f"llama_decode returned {status}")

@@ -6,7 +6,9 @@ Requests and their answers:
 - `{"tokenize": text, "parse_special", "add_special"}` → `{"ids"}`
 - `{"ends": true}` → `{"ids"}`: the tokens that end an answer
 - `{"logits": ids}` → float32 values, [tokens, vocab_size]
-- `{"generate": ids, "limit", "stops"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
+- `{"text": ids}` → `{"text"}`: without control tokens
+- `{"marks": true}` → `{"begin", "end"}`: the names of the tokens that begin and end a text
+- `{"generate": ids, "limit", "stops", "last_only"}` → `{"ids", "prompt_s", "generation_s", "rss_bytes"}`
 """
 
 from __future__ import annotations
@@ -32,8 +34,15 @@ class _Worker:
             return {"ids": ids}, b""
         if "ends" in header:
             return {"ids": self.model.ends()}, b""
+        if "text" in header:
+            return {"text": self.model.text(header["text"], special=False)}, b""
+        if "marks" in header:
+            begin, end = self.model.begin_and_end()
+            return {"begin": begin, "end": end}, b""
         if "generate" in header:
-            ids, prompt_s, generation_s = self.model.generate(header["generate"], header["limit"], header["stops"])
+            ids, prompt_s, generation_s = self.model.generate(
+                header["generate"], header["limit"], header["stops"], last_only=header["last_only"]
+            )
             return {"ids": ids, "prompt_s": prompt_s, "generation_s": generation_s, "rss_bytes": _rss_bytes()}, b""
         return {}, self.model.logits(header["logits"]).tobytes()
 

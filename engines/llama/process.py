@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ class LlamaProcess:
         vocab_size: number of tokens, the width of the logits.
         cache_type: type of the key and value cache, "f32" or "f16".
         library: record of the library.
+        n_ctx: longest sequence, in tokens.
     """
 
     def __init__(self, gguf_path: Path, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
@@ -39,6 +40,7 @@ class LlamaProcess:
         Raises:
             NativeError: the library is missing, or refuses the file.
         """
+        self.n_ctx = n_ctx
         self._worker = WorkerProcess("engines.llama.logits_worker", threads)
         try:
             over = None if adapter is None else str(adapter)
@@ -78,9 +80,36 @@ class LlamaProcess:
         _, data = self._worker.ask({"logits": [int(token) for token in ids]})
         return np.frombuffer(data, "<f4").reshape(len(ids), self.vocab_size)
 
-    def generate(self, ids: Sequence[int], limit: int, stops: Sequence[int]) -> Generation:
-        """Greedy continuation of a prompt by at most `limit` tokens, ended by any of `stops`."""
-        answer, _ = self._worker.ask({"generate": list(ids), "limit": limit, "stops": list(stops)})
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of ids, without control tokens."""
+        answer, _ = self._worker.ask({"text": list(ids)})
+        return str(answer["text"])
+
+    def begin_and_end(self) -> tuple[str, str]:
+        """The names of the tokens that begin and end a text; empty for a token that the file does not have."""
+        answer, _ = self._worker.ask({"marks": True})
+        return str(answer["begin"]), str(answer["end"])
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        limit: int,
+        stops: Sequence[int],
+        *,
+        last_only: bool = False,
+        waiting: Callable[[], None] | None = None,
+    ) -> Generation:
+        """Greedy continuation of a prompt by at most `limit` tokens, ended by any of `stops`.
+
+        Args:
+            ids: the prompt.
+            limit: most new tokens.
+            stops: tokens that end the answer.
+            last_only: compute the prompt's logits after its last token only, as a server does.
+            waiting: called several times a second; after an exception from it this process must be closed.
+        """
+        request = {"generate": list(ids), "limit": limit, "stops": list(stops), "last_only": last_only}
+        answer, _ = self._worker.ask(request, waiting=waiting)
         return Generation(**answer)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
+from engines.job_lines import Send
 from engines.llama.gguf_file import part_paths, read_gguf
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
@@ -22,7 +23,6 @@ from exporters.gguf.write import Model, read_model
 from exporters.hf_model.architectures import exact_context
 from exporters.hf_model.family import Architecture
 from exporters.hf_model.model_folder import open_weights, read_settings
-from exporters.process.job_lines import Send
 from exporters.process.room import check_memory
 from exporters.prompts.effective_tokens import answer_ends
 from exporters.proof.audit import Proofs, prove

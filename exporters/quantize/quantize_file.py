@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import atomic_path, file_sha256, write_json
+from engines.job_lines import Send, run_job
 from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.gguf_file import read_gguf
 from engines.llama.library import NativeError
@@ -32,7 +33,6 @@ from exporters.gguf.importance import Importance, load_importance
 from exporters.gguf.own_types import OPTION, check_tensor_types, checked_tensor_types, with_tensor_types
 from exporters.gguf.quant_types import FilePlan
 from exporters.gguf.source import GgufSource, open_source, write_quantized
-from exporters.process.job_lines import Send, run_job
 from exporters.process.room import default_threads
 from exporters.quantize.own_quantize import PROGRAM, OwnProgram, find_program
 from exporters.ternary.check import check_ternary_rows

@@ -1,0 +1,116 @@
+"""The models that can be asked: a folder, an adapter over its base model, a GGUF file with or without an adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.artifacts.adapter_folder import is_adapter
+from engines.evaluate.asking import Answerer
+from engines.evaluate.folder_answers import FolderAnswers, weights_of
+from engines.evaluate.gguf_answers import GgufAnswers
+from engines.evaluate.model import LoadedModel, base_of, load_model
+from engines.files import file_sha256
+from engines.llama.gguf_file import part_paths
+from engines.training.inputs import cached_folder
+from recipes.problems import OperatorError, printable
+
+GGUF = ".gguf"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How models are asked.
+
+    Attributes:
+        limit: most new tokens of an answer.
+        batch_size: prompts that a folder's model answers together.
+        threads: CPU threads of llama.cpp.
+        template: the text of a chat template; empty for the model's own.
+        plain: prompts are texts to continue, without a chat template.
+        moment: the local time that a template sees, in ISO form.
+    """
+
+    limit: int
+    batch_size: int = 1
+    threads: int = 1
+    template: str = ""
+    plain: bool = False
+    moment: str = ""
+
+
+def is_gguf(path: Path | None) -> bool:
+    """Whether a model is a GGUF file by its name."""
+    return path is not None and path.suffix == GGUF
+
+
+def answerer_of_folder(folder: Path, loaded: LoadedModel, manner: Manner) -> FolderAnswers:
+    """A loaded model that answers.
+
+    Args:
+        folder: its folder; for an adapter, the adapter's.
+        loaded: the model.
+        manner: how it is asked.
+    """
+    folders = [folder, base_of(folder)] if is_adapter(folder) else [folder]
+    files = weights_of(folders)
+    return FolderAnswers(
+        loaded,
+        sha256=sha256_of(files),
+        size_bytes=sum(file.stat().st_size for file in files if file.suffix == ".safetensors"),
+        limit=manner.limit,
+        batch_size=manner.batch_size,
+        template=manner.template,
+        plain=manner.plain,
+        moment=manner.moment,
+    )
+
+
+def answerer_of_gguf(file: Path, manner: Manner, adapter: Path | None = None) -> GgufAnswers:
+    """A GGUF file that answers.
+
+    Raises:
+        OperatorError: a file is missing or cannot be loaded, or there is no chat template.
+    """
+    for one in (file, *([adapter] if adapter else [])):
+        if not one.is_file():
+            raise OperatorError(f"no file {printable(str(one), 400)}", "give a GGUF file")
+    return GgufAnswers(
+        file,
+        sha256=sha256_of(part_paths(file)),
+        limit=manner.limit,
+        threads=manner.threads,
+        adapter=adapter,
+        adapter_sha256=file_sha256(adapter) if adapter else "",
+        template=manner.template,
+        plain=manner.plain,
+        moment=manner.moment,
+    )
+
+
+def open_target(
+    name: str, adapter: Path | None, manner: Manner, warn: Callable[[str], None]
+) -> tuple[Answerer, Callable[[], None]]:
+    """A model that answers, by a path or a hub id, and what closes it.
+
+    Raises:
+        OperatorError: it is not a model that can be asked.
+    """
+    path = Path(name)
+    if is_gguf(path):
+        gguf = answerer_of_gguf(path, manner, adapter)
+        return gguf, gguf.close
+    if adapter is not None:
+        raise OperatorError("--adapter — only for GGUF files", "an adapter folder is itself a MODEL: it names its base")
+    folder = path if path.is_dir() else cached_folder(name)
+    return answerer_of_folder(folder, load_model(folder, name, warn), manner), lambda: None
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """SHA-256 (hex) of the contents of files, by their names; a single file has its own."""
+    if len(files) == 1:
+        return file_sha256(files[0])
+    text = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Kept answers and their verdicts as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from engines.judging.answers import Kept
+from engines.judging.checks import Judges, judge
+from engines.judging.fences import FENCE
+from engines.judging.json_checks import json_problem
+from engines.judging.statistics import quantile, wilson
+from engines.judging.task import Task, Verdict
+
+_JSON_CHECKS = frozenset({"json", "json_schema"})
+_GRAM = 4
+"""Words of a sequence that counts as repeated when an answer has it again."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A task, its answer and the verdicts of its checks."""
+
+    task: Task
+    kept: Kept
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every check passed. A check without a verdict has not."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def unjudged(self) -> bool:
+        """No check failed, and one gave no verdict."""
+        results = [verdict.passed for verdict in self.verdicts]
+        return None in results and False not in results
+
+    def record(self) -> dict[str, Any]:
+        """The row of a results file."""
+        return {
+            "key": self.task.key,
+            "name": self.task.name,
+            "where": self.task.where,
+            "prompt": self.task.prompt,
+            "expected": self.task.expected,
+            "answer": self.kept.answer,
+            "passed": self.passed,
+            "verdicts": [{"check": one.check, "passed": one.passed, "reason": one.reason} for one in self.verdicts],
+            "ended": self.kept.ended,
+            "prompt_tokens": self.kept.prompt_tokens,
+            "tokens": self.kept.tokens,
+            "first_token_s": self.kept.first_token_s,
+            "latency_s": self.kept.latency_s,
+            "batch": self.kept.batch,
+        }
+
+
+def judged(task: Task, kept: Kept, judges: Judges) -> Judged:
+    """An answer with its verdicts; a task that the model could not be asked fails every check."""
+    if kept.problem:
+        return Judged(task, kept, tuple(Verdict(check.kind, False, kept.problem) for check in task.checks))
+    return Judged(task, kept, judge(kept.answer, task, judges))
+
+
+def totals(rows: Sequence[Judged]) -> dict[str, float]:
+    """The metrics of at least one judged row.
+
+    `success` is the share of rows that passed, `success_low` and `success_high` its interval; times are of one request
+    each, as they were measured.
+    """
+    passed = sum(row.passed for row in rows)
+    interval = wilson(passed, len(rows))
+    found: dict[str, float] = {
+        "success": passed / len(rows),
+        "success_low": interval.low,
+        "success_high": interval.high,
+        "test_rows": len(rows),
+        "unjudged_rows": sum(row.unjudged for row in rows),
+        **_of_json(rows),
+        **_of_text(rows),
+    }
+    return {**found, **_of_times([row.kept for row in rows if not row.kept.problem])}
+
+
+def _of_json(rows: Sequence[Judged]) -> dict[str, float]:
+    """The share of answers that are JSON, among rows that want JSON."""
+    of_json = [row for row in rows if _JSON_CHECKS & {check.kind for check in row.task.checks}]
+    valid = sum(not row.kept.problem and not json_problem(row.kept.answer) for row in of_json)
+    return {"valid_json": valid / len(of_json)} if of_json else {}
+
+
+def _of_text(rows: Sequence[Judged]) -> dict[str, float]:
+    """How varied answers are: distinct words and pairs of words among all (Li et al. 2016, distinct-n), and the mean
+    share of an answer's sequences of four words that it has had before."""
+    answers = [row.kept.answer.replace(FENCE, " ").split() for row in rows]
+    found: dict[str, float] = {}
+    for size in (1, 2):
+        grams = [tuple(words[at : at + size]) for words in answers for at in range(len(words) - size + 1)]
+        if grams:
+            found[f"distinct_{size}"] = len(set(grams)) / len(grams)
+    shares = []
+    for words in answers:
+        grams = [tuple(words[at : at + _GRAM]) for at in range(len(words) - _GRAM + 1)]
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return {**found, "repetition": fmean(shares)}
+
+
+def _of_times(kept: Sequence[Kept]) -> dict[str, float]:
+    if not kept:
+        return {}
+    latencies = [one.latency_s for one in kept]
+    writing_s = sum(one.latency_s - one.first_token_s for one in kept)
+    written = sum(one.tokens - 1 for one in kept)
+    found = {
+        "ended": sum(one.ended for one in kept) / len(kept),
+        "answer_tokens": fmean(one.tokens for one in kept),
+        "latency_mean_s": fmean(latencies),
+        "latency_p50_s": quantile(latencies, 0.5),
+        "latency_p95_s": quantile(latencies, 0.95),
+        "latency_max_s": max(latencies),
+        "first_token_p50_s": quantile([one.first_token_s for one in kept], 0.5),
+    }
+    return {**found, "answer_tokens_per_second": written / writing_s} if written > 0 and writing_s > 0 else found

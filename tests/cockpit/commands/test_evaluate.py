@@ -1,0 +1,81 @@
+"""`cockpit evaluate` says what was measured with its uncertainty, and names mistakes before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.cli import main
+from cockpit.commands.evaluate import _lines
+from engines.words import ExitCode
+
+METRICS = {
+    "success": 31 / 31, "success_low": 0.8897, "success_high": 1.0, "test_rows": 31, "unjudged_rows": 0, "ended": 1.0,
+    "latency_p50_s": 0.5, "latency_p95_s": 1.25, "first_token_p50_s": 0.1, "answer_tokens_per_second": 12.0,
+}  # fmt: skip
+
+
+def lines(**fields: Any) -> str:
+    given = {
+        "model": "/m/model",
+        "metrics": METRICS,
+        "comparison": None,
+        "shown": {"failed": []},
+        "counts": {"failed": 0},
+    }
+    return "\n".join(_lines({**given, **fields}))
+
+
+def test_a_small_sample_is_shown_with_its_interval() -> None:
+    shown = lines()
+    assert "100.0%" in shown
+    assert "88.9% to 100.0%" in shown
+
+
+def test_rows_without_a_verdict_and_rows_that_changed_are_named() -> None:
+    comparison = {
+        "rows": 30, "only_model": 1, "only_baseline": 0, "baseline_success": 0.9, "difference": 0.1,
+        "difference_low": 0.0, "difference_high": 0.2, "p_value": 0.25, "won": ["a", "b", "c"], "lost": [],
+    }  # fmt: skip
+    row = {"where": "t:\x1b[31m4", "reason": "got 3"}
+    shown = lines(
+        metrics={**METRICS, "unjudged_rows": 2},
+        comparison=comparison,
+        shown={"lost": [], "won": [row]},
+        counts={"lost": 0, "won": 3},
+    )
+    assert "2 rows have no verdict" in shown
+    assert "+10.0 points (95 %: +0.0 to +20.0), p = 0.25" in shown
+    assert "won 3, lost 0" in shown
+    assert "1 rows are only in one of the two" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["./none", "--test-data", "t", "--output", "o"], "MODEL — no file or folder"),
+        ([".", "--test-data", "none", "--output", "o"], "--test-data — no file"),
+        ([".", "--test-data", "t", "--output", "none/o"], "--output — no folder"),
+        ([".", "--test-data", "t", "--output", "o", "--baseline", "none"], "--baseline — no file"),
+        ([".", "--test-data", "t", "--output", "o", "--judge", "'"], "--judge — not a command"),
+        ([".", "--test-data", "t", "--output", "o", "--batch", "0"], "must be a whole number"),
+    ],
+)
+def test_mistakes_end_with_status_2(
+    words: list[str],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").write_text("{}\n")
+    try:
+        code = int(main(["evaluate", *words]))
+    except SystemExit as error:
+        code = int(str(error.code))
+    assert code == ExitCode.MISTAKE
+    assert problem in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""A folder's model answers each prompt as it would alone: batches, penalties and kills change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines.evaluate.asking import ask
+from engines.evaluate.folder_answers import FolderAnswers
+from engines.evaluate.job import Job, evaluate
+from engines.evaluate.model import load_model
+from engines.judging.answers import AnswerFile, Kept
+from engines.judging.task import Check, Task, prompt_key
+from engines.words import ExitCode
+from recipes.problems import OperatorError
+from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of
+from tests.patience import PATIENCE_S
+
+pytestmark = pytest.mark.torch
+
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return tiny_model(tokenizer_of(stdlib_text(folder, "json"), folder / "tokenizer"), folder / "model")
+
+
+def tasks(count: int) -> list[Task]:
+    made = []
+    for at in range(count):
+        turns = ({"role": "user", "content": "What is it? " * (1 + at % 7) + str(at)},)
+        made.append(Task(prompt_key(turns, ()), f"t:{at}", turns, "1", (Check("number"),)))
+    return made
+
+
+def answerer(model: Path, **fields: Any) -> FolderAnswers:
+    given = {"sha256": "0" * 64, "size_bytes": 1, "limit": LIMIT, **fields}
+    return FolderAnswers(load_model(model, "model"), **given)
+
+
+def without_times(kept: list[Kept]) -> list[tuple[Any, ...]]:
+    return [(one.key, one.answer, one.ended, one.prompt_tokens, one.tokens) for one in kept]
+
+
+def by_hand(model: Path, asked: list[Task]) -> list[str]:
+    """The answers, token by token, without `generate`, a cache or padding."""
+    loaded = load_model(model, "model")
+    answers, view = [], answerer(model)
+    for task in asked:
+        ids = view.encode(task)
+        new: list[int] = []
+        while len(new) < LIMIT and not {2, 4} & set(new[-1:]):
+            with torch.no_grad():
+                new.append(int(loaded.model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        answers.append(loaded.tokenizer.decode(new, skip_special_tokens=True))
+    return answers
+
+
+def test_answers_of_a_batch_are_those_of_each_prompt_alone_and_by_hand(model: Path, tmp_path: Path) -> None:
+    asked = tasks(9)
+    alone = ask(answerer(model), asked, tmp_path / "1", lambda _d, _a: None)
+    together = ask(answerer(model, batch_size=4), asked, tmp_path / "4", lambda _d, _a: None)
+    assert without_times(alone) == without_times(together)
+    assert [one.answer for one in alone] == by_hand(model, asked)
+    assert {one.batch for one in together} == {4, 1}
+    assert all(0 < one.first_token_s <= one.latency_s for one in [*alone, *together])
+
+
+def test_a_model_with_a_state_answers_prompts_of_equal_length_together(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = answerer(model, batch_size=9)
+    shapes = []
+    generate = one._generate
+
+    def noted(ids: torch.Tensor, mask: torch.Tensor, *more: Any) -> torch.Tensor:
+        shapes.append((tuple(ids.shape), bool(mask.all())))
+        return generate(ids, mask, *more)
+
+    monkeypatch.setattr(one, "_generate", noted)
+    monkeypatch.setattr(one, "_stateful", True)
+    kept = ask(one, tasks(9), tmp_path / "s", lambda _d, _a: None)
+    assert all(full for _, full in shapes)
+    assert without_times(kept) == without_times(ask(answerer(model), tasks(9), tmp_path / "1", lambda _d, _a: None))
+
+
+def test_the_folders_own_generation_settings_do_not_change_greedy_answers(model: Path, tmp_path: Path) -> None:
+    plain = ask(answerer(model), tasks(4), tmp_path / "plain", lambda _d, _a: None)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in model.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    settings = {"eos_token_id": [2, 4], "repetition_penalty": 5.0, "do_sample": True, "no_repeat_ngram_size": 1}
+    (other / "generation_config.json").write_text(json.dumps(settings))
+    kept = ask(answerer(other), tasks(4), tmp_path / "other.jsonl", lambda _d, _a: None)
+    assert without_times(kept) == without_times(plain)
+
+
+def job(model: Path, folder: Path, rows: int, **fields: Any) -> list[str]:
+    lines = [{"prompt": "What is it? " * (1 + at % 7) + str(at), "answer": "1"} for at in range(rows)]
+    (folder / "tests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {
+        "model": str(model), "adapter": None, "tests": str(folder / "tests.jsonl"), "output": str(folder / "r.json"),
+        "baseline": None, "checks": ["number"], "command": [], "limit": 4, "batch_size": 1, "threads": 1,
+        "chat_template": None, "plain": False, **fields,
+    }  # fmt: skip
+    return [sys.executable, "-m", "engines.evaluate.job", json.dumps(given)]
+
+
+def done(command: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.returncode, [json.loads(line) for line in found.stdout.splitlines()]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("rows", [24, 500])
+def test_a_killed_evaluation_continues_and_asks_nothing_twice(model: Path, tmp_path: Path, rows: int) -> None:
+    command, answers = job(model, tmp_path, rows), tmp_path / "r.json.answers.jsonl"
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    until_s = time.monotonic() + PATIENCE_S
+    while not answers.exists() or answers.read_bytes().count(b"\n") <= rows // 3:
+        assert child.poll() is None, "the evaluation ended before it could be killed"
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    before = answers.read_bytes()
+    assert not (tmp_path / "r.json").exists()
+    code, lines = done(command)
+    assert code == ExitCode.DONE
+    after = answers.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") in (rows + 1, rows + 2)  # one line may have been cut by the kill
+    keys = [json.loads(line)["key"] for line in after.splitlines()[1:] if line.endswith(b"}")]
+    assert len(keys) == len(set(keys)) == rows
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert [row["where"].rpartition(":")[2] for row in results["rows"]] == [str(n) for n in range(1, rows + 1)]
+    (tmp_path / "once").mkdir()
+    once = job(model, tmp_path / "once", rows)
+    assert done(once)[0] == ExitCode.DONE
+    other = json.loads((tmp_path / "once" / "r.json").read_text())
+    counted = ("success", "success_low", "test_rows", "ended", "answer_tokens", "distinct_2", "repetition")
+    assert {name: results["metrics"][name] for name in counted} == {name: other["metrics"][name] for name in counted}
+    assert lines[-1]["result"]["metrics"] == results["metrics"]
+
+
+def test_mistakes_are_named_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    for fields, problem in (
+        ({"checks": ["exakt"]}, "no such check"),
+        ({"baseline": str(tmp_path / "b.json")}, "has no rows that passed or failed"),
+        ({"chat_template": str(tmp_path)}, "cannot be read"),
+    ):
+        (tmp_path / "b.json").write_text('{"rows": [{"key": "x", "passed": "yes"}]}')
+        given = json.loads(job(model, tmp_path, 2, **fields)[-1])
+        with pytest.raises(OperatorError, match=problem):
+            evaluate(Job(**given), lines.append)
+    assert lines == []
+
+
+def test_a_job_writes_every_row_and_compares_with_its_baseline(model: Path, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    first = json.loads(job(model, tmp_path, 3)[-1])
+    evaluate(Job(**first), lines.append)
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert [row["where"].rpartition(":")[2] for row in results["rows"]] == ["1", "2", "3"]
+    assert results["protocol"]["sampling"] == "greedy"
+    assert results["metrics"]["success"] == sum(row["passed"] for row in results["rows"]) / 3
+    assert lines[-1] == {"progress": {"done": 3, "total": 3}}
+    second = {**first, "output": str(tmp_path / "again.json"), "baseline": str(tmp_path / "r.json")}
+    shown = evaluate(Job(**second), lines.append)
+    assert (shown["comparison"]["rows"], shown["counts"]) == (3, {"lost": 0, "won": 0})
+    assert shown["metrics"]["difference"] == 0
+
+
+def test_a_model_without_a_template_is_refused_unless_prompts_are_plain(model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in model.iterdir():
+        (bare / file.name).write_bytes(file.read_bytes())
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(OperatorError, match="no chat template"):
+        ask(answerer(bare), tasks(2), tmp_path / "a", lambda _d, _a: None)
+    kept = ask(answerer(bare, plain=True), tasks(2), tmp_path / "b", lambda _d, _a: None)
+    assert all(one.tokens for one in kept)
+    assert AnswerFile(tmp_path / "b", answerer(bare, plain=True).identity).kept.keys() == {t.key for t in tasks(2)}

@@ -1,0 +1,193 @@
+"""Kept answers survive a kill at any byte, and belong to one model and one way of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.evaluate.asking import ask
+from engines.evaluate.results import evaluate_tasks
+from engines.judging.answers import AnswerFile, Kept
+from engines.judging.checks import Judges
+from engines.judging.compare import compare
+from engines.judging.task import Check, Task
+from engines.judging.totals import Judged, judged, totals
+from recipes.problems import OperatorError
+
+TASKS = [
+    Task(f"key-{at}", f"t:{at}", ({"role": "user", "content": "?" * (1 + at % 5)},), str(at), (Check("number"),))
+    for at in range(12)
+]
+
+
+class Counting:
+    """Answers a task with its number, and counts who was asked."""
+
+    def __init__(self, batch_size: int = 1, model: str = "a", longest: int = 100) -> None:
+        self.identity: Mapping[str, Any] = {"model": model}
+        self.batch_size, self.longest, self.limit = batch_size, longest, 4
+        self.asked: list[str] = []
+        self.prepared: list[int] = []
+
+    def encode(self, task: Task) -> list[int]:
+        return [1] * len(task.prompt)
+
+    def prepare(self, longest_prompt: int) -> None:
+        self.prepared.append(longest_prompt)
+
+    def answer(self, tasks: Sequence[tuple[Task, list[int]]], waiting: Any) -> list[Kept]:
+        self.asked += [task.key for task, _ in tasks]
+        return [kept(task.key, task.expected, prompt_tokens=len(ids)) for task, ids in tasks]
+
+    def measured(self) -> dict[str, float]:
+        return {"size_bytes": 1.0}
+
+
+def kept(key: str, answer: str, **fields: Any) -> Kept:
+    given = {"ended": True, "prompt_tokens": 3, "tokens": 5, "first_token_s": 0.5, "latency_s": 1.5, **fields}
+    return Kept(key=key, answer=answer, **given)
+
+
+def asked(file: Path, answerer: Counting) -> list[Kept]:
+    return ask(answerer, TASKS, file, lambda _done, _all: None)
+
+
+def test_a_file_that_is_cut_at_any_byte_continues_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    whole = asked(tmp_path / "whole", Counting())
+    data = (tmp_path / "whole").read_bytes()
+    header = data.index(b"\n") + 1
+    order = [line.split(b'"key": "')[1].split(b'"')[0].decode() for line in data[header:].splitlines()]
+    for cut in [*range(header, header + 400, 7), len(data) - 1, len(data)]:
+        (tmp_path / "cut").write_bytes(data[:cut])
+        again = Counting(batch_size=3)
+        assert asked(tmp_path / "cut", again) == whole
+        there = data[header : cut + 1].count(b"\n")  # an answer whose line end alone is missing is whole
+        assert sorted(again.asked) == sorted(order[there:])
+        third = Counting()
+        assert asked(tmp_path / "cut", third) == whole
+        assert third.asked == []
+
+
+def test_the_longest_are_asked_first_in_batches_of_similar_length(tmp_path: Path) -> None:
+    one = Counting(batch_size=4)
+    asked(tmp_path / "a", one)
+    lengths = [len(TASKS[int(key.removeprefix("key-"))].prompt) for key in one.asked]
+    assert lengths == sorted(lengths, reverse=True)
+    assert one.prepared == [5]
+
+
+def test_an_answer_is_in_the_file_before_the_next_is_asked(tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, _all: int) -> None:
+        if done == 5:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        ask(Counting(), TASKS, tmp_path / "a", stop)
+    assert (tmp_path / "a").read_bytes().count(b"\n") == 6
+    again = Counting()
+    asked(tmp_path / "a", again)
+    assert len(again.asked) == 7
+
+
+def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
+    asked(tmp_path / "a", Counting())
+    with pytest.raises(OperatorError, match='model differ; model is "a" there and "b" now'):
+        asked(tmp_path / "a", Counting(model="b"))
+
+
+@pytest.mark.parametrize("data", [b"{}\n", b"not json\n", b"[1]\n", b'{"format": 9, "identity": {}}\n', b"\xff\n"])
+def test_another_file_is_not_written_to(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(OperatorError, match="not a file of answers"):
+        AnswerFile(tmp_path / "a", {})
+    assert (tmp_path / "a").read_bytes() == data
+
+
+def test_two_evaluations_cannot_write_the_same_answers(tmp_path: Path) -> None:
+    first = AnswerFile(tmp_path / "a", {})
+    with pytest.raises(OperatorError, match="another process writes"):
+        AnswerFile(tmp_path / "a", {})
+    first.close()
+    AnswerFile(tmp_path / "a", {}).close()
+
+
+def test_damaged_lines_are_counted_and_their_tasks_asked_again(tmp_path: Path) -> None:
+    asked(tmp_path / "a", Counting())
+    lines = (tmp_path / "a").read_bytes().splitlines(keepends=True)
+    lines[3], lines[4] = b'{"key": 3}\n', b"\x00\x00\n"
+    (tmp_path / "a").write_bytes(b"".join(lines))
+    found = AnswerFile(tmp_path / "a", {"model": "a"})
+    assert found.damaged == 2
+    found.close()
+    again = Counting()
+    asked(tmp_path / "a", again)
+    assert len(again.asked) == 2
+
+
+def test_a_prompt_that_the_model_cannot_take_is_a_failed_row_with_its_reason(tmp_path: Path) -> None:
+    one = Counting(longest=8)  # five tokens of prompt and four new ones do not fit
+    rows = [judged(task, found, Judges()) for task, found in zip(TASKS, asked(tmp_path / "a", one), strict=True)]
+    failed = [row for row in rows if not row.passed]
+    assert [len(row.task.prompt) for row in failed] == [5, 5]
+    assert "more than the model takes (8)" in failed[0].verdicts[0].reason
+    assert len(one.asked) == 10
+
+
+def result(passed: bool | None, key: str = "k", **fields: Any) -> Judged:
+    one = Task(key, "t:1", ({"role": "user", "content": "?"},), "5", (Check("number"),))
+    if passed is None:
+        one = Task(key, "t:1", one.messages, "5", (Check("command"),))
+    return judged(one, kept(key, "5" if passed else "6", **fields), Judges(command=["/nowhere/judge"]))
+
+
+def test_totals_are_those_counted_by_hand() -> None:
+    rows = [result(True, latency_s=2.5), result(False, ended=False), result(True), result(None, tokens=9)]
+    found = totals(rows)
+    assert (found["success"], found["test_rows"], found["unjudged_rows"]) == (0.5, 4, 1)
+    assert found["success_low"] == pytest.approx(0.15, abs=0.01)
+    assert found["ended"] == 0.75
+    assert found["latency_mean_s"] == 1.75
+    assert found["latency_p50_s"] == 1.5
+    assert found["latency_max_s"] == 2.5
+    assert found["first_token_p50_s"] == 0.5
+    assert found["answer_tokens"] == 6
+    assert found["answer_tokens_per_second"] == pytest.approx((4 + 4 + 4 + 8) / 5)
+    assert "valid_json" not in found
+
+
+def test_repetition_is_the_share_of_sequences_that_came_before() -> None:
+    again = totals([judged(TASKS[0], kept("key-0", "a b c d " * 10), Judges())])
+    assert again["repetition"] == pytest.approx(1 - 4 / 37)
+    assert again["distinct_1"] == 4 / 40
+    once = totals([judged(TASKS[0], kept("key-0", "one two three four five six"), Judges())])
+    assert (once["repetition"], once["distinct_2"]) == (0.0, 1.0)
+
+
+def test_valid_json_counts_the_rows_that_want_json() -> None:
+    task = Task(
+        "j", "t:1", ({"role": "user", "content": "?"},), "", (Check("json_schema", {"schema": {"type": "array"}}),)
+    )
+    rows = [judged(task, kept("j", text), Judges()) for text in ("[]", "{}", "no", "{}")]
+    found = totals([*rows, result(True)])
+    assert (found["valid_json"], found["success"]) == (0.75, 0.4)
+
+
+def test_a_comparison_is_by_pairs(tmp_path: Path) -> None:
+    ours = {"a": True, "b": True, "c": False, "d": True, "e": True, "only": True}
+    theirs = {"a": True, "b": False, "c": True, "d": False, "e": False, "other": False}
+    found = compare(ours, theirs)
+    assert (found.won, found.lost, found.rows) == (["b", "d", "e"], ["c"], 5)
+    assert (found.only_model, found.only_baseline) == (1, 1)
+    assert found.difference == pytest.approx(0.4)
+    assert found.p_value == pytest.approx(0.625)
+    assert found.difference_low <= 0.4 <= found.difference_high
+    with pytest.raises(OperatorError, match="has other tasks"):
+        compare({"a": True}, {"b": True})
+    same = evaluate_tasks(Counting(), TASKS, Judges(), tmp_path / "a", baseline=dict.fromkeys(["key-1", "key-2"], True))
+    assert (same.metrics["difference"], same.metrics["p_value"]) == (0.0, 1.0)
