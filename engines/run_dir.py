@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -134,6 +134,11 @@ class RunDir:
     def out(self, stage: str) -> Path:
         """The stage's output; it exists only when it is complete."""
         return self.stage_dir(stage) / "out"
+
+    def kept_answers(self, stage: str, identity: Mapping[str, Any]) -> Path:
+        """The answers of one model to a stage's test rows, which every attempt continues."""
+        text = json.dumps(identity, sort_keys=True)
+        return self.stage_dir(stage) / f"answers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
 
     def replaced_outs(self, stage: str) -> list[Path]:
         """Outputs that a rerun of the stage replaced, by name."""

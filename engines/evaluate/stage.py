@@ -14,6 +14,7 @@ from engines.data.shards import is_tokens_folder
 from engines.evaluate.answers import Answer, answer, choose_questions
 from engines.evaluate.evaluate import Score, make_batches, score
 from engines.evaluate.model import LoadedModel, load_model
+from engines.evaluate.stage_tests import run_tests
 from engines.events import Evaluated, SampledText
 from engines.inputs.data_place import UNSPLIT
 from engines.labels.row import LabelRules
@@ -74,7 +75,11 @@ def run(ctx: StageContext[EvaluateStage]) -> StageResult:
         labelled = {name: float(value) for name, value in scored.counts.items()}
         read = {"truncated": labelled["truncated_rows"], "skipped_rows": float(counts.refused)}
         metrics = {**labelled, **read, **metrics}
-    return StageResult(metrics, [Artifact(ctx.stage_name, "report", "report.json")])
+    artifacts = [Artifact(ctx.stage_name, "report", "report.json")]
+    if stage.test_data is None:
+        return StageResult(metrics, artifacts)
+    of_tests, results = run_tests(ctx, loaded)
+    return StageResult({**metrics, **of_tests}, [*artifacts, *results])
 
 
 def _emit(ctx: StageContext[EvaluateStage], scored: Score) -> None:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import model_validator
+
+from recipes.problems import closest
 from recipes.setting import setting
 from recipes.stages.data_fields import DATASET, READ_METRICS, DataFields
 from recipes.stages.fields import DeviceFields
 from recipes.stages.kind import TRAIN, StageKind
 from recipes.stages.label_fields import LABEL_METRICS, LabelFields
+
+RESULTS_JSON = "results.json"
+"""The results of a stage's tests, in its output; those of a GGUF file have its file type in their name."""
+STAGE_CHECKS = ("exact", "normalized", "contains", "number", "choice", "json", "python", "tool_call")
+"""Checks that a stage may give to rows that name none: those that need no setting of the row."""
+TEST_METRICS = (
+    "success", "success_low", "success_high", "test_rows", "unjudged_rows", "valid_json", "ended", "answer_tokens",
+    "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_max_s", "first_token_p50_s",
+    "answer_tokens_per_second", "distinct_1", "distinct_2", "repetition", "peak_rss_bytes", "peak_vram_bytes",
+    "size_bytes",
+)  # fmt: skip
+"""The metrics of a stage with test rows."""
+PAIR_METRICS = (
+    "baseline_success", "difference", "difference_low", "difference_high", "p_value", "won_rows", "lost_rows",
+)  # fmt: skip
+"""Those of a stage that compares with a baseline."""
 
 
 class EvaluateStage(DeviceFields, DataFields, LabelFields):
@@ -40,14 +59,70 @@ class EvaluateStage(DeviceFields, DataFields, LabelFields):
         0, section="Answers", ge=0, le=1000, help="Number of questions from the split to answer with greedy decoding."
     )
     max_new_tokens: int = setting(48, section="Answers", ge=1, unit="tokens", help="Maximum length of an answer.")
+    test_data: str | None = setting(
+        None,
+        section="Tests",
+        accepts=("messages",),
+        help="Test rows that the model answers and checks judge: a file, or a prepare stage with messages, whose split"
+        " is used.",
+    )
+    checks: list[str] = setting(
+        default_factory=list,
+        section="Tests",
+        suggests=STAGE_CHECKS,
+        help="Checks of test rows that name none, such as number or exact; every one must pass.",
+    )
+    baseline: str | None = setting(
+        None,
+        section="Tests",
+        accepts=("report",),
+        help="Results of another model on the same test rows, to compare with by rows: an evaluate stage, or a results"
+        " file.",
+    )
+    files: str | None = setting(
+        None,
+        section="Tests",
+        accepts=("gguf",),
+        help="An export whose GGUF files answer the test rows too; their metrics end in the file type, such as"
+        " success.Q4_K_M.",
+    )
+    answer_batch_size: int = setting(
+        1,
+        section="Tests",
+        ge=1,
+        help="Test rows that the model answers together; times are those of requests in such a batch.",
+    )
+
+    @model_validator(mode="after")
+    def _tests_are_whole(self) -> Self:
+        unknown = [name for name in self.checks if name not in STAGE_CHECKS]
+        if unknown:
+            near = closest(unknown[0], STAGE_CHECKS)
+            raise ValueError(
+                f"checks — no such check of a whole file; got {unknown[0]!r:.60}; allowed: {', '.join(STAGE_CHECKS)}"
+                + (f"; {near}" if near else "")
+            )
+        alone = [name for name in ("checks", "baseline", "files") if getattr(self, name)]
+        if alone and self.test_data is None:
+            raise ValueError(f"{alone[0]} — applies to test rows; got no test_data; set test_data, or remove it")
+        return self
+
+
+def _metrics(stage: EvaluateStage) -> tuple[str, ...]:
+    found = ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS)
+    if stage.test_data is None:
+        return found
+    of_tests = (*TEST_METRICS, *(PAIR_METRICS if stage.baseline is not None else ()))
+    of_files = tuple(f"{name}.*" for name in of_tests) if stage.files is not None else ()
+    return (*found, *of_tests, *of_files)
 
 
 EVALUATE = StageKind(
     kind="evaluate",
     types={"report": EvaluateStage},
     module="engines.evaluate.stage",
-    needs=lambda _stage: TRAIN,
-    metrics=lambda _stage: ("loss", "perplexity", "tokens_per_second", "truncated", *LABEL_METRICS, *READ_METRICS),
+    needs=lambda stage: TRAIN if stage.files is None else (*TRAIN, "xllamacpp"),
+    metrics=_metrics,
     scores=True,
     same_shape_as="model",
 )

@@ -18,7 +18,7 @@ METRICS = {
 
 
 def lines(**fields: Any) -> str:
-    given = {
+    given: dict[str, Any] = {
         "model": "/m/model",
         "metrics": METRICS,
         "comparison": None,

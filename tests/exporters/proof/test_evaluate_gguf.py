@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
 from engines.evaluate.asking import ask
 from engines.evaluate.model import load_model
+from engines.evaluate.stage import run
 from engines.evaluate.target import Manner, answerer_of_folder, answerer_of_gguf
 from engines.judging.task import Check, Task, prompt_key
 from engines.llama.gguf_file import read_gguf
 from recipes.problems import OperatorError
+from recipes.stages.registry import row_of
 from tests.exporters.exporting import export
+from tests.stage_context import make_context
 
 pytestmark = pytest.mark.torch
 
@@ -51,12 +56,39 @@ def test_a_file_answers_as_its_model_does_and_is_known_by_its_bytes(tmp_path: Pa
     assert again.identity == gguf.identity
     with copy.open("r+b") as changed:
         changed.seek(-1, 2)
-        changed.write(b"\x3f")
+        last = changed.read(1)[0]
+        changed.seek(-1, 2)
+        changed.write(bytes([last ^ 1]))
     other = answerer_of_gguf(copy, MANNER)
     other.close()
     assert other.identity != gguf.identity
     with pytest.raises(OperatorError, match="answers of another evaluation: model differ"):
         ask(other, tasks(4), tmp_path / "gguf", lambda _d, _a: None)
+
+
+def test_a_stage_names_what_it_measured_by_file_type(tmp_path: Path, base: Path) -> None:
+    ctx, _ = export(tmp_path / "export", base, "F16", "Q8_0")
+    rows = [
+        {"messages": [{"role": "user", "content": f"two {at}"}, {"role": "assistant", "content": "x"}]}
+        for at in range(3)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = {
+        "name": "judge", "kind": "evaluate", "model": "m", "data": "d", "test_data": "t", "files": "f",
+        "checks": ["exact"], "max_new_tokens": 3, "max_length": 64, "threads": 1,
+    }  # fmt: skip
+    data = tmp_path / "rows.jsonl"
+    judged = make_context(tmp_path, stage, inputs={"model": base, "data": data, "test_data": data, "files": ctx.out})
+    result = run(judged)
+    assert {"success", "success.F16", "success_low.Q8_0", "latency_p95_s.Q8_0", "peak_rss_bytes.F16"} <= set(
+        result.metrics
+    )
+    assert result.metrics["size_bytes.Q8_0"] < result.metrics["size_bytes.F16"]
+    assert all(
+        any(fnmatchcase(name, known) for known in row_of(judged.stage).metrics(judged.stage)) or name == "tokens"
+        for name in result.metrics
+    )
+    assert {artifact.path for artifact in result.artifacts} >= {"results-F16.json", "results-Q8_0.json"}
 
 
 def test_a_file_without_a_template_is_refused_unless_prompts_are_plain(tmp_path: Path, base: Path) -> None:

@@ -1,0 +1,156 @@
+"""The tests of an evaluate stage: its model, and the GGUF files of an export, answer the same rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from engines.context import Artifact, StageContext
+from engines.evaluate.asking import Answerer
+from engines.evaluate.job import answers_beside
+from engines.evaluate.model import LoadedModel
+from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
+from engines.evaluate.target import Manner, answerer_of_folder, answerer_of_gguf
+from engines.events import SampledText
+from engines.files import fsync_file
+from engines.judging.checks import Judges
+from engines.judging.compare import read_baseline
+from engines.judging.task import Task
+from engines.judging.test_file import read_tests
+from engines.labels.stage_rows import rules_of
+from engines.llama.gguf_file import part_paths, read_gguf
+from engines.run_dir import RunDir
+from engines.training.inputs import cached_folder
+from recipes.file_types import file_type_of_id
+from recipes.problems import OperatorError, printable
+from recipes.stages.evaluate import RESULTS_JSON, EvaluateStage
+
+_SHOWN_ROWS = 8
+_SHOWN_CHARACTERS = 4_000
+
+
+def run_tests(ctx: StageContext[EvaluateStage], loaded: LoadedModel) -> tuple[dict[str, float], list[Artifact]]:
+    """Ask the model and the files, and write a results file of each into `ctx.out`; returns metrics and artifacts.
+
+    Answers are kept beside the attempts, so that a new attempt continues. The metrics of a GGUF file end in its file
+    type.
+
+    Raises:
+        OperatorError: the test rows, the baseline or a file cannot be used.
+    """
+    stage, judges = ctx.stage, Judges()
+    tests = _file_in(ctx, "test_data", f"{stage.split}.jsonl")
+    try:
+        tasks = read_tests(tests, stage.checks, judges)
+        baseline = read_baseline(_file_in(ctx, "baseline", RESULTS_JSON)) if "baseline" in ctx.inputs else None
+        given = ctx.inputs["model"]
+        folder = given.path or cached_folder(given.name)
+        model = answerer_of_folder(folder, loaded, _manner(ctx))
+        ctx.phase("answering")
+        done = _evaluated(ctx, model, tasks, judges, baseline)
+        artifacts = [_write(ctx, done, given.name, tests, RESULTS_JSON, model)]
+        metrics = dict(done.metrics)
+        _show(ctx, done)
+        for kind, file in _gguf_files(ctx):
+            ctx.phase(f"answering with {kind}")
+            gguf = answerer_of_gguf(file, _manner(ctx))
+            try:
+                of_file = _evaluated(ctx, gguf, tasks, judges, baseline)
+            finally:
+                gguf.close()
+            artifacts.append(_write(ctx, of_file, file.name, tests, f"results-{kind}.json", gguf))
+            metrics |= {f"{name}.{kind}": value for name, value in of_file.metrics.items()}
+    finally:
+        judges.close()
+    return metrics, artifacts
+
+
+def _manner(ctx: StageContext[EvaluateStage]) -> Manner:
+    stage = ctx.stage
+    rules = rules_of(stage, stage.max_length, ctx.first_start)
+    return Manner(
+        limit=stage.max_new_tokens,
+        batch_size=stage.answer_batch_size,
+        threads=stage.threads or len(os.sched_getaffinity(0)),
+        template=rules.template,
+        moment=ctx.first_start,
+    )
+
+
+def _file_in(ctx: StageContext[EvaluateStage], field: str, name: str) -> Path:
+    """The file that an input is, or the one of this name in its folder."""
+    path = ctx.inputs[field].path
+    if path is None:
+        raise OperatorError(f"{field} — not a file or folder on this machine", "give a path, or a stage")
+    found = path / name if path.is_dir() else path
+    if not found.is_file():
+        raise OperatorError(f"{field} — {printable(str(path), 400)} has no {name}", "give a file, or another split")
+    return found
+
+
+def _evaluated(
+    ctx: StageContext[EvaluateStage],
+    answerer: Answerer,
+    tasks: list[Task],
+    judges: Judges,
+    baseline: dict[str, bool] | None,
+) -> Evaluation:
+    return evaluate_tasks(
+        answerer,
+        tasks,
+        judges,
+        _answers(ctx, answerer),
+        baseline=baseline,
+        progress=lambda done, total: ctx.progress(done, total, "answers"),
+        waiting=ctx.check_stop,
+    )
+
+
+def _answers(ctx: StageContext[EvaluateStage], answerer: Answerer) -> Path:
+    """The file of one model's answers, outside the attempts: its name has the identity, so others stay apart."""
+    return RunDir(ctx.run_root).kept_answers(ctx.stage_name, answerer.identity)
+
+
+def _write(
+    ctx: StageContext[EvaluateStage], done: Evaluation, model: str, tests: Path, name: str, answerer: Answerer
+) -> Artifact:
+    write_results(ctx.out / name, done, model=model, tests=tests)
+    kept = answers_beside(ctx.out / name)
+    shutil.copyfile(_answers(ctx, answerer), kept)
+    fsync_file(kept)
+    return Artifact(ctx.stage_name, "report", name)
+
+
+def _gguf_files(ctx: StageContext[EvaluateStage]) -> list[tuple[str, Path]]:
+    """File type and path of each model that an export wrote; of a split one its first part. Adapters are left out."""
+    if "files" not in ctx.inputs:
+        return []
+    folder = ctx.inputs["files"].path
+    assert folder is not None, "an export is a folder"
+    found = []
+    for file in sorted(folder.glob("*.gguf")):
+        if part_paths(file)[0] != file:
+            continue
+        header = read_gguf(file)
+        kind = file_type_of_id(int(header.scalar("general.file_type", -1)))
+        if header.scalar("general.type", "model") == "model" and kind is not None:
+            found.append((kind.name, file))
+    if not found:
+        raise OperatorError(f"files — {printable(str(folder), 400)} has no GGUF model", "give an export stage")
+    return found
+
+
+def _show(ctx: StageContext[EvaluateStage], done: Evaluation) -> None:
+    """The first answers as events, for the screen and the report."""
+    for row in done.rows[:_SHOWN_ROWS]:
+        ctx.emit(
+            SampledText(
+                stage=ctx.stage_name,
+                attempt=ctx.attempt,
+                step=None,
+                prompt=row.task.prompt[:_SHOWN_CHARACTERS],
+                text=row.kept.answer[:_SHOWN_CHARACTERS],
+                expected=row.task.expected[:_SHOWN_CHARACTERS],
+            )
+        )

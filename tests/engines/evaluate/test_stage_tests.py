@@ -1,0 +1,130 @@
+"""An evaluate stage with test rows measures success with its interval, continues in a new attempt, and has gates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engines.context import StopRequested
+from engines.evaluate.stage import run
+from engines.events import GateChecked, SampledText
+from engines.gates import check_gates
+from engines.words import GateResult
+from recipes.fingerprint import fingerprint
+from recipes.stages.evaluate import PAIR_METRICS, TEST_METRICS, EvaluateStage
+from recipes.stages.gates import unreported
+from recipes.stages.registry import row_of
+from tests.engines.small_corpora import stdlib_text, tiny_model, tokenizer_of, write_rows
+from tests.stage_context import TriedContext, make_context
+
+pytestmark = pytest.mark.torch
+
+ROWS = [("docstring", f"What is `f{at}`?", "It adds.") for at in range(6)]
+STAGE = {"name": "judge", "kind": "evaluate", "model": "m", "data": "d", "max_new_tokens": 4, "max_length": 64}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("made")
+    tokenizer = tokenizer_of(stdlib_text(folder, "json"), folder / "tokenizer")
+    return {"model": tiny_model(tokenizer, folder / "model"), "data": write_rows(folder / "messages", ROWS)}
+
+
+def context(tmp_path: Path, made: dict[str, Path], attempt: int = 1, **fields: Any) -> TriedContext:
+    given = {**STAGE, "test_data": "d", "checks": ["normalized"], **fields}
+    inputs: dict[str, Path | str] = {"model": made["model"], "data": made["data"], "test_data": made["data"]}
+    if "baseline" in fields:
+        inputs["baseline"] = fields["baseline"]
+        given["baseline"] = "b"
+    return make_context(tmp_path, given, inputs=inputs, attempt=attempt)
+
+
+def test_the_test_rows_of_a_prepared_split_are_answered_and_every_metric_is_declared(
+    tmp_path: Path, made: dict[str, Path]
+) -> None:
+    ctx = context(tmp_path, made)
+    result = run(ctx)
+    results = json.loads((ctx.out / "results.json").read_text())
+    assert [artifact.path for artifact in result.artifacts] == ["report.json", "results.json"]
+    assert results["metrics"]["test_rows"] == result.metrics["test_rows"] == 6
+    assert result.metrics["success_low"] <= result.metrics["success"] <= result.metrics["success_high"]
+    assert set(results["metrics"]) <= set(TEST_METRICS)
+    assert set(result.metrics) - {"tokens"} <= set(row_of(ctx.stage).metrics(ctx.stage))
+    assert (ctx.out / "results.json.answers.jsonl").read_bytes().count(b"\n") == 7
+    assert sum(isinstance(event, SampledText) for event in ctx.events()) == 6
+    again = context(tmp_path / "again", made, baseline=ctx.out)
+    pairs = run(again).metrics
+    assert {name: pairs[name] for name in ("difference", "won_rows", "lost_rows")} == {
+        "difference": 0, "won_rows": 0, "lost_rows": 0,
+    }  # fmt: skip
+    assert set(PAIR_METRICS) <= set(pairs)
+
+
+def test_a_new_attempt_continues_with_the_answers_of_the_last_one(
+    tmp_path: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = context(tmp_path, made)
+    answered = 0
+
+    def stop_after_three() -> None:
+        nonlocal answered
+        answered = sum(path.read_bytes().count(b"\n") for path in first.out.parents[1].glob("answers-*.jsonl"))
+        if answered >= 4:
+            raise StopRequested
+
+    monkeypatch.setattr(first, "check_stop", stop_after_three)
+    with pytest.raises(StopRequested):
+        run(first)
+    kept = next(first.out.parents[1].glob("answers-*.jsonl"))
+    before = kept.read_bytes()
+    second = context(tmp_path, made, attempt=2)
+    assert run(second).metrics["test_rows"] == 6
+    assert kept.read_bytes().startswith(before)
+    assert kept.read_bytes().count(b"\n") == 7
+
+
+def test_gates_judge_the_lower_end_and_never_pass_what_was_not_measured(tmp_path: Path, made: dict[str, Path]) -> None:
+    gates = [
+        {"metric": "success_low", "op": ">=", "value": 0.98},
+        {"metric": "valid_json", "op": ">=", "value": 0.0},
+        {"metric": "test_rows", "op": ">=", "value": 6},
+    ]
+    ctx = context(tmp_path, made, gate=gates)
+    refused = check_gates(ctx, {"success_low": 0.8897, "test_rows": 31.0})  # 31 of 31
+    results = [event.result for event in ctx.events() if isinstance(event, GateChecked)]
+    assert results == [GateResult.FAIL, GateResult.NOT_MEASURED, GateResult.PASS]
+    assert refused == "success_low >= 0.98 (got 0.889700); valid_json >= 0 (got not measured)"
+
+
+def test_a_gate_on_a_files_metric_needs_files() -> None:
+    gate = [{"metric": "success.Q4_K_M", "op": ">", "value": 0.5}]
+    assert unreported("evaluate", {**STAGE, "test_data": "t", "files": "gguf", "gate": gate}) == []
+    assert [name for _, name, _, _ in unreported("evaluate", {**STAGE, "test_data": "t", "gate": gate})] == [
+        "success.Q4_K_M"
+    ]
+    assert unreported("evaluate", {**STAGE, "gate": [{"metric": "success", "op": ">", "value": 0.5}]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"checks": ["number"]}, "applies to test rows"),
+        ({"baseline": "b"}, "applies to test rows"),
+        ({"test_data": "t", "checks": ["nummer"]}, "did you mean number"),
+        ({"test_data": "t", "checks": ["command"]}, "no such check of a whole file"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        EvaluateStage.model_validate({**STAGE, **fields})
+
+
+def test_an_evaluation_without_tests_keeps_the_fingerprint_of_older_versions() -> None:
+    new = EvaluateStage.model_validate(STAGE).model_dump(mode="json")
+    added = ("test_data", "checks", "baseline", "files", "answer_batch_size")
+    old = {key: value for key, value in new.items() if key not in added}
+    assert fingerprint(new, []) == fingerprint(old, [])
