@@ -15,10 +15,10 @@ from typing import Any
 from engines.evaluate.results import Evaluation, evaluate_tasks, write_results
 from engines.evaluate.target import Manner, open_target
 from engines.files import read_regular_text
-from engines.job_lines import Send, run_job
 from engines.judging.checks import Judges
 from engines.judging.compare import read_baseline
 from engines.judging.test_file import read_tests
+from engines.llama.job_lines import Send, run_job
 from engines.stage_file import present_moment
 from engines.words import ExitCode
 from recipes.problems import OperatorError, printable

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engines.data.tokenizer_class import check_tokenizer_class
 from engines.files import file_sha256
-from engines.job_lines import Send
 from engines.llama.gguf_file import part_paths, read_gguf
+from engines.llama.job_lines import Send
 from engines.llama.library import NativeError
 from engines.llama.process import LlamaProcess
 from exporters.gguf.importance import load_importance

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import file_sha256, write_text
-from engines.job_lines import Send, run_job
 from engines.llama.gguf_file import BY_ID, read_gguf
+from engines.llama.job_lines import Send, run_job
 from engines.words import ExitCode
 from exporters.process.room import default_threads
 from exporters.proof.fixture import Fixture, Prompt, load_fixture

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.files import atomic_path, file_sha256, write_json
-from engines.job_lines import Send, run_job
 from engines.llama.ggml_types import PLAIN_TYPES
 from engines.llama.gguf_file import read_gguf
+from engines.llama.job_lines import Send, run_job
 from engines.llama.library import NativeError
 from engines.llama.quantizer import Quantizer, open_quantizer
 from engines.llama.rates import Work, measure_rates, rates_note
