@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from engines.artifacts.adapter_folder import ADAPTER_CONFIG
 from engines.evaluate.answers import end_ids
 from engines.evaluate.asking import Waiting
 from engines.evaluate.model import LoadedModel
@@ -171,7 +172,7 @@ class FolderAnswers:
 
 def weights_of(folders: Sequence[Path]) -> list[Path]:
     """The files that decide what a model answers, in its folders: weights, config, adapter, tokenizer."""
-    names = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model")
+    names = ("*.safetensors", "config.json", ADAPTER_CONFIG, "tokenizer.json", "tokenizer.model")
     return [file for folder in folders for name in names for file in sorted(folder.glob(name)) if file.is_file()]
 
 
