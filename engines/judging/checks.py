@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from engines.judging.choice_check import choice, letter_of
 from engines.judging.fences import code_of
@@ -21,24 +21,10 @@ from engines.judging.text_checks import contains, exact, normalized
 from engines.judging.tool_check import calls_in, tool_call
 from recipes.problems import printable
 
+UNIT_TESTS = "unit_tests"
+"""The check that rows of HumanEval and MBPP ask for. It would run code that a model wrote."""
 MOST_CHARACTERS = 1_000_000
 """A longer answer passes no check."""
-
-
-class CodeRunner(Protocol):
-    """Runs the unit tests of an answer where they cannot do harm."""
-
-    def problem_of(self, program: str) -> str:
-        """Why a Python program does not end well; empty if it does.
-
-        Raises:
-            CodeRunnerError: it could not be run at all.
-        """
-        ...
-
-
-class CodeRunnerError(Exception):
-    """A program could not be run, so nothing is known about it."""
 
 
 @dataclass
@@ -48,12 +34,10 @@ class Judges:
     Attributes:
         helper: searches patterns, compiles code.
         command: the operator's program for the check `command`; empty without one.
-        runner: runs unit tests; None if the operator has not allowed it.
     """
 
     helper: Helper = field(default_factory=Helper)
     command: Sequence[str] = ()
-    runner: CodeRunner | None = None
 
     def close(self) -> None:
         """End what was started."""
@@ -155,37 +139,6 @@ def _python(answer: str, _task: Task, _settings: Mapping[str, Any], judges: Judg
     return judges.helper.python_problem(code) if code.strip() else "the answer has no code"
 
 
-def _unit_tests(answer: str, task: Task, settings: Mapping[str, Any], judges: Judges) -> str:
-    assert judges.runner is not None, "a check of the rows refuses unit tests that the operator has not allowed"
-    return judges.runner.problem_of(test_program(answer, task, settings))
-
-
-def test_program(answer: str, task: Task, settings: Mapping[str, Any]) -> str:
-    """The Python program that tests an answer.
-
-    An answer that continues the prompt (HumanEval's form) follows it; one that defines `entry_point` itself stands
-    alone.
-    """
-    code, entry = code_of(answer, "python", "py"), settings.get("entry_point", "")
-    alone = not settings.get("continues") or (entry and f"def {entry}(" in code)
-    tests = settings["tests"]
-    body = tests if isinstance(tests, str) else "\n".join(tests)
-    call = f"check({entry})" if entry and "def check(" in body else ""
-    return "\n".join([code if alone else task.prompt + code, settings.get("setup", ""), body, call, ""])
-
-
-def _tests_problem(_expected: str, settings: Mapping[str, Any], judges: Judges) -> str:
-    tests = settings.get("tests")
-    good = isinstance(tests, str) or (isinstance(tests, list) and all(isinstance(one, str) for one in tests))
-    if not tests or not good:
-        return "the row has no tests: a text of Python, or a list of them"
-    if not str(settings.get("entry_point", "f")).isidentifier():
-        return "entry_point is not a name of Python"
-    return (
-        "" if judges.runner is not None else "unit tests run code that a model wrote, which is not allowed by default"
-    )
-
-
 def _command(answer: str, task: Task, _settings: Mapping[str, Any], judges: Judges) -> str:
     given = {
         "answer": answer,
@@ -211,11 +164,6 @@ KINDS: Mapping[str, CheckKind] = {
     "json": _text(lambda answer, _expected, _given: json_problem(answer), {}, lambda _expected, _given: ""),
     "json_schema": CheckKind(_schema, {"schema": (dict, bool)}, _schema_problem),
     "python": CheckKind(_python, {}, lambda _expected, _given, _judges: ""),
-    "unit_tests": CheckKind(
-        _unit_tests,
-        {"tests": (str, list), "entry_point": str, "setup": str, "continues": bool},
-        _tests_problem,
-    ),
     "tool_call": _text(tool_call, {"calls": (list, dict, str)}, _tool_problem),
     "command": CheckKind(_command, {}, _command_problem),
 }
@@ -224,6 +172,8 @@ KINDS: Mapping[str, CheckKind] = {
 
 def check_problem(check: Check, expected: str, judges: Judges) -> str:
     """Why a check of a row cannot be used; empty if it can."""
+    if check.kind == UNIT_TESTS:
+        return f"{UNIT_TESTS}: Cockpit runs no code that a model wrote; leave the row out, or judge it with a command"
     kind = KINDS.get(check.kind)
     if kind is None:
         return f"no such check; got {printable(check.kind, 40)}; allowed {', '.join(KINDS)}"
@@ -249,6 +199,6 @@ def _verdict(answer: str, task: Task, check: Check, judges: Judges) -> Verdict:
         return Verdict(check.kind, False, f"the answer has more than {MOST_CHARACTERS} characters")
     try:
         reason = KINDS[check.kind].judge(answer, task, check.settings, judges)
-    except (HelperError, ProgramError, CodeRunnerError) as error:
+    except (HelperError, ProgramError) as error:
         return Verdict(check.kind, None, f"could not be judged: {printable(str(error), 200)}")
     return Verdict(check.kind, not reason, printable(reason, 300))

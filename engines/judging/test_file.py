@@ -5,8 +5,8 @@ A row has a prompt, and what the checks need:
 - prompt: `messages` (without the answer), or `prompt`, `question`, `instruction` (with `input`) or `text`; `system`
 - expected answer: `answer`, `expected`, `output`, `completion`, or the assistant's last turn of `messages`
 - checks: `checks`, a list of names or of objects with `kind` and settings; without it those that the file's keys name
-  (`schema`, `pattern`, `choices`, `calls`, `tests`; `test` with `entry_point` is HumanEval's form, `test_list` MBPP's),
-  else those that the caller names
+  (`schema`, `pattern`, `choices`, `calls`), else those that the caller names. Unit tests (`tests`, HumanEval's
+  `test` with `entry_point`, MBPP's `test_list`) are refused: they would run code that a model wrote
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from engines.data.readers.lines import opened
 from engines.json_text import parse_json
-from engines.judging.checks import Judges, check_problem
+from engines.judging.checks import UNIT_TESTS, Judges, check_problem
 from engines.judging.task import Check, Message, Task, prompt_key
 from recipes import quantities
 from recipes.problems import OperatorError, printable
@@ -36,7 +36,7 @@ _BY_KEY = {
     "pattern": "regex",
     "choices": "choice",
     "calls": "tool_call",
-    "tests": "unit_tests",
+    "tests": UNIT_TESTS,
 }
 """Keys of a row that name a check, which takes their value."""
 
@@ -194,7 +194,7 @@ def _checks(row: Mapping[str, Any], default_checks: Sequence[str]) -> list[Check
         return [_check(one, row) for one in (given if isinstance(given, list) else [given])]
     named = [_named(kind, row) for key, kind in _BY_KEY.items() if key in row]
     if "test_list" in row or ("test" in row and "entry_point" in row):
-        named.append(_named("unit_tests", row))
+        named.append(Check(UNIT_TESTS))
     return named or [_named(kind, row) for kind in default_checks]
 
 
@@ -208,20 +208,4 @@ def _check(given: Any, row: Mapping[str, Any]) -> Check:
 
 def _named(kind: str, row: Mapping[str, Any]) -> Check:
     """A check by its name, with the settings that the row's own keys are."""
-    if kind == "unit_tests":
-        return Check(kind, _unit_tests(row))
     return Check(kind, {key: row[key] for key, of in _BY_KEY.items() if of == kind and key in row})
-
-
-def _unit_tests(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of unit tests, in their own form, HumanEval's or MBPP's."""
-    tests = row.get("tests", row.get("test", row.get("test_list")))
-    settings: dict[str, Any] = {} if tests is None else {"tests": tests}
-    if isinstance(row.get("entry_point"), str):
-        settings["entry_point"] = row["entry_point"]
-    setup = row.get("test_setup_code", row.get("test_imports"))
-    if setup:
-        settings["setup"] = setup if isinstance(setup, str) else "\n".join(map(str, setup))
-    if "test" in row and "tests" not in row:
-        settings["continues"] = True
-    return settings

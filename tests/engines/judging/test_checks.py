@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from engines.judging.checks import KINDS, Judges, check_problem, judge
-from engines.judging.checks import test_program as program_of
 from engines.judging.helper_process import Helper
 from engines.judging.json_schema import mismatch, schema_problem
 from engines.judging.number_check import final_number
@@ -125,7 +124,7 @@ def test_planted_good_and_bad_answers_are_told_apart(kind: str, judges: Judges) 
 
 
 def test_every_check_has_planted_answers() -> None:
-    assert set(KINDS) - set(PLANTED) == {"command", "unit_tests"}  # in tests of their own
+    assert set(KINDS) - set(PLANTED) == {"command"}  # in a test of its own
 
 
 def test_long_answers_are_judged_in_time_in_proportion_to_them(judges: Judges) -> None:
@@ -176,8 +175,7 @@ def test_the_operators_program_judges(judges: Judges) -> None:
         ("json_schema", "", {"schema": {"typo": 1}}, "not supported"),
         ("json_schema", "", {"schema": {"pattern": "("}}, "cannot be used"),
         ("tool_call", "weather", {}, "no expected calls"),
-        ("unit_tests", "", {"tests": "assert f()"}, "not allowed by default"),
-        ("unit_tests", "", {}, "no tests"),
+        ("unit_tests", "", {"tests": "assert f()"}, "runs no code that a model wrote"),
         ("exact", "x", {"pattern": "x"}, "has no setting pattern"),
     ],
 )
@@ -257,13 +255,3 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 def test_arguments_that_are_a_text_of_json_are_values() -> None:
     assert calls_in('{"name": "f", "parameters": "{\\"a\\": 1}"}') == [{"name": "f", "arguments": {"a": 1}}]
     assert calls_in("nothing") is None
-
-
-def test_a_program_of_unit_tests_continues_the_prompt_or_stands_alone() -> None:
-    human = {"tests": "def check(f):\n    assert f(1) == 2", "entry_point": "inc", "continues": True}
-    one = task("unit_tests", settings=human, prompt="def inc(x):\n")
-    assert program_of("    return x + 1", one, human).startswith("def inc(x):\n    return x + 1\n")
-    assert program_of("```python\ndef inc(x):\n    return 0\n```", one, human).startswith("def inc(x):\n    return 0\n")
-    assert program_of("    pass", one, human).endswith("check(inc)\n")
-    mbpp = {"tests": ["assert inc(1) == 2"]}
-    assert program_of("def inc(x): return 2", one, mbpp) == "def inc(x): return 2\n\nassert inc(1) == 2\n\n"

@@ -78,13 +78,15 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
         {"prompt": "x", "tools": [3], "answer": "y"},
         "[" * 10_000,
         {"prompt": "x", "tests": "assert True"},
+        {"prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"},
+        {"text": "x", "test_list": ["assert f()"]},
     ]
     with pytest.raises(OperatorError) as refused:
         tasks(tmp_path, rows, "exact")
     lines = refused.value.message.splitlines()
-    assert lines[0] == "12 rows of the test file cannot be used:"
-    assert [line.partition("tests.jsonl:")[2].partition(" ")[0] for line in lines[1:]] == [str(n) for n in range(2, 14)]
-    assert "not allowed by default" in lines[-1]
+    assert lines[0] == "14 rows of the test file cannot be used:"
+    assert [line.partition("tests.jsonl:")[2].partition(" ")[0] for line in lines[1:]] == [str(n) for n in range(2, 16)]
+    assert all("runs no code that a model wrote" in line for line in lines[-3:])
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "[]", "[1, 2", "\x1f\x8b"])
