@@ -90,7 +90,7 @@ def test_a_long_chain_does_not_recurse_and_the_message_of_a_long_cycle_is_short(
             'data = "second-tuned"',
             16,
             "tuned.data",
-            "got adapter; allowed messages, text; possible stages: corpus, questions",
+            "got adapter; allowed messages, text, tokens; possible stages: corpus, questions",
         ),
         (
             'data = "questions"',
