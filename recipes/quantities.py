@@ -156,6 +156,11 @@ def percent(share: float | None, digits: int = 0) -> str:
     return f"{math.floor(share * 100 * scale + 1e-9) / scale:.{digits}f}%"
 
 
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign: +2.5."""
+    return f"{100 * share:+.1f}"
+
+
 def change(before: float, after: float) -> str:
     """The change of a value, relative to the value before: -12.3%."""
     return f"{(after - before) / before * 100:+.1f}%"

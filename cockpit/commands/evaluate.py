@@ -20,6 +20,7 @@ from cockpit.text.output import print_json, print_out, say
 from cockpit.text.safe_text import safe_text
 from cockpit.text.text_table import text_table
 from engines.words import ExitCode
+from recipes import quantities
 from recipes.problems import OperatorError, printable
 from recipes.stages.kind import TRAIN
 
@@ -193,17 +194,13 @@ def _row(result: dict[str, Any]) -> list[str]:
 
 
 def _compared(found: dict[str, Any]) -> list[str]:
-    ends = f"{_points(found['difference_low'])} to {_points(found['difference_high'])}"
+    ends = f"{quantities.points(found['difference_low'])} to {quantities.points(found['difference_high'])}"
     lines = [
         f"baseline {fmt.percent(found['baseline_success'], 1)} on the same {found['rows']} rows: "
-        f"{_points(found['difference'])} points (95 %: {ends}), p = {fmt.number(found['p_value'], 2)}",
+        f"{quantities.points(found['difference'])} points (95 %: {ends}), p = {fmt.number(found['p_value'], 2)}",
         f"won {len(found['won'])}, lost {len(found['lost'])}",
     ]
     apart = found["only_model"] + found["only_baseline"]
     if apart:
         lines.append(f"warning: {apart} rows are only in one of the two and are not compared")
     return lines
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"

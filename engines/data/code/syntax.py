@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,15 @@ _LEAST_CALLS = 2000
 _LEAST_CPU_S = 10.0
 _CPU_S_PER_BYTE = 3e-5
 """The last resort against texts whose parsing is quadratic: twenty times what ordinary sources take."""
+_LEAST_GROWN_BYTES = 128 * 1024**2
+_GROWN_BYTES_PER_BYTE = 512
+"""How much memory a parser may take: several times what ordinary sources take. Some texts take its square: 16 KiB of
+`a<` in a Java file are a gigabyte."""
+_MOST_OPEN = 500
+"""Brackets `<` that a statement may leave open. Each `<` may begin a comparison or a list of types, so the
+parser keeps both ways of reading for all of them, and asks nobody meanwhile."""
+_ENDS = re.compile(rb"[;{}]")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DOC_TAG = re.compile(r"^[@\\](?!brief\b)[a-z]|^#{1,6} |^```|^\* ?@", re.IGNORECASE)
 """A line that begins the part of a documentation comment that is not its description."""
 _INLINE_TAG = re.compile(r"\{@(?:code|link|linkplain|literal|value) ([^{}]{1,200})\}")
@@ -99,14 +109,17 @@ def parse(grammar: str, path: str, text: str, shown: str | None = None) -> Sourc
         ParseError: the parser needs more work than ordinary files of this size.
     """
     data = text.encode()
+    if any(part.count(b"<") - part.count(b">") > _MOST_OPEN for part in _ENDS.split(data)):
+        raise ParseError(f"a statement leaves more than {_MOST_OPEN} brackets open")
     bound = _LEAST_CALLS + int(len(data) * _CALLS_PER_BYTE)
     end = thread_time() + _LEAST_CPU_S + len(data) * _CPU_S_PER_BYTE
+    most_bytes = _resident_bytes() + _LEAST_GROWN_BYTES + len(data) * _GROWN_BYTES_PER_BYTE
     calls = 0
 
     def stops(_offset: int, _has_error: bool) -> bool:
         nonlocal calls
         calls += 1
-        return calls > bound or thread_time() > end
+        return calls > bound or thread_time() > end or _resident_bytes() > most_bytes
 
     parser = _parser(grammar)
     try:
@@ -116,6 +129,15 @@ def parse(grammar: str, path: str, text: str, shown: str | None = None) -> Sourc
     finally:
         parser.reset()
     return Source(path, data if shown is None else shown.encode(), tree.root_node)
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def descendants(node: Node, end_byte: int) -> Iterator[Node]:

@@ -9,6 +9,7 @@ import pytest
 from engines.data.code.definition import Definition
 from engines.data.code.extract import ParseCounts, definitions_of, language_of
 from engines.data.code.questions import facts_of
+from engines.data.code.syntax import ParseError, parse
 
 CPP = """\
 // Copyright: not documentation
@@ -409,3 +410,11 @@ def test_hostile_text_ends_within_a_bound_of_work(path: str, text: str) -> None:
     found = definitions_of(path, text, language_of(path, text), dropped, counts)
     assert counts.files.total() + dropped["not_parsed"] == 1
     assert all(one.name for one in found)
+
+
+def test_a_statement_of_open_angles_is_refused_before_the_parser_fills_the_memory() -> None:
+    """Half a megabyte of it took more than 20 GiB."""
+    with pytest.raises(ParseError, match="leaves more than 500 brackets open"):
+        parse("java", "A.java", "class A { void f() { " + "a<" * 250_000 + " } }")
+    ordinary = "class A { boolean f(int a) { " + "if (a < 3 && 4 < a) { return a < 9; } " * 2000 + " } }"
+    assert parse("java", "A.java", ordinary).root.child_count == 1
