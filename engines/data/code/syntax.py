@@ -41,7 +41,7 @@ _GROWN_BYTES_PER_BYTE = 512
 `a<` in a Java file are a gigabyte."""
 _MOST_OPEN = 500
 """Brackets `<` that a statement may leave open. Each `<` may begin a comparison or a list of types, so the
-parser keeps both ways of reading for all of them, and asks nobody meanwhile."""
+parser keeps both ways of reading for all of them, without a call of its progress."""
 _ENDS = re.compile(rb"[;{}]")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DOC_TAG = re.compile(r"^[@\\](?!brief\b)[a-z]|^#{1,6} |^```|^\* ?@", re.IGNORECASE)
