@@ -39,7 +39,7 @@ def live_run(tmp_path: Path) -> Path:
         pytest.param((80, 24), {}, id="80x24-256"),
         pytest.param((80, 24), TRUECOLOR, id="80x24-truecolor", marks=pytest.mark.thorough),
         pytest.param((160, 48), {}, id="160x48-256", marks=pytest.mark.thorough),
-        pytest.param((160, 48), TRUECOLOR, id="160x48-truecolor"),
+        pytest.param((160, 48), TRUECOLOR, id="160x48-truecolor", marks=pytest.mark.thorough),
     ],
 )
 def test_an_idle_screen_sends_nothing_and_a_live_one_few_bytes(

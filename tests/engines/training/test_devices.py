@@ -17,7 +17,7 @@ from engines.events import DevicesUsed, Step, UsedDevice, Warned
 from engines.training import devices as reporting
 from engines.training.devices import place, report_devices
 from tests.engines.training.attempts import context, of_kind, run_stage
-from tests.engines.training.test_fields import PRETRAIN
+from tests.engines.training.tiny import PRETRAIN
 
 pytestmark = pytest.mark.torch
 

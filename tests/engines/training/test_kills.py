@@ -182,6 +182,7 @@ def inputs_of(method: str, folder: Path, model: Path, messages: Path) -> dict[st
     return {"model": model, "data": data}
 
 
+@pytest.mark.thorough  # the suite has one such run, in tests/runs/test_exact_resume.py
 def test_a_training_that_was_killed_in_a_window_in_a_save_and_in_an_evaluation_ends_in_the_same_weights(
     tmp_path: Path, model: Path, messages: Path
 ) -> None:
