@@ -131,7 +131,7 @@ def _print_elsewhere(loaded: LoadedRecipe, machine: Machine) -> None:
 def _print(loaded: LoadedRecipe, made: Plan, looks: Mapping[str, StageLook]) -> None:
     print_out(f"{loaded.path}: no problems; {fmt.counted(len(made.stages), 'stage')}, in this order:\n")
     print_out("\n".join(_table(made, loaded.graph.order)))
-    say("-: unknown until its input exists")
+    say("-: not known before the stage runs")
     for planned in made.stages:
         if planned.precision is not None:
             say(f"{planned.name} computes in {planned.precision}")

@@ -48,7 +48,7 @@ def declare(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="check of rows that name none: exact, normalized, contains, number, choice, json, python, … (repeatable)",
+        help="check of rows that name none, such as exact, normalized, contains, number, choice, json; repeatable",
     )
     parser.add_argument(
         "--judge", metavar="CMD", help="your program for the check command: JSON on stdin, status 0 passed, 1 failed"

@@ -187,7 +187,7 @@ def memory_need(
     if isinstance(stage, FinetuneStage):
         weights = _frozen_bytes(stage, shape, bf16=bf16) + FLOAT32 * changed
     rows = stage.per_device_train_batch_size * (2 if isinstance(stage, DpoStage) else 1)
-    tokens = rows * (stage.max_length if longest is None or _fills(stage) else min(longest, stage.max_length))
+    tokens = rows * (stage.max_length if longest is None or fills_sequences(stage) else min(longest, stage.max_length))
     kept = tokens * _kept_per_token(stage, shape, bf16=bf16)
     if bf16 and not isinstance(stage, FinetuneStage):
         kept += BFLOAT16 * shape.linear_parameters  # autocast keeps the weights that it has rounded
@@ -204,7 +204,7 @@ def memory_need(
     )
 
 
-def _fills(stage: TrainingFields) -> bool:
+def fills_sequences(stage: TrainingFields) -> bool:
     """Whether sequences have `max_length` tokens whatever the rows have."""
     return isinstance(stage, PretrainStage) or (isinstance(stage, FinetuneFields) and stage.packing)
 

@@ -17,6 +17,7 @@ from cockpit.planning.memory import (
     MemoryNeed,
     Shape,
     computes_in_bfloat16,
+    fills_sequences,
     memory_need,
 )
 from cockpit.planning.stages import longest_row, shape_of
@@ -112,9 +113,11 @@ def recipe_memory(
 def memory_words(one: StageMemory) -> str:
     """The estimate with its parts."""
     need = one.need
-    tokens = one.stage.max_length if one.longest is None else min(one.longest, one.stage.max_length)
+    fills = fills_sequences(one.stage)
+    what = "sequences" if fills else "rows"
+    tokens = one.stage.max_length if one.longest is None or fills else min(one.longest, one.stage.max_length)
     return (
-        f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if rows have {tokens}"
+        f"about {size(one.whole())} of memory at its peak (within {percent(ACCURACY)} on a CPU) if {what} have {tokens}"
         f" tokens: weights {size(need.weights)}, gradients {size(need.gradients)}, optimizer {size(need.optimizer)},"
         f" activations {size(need.activations)}, logits {size(need.logits)}, libraries {size(LIBRARIES_BYTES)}"
     )

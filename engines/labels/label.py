@@ -27,7 +27,7 @@ from engines.labels.row import (
 )
 from engines.labels.skeleton import Answer, Span
 from engines.labels.stretches import Stretch, encoded, stretches
-from engines.labels.vocabulary import Encoded, TokenizerView
+from engines.labels.vocabulary import Control, Encoded, TokenizerView
 from recipes.problems import OperatorError, printable
 
 CHUNK_ROWS, CHUNK_CHARACTERS = 64, 200_000
@@ -102,6 +102,7 @@ class _Labeller:
     ) -> None:
         self._view, self._rules, self._counts, self._places = view, rules, counts, places
         self._talks = Conversations(view, rules.template or view.template, waiting, rules.moment)
+        self._unknown = _unknown(view)
 
     def ahead(self, chunks: Iterator[list[Located]], thread: Executor) -> Iterator[Outcome]:
         """The outcomes of all chunks; an error of a later chunk comes after the outcomes of the earlier ones."""
@@ -140,7 +141,15 @@ class _Labeller:
                 row = _tokenized(one, next(given)) if isinstance(one, _Draft) else one
                 found = _fitted(row, self._rules) if isinstance(row, LabelledRow) else row
                 _count(found, self._counts)
+                self._note_unknown(found)
                 yield found
+
+    def _note_unknown(self, found: Outcome) -> None:
+        if self._unknown is not None and isinstance(found, LabelledRow) and self._unknown.id in found.labels:
+            self._counts.notes[
+                f"text that the tokenizer's vocabulary cannot spell is {printable(self._unknown.text, 40)} in what is"
+                " trained: the model learns to answer with it"
+            ] += 1
 
     def _tokens(self, groups: Sequence[_Group]) -> list[list[Encoded]]:
         ready = [one for group in groups if isinstance(group, list) for one in group if isinstance(one, _Draft)]
@@ -157,6 +166,13 @@ class _Labeller:
             places = f"{chunk[0].where}" + (f" to {chunk[-1].where}" if len(chunk) > 1 else "")
             raise OperatorError(f"{places}: {error.message}", error.hint) from error
         return [_draft_of(one, proven.get(at), asked.get(at), view, rules) for at, one in enumerate(chunk)]
+
+
+def _unknown(view: TokenizerView) -> Control | None:
+    """The token that stands for text without a spelling; None where it is also the end, or another named token."""
+    named = [view.controls.get(text) for text in view.special.values() if isinstance(text, str)]
+    found = view.controls.get(str(view.special.get("unk_token") or ""))
+    return found if sum(one is not None and found is not None and one.id == found.id for one in named) == 1 else None
 
 
 def _draft_of(

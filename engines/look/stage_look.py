@@ -387,6 +387,8 @@ class _Look:
             rows, longest = (None, 0) if val is None else (val.rows, val.longest)
             why = why_no_evaluation(rows, longest, stage.max_length)
             warn(f"{which} is set, but no evaluation will take place: {why}")
+            if stage.load_best_model_at_end:
+                warn("load_best_model_at_end is set, but no step is evaluated: the output has the last one's weights")
         elif stage.eval_strategy == "steps" and stage.eval_steps is not None and stage.eval_steps > steps:
             warn(f"eval_steps is {stage.eval_steps} and there are {steps} steps: the only evaluation is at its end")
         if stage.warmup_steps >= steps and stage.warmup_steps >= 1:

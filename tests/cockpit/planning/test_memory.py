@@ -22,7 +22,14 @@ from cockpit.planning.memory import (
     shape_of_config,
     shape_of_stage,
 )
-from cockpit.planning.memory_check import Memory, StageMemory, memory_problems, memory_warning, recipe_memory
+from cockpit.planning.memory_check import (
+    Memory,
+    StageMemory,
+    memory_problems,
+    memory_warning,
+    memory_words,
+    recipe_memory,
+)
 from cockpit.planning.stages import llama_parameters
 from recipes.load import load_recipe_text
 from recipes.stages.pretrain import PretrainStage
@@ -121,6 +128,12 @@ def test_more_rows_need_more_and_checkpointing_and_short_rows_need_less() -> Non
                                     {**QWEN_14B, "vocab_size": 1 << 60}])  # fmt: skip
 def test_nothing_is_said_of_a_shape_that_is_not_known(config: dict[str, Any]) -> None:
     assert shape_of_config(config) is None
+
+
+def test_packed_sequences_are_full_and_said_to_be() -> None:
+    assert "if rows have 54 tokens" in memory_words(StageMemory(stage(QLORA), shape(QWEN_14B), True, 54))
+    packed = memory_words(StageMemory(stage({**QLORA, "packing": True}), shape(QWEN_14B), True, 54))
+    assert f"if sequences have {stage(QLORA).max_length} tokens" in packed
 
 
 def test_a_training_that_does_not_fit_says_which_changes_fit_and_what_they_cost() -> None:

@@ -19,7 +19,7 @@ from recipes.problems import OperatorError
 from recipes.stages.fields import StageFields
 from recipes.stages.finetune import FinetuneStage
 from recipes.stages.label_fields import LabelFields
-from tests.engines.labels.labelling import placed
+from tests.engines.labels.labelling import outcomes, placed
 from tests.engines.training.tiny import FINETUNE, write_tokenizer
 
 GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
@@ -107,3 +107,26 @@ def test_an_error_of_a_later_row_comes_after_the_rows_before_it(view: Vocabulary
     assert before[-1] == "train.jsonl:65"
     with pytest.raises(OperatorError, match="101"):
         next(found)
+
+
+@pytest.mark.parametrize(("unknown", "noted"), [("[UNK]", True), ("[END]", False)])
+def test_text_that_a_vocabulary_cannot_spell_is_counted_where_it_is_trained(unknown: str, noted: bool) -> None:
+    """Some tokenizers name their end token as the unknown one; an end is nothing unknown."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = ["[UNK]", "[END]", "yes", "no", ":", "?"]
+    backend = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    backend.add_special_tokens(["[UNK]", "[END]"])
+    template = "{% for m in messages %}yes : {{ m.content }}{{ eos_token }}{% endfor %}"
+    view = Vocabulary(backend, {"unk_token": unknown, "eos_token": "[END]"}, template)
+    turns = [("no ?", "yes"), ("no ?", "yes 🙂"), ("🙂 ?", "no")]
+    talks = [[{"role": "user", "content": one}, {"role": "assistant", "content": two}] for one, two in turns]
+    counts = LabelCounts()
+    assert len(outcomes(talks, view, counts=counts)) == 3
+    notes = [note for note in counts.notes if "cannot spell" in note]
+    assert [counts.notes[note] for note in notes] == ([1] if noted else []), (
+        "one answer has it; a question is not trained"
+    )

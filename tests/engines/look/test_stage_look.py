@@ -125,6 +125,8 @@ def test_evaluations_that_will_not_take_place_are_reported(place: Path) -> None:
     found = look(place, eval_steps=2)
     assert found.evaluations == 0
     assert any("no val split" in warning for warning in found.warnings)
+    best = look(place, eval_steps=2, save_steps=2, load_best_model_at_end=True).warnings
+    assert any(warning.startswith("load_best_model_at_end is set, but no step is evaluated") for warning in best)
     write_data(place / "data", [row("q", "long " * 100)], "val")
     too_long = look(place, eval_steps=2)
     assert too_long.evaluations == 0
