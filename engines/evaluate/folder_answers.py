@@ -84,7 +84,7 @@ class FolderAnswers:
         shown = "plain" if plain else hashlib.sha256((template or loaded.view.template).encode()).hexdigest()
         self.identity: Mapping[str, Any] = {
             "model": sha256,
-            "engine": "transformers",
+            "runtime": "transformers",
             "dtype": str(weights.dtype).removeprefix("torch."),
             "device": weights.device.type,
             "template": shown,

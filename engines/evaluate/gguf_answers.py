@@ -69,7 +69,7 @@ class GgufAnswers:
         self.identity: Mapping[str, Any] = {
             "model": sha256,
             "adapter": adapter_sha256,
-            "engine": "llama.cpp",
+            "runtime": "llama.cpp",
             "library": {key: value for key, value in vocabulary.library.items() if key != "path"},
             "cache": vocabulary.cache_type,
             "template": shown,
